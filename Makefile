@@ -1,0 +1,27 @@
+# make demo: install, extract the demo's features, train MIMIC, print its table.  make test: install what tests need, run all tests.
+PYTHON ?= python3
+VENV ?= .venv
+LUIGI = $(VENV)/bin/luigi --module tasks
+
+.PHONY: demo test clean
+
+demo: $(VENV)/.installed
+	$(LUIGI) TrainHead --method mimic
+
+test: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14) and "Python 3.11 to 3.13 is needed, found " + sys.version.split()[0] + "; name one with make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf artifacts

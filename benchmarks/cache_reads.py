@@ -1,0 +1,129 @@
+"""Random batches from the memory-mapped cache against numpy's fancy indexing on the same rows in RAM.
+
+    python benchmarks/cache_reads.py                  12,000 rows of 50 × 768 fp16 (0.9 GB on disk and in memory), under a minute
+    python benchmarks/cache_reads.py --folder PATH    … in a temporary folder below PATH, to measure another disk
+
+Prints a Markdown table. Each figure is the median of --repeats batches of 256 random rows; the two sides of a row take turns within one run, each
+freeing its batch before the next, and start when every page has been read once (warm). Ratio: RAM time / cache time, 1 is as fast as RAM;
+expected: 0.7 or more for rows of 50 × 768. Also the time to find 1,000,000 keys among 1,000,000. --json FILE keeps the figures.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cache.identity import Output  # noqa: E402
+from cache.index import Index  # noqa: E402
+from cache.store import Store  # noqa: E402
+from cache.table import Table  # noqa: E402
+
+TOKENS, WIDTH, BATCH = 50, 768, 256
+
+
+def machine() -> str:
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        name = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), name)
+    return f"{name}, {len(os.sched_getaffinity(0))} cores, numpy {np.__version__}"
+
+
+def fill(folder: Path, output: Output, keys: np.ndarray, rows: np.ndarray | list[np.ndarray], shards: int) -> Table:
+    """A fresh store of `shards` shards, its table, every page of it read once."""
+    store = Store.create(folder, output.name, {"outputs": [output.to_json()], "shards": shards})
+    for part in np.array_split(np.arange(len(keys)), shards):
+        store.add(keys[part], np.zeros(len(part)), [""] * len(part), {output.name: rows[part[0] : part[-1] + 1]})
+    table = Table(Store.open(store.folder), output.name, keys, np.ones(len(keys), bool))
+    for start in range(0, len(keys), BATCH):
+        table.gather(np.arange(start, min(start + BATCH, len(keys))))
+    return table
+
+
+def compare(ram: Callable[[np.ndarray], Any], cache: Callable[[np.ndarray], Any], rows: int, repeats: int) -> tuple[float, float]:
+    """Median milliseconds of either side on the same random batches."""
+    random, times = np.random.default_rng(0), ([], [])
+    for repeat in range(repeats + 3):
+        index = random.integers(0, rows, BATCH)
+        for side in (0, 1) if repeat % 2 else (1, 0):
+            started = time.perf_counter()
+            batch = (ram, cache)[side](index)
+            elapsed = time.perf_counter() - started
+            del batch
+            if repeat >= 3:
+                times[side].append(elapsed * 1000)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def padded(rows: list[np.ndarray], index: np.ndarray) -> np.ndarray:
+    """The straightforward batch of ragged rows in RAM."""
+    out = np.zeros((len(index), max(len(rows[i]) for i in index), WIDTH), np.float16)
+    for place, i in enumerate(index):
+        out[place, : len(rows[i])] = rows[i]
+    return out
+
+
+def lookup(count: int) -> tuple[float, float]:
+    """Seconds to index `count` random keys in 8 shards, and to find all of them in random order."""
+    random = np.random.default_rng(0)
+    keys = random.integers(0, 256, (count, 16), np.uint8)
+    started = time.perf_counter()
+    index = Index.empty().with_shards(enumerate(np.array_split(keys, 8)), range(8))
+    built = time.perf_counter()
+    shard, _ = index.find(keys[random.permutation(count)])
+    assert (shard >= 0).all()
+    return built - started, time.perf_counter() - built
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=12_000)
+    parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    random = np.random.default_rng(0)
+    keys = random.integers(0, 256, (options.rows, 16), np.uint8)
+    tokens = random.standard_normal((options.rows, TOKENS * WIDTH), np.float32).astype(np.float16).reshape(-1, TOKENS, WIDTH)
+    ragged = [row[:length] for row, length in zip(tokens, random.integers(8, TOKENS + 1, options.rows), strict=True)]
+    vectors = np.ascontiguousarray(tokens[:, 0])
+
+    def end_to_end(index: np.ndarray) -> np.ndarray:
+        return np.concatenate([ragged[i] for i in index])
+
+    results = []
+    print(f"{machine()}; {options.rows:,} rows, batches of {BATCH}, median of {options.repeats}\n")
+    print("| rows | shards | RAM, ms | cache, ms | ratio |\n|---|---|---|---|---|")
+    for shards in (1, options.shards):
+        cases = [
+            (f"{TOKENS} × {WIDTH} fp16", Output("tokens", (TOKENS, WIDTH)), tokens, tokens.__getitem__, "gather"),
+            (f"{WIDTH} fp16", Output("pooled", (WIDTH,)), vectors, vectors.__getitem__, "gather"),
+            (f"8–{TOKENS} × {WIDTH} fp16, padded", Output("states", (WIDTH,), ragged=True), ragged, lambda index: padded(ragged, index), "gather"),
+            (f"8–{TOKENS} × {WIDTH} fp16, end to end", Output("flat", (WIDTH,), ragged=True), ragged, end_to_end, "ragged_flat"),
+        ]
+        for title, output, rows, ram, method in cases:
+            with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+                table = fill(Path(folder), output, keys, rows, shards)
+                ram_ms, cache_ms = compare(ram, getattr(table, method), options.rows, options.repeats)
+            results.append({"rows": title, "shards": shards, "ram_ms": ram_ms, "cache_ms": cache_ms, "ratio": ram_ms / cache_ms})
+            print(f"| {title} | {shards} | {ram_ms:.3f} | {cache_ms:.3f} | {ram_ms / cache_ms:.2f} |", flush=True)
+    indexed, found = lookup(1_000_000)
+    print(f"\n1,000,000 keys in 8 shards: indexed in {indexed:.2f} s, 1,000,000 found in {found:.2f} s")
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine(), "reads": results, "index_s": indexed, "find_s": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

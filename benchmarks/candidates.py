@@ -1,0 +1,113 @@
+"""Speed of name candidates at the size of the published knowledge bases, and their agreement with scoring every pair one by one.
+
+    python benchmarks/candidates.py                                   26,000 mentions × 110,000 synthetic names
+    python benchmarks/candidates.py --prepared artifacts/datasets/X   a prepared dataset as it is
+    python benchmarks/candidates.py --prepared X --names 110000       … its KB enlarged by recombining the words of its names
+
+Prints a Markdown table row; --check N compares N mentions with brute force; --json FILE keeps the figures.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from rapidfuzz import fuzz, process
+from rapidfuzz.utils import default_process
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline.candidates import SCORERS, by_name  # noqa: E402
+
+
+def machine() -> str:
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        name = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), name)
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+
+
+def invented_words(rng: random.Random, count: int) -> list[str]:
+    """Words of two to four syllables, repeated so that word r is about 1/r as frequent as the first, as in real names."""
+    words = ["".join(rng.choice("bdfghjklmnprstvw") + rng.choice("aeiou") for _ in range(rng.randint(2, 4))) for _ in range(count)]
+    return [word for rank, word in enumerate(words, 1) for _ in range(max(1, count // (20 * rank)))]
+
+
+def recombined(rng: random.Random, words: Sequence[str], names: int) -> list[str]:
+    """Names of one to four words drawn from `words`."""
+    return [" ".join(rng.choice(words) for _ in range(rng.choice((1, 2, 2, 2, 2, 3, 3, 4)))) for _ in range(names)]
+
+
+def shortened(rng: random.Random, name: str) -> str:
+    """A phrase as sentences write it: a name without one of its words, or with a slip of the pen."""
+    words = name.split()
+    if len(words) > 1 and rng.random() < 0.5:
+        del words[rng.randrange(len(words))]
+    phrase = " ".join(words)
+    if rng.random() < 0.2:
+        place = rng.randrange(len(phrase))
+        phrase = phrase[:place] + rng.choice("aeinrst") + phrase[place + 1 :]
+    return phrase
+
+
+def brute_force(phrase: str, names: list[str], ids: Sequence[str], k: int, scorer: str) -> list[int]:
+    """The definition: every pair scored, all of them sorted."""
+    scores = process.cdist([phrase], names, scorer=getattr(fuzz, scorer), dtype=np.float64)[0].astype(np.float32)
+    ratios = process.cdist([phrase], names, scorer=fuzz.ratio, dtype=np.float64)[0].astype(np.float32)
+    order = sorted(np.flatnonzero(scores > 0).tolist(), key=lambda row: (-scores[row], -ratios[row], ids[row]))
+    return order[:k]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prepared", type=Path, help="folder with mentions.parquet and entities.parquet")
+    parser.add_argument("--mentions", type=int, help="phrases (26,000 if synthetic, otherwise all)")
+    parser.add_argument("--names", type=int, help="names in the KB (110,000 if synthetic, otherwise all)")
+    parser.add_argument("--scorer", default=SCORERS[0], choices=SCORERS)
+    parser.add_argument("--k", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--check", type=int, default=0, metavar="N")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    rng = random.Random(0)
+    if options.prepared:
+        names = pq.read_table(options.prepared / "entities.parquet", columns=["name"])["name"].to_pylist()
+        phrases = pq.read_table(options.prepared / "mentions.parquet", columns=["phrase"])["phrase"].to_pylist()[: options.mentions]
+        words = [word for name in names for word in name.split()]
+        names += recombined(rng, words, max(0, (options.names or 0) - len(names)))
+    else:
+        names = recombined(rng, invented_words(rng, 40_000), options.names or 110_000)
+        phrases = [shortened(rng, rng.choice(names)) for _ in range(options.mentions or 26_000)]
+    ids = [f"Q{number}" for number in rng.sample(range(10 * len(names)), len(names))]
+
+    started = time.perf_counter()
+    lists = by_name(phrases, names, ids, options.k, options.scorer, options.workers)
+    seconds = time.perf_counter() - started
+    figures = {
+        "benchmark": "candidates", "machine": machine(), "mentions": len(phrases), "distinct": len(set(map(default_process, phrases))), "names": len(names),
+        "scorer": options.scorer, "workers": options.workers, "seconds": round(seconds, 1), "pairs_per_second": round(len(phrases) * len(names) / seconds),
+    }
+    if options.check:
+        clean = [default_process(name) for name in names]
+        rows = rng.sample(range(len(phrases)), min(options.check, len(phrases)))
+        same = [lists.ids[row][lists.ids[row] >= 0].tolist() == brute_force(default_process(phrases[row]), clean, ids, options.k, options.scorer) for row in rows]
+        figures["identical_lists"] = f"{sum(same)} of {len(same)}"
+    print("| mentions | names | scorer | seconds | million pairs/s | identical to brute force | machine |\n|---|---|---|---|---|---|---|")
+    print(
+        f"| {len(phrases):,} ({figures['distinct']:,} distinct) | {len(names):,} | {options.scorer} | {seconds:.1f} | {figures['pairs_per_second'] / 1e6:.0f} "
+        f"| {figures.get('identical_lists', 'not asked')} | {figures['machine']} |"
+    )
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

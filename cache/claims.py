@@ -1,0 +1,173 @@
+"""Who is at work on a store: expiring claims that divide the work, and leftovers of killed writers."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.files import explained, link_new, locked, make_folder
+
+TTL = 600.0  # seconds without a sign of life after which a claim is stale
+UNKNOWN_AGE = 3600.0  # seconds after which a temporary file of a writer that cannot be asked for (another machine) counts as left behind
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that can be told from a later one with its number. started: clock ticks since boot, empty where the system does not say."""
+
+    host: str
+    pid: int
+    started: str
+
+    @classmethod
+    def this(cls) -> "Process":
+        return cls(_host(), os.getpid(), _started(os.getpid()) or "")
+
+    def alive(self) -> bool | None:
+        """None where it cannot be known: the process is on another machine, or in another container."""
+        if self.host != _host():
+            return None
+        if self.pid < 1:
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            pass  # there, but another user's
+        started = _started(self.pid)
+        return started is not None and (started == self.started or "" in (started, self.started))
+
+
+@functools.cache
+def _host() -> str:
+    """8 hex digits for this machine and its process numbering: containers may share a host name, but not process numbers."""
+    try:
+        numbering = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        numbering = ""
+    return hashlib.sha256(f"{socket.gethostname()} {numbering}".encode()).hexdigest()[:8]
+
+
+def _started(pid: int) -> str | None:
+    """Start time of a process as /proc gives it; empty where it does not say, None for one that has ended and waits for its parent to notice."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def temporary_name(final: Path) -> Path:
+    """A new hidden name in the folder of `final` that says who writes it: `.NAME.HOST-PID-STARTED-RANDOM.tmp`."""
+    me = Process.this()
+    return final.with_name(f".{final.name}.{me.host}-{me.pid}-{me.started}-{secrets.token_hex(4)}.tmp")
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files in `folder` whose writer is dead, or cannot be asked for and has not written for an hour; never a live writer's."""
+    found = []
+    for path in sorted(Path(folder).glob(".*.tmp")):
+        parts = path.name.split(".")[-2].split("-")
+        alive = Process(parts[0], int(parts[1]), parts[2]).alive() if len(parts) == 4 and parts[1].isdigit() else None
+        with contextlib.suppress(FileNotFoundError):
+            if alive is False or (alive is None and time.time() - path.stat().st_mtime > UNKNOWN_AGE):
+                found.append(path)
+    return found
+
+
+class Claim:
+    """The right to do one piece of work, held until released; a thread keeps it fresh. Use as a context manager."""
+
+    def __init__(self, path: Path, token: str, ttl: float) -> None:
+        self.path = path
+        self._token, self._owner = token, os.getpid()
+        self._released = threading.Event()
+        threading.Thread(target=self._keep_fresh, args=(ttl / 4,), name=f"claim {path.name}", daemon=True).start()
+
+    @property
+    def held(self) -> bool:
+        """Whether it is still ours: false after release, and after another process took it over because this one slept past the limit."""
+        return not self._released.is_set() and _content(self.path).get("token") == self._token
+
+    def release(self) -> None:
+        """Give the work free. A second call, or one in a forked child, does nothing."""
+        if self._released.is_set() or os.getpid() != self._owner:
+            return
+        with locked(self.path.parent / ".lock"):
+            if self.held:
+                self.path.unlink(missing_ok=True)
+            self._released.set()
+
+    def _keep_fresh(self, interval: float) -> None:
+        while not self._released.wait(interval) and self.held:
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+
+    def __enter__(self) -> "Claim":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+def take(folder: Path, name: str, ttl: float) -> Claim | None:
+    """Claim `name`; None while someone else holds it.
+
+    A claim is stale when its process is dead, or when nobody has refreshed it for `ttl` seconds by the file system's own clock. It is taken over
+    under a lock on the folder, so that one of several takers wins. Raises `UserError` where the folder cannot be written.
+    """
+    make_folder(folder)
+    path, me, token = folder / name, Process.this(), secrets.token_hex(8)
+    with locked(folder / ".lock"), explained(path):
+        if path.exists() and not _stale(path, ttl):
+            return None
+        temporary = temporary_name(path)
+        try:
+            temporary.write_text(json.dumps({"host": me.host, "pid": me.pid, "started": me.started, "token": token, "machine": socket.gethostname()}))
+            path.unlink(missing_ok=True)
+            return Claim(path, token, ttl) if link_new(temporary, path) else None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def live(folder: Path, ttl: float = TTL) -> list[Path]:
+    """Claims in `folder` that are not stale, by name."""
+    if not Path(folder).is_dir():
+        return []
+    with locked(folder / ".lock"):
+        return [path for path in sorted(folder.glob("*.claim")) if not _stale(path, ttl)]
+
+
+def _stale(path: Path, ttl: float) -> bool:
+    lock = path.parent / ".lock"
+    os.utime(lock)  # stamped by the file server: its clock, not this machine's, also stamps the claim
+    try:
+        age = lock.stat().st_mtime - path.stat().st_mtime
+    except FileNotFoundError:
+        return True
+    holder = _holder(path)
+    return age > ttl or (holder is not None and holder.alive() is False)
+
+
+def _holder(path: Path) -> Process | None:
+    content = _content(path)
+    try:
+        return Process(str(content["host"]), int(content["pid"]), str(content["started"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _content(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,125 @@
+"""From the rows an extractor gives to the blocks a shard holds: shapes, dtypes and finite numbers checked on the way."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache.errors import UserError
+from cache.identity import KEY_BYTES, Output
+
+BLOCK_BYTES = 16 << 20  # what is cast, checked and written at a time
+
+Column = np.ndarray | Sequence[np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An array about to be written. blocks: gives its rows (k, *shape[1:]) in order, C-contiguous, a few at a time, as often as called."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    blocks: Callable[[], Iterator[np.ndarray]]
+
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        for block in self.blocks():
+            digest.update(block.data)
+        return digest.hexdigest()
+
+
+def whole(array: np.ndarray) -> Pending:
+    """An array that is in memory as it will be written."""
+    array = np.ascontiguousarray(array)
+    return Pending(array.shape, array.dtype, lambda: iter([array]))
+
+
+def pending(feature: str, keys: np.ndarray, ok: np.ndarray, outputs: Mapping[str, Output], columns: Mapping[str, Column]) -> dict[str, Pending]:
+    """The arrays of all outputs by their path in the shard.
+
+    keys: (n, 16) uint8. ok: (n,) bool; other rows become zeros (fixed) or nothing (ragged), whatever their column says.
+    Raises `UserError` naming feature and key for a number that is not finite, before the cast or after it; `ValueError` for columns that are not
+    those of the outputs, or rows of another shape or kind of number.
+    """
+    if set(columns) != set(outputs):
+        raise ValueError(f"feature {feature}: columns {sorted(columns)}, expected {sorted(outputs)}")
+    arrays = {}
+    for name, output in outputs.items():
+        column, place = columns[name], f"feature {feature}, output {name}"
+        if len(column) != len(keys):
+            raise ValueError(f"{place}: {len(column)} rows for {len(keys)} keys")
+        for i in np.flatnonzero(ok):
+            _check(f"{place}: row {keys[i].tobytes().hex()}", output, column[i])
+        dtype = np.dtype(output.dtype)
+        if output.ragged:
+            lengths = np.array([len(row) if good else 0 for row, good in zip(column, ok, strict=True)], np.int64)
+            arrays[f"{name}/values"] = Pending((int(lengths.sum()), *output.shape), dtype, _ragged_blocks(output, column, lengths))
+            arrays[f"{name}/offsets"] = whole(np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+        else:
+            arrays[name] = Pending((len(keys), *output.shape), dtype, _fixed_blocks(output, column, ok))
+    return arrays
+
+
+def _check(place: str, output: Output, row: np.ndarray | None) -> None:
+    found = np.shape(row)[1:] if output.ragged and np.ndim(row) else np.shape(row)
+    if row is None or found != output.shape or np.ndim(row) != len(output.shape) + output.ragged:
+        raise ValueError(f"{place} has the shape {np.shape(row)}, expected {('any', *output.shape) if output.ragged else output.shape}")
+    if row.size == 0:
+        return
+    wanted = np.dtype(output.dtype)
+    if wanted.kind != "f":
+        if row.dtype.kind not in "iu" or row.min() < np.iinfo(wanted).min or row.max() > np.iinfo(wanted).max:
+            raise ValueError(f"{place} is {row.dtype} from {row.min()} to {row.max()}, expected whole numbers in the range of {wanted}")
+    elif not np.isfinite(_cast(row, wanted)).all():
+        what = f"a value beyond the range of {wanted}" if np.isfinite(row).all() else "NaN or infinity"
+        raise UserError(f"{place} holds {what}, expected finite numbers; check the model's weights, or extract with --precision float32")
+
+
+def _cast(row: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    with np.errstate(over="ignore"):  # an overflow is found as an infinity
+        return row.astype(dtype, copy=False)
+
+
+def _fixed_blocks(output: Output, column: Column, ok: np.ndarray) -> Callable[[], Iterator[np.ndarray]]:
+    rows = max(1, BLOCK_BYTES // output.row_bytes)
+
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, len(ok), rows):
+            block = np.zeros((min(rows, len(ok) - start), *output.shape), output.dtype)
+            for i in np.flatnonzero(ok[start : start + rows]):
+                block[i] = column[start + i]
+            yield block
+
+    return blocks
+
+
+def _ragged_blocks(output: Output, column: Column, lengths: np.ndarray) -> Callable[[], Iterator[np.ndarray]]:
+    group = np.cumsum(lengths) * output.row_bytes // BLOCK_BYTES  # rows of one group end within the same block's worth of bytes
+
+    def blocks() -> Iterator[np.ndarray]:
+        for number in np.unique(group):
+            rows = [_cast(column[i], np.dtype(output.dtype)) for i in np.flatnonzero((group == number) & (lengths > 0))]
+            if rows:
+                yield np.concatenate(rows)
+
+    return blocks
+
+
+def check_keys(keys: np.ndarray) -> np.ndarray:
+    """(n, 16) uint8, C-contiguous. Raises `ValueError` for another shape or dtype, for none at all, and for a key that stands twice."""
+    keys = np.ascontiguousarray(keys)
+    if keys.dtype != np.uint8 or keys.ndim != 2 or keys.shape[1] != KEY_BYTES or not len(keys):
+        raise ValueError(f"keys are {keys.dtype}{keys.shape}, expected uint8 (n, {KEY_BYTES}) with n > 0")
+    if len(np.unique(keys.view(f"V{KEY_BYTES}"))) != len(keys):
+        raise ValueError("keys stand twice in one shard")
+    return keys
+
+
+def cause_codes(causes: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """n strings → codes (n,) uint8 and the table they point into, whose first entry is the empty string. Raises `ValueError` for too many."""
+    table = ["", *sorted(set(causes) - {""})]
+    if len(table) > 256 or max(map(len, table)) > 200:
+        raise ValueError(f"{len(table) - 1} different causes, at most 255 of 200 characters are told apart; use constant strings")
+    position = {cause: code for code, cause in enumerate(table)}
+    return np.array([position[cause] for cause in causes], np.uint8), table

@@ -1,0 +1,181 @@
+"""Small file operations that either happen whole or not at all."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cache.errors import UserError
+
+_FOR_THE_USER = {
+    errno.ENOSPC: "no space left; free some or choose another --work-dir",
+    errno.EDQUOT: "disk quota exceeded; free some space or choose another --work-dir",
+    errno.EFBIG: "the file system, or `ulimit -f`, allows no file of that size; choose another --work-dir",
+    errno.EEXIST: "a file of that name is in the way; remove it or choose another --work-dir",
+    errno.ENOTDIR: "a file stands where a folder is expected; remove it or choose another --work-dir",
+    errno.EROFS: "the file system is read-only; choose another --work-dir",
+    errno.EACCES: "permission denied; choose a --work-dir that can be written",
+    errno.EPERM: "operation not permitted; choose a --work-dir that can be written",
+}
+
+
+def error_number(error: Exception) -> int | None:
+    """The system's number of an error. HDF5 tells it in its text alone (`errno = 28`), as an `OSError` or, on close, a `RuntimeError`."""
+    told = re.search(r"errno = (\d+)", str(error))
+    return int(told[1]) if told else getattr(error, "errno", None)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn a failure to write `path` that only the user can mend (space, quota, permission) into a `UserError`; others pass through."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if error_number(error) in _FOR_THE_USER:
+            raise UserError(f"cannot write {path}: {_FOR_THE_USER[error_number(error)]}") from error
+        raise
+
+
+def make_folder(path: Path) -> Path:
+    """Create `path` and its parents. Raises `UserError` when it cannot be made."""
+    with explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries, so that a name that was given survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Replace `path` by `data`: a reader sees the old content or the new, never a part.
+
+    Raises `UserError` for a full, read-only or forbidden place; nothing is left behind then.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    with explained(path):
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as handle:
+                handle.write(data.encode() if isinstance(data, str) else data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+        sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_atomic` of indented JSON (UTF-8, no NaN)."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file. Raises `UserError` with line and column when it is malformed, or when it is missing."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        return json.loads(text)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}:{error.colno}: malformed JSON ({error.msg}); mend the file at that position") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: JSON nested too deeply to be a data set file") from error
+
+
+def link_new(temporary: Path, final: Path) -> bool:
+    """Give `temporary` its `final` name without replacing a file that has it; the temporary name is gone afterwards.
+
+    Returns False when `final` already existed (its content is left alone). Falls back to an exclusive rename protocol where the file system
+    knows no hard links.
+    """
+    with explained(final):
+        try:
+            os.link(temporary, final)
+            made = True
+        except FileExistsError:
+            made = False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
+                raise
+            made = not final.exists()
+            if made:
+                os.replace(temporary, final)
+                sync_folder(final.parent)
+                return True
+        os.unlink(temporary)
+        sync_folder(final.parent)
+        return made
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path` (made if need be) for a moment; the system lets go of it when the process dies.
+
+    Where the file system knows no locks, the body runs without one: callers stay correct, they may only do work twice.
+    """
+    with explained(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+_passed: Counter[str] = Counter()
+
+
+def fault_point(name: str) -> None:
+    """Test aid: kill this process (SIGKILL) where the environment variable `MEL_FAULT` names this point, as `name` or `name:n` (n-th passing).
+
+    Points: `before-write`, `mid-write`, `before-link`, `after-link` of a shard, `before-receipt` of a task. Without the variable nothing happens.
+    """
+    wanted, _, passing = os.environ.get("MEL_FAULT", "").partition(":")
+    if wanted == name:
+        _passed[name] += 1
+        if _passed[name] == int(passing or 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes on the file system of `path` or of its nearest existing parent."""
+    path = Path(path).absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def inside(root: Path, relative: str) -> Path:
+    """`root / relative`, proven to stay under `root` after symbolic links are resolved.
+
+    Raises `UserError` for absolute paths, `..`, NUL bytes and links that lead out.
+    """
+    if "\0" in relative or os.path.isabs(relative) or "\\" in relative or ".." in Path(relative).parts:
+        raise UserError(f"path {relative!r} leaves the folder {root}; only paths relative to that folder are read")
+    path = Path(root) / relative
+    base = os.path.realpath(root)
+    if os.path.commonpath([base, os.path.realpath(path)]) != base:
+        raise UserError(f"path {relative!r} leaves the folder {root} through a symbolic link; copy the file into the folder")
+    return path

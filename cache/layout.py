@@ -1,0 +1,226 @@
+"""How arrays stand in a shard file: mapped where HDF5 allows it, read through h5py elsewhere, older layouts brought to today's."""
+
+import contextlib
+import errno
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+
+from cache.columns import BLOCK_BYTES, Pending
+from cache.errors import PassingError, UserError
+from cache.files import error_number, free_bytes
+from cache.identity import DTYPES
+
+LAYOUT = 1  # raised when names or meaning of a shard's arrays or attributes change; then MIGRATIONS gets a function
+PAGE = 4096  # every array starts at a multiple of this; the first page is the user block, see `seal`
+_NOT_ITS_FAULT = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR}
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+class H5Array:
+    """An array that cannot be mapped (chunked, compressed): indexed like a read-only numpy array, read through h5py at each access.
+
+    Slow, but memory stays flat and nothing stays open, so it can be pickled and survives a fork.
+    """
+
+    def __init__(self, path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.path, self.name, self.shape, self.dtype = path, name, shape, dtype
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Rows by int, slice or integer array (any order, repeats allowed)."""
+        with h5py.File(self.path, "r", locking=False) as file:
+            dataset = file[self.name]
+            if not isinstance(index, np.ndarray):
+                return dataset[index]
+            rows, inverse = np.unique(index, return_inverse=True)  # h5py wants them ascending and once
+            return dataset[rows][inverse]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
+Array = np.ndarray | H5Array
+REMEDY = "`luigi --module tasks VerifyCache --repair` removes it, the next extraction refills it"
+
+
+@dataclass
+class Contents:
+    """A shard as its file gives it. arrays: HDF5 path without the leading slash → array."""
+
+    attributes: dict[str, Any]
+    arrays: dict[str, Array]
+
+
+# From a layout version to the function that turns its contents into the next version's. Shards are never rewritten: this happens on every open.
+MIGRATIONS: dict[int, Callable[[Contents], Contents]] = {}
+
+
+def create(path: Path, attributes: Mapping[str, str | list[str]], arrays: Mapping[str, Pending]) -> dict[str, int]:
+    """Make the file `path` with all its metadata and checksums, and room for each array; returns where in the file each one goes, in file order.
+
+    Arrays without a byte have no place. Raises `OSError` (ENOSPC) when the disk has less room than the arrays need: then nothing is made.
+    """
+    bytes_needed = sum(math.prod(array.shape) * array.dtype.itemsize + 4 * PAGE for array in arrays.values()) + 8 * PAGE
+    if free_bytes(path.parent) < bytes_needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    properties.set_obj_track_times(False)  # the same rows give the same bytes
+    with h5py.File(path, "x", libver="earliest", locking=False, userblock_size=PAGE, alignment_threshold=1, alignment_interval=PAGE) as file:
+        file.attrs["layout"] = LAYOUT
+        for name, value in attributes.items():
+            file.attrs[name] = _text(value)
+        offsets = {}
+        for name, array in arrays.items():
+            dataset = file.create_dataset(name, array.shape, array.dtype, dcpl=properties.copy())
+            dataset.attrs["sha256"] = _text(array.sha256())
+            if dataset.size:
+                offsets[name] = dataset.id.get_offset()
+    return dict(sorted(offsets.items(), key=lambda item: item[1]))
+
+
+def _text(strings: str | list[str]) -> np.ndarray | np.bytes_:
+    """Strings as an attribute of fixed-length UTF-8. Those of variable length lie in HDF5's heap, where one flipped byte makes it read for ever."""
+    if isinstance(strings, str):
+        return np.bytes_(strings.encode())
+    encoded = [string.encode() for string in strings]
+    return np.array(encoded, f"S{max(1, *map(len, encoded))}")
+
+
+def read(path: Path) -> Contents:
+    """Open the shard `path` and map its arrays; the file is closed again, the maps stay.
+
+    Raises `UserError` naming the file when it is missing, truncated, no HDF5 file, of a newer layout, or refers to other files; `PassingError`
+    when the system cannot open it just now.
+    """
+    with _told(path), h5py.File(path, "r", locking=False) as file:
+        contents = Contents({name: _plain(value) for name, value in file.attrs.items()}, _arrays(path, file))
+        version = int(contents.attributes["layout"])
+    if version > LAYOUT:
+        raise UserError(f"shard {path} has layout {version}, this version reads up to {LAYOUT}; update the package")
+    while version < LAYOUT:
+        if version not in MIGRATIONS:
+            raise UserError(f"shard {path} has the unknown layout {version}, expected {LAYOUT}; {REMEDY}")
+        contents, version = MIGRATIONS[version](contents), version + 1
+    return contents
+
+
+def damage(path: Path) -> str | None:
+    """What in the shard is not as it was written, by its seal and the checksum of each array; None where all hold. Raises as `read` does.
+
+    The seal comes first and without HDF5, which need not survive damage to its own structures. It was taken of the file, the checksums of the
+    arrays before they were written: they differ alone where the disk or the memory failed in between.
+    """
+    with _told(path):
+        if _seal_broken(path):
+            return "its bytes are not what was written (the checksum of the file differs)"
+    with _told(path), h5py.File(path, "r", locking=False) as file:
+        for name, array in _arrays(path, file).items():
+            if checksum(array) != _plain(file[name].attrs.get("sha256")):
+                return f"array {name} is not what was written (its checksum differs)"
+    return None
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Every failure to read the shard as one line for the user."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"shard {path} is gone; `luigi --module tasks ExtractFeatures` makes it again") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a damaged file makes h5py raise almost any type
+        if error_number(error) in _NOT_ITS_FAULT:
+            raise PassingError(f"shard {path} cannot be opened now ({os.strerror(error_number(error))}); run the same command again") from error
+        told = str(error).partition("\n")[0][:120]
+        raise UserError(f"shard {path} is truncated or damaged ({told}); {REMEDY}") from error
+
+
+def _arrays(path: Path, file: h5py.File) -> dict[str, Array]:
+    # Read-only and shared: the pages belong to the page cache, not to this process.
+    raw = np.memmap(path, np.uint8, "r").view(np.ndarray)
+    arrays = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = _array(path, name, item, raw)
+
+    file.visititems(visit)  # does not follow links that lead out of the file
+    return arrays
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as Python ints and strings."""
+    value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _array(path: Path, name: str, dataset: h5py.Dataset, raw: np.ndarray) -> Array:
+    if dataset.external or dataset.is_virtual:
+        raise ValueError(f"array {name} lies in another file")
+    if dataset.dtype.name not in (*DTYPES, "int64") or not dataset.dtype.isnative:
+        raise ValueError(f"array {name} has the dtype {dataset.dtype}")
+    if dataset.chunks is not None or dataset.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
+        return H5Array(path, name, dataset.shape, dataset.dtype)
+    if dataset.size == 0:  # has no place in the file
+        return np.empty(dataset.shape, dataset.dtype)
+    start, length = dataset.id.get_offset(), dataset.size * dataset.dtype.itemsize
+    if start is None or start + length > len(raw):
+        raise ValueError(f"array {name} ends after the end of the file")
+    return raw[start : start + length].view(dataset.dtype).reshape(dataset.shape)
+
+
+def checksum(array: Array) -> str:
+    """SHA-256 hex of the array's bytes in C order, read a block at a time."""
+    digest = hashlib.sha256()
+    rows = max(1, BLOCK_BYTES // max(1, array.size * array.dtype.itemsize // max(1, len(array))))
+    for start in range(0, len(array), rows):
+        digest.update(np.ascontiguousarray(array[start : start + rows]).data)
+    return digest.hexdigest()
+
+
+def seal(handle: BinaryIO) -> None:
+    """Write the first page, which HDF5 leaves to its user: the SHA-256 of all bytes after it, readable with `head -n 2`."""
+    value = _after_first_page(handle)
+    handle.seek(0)
+    handle.write(_seal_text(value))
+    handle.flush()
+
+
+def _seal_broken(path: Path) -> bool | None:
+    """Whether any byte of the file differs from when it was sealed; None for a file whose HDF5 part starts at byte 0, without a seal."""
+    with open(path, "rb") as handle:
+        first_page, signature = handle.read(PAGE), handle.read(len(_SIGNATURE))
+        if signature != _SIGNATURE:
+            return None
+        return first_page != _seal_text(_after_first_page(handle))
+
+
+def _after_first_page(handle: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    handle.seek(PAGE)
+    while block := handle.read(BLOCK_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _seal_text(value: str) -> bytes:
+    return f"feature shard, HDF5 from byte {PAGE} on\nsha256 of the bytes from there: {value}\n".encode().ljust(PAGE, b"\0")

@@ -1,0 +1,167 @@
+"""One shard file: atomic write, memory-mapped read."""
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+
+from cache import layout
+from cache.claims import temporary_name
+from cache.columns import Column, cause_codes, check_keys, pending, whole
+from cache.errors import UserError
+from cache.files import explained, fault_point, link_new
+from cache.identity import KEY_BYTES, Output
+from cache.layout import REMEDY, Array
+
+
+class Status(IntEnum):
+    """The verdict on a row. Rows that are not OK hold zeros (fixed) or nothing (ragged)."""
+
+    OK = 0
+    MISSING = 1
+    BROKEN = 2
+    TOO_LARGE = 3
+    NO_TEXT = 4
+    NOTHING_FOUND = 5
+
+
+class Shard:
+    """An open shard of n rows; every array is a read-only view of the mapped file, or an `H5Array` where it cannot be mapped.
+
+    Raises `UserError` naming the file when it is truncated, damaged or gone; see `cache.layout.read`. No file stays open; a pickle holds the path
+    alone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._contents = layout.read(self.path)
+        self.bytes = self.path.stat().st_size
+        problem = self._shape_problem("keys", np.uint8, (None, KEY_BYTES))
+        for name in ("status", "cause"):
+            problem = problem or self._shape_problem(name, np.uint8, (len(self),))
+        if problem:
+            raise UserError(f"shard {self.path}: {problem}; {REMEDY}")
+
+    def __reduce__(self) -> tuple:
+        return Shard, (self.path,)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def identity(self) -> str:
+        """Identity (64 hex digits) of the feature the rows belong to."""
+        return str(self._contents.attributes.get("identity", ""))
+
+    @property
+    def keys(self) -> Array:
+        """(n, 16) uint8"""
+        return self._contents.arrays["keys"]
+
+    @property
+    def status(self) -> Array:
+        """(n,) uint8, values of `Status`"""
+        return self._contents.arrays["status"]
+
+    @property
+    def cause(self) -> Array:
+        """(n,) uint8, positions in `causes`"""
+        return self._contents.arrays["cause"]
+
+    @property
+    def causes(self) -> list[str]:
+        """The distinct causes in this shard; the first is the empty one, of rows that are OK."""
+        return [str(cause) for cause in self._contents.attributes.get("causes", [""])]
+
+    def fixed(self, output: str) -> Array:
+        """(n, *shape). Raises `UserError` when the shard has no such output."""
+        return self._array(output)
+
+    def ragged(self, output: str) -> tuple[Array, Array]:
+        """values (ΣL, *shape) and offsets (n + 1,) int64: row i is values[offsets[i]:offsets[i + 1]]. Raises `UserError` when there is none."""
+        return self._array(f"{output}/values"), self._array(f"{output}/offsets")
+
+    def unfit(self, outputs: Mapping[str, Output]) -> str | None:
+        """Why the arrays are not those of a feature with these outputs, by shapes and dtypes alone; None where they are."""
+        for name, output in outputs.items():
+            if output.ragged:
+                problem = self._shape_problem(f"{name}/offsets", np.int64, (len(self) + 1,))
+                problem = problem or self._shape_problem(f"{name}/values", output.dtype, (None, *output.shape))
+            else:
+                problem = self._shape_problem(name, output.dtype, (len(self), *output.shape))
+            if problem:
+                return problem
+        return None
+
+    def _shape_problem(self, name: str, dtype: type | str, shape: tuple[int | None, ...]) -> str | None:
+        array = self._contents.arrays.get(name)
+        if array is None:
+            return f"has no array {name}"
+        fits = len(array.shape) == len(shape) and all(wanted in (None, found) for wanted, found in zip(shape, array.shape, strict=True))
+        if array.dtype != dtype or not fits:
+            wanted = ", ".join("any" if size is None else str(size) for size in shape)
+            return f"array {name} is {array.dtype}{array.shape}, expected {np.dtype(dtype)}({wanted})"
+        return None
+
+    def _array(self, name: str) -> Array:
+        if name not in self._contents.arrays:
+            raise UserError(f"shard {self.path} has no array {name!r}; {REMEDY}")
+        return self._contents.arrays[name]
+
+
+def write(
+    folder: Path,
+    name: str,
+    *,
+    feature: str,
+    identity: str,
+    outputs: Mapping[str, Output],
+    keys: np.ndarray,
+    status: np.ndarray,
+    causes: Sequence[str],
+    columns: Mapping[str, Column],
+) -> Path | None:
+    """Write `folder/name` whole or not at all; None when another writer gave that name first (its file stays).
+
+    keys: (n, 16) uint8, distinct. status: (n,) of `Status`. causes: n strings, empty where OK. columns: for each output a (n, *shape) array or n
+    rows, (*shape) or ragged (L, *shape); what stands in rows that are not OK is not looked at and may be None.
+    Raises `UserError` for a value that is not finite, before or after the cast to the output's dtype (naming feature and key), and for a disk that
+    is full or cannot be written; `ValueError` for columns that do not fit the outputs. Nothing is left behind then.
+    """
+    keys = check_keys(keys)
+    if len(status) != len(keys) or len(causes) != len(keys):
+        raise ValueError(f"{len(status)} statuses and {len(causes)} causes for {len(keys)} keys")
+    status = np.array([Status(int(value)) for value in status], np.uint8)
+    codes, table = cause_codes(causes)
+    arrays = {"keys": whole(keys), "status": whole(status), "cause": whole(codes)}
+    arrays |= pending(feature, keys, status == Status.OK, outputs, columns)
+    final = Path(folder) / name
+    temporary = temporary_name(final)
+    fault_point("before-write")
+    with explained(final):
+        try:
+            offsets = layout.create(temporary, {"feature": feature, "identity": identity, "causes": table}, arrays)
+            # HDF5 has laid the file out; the bytes are written by hand, because HDF5 does not survive a full disk in good order.
+            with open(temporary, "r+b") as handle:
+                for array_name, offset in offsets.items():
+                    handle.seek(offset)
+                    for block in arrays[array_name].blocks():
+                        handle.write(block.data)
+                        fault_point("mid-write")
+                layout.seal(handle)
+                os.fsync(handle.fileno())
+            fault_point("before-link")
+            made = link_new(temporary, final)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    fault_point("after-link")
+    return final if made else None

@@ -1,0 +1,210 @@
+"""All shards of one feature: lookup by content key, rows added shard by shard."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache import claims, shard
+from cache.columns import Column
+from cache.errors import UserError
+from cache.files import make_folder, read_json, write_json
+from cache.identity import Output, identity
+from cache.index import Index, as_void
+from cache.layout import REMEDY
+from cache.shard import Shard
+
+SPEC = "spec.json"
+
+
+def folder_name(feature: str, digest: str) -> str:
+    """`<feature>-<first 16 digits of its identity>`"""
+    return f"{feature}-{digest[:16]}"
+
+
+class Store:
+    """The rows of one feature. Only grows; any number of processes may read and add at the same time.
+
+    Nothing is opened before the first lookup, and no file stays open: the object may be pickled (only its folder travels) and forked.
+    spec["outputs"] lists the feature's outputs as `Output.to_json` gives them.
+    """
+
+    def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.feature: str = content["feature"]
+        self.identity: str = content["identity"]
+        self.spec: dict[str, Any] = content["spec"]
+        if not all(isinstance(value, str) for value in (self.feature, self.identity)):
+            raise TypeError("feature and identity are no strings")
+        self.outputs: dict[str, Output] = {item["name"]: Output.from_json(item) for item in self.spec["outputs"]}
+        self._lock = threading.RLock()
+        self._shards: list[Shard | None] = []  # a shard keeps its number; None: gone since
+        self._stamps: dict[str, tuple[int, int, int, int]] = {}  # name -> number, inode, size, mtime
+        self._index: Index | None = None
+
+    @classmethod
+    def create(cls, root: Path, feature: str, spec: dict[str, Any]) -> "Store":
+        """The store of `feature` under `root`, made if it is not there.
+
+        Raises `UserError` when the place cannot be written, or holds another feature's `spec.json`; `ValueError` for a feature name that is no
+        lower-case word.
+        """
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", feature):
+            raise ValueError(f"feature name {feature!r}: expected a lower-case word")
+        digest = identity(spec)
+        store = cls(Path(root) / folder_name(feature, digest), {"feature": feature, "identity": digest, "spec": json.loads(json.dumps(spec))})
+        if (store.folder / SPEC).exists():
+            if cls.open(store.folder).identity != digest:
+                raise UserError(f"{store.folder / SPEC} describes another feature than its folder's name; {REMEDY}")
+        else:
+            make_folder(store.folder)
+            write_json(store.folder / SPEC, {"feature": feature, "identity": digest, "spec": store.spec, "probe": None})
+        store.sweep()
+        return store
+
+    @classmethod
+    def open(cls, folder: Path) -> "Store":
+        """The store in `folder`. Raises `UserError` when its `spec.json` is missing or malformed."""
+        content = read_json(Path(folder) / SPEC)
+        try:
+            return cls(folder, content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{Path(folder) / SPEC} is no description of a feature ({error!r}); {REMEDY}") from error
+
+    def __reduce__(self) -> tuple:
+        return Store.open, (self.folder,)
+
+    @property
+    def probe(self) -> Any:
+        """What `set_probe` wrote last, by any process; None before."""
+        return read_json(self.folder / SPEC).get("probe")
+
+    def set_probe(self, probe: Any) -> None:
+        """Write a small input's output (JSON) beside the spec; with it a later run can tell that a library's numbers have drifted."""
+        write_json(self.folder / SPEC, {"feature": self.feature, "identity": self.identity, "spec": self.spec, "probe": probe})
+
+    # Lookup
+
+    def refresh(self) -> None:
+        """Look for shards again: new ones are opened, those removed or replaced by hand are dropped. Raises `UserError` naming a damaged one."""
+        with self._lock:
+            stamps = {}
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    if entry.name.endswith(".h5") and not entry.name.startswith("."):
+                        state = entry.stat()
+                        stamps[entry.name] = (state.st_ino, state.st_size, state.st_mtime_ns)
+            kept = {name: stamp for name, stamp in self._stamps.items() if stamps.get(name) == stamp[1:]}
+            dropped = len(kept) < len(self._stamps)
+            shards = [item if item is not None and item.name in kept else None for item in self._shards]
+            for name in sorted(stamps.keys() - kept.keys()):
+                kept[name] = (len(shards), *stamps[name])
+                shards.append(self._open(name))
+            order = {name: place for place, name in enumerate(sorted(kept))}
+            rank = [order[item.name] if item is not None else -1 for item in shards]
+            # A dropped shard may have hidden another's row: start over.
+            index = Index.empty() if dropped or self._index is None else self._index
+            first = 0 if dropped else len(self._shards)
+            fresh = [(number, np.asarray(item.keys)) for number, item in enumerate(shards) if item is not None and number >= first]
+            if fresh or dropped or self._index is None:
+                index = index.with_shards(fresh, rank)
+            self._shards, self._stamps, self._index = shards, kept, index
+
+    def _open(self, name: str) -> Shard:
+        opened = Shard(self.folder / name)
+        problem = opened.unfit(self.outputs)
+        if opened.identity != self.identity:
+            problem = f"belongs to the identity {opened.identity[:16]}, not to its folder"
+        if problem:
+            raise UserError(f"shard {opened.path}: {problem}; {REMEDY}")
+        return opened
+
+    def _current(self) -> Index:
+        with self._lock:
+            if self._index is None:
+                self.refresh()
+            assert self._index is not None
+            return self._index
+
+    def missing(self, keys: np.ndarray) -> np.ndarray:
+        """(n, 16) uint8 → (m,) int64 positions in `keys`: the first occurrence of each distinct key that no shard holds, ascending."""
+        absent = np.flatnonzero(self._current().find(keys)[0] < 0)
+        first = np.unique(as_void(keys)[absent], return_index=True)[1]
+        return np.sort(absent[first])
+
+    def locate(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(n, 16) uint8 → shard number (n,) int32 and row in it (n,) int64, -1 where absent.
+
+        Where several shards hold a key, the one whose file name sorts first counts, always.
+        """
+        return self._current().find(keys)
+
+    def shard(self, number: int) -> Shard:
+        """The shard of a number that `locate` gave; numbers never change their meaning. Raises `UserError` when it has been removed since."""
+        found = self._shards[number]
+        if found is None:
+            raise UserError(f"a shard of {self.folder} has been removed; `luigi --module tasks ExtractFeatures` makes it again")
+        return found
+
+    def shards_for(self, keys: np.ndarray) -> list[dict[str, Any]]:
+        """`{"name", "bytes"}` of every shard that holds one of the keys, by name; absent keys are passed over."""
+        numbers = np.unique(self.locate(keys)[0])
+        used = [self.shard(int(number)) for number in numbers if number >= 0]
+        return sorted(({"name": item.name, "bytes": item.bytes} for item in used), key=lambda entry: entry["name"])
+
+    @property
+    def rows(self) -> int:
+        """Distinct keys in the store, whatever their verdict."""
+        return len(self._current())
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shards on disk."""
+        self._current()
+        return sum(item.bytes for item in self._shards if item is not None)
+
+    # Growth
+
+    @staticmethod
+    def shard_name(keys: np.ndarray) -> str:
+        """File name of the shard that holds exactly these keys in this order."""
+        return hashlib.blake2b(as_void(keys).tobytes(), digest_size=16, person=b"mel shard name").hexdigest() + ".h5"
+
+    def has_shard(self, name: str) -> bool:
+        """Whether the shard is on disk now, seen by `refresh` or not."""
+        return (self.folder / name).exists()
+
+    def add(self, keys: np.ndarray, status: np.ndarray, causes: Sequence[str], columns: Mapping[str, Column]) -> str:
+        """Write one shard and return its name; see `cache.shard.write` for the arguments and errors. The rows can be found afterwards.
+
+        Where another process has written the same shard in the meantime, its file stays and this one is discarded.
+        """
+        name = self.shard_name(keys)
+        if not self.has_shard(name):
+            self.sweep()
+            shard.write(
+                self.folder, name, feature=self.feature, identity=self.identity, outputs=self.outputs, keys=keys, status=status, causes=causes,
+                columns=columns,
+            )
+        self.refresh()
+        return name
+
+    def sweep(self) -> None:
+        """Remove the temporary files of killed writers; `create` and `add` do it by themselves. Those of live writers stay."""
+        for path in (*claims.leftovers(self.folder), *claims.leftovers(self.folder / "claims")):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def claim(self, name: str, ttl: float = claims.TTL) -> claims.Claim | None:
+        """Claim the shard `name` before working on it; None while another process holds it. After taking it, ask `has_shard` again.
+
+        ttl: seconds without a sign of life after which a claim falls to the next one who asks; one of a dead process on this machine at once.
+        """
+        return claims.take(self.folder / "claims", f"{name}.claim", ttl)

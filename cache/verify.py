@@ -1,0 +1,139 @@
+"""Checks, repairs, lists and removes what lies in a cache folder."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache import claims, layout
+from cache.errors import UserError
+from cache.files import explained, sync_folder
+from cache.identity import Output, identity
+from cache.shard import Shard, Status
+from cache.store import SPEC, Store, folder_name
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A file that is not as it was written. Removing it is the repair: the next run makes again exactly what it held."""
+
+    path: Path
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one feature takes. mtime: seconds since the epoch of its newest shard, or of its spec where there is none."""
+
+    folder: Path
+    feature: str
+    identity: str
+    rows: int
+    bytes: int
+    mtime: float
+
+
+def folders(root: Path) -> list[Path]:
+    """Feature folders under `root`, by name: those with a spec or shards in them."""
+    if not Path(root).is_dir():
+        return []
+    return sorted(path for path in Path(root).iterdir() if path.is_dir() and ((path / SPEC).exists() or any(path.glob("*.h5"))))
+
+
+def verify(root: Path) -> list[Finding]:
+    """Read every byte of every shard under `root` and compare it with the checksums; nothing is changed.
+
+    Also found: a spec whose identity is not its folder's, a shard of another feature, arrays that contradict each other or the spec, temporary
+    files that a killed writer left (a live writer's are passed over).
+    """
+    return [finding for folder in folders(root) for finding in _folder(folder)]
+
+
+def repair(findings: Iterable[Finding]) -> list[Path]:
+    """Remove the files of the findings, and nothing else; returns those removed. Raises `UserError` where the place cannot be written."""
+    removed = []
+    for path in dict.fromkeys(finding.path for finding in findings):
+        with explained(path):
+            if path.exists():
+                path.unlink()
+                sync_folder(path.parent)
+                removed.append(path)
+    return removed
+
+
+def usage(root: Path) -> list[Usage]:
+    """Rows and bytes of each feature under `root`, from shard headers alone. Raises `UserError` naming a damaged file."""
+    found = []
+    for folder in folders(root):
+        store, shards = Store.open(folder), sorted(folder.glob("*.h5"))
+        states = [path.stat() for path in shards]
+        newest = max([state.st_mtime for state in states], default=(folder / SPEC).stat().st_mtime)
+        found.append(Usage(folder, store.feature, store.identity, store.rows, sum(state.st_size for state in states), newest))
+    return found
+
+
+def remove(folder: Path) -> int:
+    """Remove a feature folder and return the bytes freed. Raises `UserError` when it is none, or when a live process is writing to it."""
+    folder = Path(folder)
+    if folder not in folders(folder.parent) or folder.is_symlink():
+        raise UserError(f"{folder} is no feature folder (no {SPEC}, no shards); nothing removed")
+    busy = claims.live(folder / "claims")
+    if busy:
+        raise UserError(f"{folder} is being written ({busy[0].name}); wait until that run has ended")
+    freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    with explained(folder):
+        shutil.rmtree(folder)
+    return freed
+
+
+def _folder(folder: Path) -> Iterator[Finding]:
+    outputs = None
+    try:
+        store = Store.open(folder)
+        digest = identity(store.spec)
+        if digest != store.identity:
+            yield Finding(folder / SPEC, f"its spec has the identity {digest[:16]}, it says {store.identity[:16]}")
+        elif folder.name != folder_name(store.feature, digest):
+            yield Finding(folder / SPEC, f"describes {folder_name(store.feature, digest)}, not this folder")
+        else:
+            outputs = store.outputs
+    except UserError as error:
+        yield Finding(folder / SPEC, str(error).removeprefix(f"{folder / SPEC}: "))
+    for path in sorted(folder.glob("*.h5")):
+        problem = _problem(path, folder, outputs)
+        if problem:
+            yield Finding(path, problem)
+    for path in (*claims.leftovers(folder), *claims.leftovers(folder / "claims")):
+        yield Finding(path, "left behind by a writer that was killed")
+
+
+def _problem(path: Path, folder: Path, outputs: dict[str, Output] | None) -> str | None:
+    """The first thing that is wrong with a shard. outputs: of its feature; None where its spec is itself in doubt."""
+    try:
+        broken = layout.damage(path)
+        if broken:
+            return broken
+        shard = Shard(path)
+    except UserError as error:
+        return str(error)
+    if not folder.name.endswith(f"-{shard.identity[:16]}") or len(shard.identity) != 64:
+        return f"belongs to the identity {shard.identity[:16]}, not to this folder"
+    if path.name != Store.shard_name(np.asarray(shard.keys)):
+        return "holds other keys than its name says"
+    if not np.isin(shard.status, list(Status)).all() or int(np.max(shard.cause, initial=0)) >= len(shard.causes):
+        return "has verdicts that mean nothing"
+    unfit = shard.unfit(outputs or {})
+    if unfit:
+        return unfit
+    for output in (outputs or {}).values():
+        if output.ragged:
+            values, offsets = shard.ragged(output.name)
+            offsets = np.asarray(offsets)
+            if offsets[0] != 0 or offsets[-1] != len(values) or (np.diff(offsets) < 0).any():
+                return f"output {output.name} has offsets that do not ascend from 0 to the end of its values"
+    return None

@@ -1,0 +1,125 @@
+"""What a head is: it encodes each side once and scores pairs. Rows of features, batches, and the class every method derives from."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from heads.config.base import HeadConfig
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths without padding. values (sum of lengths, *shape); lengths (n,) int64, always on the CPU."""
+
+    values: Tensor
+    lengths: Tensor
+
+    def take(self, index: Tensor) -> "Ragged":
+        """The rows at `index` (m,), in that order."""
+        index = index.cpu()
+        lengths = self.lengths[index]
+        return Ragged(self.values.index_select(0, self._positions(index, lengths).to(self.values.device)), lengths)
+
+    def padded(self, index: Tensor, length: int) -> Tensor:
+        """Rows at `index` (m,) as (m, length, *shape), zeros past each row's end; `length` is at least the longest of them."""
+        index = index.cpu()
+        lengths = self.lengths[index]
+        if bool((lengths == length).all()):
+            return self.take(index).values.view(len(index), length, *self.values.shape[1:])
+        slots = torch.arange(length)[None, :] < lengths[:, None]
+        out = self.values.new_zeros(len(index) * length, *self.values.shape[1:])
+        positions = self._positions(index, lengths).to(self.values.device)
+        out = out.index_copy(0, slots.flatten().nonzero().squeeze(1).to(out.device), self.values.index_select(0, positions))
+        return out.view(len(index), length, *self.values.shape[1:])
+
+    def _positions(self, index: Tensor, lengths: Tensor) -> Tensor:
+        starts = (self.lengths.cumsum(0) - self.lengths)[index]
+        shift = starts - (lengths.cumsum(0) - lengths)
+        return torch.arange(int(lengths.sum())) + shift.repeat_interleave(lengths)
+
+
+class Rows(dict[str, Tensor | Ragged]):
+    """Named columns over the same n rows: features as read, or one side's encodings. Fixed columns are (n, ...), ragged ones `Ragged`."""
+
+    def __len__(self) -> int:
+        column = next(iter(self.values()))
+        return len(column.lengths if isinstance(column, Ragged) else column)
+
+    def take(self, index: Tensor) -> "Rows":
+        """The rows at `index` (m,), in that order."""
+        return Rows({name: column.take(index) if isinstance(column, Ragged) else column[index.to(column.device)] for name, column in self.items()})
+
+    @staticmethod
+    def concatenate(parts: Sequence["Rows"]) -> "Rows":
+        """The rows of all parts, in their order."""
+        joined = Rows()
+        for name, column in parts[0].items():
+            if isinstance(column, Ragged):
+                joined[name] = Ragged(torch.cat([part[name].values for part in parts]), torch.cat([part[name].lengths for part in parts]))
+            else:
+                joined[name] = torch.cat([part[name] for part in parts])
+        return joined
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step's material.
+
+    mentions: (B) rows. entities: (E) rows, each entity of the batch once. gold: (B,) int64 row of a mention's gold among `entities`.
+    candidates: (B, r) int64 rows of its candidates, -1 where a list ends early; None unless the head `uses_candidates`.
+    """
+
+    mentions: Rows
+    entities: Rows
+    gold: Tensor
+    candidates: Tensor | None = None
+
+
+class Head(nn.Module):
+    """Base of every method. The module `heads/<method>.py` holds one subclass, `heads/config/<method>.py` its configuration.
+
+    Inputs are `Rows` with a column `<role>.<output>` per wanted output (fixed or ragged) and `<role>.ok` (n,) bool, false where a row has no
+    such feature; such rows are zeros or of length 0 and must not be read as data. What `encode_*` returns is the head's own business.
+    Scores come as a dict: "score" and one entry per name in `units`, fp32 all.
+    """
+
+    uses_candidates: ClassVar[bool] = False
+    scores_blocks: ClassVar[bool] = True
+    units: tuple[str, ...] = ()
+
+    def __init__(self, config: HeadConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """shapes: of one row of each input column (of one position, where ragged), as the cached features' specs give them."""
+        super().__init__()
+        self.config = config
+        self.shapes = dict(shapes)
+
+    def encode_mentions(self, inputs: Rows) -> Rows:
+        """Everything of the score that depends on the mention alone."""
+        raise NotImplementedError
+
+    def encode_entities(self, inputs: Rows) -> Rows:
+        """Everything of the score that depends on the entity alone."""
+        raise NotImplementedError
+
+    def score_block(self, mentions: Rows, entities: Rows) -> dict[str, Tensor]:
+        """Scores (B, N) of every mention with every entity, for heads with `scores_blocks`."""
+        raise NotImplementedError
+
+    def score_lists(self, mentions: Rows, entities: Rows, columns: Tensor) -> dict[str, Tensor]:
+        """Scores (B, r) of mention b with entity row `columns[b, j]`; whatever stands where that is -1 is not looked at."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective of one step, and its parts by name for the learning curves."""
+        raise NotImplementedError
+
+
+def make_head(method: str, config: HeadConfig, shapes: Mapping[str, tuple[int, ...]]) -> Head:
+    """The head of a method, freshly initialised from torch's generator."""
+    module = importlib.import_module(f"heads.{method}")
+    kind = next(value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Head) and value.__module__ == module.__name__)
+    return kind(config, shapes)

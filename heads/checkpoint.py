@@ -1,0 +1,49 @@
+"""Tensors and state of a run under way in one file that is whole or not there: safetensors, no pickle."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from cache.errors import UserError
+from cache.files import write_atomic
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Replace `path` by the tensors, `state` (JSON) in its metadata."""
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(kept, {"state": json.dumps(state)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write_tensors` wrote. Raises `UserError` for a file that is no safetensors file of ours."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118 - not a mapping
+    except (SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a checkpoint of this project ({error}); delete it and train again") from error
+
+
+def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
+    """The optimizer's state by parameter name: `optimizer.<key>.<parameter>`."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{key}.{names[place]}": value for place, entry in state.items() for key, value in entry.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensors: dict[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    place = {name: position for position, name in enumerate(names)}
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in part(tensors, "optimizer.").items():
+        key, parameter = name.split(".", 1)
+        state.setdefault(place[parameter], {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,104 @@
+"""What every head's configuration has: training hyper-parameters, checked construction from user-given values, wanted features."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
+
+from cache.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Hyper-parameters of training; each method's configuration adds its own and overrides these defaults.
+
+    lr: AdamW's step size. batch_size: mentions per step. epochs: at most so many passes over the training mentions. patience: stop after so many
+    epochs without a better dev MRR on candidate lists (0: never stop early). weight_decay: on matrices alone, never on biases or LayerNorms.
+    eps: AdamW's. clip_norm: gradients are scaled down to this norm (0: left alone). eval_candidates: length of the candidate lists that choose
+    the epoch.
+    """
+
+    lr: float = 1e-3
+    batch_size: int = 128
+    epochs: int = 20
+    patience: int = 5
+    weight_decay: float = 0.0
+    eps: float = 1e-8
+    clip_norm: float = 0.0
+    eval_candidates: int = 100
+
+    positive: ClassVar[tuple[str, ...]] = ("lr", "batch_size", "epochs", "eps", "eval_candidates")
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Boolean options that stand for several others at once: option -> the defaults it puts in their place."""
+
+    def __post_init__(self) -> None:
+        for option in dataclasses.fields(self):
+            value = getattr(self, option.name)
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and (value < 0 or (value == 0 and option.name in self.positive)):
+                raise UserError(f"{option.name} = {value!r}: expected {'more than 0' if option.name in self.positive else '0 or more'}")
+
+    def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
+        """The features this head reads, of those `available` by name: `{"side", "role", "feature", "view", "outputs"}` each.
+
+        Raises `UserError` where a feature that it cannot do without is not available.
+        """
+        raise NotImplementedError
+
+
+C = TypeVar("C", bound=HeadConfig)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where one of `known` is near, then all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    return (f"; did you mean {close[0]!r}?" if close else "") + f" Known: {', '.join(known)}"
+
+
+def build(kind: type[C], params: Mapping[str, Any], method: str) -> C:
+    """A configuration of `kind` from plain values (JSON, YAML). Raises `UserError` for an unknown key or a value of the wrong type."""
+    hints = typing.get_type_hints(kind)
+    options = {option.name: hints[option.name] for option in dataclasses.fields(kind)}
+    for key in params:
+        if key not in options:
+            raise UserError(f"--params of {method}: unknown key {key!r}{nearest(key, options)}")
+    checked = {key: _typed(value, options[key], f"--params of {method}: {key}") for key, value in params.items()}
+    preset: dict[str, Any] = {}
+    for option, defaults in kind.presets.items():
+        if checked.get(option, False):
+            preset |= defaults
+    return kind(**(preset | checked))
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """`value` as `hint` wants it: whole numbers become floats and lists tuples, nothing else is converted."""
+    arguments = typing.get_args(hint)
+    kind = typing.get_origin(hint) or hint
+    if kind in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _typed(value, next(argument for argument in arguments if argument is not type(None)), where)
+    if kind is Literal:
+        if isinstance(value, str) and value in arguments:
+            return value
+        raise UserError(f"{where} = {value!r}: expected one of {', '.join(map(repr, arguments))}" + _near_value(value, arguments))
+    if kind is tuple:
+        if isinstance(value, (list, tuple)):
+            return tuple(_typed(part, arguments[0], where) for part in value)
+        raise UserError(f"{where} = {value!r}: expected a list")
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise UserError(f"{where} = {value!r}: expected a finite number")
+        return float(value)
+    if type(value) is kind:
+        return value
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    raise UserError(f"{where} = {value!r} ({type(value).__name__}): expected {names[kind]}")
+
+
+def _near_value(value: Any, known: tuple[Any, ...]) -> str:
+    close = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

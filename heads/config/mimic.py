@@ -1,0 +1,99 @@
+"""Options of MIMIC (Luo et al., KDD 2023) and the features it reads."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from cache.errors import UserError
+from heads.config.base import HeadConfig, nearest
+
+Unit = Literal["tglu", "vdlu", "cmfu"]
+UNITS: tuple[Unit, ...] = ("tglu", "vdlu", "cmfu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MimicConfig(HeadConfig):
+    """Defaults are the paper's, but for what frozen inputs need: lr (the paper's 1e-5 fine-tunes CLIP).
+
+    text_feature, image_feature: names of features of the profile; "auto" takes the first of TEXT or IMAGE that the profile has.
+        image_feature null (or "auto" where there is none): no image features at all, VDLU and CMFU are off for every pair.
+    d_t, d_v, d_c: widths inside TGLU, of the projected image states (and VDLU), inside CMFU.
+    units: the interaction units that score; a unit left out takes its loss with it.
+    unit_losses: the units that have a loss of their own beside that of the mean (L_T, L_V, L_C of eq. 22).
+    image_global: "projected" (the encoder's pooled vector through a Linear of its own, as released) or "class_row" (the class row of the
+        projected local states, section 3.2.1 of the paper).
+    attention_scale: TGLU divides by the square root of the width of Q ("query", as released) or of the text states ("text", eq. 9 as printed).
+    attention_bias: TGLU's Q, K and V have biases (the release).
+    missing_image: "null", one learned vector that stands for an absent picture, or "zero", zeros in place of its features (the paper's padding).
+    mask_padding: false fills every text up to 40 positions with zero states that take part in TGLU.
+    same_gold_negative: true keeps other mentions' copies of a mention's own gold among its in-batch negatives.
+    vdlu_projections: VDLU passes class and pooled vectors through two more Linears and normalises the query (the release).
+    cmfu_gate: eq. 17's gate is a "vector", or one "scalar" as in the release.
+    release: all of the release's departures from the paper at once (see `presets`); an option given beside it has the last word.
+    """
+
+    lr: float = 1e-3
+    text_feature: str = "auto"
+    image_feature: str | None = "auto"
+    d_t: int = 96
+    d_v: int = 96
+    d_c: int = 96
+    units: tuple[Unit, ...] = UNITS
+    unit_losses: tuple[Unit, ...] = UNITS
+    image_global: Literal["projected", "class_row"] = "projected"
+    attention_scale: Literal["query", "text"] = "query"
+    attention_bias: bool = False
+    missing_image: Literal["null", "zero"] = "null"
+    mask_padding: bool = True
+    same_gold_negative: bool = False
+    vdlu_projections: bool = False
+    cmfu_gate: Literal["vector", "scalar"] = "vector"
+    release: bool = False
+
+    TEXT: ClassVar[tuple[str, ...]] = ("clip_text", "text_tokens")
+    IMAGE: ClassVar[tuple[str, ...]] = ("clip_image", "image_patches")
+    positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "d_t", "d_v", "d_c")
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "release": {
+            "attention_bias": True,
+            "vdlu_projections": True,
+            "cmfu_gate": "scalar",
+            "missing_image": "zero",
+            "mask_padding": False,
+            "same_gold_negative": True,
+            "eps": 1e-4,
+            "weight_decay": 1e-4,
+        }
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.units or len(set(self.units)) != len(self.units):
+            raise UserError(f"units = {list(self.units)}: expected at least one of {', '.join(UNITS)}, each once")
+
+    def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
+        """See `HeadConfig.wants`. Text under `mention [SEP] sentence` and `name [SEP] attributes` (eq. 2, 3); no more outputs than the units read."""
+        image = self._pick("image_feature", self.IMAGE, available)
+        units = set(self.units) if image else {"tglu"} & set(self.units)
+        if not units:
+            raise UserError(f"units = {list(self.units)} need image features and there are none; add 'tglu' or choose a profile with images")
+        text = self._pick("text_feature", self.TEXT, available) if units & {"tglu", "cmfu"} else None
+        if text is None and units & {"tglu", "cmfu"}:
+            raise UserError(f"mimic reads a text feature ({' or '.join(self.TEXT)}), there are: {', '.join(sorted(available))}; add one to the profile")
+        wanted: list[dict[str, Any]] = []
+        for side, text_view in (("mention", "mention_sep_sentence"), ("entity", "name_sep_attributes")):
+            if text:
+                outputs = ["tokens", "pooled"] if "tglu" in units else ["pooled"]
+                wanted.append({"side": side, "role": "text", "feature": text, "view": text_view, "outputs": outputs})
+            if units & {"vdlu", "cmfu"}:
+                outputs = ["tokens", "pooled"] if self.image_global == "projected" and "vdlu" in units else ["tokens"]
+                wanted.append({"side": side, "role": "image", "feature": image, "view": "image", "outputs": outputs})
+        return wanted
+
+    def _pick(self, option: str, known: tuple[str, ...], available: Collection[str]) -> str | None:
+        name = getattr(self, option)
+        if name == "auto":
+            return next((feature for feature in known if feature in available), None)
+        if name is not None and name not in available:
+            raise UserError(f"{option} = {name!r}: the profile has no such feature{nearest(name, available)}")
+        return name

@@ -1,0 +1,220 @@
+"""A head's inputs: mentions, entities, candidate lists and cached features, resident on the device where they fit."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from cache.errors import UserError
+from cache.store import Store
+from cache.table import Table
+from heads.base import Batch, Ragged, Rows
+
+T = TypeVar("T")
+
+
+class Column:
+    """One output of one feature over a side's rows. Rows that are not `ok` read as zeros, or as length 0."""
+
+    def __init__(self, table: Table, keys: np.ndarray) -> None:
+        self.table = table
+        self.keys = keys
+        self.ok = np.asarray(table.ok)
+        self.ragged = table.ragged
+        self.shape = tuple(table.shape)
+        self.resident: Tensor | Ragged | None = None
+        self.row_of: np.ndarray | None = None
+
+    def distinct(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows that hold each distinct content once, and for every row its place among them (their number where it is not ok)."""
+        rows = np.flatnonzero(self.ok)
+        _, first, place = np.unique(self.keys[rows].view("V16").ravel(), return_index=True, return_inverse=True)
+        row_of = np.full(len(self.ok), len(first), dtype=np.int64)
+        row_of[rows] = place
+        return rows[first], row_of
+
+    def bytes(self) -> int:
+        """What the distinct rows take in memory."""
+        rows, _ = self.distinct()
+        positions = int(np.asarray(self.table.lengths)[rows].sum()) if self.ragged else len(rows)
+        return positions * int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.table.dtype).itemsize
+
+    def settle(self, device: torch.device) -> None:
+        """Copy the distinct rows to `device`, one zero row after them for what is absent."""
+        rows, self.row_of = self.distinct()
+        stored = self._read(rows)
+        if isinstance(stored, Ragged):
+            self.resident = Ragged(stored.values.to(device), torch.cat([stored.lengths, torch.zeros(1, dtype=torch.int64)]))
+        else:
+            self.resident = torch.cat([stored, stored.new_zeros(1, *self.shape)]).to(device)
+
+    def take(self, index: np.ndarray, device: torch.device) -> Tensor | Ragged:
+        """The rows at `index` (m,) on `device`, in their stored dtype."""
+        if self.resident is not None and self.row_of is not None:
+            places = torch.from_numpy(self.row_of[index])
+            return self.resident.take(places) if isinstance(self.resident, Ragged) else self.resident[places.to(device)]
+        stored = self._read(index)
+        return Ragged(stored.values.to(device), stored.lengths) if isinstance(stored, Ragged) else stored.to(device)
+
+    def _read(self, index: np.ndarray) -> Tensor | Ragged:
+        if not self.ragged:
+            return torch.from_numpy(self.table.gather(index))
+        values, lengths = self.table.ragged_flat(index)
+        return Ragged(torch.from_numpy(values), torch.from_numpy(np.asarray(lengths, dtype=np.int64)))
+
+
+@dataclass
+class Side:
+    """The mentions or the entities: columns `<role>.<output>` and per role which rows have it."""
+
+    columns: dict[str, Column]
+    ok: dict[str, np.ndarray]
+    device: torch.device
+
+    def rows(self, index: np.ndarray) -> Rows:
+        """The features of the rows at `index` (m,) on the device, with `<role>.ok`."""
+        index = np.asarray(index, dtype=np.int64)
+        rows = Rows({f"{role}.ok": torch.from_numpy(ok[index]).to(self.device) for role, ok in self.ok.items()})
+        rows |= {name: column.take(index, self.device) for name, column in self.columns.items()}
+        return rows
+
+
+@dataclass
+class Bundle:
+    """Everything a run reads.
+
+    table: columns of mentions.parquet (M) as numpy arrays. gold: (M,) entity row, -1 NIL, -2 outside the KB. entity_ids, entity_image: (N,).
+    candidates: (M, k) entity rows, -1 where a list ends. retrieval_rank: (M,) the gold's rank in the whole retrieval order from 1, -1 unknown.
+    shapes: of one row (one position where ragged) of each column, the same on both sides.
+    """
+
+    mentions: Side
+    entities: Side
+    table: dict[str, np.ndarray]
+    gold: np.ndarray
+    entity_ids: np.ndarray
+    entity_image: np.ndarray
+    candidates: np.ndarray
+    retrieval_rank: np.ndarray
+    shapes: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def load(cls, job: dict[str, Any], wanted: list[dict[str, Any]], device: torch.device) -> "Bundle":
+        """Open what `job` names (see `heads.training.main`), outputs as `wanted` says, small columns moved to the device.
+
+        Raises `UserError` where a wanted input is not among the job's, or where files do not fit each other.
+        """
+        folder = Path(job["dataset"])
+        mentions, entities = pq.read_table(folder / "mentions.parquet"), pq.read_table(folder / "entities.parquet", columns=["id", "image_status"])
+        table = {name: np.asarray(mentions[name].to_numpy(zero_copy_only=False)) for name in mentions.column_names if name not in _LONG}
+        counts = {"mention": len(mentions), "entity": len(entities)}
+        sides = {side: Side({}, {}, device) for side in counts}
+        for want in wanted:
+            side, role = want["side"], want["role"]
+            entry = next((entry for entry in job["inputs"] if all(entry[key] == want[key] for key in ("side", "role", "feature", "view"))), None)
+            if entry is None:
+                raise UserError(f"{want['feature']} under view {want['view']!r} of the {side}s is not among the inputs; run ExtractFeatures for this method")
+            store = Store.open(Path(entry["store"]))
+            with np.load(entry["keys"], allow_pickle=False) as saved:
+                keys, present = np.ascontiguousarray(saved["keys"]), saved["present"]
+            if keys.shape != (counts[side], 16):
+                raise UserError(f"{entry['keys']}: {len(keys)} keys for {counts[side]} {side}s of {folder}; run ExtractFeatures again")
+            for output in want["outputs"]:
+                column = Column(Table(store, output, keys, present), keys)
+                sides[side].columns[f"{role}.{output}"] = column
+                sides[side].ok[role] = column.ok & sides[side].ok.get(role, True)
+        shapes = {name: column.shape for name, column in sides["entity"].columns.items()}
+        for name, column in sides["mention"].columns.items():
+            if shapes.setdefault(name, column.shape) != column.shape:
+                raise UserError(f"{name}: rows of shape {column.shape} for mentions and {shapes[name]} for entities; both sides need the same feature")
+        with np.load(job["candidates"], allow_pickle=False) as saved:
+            candidates = saved["ids"].astype(np.int64)
+            rank = saved["gold_rank"].astype(np.int64) if "gold_rank" in saved.files else np.full(len(candidates), -1)
+        if len(candidates) != counts["mention"] or candidates.max(initial=-1) >= counts["entity"]:
+            raise UserError(f"{job['candidates']}: lists do not fit the {counts['mention']} mentions and {counts['entity']} entities of {folder}; build them again")
+        _settle([*sides["mention"].columns.values(), *sides["entity"].columns.values()], device)
+        image = np.asarray(entities["image_status"].to_numpy(zero_copy_only=False)) == "ok"
+        names = np.asarray(entities["id"].to_numpy(zero_copy_only=False))
+        return cls(sides["mention"], sides["entity"], table, table["gold"].astype(np.int64), names, image, candidates, rank, shapes)
+
+    def batch(self, index: np.ndarray, with_candidates: bool) -> Batch:
+        """The training step of the mentions at `index` (B,), whose golds are in the KB."""
+        gold = self.gold[index]
+        if not with_candidates:
+            distinct, gold_row = np.unique(gold, return_inverse=True)
+            return Batch(self.mentions.rows(index), self.entities.rows(distinct), torch.from_numpy(gold_row).to(self.mentions.device))
+        lists = self.candidates[index]
+        distinct, row = np.unique(np.concatenate([gold, lists[lists >= 0]]), return_inverse=True)
+        columns = np.full(lists.shape, -1)
+        columns[lists >= 0] = row[len(gold) :]
+        device = self.mentions.device
+        return Batch(self.mentions.rows(index), self.entities.rows(distinct), torch.from_numpy(row[: len(gold)]).to(device), torch.from_numpy(columns).to(device))
+
+
+_LONG = ("sentence", "image_key")
+
+
+def _settle(columns: list[Column], device: torch.device) -> None:
+    """Move columns to the device, smallest first, while they fit a part of its free memory; the others stay memory-mapped."""
+    if device.type == "cuda":
+        budget = torch.cuda.mem_get_info(device)[0] * 6 // 10
+    else:
+        budget = _available_memory() // 4
+    for size, _, column in sorted((column.bytes(), place, column) for place, column in enumerate(columns)):
+        if size > budget:
+            break
+        column.settle(device)
+        budget -= size
+
+
+def _available_memory() -> int:
+    """Bytes of memory that can be had without swapping."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 4 << 30
+
+
+def prefetch(items: Iterable[T], make: Callable[[T], Any], depth: int = 2) -> Iterator[Any]:
+    """`make(item)` of each item in order, made in a thread up to `depth` ahead, so that reading and computing overlap."""
+    ready: queue.Queue[tuple[Any, BaseException | None, bool]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(entry: tuple[Any, BaseException | None, bool]) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                if stop.is_set():
+                    return
+                put((make(item), None, False))
+            put((None, None, True))
+        except BaseException as error:
+            put((None, error, True))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            made, error, last = ready.get()
+            if error is not None:
+                raise error
+            if last:
+                return
+            yield made
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,84 @@
+"""The numbers of a trained head: every protocol, every part, and the predictions of each mention."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from cache.files import write_atomic
+from heads.base import Head
+from heads.data import Bundle
+from heads.metrics import Metrics, figures, parts, rank_in_lists, rerank
+from heads.scoring import score_kb, score_lists
+
+SPLITS = ("dev", "test")
+TOP = 10
+
+
+def evaluate(head: Head, bundle: Bundle, quiet: bool) -> tuple[Metrics, dict[str, Any]]:
+    """Metrics and the columns of predictions.parquet, for dev and test, with the head as it is.
+
+    Protocols: `full-kb` (heads that score blocks), `candidates`, `rerank`. Mentions without a gold in the KB have no rank; they are parts of their
+    own ("NIL", "gold outside the KB") with their number alone, and their predictions stand with the others.
+    """
+    n = len(bundle.entity_ids)
+    index = np.flatnonzero(np.isin(bundle.table["split"], SPLITS))
+    gold, lists = bundle.gold[index], bundle.candidates[index]
+    listed = (lists == gold[:, None]).any(1) & (gold >= 0)
+    scores = score_lists(head, bundle.mentions, bundle.entities, index, lists)
+    ranks = {"candidates": rank_in_lists(scores["score"], lists, gold)}
+    ranks["rerank"] = np.where(gold >= 0, rerank(ranks["candidates"], bundle.retrieval_rank[index], n), 0)
+    if head.scores_blocks:
+        of_gold = score_lists(head, bundle.mentions, bundle.entities, index, np.where(gold >= 0, gold, -1)[:, None])
+        with tqdm(total=len(index) * n, desc="full KB", unit="pair", unit_scale=True, disable=quiet) as progress:
+            kb = score_kb(head, bundle.mentions, bundle.entities, index, gold, of_gold["score"][:, 0], n, TOP, progress.update)
+        ranks = {"full-kb": np.where(gold >= 0, 1 + kb.not_below, 0), **ranks}
+        top, of_top = kb.top, score_lists(head, bundle.mentions, bundle.entities, index, kb.top)
+    else:  # a pair's score may depend on the list it stands in: the list's own scores are the only ones
+        order = np.argsort(-scores["score"], axis=1, kind="stable")[:, :TOP]
+        place = np.where(lists == gold[:, None], np.arange(lists.shape[1]), -1).max(1, initial=-1)[:, None]
+        top, of_top = np.take_along_axis(lists, order, 1), {name: np.take_along_axis(values, order, 1) for name, values in scores.items()}
+        of_gold = {name: np.where(place >= 0, np.take_along_axis(values, place.clip(0), 1), np.nan) for name, values in scores.items()}
+    columns = _prediction_columns(bundle, head, index, ranks, top, of_top, of_gold)
+    return _metrics(bundle, index, ranks, listed), columns
+
+
+def _metrics(bundle: Bundle, index: np.ndarray, ranks: dict[str, np.ndarray], listed: np.ndarray) -> Metrics:
+    table = {name: values[index] for name, values in bundle.table.items()}
+    gold = bundle.gold[index]
+    masks = parts(table, gold, bundle.entity_image)
+    result: Metrics = {}
+    for split in SPLITS:
+        here = table["split"] == split
+        if not here.any():
+            continue
+        result[split] = {}
+        for protocol, values in ranks.items():
+            by_part = {name: figures(values[mask & here], listed[mask & here]) for name, mask in masks.items()}
+            by_part |= {"NIL": {"n": int((here & (gold == -1)).sum())}, "gold outside the KB": {"n": int((here & (gold == -2)).sum())}}
+            result[split][protocol] = {name: values for name, values in by_part.items() if values["n"] or name == "all"}
+    return result
+
+
+def _prediction_columns(
+    bundle: Bundle, head: Head, index: np.ndarray, ranks: dict[str, np.ndarray], top: np.ndarray, of_top: dict[str, np.ndarray],
+    of_gold: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    real = top >= 0
+    columns: dict[str, Any] = {"id": bundle.table["id"][index], "split": bundle.table["split"][index], "gold": bundle.table["gold_id"][index]}
+    columns |= {f"rank_{protocol.replace('-', '_')}": values.astype(np.int32) for protocol, values in ranks.items()}
+    columns["top"] = [bundle.entity_ids[row[keep]].tolist() for row, keep in zip(top, real, strict=True)]
+    for name in ("score", *head.units):
+        columns[f"top_{name}"] = [row[keep].tolist() for row, keep in zip(of_top[name], real, strict=True)]
+        columns[f"gold_{name}"] = np.where(bundle.gold[index] >= 0, of_gold[name][:, 0], np.nan).astype(np.float32)
+    return columns
+
+
+def write_predictions(path: Path, columns: dict[str, Any]) -> None:
+    """One row per mention of dev and test: id, split, gold id, rank per protocol (0: none), the best ten entities, scores of the head and its units."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    write_atomic(path, sink.getvalue().to_pybytes())

@@ -1,0 +1,151 @@
+"""Building blocks: pairings of one-sided encodings, and attention between token sequences of real length."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heads.base import Ragged
+
+BLOCK = {"cpu": 1 << 20, "cuda": 1 << 27, "mps": 1 << 24}
+"""Attention weights held at once, by device: on a CPU a block that stays in its cache, on others one that is worth a launch."""
+
+
+def centred(x: Tensor) -> Tensor:
+    """x minus its mean over the last dimension: the first half of a LayerNorm, which is linear and so can be done on each side alone."""
+    return x - x.mean(-1, keepdim=True)
+
+
+class Block:
+    """Pairs every mention with every entity: pair tensors are (B, N)."""
+
+    def dot(self, mention: Tensor, entity: Tensor) -> Tensor:
+        """Inner products of mention vectors (B, d) and entity vectors (N, d)."""
+        return mention @ entity.T
+
+    def mention(self, values: Tensor) -> Tensor:
+        """A number per mention (B,), to be broadcast over pairs."""
+        return values[:, None]
+
+    def entity(self, values: Tensor) -> Tensor:
+        """A number per entity (N,), to be broadcast over pairs."""
+        return values[None, :]
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Pairs mention b with the entities at `columns[b]` (r,): pair tensors are (B, r)."""
+
+    columns: Tensor
+
+    def dot(self, mention: Tensor, entity: Tensor) -> Tensor:
+        """Inner products of mention vectors (B, d) and entity vectors (N, d)."""
+        return torch.einsum("bd,brd->br", mention, entity[self.columns])
+
+    def mention(self, values: Tensor) -> Tensor:
+        """A number per mention (B,), to be broadcast over pairs."""
+        return values[:, None]
+
+    def entity(self, values: Tensor) -> Tensor:
+        """A number per entity (N,), gathered for the pairs."""
+        return values[self.columns]
+
+
+Pairing = Block | Lists
+
+
+def fill(rows: Ragged, length: int) -> Ragged:
+    """Rows shorter than `length` filled up with zeros that count as data; empty and longer rows stay as they are."""
+    lengths = torch.where(rows.lengths > 0, rows.lengths.clamp(min=length), 0)
+    ends = lengths.cumsum(0)
+    positions = torch.arange(int(rows.lengths.sum())) + (ends - lengths - rows.lengths.cumsum(0) + rows.lengths).repeat_interleave(rows.lengths)
+    values = rows.values.new_zeros(int(lengths.sum()), *rows.values.shape[1:])
+    return Ragged(values.index_copy(0, positions.to(values.device), rows.values), lengths)
+
+
+def length_groups(lengths: Tensor, parts: int, size: int) -> Iterator[tuple[Tensor, int]]:
+    """Rows of like length, with the longest length among them: `(index (m,), length)`, m <= size; rows of length 0 are in none.
+
+    parts 0: only rows of equal length share a group, so that nothing is padded. Otherwise: so many groups of equal size.
+    """
+    order = torch.argsort(lengths, stable=True)
+    order = order[lengths[order] > 0]
+    if parts:
+        bounds = [round(len(order) * part / parts) for part in range(parts + 1)]
+    else:
+        ordered = lengths[order]
+        bounds = [0, *((ordered[1:] != ordered[:-1]).nonzero().squeeze(1) + 1).tolist(), len(order)]
+    for start, end in zip(bounds, bounds[1:], strict=False):
+        for begin in range(start, end, size):
+            index = order[begin : min(begin + size, end)]
+            yield index, int(lengths[index[-1]])
+
+
+def _real(lengths: Tensor, length: int, device: torch.device) -> Tensor | None:
+    """(m, length) bool of the positions that are no padding; None where none is."""
+    if bool((lengths == length).all()):
+        return None
+    return (torch.arange(length)[None, :] < lengths[:, None]).to(device)
+
+
+def attend_block(query: Ragged, key: Ragged, value: Ragged, parts: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """`MeanPooling(softmax(Q K^T) V)` of eq. 9 and 10 of MIMIC for all pairs, without padding and without a (tokens x d) result per pair.
+
+    query: entities (N), already divided by the scale; key, value: mentions (B). Yields `(mention index (b,), entity index (e,), context
+    (b, e, d))` until all pairs with tokens on both sides are covered; pairs without are left out. The mean over entity tokens commutes with the
+    product by V, so it is the attention weights that are pooled. Weights stand as (entity tokens, mention tokens, mentions): reductions then
+    run along contiguous memory. parts: see `length_groups`.
+    """
+    device = query.values.device
+    budget = BLOCK[device.type]
+    wide = 32 if device.type == "cpu" else 512
+    entities = []
+    for index, length in length_groups(query.lengths, parts, 4096):
+        real = _real(query.lengths[index], length, device)
+        share = None if real is None else real / real.sum(1, keepdim=True)  # (e, length)
+        entities.append((index, length, query.padded(index, length), share))
+    for mention_index, mention_length in length_groups(key.lengths, parts, wide):
+        keys = key.padded(mention_index, mention_length).transpose(0, 1).flatten(0, 1)  # (Lm * b, d)
+        values = value.padded(mention_index, mention_length)  # (b, Lm, d)
+        real = _real(key.lengths[mention_index], mention_length, device)
+        padding = None if real is None else ~real.T  # (Lm, b)
+        shape = (mention_length, len(mention_index))
+        for entity_index, entity_length, queries, share in entities:
+            step = max(1, budget // (entity_length * len(keys)))
+            pooled = []
+            for start in range(0, len(queries), step):
+                part = queries[start : start + step]
+                weights = (part.flatten(0, 1) @ keys.T).view(-1, *shape)  # (e * Le, Lm, b)
+                if padding is not None:
+                    weights = weights.masked_fill(padding, float("-inf"))
+                weights = weights.softmax(1).view(len(part), entity_length, -1)
+                pooled.append(weights.mean(1) if share is None else torch.bmm(share[start : start + step, None, :], weights).squeeze(1))
+            attention = torch.cat(pooled).view(-1, *shape).permute(2, 0, 1)  # (b, e, Lm)
+            yield mention_index.to(device), entity_index.to(device), torch.bmm(attention, values)
+
+
+def attend_lists(query: Ragged, key: Ragged, value: Ragged, columns: Tensor) -> Tensor:
+    """`attend_block` for the pairs of mention b with entities `columns[b]`: context (B, r, d), zeros where a side has no tokens."""
+    device = query.values.device
+    mentions, listed = columns.shape
+    out = [value.values.new_zeros(0, listed, value.values.shape[-1])]
+    longest = int(query.lengths.max()) * int(key.lengths.max()) if columns.numel() else 0
+    step = max(1, BLOCK[device.type] // max(1, longest * listed)) if listed else max(1, mentions)
+    for start in range(0, mentions, step):
+        rows = torch.arange(start, min(start + step, mentions))
+        entity_rows = columns[start : start + step].flatten().cpu()
+        entity_lengths, mention_lengths = query.lengths[entity_rows], key.lengths[rows]
+        le, lm = (int(lengths.max()) if lengths.numel() else 0 for lengths in (entity_lengths, mention_lengths))
+        if le * lm == 0:
+            out.append(value.values.new_zeros(len(rows), listed, value.values.shape[-1]))
+            continue
+        queries = query.padded(entity_rows, le).view(len(rows), listed, le, -1).transpose(1, 2).flatten(1, 2)  # (b, Le * r, d)
+        weights = torch.bmm(key.padded(rows, lm), queries.transpose(1, 2))  # (b, Lm, Le * r)
+        real = (torch.arange(lm)[None, :] < mention_lengths[:, None]).to(device)[:, :, None]
+        weights = weights.masked_fill(~real, torch.finfo(weights.dtype).min).softmax(1) * real
+        share = (torch.arange(le)[None, :] < entity_lengths[:, None]) / entity_lengths.clamp(min=1)[:, None]  # (b * r, Le)
+        share = share.to(device).view(len(rows), listed, le).transpose(1, 2)[:, None]  # (b, 1, Le, r)
+        pooled = (weights.view(len(rows), lm, le, listed) * share).sum(2)  # (b, Lm, r)
+        out.append(torch.bmm(pooled.transpose(1, 2), value.padded(rows, lm)))
+    return torch.cat(out)

@@ -1,0 +1,254 @@
+"""Training of any head: one loop, early stopping on candidate lists of dev, a checkpoint per epoch, the full evaluation at the end."""
+
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from cache.errors import UserError
+from cache.files import fault_point, read_json, write_json
+from cache.store import Store
+from heads.base import Head, make_head
+from heads.checkpoint import load_optimizer, optimizer_tensors, part, read_tensors, write_tensors
+from heads.config import load_config, to_json
+from heads.config.base import HeadConfig
+from heads.data import Bundle, prefetch
+from heads.device import autocast, pick_device, pick_precision, repeatable
+from heads.evaluation import evaluate, write_predictions
+from heads.metrics import dev_half, figures, rank_in_lists, table
+from heads.scoring import score_lists
+
+OUTPUTS = ("model.safetensors", "history.json", "predictions.parquet", "metrics.json")
+
+
+@dataclass
+class State:
+    """Where a run stands between two epochs. Nothing random is kept: every epoch starts from its own seed.
+
+    epoch: epochs done. resumed: how many of them another process did. best: dev MRR of the epoch whose weights are kept, best_epoch (0: none yet).
+    history: a row of figures per epoch.
+    """
+
+    epoch: int = 0
+    resumed: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def main(job: dict[str, Any]) -> dict[str, Any]:
+    """Train a head and evaluate it; a run that was killed goes on after its last whole epoch, to the same bytes.
+
+    job: method, config (full or partial), seed, device, precision, threads (optional), train_fraction, dataset (folder with mentions.parquet and
+    entities.parquet), inputs (side, role, feature, view, store, keys), candidates (npz of ids and, where known, gold_rank), out (the run's folder).
+    Writes model.safetensors, metrics.json, predictions.parquet, history.json, tensorboard/ and run.json, the last of all. Returns
+    `{"metrics", "table", "run"}`. Raises `UserError`.
+    """
+    config = load_config(job["method"], job["config"])
+    out = Path(job["out"])
+    digest = _digest(job, config)
+    if (out / "run.json").exists() and all((out / name).exists() for name in OUTPUTS):
+        run = read_json(out / "run.json")
+        if run["job"] == digest:
+            return _result(out, run)
+    device = pick_device(job.get("device", "auto"))
+    with repeatable(job.get("threads")):
+        return _train(job, config, out, digest, device)
+
+
+def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, device: torch.device) -> dict[str, Any]:
+    started = time.monotonic()
+    quiet = not sys.stderr.isatty()
+    seed, precision = int(job["seed"]), pick_precision(job.get("precision", "auto"), device)
+    (out / "run.json").unlink(missing_ok=True)
+    bundle = Bundle.load(job, config.wants({entry["feature"] for entry in job["inputs"]}), device)
+    chosen, counts = _training_mentions(bundle, float(job.get("train_fraction", 1.0)))
+    torch.manual_seed(seed)
+    head = make_head(job["method"], config, bundle.shapes).to(device)
+    loaded = time.monotonic()
+    state, best = _fit(head, config, bundle, chosen, out, digest, seed, precision, quiet)
+    trained = time.monotonic()
+    head.load_state_dict(best)
+    head.eval()
+    with autocast(device, precision):
+        metrics, predictions = evaluate(head, bundle, quiet)
+    write_tensors(out / "model.safetensors", best, {"method": job["method"], "config": to_json(config), "shapes": bundle.shapes, "seed": seed})
+    fault_point("run-middle")
+    write_predictions(out / "predictions.parquet", predictions)
+    write_json(out / "history.json", {"best_epoch": state.best_epoch, "epochs": state.history})
+    write_json(out / "metrics.json", metrics)
+    fault_point("run-before-end")
+    run = {
+        "job": digest, "method": job["method"], "config": to_json(config), "seed": seed, "device": str(device), "precision": precision, "counts": counts,
+        "best_epoch": state.best_epoch, "epochs": state.epoch, "resumed_after": state.resumed,
+        "seconds": {"load": round(loaded - started, 3), "train": round(trained - loaded, 3), "evaluate": round(time.monotonic() - trained, 3)},
+    }
+    write_json(out / "run.json", run)
+    (out / "checkpoint.safetensors").unlink(missing_ok=True)
+    return _result(out, run)
+
+
+def _fit(
+    head: Head, config: HeadConfig, bundle: Bundle, chosen: np.ndarray, out: Path, digest: str, seed: int, precision: str, quiet: bool
+) -> tuple[State, dict[str, torch.Tensor]]:
+    """Epochs until the last or until patience ends, from the run's checkpoint where there is one of this job. Returns the state, the best weights."""
+    device, checkpoint = bundle.mentions.device, out / "checkpoint.safetensors"
+    names, optimizer = make_optimizer(head, config)
+    state, best = State(), {}
+    if checkpoint.exists():
+        tensors, saved = read_tensors(checkpoint)
+        if saved.pop("job") == digest:
+            state, best = State(**saved), part(tensors, "best.")
+            state.resumed = state.epoch
+            head.load_state_dict(part(tensors, "model."))
+            load_optimizer(optimizer, names, tensors)
+    chooser = np.flatnonzero(_chooses(bundle))
+    curves = _Curves(out / "tensorboard", state.history)
+    total, done = config.epochs * len(chosen), state.epoch * len(chosen)
+    with tqdm(total=total, initial=done, desc="training", unit="mention", unit_scale=True, disable=quiet) as progress:
+        while state.epoch < config.epochs and not (config.patience and state.epoch - state.best_epoch >= config.patience):
+            epoch = state.epoch + 1
+            row: dict[str, Any] = {"epoch": epoch, **run_epoch(head, optimizer, bundle, chosen, config, seed, epoch, precision, progress.update)}
+            with autocast(device, precision):
+                row |= _choose(head, bundle, chooser, config)
+            reached = row.get("dev MRR", float(epoch))  # without a dev set, the last epoch is the best
+            if reached > state.best:
+                state.best, state.best_epoch = reached, epoch
+                best = {name: tensor.detach().cpu().clone() for name, tensor in head.state_dict().items()}
+            state.epoch = epoch
+            state.history.append(row)
+            progress.set_postfix({name: f"{value:.4f}" for name, value in row.items() if name in ("loss", "dev MRR")})
+            fault_point("epoch-before")
+            kept = {f"model.{name}": tensor for name, tensor in head.state_dict().items()} | {f"best.{name}": tensor for name, tensor in best.items()}
+            write_tensors(checkpoint, kept | optimizer_tensors(optimizer, names), {"job": digest, **vars(state)})
+            fault_point("epoch-end")
+            curves.add(row)
+    curves.close()
+    return state, best
+
+
+def _result(out: Path, run: dict[str, Any]) -> dict[str, Any]:
+    metrics = read_json(out / "metrics.json")
+    return {"metrics": metrics, "table": table(metrics), "run": run}
+
+
+def _digest(job: dict[str, Any], config: HeadConfig) -> str:
+    """Hash of all that the result depends on: configuration, data and the features' identities; not of paths or of the device."""
+    hashed = blake2b(digest_size=16)
+    said = {key: job[key] for key in ("method", "seed")} | {"config": to_json(config), "train_fraction": job.get("train_fraction", 1.0)}
+    said["inputs"] = sorted([entry["side"], entry["role"], entry["view"], Store.open(Path(entry["store"])).identity] for entry in job["inputs"])
+    hashed.update(json.dumps(said, sort_keys=True).encode())
+    folder = Path(job["dataset"])
+    keys = [Path(entry["keys"]) for entry in sorted(job["inputs"], key=lambda entry: (entry["side"], entry["role"], entry["view"]))]
+    for path in [folder / "mentions.parquet", folder / "entities.parquet", Path(job["candidates"]), *keys]:
+        try:
+            hashed.update(blake2b(path.read_bytes()).digest())
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no such file; run the task that prepares it (PrepareDataset, BuildCandidates or ExtractFeatures)") from error
+    return hashed.hexdigest()
+
+
+def _training_mentions(bundle: Bundle, fraction: float) -> tuple[np.ndarray, dict[str, int]]:
+    """Mentions of train whose gold is in the KB, or the `fraction` of them with the lowest hash (so that 10 % are part of 20 %), and counts."""
+    if not 0 < fraction <= 1:
+        raise UserError(f"train_fraction = {fraction}: expected more than 0, at most 1")
+    train = bundle.table["split"] == "train"
+    usable = np.flatnonzero(train & (bundle.gold >= 0))
+    counts = {"train": len(usable), "NIL": int((train & (bundle.gold == -1)).sum()), "outside the KB": int((train & (bundle.gold == -2)).sum())}
+    if not len(usable):
+        raise UserError(f"no training mention has its gold in the KB ({int(train.sum())} mentions in train); the account of the dataset says why")
+    if fraction < 1:
+        order = sorted(usable.tolist(), key=lambda row: blake2b(str(bundle.table["id"][row]).encode(), digest_size=8).digest())
+        usable = np.array(sorted(order[: max(1, round(fraction * len(order)))]))
+    return usable, counts | {"trained on": len(usable)}
+
+
+def make_optimizer(head: Head, config: HeadConfig) -> tuple[list[str], torch.optim.Optimizer]:
+    """AdamW, weight decay on matrices alone, and the parameters' names in its order."""
+    named = sorted(head.named_parameters(), key=lambda pair: pair[1].ndim < 2)
+    groups = [
+        {"params": [parameter for _, parameter in named if parameter.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [parameter for _, parameter in named if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [name for name, _ in named], torch.optim.AdamW(groups, lr=config.lr, eps=config.eps)
+
+
+def run_epoch(
+    head: Head, optimizer: torch.optim.Optimizer, bundle: Bundle, chosen: np.ndarray, config: HeadConfig, seed: int, epoch: int, precision: str,
+    watch: Callable[[int], Any] = lambda mentions: None,
+) -> dict[str, float]:
+    """One pass over the training mentions in an order that seed and epoch fix. Returns the mean loss and its parts. watch: told of mentions done."""
+    device = bundle.mentions.device
+    head.train()
+    torch.manual_seed(seed * 1_000_003 + epoch)
+    order = np.random.default_rng([seed, epoch]).permutation(chosen)
+    batches = [order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size)]
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")  # anew for each epoch, so that there is no state of it to keep
+    sums: dict[str, torch.Tensor] = {}
+    for index, batch in zip(batches, prefetch(batches, lambda index: bundle.batch(index, head.uses_candidates)), strict=True):
+        with autocast(device, precision):
+            loss, logged = head.loss(batch)
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        if config.clip_norm:
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(head.parameters(), config.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        for name, value in {"loss": loss, **logged}.items():
+            sums[name] = sums.get(name, 0) + value.detach() * len(index)
+        watch(len(index))
+    means = {name: float(value) / len(order) for name, value in sums.items()}
+    if not math.isfinite(means["loss"]):
+        raise UserError(f"the loss is {means['loss']} in epoch {epoch}; train with a lower learning rate, e.g. --params '{{\"lr\": {config.lr / 10:g}}}'")
+    return means
+
+
+def _chooses(bundle: Bundle) -> np.ndarray:
+    """(M,) bool of the mentions of dev that choose the epoch."""
+    dev = (bundle.table["split"] == "dev") & (bundle.gold >= 0)
+    return np.array([bool(here) and dev_half(str(name)) == "choose" for here, name in zip(dev, bundle.table["gold_id"], strict=True)])
+
+
+def _choose(head: Head, bundle: Bundle, chooser: np.ndarray, config: HeadConfig) -> dict[str, float]:
+    """Figures on candidate lists of the half of dev that chooses; nothing where it is empty."""
+    if not len(chooser):
+        return {}
+    head.eval()
+    lists, gold = bundle.candidates[chooser, : config.eval_candidates], bundle.gold[chooser]
+    ranks = rank_in_lists(score_lists(head, bundle.mentions, bundle.entities, chooser, lists)["score"], lists, gold)
+    values = figures(ranks, (lists == gold[:, None]).any(1))
+    return {"dev MRR": float(values["MRR"]), "dev H@1": float(values["H@1"]), "dev recall": float(values["recall"])}
+
+
+class _Curves:
+    """Learning curves for TensorBoard, written anew from the history when a run goes on, so that no epoch is lost or twice there."""
+
+    def __init__(self, folder: Path, history: list[dict[str, Any]]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        shutil.rmtree(folder, ignore_errors=True)
+        self.writer = SummaryWriter(str(folder))
+        for row in history:
+            self.add(row)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add an epoch's figures."""
+        for name, value in row.items():
+            if name != "epoch":
+                self.writer.add_scalar(name.replace(" ", "/"), value, row["epoch"])
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self.writer.close()

@@ -1,0 +1,79 @@
+"""Training jobs: a head's configuration from the profile and the command line, joined with what extraction left."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache.errors import UserError
+from cache.files import read_json
+from cache.identity import identity
+from heads.config import load_config, to_json
+from pipeline.paths import Paths
+from pipeline.profile import Profile
+from pipeline.units import column_name
+
+
+@dataclass(frozen=True)
+class Head:
+    """A method with its full configuration (plain JSON values) and the features it wants: {side, role, feature, view, outputs} each."""
+
+    method: str
+    config: Mapping[str, Any]
+    wanted: list[dict[str, Any]]
+
+    @property
+    def wants(self) -> list[dict[str, str]]:
+        """side, feature and view of each want: what extraction needs to know."""
+        distinct = {(want["side"], want["feature"], want["view"]) for want in self.wanted}
+        return [{"side": side, "feature": feature, "view": view} for side, feature, view in sorted(distinct)]
+
+
+def parameters(text: str) -> dict[str, Any]:
+    """`--params`: a JSON object, or `@FILE` with one. Raises `UserError` where it is neither."""
+    if text.startswith("@"):
+        value = read_json(Path(text[1:]))
+    else:
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"--params, column {error.colno}: malformed JSON ({error.msg}); write it like '{{\"lr\": 0.001}}'") from None
+    if not isinstance(value, dict):
+        raise UserError(f"--params is {text:.60}, expected a JSON object like '{{\"lr\": 0.001}}'")
+    return value
+
+
+def head(method: str, params: str, profile: Profile) -> Head:
+    """The method's defaults, then the profile's for it, then `--params`. Raises `UserError` for an unknown method or key."""
+    config = load_config(method, {**profile.heads.get(method, {}), **parameters(params)})
+    return Head(method, to_json(config), config.wants(list(profile.features)))
+
+
+def training_job(
+    chosen: Head, *, extraction: Mapping[str, Any], candidates: Mapping[str, Any], dataset: Mapping[str, Any], dataset_digest: str, label: str,
+    paths: Paths, seed: int, train_fraction: float,
+) -> dict[str, Any]:
+    """The job of `heads.training.main`.
+
+    The run's folder is named by what the run depends on: configuration, seed, fraction, dataset, candidates and the identities of its features.
+    So the same experiment has one folder, whatever task or profile led to it.
+    """
+    features = {want["feature"]: extraction["features"][want["feature"]] for want in chosen.wanted}
+    depends = {
+        "method": chosen.method, "config": chosen.config, "seed": seed, "train_fraction": train_fraction, "dataset": dataset_digest,
+        "candidates": candidates["digest"], "features": {name: feature["identity"] for name, feature in features.items()},
+    }
+    inputs = [
+        {
+            **{key: want[key] for key in ("side", "role", "feature", "view")},
+            "store": str(paths.cache / features[want["feature"]]["store"]),
+            "keys": str(paths.root / extraction["columns"][column_name(want["side"], want["feature"], want["view"])]),
+        }
+        for want in chosen.wanted
+    ]
+    return {
+        "method": chosen.method, "config": dict(chosen.config), "seed": seed, "train_fraction": train_fraction, "inputs": inputs,
+        "dataset": str(paths.root / dataset["folder"]), "candidates": str(paths.root / candidates["file"]), "depends": depends,
+        "out": str(paths.run(label, chosen.method, identity(depends))),
+    }

@@ -1,0 +1,74 @@
+"""Runs one heavy function in a fresh process, so that the parent stays free of torch and device memory comes back."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from cache.errors import PassingError, UserError
+
+_ERRORS = {"UserError": UserError, "PassingError": PassingError}
+
+
+def run(target: str, job: dict[str, Any], threads: int | None = None) -> dict[str, Any]:
+    """Call `target` ("package.module:function") with `job` in a spawned interpreter and return what it returned.
+
+    job and result are JSON values. A `UserError` or `PassingError` of the child is raised here again. Its stdout and stderr are the caller's.
+    """
+    environment = dict(os.environ)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        environment.setdefault(name, str(threads or cores))
+    environment.setdefault("TOKENIZERS_PARALLELISM", "true")
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).resolve().parents[1]), *filter(None, [environment.get("PYTHONPATH")])]
+    )
+    with tempfile.TemporaryDirectory(prefix="mel-") as folder:
+        job_file, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
+        job_file.write_text(json.dumps(job))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.child", target, str(job_file), str(answer), str(os.getpid())], env=environment, stdin=subprocess.DEVNULL
+        )
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        if answer.exists():
+            result = json.loads(answer.read_text())
+            if "error" in result:
+                raise _ERRORS[result["kind"]](result["error"])
+            return result["result"]
+    if code == -signal.SIGKILL:
+        raise UserError(f"{target} was killed (signal 9); if memory ran out, choose a smaller --batch-size. The same command goes on where it stopped")
+    raise RuntimeError(f"{target} ended with exit code {code}; its traceback stands above")
+
+
+def _follow(parent: int) -> None:
+    """End this process when its parent is gone: a killed command leaves no worker behind."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _main(target: str, job_file: str, answer: str, parent: str) -> int:
+    threading.Thread(target=_follow, args=(int(parent),), daemon=True).start()
+    module, function = target.split(":")
+    try:
+        result = {"result": getattr(importlib.import_module(module), function)(json.loads(Path(job_file).read_text()))}
+    except (UserError, PassingError) as error:
+        result = {"kind": type(error).__name__, "error": str(error)}
+    Path(answer).write_text(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(*sys.argv[1:]))

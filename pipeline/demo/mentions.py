@@ -1,0 +1,147 @@
+"""The mentions of the demo: five regimes that fix what the sentence states and what the picture shows."""
+
+import random
+from dataclasses import dataclass, replace
+
+from cache.errors import UserError
+from pipeline.demo.looks import KINDS, TELLING
+from pipeline.demo.names import full_name, misspelled, without_accents, written
+from pipeline.demo.population import DemoEntity
+from pipeline.demo.sentences import say
+
+REGIMES = ("text-decides", "picture-decides", "both-decide", "picture-misleads", "picture-missing")
+SPLITS = {"train": 0.60, "dev": 0.15, "test": 0.25}
+EXTRAS = 125  # one mention in so many has no gold in the KB
+DAMAGES = ("absent", "truncated", "not a picture")
+
+
+@dataclass(frozen=True)
+class DemoMention:
+    """A mention and how it came about.
+
+    stated: the facts of the gold that the sentence states (slot → value); kind: the gold's kind if the sentence gives that away.
+    shown: the entity the picture shows, or "scene" for an empty one, or None without a picture.
+    damage: what is wrong with the picture's file; shared: whether a picture that another mention has too may stand here.
+    """
+
+    sentence: str
+    phrase: str
+    start: int | None
+    gold: str | None
+    split: str
+    regime: str | None
+    stated: dict[str, str]
+    kind: str | None
+    shown: "DemoEntity | str | None"
+    damage: str | None = None
+    shared: bool = False
+
+
+def make_mentions(entities: list[DemoEntity], count: int, rng: random.Random) -> list[DemoMention]:
+    """`count` mentions in random order: as many of each regime, and a few whose gold is not in the KB.
+
+    Raises `UserError` when the world is too small to hold every regime.
+    """
+    clusters: dict[int, list[DemoEntity]] = {}
+    for entity in entities:
+        clusters.setdefault(entity.cluster, []).append(entity)
+    rivals = {entity.id: [other for other in clusters[entity.cluster] if other is not entity] for entity in entities}
+    each = (count - count // EXTRAS) // len(REGIMES)
+    mentions: list[DemoMention] = []
+    for regime in REGIMES:
+        fitting = [entity for entity in entities if _fits(regime, entity, rivals[entity.id])]
+        for split, number in _shares(each).items():
+            pool = [entity for entity in fitting if split != "train" or not entity.held_out]
+            if not pool:
+                raise UserError(f"demo world of {len(entities)} entities: no gold for regime {regime}, split {split}; ask for more entities")
+            golds = [gold for _ in range(number // len(pool) + 1) for gold in rng.sample(pool, len(pool))][:number]
+            mentions += [_mention(regime, split, gold, rivals[gold.id], entities, rng) for gold in golds]
+    mentions += [_without_gold(place, entities, rng) for place in range(count - len(mentions))]
+    rng.shuffle(mentions)
+    return mentions
+
+
+def _shares(number: int) -> dict[str, int]:
+    train, dev = round(number * SPLITS["train"]), round(number * SPLITS["dev"])
+    return {"train": train, "dev": dev, "test": number - train - dev}
+
+
+def _fits(regime: str, gold: DemoEntity, rivals: list[DemoEntity]) -> bool:
+    """Whether `gold` can be the gold of a mention of that regime."""
+    alike = [rival for rival in rivals if gold.looks_like(rival)]
+    if regime == "picture-decides":
+        return not alike and sum(rival.name == gold.name for rival in rivals) >= 2
+    if regime == "both-decide":
+        told = {slot: gold.traits[slot] for slot in TELLING}
+        return bool(alike) and any(gold.shares(rival, told) for rival in rivals) and not any(gold.shares(rival, told) for rival in alike)
+    sayable = {slot: gold.traits[slot] for slot in (*TELLING, *KINDS[gold.kind].sayable(gold.traits))}
+    return bool(rivals) and not any(gold.shares(rival, sayable) for rival in rivals)
+
+
+def _mention(regime: str, split: str, gold: DemoEntity, rivals: list[DemoEntity], entities: list[DemoEntity], rng: random.Random) -> DemoMention:
+    kind: str | None = gold.kind
+    shown: DemoEntity | str | None = gold
+    damage, shared = None, False
+    if regime == "picture-decides":
+        kind = gold.kind if all(rival.kind == gold.kind for rival in rivals) else None
+        stated = {"region": gold.traits["region"]} if rng.random() < 0.5 else {}
+    elif regime == "both-decide":
+        stated = {slot: gold.traits[slot] for slot in rng.sample(TELLING, rng.choice((1, 2, 2)))}
+    else:
+        stated = _deciding(gold, rivals, 3 if regime == "picture-misleads" else 2, rng)
+    if regime == "text-decides" and rng.random() < 0.5:
+        shown = "scene"
+    elif regime == "picture-misleads":
+        shown = _misleading(gold, rivals, entities, rng)
+    elif regime == "picture-missing":
+        damage = rng.choice(DAMAGES) if rng.random() < 0.3 else None
+        shown = gold if damage else None
+    if shown is gold and damage is None:
+        shared = rng.random() < 0.08
+    phrase, sentence, start = _text(gold.name, kind, stated, rng)
+    return DemoMention(sentence, phrase, start, gold.id, split, regime, stated, kind, shown, damage, shared)
+
+
+def _deciding(gold: DemoEntity, rivals: list[DemoEntity], at_least: int, rng: random.Random) -> dict[str, str]:
+    """Facts that are true of `gold` and, together, of no rival: told ones first, then words for what pictures show."""
+    told, seen = list(TELLING), KINDS[gold.kind].sayable(gold.traits)
+    rng.shuffle(told)
+    rng.shuffle(seen)
+    stated: dict[str, str] = {}
+    for slot in told + seen:
+        left = [rival for rival in rivals if gold.shares(rival, stated)]
+        if len(stated) < at_least or any(rival.traits[slot] != gold.traits[slot] for rival in left):
+            stated[slot] = gold.traits[slot]
+    return stated
+
+
+def _misleading(gold: DemoEntity, rivals: list[DemoEntity], entities: list[DemoEntity], rng: random.Random) -> DemoEntity:
+    """An entity that looks different: a rival, or anyone from another cluster."""
+    unlike = [rival for rival in rivals if not gold.looks_like(rival)]
+    if unlike and rng.random() < 0.4:
+        return rng.choice(unlike)
+    return rng.choice([entity for entity in entities if entity.cluster != gold.cluster and not gold.looks_like(entity)])
+
+
+def _text(name: str, kind: str | None, stated: dict[str, str], rng: random.Random) -> tuple[str, str, int | None]:
+    """Phrase, sentence and the phrase's offset; None where it is left to be found, or the sentence spells it another way."""
+    phrase = written(name, rng)
+    way = rng.random()
+    if way < 0.003:
+        return phrase, say(misspelled(phrase, rng), kind, stated, rng)[0], None
+    if way < 0.03:
+        return phrase, say(rng.choice([phrase.upper(), without_accents(phrase)]), kind, stated, rng)[0], None
+    sentence, start, twice = say(phrase, kind, stated, rng)
+    return phrase, sentence, None if not twice and rng.random() < 0.2 else start
+
+
+def _without_gold(place: int, entities: list[DemoEntity], rng: random.Random) -> DemoMention:
+    """A mention of something the KB does not have: NIL, or an entity that another KB has; some under a name that the KB knows."""
+    kind = rng.choice(list(KINDS))
+    stranger = DemoEntity(f"Q{90001 + place}", full_name(rng), kind, KINDS[kind].draw_traits(rng), -1, True)
+    if rng.random() < 0.5:
+        stranger = replace(stranger, name=rng.choice(entities).name)
+    stated = {slot: stranger.traits[slot] for slot in ("role", "fame")}
+    phrase, sentence, start = _text(stranger.name, kind, stated, rng)
+    gold = None if place % 2 == 0 else stranger.id
+    return DemoMention(sentence, phrase, start, gold, rng.choice(list(SPLITS)), None, stated, kind, stranger)

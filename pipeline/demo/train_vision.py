@@ -1,0 +1,104 @@
+"""Trains the demo's ResNet and Vision Transformer (torchvision's own classes) to name what drawings show."""
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cache.files import write_json
+from pipeline.demo.learning import minimise
+from pipeline.demo.looks import KINDS
+from pipeline.demo.pretext import SIZE, Thing
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+OBJECTIVES = {
+    "resnet": "multi-label classification: binary cross-entropy on every word that describes what is drawn",
+    "vit": "attribute classification: one softmax per slot (kind, hair, hull ...), cross-entropy on the slots the drawn kind has",
+}
+PREPROCESS = {"size": SIZE, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+BATCH = 64
+
+
+def slots() -> list[tuple[str, str, int, tuple[str, ...]]]:
+    """What is to be named: (kind, slot, which word of its value, the words it can be). The first is the kind itself."""
+    words = [(kind, slot, place, choices) for kind, shape in KINDS.items() for slot, visible in shape.visible.items() for place, choices in enumerate(visible.words)]
+    return [("", "kind", 0, tuple(KINDS)), *((kind, slot, place, tuple(dict.fromkeys(choices))) for kind, slot, place, choices in words)]
+
+
+def answers(shown: list[Thing]) -> np.ndarray:
+    """(n, number of slots) int64: the number of the right word, -1 where the thing's kind has no such slot."""
+    table = np.full((len(shown), len(slots())), -1, dtype=np.int64)
+    for row, thing in enumerate(shown):
+        for column, (kind, slot, place, words) in enumerate(slots()):
+            if slot == "kind":
+                table[row, column] = words.index(thing.kind)
+            elif kind == thing.kind:
+                table[row, column] = words.index(thing.traits[slot].split()[place])
+    return table
+
+
+def architecture(name: str) -> dict[str, Any]:
+    """The torchvision class and its arguments, as `architecture.json` holds them."""
+    labels = sum(len(words) for *_, words in slots())
+    if name == "resnet":
+        kwargs: dict[str, Any] = {"block": "BasicBlock", "layers": [1, 1, 1, 1], "num_classes": labels}
+        return {"class": "ResNet", "kwargs": kwargs, "preprocess": PREPROCESS}
+    sizes = {"image_size": SIZE, "patch_size": 8, "num_layers": 3, "num_heads": 3, "hidden_dim": 96, "mlp_dim": 192}
+    return {"class": "VisionTransformer", "kwargs": sizes | {"num_classes": labels}, "preprocess": PREPROCESS}
+
+
+def build(shape: dict[str, Any]) -> "nn.Module":
+    """The model of an `architecture.json`, freshly initialised."""
+    from torchvision.models import VisionTransformer
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    if shape["class"] == "ResNet":
+        return ResNet(**{**shape["kwargs"], "block": BasicBlock})
+    return VisionTransformer(**shape["kwargs"])
+
+
+def train(name: str, folder: Path, shown: list[Thing], pixels: np.ndarray, steps: int, rate: float, seed: int) -> dict[str, Any]:
+    """Write `folder/<name>/{architecture.json, model.safetensors}`; returns the training's part of the report.
+
+    pixels: (n, SIZE, SIZE, 3) uint8, one drawing of each thing in `shown`.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(seed)
+    rng = random.Random(f"{name} {seed}")
+    shape = architecture(name)
+    model = build(shape)
+    target = torch.from_numpy(answers(shown))
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    loss_of = _multi_label_loss if name == "resnet" else _slot_loss
+
+    def loss_at(step: int) -> "Tensor":
+        rows = rng.sample(range(len(shown)), BATCH)
+        batch = images[rows].float() / 127.5 - 1
+        return loss_of(model(batch.flip(-1) if step % 2 else batch), target[rows])
+
+    loss = minimise(model, loss_at, steps, rate)
+    place = folder / name
+    write_json(place / "architecture.json", shape)
+    save_file(model.state_dict(), place / "model.safetensors")
+    return {"objective": OBJECTIVES[name], "steps": steps, "loss": round(loss, 4)}
+
+
+def _multi_label_loss(logits: "Tensor", target: "Tensor") -> "Tensor":
+    import torch
+    from torch.nn import functional
+
+    hot = torch.cat([functional.one_hot(column + 1, len(words) + 1)[:, 1:] for column, (*_, words) in zip(target.T, slots(), strict=True)], dim=1)
+    return functional.binary_cross_entropy_with_logits(logits, hot.float(), reduction="sum") / len(logits)
+
+
+def _slot_loss(logits: "Tensor", target: "Tensor") -> "Tensor":
+    from torch.nn import functional
+
+    parts = logits.split([len(words) for *_, words in slots()], dim=1)
+    losses = [functional.cross_entropy(part, column, ignore_index=-1, reduction="sum") for part, column in zip(parts, target.T, strict=True)]
+    return sum(losses) / len(logits)

@@ -1,0 +1,121 @@
+"""Extraction of one group of features: views to keys, what is missing, an estimate, then the runner."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.errors import UserError
+from cache.files import free_bytes, make_folder, read_json
+from cache.identity import identity
+from cache.shard import Status
+from cache.store import Store, folder_name
+from cache.table import Table
+from pipeline import profile as profiles
+from pipeline import units
+from pipeline.extractors import build
+from pipeline.extractors.base import Extractor, TextExtractor
+from pipeline.images import Limits
+from pipeline.runner import Feature, Runner
+
+MARGIN = 64 << 20  # bytes kept free on the cache's disk
+
+
+def main(job: dict[str, Any]) -> dict[str, Any]:
+    """Bring the cache up to date for `job["wants"]` and write the key columns.
+
+    job: profile (name or path), demo (folder of the demo's encoders or None), dataset (prepared folder), mention_images, entity_images, wants
+    (side, feature, view), cache, columns (folder for the key columns), memo, rates, device, precision, batch_size, shard_rows, estimate (bool:
+    only count). Returns identities, stores, key columns, files for the receipt, and the run's account. Raises `UserError`, and `PassingError`
+    where rows were left undone for a reason that may pass.
+    """
+    started = time.monotonic()
+    profile = profiles.load(job["profile"])
+    names = sorted({want["feature"] for want in job["wants"]})
+    demo = Path(job["demo"]) if job["demo"] else None
+    extractors = {name: build(profile.feature(name), profile.source, demo) for name in names}
+    limits = Limits(**profile.limits)
+    memo = Path(job["memo"])
+    specs = {name: extractor.spec(memo / "weights.json", dataclasses.asdict(limits)) for name, extractor in extractors.items()}
+    tables = units.read_tables(Path(job["dataset"]))
+    roots = {"mention": Path(job["mention_images"]), "entity": Path(job["entity_images"])}
+    columns = {
+        (want["side"], want["feature"], want["view"]): units.column(want["side"], want["view"], tables, extractors[want["feature"]], roots)
+        for want in job["wants"]
+    }
+    cache = Path(job["cache"])
+    features = []
+    for name, extractor in extractors.items():
+        wanted = units.distinct([column for (_, feature, _), column in columns.items() if feature == name])
+        folder = cache / folder_name(name, identity(specs[name]))
+        store = Store.open(folder) if (folder / "spec.json").exists() else None
+        missing = store.missing(wanted.keys) if store else np.arange(len(wanted.keys))
+        features.append(Feature(name, extractor, specs[name], store, wanted, missing))
+    estimates = [estimate(feature, Path(job["rates"])) for feature in features]
+    if job.get("estimate"):
+        return {"estimates": estimates, "free_bytes": free_bytes(cache)}
+    make_folder(cache)
+    _refuse_if_full(estimates, cache)
+    for feature in features:
+        feature.store = feature.store or Store.create(cache, feature.name, feature.spec)
+    runner = Runner(
+        device=job["device"], precision=job["precision"], batch_size=job["batch_size"], shard_rows=job["shard_rows"], limits=limits,
+        rates=Path(job["rates"]), workers=job.get("workers"),
+    )
+    account = runner.run(features)
+    files = _save_columns(columns, Path(job["columns"]))
+    return {
+        "features": {feature.name: _result(feature) for feature in features},
+        "columns": {units.column_name(*want): str(path) for want, path in files.items()},
+        "shards": [str(feature.store.folder / shard["name"]) for feature in features for shard in feature.store.shards_for(feature.wanted.keys)],
+        "cut": {units.column_name(*want): column.cut for want, column in columns.items()},
+        "run": {**account, "seconds": round(time.monotonic() - started, 3)},
+    }
+
+
+def estimate(feature: Feature, rates: Path) -> dict[str, Any]:
+    """Rows to do, bytes to come and seconds at the last measured rate (None where there is none); an upper bound for bytes of broken pictures."""
+    rows = len(feature.missing)
+    fixed = ragged = 0
+    for output in feature.extractor.writes.values():
+        size = int(np.prod(output.shape, dtype=np.int64)) * np.dtype(output.dtype).itemsize
+        ragged, fixed = (ragged + size, fixed) if output.ragged else (ragged, fixed + size)
+    total = rows * (fixed + 18)
+    if ragged and isinstance(feature.extractor, TextExtractor):
+        total += ragged * sum(feature.extractor.count([feature.wanted.sources[i] for i in feature.missing])) + 8 * rows
+    rate = (read_json(rates) if rates.exists() else {}).get(feature.name, {}).get("rows_per_s")
+    return {
+        "feature": feature.name, "wanted": len(feature.wanted.keys), "rows": rows, "bytes": total, "seconds": round(rows / rate, 1) if rate else None
+    }
+
+
+def _refuse_if_full(estimates: list[dict[str, Any]], cache: Path) -> None:
+    coming, free = sum(entry["bytes"] for entry in estimates), free_bytes(cache)
+    if coming and coming + MARGIN > free:
+        raise UserError(
+            f"no space for the features in {cache}: {coming / 1e6:,.0f} MB to come, {free / 1e6:,.0f} MB free; free some, choose another --work-dir, "
+            "or run `luigi --module tasks CleanCache`"
+        )
+
+
+def _save_columns(columns: dict[tuple[str, str, str], units.Column], folder: Path) -> dict[tuple[str, str, str], Path]:
+    make_folder(folder)
+    files = {}
+    for want, column in columns.items():
+        files[want] = folder / f"{units.column_name(*want)}.npz"
+        column.save(files[want])
+    return files
+
+
+def _result(feature: Feature) -> dict[str, Any]:
+    output = next(iter(feature.extractor.writes))
+    verdicts = Table(feature.store, output, feature.wanted.keys, np.ones(len(feature.wanted.keys), bool)).status
+    return {
+        "identity": feature.store.identity,
+        "store": feature.store.folder.name,
+        "rows": len(feature.wanted.keys),
+        "extracted": feature.extracted,
+        "verdicts": {Status(code).name.lower(): int(count) for code, count in zip(*np.unique(verdicts, return_counts=True), strict=True)},
+    }

@@ -1,0 +1,49 @@
+"""Extractors, one file and one class each; a feature's `extractor:` names the module."""
+
+import dataclasses
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+from cache.errors import UserError
+from pipeline.extractors.base import Extractor
+from pipeline.models import find
+from pipeline.profile import Feature, nearest
+
+_NOT_EXTRACTORS = {"base", "preprocess", "clip", "vision"}
+
+
+def names() -> list[str]:
+    """Names of the extractors, read from the files without importing them."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_EXTRACTORS)
+
+
+def extractor_class(name: str) -> type[Extractor]:
+    """The class in `pipeline/extractors/<name>.py`. Raises `UserError` for an unknown name."""
+    if name not in names():
+        raise UserError(f"no extractor {name!r}{nearest(name, names())}")
+    return importlib.import_module(f"pipeline.extractors.{name}").extractor
+
+
+def check_options(feature: Feature, where: str) -> Any:
+    """The feature's options as the extractor's frozen dataclass. Raises `UserError` for unknown, missing or wrongly typed ones."""
+    kind = extractor_class(feature.extractor).Options
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key in feature.options:
+        if key not in fields:
+            raise UserError(f"{where}: features.{feature.name}: unknown key {key!r}{nearest(key, [*fields, 'views', 'extractor', 'by_default'])}")
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING and name not in feature.options:
+            raise UserError(f"{where}: features.{feature.name}: `{name}` is missing; add it to the profile")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in feature.options.items()}
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: features.{feature.name}: {error}") from None
+
+
+def build(feature: Feature, source: Path, demo: Path | None, fetch: bool = True) -> Extractor:
+    """The feature's extractor with its model's files found (and fetched, if `fetch`); weights are not loaded yet."""
+    options = check_options(feature, f"profile in {source}")
+    return extractor_class(feature.extractor)(options, find(options.model, source, demo, fetch))

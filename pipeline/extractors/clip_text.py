@@ -1,0 +1,95 @@
+"""`clip_text`: token states and the pooled projected vector of a CLIP text tower."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache.identity import Output
+from pipeline.extractors import base, clip
+
+
+@dataclass(frozen=True)
+class Options(base.Options):
+    """max_tokens: the longest text its view may yield, start and end tokens included (the model's context length bounds it)."""
+
+    max_tokens: int = 77
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.max_tokens, int) or self.max_tokens < 16:
+            raise ValueError(f"max_tokens is {self.max_tokens!r}, expected a whole number of at least 16")
+
+
+class ClipText(base.TextExtractor):
+    """tokens (L, width): states after the final LayerNorm, unprojected, from start to end token · pooled (projection): not normalised."""
+
+    VERSION = 1
+    Options = Options
+
+    def __init__(self, options, files) -> None:
+        super().__init__(options, files)
+        clip.check(files)
+        self.widths = clip.widths(files)
+
+    def possible(self) -> dict[str, Output]:
+        outputs = [Output("tokens", (self.widths["text"],), ragged=True), Output("pooled", (self.widths["projection"],))]
+        return {output.name: output for output in outputs}
+
+    @property
+    def limit(self) -> int:
+        return min(self.options.max_tokens, self.widths["context"])
+
+    def _ids(self, strings: Sequence[str]) -> list[list[int]]:
+        """Token ids from the start token to the end token, nothing cut off."""
+        if not hasattr(self, "_tokenizer"):
+            if self.files.library == "open_clip":
+                import open_clip
+
+                self._tokenizer = open_clip.get_tokenizer(f"local-dir:{self.files.folder}")
+            else:
+                from transformers import AutoTokenizer
+
+                self._tokenizer = AutoTokenizer.from_pretrained(self.files.folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = self._tokenizer
+        if hasattr(tokenizer, "sot_token_id"):  # open_clip's SimpleTokenizer
+            return [[tokenizer.sot_token_id, *tokenizer.encode(string), tokenizer.eot_token_id] for string in strings]
+        if hasattr(tokenizer, "clean_fn"):  # open_clip's HFTokenizer
+            strings, tokenizer = [tokenizer.clean_fn(string) for string in strings], tokenizer.tokenizer
+        return tokenizer(list(strings), verbose=False, return_attention_mask=False)["input_ids"] if len(strings) else []
+
+    def count(self, strings: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in self._ids(strings)]
+
+    def load(self, device: str) -> None:
+        self.model, self.device = clip.load(self.files, device), device
+
+    def __call__(self, batch: Sequence[str]) -> dict[str, Sequence[base.Row] | np.ndarray]:
+        import torch
+
+        ids = self._ids(batch)
+        lengths = [len(row) for row in ids]
+        self.refuse_long(batch, lengths)
+        width = base.padded_length(max(lengths), self.widths["context"])
+        end = torch.tensor(lengths, device=self.device) - 1
+        tokens = torch.zeros(len(ids), width, dtype=torch.long)
+        for row, values in zip(tokens, ids, strict=True):
+            row[: len(values)] = torch.tensor(values)
+        tokens = tokens.to(self.device)
+        rows_index = torch.arange(len(ids), device=self.device)
+        if self.files.library == "open_clip":
+            # encode_text of open_clip on a prefix of the context: attention is causal, so what follows the end token changes nothing.
+            tower = getattr(self.model, "text", self.model)
+            states = tower.token_embedding(tokens) + tower.positional_embedding[:width]
+            states = tower.ln_final(tower.transformer(states, attn_mask=tower.attn_mask[:width, :width]))
+            projection = tower.text_projection
+            pooled = states[rows_index, end]
+            pooled = projection(pooled) if callable(projection) else pooled if projection is None else pooled @ projection
+        else:
+            states = self.model.text_model(input_ids=tokens, attention_mask=(torch.arange(width, device=self.device) <= end[:, None]).long()).last_hidden_state
+            pooled = self.model.text_projection(states[rows_index, end])
+        rows = {"tokens": base.to_rows(states, lengths), "pooled": base.to_array(pooled)}
+        return {name: rows[name] for name in self.writes}
+
+
+extractor = ClipText

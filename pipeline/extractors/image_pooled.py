@@ -1,0 +1,60 @@
+"""`image_pooled`: the pooled last stage of a ResNet, and on request its grid."""
+
+import numpy as np
+from PIL import Image
+
+from cache.errors import UserError
+from cache.identity import Output
+from pipeline.extractors import base, vision
+
+
+class ImagePooled(base.ImageExtractor):
+    """pooled (d): global average of the last stage · grid (49, d) for 224 pixels: its cells row by row, only where `outputs` names it."""
+
+    VERSION = 1
+
+    def __init__(self, options, files) -> None:
+        super().__init__(options, files)
+        self.preprocess = vision.preprocessing(files)
+
+    def _width(self) -> int:
+        if self.files.library == "transformers" and self.files.config.get("model_type") == "resnet":
+            return self.files.config["hidden_sizes"][-1]
+        if self.files.library == "torchvision":
+            import torch
+
+            with torch.device("meta"):
+                model = vision.torchvision_model(self.files)
+            if hasattr(model, "layer4") and hasattr(model, "fc"):
+                return model.fc.in_features
+        raise UserError(f"model {self.options.model!r}: {self.files.folder} holds no ResNet; a torchvision or transformers ResNet is expected")
+
+    def possible(self) -> dict[str, Output]:
+        width = self._width()
+        cells = -(-self.preprocess.size[0] // 32) * -(-self.preprocess.size[1] // 32)
+        return {"pooled": Output("pooled", (width,)), "grid": Output("grid", (cells, width))}
+
+    def usual(self) -> tuple[str, ...]:
+        return ("pooled",)
+
+    def preprocessing(self) -> dict:
+        return self.preprocess.to_json()
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        return self.preprocess(image)
+
+    def load(self, device: str) -> None:
+        self.model, self.device = vision.load(self.files, device), device
+
+    def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        pixels = self.normalised(batch, self.preprocess.mean, self.preprocess.std)
+        if self.files.library == "torchvision":
+            stage = vision.capture(self.model, self.model.layer4, pixels)
+        else:
+            stage = self.model(pixel_values=pixels).last_hidden_state
+        grid = stage.flatten(2).transpose(1, 2)  # (b, cells, d)
+        rows = {"pooled": base.to_array(grid.mean(1)), "grid": base.to_array(grid)}
+        return {name: rows[name] for name in self.writes}
+
+
+extractor = ImagePooled

@@ -1,0 +1,87 @@
+"""`text_tokens`: token states, a pooled vector and character offsets from any Hugging Face text encoder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache.errors import UserError
+from cache.identity import Output
+from pipeline.extractors import base
+from pipeline.models import load_transformers
+
+
+@dataclass(frozen=True)
+class Options(base.Options):
+    """max_tokens: the longest text its view may yield. pooling: `cls` (state of the first token) or `mean` (over all real tokens)."""
+
+    max_tokens: int = 128
+    pooling: str = "cls"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pooling not in ("cls", "mean"):
+            raise ValueError(f"pooling is {self.pooling!r}, expected 'cls' or 'mean'")
+        if not isinstance(self.max_tokens, int) or self.max_tokens < 16:
+            raise ValueError(f"max_tokens is {self.max_tokens!r}, expected a whole number of at least 16")
+
+
+class TextTokens(base.TextExtractor):
+    """tokens (L, d): last hidden states · pooled (d) · offsets (L, 2) int32: each token's characters in the string, end exclusive."""
+
+    VERSION = 1
+    Options = Options
+
+    def possible(self) -> dict[str, Output]:
+        width = self.files.config.get("hidden_size") or self.files.config.get("dim") or self.files.config.get("d_model")
+        if not isinstance(width, int):
+            raise UserError(f"model {self.options.model!r}: its config.json names no hidden_size; a Hugging Face text encoder is expected")
+        outputs = [Output("tokens", (width,), ragged=True), Output("pooled", (width,)), Output("offsets", (2,), "int32", ragged=True)]
+        return {output.name: output for output in outputs}
+
+    def preprocessing(self) -> dict[str, str]:
+        return {"pooling": self.options.pooling}
+
+    @property
+    def limit(self) -> int:
+        positions = self.files.config.get("max_position_embeddings")
+        return min(self.options.max_tokens, positions) if isinstance(positions, int) else self.options.max_tokens
+
+    @property
+    def tokenizer(self):
+        if not hasattr(self, "_tokenizer"):
+            from transformers import AutoTokenizer
+
+            self._tokenizer = AutoTokenizer.from_pretrained(self.files.folder, use_fast=True, trust_remote_code=False, local_files_only=True)
+            if not self._tokenizer.is_fast:
+                raise UserError(f"model {self.options.model!r}: its tokenizer gives no character offsets; a fast tokenizer (tokenizer.json) is needed")
+        return self._tokenizer
+
+    def count(self, strings: Sequence[str]) -> list[int]:
+        if not strings:
+            return []
+        return [len(ids) for ids in self.tokenizer(list(strings), verbose=False, return_attention_mask=False)["input_ids"]]
+
+    def load(self, device: str) -> None:
+        self.model, self.device = load_transformers(self.files, "AutoModel", device), device
+
+    def __call__(self, batch: Sequence[str]) -> dict[str, Sequence[base.Row] | np.ndarray]:
+        import torch
+
+        encoded = self.tokenizer(list(batch), verbose=False, return_offsets_mapping=True)
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        self.refuse_long(batch, lengths)
+        offsets = [np.asarray(pairs, dtype=np.int32).reshape(-1, 2) for pairs in encoded.pop("offset_mapping")]
+        padded = self.tokenizer.pad(encoded, padding="max_length", max_length=base.padded_length(max(lengths), self.limit), return_tensors="pt")
+        padded = padded.to(self.device)
+        states = self.model(**padded).last_hidden_state
+        if self.options.pooling == "mean":
+            mask = padded["attention_mask"].unsqueeze(-1).to(states.dtype)
+            pooled = (states * mask).sum(1) / mask.sum(1)
+        else:
+            pooled = states[torch.arange(len(lengths)), padded["attention_mask"].argmax(1)]
+        rows = {"tokens": base.to_rows(states, lengths), "pooled": base.to_array(pooled), "offsets": offsets}
+        return {name: rows[name] for name in self.writes}
+
+
+extractor = TextTokens

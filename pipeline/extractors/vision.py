@@ -1,0 +1,58 @@
+"""Loading image backbones of torchvision and of transformers for the pooled and the patch feature."""
+
+from typing import Any
+
+from cache.errors import UserError
+from pipeline.extractors import preprocess
+from pipeline.models import ModelFiles, load_state_dict, load_transformers
+
+
+def torchvision_model(files: ModelFiles) -> Any:
+    """The architecture named in `torchvision.json`, without weights.
+
+    `architecture` is a builder's name (`resnet152`, `vit_b_16`) or a class (`ResNet`, `VisionTransformer`) with its keyword arguments in
+    `kwargs`; a ResNet's `block` is `BasicBlock` or `Bottleneck`. Raises `UserError` for anything else.
+    """
+    import torchvision.models as zoo
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
+    name, kwargs = files.config.get("architecture"), dict(files.config.get("kwargs", {}))
+    try:
+        if name == "ResNet":
+            return zoo.ResNet(**{**kwargs, "block": {"BasicBlock": BasicBlock, "Bottleneck": Bottleneck}[kwargs["block"]]})
+        if name == "VisionTransformer":
+            return zoo.VisionTransformer(**kwargs)
+        return zoo.get_model(name, weights=None, **kwargs)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"model {files.reference!r}: torchvision.json describes no torchvision model: {name!r} {kwargs!r} ({error})") from None
+
+
+def load(files: ModelFiles, device: str) -> Any:
+    """The backbone with its weights, in evaluation mode on `device`. Raises `UserError` where the files are refused or do not fit."""
+    if files.library == "torchvision":
+        model = torchvision_model(files)
+        try:
+            model.load_state_dict(load_state_dict(files.weights[0], files.reference))
+        except RuntimeError as error:
+            raise UserError(f"model {files.reference!r}: {files.weights[0].name} does not fit torchvision.json: {str(error).splitlines()[1].strip()[:160]}") from None
+        return model.eval().to(device)
+    return load_transformers(files, "AutoModel", device)
+
+
+def preprocessing(files: ModelFiles) -> preprocess.Preprocess:
+    """The picture preprocessing that the model's folder states."""
+    where = f"model {files.reference!r}"
+    if files.library == "torchvision":
+        return preprocess.from_torchvision(files.config.get("preprocess", {}), where)
+    return preprocess.from_transformers(files.optional_json("preprocessor_config.json"), files.config.get("image_size"), where)
+
+
+def capture(model: Any, module: Any, pixels: Any) -> Any:
+    """What `module` inside `model` gives for `pixels`."""
+    kept: list[Any] = []
+    handle = module.register_forward_hook(lambda owner, inputs, output: kept.append(output))
+    try:
+        model(pixels)
+    finally:
+        handle.remove()
+    return kept[0]

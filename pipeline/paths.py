@@ -1,0 +1,44 @@
+"""Where everything lies under the work folder: the one place that builds paths."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The folders below one `--work-dir`. Nothing is created here."""
+
+    root: Path
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def receipts(self) -> Path:
+        return self.root / "receipts"
+
+    @property
+    def memo(self) -> Path:
+        """Hashes of files that have not changed since (by size and mtime); safe to delete."""
+        return self.root / "memo"
+
+    @property
+    def rates(self) -> Path:
+        """Last measured items per second of each feature."""
+        return self.root / "memo" / "rates.json"
+
+    def dataset(self, name: str, fingerprint: str) -> Path:
+        return self.root / "datasets" / f"{name}-{fingerprint[:12]}"
+
+    def demo(self, part: str, request: str) -> Path:
+        return self.root / "demo" / f"{part}-{request[:12]}"
+
+    def receipt(self, task: str, request: str) -> Path:
+        return self.receipts / f"{task}-{request[:16]}.json"
+
+    def run(self, dataset: str, method: str, digest: str) -> Path:
+        return self.root / "runs" / dataset / method / digest[:16]
+
+    def relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()

@@ -1,0 +1,55 @@
+"""Mention, Entity, Dataset: the data model everything else speaks."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A phrase in a sentence, with at most one picture, that means an entity.
+
+    span: character offsets (start, end) of the phrase in the sentence, end exclusive; None where the phrase was not found there.
+    image: path relative to the dataset's mention image folder; None where none is listed.
+    gold: entity id; None for NIL. A gold that is not in the KB is kept as given.
+    group: a free label; metrics are reported for each of its values (the demo's regimes).
+    """
+
+    id: str
+    sentence: str
+    phrase: str
+    split: str
+    gold: str | None = None
+    span: tuple[int, int] | None = None
+    image: str | None = None
+    type: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A node of the knowledge base. images: paths relative to the dataset's entity image folder, the first usable one stands for the entity."""
+
+    id: str
+    name: str
+    attributes: str = ""
+    description: str = ""
+    images: tuple[str, ...] = ()
+    type: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Mentions and KB of one dataset as its files give them; nothing is dropped.
+
+    sources: the text files read, for the fingerprint.
+    """
+
+    name: str
+    format: str
+    mentions: list[Mention]
+    entities: list[Entity]
+    mention_images: Path
+    entity_images: Path
+    sources: list[Path] = field(default_factory=list)

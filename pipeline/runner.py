@@ -1,0 +1,295 @@
+"""The runner: cuts the missing rows into shards, reads, runs the models, writes; several processes divide the work."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from cache.errors import PassingError, UserError
+from cache.files import read_json, write_json
+from cache.shard import Status
+from cache.store import Store
+from pipeline import device as devices
+from pipeline.extractors.base import Extractor, TextExtractor, padded_length
+from pipeline.images import ImageError, Limits, decode, image_key
+from pipeline.probe import check_probe
+from pipeline.units import Units
+
+SHARD_BYTES = 256 << 20  # what one shard's rows may take in memory
+AHEAD = 3  # batches decoded ahead of the model
+TEXT_TOKENS = 64  # a text batch holds batch_size × this many tokens at most
+
+
+@dataclass
+class Feature:
+    """One feature of the run. wanted: its distinct units. missing: positions in `wanted` that the store lacks. extracted: rows this run added."""
+
+    name: str
+    extractor: Extractor
+    spec: dict[str, Any]
+    store: Store | None
+    wanted: Units
+    missing: np.ndarray
+    extracted: int = 0
+
+
+@dataclass
+class Runner:
+    """Extracts the missing rows of features that read the same kind of unit."""
+
+    device: str
+    precision: str
+    batch_size: int
+    shard_rows: int
+    limits: Limits
+    rates: Path
+    workers: int | None = None
+    account: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "model": 0.0, "write": 0.0})
+    loaded: list[str] = field(default_factory=list)
+    undone: list[str] = field(default_factory=list)
+
+    def run(self, features: Sequence[Feature]) -> dict[str, Any]:
+        """Extract what is missing. Returns the account: seconds by stage, models loaded, rows extracted by feature.
+
+        Raises `PassingError` at the end where rows could not be read for a reason that may pass; everything else is in the cache by then.
+        """
+        pending = [feature for feature in features if len(feature.missing)]
+        if pending:
+            self.device = devices.choose(self.device)
+            self.batch_size = self.batch_size or (256 if self.device.startswith("cuda") else 32)
+            for feature in pending:
+                self._load(feature)
+            with ThreadPoolExecutor(1) as writer, devices.autocast(self.device, self.precision):
+                if isinstance(pending[0].extractor, TextExtractor):
+                    for feature in pending:
+                        self._divide([feature], feature.wanted, self._text_chunks(feature), writer)
+                else:
+                    self._images(pending, writer)
+        if self.undone:
+            raise PassingError(f"{len(self.undone)} pictures could not be read and stay undone, first: {self.undone[0]}; run the same command again")
+        return {
+            "device": self.device, "stages": {name: round(seconds, 3) for name, seconds in self.account.items()}, "model_loads": self.loaded,
+            "rows": {feature.name: feature.extracted for feature in features},
+        }
+
+    def _load(self, feature: Feature) -> None:
+        import torch
+
+        started = time.monotonic()
+        feature.extractor.load(self.device)
+        self.loaded.append(feature.name)
+        with torch.inference_mode(), devices.autocast(self.device, self.precision):
+            check_probe(feature.extractor, feature.store)
+        self.account["model"] += time.monotonic() - started
+
+    # Chunks: the rows of one shard each. Their order and borders follow from the rows to do alone, so a run that was killed cuts the same
+    # shards again, and two processes agree on them without talking.
+
+    def _rows_per_shard(self, row_bytes: float) -> int:
+        return int(max(1, min(self.shard_rows, SHARD_BYTES // max(row_bytes, 1))))
+
+    def _text_chunks(self, feature: Feature) -> list[np.ndarray]:
+        extractor = feature.extractor
+        lengths = np.array(extractor.count([feature.wanted.sources[i] for i in feature.missing]))
+        padded = np.array([padded_length(length, extractor.limit) for length in lengths])
+        order = np.lexsort((feature.missing, padded))
+        row_bytes = sum(
+            float(np.prod(output.shape)) * np.dtype(output.dtype).itemsize * (extractor.limit if output.ragged else 1) for output in extractor.writes.values()
+        )
+        rows = self._rows_per_shard(row_bytes)
+        return [feature.missing[order[start : start + rows]] for start in range(0, len(order), rows)]
+
+    def _images(self, features: Sequence[Feature], writer: ThreadPoolExecutor) -> None:
+        """Rows that the same set of features lacks are done together, each picture decoded once for all of them."""
+        keys = np.unique(np.concatenate([feature.wanted.keys[feature.missing] for feature in features]).view("V16").ravel())
+        lacking = np.stack([np.isin(keys, feature.wanted.keys[feature.missing].view("V16").ravel()) for feature in features], 1)
+        for pattern in np.unique(lacking, axis=0)[::-1]:
+            group = [feature for feature, lacks in zip(features, pattern, strict=True) if lacks]
+            wanted = group[0].wanted
+            positions = np.flatnonzero(np.isin(wanted.keys.view("V16").ravel(), keys[(lacking == pattern).all(1)]))
+            row_bytes = sum(float(np.prod(output.shape)) * np.dtype(output.dtype).itemsize for f in group for output in f.extractor.writes.values())
+            rows = self._rows_per_shard(row_bytes)
+            self._divide(group, wanted, [positions[start : start + rows] for start in range(0, len(positions), rows)], writer)
+
+    def _divide(self, group: Sequence[Feature], wanted: Units, chunks: list[np.ndarray], writer: ThreadPoolExecutor) -> None:
+        """Do every chunk that no other process holds; wait for the others' and take over what they leave."""
+        names = "+".join(feature.name for feature in group)
+        total = sum(len(chunk) for chunk in chunks)
+        done_rows = [feature.extracted for feature in group]
+        started, writing = time.monotonic(), None
+        with tqdm(total=total, desc=names, unit="row", disable=not sys.stderr.isatty(), smoothing=0.1) as bar:
+            waiting = list(chunks)
+            while waiting:
+                held = []
+                for chunk in waiting:
+                    if writing is not None and writing.done():
+                        writing.result()
+                    claims = self._claim(group, wanted.keys[chunk])
+                    if claims is None:
+                        held.append(chunk)
+                        continue
+                    with contextlib.ExitStack() as stack:
+                        for claim in claims:
+                            stack.enter_context(claim)
+                        lacking = sorted({int(i) for feature in group for i in feature.store.missing(wanted.keys[chunk])})
+                        if lacking:
+                            rows = chunk[lacking]
+                            columns, status, causes, kept = self._chunk(group, wanted, rows, bar)
+                            if writing is not None:
+                                self._wait(writing)
+                            # The claims are kept until the shard is written.
+                            writing = writer.submit(self._write, group, wanted.keys[rows][kept], status, causes, columns, stack.pop_all())
+                    bar.update(len(chunk) - len(lacking))
+                if writing is not None:
+                    self._wait(writing)
+                    writing = None
+                if len(held) == len(waiting):
+                    time.sleep(0.5)
+                waiting = held
+        for feature, before in zip(group, done_rows, strict=True):
+            self._note_rate(feature, feature.extracted - before, time.monotonic() - started)
+
+    def _claim(self, group: Sequence[Feature], keys: np.ndarray) -> list[Any] | None:
+        """Claims on one chunk for every feature of the group, or None where another process is at it."""
+        claims: list[Any] = []
+        for feature in group:
+            feature.store.refresh()
+            claim = feature.store.claim(feature.store.shard_name(keys))
+            if claim is None:
+                for taken in claims:
+                    with taken:
+                        pass
+                return None
+            claims.append(claim)
+        for feature in group:
+            feature.store.refresh()
+        return claims
+
+    def _wait(self, writing: Future) -> None:
+        started = time.monotonic()
+        writing.result()
+        self.account["write"] += time.monotonic() - started
+
+    def _write(self, group: Sequence[Feature], keys: np.ndarray, status: np.ndarray, causes: list[str], columns: dict, claims: contextlib.ExitStack) -> None:
+        with claims:
+            for feature in group:
+                if len(keys):
+                    feature.store.add(keys, status, causes, columns[feature.name])
+                    feature.extracted += len(keys)
+
+    def _chunk(self, group: Sequence[Feature], wanted: Units, rows: np.ndarray, bar: tqdm) -> tuple[dict, np.ndarray, list[str], np.ndarray]:
+        """One shard's rows: columns per feature and output, verdicts, causes, and which of `rows` were done."""
+        sources = [wanted.sources[i] for i in rows]
+        if isinstance(group[0].extractor, TextExtractor):
+            return self._text_chunk(group[0], sources, bar)
+        return self._image_chunk(group, sources, wanted.keys[rows], bar)
+
+    def _text_chunk(self, feature: Feature, strings: list[str], bar: tqdm) -> tuple[dict, np.ndarray, list[str], np.ndarray]:
+        extractor = feature.extractor
+        padded = [padded_length(length, extractor.limit) for length in extractor.count(strings)]
+        columns: dict[str, Any] = {name: [None] * len(strings) for name in extractor.writes}
+        start = 0
+        while start < len(strings):
+            end, size = start, max(1, self.batch_size * TEXT_TOKENS // padded[start])
+            while end < len(strings) and padded[end] == padded[start] and end - start < size:
+                end += 1
+            for name, values in self._model(extractor, strings[start:end]).items():
+                columns[name][start:end] = values
+            bar.update(end - start)
+            start = end
+        for name, output in extractor.writes.items():
+            if not output.ragged:
+                columns[name] = np.stack(columns[name])
+        return {feature.name: columns}, np.zeros(len(strings), np.uint8), [""] * len(strings), np.arange(len(strings))
+
+    def _image_chunk(self, group: Sequence[Feature], paths: list[str], keys: np.ndarray, bar: tqdm) -> tuple[dict, np.ndarray, list[str], np.ndarray]:
+        status, causes = np.zeros(len(paths), np.uint8), [""] * len(paths)
+        columns = {
+            feature.name: {name: np.zeros((len(paths), *output.shape), output.dtype) for name, output in feature.extractor.writes.items()}
+            for feature in group
+        }
+        undone: set[int] = set()
+        for start, prepared in self._prepared(group, paths, keys):
+            good = []
+            for offset, item in enumerate(prepared):
+                if isinstance(item, ImageError):
+                    status[start + offset], causes[start + offset] = item.status, item.cause
+                elif isinstance(item, PassingError):
+                    self.undone.append(f"{paths[start + offset]} ({item})")
+                    undone.add(start + offset)
+                else:
+                    good.append((start + offset, item))
+            if good:
+                rows = [row for row, _ in good]
+                for number, feature in enumerate(group):
+                    for name, values in self._model(feature.extractor, np.stack([item[number] for _, item in good])).items():
+                        columns[feature.name][name][rows] = values
+            bar.update(len(prepared))
+        kept = np.array([row for row in range(len(paths)) if row not in undone], np.int64)
+        if undone:
+            columns = {name: {output: values[kept] for output, values in outputs.items()} for name, outputs in columns.items()}
+        return columns, status[kept], [causes[row] for row in kept], kept
+
+    def _prepared(self, group: Sequence[Feature], paths: list[str], keys: np.ndarray) -> Iterator[tuple[int, list[Any]]]:
+        """Batches of pictures, decoded once and prepared for each extractor, in order and a few batches ahead of the model."""
+        extractors = [feature.extractor for feature in group]
+
+        def one(row: int) -> Any:
+            try:
+                data = Path(paths[row]).read_bytes()
+                if image_key(data) != keys[row].tobytes():
+                    return PassingError("the file changed since the dataset was prepared")
+                image = decode(data, self.limits)
+                return [extractor.prepare(image) for extractor in extractors]
+            except ImageError as error:
+                return error
+            except (OSError, MemoryError) as error:
+                return PassingError(f"{type(error).__name__}: {error}")
+
+        workers = self.workers or max(1, os.cpu_count() or 1)
+        with ThreadPoolExecutor(workers) as pool:
+            starts = list(range(0, len(paths), self.batch_size))
+            batches = {start: [pool.submit(one, row) for row in range(start, min(start + self.batch_size, len(paths)))] for start in starts[:AHEAD]}
+            for number, start in enumerate(starts):
+                began = time.monotonic()
+                prepared = [future.result() for future in batches.pop(start)]
+                self.account["read"] += time.monotonic() - began
+                if number + AHEAD < len(starts):
+                    ahead = starts[number + AHEAD]
+                    batches[ahead] = [pool.submit(one, row) for row in range(ahead, min(ahead + self.batch_size, len(paths)))]
+                yield start, prepared
+
+    def _model(self, extractor: Extractor, batch: Any) -> dict[str, Any]:
+        """The extractor on a batch, halved until it fits into memory."""
+        import torch
+
+        started = time.monotonic()
+        try:
+            with torch.inference_mode():
+                return extractor(batch)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            if len(batch) == 1:
+                raise UserError(f"{extractor.options.model!r} does not fit into the memory of {self.device} even for one row; use another --device") from error
+            if self.device.startswith("cuda"):
+                torch.cuda.empty_cache()
+        finally:
+            self.account["model"] += time.monotonic() - started
+        half = len(batch) // 2
+        first, second = self._model(extractor, batch[:half]), self._model(extractor, batch[half:])
+        return {name: [*first[name], *second[name]] for name in first}
+
+    def _note_rate(self, feature: Feature, rows: int, seconds: float) -> None:
+        """Keep the measured rate for estimates to come; a handful of rows says nothing."""
+        if rows < 32:
+            return
+        known = read_json(self.rates) if self.rates.exists() else {}
+        known[feature.name] = {"rows_per_s": round(rows / seconds, 2), "device": self.device, "rows": rows}
+        write_json(self.rates, known)

@@ -1,0 +1,160 @@
+"""What all Luigi tasks share: the work folder, receipts, dry runs, one-line errors, the summary at the end. No torch."""
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import luigi
+from luigi.cmdline_parser import CmdlineParser
+
+from cache.errors import PassingError, UserError
+from pipeline import receipts
+from pipeline.paths import Paths
+
+logger = logging.getLogger("luigi-interface")
+
+
+def setting(name: str, default: Any, description: str, kind: type[luigi.Parameter] = luigi.Parameter, **more: Any) -> luigi.Parameter:
+    """A parameter whose default may come from `MEL_<NAME>` in the environment, or from section `[mel]` of luigi.cfg."""
+    if kind is luigi.Parameter:
+        default = os.environ.get(f"MEL_{name.upper()}", default)
+    return kind(default=default, description=description, config_path={"section": "mel", "name": name}, **more)
+
+
+def stop(error: Exception) -> None:
+    """End the command with the error's one line."""
+    raise SystemExit(f"error: {error}")
+
+
+class _OneLine(logging.Filter):
+    """Keeps the traceback of errors that are meant for the user out of Luigi's log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], (UserError, PassingError)):
+            record.msg, record.args, record.exc_info = f"error: {record.exc_info[1]}", (), None
+        return True
+
+
+logger.addFilter(_OneLine())
+
+
+class Task(luigi.Task):
+    """A task with a receipt. Subclasses say what they need (`needs`), what names their result (`request`) and how it is made (`make`)."""
+
+    work_dir = setting("work_dir", "artifacts", "folder that everything is written to (also MEL_WORK_DIR, or [mel] in luigi.cfg)")
+    dry_run = luigi.BoolParameter(default=False, significant=False, description="say what would run, run and write nothing")
+
+    @property
+    def paths(self) -> Paths:
+        return Paths(Path(self.work_dir).absolute())
+
+    def needs(self) -> list["Task"]:
+        """The tasks whose results this one reads."""
+        return []
+
+    def request(self) -> dict[str, Any] | None:
+        """The significant parameters and inputs as JSON; None while an input that names the result is not there yet."""
+        raise NotImplementedError
+
+    def make(self) -> dict[str, Any]:
+        """Do the work. Returns `{"result": …, "files": [paths], "run": …}` for the receipt."""
+        raise NotImplementedError
+
+    def summary(self, receipt: dict[str, Any]) -> str:
+        """What the command prints when it ends."""
+        return f"{self.get_task_family()}: done"
+
+    # Receipts
+
+    def digest(self) -> str | None:
+        """Hash of the request; None while it is not known."""
+        request = self.request()
+        if request is None:
+            return None
+        from cache.identity import canonical_json
+
+        return hashlib.sha256(canonical_json([self.get_task_family(), request]).encode()).hexdigest()
+
+    def receipt(self) -> dict[str, Any] | None:
+        """The standing receipt, or None."""
+        digest = self.digest()
+        return None if digest is None else receipts.standing(self.paths.root, self.paths.receipt(self.get_task_family(), digest))
+
+    def resolved(self) -> dict[str, Any]:
+        """The result in the receipt of a task that is done. Raises `UserError` when it is not."""
+        receipt = self.receipt()
+        if receipt is None:
+            raise UserError(f"{self.get_task_family()} is not done; run it first")
+        return receipt["result"]
+
+    def folder(self, path: str) -> Path:
+        """A path of a receipt (relative to the work folder) as it lies on disk."""
+        return self.paths.root / path
+
+    # What Luigi calls
+
+    def requires(self) -> list["Task"]:
+        return [] if self.dry_run else self.needs()
+
+    def done(self) -> bool:
+        """Whether this task's receipt stands, and those of all it needs."""
+        try:
+            return all(task.done() for task in self.needs()) and self.receipt() is not None
+        except UserError as error:
+            stop(error)
+            raise
+
+    def complete(self) -> bool:
+        return getattr(self, "_said", False) if self.dry_run else self.done()
+
+    def run(self) -> None:
+        if self.dry_run:
+            print("\n".join(self._plan()) or f"{self.get_task_family()}: everything is done already, nothing would run")
+            self._said = True
+            return
+        started = time.monotonic()
+        made = self.make()
+        digest = self.digest()
+        if digest is None:
+            raise UserError(f"{self.get_task_family()}: its input went away while it ran; run the same command again")
+        receipts.write(
+            self.paths.receipt(self.get_task_family(), digest),
+            task=self.get_task_family(),
+            request=self.request(),
+            result=made["result"],
+            files=[receipts.file_entry(self.paths.root, Path(path)) for path in sorted(set(map(str, made["files"])))],
+            run={"seconds": round(time.monotonic() - started, 3), **made.get("run", {})},
+        )
+
+    def _plan(self) -> Iterator[str]:
+        """One line for each task that would run, in order."""
+        seen: set[str] = set()
+
+        def walk(task: Task) -> Iterator[str]:
+            for needed in task.needs():
+                yield from walk(needed)
+            if task.task_id not in seen and not task.done():
+                seen.add(task.task_id)
+                yield f"would run {task.get_task_family()}{task.brief()}"
+
+        yield from walk(self)
+
+    def brief(self) -> str:
+        """What tells this task from others of its family, for messages."""
+        return ""
+
+
+@luigi.Task.event_handler(luigi.Event.SUCCESS)
+@luigi.Task.event_handler(luigi.Event.DEPENDENCY_PRESENT)
+def _summarise(task: luigi.Task) -> None:
+    """Print the summary of the task that was asked for, whether it ran now or was done already."""
+    parser = CmdlineParser.get_instance()
+    if parser is None or not isinstance(task, Task) or task.dry_run or task != parser.get_task_obj():
+        return
+    receipt = task.receipt()
+    if receipt is not None:
+        print(task.summary(receipt), flush=True)

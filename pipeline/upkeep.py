@@ -1,0 +1,89 @@
+"""Looking after the cache: verify, estimate, clean."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cache import verify as checks
+from cache.errors import UserError
+from cache.files import read_json
+from cache.identity import identity
+from pipeline import extract, profile as profiles
+from pipeline.extractors import build
+from pipeline.images import Limits
+
+
+def verify(job: dict[str, Any]) -> dict[str, Any]:
+    """Check every checksum under `job["cache"]`; with `repair`, remove what is bad. Returns the text to print and the number of bad files."""
+    root = Path(job["cache"])
+    found = checks.verify(root)
+    lines = [f"bad: {finding.path.relative_to(root)}: {finding.problem}" for finding in found]
+    rows = sum(entry.rows for entry in checks.usage(root)) if not found else None
+    if found and job["repair"]:
+        checks.repair(found)
+        lines.append(f"removed {len(found)} bad file(s); `luigi --module tasks ExtractFeatures` refills exactly what they held")
+    elif not found:
+        lines.append(f"cache {root}: every checksum of {rows:,} rows holds")
+    return {"text": "\n".join(lines), "bad": len(found)}
+
+
+def estimate(job: dict[str, Any]) -> dict[str, Any]:
+    """The estimates of several extraction jobs as a table."""
+    lines, total, free = [f"{'feature':<16}{'rows wanted':>13}{'to do':>10}{'megabytes':>12}{'time':>12}"], 0, 0
+    for part in job["jobs"]:
+        found = extract.main(part)
+        free = found["free_bytes"]
+        for entry in found["estimates"]:
+            total += entry["bytes"]
+            time = "-" if not entry["rows"] else "not measured" if entry["seconds"] is None else f"{entry['seconds']:,.0f} s"
+            lines.append(f"{entry['feature']:<16}{entry['wanted']:>13,}{entry['rows']:>10,}{entry['bytes'] / 1e6:>12,.1f}{time:>12}")
+    lines.append(f"to come: {total / 1e6:,.1f} MB; free: {free / 1e6:,.0f} MB. Time is at the rate last measured here; nothing was extracted")
+    return {"text": "\n".join(lines)}
+
+
+def _receipts(folder: Path) -> list[dict[str, Any]]:
+    return [receipt for path in sorted(folder.glob("ExtractGroup-*.json")) if (receipt := read_json(path))["result"].get("profile")]
+
+
+def _asked_for(job: dict[str, Any]) -> tuple[set[str], list[str]]:
+    """Identities that the profiles in use give now, and notes on features that could not be told.
+
+    In use: every profile that extraction was run with here and that still exists, and those named in the job. Where a profile's model is not on
+    this machine any more, what its receipts list is kept.
+    """
+    receipts = _receipts(Path(job["receipts"]))
+    used = {receipt["result"]["profile"] for receipt in receipts} | set(job["profiles"])
+    asked, notes = set(), []
+    for name in sorted(used):
+        if name not in profiles.names() and not Path(name).is_file():
+            continue
+        profile = profiles.load(name)
+        for feature in profile.features.values():
+            try:
+                extractor = build(feature, profile.source, Path(job["demo"]), fetch=False)
+            except UserError:
+                kept = {r["result"]["features"][feature.name]["identity"] for r in receipts if r["result"]["profile"] == name and feature.name in r["result"]["features"]}
+                asked |= kept
+                if kept:
+                    notes.append(f"{feature.name} of profile {profile.name} is kept: its model is not on this machine, so its identity cannot be told")
+                continue
+            asked.add(identity(extractor.spec(Path(job["memo"]) / "weights.json", asdict(Limits(**profile.limits)))))
+    return asked, notes
+
+
+def clean(job: dict[str, Any]) -> dict[str, Any]:
+    """List, and with `remove` delete, the features that no profile in use asks for any more."""
+    asked, notes = _asked_for(job)
+    stale = [entry for entry in checks.usage(Path(job["cache"])) if entry.identity not in asked]
+    lines = [f"{'feature':<16}{'rows':>10}{'megabytes':>12}  folder"]
+    for entry in stale:
+        lines.append(f"{entry.feature:<16}{entry.rows:>10,}{entry.bytes / 1e6:>12,.1f}  {entry.folder.name}")
+        if job["remove"]:
+            checks.remove(entry.folder)
+    if not stale:
+        lines = ["every feature in the cache is asked for by a profile in use"]
+    elif job["remove"]:
+        lines.append(f"removed {len(stale)} feature(s), {sum(entry.bytes for entry in stale) / 1e6:,.1f} MB")
+    else:
+        lines.append("nothing was removed; add --remove to delete these, or --profiles FILE.yaml to keep those of a further profile")
+    return {"text": "\n".join(lines + notes)}

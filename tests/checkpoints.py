@@ -1,0 +1,111 @@
+"""Small random checkpoints, each saved by its own library in its own format."""
+
+import json
+from pathlib import Path
+
+import torch
+
+WORDS = "a the of in and ship city team person red blue green one two three old young with without name mention sentence probe noel harrison powers".split()
+CLIP_SIZES = {"width": 16, "heads": 2, "layers": 2, "vocab_size": 49408}
+
+
+def bert(folder: Path, seed: int = 0, **config) -> Path:
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), *"0123456789.,-()'", *WORDS[1:]]
+    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)) + "\n")
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), do_lower_case=True)
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64, **config}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).eval().save_pretrained(folder)
+    return folder
+
+
+def open_clip_model(folder: Path, seed: int = 0) -> Path:
+    import open_clip
+    from safetensors.torch import save_file
+
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16},
+        "text_cfg": {"context_length": 32, **CLIP_SIZES},
+    }
+    model = open_clip.CLIP(**config)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    preprocess = {"size": [32, 32], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic", "resize_mode": "shortest"}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    return folder
+
+
+def hf_clip(folder: Path, seed: int = 0) -> Path:
+    from transformers import CLIPConfig, CLIPModel
+
+    bert(folder)
+    torch.manual_seed(seed)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).unlink()
+    size = len((folder / "vocab.txt").read_text().split())
+    common = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config={**common, "vocab_size": size, "max_position_embeddings": 32, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0},
+        vision_config={**common, "image_size": 32, "patch_size": 8},
+        projection_dim=24,
+    )
+    CLIPModel(config).eval().save_pretrained(folder)
+    processor = {"crop_size": {"height": 32, "width": 32}, "do_center_crop": True, "size": {"shortest_edge": 32}, "resample": 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**processor, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
+    return folder
+
+
+def resnet(folder: Path, seed: int = 0, file: str = "model.safetensors") -> Path:
+    from safetensors.torch import save_file
+    from torchvision.models import ResNet
+    from torchvision.models.resnet import BasicBlock
+
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=7).state_dict()
+    if file.endswith(".pth"):
+        torch.save(state, folder / file)
+    else:
+        save_file(state, folder / file)
+    config = {"architecture": "ResNet", "kwargs": {"block": "BasicBlock", "layers": [1, 1, 1, 1], "num_classes": 7}, "preprocess": {"crop_size": 64}}
+    (folder / "torchvision.json").write_text(json.dumps(config))
+    return folder
+
+
+def hf_resnet(folder: Path, seed: int = 0) -> Path:
+    from transformers import ResNetConfig, ResNetModel
+
+    torch.manual_seed(seed)
+    ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic")).eval().save_pretrained(folder)
+    processor = {"size": {"shortest_edge": 56}, "crop_pct": 0.875, "resample": 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return folder
+
+
+def vit(folder: Path, seed: int = 0) -> Path:
+    from safetensors.torch import save_file
+    from torchvision.models import VisionTransformer
+
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    kwargs = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64, "num_classes": 5}
+    save_file(VisionTransformer(**kwargs).state_dict(), folder / "model.safetensors")
+    (folder / "torchvision.json").write_text(json.dumps({"architecture": "VisionTransformer", "kwargs": kwargs, "preprocess": {"crop_size": 32}}))
+    return folder
+
+
+def hf_vit(folder: Path, seed: int = 0) -> Path:
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(seed)
+    config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8)
+    ViTModel(config).eval().save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 32, "width": 32}, "resample": 2}))
+    return folder

@@ -1,0 +1,114 @@
+"""A small world of cached features for the tests of heads: every entity has a latent vector that its mentions share, with noise."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from cache.identity import Output, content_key
+from cache.shard import Status
+from cache.store import Store
+from heads.base import Ragged, Rows
+from heads.config.base import HeadConfig
+
+TEXT = [Output("tokens", (24,), ragged=True), Output("pooled", (16,))]
+IMAGE = [Output("tokens", (5, 20)), Output("pooled", (12,))]
+FEATURES = {"text_tokens": TEXT, "image_patches": IMAGE}
+
+
+def head_shapes(config: HeadConfig, text_only: bool = False) -> dict[str, tuple[int, ...]]:
+    """The shapes of what a head asks for, of the features here (those of text alone)."""
+    available = ["text_tokens"] if text_only else list(FEATURES)
+    wanted = {(want["role"], want["feature"], output) for want in config.wants(available) for output in want["outputs"]}
+    return {f"{role}.{output.name}": output.shape for role, feature, name in sorted(wanted) for output in FEATURES[feature] if output.name == name}
+
+
+def head_rows(shapes: Mapping[str, tuple[int, ...]], n: int, seed: int, missing: float = 0.3, lengths: tuple[int, int] = (1, 9)) -> Rows:
+    """n rows of random features of these shapes. lengths: of texts, the upper end not included; other roles are absent with chance `missing`."""
+    random = torch.Generator().manual_seed(seed)
+    ragged = {"text.tokens"}
+    made = Rows()
+    for role in sorted({name.split(".")[0] for name in shapes}):
+        size = torch.randint(*lengths, (n,), generator=random)
+        made[f"{role}.ok"] = size > 0 if role == "text" else torch.rand(n, generator=random) >= missing
+        for name in (name for name in shapes if name.startswith(f"{role}.")):
+            if name in ragged:
+                made[name] = Ragged(torch.randn(int(size.sum()), *shapes[name], generator=random), size)
+            else:
+                made[name] = torch.randn(n, *shapes[name], generator=random) * made[f"{role}.ok"].view(-1, *[1] * len(shapes[name]))
+    return made
+
+
+def build_job(folder: Path, entities: int = 40, splits: tuple[int, int, int] = (96, 40, 40), images: bool = True, k: int = 10, seed: int = 0) -> dict[str, Any]:
+    """Stores, tables and candidate lists under `folder`, and the job that trains MIMIC on them into `folder / "run"`.
+
+    Odd ones among the mentions: the first of each split has a NIL gold, the second one outside the KB, every seventh list misses its gold.
+    """
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    latent = random.normal(size=(entities, 12)).astype(np.float32)
+    mixers = {output: random.normal(size=(12, width)).astype(np.float32) for output, width in (("tt", 24), ("tp", 16), ("it", 20), ("ip", 12))}
+    n = sum(splits)
+    gold = random.integers(0, entities, n)
+    split = np.repeat(["train", "dev", "test"], splits)
+    starts = np.cumsum([0, *splits[:-1]])
+    gold[starts], gold[starts + 1] = -1, -2
+    sides = {"mention": latent[np.maximum(gold, 0)] + 0.3 * random.normal(size=(n, 12)), "entity": latent}
+    inputs = []
+    image_ok = {}
+    for side, values in sides.items():
+        values = values.astype(np.float32)
+        lengths = random.integers(2, 9, len(values))
+        tokens = [(value + 0.5 * random.normal(size=(length, 12))).astype(np.float32) @ mixers["tt"] for value, length in zip(values, lengths, strict=True)]
+        inputs.append(_store(folder, side, "text", "text_tokens", TEXT, {"tokens": tokens, "pooled": values @ mixers["tp"]}, np.zeros(len(values), np.uint8)))
+        if images:
+            status = np.where(random.random(len(values)) < 0.25, Status.MISSING, Status.OK).astype(np.uint8)
+            image_ok[side] = status == Status.OK
+            states = (values[:, None] + 0.5 * random.normal(size=(len(values), 5, 12))).astype(np.float32) @ mixers["it"]
+            inputs.append(_store(folder, side, "image", "image_patches", IMAGE, {"tokens": states, "pooled": values @ mixers["ip"]}, status))
+    ids = np.array([f"Q{row}" for row in range(entities)])
+    gold_id = [None if row == -1 else "Q-elsewhere" if row == -2 else str(ids[row]) for row in gold]
+    train_golds = set(gold[split == "train"].tolist())
+    verdict = {side: np.where(image_ok.get(side, np.zeros(len(values), bool)), "ok", "none") for side, values in sides.items()}
+    mention_table = {
+        "id": [f"m{row}" for row in range(n)], "split": split, "sentence": ["a sentence"] * n, "gold": gold.astype(np.int32), "gold_id": gold_id,
+        "group": [None] * n, "image_status": verdict["mention"], "phrase_is_name": random.random(n) < 0.5,
+        "gold_in_train": [int(row) in train_golds for row in gold], "sentence_in_train": random.random(n) < 0.2, "ambiguous": random.random(n) < 0.2,
+    }
+    pq.write_table(pa.table(mention_table), folder / "mentions.parquet")
+    pq.write_table(pa.table({"id": ids, "image_status": verdict["entity"]}), folder / "entities.parquet")
+    lists = np.stack([random.permutation(entities)[:k] for _ in range(n)]).astype(np.int32)
+    for row in range(n):
+        if gold[row] >= 0 and row % 7:
+            lists[row, row % k] = gold[row]
+        elif gold[row] >= 0:
+            lists[row][lists[row] == gold[row]] = -1
+    np.savez(folder / "candidates.npz", ids=lists, scores=np.zeros(lists.shape, np.float32))
+    return {
+        "method": "mimic", "config": {"epochs": 3, "batch_size": 32, "lr": 0.003, "d_t": 8, "d_v": 8, "d_c": 8}, "seed": 1, "device": "cpu",
+        "precision": "auto", "threads": 1, "out": str(folder / "run"), "dataset": str(folder), "inputs": inputs, "candidates": str(folder / "candidates.npz"),
+        "train_fraction": 1.0,
+    }
+
+
+def _store(folder: Path, side: str, role: str, feature: str, outputs: list[Output], columns: dict[str, Any], status: np.ndarray) -> dict[str, Any]:
+    store = Store.create(folder / "cache", feature, {"outputs": [output.to_json() for output in outputs], "made by": "the tests of heads"})
+    n = len(status)
+    keys = np.frombuffer(b"".join(content_key(role, side, str(row)) for row in range(n)), np.uint8).reshape(n, 16).copy()
+    ok = status == Status.OK
+    stored: dict[str, Any] = {}
+    for output in outputs:
+        values = columns[output.name]
+        if output.ragged:
+            stored[output.name] = [row.astype(np.float16) for row in values]
+        else:
+            stored[output.name] = np.where(ok.reshape(-1, *[1] * len(output.shape)), values, 0).astype(np.float16)
+    store.add(keys, status, ["" if fine else "absent" for fine in ok], stored)
+    path = folder / f"{side}-{role}.npz"
+    np.savez(path, keys=keys, present=np.ones(n, bool))
+    view = {"text": {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}[side], "image": "image"}[role]
+    return {"side": side, "role": role, "feature": feature, "view": view, "store": str(store.folder), "keys": str(path)}

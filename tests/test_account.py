@@ -1,0 +1,174 @@
+"""Preparing a dataset: the tables, every count of the account, and the limit on bad pictures."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from cache.errors import UserError
+from pipeline.account import prepare, table
+from pipeline.images import image_key
+
+WIKIMEL = Path(__file__).parents[2] / "shared" / "data" / "wikimel"
+
+
+def picture(seed: int) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8)).save(sink, "JPEG")
+    return sink.getvalue()
+
+
+ENTITIES = [
+    {"id": "e0", "name": "Ann Lee", "attributes": "Sex: female.", "images": ["gone.jpg", "a.jpg"], "type": "person"},
+    {"id": "e1", "name": "ann lee", "images": ["cut.jpg", "gone.jpg"], "type": "person"},
+    {"id": "e2", "name": "Bob", "images": ["b.jpg"], "type": "ship"},
+    {"id": "e3", "name": "Cid"},
+]
+MENTIONS = [
+    {"id": "m0", "sentence": "Ann Lee sings.", "mention": "Ann Lee", "gold": "e0", "split": "train", "image": "a.jpg", "group": "easy"},
+    {"id": "m1", "sentence": "ANN LEE sings.", "mention": "Ann Lee", "gold": "e1", "split": "train", "image": "copy.jpg", "group": "hard"},
+    {"id": "m2", "sentence": "Bob sank.", "mention": "Bob", "gold": None, "split": "train", "image": "a.jpg"},
+    {"id": "m3", "sentence": "Bob sank.", "mention": "Bob", "gold": "e2", "split": "dev", "image": "cut.jpg"},
+    {"id": "m4", "sentence": "Ann Lee sings.", "mention": "Ann Lee", "gold": "e0", "split": "test", "image": "text.jpg"},
+    {"id": "m5", "sentence": "Who?", "mention": "Dan", "gold": "elsewhere", "split": "test", "image": "gone.jpg"},
+    {"id": "m6", "sentence": "A cid.", "mention": "Cid", "gold": "e3", "split": "test", "image": "big.png"},
+    {"id": "m7", "sentence": "Bob sank.", "mention": "Bob", "gold": "e2", "split": "test"},
+]
+
+
+@pytest.fixture
+def job(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, content in (("a", picture(1)), ("copy", picture(1)), ("b", picture(2)), ("cut", picture(3)[:-200]), ("text", b"no picture")):
+        (data / f"{name}.jpg").write_bytes(content)
+    Image.new("1", (300, 200)).save(data / "big.png")
+    for name, records in (("entities", ENTITIES), ("mentions", MENTIONS)):
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    limits = {"max_pixels": 59_999, "max_bytes": 10_000_000}
+    return {"name": "toy", "data_dir": str(data), "out": str(tmp_path / "out"), "memo": str(tmp_path / "memo"), "limits": limits, "max_bad_images": 0.8}
+
+
+def columns(job: dict, name: str) -> dict[str, list]:
+    return pq.read_table(Path(job["out"]) / f"{name}.parquet").to_pydict()
+
+
+def test_mentions_table(job):
+    prepare(job)
+    found = columns(job, "mentions")
+    assert found["id"] == [f"m{number}" for number in range(8)]
+    assert found["gold"] == [0, 1, -1, 2, 0, -2, 3, 2]
+    assert found["gold_id"] == ["e0", "e1", None, "e2", "e0", "elsewhere", "e3", "e2"]
+    assert list(zip(found["start"], found["end"])) == [(0, 7), (0, 7), (0, 3), (0, 3), (0, 7), (-1, -1), (2, 5), (0, 3)]
+    assert found["image"] == ["a.jpg", "copy.jpg", "a.jpg", "cut.jpg", "text.jpg", "gone.jpg", "big.png", None]
+    assert found["image_status"] == ["ok", "ok", "ok", "broken", "broken", "missing", "too_large", "none"]
+    assert found["image_cause"] == [None, None, None, "truncated", "not an image", "no such file", "too many pixels", None]
+    assert found["image_key"][0] == found["image_key"][1] == image_key(picture(1))
+    assert found["image_key"][4] == image_key(b"no picture") and found["image_key"][5] is found["image_key"][7] is None
+    assert found["phrase_is_name"] == [True, True, False, True, True, False, True, True]
+    assert found["gold_in_train"] == [True, True, False, False, True, False, False, False]
+    assert found["sentence_in_train"] == [True, True, True, True, True, False, False, True]
+    assert found["ambiguous"] == [True, True, True, True, True, False, False, True]
+    assert found["group"][:3] == ["easy", "hard", None]
+
+
+def test_entities_table_takes_the_first_usable_picture(job):
+    prepare(job)
+    found = columns(job, "entities")
+    assert found["id"] == ["e0", "e1", "e2", "e3"]
+    assert found["images"] == [["gone.jpg", "a.jpg"], ["cut.jpg", "gone.jpg"], ["b.jpg"], []]
+    assert found["image"] == ["a.jpg", None, "b.jpg", None]
+    assert found["image_status"] == ["ok", "broken", "ok", "none"]
+    assert found["image_key"] == [image_key(picture(1)), None, image_key(picture(2)), None]
+    assert found["train_count"] == [1, 1, 0, 0]
+
+
+def test_account_counts(job):
+    account = prepare(job)
+    assert json.loads((Path(job["out"]) / "account.json").read_text()) == {key: value for key, value in account.items() if key not in ("mention_images", "entity_images")}
+    assert account["mention_images"] == account["entity_images"] == job["data_dir"]
+    test, everything, kb = account["splits"]["test"], account["splits"]["all"], account["entities"]
+    expected = {
+        "mentions": 4, "nil": 0, "outside_kb": 1, "golds": 3, "gold_unseen": 2, "sentences": 4, "sentence_in_train": 2, "phrase_is_name": 3, "ambiguous": 2,
+        "span_literal": 2, "span_loose": 1, "span_missing": 1,
+    }
+    assert {name: test[name] for name in expected} == expected
+    assert test["images"] == {
+        "listed": 3, "ok": 0, "missing": 1, "broken": 1, "too_large": 1, "reused": 0, "broken_by_cause": {"not an image": 1},
+        "too_large_by_cause": {"too many pixels": 1},
+    }
+    assert account["splits"]["train"]["images"]["reused"] == 2
+    assert (everything["mentions"], everything["nil"], everything["images"]["listed"]) == (8, 1, 7)
+    assert everything["sentence_in_train"] == 3  # of dev and test
+    assert (kb["entities"], kb["sharing_a_name"], kb["without_attributes"], kb["with_usable_image"], kb["types"]) == (4, 2, 3, 2, {"none": 1, "person": 2, "ship": 1})
+    assert kb["images"]["listed"] == 5 and kb["images"]["missing"] == 2 and kb["images"]["broken_by_cause"] == {"truncated": 1}
+    assert account["groups"] == {"easy": 1, "hard": 1}
+
+
+def test_printed_account_is_aligned_and_names_every_count(job):
+    account = prepare(job)
+    text = (Path(job["out"]) / "account.txt").read_text()
+    assert text == table(account)
+    first = text.split("\n\n")[1].splitlines()
+    assert len({len(line) for line in first}) == 1
+    for wanted in ("sentence also in training", "gold unseen in training", "gold outside the KB", "truncated", "not an image", "reused", "phrase ambiguous", "phrase not found"):
+        assert wanted in text
+
+
+def test_the_same_data_gives_the_same_bytes(job, tmp_path):
+    def digests(out: Path) -> dict[str, str]:
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.iterdir())}
+
+    prepare(job)
+    prepare(job | {"out": str(tmp_path / "again"), "memo": None, "workers": 1})
+    assert digests(tmp_path / "out") == digests(tmp_path / "again")
+    assert len(digests(tmp_path / "out")) == 4
+
+
+def test_too_many_bad_pictures_stop_with_counts_and_the_option_and_nothing_written(job):
+    with pytest.raises(UserError) as caught:
+        prepare(job | {"max_bad_images": 0.2})
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ("58.3% of the listed images", "at most 20.0%", "4 of 7 mention images", "3 of 5 entity images", "2 broken", "1 too large", "--max-bad-images", "--mention-images"):
+        assert part in message
+    assert not Path(job["out"]).exists()
+
+
+def test_exactly_the_limit_is_allowed(job):
+    prepare(job | {"max_bad_images": 7 / 12})
+    with pytest.raises(UserError):
+        prepare(job | {"max_bad_images": 6.9 / 12})
+
+
+def test_a_missing_image_folder_is_named(job):
+    with pytest.raises(UserError, match="nowhere.*does not exist"):
+        prepare(job | {"options": {"mention_images": "nowhere"}, "max_bad_images": 0.2})
+
+
+def test_a_replaced_picture_changes_its_key(job):
+    prepare(job)
+    (Path(job["data_dir"]) / "b.jpg").write_bytes(picture(9))
+    prepare(job)
+    assert columns(job, "entities")["image_key"][2] == image_key(picture(9))
+
+
+@pytest.fixture(scope="module")
+def wikimel(tmp_path_factory):
+    if not WIKIMEL.is_dir():
+        pytest.skip("the real data under ../shared is not there")
+    out = tmp_path_factory.mktemp("wikimel")
+    return prepare({"name": "wikimel", "data_dir": str(WIKIMEL), "out": str(out)})
+
+
+def test_wikimel_account(wikimel):
+    test, everything = wikimel["splits"]["test"], wikimel["splits"]["all"]
+    assert test["mentions"] == 5_169 and test["sentence_in_train"] == 1_061
+    assert [wikimel["splits"][split]["images"]["ok"] for split in ("train", "dev", "test")] == [1_617, 234, 457]
+    assert everything["images"]["listed"] == 2_308 and everything["nil"] == everything["outside_kb"] == 0
+    assert wikimel["entities"]["entities"] == 18_880 and wikimel["entities"]["with_usable_image"] == 1_748

@@ -1,0 +1,447 @@
+"""Reading the two layouts: what is kept, what is dropped, and a one-line error with place and remedy for everything malformed."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cache.errors import UserError
+from pipeline.datasets import LayoutOptions, formats, layout, load
+from pipeline.fingerprint import fingerprint
+
+WIKIMEL = Path(__file__).parents[2] / "shared" / "data" / "wikimel"
+
+
+def mention(number: int, **changes) -> dict:
+    record = {"id": f"m{number}", "sentence": f"Ann and Bob met {number} times.", "mentions": "Bob", "entities": "Robert Gold", "answer": "Q2", "imgPath": ""}
+    return record | changes
+
+
+def entity(number: int, **changes) -> dict:
+    return {"id": number, "qid": f"Q{number + 1}", "type": "entity", "entity_name": f"Name {number}", "attr": "Sex: male.", "image_list": []} | changes
+
+
+class Mimic:
+    """A release in a folder, changed file by file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.kb = [entity(number) for number in range(4)]
+        self.splits = {split: [mention(10 * place + number) for number in range(2)] for place, split in enumerate(("train", "dev", "test"))}
+        self.rows = None
+        for name in ("kb_image", "mention_image"):
+            (folder / name).mkdir()
+
+    def write(self) -> Path:
+        rows = {e["qid"]: e["id"] for e in self.kb} if self.rows is None else self.rows
+        files = {"kb_entity.json": self.kb, "qid2id.json": rows, **{f"TOY_{split}.json": records for split, records in self.splits.items()}}
+        for name, content in files.items():
+            (self.folder / name).write_text(json.dumps(content))
+        return self.folder
+
+    def load(self, **options):
+        return load("toy", self.write(), options=LayoutOptions(**options))
+
+    def error(self, **options) -> str:
+        return refused(lambda: self.load(**options))
+
+
+class Lines:
+    """A `jsonl` dataset in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.mentions = [{"id": "m1", "sentence": "Ann met Bob.", "mention": "Bob", "gold": "e1", "split": "train"}]
+        self.entities = [{"id": "e1", "name": "Robert"}]
+
+    def write(self) -> Path:
+        for name in ("mentions", "entities"):
+            lines = [line if isinstance(line, str) else json.dumps(line) for line in getattr(self, name)]
+            (self.folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+        return self.folder
+
+    def load(self, **options):
+        return load("toy", self.write(), options=LayoutOptions(**options))
+
+    def error(self, **options) -> str:
+        return refused(lambda: self.load(**options))
+
+
+def refused(call) -> str:
+    with pytest.raises(UserError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def mimic(tmp_path):
+    return Mimic(tmp_path)
+
+
+@pytest.fixture
+def lines(tmp_path):
+    return Lines(tmp_path)
+
+
+def test_mimic_records_become_mentions_and_entities(mimic):
+    mimic.kb[3] |= {"image_list": ["Q4_0.jpg", "Q4_1.jpg"], "type": "person", "desc": "A man."}
+    mimic.splits["dev"][0] |= {"mentions": "Ann", "answer": "Q4", "imgPath": "x.jpg"}
+    dataset = mimic.load()
+    first = dataset.mentions[2]
+    assert (first.id, first.split, first.phrase, first.span, first.gold, first.image) == ("m10", "dev", "Ann", (0, 3), "Q4", "x.jpg")
+    assert [m.split for m in dataset.mentions] == ["train"] * 2 + ["dev"] * 2 + ["test"] * 2
+    last = dataset.entities[3]
+    assert (last.id, last.name, last.attributes, last.description, last.images, last.type) == ("Q4", "Name 3", "Sex: male.", "A man.", ("Q4_0.jpg", "Q4_1.jpg"), "person")
+    assert dataset.entities[0].type is None  # "entity" says nothing
+
+
+def test_entities_stand_in_the_order_of_their_row_ids(mimic):
+    mimic.kb.reverse()
+    assert [e.id for e in mimic.load().entities] == ["Q1", "Q2", "Q3", "Q4"]
+
+
+def test_the_golds_name_in_the_mention_record_changes_nothing(mimic):
+    before = mimic.load()
+    for records in mimic.splits.values():
+        for number, record in enumerate(records):
+            record["entities"] = f"scrambled {number}"
+    after = mimic.load()
+    assert after.mentions == before.mentions and after.entities == before.entities
+    for records in mimic.splits.values():
+        for record in records:
+            del record["entities"]
+    assert mimic.load().mentions == before.mentions
+    assert not any("Robert Gold" in repr(m) for m in before.mentions)
+
+
+@pytest.mark.parametrize("answer", ["nil", "NIL", "", None])
+def test_nil_is_kept_as_no_gold(mimic, answer):
+    mimic.splits["test"][0]["answer"] = answer
+    mimic.rows = {e["qid"]: e["id"] for e in mimic.kb} | {"nil": -1}
+    assert mimic.load().mentions[4].gold is None
+
+
+def test_a_gold_outside_the_kb_is_kept(mimic):
+    mimic.splits["test"][0]["answer"] = "Q999"
+    assert mimic.load().mentions[4].gold == "Q999"
+
+
+def test_percent_encoded_names_are_read(mimic):
+    mimic.kb[0]["entity_name"] = "Beyonc%C3%A9"
+    mimic.splits["train"][0] |= {"sentence": "Beyoncé sings 100%", "mentions": "Beyonc%C3%A9"}
+    mimic.splits["train"][1]["mentions"] = "100%25 %ff"
+    dataset = mimic.load()
+    assert dataset.entities[0].name == "Beyoncé" and dataset.mentions[0].phrase == "Beyoncé" and dataset.mentions[0].span == (0, 7)
+    assert dataset.mentions[1].phrase == "100%25 %ff"  # no UTF-8 behind it: left alone
+
+
+def test_several_mentions_in_one_record(mimic):
+    mimic.splits["train"][0] |= {"mentions": ["Ann", "Bob"], "answer": ["Q1", "nil"]}
+    mimic.splits["train"][1] |= {"mentions": ["Bob"], "answer": "Q2"}
+    found = mimic.load().mentions
+    assert [(m.id, m.phrase, m.gold) for m in found[:3]] == [("m0.0", "Ann", "Q1"), ("m0.1", "Bob", None), ("m1", "Bob", "Q2")]
+    mimic.splits["train"][0]["answer"] = ["Q1"]
+    assert "2 mentions and 1 answers" in mimic.error()
+
+
+@pytest.mark.parametrize(
+    ("listed", "there", "expected"),
+    [
+        ("a.jpg", "a.jpg", "a.jpg"),
+        ("a.png", "a.jpg", "a.jpg"),  # converted by the release, the record not
+        ("a.jpg", "a.JPG", "a.JPG"),
+        ("a.jpg", "a.jpeg", "a.jpeg"),
+        ("a.b.png", "a.b.jpg", "a.b.jpg"),
+        ("a.svg.png", "a.jpg", "a.jpg"),
+        ("https://upload.wikimedia.org/x/y/a%2Cb.jpg", "a,b.jpg", "a,b.jpg"),
+        ("wikinews/a.jpg", "a.jpg", "a.jpg"),
+        ("a.jpg", "b.jpg", "a.jpg"),  # missing: kept, and counted later
+    ],
+)
+def test_a_listed_picture_is_found_under_the_name_the_release_gave_it(mimic, listed, there, expected):
+    (mimic.folder / "mention_image" / there).write_bytes(b"x")
+    mimic.splits["train"][0]["imgPath"] = listed
+    assert mimic.load().mentions[0].image == expected
+
+
+def test_image_folders_by_either_name_or_by_option(mimic):
+    assert mimic.load().mention_images.name == "mention_image"
+    (mimic.folder / "mention_image").rename(mimic.folder / "mention_images")
+    assert mimic.load().mention_images.name == "mention_images"
+    (mimic.folder / "photos").mkdir()
+    (mimic.folder / "photos" / "a.JPG").write_bytes(b"x")
+    mimic.splits["train"][0]["imgPath"] = "a.jpg"
+    dataset = mimic.load(mention_images="photos", entity_images="portraits")
+    assert (dataset.mention_images.name, dataset.entity_images.name, dataset.mentions[0].image) == ("photos", "portraits", "a.JPG")
+
+
+@pytest.mark.parametrize("path", ["../secret.jpg", "/etc/passwd", "a/../../b.jpg", "a\\b.jpg", "a\0b.jpg", "link.jpg", "out/b.jpg", "sub/"])
+@pytest.mark.parametrize("kind", ["mimic", "jsonl"])
+def test_images_that_leave_the_folder_are_refused(tmp_path, kind, path):
+    root = tmp_path / "data"
+    root.mkdir()
+    (tmp_path / "secret.jpg").write_bytes(b"x")
+    data = Mimic(root) if kind == "mimic" else Lines(root)
+    images = root / "mention_image" if kind == "mimic" else root
+    (images / "link.jpg").symlink_to(tmp_path / "secret.jpg")
+    (images / "out").symlink_to(tmp_path)
+    if kind == "mimic":
+        data.splits["train"][1]["imgPath"] = path
+        assert "TOY_train.json: record 2 ('m1')" in data.error()
+    else:
+        data.mentions[0]["image"] = path
+        assert "mentions.jsonl:1" in data.error()
+
+
+def test_a_picture_under_another_extension_may_not_lead_out_either(mimic, tmp_path_factory):
+    (mimic.folder / "mention_image" / "a.jpg").symlink_to(tmp_path_factory.mktemp("outside") / "b.jpg")
+    mimic.splits["train"][0]["imgPath"] = "a.png"
+    assert "record 1 ('m0')" in mimic.error()
+
+
+def test_a_link_inside_the_folder_is_allowed(mimic):
+    (mimic.folder / "mention_image" / "a.jpg").write_bytes(b"x")
+    (mimic.folder / "mention_image" / "b.jpg").symlink_to("a.jpg")
+    mimic.splits["train"][0]["imgPath"] = "b.jpg"
+    assert mimic.load().mentions[0].image == "b.jpg"
+
+
+ABSENT = object()
+
+
+def change(record_of, **fields):
+    """Sets fields of one record, or takes them out."""
+
+    def apply(data) -> None:
+        record = record_of(data)
+        record.update(fields)
+        for name in [name for name, value in fields.items() if value is ABSENT]:
+            del record[name]
+
+    return apply
+
+
+def train(data):
+    return data.splits["train"][1]
+
+
+def kb(data):
+    return data.kb[2]
+
+
+MIMIC_ERRORS = {
+    "unknown field": (change(train, sentense="x"), ["TOY_train.json: record 2 ('m1')", "'sentense'", "did you mean 'sentence'", "--ignore-fields sentense"]),
+    "missing field": (change(train, sentence=ABSENT), ["TOY_train.json: record 2", "'sentence' is missing"]),
+    "empty phrase": (change(train, mentions="  "), ["TOY_train.json: record 2 ('m1')", "'mentions' is empty"]),
+    "phrase is a number": (change(train, mentions=7), ["TOY_train.json: record 2", "int 7", "expected a string"]),
+    "half a character": (change(train, sentence="a\ud800"), ["record 2", "surrogate"]),
+    "duplicate mention": (change(train, id="m0"), ["record 2", "'m0' was already given at", "record 1"]),
+    "duplicate entity": (change(kb, qid="Q1"), ["kb_entity.json: record 3 ('Q1')", "already given"]),
+    "duplicate row id": (lambda data: (kb(data).update(id=1), setattr(data, "rows", {"Q1": 0, "Q2": 1, "Q3": 1, "Q4": 3})), ["record 3", "entity id 1", "already given"]),
+    "row id is text": (change(kb, id="2"), ["record 3", "'2'", "integer row id"]),
+    "empty name": (change(kb, entity_name=""), ["kb_entity.json: record 3", "'entity_name' is empty"]),
+    "images are text": (change(kb, image_list="a.jpg"), ["record 3", "'image_list'", "list of file names"]),
+    "other row in qid2id": (lambda data: setattr(data, "rows", {"Q1": 0, "Q2": 1, "Q3": 3, "Q4": 2}), ["record 3 ('Q3')", "has id 2 here and 3 in", "qid2id.json"]),
+    "missing in qid2id": (lambda data: setattr(data, "rows", {"Q1": 0, "Q2": 1, "Q4": 3}), ["record 3 ('Q3')", "none in", "qid2id.json"]),
+    "missing in the KB": (lambda data: data.kb.pop() and setattr(data, "rows", {"Q1": 0, "Q2": 1, "Q3": 2, "Q4": 3}), ["qid2id.json: Q4 has id 3 here", "no record in"]),
+    "record is a list": (lambda data: data.splits["dev"].append([]), ["TOY_dev.json: record 3", "list", "expected an object"]),
+    "empty split": (lambda data: data.splits["dev"].clear(), ["TOY_dev.json", "empty list"]),
+    "split is an object": (lambda data: data.splits.update(dev={"a": 1}), ["TOY_dev.json", "dict", "expected a list"]),
+}
+
+
+@pytest.mark.parametrize("fault", MIMIC_ERRORS)
+def test_mimic_faults_name_file_record_and_remedy(mimic, fault):
+    break_it, parts = MIMIC_ERRORS[fault]
+    break_it(mimic)
+    message = mimic.error()
+    assert str(mimic.folder) in message
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("name", ["qid2id.json", "kb_entity.json", "TOY_dev.json"])
+def test_mimic_missing_and_malformed_files_are_named_with_position(mimic, name):
+    path = mimic.write() / name
+    text = path.read_text()
+    path.write_text("\n" + text[:-3])
+    assert f"{path}:2:" in refused(lambda: load("toy", mimic.folder))
+    path.write_bytes(text.encode()[:30] + b"\xff\xfe")
+    assert f"{path}: not UTF-8 at byte 30" in refused(lambda: load("toy", mimic.folder))
+    path.unlink()
+    message = refused(lambda: load("toy", mimic.folder, "mimic"))
+    assert "TOY_dev.json" not in name or "_dev.json" in message
+    assert str(mimic.folder) in message
+
+
+def test_two_files_for_one_split_are_not_mixed(mimic):
+    mimic.write()
+    (mimic.folder / "OTHER_train.json").write_text("[]")
+    assert "OTHER_train.json and TOY_train.json" in refused(lambda: load("toy", mimic.folder))
+
+
+def test_repeated_ids_can_be_numbered_and_extra_fields_allowed(mimic):
+    mimic.splits["train"][1] |= {"id": "m0", "caption": "x"}
+    mimic.splits["dev"][0]["id"] = "m0"
+    assert [m.id for m in mimic.load(repeated_ids="number", ignore_fields="caption, topics").mentions[:3]] == ["m0", "m0#2", "m0#3"]
+    assert "--repeated-ids" in refused(lambda: LayoutOptions(repeated_ids="maybe"))
+
+
+def test_jsonl_records_as_documented(lines):
+    lines.entities = [
+        {"id": 7, "name": "Robert", "attributes": {"Sex": "male", "Occupation": ["actor", "singer"], "Born": 1950}, "images": "pics/a.jpg", "type": "person"},
+        {"id": "e1", "name": "Rob", "attributes": "Plays.", "description": "A man.", "images": ["b.jpg", "./c.jpg"]},
+    ]
+    lines.mentions = [
+        {"id": 1, "sentence": "Bob met Bob.", "mention": "Bob", "start": 8, "end": 11, "image": "pics/m.png", "gold": 7, "split": "train", "type": "person", "group": "easy"},
+        "",
+        {"id": 2, "sentence": "Bob met Bob.", "mention": "Bob", "gold": None, "split": "test"},
+        {"id": 3, "sentence": "Nobody.", "mention": "Bob", "gold": "elsewhere", "split": "dev"},
+    ]
+    dataset = lines.load()
+    first, nil, outside = dataset.mentions
+    assert (first.id, first.span, first.image, first.gold, first.type, first.group) == ("1", (8, 11), "pics/m.png", "7", "person", "easy")
+    assert (nil.gold, nil.span, nil.image) == (None, (0, 3), None)
+    assert (outside.gold, outside.span) == ("elsewhere", None)
+    assert (dataset.entities[0].id, dataset.entities[0].attributes) == ("7", "Sex: male. Occupation: actor, singer. Born: 1950.")
+    assert (dataset.entities[0].images, dataset.entities[1].images) == (("pics/a.jpg",), ("b.jpg", "c.jpg"))
+
+
+def test_a_byte_order_mark_is_no_fault(lines):
+    lines.write()
+    path = lines.folder / "mentions.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load("toy", lines.folder).mentions[0].id == "m1"
+
+
+def first(data):
+    return data.mentions[0]
+
+
+def only(data):
+    return data.entities[0]
+
+
+JSONL_ERRORS = {
+    "unknown field": (change(first, imag="x"), ["mentions.jsonl:1", "'imag'", "did you mean 'image'"]),
+    "unknown field of an entity": (change(only, atributes="x"), ["entities.jsonl:1", "did you mean 'attributes'"]),
+    "missing gold": (change(first, gold=ABSENT), ["mentions.jsonl:1", "'gold' is missing"]),
+    "unknown split": (change(first, split="tests"), ["mentions.jsonl:1", "'tests'", "did you mean 'test'", "train, dev, test"]),
+    "empty phrase": (change(first, mention=""), ["mentions.jsonl:1", "'mention' is empty"]),
+    "null id": (change(first, id=None), ["mentions.jsonl:1", "'id'"]),
+    "true id": (change(first, id=True), ["mentions.jsonl:1", "'id'", "bool"]),
+    "duplicate id": (lambda data: data.mentions.append(dict(data.mentions[0])), ["mentions.jsonl:2", "'m1' was already given at", "mentions.jsonl:1"]),
+    "duplicate entity": (lambda data: data.entities.append(dict(data.entities[0])), ["entities.jsonl:2", "'e1' was already given"]),
+    "span outside": (change(first, start=8, end=13), ["mentions.jsonl:1", "8..13", "12 characters"]),
+    "span backwards": (change(first, start=8, end=8), ["mentions.jsonl:1", "8..8"]),
+    "span without end": (change(first, start=8), ["mentions.jsonl:1", "None", "two integers"]),
+    "span elsewhere": (change(first, start=0, end=3), ["mentions.jsonl:1", "'Ann'", "'Bob'", "leave start and end out"]),
+    "images are numbers": (change(only, images=[1]), ["entities.jsonl:1", "'images'"]),
+    "attributes nested": (change(only, attributes={"a": {"b": 1}}), ["entities.jsonl:1", "'a'"]),
+    "attributes number": (change(only, attributes=5), ["entities.jsonl:1", "'attributes'", "int 5"]),
+    "no object": (lambda data: data.mentions.insert(0, "[1]"), ["mentions.jsonl:1", "list", "expected an object"]),
+    "malformed": (lambda data: data.mentions.append('{"id": "m2", oops}'), ["mentions.jsonl:2:14", "malformed JSON"]),
+    "nested deep": (lambda data: data.mentions.append("[" * 100_000), ["mentions.jsonl:2"]),
+    "no mention": (lambda data: data.mentions.clear(), ["mentions.jsonl", "no record"]),
+    "no entity": (lambda data: data.entities.clear(), ["entities.jsonl", "no record"]),
+}
+
+
+@pytest.mark.parametrize("fault", JSONL_ERRORS)
+def test_jsonl_faults_name_line_and_remedy(lines, fault):
+    break_it, parts = JSONL_ERRORS[fault]
+    break_it(lines)
+    message = lines.error()
+    for part in parts:
+        assert part in message
+
+
+def test_jsonl_not_utf8(lines):
+    lines.write()
+    with open(lines.folder / "mentions.jsonl", "ab") as handle:
+        handle.write(b'{"id": "\xff"}\n')
+    assert "mentions.jsonl: not UTF-8" in refused(lambda: load("toy", lines.folder))
+
+
+def test_the_layout_is_recognised_from_the_files(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / name).mkdir()
+    assert formats() == ["jsonl", "mimic"]
+    assert load("x", Mimic(tmp_path / "a").write()).format == "mimic"
+    assert load("x", Lines(tmp_path / "b").write()).format == "jsonl"
+    Mimic(tmp_path / "c").write(), Lines(tmp_path / "c").write()
+    both = refused(lambda: layout(tmp_path / "c"))
+    assert "jsonl and mimic" in both and "--format" in both
+    assert load("x", tmp_path / "c", "jsonl").format == "jsonl" and load("x", tmp_path / "c", "mimic").format == "mimic"
+    none = refused(lambda: layout(tmp_path / "d"))
+    assert "mentions.jsonl and entities.jsonl" in none and "kb_entity.json" in none
+    assert "did you mean 'mimic'" in refused(lambda: layout(tmp_path / "a", "mimi"))
+    assert "no such folder" in refused(lambda: layout(tmp_path / "nowhere"))
+    assert "entities.jsonl: No such file" in refused(lambda: load("x", tmp_path / "a", "jsonl"))
+
+
+def test_the_fingerprint_follows_texts_and_pictures_and_nothing_else(tmp_path):
+    memo = tmp_path / "memo.json"
+    for kind in ("mimic", "jsonl"):
+        root = tmp_path / kind
+        root.mkdir()
+        data = Mimic(root) if kind == "mimic" else Lines(root)
+        picture = root / ("mention_image/a.jpg" if kind == "mimic" else "a.jpg")
+        picture.write_bytes(b"one")
+        (data.splits["train"][0] if kind == "mimic" else data.mentions[0])["imgPath" if kind == "mimic" else "image"] = "a.jpg"
+        data.write()
+        first = fingerprint(root, memo=memo)
+        (root / "notes.txt").write_text("irrelevant")
+        assert fingerprint(root, memo=memo) == fingerprint(root) == first
+        moved = root.rename(tmp_path / f"{kind}-moved")
+        assert fingerprint(moved, memo=memo) == first
+        root = moved.rename(root)
+
+        stamp = picture.stat()
+        picture.write_bytes(b"two")
+        os.utime(picture, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
+        replaced = fingerprint(root, memo=memo)
+        os.utime(picture, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        assert replaced != first and fingerprint(root, memo=memo) == first
+        picture.unlink()
+        assert fingerprint(root, memo=memo) not in (first, replaced)
+        picture.write_bytes(b"one")
+        os.utime(picture, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+        text = root / ("kb_entity.json" if kind == "mimic" else "entities.jsonl")
+        text.write_text(text.read_text().replace("Name 0", "Name X").replace("Robert", "Rupert"))
+        assert fingerprint(root, memo=memo) != first
+    assert "unknown layout option 'mention_image'" in refused(lambda: fingerprint(root, options={"mention_image": "x"}))
+
+
+def test_the_fingerprint_trusts_size_and_mtime_of_a_text_until_rescan(lines, tmp_path):
+    memo, path = tmp_path / "memo.json", lines.write() / "entities.jsonl"
+    first, stamp = fingerprint(lines.folder, memo=memo), path.stat().st_mtime_ns
+    path.write_text(path.read_text().replace("Robert", "Rupert"))
+    os.utime(path, ns=(stamp, stamp))
+    assert fingerprint(lines.folder, memo=memo) == first
+    assert fingerprint(lines.folder, memo=memo, rescan=True) == fingerprint(lines.folder) != first
+
+
+@pytest.fixture(scope="module")
+def wikimel():
+    if not WIKIMEL.is_dir():
+        pytest.skip("the real data under ../shared is not there")
+    return load("wikimel", WIKIMEL)
+
+
+def test_wikimel_is_read_whole(wikimel):
+    assert [sum(m.split == split for m in wikimel.mentions) for split in ("train", "dev", "test")] == [18_092, 2_585, 5_169]
+    assert (len(wikimel.entities), wikimel.format) == (18_880, "mimic")
+    assert sum(m.image is not None for m in wikimel.mentions) == 2_308
+    assert len({m.id for m in wikimel.mentions}) == 25_846
+
+
+def test_wikimel_phrases_that_do_not_stand_literally_are_found_all_but_six(wikimel):
+    train = [m for m in wikimel.mentions if m.split == "train"]
+    assert sum(m.phrase not in m.sentence for m in train) == 528
+    assert sum(m.span is None for m in wikimel.mentions) == 6
+    assert all(m.span is None or 0 <= m.span[0] < m.span[1] <= len(m.sentence) for m in wikimel.mentions)

@@ -1,0 +1,200 @@
+"""The demo world: what its five regimes promise holds by construction, and the same seed gives the same bytes."""
+
+import hashlib
+import io
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cache.errors import UserError
+from pipeline.demo.drawing import draw
+from pipeline.demo.folder import whole_folder
+from pipeline.demo.looks import KINDS, attributes
+from pipeline.demo.mentions import REGIMES, DemoMention
+from pipeline.demo.population import DemoEntity
+from pipeline.demo.world import World, build_world, main, make_world
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return make_world(seed=0, n_entities=400, n_mentions=2500)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "small"
+    build_world(folder, seed=3, n_entities=60, n_mentions=250)
+    return folder
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def digest(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return hashlib.sha256(b"".join(str(path.relative_to(folder)).encode() + path.read_bytes() for path in files)).hexdigest()
+
+
+def rivals(world: World, mention: DemoMention) -> tuple[DemoEntity, list[DemoEntity]]:
+    gold = next(entity for entity in world.entities if entity.id == mention.gold)
+    return gold, [entity for entity in world.entities if entity.cluster == gold.cluster and entity is not gold]
+
+
+def of_regime(world: World, regime: str) -> list[DemoMention]:
+    return [mention for mention in world.mentions if mention.regime == regime]
+
+
+def fits(mention: DemoMention, gold: DemoEntity, rival: DemoEntity) -> bool:
+    """Whether the sentence is as true of the rival as of the gold."""
+    same_kind = mention.kind is None or rival.kind == gold.kind
+    return same_kind and all(rival.traits.get(slot) == value for slot, value in mention.stated.items())
+
+
+def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(small, tmp_path):
+    main({"out": tmp_path / "again", "seed": 3, "entities": 60, "mentions": 250})
+    main({"out": tmp_path / "other", "seed": 4, "entities": 60, "mentions": 250})
+    assert digest(tmp_path / "again") == digest(small)
+    assert digest(tmp_path / "other") != digest(small)
+
+
+def test_regimes_are_equally_many_in_every_split(world):
+    for split in ("train", "dev", "test"):
+        counts = Counter(mention.regime for mention in world.mentions if mention.split == split)
+        assert len({counts[regime] for regime in REGIMES}) == 1 and counts[REGIMES[0]] > 0
+    assert 0 < sum(mention.regime is None for mention in world.mentions) < 50
+
+
+def test_names_collide_within_and_across_kinds(world):
+    kinds_of: dict[str, list[str]] = {}
+    for entity in world.entities:
+        kinds_of.setdefault(entity.name, []).append(entity.kind)
+    assert len({entity.kind for entity in world.entities}) >= 6
+    assert sum(len(kinds) > len(set(kinds)) for kinds in kinds_of.values()) > 40
+    assert sum(len(set(kinds)) > 1 for kinds in kinds_of.values()) > 40
+
+
+def test_text_alone_cannot_decide_where_the_picture_does(world):
+    for mention in of_regime(world, "picture-decides"):
+        gold, others = rivals(world, mention)
+        assert all(fits(mention, gold, rival) for rival in others)
+        assert sum(rival.name == gold.name for rival in others) >= 2
+        assert mention.shown is gold and not any(gold.looks_like(rival) for rival in others)
+
+
+def test_only_both_decide_where_both_must(world):
+    for mention in of_regime(world, "both-decide"):
+        gold, others = rivals(world, mention)
+        by_text = [rival for rival in others if fits(mention, gold, rival)]
+        by_picture = [rival for rival in others if gold.looks_like(rival)]
+        assert mention.shown is gold
+        assert by_text and by_picture and not set(map(id, by_text)) & set(map(id, by_picture))
+
+
+@pytest.mark.parametrize("regime", ["text-decides", "picture-misleads", "picture-missing"])
+def test_text_decides_where_the_picture_does_not(world, regime):
+    for mention in of_regime(world, regime):
+        gold, others = rivals(world, mention)
+        assert not any(fits(mention, gold, rival) for rival in others)
+        if regime == "picture-misleads":
+            assert isinstance(mention.shown, DemoEntity) and not gold.looks_like(mention.shown)
+        if regime == "picture-missing":
+            assert mention.shown is None or mention.damage is not None
+
+
+def test_sentences_state_their_facts_and_no_others(world):
+    for mention in world.mentions:
+        if mention.gold is None or not mention.gold.startswith("Q1"):
+            continue
+        gold, _ = rivals(world, mention)
+        text = mention.sentence.casefold()
+        for slot, value in mention.stated.items():
+            phrase = KINDS[gold.kind].phrase(slot, value) if mention.kind else value
+            assert phrase.casefold() in text, (mention, slot)
+        for slot in ("decade", "fame", "region"):
+            if slot not in mention.stated:
+                assert KINDS[gold.kind].phrase(slot, gold.traits[slot]).casefold() not in text, (mention, slot)
+
+
+def test_pictures_of_rivals_differ_by_more_than_chance(world):
+    """Both drawn with the same random numbers: same place, background and noise, so that what is left is the look."""
+    for mention in of_regime(world, "picture-decides")[:60]:
+        gold, others = rivals(world, mention)
+        for rival in others:
+            one, other = (np.asarray(draw(entity.kind, entity.traits, random.Random(0), 64), dtype=np.int16) for entity in (gold, rival))
+            changed = np.abs(one - other).max(axis=-1) > 40
+            assert changed.mean() > 0.02, (gold, rival)
+
+
+def test_offsets_point_at_the_phrase_and_some_are_left_out(small):
+    records = lines(small / "mentions.jsonl")
+    given = [record for record in records if "start" in record]
+    assert given and len(given) < len(records)
+    assert all(record["sentence"][record["start"] : record["end"]] == record["mention"] for record in given)
+
+
+def test_golds_are_partly_unseen_in_train_and_partly_outside_the_kb(world):
+    trained = {mention.gold for mention in world.mentions if mention.split == "train"}
+    tested = [mention.gold for mention in world.mentions if mention.split == "test" and mention.regime]
+    assert 0.1 < np.mean([gold not in trained for gold in tested]) < 0.4
+    known = {entity.id for entity in world.entities}
+    assert any(mention.gold is None for mention in world.mentions)
+    assert any(mention.gold is not None and mention.gold not in known for mention in world.mentions)
+
+
+def test_files_match_what_the_records_list_up_to_the_damage(small):
+    entities, mentions = lines(small / "entities.jsonl"), lines(small / "mentions.jsonl")
+    listed = {path for entity in entities for path in entity["images"]} | {mention["image"] for mention in mentions if "image" in mention}
+    there = {str(path.relative_to(small)) for path in (small / "images").rglob("*") if path.is_file()}
+    verdicts: Counter[str] = Counter("absent" for _ in listed - there)
+    for name in there:
+        try:
+            image = Image.open(io.BytesIO((small / name).read_bytes()))
+            image.load()
+            verdicts[image.format] += 1
+        except OSError as error:
+            verdicts["truncated" if "truncated" in str(error) else "not a picture"] += 1
+    assert there <= listed
+    assert set(verdicts) == {"absent", "truncated", "not a picture", "JPEG", "PNG"}
+    assert sum(verdicts[cause] for cause in ("absent", "truncated", "not a picture")) < 0.15 * len(listed)
+    assert any(not entity["images"] for entity in entities)
+
+
+def test_every_value_of_every_slot_can_be_drawn():
+    for kind, shape in KINDS.items():
+        traits = shape.draw_traits(random.Random(0))
+        plain = np.asarray(draw(kind, traits, random.Random(1), 64), dtype=np.int16)
+        for slot, visible in shape.visible.items():
+            for value in visible.values():
+                changed = np.asarray(draw(kind, traits | {slot: value}, random.Random(1), 64), dtype=np.int16)
+                assert changed.shape == (64, 64, 3)
+                assert value == traits[slot] or np.abs(changed - plain).max() > 20, (kind, slot, value)
+
+
+def test_attribute_text_names_what_pictures_show(world):
+    entity = next(entity for entity in world.entities if entity.kind == "ship")
+    text = attributes(entity.kind, entity.traits)
+    assert f"{entity.traits['hull']} hull" in text and entity.traits["fame"] in text
+
+
+def test_a_failed_build_leaves_the_old_folder_and_nothing_else(tmp_path):
+    folder = tmp_path / "made"
+    with whole_folder(folder) as place:
+        (place / "old").write_text("old")
+    with pytest.raises(RuntimeError), whole_folder(folder) as place:
+        (place / "new").write_text("half")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.rglob("*")] == ["made", "old"]
+    with whole_folder(folder) as place:
+        (place / "new").write_text("new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["made", "new"]
+
+
+def test_a_world_too_small_for_its_regimes_is_refused():
+    with pytest.raises(UserError, match="more entities"):
+        make_world(seed=0, n_entities=2, n_mentions=100)

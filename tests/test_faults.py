@@ -1,0 +1,212 @@
+"""Killed, starved of space, crowded: extraction afterwards holds the same rows, byte for byte."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_world
+
+from cache.errors import PassingError, UserError
+from cache.shard import Shard
+from cache.store import Store
+from pipeline import extract
+from pipeline.account import prepare
+
+ROOT = Path(__file__).resolve().parents[1]
+FAULTS = ["before-write", "mid-write", "before-link", "after-link", "mid-write:3", "after-link:4"]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """An extraction job over four features in many small shards."""
+    root = tmp_path_factory.mktemp("faults")
+    small_world.write(root / "data")
+    profile = small_world.profile(root)
+    prepare({"name": "small", "data_dir": str(root / "data"), "out": str(root / "prepared")})
+    texts = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
+    wants = [{"side": side, "feature": "clip_text", "view": view} for side, view in texts.items()]
+    return {
+        "profile": str(profile), "demo": None, "dataset": str(root / "prepared"), "mention_images": str(root / "data"), "entity_images": str(root / "data"),
+        "wants": wants, "cache": str(root / "cache"), "columns": str(root / "columns"), "memo": str(root / "memo"), "rates": str(root / "rates.json"),
+        "device": "cpu", "precision": "fp32", "batch_size": 4, "shard_rows": 8,
+    }  # fmt: skip
+
+
+def images(job):
+    return {**job, "wants": [{"side": side, "feature": name, "view": "image"} for side in ("mention", "entity") for name in ("clip_image", "image_pooled")]}
+
+
+def shards(cache: str) -> dict[str, bytes]:
+    return {path.relative_to(cache).as_posix(): path.read_bytes() for path in sorted(Path(cache).glob("*/*.h5"))}
+
+
+def leftovers(cache: str) -> list[str]:
+    return [path.name for path in Path(cache).rglob("*") if path.is_file() and path.suffix != ".h5" and path.name not in ("spec.json", ".lock")]
+
+
+@pytest.mark.parametrize("kind", ["texts", "pictures"])
+def test_an_extraction_killed_at_every_point_and_at_50_random_moments_ends_with_the_same_bytes(job, tmp_path, kind):
+    job = {**(job if kind == "texts" else images(job)), "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")}
+    options = {"job": job, "faults": FAULTS, "kills": 25}
+    command = [sys.executable, str(ROOT / "tests" / "kill_loop.py"), json.dumps(options)]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert all(report["stopped"].values()), report
+    assert report["killed"] >= 8, report
+    calm = shards(job["cache"] + "-calm")
+    assert len(calm) > 4
+    assert shards(job["cache"]) == calm
+    for fault in FAULTS:
+        assert shards(f"{job['cache']}-{fault.partition(':')[0]}") == calm, fault
+    assert [name for name in leftovers(job["cache"]) if not name.endswith(".claim")] == []
+
+
+def test_two_processes_extract_one_feature_at_once_and_divide_the_work(job, tmp_path):
+    job = {**images(job), "cache": str(tmp_path / "cache"), "shard_rows": 2, "batch_size": 2}
+    script = f"import json, sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline import extract; print(json.dumps(extract.main(json.loads(sys.argv[1]))['run']))"
+    commands = [[sys.executable, "-c", script, json.dumps({**job, "columns": str(tmp_path / f"columns{n}")})] for n in range(2)]
+    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for command in commands]
+    accounts = []
+    for process in running:
+        out, error = process.communicate(timeout=200)
+        assert process.returncode == 0, error[-2000:]
+        accounts.append(json.loads(out.splitlines()[-1]))
+    alone = {**job, "cache": str(tmp_path / "alone"), "columns": str(tmp_path / "columns-alone")}
+    rows = extract.main(alone)["run"]["rows"]
+    assert {name: sum(account["rows"][name] for account in accounts) for name in rows} == rows, "no row was done twice, none left out"
+    assert shards(job["cache"]) == shards(alone["cache"])
+
+
+def test_a_full_disk_is_refused_before_the_first_row(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(extract, "free_bytes", lambda path: 1000)
+    with pytest.raises(UserError, match="no space for the features.*MB to come.*MB free"):
+        extract.main({**job, "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")})
+    assert not list(tmp_path.rglob("*.h5"))
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system of 2 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here (needs root)")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_disk_that_fills_up_on_the_way_ends_in_one_line_and_leaves_no_half_file(job, tmp_path, tiny_disk, monkeypatch):
+    monkeypatch.setattr(extract, "MARGIN", -(1 << 40))
+    cache = tiny_disk / "cache"
+    work = {**images(job), "cache": str(cache), "columns": str(tmp_path / "columns")}
+    with pytest.raises(UserError, match="no space left|No space left") as error:
+        while True:
+            (tiny_disk / f"filler{len(list(tiny_disk.iterdir()))}").write_bytes(b"x" * 300_000)
+            extract.main(work)
+            for path in cache.rglob("*.h5"):
+                path.unlink()
+    assert "\n" not in str(error.value)
+    for path in cache.rglob("*.h5"):
+        assert len(Shard(path).keys)
+    for path in tiny_disk.glob("filler*"):
+        path.unlink()
+    extract.main(work)
+    calm = {**work, "cache": str(tmp_path / "calm")}
+    extract.main(calm)
+    assert shards(str(cache)) == shards(calm["cache"])
+
+
+def test_a_read_only_place_ends_in_one_line(job, tmp_path):
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=400k", "tmpfs", str(place)], capture_output=True, check=False).returncode:
+        pytest.skip("a read-only file system cannot be mounted here (needs root)")
+    try:
+        with pytest.raises(UserError, match="read-only"):
+            extract.main({**job, "cache": str(place / "cache"), "columns": str(tmp_path / "columns")})
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_broken_pictures_are_verdicts_in_the_store_and_are_not_read_again(job, tmp_path):
+    data = small_world.write(tmp_path / "data")
+    whole = (data / "mentions" / "m0.png").read_bytes()
+    (data / "mentions" / "m0.png").write_bytes(whole[: len(whole) // 2])
+    (data / "mentions" / "m1.png").write_text("not a picture")
+    (data / "mentions" / "m2.png").unlink()
+    prepare({"name": "small", "data_dir": str(data), "out": str(tmp_path / "prepared")})
+    work = {
+        **images(job), "dataset": str(tmp_path / "prepared"), "mention_images": str(data), "entity_images": str(data), "cache": str(tmp_path / "cache"),
+        "columns": str(tmp_path / "columns"),
+    }  # fmt: skip
+    first = extract.main(work)
+    verdicts = first["features"]["clip_image"]["verdicts"]
+    assert verdicts["broken"] == 2 and verdicts["ok"] == first["features"]["clip_image"]["rows"] - 2
+    again = extract.main(work)
+    assert again["run"]["model_loads"] == [] and again["features"]["clip_image"]["verdicts"] == verdicts
+
+
+def test_a_picture_that_cannot_be_read_now_leaves_the_task_undone_and_is_done_later(job, tmp_path, monkeypatch):
+    from pipeline import runner
+
+    plain = runner.decode
+    calls = []
+
+    def flaky(data, limits):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(5, "Input/output error")
+        return plain(data, limits)
+
+    monkeypatch.setattr(runner, "decode", flaky)
+    work = {**images(job), "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")}
+    with pytest.raises(PassingError, match="1 pictures could not be read and stay undone.*run the same command again"):
+        extract.main(work)
+    assert extract.main(work)["run"]["rows"] == {"clip_image": 1, "image_pooled": 1}
+
+
+def test_a_model_that_gives_other_numbers_than_its_cache_is_refused(job, tmp_path):
+    work = {**job, "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")}
+    extract.main(work)
+    store = Store.open(next(Path(work["cache"]).glob("clip_text-*")))
+    store.set_probe({name: [0.5] * len(values) for name, values in store.probe.items()})
+    for path in store.folder.glob("*.h5"):
+        path.unlink()
+    with pytest.raises(UserError, match="no longer gives the numbers its cache"):
+        extract.main(work)
+
+
+def test_memory_that_runs_out_halves_the_batch(job, tmp_path, monkeypatch):
+    from pipeline.extractors.clip_image import ClipImage
+
+    plain, sizes = ClipImage.__call__, []
+
+    def hungry(self, batch):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise MemoryError
+        return plain(self, batch)
+
+    monkeypatch.setattr(ClipImage, "__call__", hungry)
+    work = {**images(job), "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns"), "batch_size": 8}
+    done = extract.main(work)
+    assert max(sizes) == 8 and done["features"]["clip_image"]["verdicts"] == {"ok": done["features"]["clip_image"]["rows"]}
+    store = Store.open(next(Path(work["cache"]).glob("clip_image-*")))
+    assert np.isfinite(np.asarray(store.shard(0).fixed("pooled"))).all()
+
+
+def test_a_stale_claim_of_a_killed_process_does_not_hold_the_next_one(job, tmp_path):
+    work = {**job, "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")}
+    command = [sys.executable, "-c", f"import json, sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline import extract; extract.main(json.loads(sys.argv[1]))"]
+    subprocess.run([*command, json.dumps(work)], cwd=ROOT, env={**os.environ, "MEL_FAULT": "mid-write"}, capture_output=True, check=False)
+    assert list(Path(work["cache"]).rglob("*.claim")), "the killed process left its claim"
+    started = time.monotonic()
+    extract.main(work)
+    assert time.monotonic() - started < 60, "a claim of a dead process is not waited out"

@@ -1,0 +1,88 @@
+"""Configurations of heads: found by name, checked, free of torch."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cache.errors import UserError
+from heads.config import load_config, methods, to_json
+
+
+def test_methods_and_configurations_need_no_torch():
+    code = "import sys; from heads.config import load_config, methods; [load_config(m, {}) for m in methods()]; print('torch' in sys.modules, *methods())"
+    loaded, *names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == "False"
+    assert names == methods() and "mimic" in names and "base" not in names
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"learning_rate": 0.1}, "unknown key 'learning_rate'"),
+        ({"bach_size": 8}, "did you mean 'batch_size'?"),
+        ({"lr": "fast"}, "lr = 'fast' (str): expected a number"),
+        ({"lr": True}, "expected a number"),
+        ({"lr": float("nan")}, "expected a finite number"),
+        ({"lr": 0}, "lr = 0.0: expected more than 0"),
+        ({"weight_decay": -1}, "weight_decay = -1.0: expected 0 or more"),
+        ({"batch_size": 12.5}, "batch_size = 12.5 (float): expected a whole number"),
+        ({"release": 1}, "release = 1 (int): expected true or false"),
+        ({"units": "tglu"}, "units = 'tglu': expected a list"),
+        ({"units": ["tglu", "vldu"]}, "expected one of 'tglu', 'vdlu', 'cmfu'; did you mean 'vdlu'?"),
+        ({"units": []}, "expected at least one of"),
+        ({"missing_image": "none"}, "expected one of 'null', 'zero'"),
+        ({"text_feature": None}, "expected a text"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(params, message):
+    with pytest.raises(UserError) as error:
+        load_config("mimic", params)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_method_names_those_there_are():
+    with pytest.raises(UserError, match=r"'mimc': no such method; did you mean 'mimic'\? Known: .*mimic"):
+        load_config("mimc", {})
+
+
+@pytest.mark.parametrize("params", [{}, {"release": True, "lr": 1, "units": ["tglu"], "image_feature": None}])
+def test_a_configuration_survives_json(params):
+    config = load_config("mimic", params)
+    assert load_config("mimic", json.loads(json.dumps(to_json(config)))) == config
+
+
+def test_mimic_asks_for_what_its_units_read_and_no_more():
+    def wanted(available, **params):
+        wants = load_config("mimic", params).wants(available)
+        return {(want["side"], want["role"]): (want["feature"], want["view"], *want["outputs"]) for want in wants}
+
+    everything = ["clip_image", "clip_text", "image_patches", "text_tokens"]
+    assert wanted(everything) == {
+        ("mention", "text"): ("clip_text", "mention_sep_sentence", "tokens", "pooled"),
+        ("entity", "text"): ("clip_text", "name_sep_attributes", "tokens", "pooled"),
+        ("mention", "image"): ("clip_image", "image", "tokens", "pooled"),
+        ("entity", "image"): ("clip_image", "image", "tokens", "pooled"),
+    }
+    assert wanted(everything, text_feature="text_tokens")["entity", "text"][0] == "text_tokens"
+    assert {role for _, role in wanted(["text_tokens"])} == {role for _, role in wanted(everything, image_feature=None)} == {"text"}
+    assert wanted(everything, units=["cmfu"])["mention", "text"][2:] == ("pooled",)
+    assert {role for _, role in wanted(everything, units=["vdlu"])} == {"image"}
+    assert wanted(everything, image_global="class_row")["mention", "image"][2:] == ("tokens",)
+
+
+@pytest.mark.parametrize(
+    ("params", "available", "message"),
+    [
+        ({"text_feature": "clip_txt"}, ["clip_text"], "did you mean 'clip_text'?"),
+        ({}, ["clip_image"], "mimic reads a text feature"),
+        ({"units": ["vdlu"]}, ["clip_text"], "need image features"),
+        ({"image_feature": "clip_image"}, ["clip_text"], "the profile has no such feature"),
+    ],
+)
+def test_features_that_are_not_there_are_named(params, available, message):
+    with pytest.raises(UserError) as error:
+        load_config("mimic", params).wants(available)
+    assert message in str(error.value)

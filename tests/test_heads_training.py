@@ -1,0 +1,253 @@
+"""Training: what it writes, that it goes on after a kill to the same bytes, what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from heads_world import build_job
+from safetensors import safe_open
+
+from cache.errors import UserError
+from heads import data, training
+from heads.base import Ragged
+from heads.checkpoint import read_tensors
+from heads.data import Bundle, prefetch
+from heads.evaluation import evaluate
+from heads.metrics import dev_half
+
+COMPARED = ("model.safetensors", "metrics.json", "history.json", "predictions.parquet")
+
+
+def bytes_of(folder):
+    return {name: (Path(folder) / name).read_bytes() for name in COMPARED}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A job, what training it returned, and the bytes it wrote."""
+    folder = tmp_path_factory.mktemp("world")
+    job = build_job(folder)
+    return job, training.main(job), bytes_of(job["out"])
+
+
+def test_metrics_predictions_and_history_fit_each_other(world):
+    job, result, _ = world
+    metrics = json.loads((Path(job["out"]) / "metrics.json").read_text())
+    assert metrics == result["metrics"]
+    assert set(metrics) == {"dev", "test"} and list(metrics["test"]) == ["full-kb", "candidates", "rerank"]
+    predictions = pq.read_table(Path(job["out"]) / "predictions.parquet").to_pylist()
+    mentions = pq.read_table(Path(job["dataset"]) / "mentions.parquet", columns=["id", "split"]).to_pylist()
+    assert [row["id"] for row in predictions] == [row["id"] for row in mentions if row["split"] != "train"]
+    for split, protocols in metrics.items():
+        known = [row for row in predictions if row["split"] == split and row["gold"] not in (None, "Q-elsewhere")]
+        for protocol, figures in protocols.items():
+            ranks = np.array([row[f"rank_{protocol.replace('-', '_')}"] for row in known])
+            assert figures["all"]["n"] == len(ranks) == 38
+            assert figures["all"]["H@1"] == pytest.approx((ranks == 1).mean())
+            assert figures["all"]["MRR"] == pytest.approx((1 / ranks[ranks > 0]).sum() / len(ranks))
+            assert figures["NIL"] == figures["gold outside the KB"] == {"n": 1}
+    lists = dict(zip((row["id"] for row in mentions), np.load(job["candidates"])["ids"].tolist(), strict=True))
+    for row in predictions:
+        assert len(row["top"]) == 10 and row["top_score"] == sorted(row["top_score"], reverse=True)
+        assert (row["rank_full_kb"] == 1) == (row["top"][0] == row["gold"])
+        assert (row["rank_candidates"] > 0) == (row["gold"] in {f"Q{entity}" for entity in lists[row["id"]]})
+        np.testing.assert_allclose(np.mean([row[f"top_{unit}"] for unit in ("tglu", "vdlu", "cmfu")], axis=0), row["top_score"], rtol=1e-5, atol=1e-5)
+    history = json.loads((Path(job["out"]) / "history.json").read_text())
+    assert [row["epoch"] for row in history["epochs"]] == [1, 2, 3]
+    assert history["best_epoch"] == 1 + int(np.argmax([row["dev MRR"] for row in history["epochs"]]))
+    assert history["epochs"][-1]["loss"] < history["epochs"][0]["loss"]
+
+
+def test_the_model_file_says_what_it_is(world):
+    job, _, _ = world
+    with safe_open(Path(job["out"]) / "model.safetensors", framework="pt") as file:
+        said = json.loads(file.metadata()["state"])
+    assert said["method"] == "mimic" and said["config"]["d_t"] == 8 and said["shapes"]["text.tokens"] == [24]
+
+
+def test_a_run_that_is_done_is_not_done_again_and_a_lost_file_is_made_again(world):
+    job, result, written = world
+    before = (Path(job["out"]) / "model.safetensors").stat().st_mtime_ns
+    assert training.main(job) == result
+    assert (Path(job["out"]) / "model.safetensors").stat().st_mtime_ns == before
+    (Path(job["out"]) / "model.safetensors").unlink()
+    training.main(job)
+    assert bytes_of(job["out"]) == written
+
+
+KILL = """
+import json, os, sys
+import torch._dynamo, torch.utils.tensorboard
+from heads import training
+for fault, job in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        os.environ["MEL_FAULT"] = fault
+        training.main(job)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+EPOCHS_KEPT = {"epoch-before:2": 1, "epoch-end": 1, "epoch-end:3": 3, "run-middle": 3, "run-before-end": 3}
+
+
+@pytest.fixture(scope="module")
+def killed(world, tmp_path_factory):
+    """fault -> the job of a run that was killed there; "other": one with another learning rate, killed after its second epoch."""
+    folder = tmp_path_factory.mktemp("killed")
+    jobs = {fault: {**world[0], "out": str(folder / fault.replace(":", "-"))} for fault in EPOCHS_KEPT}
+    jobs["other"] = {**world[0], "config": {**world[0]["config"], "lr": 0.001}, "out": str(folder / "other")}
+    order = [(fault if fault != "other" else "epoch-end:2", job) for fault, job in jobs.items()]
+    ended = subprocess.run([sys.executable, "-c", KILL, json.dumps(order)], capture_output=True, text=True, check=True).stdout
+    assert ended.split() == ["-9"] * len(jobs)
+    return jobs
+
+
+@pytest.mark.parametrize("fault", EPOCHS_KEPT)
+def test_a_killed_run_goes_on_to_the_same_bytes(world, killed, fault):
+    out = Path(killed[fault]["out"])
+    assert not (out / "run.json").exists()
+    assert training.main(killed[fault])["run"]["resumed_after"] == EPOCHS_KEPT[fault]
+    assert bytes_of(out) == world[2]
+    assert not (out / "checkpoint.safetensors").exists()
+    assert len(list((out / "tensorboard").iterdir())) == 1
+
+
+def test_a_checkpoint_of_another_configuration_is_not_gone_on_with(world, killed):
+    out = killed["other"]["out"]
+    assert (Path(out) / "checkpoint.safetensors").exists()
+    assert training.main({**world[0], "out": out})["run"]["resumed_after"] == 0
+    assert bytes_of(out) == world[2]
+
+
+def test_stopping_looks_at_one_half_of_dev_alone(world, tmp_path):
+    job, _, _ = world
+    saved = np.load(job["candidates"])
+    mentions = pq.read_table(Path(job["dataset"]) / "mentions.parquet")
+    dev = mentions["split"].to_numpy(zero_copy_only=False) == "dev"
+    half = np.array([dev_half(str(gold)) for gold in mentions["gold_id"].to_pylist()])
+    histories = {}
+    for name in ("choose", "calibrate"):
+        ids = saved["ids"].copy()
+        ids[dev & (half == name)] = -1
+        np.savez(tmp_path / f"{name}.npz", ids=ids, scores=saved["scores"])
+        out = tmp_path / name
+        training.main({**job, "candidates": str(tmp_path / f"{name}.npz"), "out": str(out)})
+        histories[name] = (out / "history.json").read_bytes()
+    assert histories["calibrate"] == (Path(job["out"]) / "history.json").read_bytes()
+    assert {row["dev MRR"] for row in json.loads(histories["choose"])["epochs"]} == {0.0}
+
+
+def test_patience_ends_a_run_that_gets_no_better(world, tmp_path):
+    job, _, _ = world
+    result = training.main({**job, "config": {**job["config"], "lr": 1e-12, "epochs": 50, "patience": 2}, "out": str(tmp_path)})
+    assert (result["run"]["best_epoch"], result["run"]["epochs"]) == (1, 3)
+
+
+def test_a_fraction_of_train_is_part_of_a_larger_one(world):
+    job, _, _ = world
+    bundle = Bundle.load(job, [], torch.device("cpu"))
+    tenth, half = (set(training._training_mentions(bundle, fraction)[0].tolist()) for fraction in (0.1, 0.5))
+    whole, counts = training._training_mentions(bundle, 1.0)
+    assert (len(tenth), len(half), len(whole)) == (9, 47, 94) and tenth < half < set(whole.tolist())
+    assert counts == {"train": 94, "NIL": 1, "outside the KB": 1, "trained on": 94}
+
+
+def test_text_alone_trains_to_the_end(tmp_path):
+    job = build_job(tmp_path, images=False)
+    result = training.main(job)
+    assert result["metrics"]["test"]["full-kb"]["all"]["n"] == 38
+    assert "top_vdlu" not in pq.read_schema(Path(job["out"]) / "predictions.parquet").names
+
+
+def test_resident_and_mapped_features_are_the_same_rows(world, monkeypatch):
+    job, _, _ = world
+    wanted = training.load_config("mimic", {}).wants(["text_tokens", "image_patches"])
+    resident = Bundle.load(job, wanted, torch.device("cpu"))
+    monkeypatch.setattr(data, "_available_memory", lambda: 0)
+    mapped = Bundle.load(job, wanted, torch.device("cpu"))
+    assert all(column.resident is not None for column in resident.mentions.columns.values())
+    assert all(column.resident is None for column in mapped.mentions.columns.values())
+    index = np.array([*range(100, 140), 3, 3])
+    left, right = resident.mentions.rows(index), mapped.mentions.rows(index)
+    assert set(left) == set(right) and 0 < int(left["image.ok"].sum()) < 42
+    for name, column in left.items():
+        if isinstance(column, Ragged):
+            assert torch.equal(column.values, right[name].values) and torch.equal(column.lengths, right[name].lengths)
+        else:
+            assert torch.equal(column, right[name])
+
+
+def test_an_error_while_reading_ahead_is_raised_where_the_batch_is_wanted():
+    def read(item):
+        if item == 2:
+            raise UserError("item 2 is gone")
+        return item * 10
+
+    found = []
+    with pytest.raises(UserError, match="item 2 is gone"):
+        for made in prefetch(range(5), read):
+            found.append(made)
+    assert found == [0, 10]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"device": "gpu"}, "--device 'gpu': unknown"),
+        ({"precision": "fp8"}, "--precision 'fp8': unknown"),
+        ({"train_fraction": 0.0}, "train_fraction = 0.0: expected more than 0"),
+        ({"candidates": "/nowhere/c.npz"}, "/nowhere/c.npz: no such file"),
+        ({"config": {"lr": 1e30}}, "train with a lower learning rate"),
+        ({"config": {"text_feature": "clip_text"}}, "no such feature"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(world, tmp_path, change, message):
+    job, _, _ = world
+    changed = {**job, "out": str(tmp_path), **change, "config": {**job["config"], **change.get("config", {})}}
+    with pytest.raises(UserError) as error:
+        training.main(changed)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(world, tmp_path):
+    with pytest.raises(UserError, match="--device cuda: this machine has none"):
+        training.main({**world[0], "device": "cuda", "out": str(tmp_path)})
+
+
+def test_lists_that_do_not_fit_the_kb_are_refused(world, tmp_path):
+    job, _, _ = world
+    ids = np.load(job["candidates"])["ids"].copy()
+    ids[0, 0] = 40
+    np.savez(tmp_path / "c.npz", ids=ids, scores=np.zeros(ids.shape, np.float32))
+    with pytest.raises(UserError, match="do not fit the 176 mentions and 40 entities"):
+        training.main({**job, "candidates": str(tmp_path / "c.npz"), "out": str(tmp_path)})
+
+
+def test_a_damaged_checkpoint_is_named(world, tmp_path):
+    job, _, _ = world
+    (tmp_path / "checkpoint.safetensors").write_bytes(os.urandom(200))
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors: not a checkpoint of this project"):
+        training.main({**job, "out": str(tmp_path)})
+
+
+def test_a_head_that_scores_lists_alone_is_judged_on_them(world):
+    job, result, _ = world
+    config = training.load_config("mimic", job["config"])
+    bundle = Bundle.load(job, config.wants(["text_tokens", "image_patches"]), torch.device("cpu"))
+    head = training.make_head("mimic", config, bundle.shapes)
+    head.load_state_dict(read_tensors(Path(job["out"]) / "model.safetensors")[0])
+    head.scores_blocks = False
+    metrics, columns = evaluate(head.eval(), bundle, quiet=True)
+    assert metrics["test"] == {protocol: result["metrics"]["test"][protocol] for protocol in ("candidates", "rerank")}
+    listed = columns["rank_candidates"] > 0
+    assert (columns["gold"][listed] == [top[rank - 1] for top, rank in zip(columns["top"], columns["rank_candidates"], strict=True) if 0 < rank <= 10]).all()
+    assert np.isnan(columns["gold_score"][~listed]).all() and not np.isnan(columns["gold_score"][listed]).any()

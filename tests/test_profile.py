@@ -1,0 +1,81 @@
+"""Profiles and model references: what is refused, and with which line."""
+
+import pytest
+
+from cache.errors import UserError
+from pipeline import models, profile
+from pipeline.extractors import build, check_options
+
+GOOD = "features:\n  clip_text:\n    model: some/model\n"
+
+
+def write(folder, text):
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", profile.names())
+def test_every_shipped_profile_is_read_and_its_options_are_known(name):
+    loaded = profile.load(name)
+    for feature in loaded.features.values():
+        check_options(feature, name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("features: [1", "mine.yaml:1:13: malformed YAML"),
+        ("features: !!python/object/apply:os.system [echo]", "malformed YAML"),
+        ("", "no features"),
+        ("fetures:\n  a: {}", "unknown key 'fetures'; did you mean 'features'?"),
+        ("features:\n  clip_text: 3\n", "expected a mapping"),
+        ("features:\n  clip_text:\n    model: a/b\n    views: {mentoin: [x]}\n", "did you mean 'mention'?"),
+        ("features:\n  clip_text:\n    model: a/b\n    by_default: maybe\n", "expected true or false"),
+        (GOOD + "limits: {max_pixels: -1}\n", "expected a positive whole number"),
+        (GOOD + "limits: {max_pixel: 1}\n", "did you mean 'max_pixels'?"),
+    ],
+)
+def test_a_bad_profile_is_one_line_that_names_the_place(tmp_path, text, message):
+    with pytest.raises(UserError) as error:
+        profile.load(write(tmp_path, text))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_unknown_profile_names_the_shipped_ones():
+    with pytest.raises(UserError, match="did you mean 'paper'.*demo, minilm, paper"):
+        profile.load("papr")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("features:\n  clip_text: {}\n", "`model` is missing"),
+        ("features:\n  clip_text: {model: a/b, max_token: 9}\n", "did you mean 'max_tokens'?"),
+        ("features:\n  clip_text: {model: a/b, max_tokens: 3}\n", "at least 16"),
+        ("features:\n  text_tokens: {model: a/b, pooling: max}\n", "expected 'cls' or 'mean'"),
+        ("features:\n  mine: {extractor: clip_txt, model: a/b}\n", "did you mean 'clip_text'?"),
+    ],
+)
+def test_bad_extractor_options_name_the_feature_and_the_right_key(tmp_path, text, message):
+    loaded = profile.load(write(tmp_path, text))
+    with pytest.raises(UserError) as error:
+        check_options(next(iter(loaded.features.values())), "here")
+    assert message in str(error.value)
+
+
+def test_a_model_that_cannot_be_had_says_which_and_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    loaded = profile.load(write(tmp_path, GOOD.replace("some/model", "no-such-owner/no-such-model")))
+    with pytest.raises(UserError) as error:
+        build(loaded.feature("clip_text"), loaded.source, None)
+    assert "'no-such-owner/no-such-model'" in str(error.value) and "hf download no-such-owner/no-such-model" in str(error.value)
+    assert models.stamp("no-such-owner/no-such-model", tmp_path, None) == ["no-such-owner/no-such-model"]
+
+
+@pytest.mark.parametrize("reference", ["package:no_such_package/model", "package:json/../../x", "demo:../x", "./nowhere", "nowhere", "a/b/c"])
+def test_a_reference_that_leads_nowhere_or_out_is_refused(tmp_path, reference):
+    with pytest.raises(UserError) as error:
+        models.locate(reference, tmp_path, tmp_path)
+    assert "\n" not in str(error.value)

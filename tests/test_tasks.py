@@ -1,0 +1,218 @@
+"""The commands as a user types them, and what each change makes run again, read from the receipts."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import checkpoints
+import h5py
+import pytest
+import small_world
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class World:
+    """A dataset, a profile, and a work folder with everything extracted and one head trained."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.data, self.work = root, root / "data", root / "work"
+
+    def luigi(self, task: str, *options: str, profile: bool = True, code: int | None = 0) -> str:
+        """Output of a command on this world; `code` is the exit status it must have (None: any but 0)."""
+        named = ["--dataset", "small", "--data-dir", str(self.data), "--profile", str(self.root / "small.yaml")] if profile else []
+        command = [sys.executable, "-m", "luigi", "--module", "tasks", task, "--work-dir", str(self.work), *named, *options]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        output = done.stdout + done.stderr
+        assert (done.returncode != 0) if code is None else done.returncode == code, output
+        return output
+
+    def receipts(self, task: str) -> dict[str, dict]:
+        return {path.name: json.loads(path.read_text()) for path in self.work.glob(f"receipts/{task}-*.json")}
+
+    def extracted(self, task: str, *options: str) -> dict[str, int]:
+        """Rows that a command added to each feature, by the receipts it wrote."""
+        before = self.receipts("ExtractGroup")
+        self.luigi(task, *options)
+        rows: dict[str, int] = {}
+        for name, receipt in self.receipts("ExtractGroup").items():
+            if receipt != before.get(name):
+                assert set(receipt["run"]["model_loads"]) == {feature for feature, count in receipt["run"]["rows"].items() if count}
+                rows.update({feature: count for feature, count in receipt["run"]["rows"].items() if count})
+        return rows
+
+    def shards(self) -> dict[str, bytes]:
+        return {path.relative_to(self.work).as_posix(): path.read_bytes() for path in sorted(self.work.glob("cache/*/*.h5"))}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    world = World(tmp_path_factory.mktemp("world"))
+    small_world.write(world.data)
+    small_world.profile(world.root)
+    world.said = world.luigi("ExtractFeatures")
+    world.trained = world.luigi("TrainHead", "--method", "mimic")
+    return world
+
+
+@pytest.fixture
+def world(base, tmp_path):
+    """A copy of `base` that a test may change; nothing in a work folder depends on where it lies."""
+    shutil.copytree(base.root, tmp_path / "copy")
+    return World(tmp_path / "copy")
+
+
+def test_a_work_folder_and_its_data_may_be_moved(world):
+    before = {path: path.stat().st_mtime_ns for path in world.work.rglob("*") if path.is_file()}
+    assert "MRR" in world.luigi("TrainHead", "--method", "mimic")
+    assert {path: path.stat().st_mtime_ns for path in world.work.rglob("*") if path.is_file() and path.parent.name != "memo"}.items() <= before.items()
+
+
+def test_extraction_says_what_lies_where_and_training_ends_with_its_table(base):
+    for feature in ("text_tokens", "clip_text", "clip_image", "image_pooled"):
+        assert feature in base.said
+    assert str(base.work / "cache") in base.said
+    assert "full-kb" in base.trained and "MRR" in base.trained and str(base.work / "runs" / "small" / "mimic") in base.trained
+    run = next(base.work.glob("runs/small/mimic/*"))
+    assert {"config.json", "metrics.json", "model.safetensors", "predictions.parquet", "history.json"} <= {path.name for path in run.iterdir()}
+
+
+def test_a_finished_command_does_nothing_and_prints_its_table_again(base):
+    before = {path: path.stat().st_mtime_ns for path in base.work.rglob("*") if path.is_file()}
+    again = base.luigi("TrainHead", "--method", "mimic")
+    assert "MRR" in again and {path: path.stat().st_mtime_ns for path in base.work.rglob("*") if path.is_file()} == before
+
+
+def test_a_heads_parameter_runs_the_head_alone(world):
+    extraction, runs = world.receipts("ExtractGroup"), len(list(world.work.glob("runs/small/mimic/*")))
+    world.luigi("TrainHead", "--method", "mimic", "--params", '{"lr": 0.002}')
+    assert world.receipts("ExtractGroup") == extraction
+    assert len(list(world.work.glob("runs/small/mimic/*"))) == runs + 1
+
+
+def test_new_entities_are_extracted_alone(world):
+    small_world.write(world.data, entities=14)
+    added = [small_world.entity(number) for number in (12, 13)]
+    images = sum("images" in entity for entity in added)
+    assert world.extracted("ExtractFeatures") == {"clip_text": 2, "text_tokens": 2, "clip_image": images, "image_pooled": images}
+
+
+def test_other_weights_re_extract_that_feature_alone(world):
+    checkpoints.resnet(world.root / "resnet", seed=7)
+    rows = world.extracted("ExtractFeatures")
+    assert set(rows) == {"image_pooled"} and rows["image_pooled"] > 0
+
+
+def test_a_shard_that_was_deleted_is_redone_alone_and_byte_for_byte(world):
+    before = world.shards()
+    victim = next(name for name in before if "clip_image" in name)
+    (world.work / victim).unlink()
+    assert set(world.extracted("ExtractFeatures")) == {"clip_image"}
+    assert world.shards() == before
+
+
+def test_a_feature_that_was_deleted_is_redone_alone(world):
+    before = world.shards()
+    shutil.rmtree(next(world.work.glob("cache/text_tokens-*")))
+    assert set(world.extracted("ExtractFeatures")) == {"text_tokens"}
+    assert world.shards() == before
+
+
+def test_a_receipt_that_was_deleted_is_written_again_without_loading_a_model(world):
+    for path in world.work.glob("receipts/ExtractGroup-*.json"):
+        path.unlink()
+    assert world.extracted("ExtractFeatures") == {}
+    assert all(not receipt["run"]["model_loads"] for receipt in world.receipts("ExtractGroup").values())
+
+
+def test_a_picture_replaced_under_its_old_name_is_extracted_again_alone(world):
+    small_world.picture(world.data / "mentions" / "m0.png", seed=999)
+    assert world.extracted("ExtractFeatures") == {"clip_image": 1, "image_pooled": 1}
+
+
+def test_a_flipped_byte_is_found_by_name_and_repair_refills_exactly_that_shard(world):
+    before = world.shards()
+    victim = next(name for name in before if "clip_text" in name)
+    path = world.work / victim
+    with h5py.File(path) as file:
+        place = file["pooled"].id.get_offset() + 5
+    data = bytearray(before[victim])
+    data[place] ^= 0xFF
+    path.write_bytes(bytes(data))
+    said = world.luigi("VerifyCache", profile=False, code=30)
+    assert Path(victim).name in said and sum(Path(name).name in said for name in before) == 1 and "Traceback" not in said
+    world.luigi("VerifyCache", "--repair", profile=False)
+    assert not path.exists()
+    assert set(world.extracted("ExtractFeatures")) == {"clip_text"}
+    assert world.shards() == before
+    assert "holds" in world.luigi("VerifyCache", profile=False)
+
+
+def test_estimate_counts_what_is_to_come_and_extracts_nothing(world):
+    said = world.luigi("EstimateCache")
+    assert all(line.split()[2] == "0" for line in said.splitlines() if line.startswith(("clip_", "text_", "image_")))
+    shutil.rmtree(next(world.work.glob("cache/image_pooled-*")))
+    before = world.shards()
+    line = next(line for line in world.luigi("EstimateCache").splitlines() if line.startswith("image_pooled")).split()
+    rows, megabytes = int(line[2]), float(line[3])
+    assert rows == int(line[1]) > 0 and world.shards() == before
+    assert megabytes == pytest.approx(rows * (512 * 2 + 18) / 1e6, abs=0.1)
+
+
+def test_clean_lists_what_no_profile_asks_for_and_removes_it_on_request(world):
+    assert "every feature in the cache is asked for" in world.luigi("CleanCache", profile=False)
+    old = next(world.work.glob("cache/image_pooled-*"))
+    checkpoints.resnet(world.root / "resnet", seed=7)
+    world.luigi("ExtractFeatures")
+    said = world.luigi("CleanCache", profile=False)
+    assert old.name in said and said.count("image_pooled-") == 1 and old.exists()
+    world.luigi("CleanCache", "--remove", profile=False)
+    assert not old.exists() and len(list(world.work.glob("cache/image_pooled-*"))) == 1
+
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(base, tmp_path):
+    fresh = World(base.root)
+    fresh.work = tmp_path / "none"
+    said = fresh.luigi("TrainHead", "--dry-run")
+    order = [said.index(f"would run {name}") for name in ("PrepareDataset", "ExtractGroup", "TrainHead")]
+    assert order == sorted(order) and not fresh.work.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["TrainHead", "--method", "mimmic"], "mimic"),
+        (["TrainHead", "--params", '{"learning_rate": 1}'], "'learning_rate'"),
+        (["TrainHead", "--params", '{"lr": "high"}'], "lr"),
+        (["TrainHead", "--params", "{lr: 1}"], "--params, column 2: malformed JSON"),
+        (["ExtractFeatures", "--features", "clip_txt"], "did you mean 'clip_text'?"),
+        (["ExtractFeatures", "--profile", "nowhere.yaml"], "nowhere.yaml: no such profile file"),
+        (["PrepareDataset", "--data-dir", "nowhere"], "nowhere"),
+        (["PrepareDataset", "--dataset", "../x"], "the label names a folder"),
+        (["PrepareDataset", "--format", "mimik"], "mimic"),
+    ],
+)
+def test_a_mistyped_option_ends_in_one_line_and_not_zero(base, options, message):
+    said = base.luigi(*options, code=None)
+    assert message in said and "Traceback" not in said, said
+
+
+def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_written(base, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    fresh = World(base.root)
+    fresh.work = tmp_path / "work"
+    said = fresh.luigi("ExtractFeatures", "--features", "image_pooled", "--device", "cuda", code=30)
+    assert "--device cuda" in said and "Traceback" not in said
+    assert not list(fresh.work.glob("cache/*/*.h5"))
+
+
+def test_help_is_there_for_every_command(base):
+    for name in ("ExtractFeatures", "TrainHead"):
+        assert "--data-dir" in base.luigi(name, "--help", profile=False)

@@ -1,0 +1,83 @@
+"""Views: exact strings, windows around the mention, spans inside them."""
+
+import pytest
+
+from cache.errors import UserError
+from pipeline.views import entity_texts, mention_texts
+
+
+def words(strings):
+    """A tokenizer that counts words and two special tokens."""
+    return [len(string.split()) + 2 for string in strings]
+
+
+SENTENCE = " ".join(f"w{i}" for i in range(30))
+SPAN = (SENTENCE.index("w15"), SENTENCE.index("w15") + 3)
+
+
+def one(view="mention_sep_sentence", phrase="w15", sentence=SENTENCE, span=SPAN, limit=100):
+    return mention_texts(view, [phrase], [sentence], [span], words, limit)[0]
+
+
+def test_a_text_that_fits_is_the_bare_template_and_its_span_is_the_phrase():
+    text = one()
+    assert text.string == f"w15 [SEP] {SENTENCE}" and not text.cut
+    assert text.string[slice(*text.span)] == "w15" and text.span[0] > len("w15 [SEP] ")
+
+
+@pytest.mark.parametrize("limit", [6, 7, 9, 14, 33])
+def test_a_long_sentence_becomes_the_widest_window_around_the_phrase(limit):
+    text = one(limit=limit)
+    assert text.cut and words([text.string])[0] <= limit < words([f"w15 [SEP] {SENTENCE}"])[0]
+    assert text.string[slice(*text.span)] == "w15"
+    window = text.string.removeprefix("w15 [SEP] ").split()
+    around = (len(window) - 1) // 2
+    assert window[around] == "w15" or limit == 33
+    assert limit - words([text.string])[0] < 2, "one more word on each side would not fit"
+
+
+def test_a_phrase_at_the_end_keeps_what_stands_before_it():
+    span = (SENTENCE.index("w29"), len(SENTENCE))
+    text = one(phrase="w29", span=span, limit=10)
+    assert text.string.endswith("w28 w29") and text.string[slice(*text.span)] == "w29"
+
+
+def test_a_phrase_that_was_not_found_keeps_the_beginning_and_has_no_span():
+    text = one(phrase="elsewhere", span=None, limit=10)
+    assert text.string == "elsewhere [SEP] w0 w1 w2 w3 w4 w5" and text.span is None and text.cut
+
+
+def test_a_phrase_that_is_too_long_by_itself_is_cut_and_has_no_span():
+    text = one(phrase=SENTENCE, span=(0, len(SENTENCE)), limit=8)
+    assert words([text.string])[0] <= 8 and text.span is None and text.cut
+
+
+def test_one_endless_word_is_cut_inside():
+    def letters(strings):
+        return [len(string) + 2 for string in strings]
+
+    lost, found = mention_texts("sentence", ["y", "x"], ["x" * 500] * 2, [None, (3, 5)], letters, 20)
+    assert lost.string == "x" * 18 and lost.cut
+    assert found.string == "xx" and found.span == (0, 2)
+
+
+def test_the_mention_view_spans_the_whole_string():
+    assert one("mention").span == (0, 3)
+
+
+def test_entity_texts_are_cut_at_a_word_and_absent_ones_are_none():
+    rows = dict(names=["Ann", "Bob"], attributes=["Sex: female. Born: 1900.", ""], descriptions=["", "A man."])
+    assert entity_texts("description", **rows, count=words, limit=9) == [None, entity_texts("description", **rows, count=words, limit=9)[1]]
+    cut = entity_texts("name_sep_attributes", **rows, count=words, limit=6)
+    assert cut[0].string == "Ann [SEP] Sex: female." and cut[0].cut
+    assert cut[1].string == "Bob [SEP] " and not cut[1].cut
+
+
+def test_braces_in_a_record_are_text_not_template():
+    text = one(phrase="{sentence}", sentence="see {sentence} and {0}", span=(4, 14))
+    assert text.string == "{sentence} [SEP] see {sentence} and {0}" and text.string[slice(*text.span)] == "{sentence}"
+
+
+def test_an_unknown_view_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'mention_sep_sentence'"):
+        one("mention_sep_sentense")
