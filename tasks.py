@@ -147,7 +147,7 @@ class _OnProfile(_OnDataset):
     profile = PrepareDataset.profile
     device = setting("device", "auto", "auto, cpu, cuda, cuda:N or mps", significant=False)
     precision = setting("precision", "auto", "auto (fp16 on CUDA, fp32 elsewhere), fp32, fp16 or bf16", significant=False)
-    batch_size = setting("extract_batch", 0, "rows per extraction batch; 0: chosen by device", luigi.IntParameter, significant=False)
+    extract_batch = setting("extract_batch", 0, "rows per extraction batch; 0: chosen by device", luigi.IntParameter, significant=False)
     shard_rows = setting("shard_rows", 4096, "most rows in one shard", luigi.IntParameter, significant=False)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -193,7 +193,7 @@ class ExtractGroup(_OnProfile):
             "mention_images": str(self.source / dataset["mention_images"]), "entity_images": str(self.source / dataset["entity_images"]),
             "wants": json.loads(self.wants),
             "cache": str(self.paths.cache), "memo": str(self.paths.memo), "rates": str(self.paths.rates), "device": self.device,
-            "precision": self.precision, "batch_size": self.batch_size, "shard_rows": self.shard_rows,
+            "precision": self.precision, "batch_size": self.extract_batch, "shard_rows": self.shard_rows,
             "columns": str(self.folder(dataset["folder"]) / f"columns-{self.digest()[:12]}"), **more,
         }
 

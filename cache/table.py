@@ -115,7 +115,7 @@ class Table:
         if self._row_bytes >= _LARGE_ROW:
             target = out
             if self._flat:
-                target, arrays = out.reshape(len(out), -1).view(np.uint8), self._flat
+                target, arrays = out.reshape(len(out), self._row_bytes // out.itemsize).view(np.uint8), self._flat
             for i, (place, at) in enumerate(zip(shard.tolist(), row.tolist(), strict=True)):
                 target[i] = arrays[place][at] if place >= 0 else 0
             return out

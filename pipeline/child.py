@@ -48,7 +48,7 @@ def run(target: str, job: dict[str, Any], threads: int | None = None) -> dict[st
                 raise _ERRORS[result["kind"]](result["error"])
             return result["result"]
     if code == -signal.SIGKILL:
-        raise UserError(f"{target} was killed (signal 9); if memory ran out, choose a smaller --batch-size. The same command goes on where it stopped")
+        raise UserError(f"{target} was killed (signal 9); if memory ran out, choose a smaller --extract-batch. The same command goes on where it stopped")
     raise RuntimeError(f"{target} ended with exit code {code}; its traceback stands above")
 
 

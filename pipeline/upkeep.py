@@ -20,8 +20,8 @@ def verify(job: dict[str, Any]) -> dict[str, Any]:
     lines = [f"bad: {finding.path.relative_to(root)}: {finding.problem}" for finding in found]
     rows = sum(entry.rows for entry in checks.usage(root)) if not found else None
     if found and job["repair"]:
-        checks.repair(found)
-        lines.append(f"removed {len(found)} bad file(s); `luigi --module tasks ExtractFeatures` refills exactly what they held")
+        removed = checks.repair(found)
+        lines.append(f"removed {len(removed)} bad file(s); `luigi --module tasks ExtractFeatures` refills exactly what they held")
     elif not found:
         lines.append(f"cache {root}: every checksum of {rows:,} rows holds")
     return {"text": "\n".join(lines), "bad": len(found)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from cache_rows import LENGTHS, OUTPUTS, filled, keys_of, row, rows, spec
+from cache_rows import LENGTHS, OUTPUTS, filled, keys_of, row, rows
 
 from cache import layout
 from cache.errors import UserError
@@ -335,7 +335,3 @@ def test_a_full_and_a_read_only_disk_end_in_one_line_and_leave_nothing(tmp_path)
         pytest.skip("this system lets no one mount a small disk")
     ran = subprocess.run([*mount, sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True, check=False)
     assert ran.stdout == "all as expected\n", ran.stderr
-
-
-def test_names_of_outputs_and_spec_agree(tmp_path):
-    assert set(Store.create(tmp_path, "feature", spec()).outputs) == {output.name for output in OUTPUTS}

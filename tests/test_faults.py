@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -106,15 +107,12 @@ def test_a_disk_that_fills_up_on_the_way_ends_in_one_line_and_leaves_no_half_fil
     monkeypatch.setattr(extract, "MARGIN", -(1 << 40))
     cache = tiny_disk / "cache"
     work = {**images(job), "cache": str(cache), "columns": str(tmp_path / "columns")}
-    with pytest.raises(UserError, match="no space left|No space left") as error:
-        while True:
-            (tiny_disk / f"filler{len(list(tiny_disk.iterdir()))}").write_bytes(b"x" * 300_000)
-            extract.main(work)
-            for path in cache.rglob("*.h5"):
-                path.unlink()
+    (tiny_disk / "filler").write_bytes(b"x" * (shutil.disk_usage(tiny_disk).free - 160_000))
+    with pytest.raises(UserError, match="no space left") as error:
+        extract.main(work)
     assert "\n" not in str(error.value)
     for path in cache.rglob("*.h5"):
-        assert len(Shard(path).keys)
+        assert len(Shard(path).keys), "what has a final name is whole"
     for path in tiny_disk.glob("filler*"):
         path.unlink()
     extract.main(work)
@@ -198,8 +196,11 @@ def test_memory_that_runs_out_halves_the_batch(job, tmp_path, monkeypatch):
     work = {**images(job), "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns"), "batch_size": 8}
     done = extract.main(work)
     assert max(sizes) == 8 and done["features"]["clip_image"]["verdicts"] == {"ok": done["features"]["clip_image"]["rows"]}
-    store = Store.open(next(Path(work["cache"]).glob("clip_image-*")))
-    assert np.isfinite(np.asarray(store.shard(0).fixed("pooled"))).all()
+    calm = {**work, "cache": str(tmp_path / "calm"), "batch_size": 2}
+    monkeypatch.undo()
+    extract.main(calm)
+    for halved, plain_shard in zip(sorted(Path(work["cache"]).glob("clip_image-*/*.h5")), sorted(Path(calm["cache"]).glob("clip_image-*/*.h5")), strict=True):
+        np.testing.assert_allclose(np.asarray(Shard(halved).fixed("pooled")), np.asarray(Shard(plain_shard).fixed("pooled")), atol=2e-3)
 
 
 def test_a_stale_claim_of_a_killed_process_does_not_hold_the_next_one(job, tmp_path):

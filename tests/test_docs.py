@@ -1,0 +1,113 @@
+"""What the docs show is true: their example extractor, head and shard reading run as printed; every file and option they name is there."""
+
+import json
+import re
+from pathlib import Path
+
+import heads_world
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: str, language: str = "python") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.M | re.S)
+
+
+def write_named(block: str, folder: Path) -> Path:
+    """A block whose first line is a comment with its path, written below `folder`."""
+    path = folder / block.splitlines()[0].removeprefix("# ")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(block)
+    return path
+
+
+def test_the_example_extractor_extracts(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+    from torchvision.models import get_model
+
+    import pipeline.extractors as extractors
+    from pipeline.profile import Feature
+    from PIL import Image
+
+    monkeypatch.setattr(extractors, "__path__", [*extractors.__path__, str(write_named(blocks("adding-an-extractor.md")[0], tmp_path).parent)])
+    model = tmp_path / "model"
+    model.mkdir()
+    torch.manual_seed(0)
+    convnext = get_model("convnext_tiny", weights=None)
+    save_file(convnext.state_dict(), model / "model.safetensors")
+    (model / "torchvision.json").write_text(json.dumps({"architecture": "convnext_tiny", "preprocess": {"crop_size": 64}}))
+    assert "image_convnext" in extractors.names()
+    made = extractors.build(Feature("image_convnext", "image_convnext", {"model": str(model)}, {}, True), tmp_path, None)
+    made.load("cpu")
+    picture = made.prepare(Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 80, 3), dtype=np.uint8)))
+    with torch.inference_mode():
+        row = made(picture[None].copy())["pooled"][0]
+    assert row.shape == made.writes["pooled"].shape == (768,) and np.isfinite(row).all()
+
+
+def test_the_example_head_trains_and_scores(tmp_path, monkeypatch):
+    import heads
+    import heads.config
+    from heads import training
+
+    for block in blocks("adding-a-head.md"):
+        write_named(block, tmp_path)
+    monkeypatch.setattr(heads, "__path__", [*heads.__path__, str(tmp_path / "heads")])
+    monkeypatch.setattr(heads.config, "__path__", [*heads.config.__path__, str(tmp_path / "heads" / "config")])
+    assert heads.config.methods() == ["cosine", "mimic"]
+    job = heads_world.build_job(tmp_path / "world")
+    job = {**job, "method": "cosine", "config": {"epochs": 20, "batch_size": 32, "lr": 0.01}, "inputs": [i for i in job["inputs"] if i["role"] == "text"]}
+    done = training.main(job)
+    figures = done["metrics"]["test"]["full-kb"]["all"]
+    assert figures["H@1"] > 3 / 40, "well above the chance of 1 in 40"
+
+
+def test_a_shard_reads_with_plain_h5py_as_the_page_says(tmp_path):
+    job = heads_world.build_job(tmp_path / "world")
+    text = next(entry for entry in job["inputs"] if entry["role"] == "text" and entry["side"] == "entity")
+    plain, library = blocks("cache-format.md")
+    names = {"shard_path": next(Path(text["store"]).glob("*.h5")), "column_path": text["keys"], "store_folder": text["store"]}
+    exec(compile(plain, "cache-format.md", "exec"), names)  # noqa: S102 - the page's own code
+    exec(compile(library, "cache-format.md", "exec"), names)  # noqa: S102
+    assert names["first"].shape[1:] == (24,) and names["pooled"].shape == (16,)
+    row = [bytes(key) for key in np.load(text["keys"])["keys"]].index(bytes(names["keys"][0]))
+    if row < 4:
+        np.testing.assert_array_equal(names["values"][row, : names["lengths"][row]], names["first"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_and_paths_lead_somewhere(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (page.parent / target).exists(), target
+    for path in re.findall(r"`((?:pipeline|heads|cache|linking|tests|benchmarks|docs)/[\w./-]+\.\w+)`", text):
+        if "NAME" not in path and "<" not in path:
+            assert (ROOT / path).exists() or path in ("heads/cosine.py", "heads/config/cosine.py"), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_commands_name_tasks_and_options_that_there_are(page):
+    import tasks
+
+    for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.M | re.S):
+        for line in block.splitlines():
+            command = line.partition("  #")[0].split()
+            if "luigi" not in command:
+                continue
+            task = getattr(tasks, command[command.index("tasks") + 1])
+            known = {name.replace("_", "-") for name, _ in task.get_params()}
+            options = {word[2:] for word in command if word.startswith("--")} - {"module"}
+            assert options <= known, (line, options - known)
+
+
+def test_every_setting_in_the_getting_started_table_is_a_parameter():
+    import tasks
+
+    known = {name.replace("_", "-") for name, _ in tasks.TrainHead.get_params()}
+    table = (ROOT / "docs" / "getting-started.md").read_text()
+    named = set(re.findall(r"`--([\w-]+)`", table))
+    assert named <= known | {"params"}
