@@ -14,12 +14,9 @@ from pipeline.demo.pretext import SIZE, Thing
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-OBJECTIVES = {
-    "resnet": "multi-label classification: binary cross-entropy on every word that describes what is drawn",
-    "vit": "attribute classification: one softmax per slot (kind, hair, hull ...), cross-entropy on the slots the drawn kind has",
-}
+OBJECTIVE = "attribute classification: one softmax per slot (kind, hair, hull ...), cross-entropy on the slots that the drawn kind has"
 PREPROCESS = {"size": SIZE, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
-BATCH = 64
+BATCH = 32
 
 
 def slots() -> list[tuple[str, str, int, tuple[str, ...]]]:
@@ -46,7 +43,7 @@ def architecture(name: str) -> dict[str, Any]:
     if name == "resnet":
         kwargs: dict[str, Any] = {"block": "BasicBlock", "layers": [1, 1, 1, 1], "num_classes": labels}
         return {"class": "ResNet", "kwargs": kwargs, "preprocess": PREPROCESS}
-    sizes = {"image_size": SIZE, "patch_size": 8, "num_layers": 3, "num_heads": 3, "hidden_dim": 96, "mlp_dim": 192}
+    sizes = {"image_size": SIZE, "patch_size": 16, "num_layers": 3, "num_heads": 3, "hidden_dim": 96, "mlp_dim": 192}
     return {"class": "VisionTransformer", "kwargs": sizes | {"num_classes": labels}, "preprocess": PREPROCESS}
 
 
@@ -74,26 +71,17 @@ def train(name: str, folder: Path, shown: list[Thing], pixels: np.ndarray, steps
     model = build(shape)
     target = torch.from_numpy(answers(shown))
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    loss_of = _multi_label_loss if name == "resnet" else _slot_loss
 
     def loss_at(step: int) -> "Tensor":
         rows = rng.sample(range(len(shown)), BATCH)
         batch = images[rows].float() / 127.5 - 1
-        return loss_of(model(batch.flip(-1) if step % 2 else batch), target[rows])
+        return _slot_loss(model(batch.flip(-1) if step % 2 else batch), target[rows])
 
     loss = minimise(model, loss_at, steps, rate)
     place = folder / name
     write_json(place / "architecture.json", shape)
     save_file(model.state_dict(), place / "model.safetensors")
-    return {"objective": OBJECTIVES[name], "steps": steps, "loss": round(loss, 4)}
-
-
-def _multi_label_loss(logits: "Tensor", target: "Tensor") -> "Tensor":
-    import torch
-    from torch.nn import functional
-
-    hot = torch.cat([functional.one_hot(column + 1, len(words) + 1)[:, 1:] for column, (*_, words) in zip(target.T, slots(), strict=True)], dim=1)
-    return functional.binary_cross_entropy_with_logits(logits, hot.float(), reduction="sum") / len(logits)
+    return {"objective": OBJECTIVE, "steps": steps, "loss": round(loss, 4)}
 
 
 def _slot_loss(logits: "Tensor", target: "Tensor") -> "Tensor":
