@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import checkpoints
@@ -174,6 +175,17 @@ def test_clean_lists_what_no_profile_asks_for_and_removes_it_on_request(world):
     assert old.name in said and said.count("image_pooled-") == 1 and old.exists()
     world.luigi("CleanCache", "--remove", profile=False)
     assert not old.exists() and len(list(world.work.glob("cache/image_pooled-*"))) == 1
+
+
+def test_two_runs_of_one_command_at_once_both_succeed(base, tmp_path):
+    shutil.copytree(base.root, tmp_path / "copy", ignore=shutil.ignore_patterns("work"))
+    fresh = World(tmp_path / "copy")
+    with ThreadPoolExecutor(2) as pool:
+        for said in pool.map(lambda _: fresh.luigi("ExtractFeatures", "--features", "image_pooled"), range(2)):
+            assert "image_pooled" in said
+    assert fresh.luigi("VerifyCache", profile=False).count("holds") == 1
+    rows = [receipt["run"]["rows"]["image_pooled"] for receipt in fresh.receipts("ExtractGroup").values()]
+    assert len(rows) == 1 and len(list(fresh.work.glob("cache/image_pooled-*/*.h5"))) == 1
 
 
 def test_a_dry_run_says_what_would_run_and_writes_nothing(base, tmp_path):
