@@ -144,20 +144,29 @@ class Bundle:
         names = np.asarray(entities["id"].to_numpy(zero_copy_only=False))
         return cls(sides["mention"], sides["entity"], table, table["gold"].astype(np.int64), names, image, candidates, rank, shapes)
 
-    def batch(self, index: np.ndarray, with_candidates: bool) -> Batch:
-        """The training step of the mentions at `index` (B,), whose golds are in the KB."""
+    def batch(self, index: np.ndarray, with_candidates: bool, drawn: np.ndarray | None = None) -> Batch:
+        """The training step of the mentions at `index` (B,), whose golds are in the KB; `drawn`: further entities, or -1, that take part."""
         gold = self.gold[index]
-        if not with_candidates:
-            distinct, gold_row = np.unique(gold, return_inverse=True)
-            return Batch(self.mentions.rows(index), self.entities.rows(distinct), torch.from_numpy(gold_row).to(self.mentions.device))
-        lists = self.candidates[index]
-        distinct, row = np.unique(np.concatenate([gold, lists[lists >= 0]]), return_inverse=True)
+        lists = self.candidates[index] if with_candidates else np.empty((len(index), 0), np.int64)
+        more = lists[lists >= 0]
+        rest = drawn[drawn >= 0] if drawn is not None else more[:0]
+        distinct, row = np.unique(np.concatenate([gold, more, rest]), return_inverse=True)
         columns = np.full(lists.shape, -1)
-        columns[lists >= 0] = row[len(gold) :]
+        columns[lists >= 0] = row[len(gold) : len(gold) + len(more)]
         device = self.mentions.device
-        return Batch(self.mentions.rows(index), self.entities.rows(distinct), torch.from_numpy(row[: len(gold)]).to(device), torch.from_numpy(columns).to(device))
+        candidates = torch.from_numpy(columns).to(device) if with_candidates else None
+        return Batch(self.mentions.rows(index), self.entities.rows(distinct), torch.from_numpy(row[: len(gold)]).to(device), candidates)
+
+    def draw(self, index: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+        """(B * count,) entities from the first `NEAREST` of each mention's candidates, -1 where its list is shorter."""
+        reach = min(NEAREST, self.candidates.shape[1])
+        if not count or not reach:
+            return np.empty(0, np.int64)
+        return self.candidates[index[:, None], random.integers(0, reach, (len(index), count))].ravel()
 
 
+NEAREST = 40
+"""How far down a candidate list hard negatives are drawn."""
 _LONG = ("sentence", "image_key")
 
 

@@ -35,6 +35,7 @@ class Mimic(Head):
             self.tglu = Tglu(text, local, config.d_t, scale, config.attention_bias)
         if {"tglu", "cmfu"} & set(self.units):
             self.text_global_norm = nn.LayerNorm(shapes["text.pooled"][-1])
+            nn.init.constant_(self.text_global_norm.weight, config.text_scale)
         if {"vdlu", "cmfu"} & set(self.units):
             self.image_local = nn.Linear(shapes["image.tokens"][-1], config.d_v)
             self.image_local_norm = nn.LayerNorm(config.d_v)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from cache.errors import UserError
 from cache.files import fault_point, read_json, write_json
 from cache.store import Store
-from heads.base import Head, make_head
+from heads.base import Batch, Head, make_head
 from heads.checkpoint import load_optimizer, optimizer_tensors, part, read_tensors, write_tensors
 from heads.config import load_config, to_json
 from heads.config.base import HeadConfig
@@ -195,7 +195,12 @@ def run_epoch(
     batches = [order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size)]
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")  # anew for each epoch, so that there is no state of it to keep
     sums: dict[str, torch.Tensor] = {}
-    for index, batch in zip(batches, prefetch(batches, lambda index: bundle.batch(index, head.uses_candidates)), strict=True):
+
+    def read(step: int) -> Batch:
+        drawn = bundle.draw(batches[step], config.hard_negatives, np.random.default_rng([seed, epoch, step]))
+        return bundle.batch(batches[step], head.uses_candidates, drawn)
+
+    for index, batch in zip(batches, prefetch(range(len(batches)), read), strict=True):
         with autocast(device, precision):
             loss, logged = head.loss(batch)
         optimizer.zero_grad(set_to_none=True)

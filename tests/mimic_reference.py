@@ -86,11 +86,14 @@ def scores(mention_row, entity_row, weights, options):
     return {"score": sum(result.values()) / len(result), **result}
 
 
-def loss(pair_scores, gold, copies):
-    """Eq. 20 to 22. pair_scores: unit -> (B, B) of mention i with the gold entity of mention j; gold: entity of each mention."""
+def loss(pair_scores, drawn_scores, gold, copies):
+    """Eq. 20 to 22. pair_scores: unit -> (B, B) of mention i with the gold entity of mention j; gold: entity of each mention.
+
+    drawn_scores: unit -> (B, X) with entities that are nobody's gold.
+    """
     total = 0.0
-    for table in pair_scores.values():
+    for name, table in pair_scores.items():
         for i, row in enumerate(table):
             others = [row[j] for j in range(len(row)) if j != i and (copies or gold[j] != gold[i])]
-            total += (np.log(np.exp(np.array([row[i], *others]) - row[i]).sum())) / len(table)
+            total += (np.log(np.exp(np.array([row[i], *others, *drawn_scores[name][i]]) - row[i]).sum())) / len(table)
     return total

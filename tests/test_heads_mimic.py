@@ -76,14 +76,16 @@ def test_list_and_block_scores_are_the_equations(options):
             np.testing.assert_allclose(listed[name][m][real].numpy(), want[lists[m][real]], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("drawn", [[], [1, 8]], ids=["golds", "golds and drawn negatives"])
 @pytest.mark.parametrize("options", [{}, {"same_gold_negative": True}, {"release": True}], ids=["paper", "copies are negatives", "release"])
-def test_the_loss_is_equations_20_to_22(options):
+def test_the_loss_is_equations_20_to_22(options, drawn):
     head, (mentions, entities), expected = build(options)
     gold = [4, 2, 4, 7, 2, 4]
-    distinct, column = np.unique(gold, return_inverse=True)
-    loss, parts = head.loss(Batch(mentions, entities.take(torch.from_numpy(distinct)), torch.from_numpy(column)))
-    table = {name: np.array([[expected(m, e)[name] for e in gold] for m in range(6)]) for name in ("score", "tglu", "vdlu", "cmfu")}
-    assert loss.item() == pytest.approx(reference.loss(table, gold, copies=bool(options)), rel=1e-5)
+    distinct, column = np.unique([*gold, *drawn], return_inverse=True)
+    loss, parts = head.loss(Batch(mentions, entities.take(torch.from_numpy(distinct)), torch.from_numpy(column[:6])))
+    units = ("score", "tglu", "vdlu", "cmfu")
+    pairs, extra = ({name: np.array([[expected(m, e)[name] for e in listed] for m in range(6)]) for name in units} for listed in (gold, drawn))
+    assert loss.item() == pytest.approx(reference.loss(pairs, extra, gold, copies=bool(options)), rel=1e-5)
     assert sum(part.item() for part in parts.values()) == pytest.approx(loss.item())
 
 

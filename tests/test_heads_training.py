@@ -159,6 +159,30 @@ def test_a_fraction_of_train_is_part_of_a_larger_one(world):
     assert counts == {"train": 94, "NIL": 1, "outside the KB": 1, "trained on": 94}
 
 
+def test_hard_negatives_come_from_the_mentions_own_lists_anew_at_each_step(world):
+    job, _, _ = world
+    bundle = Bundle.load(job, training.load_config("mimic", {}).wants(["text_tokens"]), torch.device("cpu"))
+    index = np.flatnonzero((bundle.table["split"] == "train") & (bundle.gold >= 0))[:16]
+    first, second = (bundle.draw(index, 2, np.random.default_rng([0, 1, step])) for step in (1, 2))
+    for drawn in (first, second):
+        assert all(entity in bundle.candidates[row] for row, entities in zip(index, drawn.reshape(16, 2), strict=True) for entity in entities)
+    assert (first != second).any()
+    batch = bundle.batch(index, False, first)
+    distinct = np.unique([*bundle.gold[index], *first[first >= 0]])
+    assert len(batch.entities) == len(distinct) and (distinct[batch.gold.numpy()] == bundle.gold[index]).all()
+    assert torch.equal(batch.entities["text.pooled"], bundle.entities.rows(distinct)["text.pooled"])
+
+
+def test_a_batch_with_lists_points_at_its_own_entities(world):
+    job, _, _ = world
+    bundle = Bundle.load(job, training.load_config("mimic", {}).wants(["text_tokens"]), torch.device("cpu"))
+    index = np.flatnonzero((bundle.table["split"] == "train") & (bundle.gold >= 0))[:5]
+    batch = bundle.batch(index, True)
+    distinct = np.unique([*bundle.gold[index], *bundle.candidates[index][bundle.candidates[index] >= 0]])
+    columns = batch.candidates.numpy()
+    np.testing.assert_array_equal(np.where(columns >= 0, distinct[columns], -1), bundle.candidates[index])
+
+
 def test_text_alone_trains_to_the_end(tmp_path):
     job = build_job(tmp_path, images=False)
     result = training.main(job)

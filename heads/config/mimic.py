@@ -26,6 +26,8 @@ class MimicConfig(HeadConfig):
     attention_bias: TGLU's Q, K and V have biases (the release).
     missing_image: "null", one learned vector that stands for an absent picture, or "zero", zeros in place of its features (the paper's padding).
     mask_padding: false fills every text up to 40 positions with zero states that take part in TGLU.
+    text_scale: initial weights of the LayerNorm of global text vectors. With 1 (the paper) S_T^G2G spans the width of the vectors, up and down,
+        and the softmax of the loss has nothing left to learn from where the encoder is frozen.
     same_gold_negative: true keeps other mentions' copies of a mention's own gold among its in-batch negatives.
     vdlu_projections: VDLU passes class and pooled vectors through two more Linears and normalises the query (the release).
     cmfu_gate: eq. 17's gate is a "vector", or one "scalar" as in the release.
@@ -45,6 +47,7 @@ class MimicConfig(HeadConfig):
     attention_bias: bool = False
     missing_image: Literal["null", "zero"] = "null"
     mask_padding: bool = True
+    text_scale: float = 1.0
     same_gold_negative: bool = False
     vdlu_projections: bool = False
     cmfu_gate: Literal["vector", "scalar"] = "vector"
@@ -52,7 +55,7 @@ class MimicConfig(HeadConfig):
 
     TEXT: ClassVar[tuple[str, ...]] = ("clip_text", "text_tokens")
     IMAGE: ClassVar[tuple[str, ...]] = ("clip_image", "image_patches")
-    positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "d_t", "d_v", "d_c")
+    positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "d_t", "d_v", "d_c", "text_scale")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "release": {
             "attention_bias": True,

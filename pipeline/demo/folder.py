@@ -4,10 +4,13 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cache.files import explained, make_folder
+
+ABANDONED = 3600  # seconds after which an unfinished folder belongs to no running build
 
 
 @contextlib.contextmanager
@@ -19,6 +22,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     folder = Path(folder).absolute()
     make_folder(folder.parent)
     with explained(folder):
+        _sweep(folder)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
         try:
             os.chmod(temporary, 0o777 & ~_umask())
@@ -26,6 +30,14 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             _take_name(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed builds of `folder` have left behind."""
+    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            if left.stat().st_mtime < time.time() - ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _take_name(temporary: Path, folder: Path) -> None:

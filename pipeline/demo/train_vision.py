@@ -15,14 +15,19 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 OBJECTIVE = "attribute classification: one softmax per slot (kind, hair, hull ...), cross-entropy on the slots that the drawn kind has"
-PREPROCESS = {"size": SIZE, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+PREPROCESS = {"crop_size": SIZE, "resize_size": SIZE, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
 BATCH = 32
 
 
 def slots() -> list[tuple[str, str, int, tuple[str, ...]]]:
     """What is to be named: (kind, slot, which word of its value, the words it can be). The first is the kind itself."""
-    words = [(kind, slot, place, choices) for kind, shape in KINDS.items() for slot, visible in shape.visible.items() for place, choices in enumerate(visible.words)]
-    return [("", "kind", 0, tuple(KINDS)), *((kind, slot, place, tuple(dict.fromkeys(choices))) for kind, slot, place, choices in words)]
+    named = [
+        (kind, slot, place, tuple(dict.fromkeys(words)))
+        for kind, shape in KINDS.items()
+        for slot, visible in shape.visible.items()
+        for place, words in enumerate(visible.words)
+    ]
+    return [("", "kind", 0, tuple(KINDS)), *named]
 
 
 def answers(shown: list[Thing]) -> np.ndarray:
@@ -38,27 +43,27 @@ def answers(shown: list[Thing]) -> np.ndarray:
 
 
 def architecture(name: str) -> dict[str, Any]:
-    """The torchvision class and its arguments, as `architecture.json` holds them."""
+    """The content of `torchvision.json`: torchvision's class, its arguments, the preprocessing."""
     labels = sum(len(words) for *_, words in slots())
     if name == "resnet":
         kwargs: dict[str, Any] = {"block": "BasicBlock", "layers": [1, 1, 1, 1], "num_classes": labels}
-        return {"class": "ResNet", "kwargs": kwargs, "preprocess": PREPROCESS}
+        return {"architecture": "ResNet", "kwargs": kwargs, "preprocess": PREPROCESS}
     sizes = {"image_size": SIZE, "patch_size": 16, "num_layers": 3, "num_heads": 3, "hidden_dim": 96, "mlp_dim": 192}
-    return {"class": "VisionTransformer", "kwargs": sizes | {"num_classes": labels}, "preprocess": PREPROCESS}
+    return {"architecture": "VisionTransformer", "kwargs": sizes | {"num_classes": labels}, "preprocess": PREPROCESS}
 
 
 def build(shape: dict[str, Any]) -> "nn.Module":
-    """The model of an `architecture.json`, freshly initialised."""
+    """The model that a `torchvision.json` describes, freshly initialised."""
     from torchvision.models import VisionTransformer
     from torchvision.models.resnet import BasicBlock, ResNet
 
-    if shape["class"] == "ResNet":
+    if shape["architecture"] == "ResNet":
         return ResNet(**{**shape["kwargs"], "block": BasicBlock})
     return VisionTransformer(**shape["kwargs"])
 
 
 def train(name: str, folder: Path, shown: list[Thing], pixels: np.ndarray, steps: int, rate: float, seed: int) -> dict[str, Any]:
-    """Write `folder/<name>/{architecture.json, model.safetensors}`; returns the training's part of the report.
+    """Write `folder/<name>/{torchvision.json, model.safetensors}`; returns the training's part of the report.
 
     pixels: (n, SIZE, SIZE, 3) uint8, one drawing of each thing in `shown`.
     """
@@ -79,7 +84,7 @@ def train(name: str, folder: Path, shown: list[Thing], pixels: np.ndarray, steps
 
     loss = minimise(model, loss_at, steps, rate)
     place = folder / name
-    write_json(place / "architecture.json", shape)
+    write_json(place / "torchvision.json", shape)
     save_file(model.state_dict(), place / "model.safetensors")
     return {"objective": OBJECTIVE, "steps": steps, "loss": round(loss, 4)}
 

@@ -1,0 +1,80 @@
+"""Trains the demo's four encoders from nothing, in two processes of one thread each, and measures them on what they have not seen.
+
+Under 90 s on two cores, drawing included. Training draws its own things: nothing of the demo world is seen, only its vocabulary is shared.
+"""
+
+import multiprocessing
+import os
+import random
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cache.files import write_json
+from pipeline.demo.folder import whole_folder
+
+THINGS = 8000  # drawn for each process
+SHARES = (("clip",), ("bert", "resnet", "vit"))  # what each process trains: about equal times
+
+
+def main(job: dict[str, Any]) -> dict[str, Any]:
+    """Entry of the child process. job: `out` (folder), optional `seed`. Returns the report."""
+    return train_encoders(Path(job["out"]), job.get("seed", 0))
+
+
+def train_encoders(folder: Path, seed: int = 0) -> dict[str, Any]:
+    """Write `bert/`, `clip/`, `resnet/`, `vit/` and `report.json` into `folder`, which appears whole or not at all; returns the report.
+
+    Report: encoder → objective, steps, loss, seconds, held-out figures in percent; and the seconds of all together.
+    """
+    begun = time.perf_counter()
+    with whole_folder(folder) as place:
+        with ProcessPoolExecutor(len(SHARES), mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent) as pool:
+            parts = list(pool.map(_train_share, SHARES, [place] * len(SHARES), [seed] * len(SHARES)))
+        report: dict[str, Any] = {name: entry for part in parts for name, entry in part.items()}
+        report["seconds"] = round(time.perf_counter() - begun, 1)
+        write_json(place / "report.json", report)
+    return report
+
+
+def _follow_parent() -> None:
+    """End this process when its parent is gone, so that a killed command leaves no training behind."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _train_share(names: tuple[str, ...], folder: Path, seed: int) -> dict[str, Any]:
+    """Train and measure some of the encoders in this process."""
+    import torch
+
+    from pipeline.demo import train_bert, train_clip, train_vision
+    from pipeline.demo.held_out import evaluate
+    from pipeline.demo.pretext import pictures, things
+    from pipeline.demo.vocabulary import learn_pieces
+
+    # One thread: two of them would wait for each other wherever other work shares the cores, and results would depend on their number.
+    torch.set_num_threads(1)
+    pieces = learn_pieces(seed)
+    rng = random.Random(f"drawings {names} {seed}")
+    shown = things(THINGS, rng)
+    pixels = pictures(shown, rng)
+    report = {}
+    for name in names:
+        begun = time.perf_counter(), time.process_time()
+        if name == "clip":
+            entry = train_clip.train(folder, pieces, shown, pixels, text_steps=160, image_steps=650, rate=2e-3, seed=seed)
+        elif name == "bert":
+            entry = train_bert.train(folder, pieces, steps=120, rate=2.5e-3, seed=seed)
+        else:
+            entry = train_vision.train(name, folder, shown, pixels, steps=150 if name == "resnet" else 600, rate=2e-3, seed=seed)
+        entry |= {"seconds": round(time.perf_counter() - begun[0], 1), "cpu_seconds": round(time.process_time() - begun[1], 1)}
+        report[name] = entry | {"held_out": evaluate(name, folder, seed)}
+    return report
