@@ -139,7 +139,7 @@ class Bundle:
             rank = saved["gold_rank"].astype(np.int64) if "gold_rank" in saved.files else np.full(len(candidates), -1)
         if len(candidates) != counts["mention"] or candidates.max(initial=-1) >= counts["entity"]:
             raise UserError(f"{job['candidates']}: lists do not fit the {counts['mention']} mentions and {counts['entity']} entities of {folder}; build them again")
-        _settle([*sides["mention"].columns.values(), *sides["entity"].columns.values()], device)
+        settle([*sides["mention"].columns.values(), *sides["entity"].columns.values()], device, _budget(device))
         image = np.asarray(entities["image_status"].to_numpy(zero_copy_only=False)) == "ok"
         names = np.asarray(entities["id"].to_numpy(zero_copy_only=False))
         return cls(sides["mention"], sides["entity"], table, table["gold"].astype(np.int64), names, image, candidates, rank, shapes)
@@ -170,12 +170,8 @@ NEAREST = 40
 _LONG = ("sentence", "image_key")
 
 
-def _settle(columns: list[Column], device: torch.device) -> None:
-    """Move columns to the device, smallest first, while they fit a part of its free memory; the others stay memory-mapped."""
-    if device.type == "cuda":
-        budget = torch.cuda.mem_get_info(device)[0] * 6 // 10
-    else:
-        budget = _available_memory() // 4
+def settle(columns: list[Column], device: torch.device, budget: int) -> None:
+    """Move columns to the device, smallest first, while they fit `budget` bytes; the others stay memory-mapped."""
     for size, _, column in sorted((column.bytes(), place, column) for place, column in enumerate(columns)):
         if size > budget:
             break
@@ -183,13 +179,9 @@ def _settle(columns: list[Column], device: torch.device) -> None:
         budget -= size
 
 
-def _available_memory() -> int:
-    """Bytes of memory that can be had without swapping."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 4 << 30
+def _budget(device: torch.device) -> int:
+    """Bytes that resident features may take. On a CPU none: the page cache holds what is mapped, and threads that copy with numpy leave torch's alone."""
+    return torch.cuda.mem_get_info(device)[0] * 6 // 10 if device.type == "cuda" else 0
 
 
 def prefetch(items: Iterable[T], make: Callable[[T], Any], depth: int = 2) -> Iterator[Any]:

@@ -64,18 +64,18 @@ def fill(rows: Ragged, length: int) -> Ragged:
     return Ragged(values.index_copy(0, positions.to(values.device), rows.values), lengths)
 
 
-def length_groups(lengths: Tensor, parts: int, size: int) -> Iterator[tuple[Tensor, int]]:
+def length_groups(lengths: Tensor, size: int, least: int = 48) -> Iterator[tuple[Tensor, int]]:
     """Rows of like length, with the longest length among them: `(index (m,), length)`, m <= size; rows of length 0 are in none.
 
-    parts 0: only rows of equal length share a group, so that nothing is padded. Otherwise: so many groups of equal size.
+    Where there are many rows a group has one length and nothing is padded; where there are few, neighbours in length share a group of about
+    `least` rows: many small operations would cost more than a little padding.
     """
     order = torch.argsort(lengths, stable=True)
     order = order[lengths[order] > 0]
-    if parts:
-        bounds = [round(len(order) * part / parts) for part in range(parts + 1)]
-    else:
-        ordered = lengths[order]
-        bounds = [0, *((ordered[1:] != ordered[:-1]).nonzero().squeeze(1) + 1).tolist(), len(order)]
+    ordered = lengths[order]
+    changes = ((ordered[1:] != ordered[:-1]).nonzero().squeeze(1) + 1).tolist()
+    parts = max(1, len(order) // least)
+    bounds = [0, *changes, len(order)] if len(changes) < parts else [len(order) * part // parts for part in range(parts + 1)]
     for start, end in zip(bounds, bounds[1:], strict=False):
         for begin in range(start, end, size):
             index = order[begin : min(begin + size, end)]
@@ -89,23 +89,23 @@ def _real(lengths: Tensor, length: int, device: torch.device) -> Tensor | None:
     return (torch.arange(length)[None, :] < lengths[:, None]).to(device)
 
 
-def attend_block(query: Ragged, key: Ragged, value: Ragged, parts: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """`MeanPooling(softmax(Q K^T) V)` of eq. 9 and 10 of MIMIC for all pairs, without padding and without a (tokens x d) result per pair.
+def attend_block(query: Ragged, key: Ragged, value: Ragged) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """`MeanPooling(softmax(Q K^T) V)` of eq. 9 and 10 of MIMIC for all pairs, at real lengths and without a (tokens x d) result per pair.
 
     query: entities (N), already divided by the scale; key, value: mentions (B). Yields `(mention index (b,), entity index (e,), context
     (b, e, d))` until all pairs with tokens on both sides are covered; pairs without are left out. The mean over entity tokens commutes with the
     product by V, so it is the attention weights that are pooled. Weights stand as (entity tokens, mention tokens, mentions): reductions then
-    run along contiguous memory. parts: see `length_groups`.
+    run along contiguous memory.
     """
     device = query.values.device
     budget = BLOCK[device.type]
-    wide = 32 if device.type == "cpu" else 512
+    wide = 64 if device.type == "cpu" else 512
     entities = []
-    for index, length in length_groups(query.lengths, parts, 4096):
+    for index, length in length_groups(query.lengths, 4096):
         real = _real(query.lengths[index], length, device)
         share = None if real is None else real / real.sum(1, keepdim=True)  # (e, length)
         entities.append((index, length, query.padded(index, length), share))
-    for mention_index, mention_length in length_groups(key.lengths, parts, wide):
+    for mention_index, mention_length in length_groups(key.lengths, wide):
         keys = key.padded(mention_index, mention_length).transpose(0, 1).flatten(0, 1)  # (Lm * b, d)
         values = value.padded(mention_index, mention_length)  # (b, Lm, d)
         real = _real(key.lengths[mention_index], mention_length, device)
@@ -131,7 +131,7 @@ def attend_lists(query: Ragged, key: Ragged, value: Ragged, columns: Tensor) -> 
     mentions, listed = columns.shape
     out = [value.values.new_zeros(0, listed, value.values.shape[-1])]
     longest = int(query.lengths.max()) * int(key.lengths.max()) if columns.numel() else 0
-    step = max(1, BLOCK[device.type] // max(1, longest * listed)) if listed else max(1, mentions)
+    step = max(1, 4 * BLOCK[device.type] // max(1, longest * listed)) if listed else max(1, mentions)
     for start in range(0, mentions, step):
         rows = torch.arange(start, min(start + step, mentions))
         entity_rows = columns[start : start + step].flatten().cpu()

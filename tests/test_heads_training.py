@@ -15,10 +15,10 @@ from heads_world import build_job
 from safetensors import safe_open
 
 from cache.errors import UserError
-from heads import data, training
+from heads import training
 from heads.base import Ragged
 from heads.checkpoint import read_tensors
-from heads.data import Bundle, prefetch
+from heads.data import Bundle, prefetch, settle
 from heads.evaluation import evaluate
 from heads.metrics import dev_half
 
@@ -190,14 +190,16 @@ def test_text_alone_trains_to_the_end(tmp_path):
     assert "top_vdlu" not in pq.read_schema(Path(job["out"]) / "predictions.parquet").names
 
 
-def test_resident_and_mapped_features_are_the_same_rows(world, monkeypatch):
+def test_resident_and_mapped_features_are_the_same_rows(world):
     job, _, _ = world
     wanted = training.load_config("mimic", {}).wants(["text_tokens", "image_patches"])
-    resident = Bundle.load(job, wanted, torch.device("cpu"))
-    monkeypatch.setattr(data, "_available_memory", lambda: 0)
-    mapped = Bundle.load(job, wanted, torch.device("cpu"))
-    assert all(column.resident is not None for column in resident.mentions.columns.values())
-    assert all(column.resident is None for column in mapped.mentions.columns.values())
+    resident, mapped = (Bundle.load(job, wanted, torch.device("cpu")) for _ in range(2))
+    columns = [*resident.mentions.columns.values()]
+    sizes = sorted(column.bytes() for column in columns)
+    settle(columns, torch.device("cpu"), sum(sizes) - 1)
+    assert sorted(column.bytes() for column in columns if column.resident is not None) == sizes[:-1], "the largest no longer fits"
+    settle(columns, torch.device("cpu"), sum(sizes))
+    assert all(column.resident is not None for column in columns)
     index = np.array([*range(100, 140), 3, 3])
     left, right = resident.mentions.rows(index), mapped.mentions.rows(index)
     assert set(left) == set(right) and 0 < int(left["image.ok"].sum()) < 42

@@ -135,6 +135,19 @@ def test_a_picture_replaced_under_its_old_name_is_extracted_again_alone(world):
     assert world.extracted("ExtractFeatures") == {"clip_image": 1, "image_pooled": 1}
 
 
+def test_a_command_killed_before_its_receipt_goes_on_without_redoing_a_row(base, tmp_path, monkeypatch):
+    shutil.copytree(base.root, tmp_path / "copy", ignore=shutil.ignore_patterns("work"))
+    fresh = World(tmp_path / "copy")
+    fresh.luigi("PrepareDataset")
+    monkeypatch.setenv("MEL_FAULT", "before-receipt")
+    fresh.luigi("ExtractFeatures", "--features", "clip_text", code=-9)
+    monkeypatch.delenv("MEL_FAULT")
+    before = fresh.shards()
+    assert before and not fresh.receipts("ExtractGroup")
+    assert fresh.extracted("ExtractFeatures", "--features", "clip_text") == {}
+    assert fresh.shards() == before == {name: data for name, data in base.shards().items() if "clip_text" in name}
+
+
 def test_a_flipped_byte_is_found_by_name_and_repair_refills_exactly_that_shard(world):
     before = world.shards()
     victim = next(name for name in before if "clip_text" in name)

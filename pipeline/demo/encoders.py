@@ -54,6 +54,7 @@ def _follow_parent() -> None:
 def _train_share(names: tuple[str, ...], folder: Path, seed: int) -> dict[str, Any]:
     """Train and measure some of the encoders in this process."""
     import torch
+    import transformers
 
     from pipeline.demo import train_bert, train_clip, train_vision
     from pipeline.demo.held_out import evaluate
@@ -62,6 +63,7 @@ def _train_share(names: tuple[str, ...], folder: Path, seed: int) -> dict[str, A
 
     # One thread: two of them would wait for each other wherever other work shares the cores, and results would depend on their number.
     torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
     pieces = learn_pieces(seed)
     rng = random.Random(f"drawings {names} {seed}")
     shown = things(THINGS, rng)
@@ -70,7 +72,7 @@ def _train_share(names: tuple[str, ...], folder: Path, seed: int) -> dict[str, A
     for name in names:
         begun = time.perf_counter(), time.process_time()
         if name == "clip":
-            entry = train_clip.train(folder, pieces, shown, pixels, text_steps=160, image_steps=650, rate=2e-3, seed=seed)
+            entry = train_clip.train(folder, pieces, shown, pixels, text_steps=220, image_steps=650, rate=2e-3, seed=seed)
         elif name == "bert":
             entry = train_bert.train(folder, pieces, steps=120, rate=2.5e-3, seed=seed)
         else:

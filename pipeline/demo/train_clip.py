@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 OBJECTIVE = "contrastive (InfoNCE): mention or caption to attribute text, then drawing to caption and attribute text with the text tower locked"
 CONTEXT = 64  # tokens
 TEXT_BATCH, IMAGE_BATCH = 128, 64
-CAPTIONS = 0.2  # share of captions among what is matched to attribute texts
+CAPTIONS = 0.3  # share of captions among what is matched to attribute texts
 CAPTION_WEIGHT = 0.7  # of captions against attribute texts where drawings are matched
-TEXT_SCALE, IMAGE_SCALE = 10.0, 20.0  # of the cosines, when their stage begins
+SCALE = 20.0  # of the cosines, when a stage begins
 CHUNK = 64  # texts of similar length that are encoded together
 
 
@@ -35,7 +35,7 @@ def configuration(vocabulary_size: int) -> dict[str, Any]:
             "embed_dim": 96,
             "vision_cfg": {"image_size": SIZE, "patch_size": 16, "width": 96, "layers": 3, "head_width": 32, "mlp_ratio": 2.0},
             "text_cfg": {
-                "context_length": CONTEXT, "vocab_size": vocabulary_size, "width": 96, "heads": 3, "layers": 2, "mlp_ratio": 2.0,
+                "context_length": CONTEXT, "vocab_size": vocabulary_size, "width": 64, "heads": 2, "layers": 2, "mlp_ratio": 2.0,
                 "hf_tokenizer_name": "tokenizer.json",
             },
         },
@@ -59,7 +59,7 @@ def train(
     rng = random.Random(f"clip {seed}")
     tokenizer = clip_tokenizer(pieces, CONTEXT)
     config = configuration(len(tokenizer))
-    model = open_clip.CLIP(**config["model_cfg"], init_logit_scale=float(np.log(TEXT_SCALE)))
+    model = open_clip.CLIP(**config["model_cfg"], init_logit_scale=float(np.log(SCALE)))
 
     def encode(texts: list[str]) -> "Tensor":
         rows = tokenizer(texts, truncation=True).input_ids
@@ -76,7 +76,7 @@ def train(
     text = minimise(model, text_loss, text_steps, rate)
     with torch.no_grad():
         captions, entities = (encode([write(thing, rng) for thing in shown]) for write in (caption, entity_text))
-        model.logit_scale.fill_(float(np.log(IMAGE_SCALE)))
+        model.logit_scale.fill_(float(np.log(SCALE)))
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def image_loss(step: int) -> "Tensor":
