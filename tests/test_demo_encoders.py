@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from pipeline.demo.drawing import draw
-from pipeline.demo.encoders import main
 from pipeline.demo.held_out import CHOICES, evaluate
 from pipeline.demo.looks import KINDS, attributes
 from pipeline.demo.pretext import caption, entity_text, mention_text, things
@@ -17,13 +16,6 @@ from pipeline.demo.vocabulary import learn_pieces
 from pipeline.demo.world import World, make_world
 
 NAMES = ("bert", "clip", "resnet", "vit")
-
-
-@pytest.fixture(scope="session")
-def demo_encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("encoders") / "encoders"
-    main({"out": str(folder), "seed": 0})
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,40 @@
+"""The demo as a newcomer runs it: one command, all regimes in the table, nothing done twice."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+REGIMES = {"text-decides", "picture-decides", "both-decide", "picture-misleads", "picture-missing"}
+
+
+def metrics(work: Path) -> dict:
+    return json.loads(next(work.glob("runs/demo/mimic/*/metrics.json")).read_text())
+
+
+def test_one_command_trains_mimic_on_the_demo_and_reports_every_regime(demo_work):
+    work, said = demo_work
+    full = metrics(work)["test"]["full-kb"]
+    assert {name.removeprefix("group: ") for name in full if name.startswith("group: ")} == REGIMES
+    assert len({full[f"group: {regime}"]["n"] for regime in REGIMES}) == 1, "equally many"
+    assert full["all"]["H@1"] > 0.55 and full["group: picture-decides"]["H@1"] > 0.5
+    assert str(work / "cache") in said and str(work / "runs") in said
+
+
+def test_bad_pictures_of_the_demo_are_counted_by_cause_and_are_verdicts_in_the_cache(demo_work):
+    work, _ = demo_work
+    text = next(work.glob("datasets/demo-*/account.txt")).read_text()
+    assert "truncated" in text and "not an image" in text
+    receipt = next(r for path in work.glob("receipts/ExtractGroup-*.json") if "clip_image" in (r := json.loads(path.read_text()))["result"]["features"])
+    assert receipt["result"]["features"]["clip_image"]["verdicts"]["broken"] > 20
+
+
+def test_the_second_run_does_nothing_and_prints_the_table(demo_work):
+    work, said = demo_work
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
+    command = [sys.executable, "-m", "luigi", "--module", "tasks", "TrainHead", "--method", "mimic", "--work-dir", str(work)]
+    again = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert again.strip() and said.rstrip().endswith(again.rstrip())
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()} == before
