@@ -34,7 +34,7 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """The context models run in at a precision that `pick_precision` gave."""
+    """The context a head is trained in, at a precision that `pick_precision` gave; evaluation is in fp32 always."""
     return contextlib.nullcontext() if precision == "fp32" else torch.autocast(device.type, HALF[precision])
 
 

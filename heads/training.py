@@ -80,8 +80,7 @@ def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, devi
     trained = time.monotonic()
     head.load_state_dict(best)
     head.eval()
-    with autocast(device, precision):
-        metrics, predictions = evaluate(head, bundle, quiet)
+    metrics, predictions = evaluate(head, bundle, quiet)
     write_tensors(out / "model.safetensors", best, {"method": job["method"], "config": to_json(config), "shapes": bundle.shapes, "seed": seed})
     fault_point("run-middle")
     write_predictions(out / "predictions.parquet", predictions)
@@ -119,8 +118,7 @@ def _fit(
         while state.epoch < config.epochs and not (config.patience and state.epoch - state.best_epoch >= config.patience):
             epoch = state.epoch + 1
             row: dict[str, Any] = {"epoch": epoch, **run_epoch(head, optimizer, bundle, chosen, config, seed, epoch, precision, progress.update)}
-            with autocast(device, precision):
-                row |= _choose(head, bundle, chooser, config)
+            row |= _choose(head, bundle, chooser, config)
             reached = row.get("dev MRR", float(epoch))  # without a dev set, the last epoch is the best
             if reached > state.best:
                 state.best, state.best_epoch = reached, epoch

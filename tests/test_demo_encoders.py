@@ -158,7 +158,8 @@ def test_vocabulary_and_texts_follow_from_the_seed():
     import sys
 
     command = "from pipeline.demo.vocabulary import learn_pieces; print(' '.join(learn_pieces(5)))"
-    runs = [subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]).stdout for _ in range(2)]
+    root = Path(__file__).parents[1]
+    runs = [subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True, cwd=root).stdout for _ in range(2)]
     assert runs[0] == runs[1] == " ".join(learn_pieces(5)) + "\n"
     thing = things(1, random.Random(1))[0]
     for write in (caption, entity_text, mention_text):

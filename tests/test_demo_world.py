@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -193,6 +194,15 @@ def test_a_failed_build_leaves_the_old_folder_and_nothing_else(tmp_path):
     with whole_folder(folder) as place:
         (place / "new").write_text("new")
     assert [path.name for path in tmp_path.rglob("*")] == ["made", "new"]
+
+
+def test_what_a_killed_build_left_is_swept_but_a_running_one_is_not(tmp_path):
+    for name in ("killed", "running"):
+        (tmp_path / f".made.{name}.tmp").mkdir()
+    os.utime(tmp_path / ".made.killed.tmp", (0, 0))
+    with whole_folder(tmp_path / "made"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"made", ".made.running.tmp"}
 
 
 def test_a_world_too_small_for_its_regimes_is_refused():

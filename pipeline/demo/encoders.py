@@ -9,9 +9,11 @@ import random
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from cache.errors import PassingError
 from cache.files import write_json
 from pipeline.demo.folder import whole_folder
 
@@ -27,12 +29,16 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 def train_encoders(folder: Path, seed: int = 0) -> dict[str, Any]:
     """Write `bert/`, `clip/`, `resnet/`, `vit/` and `report.json` into `folder`, which appears whole or not at all; returns the report.
 
+    Raises `PassingError` when one of the processes is killed.
     Report: encoder → objective, steps, loss, seconds, held-out figures in percent; and the seconds of all together.
     """
     begun = time.perf_counter()
     with whole_folder(folder) as place:
-        with ProcessPoolExecutor(len(SHARES), mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent) as pool:
-            parts = list(pool.map(_train_share, SHARES, [place] * len(SHARES), [seed] * len(SHARES)))
+        try:
+            with ProcessPoolExecutor(len(SHARES), mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent) as pool:
+                parts = list(pool.map(_train_share, SHARES, [place] * len(SHARES), [seed] * len(SHARES)))
+        except BrokenProcessPool:
+            raise PassingError("demo encoders: a training process was killed (out of memory?); free about 2 GB and run the same command again") from None
         report: dict[str, Any] = {name: entry for part in parts for name, entry in part.items()}
         report["seconds"] = round(time.perf_counter() - begun, 1)
         write_json(place / "report.json", report)

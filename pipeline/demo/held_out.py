@@ -28,7 +28,10 @@ def evaluate(name: str, folder: Path, seed: int) -> dict[str, float]:
     """Figures of the checkpoint `folder/name` in percent, loaded with its library's own loader."""
     rng = random.Random(f"held out {name} {seed}")
     probe = _probe_sentences(rng) if name == "bert" else _probe_drawings(rng)
-    figures = {"probe": probe(_encoder(name, folder, seed, trained=True)), "probe of random weights": probe(_encoder(name, folder, seed, trained=False))}
+    figures = {
+        "probe": probe(_encoder(name, folder, seed, trained=True)),
+        "probe of random weights": probe(_encoder(name, folder, seed, trained=False)),
+    }
     if name == "clip":
         figures |= {f"right caption of {CHOICES}": _choose_captions(folder / name, rng)}
     return {figure: round(100 * value, 1) for figure, value in figures.items()}

@@ -137,7 +137,10 @@ KINDS = {
     ),
     "animal": Kind(
         visible={
-            "coat": Visible((("plain", "spotted", "striped"), ("black", "brown", "white", "orange", "blue"), ("horse", "dog", "bird", "fish")), "{0} {1} {2} coat"),
+            "coat": Visible(
+                (("plain", "spotted", "striped"), ("black", "brown", "white", "orange", "blue"), ("horse", "dog", "bird", "fish")),
+                "{0} {1} {2} coat",
+            ),
             "collar": Visible((("red", "yellow", "green", "purple"),), "{0} collar"),
         },
         roles=("racer", "mascot", "rescuer", "circus star", "show champion", "film star", "messenger", "royal pet"),
@@ -158,7 +161,10 @@ KINDS = {
             "bloom": Visible((COUNTS, COLOURS, ("tulips", "roses", "bells")), "{0} {1} {2}"),
             "pot": Visible((COLOURS,), "{0} pot"),
         },
-        roles=("garden variety", "wild hybrid", "greenhouse variety", "healing plant", "show variety", "alpine plant", "table variety", "winter bloomer"),
+        roles=(
+            "garden variety", "wild hybrid", "greenhouse variety", "healing plant",
+            "show variety", "alpine plant", "table variety", "winter bloomer",
+        ),
         fames=("its scent", "a craze", "thorns", "a painting", "its oil", "slow growth", "a royal wedding", "hardiness"),
         begun="raised",
     ),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.demo.learning import matching_loss, minimise
-from pipeline.demo.pretext import GROUP, entity_text, mention_text, things
+from pipeline.demo.pretext import entity_text, mention_text, things
 from pipeline.demo.vocabulary import bert_tokenizer
 
 if TYPE_CHECKING:

@@ -64,8 +64,9 @@ def train(
     def encode(texts: list[str]) -> "Tensor":
         rows = tokenizer(texts, truncation=True).input_ids
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-        chunks = [tokenizer.pad({"input_ids": [rows[row] for row in order[start : start + CHUNK]]}, return_tensors="pt") for start in range(0, len(rows), CHUNK)]
-        vectors = torch.cat([encode_prefix(model, chunk.input_ids) for chunk in chunks])
+        chunks = [[rows[row] for row in order[start : start + CHUNK]] for start in range(0, len(rows), CHUNK)]
+        padded = [tokenizer.pad({"input_ids": chunk}, return_tensors="pt").input_ids for chunk in chunks]
+        vectors = torch.cat([encode_prefix(model, ids) for ids in padded])
         return functional.normalize(vectors[torch.tensor(order).argsort()], dim=-1)
 
     def text_loss(step: int) -> "Tensor":

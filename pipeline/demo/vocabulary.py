@@ -1,9 +1,7 @@
 """The word pieces of the demo's texts, learned with the `tokenizers` library and wrapped for BERT and for CLIP."""
 
-import json
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.demo.pretext import caption, entity_text, mention_text, things
