@@ -6,6 +6,7 @@ A child that is forked from a process which has the libraries loaded takes a fra
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -49,17 +50,22 @@ def main(job: dict, faults: list[str], kills: int) -> dict:
     import pipeline.extract  # noqa: F401
 
     torch.set_num_threads(1)
-    finished, seconds = attempt({**job, "cache": job["cache"] + "-calm", "columns": job["columns"] + "-calm"}, None, None)
+    finished, _ = attempt({**job, "cache": job["cache"] + "-calm", "columns": job["columns"] + "-calm"}, None, None)
     assert finished
+    warm = {**job, "cache": job["cache"] + "-warm"}
+    seconds = attempt(warm, None, None)[1]
     killed, left = 0, {}
     for fault in faults:
         done, _ = attempt({**job, "cache": f"{job['cache']}-{fault.partition(':')[0]}"}, None, fault)
         left[fault] = not done
     chance = random.Random(0)
-    for _ in range(kills):
+    for _ in range(8 * kills):
         done, _ = attempt(job, chance.uniform(0, seconds), None)
         killed += not done
-        # What a kill costs is bounded: the cache only ever grows, so progress is made.
+        if killed == kills:
+            break
+        if done:  # nothing is left to interrupt: begin again
+            shutil.rmtree(job["cache"], ignore_errors=True)
     assert attempt(job, None, None)[0]
     for fault in faults:
         assert attempt({**job, "cache": f"{job['cache']}-{fault.partition(':')[0]}"}, None, None)[0]
