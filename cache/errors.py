@@ -1,4 +1,7 @@
-"""The one exception whose message is meant for the user."""
+"""Exceptions whose message is meant for the user, and the hint that goes with a mistyped word."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -11,3 +14,10 @@ class UserError(Exception):
 
 class PassingError(Exception):
     """A failure that a later run may not meet again (I/O, memory); the row or shard under way stays undone and the task incomplete."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where one of `known` is near, then all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    return (f"; did you mean {close[0]!r}?" if close else "") + f" Known: {', '.join(known)}"

@@ -1,6 +1,5 @@
 """Profiles: which model and preprocessing stand behind each feature, and head defaults of that size."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,18 +7,11 @@ from typing import Any
 
 import yaml
 
-from cache.errors import UserError
+from cache.errors import UserError, nearest
 
 FOLDER = Path(__file__).parent / "profiles"
 SIDES = ("mention", "entity")
 _FEATURE_KEYS = {"extractor", "views", "by_default"}
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for a mistyped word, then the list of known ones."""
-    known = sorted(known)
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
-    return (f"; did you mean {close[0]!r}?" if close else "") + f" Known: {', '.join(known)}"
 
 
 def names() -> list[str]:

@@ -4,8 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cache.errors import UserError
-from pipeline.profile import nearest
+from cache.errors import UserError, nearest
 
 IMAGE = "image"
 # MIMIC eq. 2 and 3: the [SEP] is written out; BERT's tokenizer reads it as its special token, CLIP's as a literal string.

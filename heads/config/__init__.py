@@ -6,8 +6,8 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from cache.errors import UserError
-from heads.config.base import HeadConfig, build, nearest
+from cache.errors import UserError, nearest
+from heads.config.base import HeadConfig, build
 
 
 def methods() -> list[str]:

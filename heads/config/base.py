@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
-from cache.errors import UserError
+from cache.errors import UserError, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +51,6 @@ class HeadConfig:
 
 
 C = TypeVar("C", bound=HeadConfig)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where one of `known` is near, then all of them."""
-    known = sorted(known)
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return (f"; did you mean {close[0]!r}?" if close else "") + f" Known: {', '.join(known)}"
 
 
 def build(kind: type[C], params: Mapping[str, Any], method: str) -> C:

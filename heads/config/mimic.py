@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from cache.errors import UserError
-from heads.config.base import HeadConfig, nearest
+from cache.errors import UserError, nearest
+from heads.config.base import HeadConfig
 
 Unit = Literal["tglu", "vdlu", "cmfu"]
 UNITS: tuple[Unit, ...] = ("tglu", "vdlu", "cmfu")

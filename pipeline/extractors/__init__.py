@@ -6,10 +6,10 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-from cache.errors import UserError
+from cache.errors import UserError, nearest
 from pipeline.extractors.base import Extractor
 from pipeline.models import find
-from pipeline.profile import Feature, nearest
+from pipeline.profile import Feature
 
 _NOT_EXTRACTORS = {"base", "preprocess", "clip", "vision"}
 
