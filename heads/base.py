@@ -2,7 +2,8 @@
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -71,19 +72,26 @@ class Batch:
 
     mentions: (B) rows. entities: (E) rows, each entity of the batch once. gold: (B,) int64 row of a mention's gold among `entities`.
     candidates: (B, r) int64 rows of its candidates, -1 where a list ends early; None unless the head `uses_candidates`.
+    pairs: wanted pair features beside `candidates`, (B, r) or (B, r, S) float32 each, NaN where a pair has none.
     """
 
     mentions: Rows
     entities: Rows
     gold: Tensor
     candidates: Tensor | None = None
+    pairs: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+NO_PAIRS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Head(nn.Module):
     """Base of every method. The module `heads/<method>.py` holds one subclass, `heads/config/<method>.py` its configuration.
 
-    Inputs are `Rows` with a column `<role>.<output>` per wanted output (fixed or ragged) and `<role>.ok` (n,) bool, false where a row has no
-    such feature; such rows are zeros or of length 0 and must not be read as data. What `encode_*` returns is the head's own business.
+    Inputs are `Rows` with a column `<role>.<output>` per wanted output (fixed or ragged), `<role>.ok` (n,) bool, false where a row has no such
+    feature (such rows are zeros or of length 0 and must not be read as data), and `<role>.span` (n, 2) int64, the phrase's characters in the
+    view's text (-1: not in it). A view with several texts or pictures per record makes fixed outputs ragged: a step per text or picture.
+    What `encode_*` returns is the head's own business.
     Scores come as a dict: "score" and one entry per name in `units`, fp32 all.
     """
 
@@ -92,7 +100,8 @@ class Head(nn.Module):
     units: tuple[str, ...] = ()
 
     def __init__(self, config: HeadConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """shapes: of one row of each input column (of one position, where ragged), as the cached features' specs give them."""
+        """shapes: of one row of each input column (of one position, where ragged), as the cached features' specs give them; of a pair feature that
+        is there, `pairs.<name>`: () or (S,)."""
         super().__init__()
         self.config = config
         self.shapes = dict(shapes)
@@ -109,9 +118,16 @@ class Head(nn.Module):
         """Scores (B, N) of every mention with every entity, for heads with `scores_blocks`."""
         raise NotImplementedError
 
-    def score_lists(self, mentions: Rows, entities: Rows, columns: Tensor) -> dict[str, Tensor]:
-        """Scores (B, r) of mention b with entity row `columns[b, j]`; whatever stands where that is -1 is not looked at."""
+    def score_lists(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
+        """Scores (B, r) of mention b with entity row `columns[b, j]`; whatever stands where that is -1 is not looked at.
+
+        pairs: the wanted pair features beside `columns`, as in `Batch`.
+        """
         raise NotImplementedError
+
+    def explain(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
+        """What else the head can tell about these pairs (edges, attention, choices): arrays (B, ...) float32 by name; nothing by default."""
+        return {}
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective of one step, and its parts by name for the learning curves."""

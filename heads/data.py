@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,18 +70,55 @@ class Column:
         return Ragged(torch.from_numpy(values), torch.from_numpy(np.asarray(lengths, dtype=np.int64)))
 
 
+class Several:
+    """A fixed output of which a record may have several rows (one per text or picture): reads as `Ragged`, absent rows left out."""
+
+    ragged = True
+
+    def __init__(self, column: Column, counts: np.ndarray) -> None:
+        """column: over the rows of all records one after another; counts (n,): how many of them each record has."""
+        if column.ragged:
+            raise UserError(f"output {column.table.output!r} is ragged itself; of a view with several texts per record only fixed outputs can be read")
+        self.column = column
+        self.shape = column.shape
+        record = np.repeat(np.arange(len(counts)), counts)[column.ok]
+        self.lengths = np.bincount(record, minlength=len(counts)).astype(np.int64)
+        self.places = np.flatnonzero(column.ok)
+        self.ends = self.lengths.cumsum()
+        self.ok = self.lengths > 0
+
+    def bytes(self) -> int:
+        """What the distinct rows take in memory."""
+        return self.column.bytes()
+
+    def settle(self, device: torch.device) -> None:
+        """See `Column.settle`."""
+        self.column.settle(device)
+
+    def take(self, index: np.ndarray, device: torch.device) -> Ragged:
+        """The records at `index` (m,): values (sum of their rows, *shape) on `device`, in their stored dtype."""
+        lengths = self.lengths[index]
+        shift = self.ends[index] - lengths - (lengths.cumsum() - lengths)
+        rows = self.places[np.arange(int(lengths.sum())) + np.repeat(shift, lengths)]
+        values = self.column.take(rows, device)
+        assert isinstance(values, Tensor)
+        return Ragged(values, torch.from_numpy(lengths))
+
+
 @dataclass
 class Side:
-    """The mentions or the entities: columns `<role>.<output>` and per role which rows have it."""
+    """The mentions or the entities: columns `<role>.<output>`, per role which rows have it and where the phrase stands in its text."""
 
-    columns: dict[str, Column]
+    columns: dict[str, Column | Several]
     ok: dict[str, np.ndarray]
+    spans: dict[str, np.ndarray]
     device: torch.device
 
     def rows(self, index: np.ndarray) -> Rows:
-        """The features of the rows at `index` (m,) on the device, with `<role>.ok`."""
+        """The features of the rows at `index` (m,) on the device, with `<role>.ok` and `<role>.span`."""
         index = np.asarray(index, dtype=np.int64)
         rows = Rows({f"{role}.ok": torch.from_numpy(ok[index]).to(self.device) for role, ok in self.ok.items()})
+        rows |= {f"{role}.span": torch.from_numpy(spans[index]).to(self.device) for role, spans in self.spans.items()}
         rows |= {name: column.take(index, self.device) for name, column in self.columns.items()}
         return rows
 
@@ -92,7 +129,8 @@ class Bundle:
 
     table: columns of mentions.parquet (M) as numpy arrays. gold: (M,) entity row, -1 NIL, -2 outside the KB. entity_ids, entity_image: (N,).
     candidates: (M, k) entity rows, -1 where a list ends. retrieval_rank: (M,) the gold's rank in the whole retrieval order from 1, -1 unknown.
-    shapes: of one row (one position where ragged) of each column, the same on both sides.
+    shapes: of one row (one position where ragged) of each column, the same on both sides; `pairs.<name>` of a pair feature. pairs: (M, k, ...)
+    float32 beside `candidates`, NaN where a pair has none.
     """
 
     mentions: Side
@@ -104,6 +142,7 @@ class Bundle:
     candidates: np.ndarray
     retrieval_rank: np.ndarray
     shapes: dict[str, tuple[int, ...]]
+    pairs: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def load(cls, job: dict[str, Any], wanted: list[dict[str, Any]], device: torch.device) -> "Bundle":
@@ -115,7 +154,7 @@ class Bundle:
         mentions, entities = pq.read_table(folder / "mentions.parquet"), pq.read_table(folder / "entities.parquet", columns=["id", "image_status"])
         table = {name: np.asarray(mentions[name].to_numpy(zero_copy_only=False)) for name in mentions.column_names if name not in _LONG}
         counts = {"mention": len(mentions), "entity": len(entities)}
-        sides = {side: Side({}, {}, device) for side in counts}
+        sides = {side: Side({}, {}, {}, device) for side in counts}
         for want in wanted:
             side, role = want["side"], want["role"]
             entry = next((entry for entry in job["inputs"] if all(entry[key] == want[key] for key in ("side", "role", "feature", "view"))), None)
@@ -123,11 +162,17 @@ class Bundle:
                 raise UserError(f"{want['feature']} under view {want['view']!r} of the {side}s is not among the inputs; run ExtractFeatures for this method")
             store = Store.open(Path(entry["store"]))
             with np.load(entry["keys"], allow_pickle=False) as saved:
-                keys, present = np.ascontiguousarray(saved["keys"]), saved["present"]
-            if keys.shape != (counts[side], 16):
-                raise UserError(f"{entry['keys']}: {len(keys)} keys for {counts[side]} {side}s of {folder}; run ExtractFeatures again")
+                keys, present, several = np.ascontiguousarray(saved["keys"]), saved["present"], saved["counts"] if "counts" in saved.files else None
+                span = saved["span"].astype(np.int64)
+            records = len(keys) if several is None else len(several)
+            if records != counts[side] or keys.shape != (records if several is None else int(several.sum()), 16):
+                raise UserError(f"{entry['keys']}: {records} keys for {counts[side]} {side}s of {folder}; run ExtractFeatures again")
+            if several is None:
+                sides[side].spans[role] = span
             for output in want["outputs"]:
-                column = Column(Table(store, output, keys, present), keys)
+                column: Column | Several = Column(Table(store, output, keys, present), keys)
+                if several is not None:
+                    column = Several(column, several)
                 sides[side].columns[f"{role}.{output}"] = column
                 sides[side].ok[role] = column.ok & sides[side].ok.get(role, True)
         shapes = {name: column.shape for name, column in sides["entity"].columns.items()}
@@ -139,10 +184,12 @@ class Bundle:
             rank = saved["gold_rank"].astype(np.int64) if "gold_rank" in saved.files else np.full(len(candidates), -1)
         if len(candidates) != counts["mention"] or candidates.max(initial=-1) >= counts["entity"]:
             raise UserError(f"{job['candidates']}: lists do not fit the {counts['mention']} mentions and {counts['entity']} entities of {folder}; build them again")
+        pairs = {name: _pair_feature(Path(path), candidates) for name, path in sorted(job.get("pairs", {}).items())}
+        shapes |= {f"pairs.{name}": values.shape[2:] for name, values in pairs.items()}
         settle([*sides["mention"].columns.values(), *sides["entity"].columns.values()], device, _budget(device))
         image = np.asarray(entities["image_status"].to_numpy(zero_copy_only=False)) == "ok"
         names = np.asarray(entities["id"].to_numpy(zero_copy_only=False))
-        return cls(sides["mention"], sides["entity"], table, table["gold"].astype(np.int64), names, image, candidates, rank, shapes)
+        return cls(sides["mention"], sides["entity"], table, table["gold"].astype(np.int64), names, image, candidates, rank, shapes, pairs)
 
     def batch(self, index: np.ndarray, with_candidates: bool, drawn: np.ndarray | None = None) -> Batch:
         """The training step of the mentions at `index` (B,), whose golds are in the KB; `drawn`: further entities, or -1, that take part."""
@@ -155,7 +202,12 @@ class Bundle:
         columns[lists >= 0] = row[len(gold) : len(gold) + len(more)]
         device = self.mentions.device
         candidates = torch.from_numpy(columns).to(device) if with_candidates else None
-        return Batch(self.mentions.rows(index), self.entities.rows(distinct), torch.from_numpy(row[: len(gold)]).to(device), candidates)
+        pairs = {name: torch.from_numpy(values).to(device) for name, values in self.pairs_of(index).items()} if with_candidates else {}
+        return Batch(self.mentions.rows(index), self.entities.rows(distinct), torch.from_numpy(row[: len(gold)]).to(device), candidates, pairs)
+
+    def pairs_of(self, index: np.ndarray, first: int | None = None) -> dict[str, np.ndarray]:
+        """Pair features of the mentions at `index` (m,), beside their candidates (the `first` of them)."""
+        return {name: values[index][:, :first] for name, values in self.pairs.items()}
 
     def draw(self, index: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
         """(B * count,) entities from the first `NEAREST` of each mention's candidates, -1 where its list is shorter."""
@@ -170,7 +222,16 @@ NEAREST = 40
 _LONG = ("sentence", "image_key")
 
 
-def settle(columns: list[Column], device: torch.device, budget: int) -> None:
+def _pair_feature(path: Path, candidates: np.ndarray) -> np.ndarray:
+    """(M, k) or (M, k, S) float32 beside the candidate lists. Raises `UserError` where the file was made for other lists."""
+    with np.load(path, allow_pickle=False) as saved:
+        values = saved["values"].astype(np.float32)
+    if values.shape[:2] != candidates.shape:
+        raise UserError(f"{path}: values of {values.shape[:2]} pairs for candidate lists of {candidates.shape}; build them again")
+    return values
+
+
+def settle(columns: list[Column | Several], device: torch.device, budget: int) -> None:
     """Move columns to the device, smallest first, while they fit `budget` bytes; the others stay memory-mapped."""
     for size, _, column in sorted((column.bytes(), place, column) for place, column in enumerate(columns)):
         if size > budget:

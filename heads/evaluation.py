@@ -28,7 +28,7 @@ def evaluate(head: Head, bundle: Bundle, quiet: bool) -> tuple[Metrics, dict[str
     index = np.flatnonzero(np.isin(bundle.table["split"], SPLITS))
     gold, lists = bundle.gold[index], bundle.candidates[index]
     listed = (lists == gold[:, None]).any(1) & (gold >= 0)
-    scores = score_lists(head, bundle.mentions, bundle.entities, index, lists)
+    scores = score_lists(head, bundle.mentions, bundle.entities, index, lists, bundle.pairs_of(index))
     ranks = {"candidates": rank_in_lists(scores["score"], lists, gold)}
     ranks["rerank"] = np.where(gold >= 0, rerank(ranks["candidates"], bundle.retrieval_rank[index], n), 0)
     if head.scores_blocks:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from heads.base import Batch, Head, Ragged, Rows
+from heads.base import NO_PAIRS, Batch, Head, Ragged, Rows
 from heads.config.mimic import MimicConfig
 from heads.layers import Block, Lists, Pairing, fill
 from heads.losses import in_batch_cross_entropy
@@ -61,7 +61,7 @@ class Mimic(Head):
         """See `Head.score_block`; the score is the mean of the units that are on, eq. 7."""
         return self._score(mentions, entities, Block())
 
-    def score_lists(self, mentions: Rows, entities: Rows, columns: Tensor) -> dict[str, Tensor]:
+    def score_lists(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
         """See `Head.score_lists`."""
         return self._score(mentions, entities, Lists(columns.clamp(min=0)))
 

@@ -1,6 +1,6 @@
 """Scores of candidate lists and of the whole KB: each side is encoded once, memory is bounded whatever the KB's size."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,10 +30,12 @@ def encode(encoder: Callable[[Rows], Rows], side: Side, index: np.ndarray) -> Ro
 
 
 @torch.no_grad()
-def score_lists(head: Head, mentions: Side, entities: Side, index: np.ndarray, lists: np.ndarray) -> dict[str, np.ndarray]:
+def score_lists(
+    head: Head, mentions: Side, entities: Side, index: np.ndarray, lists: np.ndarray, pairs: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
     """Scores of each mention of `index` (m,) with its candidates `lists` (m, k): "score" and each unit, (m, k) float32.
 
-    -1 in a list is no entity; its score is -inf.
+    -1 in a list is no entity; its score is -inf. pairs: pair features beside `lists`, (m, k, ...) float32 each, for heads that read some.
     """
     names = ("score", *head.units)
     scores = {name: np.full(lists.shape, -np.inf, np.float32) for name in names}
@@ -47,7 +49,8 @@ def score_lists(head: Head, mentions: Side, entities: Side, index: np.ndarray, l
         encoded_mentions = encode(head.encode_mentions, mentions, index[start:end])
         for begin in range(0, end - start, LISTS):
             rows = torch.arange(begin, min(begin + LISTS, end - start))
-            part = head.score_lists(encoded_mentions.take(rows), encoded_entities, columns[rows].to(entities.device))
+            beside = {name: torch.from_numpy(values[start:end][begin : begin + len(rows)]).to(entities.device) for name, values in (pairs or {}).items()}
+            part = head.score_lists(encoded_mentions.take(rows), encoded_entities, columns[rows].to(entities.device), beside)
             for name in names:
                 scores[name][start + begin : start + begin + len(rows)] = part[name].float().cpu().numpy()
     for values in scores.values():

@@ -50,7 +50,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     """Train a head and evaluate it; a run that was killed goes on after its last whole epoch, to the same bytes.
 
     job: method, config (full or partial), seed, device, precision, threads (optional), train_fraction, dataset (folder with mentions.parquet and
-    entities.parquet), inputs (side, role, feature, view, store, keys), candidates (npz of ids and, where known, gold_rank), out (the run's folder).
+    entities.parquet), inputs (side, role, feature, view, store, keys), candidates (npz of ids and, where known, gold_rank), pairs (name -> npz of
+    values beside the candidates), out (the run's folder).
     Writes model.safetensors, metrics.json, predictions.parquet, history.json, tensorboard/ and run.json, the last of all. Returns
     `{"metrics", "table", "run"}`. Raises `UserError`.
     """
@@ -148,7 +149,8 @@ def _digest(job: dict[str, Any], config: HeadConfig) -> str:
     hashed.update(json.dumps(said, sort_keys=True).encode())
     folder = Path(job["dataset"])
     keys = [Path(entry["keys"]) for entry in sorted(job["inputs"], key=lambda entry: (entry["side"], entry["role"], entry["view"]))]
-    for path in [folder / "mentions.parquet", folder / "entities.parquet", Path(job["candidates"]), *keys]:
+    pairs = [Path(path) for _, path in sorted(job.get("pairs", {}).items())]
+    for path in [folder / "mentions.parquet", folder / "entities.parquet", Path(job["candidates"]), *keys, *pairs]:
         try:
             hashed.update(blake2b(path.read_bytes()).digest())
         except FileNotFoundError as error:
@@ -229,7 +231,8 @@ def _choose(head: Head, bundle: Bundle, chooser: np.ndarray, config: HeadConfig)
         return {}
     head.eval()
     lists, gold = bundle.candidates[chooser, : config.eval_candidates], bundle.gold[chooser]
-    ranks = rank_in_lists(score_lists(head, bundle.mentions, bundle.entities, chooser, lists)["score"], lists, gold)
+    beside = bundle.pairs_of(chooser, config.eval_candidates)
+    ranks = rank_in_lists(score_lists(head, bundle.mentions, bundle.entities, chooser, lists, beside)["score"], lists, gold)
     values = figures(ranks, (lists == gold[:, None]).any(1))
     return {"dev MRR": float(values["MRR"]), "dev H@1": float(values["H@1"]), "dev recall": float(values["recall"])}
 

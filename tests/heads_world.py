@@ -35,6 +35,7 @@ def head_rows(shapes: Mapping[str, tuple[int, ...]], n: int, seed: int, missing:
     for role in sorted({name.split(".")[0] for name in shapes}):
         size = torch.randint(*lengths, (n,), generator=random)
         made[f"{role}.ok"] = size > 0 if role == "text" else torch.rand(n, generator=random) >= missing
+        made[f"{role}.span"] = torch.full((n, 2), -1)
         for name in (name for name in shapes if name.startswith(f"{role}.")):
             if name in ragged:
                 made[name] = Ragged(torch.randn(int(size.sum()), *shapes[name], generator=random), size)
@@ -109,6 +110,6 @@ def _store(folder: Path, side: str, role: str, feature: str, outputs: list[Outpu
             stored[output.name] = np.where(ok.reshape(-1, *[1] * len(output.shape)), values, 0).astype(np.float16)
     store.add(keys, status, ["" if fine else "absent" for fine in ok], stored)
     path = folder / f"{side}-{role}.npz"
-    np.savez(path, keys=keys, present=np.ones(n, bool))
+    np.savez(path, keys=keys, present=np.ones(n, bool), span=np.full((n, 2), -1, np.int32))
     view = {"text": {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}[side], "image": "image"}[role]
     return {"side": side, "role": role, "feature": feature, "view": view, "store": str(store.folder), "keys": str(path)}

@@ -49,6 +49,10 @@ class HeadConfig:
         """
         raise NotImplementedError
 
+    def pairs(self, available: Collection[str]) -> list[str]:
+        """The pair features (see `pipeline.pairs`) this head reads, given the features `available`; none by default."""
+        return []
+
 
 C = TypeVar("C", bound=HeadConfig)
 
