@@ -17,10 +17,11 @@ from cache.identity import Output
 from cache.shard import Status
 from cache.store import Store
 from cache.table import Table
-from pipeline import candidates
-from pipeline.candidates import SCORERS, Lists, build, by_name, by_vector, merge, recall
+from pipeline import retrieval
+from pipeline.candidates import build, merge, recall
 from pipeline.datasets import load
 from pipeline.demo.world import make_world
+from pipeline.retrieval import SCORERS, Lists, by_name, by_vector
 
 WIKIMEL = Path(__file__).parents[2] / "shared" / "data" / "wikimel"
 
@@ -58,8 +59,8 @@ def small():
 @pytest.mark.parametrize("k", [1, 7, 100, 600])
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_lists_are_those_of_scoring_every_pair(small, scorer, k, monkeypatch):
-    monkeypatch.setattr(candidates, "_BLOCK_BYTES", 30_000)  # several blocks, several pieces
-    monkeypatch.setattr(candidates, "_PAIRS", 700)
+    monkeypatch.setattr(retrieval, "_BLOCK_BYTES", 30_000)  # several blocks, several pieces
+    monkeypatch.setattr(retrieval, "_PAIRS", 700)
     phrases, names, ids = small
     lists = by_name(phrases, names, ids, k, scorer, workers=2)
     assert lists.ids.shape == lists.scores.shape == (len(phrases), k)
@@ -120,8 +121,8 @@ def vectors():
 
 
 def test_dense_lists_are_the_nearest_by_cosine(tmp_path, vectors, monkeypatch):
-    monkeypatch.setattr(candidates, "_ENTITY_BLOCK", 64)
-    monkeypatch.setattr(candidates, "_BLOCK_BYTES", 64 * 4 * 7)
+    monkeypatch.setattr(retrieval, "_ENTITY_BLOCK", 64)
+    monkeypatch.setattr(retrieval, "_BLOCK_BYTES", 64 * 4 * 7)
     ids = [f"Q{number}" for number in random.Random(0).sample(range(1_000), 333)]
     tables = []
     for name, side, broken in (("mention", vectors[0], [3]), ("entity", vectors[1], [5, 332])):
