@@ -20,13 +20,15 @@ _WEIGHTS = (
 )
 _TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model")
 _HUB_PATTERNS = [*_CONFIGS.values(), "preprocessor_config.json", "tokenizer_config.json", "special_tokens_map.json", *_TOKENIZER]
+_STAMPED = {".json", ".safetensors", ".bin", ".pth", ".pt", ".onnx", ".txt", ".model"}
 # What a library writes into its configuration about itself, not about the architecture.
 _NOT_ARCHITECTURE = {"transformers_version", "torch_dtype", "dtype", "architectures", "use_cache", "output_hidden_states", "output_attentions"}
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model on this machine. library: `transformers`, `open_clip` or `torchvision`. config: the configuration file's content."""
+    """A model on this machine. library: `transformers`, `open_clip` or `torchvision`; of a bare weight file what `find_file` was told. config: the
+    configuration file's content."""
 
     reference: str
     folder: Path
@@ -52,7 +54,7 @@ class ModelFiles:
 
 
 def locate(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> Path | None:
-    """The folder that `reference` means.
+    """The folder (or the bare weight file) that `reference` means.
 
     `demo:NAME` a checkpoint of the demo's encoders in `demo`; `package:MODULE/PATH` a folder inside an installed package; a path (absolute, or
     relative to `base` or to the current folder); else `owner/name[@revision]` on the model hub, from its local cache or fetched.
@@ -69,9 +71,9 @@ def locate(reference: str, base: Path, demo: Path | None, fetch: bool = True) ->
         if found is None or not found.submodule_search_locations:
             raise UserError(f"model {reference!r}: the package {module!r} is not installed; `pip install {module.replace('_', '-')}` brings it")
         return inside(Path(found.submodule_search_locations[0]), path)
-    for folder in (Path(reference).expanduser(), base / reference):
-        if folder.is_dir():
-            return folder.absolute()
+    for place in (Path(reference).expanduser(), base / reference):
+        if place.exists():
+            return place.absolute()
     if not _HUB_ID.fullmatch(reference) or reference.startswith("."):
         raise UserError(f"model {reference!r}: no such folder, and not a hub id of the form owner/name; mend `model:` in the profile")
     return _from_hub(reference, fetch)
@@ -105,6 +107,8 @@ def find(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> M
     folder = locate(reference, base, demo, fetch)
     if folder is None and not reference.startswith("demo:"):
         raise UserError(f"model {reference!r} is not on this machine")
+    if folder is not None and folder.is_file():
+        raise UserError(f"model {reference!r}: {folder} is a file; expected the model's folder as its library saves it")
     if folder is None or not folder.is_dir():
         raise UserError(f"model {reference!r}: the demo's encoders are not there yet; `luigi --module tasks DemoEncoders` makes them")
     library = next((library for library, name in _CONFIGS.items() if (folder / name).is_file()), None)
@@ -129,6 +133,33 @@ def find(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> M
     return ModelFiles(reference, folder, library, config, tuple(weights), tokenizer)
 
 
+def find_file(reference: str, base: Path, demo: Path | None, library: str, suffixes: tuple[str, ...]) -> ModelFiles:
+    """A model that is one weight file without a configuration: `reference` names the file, or a folder with one file of such a suffix.
+
+    Nothing is fetched. Raises `UserError` where there is no such file, or the folder holds several.
+    """
+    scheme, _, rest = reference.partition(":")
+    if scheme in ("demo", "package") and rest:
+        place = locate(reference, base, demo, fetch=False)
+    else:
+        place = next((place.absolute() for place in (Path(reference).expanduser(), base / reference) if place.exists()), None)
+    kinds = " or ".join(suffixes)
+    if place is None and scheme == "demo":
+        raise UserError(f"model {reference!r}: the demo's models are not there yet; `luigi --module tasks DemoEncoders` makes them")
+    if place is not None and place.is_dir():
+        found = sorted(path for path in place.iterdir() if path.suffix in suffixes)
+        if len(found) != 1:
+            raise UserError(f"model {reference!r}: {place} holds {len(found)} {kinds} files, expected one; name the file itself in `model:` of the profile")
+        place = found[0]
+    if place is None or not place.is_file():
+        raise UserError(
+            f"model {reference!r}: no such file (looked in {Path.cwd()} and {base.absolute()}); download it and set `model:` in the profile to that {kinds} file"
+        )
+    if place.suffix not in suffixes:
+        raise UserError(f"model {reference!r}: {place.name} is no {kinds} file; mend `model:` in the profile")
+    return ModelFiles(reference, place.parent, library, {}, (place,), ())
+
+
 def stamp(reference: str, base: Path, demo: Path | None) -> list[Any]:
     """What a task's request says of a model without reading it: names, sizes and times of its files, or its hub id where nothing is here yet.
 
@@ -138,9 +169,9 @@ def stamp(reference: str, base: Path, demo: Path | None) -> list[Any]:
         folder = locate(reference, base, demo, fetch=False)
     except UserError:
         folder = None
-    if folder is None or not folder.is_dir():
+    if folder is None or not folder.exists():
         return [reference]
-    files = sorted(path for path in folder.iterdir() if path.is_file() and (path.suffix in {".json", ".safetensors", ".bin", ".pth", ".txt", ".model"}))
+    files = [folder] if folder.is_file() else sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _STAMPED)
     return [reference, *([path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files)]
 
 

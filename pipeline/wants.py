@@ -45,12 +45,19 @@ def groups(profile: Profile, features: str, wants: str) -> list[list[dict[str, s
 def request(profile: Profile, listed: Sequence[Mapping[str, str]], demo: Path | None) -> dict[str, Any]:
     """What of the profile decides the wanted features: their options and the state of their models' files."""
     names = sorted({want["feature"] for want in listed})
+    where = f"profile {profile.name!r}"
+
+    def stamps(name: str) -> list[Any]:
+        feature = profile.feature(name)
+        found = [models.stamp(reference, profile.source, demo) for reference in extractor_class(feature.extractor).references(check_options(feature, where))]
+        return found[0] if len(found) == 1 else found
+
     return {
         "limits": dict(profile.limits),
         "features": {
             name: {"extractor": profile.feature(name).extractor, "options": dict(profile.feature(name).options)} for name in names
         },
-        "models": {name: models.stamp(str(profile.feature(name).options.get("model")), profile.source, demo) for name in names},
+        "models": {name: stamps(name) for name in names},
     }
 
 

@@ -79,3 +79,22 @@ def test_a_reference_that_leads_nowhere_or_out_is_refused(tmp_path, reference):
     with pytest.raises(UserError) as error:
         models.locate(reference, tmp_path, tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_bare_weight_file_is_found_by_its_own_name_or_alone_in_its_folder(tmp_path):
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / "net.onnx").write_bytes(b"1")
+    for reference in ("faces/net.onnx", "faces", str(tmp_path / "faces" / "net.onnx")):
+        assert models.find_file(reference, tmp_path, None, "onnx", (".onnx",)).weights == (tmp_path / "faces" / "net.onnx",)
+    with pytest.raises(UserError, match="no .pt file"):
+        models.find_file("faces/net.onnx", tmp_path, None, "torch", (".pt",))
+    with pytest.raises(UserError, match="no such file .*other.onnx|other.onnx.*no such file"):
+        models.find_file("other.onnx", tmp_path, None, "onnx", (".onnx",))
+    with pytest.raises(UserError, match="is a file; expected the model's folder"):
+        models.find("faces/net.onnx", tmp_path, None)
+    before = models.stamp("faces/net.onnx", tmp_path, None)
+    (tmp_path / "faces" / "net.onnx").write_bytes(b"22")
+    assert models.stamp("faces/net.onnx", tmp_path, None) != before
+    (tmp_path / "faces" / "second.onnx").write_bytes(b"1")
+    with pytest.raises(UserError, match="holds 2"):
+        models.find_file("faces", tmp_path, None, "onnx", (".onnx",))

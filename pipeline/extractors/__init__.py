@@ -8,7 +8,6 @@ from typing import Any
 
 from cache.errors import UserError, nearest
 from pipeline.extractors.base import Extractor
-from pipeline.models import find
 from pipeline.profile import Feature
 
 _NOT_EXTRACTORS = {"base", "preprocess", "clip", "vision"}
@@ -46,4 +45,5 @@ def check_options(feature: Feature, where: str) -> Any:
 def build(feature: Feature, source: Path, demo: Path | None, fetch: bool = True) -> Extractor:
     """The feature's extractor with its model's files found (and fetched, if `fetch`); weights are not loaded yet."""
     options = check_options(feature, f"profile in {source}")
-    return extractor_class(feature.extractor)(options, find(options.model, source, demo, fetch))
+    kind = extractor_class(feature.extractor)
+    return kind(options, kind.find(options, source, demo, fetch))

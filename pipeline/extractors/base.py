@@ -10,6 +10,7 @@ import numpy as np
 
 from cache.errors import UserError
 from cache.identity import Output, weights_hash
+from pipeline import models
 from pipeline.models import ModelFiles
 
 Row = np.ndarray  # one row of one output: (*shape) or, ragged, (L, *shape)
@@ -42,6 +43,16 @@ class Extractor(ABC):
         self.options = options
         self.files = files
         self.device = "cpu"
+
+    @classmethod
+    def find(cls, options: Any, base: Path, demo: Path | None, fetch: bool) -> ModelFiles:
+        """The files of the model that the options name. base: what relative paths start from. An extractor of bare weight files overrides it."""
+        return models.find(options.model, base, demo, fetch)
+
+    @classmethod
+    def references(cls, options: Any) -> list[str]:
+        """Everything in the options that names files; a task's request says of each in which state it is."""
+        return [options.model]
 
     @abstractmethod
     def possible(self) -> dict[str, Output]:
