@@ -13,34 +13,67 @@ from cache.identity import Output, content_key
 from cache.shard import Status
 from cache.store import Store
 from heads.base import Ragged, Rows
+from heads.config import load_config
 from heads.config.base import HeadConfig
 
-TEXT = [Output("tokens", (24,), ragged=True), Output("pooled", (16,))]
+CLIP_TEXT = [Output("tokens", (24,), ragged=True), Output("pooled", (16,))]
+TEXT = [Output("tokens", (16,), ragged=True), Output("pooled", (16,)), Output("offsets", (2,), "int32", ragged=True)]
 IMAGE = [Output("tokens", (5, 20)), Output("pooled", (12,))]
-FEATURES = {"text_tokens": TEXT, "image_patches": IMAGE}
+OBJECTS = [Output("vectors", (10,), ragged=True), Output("box", (), "int32", ragged=True)]
+FEATURES = {
+    "clip_text": CLIP_TEXT, "text_tokens": TEXT, "image_patches": IMAGE, "clip_image": [Output("tokens", (4, 18)), Output("pooled", (16,))],
+    "image_pooled": [Output("pooled", (14,))], "object_resnet": OBJECTS,
+}
+RAGGED = ("text.tokens", "text.offsets")
 
 
 def head_shapes(config: HeadConfig, text_only: bool = False) -> dict[str, tuple[int, ...]]:
     """The shapes of what a head asks for, of the features here (those of text alone)."""
-    available = ["text_tokens"] if text_only else list(FEATURES)
+    available = [name for name in FEATURES if not text_only or name in ("text_tokens", "clip_text")]
     wanted = {(want["role"], want["feature"], output) for want in config.wants(available) for output in want["outputs"]}
-    return {f"{role}.{output.name}": output.shape for role, feature, name in sorted(wanted) for output in FEATURES[feature] if output.name == name}
+    shapes = {f"{role}.{output.name}": output.shape for role, feature, name in sorted(wanted) for output in FEATURES[feature] if output.name == name}
+    return shapes | {f"pairs.{name}": () for name in config.pairs(available)}
 
 
 def head_rows(shapes: Mapping[str, tuple[int, ...]], n: int, seed: int, missing: float = 0.3, lengths: tuple[int, int] = (1, 9)) -> Rows:
-    """n rows of random features of these shapes. lengths: of texts, the upper end not included; other roles are absent with chance `missing`."""
+    """n rows of random features of these shapes. lengths: of texts, the upper end not included; other roles are absent with chance `missing`.
+
+    The tokens of a text stand at characters 0 to 0 (a special token), 3 to 5, 6 to 8 …; the phrase is some of them, or in one text of four not there.
+    """
     random = torch.Generator().manual_seed(seed)
-    ragged = {"text.tokens"}
     made = Rows()
-    for role in sorted({name.split(".")[0] for name in shapes}):
+    for role in sorted({name.split(".")[0] for name in shapes} - {"pairs"}):
         size = torch.randint(*lengths, (n,), generator=random)
         made[f"{role}.ok"] = size > 0 if role == "text" else torch.rand(n, generator=random) >= missing
         made[f"{role}.span"] = torch.full((n, 2), -1)
         for name in (name for name in shapes if name.startswith(f"{role}.")):
-            if name in ragged:
+            if name.endswith(".offsets"):
+                place = torch.cat([torch.arange(int(length)) for length in size])
+                made[name] = Ragged(torch.stack([3 * place, 3 * place + 2 * (place > 0)], 1).int(), size)
+                made[f"{role}.span"] = _spans(size, random)
+            elif name in RAGGED:
                 made[name] = Ragged(torch.randn(int(size.sum()), *shapes[name], generator=random), size)
             else:
                 made[name] = torch.randn(n, *shapes[name], generator=random) * made[f"{role}.ok"].view(-1, *[1] * len(shapes[name]))
+    return made
+
+
+def _spans(lengths: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    """(n, 2) characters of a phrase of one or two of each text's tokens, -1 where there is none."""
+    first = 1 + (torch.rand(len(lengths), generator=random) * (lengths - 1)).long()
+    last = (first + torch.randint(2, (len(lengths),), generator=random)).minimum(lengths - 1)
+    there = (lengths > 1) & (torch.rand(len(lengths), generator=random) > 0.25)
+    return torch.where(there[:, None], torch.stack([3 * first, 3 * last + 2], 1), -1)
+
+
+def head_pairs(shapes: Mapping[str, tuple[int, ...]], lists: torch.Tensor, seed: int, missing: float = 0.2) -> dict[str, torch.Tensor]:
+    """Random values of the pair features among these shapes beside `lists` (m, r); absent (NaN) with chance `missing` and where a list ends."""
+    random = torch.Generator().manual_seed(seed)
+    made = {}
+    for name in sorted(name for name in shapes if name.startswith("pairs.")):
+        values = torch.rand(*lists.shape, *shapes[name], generator=random)
+        absent = (torch.rand(lists.shape, generator=random) < missing) | (lists < 0)
+        made[name.removeprefix("pairs.")] = values.masked_fill(absent.view(*lists.shape, *[1] * len(shapes[name])), torch.nan)
     return made
 
 
@@ -52,7 +85,7 @@ def build_job(folder: Path, entities: int = 40, splits: tuple[int, int, int] = (
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     latent = random.normal(size=(entities, 12)).astype(np.float32)
-    mixers = {output: random.normal(size=(12, width)).astype(np.float32) for output, width in (("tt", 24), ("tp", 16), ("it", 20), ("ip", 12))}
+    mixers = {output: random.normal(size=(12, width)).astype(np.float32) for output, width in (("tt", 16), ("tp", 16), ("it", 20), ("ip", 12))}
     n = sum(splits)
     gold = random.integers(0, entities, n)
     split = np.repeat(["train", "dev", "test"], splits)
@@ -65,7 +98,9 @@ def build_job(folder: Path, entities: int = 40, splits: tuple[int, int, int] = (
         values = values.astype(np.float32)
         lengths = random.integers(2, 9, len(values))
         tokens = [(value + 0.5 * random.normal(size=(length, 12))).astype(np.float32) @ mixers["tt"] for value, length in zip(values, lengths, strict=True)]
-        inputs.append(_store(folder, side, "text", "text_tokens", TEXT, {"tokens": tokens, "pooled": values @ mixers["tp"]}, np.zeros(len(values), np.uint8)))
+        offsets = [np.stack([3 * np.arange(length), 3 * np.arange(length) + 2], 1) for length in lengths]
+        columns = {"tokens": tokens, "pooled": values @ mixers["tp"], "offsets": offsets}
+        inputs.append(_store(folder, side, "text", "text_tokens", TEXT, columns, np.zeros(len(values), np.uint8)))
         if images:
             status = np.where(random.random(len(values)) < 0.25, Status.MISSING, Status.OK).astype(np.uint8)
             image_ok[side] = status == Status.OK
@@ -96,6 +131,22 @@ def build_job(folder: Path, entities: int = 40, splits: tuple[int, int, int] = (
     }
 
 
+def job_for(job: dict[str, Any], method: str, config: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The job of another method over the stores of `build_job`: each want read from the store of its side and feature, pair features higher for golds."""
+    chosen = load_config(method, config)
+    stores = {(entry["side"], entry["feature"]): entry for entry in job["inputs"]}
+    available = {feature for _, feature in stores}
+    lists = np.load(job["candidates"])["ids"]
+    gold = pq.read_table(Path(job["dataset"]) / "mentions.parquet")["gold"].to_numpy()
+    pairs = {}
+    for name in chosen.pairs(available):
+        values = 0.5 * np.random.default_rng(len(name)).random(lists.shape, np.float32) + 0.4 * (lists == gold[:, None])
+        pairs[name] = str(Path(job["dataset"]) / f"pairs-{name}.npz")
+        np.savez(pairs[name], values=np.where(lists < 0, np.nan, values).astype(np.float32))
+    inputs = [{**stores[want["side"], want["feature"]], "role": want["role"], "view": want["view"]} for want in chosen.wants(available)]
+    return {**job, "method": method, "config": config, "inputs": inputs, "pairs": pairs, "out": str(out)}
+
+
 def _store(folder: Path, side: str, role: str, feature: str, outputs: list[Output], columns: dict[str, Any], status: np.ndarray) -> dict[str, Any]:
     store = Store.create(folder / "cache", feature, {"outputs": [output.to_json() for output in outputs], "made by": "the tests of heads"})
     n = len(status)
@@ -105,11 +156,12 @@ def _store(folder: Path, side: str, role: str, feature: str, outputs: list[Outpu
     for output in outputs:
         values = columns[output.name]
         if output.ragged:
-            stored[output.name] = [row.astype(np.float16) for row in values]
+            stored[output.name] = [row.astype(output.dtype) for row in values]
         else:
             stored[output.name] = np.where(ok.reshape(-1, *[1] * len(output.shape)), values, 0).astype(np.float16)
     store.add(keys, status, ["" if fine else "absent" for fine in ok], stored)
     path = folder / f"{side}-{role}.npz"
-    np.savez(path, keys=keys, present=np.ones(n, bool), span=np.full((n, 2), -1, np.int32))
+    phrase = [3, 5] if (side, role) == ("mention", "text") else [-1, -1]  # a text's second token
+    np.savez(path, keys=keys, present=np.ones(n, bool), span=np.tile(np.int32(phrase), (n, 1)))
     view = {"text": {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}[side], "image": "image"}[role]
     return {"side": side, "role": role, "feature": feature, "view": view, "store": str(store.folder), "keys": str(path)}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from heads_world import head_rows, head_shapes
+from heads_world import head_pairs, head_rows, head_shapes
 
 from heads.base import Batch, make_head
 from heads.checkpoint import read_tensors, write_tensors
@@ -25,7 +25,7 @@ def make(method):
     """A function of (seed, text_only) -> a small head of the method."""
 
     def build(seed=0, text_only=False, **options):
-        config = load_config(method, {**SMALL[method], **(TEXT_ONLY[method] if text_only else {}), **options})
+        config = load_config(method, {**SMALL.get(method, {}), **(TEXT_ONLY.get(method, {}) if text_only else {}), **options})
         torch.manual_seed(seed)
         return make_head(method, config, head_shapes(config, text_only))
 
@@ -43,15 +43,24 @@ def lists_of(m, r, n, seed=0):
     return torch.from_numpy(np.stack([random.permutation(n)[:r] for _ in range(m)]))
 
 
+def batch(head, mentions, entities, gold, lists, seed=0):
+    """A training batch; lists and pair features only for heads that read them."""
+    if not head.uses_candidates:
+        return Batch(mentions, entities, gold)
+    return Batch(mentions, entities, gold, lists, head_pairs(head.shapes, lists, seed))
+
+
 def batch_of(head, m, n, seed):
     """A training batch of m mentions over n entities."""
     lists = lists_of(m, min(4, n), n, seed)
-    return Batch(features(head, m, seed), features(head, n, seed + 1), lists[:, 0].clone(), lists if head.uses_candidates else None)
+    return batch(head, features(head, m, seed), features(head, n, seed + 1), lists[:, 0].clone(), lists, seed)
 
 
 @torch.no_grad()
-def score(head, mentions, entities, lists):
-    return head.eval().score_lists(head.encode_mentions(mentions), head.encode_entities(entities), lists)
+def score(head, mentions, entities, lists, pairs=None):
+    """Scores of the lists; pair features are random but the same for lists of one shape."""
+    pairs = head_pairs(head.shapes, lists, 0) if pairs is None else pairs
+    return head.eval().score_lists(head.encode_mentions(mentions), head.encode_entities(entities), lists, pairs)
 
 
 def close(found, expected):
@@ -74,16 +83,27 @@ def test_scores_have_the_shape_of_the_pairs_and_are_fp32(make):
 def test_scores_do_not_depend_on_what_else_is_in_the_batch(make):
     head = make()
     mentions, entities, lists = features(head, 12, 1, lengths=(1, 30)), features(head, 20, 2, lengths=(1, 30)), lists_of(12, 5, 20)
-    together = score(head, mentions, entities, lists)["score"]
+    pairs = head_pairs(head.shapes, lists, 3)
+    together = score(head, mentions, entities, lists, pairs)["score"]
     order = torch.randperm(12, generator=torch.Generator().manual_seed(4))
-    close(score(head, mentions.take(order), entities, lists[order])["score"], together[order])
+    close(score(head, mentions.take(order), entities, lists[order], {name: values[order] for name, values in pairs.items()})["score"], together[order])
     for row in range(12):
-        alone = score(head, mentions.take(torch.tensor([row])), entities.take(lists[row]), torch.arange(5)[None, :])["score"]
+        own = {name: values[row : row + 1] for name, values in pairs.items()}
+        alone = score(head, mentions.take(torch.tensor([row])), entities.take(lists[row]), torch.arange(5)[None, :], own)["score"]
         close(alone, together[row : row + 1])
     if head.scores_blocks:
         with torch.no_grad():
             parts = [head.score_block(head.encode_mentions(mentions.take(torch.tensor(rows))), head.encode_entities(entities)) for rows in ([0, 1], [2, 11])]
         close(torch.cat([part["score"] for part in parts]).gather(1, lists[[0, 1, 2, 11]]), together[[0, 1, 2, 11]])
+
+
+def test_where_a_list_ends_nothing_is_read(make):
+    head = make()
+    mentions, entities, lists = features(head, 6, 1), features(head, 9, 2), lists_of(6, 4, 9)
+    pairs = head_pairs(head.shapes, lists, 3)
+    longer = torch.cat([torch.full((6, 1), -1), lists, torch.full((6, 3), -1)], 1)
+    beside = {name: torch.cat([values[:, :1] * torch.nan, values, values[:, :3] * torch.nan], 1) for name, values in pairs.items()}
+    close(score(head, mentions, entities, longer, beside)["score"][:, 1:5], score(head, mentions, entities, lists, pairs)["score"])
 
 
 def test_missing_features_are_not_read(make):
@@ -104,7 +124,8 @@ def test_rows_without_any_feature_have_finite_scores(make):
     head = make()
     mentions, entities = features(head, 4, 1, missing=1.0, lengths=(0, 1)), features(head, 6, 2, missing=1.0, lengths=(0, 1))
     assert score(head, mentions, entities, lists_of(4, 3, 6))["score"].isfinite().all()
-    loss, _ = make().loss(Batch(mentions, entities, torch.tensor([0, 1, 2, 3]), lists_of(4, 3, 6) if head.uses_candidates else None))
+    lists = lists_of(4, 3, 6)
+    loss, _ = make().loss(batch(head, mentions, entities, lists[:, 0].clone(), lists))
     loss.backward()
     assert loss.isfinite()
 
@@ -141,7 +162,7 @@ def test_it_learns_32_mentions_by_heart(make):
     lists = gold.repeat(32, 1)
     losses = []
     for _ in range(150):
-        loss, _ = head.loss(Batch(mentions, entities, gold, lists if head.uses_candidates else None))
+        loss, _ = head.loss(batch(head, mentions, entities, gold, lists))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -69,7 +69,7 @@ def test_the_model_file_says_what_it_is(world):
     job, _, _ = world
     with safe_open(Path(job["out"]) / "model.safetensors", framework="pt") as file:
         said = json.loads(file.metadata()["state"])
-    assert said["method"] == "mimic" and said["config"]["d_t"] == 8 and said["shapes"]["text.tokens"] == [24]
+    assert said["method"] == "mimic" and said["config"]["d_t"] == 8 and said["shapes"]["text.tokens"] == [16]
 
 
 def test_a_run_that_is_done_is_not_done_again_and_a_lost_file_is_made_again(world):
