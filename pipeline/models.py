@@ -13,7 +13,7 @@ from cache.errors import UserError
 from cache.files import inside, read_json
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
-_CONFIGS = {"open_clip": "open_clip_config.json", "torchvision": "torchvision.json", "transformers": "config.json"}
+_CONFIGS = {"open_clip": "open_clip_config.json", "torchvision": "torchvision.json", "yolo": "yolo.json", "transformers": "config.json"}
 _WEIGHTS = (
     "open_clip_model.safetensors", "model.safetensors", "model.safetensors.index.json", "open_clip_pytorch_model.bin",
     "pytorch_model.bin", "pytorch_model.bin.index.json", "model.pth",

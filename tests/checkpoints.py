@@ -109,3 +109,35 @@ def hf_vit(folder: Path, seed: int = 0) -> Path:
     ViTModel(config).eval().save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 32, "width": 32}, "resample": 2}))
     return folder
+
+
+def yolo_model(seed: int = 0, classes: tuple[str, ...] = ("person", "ship", "tower", "face")):
+    """A YOLOv8 an eighth as wide, random but not blind: its batch norms have seen pictures, so that what it finds depends on the picture."""
+    from pipeline.detectors import yolo
+
+    tasks = yolo.library()
+    architecture = {**tasks.yaml_model_load("yolov8n.yaml"), "nc": len(classes), "scales": {"n": [0.33, 0.0625, 256]}}
+    torch.manual_seed(seed)
+    model = tasks.DetectionModel(architecture, ch=3, nc=len(classes), verbose=False)
+    model.names = dict(enumerate(classes))
+    with torch.no_grad():
+        for level in model.model[-1].cv3:
+            level[-1].weight.normal_(0, 1)
+            level[-1].bias.fill_(-1)
+        for _ in range(20):
+            model.train()(torch.rand(4, 3, 64, 64).pow(3))
+    return model.eval()
+
+
+def yolo(folder: Path, seed: int = 0) -> Path:
+    from pipeline.detectors import yolo as detector
+
+    detector.save(yolo_model(seed), folder, 64)
+    return folder
+
+
+def yolo_pickled(folder: Path, seed: int = 0) -> Path:
+    """As ultralytics' own trainer saves: the model itself, pickled."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": yolo_model(seed), "train_args": {"imgsz": 64}}, folder / "best.pt")
+    return folder / "best.pt"
