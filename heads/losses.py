@@ -17,3 +17,24 @@ def in_batch_cross_entropy(scores: Tensor, gold: Tensor, copies: bool = False) -
         pairs = pairs.masked_fill(own.fill_diagonal_(False), float("-inf"))
     drawn = torch.ones(scores.shape[1], dtype=torch.bool, device=gold.device).index_fill_(0, gold, False)
     return F.cross_entropy(torch.cat([pairs, scores[:, drawn].float()], 1), torch.arange(len(gold), device=gold.device))
+
+
+def mean_shifted_contrast(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Mean-shifted contrastive loss, eq. 10 of DWE+: row i of `first` (n, d) against row i of `second` (n, d), a scalar; 0 for fewer than 2 rows.
+
+    Rows are seen from the centre of their side in this batch and normalised. Each of the 2n views is an anchor; the denominator leaves out the
+    anchor and its positive.
+    """
+    n = len(first)
+    if n < 2:
+        return (first.sum() + second.sum()) * 0.0
+    views = torch.cat([F.normalize(side.float() - side.float().mean(0), dim=-1, eps=CENTRE) for side in (first, second)])  # (2n, d)
+    similar = views @ views.T / temperature
+    place = torch.arange(2 * n, device=views.device)
+    partner = place.roll(n)
+    others = similar.masked_fill((place[:, None] == place) | (partner[:, None] == place), float("-inf"))
+    return (others.logsumexp(1) - similar[place, partner]).mean()
+
+
+CENTRE = 1e-3
+"""Rows nearer than this to the centre have no direction and are not scaled up to length 1."""
