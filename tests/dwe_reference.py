@@ -15,11 +15,10 @@ def mapped(x, weights, kind):
 
 
 def cross_attention(query, steps, weights, name, heads):
-    """Cross-Att(m, x), eq. 4 to 7: multi-head attention of one query. No step: 0. A single step has weight 1 whatever query and key are."""
-    width = len(query)
+    """Cross-Att(m, x), eq. 4 to 7: multi-head attention of one query; None without a step. A single step has weight 1 whatever query and key are."""
     if not steps:
-        return np.zeros(width)
-    size = width // heads
+        return None
+    size = len(query) // heads
     values = [linear(step, weights, f"{name}.value") for step in steps]
     parts = []
     for head in range(heads):
@@ -34,21 +33,23 @@ def cross_attention(query, steps, weights, name, heads):
 
 
 def mention(row, weights, options):
-    """Everything of one mention by the paper's letters. row: "phrase" a vector, and by role a list of vectors ("sentence", "objects", ...)."""
+    """Everything of one mention by the paper's letters, None what it does not have.
+
+    row: "phrase" a vector, and by role a list of vectors ("sentence", "objects", ...). options: the head's, and "seen", the role of d.
+    """
     m = mapped(row["phrase"], weights, "phrase")
     steps = {role: [mapped(x, weights, role) for x in found] for role, found in row.items() if role != "phrase"}
     result = {"m": m}
     for letter, role, unit in (("m_t", "sentence", "text"), ("m_v", options["seen"], "image"), ("m_f", "faces", "face"), ("m_s", "identities", "identity")):
         if unit in options["units"] and role in steps:
-            attention = "text_attention" if letter == "m_t" else "attention"
-            result[letter] = cross_attention(m, steps[role], weights, attention, options["attention_heads"])
+            name = "text_attention" if letter == "m_t" else "attention"
+            result[letter] = cross_attention(m, steps[role], weights, name, options["attention_heads"])
     for letter, role in (("t", "sentence"), ("v", "image"), ("d", options["seen"]), ("f", "faces")):
         result[letter] = np.mean(steps[role], axis=0) if steps.get(role) else None
-    result["has"] = {letter: bool(steps.get(role)) for letter, role in (("m_t", "sentence"), ("m_v", options["seen"]))} | {"m": True}
-    g = m + result.get("m_t", 0) + result.get("m_v", 0)  # eq. 8
+    g = m + sum(result[letter] for letter in ("m_t", "m_v") if result.get(letter) is not None)  # eq. 8
     if "m_f" in result or "m_s" in result:
         eps = 1 / (1 + np.exp(-weights["gate"]))
-        g = (1 - eps) * g + eps * (result.get("m_f", 0) + result.get("m_s", 0))
+        g = (1 - eps) * g + eps * sum(result[letter] for letter in ("m_f", "m_s") if result.get(letter) is not None)
     return result | {"g": linear(g, weights, "fusion")}  # eq. 9
 
 
@@ -89,8 +90,7 @@ def loss(mentions, entities, gold, negatives, weights, options):
     result = {"triplet": np.mean(triplets) if triplets else 0.0}
     sides = {"coarse": ("m_t", "m_v"), "fine": ("f", "d")} if options["contrast"] == "equations" else {"coarse": ("t", "v"), "fine": ("m", "d")}
     for name, (a, b) in sides.items():
-        both = [row for row in mentions if all(row["has"].get(side, row.get(side) is not None) for side in (a, b))]
-        if options[name] and both and all(side in row for row in both for side in (a, b)):
-            result[name] = contrast([row[a] for row in both], [row[b] for row in both], options["temperature"])
-    total = result.get("fine", 0) + options["alpha"] * result.get("coarse", 0) + options["beta"] * result["triplet"]
+        both = [row for row in mentions if row.get(a) is not None and row.get(b) is not None]
+        result[name] = contrast([row[a] for row in both], [row[b] for row in both], options["temperature"]) if options[name] else 0.0
+    total = result["fine"] + options["alpha"] * result["coarse"] + options["beta"] * result["triplet"]
     return total, result

@@ -22,9 +22,11 @@ IMAGE = [Output("tokens", (5, 20)), Output("pooled", (12,))]
 OBJECTS = [Output("vectors", (10,), ragged=True), Output("box", (), "int32", ragged=True)]
 FEATURES = {
     "clip_text": CLIP_TEXT, "text_tokens": TEXT, "image_patches": IMAGE, "clip_image": [Output("tokens", (4, 18)), Output("pooled", (16,))],
-    "image_pooled": [Output("pooled", (14,))], "object_resnet": OBJECTS,
+    "image_pooled": [Output("pooled", (14,))], "object_resnet": OBJECTS, "object_clip": OBJECTS,
+    "face_attributes": [], "identity": [],  # heads read texts made of them
 }
-RAGGED = ("text.tokens", "text.offsets")
+TEXTS = ("text", "phrase", "sentence", "entity")
+RAGGED = ("text.tokens", "text.offsets", "sentence.tokens", "objects.vectors", "faces.pooled", "identities.pooled")
 
 
 def head_shapes(config: HeadConfig, text_only: bool = False) -> dict[str, tuple[int, ...]]:
@@ -43,8 +45,9 @@ def head_rows(shapes: Mapping[str, tuple[int, ...]], n: int, seed: int, missing:
     random = torch.Generator().manual_seed(seed)
     made = Rows()
     for role in sorted({name.split(".")[0] for name in shapes} - {"pairs"}):
-        size = torch.randint(*lengths, (n,), generator=random)
-        made[f"{role}.ok"] = size > 0 if role == "text" else torch.rand(n, generator=random) >= missing
+        size = torch.randint(*(lengths if role in TEXTS else (1, 5)), (n,), generator=random)
+        there = size > 0 if role in TEXTS else torch.rand(n, generator=random) >= missing
+        made[f"{role}.ok"], size = there, size * there
         made[f"{role}.span"] = torch.full((n, 2), -1)
         for name in (name for name in shapes if name.startswith(f"{role}.")):
             if name.endswith(".offsets"):
@@ -54,7 +57,7 @@ def head_rows(shapes: Mapping[str, tuple[int, ...]], n: int, seed: int, missing:
             elif name in RAGGED:
                 made[name] = Ragged(torch.randn(int(size.sum()), *shapes[name], generator=random), size)
             else:
-                made[name] = torch.randn(n, *shapes[name], generator=random) * made[f"{role}.ok"].view(-1, *[1] * len(shapes[name]))
+                made[name] = torch.randn(n, *shapes[name], generator=random) * there.view(-1, *[1] * len(shapes[name]))
     return made
 
 

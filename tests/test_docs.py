@@ -58,7 +58,7 @@ def test_the_example_head_trains_and_scores(tmp_path, monkeypatch):
         write_named(block, tmp_path)
     monkeypatch.setattr(heads, "__path__", [*heads.__path__, str(tmp_path / "heads")])
     monkeypatch.setattr(heads.config, "__path__", [*heads.config.__path__, str(tmp_path / "heads" / "config")])
-    assert heads.config.methods() == ["cosine", "mimic"]
+    assert "cosine" in heads.config.methods()
     job = heads_world.build_job(tmp_path / "world")
     job = {**job, "method": "cosine", "config": {"epochs": 20, "batch_size": 32, "lr": 0.01}, "inputs": [i for i in job["inputs"] if i["role"] == "text"]}
     done = training.main(job)

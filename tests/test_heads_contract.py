@@ -11,8 +11,11 @@ from heads.config import load_config, methods
 from heads.metrics import rank_in_lists
 
 # What makes a head small enough for a test, and the parameters that text alone leaves it.
-SMALL = {"mimic": {"d_t": 8, "d_v": 8, "d_c": 8}}
-TEXT_ONLY = {"mimic": {"image_feature": None}}
+SMALL = {
+    "dwe": {"width": 16, "joint_width": 12, "attention_heads": 4, "dropout": 0.0},
+    "mimic": {"d_t": 8, "d_v": 8, "d_c": 8},
+}
+TEXT_ONLY = {"dwe": {}, "mimic": {"image_feature": None}}
 
 
 @pytest.fixture(params=methods())
