@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from heads.base import Ragged
@@ -62,6 +63,27 @@ def fill(rows: Ragged, length: int) -> Ragged:
     positions = torch.arange(int(rows.lengths.sum())) + (ends - lengths - rows.lengths.cumsum(0) + rows.lengths).repeat_interleave(rows.lengths)
     values = rows.values.new_zeros(int(lengths.sum()), *rows.values.shape[1:])
     return Ragged(values.index_copy(0, positions.to(values.device), rows.values), lengths)
+
+
+def phrase_mean(tokens: Ragged, offsets: Ragged, span: Tensor, otherwise: Tensor) -> Tensor:
+    """(n, d) mean of each text's token states that share characters with its phrase; `otherwise` (n, d) where there is no such token.
+
+    tokens (L, d), offsets (L, 2): characters of each token, end exclusive, nothing for special tokens. span (n, 2), -1 where the phrase is not there.
+    """
+    device = tokens.values.device
+    lengths = tokens.lengths.to(device)
+    bounds = span.to(device).repeat_interleave(lengths, 0)  # (sum of lengths, 2)
+    start, end = offsets.values[:, 0], offsets.values[:, 1]
+    inside = (start < bounds[:, 1]) & (end > bounds[:, 0]) & (end > start)
+    before = F.pad(inside.cumsum(0), (1, 0))  # tokens of phrases before each position
+    ends = lengths.cumsum(0)
+    first = before[ends - lengths]
+    count = before[ends] - first
+    states = tokens.values[inside].float()
+    if not len(states):
+        return otherwise
+    mean = F.embedding_bag(torch.arange(len(states), device=device), states, first, mode="mean")
+    return torch.where(count[:, None] > 0, mean, otherwise)
 
 
 def length_groups(lengths: Tensor, size: int, least: int = 48) -> Iterator[tuple[Tensor, int]]:

@@ -53,6 +53,18 @@ class HeadConfig:
         """The pair features (see `pipeline.pairs`) this head reads, given the features `available`; none by default."""
         return []
 
+    def pick(self, option: str, known: tuple[str, ...], available: Collection[str]) -> str | None:
+        """The feature that `option` names: as it says, or where it says "auto" the first of `known` that is `available` (None where none is).
+
+        Raises `UserError` for one that is not available.
+        """
+        name = getattr(self, option)
+        if name == "auto":
+            return next((feature for feature in known if feature in available), None)
+        if name is not None and name not in available:
+            raise UserError(f"{option} = {name!r}: the profile has no such feature{nearest(name, available)}")
+        return name
+
 
 C = TypeVar("C", bound=HeadConfig)
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from cache.errors import UserError, nearest
+from cache.errors import UserError
 from heads.config.base import HeadConfig
 
 Unit = Literal["face", "identity", "image", "text"]
@@ -80,7 +80,7 @@ class DweConfig(HeadConfig):
 
     def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
         """See `HeadConfig.wants`. Roles of the mention: phrase (m), sentence (t), objects (d), image (v), faces (f), identities (s); entity (g_e)."""
-        text = self._pick("text_feature", self.TEXT, available)
+        text = self.pick("text_feature", self.TEXT, available)
         if text is None:
             raise UserError(f"dwe reads a text feature ({' or '.join(self.TEXT)}), there are: {', '.join(sorted(available))}; add one to the profile")
         wanted = [_want("mention", "phrase", text, "mention", "pooled")]
@@ -100,7 +100,7 @@ class DweConfig(HeadConfig):
 
     def _pictures(self, available: Collection[str]) -> list[dict[str, Any]]:
         """Objects and whole pictures, those of them that something reads."""
-        objects, image = self._pick("object_feature", self.OBJECTS, available), self._pick("image_feature", self.IMAGE, available)
+        objects, image = self.pick("object_feature", self.OBJECTS, available), self.pick("image_feature", self.IMAGE, available)
         seen = "image" in self.units
         if self.image == "objects" and seen and objects is None:
             raise UserError(f"image = 'objects': the profile has no object features ({', '.join(self.OBJECTS)}); add them, or take \"image\": \"whole\"")
@@ -113,14 +113,6 @@ class DweConfig(HeadConfig):
         if image and ((seen and not by_objects) or self._aligns_pictures):
             wanted.append(_want("mention", "image", image, "image", "pooled"))
         return wanted
-
-    def _pick(self, option: str, known: tuple[str, ...], available: Collection[str]) -> str | None:
-        name = getattr(self, option)
-        if name == "auto":
-            return next((feature for feature in known if feature in available), None)
-        if name is not None and name not in available:
-            raise UserError(f"{option} = {name!r}: the profile has no such feature{nearest(name, available)}")
-        return name
 
 
 def _want(side: str, role: str, feature: str, view: str, output: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from cache.errors import UserError, nearest
+from cache.errors import UserError
 from heads.config.base import HeadConfig
 
 Unit = Literal["tglu", "vdlu", "cmfu"]
@@ -76,11 +76,11 @@ class MimicConfig(HeadConfig):
 
     def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
         """See `HeadConfig.wants`. Text under `mention [SEP] sentence` and `name [SEP] attributes` (eq. 2, 3); no more outputs than the units read."""
-        image = self._pick("image_feature", self.IMAGE, available)
+        image = self.pick("image_feature", self.IMAGE, available)
         units = set(self.units) if image else {"tglu"} & set(self.units)
         if not units:
             raise UserError(f"units = {list(self.units)} need image features and there are none; add 'tglu' or choose a profile with images")
-        text = self._pick("text_feature", self.TEXT, available) if units & {"tglu", "cmfu"} else None
+        text = self.pick("text_feature", self.TEXT, available) if units & {"tglu", "cmfu"} else None
         if text is None and units & {"tglu", "cmfu"}:
             raise UserError(f"mimic reads a text feature ({' or '.join(self.TEXT)}), there are: {', '.join(sorted(available))}; add one to the profile")
         wanted: list[dict[str, Any]] = []
@@ -92,11 +92,3 @@ class MimicConfig(HeadConfig):
                 outputs = ["tokens", "pooled"] if self.image_global == "projected" and "vdlu" in units else ["tokens"]
                 wanted.append({"side": side, "role": "image", "feature": image, "view": "image", "outputs": outputs})
         return wanted
-
-    def _pick(self, option: str, known: tuple[str, ...], available: Collection[str]) -> str | None:
-        name = getattr(self, option)
-        if name == "auto":
-            return next((feature for feature in known if feature in available), None)
-        if name is not None and name not in available:
-            raise UserError(f"{option} = {name!r}: the profile has no such feature{nearest(name, available)}")
-        return name

@@ -1,0 +1,87 @@
+"""Options of DRIN (Xing et al., ACM MM 2023) and the features it reads."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from cache.errors import UserError
+from heads.config.base import HeadConfig
+
+Edge = Literal["tt", "ti", "it", "ii"]
+EDGES: tuple[Edge, ...] = ("tt", "ti", "it", "ii")
+RELATIONS: Mapping[Edge, str] = {"tt": "text_cls", "ti": "clip_ti", "it": "clip_it", "ii": "object_relation"}
+"""Kind of edge -> the pair feature that is its initial weight, eq. 6, 7, 8 and 11."""
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "text_cls": ("text_tokens",), "clip_ti": ("clip_text", "clip_image"), "clip_it": ("clip_text", "clip_image"), "object_relation": ("object_resnet",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrinConfig(HeadConfig):
+    """Defaults are the paper's (section 4.4), but for what is marked ours. `patience` is ours too.
+
+    text_feature: token states with offsets; the mention's vertex starts at the mean over the word pieces of its phrase.
+    image_feature: pooled image vectors; "auto" takes the first of IMAGE that the profile has, null: no image vertices.
+    width: of all vertices. layers: L.
+    edges: the kinds of edges there are, text or image of the mention first; a kind left out, or one whose pair feature the profile has not, is gone
+        from every layer.
+    static_edges: weights stay at their initial values ("static edge" of Table 3).
+    edge_scale: the inner product of eq. 13 is divided by the width ("width", ours: a raw sum of 768 products saturates the sigmoid) or not ("none").
+    neighbours: at a mention vertex the sum of eq. 12 over its candidates is their mean, over the live ones of each kind ("mean", ours: the score then
+        does not depend on how many there are), or the bare sum ("sum").
+    margin: of eq. 17. negatives: S- is over the entities of all lists of the mini-batch ("batch") or of the mention's own list ("candidates").
+    hinge: of the mean over the negatives ("mean", eq. 17), or the mean of a hinge for each ("each").
+    tt: a text-to-text edge starts at the cosine of both [CLS] states ("cls", eq. 6), or of the mention phrase's mean and the entity's [CLS] ("phrase").
+    layer_norm: a LayerNorm inside the activation of eq. 12.
+    release: all departures of the published code that are not errors (see `presets`); an option given beside it has the last word.
+    """
+
+    batch_size: int = 64
+    epochs: int = 30
+    text_feature: str = "text_tokens"
+    image_feature: str | None = "auto"
+    width: int = 768
+    layers: int = 2
+    edges: tuple[Edge, ...] = EDGES
+    static_edges: bool = False
+    edge_scale: Literal["width", "none"] = "width"
+    neighbours: Literal["mean", "sum"] = "mean"
+    margin: float = 0.25
+    negatives: Literal["batch", "candidates"] = "batch"
+    hinge: Literal["mean", "each"] = "mean"
+    tt: Literal["cls", "phrase"] = "cls"
+    layer_norm: bool = False
+    release: bool = False
+
+    IMAGE: ClassVar[tuple[str, ...]] = ("image_pooled", "clip_image", "image_patches")
+    positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "width", "layers")
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "release": {"negatives": "candidates", "hinge": "each", "tt": "phrase", "layer_norm": True}
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.edges)) != len(self.edges):
+            raise UserError(f"edges = {list(self.edges)}: expected each of {', '.join(EDGES)} at most once")
+
+    def pairs(self, available: Collection[str]) -> list[str]:
+        """See `HeadConfig.pairs`: the initial weights of the kinds of edges whose features the profile has, but for those `Drin` computes itself."""
+        return [RELATIONS[edge] for edge in self._possible(available) if edge != "tt" or self.tt == "cls"]
+
+    def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
+        """See `HeadConfig.wants`. Images only where an edge joins them to a text, the one vertex that is scored."""
+        text = self.pick("text_feature", (), available)
+        assert text is not None
+        wanted: list[dict[str, Any]] = [
+            {"side": "mention", "role": "text", "feature": text, "view": "sentence", "outputs": ["tokens", "pooled", "offsets"]},
+            {"side": "entity", "role": "text", "feature": text, "view": "name_sep_attributes", "outputs": ["pooled"]},
+        ]
+        if {"ti", "it"} & set(self._possible(available)):
+            image = self.pick("image_feature", self.IMAGE, available)
+            wanted += [{"side": side, "role": "image", "feature": image, "view": "image", "outputs": ["pooled"]} for side in ("mention", "entity")]
+        return wanted
+
+    def _possible(self, available: Collection[str]) -> list[Edge]:
+        """The kinds of edges that the features allow."""
+        pictures = self.pick("image_feature", self.IMAGE, available) is not None
+        return [edge for edge in self.edges if (edge == "tt" or pictures) and set(NEEDS[RELATIONS[edge]]) <= set(available)]
