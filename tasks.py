@@ -63,7 +63,7 @@ class _OnDataset(Task):
 
     dataset = setting("dataset", "demo", "a free label for the dataset; `demo` is the embedded one")
     data_dir = setting("data_dir", "", "folder with the dataset's files (not for demo)")
-    format = setting("format", "", "layout of the files: mimic or jsonl; empty: recognised from the files there")
+    format = setting("format", "", "layout of the files: jsonl, mimic, ghmfc or wikidiverse; empty: recognised from the files there")
     mention_images = setting("mention_images", "", "folder of the mentions' pictures, if not where the layout puts it")
     entity_images = setting("entity_images", "", "folder of the entities' pictures, if not where the layout puts it")
     ignore_fields = setting("ignore_fields", "", "comma-separated fields of the records that are passed over instead of refused")
@@ -127,7 +127,8 @@ class PrepareDataset(_OnDataset):
                 "limits": dict(profile.load(self.profile).limits), "memo": str(self.paths.memo), "rescan": self.rescan, "max_bad_images": self.max_bad_images,
             },
         )
-        files = [out / name for name in ("mentions.parquet", "entities.parquet", "account.json", "account.txt")]
+        given = ["given.parquet"] if "given" in account else []
+        files = [out / name for name in ("mentions.parquet", "entities.parquet", *given, "account.json", "account.txt")]
         print(files[-1].read_text(), flush=True)
         return {
             "result": {
@@ -244,8 +245,12 @@ class BuildCandidates(_OnProfile):
     """Lists the entities each mention is compared with: by fuzzy name, and by any further source; prints the recall of each."""
 
     candidates = setting("candidates", 100, "entities per mention", luigi.IntParameter)
-    scorer = setting("scorer", "token_set_ratio", "rapidfuzz scorer of the name source")
-    sources = setting("sources", "name", "comma-separated sources: name, dense:FEATURE (nearest by cosine of the pooled output of a cached feature)")
+    scorer = setting("scorer", "token_set_ratio", "rapidfuzz scorer of the name sources")
+    sources = setting(
+        "sources", "name", "comma-separated sources: name, name-of-type (entities of the mention's type), given (the lists that came with the dataset), "
+        "dense:FEATURE (nearest by cosine of the pooled output of a cached feature)",
+    )
+    merge = setting("merge", "round-robin", "how several sources become one list: round-robin by rank, or append (the first whole, then what is new in the next)")
 
     def dense(self) -> list[str]:
         return [source.partition(":")[2] for source in self.sources.split(",") if source.startswith("dense:")]
@@ -256,14 +261,16 @@ class BuildCandidates(_OnProfile):
 
     def request(self) -> dict[str, Any] | None:
         upstream = [task.digest() for task in self.needs()]
-        return {"k": self.candidates, "scorer": self.scorer, "sources": self.sources, "upstream": upstream} if all(upstream) else None
+        own = {"k": self.candidates, "scorer": self.scorer, "sources": self.sources, "merge": self.merge}
+        return {**own, "upstream": upstream} if all(upstream) else None
 
     def make(self) -> dict[str, Any]:
         folder = self.folder(self.clone(PrepareDataset).resolved()["folder"])
         out = folder / f"candidates-{self.digest()[:12]}.npz"
         columns = self.needs()[-1].resolved() if self.dense() else {}
         listed = wants.candidate_sources(self.sources, self.scorer, columns, self.paths)
-        report = child.run("pipeline.candidates:build", {"dataset": str(folder), "k": self.candidates, "sources": listed, "out": str(out)})
+        job = {"dataset": str(folder), "k": self.candidates, "sources": listed, "merge": self.merge, "out": str(out)}
+        report = child.run("pipeline.candidates:build", job)
         print(report.pop("table", ""), flush=True)
         return {"result": {"file": self.paths.relative(out), "digest": self.digest(), **report}, "files": [out]}
 

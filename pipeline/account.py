@@ -31,6 +31,12 @@ _ROWS = (
     ("distinct golds in the KB", "golds"),
     ("distinct sentences", "sentences"),
 )
+_GIVEN_ROWS = (
+    ("mentions that came with candidates", "mentions"),
+    ("  gold among them", "gold"),
+    ("candidates", "candidates"),
+    ("  outside the KB", "outside_kb"),
+)
 _IMAGE_ROWS = (("ok", "ok"), ("missing", "missing"), ("broken", "broken"), ("too large", "too_large"), ("ok, same picture as another (reused)", "reused"))
 
 
@@ -44,6 +50,20 @@ def _image_counts(listed: Sequence[Scan]) -> dict[str, Any]:
         causes = Counter(verdict.cause for verdict in listed if verdict.status == status)
         counts[f"{STATUS_NAMES[status]}_by_cause"] = dict(sorted(causes.items()))
     return counts
+
+
+def _given_counts(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """By split: mentions that came with candidates and those among them with their gold in the list, candidates and those outside the KB."""
+    known, splits = {entity.id for entity in dataset.entities}, {}
+    for split in (*SPLITS, "all"):
+        listed = [m for m in dataset.mentions if m.given is not None and split in (m.split, "all")]
+        splits[split] = {
+            "mentions": len(listed),
+            "gold": sum(m.gold in m.given for m in listed if m.gold in known),
+            "candidates": sum(len(m.given) for m in listed),
+            "outside_kb": sum(name not in known for m in listed for name in m.given),
+        }
+    return splits
 
 
 def _count(dataset: Dataset, columns: dict[str, list], mention_scans: dict[str, Scan], entity_scans: dict[str, Scan]) -> dict[str, Any]:
@@ -86,6 +106,7 @@ def _count(dataset: Dataset, columns: dict[str, list], mention_scans: dict[str, 
             "images": _image_counts([entity_scans[image] for entity in entities for image in entity.images]),
         },
         "groups": dict(sorted(Counter(m.group for m in dataset.mentions if m.group is not None).items())),
+        **({"given": _given_counts(dataset)} if any(m.given is not None for m in dataset.mentions) else {}),
     }
 
 
@@ -119,6 +140,9 @@ def table(account: dict[str, Any]) -> str:
         *_image_rows([entities["images"]]),
     ]
     lines += _grid("knowledge base", ["all"], rows)
+    if "given" in account:
+        rows = [(label, [counts[name] for counts in account["given"].values()]) for label, name in _GIVEN_ROWS]
+        lines += ["", *_grid("candidates that came with the data", list(account["given"]), rows)]
     for title, name in (("entity types", "types"), ("mention groups", "groups")):
         counts = entities[name] if name == "types" else account[name]
         if len(counts) > 1:
@@ -144,7 +168,8 @@ def _refuse_bad_images(account: dict[str, Any], dataset: Dataset, limit: float) 
 
 
 def prepare(job: dict[str, Any]) -> dict[str, Any]:
-    """Read a dataset, look at every listed picture, and write mentions.parquet, entities.parquet, account.json and account.txt into `job["out"]`.
+    """Read a dataset, look at every listed picture, and write mentions.parquet, entities.parquet, account.json and account.txt into `job["out"]`;
+    given.parquet too, where candidates came with the mentions.
 
     job: name, data_dir, out; optional: format (None: recognised), options (of the layout), limits (max_pixels, max_bytes), memo (folder for the
     pictures' verdicts), rescan, workers, max_bad_images (share of the listed images, 0.2).
@@ -170,6 +195,9 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
     out = Path(job["out"])
     write_atomic(out / "mentions.parquet", tables.parquet_bytes(mentions, tables.MENTION_SCHEMA))
     write_atomic(out / "entities.parquet", tables.parquet_bytes(entities, tables.ENTITY_SCHEMA))
+    given = tables.given_columns(dataset)
+    if given is not None:
+        write_atomic(out / "given.parquet", tables.parquet_bytes(given, tables.GIVEN_SCHEMA))
     write_atomic(out / "account.txt", table(account))
     write_json(out / "account.json", account)
     return {**account, "mention_images": str(dataset.mention_images), "entity_images": str(dataset.entity_images)}

@@ -14,6 +14,7 @@ class Mention:
     image: path relative to the dataset's mention image folder; None where none is listed.
     gold: entity id; None for NIL. A gold that is not in the KB is kept as given.
     group: a free label; metrics are reported for each of its values (the demo's regimes).
+    given: ids of the candidates that came with the mention, best first, of entities in the KB or not; None where none came.
     """
 
     id: str
@@ -25,11 +26,16 @@ class Mention:
     image: str | None = None
     type: str | None = None
     group: str | None = None
+    given: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """A node of the knowledge base. images: paths relative to the dataset's entity image folder, the first usable one stands for the entity."""
+    """A node of the knowledge base.
+
+    images: paths relative to the dataset's entity image folder, the first usable one stands for the entity.
+    type: what kind of thing it is, from the KB, never from a mention whose gold it is; several kinds are joined by `|`.
+    """
 
     id: str
     name: str

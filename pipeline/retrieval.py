@@ -134,6 +134,43 @@ def _fill(lists: Lists, begin: int, mention: np.ndarray, entity: np.ndarray, sco
     lists.ids[place], lists.scores[place] = entity[kept], scores[kept]
 
 
+def by_name_of_type(
+    phrases: Sequence[str], names: Sequence[str], types: Sequence[str | None], entity_types: Sequence[str | None], ids: Sequence[str], k: int,
+    scorer: str = "token_set_ratio", workers: int = -1,
+) -> Lists:
+    """`by_name` among the entities of each mention's type alone; among all of them for a mention without a type.
+
+    Types are compared without case; an entity may have several, joined by `|`; one without a type is of no mention's type. Raises `UserError` where
+    no mention or no entity has a type.
+    """
+    for side, column in (("mention", types), ("entity", entity_types)):
+        if not any(column):
+            raise UserError(f"source name-of-type: no {side} has a type in this dataset; use the source name, or add types (docs/data.md says where)")
+    members: dict[str, list[int]] = {}
+    for row, listed in enumerate(entity_types):
+        for kind in {kind.strip().casefold() for kind in (listed or "").split("|")}:
+            members.setdefault(kind, []).append(row)
+    asked: dict[str | None, list[int]] = {}
+    for row, kind in enumerate(types):
+        asked.setdefault(kind.strip().casefold() if kind and kind.strip() else None, []).append(row)
+    lists = Lists.empty(len(phrases), k)
+    for kind, rows in asked.items():
+        among = np.array(range(len(names)) if kind is None else members.get(kind, []), np.int32)
+        found = by_name([phrases[row] for row in rows], [names[row] for row in among], [ids[row] for row in among], k, scorer, workers)
+        if len(among):
+            lists.ids[rows], lists.scores[rows] = np.where(found.ids >= 0, among[found.ids], -1), found.scores
+    return lists
+
+
+def as_given(given: Sequence[Sequence[int] | None], k: int) -> Lists:
+    """The first k of each mention's own candidates (rows of the entities, best first). Scores are 1 / rank."""
+    lists = Lists.empty(len(given), k)
+    for row, listed in enumerate(given):
+        listed = (listed or ())[:k]
+        lists.ids[row, : len(listed)], lists.scores[row, : len(listed)] = listed, 1 / np.arange(1, len(listed) + 1)
+    return lists
+
+
 def _unit(table: Table, index: np.ndarray) -> np.ndarray:
     vectors = np.asarray(table.gather(index), np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

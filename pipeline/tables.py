@@ -1,4 +1,4 @@
-"""The tables a prepared dataset consists of: mentions.parquet and entities.parquet."""
+"""The tables a prepared dataset consists of: mentions.parquet, entities.parquet and, where candidates came with the mentions, given.parquet."""
 
 import io
 from collections import Counter
@@ -27,6 +27,7 @@ ENTITY_SCHEMA = pa.schema(
     {name: pa.string() for name in ("id", "name", "type", "attributes", "description")}
     | {"images": pa.list_(pa.string()), "image": pa.string(), "image_status": pa.string(), "image_key": pa.binary(KEY_BYTES), "train_count": pa.int32()}
 )
+GIVEN_SCHEMA = pa.schema({"given": pa.list_(pa.int32())})
 
 
 def mention_columns(dataset: Dataset, scans: dict[str, Scan]) -> dict[str, list]:
@@ -84,6 +85,15 @@ def entity_columns(dataset: Dataset, scans: dict[str, Scan], train_golds: Iterab
         "image_key": [v.key if ok else None for v, ok in zip(verdicts, usable)],
         "train_count": [counts[row] for row in range(len(entities))],
     }
+
+
+def given_columns(dataset: Dataset) -> dict[str, list] | None:
+    """Columns of given.parquet, one row per mention: rows of the entities that came with it as candidates, best first, those in the KB alone; null where
+    none came. None where none came with any mention."""
+    if all(m.given is None for m in dataset.mentions):
+        return None
+    row_of = {entity.id: row for row, entity in enumerate(dataset.entities)}
+    return {"given": [m.given and [row_of[name] for name in m.given if name in row_of] for m in dataset.mentions]}
 
 
 def parquet_bytes(columns: dict[str, list], schema: pa.Schema) -> bytes:

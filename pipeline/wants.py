@@ -79,8 +79,10 @@ def candidate_sources(sources: str, scorer: str, extraction: Mapping[str, Any], 
     listed: list[dict[str, Any]] = []
     for source in filter(None, (part.strip() for part in sources.split(","))):
         kind, _, feature = source.partition(":")
-        if kind == "name":
-            listed.append({"kind": "name", "scorer": scorer})
+        if source in ("name", "name-of-type"):
+            listed.append({"kind": source, "scorer": scorer})
+        elif source == "given":
+            listed.append({"kind": source})
         elif kind == "dense" and feature:
             columns = extraction["columns"]
             found = {side: next((c for c in sorted(columns) if c.startswith(column_name(side, feature, ""))), None) for side in ("mention", "entity")}
@@ -91,5 +93,5 @@ def candidate_sources(sources: str, scorer: str, extraction: Mapping[str, Any], 
                 "mention_keys": str(paths.root / columns[found["mention"]]), "entity_keys": str(paths.root / columns[found["entity"]]),
             })
         else:
-            raise UserError(f"--sources {source!r}: expected `name` or `dense:FEATURE`, separated by commas")
+            raise UserError(f"--sources {source!r}: expected `name`, `name-of-type`, `given` or `dense:FEATURE`, separated by commas")
     return listed

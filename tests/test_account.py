@@ -172,3 +172,16 @@ def test_wikimel_account(wikimel):
     assert [wikimel["splits"][split]["images"]["ok"] for split in ("train", "dev", "test")] == [1_617, 234, 457]
     assert everything["images"]["listed"] == 2_308 and everything["nil"] == everything["outside_kb"] == 0
     assert wikimel["entities"]["entities"] == 18_880 and wikimel["entities"]["with_usable_image"] == 1_748
+
+
+def test_candidates_that_came_with_mentions_are_kept_as_rows_and_counted(job, tmp_path):
+    lines = [dict(record) for record in MENTIONS]
+    lines[3]["candidates"], lines[4]["candidates"], lines[5]["candidates"] = ["e3", "nobody", "e2", "e3"], [], ["elsewhere"]
+    assert "given" not in prepare(job) and not (Path(job["out"]) / "given.parquet").exists()
+    (Path(job["data_dir"]) / "mentions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    account = prepare(job)
+    assert columns(job, "given")["given"] == [None, None, None, [3, 2], [], [], None, None]
+    assert account["given"]["dev"] == {"mentions": 1, "gold": 1, "candidates": 3, "outside_kb": 1}
+    assert account["given"]["test"] == {"mentions": 2, "gold": 0, "candidates": 1, "outside_kb": 1}
+    assert account["given"]["all"] == {"mentions": 3, "gold": 1, "candidates": 4, "outside_kb": 2}
+    assert "candidates that came with the data" in table(account)

@@ -21,7 +21,7 @@ from pipeline import retrieval
 from pipeline.candidates import build, merge, recall
 from pipeline.datasets import load
 from pipeline.demo.world import make_world
-from pipeline.retrieval import SCORERS, Lists, by_name, by_vector
+from pipeline.retrieval import SCORERS, Lists, as_given, by_name, by_name_of_type, by_vector
 
 WIKIMEL = Path(__file__).parents[2] / "shared" / "data" / "wikimel"
 
@@ -169,10 +169,69 @@ def test_merging_takes_turns_by_rank_and_skips_repetitions():
     assert merge([first], 3) is first
 
 
+def test_appending_takes_the_first_source_whole_and_fills_from_the_next():
+    first = Lists(np.array([[4, -1, -1, -1], [-1] * 4, [3, 1, 2, 0]], np.int32), np.ones((3, 4), np.float32))
+    second = Lists(np.array([[2, 4, 7, 1], [5, 6, -1, -1], [9, 8, 7, 6]], np.int32), np.ones((3, 4), np.float32))
+    merged = merge([first, second], 4, "append")
+    assert rows(merged) == [[4, 2, 7, 1], [5, 6], [3, 1, 2, 0]]
+    assert np.allclose(merged.scores[1], [1, 1 / 2, 0, 0])
+
+
+def test_candidates_that_came_with_the_data_keep_their_order_up_to_k():
+    lists = as_given([[5, 3, 9], [], None, [2]], 2)
+    assert lists.ids.tolist() == [[5, 3], [-1, -1], [-1, -1], [2, -1]]
+    assert lists.scores.tolist() == [[1, 0.5], [0, 0], [0, 0], [1, 0]]
+
+
+def test_names_of_a_type_are_those_of_scoring_every_pair_of_that_type(small):
+    phrases, names, ids = small
+    rng = random.Random(1)
+    types = [rng.choice(["Person", " work ", "Place", "Nothing", None, ""]) for _ in phrases]
+    entity_types = [rng.choice(["person", "Work|Place", "Place", None]) for _ in names]
+    lists = by_name_of_type(phrases, names, types, entity_types, ids, 7, "token_set_ratio", workers=2)
+    of = {"Person": ("person",), " work ": ("Work|Place",), "Place": ("Work|Place", "Place"), "Nothing": ()}
+    for phrase, kind, listed in zip(phrases, types, rows(lists)):
+        among = [row for row, entity_type in enumerate(entity_types) if not kind or entity_type in of[kind]]
+        expected = every_pair([phrase], [names[row] for row in among], [ids[row] for row in among], 7, "token_set_ratio")[0]
+        assert listed == [among[place] for place in expected]
+    assert ((lists.scores > 0) == (lists.ids >= 0)).all()
+
+
+@pytest.mark.parametrize(("types", "entity_types", "side"), [([None, ""], ["a"], "mention"), (["a", "b"], [None], "entity")])
+def test_names_of_a_type_need_types_on_both_sides(types, entity_types, side):
+    with pytest.raises(UserError, match=f"no {side} has a type"):
+        by_name_of_type(["x", "y"], ["x"], types, entity_types, ["Q1"], 2)
+
+
 def test_recall_counts_only_golds_of_the_kb():
     lists = Lists(np.array([[0, 1], [1, 0], [2, 3], [0, 1], [0, -1]], np.int32), np.ones((5, 2), np.float32))
     found = recall(lists, np.array([0, 0, 9, -1, -2]), np.array(["train", "train", "train", "train", "test"]))
     assert found == {"train": {"n": 3, "1": round(1 / 3, 6), "2": round(2 / 3, 6)}, "test": {"n": 0, "1": 0.0, "2": 0.0}}
+
+
+def test_build_fills_given_candidates_with_names_of_the_type(tmp_path):
+    mentions = {"phrase": ["Ann", "Ann", "Ann"], "gold": [3, 1, 0], "split": ["test"] * 3, "type": ["person", "ship", "ship"]}
+    entities = {"id": ["Q1", "Q2", "Q3", "Q4"], "name": ["Ann", "Ann II", "Ann Lee", "Anne"], "type": ["person", "ship", "person", "person"]}
+    pq.write_table(pa.table(mentions), tmp_path / "mentions.parquet")
+    pq.write_table(pa.table(entities), tmp_path / "entities.parquet")
+    job = {"dataset": str(tmp_path), "out": str(tmp_path / "lists.npz"), "k": 3, "sources": [{"kind": "given"}, {"kind": "name-of-type"}]}
+    with pytest.raises(UserError, match="no candidates came with this dataset"):
+        build(job)
+    pq.write_table(pa.table({"given": pa.array([[3, 2], None, [0]], pa.list_(pa.int32()))}), tmp_path / "given.parquet")
+    report = build(job | {"merge": "append"})
+    with np.load(tmp_path / "lists.npz") as lists:
+        assert lists["ids"].tolist() == [[3, 2, 0], [1, -1, -1], [0, 1, -1]]
+    recalled = {source: splits["test"]["3"] for source, splits in report["recall"].items()}
+    assert recalled == {"given": 0.666667, "name-of-type:token_set_ratio": 0.666667, "merged": 1.0}
+    assert report["merge"] == "append" and list(report["recall"]) == list(recalled)
+    build(job)
+    with np.load(tmp_path / "lists.npz") as lists:
+        assert lists["ids"].tolist() == [[3, 0, 2], [1, -1, -1], [0, 1, -1]]
+    build(job | {"merge": "append", "k": 1})
+    with np.load(tmp_path / "lists.npz") as lists:
+        assert lists["ids"].tolist() == [[3], [1], [0]]
+    with pytest.raises(UserError, match="--merge 'appended'.*did you mean 'append'"):
+        build(job | {"merge": "appended"})
 
 
 @pytest.fixture
@@ -210,7 +269,7 @@ def test_build_is_the_same_twice_and_refuses_what_it_does_not_know(prepared):
     first = (prepared / "lists.npz").read_bytes()
     build(job)
     assert (prepared / "lists.npz").read_bytes() == first
-    with pytest.raises(UserError, match="'names'; known: name, dense"):
+    with pytest.raises(UserError, match="'names'; did you mean 'name'?.* Known: dense, given, name, name-of-type"):
         build(job | {"sources": [{"kind": "names"}]})
     with pytest.raises(UserError, match="at least 1"):
         build(job | {"k": 0})

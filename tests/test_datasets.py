@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
+from data_faults import ABSENT, change, refused
 
-from cache.errors import UserError
 from pipeline.datasets import LayoutOptions, formats, layout, load
 from pipeline.fingerprint import fingerprint
 
@@ -66,14 +66,6 @@ class Lines:
 
     def error(self, **options) -> str:
         return refused(lambda: self.load(**options))
-
-
-def refused(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.fixture
@@ -209,21 +201,6 @@ def test_a_link_inside_the_folder_is_allowed(mimic):
     assert mimic.load().mentions[0].image == "b.jpg"
 
 
-ABSENT = object()
-
-
-def change(record_of, **fields):
-    """Sets fields of one record, or takes them out."""
-
-    def apply(data) -> None:
-        record = record_of(data)
-        record.update(fields)
-        for name in [name for name, value in fields.items() if value is ABSENT]:
-            del record[name]
-
-    return apply
-
-
 def train(data):
     return data.splits["train"][1]
 
@@ -298,14 +275,14 @@ def test_jsonl_records_as_documented(lines):
     lines.mentions = [
         {"id": 1, "sentence": "Bob met Bob.", "mention": "Bob", "start": 8, "end": 11, "image": "pics/m.png", "gold": 7, "split": "train", "type": "person", "group": "easy"},
         "",
-        {"id": 2, "sentence": "Bob met Bob.", "mention": "Bob", "gold": None, "split": "test"},
+        {"id": 2, "sentence": "Bob met Bob.", "mention": "Bob", "gold": None, "split": "test", "candidates": ["e1", 7, "x", "e1"]},
         {"id": 3, "sentence": "Nobody.", "mention": "Bob", "gold": "elsewhere", "split": "dev"},
     ]
     dataset = lines.load()
     first, nil, outside = dataset.mentions
     assert (first.id, first.span, first.image, first.gold, first.type, first.group) == ("1", (8, 11), "pics/m.png", "7", "person", "easy")
-    assert (nil.gold, nil.span, nil.image) == (None, (0, 3), None)
-    assert (outside.gold, outside.span) == ("elsewhere", None)
+    assert (nil.gold, nil.span, nil.image, nil.given) == (None, (0, 3), None, ("e1", "7", "x"))
+    assert (outside.gold, outside.span, outside.given) == ("elsewhere", None, None)
     assert (dataset.entities[0].id, dataset.entities[0].attributes) == ("7", "Sex: male. Occupation: actor, singer. Born: 1950.")
     assert (dataset.entities[0].images, dataset.entities[1].images) == (("pics/a.jpg",), ("b.jpg", "c.jpg"))
 
@@ -342,6 +319,8 @@ JSONL_ERRORS = {
     "images are numbers": (change(only, images=[1]), ["entities.jsonl:1", "'images'"]),
     "attributes nested": (change(only, attributes={"a": {"b": 1}}), ["entities.jsonl:1", "'a'"]),
     "attributes number": (change(only, attributes=5), ["entities.jsonl:1", "'attributes'", "int 5"]),
+    "candidates are text": (change(first, candidates="e1"), ["mentions.jsonl:1", "'candidates'", "expected a list of ids"]),
+    "candidate is null": (change(first, candidates=["e1", None]), ["mentions.jsonl:1", "'candidates' is null"]),
     "no object": (lambda data: data.mentions.insert(0, "[1]"), ["mentions.jsonl:1", "list", "expected an object"]),
     "malformed": (lambda data: data.mentions.append('{"id": "m2", oops}'), ["mentions.jsonl:2:14", "malformed JSON"]),
     "nested deep": (lambda data: data.mentions.append("[" * 100_000), ["mentions.jsonl:2"]),
@@ -369,7 +348,7 @@ def test_jsonl_not_utf8(lines):
 def test_the_layout_is_recognised_from_the_files(tmp_path):
     for name in ("a", "b", "c", "d"):
         (tmp_path / name).mkdir()
-    assert formats() == ["jsonl", "mimic"]
+    assert formats() == ["ghmfc", "jsonl", "mimic", "wikidiverse"]
     assert load("x", Mimic(tmp_path / "a").write()).format == "mimic"
     assert load("x", Lines(tmp_path / "b").write()).format == "jsonl"
     Mimic(tmp_path / "c").write(), Lines(tmp_path / "c").write()

@@ -58,6 +58,16 @@ def label(record: dict, name: str, where: str) -> str:
     return text(record, name, where, empty=False)
 
 
+def labels(record: dict, name: str, where: str) -> tuple[str, ...] | None:
+    """A list of ids, each where it comes first; None where the field is absent or null."""
+    value = record.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise UserError(f"{where}: field {name!r} holds {type(value).__name__} {value!r:.60}, expected a list of ids")
+    return tuple(dict.fromkeys(label({name: item}, name, where) for item in value))
+
+
 class Unique:
     """Remembers where each id was first seen. remedy: what to do about a second one."""
 

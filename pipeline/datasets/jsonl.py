@@ -13,6 +13,7 @@
     start, end  optional, together: character offsets of the phrase, end exclusive; looked up if not given
     type        optional label of the mention's kind
     group       optional free label; metrics are reported for each of its values
+    candidates  optional list of entity ids, best first: the candidates that came with the mention
 
 `entities.jsonl` holds one entity per line:
 
@@ -23,7 +24,7 @@
     attributes  optional: text, or an object whose values are text or lists of text, read as "Occupation: actor, singer."
     description optional text
     images      optional: a path or a list of paths relative to the folder; the first usable one stands for the entity
-    type        optional label
+    type        optional label, or several joined by `|`
 
 UTF-8; blank lines are skipped; any other field is an error. Images lie below the folder itself, or below the folders named by the options
 `mention_images` and `entity_images`.
@@ -36,7 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import UserError
-from pipeline.datasets._fields import ImageFolder, Unique, check_fields, json_lines, label, nearest, text
+from pipeline.datasets._fields import ImageFolder, Unique, check_fields, json_lines, label, labels, nearest, text
 from pipeline.records import SPLITS, Dataset, Entity, Mention
 from pipeline.spans import bare, find_span
 
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 FILES = "mentions.jsonl and entities.jsonl"
 _REQUIRED = ("id", "sentence", "mention", "gold", "split")
-_OPTIONAL = ("start", "end", "image", "type", "group")
+_OPTIONAL = ("start", "end", "image", "type", "group", "candidates")
 _ENTITY_REQUIRED = ("id", "name")
 _ENTITY_OPTIONAL = ("attributes", "description", "images", "type")
 
@@ -127,6 +128,7 @@ def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
             image=pictures.check(image, where) if image else None,
             type=text(record, "type", where),
             group=text(record, "group", where),
+            given=labels(record, "candidates", where),
         )
         mentions.append(mention)
     if not entities or not mentions:
