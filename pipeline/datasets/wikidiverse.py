@@ -120,7 +120,7 @@ class _Pictures:
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, str]]:
-    """(entity, text) of a JSON object, or of a file with lines `entity@@@@text`: its first line may be a head, a line without `@@@@` goes on from the last."""
+    """(entity, text) of a JSON object, or of lines `entity@@@@text`: the first may be a head, one without `@@@@` goes on from the line before."""
     if path.suffix == ".json":
         for name, value in read_keyed(path).items():
             yield name, text({name: value}, name, str(path), default="")
@@ -186,7 +186,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _span(record: dict, sentence: str, phrase: str, where: str) -> tuple[int, int] | None:
-    """The offsets given, if they cover the phrase; else the nearest place where it stands; else what they cover, if that is as long (a misspelt phrase)."""
+    """The offsets given, if they cover the phrase; else the nearest place where it stands; else what they cover, if it is as long (a misspelling)."""
     start, end = record["start"], record["end"]
     if type(start) is not int or type(end) is not int:
         raise UserError(f"{where}: start {start!r:.20} and end {end!r:.20}, expected two integers: character offsets of the mention, end exclusive")
