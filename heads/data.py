@@ -26,7 +26,7 @@ class Column:
     def __init__(self, table: Table, keys: np.ndarray) -> None:
         self.table = table
         self.keys = keys
-        self.ok = np.asarray(table.ok)
+        self.ok = np.asarray(table.ok) & (np.asarray(table.lengths) > 0)  # a picture in which nothing was found has nothing to read
         self.ragged = table.ragged
         self.shape = tuple(table.shape)
         self.resident: Tensor | Ragged | None = None

@@ -25,7 +25,7 @@ MENTION_SCHEMA = pa.schema(
 )
 ENTITY_SCHEMA = pa.schema(
     {name: pa.string() for name in ("id", "name", "type", "attributes", "description")}
-    | {"images": pa.list_(pa.string()), "image": pa.string(), "image_status": pa.string(), "image_key": pa.binary(KEY_BYTES), "train_count": pa.int32()}
+    | {"images": pa.list_(pa.string()), "image_keys": pa.list_(pa.binary(KEY_BYTES)), "image": pa.string(), "image_status": pa.string(), "image_key": pa.binary(KEY_BYTES), "train_count": pa.int32()}
 )
 GIVEN_SCHEMA = pa.schema({"given": pa.list_(pa.int32())})
 
@@ -80,6 +80,7 @@ def entity_columns(dataset: Dataset, scans: dict[str, Scan], train_golds: Iterab
         "attributes": [e.attributes for e in entities],
         "description": [e.description for e in entities],
         "images": [list(e.images) for e in entities],
+        "image_keys": [[scans[image].key if scans[image].status == Status.OK else None for image in e.images] for e in entities],
         "image": [image if ok else None for image, ok in zip(chosen, usable)],
         "image_status": ["none" if v is None else STATUS_NAMES[v.status] for v in verdicts],
         "image_key": [v.key if ok else None for v, ok in zip(verdicts, usable)],

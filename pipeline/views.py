@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from cache.errors import UserError, nearest
 
-IMAGE = "image"
+IMAGE = "image"  # the record's picture, of several the first usable one
+IMAGES = "images"  # all usable pictures of an entity
+PICTURES = (IMAGE, IMAGES)
 # MIMIC eq. 2 and 3: the [SEP] is written out; BERT's tokenizer reads it as its special token, CLIP's as a literal string.
 MENTION_TEXTS = {
     "mention": "{phrase}",
@@ -22,6 +24,8 @@ ENTITY_TEXTS = {
     "name_colon_attributes": "{name} : {attributes}",
     "name_sep_description": "{name} [SEP] {description}",
 }
+# Texts made of what a feature found in the mention's picture, none or several per mention: view -> that feature.
+FROM_FEATURES = {"face_attributes": "face_attributes", "identities": "identity"}
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 
@@ -92,6 +96,12 @@ def entity_texts(view: str, names: Sequence[str], attributes: Sequence[str], des
         else:
             texts.append(Text(string))
     return texts
+
+
+def shortened(strings: Sequence[str], count: CountTokens, limit: int) -> tuple[list[str], int]:
+    """The strings, each cut at a word so that it has at most `limit` tokens, and how many were cut."""
+    long = [tokens > limit for tokens in count(strings)] if strings else []
+    return [_shorten(string, count, limit) if cut else string for string, cut in zip(strings, long, strict=True)], sum(long)
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:

@@ -1,4 +1,4 @@
-"""Wants: which feature under which view of which side; from profiles and heads to extraction groups."""
+"""Wants: which feature under which view of which side; from profiles and heads to extraction groups and their order."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,50 +6,119 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import UserError
-from pipeline import models
-from pipeline.extractors import check_options, extractor_class
+from pipeline import extractors, models
 from pipeline.paths import Paths
 from pipeline.profile import Profile
-from pipeline.views import IMAGE
+from pipeline.views import FROM_FEATURES, IMAGE, IMAGES
 
-DENSE_VIEWS = {"text": {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}, "image": {"mention": IMAGE, "entity": IMAGE}}
+USUAL_TEXTS = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
+USUAL_PICTURES = {"mention": IMAGE, "entity": IMAGE}
+
+Want = dict[str, str]
 
 
-def of_feature(profile: Profile, name: str) -> list[dict[str, str]]:
+def of_feature(profile: Profile, name: str) -> list[Want]:
     """The wants of one feature when nobody asks for particular views: the profile's, or the usual ones of its kind."""
     feature = profile.feature(name)
-    usual = DENSE_VIEWS[extractor_class(feature.extractor).reads]
+    usual = USUAL_TEXTS if _reads(profile, name) == "text" else USUAL_PICTURES
     listed = feature.views or {side: (view,) for side, view in usual.items()}
     return [{"side": side, "feature": name, "view": view} for side in sorted(listed) for view in listed[side]]
 
 
-def groups(profile: Profile, features: str, wants: str) -> list[list[dict[str, str]]]:
-    """Wants that are extracted together: each text feature by itself, all picture features at once (a picture is decoded once).
+def plans(profile: Profile, listed: Sequence[Want]) -> list[dict[str, Any]]:
+    """The wants and all they need, as groups that are extracted together: `{"wants": […], "after": [plans of the groups they read]}`.
 
-    features: comma-separated names; empty: the profile's default ones. wants: a JSON list that stands in their place.
+    One group for all features that read whole pictures (a picture is decoded once), one for those that cut the same boxes, one for each other
+    feature; a text made of what was found in a picture is apart from the feature's other texts, which need not wait for it.
     """
-    if wants:
-        listed = json.loads(wants)
-    else:
-        names = [name.strip() for name in features.split(",") if name.strip()] or [name for name, feature in profile.features.items() if feature.by_default]
-        listed = [want for name in names for want in of_feature(profile, name)]
-    by_group: dict[str, list[dict[str, str]]] = {}
+    closed: dict[tuple[str, str, str], list[Want]] = {}
+
+    def close(want: Want) -> None:
+        if _key(want) not in closed:
+            closed[_key(want)] = []  # set before going on, so that features which read each other end in an error below, not in a loop
+            closed[_key(want)] = needed = requirements(profile, want)
+            for each in needed:
+                close(each)
+
     for want in listed:
-        feature = profile.feature(want["feature"])
-        check_options(feature, f"profile {profile.name!r}")
-        group = IMAGE if extractor_class(feature.extractor).reads == "image" else want["feature"]
-        by_group.setdefault(group, []).append({key: want[key] for key in ("side", "feature", "view")})
-    return [sorted(group, key=lambda want: (want["feature"], want["side"], want["view"])) for _, group in sorted(by_group.items())]
+        close({key: want[key] for key in ("side", "feature", "view")})
+    groups: dict[str, list[tuple[str, str, str]]] = {}
+    for key in sorted(closed, key=lambda key: (key[1], key[0], key[2])):
+        groups.setdefault(_group(profile, key), []).append(key)
+    made: dict[str, dict[str, Any]] = {}
+
+    def make(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+        if name in above:
+            raise UserError(f"profile {profile.name!r}: features read each other: {' → '.join([*above, name])}; mend `of:`")
+        if name not in made:
+            after = sorted({_group(profile, _key(want)) for key in groups[name] for want in closed[key]})
+            wants = [{"side": side, "feature": feature, "view": view} for side, feature, view in groups[name]]
+            made[name] = {"wants": wants, "after": [make(other, (*above, name)) for other in after]}
+        return made[name]
+
+    return [make(name) for name in sorted(groups)]
+
+
+def requirements(profile: Profile, want: Want) -> list[Want]:
+    """The wants whose rows `want` is made from."""
+    side, name, view = _key(want)
+    if _reads(profile, name) == "text":
+        if side == "mention" and view in FROM_FEATURES:
+            return [{"side": side, "feature": FROM_FEATURES[view], "view": IMAGE}]
+        return []
+    kind = extractors.extractor_kind(profile.feature(name), _where(profile))
+    if kind.reads not in ("crops", "rows"):
+        return []
+    parent = parent_of(profile, name)
+    needed = [{"side": side, "feature": parent, "view": view}]
+    if kind.needs_kb:
+        needed.append({"side": "entity", "feature": parent, "view": IMAGES})
+    return needed
+
+
+def parent_of(profile: Profile, name: str) -> str:
+    """The feature that a derived one reads. Raises `UserError` where the profile has no such feature, or it reads text."""
+    parent = extractors.check_options(profile.feature(name), _where(profile)).of
+    if _reads(profile, parent) == "text":
+        raise UserError(f"profile {profile.name!r}: features.{name}: `of: {parent}` is a text feature; expected one that reads pictures")
+    return parent
+
+
+def _reads(profile: Profile, name: str) -> str:
+    return extractors.reads(profile.feature(name), _where(profile))
+
+
+def _where(profile: Profile) -> str:
+    return f"profile {profile.name!r}"
+
+
+def _key(want: Mapping[str, str]) -> tuple[str, str, str]:
+    return want["side"], want["feature"], want["view"]
+
+
+def _group(profile: Profile, key: tuple[str, str, str]) -> str:
+    side, name, view = key
+    reads = _reads(profile, name)
+    if reads == "image":
+        return "image"
+    if reads == "crops":
+        return f"crops of {parent_of(profile, name)}"
+    return f"{name} of features" if reads == "text" and side == "mention" and view in FROM_FEATURES else name
+
+
+def features_of(plan: Mapping[str, Any]) -> list[str]:
+    """Names of the features that a plan extracts."""
+    return sorted({want["feature"] for want in plan["wants"]})
 
 
 def request(profile: Profile, listed: Sequence[Mapping[str, str]], demo: Path | None) -> dict[str, Any]:
     """What of the profile decides the wanted features: their options and the state of their models' files."""
     names = sorted({want["feature"] for want in listed})
-    where = f"profile {profile.name!r}"
 
     def stamps(name: str) -> list[Any]:
-        feature = profile.feature(name)
-        found = [models.stamp(reference, profile.source, demo) for reference in extractor_class(feature.extractor).references(check_options(feature, where))]
+        options = extractors.check_options(profile.feature(name), _where(profile))
+        references = extractors.extractor_class(profile.feature(name).extractor).kind(options).references(options)
+        found = [models.stamp(reference, profile.source, demo) for reference in references]
         return found[0] if len(found) == 1 else found
 
     return {
@@ -67,6 +136,9 @@ def describe(receipt: Mapping[str, Any]) -> str:
     for name, feature in sorted(receipt["result"]["features"].items()):
         verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in feature["verdicts"].items())
         lines.append(f"{name:<16}{feature['rows']:>10,}  {verdicts:<34}{feature['store']}")
+    for name, feature in sorted(receipt["result"]["features"].items()):
+        if feature.get("crops", {}).get("lost"):
+            lines.append(f"{feature['crops']['lost']:,} of {feature['crops']['boxes']:,} boxes gave {name} no row (outside the picture, no area, or the model failed)")
     cut = {name: count for name, count in receipt["result"]["cut"].items() if count}
     lines += [f"{count:,} texts of {name} were cut to fit" for name, count in sorted(cut.items())]
     return "\n".join(lines)
@@ -95,3 +167,14 @@ def candidate_sources(sources: str, scorer: str, extraction: Mapping[str, Any], 
         else:
             raise UserError(f"--sources {source!r}: expected `name`, `name-of-type`, `given` or `dense:FEATURE`, separated by commas")
     return listed
+
+
+def listed(profile: Profile, features: str, wants: str, usual: Sequence[Want]) -> list[Want]:
+    """The wants of a command: `features` (comma-separated names), or `wants` (a JSON list) in their place, or else `usual`, what the methods read,
+    and every feature of the profile that is extracted by default."""
+    if wants:
+        return json.loads(wants)
+    names = [name.strip() for name in features.split(",") if name.strip()]
+    if names:
+        return [want for name in names for want in of_feature(profile, name)]
+    return [*usual, *(want for name, feature in profile.features.items() if feature.by_default for want in of_feature(profile, name))]

@@ -25,6 +25,16 @@ def extractor_class(name: str) -> type[Extractor]:
     return importlib.import_module(f"pipeline.extractors.{name}").extractor
 
 
+def reads(feature: Feature, where: str) -> str:
+    """What the feature's extractor reads: text, image, crops or rows. Raises `UserError` as `check_options`."""
+    return extractor_kind(feature, where).reads
+
+
+def extractor_kind(feature: Feature, where: str) -> type[Extractor]:
+    """The class that the feature's options ask for. Raises `UserError` as `check_options`."""
+    return extractor_class(feature.extractor).kind(check_options(feature, where))
+
+
 def check_options(feature: Feature, where: str) -> Any:
     """The feature's options as the extractor's frozen dataclass. Raises `UserError` for unknown, missing or wrongly typed ones."""
     kind = extractor_class(feature.extractor).Options
@@ -45,5 +55,5 @@ def check_options(feature: Feature, where: str) -> Any:
 def build(feature: Feature, source: Path, demo: Path | None, fetch: bool = True) -> Extractor:
     """The feature's extractor with its model's files found (and fetched, if `fetch`); weights are not loaded yet."""
     options = check_options(feature, f"profile in {source}")
-    kind = extractor_class(feature.extractor)
+    kind = extractor_class(feature.extractor).kind(options)
     return kind(options, kind.find(options, source, demo, fetch))
