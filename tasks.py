@@ -170,29 +170,41 @@ class _OnProfile(_OnDataset):
 class ExtractGroup(_OnProfile):
     """Extracts one group of features that are read together (one text feature, or all picture features): ExtractFeatures makes these."""
 
-    wants = luigi.Parameter(description="JSON list of {side, feature, view}")
+    plan = luigi.Parameter(description="JSON {wants: list of {side, feature, view}, after: plans of the groups whose rows these are made from}")
     resources = {"device": 1}
 
+    def wants(self) -> list[dict[str, str]]:
+        return json.loads(self.plan)["wants"]
+
+    def upstream(self) -> list["ExtractGroup"]:
+        """The groups whose rows this one reads."""
+        return [self.clone(ExtractGroup, plan=json.dumps(plan)) for plan in json.loads(self.plan)["after"]]
+
     def needs(self) -> list[Task]:
-        return self.needs_of_profile()
+        return [*self.needs_of_profile(), *self.upstream()]
 
     def brief(self) -> str:
-        return " " + ", ".join(sorted({want["feature"] for want in json.loads(self.wants)}))
+        return " " + ", ".join(wants.features_of(json.loads(self.plan)))
 
     def request(self) -> dict[str, Any] | None:
-        prepared = self.clone(PrepareDataset).digest()
-        listed = json.loads(self.wants)
-        return prepared and {
-            "dataset": prepared, "wants": listed, "features": wants.request(self.profile_content, listed, self.demo_encoders())
-        }
+        prepared, upstream = self.clone(PrepareDataset).digest(), [group.digest() for group in self.upstream()]
+        if prepared is None or not all(upstream):
+            return None
+        features = wants.request(self.profile_content, self.wants(), self.demo_encoders())
+        return {"dataset": prepared, "wants": self.wants(), "features": features, "upstream": upstream}
 
     def job(self, **more: Any) -> dict[str, Any]:
-        """The extraction job, as `pipeline.extract.main` takes it."""
+        """The extraction job, as `pipeline.extract.main` takes it. Raises `UserError` while a group that this one reads is not extracted."""
         dataset = self.clone(PrepareDataset).resolved()
+        read = wants.merged([group.resolved() for group in self.upstream()])
+        upstream = {
+            "features": {name: str(self.paths.cache / feature["store"]) for name, feature in read["features"].items()},
+            "columns": {name: str(self.folder(path)) for name, path in read["columns"].items()},
+        }
         return {
             "profile": self.profile, "demo": str(self.demo_encoders()), "dataset": str(self.folder(dataset["folder"])),
             "mention_images": str(self.source / dataset["mention_images"]), "entity_images": str(self.source / dataset["entity_images"]),
-            "wants": json.loads(self.wants),
+            "wants": self.wants(), "upstream": upstream,
             "cache": str(self.paths.cache), "memo": str(self.paths.memo), "rates": str(self.paths.rates), "device": self.device,
             "precision": self.precision, "batch_size": self.extract_batch, "shard_rows": self.shard_rows,
             "columns": str(self.folder(dataset["folder"]) / f"columns-{self.digest()[:12]}"), **more,
@@ -212,15 +224,16 @@ class ExtractGroup(_OnProfile):
 class ExtractFeatures(_OnProfile):
     """Runs the pretrained models once over everything that is not in the cache yet; leaves shards under artifacts/cache/.
 
-    Without --features: every feature of the profile that is not marked `by_default: false`.
+    Without --features: all that DRIN, MIMIC, DWE+ and DSMIP read of this profile, and every feature that is not marked `by_default: false`.
     """
 
-    features = luigi.Parameter(default="", description="comma-separated features; empty: the profile's")
+    features = luigi.Parameter(default="", description="comma-separated features (what they are made from comes along); empty: everything")
     wants = luigi.Parameter(default="", description="JSON list of {side, feature, view} instead of --features; heads use it")
 
-    def groups(self) -> list[Task]:
+    def groups(self) -> list[ExtractGroup]:
         try:
-            return [self.clone(ExtractGroup, wants=json.dumps(group)) for group in wants.groups(self.profile_content, self.features, self.wants)]
+            asked = wants.listed(self.profile_content, self.features, self.wants, jobs.usual_wants(self.profile_content))
+            return [self.clone(ExtractGroup, plan=json.dumps(plan)) for plan in wants.plans(self.profile_content, asked)]
         except UserError as error:
             stop(error)
             raise
@@ -233,9 +246,7 @@ class ExtractFeatures(_OnProfile):
         return {"groups": digests} if all(digests) else None
 
     def make(self) -> dict[str, Any]:
-        parts = [group.resolved() for group in self.groups()]
-        merged = {name: {key: value for part in parts for key, value in part[name].items()} for name in ("features", "columns", "cut")}
-        return {"result": merged, "files": []}
+        return {"result": wants.merged([group.resolved() for group in self.groups()]), "files": []}
 
     def summary(self, receipt: dict[str, Any]) -> str:
         return wants.describe(receipt) + f"\ncache: {self.paths.cache}"
@@ -278,6 +289,43 @@ class BuildCandidates(_OnProfile):
         return f"candidates: {self.folder(receipt['result']['file'])}\n{json.dumps(receipt['result'].get('recall'), indent=1)}"
 
 
+class BuildPairs(BuildCandidates):
+    """Computes one pair feature (numbers per mention and candidate) from cached features: one file per candidate list and features read."""
+
+    pair = luigi.Parameter(description="the pair feature: clip_ti, clip_it, text_cls, object_relation, name_similarity, face_match or retrieval")
+
+    def extraction(self) -> ExtractFeatures | None:
+        try:
+            listed = jobs.pair_wants(self.pair, self.profile_content)
+        except UserError as error:
+            stop(error)
+            raise
+        return self.clone(ExtractFeatures, features="", wants=json.dumps(listed)) if listed else None
+
+    def needs(self) -> list[Task]:
+        extraction = self.extraction()
+        return [self.clone(BuildCandidates), *([extraction] if extraction else [])]
+
+    def brief(self) -> str:
+        return f" {self.pair}"
+
+    def request(self) -> dict[str, Any] | None:
+        upstream = [task.digest() for task in self.needs()]
+        return {"pair": self.pair, "upstream": upstream} if all(upstream) else None
+
+    def make(self) -> dict[str, Any]:
+        extraction = self.extraction()
+        job = jobs.pair_job(
+            self.pair, extraction=extraction.resolved() if extraction else {"features": {}, "columns": {}},
+            candidates=self.clone(BuildCandidates).resolved(), dataset=self.clone(PrepareDataset).resolved(), paths=self.paths,
+        )
+        report = child.run("pipeline.pairs:build", job)
+        return {"result": {"file": self.paths.relative(Path(job["out"])), "digest": job["digest"], **report}, "files": [job["out"]]}
+
+    def summary(self, receipt: dict[str, Any]) -> str:
+        return f"{self.pair}: {self.folder(receipt['result']['file'])}"
+
+
 class TrainHead(BuildCandidates):
     """Trains one head over the cached features and evaluates it; only the head runs again when its hyper-parameters change.
 
@@ -300,8 +348,11 @@ class TrainHead(BuildCandidates):
     def extraction(self) -> Task:
         return self.clone(ExtractFeatures, features="", wants=json.dumps(self.head.wants))
 
+    def pairs(self) -> dict[str, BuildPairs]:
+        return {name: self.clone(BuildPairs, pair=name) for name in self.head.pairs}
+
     def needs(self) -> list[Task]:
-        return [self.extraction(), self.clone(BuildCandidates)]
+        return [self.extraction(), self.clone(BuildCandidates), *self.pairs().values()]
 
     def request(self) -> dict[str, Any] | None:
         upstream = [task.digest() for task in self.needs()]
@@ -311,6 +362,7 @@ class TrainHead(BuildCandidates):
     def make(self) -> dict[str, Any]:
         job = jobs.training_job(
             self.head, extraction=self.extraction().resolved(), candidates=self.clone(BuildCandidates).resolved(),
+            pairs={name: task.resolved() for name, task in self.pairs().items()},
             dataset=self.clone(PrepareDataset).resolved(), dataset_digest=self.clone(PrepareDataset).digest(), label=self.dataset, paths=self.paths,
             seed=self.seed, train_fraction=self.train_fraction,
         )
@@ -368,8 +420,13 @@ class EstimateCache(_Tool, _OnProfile):
         return [] if self.dry_run else self.needs_of_profile()
 
     def act(self) -> None:
-        groups = self.clone(ExtractFeatures).groups()
-        print(child.run("pipeline.upkeep:estimate", {"jobs": [group.job(estimate=True) for group in groups]})["text"], flush=True)
+        jobs_now, later = [], []
+        for group in self.clone(ExtractFeatures).groups():
+            if all(needed.done() for needed in group.upstream()):
+                jobs_now.append(group.job(estimate=True))
+            else:
+                later += wants.features_of(json.loads(group.plan))
+        print(child.run("pipeline.upkeep:estimate", {"jobs": jobs_now, "later": later})["text"], flush=True)
 
 
 class CleanCache(_Tool):

@@ -9,10 +9,13 @@ from typing import Any
 from cache.errors import UserError
 from cache.files import read_json
 from cache.identity import identity
-from heads.config import load_config, to_json
+from heads.config import load_config, methods, to_json
 from pipeline.paths import Paths
 from pipeline.profile import Profile
 from pipeline.units import column_name
+
+
+FOUR = ("drin", "mimic", "dwe", "dsmip")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Head:
     method: str
     config: Mapping[str, Any]
     wanted: list[dict[str, Any]]
+    pairs: list[str]
 
     @property
     def wants(self) -> list[dict[str, str]]:
@@ -47,12 +51,50 @@ def parameters(text: str) -> dict[str, Any]:
 def head(method: str, params: str, profile: Profile) -> Head:
     """The method's defaults, then the profile's for it, then `--params`. Raises `UserError` for an unknown method or key."""
     config = load_config(method, {**profile.heads.get(method, {}), **parameters(params)})
-    return Head(method, to_json(config), config.wants(list(profile.features)))
+    available = list(profile.features)
+    return Head(method, to_json(config), config.wants(available), config.pairs(available))
+
+
+def usual_wants(profile: Profile) -> list[dict[str, str]]:
+    """side, feature and view of all that the four methods read with their default parameters; a method that this profile cannot serve is left out."""
+    listed: list[dict[str, str]] = []
+    for method in (name for name in FOUR if name in methods()):
+        try:
+            chosen = head(method, "{}", profile)
+        except UserError:
+            continue
+        listed += [*chosen.wants, *(want for pair in chosen.pairs for want in pair_wants(pair, profile))]
+    return listed
+
+
+def pair_wants(name: str, profile: Profile) -> list[dict[str, str]]:
+    """side, feature and view of what a pair feature is computed from. Raises `UserError` for an unknown one, or where the profile lacks a feature."""
+    from pipeline import pairs
+
+    return pairs.wants(name, list(profile.features))
+
+
+def pair_job(
+    name: str, *, extraction: Mapping[str, Any], candidates: Mapping[str, Any], dataset: Mapping[str, Any], paths: Paths,
+) -> dict[str, Any]:
+    """The job of `pipeline.pairs.build`; its file is named by the candidate lists and the identities of the features it reads."""
+    features = extraction["features"]
+    digest = identity({"pair": name, "candidates": candidates["digest"], "features": {key: value["identity"] for key, value in features.items()}})
+    inputs = []
+    for column, path in sorted(extraction["columns"].items()):
+        side, feature, view = column.split(".")
+        store = str(paths.cache / features[feature]["store"])
+        inputs.append({"side": side, "feature": feature, "view": view, "store": store, "keys": str(paths.root / path)})
+    folder = paths.root / dataset["folder"]
+    return {
+        "name": name, "dataset": str(folder), "candidates": str(paths.root / candidates["file"]), "inputs": inputs, "digest": digest,
+        "out": str(folder / f"pairs-{name}-{digest[:12]}.npz"),
+    }
 
 
 def training_job(
-    chosen: Head, *, extraction: Mapping[str, Any], candidates: Mapping[str, Any], dataset: Mapping[str, Any], dataset_digest: str, label: str,
-    paths: Paths, seed: int, train_fraction: float,
+    chosen: Head, *, extraction: Mapping[str, Any], candidates: Mapping[str, Any], pairs: Mapping[str, Mapping[str, Any]], dataset: Mapping[str, Any],
+    dataset_digest: str, label: str, paths: Paths, seed: int, train_fraction: float,
 ) -> dict[str, Any]:
     """The job of `heads.training.main`.
 
@@ -63,6 +105,7 @@ def training_job(
     depends = {
         "method": chosen.method, "config": chosen.config, "seed": seed, "train_fraction": train_fraction, "dataset": dataset_digest,
         "candidates": candidates["digest"], "features": {name: feature["identity"] for name, feature in features.items()},
+        "pairs": {name: pair["digest"] for name, pair in pairs.items()},
     }
     inputs = [
         {
@@ -75,5 +118,6 @@ def training_job(
     return {
         "method": chosen.method, "config": dict(chosen.config), "seed": seed, "train_fraction": train_fraction, "inputs": inputs,
         "dataset": str(paths.root / dataset["folder"]), "candidates": str(paths.root / candidates["file"]), "depends": depends,
+        "pairs": {name: str(paths.root / pair["file"]) for name, pair in pairs.items()},
         "out": str(paths.run(label, chosen.method, identity(depends))),
     }

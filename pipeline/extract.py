@@ -14,11 +14,13 @@ from cache.shard import Status
 from cache.store import Store, folder_name
 from cache.table import Table
 from pipeline import profile as profiles
-from pipeline import units
+from pipeline import units, wants
 from pipeline.extractors import build
-from pipeline.extractors.base import Extractor, TextExtractor
+from pipeline.extractors.base import CropExtractor, DerivedOptions, Extractor, TextExtractor
 from pipeline.images import Limits
-from pipeline.runner import Feature, Runner
+from pipeline.parents import KnowledgeBase, Parent
+from pipeline.runner import STEPS, Feature, Runner
+from pipeline.views import IMAGES
 
 MARGIN = 64 << 20  # bytes kept free on the cache's disk
 
@@ -27,9 +29,10 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     """Bring the cache up to date for `job["wants"]` and write the key columns.
 
     job: profile (name or path), demo (folder of the demo's encoders or None), dataset (prepared folder), mention_images, entity_images, wants
-    (side, feature, view), cache, columns (folder for the key columns), memo, rates, device, precision, batch_size, shard_rows, estimate (bool:
-    only count). Returns identities, stores, key columns, files for the receipt, and the run's account. Raises `UserError`, and `PassingError`
-    where rows were left undone for a reason that may pass.
+    (side, feature, view), upstream (stores and key columns of the features that these read: `features`: name -> store folder, `columns`: name ->
+    file), cache, columns (folder for the key columns), memo, rates, device, precision, batch_size, shard_rows, estimate (bool: only count).
+    Returns identities, stores, key columns, files for the receipt, and the run's account. Raises `UserError`, and `PassingError` where rows were
+    left undone for a reason that may pass.
     """
     started = time.monotonic()
     profile = profiles.load(job["profile"])
@@ -37,12 +40,12 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     demo = Path(job["demo"]) if job["demo"] else None
     extractors = {name: build(profile.feature(name), profile.source, demo) for name in names}
     limits = Limits(**profile.limits)
-    memo = Path(job["memo"])
-    specs = {name: extractor.spec(memo / "weights.json", dataclasses.asdict(limits)) for name, extractor in extractors.items()}
-    tables = units.read_tables(Path(job["dataset"]))
+    stores = {name: Store.open(Path(folder)) for name, folder in job.get("upstream", {}).get("features", {}).items()}
     roots = {"mention": Path(job["mention_images"]), "entity": Path(job["entity_images"])}
+    records = units.Records(units.read_tables(Path(job["dataset"])), roots, _parents(profile, job, stores))
+    specs = {name: _spec(extractor, records, stores, limits, Path(job["memo"])) for name, extractor in extractors.items()}
     columns = {
-        (want["side"], want["feature"], want["view"]): units.column(want["side"], want["view"], tables, extractors[want["feature"]], roots)
+        (want["side"], want["feature"], want["view"]): units.column(want["side"], want["view"], records, extractors[want["feature"]])
         for want in job["wants"]
     }
     cache = Path(job["cache"])
@@ -62,7 +65,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         feature.store = feature.store or Store.create(cache, feature.name, feature.spec)
     runner = Runner(
         device=job["device"], precision=job["precision"], batch_size=job["batch_size"], shard_rows=job["shard_rows"], limits=limits,
-        rates=Path(job["rates"]), workers=job.get("workers"),
+        rates=Path(job["rates"]),
     )
     account = runner.run(features)
     files = _save_columns(columns, Path(job["columns"]))
@@ -75,6 +78,24 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _parents(profile: profiles.Profile, job: dict[str, Any], stores: dict[str, Store]) -> dict[tuple[str, str, str], Parent]:
+    """The rows that the job's wants are made from, by (side, feature, view)."""
+    needed = {tuple(each[key] for key in ("side", "feature", "view")) for want in job["wants"] for each in wants.requirements(profile, want)}
+    columns = job.get("upstream", {}).get("columns", {})
+    return {want: Parent.read(stores[want[1]], Path(columns[units.column_name(*want)])) for want in sorted(needed)}
+
+
+def _spec(extractor: Extractor, records: units.Records, stores: dict[str, Store], limits: Limits, memo: Path) -> dict[str, Any]:
+    parents = {}
+    if isinstance(extractor.options, DerivedOptions):
+        parent = extractor.options.of
+        parents = {parent: stores[parent].identity}
+        if extractor.needs_kb:
+            entities = records.tables["entity"]
+            extractor.bind(KnowledgeBase(entities["id"], entities["name"], records.parents["entity", parent, IMAGES]))
+    return extractor.spec(memo / "weights.json", dataclasses.asdict(limits), parents)
+
+
 def estimate(feature: Feature, rates: Path) -> dict[str, Any]:
     """Rows to do, bytes to come and seconds at the last measured rate (None where there is none); an upper bound for bytes of broken pictures."""
     rows = len(feature.missing)
@@ -85,6 +106,8 @@ def estimate(feature: Feature, rates: Path) -> dict[str, Any]:
     total = rows * (fixed + 18)
     if ragged and isinstance(feature.extractor, TextExtractor):
         total += ragged * sum(feature.extractor.count([feature.wanted.sources[i] for i in feature.missing])) + 8 * rows
+    elif ragged:
+        total += (ragged * STEPS + 8) * rows
     rate = (read_json(rates) if rates.exists() else {}).get(feature.name, {}).get("rows_per_s")
     return {
         "feature": feature.name, "wanted": len(feature.wanted.keys), "rows": rows, "bytes": total, "seconds": round(rows / rate, 1) if rate else None
@@ -111,8 +134,13 @@ def _save_columns(columns: dict[tuple[str, str, str], units.Column], folder: Pat
 
 def _result(feature: Feature) -> dict[str, Any]:
     output = next(iter(feature.extractor.writes))
-    verdicts = Table(feature.store, output, feature.wanted.keys, np.ones(len(feature.wanted.keys), bool)).status
-    return {
+    table = Table(feature.store, output, feature.wanted.keys, np.ones(len(feature.wanted.keys), bool))
+    verdicts = table.status
+    result: dict[str, Any] = {}
+    if isinstance(feature.extractor, CropExtractor):
+        boxes = sum(max(len(source.parent["boxes"]), feature.extractor.whole_if_none) for source in feature.wanted.sources)
+        result["crops"] = {"boxes": boxes, "lost": boxes - int(table.lengths.sum())}
+    return result | {
         "identity": feature.store.identity,
         "store": feature.store.folder.name,
         "rows": len(feature.wanted.keys),

@@ -7,26 +7,33 @@ from PIL import Image
 
 from cache.errors import UserError
 from cache.store import Store
-from pipeline.extractors.base import Extractor, ImageExtractor
+from pipeline.extractors.base import CropExtractor, Extractor, PictureExtractor
 
 PROBE_TEXT = "a probe"
 TOLERANCE = 0.02  # on values scaled to unit length: far above half precision's rounding, far below another model's difference
 KEPT = 64  # values kept per output
+# What was found in the probe's picture, for extractors that cut it: a box and, as faces have them, five points in it.
+PROBE_FOUND = {
+    "boxes": np.array([[24, 8, 104, 88]], np.float32), "confidences": np.ones(1, np.float32),
+    "landmarks": np.array([[[48, 38], [80, 38], [64, 54], [52, 70], [76, 70]]], np.float32),
+}
 
 
-def _unit(extractor: Extractor) -> Any:
-    if not isinstance(extractor, ImageExtractor):
+def _items(extractor: Extractor) -> list[Any]:
+    if not isinstance(extractor, PictureExtractor):
         return [PROBE_TEXT]
     rows, columns = np.mgrid[0:96, 0:128]
-    picture = np.stack([rows * 2, columns, (rows // 16 + columns // 16) % 2 * 255], -1).astype(np.uint8)
-    return extractor.prepare(Image.fromarray(picture))[None].copy()
+    picture = Image.fromarray(np.stack([rows * 2, columns, (rows // 16 + columns // 16) % 2 * 255], -1).astype(np.uint8))
+    if isinstance(extractor, CropExtractor):
+        return [item for _, item in extractor.cut(picture, PROBE_FOUND)]
+    return [extractor.prepare(picture)]
 
 
 def probe(extractor: Extractor) -> dict[str, list[float]]:
     """The loaded model's outputs for the fixed input: the first values of each, scaled to unit length."""
     values = {}
-    for name, rows in extractor(_unit(extractor)).items():
-        flat = np.asarray(rows[0], np.float32).ravel()[:KEPT]
+    for name, rows in extractor(extractor.collate(_items(extractor))).items():
+        flat = np.asarray([] if rows[0] is None else rows[0], np.float32).ravel()[:KEPT]
         values[name] = [round(float(value), 5) for value in flat / (np.linalg.norm(flat) + 1e-12)]
     return values
 

@@ -1,10 +1,9 @@
-"""The runner: cuts the missing rows into shards, reads, runs the models, writes; several processes divide the work."""
+"""The runner: cuts the missing rows into shards, has them read and run through the models, writes; several processes divide the work."""
 
 import contextlib
-import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +14,16 @@ from tqdm import tqdm
 
 from cache.errors import PassingError, UserError
 from cache.files import read_json, write_json
-from cache.shard import Status
 from cache.store import Store
 from pipeline import device as devices
+from pipeline import reading
 from pipeline.extractors.base import Extractor, TextExtractor, padded_length
-from pipeline.images import ImageError, Limits, decode, image_key
+from pipeline.images import Limits
 from pipeline.probe import check_probe
 from pipeline.units import Units
 
 SHARD_BYTES = 256 << 20  # what one shard's rows may take in memory
-AHEAD = 3  # batches decoded ahead of the model
-TEXT_TOKENS = 64  # a text batch holds batch_size × this many tokens at most
+STEPS = 8  # steps that a ragged row of a picture is taken to have where its size must be known beforehand
 
 
 @dataclass
@@ -43,7 +41,7 @@ class Feature:
 
 @dataclass
 class Runner:
-    """Extracts the missing rows of features that read the same kind of unit."""
+    """Extracts the missing rows of features that read the same kind of unit: texts, pictures, crops of one feature's boxes, or rows."""
 
     device: str
     precision: str
@@ -51,7 +49,6 @@ class Runner:
     shard_rows: int
     limits: Limits
     rates: Path
-    workers: int | None = None
     account: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "model": 0.0, "write": 0.0})
     loaded: list[str] = field(default_factory=list)
     undone: list[str] = field(default_factory=list)
@@ -72,7 +69,7 @@ class Runner:
                     for feature in pending:
                         self._divide([feature], feature.wanted, self._text_chunks(feature), writer)
                 else:
-                    self._images(pending, writer)
+                    self._together(pending, writer)
         if self.undone:
             raise PassingError(f"{len(self.undone)} pictures could not be read and stay undone, first: {self.undone[0]}; run the same command again")
         return {
@@ -86,8 +83,9 @@ class Runner:
         started = time.monotonic()
         feature.extractor.load(self.device)
         self.loaded.append(feature.name)
-        with torch.inference_mode(), devices.autocast(self.device, self.precision):
-            check_probe(feature.extractor, feature.store)
+        if feature.extractor.probed:
+            with torch.inference_mode(), devices.autocast(self.device, self.precision):
+                check_probe(feature.extractor, feature.store)
         self.account["model"] += time.monotonic() - started
 
     # Chunks: the rows of one shard each. Their order and borders follow from the rows to do alone, so a run that was killed cuts the same
@@ -107,7 +105,7 @@ class Runner:
         rows = self._rows_per_shard(row_bytes)
         return [feature.missing[order[start : start + rows]] for start in range(0, len(order), rows)]
 
-    def _images(self, features: Sequence[Feature], writer: ThreadPoolExecutor) -> None:
+    def _together(self, features: Sequence[Feature], writer: ThreadPoolExecutor) -> None:
         """Rows that the same set of features lacks are done together, each picture decoded once for all of them."""
         keys = np.unique(np.concatenate([feature.wanted.keys[feature.missing] for feature in features]).view("V16").ravel())
         lacking = np.stack([np.isin(keys, feature.wanted.keys[feature.missing].view("V16").ravel()) for feature in features], 1)
@@ -115,7 +113,10 @@ class Runner:
             group = [feature for feature, lacks in zip(features, pattern, strict=True) if lacks]
             wanted = group[0].wanted
             positions = np.flatnonzero(np.isin(wanted.keys.view("V16").ravel(), keys[(lacking == pattern).all(1)]))
-            row_bytes = sum(float(np.prod(output.shape)) * np.dtype(output.dtype).itemsize for f in group for output in f.extractor.writes.values())
+            row_bytes = sum(
+                float(np.prod(output.shape)) * np.dtype(output.dtype).itemsize * (STEPS if output.ragged else 1)
+                for feature in group for output in feature.extractor.writes.values()
+            )
             rows = self._rows_per_shard(row_bytes)
             self._divide(group, wanted, [positions[start : start + rows] for start in range(0, len(positions), rows)], writer)
 
@@ -142,11 +143,12 @@ class Runner:
                         lacking = sorted({int(i) for feature in group for i in feature.store.missing(wanted.keys[chunk])})
                         if lacking:
                             rows = chunk[lacking]
-                            columns, status, causes, kept = self._chunk(group, wanted, rows, bar)
+                            done = self._chunk(group, wanted, rows, bar)
                             if writing is not None:
                                 self._wait(writing)
                             # The claims are kept until the shard is written.
-                            writing = writer.submit(self._write, group, wanted.keys[rows][kept], status, causes, columns, stack.pop_all())
+                            writing = writer.submit(self._write, group, wanted.keys[rows][done.kept], done, stack.pop_all())
+                            del done  # or the next shard would be read while this one's rows are still held here
                     bar.update(len(chunk) - len(lacking))
                 if writing is not None:
                     self._wait(writing)
@@ -178,112 +180,45 @@ class Runner:
         writing.result()
         self.account["write"] += time.monotonic() - started
 
-    def _write(self, group: Sequence[Feature], keys: np.ndarray, status: np.ndarray, causes: list[str], columns: dict, claims: contextlib.ExitStack) -> None:
+    def _write(self, group: Sequence[Feature], keys: np.ndarray, done: reading.Done, claims: contextlib.ExitStack) -> None:
         with claims:
             for feature in group:
                 if len(keys):
-                    feature.store.add(keys, status, causes, columns[feature.name])
+                    feature.store.add(keys, done.status, done.causes, done.columns[feature.name])
                     feature.extracted += len(keys)
 
-    def _chunk(self, group: Sequence[Feature], wanted: Units, rows: np.ndarray, bar: tqdm) -> tuple[dict, np.ndarray, list[str], np.ndarray]:
-        """One shard's rows: columns per feature and output, verdicts, causes, and which of `rows` were done."""
+    def _chunk(self, group: Sequence[Feature], wanted: Units, rows: np.ndarray, bar: tqdm) -> reading.Done:
+        """One shard's rows, read and run through the models of the group."""
         sources = [wanted.sources[i] for i in rows]
-        if isinstance(group[0].extractor, TextExtractor):
-            return self._text_chunk(group[0], sources, bar)
-        return self._image_chunk(group, sources, wanted.keys[rows], bar)
+        extractors = {feature.name: feature.extractor for feature in group}
+        reads = group[0].extractor.reads
+        if reads == "text":
+            return reading.texts(group[0].name, group[0].extractor, sources, self.batch_size, self._model, bar.update)
+        if reads == "rows":
+            return reading.rows(extractors, sources, self.batch_size, self._model, bar.update)
+        began = time.monotonic(), self.account["model"]
+        done = reading.pictures(extractors, sources, self.batch_size, self.limits, self._model, bar.update)
+        self.account["read"] += time.monotonic() - began[0] - (self.account["model"] - began[1])
+        self.undone += done.undone
+        return done
 
-    def _text_chunk(self, feature: Feature, strings: list[str], bar: tqdm) -> tuple[dict, np.ndarray, list[str], np.ndarray]:
-        extractor = feature.extractor
-        padded = [padded_length(length, extractor.limit) for length in extractor.count(strings)]
-        columns: dict[str, Any] = {name: [None] * len(strings) for name in extractor.writes}
-        start = 0
-        while start < len(strings):
-            end, size = start, max(1, self.batch_size * TEXT_TOKENS // padded[start])
-            while end < len(strings) and padded[end] == padded[start] and end - start < size:
-                end += 1
-            for name, values in self._model(extractor, strings[start:end]).items():
-                columns[name][start:end] = values
-            bar.update(end - start)
-            start = end
-        for name, output in extractor.writes.items():
-            if not output.ragged:
-                columns[name] = np.stack(columns[name])
-        return {feature.name: columns}, np.zeros(len(strings), np.uint8), [""] * len(strings), np.arange(len(strings))
-
-    def _image_chunk(self, group: Sequence[Feature], paths: list[str], keys: np.ndarray, bar: tqdm) -> tuple[dict, np.ndarray, list[str], np.ndarray]:
-        status, causes = np.zeros(len(paths), np.uint8), [""] * len(paths)
-        columns = {
-            feature.name: {name: np.zeros((len(paths), *output.shape), output.dtype) for name, output in feature.extractor.writes.items()}
-            for feature in group
-        }
-        undone: set[int] = set()
-        for start, prepared in self._prepared(group, paths, keys):
-            good = []
-            for offset, item in enumerate(prepared):
-                if isinstance(item, ImageError):
-                    status[start + offset], causes[start + offset] = item.status, item.cause
-                elif isinstance(item, PassingError):
-                    self.undone.append(f"{paths[start + offset]} ({item})")
-                    undone.add(start + offset)
-                else:
-                    good.append((start + offset, item))
-            if good:
-                rows = [row for row, _ in good]
-                for number, feature in enumerate(group):
-                    for name, values in self._model(feature.extractor, np.stack([item[number] for _, item in good])).items():
-                        columns[feature.name][name][rows] = values
-            bar.update(len(prepared))
-        kept = np.array([row for row in range(len(paths)) if row not in undone], np.int64)
-        if undone:
-            columns = {name: {output: values[kept] for output, values in outputs.items()} for name, outputs in columns.items()}
-        return columns, status[kept], [causes[row] for row in kept], kept
-
-    def _prepared(self, group: Sequence[Feature], paths: list[str], keys: np.ndarray) -> Iterator[tuple[int, list[Any]]]:
-        """Batches of pictures, decoded once and prepared for each extractor, in order and a few batches ahead of the model."""
-        extractors = [feature.extractor for feature in group]
-
-        def one(row: int) -> Any:
-            try:
-                data = Path(paths[row]).read_bytes()
-                if image_key(data) != keys[row].tobytes():
-                    return PassingError("the file changed since the dataset was prepared")
-                image = decode(data, self.limits)
-                return [extractor.prepare(image) for extractor in extractors]
-            except ImageError as error:
-                return error
-            except (OSError, MemoryError) as error:
-                return PassingError(f"{type(error).__name__}: {error}")
-
-        workers = self.workers or max(1, os.cpu_count() or 1)
-        with ThreadPoolExecutor(workers) as pool:
-            starts = list(range(0, len(paths), self.batch_size))
-            batches = {start: [pool.submit(one, row) for row in range(start, min(start + self.batch_size, len(paths)))] for start in starts[:AHEAD]}
-            for number, start in enumerate(starts):
-                began = time.monotonic()
-                prepared = [future.result() for future in batches.pop(start)]
-                self.account["read"] += time.monotonic() - began
-                if number + AHEAD < len(starts):
-                    ahead = starts[number + AHEAD]
-                    batches[ahead] = [pool.submit(one, row) for row in range(ahead, min(ahead + self.batch_size, len(paths)))]
-                yield start, prepared
-
-    def _model(self, extractor: Extractor, batch: Any) -> dict[str, Any]:
-        """The extractor on a batch, halved until it fits into memory."""
+    def _model(self, extractor: Extractor, items: Sequence[Any]) -> dict[str, Any]:
+        """The extractor on a batch of items, halved until it fits into memory."""
         import torch
 
         started = time.monotonic()
         try:
             with torch.inference_mode():
-                return extractor(batch)
+                return extractor(extractor.collate(items))
         except (torch.OutOfMemoryError, MemoryError) as error:
-            if len(batch) == 1:
+            if len(items) == 1:
                 raise UserError(f"{extractor.options.model!r} does not fit into the memory of {self.device} even for one row; use another --device") from error
             if self.device.startswith("cuda"):
                 torch.cuda.empty_cache()
         finally:
             self.account["model"] += time.monotonic() - started
-        half = len(batch) // 2
-        first, second = self._model(extractor, batch[:half]), self._model(extractor, batch[half:])
+        half = len(items) // 2
+        first, second = self._model(extractor, items[:half]), self._model(extractor, items[half:])
         return {name: [*first[name], *second[name]] for name in first}
 
     def _note_rate(self, feature: Feature, rows: int, seconds: float) -> None:

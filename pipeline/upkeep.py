@@ -37,6 +37,8 @@ def estimate(job: dict[str, Any]) -> dict[str, Any]:
             total += entry["bytes"]
             time = "-" if not entry["rows"] else "not measured" if entry["seconds"] is None else f"{entry['seconds']:,.0f} s"
             lines.append(f"{entry['feature']:<16}{entry['wanted']:>13,}{entry['rows']:>10,}{entry['bytes'] / 1e6:>12,.1f}{time:>12}")
+    if job.get("later"):
+        lines.append(f"not known before what they are made from is extracted: {', '.join(sorted(set(job['later'])))}")
     lines.append(f"to come: {total / 1e6:,.1f} MB; free: {free / 1e6:,.0f} MB. Time is at the rate last measured here; nothing was extracted")
     return {"text": "\n".join(lines)}
 

@@ -130,6 +130,21 @@ def request(profile: Profile, listed: Sequence[Mapping[str, str]], demo: Path | 
     }
 
 
+def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The results of several groups as one. The rows of a feature that was extracted in two groups are added up."""
+    result: dict[str, dict[str, Any]] = {"features": {}, "columns": {}, "cut": {}}
+    for part in parts:
+        for name in ("columns", "cut"):
+            result[name] |= part[name]
+        for name, feature in part["features"].items():
+            known = result["features"].get(name)
+            if known is not None:
+                both = {verdict: known["verdicts"].get(verdict, 0) + feature["verdicts"].get(verdict, 0) for verdict in {**known["verdicts"], **feature["verdicts"]}}
+                feature = feature | {"rows": known["rows"] + feature["rows"], "extracted": known["extracted"] + feature["extracted"], "verdicts": both}
+            result["features"][name] = feature
+    return result
+
+
 def describe(receipt: Mapping[str, Any]) -> str:
     """A table of an extraction's result: rows and verdicts by feature, and where each lies."""
     lines = [f"{'feature':<16}{'rows':>10}  {'verdicts':<34}store"]
