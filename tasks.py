@@ -232,7 +232,7 @@ class ExtractFeatures(_OnProfile):
 
     def groups(self) -> list[ExtractGroup]:
         try:
-            asked = wants.listed(self.profile_content, self.features, self.wants, jobs.usual_wants(self.profile_content))
+            asked = wants.listed(self.profile_content, self.features, self.wants, jobs.usual_wants)
             return [self.clone(ExtractGroup, plan=json.dumps(plan)) for plan in wants.plans(self.profile_content, asked)]
         except UserError as error:
             stop(error)

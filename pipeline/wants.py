@@ -1,7 +1,7 @@
 """Wants: which feature under which view of which side; from profiles and heads to extraction groups and their order."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,12 +184,12 @@ def candidate_sources(sources: str, scorer: str, extraction: Mapping[str, Any], 
     return listed
 
 
-def listed(profile: Profile, features: str, wants: str, usual: Sequence[Want]) -> list[Want]:
-    """The wants of a command: `features` (comma-separated names), or `wants` (a JSON list) in their place, or else `usual`, what the methods read,
-    and every feature of the profile that is extracted by default."""
+def listed(profile: Profile, features: str, wants: str, usual: Callable[[Profile], Sequence[Want]]) -> list[Want]:
+    """The wants of a command: `features` (comma-separated names), or `wants` (a JSON list) in their place, or else what `usual` says that the
+    methods read of a profile, and every feature of it that is extracted by default."""
     if wants:
         return json.loads(wants)
     names = [name.strip() for name in features.split(",") if name.strip()]
     if names:
         return [want for name in names for want in of_feature(profile, name)]
-    return [*usual, *(want for name, feature in profile.features.items() if feature.by_default for want in of_feature(profile, name))]
+    return [*usual(profile), *(want for name, feature in profile.features.items() if feature.by_default for want in of_feature(profile, name))]
