@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from data_faults import ABSENT, change, refused
 from pipeline.datasets import LayoutOptions, layout, load
 from pipeline.fingerprint import fingerprint
 
+WIKIMEL = Path(__file__).parents[2] / "shared" / "data" / "wikimel"
 WIKI = "https://en.wikipedia.org/wiki/"
 
 
@@ -168,6 +170,18 @@ def test_ghmfc_pictures_in_a_list_the_first_that_is_there(ghmfc):
     assert [m.image for m in ghmfc.load().mentions[:3]] == ["b.jpg", "d.jpg", None]
 
 
+def test_ghmfc_pictures_named_by_the_key_where_no_field_names_one(ghmfc):
+    record = ghmfc.splits["train"].pop("00")
+    del record["imgPath"]
+    ghmfc.splits["train"] = {"Q5479": record, "Q7": dict(record), "Q8": record | {"imgPath": ""}, "../x": record}
+    for name in ("Q5479.JPG", "Q8.jpg"):
+        (ghmfc.folder / "images" / name).write_bytes(b"x")
+    (ghmfc.folder / "x.jpg").write_bytes(b"x")
+    assert [m.image for m in ghmfc.load().mentions[:4]] == ["Q5479.JPG", None, None, None]
+    (ghmfc.folder / "images" / "Q7.png").symlink_to(ghmfc.folder / "x.jpg")
+    assert "record 2 ('Q7')" in ghmfc.error()
+
+
 def test_ghmfc_entity_pictures_are_named_by_qid(ghmfc):
     (ghmfc.folder / "kb_image").mkdir()
     for name in ("Q2_10.jpg", "Q2_9.jpg", "Q2.png", "Q10-0.JPEG", "Q77.jpg", "Q3.txt", "odd\\name.jpg"):
@@ -239,6 +253,21 @@ def test_ghmfc_a_key_given_twice_is_no_record_lost(ghmfc):
     path = ghmfc.write() / "train.json"
     path.write_text(path.read_text().replace('"01"', '"00"'))
     assert f"{path}: key '00' is given twice" in refused(lambda: load("toy", ghmfc.folder))
+
+
+def test_wikimel_reads_the_same_in_this_layout_as_in_the_mimic_release(tmp_path):
+    if not WIKIMEL.is_dir():
+        pytest.skip("the real data under ../shared is not there")
+    before = load("wikimel", WIKIMEL)
+    kb = json.loads((WIKIMEL / "kb_entity.json").read_text())
+    for name, field in (("qid2ne", "entity_name"), ("qid2abs", "attr")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({entity["qid"]: entity.get(field, "") for entity in kb}))
+    for split in ("train", "dev", "test"):
+        records = json.loads((WIKIMEL / f"WIKIMEL_{split}.json").read_text())
+        (tmp_path / f"{split}.json").write_text(json.dumps({str(record["id"]): record for record in records}))
+    after = load("wikimel", tmp_path, "ghmfc", LayoutOptions(mention_images=str(WIKIMEL / "mention_image"), entity_images=str(WIKIMEL / "kb_image")))
+    assert after.mentions == before.mentions and len(after.mentions) == 25_846
+    assert sorted(after.entities, key=lambda entity: entity.id) == sorted((replace(e, type=None) for e in before.entities), key=lambda entity: entity.id)
 
 
 # WikiDiverse

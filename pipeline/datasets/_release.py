@@ -13,7 +13,7 @@ from cache.files import read_json
 from pipeline.datasets._fields import ImageFolder, text
 from pipeline.records import SPLITS
 
-_EXTENSIONS = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".PNG", ".gif", ".webp")
+EXTENSIONS = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".PNG", ".gif", ".webp")
 
 
 def split_files(folder: Path, dev: str = "dev", ending: str = r"\.json") -> dict[str, list[Path]]:
@@ -97,7 +97,7 @@ class Pictures:
         if self.holds(path):
             return path
         stems = dict.fromkeys(os.path.splitext(form)[0] for form in (name, unquote(name)))
-        others = [name, unquote(name), *(stem + extension for stem in stems for extension in _EXTENSIONS), name.split(".")[0] + ".jpg"]
+        others = [name, unquote(name), *(stem + extension for stem in stems for extension in EXTENSIONS), name.split(".")[0] + ".jpg"]
         found = next((other for other in others if other in self.names), None)
         return path if found is None else self.folder.check(found, where)
 

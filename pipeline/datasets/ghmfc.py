@@ -5,7 +5,7 @@
     qid2brief.json             optional {QID: description}
     *{train,dev,test}.json     {key: {id, sentence, mentions, answer (QID), imgPath | img_list, entities}}; `valid` for `dev` is read too
     search_top100.json         optional {mention: [QIDs]}: the candidates, best first; of several search_top*.json the one with the largest number
-    images/ or KVQAimgs/       pictures named in imgPath, or the first one in img_list that is there
+    images/ or KVQAimgs/       pictures named in imgPath, or the first one in img_list that is there, or, where a record has neither field, by its key
     kb_image/                  optional pictures of the entities, named QID.jpg, QID_0.jpg, QID_1.jpg, …
 
 A mention's id is its key: `id` numbers sentences, of which several mentions may come. `entities` is the gold's name, `brief` its description: neither
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.errors import UserError
 from pipeline.datasets._fields import ImageFolder, Unique, check_fields, labels, text
-from pipeline.datasets._release import Pictures, decoded, first_folder, one_each, phrases_and_golds, read_keyed, split_files, stamps_below
+from pipeline.datasets._release import EXTENSIONS, Pictures, decoded, first_folder, one_each, phrases_and_golds, read_keyed, split_files, stamps_below
 from pipeline.records import SPLITS, Dataset, Entity, Mention
 from pipeline.spans import find_span
 
@@ -94,7 +94,10 @@ def _lists(path: Path | None) -> dict[str, tuple[str, ...] | None]:
     return {phrase: labels(listed, phrase, str(path)) for phrase in listed}
 
 
-def _picture(record: dict, pictures: Pictures, where: str) -> str | None:
+def _picture(key: str, record: dict, pictures: Pictures, where: str) -> str | None:
+    if "imgPath" not in record and "img_list" not in record:
+        named = next((key + extension for extension in EXTENSIONS if key + extension in pictures.names), None)
+        return named and pictures.find(named, where)
     listed = record.get("img_list") or []
     if not isinstance(listed, list) or not all(isinstance(image, str) for image in listed):
         raise UserError(f"{where}: field 'img_list' holds {listed!r:.60}, expected a list of file names")
@@ -119,7 +122,7 @@ def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
     pictures, seen, mentions = Pictures(mention_root), Unique("mention id", "rename or remove one, or pass --repeated-ids number"), []
     for split, path in zip(SPLITS, paths[-3:]):
         for key, where, record in _records(path, options):
-            sentence, image = text(record, "sentence", where, default=""), _picture(record, pictures, where)
+            sentence, image = text(record, "sentence", where, default=""), _picture(key, record, pictures, where)
             pairs = phrases_and_golds(record, where)
             for number, (written, gold) in enumerate(pairs):
                 phrase = decoded(written)
