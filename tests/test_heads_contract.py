@@ -12,11 +12,12 @@ from heads.metrics import rank_in_lists
 
 # What makes a head small enough for a test, and the parameters that text alone leaves it.
 SMALL = {
+    **{name: {"width": 16} for name in ("bert", "clip", "clip_text", "dzmned", "ghmfc", "jmel", "melhi")},
     "drin": {"width": 16, "hinge": "each"},  # the hinge of the mean is content long before all are learned
     "dwe": {"width": 16, "joint_width": 12, "attention_heads": 4, "dropout": 0.0},
     "mimic": {"d_t": 8, "d_v": 8, "d_c": 8},
 }
-TEXT_ONLY = {method: {"image_feature": None} for method in ("drin", "mimic")}
+TEXT_ONLY = {method: {"image_feature": None} for method in ("clip", "drin", "dzmned", "ghmfc", "jmel", "melhi", "mimic")}
 
 
 @pytest.fixture(params=methods())

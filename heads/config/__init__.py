@@ -11,8 +11,8 @@ from heads.config.base import HeadConfig, build
 
 
 def methods() -> list[str]:
-    """The methods there are: the modules of this package, but for `base`."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    """The methods there are: the modules of this package, but for `base` and those whose names start with an underscore."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base" and not module.name.startswith("_"))
 
 
 def config_class(method: str) -> type[HeadConfig]:

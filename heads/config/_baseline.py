@@ -1,0 +1,47 @@
+"""What the configurations of the baselines share: features by kind, the common space, the objective."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from cache.errors import UserError
+from heads.config.base import HeadConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineConfig(HeadConfig):
+    """Baselines compare one vector per side by cosine; both sides have text and image.
+
+    text_feature, image_feature: names of features of the profile; "auto" takes the first of TEXT or IMAGE that the profile has. image_feature null
+        (or "auto" where there is none): text alone.
+    width: of the common space. loss: "cross_entropy" over the golds of the mini-batch (cosines over `temperature`), or "triplet": the mean over them
+        of `max(cos(negative) - cos(gold) + margin, 0)`.
+    """
+
+    text_feature: str = "auto"
+    image_feature: str | None = "auto"
+    width: int = 256
+    loss: Literal["cross_entropy", "triplet"] = "cross_entropy"
+    temperature: float = 0.05
+    margin: float = 0.5
+
+    TEXT: ClassVar[tuple[str, ...]] = ("text_tokens", "clip_text")
+    IMAGE: ClassVar[tuple[str, ...]] = ("image_pooled", "clip_image", "image_patches")
+    READS: ClassVar[dict[str, list[str]]] = {"text": ["pooled"], "image": ["pooled"]}
+    """Role -> outputs: text (mention and sentence, name and attributes), phrase (the mention alone, the name alone), image."""
+    VIEWS: ClassVar[dict[str, dict[str, str]]] = {
+        "text": {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}, "phrase": {"mention": "mention", "entity": "name"},
+        "image": {"mention": "image", "entity": "image"},
+    }
+    positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "width", "temperature")
+
+    def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
+        """See `HeadConfig.wants`."""
+        text = self.pick("text_feature", self.TEXT, available)
+        if text is None:
+            raise UserError(f"this method reads a text feature ({' or '.join(self.TEXT)}), there are: {', '.join(sorted(available))}; add one to the profile")
+        of = {"text": text, "phrase": text, "image": self.pick("image_feature", self.IMAGE, available) if "image" in self.READS else None}
+        return [
+            {"side": side, "role": role, "feature": of[role], "view": self.VIEWS[role][side], "outputs": list(outputs)}
+            for side in ("mention", "entity") for role, outputs in self.READS.items() if of[role]
+        ]
