@@ -356,7 +356,7 @@ class TrainHead(BuildCandidates):
 
     def request(self) -> dict[str, Any] | None:
         upstream = [task.digest() for task in self.needs()]
-        own = {"method": self.method, "config": self.head.config, "seed": self.seed, "train_fraction": self.train_fraction}
+        own = {"method": self.head.method, "config": self.head.config, "seed": self.seed, "train_fraction": self.train_fraction}
         return {**own, "upstream": upstream} if all(upstream) else None
 
     def make(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heads.base import NO_PAIRS, Batch, Head, Ragged, Rows
-from heads.config._baseline import BaselineConfig
+from heads.config._baseline import BaselineConfig, PretrainedConfig
 from heads.layers import Block, Lists
 from heads.losses import in_batch_cross_entropy, margin_ranking
 
@@ -67,14 +67,14 @@ class Pretrained(Towers):
     Zero-shot, an absent part is zeros and moves nothing but the length; trained, an absent picture is a learned vector.
     """
 
+    config: PretrainedConfig
     ROLES: ClassVar[tuple[str, ...]] = ("text",)
 
-    def __init__(self, config: BaselineConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, config: PretrainedConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(config, shapes)
         self.roles = [role for role in self.ROLES if f"{role}.pooled" in shapes]
         widths = {role: shapes[f"{role}.pooled"][-1] for role in self.roles}
-        self.trained = getattr(config, "projection", True)
-        if self.trained:
+        if config.projection:
             self.mention = nn.Linear(sum(widths.values()), config.width)
             self.entity = nn.Linear(sum(widths.values()), config.width)
             if "image" in widths:
@@ -83,7 +83,7 @@ class Pretrained(Towers):
     def vector(self, inputs: Rows, side: str) -> Tensor:
         """See `Towers.vector`."""
         parts = [F.normalize(inputs[f"{role}.pooled"].float(), dim=-1) * inputs[f"{role}.ok"][:, None] for role in self.roles]
-        if not self.trained:
+        if not self.config.projection:
             return torch.cat(parts, 1)
         if "image" in self.roles:
             parts[-1] = torch.where(inputs["image.ok"][:, None], parts[-1], self.absent)

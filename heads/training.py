@@ -101,7 +101,10 @@ def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, devi
 def _fit(
     head: Head, config: HeadConfig, bundle: Bundle, chosen: np.ndarray, out: Path, digest: str, seed: int, precision: str, quiet: bool
 ) -> tuple[State, dict[str, torch.Tensor]]:
-    """Epochs until the last or until patience ends, from the run's checkpoint where there is one of this job. Returns the state, the best weights."""
+    """Epochs until the last or until patience ends, from the run's checkpoint where there is one of this job. Returns the state, the best weights.
+
+    A head without parameters, or `epochs: 0`: no epoch, and the weights as they are.
+    """
     device, checkpoint = bundle.mentions.device, out / "checkpoint.safetensors"
     names, optimizer = make_optimizer(head, config)
     state, best = State(), {}
@@ -114,9 +117,10 @@ def _fit(
             load_optimizer(optimizer, names, tensors)
     chooser = np.flatnonzero(_chooses(bundle))
     curves = _Curves(out / "tensorboard", state.history)
-    total, done = config.epochs * len(chosen), state.epoch * len(chosen)
+    epochs = config.epochs if names else 0
+    total, done = epochs * len(chosen), state.epoch * len(chosen)
     with tqdm(total=total, initial=done, desc="training", unit="mention", unit_scale=True, disable=quiet) as progress:
-        while state.epoch < config.epochs and not (config.patience and state.epoch - state.best_epoch >= config.patience):
+        while state.epoch < epochs and not (config.patience and state.epoch - state.best_epoch >= config.patience):
             epoch = state.epoch + 1
             row: dict[str, Any] = {"epoch": epoch, **run_epoch(head, optimizer, bundle, chosen, config, seed, epoch, precision, progress.update)}
             row |= _choose(head, bundle, chooser, config)
@@ -133,7 +137,7 @@ def _fit(
             fault_point("epoch-end")
             curves.add(row)
     curves.close()
-    return state, best
+    return state, best or head.state_dict()
 
 
 def _result(out: Path, run: dict[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,11 @@ def parameters(text: str) -> dict[str, Any]:
 
 
 def head(method: str, params: str, profile: Profile) -> Head:
-    """The method's defaults, then the profile's for it, then `--params`. Raises `UserError` for an unknown method or key."""
+    """The method's defaults, then the profile's for it, then `--params`. Raises `UserError` for an unknown method or key.
+
+    `clip-text` is `clip_text`: a method has the name of its module, and may be given as the papers write it.
+    """
+    method = method.replace("-", "_")
     config = load_config(method, {**profile.heads.get(method, {}), **parameters(params)})
     available = list(profile.features)
     return Head(method, to_json(config), config.wants(available), config.pairs(available))

@@ -23,7 +23,7 @@ OBJECTS = [Output("vectors", (10,), ragged=True), Output("box", (), "int32", rag
 FEATURES = {
     "clip_text": CLIP_TEXT, "text_tokens": TEXT, "image_patches": IMAGE, "clip_image": [Output("tokens", (4, 18)), Output("pooled", (16,))],
     "image_pooled": [Output("pooled", (14,))], "object_resnet": OBJECTS, "object_clip": OBJECTS,
-    "face_attributes": [], "identity": [],  # heads read texts made of them
+    "objects": [], "face_attributes": [], "identity": [],  # heads read what is made of them
 }
 TEXTS = ("text", "phrase", "sentence", "entity")
 RAGGED = ("text.tokens", "text.offsets", "sentence.tokens", "objects.vectors", "faces.pooled", "identities.pooled")

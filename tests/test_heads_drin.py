@@ -191,7 +191,7 @@ def test_features_decide_which_edges_there_are():
         config = load_config("drin", params)
         return config.pairs(available), sorted({want["role"] for want in config.wants(available)})
 
-    everything = ["clip_image", "clip_text", "image_pooled", "object_resnet", "text_tokens"]
+    everything = ["clip_image", "clip_text", "image_pooled", "object_resnet", "objects", "text_tokens"]
     assert read(everything) == (["text_cls", "clip_ti", "clip_it", "object_relation"], ["image", "text"])
     assert read(everything, edges=["tt", "ii"]) == (["text_cls", "object_relation"], ["text"])
     assert read(everything, tt="phrase")[0] == ["clip_ti", "clip_it", "object_relation"]

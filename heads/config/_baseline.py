@@ -45,3 +45,10 @@ class BaselineConfig(HeadConfig):
             {"side": side, "role": role, "feature": of[role], "view": self.VIEWS[role][side], "outputs": list(outputs)}
             for side in ("mention", "entity") for role, outputs in self.READS.items() if of[role]
         ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedConfig(BaselineConfig):
+    """projection: a trained Linear of each side over the encoder's pooled vectors; false: their cosine as it is (zero-shot, nothing is trained)."""
+
+    projection: bool = True

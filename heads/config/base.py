@@ -15,11 +15,11 @@ from cache.errors import UserError, nearest
 class HeadConfig:
     """Hyper-parameters of training; each method's configuration adds its own and overrides these defaults.
 
-    lr: AdamW's step size. batch_size: mentions per step. epochs: at most so many passes over the training mentions. patience: stop after so many
-    epochs without a better dev MRR on candidate lists (0: never stop early). weight_decay: on matrices alone, never on biases or LayerNorms.
-    eps: AdamW's. clip_norm: gradients are scaled down to this norm (0: left alone). eval_candidates: length of the candidate lists that choose
-    the epoch. hard_negatives: entities drawn anew at each step from every mention's candidate list, negatives of the whole batch beside its golds
-    (ours; golds alone are soon told apart by a head over frozen inputs).
+    lr: AdamW's step size. batch_size: mentions per step. epochs: at most so many passes over the training mentions (0: none, nothing is trained).
+    patience: stop after so many epochs without a better dev MRR on candidate lists (0: never stop early). weight_decay: on matrices alone, never on
+    biases or LayerNorms. eps: AdamW's. clip_norm: gradients are scaled down to this norm (0: left alone). eval_candidates: length of the candidate
+    lists that choose the epoch. hard_negatives: entities drawn anew at each step from every mention's candidate list, negatives of the whole batch
+    beside its golds (ours; golds alone are soon told apart by a head over frozen inputs).
     """
 
     lr: float = 1e-3
@@ -32,7 +32,7 @@ class HeadConfig:
     eval_candidates: int = 100
     hard_negatives: int = 0
 
-    positive: ClassVar[tuple[str, ...]] = ("lr", "batch_size", "epochs", "eps", "eval_candidates")
+    positive: ClassVar[tuple[str, ...]] = ("lr", "batch_size", "eps", "eval_candidates")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Boolean options that stand for several others at once: option -> the defaults it puts in their place."""
 

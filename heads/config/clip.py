@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from heads.config._baseline import BaselineConfig
+from heads.config._baseline import PretrainedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipConfig(BaselineConfig):
-    """projection: a trained Linear of each side over text and image; false: the cosine of both end to end (zero-shot, nothing is trained)."""
-
-    projection: bool = True
+class ClipConfig(PretrainedConfig):
+    """See `PretrainedConfig`."""
 
     TEXT: ClassVar[tuple[str, ...]] = ("clip_text",)
     IMAGE: ClassVar[tuple[str, ...]] = ("clip_image",)

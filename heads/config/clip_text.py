@@ -3,15 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from heads.config._baseline import BaselineConfig
+from heads.config._baseline import PretrainedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipTextConfig(BaselineConfig):
-    """projection: a trained Linear of each side over the pooled vectors; false: their cosine as it is (zero-shot, nothing is trained)."""
-
-    projection: bool = True
-    image_feature: str | None = None
+class ClipTextConfig(PretrainedConfig):
+    """See `PretrainedConfig`."""
 
     TEXT: ClassVar[tuple[str, ...]] = ("clip_text",)
     READS: ClassVar[dict[str, list[str]]] = {"text": ["pooled"]}

@@ -12,7 +12,8 @@ EDGES: tuple[Edge, ...] = ("tt", "ti", "it", "ii")
 RELATIONS: Mapping[Edge, str] = {"tt": "text_cls", "ti": "clip_ti", "it": "clip_it", "ii": "object_relation"}
 """Kind of edge -> the pair feature that is its initial weight, eq. 6, 7, 8 and 11."""
 NEEDS: Mapping[str, tuple[str, ...]] = {
-    "text_cls": ("text_tokens",), "clip_ti": ("clip_text", "clip_image"), "clip_it": ("clip_text", "clip_image"), "object_relation": ("object_resnet",),
+    "text_cls": ("text_tokens",), "clip_ti": ("clip_text", "clip_image"), "clip_it": ("clip_text", "clip_image"),
+    "object_relation": ("objects", "object_resnet"),
 }
 
 
