@@ -1,5 +1,6 @@
 """The numbers of a trained head: every protocol, every part, and the predictions of each mention."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,28 @@ SPLITS = ("dev", "test")
 TOP = 10
 
 
-def evaluate(head: Head, bundle: Bundle, quiet: bool) -> tuple[Metrics, dict[str, Any]]:
-    """Metrics and the columns of predictions.parquet, for dev and test, with the head as it is.
+def evaluate(head: Head, bundle: Bundle, quiet: bool) -> tuple[Metrics, dict[str, Any], dict[str, float]]:
+    """Metrics, the columns of predictions.parquet, and pairs scored per second, for dev and test, with the head as it is.
 
     Protocols: `full-kb` (heads that score blocks), `candidates`, `rerank`. Mentions without a gold in the KB have no rank; they are parts of their
-    own ("NIL", "gold outside the KB") with their number alone, and their predictions stand with the others.
+    own ("NIL", "gold outside the KB") with their number alone, and their predictions stand with the others. The speeds, "candidates" and "full-kb",
+    are of encoding both sides and scoring; the features' way from disk to the device is part of it.
     """
     n = len(bundle.entity_ids)
     index = np.flatnonzero(np.isin(bundle.table["split"], SPLITS))
     gold, lists = bundle.gold[index], bundle.candidates[index]
     listed = (lists == gold[:, None]).any(1) & (gold >= 0)
+    started = time.monotonic()
     scores = score_lists(head, bundle.mentions, bundle.entities, index, lists, bundle.pairs_of(index))
+    speed = {"candidates": _per_second(int((lists >= 0).sum()), started)}
     ranks = {"candidates": rank_in_lists(scores["score"], lists, gold)}
     ranks["rerank"] = np.where(gold >= 0, rerank(ranks["candidates"], bundle.retrieval_rank[index], n), 0)
     if head.scores_blocks:
         of_gold = score_lists(head, bundle.mentions, bundle.entities, index, np.where(gold >= 0, gold, -1)[:, None])
+        started = time.monotonic()
         with tqdm(total=len(index) * n, desc="full KB", unit="pair", unit_scale=True, disable=quiet) as progress:
             kb = score_kb(head, bundle.mentions, bundle.entities, index, gold, of_gold["score"][:, 0], n, TOP, progress.update)
+        speed["full-kb"] = _per_second(len(index) * n, started)
         ranks = {"full-kb": np.where(gold >= 0, 1 + kb.not_below, 0), **ranks}
         top, of_top = kb.top, score_lists(head, bundle.mentions, bundle.entities, index, kb.top)
     else:  # a pair's score may depend on the list it stands in: the list's own scores are the only ones
@@ -43,7 +49,12 @@ def evaluate(head: Head, bundle: Bundle, quiet: bool) -> tuple[Metrics, dict[str
         top, of_top = np.take_along_axis(lists, order, 1), {name: np.take_along_axis(values, order, 1) for name, values in scores.items()}
         of_gold = {name: np.where(place >= 0, np.take_along_axis(values, place.clip(0), 1), np.nan) for name, values in scores.items()}
     columns = _prediction_columns(bundle, head, index, ranks, top, of_top, of_gold)
-    return _metrics(bundle, index, ranks, listed), columns
+    return _metrics(bundle, index, ranks, listed), columns, speed
+
+
+def _per_second(pairs: int, started: float) -> float:
+    """Pairs per second since `started` (seconds of the monotonic clock), to three digits."""
+    return float(f"{pairs / max(time.monotonic() - started, 1e-9):.3g}")
 
 
 def _metrics(bundle: Bundle, index: np.ndarray, ranks: dict[str, np.ndarray], listed: np.ndarray) -> Metrics:

@@ -36,13 +36,14 @@ class State:
     """Where a run stands between two epochs. Nothing random is kept: every epoch starts from its own seed.
 
     epoch: epochs done. resumed: how many of them another process did. best: dev MRR of the epoch whose weights are kept, best_epoch (0: none yet).
-    history: a row of figures per epoch.
+    history: a row of figures per epoch. seconds: spent in the epochs done, by all processes that had a part in them.
     """
 
     epoch: int = 0
     resumed: int = 0
     best: float = -1.0
     best_epoch: int = 0
+    seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -81,7 +82,7 @@ def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, devi
     trained = time.monotonic()
     head.load_state_dict(best)
     head.eval()
-    metrics, predictions = evaluate(head, bundle, quiet)
+    metrics, predictions, speed = evaluate(head, bundle, quiet)
     write_tensors(out / "model.safetensors", best, {"method": job["method"], "config": to_json(config), "shapes": bundle.shapes, "seed": seed})
     fault_point("run-middle")
     write_predictions(out / "predictions.parquet", predictions)
@@ -91,7 +92,8 @@ def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, devi
     run = {
         "job": digest, "method": job["method"], "config": to_json(config), "seed": seed, "device": str(device), "precision": precision, "counts": counts,
         "best_epoch": state.best_epoch, "epochs": state.epoch, "resumed_after": state.resumed,
-        "seconds": {"load": round(loaded - started, 3), "train": round(trained - loaded, 3), "evaluate": round(time.monotonic() - trained, 3)},
+        "parameters": sum(parameter.numel() for parameter in head.parameters() if parameter.requires_grad), "pairs_per_second": speed,
+        "seconds": {"load": round(loaded - started, 3), "train": round(state.seconds, 3), "evaluate": round(time.monotonic() - trained, 3)},
     }
     write_json(out / "run.json", run)
     (out / "checkpoint.safetensors").unlink(missing_ok=True)
@@ -121,14 +123,14 @@ def _fit(
     total, done = epochs * len(chosen), state.epoch * len(chosen)
     with tqdm(total=total, initial=done, desc="training", unit="mention", unit_scale=True, disable=quiet) as progress:
         while state.epoch < epochs and not (config.patience and state.epoch - state.best_epoch >= config.patience):
-            epoch = state.epoch + 1
+            epoch, began = state.epoch + 1, time.monotonic()
             row: dict[str, Any] = {"epoch": epoch, **run_epoch(head, optimizer, bundle, chosen, config, seed, epoch, precision, progress.update)}
             row |= _choose(head, bundle, chooser, config)
             reached = row.get("dev MRR", float(epoch))  # without a dev set, the last epoch is the best
             if reached > state.best:
                 state.best, state.best_epoch = reached, epoch
                 best = {name: tensor.detach().cpu().clone() for name, tensor in head.state_dict().items()}
-            state.epoch = epoch
+            state.epoch, state.seconds = epoch, state.seconds + time.monotonic() - began
             state.history.append(row)
             progress.set_postfix({name: f"{value:.4f}" for name, value in row.items() if name in ("loss", "dev MRR")})
             fault_point("epoch-before")

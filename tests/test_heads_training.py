@@ -65,6 +65,17 @@ def test_metrics_predictions_and_history_fit_each_other(world):
     assert history["epochs"][-1]["loss"] < history["epochs"][0]["loss"]
 
 
+def test_a_run_tells_its_cost(world):
+    job, result, _ = world
+    said = json.loads((Path(job["out"]) / "run.json").read_text())
+    assert said == result["run"]
+    with safe_open(Path(job["out"]) / "model.safetensors", framework="pt") as file:
+        sizes = [int(np.prod(file.get_slice(name).get_shape())) for name in file.keys()]
+    assert said["parameters"] == sum(sizes), "this head has no buffers and nothing frozen"
+    assert set(said["pairs_per_second"]) == {"candidates", "full-kb"} and min(said["pairs_per_second"].values()) > 0
+    assert set(said["seconds"]) == {"load", "train", "evaluate"} and said["seconds"]["train"] > 0
+
+
 def test_the_model_file_says_what_it_is(world):
     job, _, _ = world
     with safe_open(Path(job["out"]) / "model.safetensors", framework="pt") as file:
@@ -113,7 +124,9 @@ def killed(world, tmp_path_factory):
 def test_a_killed_run_goes_on_to_the_same_bytes(world, killed, fault):
     out = Path(killed[fault]["out"])
     assert not (out / "run.json").exists()
-    assert training.main(killed[fault])["run"]["resumed_after"] == EPOCHS_KEPT[fault]
+    kept = read_tensors(out / "checkpoint.safetensors")[1]["seconds"]
+    run = training.main(killed[fault])["run"]
+    assert run["resumed_after"] == EPOCHS_KEPT[fault] and run["seconds"]["train"] >= round(kept, 3) > 0, "what was done before the kill counts"
     assert bytes_of(out) == world[2]
     assert not (out / "checkpoint.safetensors").exists()
     assert len(list((out / "tensorboard").iterdir())) == 1
@@ -272,7 +285,7 @@ def test_a_head_that_scores_lists_alone_is_judged_on_them(world):
     head = training.make_head("mimic", config, bundle.shapes)
     head.load_state_dict(read_tensors(Path(job["out"]) / "model.safetensors")[0])
     head.scores_blocks = False
-    metrics, columns = evaluate(head.eval(), bundle, quiet=True)
+    metrics, columns, _ = evaluate(head.eval(), bundle, quiet=True)
     assert metrics["test"] == {protocol: result["metrics"]["test"][protocol] for protocol in ("candidates", "rerank")}
     listed = columns["rank_candidates"] > 0
     assert (columns["gold"][listed] == [top[rank - 1] for top, rank in zip(columns["top"], columns["rank_candidates"], strict=True) if 0 < rank <= 10]).all()
