@@ -141,3 +141,75 @@ def yolo_pickled(folder: Path, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     torch.save({"model": yolo_model(seed), "train_args": {"imgsz": 64}}, folder / "best.pt")
     return folder / "best.pt"
+
+
+def hf_classifier(folder: Path, seed: int = 0, labels: tuple[str, ...] = ("Ada Lovelace", "Noel Harrison", "Barack_Obama")) -> Path:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(seed)
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8, initializer_range=0.5,
+        id2label=dict(enumerate(labels)), label2id={name: number for number, name in enumerate(labels)},
+    )  # fmt: skip
+    ViTForImageClassification(config).eval().save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 32, "width": 32}, "resample": 2}))
+    return folder
+
+
+def inception(folder: Path, seed: int = 0, classes: int = 7) -> Path:
+    """Full size: the library has no smaller one."""
+    from facenet_pytorch import InceptionResnetV1
+
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = InceptionResnetV1(classify=True, num_classes=classes).state_dict()
+    state["logits.weight"] *= 50  # so that the likeliest class depends on the face
+    torch.save(state, folder / "vggface2.pt")
+    return folder / "vggface2.pt"
+
+
+def onnx_recogniser(folder: Path, seed: int = 0, shape: tuple = (1, 3, 112, 112), width: int = 8, output: tuple | None = None) -> Path:
+    """A convolution, a global average and a matrix; `shape` may hold names where the size is open, channels stand first or last."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    generator = np.random.default_rng(seed)
+    weights = {"kernel": generator.normal(size=(16, 3, 8, 8)), "matrix": generator.normal(size=(16, width))}
+    nodes = [
+        helper.make_node("Conv", ["nchw", "kernel"], ["grid"], strides=[8, 8]), helper.make_node("Relu", ["grid"], ["positive"]),
+        helper.make_node("GlobalAveragePool", ["positive"], ["mean"]), helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "matrix"], ["vector"]),
+    ]  # fmt: skip
+    first = helper.make_node("Identity", ["faces"], ["nchw"]) if shape[1] == 3 else helper.make_node("Transpose", ["faces"], ["nchw"], perm=[0, 3, 1, 2])
+    graph = helper.make_graph(
+        [first, *nodes], "recogniser", [helper.make_tensor_value_info("faces", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("vector", TensorProto.FLOAT, output or (shape[0], width))],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, folder / "recogniser.onnx")
+    return folder / "recogniser.onnx"
+
+
+def deepface_weights(folder: Path, seed: int = 0, attributes: tuple[str, ...] = ("age", "emotion")) -> Path:
+    """Full size, in DeepFace's own format; scaled so that a picture's contents reach the output."""
+    import importlib
+    import os
+
+    os.environ["DEEPFACE_BACKEND_ENGINE"] = "pytorch"
+    from pipeline.recognisers.deepface import MODELS
+
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for attribute in attributes:
+        name, file, _ = MODELS[attribute]
+        with torch.device("meta"):
+            model = importlib.import_module(f"deepface.models.demography.pytorch.{name}").base_model()
+        state = {
+            key: torch.randn(value.shape).mul_((2 / value[0].numel()) ** 0.5) if value.ndim > 1 else torch.zeros(value.shape)
+            for key, value in model.state_dict().items()
+        }
+        torch.save(state, folder / file)
+    return folder

@@ -10,6 +10,7 @@ from PIL import Image
 from cache.errors import UserError
 
 _INTERPOLATION = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+_STRIP = 32  # sides
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -32,6 +33,11 @@ class Preprocess:
         resample = _INTERPOLATION[self.interpolation]
         if self.resize is None:
             return np.asarray(image.resize((width, height), resample))
+        # Of a strip, a thousand times as long as wide, the middle that is kept at the end is cut first: the rest would fill the memory.
+        longest = _STRIP * min(image.size)
+        if max(image.size) > longest:
+            left, top = (max(0, (side - longest) // 2) for side in image.size)
+            image = image.crop((left, top, min(image.width, left + longest), min(image.height, top + longest)))
         scale = self.resize / min(image.size)
         scaled = tuple(max(int(side * scale), 1) if side != min(image.size) else self.resize for side in image.size)
         if image.size != scaled:

@@ -1,0 +1,120 @@
+"""`face_attributes`: age, gender, race and emotion of found faces; read docs/responsible-use.md before using it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.identity import Output, weights_hash
+from pipeline import models
+from pipeline.extractors import base
+from pipeline.models import ModelFiles
+from pipeline.recognisers import deepface
+from pipeline.recognisers.align import widened
+from pipeline.recognisers.classifier import Classifier, midpoints
+from pipeline.recognisers.spared import spared
+
+
+@dataclass(frozen=True)
+class Options(base.DerivedOptions):
+    """model: folder of DeepFace's weight files, or `deepface` for its own place. attributes: which of age, gender, race, emotion are found.
+
+    classifiers: attribute → a Hugging Face image classifier that finds it in place of DeepFace's model. margin: share of its size by which a box is
+    widened on each side before it is cut.
+    """
+
+    attributes: tuple[str, ...] = ("gender", "race", "age")
+    classifiers: Mapping[str, str] = field(default_factory=dict)
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.attributes, tuple) or not self.attributes or len(set(self.attributes)) < len(self.attributes):
+            raise ValueError(f"attributes are {self.attributes!r}, expected a list of {', '.join(deepface.MODELS)}")
+        if not isinstance(self.classifiers, Mapping) or not all(isinstance(value, str) and value for value in self.classifiers.values()):
+            raise ValueError(f"classifiers are {self.classifiers!r}, expected attribute: model")
+        for name in (*self.attributes, *self.classifiers):
+            if name not in deepface.MODELS:
+                raise ValueError(f"attribute {name!r} is unknown; known: {', '.join(deepface.MODELS)}")
+        lacking = [name for name in self.attributes if name not in self.classifiers]
+        if lacking and not self.model:
+            raise ValueError(f"{', '.join(lacking)}: name DeepFace's weight folder in `model`, or a classifier each in `classifiers`")
+        if not isinstance(self.margin, int | float) or not 0 <= self.margin <= 4:
+            raise ValueError(f"margin is {self.margin!r}, expected a share from 0 to 4")
+
+
+class FaceAttributes(base.CropExtractor):
+    """age () years · gender (2), race (6), emotion (7) probabilities, other widths with another classifier. The detector is the feature `of`."""
+
+    VERSION = 1
+    Options = Options
+
+    def __init__(self, options: Options, files: Mapping[str, ModelFiles]) -> None:
+        super().__init__(options, None)
+        self.sources = files
+        self.classifiers = {name: Classifier(files[name]) for name in options.attributes if name in options.classifiers}
+        self.years = {name: midpoints(found.labels, found.files.reference) for name, found in self.classifiers.items() if name == "age"}
+
+    @classmethod
+    def find(cls, options: Options, base: Path, demo: Path | None, fetch: bool) -> dict[str, ModelFiles]:
+        return {
+            name: models.find(options.classifiers[name], base, demo, fetch) if name in options.classifiers else deepface.find(name, options.model, base, demo)
+            for name in options.attributes
+        }
+
+    @classmethod
+    def references(cls, options: Options) -> list[str]:
+        return [*([options.model] if options.model else []), *(options.classifiers[name] for name in options.attributes if name in options.classifiers)]
+
+    def labels(self) -> dict[str, list[str]]:
+        return {name: self._labels(name) for name in self.options.attributes if name != "age"}
+
+    def _labels(self, name: str) -> list[str]:
+        return self.classifiers[name].labels if name in self.classifiers else list(deepface.MODELS[name][2])
+
+    def possible(self) -> dict[str, Output]:
+        shapes = {name: () if name == "age" else (len(self._labels(name)),) for name in self.options.attributes}
+        return {name: Output(name, shape, "float32", ragged=True) for name, shape in shapes.items()}
+
+    def preprocessing(self) -> dict:
+        return {"margin": float(self.options.margin), "classifiers": {name: found.prepare.to_json() for name, found in self.classifiers.items()}}
+
+    def spec(self, memo: Path | None, limits: Mapping[str, int], parents: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """See `Extractor.spec`; each attribute has a model of its own."""
+        each = {name: {"architecture": files.architecture(), "weights": weights_hash(list(files.weights), memo)} for name, files in self.sources.items()}
+        return super().spec(memo, limits, parents) | {"models": each}
+
+    def cut(self, image: Any, parent: Mapping[str, np.ndarray]) -> list[tuple[int, Any]]:
+        return super().cut(image, widened(parent, self.options.margin))
+
+    def prepare(self, image: Any) -> dict[str, np.ndarray]:
+        items = {name: found.prepare(image) for name, found in self.classifiers.items()}
+        if len(items) < len(self.options.attributes):
+            items["deepface"] = deepface.prepare(image)
+        return items
+
+    def load(self, device: str) -> None:
+        self.device = device
+        for found in self.classifiers.values():
+            found.load(device)
+        self.clients = {name: deepface.load(name, files, device) for name, files in self.sources.items() if name not in self.classifiers}
+
+    def collate(self, items: Any) -> list[dict[str, np.ndarray]]:
+        return list(items)
+
+    def _find(self, name: str, crops: np.ndarray) -> np.ndarray:
+        if name not in self.classifiers:
+            return deepface.predict(self.clients[name], name, crops)
+        probabilities = self.classifiers[name](crops)
+        return probabilities @ self.years[name] if name == "age" else probabilities
+
+    def __call__(self, batch: list[dict[str, np.ndarray]]) -> dict[str, list[np.ndarray | None]]:
+        stacked = {name: np.stack([item[name] for item in batch]) for name in batch[0]}
+        rows = {name: spared(lambda crops, name=name: self._find(name, crops), stacked.get(name, stacked.get("deepface"))) for name in self.options.attributes}
+        failed = [any(rows[name][i] is None for name in rows) for i in range(len(batch))]
+        return {name: [None if bad else row for row, bad in zip(values, failed, strict=True)] for name, values in rows.items()}
+
+
+extractor = FaceAttributes

@@ -1,0 +1,131 @@
+"""`face_embedding`: a vector of unit length per found face, from facenet-pytorch's InceptionResnetV1 or any ONNX recogniser."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.errors import UserError
+from cache.identity import Output
+from pipeline.extractors import base
+from pipeline.models import ModelFiles
+from pipeline.recognisers import inception, onnx
+from pipeline.recognisers.align import TEMPLATE, aligned, widened
+from pipeline.recognisers.spared import spared
+
+
+@dataclass(frozen=True)
+class Options(base.DerivedOptions):
+    """How an ONNX recogniser wants its faces; InceptionResnetV1 (`model` ends otherwise than in .onnx) needs none of it.
+
+    size: pixels of a side, 0 as the file says. colour: `rgb` or `bgr`. A pixel x from 0 to 255 becomes `(x / scale − mean) / std`, mean and std in the
+    order of `colour`. alignment: `landmarks` (five landmarks on the usual places of a 112 × 112 face, scaled to the size) or `box`; empty: `landmarks`
+    for ONNX, `box` for InceptionResnetV1. margin: share of its size by which a box is widened on each side (alignment `box` alone).
+    """
+
+    size: int = 0
+    colour: str = "rgb"
+    scale: float = 255.0
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    alignment: str = ""
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.model:
+            raise ValueError("`model` is missing; name the weight file of InceptionResnetV1 or an .onnx file")
+        if not isinstance(self.size, int) or not 0 <= self.size <= 1024:
+            raise ValueError(f"size is {self.size!r}, expected pixels of a side")
+        if self.colour not in ("rgb", "bgr"):
+            raise ValueError(f"colour is {self.colour!r}, expected 'rgb' or 'bgr'")
+        if self.alignment not in ("", "landmarks", "box"):
+            raise ValueError(f"alignment is {self.alignment!r}, expected 'landmarks' or 'box'")
+        if not isinstance(self.scale, int | float) or not self.scale > 0:
+            raise ValueError(f"scale is {self.scale!r}, expected a number above 0")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if not isinstance(values, tuple) or len(values) != 3 or not all(isinstance(value, int | float) for value in values):
+                raise ValueError(f"{name} is {values!r}, expected three numbers")
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"std is {self.std!r}, expected three numbers above 0")
+        if not isinstance(self.margin, int | float) or not 0 <= self.margin <= 4:
+            raise ValueError(f"margin is {self.margin!r}, expected a share from 0 to 4")
+
+
+class FaceEmbedding(base.CropExtractor):
+    """vectors (d): of unit length."""
+
+    VERSION = 1
+    Options = Options
+
+    def __init__(self, options: Options, files: ModelFiles) -> None:
+        super().__init__(options, files)
+        self.onnx = onnx.Recogniser(files) if files.library == "onnx" else None
+        self.alignment = options.alignment or ("landmarks" if self.onnx else "box")
+
+    @classmethod
+    def find(cls, options: Options, base: Path, demo: Path | None, fetch: bool) -> ModelFiles:
+        if options.model.endswith(".onnx"):
+            return onnx.find(options.model, base, demo)
+        return inception.find(options.model, base, demo)
+
+    @property
+    def size(self) -> int:
+        """Pixels of a side. Raises `UserError` where profile and file disagree, or neither says."""
+        if not self.onnx:
+            return self.options.size or inception.SIZE
+        own = self.onnx.size
+        if own is None and not self.options.size:
+            raise UserError(f"model {self.options.model!r}: the file leaves its input's size open; set `size:` in the profile")
+        if own is not None and self.options.size not in (0, own):
+            raise UserError(f"model {self.options.model!r} takes pictures of {own} × {own}, `size: {self.options.size}` in the profile; mend or drop it")
+        return own or self.options.size
+
+    def possible(self) -> dict[str, Output]:
+        return {"vectors": Output("vectors", (self.onnx.width if self.onnx else inception.WIDTH,), ragged=True)}
+
+    def preprocessing(self) -> dict:
+        options = self.options
+        told: dict[str, Any] = {"size": self.size, "alignment": self.alignment}
+        told |= {"template": TEMPLATE.tolist()} if self.alignment == "landmarks" else {"margin": float(options.margin)}
+        if self.onnx:
+            told |= {"colour": options.colour, "scale": float(options.scale), "mean": [float(v) for v in options.mean], "std": [float(v) for v in options.std]}
+        return told
+
+    def cut(self, image: Any, parent: Mapping[str, np.ndarray]) -> list[tuple[int, Any]]:
+        if self.alignment == "box":
+            return super().cut(image, widened(parent, self.options.margin))
+        if "landmarks" not in parent:
+            raise UserError(f"{self.options.of} has no landmarks to align faces by; set `alignment: box`, or detect faces with mtcnn")
+        faces = [(number, aligned(image, points, self.size)) for number, points in enumerate(parent["landmarks"])]
+        return [(number, np.asarray(face)) for number, face in faces if face is not None]
+
+    def prepare(self, image: Any) -> np.ndarray:
+        return np.asarray(image.resize((self.size, self.size), 2))  # bilinear
+
+    def load(self, device: str) -> None:
+        self.device = device
+        if self.onnx:
+            self.onnx.load(device)
+        else:
+            self.model = inception.load(self.files, device, classify=False)
+
+    def _vectors(self, crops: np.ndarray) -> np.ndarray:
+        if not self.onnx:
+            return base.to_array(self.model(inception.normalised(crops, self.device)))
+        pixels = crops[..., ::-1] if self.options.colour == "bgr" else crops
+        scaled = (pixels.astype(np.float32) / np.float32(self.options.scale) - np.float32(self.options.mean)) / np.float32(self.options.std)
+        return self.onnx(scaled)
+
+    def __call__(self, batch: np.ndarray) -> dict[str, list[np.ndarray | None]]:
+        def unit(crops: np.ndarray) -> np.ndarray:
+            vectors = self._vectors(crops)
+            with np.errstate(divide="ignore", invalid="ignore"):  # a vector of zeros has no direction: that crop is left out
+                return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+        return {"vectors": spared(unit, batch)}
+
+
+extractor = FaceEmbedding

@@ -1,0 +1,191 @@
+"""`identity`: who the found faces may be, the five likeliest names each; read docs/responsible-use.md before using it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.errors import UserError
+from cache.identity import Output, identity
+from pipeline import models
+from pipeline.extractors import base
+from pipeline.feature_texts import NAME_BYTES, pack
+from pipeline.models import ModelFiles
+from pipeline.recognisers import inception
+from pipeline.recognisers.align import widened
+from pipeline.recognisers.classifier import Classifier
+from pipeline.recognisers.names import read_names
+from pipeline.recognisers.spared import spared
+
+BEST = 5
+OUTPUTS = (Output("names", (BEST, NAME_BYTES), "uint8", ragged=True), Output("scores", (BEST,), "float32", ragged=True))
+_BLOCK = 1 << 24  # cosines held at a time
+
+
+@dataclass(frozen=True)
+class Options(base.DerivedOptions):
+    """backend: `classifier` (a Hugging Face image classifier), `inception` (InceptionResnetV1's own classes) or `gallery` (the KB's portraits).
+
+    of: the faces, for `gallery` their face_embedding. labels: for `inception`, a file with one name per class (a line each, or a JSON list).
+    margin: share of its size by which a box is widened on each side before it is cut.
+    """
+
+    backend: str = "classifier"
+    labels: str = ""
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.backend not in ("classifier", "inception", "gallery"):
+            raise ValueError(f"backend is {self.backend!r}, expected 'classifier', 'inception' or 'gallery'")
+        if not self.model and self.backend != "gallery":
+            raise ValueError(f"`model` is missing; backend {self.backend} needs one")
+        if self.model and self.backend == "gallery":
+            raise ValueError(f"model is {self.model!r}, but the gallery reads face_embedding alone; drop it, and name that feature in `of`")
+        if bool(self.labels) != (self.backend == "inception"):
+            raise ValueError("`labels`, a file of names, belongs to backend inception, and it needs one")
+        if not isinstance(self.margin, int | float) or not 0 <= self.margin <= 4:
+            raise ValueError(f"margin is {self.margin!r}, expected a share from 0 to 4")
+
+
+def best(scores: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(b, n) scores → packed names (b, 5, 96) uint8 and their scores (b, 5) float32, best first; empty names where there are fewer than five."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :BEST]
+    packed, found = np.zeros((len(scores), BEST, NAME_BYTES), np.uint8), np.zeros((len(scores), BEST), np.float32)
+    for row, columns in enumerate(order):
+        for place, column in enumerate(columns):
+            packed[row, place], found[row, place] = pack(names[column]), scores[row, column]
+    return packed, found
+
+
+class Identity(base.CropExtractor):
+    """names (5, 96) uint8: UTF-8 with zeros behind · scores (5): probabilities, of the gallery cosines."""
+
+    VERSION = 1
+    Options = Options
+
+    @classmethod
+    def kind(cls, options: Options) -> type[base.Extractor]:
+        return {"classifier": IdentityClassifier, "inception": IdentityInception, "gallery": IdentityGallery}[options.backend]
+
+    @classmethod
+    def references(cls, options: Options) -> list[str]:
+        return [name for name in (options.model, options.labels) if name]
+
+    def possible(self) -> dict[str, Output]:
+        return {output.name: output for output in OUTPUTS}
+
+    def cut(self, image: Any, parent: Mapping[str, np.ndarray]) -> list[tuple[int, Any]]:
+        return super().cut(image, widened(parent, self.options.margin))
+
+    def probabilities(self, crops: np.ndarray) -> np.ndarray:
+        """(b, H, W, 3) uint8 → (b, classes)."""
+        raise NotImplementedError
+
+    def __call__(self, batch: np.ndarray) -> dict[str, list[np.ndarray | None]]:
+        rows = spared(self.probabilities, batch)
+        packed = [None if row is None else best(row[None], self.names) for row in rows]
+        return {"names": [row and row[0][0] for row in packed], "scores": [row and row[1][0] for row in packed]}
+
+
+class IdentityClassifier(Identity):
+    """Any Hugging Face image classifier over people; its classes are the names."""
+
+    def __init__(self, options: Options, files: ModelFiles) -> None:
+        super().__init__(options, files)
+        self.classifier = Classifier(files)
+        self.names = [name.replace("_", " ") for name in self.classifier.labels]
+
+    def preprocessing(self) -> dict:
+        return {"margin": float(self.options.margin), **self.classifier.prepare.to_json()}
+
+    def prepare(self, image: Any) -> np.ndarray:
+        return self.classifier.prepare(image)
+
+    def load(self, device: str) -> None:
+        self.classifier.load(device)
+
+    def probabilities(self, crops: np.ndarray) -> np.ndarray:
+        return self.classifier(crops)
+
+
+class IdentityInception(Identity):
+    """InceptionResnetV1's own classes (8,631 of vggface2, 10,575 of casia-webface), named by a label file."""
+
+    def __init__(self, options: Options, files: tuple[ModelFiles, Path]) -> None:
+        super().__init__(options, files[0])
+        self.names = read_names(files[1])
+        self.labels_file = files[1]
+
+    @classmethod
+    def find(cls, options: Options, base: Path, demo: Path | None, fetch: bool) -> tuple[ModelFiles, Path]:
+        place = models.locate(options.labels, base, demo, fetch=False)
+        if place is None or not place.is_file():
+            raise UserError(f"labels {options.labels!r}: no such file; expected one name per class, a line each")
+        return inception.find(options.model, base, demo), place
+
+    def preprocessing(self) -> dict:
+        return {"margin": float(self.options.margin), "size": inception.SIZE, "names": identity(self.names)}
+
+    def prepare(self, image: Any) -> np.ndarray:
+        return np.asarray(image.resize((inception.SIZE, inception.SIZE), 2))  # bilinear
+
+    def load(self, device: str) -> None:
+        self.model, self.device = inception.load(self.files, device, classify=True), device
+        classes = self.model.logits.out_features
+        if classes != len(self.names):
+            raise UserError(f"labels {self.labels_file}: {len(self.names)} names for the {classes} classes of {self.options.model!r}; expected one each")
+
+    def probabilities(self, crops: np.ndarray) -> np.ndarray:
+        return base.to_array(self.model(inception.normalised(crops, self.device)).float().softmax(1))
+
+
+class IdentityGallery(base.RowsExtractor):
+    """The entities whose portraits' faces are nearest by cosine; an entity counts with the nearest of its faces."""
+
+    VERSION = 1
+    Options = Options
+    needs_kb = True
+
+    def bind(self, kb: Any) -> None:
+        """See `RowsExtractor.bind`: the gallery is every face found in the KB's pictures."""
+        faces = kb.rows("vectors")
+        counts = np.array([len(rows) for rows in faces], np.int64)
+        shown = np.flatnonzero(counts)
+        self.names = [kb.names[i] for i in shown]
+        self.starts = counts[shown].cumsum() - counts[shown]
+        self.vectors = np.concatenate([np.asarray(faces[i], np.float32) for i in shown]) if len(shown) else np.zeros((0, 1), np.float32)
+        said = hashlib.sha256(np.ascontiguousarray(self.vectors).tobytes() + self.starts.tobytes())
+        self.gallery = identity([self.names, said.hexdigest()])
+
+    def possible(self) -> dict[str, Output]:
+        return {output.name: output for output in (*OUTPUTS, base.BOX)}
+
+    def preprocessing(self) -> dict:
+        return {"gallery": self.gallery}
+
+    def load(self, device: str) -> None:
+        pass
+
+    def _near(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not len(self.names):
+            return best(np.zeros((len(faces), 0), np.float32), [])
+        step = max(1, _BLOCK // len(self.vectors))
+        parts = [best(np.maximum.reduceat(faces[i : i + step] @ self.vectors.T, self.starts, axis=1), self.names) for i in range(0, len(faces), step)]
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def __call__(self, batch: Sequence[Mapping[str, np.ndarray]]) -> dict[str, list[np.ndarray]]:
+        rows: dict[str, list[np.ndarray]] = {"names": [], "scores": [], "box": []}
+        for row in batch:
+            faces = np.asarray(row["vectors"], np.float32)
+            names, scores = self._near(faces) if len(faces) else best(np.zeros((0, 0), np.float32), [])
+            rows["names"].append(names)
+            rows["scores"].append(scores)
+            rows["box"].append(np.asarray(row["box"], np.int32))
+        return rows
+
+
+extractor = Identity

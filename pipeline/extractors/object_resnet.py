@@ -1,0 +1,39 @@
+"""`object_resnet`: the pooled last stage of a ResNet for every detected object."""
+
+from typing import Any
+
+import numpy as np
+
+from cache.identity import Output
+from pipeline.extractors import base
+from pipeline.extractors.image_pooled import ImagePooled
+
+
+class ObjectResnet(base.CropExtractor):
+    """vectors (d). A picture in which nothing was detected is its own one object (DRIN's object edges)."""
+
+    VERSION = 1
+    whole_if_none = True
+
+    def __init__(self, options, files) -> None:
+        super().__init__(options, files)
+        self.backbone = ImagePooled(base.Options(options.model, ("pooled",)), files)
+
+    def possible(self) -> dict[str, Output]:
+        return {"vectors": Output("vectors", self.backbone.possible()["pooled"].shape, ragged=True)}
+
+    def preprocessing(self) -> dict:
+        return self.backbone.preprocessing()
+
+    def prepare(self, image: Any) -> np.ndarray:
+        return self.backbone.prepare(image)
+
+    def load(self, device: str) -> None:
+        self.backbone.load(device)
+        self.device = device
+
+    def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        return {"vectors": self.backbone(batch)["pooled"]}
+
+
+extractor = ObjectResnet

@@ -1,0 +1,222 @@
+"""Pair features against plain loops over every pair: what is masked, what several faces and objects give, and what is refused."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rapidfuzz import fuzz
+from rapidfuzz.utils import default_process
+
+from cache.errors import UserError
+from cache.identity import Output, content_key
+from cache.shard import Status
+from cache.store import Store
+from pipeline import pair_scores, pairs
+
+M, N, K = 23, 17, 6
+PHRASES = [f"Person {i}" if i % 3 else f"the old, (person) {i}" for i in range(M)]
+NAMES = [f"person {i}" if i % 2 else f"Old Person {i} of the Person" for i in range(N)]
+
+
+@pytest.fixture(scope="module")
+def random():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, random):
+    folder = tmp_path_factory.mktemp("pairs")
+    pq.write_table(pa.table({"phrase": PHRASES}), folder / "mentions.parquet")
+    pq.write_table(pa.table({"name": NAMES}), folder / "entities.parquet")
+    ids = np.stack([random.permutation(N)[:K] for _ in range(M)]).astype(np.int32)
+    ids[3, 2:], ids[7] = -1, -1
+    np.savez(folder / "candidates.npz", ids=ids, scores=np.where(ids < 0, 0, random.random((M, K))).astype(np.float32))
+    return folder
+
+
+def lists(folder):
+    with np.load(folder / "candidates.npz") as saved:
+        return saved["ids"], saved["scores"]
+
+
+def stored(folder, side, feature, view, outputs, columns, ok, counts=None, extra=0):
+    """An input of the job: rows of `columns` behind keys of their own; rows that are not `ok` are broken pictures, the last has no key at all."""
+    n = len(ok)
+    keys = np.stack([np.frombuffer(content_key(feature, f"{side} {view} {i}"), np.uint8) for i in range(n)])
+    present = np.ones(n, bool)
+    present[-1] = False
+    store = Store.create(folder / "cache", feature, {"side": side, "view": view, "outputs": [output.to_json() for output in outputs]})
+    status = np.where(ok, Status.OK, Status.BROKEN).astype(np.uint8)
+    order = np.random.default_rng(1).permutation(n - 1)
+    store.add(
+        keys[order], status[order], ["" if good else "cut off" for good in ok[order]],
+        {name: [values[i] for i in order] if isinstance(values, list) else values[order] for name, values in columns.items()},
+    )
+    saved = {"keys": keys, "present": present, "span": np.full((n, 2), -1), **({} if counts is None else {"counts": counts})}
+    np.savez(folder / f"{side}.{feature}.{view}.npz", **saved)
+    return {"side": side, "feature": feature, "view": view, "store": str(store.folder), "keys": str(folder / f"{side}.{feature}.{view}.npz")}
+
+
+def job(folder, name, inputs=(), **more):
+    return {"name": name, "dataset": str(folder), "candidates": str(folder / "candidates.npz"), "inputs": list(inputs), "out": str(folder / f"{name}.npz"), **more}
+
+
+def built(folder, name, inputs=(), **more):
+    report = pairs.build(job(folder, name, inputs, **more))
+    with np.load(folder / f"{name}.npz", allow_pickle=False) as saved:
+        assert list(saved["values"].shape) == report["shape"] and saved["names"].tolist() == report["names"]
+        assert saved["values"].dtype == np.float32
+        return saved["values"]
+
+
+def cosine(a, b):
+    a, b = np.float32(a), np.float32(b)
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def expected(ids, score):
+    """score(mention, entity) for every listed pair, NaN where it gives None."""
+    out = np.full(ids.shape, np.nan, np.float32)
+    for i in range(len(ids)):
+        for j, entity in enumerate(ids[i]):
+            value = score(i, entity) if entity >= 0 else None
+            out[i, j] = np.nan if value is None else value
+    return out
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of a few mentions and of a few pairs of faces, so that their borders are crossed."""
+    monkeypatch.setattr(pair_scores, "BLOCK_BYTES", 700)
+
+
+@pytest.mark.parametrize("name", ["clip_ti", "clip_it", "text_cls"])
+def test_cosines_are_those_of_every_pair_and_masked_where_a_side_is_absent(folder, random, small_blocks, name):
+    inputs, vectors, ok = [], [], []
+    for (side, view), feature, _ in pairs.READS[name]:
+        n = M if side == "mention" else N
+        vectors.append(random.normal(size=(n, 5)).astype(np.float16))
+        ok.append(random.random(n) > 0.2)
+        inputs.append(stored(folder / name, side, feature, view, [Output("pooled", (5,))], {"pooled": vectors[-1]}, ok[-1]))
+        ok[-1][-1] = False
+    values = built(folder, name, inputs)
+    ids, _ = lists(folder)
+    np.testing.assert_allclose(values, expected(ids, lambda i, e: cosine(vectors[0][i], vectors[1][e]) if ok[0][i] and ok[1][e] else None), atol=1e-3)
+    assert np.isnan(values).any() and np.isfinite(values).any()
+
+
+def objects(random, n, most=4):
+    """Boxes' confidences, then vectors of the crops kept of them (-1: of the whole picture), for n pictures."""
+    confidences = [random.random(random.integers(0, most + 1)).astype(np.float32) for _ in range(n)]
+    confidences[0], confidences[1] = np.zeros(2, np.float32), np.zeros(0, np.float32)
+    boxes = [np.flatnonzero(random.random(len(c)) > 0.2).astype(np.int32) if len(c) else np.int32([-1]) for c in confidences]
+    boxes[0] = np.int32([0, 1])
+    return confidences, boxes, [random.normal(size=(len(b), 5)).astype(np.float16) for b in boxes]
+
+
+def test_the_object_relation_is_the_weighted_mean_of_all_pairs_of_objects(folder, random, small_blocks):
+    sides, inputs, ok = {}, [], {}
+    for side, n in (("mention", M), ("entity", N)):
+        confidences, boxes, vectors = sides[side] = objects(random, n)
+        ok[side] = random.random(n) > 0.1
+        ok[side][:2] = True
+        place = folder / "objects"
+        inputs.append(stored(place, side, "objects", "image", [Output("confidences", (), "float32", True)], {"confidences": confidences}, ok[side]))
+        outputs = [Output("vectors", (5,), ragged=True), Output("box", (), "int32", True)]
+        inputs.append(stored(place, side, "object_resnet", "image", outputs, {"vectors": vectors, "box": boxes}, ok[side]))
+        ok[side][-1] = False
+
+    def relation(i, e):
+        total = above = 0.0
+        most = {"mention": pairs.MENTION_OBJECTS, "entity": pairs.ENTITY_OBJECTS}
+        kept = {}
+        for side, row in (("mention", i), ("entity", e)):
+            if not ok[side][row]:
+                return None
+            confidences, boxes, vectors = (values[row] for values in sides[side])
+            kept[side] = [(1.0 if b < 0 else float(confidences[b]), v) for b, v in zip(boxes[: most[side]], vectors[: most[side]], strict=True)]
+        for s, v in kept["mention"]:
+            for t, w in kept["entity"]:
+                above, total = above + s * t * cosine(v, w), total + s * t
+        return above / total if total else None
+
+    values = built(folder, "object_relation", inputs)
+    ids, _ = lists(folder)
+    np.testing.assert_allclose(values, expected(ids, relation), atol=2e-3)
+    assert np.isnan(values[0]).all() and np.isnan(values[:, :][ids == 0]).all(), "confidences that are all zero are masked"
+    assert np.isfinite(values[1]).any(), "a picture without objects is one object of confidence 1"
+
+
+def test_face_match_is_the_best_cosine_over_all_faces_of_all_pictures_of_an_entity(folder, random, small_blocks):
+    outputs = [Output("vectors", (5,), ragged=True)]
+    ours = [random.normal(size=(random.integers(0, 4), 5)).astype(np.float16) for _ in range(M)]
+    our_ok = random.random(M) > 0.2
+    first = stored(folder / "faces", "mention", "face_embedding", "image", outputs, {"vectors": ours}, our_ok)
+    our_ok[-1] = False
+    counts = random.integers(0, 4, N)
+    counts[-1] = 1
+    theirs = [random.normal(size=(random.integers(0, 3), 5)).astype(np.float16) for _ in range(counts.sum())]
+    their_ok = random.random(len(theirs)) > 0.2
+    second = stored(folder / "faces", "entity", "face_embedding", "images", outputs, {"vectors": theirs}, their_ok, counts)
+    their_ok[-1] = False
+    starts = counts.cumsum() - counts
+
+    def match(i, e):
+        faces = [face for p in range(starts[e], starts[e] + counts[e]) if their_ok[p] for face in theirs[p]]
+        return max((cosine(a, b) for a in ours[i] for b in faces), default=None) if our_ok[i] else None
+
+    values = built(folder, "face_match", [first, second])
+    ids, _ = lists(folder)
+    np.testing.assert_allclose(values, expected(ids, match), atol=2e-3)
+    assert np.isnan(values).any() and np.isfinite(values).any()
+
+
+def test_name_similarity_is_rapidfuzz_on_cleaned_strings_from_0_to_1(folder, small_blocks):
+    values = built(folder, "name_similarity", workers=1)
+    ids, _ = lists(folder)
+    assert values.shape == (M, K, len(pairs.MEASURES))
+    for number, measure in enumerate(pairs.MEASURES[:4]):
+        score = getattr(fuzz, measure)
+        np.testing.assert_allclose(
+            values[..., number], expected(ids, lambda i, e: score(default_process(PHRASES[i]), default_process(NAMES[e])) / 100), atol=1e-6
+        )
+    np.testing.assert_array_equal(values[..., 5], expected(ids, lambda i, e: PHRASES[i].lower() == NAMES[e].lower()))
+    assert np.nanmin(values) >= 0 and np.nanmax(values) <= 1 and values[..., 5][ids >= 0].any()
+
+
+def test_retrieval_is_the_lists_own_score_and_place(folder):
+    values = built(folder, "retrieval")
+    ids, scores = lists(folder)
+    np.testing.assert_array_equal(values[..., 0][ids >= 0], scores[ids >= 0])
+    np.testing.assert_allclose(values[0, :, 1], 1 / np.arange(1, K + 1))
+    assert np.isnan(values[ids < 0]).all()
+
+
+def test_pairs_of_a_kb_without_any_face_are_all_masked(folder):
+    outputs = [Output("vectors", (5,), ragged=True)]
+    inputs = [
+        stored(folder / "none", side, "face_embedding", view, outputs, {"vectors": [np.zeros((0, 5), np.float16)] * n}, np.ones(n, bool))
+        for side, view, n in (("mention", "image", M), ("entity", "images", N))
+    ]
+    assert np.isnan(built(folder, "face_match", inputs)).all()
+
+
+def test_what_a_pair_feature_reads_is_told_and_a_profile_that_lacks_it_is_refused():
+    assert pairs.wants("retrieval", []) == pairs.wants("name_similarity", []) == []
+    assert pairs.wants("face_match", ["face_embedding", "faces"]) == [
+        {"side": "mention", "feature": "face_embedding", "view": "image"}, {"side": "entity", "feature": "face_embedding", "view": "images"}
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="needs clip_image, which the profile does not have"):
+        pairs.wants("clip_ti", ["clip_text"])
+    with pytest.raises(UserError, match="face_match"):
+        pairs.wants("face_macth", [])
+    assert pairs.possible(["clip_text", "clip_image"]) == ["clip_ti", "clip_it", "name_similarity", "retrieval"]
+
+
+def test_an_input_that_is_not_there_and_lists_of_another_dataset_end_in_one_line(folder, tmp_path):
+    with pytest.raises(UserError, match="not among the inputs"):
+        pairs.build(job(folder, "clip_ti"))
+    np.savez(tmp_path / "candidates.npz", ids=np.zeros((M + 1, 2), np.int32), scores=np.zeros((M + 1, 2), np.float32))
+    with pytest.raises(UserError, match="lists do not fit"):
+        pairs.build({**job(folder, "retrieval"), "candidates": str(tmp_path / "candidates.npz")})
+    assert not (tmp_path / "retrieval.npz").exists()
