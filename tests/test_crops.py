@@ -195,7 +195,7 @@ def drawn_face(turn=0.0, size=(300, 240)):
     points = (TEMPLATE - 56) * 1.5 @ rotation.T + [150, 120]
     image = Image.new("RGB", size, (40, 40, 40))
     for (x, y), colour in zip(points, colours, strict=True):
-        ImageDraw.Draw(image).ellipse((x - 7, y - 7, x + 7, y + 7), fill=colour)
+        ImageDraw.Draw(image).ellipse((x - 11, y - 11, x + 11, y + 11), fill=colour)
     return image, points, colours
 
 
@@ -346,7 +346,7 @@ def no_network(monkeypatch):
 def test_deepface_models_of_full_size_give_what_deepface_itself_gives_and_nothing_is_asked_of_the_network(tmp_path, monkeypatch, no_network):
     home = tmp_path / "home"
     weights = checkpoints.deepface_weights(home / ".deepface" / "weights")
-    made = loaded("face_attributes", home, attributes=["age", "emotion"])
+    made = loaded("face_attributes", home, attributes=["age", "emotion"], classifiers={})
     image = picture(3, (200, 160))
     found = made.cut(image, parent((10, 10, 90, 130), (60, 20, 190, 150)))
     rows = call(made, [item for _, item in found])

@@ -122,10 +122,12 @@ class IdentityInception(Identity):
 
     @classmethod
     def find(cls, options: Options, base: Path, demo: Path | None, fetch: bool) -> tuple[ModelFiles, Path]:
-        place = models.locate(options.labels, base, demo, fetch=False)
-        if place is None or not place.is_file():
-            raise UserError(f"labels {options.labels!r}: no such file; expected one name per class, a line each")
-        return inception.find(options.model, base, demo), place
+        scheme = options.labels.partition(":")[0]
+        named = [models.locate(options.labels, base, demo, fetch=False)] if scheme in ("demo", "package") else [Path(options.labels).expanduser(), base / options.labels]
+        place = next((place for place in named if place is not None and place.is_file()), None)
+        if place is None:
+            raise UserError(f"labels {options.labels!r}: no such file; set `labels:` in the profile to a file with one name per class, a line each")
+        return inception.find(options.model, base, demo), place.absolute()
 
     def preprocessing(self) -> dict:
         return {"margin": float(self.options.margin), "size": inception.SIZE, "names": identity(self.names)}
