@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pipeline.demo import people, things
-from pipeline.demo.pen import Pen
+from pipeline.demo.pen import Box, Pen
 
 SUPERSAMPLE = 2
 
@@ -28,13 +28,27 @@ def draw(kind: str | None, traits: dict[str, str], rng: random.Random, size: int
 
     Everything that is not in `traits` comes from `rng`: place, scale, mirroring, shades, background, clutter, noise.
     """
+    return draw_boxed(kind, traits, rng, size)[0]
+
+
+def draw_boxed(kind: str | None, traits: dict[str, str], rng: random.Random, size: int) -> tuple[Image.Image, dict[str, Box]]:
+    """`draw`, and where in the picture (in its pixels) the figure stands, under its kind, and its parts (`face`), under their names."""
     full = size * SUPERSAMPLE
     image = _background(full, rng)
+    boxes: dict[str, Box] = {}
     if kind is not None:
         side = full * rng.uniform(0.76, 0.98)
         corner = (rng.uniform(0, full - side), rng.uniform(0, full - side))
-        FIGURES[kind](Pen(image, corner, side, rng.random() < 0.5, rng), traits)
-    return _noisy(image.reduce(SUPERSAMPLE), rng)
+        pen = Pen(image, corner, side, rng.random() < 0.5, rng)
+        FIGURES[kind](pen, traits)
+        boxes = {name: _inside(box, full) for name, box in ({kind: pen.extent} | pen.parts).items() if box is not None}
+    return _noisy(image.reduce(SUPERSAMPLE), rng), boxes
+
+
+def _inside(box: Box, full: int) -> Box:
+    """The part of a box that lies in the picture, in the pixels of the finished one."""
+    left, top, right, bottom = (min(max(side, 0), full) / SUPERSAMPLE for side in box)
+    return left, top, right, bottom
 
 
 def _background(full: int, rng: random.Random) -> Image.Image:

@@ -1,7 +1,8 @@
 """A pen that draws a figure into any place of a picture: coordinates from 0 to 100, scaled, shifted and mirrored as one."""
 
+import contextlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from PIL import Image, ImageDraw
 
@@ -31,16 +32,23 @@ JITTER = 14  # how far a channel of a paint may stray from picture to picture, o
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Pen:
-    """Draws on `image`; the figure's unit square of side 100 has its corner at `corner` and its side is `side` pixels."""
+    """Draws on `image`; the figure's unit square of side 100 has its corner at `corner` and its side is `side` pixels.
+
+    extent: the box, in pixels, around all that was drawn so far and is no scenery; it may reach past the picture. parts: boxes of named parts.
+    """
 
     def __init__(self, image: Image.Image, corner: Point, side: float, mirrored: bool, rng: random.Random) -> None:
         self._draw = ImageDraw.Draw(image)
         self._corner, self._unit, self._mirrored = corner, side / 100, mirrored
         self._rng = rng
         self._mixed: dict[str, Colour] = {}
+        self._in_scenery = False
+        self.extent: Box | None = None
+        self.parts: dict[str, Box] = {}
 
     def paint(self, name: str, shade: float = 1.0) -> Colour:
         """A paint as this picture has mixed it, darkened (`shade` < 1) or lightened."""
@@ -52,7 +60,24 @@ class Pen:
 
     def _at(self, x: float, y: float) -> Point:
         x = 100 - x if self._mirrored else x
-        return self._corner[0] + x * self._unit, self._corner[1] + y * self._unit
+        point = self._corner[0] + x * self._unit, self._corner[1] + y * self._unit
+        if not self._in_scenery:
+            left, top, right, bottom = self.extent or (*point, *point)
+            self.extent = min(left, point[0]), min(top, point[1]), max(right, point[0]), max(bottom, point[1])
+        return point
+
+    @contextlib.contextmanager
+    def scenery(self) -> Iterator[None]:
+        """What is drawn meanwhile stands around the figure and is not part of it."""
+        self._in_scenery = True
+        yield
+        self._in_scenery = False
+
+    def part(self, name: str, left: float, top: float, right: float, bottom: float) -> None:
+        """Say where a named part of the figure is; draws nothing."""
+        with self.scenery():
+            x0, y0, x1, y1 = self._box(left, top, right, bottom)
+        self.parts[name] = x0, y0, x1, y1
 
     def _box(self, left: float, top: float, right: float, bottom: float) -> list[float]:
         (x0, y0), (x1, y1) = self._at(left, top), self._at(right, bottom)

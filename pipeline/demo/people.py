@@ -2,9 +2,11 @@
 
 from pipeline.demo.pen import Colour, Pen
 
+FACE = (24, 0, 76, 70)
+
 
 def person(pen: Pen, traits: dict[str, str]) -> None:
-    """A bust; the face is centred at (50, 42) and 36 by 46 wide."""
+    """A bust; the face is centred at (50, 42) and 36 by 46 wide. Its box takes in hair, headgear and beard."""
     style, hair_name = traits["hair"].split()
     hair = pen.paint(hair_name)
     if style == "long":
@@ -23,6 +25,7 @@ def person(pen: Pen, traits: dict[str, str]) -> None:
     pen.line([(44, 53), (50, 54.5), (56, 53)], 2.4, (150, 50, 50))
     _glasses(pen, traits["glasses"])
     _headgear(pen, traits["headgear"])
+    pen.part("face", *FACE)
 
 
 def _dress(pen: Pen, colour: str, cut: str, neck: Colour) -> None:

@@ -31,14 +31,16 @@ def ship(pen: Pen, traits: dict[str, str]) -> None:
             pen.box(x - 5, 28, x + 5, 33, pen.paint("ink"))
     pen.polygon([(4, 64), (98, 60), (88, 88), (16, 88)], pen.paint(traits["hull"]))
     pen.line([(7, 68), (96, 65)], 2.5, pen.paint(traits["hull"], 0.7 if traits["hull"] != "black" else 2.5))
-    for x in range(-48, 150, 14):
-        pen.ellipse(x, 92, 9, 6, pen.paint("water"))
-    pen.box(*GROUND, pen.paint("water"))
+    with pen.scenery():
+        for x in range(-48, 150, 14):
+            pen.ellipse(x, 92, 9, 6, pen.paint("water"))
+        pen.box(*GROUND, pen.paint("water"))
 
 
 def city(pen: Pen, traits: dict[str, str]) -> None:
     roof, wall = pen.paint(traits["roofs"]), pen.paint("grey", 1.35)
-    pen.box(*GROUND, pen.paint("leaf"))
+    with pen.scenery():
+        pen.box(*GROUND, pen.paint("leaf"))
     for x in _spread(_count(traits["towers"]), 2, 62):
         pen.box(x - 6, 30, x + 6, 88, wall)
         pen.polygon([(x - 8, 30), (x, 6), (x + 8, 30)], roof)
@@ -58,10 +60,12 @@ def _landmark(pen: Pen, landmark: str) -> None:
         pen.chord(81, 58, 17, 22, 180, 360, pen.paint("gold"))
         pen.line([(81, 24), (81, 38)], 2, ink)
     elif landmark == "bridge":
-        pen.box(58, 84, 104, 150, pen.paint("water"))
-        pen.ring(81, 92, 22, 5, ink)
+        with pen.scenery():
+            pen.box(58, 84, 104, 150, pen.paint("water"))
+            pen.ring(81, 92, 22, 5, ink)
         pen.box(56, 72, 106, 78, ink)
-        pen.box(58, 92, 104, 150, pen.paint("water"))
+        with pen.scenery():
+            pen.box(58, 92, 104, 150, pen.paint("water"))
     elif landmark == "lighthouse":
         pen.polygon([(74, 90), (77, 24), (87, 24), (90, 90)], stone)
         for y in (34, 54, 74):
@@ -248,7 +252,8 @@ def flower(pen: Pen, traits: dict[str, str]) -> None:
 def locomotive(pen: Pen, traits: dict[str, str]) -> None:
     boiler, ink = pen.paint(traits["boiler"]), pen.paint("ink")
     count, colour = traits["wagons"].split()
-    pen.box(-60, 88, 160, 91, pen.paint("grey", 0.7))
+    with pen.scenery():
+        pen.box(-60, 88, 160, 91, pen.paint("grey", 0.7))
     for x in _spread(_count(count), -4, 48):
         pen.box(x - 7.5, 60, x + 7.5, 82, pen.paint(colour))
         for wheel in (x - 4, x + 4):
