@@ -1,0 +1,60 @@
+"""Faces of drawn people, cut out roughly as a detector would, and who among the world's people is famous enough to be recognised."""
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from pipeline.demo.drawing import draw_boxed
+from pipeline.demo.looks import KINDS
+from pipeline.demo.population import DemoEntity
+from pipeline.demo.world import SIZES
+
+SIDE = 48  # pixels, as the face models see them
+ATTRIBUTES = ("hair", "beard", "glasses", "headgear")  # slots of a person that a face shows
+LOOSE = 0.1  # how far a side of the cut may lie from the face's box, of the box
+FAMOUS = 0.6  # share of the people with a look of their own whom the celebrity classifier knows
+
+
+@dataclass(frozen=True)
+class Celebrity:
+    """A person of the world and the name that a classifier has for them: with the role where the world has several of that name."""
+
+    label: str
+    entity: DemoEntity
+
+
+def labels(slot: str) -> list[str]:
+    """The values that a person's slot can have, each once."""
+    return list(dict.fromkeys(KINDS["person"].visible[slot].values()))
+
+
+def someone(rng: random.Random) -> dict[str, str]:
+    """Traits of a random person."""
+    return KINDS["person"].draw_traits(rng)
+
+
+def face(traits: dict[str, str], rng: random.Random) -> np.ndarray:
+    """A fresh drawing of a person, cut at about the face's box: (SIDE, SIDE, 3) uint8."""
+    image, boxes = draw_boxed("person", traits, rng, rng.choice(SIZES))
+    left, top, right, bottom = boxes["face"]
+    wide, high = LOOSE * (right - left), LOOSE * (bottom - top)
+    cut = (left + rng.uniform(-wide, wide), top + rng.uniform(-high, high), right + rng.uniform(-wide, wide), bottom + rng.uniform(-high, high))
+    inside = (max(0, round(cut[0])), max(0, round(cut[1])), min(image.width, round(cut[2])), min(image.height, round(cut[3])))
+    return np.asarray(image.crop(inside).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+
+def faces(people: list[dict[str, str]], rng: random.Random) -> np.ndarray:
+    """One face of each: (n, SIDE, SIDE, 3) uint8."""
+    return np.stack([face(traits, rng) for traits in people])
+
+
+def celebrities(entities: list[DemoEntity], rng: random.Random) -> list[Celebrity]:
+    """The people of the world who are recognised: `FAMOUS` of those whom nobody else looks like."""
+    people = [entity for entity in entities if entity.kind == "person"]
+    unlike = [one for one in people if not any(one.looks_like(other) for other in people if other is not one)]
+    chosen = rng.sample(unlike, round(FAMOUS * len(unlike)))
+    named = Counter(entity.name for entity in entities)
+    return [Celebrity(one.name if named[one.name] == 1 else f"{one.name} ({one.traits['role']})", one) for one in chosen]
