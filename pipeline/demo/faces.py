@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline.demo.drawing import draw_boxed
 from pipeline.demo.looks import KINDS
 from pipeline.demo.population import DemoEntity
-from pipeline.demo.world import SIZES
+from pipeline.demo.world import SIZES, make_world
 
 SIDE = 48  # pixels, as the face models see them
 ATTRIBUTES = ("hair", "beard", "glasses", "headgear")  # slots of a person that a face shows
@@ -51,8 +51,9 @@ def faces(people: list[dict[str, str]], rng: random.Random) -> np.ndarray:
     return np.stack([face(traits, rng) for traits in people])
 
 
-def celebrities(entities: list[DemoEntity], rng: random.Random) -> list[Celebrity]:
-    """The people of the world who are recognised: `FAMOUS` of those whom nobody else looks like."""
+def celebrities(seed: int) -> list[Celebrity]:
+    """The people of the seed's world who are recognised: `FAMOUS` of those whom nobody else looks like."""
+    entities, rng = make_world(seed).entities, random.Random(f"celebrities {seed}")
     people = [entity for entity in entities if entity.kind == "person"]
     unlike = [one for one in people if not any(one.looks_like(other) for other in people if other is not one)]
     chosen = rng.sample(unlike, round(FAMOUS * len(unlike)))

@@ -20,6 +20,7 @@ from pipeline.demo.mentions import DAMAGES, DemoMention, make_mentions
 from pipeline.demo.population import DemoEntity, make_population
 from pipeline.demo.sentences import describe
 
+ENTITIES, MENTIONS = 400, 2500
 SIZES = (96, 112, 128, 144)  # pixels
 NOT_A_PICTURE = b"<!doctype html><title>404</title><p>The picture has moved.</p>\n"
 
@@ -45,10 +46,10 @@ class World:
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
     """Entry of the child process. job: `out` (folder), optional `seed`, `entities`, `mentions`. Returns the counts."""
-    return build_world(Path(job["out"]), job.get("seed", 0), job.get("entities", 400), job.get("mentions", 2500))
+    return build_world(Path(job["out"]), job.get("seed", 0), job.get("entities", ENTITIES), job.get("mentions", MENTIONS))
 
 
-def build_world(folder: Path, seed: int = 0, n_entities: int = 400, n_mentions: int = 2500) -> dict[str, Any]:
+def build_world(folder: Path, seed: int = 0, n_entities: int = ENTITIES, n_mentions: int = MENTIONS) -> dict[str, Any]:
     """Write `entities.jsonl`, `mentions.jsonl` and `images/` into `folder`, which appears whole or not at all; returns the counts."""
     world = make_world(seed, n_entities, n_mentions)
     with whole_folder(folder) as place:
@@ -61,7 +62,7 @@ def build_world(folder: Path, seed: int = 0, n_entities: int = 400, n_mentions: 
     return _counts(world)
 
 
-def make_world(seed: int, n_entities: int, n_mentions: int) -> World:
+def make_world(seed: int, n_entities: int = ENTITIES, n_mentions: int = MENTIONS) -> World:
     """The world of a seed, nothing written. Raises `UserError` when it is too small to hold every regime."""
     rng = random.Random(f"world {seed}")
     entities = make_population(n_entities, rng)
