@@ -1,4 +1,4 @@
-"""The demo's encoders carry signal on drawings and sentences that nobody trained on, and load through their libraries' own loaders."""
+"""The demo's encoders, detector and face models carry signal on drawings and sentences that nobody trained on, and load through their libraries."""
 
 import json
 import random
@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.demo import held_out_boxes, held_out_faces, train_faces
 from pipeline.demo.drawing import draw
+from pipeline.demo.faces import celebrities
 from pipeline.demo.held_out import CHOICES, evaluate
-from pipeline.demo.looks import KINDS, attributes
+from pipeline.demo.looks import KINDS, ON_FACES, attributes
 from pipeline.demo.pretext import caption, entity_text, mention_text, things
 from pipeline.demo.train_clip import encode_prefix
 from pipeline.demo.vocabulary import learn_pieces
@@ -31,8 +33,8 @@ def clip(folder: Path):
 
 
 def test_report_names_objective_time_and_figures_of_every_encoder(report):
-    assert set(report) == {*NAMES, "seconds"}
-    for name in NAMES:
+    assert set(report) == {*NAMES, "yolo", "faces", "seconds"}
+    for name in (*NAMES, "yolo", "faces"):
         assert report[name]["objective"] and report[name]["cpu_seconds"] > 0 and report[name]["held_out"]
 
 
@@ -46,6 +48,60 @@ def test_clip_picks_the_right_of_twenty_captions_on_a_fresh_seed(demo_encoders, 
     assert CHOICES == 20
     for figures in (report["clip"]["held_out"], evaluate("clip", demo_encoders, seed=77)):
         assert figures["right caption of 20"] >= 70, figures
+
+
+def test_detector_covers_the_drawn_figures_and_faces_on_a_fresh_seed(demo_encoders, report):
+    for figures in (report["yolo"]["held_out"], held_out_boxes.evaluate(demo_encoders / "yolo", seed=77)):
+        assert figures["found"] >= 80 and figures["faces found"] >= 90 and figures["boxes beside"] <= 15, figures
+
+
+def test_detector_sees_nothing_certain_in_an_empty_scene(demo_encoders):
+    import torch
+
+    from pipeline.detectors import yolo
+
+    detector = yolo.Detector(yolo.find(str(demo_encoders / "yolo"), demo_encoders, None, False), k=3, min_confidence=0.5, iou=None, image_size=None)
+    detector.load("cpu")
+    scenes = [detector.prepare(draw(None, {}, random.Random(f"scene {number}"), 112)) for number in range(40)]
+    with torch.inference_mode():
+        assert sum(len(boxes) > 0 for boxes, _, _ in detector(scenes)) <= 4
+
+
+def test_face_models_name_attributes_and_celebrities_on_a_fresh_seed(demo_encoders, report):
+    for figures in (report["faces"]["held_out"], held_out_faces.evaluate(demo_encoders, celebrities(0), seed=77)):
+        assert all(figures[slot] >= 80 for slot in ON_FACES), figures
+        assert figures["celebrities recognised"] >= 85 and figures["celebrities mistaken"] <= 5 and figures["strangers mistaken"] <= 25, figures
+        assert figures["right face of 500"] >= 50, figures
+
+
+def test_celebrities_are_some_of_the_worlds_people_under_names_that_differ():
+    world, known = make_world(0), celebrities(0)
+    people = [entity for entity in world.entities if entity.kind == "person"]
+    assert 20 < len(known) < len(people) / 2
+    assert len({one.label for one in known}) == len(known) and len({one.entity.id for one in known} & {entity.id for entity in people}) == len(known)
+    assert all(one.label.startswith(one.entity.name) for one in known)
+    assert not any(one.entity.looks_like(other) for one in known for other in people if other is not one.entity)
+
+
+def test_recogniser_is_valid_onnx_and_equals_the_network_it_was_written_from(tmp_path):
+    """Random weights and batch statistics, so that a wrong fold, stride or padding shows."""
+    import onnx
+    import onnxruntime
+    import torch
+
+    torch.manual_seed(3)
+    trunk, embed = train_faces.network(["?"]).resnet, torch.nn.Linear(128, train_faces.EMBEDDED)
+    for _ in range(3):
+        trunk.train()(torch.rand(8, 3, 48, 48))
+    train_faces.export(tmp_path / "made", trunk.eval(), embed)
+    path = tmp_path / "made" / "recogniser.onnx"
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    pixels = torch.randint(0, 256, (5, 48, 48, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = embed(train_faces.pooled(trunk, pixels)).numpy()
+    given = onnxruntime.InferenceSession(path).run(None, {"input": (pixels.numpy().transpose(0, 3, 1, 2) / 127.5 - 1).astype(np.float32)})[0]
+    assert np.abs(expected).max() > 0.05
+    np.testing.assert_allclose(given, expected, atol=1e-5)
 
 
 def test_clip_tokenizer_keeps_the_separator_literal_and_ends_at_the_highest_id(demo_encoders):

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from cache.errors import UserError
-from pipeline.demo.drawing import draw
+from pipeline.demo.drawing import FIGURES, draw, draw_boxed
 from pipeline.demo.folder import whole_folder
 from pipeline.demo.looks import KINDS, attributes
 from pipeline.demo.mentions import REGIMES, DemoMention
+from pipeline.demo.pen import Pen
 from pipeline.demo.population import DemoEntity
 from pipeline.demo.world import World, build_world, main, make_world
 
@@ -175,6 +176,33 @@ def test_every_value_of_every_slot_can_be_drawn():
                 changed = np.asarray(draw(kind, traits | {slot: value}, random.Random(1), 64), dtype=np.int16)
                 assert changed.shape == (64, 64, 3)
                 assert value == traits[slot] or np.abs(changed - plain).max() > 20, (kind, slot, value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_boxes_fit_the_figure_and_leave_out_its_scenery(kind):
+    for number in range(12):
+        rng = random.Random(number)
+        flat = Image.new("RGB", (240, 240), (1, 2, 3))
+        pen = Pen(flat, (40, 30), 150, number % 2 == 0, rng)
+        FIGURES[kind](pen, KINDS[kind].draw_traits(rng))
+        painted = np.argwhere((np.asarray(flat) != (1, 2, 3)).any(axis=-1))
+        (top, left), (bottom, right) = painted.min(0), painted.max(0) + 1
+        box = pen.extent
+        assert abs(box[1] - top) <= 5 and box[3] <= 255.1, "lines are as wide as five pixels"
+        if kind in ("ship", "city", "locomotive"):
+            assert (left, right) == (0, 240) and 25 <= box[0] and box[2] <= 205, "the water and the rails go on, the figure does not"
+        else:
+            assert abs(box[0] - left) <= 5 and abs(box[2] - right) <= 5 and abs(min(box[3], 240) - bottom) <= 5
+
+
+def test_boxed_drawings_are_the_drawings_and_only_people_have_faces():
+    for number, kind in enumerate(KINDS):
+        traits = KINDS[kind].draw_traits(random.Random(4))
+        image, boxes = draw_boxed(kind, traits, random.Random(number), 96)
+        assert np.array_equal(np.asarray(image), np.asarray(draw(kind, traits, random.Random(number), 96)))
+        assert set(boxes) == ({kind, "face"} if kind == "person" else {kind})
+        assert all(0 <= left < right <= 96 and 0 <= top < bottom <= 96 for left, top, right, bottom in boxes.values())
+    assert draw_boxed(None, {}, random.Random(0), 96)[1] == {}
 
 
 def test_attribute_text_names_what_pictures_show(world):

@@ -13,7 +13,6 @@ from pipeline.demo.population import DemoEntity
 from pipeline.demo.world import SIZES, make_world
 
 SIDE = 48  # pixels, as the face models see them
-ATTRIBUTES = ("hair", "beard", "glasses", "headgear")  # slots of a person that a face shows
 LOOSE = 0.1  # how far a side of the cut may lie from the face's box, of the box
 FAMOUS = 0.6  # share of the people with a look of their own whom the celebrity classifier knows
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.demo.faces import ATTRIBUTES, Celebrity, faces, someone
+from pipeline.demo.faces import Celebrity, faces, someone
+from pipeline.demo.looks import ON_FACES
 
 TESTED = 500  # faces of strangers
 EACH = 4  # faces of each celebrity
@@ -20,7 +21,7 @@ def evaluate(folder: Path, known: list[Celebrity], seed: int) -> dict[str, float
     people = [someone(rng) for _ in range(TESTED)]
     first, second = faces(people, rng), faces(people, rng)
     figures = {}
-    for slot in ATTRIBUTES:
+    for slot in ON_FACES:
         names, chances = _classify(folder / f"face_{slot}", first)
         figures[slot] = np.mean([names[best] == traits[slot] for best, traits in zip(chances.argmax(1), people, strict=True)])
     names, chances = _classify(folder / "face_celebrities", faces([one.entity.traits for one in known for _ in range(EACH)], rng))

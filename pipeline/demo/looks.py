@@ -15,6 +15,7 @@ DECADES = ("1790s", "1820s", "1850s", "1880s", "1910s", "1940s", "1970s", "1990s
 REGIONS = ("Northmark", "Ostland", "Silverfell", "Karst", "Lowmoor", "Highwater", "Sundrey", "Eastfold", "Greyhaven", "Amberley", "Tarn", "Westreach")
 TELLING = ("role", "decade", "fame")  # told slots that tell the members of a cluster apart; the region is theirs together
 TOLD = (*TELLING, "region")
+ON_FACES = ("hair", "beard", "glasses", "headgear")  # slots of a person that a face shows
 
 
 @dataclass(frozen=True)

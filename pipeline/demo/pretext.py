@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.demo.drawing import draw
-from pipeline.demo.looks import KINDS, REGIONS, TELLING, TOLD, attributes
+from pipeline.demo.looks import KINDS, ON_FACES, REGIONS, TELLING, TOLD, attributes
 from pipeline.demo.names import full_name, near_name, surname, written
 from pipeline.demo.sentences import describe, listed, say, with_article
 
@@ -55,6 +55,13 @@ def caption(thing: Thing, rng: random.Random) -> str:
         return ". ".join([thing.kind, *said])
     frame = rng.choice(("a picture of {}", "a photo of {}", "{} in a picture", "the picture shows {}", "{}"))
     return frame.format(f"{with_article(thing.kind)} with {listed([with_article(phrase) for phrase in said])}")
+
+
+def face_text(person: Thing, rng: random.Random) -> str:
+    """What face models say of a drawn person: the attribute sentence under a written name, or the name recognised."""
+    if rng.random() < 0.4:
+        return f"{person.name} ({person.traits['role']}), score: {rng.uniform(0.5, 1):.2f}"
+    return ", ".join([written(person.name, rng), *(f"{slot}: {person.traits[slot]}" for slot in ON_FACES)])
 
 
 def entity_text(thing: Thing, rng: random.Random) -> str:

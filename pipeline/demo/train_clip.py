@@ -13,16 +13,19 @@ import numpy as np
 
 from cache.files import write_json
 from pipeline.demo.learning import matching_loss, minimise
-from pipeline.demo.pretext import GROUP, SIZE, Thing, caption, entity_text, mention_text
+from pipeline.demo.pretext import GROUP, SIZE, Thing, caption, entity_text, face_text, mention_text
 from pipeline.demo.vocabulary import clip_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-OBJECTIVE = "contrastive (InfoNCE): mention or caption to attribute text, then drawing to caption and attribute text with the text tower locked"
+OBJECTIVE = (
+    "contrastive (InfoNCE): mention, caption or face text to attribute text, then drawing to caption and attribute text with the text tower locked"
+)
 CONTEXT = 64  # tokens
 TEXT_BATCH, IMAGE_BATCH = 128, 64
 CAPTIONS = 0.3  # share of captions among what is matched to attribute texts
+FACE_TEXTS = 0.2  # share of what face models say, among what is matched to the texts of people
 CAPTION_WEIGHT = 0.7  # of captions against attribute texts where drawings are matched
 SCALE = 20.0  # of the cosines, when a stage begins
 CHUNK = 64  # texts of similar length that are encoded together
@@ -71,8 +74,7 @@ def train(
 
     def text_loss(step: int) -> "Tensor":
         batch = [shown[row] for row in some_groups(len(shown), TEXT_BATCH, rng)]
-        read = [caption(thing, rng) if rng.random() < CAPTIONS else mention_text(thing, rng) for thing in batch]
-        return matching_loss(encode(read), encode([entity_text(thing, rng) for thing in batch]), model.logit_scale.exp())
+        return matching_loss(encode([_read(thing, rng) for thing in batch]), encode([entity_text(thing, rng) for thing in batch]), model.logit_scale.exp())
 
     text = minimise(model, text_loss, text_steps, rate)
     with torch.no_grad():
@@ -93,6 +95,13 @@ def train(
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, place / "open_clip_model.safetensors")
     tokenizer.save_pretrained(place)
     return {"objective": OBJECTIVE, "steps": [text_steps, image_steps], "loss": [round(text, 4), round(image, 4)]}
+
+
+def _read(thing: Thing, rng: random.Random) -> str:
+    """A text about the thing that is not the KB's."""
+    if thing.kind == "person" and rng.random() < FACE_TEXTS:
+        return face_text(thing, rng)
+    return caption(thing, rng) if rng.random() < CAPTIONS else mention_text(thing, rng)
 
 
 def some_groups(count: int, batch: int, rng: random.Random) -> list[int]:

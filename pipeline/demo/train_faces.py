@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.files import write_json
-from pipeline.demo.faces import ATTRIBUTES, SIDE, Celebrity, faces, labels, someone
+from pipeline.demo.faces import SIDE, Celebrity, faces, labels, someone
 from pipeline.demo.learning import matching_loss, minimise
+from pipeline.demo.looks import ON_FACES
 from pipeline.demo.onnx_file import Graph
 
 if TYPE_CHECKING:
@@ -36,11 +37,11 @@ def train(folder: Path, known: list[Celebrity], steps: int, rate: float, seed: i
     torch.manual_seed(seed)
     rng = random.Random(f"faces {seed}")
     trunk = network(["?"]).resnet
-    heads = nn.ModuleDict({slot: nn.Linear(WIDTHS[-1], len(labels(slot))) for slot in ATTRIBUTES})
+    heads = nn.ModuleDict({slot: nn.Linear(WIDTHS[-1], len(labels(slot))) for slot in ON_FACES})
     embed = nn.Linear(WIDTHS[-1], EMBEDDED)
     people = [someone(rng) for _ in range(PEOPLE)]
     pixels = [torch.from_numpy(faces(people, rng)) for _ in range(2)]
-    targets = {slot: torch.tensor([labels(slot).index(traits[slot]) for traits in people]) for slot in ATTRIBUTES}
+    targets = {slot: torch.tensor([labels(slot).index(traits[slot]) for traits in people]) for slot in ON_FACES}
 
     def loss_at(step: int) -> "Tensor":
         rows = rng.sample(range(PEOPLE), BATCH)
@@ -53,7 +54,7 @@ def train(folder: Path, known: list[Celebrity], steps: int, rate: float, seed: i
     for slot, head in heads.items():
         _save(folder / f"face_{slot}", trunk, head, labels(slot))
     _save(folder / "face_celebrities", trunk, _recognise(trunk, known, rng), [celebrity.label for celebrity in known])
-    _export(folder / "face_recogniser", trunk, embed)
+    export(folder / "face_recogniser", trunk, embed)
     return {"objective": OBJECTIVE, "steps": steps, "loss": round(loss, 4), "celebrities": len(known)}
 
 
@@ -99,7 +100,7 @@ def _save(place: Path, trunk: "nn.Module", head: "nn.Linear", names: list[str]) 
     write_json(place / "preprocessor_config.json", PREPROCESS)
 
 
-def _export(place: Path, trunk: "nn.Module", embed: "nn.Linear") -> None:
+def export(place: Path, trunk: "nn.Module", embed: "nn.Linear") -> None:
     """`recogniser.onnx`: RGB faces (n, 3, SIDE, SIDE), (x / 255 − 0.5) / 0.5, to vectors (n, EMBEDDED) that are not normalised."""
     graph = Graph()
     value = _convolve(graph, trunk.embedder.embedder, "input")
