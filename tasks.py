@@ -38,7 +38,7 @@ class DemoWorld(Task):
 
 
 class DemoEncoders(Task):
-    """Trains the demo's small encoders (BERT, CLIP, ResNet, ViT) on freshly drawn pictures: checkpoints in the libraries' own formats."""
+    """Trains the demo's small models (BERT, CLIP, ResNet, ViT, YOLO, faces) on freshly drawn pictures: checkpoints in the libraries' own formats."""
 
     demo_seed = DemoWorld.demo_seed
     resources = {"device": 1}
