@@ -1,0 +1,136 @@
+"""What the cached detections, attributes and names say of the demo's pictures, against what was drawn there.
+
+`luigi --module tasks ExtractFeatures`, then `python benchmarks/demo_findings.py [--work-dir artifacts] [--sheet OUT.png]`. Shares are over the
+pictures of the mentions that are whole files; a sheet shows some with what was found in them.
+"""
+
+import argparse
+import json
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cache.store import Store
+from pipeline.demo.drawing import draw_boxed
+from pipeline.demo.faces import celebrities
+from pipeline.demo.held_out_boxes import overlap
+from pipeline.demo.looks import KINDS, ON_FACES
+from pipeline.demo.world import SIZES, Picture, World, make_world
+from pipeline.feature_texts import THRESHOLD, names
+from pipeline.parents import Parent
+
+
+def found_in(work: Path, side: str, feature: str) -> tuple[list, dict]:
+    """The feature's row of each record (None: no picture, or no good one), and its labels. The newest extraction counts."""
+    for path in sorted(work.glob("receipts/ExtractGroup-*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        result = json.loads(path.read_text())["result"]
+        column = result["columns"].get(f"{side}.{feature}.image")
+        if column:
+            parent = Parent.read(Store.open(work / "cache" / result["features"][feature]["store"]), work / column)
+            return parent.rows(), dict(parent.labels)
+    raise SystemExit(f"no {feature} of the {side} side in {work}; `luigi --module tasks ExtractFeatures` extracts it")
+
+
+def drawn(picture: Picture, seed: int) -> tuple[Image.Image, dict]:
+    """The picture before it was compressed, and its boxes."""
+    rng = random.Random(f"picture {seed} {picture.path}")
+    kind, traits = (picture.shown.kind, picture.shown.traits) if picture.shown else (None, {})
+    return draw_boxed(kind, traits, rng, rng.choice(SIZES))
+
+
+def share(hits: list[bool]) -> str:
+    return f"{100 * float(np.mean(hits)) if hits else float('nan'):5.1f} % of {len(hits)}"
+
+
+def boxes(pictures: list[Picture], objects: list, faces: list, labels: list[str], seed: int) -> dict[str, str]:
+    figures: dict[str, list[bool]] = {"figures found": [], "faces found (objects)": [], "faces found (faces)": [], "objects right": [], "faces right": []}
+    for picture, object_row, face_row in zip(pictures, objects, faces, strict=True):
+        there = drawn(picture, seed)[1]
+        seen = [(labels[label], tuple(box)) for label, box in zip(object_row["labels"], object_row["boxes"].tolist(), strict=True)]
+        cut = [tuple(box) for box in face_row["boxes"].tolist()]
+        for name, box in there.items():
+            hit = any(name == other and overlap(box, place) >= 0.5 for other, place in seen)
+            figures["faces found (objects)" if name == "face" else "figures found"].append(hit)
+        if "face" in there:
+            figures["faces found (faces)"].append(any(overlap(there["face"], place) >= 0.5 for place in cut))
+        figures["objects right"] += [name in there and overlap(there[name], place) >= 0.5 for name, place in seen]
+        figures["faces right"] += ["face" in there and overlap(there["face"], place) >= 0.5 for place in cut]
+    return {name: share(hits) for name, hits in figures.items()}
+
+
+def people(pictures: list[Picture], attributes: list, labels: dict, identities: list, seed: int) -> dict[str, str]:
+    figures: dict[str, list[bool]] = {slot: [] for slot in ON_FACES} | {"celebrity named": [], "celebrity under another name": [], "others named": []}
+    known = {one.entity.id: one.label for one in celebrities(seed)}
+    for picture, row, recognised in zip(pictures, attributes, identities, strict=True):
+        if picture.shown is None or picture.shown.kind != "person" or not len(row["box"]):
+            continue
+        for slot in ON_FACES:
+            figures[slot].append(labels[slot][int(row[slot][0].argmax())] == picture.shown.traits[slot])
+        said = [text.rpartition(", score: ")[0] for text in names(recognised, THRESHOLD)]
+        if picture.shown.id in known:
+            figures["celebrity named"].append(known[picture.shown.id] in said)
+            figures["celebrity under another name"].append(bool(said) and known[picture.shown.id] not in said)
+        else:
+            figures["others named"].append(bool(said))
+    return {name: share(hits) for name, hits in figures.items()}
+
+
+def nearest_faces(world: World, mention_faces: list, entity_faces: list) -> dict[str, str]:
+    """Whether the nearest portrait, by cosine, shows who is shown: the entity or one who looks the same. Over people with a portrait with a face."""
+    places = {entity.id: place for place, entity in enumerate(sorted(world.entities, key=lambda entity: entity.id))}
+    by_place = sorted(world.entities, key=lambda entity: entity.id)
+    shown = [place for place, row in enumerate(entity_faces) if row is not None and len(row["vectors"])]
+    gallery = np.stack([entity_faces[place]["vectors"][0] for place in shown]).astype(np.float32)
+    hits = []
+    for picture, row in zip(world.picture_of, mention_faces, strict=True):
+        if picture is None or picture.shown is None or row is None or not len(row["vectors"]) or places.get(picture.shown.id) not in shown:
+            continue
+        best = by_place[shown[int((gallery @ row["vectors"][0].astype(np.float32)).argmax())]]
+        hits.append(best.looks_like(picture.shown))
+    return {"nearest portrait looks the same": share(hits)}
+
+
+def sheet(pictures: list[Picture], objects: list, faces: list, labels: list[str], seed: int, path: Path) -> None:
+    """48 pictures with their boxes: objects in red, faces in magenta."""
+    page = Image.new("RGB", (8 * 150, 6 * 150))
+    for place, number in enumerate(random.Random(0).sample(range(len(pictures)), 48)):
+        image = drawn(pictures[number], seed)[0]
+        pen = ImageDraw.Draw(image)
+        for box, label in zip(objects[number]["boxes"].tolist(), objects[number]["labels"], strict=True):
+            pen.rectangle(box, outline="red")
+            pen.text((box[0] + 2, box[1]), labels[label], fill="red")
+        for box in faces[number]["boxes"].tolist():
+            pen.rectangle(box, outline="magenta")
+        page.paste(image, (place % 8 * 150, place // 8 * 150))
+    page.save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work-dir", type=Path, default=Path("artifacts"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sheet", type=Path)
+    given = parser.parse_args()
+    world = make_world(given.seed)
+    read = {name: found_in(given.work_dir, "mention", name) for name in ("objects", "faces", "face_attributes", "identity", "face_embedding")}
+    whole = [place for place, picture in enumerate(world.picture_of) if picture is not None and picture.damage is None and read["faces"][0][place] is not None]
+    pictures = [world.picture_of[place] for place in whole]
+    rows = {name: [listed[place] for place in whole] for name, (listed, _) in read.items()}
+    labels = read["objects"][1]["labels"]
+    assert set(labels) == {*KINDS, "face"}
+    figures = boxes(pictures, rows["objects"], rows["faces"], labels, given.seed)
+    figures |= people(pictures, rows["face_attributes"], read["face_attributes"][1], rows["identity"], given.seed)
+    figures |= nearest_faces(world, read["face_embedding"][0], found_in(given.work_dir, "entity", "face_embedding")[0])
+    for name, value in figures.items():
+        print(f"{name:<34}{value}")
+    if given.sheet:
+        sheet(pictures, rows["objects"], rows["faces"], labels, given.seed, given.sheet)
+
+
+if __name__ == "__main__":
+    main()
