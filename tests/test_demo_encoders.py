@@ -80,7 +80,7 @@ def test_celebrities_are_some_of_the_worlds_people_under_names_that_differ():
     assert 20 < len(known) < len(people) / 2
     assert len({one.label for one in known}) == len(known) and len({one.entity.id for one in known} & {entity.id for entity in people}) == len(known)
     assert all(one.label.startswith(one.entity.name) for one in known)
-    assert not any(one.entity.looks_like(other) for one in known for other in people if other is not one.entity)
+    assert not any(one.entity.looks_like(other) for one in known for other in people if other.id != one.entity.id)
 
 
 def test_recogniser_is_valid_onnx_and_equals_the_network_it_was_written_from(tmp_path):

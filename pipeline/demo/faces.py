@@ -19,7 +19,7 @@ FAMOUS = 0.6  # share of the people with a look of their own whom the celebrity 
 
 @dataclass(frozen=True)
 class Celebrity:
-    """A person of the world and the name that a classifier has for them: with the role where the world has several of that name."""
+    """A person of the world and the name that a classifier has for them: with role and decade as far as others share the name."""
 
     label: str
     entity: DemoEntity
@@ -57,4 +57,12 @@ def celebrities(seed: int) -> list[Celebrity]:
     unlike = [one for one in people if not any(one.looks_like(other) for other in people if other is not one)]
     chosen = rng.sample(unlike, round(FAMOUS * len(unlike)))
     named = Counter(entity.name for entity in entities)
-    return [Celebrity(one.name if named[one.name] == 1 else f"{one.name} ({one.traits['role']})", one) for one in chosen]
+    with_role = Counter((entity.name, entity.traits["role"]) for entity in entities)
+
+    def label(one: DemoEntity) -> str:
+        role = one.traits["role"]
+        if named[one.name] == 1:
+            return one.name
+        return f"{one.name} ({role})" if with_role[one.name, role] == 1 else f"{one.name} ({role}, {one.traits['decade']})"
+
+    return [Celebrity(label(one), one) for one in chosen]
