@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +106,10 @@ class Head(nn.Module):
         self.config = config
         self.shapes = dict(shapes)
 
+    def start(self, label: str, tensors: Mapping[str, Tensor]) -> None:
+        """Called before training for each run of `HeadConfig.runs` that this head starts from, with that run's weights."""
+        raise NotImplementedError
+
     def encode_mentions(self, inputs: Rows) -> Rows:
         """Everything of the score that depends on the mention alone."""
         raise NotImplementedError
@@ -134,8 +138,13 @@ class Head(nn.Module):
         raise NotImplementedError
 
 
-def make_head(method: str, config: HeadConfig, shapes: Mapping[str, tuple[int, ...]]) -> Head:
-    """The head of a method, freshly initialised from torch's generator."""
+def make_head(method: str, config: HeadConfig, shapes: Mapping[str, tuple[int, ...]], **frozen: Any) -> Head:
+    """The head of a method, freshly initialised from torch's generator.
+
+    A module with heads of several stages says with `head_class(config)` which of them is meant. frozen: models that a stage runs live.
+    """
     module = importlib.import_module(f"heads.{method}")
+    if hasattr(module, "head_class"):
+        return module.head_class(config)(config, shapes, **frozen)
     kind = next(value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Head) and value.__module__ == module.__name__)
     return kind(config, shapes)

@@ -23,10 +23,12 @@ OBJECTS = [Output("vectors", (10,), ragged=True), Output("box", (), "int32", rag
 FEATURES = {
     "clip_text": CLIP_TEXT, "text_tokens": TEXT, "image_patches": IMAGE, "clip_image": [Output("tokens", (4, 18)), Output("pooled", (16,))],
     "image_pooled": [Output("pooled", (14,))], "object_resnet": OBJECTS, "object_clip": OBJECTS,
+    "clip_layers_text": [Output("ids", (), "int32", ragged=True), Output("embedding", (16,))], "clip_layers_image": [Output("states", (5, 12))],
+    "prompted_text": CLIP_TEXT, "prompted_image": IMAGE,
     "objects": [], "face_attributes": [], "identity": [],  # heads read what is made of them
 }
-TEXTS = ("text", "phrase", "sentence", "entity")
-RAGGED = ("text.tokens", "text.offsets", "sentence.tokens", "objects.vectors", "faces.pooled", "identities.pooled")
+TEXTS = ("text", "phrase", "sentence", "entity", "prompted_text", "gate_text")
+RAGGED = ("text.tokens", "prompted_text.tokens", "text.offsets", "sentence.tokens", "objects.vectors", "faces.pooled", "identities.pooled")
 
 
 def head_shapes(config: HeadConfig, text_only: bool = False) -> dict[str, tuple[int, ...]]:

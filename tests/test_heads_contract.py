@@ -15,6 +15,7 @@ SMALL = {
     **{name: {"width": 16} for name in ("bert", "clip", "clip_text", "dzmned", "ghmfc", "jmel", "melhi")},
     "drin": {"width": 16, "hinge": "each"},  # the hinge of the mean is content long before all are learned
     "dwe": {"width": 16, "joint_width": 12, "attention_heads": 4, "dropout": 0.0},
+    "dsmip": {"d_t": 8, "d_v": 8, "d_c": 8, "gate_width": 16, "gate_dropout": 0.0},
     "mimic": {"d_t": 8, "d_v": 8, "d_c": 8},
 }
 TEXT_ONLY = {method: {"image_feature": None} for method in ("clip", "drin", "dzmned", "ghmfc", "jmel", "melhi", "mimic")}

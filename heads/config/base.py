@@ -49,6 +49,15 @@ class HeadConfig:
         """
         raise NotImplementedError
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether a trained head is measured; a stage that only prepares another is not."""
+        return True
+
+    def runs(self, available: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+        """The runs this head starts from, `label: (method, parameters)`; none by default. They are trained first, with the same seed and mentions."""
+        return {}
+
     def pairs(self, available: Collection[str]) -> list[str]:
         """The pair features (see `pipeline.pairs`) this head reads, given the features `available`; none by default."""
         return []

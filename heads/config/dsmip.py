@@ -1,0 +1,142 @@
+"""Options of DSMIP (dynamic modality selection and interactive prompts) and the features each of its stages reads."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from cache.errors import UserError
+from heads.config.base import HeadConfig
+
+Expert = Literal["text", "visual", "multimodal"]
+EXPERTS: tuple[Expert, ...] = ("text", "visual", "multimodal")
+PROMPTED = {"text": "prompted_text", "image": "prompted_image"}
+"""Features that are extracted with learned prompts and belong to the run that learned them, not to the profile."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DsmipConfig(HeadConfig):
+    """Defaults are the paper's (section 4), but for what is marked ours.
+
+    stage: "gate" is the second stage and the method itself; "text" and "visual" train those experts alone and "prompts" the multimodal one, over a
+        frozen CLIP's blocks run live. A command that asks for the gate trains first what is missing.
+    experts: those that the gate chooses among ([text, multimodal] in the paper's runs on RichpediaMEL and WikiDiverse). An expert whose features the
+        profile has not is left out; with one expert there is no gate.
+    text_feature, image_feature: of the text and the visual expert. layers_text, layers_image: states entering the block that prompts start from
+        (the profile's `block`: 0 is the paper's, a deeper one is cheaper). gate_image: the picture's part of the gate's input; "auto" takes the
+        first of GATE_IMAGE that the profile has (VGG is the paper's), null: text alone.
+    prompt_layers: J, or as many blocks as there are. prompt_length: r. prompt_start: the block that `layers_*` hold the states of.
+    d_t, d_v, d_c: widths of the units, as MIMIC's. text_scale, missing_image: as MIMIC's.
+    expert_epochs, expert_lr: of the first stage; null: as `epochs` and `lr`.
+    gate_width, gate_dropout: of both blocks of the MLP of each side. temperature: tau of eq. 16.
+    gate_noise: draws from the Gumbel distribution at test time too (the paper); without it the most likely expert is taken (ours).
+    expert_scale: a learned factor for each expert's scores (ours: a hard switch between scales of their own would reorder candidates).
+    """
+
+    lr: float = 5e-4
+    batch_size: int = 128
+    epochs: int = 20
+    stage: Literal["gate", "text", "visual", "prompts"] = "gate"
+    experts: tuple[Expert, ...] = EXPERTS
+    text_feature: str = "clip_text"
+    image_feature: str = "clip_image"
+    layers_text: str = "clip_layers_text"
+    layers_image: str = "clip_layers_image"
+    gate_image: str | None = "auto"
+    prompt_layers: int = 9
+    prompt_length: int = 2
+    prompt_start: int = 0
+    d_t: int = 96
+    d_v: int = 96
+    d_c: int = 96
+    text_scale: float = 1.0
+    missing_image: Literal["null", "zero"] = "null"
+    expert_epochs: int | None = None
+    expert_lr: float | None = None
+    gate_width: int = 512
+    gate_dropout: float = 0.1
+    temperature: float = 0.1
+    gate_noise: bool = False
+    expert_scale: bool = True
+
+    GATE_IMAGE: ClassVar[tuple[str, ...]] = ("image_vgg", "image_pooled", "image_patches")
+    positive: ClassVar[tuple[str, ...]] = (
+        *HeadConfig.positive, "d_t", "d_v", "d_c", "text_scale", "gate_width", "temperature", "prompt_layers", "prompt_length",
+    )
+    STAGE_OF: ClassVar[Mapping[Expert, str]] = {"text": "text", "visual": "visual", "multimodal": "prompts"}
+    SHARED: ClassVar[tuple[str, ...]] = ("batch_size", "patience", "weight_decay", "eps", "clip_norm", "eval_candidates", "hard_negatives")
+    READ_BY: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "text": ("text_feature", "d_t", "text_scale"),
+        "visual": ("image_feature", "d_v", "missing_image"),
+        "prompts": ("layers_text", "layers_image", "prompt_layers", "prompt_length", "prompt_start", "d_t", "d_v", "d_c", "text_scale", "missing_image"),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.experts or len(set(self.experts)) != len(self.experts):
+            raise UserError(f"experts = {list(self.experts)}: expected at least one of {', '.join(EXPERTS)}, each once")
+        if self.gate_dropout >= 1:
+            raise UserError(f"gate_dropout = {self.gate_dropout}: expected less than 1")
+
+    @property
+    def evaluates(self) -> bool:
+        """The stage that learns prompts is not measured: its features are, once they are extracted (`experts: [multimodal]`)."""
+        return self.stage != "prompts"
+
+    def possible(self, available: Collection[str]) -> list[Expert]:
+        """The experts whose features are there. Raises `UserError` where none is."""
+        needs: dict[Expert, set[str]] = {
+            "text": {self.text_feature}, "visual": {self.image_feature}, "multimodal": {self.layers_text, self.layers_image},
+        }
+        found: list[Expert] = [expert for expert in self.experts if needs[expert] <= set(available)]
+        if not found:
+            lacking = sorted(set().union(*(needs[expert] for expert in self.experts)) - set(available))
+            raise UserError(f"dsmip: none of its experts ({', '.join(self.experts)}) has its features; the profile lacks {', '.join(lacking)}")
+        return found
+
+    def runs(self, available: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+        """See `HeadConfig.runs`: the experts that the gate starts from."""
+        if self.stage != "gate":
+            return {}
+        return {expert: ("dsmip", self._of_stage(self.STAGE_OF[expert])) for expert in self.possible(available)}
+
+    def _of_stage(self, stage: str) -> dict[str, Any]:
+        """The parameters of an expert's own training: what its stage reads, and nothing that would train it again for nothing."""
+        chosen = {name: getattr(self, name) for name in (*self.SHARED, *self.READ_BY[stage])}
+        lr, epochs = self.expert_lr or self.lr, self.expert_epochs or self.epochs
+        return {"stage": stage, "lr": lr, "epochs": epochs, **chosen}
+
+    def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
+        """See `HeadConfig.wants`. Text under `word : context` and `name : attributes` (section 3.2.1)."""
+        if self.stage == "gate":
+            experts = self.possible(available)
+            return [want for expert in experts for want in self._of_expert(expert)] + (self._of_gate(available) if len(experts) > 1 else [])
+        expert: Expert = next(expert for expert, stage in self.STAGE_OF.items() if stage == self.stage)
+        lacking = sorted({want["feature"] for want in self._of_expert(expert)} - {*available, *PROMPTED.values()})
+        if lacking:
+            raise UserError(f"dsmip, stage {self.stage}: the profile lacks {', '.join(lacking)}")
+        return self._of_expert(expert)
+
+    def _of_expert(self, expert: Expert) -> list[dict[str, Any]]:
+        states = ["tokens", "pooled"]
+        if expert == "text":
+            return _both("text", self.text_feature, states, text=True)
+        if expert == "visual":
+            return _both("image", self.image_feature, states)
+        if self.stage == "prompts":
+            of_text = "states" if self.prompt_start else "ids"  # before the first block the token ids say all
+            return _both("text", self.layers_text, [of_text], text=True) + _both("image", self.layers_image, ["states"])
+        return _both(PROMPTED["text"], PROMPTED["text"], states, text=True) + _both(PROMPTED["image"], PROMPTED["image"], states)
+
+    def _of_gate(self, available: Collection[str]) -> list[dict[str, Any]]:
+        wanted = []
+        if self.layers_text in available:
+            wanted += _both("gate_text", self.layers_text, ["embedding"], text=True)
+        elif self.text_feature in available:
+            wanted += _both("gate_text", self.text_feature, ["pooled"], text=True)
+        image = self.pick("gate_image", self.GATE_IMAGE, available)
+        return wanted + (_both("gate_image", image, ["pooled"]) if image else [])
+
+
+def _both(role: str, feature: str, outputs: list[str], text: bool = False) -> list[dict[str, Any]]:
+    views = {"mention": "mention_colon_sentence", "entity": "name_colon_attributes"} if text else {"mention": "image", "entity": "image"}
+    return [{"side": side, "role": role, "feature": feature, "view": view, "outputs": outputs} for side, view in views.items()]

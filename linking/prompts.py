@@ -1,0 +1,127 @@
+"""DSMIP's first stage with a live CLIP: prompts are learned over cached states, then everything is extracted once more with them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.files import fault_point
+from cache.identity import Output, identity, weights_hash
+from cache.shard import Status
+from cache.store import Store
+from cache.table import Table
+from heads.config.dsmip import PROMPTED
+from pipeline import profile as profiles
+from pipeline.extractors import build
+
+VERSION = 1  # raised by hand when the same prompts give other numbers
+BATCH = 64
+SHARD_ROWS = 2048
+
+
+def train(job: dict[str, Any]) -> dict[str, Any]:
+    """Learn prompts: `heads.training.main` with the blocks of the CLIP behind the cached states, taken apart beside the run.
+
+    job: as there, and clip: profile, feature (the one whose model it is), demo (folder of the demo's encoders), start (first block by tower).
+    """
+    from heads import training
+    from linking.clip_blocks import export
+
+    place = _blocks(job)
+    if not place.exists():
+        clip = job["clip"]
+        profile = profiles.load(clip["profile"])
+        extractor = build(profile.feature(clip["feature"]), profile.source, Path(clip["demo"]))
+        export(extractor.files, clip["start"], place)
+    return training.main({**job, "towers": str(place)})
+
+
+def _blocks(job: dict[str, Any]) -> Path:
+    """Where a run's frozen blocks lie: shared by the runs over the same states."""
+    return Path(job["blocks"])
+
+
+def extract(job: dict[str, Any]) -> dict[str, Any]:
+    """Extract the features with a run's prompts into `job["out"]`, a cache of the run's own: only what is not there yet.
+
+    job: run (folder of the stage that learned them), blocks, inputs (side, role, store, keys of the states they start from), out, device.
+    Returns the inputs of the second stage, the files of their shards, and the run's account: rows extracted by feature.
+    """
+    import torch
+
+    from heads.device import pick_device
+    from heads.runs import load_head
+
+    device = pick_device(job.get("device", "auto"))
+    head = load_head(Path(job["run"]), device, Path(job["blocks"]))
+    learned = weights_hash([Path(job["run"]) / "model.safetensors"], None)
+    inputs, shards, rows = [], [], {}
+    for entry in job["inputs"]:
+        kind, side = entry["role"], entry["side"]
+        states = Store.open(Path(entry["store"]))
+        with np.load(entry["keys"], allow_pickle=False) as saved:
+            keys = np.ascontiguousarray(saved["keys"])[saved["present"]]
+        keys = np.unique(keys.view("V16")).view(np.uint8).reshape(-1, 16)
+        outputs = _outputs(head, kind)
+        spec = {"extractor": PROMPTED[kind], "version": VERSION, "side": side, "prompts": learned, "reads": [states.identity],
+                "outputs": [output.to_json() for output in outputs]}  # fmt: skip
+        store = Store.create(Path(job["out"]), PROMPTED[kind], spec)
+        missing = keys[store.missing(keys)]
+        for start in range(0, len(missing), SHARD_ROWS):
+            part = missing[start : start + SHARD_ROWS]
+            with torch.inference_mode():
+                _add(store, part, head, kind, side, Table(states, next(iter(states.outputs)), part, np.ones(len(part), bool)), device)
+            fault_point("prompted-shard")
+        rows[f"{side} {PROMPTED[kind]}"] = len(missing)
+        shards += [str(store.folder / shard["name"]) for shard in store.shards_for(keys)]
+        inputs.append({
+            "side": side, "role": PROMPTED[kind], "feature": PROMPTED[kind], "view": entry["view"], "outputs": [output.name for output in outputs],
+            "store": str(store.folder), "keys": entry["keys"], "identity": identity(spec),
+        })
+    return {"inputs": inputs, "shards": shards, "run": {"device": str(device), "rows": rows}}
+
+
+def _outputs(head: Any, kind: str) -> list[Output]:
+    tower, drawn = (head.text, True) if kind == "text" else (head.image, False)
+    shape = (tower.width,) if drawn else (head.config.prompt_length + head.shapes["image.states"][0], tower.width)
+    return [Output("tokens", shape, ragged=drawn), Output("pooled", (tower.projected,))]
+
+
+def _add(store: Store, keys: np.ndarray, head: Any, kind: str, side: str, table: Table, device: Any) -> None:
+    """One shard: the rows of `keys`, with the verdicts that the states they start from have."""
+    columns: dict[str, Any] = {name: [None] * len(keys) if output.ragged else np.zeros((len(keys), *output.shape), output.dtype)
+                               for name, output in store.outputs.items()}  # fmt: skip
+    for at, made in _batches(head, kind, side, table, device):
+        for name, values in made.items():
+            for row, value in zip(at.tolist(), values, strict=True):
+                columns[name][row] = value
+    status = np.where(table.ok, Status.OK, table.status).astype(np.uint8)
+    empty = np.zeros((0, *store.outputs["tokens"].shape), np.float16)
+    columns["tokens"] = [empty if row is None else row for row in columns["tokens"]] if store.outputs["tokens"].ragged else columns["tokens"]
+    store.add(keys, status, ["" if code == Status.OK else "as the states it starts from" for code in status], columns)
+
+
+def _batches(head: Any, kind: str, side: str, table: Table, device: Any) -> Iterator[tuple[np.ndarray, dict[str, list[np.ndarray]]]]:
+    """Positions and rows, of similar length together."""
+    import torch
+
+    from heads.base import Ragged, Rows
+
+    usable = np.flatnonzero(table.ok)
+    order = usable[np.argsort(table.lengths[usable], kind="stable")]
+    for start in range(0, len(order), BATCH):
+        at = order[start : start + BATCH]
+        ok = torch.ones(len(at), dtype=torch.bool, device=device)
+        if kind == "image":
+            made = head.prompted_image(Rows({"image.ok": ok, "image.states": torch.from_numpy(table.gather(at)).to(device)}), side)
+            yield at, {name: list(rows.float().cpu().numpy()) for name, rows in made.items()}
+            continue
+        values, lengths = table.ragged_flat(at)
+        cached = Ragged(torch.from_numpy(values).to(device), torch.from_numpy(lengths))
+        made = head.prompted_text(Rows({"text.ok": ok, f"text.{table.output}": cached}), side)
+        tokens = made["tokens"]
+        yield at, {
+            "tokens": list(np.split(tokens.values.float().cpu().numpy(), tokens.lengths.cumsum(0)[:-1].numpy())),
+            "pooled": list(made["pooled"].float().cpu().numpy()),
+        }
