@@ -9,6 +9,7 @@ from typing import Any
 from cache.errors import UserError
 from cache.files import read_json
 from cache.identity import identity
+from heads.config.dsmip import PROMPTED
 from heads.config import load_config, methods, to_json
 from pipeline.paths import Paths
 from pipeline.profile import Profile
@@ -29,8 +30,8 @@ class Head:
 
     @property
     def wants(self) -> list[dict[str, str]]:
-        """side, feature and view of each want: what extraction needs to know."""
-        distinct = {(want["side"], want["feature"], want["view"]) for want in self.wanted}
+        """side, feature and view of each want: what extraction needs to know. Features with learned prompts come from a run, not from here."""
+        distinct = {(want["side"], want["feature"], want["view"]) for want in self.wanted if want["feature"] not in PROMPTED.values()}
         return [{"side": side, "feature": feature, "view": view} for side, feature, view in sorted(distinct)]
 
 
