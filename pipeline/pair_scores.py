@@ -1,6 +1,7 @@
 """What pair features are made of: vectors behind records, products with whole candidate lists at once, similarities of names."""
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from cache.errors import UserError
 from cache.table import Table
 
 BLOCK_BYTES = 64 << 20  # of gathered vectors held at a time
+HELD_BYTES = 512 << 20  # of the entities' vectors kept in memory
 # Measures of name_similarity, of phrase and entity name after rapidfuzz's `default_process` (lower case, letters and digits), each from 0 to 1.
 MEASURES = ("ratio", "partial_ratio", "token_sort_ratio", "token_set_ratio", "jaro_winkler", "equal")
 RETRIEVAL = ("score", "reciprocal_rank")
@@ -50,6 +52,43 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
+class _Held:
+    """Vectors of all listed entities, read once: in memory where they are few, else in a temporary file of the system, mapped."""
+
+    def __init__(self, ids: np.ndarray, width: int, read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> None:
+        self.entities = np.unique(ids)
+        self.entities = self.entities[self.entities >= 0]
+        shape = (len(self.entities), width)
+        if 4 * len(self.entities) * width <= HELD_BYTES:
+            self.vectors = np.empty(shape, np.float32)
+        else:
+            self.file = tempfile.TemporaryFile()
+            self.vectors = np.memmap(self.file, np.float32, "w+", shape=shape)
+        self.ok = np.zeros(len(self.entities), bool)
+        step = max(1, BLOCK_BYTES // (16 * max(1, width)))
+        for start in range(0, len(self.entities), step):
+            part = slice(start, start + step)
+            self.vectors[part], self.ok[part] = read(self.entities[part])
+
+    def dots(self, left: np.ndarray, left_ok: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """(b, k) products of each mention's vector with those of its candidates; NaN where a side has none or the list has ended."""
+        if not len(self.entities):
+            return np.full(ids.shape, np.nan, np.float32)
+        place = np.searchsorted(self.entities, np.maximum(ids, self.entities[0]))
+        values = np.matmul(self.vectors[place], left[:, :, None])[:, :, 0]
+        values[~((ids >= 0) & left_ok[:, None] & self.ok[place])] = np.nan
+        return values
+
+
+def _products(read_mentions: Callable, read_entities: Callable, width: int, ids: np.ndarray) -> np.ndarray:
+    """(M, k) products of a vector per mention and one per candidate, each read once."""
+    held = _Held(ids, width, read_entities)
+    out = np.empty(ids.shape, np.float32)
+    for block in _blocks(ids, 4 * width):
+        out[block] = held.dots(*read_mentions(np.arange(block.start, block.stop)), ids[block])
+    return out
+
+
 def _blocks(ids: np.ndarray, row_bytes: int) -> list[slice]:
     """Blocks of mentions whose candidates' rows take bounded memory."""
     step = max(1, BLOCK_BYTES // max(1, ids.shape[1] * row_bytes))
@@ -63,24 +102,11 @@ def _distinct(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found, np.searchsorted(found, np.maximum(ids, found[0] if len(found) else 0))
 
 
-def _dots(left: np.ndarray, left_ok: np.ndarray, right: np.ndarray, right_ok: np.ndarray, place: np.ndarray, listed: np.ndarray) -> np.ndarray:
-    """(b, k) products of each mention's vector with its candidates'; NaN where a side has none or the list has ended."""
-    if not len(right):
-        return np.full(place.shape, np.nan, np.float32)
-    values = np.matmul(right[place], left[:, :, None])[:, :, 0]
-    values[~(listed & left_ok[:, None] & right_ok[place])] = np.nan
-    return values
-
-
 def cosines(mentions: Rows, entities: Rows, ids: np.ndarray) -> np.ndarray:
     """(M, k) float32 cosines of one vector per mention and per candidate."""
     if mentions.table.shape != entities.table.shape or mentions.table.ragged or entities.table.ragged:
         raise UserError(f"vectors of mentions and entities differ: {mentions.table.shape} and {entities.table.shape}; both must come from one model")
-    out = np.empty(ids.shape, np.float32)
-    for block in _blocks(ids, 4 * mentions.table.shape[0]):
-        found, place = _distinct(ids[block])
-        out[block] = _dots(*mentions.fixed(np.arange(block.start, block.stop)), *entities.fixed(found), place, ids[block] >= 0)
-    return out
+    return _products(mentions.fixed, entities.fixed, mentions.table.shape[0], ids)
 
 
 @dataclass(frozen=True)
@@ -118,11 +144,7 @@ class Objects:
 
 def object_relation(mentions: Objects, entities: Objects, ids: np.ndarray) -> np.ndarray:
     """(M, k) float32, DRIN's edges between pictures: cosines of all pairs of objects, weighted by their confidences."""
-    out = np.empty(ids.shape, np.float32)
-    for block in _blocks(ids, 4 * mentions.vectors.table.shape[0]):
-        found, place = _distinct(ids[block])
-        out[block] = _dots(*mentions.read(np.arange(block.start, block.stop)), *entities.read(found), place, ids[block] >= 0)
-    return out
+    return _products(mentions.read, entities.read, mentions.vectors.table.shape[0], ids)
 
 
 def face_match(mentions: Rows, entities: Rows, ids: np.ndarray) -> np.ndarray:

@@ -90,14 +90,21 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(pair_scores, "BLOCK_BYTES", 700)
 
 
+@pytest.fixture(params=["in memory", "in a file"])
+def held(request, monkeypatch):
+    """Vectors of the entities in memory, or in a mapped file as where they are many."""
+    if request.param == "in a file":
+        monkeypatch.setattr(pair_scores, "HELD_BYTES", 0)
+
+
 @pytest.mark.parametrize("name", ["clip_ti", "clip_it", "text_cls"])
-def test_cosines_are_those_of_every_pair_and_masked_where_a_side_is_absent(folder, random, small_blocks, name):
+def test_cosines_are_those_of_every_pair_and_masked_where_a_side_is_absent(folder, tmp_path, random, small_blocks, held, name):
     inputs, vectors, ok = [], [], []
     for (side, view), feature, _ in pairs.READS[name]:
         n = M if side == "mention" else N
         vectors.append(random.normal(size=(n, 5)).astype(np.float16))
         ok.append(random.random(n) > 0.2)
-        inputs.append(stored(folder / name, side, feature, view, [Output("pooled", (5,))], {"pooled": vectors[-1]}, ok[-1]))
+        inputs.append(stored(tmp_path, side, feature, view, [Output("pooled", (5,))], {"pooled": vectors[-1]}, ok[-1]))
         ok[-1][-1] = False
     values = built(folder, name, inputs)
     ids, _ = lists(folder)
@@ -114,13 +121,13 @@ def objects(random, n, most=4):
     return confidences, boxes, [random.normal(size=(len(b), 5)).astype(np.float16) for b in boxes]
 
 
-def test_the_object_relation_is_the_weighted_mean_of_all_pairs_of_objects(folder, random, small_blocks):
+def test_the_object_relation_is_the_weighted_mean_of_all_pairs_of_objects(folder, tmp_path, random, small_blocks, held):
     sides, inputs, ok = {}, [], {}
     for side, n in (("mention", M), ("entity", N)):
         confidences, boxes, vectors = sides[side] = objects(random, n)
         ok[side] = random.random(n) > 0.1
         ok[side][:2] = True
-        place = folder / "objects"
+        place = tmp_path
         inputs.append(stored(place, side, "objects", "image", [Output("confidences", (), "float32", True)], {"confidences": confidences}, ok[side]))
         outputs = [Output("vectors", (5,), ragged=True), Output("box", (), "int32", True)]
         inputs.append(stored(place, side, "object_resnet", "image", outputs, {"vectors": vectors, "box": boxes}, ok[side]))
