@@ -311,7 +311,7 @@ class BuildPairs(BuildCandidates):
 
     def request(self) -> dict[str, Any] | None:
         upstream = [task.digest() for task in self.needs()]
-        return {"pair": self.pair, "upstream": upstream} if all(upstream) else None
+        return {"pair": self.pair, "version": jobs.pair_version(), "upstream": upstream} if all(upstream) else None
 
     def make(self) -> dict[str, Any]:
         extraction = self.extraction()

@@ -79,12 +79,20 @@ def pair_wants(name: str, profile: Profile) -> list[dict[str, str]]:
     return pairs.wants(name, list(profile.features))
 
 
+def pair_version() -> int:
+    """Raised by hand when pair features of the same inputs give other numbers."""
+    from pipeline import pairs
+
+    return pairs.VERSION
+
+
 def pair_job(
     name: str, *, extraction: Mapping[str, Any], candidates: Mapping[str, Any], dataset: Mapping[str, Any], paths: Paths,
 ) -> dict[str, Any]:
     """The job of `pipeline.pairs.build`; its file is named by the candidate lists and the identities of the features it reads."""
     features = extraction["features"]
-    digest = identity({"pair": name, "candidates": candidates["digest"], "features": {key: value["identity"] for key, value in features.items()}})
+    read = {key: value["identity"] for key, value in features.items()}
+    digest = identity({"pair": name, "version": pair_version(), "candidates": candidates["digest"], "features": read})
     inputs = []
     for column, path in sorted(extraction["columns"].items()):
         side, feature, view = column.split(".")

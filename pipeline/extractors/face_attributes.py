@@ -59,14 +59,15 @@ class FaceAttributes(base.CropExtractor):
 
     @classmethod
     def find(cls, options: Options, base: Path, demo: Path | None, fetch: bool) -> dict[str, ModelFiles]:
+        own = {name: options.classifiers[name] for name in options.attributes if name in options.classifiers}
         return {
-            name: models.find(options.classifiers[name], base, demo, fetch) if name in options.classifiers else deepface.find(name, options.model, base, demo)
-            for name in options.attributes
+            name: models.find(own[name], base, demo, fetch) if name in own else deepface.find(name, options.model, base, demo) for name in options.attributes
         }
 
     @classmethod
     def references(cls, options: Options) -> list[str]:
-        return [*([options.model] if options.model else []), *(options.classifiers[name] for name in options.attributes if name in options.classifiers)]
+        own = [options.classifiers[name] for name in options.attributes if name in options.classifiers]
+        return own if len(own) == len(options.attributes) else [deepface.place(options.model), *own]
 
     def labels(self) -> dict[str, list[str]]:
         return {name: self._labels(name) for name in self.options.attributes if name != "age"}
@@ -83,7 +84,9 @@ class FaceAttributes(base.CropExtractor):
 
     def spec(self, memo: Path | None, limits: Mapping[str, int], parents: Mapping[str, str] | None = None) -> dict[str, Any]:
         """See `Extractor.spec`; each attribute has a model of its own."""
-        each = {name: {"architecture": files.architecture(), "weights": weights_hash(list(files.weights), memo)} for name, files in self.sources.items()}
+        each = {
+            name: {"architecture": files.architecture(), "weights": weights_hash(list(files.weights), memo)} for name, files in self.sources.items()
+        }
         return super().spec(memo, limits, parents) | {"models": each}
 
     def cut(self, image: Any, parent: Mapping[str, np.ndarray]) -> list[tuple[int, Any]]:
@@ -112,7 +115,9 @@ class FaceAttributes(base.CropExtractor):
 
     def __call__(self, batch: list[dict[str, np.ndarray]]) -> dict[str, list[np.ndarray | None]]:
         stacked = {name: np.stack([item[name] for item in batch]) for name in batch[0]}
-        rows = {name: spared(lambda crops, name=name: self._find(name, crops), stacked.get(name, stacked.get("deepface"))) for name in self.options.attributes}
+        rows = {
+            name: spared(lambda crops, name=name: self._find(name, crops), stacked.get(name, stacked.get("deepface"))) for name in self.options.attributes
+        }
         failed = [any(rows[name][i] is None for name in rows) for i in range(len(batch))]
         return {name: [None if bad else row for row, bad in zip(values, failed, strict=True)] for name, values in rows.items()}
 

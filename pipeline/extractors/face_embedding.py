@@ -20,9 +20,9 @@ from pipeline.recognisers.spared import spared
 class Options(base.DerivedOptions):
     """How an ONNX recogniser wants its faces; InceptionResnetV1 (`model` ends otherwise than in .onnx) needs none of it.
 
-    size: pixels of a side, 0 as the file says. colour: `rgb` or `bgr`. A pixel x from 0 to 255 becomes `(x / scale − mean) / std`, mean and std in the
-    order of `colour`. alignment: `landmarks` (five landmarks on the usual places of a 112 × 112 face, scaled to the size) or `box`; empty: `landmarks`
-    for ONNX, `box` for InceptionResnetV1. margin: share of its size by which a box is widened on each side (alignment `box` alone).
+    size: pixels of a side, 0 as the file says. colour: `rgb` or `bgr`. A pixel x from 0 to 255 becomes `(x / scale − mean) / std`, mean and std in
+    the order of `colour`. alignment: `landmarks` (five landmarks on the usual places of a 112 × 112 face, scaled to the size) or `box`; empty:
+    `landmarks` for ONNX, `box` for InceptionResnetV1. margin: share of its size by which a box is widened on each side (alignment `box` alone).
     """
 
     size: int = 0

@@ -24,14 +24,20 @@ MODELS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 
+def place(reference: str) -> str:
+    """The reference as a path where it means DeepFace's own folder."""
+    return str(Path(os.environ.get("DEEPFACE_HOME") or Path.home()) / ".deepface" / "weights") if reference == HOME else reference
+
+
 def weights_folder(reference: str, base: Path, demo: Path | None) -> Path:
     """Where the weight files are looked for: the named folder, its `.deepface/weights`, or, for `deepface`, DeepFace's own place."""
-    home = Path(os.environ.get("DEEPFACE_HOME") or Path.home())
-    folder = home if reference == HOME else locate(reference, base, demo, fetch=False)
+    if reference == HOME:
+        return Path(place(reference))
+    folder = locate(reference, base, demo, fetch=False)
     if folder is None or not folder.is_dir():
         raise UserError(f"model {reference!r}: no such folder; expected the one that holds DeepFace's weight files, or `deepface` for DEEPFACE_HOME")
     inner = folder / ".deepface" / "weights"
-    return inner if inner.is_dir() or reference == HOME else folder
+    return inner if inner.is_dir() else folder
 
 
 def find(attribute: str, reference: str, base: Path, demo: Path | None) -> ModelFiles:

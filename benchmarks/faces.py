@@ -1,0 +1,159 @@
+"""Faces on real photographs: `python benchmarks/faces.py --onnx MODEL.onnx [--wikimel DIR] [--bare 300] [--pictures N] [--json OUT]`.
+
+speed: all pictures of the set through `faces` (MTCNN), then the found faces through `face_embedding` (the ONNX recogniser) and `object_clip` (a
+ViT-B/32 of random weights, as costly as a trained one), each by the whole of `pipeline.extract.main`; beside them the same models bare, on prepared
+input of `--bare` of the pictures in the same batches. The target is at most 1.2 × the bare model's time. match: `face_match` alone on the test
+mentions with a found face on both sides, the best entity with a face taken: among the candidate list, and among all of the KB.
+
+The recogniser's profile below is that of foamliu's MobileFaceNet (ImageNet mean and std).
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+BATCH = 32
+
+
+def write_profile(root: Path, recogniser: Path, clip: Path) -> Path:
+    path = root / "faces.yaml"
+    scaling = "mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]"
+    path.write_text(
+        f"features:\n  faces: {{model: package:facenet_pytorch/data}}\n  face_embedding: {{of: faces, model: '{recogniser}', {scaling}}}\n"
+        f"  face_clip: {{extractor: object_clip, of: faces, model: '{clip}'}}\n"
+    )
+    return path
+
+
+def extracted(root: Path, base: dict[str, Any], features: list[str], upstream: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """The result of one extraction of the mentions' and all the entities' pictures, and its seconds."""
+    from pipeline import extract
+
+    wants = [{"side": side, "feature": name, "view": view} for name in features for side, view in (("mention", "image"), ("entity", "images"))]
+    started = time.perf_counter()
+    done = extract.main({**base, "wants": wants, "upstream": upstream, "columns": str(root / "columns" / features[0])})
+    return done, time.perf_counter() - started
+
+
+def bare(profile: Path, dataset: Path, roots: dict[str, Path], count: int) -> dict[str, float]:
+    """Seconds per picture of each model alone, on prepared input, and of decoding alone."""
+    import torch
+
+    from pipeline import profile as profiles
+    from pipeline import units
+    from pipeline.extractors import build
+    from pipeline.images import Limits, decode
+
+    loaded = profiles.load(str(profile))
+    made = {name: build(loaded.feature(name), loaded.source, None) for name in loaded.features}
+    tables = units.read_tables(dataset)
+    columns = [units.image_column(tables["mention"], roots["mention"]), units.images_column(tables["entity"], roots["entity"])]
+    paths = sorted({source.path for column in columns for source in column.sources if source is not None})
+    paths = paths[:: max(1, len(paths) // count)][:count]
+    started = time.perf_counter()
+    images = [decode(Path(path).read_bytes(), Limits()) for path in paths]
+    seconds = {"decoding": (time.perf_counter() - started) / len(paths)}
+
+    def timed(name: str, items: list[Any]) -> list[Any]:
+        extractor = made[name]
+        extractor.load("cpu")
+        rows = []
+        with torch.inference_mode():
+            extractor(extractor.collate(items[:BATCH]))
+            started = time.perf_counter()
+            for start in range(0, len(items), BATCH):
+                found = extractor(extractor.collate(items[start : start + BATCH]))
+                rows += [{output: found[output][i] for output in found} for i in range(len(items[start : start + BATCH]))]
+            seconds[name] = (time.perf_counter() - started) / len(paths)
+        return rows
+
+    parents = timed("faces", [made["faces"].prepare(image) for image in images])
+    for name in ("face_embedding", "face_clip"):
+        timed(name, [item for image, parent in zip(images, parents, strict=True) for _, item in made[name].cut(image, parent)])
+    return seconds
+
+
+def match(root: Path, dataset: Path, result: dict[str, Any], cache: Path) -> dict[str, Any]:
+    """How often the entity with the best face match is the gold, on test."""
+    import pyarrow.parquet as parquet
+
+    from pipeline import candidates, pairs
+
+    candidates.build({"dataset": str(dataset), "out": str(root / "candidates.npz"), "k": 100})
+    mentions = parquet.read_table(dataset / "mentions.parquet", columns=["gold", "split"]).to_pydict()
+    gold, test = np.array(mentions["gold"]), np.array(mentions["split"]) == "test"
+    store = str(cache / result["features"]["face_embedding"]["store"])
+    inputs = [{**want, "store": store, "keys": result["columns"][".".join(want.values())]} for want in pairs.wants("face_match", ["face_embedding"])]
+
+    def values(ids: np.ndarray, name: str) -> np.ndarray:
+        np.savez(root / f"{name}.npz", ids=ids, scores=np.zeros(ids.shape, np.float32))
+        job = {"name": "face_match", "dataset": str(dataset), "candidates": str(root / f"{name}.npz"), "inputs": inputs, "out": str(root / f"match-{name}.npz")}
+        pairs.build(job)
+        with np.load(job["out"]) as saved:
+            return saved["values"]
+
+    own = values(np.where(test & (gold >= 0), gold, -1)[:, None].astype(np.int32), "gold")[:, 0]
+    both = np.flatnonzero(~np.isnan(own))
+    shown = parquet.read_table(dataset / "entities.parquet", columns=["image"])["image"].is_valid().to_numpy(zero_copy_only=False)
+    with np.load(root / "candidates.npz") as saved:
+        lists = saved["ids"]
+    everyone = np.full((len(gold), int(shown.sum())), -1, np.int32)
+    everyone[both] = np.flatnonzero(shown)
+    report: dict[str, Any] = {"mentions": len(both)}
+    for name, ids in (("candidates", lists), ("all of the KB", everyone)):
+        scores = values(ids, name.split()[0])[both]
+        right = own[both, None] >= scores
+        ties = (scores == own[both, None]).sum(1) > (ids[both] == gold[both, None]).sum(1)
+        best = (right | np.isnan(scores)).all(1) & ~ties & (ids[both] == gold[both, None]).any(1)
+        report |= {f"right, {name}": float(best.mean()), f"gold listed, {name}": float((ids[both] == gold[both, None]).any(1).mean())}
+    return report
+
+
+def main() -> None:
+    from extraction import write_clip
+
+    from pipeline.account import prepare
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--onnx", type=Path, required=True)
+    parser.add_argument("--wikimel", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data" / "wikimel")
+    parser.add_argument("--bare", type=int, default=300, help="pictures given to the bare models")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        profile = write_profile(root, options.onnx.absolute(), write_clip(root / "clip"))
+        account = prepare({"name": "wikimel", "data_dir": str(options.wikimel), "out": str(root / "prepared")})
+        roots = {side: Path(account[f"{side}_images"]) for side in ("mention", "entity")}
+        base = {
+            "profile": str(profile), "demo": None, "dataset": str(root / "prepared"), "mention_images": str(roots["mention"]),
+            "entity_images": str(roots["entity"]), "cache": str(root / "cache"), "memo": str(root / "memo"), "rates": str(root / "rates.json"),
+            "device": "cpu", "precision": "auto", "batch_size": BATCH, "shard_rows": 4096,
+        }  # fmt: skip
+        seconds = bare(profile, root / "prepared", roots, options.bare)
+        done, spent = extracted(root, base, ["faces"], {})
+        rows = done["features"]["faces"]["rows"]
+        lines = [("faces", rows, spent, seconds["faces"])]
+        upstream = {"features": {"faces": str(root / "cache" / done["features"]["faces"]["store"])}, "columns": done["columns"]}
+        crops, spent = extracted(root, base, ["face_embedding", "face_clip"], upstream)
+        lines.append(("face_embedding + object_clip", crops["features"]["face_embedding"]["rows"], spent, seconds["face_embedding"] + seconds["face_clip"]))
+        report: dict[str, Any] = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "bare decoding, images/s": 1 / seconds["decoding"]}
+        for label, count, taken, alone in lines:
+            report[label] = {"images": count, "images/s": count / taken, "bare model, images/s": 1 / alone, "ratio": taken / count / alone}
+        report["match"] = match(root, root / "prepared", crops, root / "cache")
+    print(json.dumps(report, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
