@@ -96,9 +96,9 @@ def match(root: Path, dataset: Path, result: dict[str, Any], cache: Path) -> dic
 
     def values(ids: np.ndarray, name: str) -> np.ndarray:
         np.savez(root / f"{name}.npz", ids=ids, scores=np.zeros(ids.shape, np.float32))
-        job = {"name": "face_match", "dataset": str(dataset), "candidates": str(root / f"{name}.npz"), "inputs": inputs, "out": str(root / f"match-{name}.npz")}
-        pairs.build(job)
-        with np.load(job["out"]) as saved:
+        job = {"name": "face_match", "dataset": str(dataset), "candidates": str(root / f"{name}.npz"), "inputs": inputs}
+        pairs.build(job | {"out": str(root / f"match-{name}.npz")})
+        with np.load(root / f"match-{name}.npz") as saved:
             return saved["values"]
 
     own = values(np.where(test & (gold >= 0), gold, -1)[:, None].astype(np.int32), "gold")[:, 0]
@@ -145,10 +145,11 @@ def main() -> None:
         lines = [("faces", rows, spent, seconds["faces"])]
         upstream = {"features": {"faces": str(root / "cache" / done["features"]["faces"]["store"])}, "columns": done["columns"]}
         crops, spent = extracted(root, base, ["face_embedding", "face_clip"], upstream)
-        lines.append(("face_embedding + object_clip", crops["features"]["face_embedding"]["rows"], spent, seconds["face_embedding"] + seconds["face_clip"]))
+        alone = seconds["face_embedding"] + seconds["face_clip"]
+        lines.append(("face_embedding + object_clip", crops["features"]["face_embedding"]["rows"], spent, alone))
         report: dict[str, Any] = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "bare decoding, images/s": 1 / seconds["decoding"]}
-        for label, count, taken, alone in lines:
-            report[label] = {"images": count, "images/s": count / taken, "bare model, images/s": 1 / alone, "ratio": taken / count / alone}
+        for label, count, taken, model in lines:
+            report[label] = {"images": count, "images/s": count / taken, "bare model, images/s": 1 / model, "ratio": taken / count / model}
         report["match"] = match(root, root / "prepared", crops, root / "cache")
     print(json.dumps(report, indent=1))
     if options.json:

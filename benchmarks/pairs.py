@@ -73,7 +73,10 @@ def main() -> None:
             "face_embedding": lambda side: {"vectors": (512, faces[side], "float16")},
         }  # fmt: skip
         for name in pairs.names():
-            inputs = [stored(folder / name, w["side"], w["feature"], w["view"], kinds[w["feature"]](w["side"]), counts[w["side"]]) for w in pairs.wants(name, kinds)]
+            inputs = [
+                stored(folder / name, want["side"], want["feature"], want["view"], kinds[want["feature"]](want["side"]), counts[want["side"]])
+                for want in pairs.wants(name, kinds)
+            ]
             job = {"name": name, "dataset": place, "candidates": str(folder / "candidates.npz"), "inputs": inputs, "out": str(folder / f"{name}.npz")}
             with PeakAnonymous() as before:
                 pass

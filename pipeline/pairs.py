@@ -89,11 +89,9 @@ def compute(job: Mapping[str, Any]) -> tuple[np.ndarray, tuple[str, ...]]:
     if name == "name_similarity":
         return name_similarity(mentions["phrase"].to_pylist(), entities["name"].to_pylist(), ids, job.get("workers", -1)), MEASURES
     if name == "object_relation":
-        sides = [
-            Objects(inputs.rows(side, "object_resnet", "vectors"), inputs.rows(side, "object_resnet", "box"), inputs.rows(side, "objects", "confidences"), most)
-            for side, most in ((_MENTION_IMAGE, MENTION_OBJECTS), (_ENTITY_IMAGE, ENTITY_OBJECTS))
-        ]
-        return object_relation(*sides, ids), ()
+        read = (("object_resnet", "vectors"), ("object_resnet", "box"), ("objects", "confidences"))
+        most = ((_MENTION_IMAGE, MENTION_OBJECTS), (_ENTITY_IMAGE, ENTITY_OBJECTS))
+        return object_relation(*(Objects(*(inputs.rows(side, *output) for output in read), number) for side, number in most), ids), ()
     ours, theirs = (inputs.rows(side, feature, outputs[0]) for side, feature, outputs in READS[name])
     return (face_match if name == "face_match" else cosines)(ours, theirs, ids), ()
 

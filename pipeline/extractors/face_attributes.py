@@ -60,9 +60,8 @@ class FaceAttributes(base.CropExtractor):
     @classmethod
     def find(cls, options: Options, base: Path, demo: Path | None, fetch: bool) -> dict[str, ModelFiles]:
         own = {name: options.classifiers[name] for name in options.attributes if name in options.classifiers}
-        return {
-            name: models.find(own[name], base, demo, fetch) if name in own else deepface.find(name, options.model, base, demo) for name in options.attributes
-        }
+        deep = {name: deepface.find(name, options.model, base, demo) for name in options.attributes if name not in own}
+        return deep | {name: models.find(reference, base, demo, fetch) for name, reference in own.items()}
 
     @classmethod
     def references(cls, options: Options) -> list[str]:
@@ -115,9 +114,10 @@ class FaceAttributes(base.CropExtractor):
 
     def __call__(self, batch: list[dict[str, np.ndarray]]) -> dict[str, list[np.ndarray | None]]:
         stacked = {name: np.stack([item[name] for item in batch]) for name in batch[0]}
-        rows = {
-            name: spared(lambda crops, name=name: self._find(name, crops), stacked.get(name, stacked.get("deepface"))) for name in self.options.attributes
-        }
+        rows = {}
+        for name in self.options.attributes:
+            crops = stacked[name] if name in self.classifiers else stacked["deepface"]
+            rows[name] = spared(lambda crops, name=name: self._find(name, crops), crops)
         failed = [any(rows[name][i] is None for name in rows) for i in range(len(batch))]
         return {name: [None if bad else row for row, bad in zip(values, failed, strict=True)] for name, values in rows.items()}
 

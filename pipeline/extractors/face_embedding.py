@@ -91,7 +91,8 @@ class FaceEmbedding(base.CropExtractor):
         told: dict[str, Any] = {"size": self.size, "alignment": self.alignment}
         told |= {"template": TEMPLATE.tolist()} if self.alignment == "landmarks" else {"margin": float(options.margin)}
         if self.onnx:
-            told |= {"colour": options.colour, "scale": float(options.scale), "mean": [float(v) for v in options.mean], "std": [float(v) for v in options.std]}
+            told |= {"colour": options.colour, "scale": float(options.scale)}
+            told |= {"mean": [float(value) for value in options.mean], "std": [float(value) for value in options.std]}
         return told
 
     def cut(self, image: Any, parent: Mapping[str, np.ndarray]) -> list[tuple[int, Any]]:

@@ -123,7 +123,9 @@ class IdentityInception(Identity):
     @classmethod
     def find(cls, options: Options, base: Path, demo: Path | None, fetch: bool) -> tuple[ModelFiles, Path]:
         scheme = options.labels.partition(":")[0]
-        named = [models.locate(options.labels, base, demo, fetch=False)] if scheme in ("demo", "package") else [Path(options.labels).expanduser(), base / options.labels]
+        named: list[Path | None] = [Path(options.labels).expanduser(), base / options.labels]
+        if scheme in ("demo", "package"):
+            named = [models.locate(options.labels, base, demo, fetch=False)]
         place = next((place for place in named if place is not None and place.is_file()), None)
         if place is None:
             raise UserError(f"labels {options.labels!r}: no such file; set `labels:` in the profile to a file with one name per class, a line each")

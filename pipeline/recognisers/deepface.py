@@ -46,7 +46,8 @@ def find(attribute: str, reference: str, base: Path, demo: Path | None) -> Model
     path = folder / MODELS[attribute][1]
     if not path.is_file():
         raise UserError(
-            f"model {reference!r}: {path.name} (DeepFace's {attribute}) is not in {folder}; download it from the releases of deepface_models and put it there"
+            f"model {reference!r}: {path.name} (DeepFace's {attribute}) is not in {folder}; "
+            "download it from the releases of deepface_models and put it there"
         )
     return ModelFiles(reference, folder, "deepface", {"model": MODELS[attribute][0]}, (path,), ())
 

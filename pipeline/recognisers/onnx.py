@@ -61,7 +61,8 @@ class Recogniser:
         shapes = ", ".join(f"{entry.name} {entry.shape} {entry.type}" for entry in inputs)
         shape = inputs[0].shape if inputs else []
         if len(inputs) != 1 or len(shape) != 4 or 3 not in (shape[1], shape[3]) or inputs[0].type not in ("tensor(float)", "tensor(float16)"):
-            raise self._refuse(f"takes {shapes or 'nothing'}", "expected one input of float pictures, (batch, 3, height, width) or (batch, height, width, 3)")
+            wanted = "expected one input of float pictures, (batch, 3, height, width) or (batch, height, width, 3)"
+            raise self._refuse(f"takes {shapes or 'nothing'}", wanted)
         return inputs[0]
 
     @property
