@@ -11,6 +11,7 @@ from typing import Any
 
 from cache.errors import UserError
 from cache.files import inside, read_json
+from pipeline import zoo
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 _CONFIGS = {"open_clip": "open_clip_config.json", "torchvision": "torchvision.json", "yolo": "yolo.json", "transformers": "config.json"}
@@ -104,6 +105,9 @@ def _from_hub(reference: str, fetch: bool) -> Path | None:
 
 def find(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> ModelFiles:
     """The files behind `reference`, fetched if need be. Raises `UserError` where the folder lacks a configuration or weights."""
+    if reference.startswith(zoo.SCHEME):
+        config, file = zoo.find(reference, fetch)
+        return ModelFiles(reference, file.parent, "torchvision", config, (file,), ())
     folder = locate(reference, base, demo, fetch)
     if folder is None and not reference.startswith("demo:"):
         raise UserError(f"model {reference!r} is not on this machine")
@@ -117,9 +121,13 @@ def find(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> M
     config = read_json(folder / _CONFIGS[library])
     if not isinstance(config, dict):
         raise UserError(f"model {reference!r}: {folder / _CONFIGS[library]} is not a JSON object; save the model again with its library")
+    if library == "torchvision" and "weights" in config:
+        config = zoo.completed(config, f"model {reference!r}: torchvision.json")
     if "auto_map" in config:
         raise UserError(f"model {reference!r} brings code of its own (auto_map), which is never executed; choose a model that {library} itself implements")
     first = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if first is None and library == "torchvision" and len(found := list(folder.glob("*.pth"))) == 1:
+        first = found[0]  # under the name it was downloaded by
     if first is None:
         raise UserError(f"model {reference!r}: no weights in {folder} (looked for {', '.join(_WEIGHTS)}); download or save the model again")
     weights = [first]

@@ -32,7 +32,7 @@ def _items(extractor: Extractor) -> list[Any]:
 def probe(extractor: Extractor) -> dict[str, list[float]]:
     """The loaded model's outputs for the fixed input: the first values of each, scaled to unit length."""
     values = {}
-    for name, rows in extractor(extractor.collate(_items(extractor))).items():
+    for name, rows in extractor.probe(extractor.collate(_items(extractor))).items():
         flat = np.asarray([] if rows[0] is None else rows[0], np.float32).ravel()[:KEPT]
         values[name] = [round(float(value), 5) for value in flat / (np.linalg.norm(flat) + 1e-12)]
     return values

@@ -213,3 +213,75 @@ def deepface_weights(folder: Path, seed: int = 0, attributes: tuple[str, ...] = 
         }
         torch.save(state, folder / file)
     return folder
+
+
+def faster_rcnn(folder: Path, seed: int = 0) -> Path:
+    sizes = {"min_size": 64, "max_size": 96, "rpn_pre_nms_top_n_test": 50, "rpn_post_nms_top_n_test": 20}
+    return torchvision_detector(folder, seed, "fasterrcnn_mobilenet_v3_large_320_fpn", **sizes)
+
+
+def torchvision_detector(folder: Path, seed: int, architecture: str, **kwargs) -> Path:
+    """A whole detector of torchvision's, random but not blind: its batch norms have seen pictures, its class scores are spread over (0, 1)."""
+    import torchvision
+
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    kwargs = {"num_classes": 4, **kwargs}
+    model = torchvision.models.get_model(architecture, weights=None, weights_backbone=None, **kwargs).eval()
+    pictures = [torch.rand(3, 64, 64).pow(3) for _ in range(2)]
+    classes = [module for name, module in model.named_modules() if name.endswith(("cls_score", "cls_logits")) or ".classification_head.module_list." in name]
+    classes = [module for module in classes if hasattr(module, "weight") and "BatchNorm" not in type(module).__name__]
+
+    def spread(module, inputs):
+        module.weight.normal_(0, 2 / (float(inputs[0].std()) + 1e-6) / module.weight[0].numel() ** 0.5)
+        if module.bias is not None:
+            module.bias.zero_()
+
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.train().momentum = 0.5
+        for _ in range(4):
+            model.backbone(torch.stack(pictures))
+        model.eval()
+        handles = [module.register_forward_pre_hook(spread) for module in classes]
+        model(pictures)
+        for handle in handles:
+            handle.remove()
+    torch.save(model.state_dict(), folder / "model.pth")
+    config = {"architecture": architecture, "kwargs": kwargs, "categories": ["__background__", "person", "ship", "tower"]}
+    (folder / "torchvision.json").write_text(json.dumps(config))
+    return folder
+
+
+def mtcnn(folder: Path, seed: int = 0) -> Path:
+    """The weights that come with facenet-pytorch; another seed disturbs them."""
+    import facenet_pytorch
+
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted((Path(facenet_pytorch.__file__).parent / "data").glob("*.pt")):
+        state = torch.load(file, weights_only=True)
+        torch.save({name: value + seed * 1e-3 * torch.randn_like(value) for name, value in state.items()}, folder / file.name)
+    return folder
+
+
+def vgg(folder: Path, seed: int = 0) -> Path:
+    """A whole VGG-11. Its large tensors are overlapping windows of a few numbers, so that the file of half a gigabyte takes a few kilobytes."""
+    from torchvision.models import vgg11
+
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in vgg11(num_classes=2).state_dict().items()}
+    state = {}
+    for name, shape in shapes.items():
+        inner = shape[1:].numel()
+        if len(shape) == 1:
+            state[name] = torch.zeros(shape)
+        else:
+            few = torch.randn(inner + shape[0]) * (2 / inner) ** 0.5
+            state[name] = few.as_strided((shape[0], inner), (1, 1)).as_strided(shape, (1, *torch.empty(shape[1:], device="meta").stride()))
+    torch.save(state, folder / "vgg11-0123abcd.pth")
+    (folder / "torchvision.json").write_text(json.dumps({"architecture": "vgg11", "kwargs": {"num_classes": 2}, "preprocess": {"crop_size": 32}}))
+    return folder

@@ -47,6 +47,16 @@ def found(made, images):
         return made([made.prepare(image) for image in images])
 
 
+def same(rows, expected, atol):
+    """Equal but for the order of boxes whose confidences differ by a rounding."""
+    boxes, confidences, labels = rows
+    assert len(boxes) == len(expected[0])
+    np.testing.assert_allclose(confidences, np.sort(expected[1])[::-1], atol=1e-4)
+    ours, theirs = (np.concatenate([boxes, 1e4 * labels[:, None]], 1) for boxes, labels in ((boxes, labels), (expected[0], expected[2])))
+    apart = np.abs(ours[:, None] - theirs[None]).max(-1)  # (ours, theirs)
+    assert not len(boxes) or max(apart.min(0).max(), apart.min(1).max()) < atol
+
+
 def test_boxes_are_clipped_boxes_without_area_dropped_and_the_best_come_first():
     boxes = [[-5, -5, 4, 4], [20, 1, 30, 5], [2, 2, 2, 8], [1, 1, 3, 12], [0, 0, 9, 9]]
     kept, confidences, labels = tidy((10, 10), 2, boxes, np.array([0.3, 0.99, 0.98, 0.4, 0.3]), np.arange(5))
@@ -70,13 +80,12 @@ def test_yolo_finds_what_ultralytics_itself_finds(tmp_path, make):
     reference = YOLO(checkpoints.yolo_pickled(tmp_path / "reference"))
     images = [photograph("bus.jpg"), photograph("zidane.jpg"), *(noise(*size) for size in ODD)]
     counts = []
-    for image, (boxes, confidences, labels) in zip(images, found(made, images), strict=True):
+    for image in images:
+        rows = found(made, [image])[0]
         expected = reference.predict(np.asarray(image)[..., ::-1], imgsz=64, conf=0.25, device="cpu", verbose=False)[0].boxes
         with_area = ((expected.xyxy[:, 2:] - expected.xyxy[:, :2]) > 0).all(1)
-        np.testing.assert_allclose(boxes, expected.xyxy[with_area], atol=0.01 * max(image.size) / 64)
-        np.testing.assert_allclose(confidences, expected.conf[with_area], atol=1e-4)
-        np.testing.assert_array_equal(labels, expected.cls[with_area])
-        counts.append(len(boxes))
+        same(rows, [values[with_area].numpy() for values in (expected.xyxy, expected.conf, expected.cls)], atol=0.01 * max(image.size) / 64)
+        counts.append(len(rows[0]))
     assert max(counts) > 5 and len(set(counts)) > 2, "the random detector must tell pictures apart for this to mean anything"
 
 
@@ -196,3 +205,80 @@ def test_ultralytics_imported_in_another_mode_before_is_refused(tmp_path):
     environment.pop("ULTRALYTICS_SAFE_LOAD", None)
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode != 0 and "ULTRALYTICS_SAFE_LOAD=1" in done.stderr
+
+
+def test_torchvision_finds_what_it_finds_itself(tmp_path):
+    import torchvision
+    from pipeline.detectors.torchvision import Detector
+
+    images = [noise(90, 60), noise(61, 100), noise(90, 62, 1), photograph("zidane.jpg"), noise(1, 1)]
+    for architecture in ("fasterrcnn_resnet50_fpn", "ssdlite320_mobilenet_v3_large", "retinanet_resnet50_fpn"):
+        sizes = {"min_size": 64, "max_size": 96} if "resnet50" in architecture else {}
+        folder = checkpoints.torchvision_detector(tmp_path / architecture, 0, architecture, **sizes)
+        made = Detector(yolo.find(str(folder), Path("."), None, False), 300, 0.1, None, None)
+        made.load("cpu")
+        reference = torchvision.models.get_model(architecture, weights=None, weights_backbone=None, num_classes=4, **sizes).eval()
+        reference.load_state_dict(torch.load(folder / "model.pth", weights_only=True))
+        heads = getattr(reference, "roi_heads", reference)
+        heads.score_thresh, heads.detections_per_img = 0.1, 300
+        counts = []
+        for image in images:
+            rows = found(made, [image])[0]
+            with torch.inference_mode():
+                expected = reference([torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255])[0]
+            same(rows, [expected[name].numpy() for name in ("boxes", "scores", "labels")], atol=2e-5 * max(image.size) + 1e-3)
+            counts.append(len(rows[0]))
+        assert max(counts) > 5, architecture
+
+
+def test_a_picture_too_thin_for_torchvisions_scale_has_no_objects_and_spoils_no_batch(tmp_path):
+    from pipeline.detectors.torchvision import Detector
+
+    files = yolo.find(str(checkpoints.faster_rcnn(tmp_path / "model")), Path("."), None, False)
+    made = Detector(files, 5, 0.0, 0.5, 48)
+    made.load("cpu")
+    thin, plain = found(made, [noise(1, 700), noise(60, 40)])
+    assert [len(part) for part in thin] == [0, 0, 0] and len(plain[0]) == 5
+    assert made.names() == ["__background__", "person", "ship", "tower"]
+    (files.folder / "torchvision.json").write_text(json.dumps({**files.config, "categories": ["a", "b"]}))
+    with pytest.raises(UserError, match="has 2 categories, expected 4"):
+        Detector(yolo.find(str(files.folder), Path("."), None, False), 5, 0.0, None, None).load("cpu")
+
+
+def test_a_torchvision_description_that_is_no_detector_ends_in_one_line(tmp_path):
+    from pipeline.detectors.torchvision import Detector
+
+    folder = checkpoints.faster_rcnn(tmp_path / "model")
+    config = json.loads((folder / "torchvision.json").read_text())
+    for change, said in [({"architecture": "resnet50"}, "no torchvision detector"), ({"kwargs": {"num_classes": "many"}}, "describes no"), ({"kwargs": {}}, "categories")]:
+        (folder / "torchvision.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(UserError, match=said) as error:
+            Detector(yolo.find(str(folder), Path("."), None, False), 5, 0.0, None, None).load("cpu")
+        assert "\n" not in str(error.value)
+
+
+def test_torchvisions_own_weights_are_found_by_name_and_a_missing_file_is_named_with_its_place(tmp_path, monkeypatch):
+    """Offline: the file's place is torchvision's own, and no connection is tried."""
+    import socket
+
+    from pipeline.models import find
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("a connection was tried"))
+    place = tmp_path / "hub" / "checkpoints" / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
+    with pytest.raises(UserError, match="fasterrcnn_resnet50_fpn_coco-258fb6c6.pth is not there.*HF_HUB_OFFLINE") as error:
+        find("torchvision:fasterrcnn_resnet50_fpn", Path("."), None)
+    assert "\n" not in str(error.value) and str(place) in str(error.value)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"")
+    by_name = find("torchvision:fasterrcnn_resnet50_fpn@COCO_V1", Path("."), None)
+    assert by_name.weights == (place,) and by_name.config["categories"][1] == "person" and by_name.config["batch_norm_eps"] == 0
+    folder = tmp_path / "copied"
+    folder.mkdir()
+    shutil.copy(place, folder)
+    (folder / "torchvision.json").write_text(json.dumps({"architecture": "fasterrcnn_resnet50_fpn", "weights": "COCO_V1"}))
+    assert find(str(folder), Path("."), None).architecture() == by_name.architecture(), "the same file by path is the same model"
+    for reference, said in [("torchvision:resnet51", "resnet50"), ("torchvision:vgg16@COCO_V1", "IMAGENET1K_V1"), ("torchvision:vgg16", "vgg16-397923af.pth")]:
+        with pytest.raises(UserError, match=said):
+            find(reference, Path("."), None)

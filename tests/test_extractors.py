@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 from test_crops import CASES as CROPS
+from test_detectors import photograph
 
 from cache.errors import UserError
 from pipeline.extractors import build, names
 from pipeline.extractors.base import TextExtractor
+from pipeline.probe import TOLERANCE, probe
 from pipeline.profile import Feature
 
 CASES = [
@@ -27,7 +29,16 @@ CASES = [
     ("image_pooled", checkpoints.hf_resnet),
     ("image_patches", checkpoints.vit),
     ("image_patches", checkpoints.hf_vit),
+    ("image_vgg", checkpoints.vgg),
+    ("clip_layers_text", checkpoints.open_clip_model),
+    ("clip_layers_text", checkpoints.hf_clip),
+    ("clip_layers_image", checkpoints.open_clip_model),
+    ("clip_layers_image", checkpoints.hf_clip),
+    ("objects", checkpoints.yolo),
+    ("objects", checkpoints.faster_rcnn),
+    ("faces", checkpoints.mtcnn),
 ]
+WEIGHTS = (".safetensors", ".pth", ".pt", ".onnx")
 TEXTS = ["Powers [SEP] Powers with Noel Harrison", "a ship", "the old man of the red city in green (1912)", "a"]
 
 
@@ -60,7 +71,10 @@ def pictures(count=3):
 
 def call(made, units):
     with torch.inference_mode():
-        return made(units if isinstance(made, TextExtractor) else np.stack([made.prepare(image) for image in units]))
+        if isinstance(made, TextExtractor):
+            return made(units)
+        items = [made.prepare(image) for image in units]
+        return made(made.collate(items))
 
 
 def test_every_extractor_there_is_has_a_case_here():
@@ -70,17 +84,35 @@ def test_every_extractor_there_is_has_a_case_here():
 @pytest.mark.parametrize(("name", "make"), CASES)
 def test_rows_have_the_declared_shapes_and_do_not_depend_on_their_batch(saved, name, make):
     made = loaded(name, saved(make))
-    units = TEXTS if made.reads == "text" else pictures()
+    units = TEXTS if made.reads == "text" else [photograph(n).reduce(4) for n in ("bus.jpg", "zidane.jpg")] if name == "faces" else pictures()
     together = call(made, units)
     assert list(together) == list(made.writes)
     for output in made.writes.values():
         for row, unit in enumerate(units):
             values = np.asarray(together[output.name][row])
-            length = (made.count([unit])[0],) if output.ragged else ()
+            length = values.shape[:1] if output.ragged else ()
             assert values.shape == (*length, *output.shape)
-            assert np.isfinite(values).all() and (output.dtype == "int32" or values.std() > 0)
+            assert made.reads != "text" or not output.ragged or length == (made.count([unit])[0],)
+            assert np.isfinite(values).all() and (output.dtype == "int32" or values.size < 2 or values.std() > 0)
             alone = np.asarray(call(made, [unit])[output.name][0])
-            np.testing.assert_allclose(values, alone, atol=2e-5)
+            np.testing.assert_allclose(values, alone, atol=1e-3 if output.name in ("boxes", "landmarks") else 2e-5)  # these are pixels
+        assert not output.ragged or sum(len(values) for values in together[output.name]) > 0
+
+
+@pytest.mark.parametrize(("name", "make"), CASES)
+def test_a_library_whose_numbers_changed_shows_in_the_probe(saved, name, make):
+    """Also of a detector that finds nothing in the probe's picture."""
+    made = loaded(name, saved(make))
+    with torch.inference_mode():
+        kept = probe(made)
+        assert probe(made) == kept and sum(len(values) for values in kept.values()) > 3
+        if list(made.writes) == ["ids"]:
+            return  # token ids come from the tokenizer alone
+        model = getattr(made, "detector", made).model
+        for parameter in model.parameters():
+            parameter.mul_(torch.rand_like(parameter))
+        changed = probe(made)
+    assert any(np.abs(np.subtract(changed[output], values)).max() > TOLERANCE for output, values in kept.items() if output != "offsets")
 
 
 @pytest.mark.parametrize(("name", "make"), CASES)
@@ -144,6 +176,68 @@ def test_the_grid_is_written_on_request_only_and_its_mean_is_the_pooled_vector(s
     assert list(extractor("image_pooled", saved(make)).writes) == ["pooled"]
 
 
+@pytest.mark.parametrize("make", [checkpoints.open_clip_model, checkpoints.hf_clip])
+@pytest.mark.parametrize("block", [0, 1])
+def test_the_remaining_blocks_turn_cached_layer_states_into_the_models_own_output(saved, make, block):
+    """What DSMIP does with them: image states and token ids (or text states) go through the rest of the tower."""
+    folder = saved(make)
+    images, texts = pictures(), TEXTS[1:]
+    states = torch.tensor(call(loaded("clip_layers_image", folder, block=block), images)["states"])
+    texts_made = loaded("clip_layers_text", folder, block=block, outputs=["ids", "states"])
+    text_rows = call(texts_made, texts)
+    whole_image, whole_text = call(loaded("clip_image", folder), images)["tokens"], call(loaded("clip_text", folder), texts)["tokens"]
+    model = texts_made.model
+    with torch.inference_mode():
+        if make is checkpoints.open_clip_model:
+            for layer in model.visual.transformer.resblocks[block:]:
+                states = layer(states)
+        else:
+            for layer in model.vision_model.encoder.layers[block:]:
+                states = layer(states, None)
+        np.testing.assert_allclose(states, whole_image, atol=1e-5)
+        for ids, row, whole in zip(text_rows["ids"], text_rows["states"], whole_text, strict=True):
+            row, causal = torch.tensor(row)[None], torch.full((len(ids), len(ids)), -torch.inf).triu(1)
+            if make is checkpoints.open_clip_model:
+                if block == 0:
+                    np.testing.assert_allclose(row[0], model.token_embedding(torch.tensor(ids)) + model.positional_embedding[: len(ids)], atol=1e-6)
+                for layer in model.transformer.resblocks[block:]:
+                    row = layer(row, attn_mask=causal)
+                row = model.ln_final(row)
+            else:
+                if block == 0:
+                    np.testing.assert_allclose(row, model.text_model.embeddings(torch.tensor(ids)[None]), atol=1e-6)
+                for layer in model.text_model.encoder.layers[block:]:
+                    row = layer(row, causal[None, None])
+                row = model.text_model.final_layer_norm(row)
+            np.testing.assert_allclose(row[0], whole, atol=1e-5)
+
+
+def test_token_ids_stand_for_the_states_before_the_first_block_and_a_block_that_is_not_there_is_refused(saved):
+    folder = saved(checkpoints.open_clip_model)
+    assert list(extractor("clip_layers_text", folder).writes) == ["ids"]
+    assert list(extractor("clip_layers_text", folder, block=1).writes) == ["states"]
+    limits = {"max_pixels": 1, "max_bytes": 1}
+    for name in ("clip_layers_text", "clip_layers_image"):
+        assert extractor(name, folder).spec(None, limits) != extractor(name, folder, block=1).spec(None, limits)
+        for block in (-1, 2, True, "0"):
+            with pytest.raises(UserError, match="from 0 to 1"):
+                extractor(name, folder, block=block)
+
+
+def test_vgg_features_are_the_layers_before_its_classes(saved):
+    made = loaded("image_vgg", saved(checkpoints.vgg))
+    images = pictures()
+    fc7 = call(made, images)["pooled"]
+    assert fc7.shape == (3, 4096) and (fc7 >= 0).all()
+    with torch.inference_mode():
+        pixels = made.normalised(np.stack([made.prepare(image) for image in images]), made.preprocess.mean, made.preprocess.std)
+        np.testing.assert_allclose(made.model.classifier[6](torch.tensor(fc7)), made.model(pixels), atol=1e-4)
+        made.options = type(made.options)(made.options.model, layer="fc6")
+        np.testing.assert_allclose(made.model.classifier[3:5](torch.tensor(call(made, images)["pooled"])), fc7, atol=1e-4)
+    with pytest.raises(UserError, match="fc6"):
+        extractor("image_vgg", saved(checkpoints.vgg), layer="fc8")
+
+
 @pytest.mark.parametrize(("name", "make"), CASES[:3])
 def test_a_text_that_does_not_fit_is_refused_not_truncated(saved, name, make):
     made = loaded(name, saved(make), max_tokens=16)
@@ -189,7 +283,7 @@ def test_torch_files_of_plain_tensors_are_read(saved, tmp_path):
 @pytest.mark.parametrize(("name", "make"), CASES)
 def test_damaged_weights_end_in_one_line(saved, tmp_path, name, make):
     folder = shutil.copytree(saved(make), tmp_path / "model")
-    weights = next(folder.glob("*.safetensors"))
+    weights = next(path for path in folder.iterdir() if path.suffix in WEIGHTS)
     weights.write_bytes(weights.read_bytes()[:500])
     with pytest.raises(UserError) as error:
         loaded(name, folder)
@@ -215,7 +309,10 @@ def test_a_model_with_code_of_its_own_is_refused(saved, tmp_path):
         extractor("text_tokens", folder)
 
 
-@pytest.mark.parametrize(("name", "make"), [("clip_text", checkpoints.bert), ("image_pooled", checkpoints.vit), ("image_patches", checkpoints.resnet)])
+@pytest.mark.parametrize(("name", "make"), [
+    ("clip_text", checkpoints.bert), ("image_pooled", checkpoints.vit), ("image_patches", checkpoints.resnet), ("image_vgg", checkpoints.resnet),
+    ("image_vgg", checkpoints.hf_resnet), ("image_pooled", checkpoints.faster_rcnn), ("clip_layers_image", checkpoints.vit),
+])  # fmt: skip
 def test_a_model_of_another_kind_is_refused(saved, name, make):
     with pytest.raises(UserError):
         extractor(name, saved(make)).writes  # noqa: B018

@@ -99,10 +99,8 @@ def load(files: ModelFiles) -> tuple[Any, list[str], int]:
     where = f"model {files.reference!r}"
     if files.library == "ultralytics":
         model, size = _load_pickled(tasks, files)
-    elif files.library == "yolo":
-        model, size = _load_folder(tasks, files)
     else:
-        raise UserError(f"{where}: {files.folder} holds no YOLO model; a folder with {CONFIG} or an ultralytics .pt file is expected")
+        model, size = _load_folder(tasks, files)
     if type(model) is not tasks.DetectionModel or type(model.model[-1]).__name__ not in ("Detect", "v10Detect"):
         raise UserError(f"{where} is ultralytics' {type(model).__name__}, expected a detection model (task `detect`); choose such a checkpoint")
     names = [str(model.names[number]) for number in sorted(model.names)]
@@ -111,13 +109,19 @@ def load(files: ModelFiles) -> tuple[Any, list[str], int]:
     return model.eval(), names, size
 
 
-def _load_folder(tasks: ModuleType, files: ModelFiles) -> tuple[Any, int]:
+def _described(files: ModelFiles) -> tuple[dict[str, Any], list[str], int]:
+    """Architecture, class names and picture size that `yolo.json` states."""
     config, where = files.config, f"model {files.reference!r}: {CONFIG}"
     architecture, names, size = config.get("architecture"), config.get("names"), config.get("image_size", IMAGE_SIZE)
     if not isinstance(architecture, dict) or not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"{where} lacks `architecture` (the content of an ultralytics model yaml) or `names` (a list); save the model again")
     if not isinstance(size, int) or not 32 <= size <= 4096:
         raise UserError(f"{where}: image_size is {size!r}, expected a whole number from 32 to 4096")
+    return architecture, names, size
+
+
+def _load_folder(tasks: ModuleType, files: ModelFiles) -> tuple[Any, int]:
+    architecture, names, size = _described(files)
     state = models.load_state_dict(files.weights[0], files.reference)
     try:
         model = tasks.DetectionModel(copy.deepcopy(architecture), ch=architecture.get("channels", 3), nc=len(names), verbose=False)
@@ -152,17 +156,23 @@ class Detector:
 
     def __init__(self, files: ModelFiles, k: int, min_confidence: float, iou: float | None, image_size: int | None) -> None:
         self.files, self.k, self.min_confidence, self.iou, self.image_size = files, k, min_confidence, IOU if iou is None else iou, image_size
+        self._names: list[str] | None = None
+        if files.library not in ("yolo", "ultralytics"):
+            raise UserError(
+                f"model {files.reference!r}: {files.folder} holds no detector; a folder with {CONFIG} or torchvision.json, or an ultralytics .pt file is expected"
+            )
 
     def names(self) -> list[str]:
-        """Class names. Read from `yolo.json`; of a `.pt` the file is loaded for them."""
-        names = self.files.config.get("names") if self.files.library == "yolo" else None
-        return list(names) if isinstance(names, list) else load(self.files)[1]
+        """Class names. Of a `.pt` the whole file is loaded for them."""
+        if self._names is None:
+            self._names = _described(self.files)[1] if self.files.library == "yolo" else load(self.files)[1]
+        return self._names
 
     def preprocessing(self) -> dict[str, Any]:
         return {"image_size": self.image_size, "min_confidence": self.min_confidence, "iou": self.iou}
 
     def load(self, device: str) -> None:
-        model, _, size = load(self.files)
+        model, self._names, size = load(self.files)
         self.device, self.model = device, model.fuse(verbose=False).to(device)
         self.model.set_head_attr(max_det=max(MOST, self.k))
         self.stride = int(max(self.model.stride.max().item(), 32))
@@ -175,6 +185,19 @@ class Detector:
 
         return LetterBox((self.size, self.size), auto=True, stride=self.stride)(image=np.asarray(image)), image.size
 
+    def _pixels(self, letterboxes: Sequence[np.ndarray]) -> Any:
+        import torch
+
+        return torch.from_numpy(np.stack(letterboxes)).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+
+    def inside(self, item: tuple[np.ndarray, tuple[int, int]]) -> np.ndarray:
+        """Means over all places of what the model predicts, found or not: (4 + classes,), or (6,) where the model suppresses overlaps itself."""
+        import torch
+
+        with torch.autocast(self.device.partition(":")[0], enabled=False):
+            predictions = self.model(self._pixels([item[0]]))[0][0]
+        return predictions.mean(0 if self.model.end2end else 1).cpu().numpy()
+
     def __call__(self, items: Sequence[tuple[np.ndarray, tuple[int, int]]], only: int | None = None) -> list[tuple[np.ndarray, ...]]:
         """Per picture boxes (n, 4) float32 in its own pixels, confidences (n,) float32 and labels (n,) int32, best first. only: one class's number."""
         import torch
@@ -182,7 +205,7 @@ class Detector:
 
         found: list[Any] = [None] * len(items)
         for group in alike([pixels.shape for pixels, _ in items], PIXELS):
-            pixels = torch.from_numpy(np.stack([items[position][0] for position in group])).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+            pixels = self._pixels([items[position][0] for position in group])
             with torch.autocast(self.device.partition(":")[0], enabled=False):  # half precision would move boxes by pixels
                 predictions = self.model(pixels)
                 # Without a time limit: with one, what is found would depend on the machine and on the batch.

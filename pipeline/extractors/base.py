@@ -139,6 +139,10 @@ class Extractor(ABC):
     def __call__(self, batch: Any) -> dict[str, Sequence[Row] | np.ndarray]:
         """Rows of each written output for a batch: a list of strings, or collated pictures as `prepare` gives them."""
 
+    def probe(self, batch: Any) -> dict[str, Any]:
+        """What is kept of the fixed input's output, see `pipeline.probe`. An extractor that may find nothing there gives numbers from inside its model."""
+        return self(batch)
+
 
 class TextExtractor(Extractor):
     """Reads strings. The view has cut them to `max_tokens`; what does not fit is refused, never truncated."""

@@ -1,5 +1,6 @@
 """Loading CLIP checkpoints of open_clip and of transformers: one model behind the text and the image feature."""
 
+from collections.abc import Callable
 from typing import Any
 
 from cache.errors import UserError
@@ -49,3 +50,33 @@ def widths(files: ModelFiles) -> dict[str, int]:
         "text": text.get("hidden_size", 512), "vision": vision.get("hidden_size", 768), "projection": config.get("projection_dim", 512),
         "context": text.get("max_position_embeddings", 77), "patches": (size // patch) ** 2, "image_size": size,
     }
+
+
+def check_block(files: ModelFiles, tower: str, block: int) -> None:
+    """Raises `UserError` unless `tower` (`text` or `vision`) has a transformer block of that number."""
+    if files.library == "open_clip":
+        layers = files.config["model_cfg"].get(f"{tower}_cfg", {}).get("layers", 12)
+    else:
+        layers = files.config.get(f"{tower}_config", {}).get("num_hidden_layers", 12)
+    if type(block) is not int or not 0 <= block < layers:
+        raise UserError(f"model {files.reference!r}: block is {block!r}, expected a whole number from 0 to {layers - 1} (its {tower} tower's blocks)")
+
+
+class _Reached(Exception):
+    """The states that were waited for."""
+
+
+def entering(block: Any, run: Callable[[], Any]) -> Any:
+    """The states that enter the module `block` while `run` runs, which goes no further."""
+
+    def stop(module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        raise _Reached(inputs[0] if inputs else named["hidden_states"])
+
+    handle = block.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        run()
+    except _Reached as reached:
+        return reached.args[0]
+    finally:
+        handle.remove()
+    raise RuntimeError("the block was never reached")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -64,18 +65,24 @@ class ClipText(base.TextExtractor):
     def load(self, device: str) -> None:
         self.model, self.device = clip.load(self.files, device), device
 
-    def __call__(self, batch: Sequence[str]) -> dict[str, Sequence[base.Row] | np.ndarray]:
+    def encoded(self, batch: Sequence[str]) -> tuple[list[list[int]], Any]:
+        """Token ids of each string, and the same padded to one (b, L) tensor on the device. Raises `UserError` for a string that does not fit."""
         import torch
 
         ids = self._ids(batch)
         lengths = [len(row) for row in ids]
         self.refuse_long(batch, lengths)
-        width = base.padded_length(max(lengths), self.widths["context"])
-        end = torch.tensor(lengths, device=self.device) - 1
-        tokens = torch.zeros(len(ids), width, dtype=torch.long)
+        tokens = torch.zeros(len(ids), base.padded_length(max(lengths), self.widths["context"]), dtype=torch.long)
         for row, values in zip(tokens, ids, strict=True):
             row[: len(values)] = torch.tensor(values)
-        tokens = tokens.to(self.device)
+        return ids, tokens.to(self.device)
+
+    def __call__(self, batch: Sequence[str]) -> dict[str, Sequence[base.Row] | np.ndarray]:
+        import torch
+
+        ids, tokens = self.encoded(batch)
+        lengths, width = [len(row) for row in ids], tokens.shape[1]
+        end = torch.tensor(lengths, device=self.device) - 1
         rows_index = torch.arange(len(ids), device=self.device)
         if self.files.library == "open_clip":
             # encode_text of open_clip on a prefix of the context: attention is causal, so what follows the end token changes nothing.

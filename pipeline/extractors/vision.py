@@ -22,6 +22,8 @@ def torchvision_model(files: ModelFiles) -> Any:
             return zoo.ResNet(**{**kwargs, "block": {"BasicBlock": BasicBlock, "Bottleneck": Bottleneck}[kwargs["block"]]})
         if name == "VisionTransformer":
             return zoo.VisionTransformer(**kwargs)
+        if name not in zoo.list_models(module=zoo):  # detectors and their like, whose builders fetch a backbone unasked
+            raise ValueError("no backbone of that name")
         return zoo.get_model(name, weights=None, **kwargs)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"model {files.reference!r}: torchvision.json describes no torchvision model: {name!r} {kwargs!r} ({error})") from None

@@ -1,0 +1,47 @@
+"""`clip_layers_image`: the states that enter a chosen block of a CLIP image tower."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache.identity import Output
+from pipeline.extractors import base, clip
+from pipeline.extractors.clip_image import ClipImage
+
+
+@dataclass(frozen=True)
+class Options(base.Options):
+    """block: number of the transformer block, from 0: its states are the embedded patches after `ln_pre`, where DSMIP's prompts go in."""
+
+    block: int = 0
+
+
+class ClipLayersImage(ClipImage):
+    """states (P + 1, width): class token, then patches, as they enter the block."""
+
+    VERSION = 1
+    Options = Options
+
+    def __init__(self, options, files) -> None:
+        super().__init__(options, files)
+        clip.check_block(files, "vision", options.block)
+
+    def possible(self) -> dict[str, Output]:
+        return {"states": Output("states", (self.widths["patches"] + 1, self.widths["vision"]))}
+
+    def preprocessing(self) -> dict:
+        return {**super().preprocessing(), "block": self.options.block}
+
+    def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        pixels = self.normalised(batch, self.preprocess.mean, self.preprocess.std)
+        if self.files.library == "open_clip":
+            tower = self.model.visual
+            states = clip.entering(tower.transformer.resblocks[self.options.block], lambda: tower(pixels))
+            states = states if tower.transformer.batch_first else states.transpose(0, 1)
+        else:
+            tower = self.model.vision_model
+            states = clip.entering(tower.encoder.layers[self.options.block], lambda: tower(pixel_values=pixels))
+        return {"states": base.to_array(states)}
+
+
+extractor = ClipLayersImage

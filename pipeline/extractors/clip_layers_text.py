@@ -1,0 +1,58 @@
+"""`clip_layers_text`: the states that enter a chosen block of a CLIP text tower; before the first block the token ids say all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache.identity import Output
+from pipeline.extractors import base, clip, clip_text
+
+
+@dataclass(frozen=True)
+class Options(clip_text.Options):
+    """block: number of the transformer block, from 0: its states are token embeddings plus positions, so token ids are written instead."""
+
+    block: int = 0
+
+
+class ClipLayersText(clip_text.ClipText):
+    """ids (L,) int32: from the start to the end token · states (L, width): as they enter the block. Usual: ids for block 0, states for a later one."""
+
+    VERSION = 1
+    Options = Options
+
+    def __init__(self, options, files) -> None:
+        super().__init__(options, files)
+        clip.check_block(files, "text", options.block)
+
+    def possible(self) -> dict[str, Output]:
+        outputs = [Output("ids", (), "int32", ragged=True), Output("states", (self.widths["text"],), ragged=True)]
+        return {output.name: output for output in outputs}
+
+    def usual(self) -> tuple[str, ...]:
+        return ("states",) if self.options.block else ("ids",)
+
+    def preprocessing(self) -> dict:
+        return {**super().preprocessing(), "block": self.options.block}
+
+    def __call__(self, batch: Sequence[str]) -> dict[str, list[np.ndarray]]:
+        ids, tokens = self.encoded(batch)
+        rows = {"ids": [np.array(row, np.int32) for row in ids]}
+        if "states" in self.writes:
+            width = tokens.shape[1]
+            if self.files.library == "open_clip":
+                tower = getattr(self.model, "text", self.model)
+                embedded = tower.token_embedding(tokens) + tower.positional_embedding[:width]
+                blocks, batch_first = tower.transformer.resblocks, tower.transformer.batch_first
+                states = clip.entering(blocks[self.options.block], lambda: tower.transformer(embedded, attn_mask=tower.attn_mask[:width, :width]))
+                states = states if batch_first else states.transpose(0, 1)
+            else:
+                # Attention is causal: what follows the end token changes nothing before it, so no mask is needed.
+                tower = self.model.text_model
+                states = clip.entering(tower.encoder.layers[self.options.block], lambda: tower(input_ids=tokens))
+            rows["states"] = base.to_rows(states, [len(row) for row in ids])
+        return {name: rows[name] for name in self.writes}
+
+
+extractor = ClipLayersText
