@@ -3,13 +3,14 @@
     python benchmarks/drin_step.py [--threads 2] [--device cpu] [--candidates 10 25 50 100 200] [--json OUT]
 
 Synthetic features in memory, every candidate a different entity (the worst case); the four kinds of edges, one pair in ten without. A step is
-encoding, graph, loss, gradients and Adam. Each number of candidates is measured in a process of its own: the median of --repeats steps after two, and
-the growth of peak memory over what features and head take. Both should grow linearly: ms and MB per candidate are printed. Under a minute.
+encoding, graph, loss, gradients and Adam. Each number of candidates is measured in a process of its own: the median of --repeats steps after two, by
+the clock and by the process's CPU time (of all threads; what is left to trust where others share the cores), and the growth of peak memory over what
+features and head take. What a candidate more adds should stay the same from row to row. Under a minute on idle cores.
 """
 
 import argparse
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,9 @@ from heads.device import autocast, pick_device, pick_precision
 from heads.training import make_optimizer
 
 TOKENS, TEXT, IMAGE = 24, 768, 2048
+# glibc maps arrays over 32 MB anew each time: above 160 candidates that costs as much as the arithmetic, and is no property of the head.
+HEAP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
+GROWTH = (("cpu_seconds", 1000), ("mb", 1))
 SHAPES = {"text.pooled": (TEXT,), "text.tokens": (TEXT,), "text.offsets": (2,), "image.pooled": (IMAGE,), **{f"pairs.{name}": () for name in RELATIONS.values()}}
 
 
@@ -56,10 +60,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     lists = torch.arange(b * r, device=device).view(b, r)
     pairs = {name: torch.rand(b, r, device=device).masked_fill(torch.rand(b, r, device=device) < 0.1, torch.nan) for name in RELATIONS.values()}
     batch = Batch(rows(b, device, True), rows(b * r, device, False), lists[:, 0].clone(), lists, pairs)
-    before = _memory(device)
-    seconds = []
+    before = _memory(device, fresh=True)
+    seconds, busy = [], []
     for _ in range(options.repeats + 2):
-        started = time.perf_counter()
+        started, started_busy = time.perf_counter(), time.process_time()
         with autocast(device, precision):
             loss, _ = head.loss(batch)
         optimizer.zero_grad(set_to_none=True)
@@ -67,12 +71,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         optimizer.step()
         synchronise(device)
         seconds.append(time.perf_counter() - started)
-    return {"candidates": r, "seconds": statistics.median(seconds[2:]), "mb": (_memory(device) - before) / 1e6}
+        busy.append(time.process_time() - started_busy)
+    return {"candidates": r, "seconds": statistics.median(seconds[2:]), "cpu_seconds": statistics.median(busy[2:]), "mb": (_memory(device) - before) / 1e6}
 
 
-def _memory(device: torch.device) -> int:
-    """Bytes at the peak so far."""
-    return torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _memory(device: torch.device, fresh: bool = False) -> int:
+    """Bytes at the peak so far; fresh: the peak starts here."""
+    if device.type == "cuda":
+        if fresh:
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated()
+    if fresh:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark is set to what is resident now
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def main() -> None:
@@ -89,13 +101,15 @@ def main() -> None:
         print(json.dumps(measure(options)))
         return
     results = []
-    print(f"{machine(pick_device(options.device))}\n\n| candidates | step, ms | ms per candidate | memory, MB | MB per candidate |\n|---|---|---|---|---|")
+    print(f"{machine(pick_device(options.device))}\n\n| candidates | step, ms | CPU, ms | memory, MB | CPU ms per candidate more | MB per candidate more |")
+    print("|---|---|---|---|---|---|")
     for count in options.candidates:
-        command = [sys.executable, __file__, "--one", str(count), "--threads", str(options.threads), "--device", options.device, "--repeats", str(options.repeats)]
-        result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        command = [sys.executable, __file__, "--one", str(count), "--threads", str(options.threads), "--device", options.device]
+        made = subprocess.run([*command, "--repeats", str(options.repeats)], capture_output=True, text=True, check=True, env={**os.environ, **HEAP})
+        result = json.loads(made.stdout)
+        more = [f"{scale * (result[key] - results[-1][key]) / (count - results[-1]['candidates']):.2f}" if results else "" for key, scale in GROWTH]
         results.append(result)
-        ms, mb = result["seconds"] * 1000, result["mb"]
-        print(f"| {count} | {ms:.0f} | {ms / count:.2f} | {mb:.0f} | {mb / count:.2f} |", flush=True)
+        print(f"| {count} | {1000 * result['seconds']:.0f} | {1000 * result['cpu_seconds']:.0f} | {result['mb']:.0f} | {' | '.join(more)} |", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"machine": machine(pick_device(options.device)), "steps": results}, indent=1) + "\n")
 
