@@ -1,0 +1,114 @@
+"""How a server is asked: at what rate, how often again, how long to wait, how much to read."""
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+from cache.errors import PassingError
+
+T = TypeVar("T")
+PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+
+
+@dataclass(frozen=True)
+class Patience:
+    """tries: of one request. first: seconds before the second, doubled each time up to `most`. longest: the longest wait a server may ask for.
+    timeout: seconds without a byte. whole: seconds for one answer. bytes: most of one answer.
+    """
+
+    tries: int = 5
+    first: float = 1.0
+    most: float = 60.0
+    longest: float = 300.0
+    timeout: float = 30.0
+    whole: float = 300.0
+    bytes: int = 8 << 20
+
+
+class Again(Exception):
+    """A request failed in a way that may pass. after: seconds the server asked to wait, None where it did not say."""
+
+    def __init__(self, reason: str, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class TooLarge(Exception):
+    """An answer has more bytes than are read."""
+
+
+class GivenUp(PassingError):
+    """A request failed as often as is tried."""
+
+
+class Pace:
+    """At most `rate` requests a second (0: no limit) over all threads, and none while a server asked to wait."""
+
+    def __init__(self, rate: float) -> None:
+        self.gap = 1 / rate if rate > 0 else 0.0
+        self._next, self._guard = 0.0, threading.Lock()
+
+    def wait(self) -> None:
+        with self._guard:
+            start = max(self._next, time.monotonic())
+            self._next = start + self.gap
+        time.sleep(max(0.0, start - time.monotonic()))
+
+    def hold(self, seconds: float) -> None:
+        """No request for `seconds` from now."""
+        with self._guard:
+            self._next = max(self._next, time.monotonic() + seconds)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds of a `Retry-After` header, given as a number or as a date; None where there is none or it makes no sense."""
+    value = headers.get("retry-after", "").strip()
+    try:
+        seconds = float(value) if value[:1].isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def persist(request: Callable[[], T], pace: Pace, patience: Patience, stop: threading.Event | None = None) -> T:
+    """`request()`, again where it raises `Again`; the wait before holds for every thread, since it is the server that is in trouble.
+
+    Raises `GivenUp` when all tries are used, when `stop` is set, or when the server asks for too long a wait.
+    """
+    for attempt in range(patience.tries):
+        pace.wait()
+        try:
+            return request()
+        except Again as again:
+            reason = str(again)
+            wait = min(patience.most, patience.first * 2**attempt) * random.uniform(0.5, 1.0) if again.after is None else again.after
+            if wait > patience.longest:
+                raise GivenUp(f"{reason}; the server asks to wait {wait:,.0f} s; run the same command again then") from None
+        if attempt + 1 < patience.tries:
+            if stop is not None and stop.wait(0):
+                break
+            pace.hold(wait)
+    raise GivenUp(f"{reason} ({patience.tries} tries)")
+
+
+def read(chunks: Iterable[bytes], patience: Patience, started: float) -> bytes:
+    """The whole of an answer. Raises `TooLarge` past `patience.bytes`, `Again` past `patience.whole` seconds since `started` (monotonic)."""
+    parts, size = [], 0
+    for chunk in chunks:
+        parts.append(chunk)
+        size += len(chunk)
+        if size > patience.bytes:
+            raise TooLarge(f"an answer of more than {patience.bytes:,} bytes")
+        if time.monotonic() - started > patience.whole:
+            raise Again(f"an answer that was not whole after {patience.whole:g} s")
+    return b"".join(parts)
+
+
+def brief(value: Any, limit: int = 160) -> str:
+    """What a server said, for a message: one line, printable, short."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(str(value).split()))[:limit]

@@ -1,0 +1,94 @@
+"""What a language model is asked about an entity, in up to two rounds, and how its answers are taken."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cache.errors import UserError, nearest
+from pipeline.enhance.text import describe
+
+# DWE+, section 3.2. The paper asks this of every entity, whatever its type.
+INSTRUCTION = "You are a helpful assistant designed to give a comprehensive introduction about people."
+QUESTION = "Who is this one? {name}"
+AGAIN = "{static} Please provide more detailed information."
+FIELDS = ("name", "type", "attributes", "static")
+
+_REFUSAL = re.compile(
+    r"\b(?:i(?: a|’|')?m (?:very |so |really )?sorry|i apologi[sz]e|sorry),? (?:but )?i(?: can(?:no|')?t| am (?:not able|unable)|'m (?:not able|unable)| won't)\b"
+    r"(?! (?:find|locate|identify|recogni[sz]e|determine))"
+    r"|\bi (?:can(?:not|'t)|am (?:not able|unable) to|'m (?:not able|unable) to|won't|must decline to) "
+    r"(?:help|assist|comply|fulfil|fulfill|discuss|share|engage|answer|continue|provide (?:personal|private|sensitive))"
+    r"|\b(?:against|violates?) (?:my|our|the) (?:guidelines|policy|policies|programming)"
+)
+_UNKNOWN = re.compile(
+    r"\bi (?:do not|don't|did not|didn't) (?:currently |actually |really )?(?:have|know|find|recogni[sz]e|possess)\b"
+    r"|\bi(?:'m| am) (?:not (?:aware|familiar|sure|certain|able to (?:find|identify|provide|determine|locate|recogni[sz]e))|unable to|unfamiliar|unaware)\b"
+    r"|\bi (?:cannot|can't|could not|couldn't) (?:find|identify|locate|determine|provide|recogni[sz]e|give|verify|confirm)\b"
+    r"|\b(?:there is|there's|there are|i have|i found) (?:no|not enough|insufficient|very little|limited) (?:\w+[ -]){0,4}?(?:information|details|records?|data)\b"
+    r"|\bno (?:\w+ ){0,4}?(?:information|records?|details) (?:about|on|regarding|available|could be found|is available|was found)\b"
+    r"|\b(?:could|can|would) you (?:please |kindly )?(?:provide|give|share|tell|clarify|specify)\b|\bplease (?:provide|give|share|clarify|specify)\b"
+    r"|\bwithout (?:any |some )?(?:more|further|additional|specific) (?:\w+ ){0,2}?(?:information|context|details)\b"
+    r"|\b(?:is|appears to be|may be|might be|seems to be) a private (?:individual|person|citizen)\b"
+    r"|\bnot (?:a )?(?:widely|well|publicly)[ -](?:known|recogni[sz]ed)\b|\bdifficult to (?:provide|give|determine|identify)\b"
+    r"|\bas an ai\b|\b(?:it's|it is) (?:unclear|not clear) (?:who|what|which)\b|\bthere (?:are|may be|could be) (?:many|several|multiple|numerous) \w+ (?:named|with (?:the|that|this) name)\b"
+)
+LOOKED_AT = 400  # characters: who does not know says so at once; further on such words belong to the person described
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The instruction and the two questions; `{name}`, `{type}`, `{attributes}` and `{static}` stand for what is known of the entity."""
+
+    instruction: str = INSTRUCTION
+    question: str = QUESTION
+    again: str = AGAIN
+
+    def __post_init__(self) -> None:
+        for option, text in (("--instruction", self.instruction), ("--question", self.question), ("--question-again", self.again)):
+            for name in re.findall(r"\{(\w*)\}", text):
+                if name not in FIELDS:
+                    raise UserError(f"{option}: unknown field {{{name}}}{nearest(name, FIELDS)}")
+        if "{name}" not in self.question and "{attributes}" not in self.question:
+            raise UserError("--question: it names no entity; put {name} where the entity's name belongs")
+
+    def first(self, entity: Mapping[str, str]) -> list[dict[str, str]]:
+        """The conversation of the first round."""
+        system = [{"role": "system", "content": _filled(self.instruction, entity)}] if self.instruction.strip() else []
+        return [*system, {"role": "user", "content": _filled(self.question, entity)}]
+
+    def second(self, entity: Mapping[str, str], answer: str) -> list[dict[str, str]]:
+        """The conversation of the second round: the first with its answer, then what the entity's page says."""
+        return [*self.first(entity), {"role": "assistant", "content": answer}, {"role": "user", "content": _filled(self.again, entity)}]
+
+
+def _filled(text: str, entity: Mapping[str, str]) -> str:
+    return re.sub(r"\{(\w+)\}", lambda match: entity.get(match[1]) or "", text)
+
+
+def kind(text: str | None, finish: str) -> str:
+    """What an answer is: `described`, `unknown` (it says it does not know), `refused`, `empty`, `too long` (the question did not fit).
+
+    finish: the server's reason to end; `content_filter` and `refusal` are refusals whatever the text. Words are looked for in English.
+    """
+    if finish in ("content_filter", "refusal"):
+        return "refused"
+    if finish in ("too long", "no answer yet"):
+        return finish
+    text = _spoken(text or "")
+    if not any(c.isalnum() for c in text):
+        return "empty"
+    start = " ".join(text[:LOOKED_AT].lower().replace("’", "'").split())
+    if _REFUSAL.search(start):
+        return "refused"
+    return "unknown" if _UNKNOWN.search(start) else "described"
+
+
+def taken(text: str, max_chars: int) -> str:
+    """The description in an answer: plain text of at most `max_chars` characters, ended at a sentence."""
+    return describe(_spoken(text), None, max_chars)
+
+
+def _spoken(text: str) -> str:
+    """An answer without the reasoning that some models write in front of it."""
+    start, end = text.find("<think>"), text.rfind("</think>")
+    return text if end < 0 else text[: max(0, start)] + text[end + len("</think>") :]

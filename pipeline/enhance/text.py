@@ -1,0 +1,127 @@
+"""From a page or an answer to a short plain text: markup out, references out, the first paragraphs, cut at a sentence."""
+
+import html
+import re
+import unicodedata
+from html.parser import HTMLParser
+
+LONGEST = 200_000  # characters of a page that are looked at; its first paragraphs stand far before
+_TAGS = re.compile(r"</?[A-Za-z][^<>]{0,500}>")
+_REFERENCE = re.compile(r"<ref\b[^<>]{0,500}/>|<ref\b[^<>]{0,500}>.{0,5000}?</ref\s*>", re.S | re.I)
+_NOTE = re.compile(r"\[(?:\d{1,3}|[a-z]|(?:note|nb|lower-alpha|n) \d{1,3}|citation needed|update|clarification needed|who\?|when\?|edit)\]", re.I)
+_LINK = re.compile(r"\[\[(?:[^\[\]|]{0,300}\|)?([^\[\]|]{0,300})\]\]")
+_WEB_LINK = re.compile(r"\[https?://[^\s\]]{1,500}(?: ([^\]\[]{0,300}))?\]")
+_MARKDOWN_LINK = re.compile(r"\[([^\[\]]{1,300})\]\(https?://[^\s()]{1,500}\)")
+_EMPHASIS = re.compile(r"'{2,5}|\*{2,3}|__|(?<!\w)`{1,3}|`{1,3}(?!\w)")
+_HEADING = re.compile(r"={2,6}[^=\n]{1,200}={2,6}|#{1,6} .{0,200}")
+_BULLET = re.compile(r"(?:[-*•–]|\d{1,2}[.)]) +")
+_EMPTY_BRACKETS = re.compile(r"\s?\([\s,;:/–-]{0,20}\)")
+_BRACKET_START = re.compile(r"\([\s,;:]{1,20}(?=\S)")  # what stood first in the brackets was a template: a pronunciation, as a rule
+_SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]{0,2}(?=\s|$)")
+_KEPT = "\n\t\u200c\u200d"  # of the control and format characters; the joiners spell words in some scripts
+_ENDS = tuple(".!?:;…\"'”’)]。！？")
+
+
+def _without_blocks(text: str, opening: str, closing: str) -> str:
+    """`text` without everything between `opening` and its `closing`, nested or not; an unclosed block reaches to the end of its line."""
+    parts, depth, place = [], 0, 0
+    for match in re.finditer(f"{re.escape(opening)}|{re.escape(closing)}", text):
+        if match[0] == opening:
+            if depth == 0:
+                parts.append(text[place : match.start()])
+                place = match.start()
+            depth += 1
+        elif depth:
+            depth -= 1
+            if depth == 0:
+                place = match.end()
+    rest = text[place:]
+    if depth:
+        rest = rest[rest.find("\n") :] if "\n" in rest else ""
+    return "".join(parts) + rest
+
+
+def paragraphs(raw: str) -> list[str]:
+    """The paragraphs of a text as it comes (plain, wikitext, HTML fragments, Markdown) without markup, references, headings and spare blanks.
+
+    Lines that were broken in mid-sentence are joined. A heading after the first paragraph ends the text: what follows is no longer the introduction.
+    """
+    text = raw[:LONGEST].replace("\r\n", "\n").replace("\r", "\n")
+    text = _REFERENCE.sub("", _without_blocks(text, "<!--", "-->"))
+    text = _without_blocks(_without_blocks(text, "{{", "}}"), "{|", "|}")
+    text = html.unescape(_TAGS.sub("", text))
+    for pattern in (_MARKDOWN_LINK, _LINK, _WEB_LINK):
+        text = pattern.sub(lambda match: match[1] or "", text)
+    text = _BRACKET_START.sub("(", _EMPTY_BRACKETS.sub("", _EMPHASIS.sub("", _NOTE.sub("", text))))
+    text = unicodedata.normalize("NFC", "".join(c if c in _KEPT or not unicodedata.category(c).startswith("C") else "" for c in text))
+    found: list[list[str]] = []
+    fresh = True
+    for line in text.split("\n"):
+        line = re.sub(r"\s+", " ", line).strip()
+        if _HEADING.fullmatch(line):
+            if found:
+                break
+        elif line:
+            line = _BULLET.sub("", line, count=1) if _BULLET.match(line) else line
+            if fresh or found[-1][-1].endswith(_ENDS):
+                found.append([line])
+            else:
+                found[-1].append(line)
+            fresh = False
+            continue
+        fresh = True
+    return [paragraph for paragraph in map(" ".join, found) if any(c.isalnum() for c in paragraph)]
+
+
+def shorten(text: str, limit: int) -> str:
+    """At most `limit` characters: up to the last whole sentence if that keeps half of them, else the last whole word."""
+    if len(text) <= limit:
+        return text
+    end = next((match.end() for match in reversed(list(_SENTENCE_END.finditer(text, 0, limit))) if match.end() > limit // 2), 0)
+    if not end:
+        end = text.rfind(" ", 0, limit + 1)
+    return text[: end if end > 0 else limit].rstrip()
+
+
+def describe(raw: str, count: int | None, limit: int) -> str:
+    """The first `count` paragraphs (None: all) as one line of at most `limit` characters; empty where nothing readable is there."""
+    return shorten(" ".join(paragraphs(raw)[:count]), limit)
+
+
+class _Paragraphs(HTMLParser):
+    """Collects the text of `<p>` elements outside tables, notes and figures."""
+
+    SKIPPED = {"table", "style", "script", "sup", "figure", "figcaption", "aside", "noscript", "math"}
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.found: list[list[str]] = []
+        self.skipping: list[str] = []
+        self.inside = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in self.SKIPPED:
+            self.skipping.append(tag)
+        elif tag == "p" and not self.skipping:
+            self.inside = True
+            self.found.append([])
+        elif tag == "br" and self.inside:
+            self.found[-1].append(" ")
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.skipping and tag == self.skipping[-1]:
+            self.skipping.pop()
+        elif tag == "p":
+            self.inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.inside and not self.skipping:
+            self.found[-1].append(data)
+
+
+def html_text(page: str) -> str:
+    """The paragraphs of rendered HTML, one a line, for `paragraphs` to clean."""
+    parser = _Paragraphs()
+    parser.feed(page[: 5 * LONGEST])
+    parser.close()
+    return "\n\n".join(filter(None, (" ".join("".join(parts).split()) for parts in parser.found)))

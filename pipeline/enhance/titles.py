@@ -1,0 +1,23 @@
+"""Names of pages: QIDs, titles, and addresses that hold either."""
+
+import re
+import unicodedata
+from urllib.parse import unquote
+
+QID = re.compile(r"Q[1-9]\d{0,18}")
+_ADDRESS = re.compile(r"https?://[^/]+/(?:wiki|entity)/(?P<page>[^?#]+)", re.I)
+_NOT_IN_TITLES = re.compile(r"[#<>\[\]|{}\x00-\x1f\x7f]")
+
+
+def page_key(name: str) -> str:
+    """A QID or page title in one form: what stands behind /wiki/ or /entity/ in an address, percent-decoded, blanks for underscores, first letter large."""
+    name = name.strip()
+    address = _ADDRESS.match(name)
+    name = unquote(address["page"] if address else name)
+    name = " ".join(unicodedata.normalize("NFC", name).replace("_", " ").split())
+    return name[:1].upper() + name[1:]
+
+
+def possible(title: str) -> bool:
+    """Whether a wiki could have a page of this title (no reserved characters, at most 255 bytes, no relative path)."""
+    return bool(title) and not _NOT_IN_TITLES.search(title) and len(title.encode()) <= 255 and title not in (".", "..") and not title.startswith(":")
