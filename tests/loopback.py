@@ -55,7 +55,7 @@ class Server:
                 length = int(self.headers.get("content-length") or 0)
                 parts = urlsplit(self.path)
                 query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
-                seen = Seen(parts.path, query, dict(self.headers), json.loads(self.rfile.read(length)) if length else None, time.monotonic())
+                seen = Seen(parts.path, query, {name.title(): value for name, value in self.headers.items()}, json.loads(self.rfile.read(length)) if length else None, time.monotonic())
                 with outer._guard:
                     outer.seen.append(seen)
                     outer._now += 1

@@ -93,7 +93,9 @@ class RemoteModel:
                 model=self.identity, messages=conversation, **self._sent
             ) as response:
                 body = read(response.iter_bytes(), self.patience, started)
-        except openai.APIConnectionError as error:  # APITimeoutError is one
+        except _Status as status:
+            return self._refused(status)
+        except openai.APIConnectionError as error:  # a time-out is one; clients before version 3 wrap what a hook raises
             if isinstance(error.__cause__, _Status):
                 return self._refused(error.__cause__)
             raise Again(f"the model's server: {self._clear(type(error.__cause__ or error).__name__)}") from None

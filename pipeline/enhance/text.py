@@ -3,7 +3,6 @@
 import html
 import re
 import unicodedata
-from html.parser import HTMLParser
 
 LONGEST = 200_000  # characters of a page that are looked at; its first paragraphs stand far before
 _TAGS = re.compile(r"</?[A-Za-z][^<>]{0,500}>")
@@ -88,40 +87,31 @@ def describe(raw: str, count: int | None, limit: int) -> str:
     return shorten(" ".join(paragraphs(raw)[:count]), limit)
 
 
-class _Paragraphs(HTMLParser):
-    """Collects the text of `<p>` elements outside tables, notes and figures."""
-
-    SKIPPED = {"table", "style", "script", "sup", "figure", "figcaption", "aside", "noscript", "math"}
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.found: list[list[str]] = []
-        self.skipping: list[str] = []
-        self.inside = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in self.SKIPPED:
-            self.skipping.append(tag)
-        elif tag == "p" and not self.skipping:
-            self.inside = True
-            self.found.append([])
-        elif tag == "br" and self.inside:
-            self.found[-1].append(" ")
-
-    def handle_endtag(self, tag: str) -> None:
-        if self.skipping and tag == self.skipping[-1]:
-            self.skipping.pop()
-        elif tag == "p":
-            self.inside = False
-
-    def handle_data(self, data: str) -> None:
-        if self.inside and not self.skipping:
-            self.found[-1].append(data)
+_TOKEN = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)[^<>]*>|([^<]+|<)")
+_SKIPPED = {"table", "style", "script", "sup", "figure", "figcaption", "aside", "noscript", "math"}
 
 
 def html_text(page: str) -> str:
-    """The paragraphs of rendered HTML, one a line, for `paragraphs` to clean."""
-    parser = _Paragraphs()
-    parser.feed(page[: 5 * LONGEST])
-    parser.close()
-    return "\n\n".join(filter(None, (" ".join("".join(parts).split()) for parts in parser.found)))
+    """The paragraphs of a wiki's rendered HTML, outside tables, notes and figures, one a line, characters still escaped, for `paragraphs` to clean.
+
+    A tokeniser of one pass: the standard library's parser takes quadratic time over malformed pages.
+    """
+    found: list[list[str]] = []
+    skipping: list[str] = []
+    inside = False
+    for closing, name, data in _TOKEN.findall(_without_blocks(page[: 5 * LONGEST], "<!--", "-->")):
+        tag = name.lower()
+        if data:
+            if inside and not skipping:
+                found[-1].append(data)
+        elif tag in _SKIPPED:
+            if not closing:
+                skipping.append(tag)
+            elif tag in skipping[-1:]:
+                skipping.pop()
+        elif tag == "p":
+            inside = not closing and not skipping
+            found += [[]] if inside else []
+        elif tag == "br" and inside:
+            found[-1].append(" ")
+    return "\n\n".join(filter(None, (" ".join("".join(parts).split()) for parts in found)))

@@ -1,0 +1,246 @@
+"""Dynamic descriptions: two rounds, nothing asked twice, limits, a server that misbehaves, a key that is written nowhere, and a real small model."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from enhance_world import QUICK, dynamic_job, people, prepared, static_job, texts, without
+from loopback import Reply, completion, serving
+
+from cache.errors import PassingError, UserError
+from pipeline.enhance import dynamic, prompts, static
+
+ROOT = Path(__file__).resolve().parents[1]
+KEY = "sk-very-secret-0123456789abcdef"
+UNKNOWN = "I'm sorry, but I don't have any information about this person. Could you please provide more context?"
+
+MORE = " Please provide more detailed information."
+
+
+def persona(seen):
+    """A model that knows the people with an even number, refuses Person 5, and believes what it is told."""
+    messages = seen.body["messages"]
+    name = messages[1]["content"].removeprefix("Who is this one? ")
+    number = int(name.split()[-1]) if name.split()[-1].isdigit() else 0
+    if number == 5:
+        return Reply(completion("I'm sorry, but I can't assist with that."))
+    if len(messages) > 2:
+        assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"] and messages[2]["content"] == UNKNOWN
+        return Reply(completion(f"**{name}** is, as told: {messages[3]['content'].removesuffix(MORE)}"))
+    return Reply(completion(f"{name} is a well-known person." if number % 2 == 0 else UNKNOWN))
+
+
+@pytest.fixture
+def model(monkeypatch):
+    with serving(persona) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.address + "/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        yield server
+
+
+def with_statics(tmp_path, count, known=lambda number: number != 7):
+    data = prepared(tmp_path / "data", *people(count))
+    (tmp_path / "pages.jsonl").write_text("".join(json.dumps({"qid": q, "text": f"{name} lives in Red City."}) + "\n" for q, name in people(count) if known(int(q[1:]))))
+    static.main(static_job(data, pages=str(tmp_path / "pages.jsonl")))
+    return data
+
+
+def test_two_rounds_as_in_the_paper_and_everything_counted(tmp_path, model):
+    data = with_statics(tmp_path, 8)
+    report = dynamic.main(dynamic_job(data, rounds=2))
+    found = texts(data, "dynamic")
+    assert found["Q2"] == "Person 2 is a well-known person."
+    assert found["Q3"] == "Person 3 is, as told: Person 3 lives in Red City."
+    assert model.seen[-1].body["messages"][3]["content"].endswith(f" lives in Red City.{MORE}")
+    assert without(data, "dynamic") == {"Q5": "refused", "Q7": "the model does not know"}
+    assert report["first_round"] == {"described": 4, "refused": 1, "unknown": 3} and report["second_round"] == {"described": 2, "refused": 1}
+    assert report["calls"] == 11 == len(model.seen) and report["tokens_in"] == 220 and report["tokens_out"] == 110
+    first = model.seen[0]
+    assert first.path == "/v1/chat/completions" and first.headers["Authorization"] == f"Bearer {KEY}"
+    assert first.body["model"] == "small-model" and first.body["messages"][0] == {"role": "system", "content": prompts.INSTRUCTION}
+
+
+def test_nothing_is_asked_twice_and_a_changed_question_or_model_is(tmp_path, model):
+    data = with_statics(tmp_path, 8)
+    dynamic.main(dynamic_job(data, rounds=2))
+    files = {path.name: path.read_bytes() for path in data.iterdir()}
+    asked = len(model.seen)
+    report = dynamic.main(dynamic_job(data, rounds=2))
+    assert len(model.seen) == asked and report["calls"] == 0 and report["reused"] == 11
+    assert {path.name: path.read_bytes() for path in data.iterdir()} == files
+    dynamic.main(dynamic_job(data, rounds=2, max_chars=30))
+    assert len(model.seen) == asked, "how long the text may be changes no question"
+    dynamic.main(dynamic_job(data, llm="other-model"))
+    assert len(model.seen) == asked + 8
+    renamed = prepared(tmp_path / "renamed", *people(8), ("Q9", "Person 2"), ("Q10", "Person 10"))
+    dynamic.main(dynamic_job(renamed))
+    assert len(model.seen) == asked + 9, "one new name; the other entity's name was asked of before"
+
+
+def test_the_second_round_without_static_texts_names_the_command(tmp_path, model):
+    data = prepared(tmp_path / "data", *people(2))
+    with pytest.raises(UserError, match="luigi --module tasks EnhanceEntities --mode static"):
+        dynamic.main(dynamic_job(data, rounds=2))
+    assert not model.seen
+
+
+def test_calls_run_side_by_side_up_to_the_limit(tmp_path, model):
+    model.answer = lambda seen: Reply(completion("Somebody is a person."), wait=0.05)
+    dynamic.main(dynamic_job(prepared(tmp_path / "data", *people(24)), concurrency=3))
+    assert len(model.seen) == 24 and model.most == 3
+
+
+def test_limits_end_the_run_before_they_are_passed_and_the_same_command_goes_on(tmp_path, model):
+    data = prepared(tmp_path / "data", *people(20))
+    with pytest.raises(UserError, match=r"--max-calls 6 reached in the first round: 6 answered, 14 still open"):
+        dynamic.main(dynamic_job(data, limits={"max_calls": 6}))
+    assert len(model.seen) == 6
+    held = 50 + 4 + -(-len(prompts.INSTRUCTION) // 3) + 4 + 8
+    with pytest.raises(UserError, match="--max-tokens"):
+        dynamic.main(dynamic_job(data, limits={"max_tokens": held + 100}, concurrency=1))
+    assert len(model.seen) == 6 + 4, "30 real tokens each: three calls leave room for a fourth, four do not for a fifth"
+    with pytest.raises(UserError, match="--max-cost 0.001"):
+        dynamic.main(dynamic_job(data, limits={"max_cost": 0.001, "price_in": 1.0, "price_out": 10.0}, concurrency=1))
+    spent = len(model.seen) - 10
+    assert 0 < spent * (20 * 1.0 + 10 * 10.0) / 1e6 <= 0.001
+    report = dynamic.main(dynamic_job(data))
+    assert len(model.seen) == 20 and report["calls"] == 10 - spent
+    assert max(Counter(seen.body["messages"][1]["content"] for seen in model.seen).values()) == 1
+
+
+def test_a_dry_run_counts_calls_and_tokens_asks_nothing_and_needs_no_key(tmp_path, model, monkeypatch):
+    data = with_statics(tmp_path, 8)
+    dynamic.main(dynamic_job(prepared(tmp_path / "few", *people(2))))
+    before, asked = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}, len(model.seen)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    plan = dynamic.main(dynamic_job(data, rounds=2, dry=True))
+    assert plan["first_round_calls"] == 6 and plan["second_round_calls_at_most"] == 6, "Person 2 is known; Person 1 is not, Person 7 has no page"
+    assert plan["first_round_tokens_in"] > 6 * 20 and plan["first_round_tokens_out_at_most"] == 300
+    assert len(model.seen) == asked and {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_server_that_fails_limits_and_babbles_is_asked_again(tmp_path, model):
+    for number, trouble in enumerate((
+        [Reply({"error": {"message": "slow down", "code": "rate_limit_exceeded"}}, status=429, headers={"Retry-After": "0"})], [Reply(status=500), Reply(b"<html>", status=502)],
+        [Reply(b"not json"), Reply({"choices": []})], [Reply({"choices": [{"message": {"content": 7}}]})], [Reply(completion(None))], [Reply(wait=1.0)],
+        [Reply(completion("x" * 100), drip=0.05)], [Reply(completion("cut"), cut=True)], [Reply(b"[" * 100_000)],
+    )):  # fmt: skip
+        model.trouble, before = list(trouble), len(model.seen)
+        dynamic.main(dynamic_job(prepared(tmp_path / str(number), *people(1)), llm=f"model-{number}"))
+        assert len(model.seen) - before == len(trouble) + 1, trouble
+
+
+def test_retry_after_holds_all_threads_back(tmp_path, model):
+    model.trouble = [Reply(status=429, headers={"Retry-After": "1"})]
+    dynamic.main(dynamic_job(prepared(tmp_path / "data", *people(12)), concurrency=2))
+    late = [seen for seen in model.seen if seen.at - model.seen[0].at < 0.9]
+    assert len(late) <= 3, "those that were under way already"
+
+
+def test_a_dead_server_is_left_alone_and_what_was_answered_is_kept(tmp_path, model):
+    data, count = prepared(tmp_path / "data", *people(40)), [0]
+    guard = threading.Lock()
+
+    def dying(seen):
+        with guard:
+            count[0] += 1
+            return persona(seen) if count[0] <= 10 else Reply(status=503)
+
+    model.answer = dying
+    with pytest.raises(PassingError, match="30 questions of the first round are still open"):
+        dynamic.main(dynamic_job(data, concurrency=2))
+    assert len(model.seen) < 10 + 3 * 8
+    model.answer = persona
+    assert dynamic.main(dynamic_job(data))["calls"] == 30
+
+
+def test_one_question_that_always_fails_leaves_the_run_open_unless_it_is_allowed(tmp_path, model):
+    data = prepared(tmp_path / "data", *people(6))
+    model.answer = lambda seen: Reply(endless=True) if seen.body["messages"][1]["content"].endswith(" 4") else persona(seen)
+    with pytest.raises(PassingError, match="1 of 6 entities have no answer yet"):
+        dynamic.main(dynamic_job(data))
+    report = dynamic.main(dynamic_job(data, max_failed=1))
+    assert report["without"]["no answer yet"] == 1 and without(data, "dynamic")["Q4"] == "no answer yet"
+
+
+def test_refusals_of_the_server_itself_are_answers(tmp_path, model):
+    replies = {
+        "1": Reply(completion(None, "content_filter")), "2": Reply(completion(None, refusal="No.")), "3": Reply({"error": {"code": "content_filter", "message": "x"}}, status=400),
+        "4": Reply({"error": {"code": "context_length_exceeded", "message": "x"}}, status=400), "5": Reply(completion("")), "6": Reply(completion("Six is a person.")),
+    }  # fmt: skip
+    model.answer = lambda seen: replies[seen.body["messages"][1]["content"].split()[-1]]
+    data = prepared(tmp_path / "data", *people(6))
+    dynamic.main(dynamic_job(data))
+    assert texts(data, "dynamic") == {"Q6": "Six is a person."}
+    assert without(data, "dynamic") == {"Q1": "refused", "Q2": "refused", "Q3": "refused", "Q4": "question too long for the model", "Q5": "empty answer"}
+    assert len(model.seen) == 6
+
+
+def test_models_that_want_other_parameters_get_them(tmp_path, model):
+    def picky(seen):
+        for name in ("max_tokens", "temperature"):
+            if name in seen.body:
+                return Reply({"error": {"code": "unsupported_parameter", "param": name, "message": f"{name} is not supported"}}, status=400)
+        assert seen.body["max_completion_tokens"] == 50
+        return persona(seen)
+
+    model.answer = picky
+    assert dynamic.main(dynamic_job(prepared(tmp_path / "data", *people(4)), concurrency=1))["first_round"] == {"described": 2, "unknown": 2}
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (Reply({"error": {"message": f"Incorrect API key provided: {KEY}"}}, status=401), r"answers 401: Incorrect API key provided: \*\*\*; check OPENAI_API_KEY"),
+        (Reply({"error": {"message": "Incorrect API key provided: sk-ver***cdef."}}, status=401), r"provided: \*\*\*; check"),
+        (Reply({"error": {"message": "no such model"}}, status=404), "answers 404: no such model; check --llm small-model"),
+        (Reply({"error": {"code": "insufficient_quota", "message": "pay"}}, status=429), "nothing left to spend"),
+        (Reply(status=307, headers={"Location": "http://169.254.1.1/"}), "answers 307, a redirect"),
+        (Reply(status=400, endless=True), "answers 400; check"),
+        (Reply(b"\xff\xfe", status=400), "answers 400; check"),
+    ],
+)
+def test_what_the_user_must_mend_is_one_line_and_ends_the_run_at_once(tmp_path, model, reply, message):
+    model.answer = lambda _: reply
+    with pytest.raises(UserError, match=message) as error:
+        dynamic.main(dynamic_job(prepared(tmp_path / "data", *people(30)), concurrency=2))
+    assert len(model.seen) <= 4 and KEY not in str(error.value) and "cdef" not in str(error.value)
+
+
+def test_a_missing_key_address_or_model_is_one_line(tmp_path, model, monkeypatch):
+    data = prepared(tmp_path / "data", *people(1))
+    with pytest.raises(UserError, match="--llm: name the model"):
+        dynamic.main(dynamic_job(data, llm=""))
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://user:hidden@127.0.0.1/v1")
+    with pytest.raises(UserError, match="OPENAI_BASE_URL: an address with a user name") as error:
+        dynamic.main(dynamic_job(data))
+    assert "hidden" not in str(error.value)
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    with pytest.raises(UserError, match="OPENAI_BASE_URL is not set"):
+        dynamic.main(dynamic_job(data))
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
+        dynamic.main(dynamic_job(data))
+
+
+def test_two_processes_and_kills_at_every_answer_ask_nothing_twice_that_was_answered(tmp_path, model):
+    data = prepared(tmp_path / "data", *people(12))
+    job = json.dumps(dynamic_job(data, concurrency=1, patience={**QUICK, "timeout": 20.0}))
+    command = [sys.executable, "-c", "import json, sys; from pipeline.enhance import dynamic; dynamic.main(json.loads(sys.argv[1]))", job]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENAI_LOG": "debug"}
+    for _ in range(2):
+        done = subprocess.run(command, env={**environment, "MEL_FAULT": "after-answer:2"}, capture_output=True, check=False)
+        assert done.returncode == -9, done.stderr.decode()
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(2)]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    asked = Counter(seen.body["messages"][1]["content"] for seen in model.seen)
+    assert len(asked) == 12 and max(asked.values()) == 1
+    assert all(KEY.encode() not in text for text in said), "not even where the client logs all it does"
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or not any(secret in path.read_bytes() for secret in (KEY.encode(), model.address.encode()))
