@@ -14,6 +14,8 @@ from cache.errors import UserError
 from cache.files import write_atomic, write_json
 from linking import jobs
 from pipeline import child, profile, wants
+from pipeline.enhance import LOCAL, options, output
+from pipeline.enhance.options import Options
 from pipeline.task import Task, setting, stop
 
 
@@ -167,6 +169,79 @@ class _OnProfile(_OnDataset):
         return self.clone(DemoEncoders).place
 
 
+class EnhanceEntities(Options, _OnDataset):
+    """Writes a text per entity (--mode static: from its page; dynamic: by a language model), to be read by the text views of that name.
+
+    Leaves descriptions-<mode>.parquet, a report and the list of entities without a text beside the prepared dataset's tables.
+    """
+
+    profile = PrepareDataset.profile
+    device = _OnProfile.device
+    precision = _OnProfile.precision
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        try:
+            options.check(self)
+        except UserError as error:
+            stop(error)
+
+    @property
+    def resources(self) -> dict[str, int]:
+        return {"device": 1} if self.mode == "dynamic" and self.llm.startswith(LOCAL) else {}
+
+    def needs(self) -> list[Task]:
+        """The dataset; for a second round, the static texts if it is said where they come from (else those that are there are used)."""
+        first = self.mode == "dynamic" and self.rounds == 2 and (self.pages or self.wiki_api)
+        return [self.clone(PrepareDataset), *([self.clone(EnhanceEntities, mode="static")] if first else [])]
+
+    def brief(self) -> str:
+        return f" {self.mode}"
+
+    def request(self) -> dict[str, Any] | None:
+        prepared = self.clone(PrepareDataset).digest()
+        if prepared is None:
+            return None
+        own = {"dataset": prepared, "mode": self.mode}
+        if self.mode == "static":
+            return {**own, **options.static_request(self)}
+        static = self.paths.descriptions(self.dataset, prepared, "static")
+        if self.rounds == 1:
+            return {**own, **options.dynamic_request(self)}
+        if len(self.needs()) == 2 and not static.exists():
+            return None
+        return {**own, **options.dynamic_request(self), "static": output.stamp(static, "static")}
+
+    def receipt(self) -> dict[str, Any] | None:
+        """The standing receipt, unless other options have written the file since."""
+        receipt = super().receipt()
+        return receipt if receipt and output.content(self.folder(receipt["result"]["file"])) == receipt["result"]["sha256"] else None
+
+    def enhance(self, **more: Any) -> dict[str, Any]:
+        job = {"dataset": str(self.folder(self.clone(PrepareDataset).resolved()["folder"])), **more}
+        if self.mode == "static":
+            return child.run("pipeline.enhance.static:main", {**options.static_job(self, self.paths.answers), **job})
+        return child.run("pipeline.enhance.dynamic:main", {**options.dynamic_job(self, self.paths.answers, self.paths.memo, self.device, self.precision), **job})
+
+    def make(self) -> dict[str, Any]:
+        report = self.enhance()
+        file = self.paths.descriptions(self.dataset, self.clone(PrepareDataset).digest(), self.mode)
+        files = [file, file.with_suffix(".json"), file.with_name(f"{file.stem}-without.tsv")]
+        result = {name: value for name, value in report.items() if name not in output.RUN}
+        run = {name: report[name] for name in output.RUN if name in report}
+        return {"result": {**result, "file": self.paths.relative(file), "sha256": output.content(file)}, "files": files, "run": run}
+
+    def run(self) -> None:
+        super().run()
+        if self.dry_run and not self.done():
+            prepared = self.clone(PrepareDataset).done()
+            print(output.said(self.enhance(dry=True)) if prepared else "how much it would ask is known once PrepareDataset is done", flush=True)
+
+    def summary(self, receipt: dict[str, Any]) -> str:
+        run = {name: value for name, value in receipt["run"].items() if name in output.RUN}
+        return f"{output.said({**receipt['result'], **run})}\n{self.folder(receipt['result']['file'])}"
+
+
 class ExtractGroup(_OnProfile):
     """Extracts one group of features that are read together (one text feature, or all picture features): ExtractFeatures makes these."""
 
@@ -191,7 +266,8 @@ class ExtractGroup(_OnProfile):
         if prepared is None or not all(upstream):
             return None
         features = wants.request(self.profile_content, self.wants(), self.demo_encoders())
-        return {"dataset": prepared, "wants": self.wants(), "features": features, "upstream": upstream}
+        written = {mode: output.stamp(self.paths.descriptions(self.dataset, prepared, mode), mode) for mode in wants.enhanced(self.wants())}
+        return {"dataset": prepared, "wants": self.wants(), "features": features, "upstream": upstream, **({"descriptions": written} if written else {})}
 
     def job(self, **more: Any) -> dict[str, Any]:
         """The extraction job, as `pipeline.extract.main` takes it. Raises `UserError` while a group that this one reads is not extracted."""
@@ -214,7 +290,7 @@ class ExtractGroup(_OnProfile):
         made = child.run("pipeline.extract:main", self.job())
         columns = {name: self.paths.relative(Path(path)) for name, path in made["columns"].items()}
         named = self.profile if self.profile in profile.names() else str(Path(self.profile).absolute())
-        result = {"profile": named, "features": made["features"], "columns": columns, "cut": made["cut"]}
+        result = {"profile": named, "features": made["features"], "columns": columns, "cut": made["cut"], "without": made["without"]}
         return {"result": result, "files": [*made["columns"].values(), *made["shards"]], "run": made["run"]}
 
     def summary(self, receipt: dict[str, Any]) -> str:

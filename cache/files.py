@@ -150,7 +150,8 @@ _passed: Counter[str] = Counter()
 def fault_point(name: str) -> None:
     """Test aid: kill this process (SIGKILL) where the environment variable `MEL_FAULT` names this point, as `name` or `name:n` (n-th passing).
 
-    Points: `before-write`, `mid-write`, `before-link`, `after-link` of a shard, `before-receipt` of a task. Without the variable nothing happens.
+    Points: `before-write`, `mid-write`, `before-link`, `after-link` of a shard, `after-answer` of a wiki or language model, `before-receipt` of a
+    task. Without the variable nothing happens.
     """
     wanted, _, passing = os.environ.get("MEL_FAULT", "").partition(":")
     if wanted == name:

@@ -20,7 +20,7 @@ from pipeline.extractors.base import CropExtractor, DerivedOptions, Extractor, T
 from pipeline.images import Limits
 from pipeline.parents import KnowledgeBase, Parent
 from pipeline.runner import STEPS, Feature, Runner
-from pipeline.views import IMAGES
+from pipeline.views import IMAGES, enhanced
 
 MARGIN = 64 << 20  # bytes kept free on the cache's disk
 
@@ -42,7 +42,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     limits = Limits(**profile.limits)
     stores = {name: Store.open(Path(folder)) for name, folder in job.get("upstream", {}).get("features", {}).items()}
     roots = {"mention": Path(job["mention_images"]), "entity": Path(job["entity_images"])}
-    records = units.Records(units.read_tables(Path(job["dataset"])), roots, _parents(profile, job, stores))
+    records = units.Records(units.read_tables(Path(job["dataset"]), wants.enhanced(job["wants"])), roots, _parents(profile, job, stores))
     specs = {name: _spec(extractor, records, stores, limits, Path(job["memo"])) for name, extractor in extractors.items()}
     columns = {
         (want["side"], want["feature"], want["view"]): units.column(want["side"], want["view"], records, extractors[want["feature"]])
@@ -74,6 +74,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         "columns": {units.column_name(*want): str(path) for want, path in files.items()},
         "shards": [str(feature.store.folder / shard["name"]) for feature in features for shard in feature.store.shards_for(feature.wanted.keys)],
         "cut": {units.column_name(*want): column.cut for want, column in columns.items()},
+        "without": {units.column_name(*want): int((~column.present).sum()) for want, column in columns.items() if enhanced(want[0], want[2])},
         "run": {**account, "seconds": round(time.monotonic() - started, 3)},
     }
 

@@ -4,6 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+def descriptions(dataset: Path, mode: str, kind: str = ".parquet") -> Path:
+    """A file of the texts that `EnhanceEntities --mode MODE` leaves in a prepared dataset's folder."""
+    return dataset / f"descriptions-{mode}{kind}"
+
+
 @dataclass(frozen=True)
 class Paths:
     """The folders below one `--work-dir`. Nothing is created here."""
@@ -30,6 +35,15 @@ class Paths:
 
     def dataset(self, name: str, fingerprint: str) -> Path:
         return self.root / "datasets" / f"{name}-{fingerprint[:12]}"
+
+    def descriptions(self, name: str, fingerprint: str, mode: str) -> Path:
+        """The texts of a dataset's entities; mode: static or dynamic."""
+        return descriptions(self.dataset(name, fingerprint), mode)
+
+    @property
+    def answers(self) -> Path:
+        """What wikis and language models answered, for all datasets: what is in there is never asked again."""
+        return self.root / "answers"
 
     def demo(self, part: str, request: str) -> Path:
         return self.root / "demo" / f"{part}-{request[:12]}"

@@ -1,7 +1,7 @@
 """The units behind the wanted views: content keys per record and view, and what to read for each key."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from cache.errors import UserError
 from cache.files import write_atomic
 from cache.identity import KEY_BYTES, content_key
 from pipeline import views
+from pipeline.enhance import output
 from pipeline.extractors.base import Extractor, TextExtractor
 from pipeline.parents import Parent
 
@@ -98,7 +99,8 @@ def text_column(side: str, view: str, table: dict[str, list], extractor: TextExt
         spans = [(start, end) if start >= 0 else None for start, end in zip(table["start"], table["end"], strict=True)]
         texts: Sequence[views.Text | None] = views.mention_texts(view, table["phrase"], table["sentence"], spans, extractor.count, extractor.limit)
     else:
-        texts = views.entity_texts(view, table["name"], table["attributes"], table["description"], extractor.count, extractor.limit)
+        written = table.get(views.enhanced(side, view) or "", ())
+        texts = views.entity_texts(view, table["name"], table["attributes"], table["description"], extractor.count, extractor.limit, written)
     keys = [None if text is None else content_key("text", text.string) for text in texts]
     column = _column(keys, [text and text.string for text in texts])
     for row, text in enumerate(texts):
@@ -132,8 +134,11 @@ def part_column(pictures: Column | None, parent: Parent, reads: str) -> Column:
     return _column(keys, sources, parent.counts)
 
 
-def read_tables(dataset: Path) -> dict[str, dict[str, list]]:
-    """The prepared dataset's mentions and entities as columns of Python values."""
+def read_tables(dataset: Path, modes: Iterable[str] = ()) -> dict[str, dict[str, list]]:
+    """The prepared dataset's mentions and entities as columns of Python values.
+
+    modes: `static`, `dynamic` texts of the entities that are read with them, each a column of that name, empty where an entity has none.
+    """
     tables = {}
     for side, name in (("mention", "mentions"), ("entity", "entities")):
         path = dataset / f"{name}.parquet"
@@ -141,6 +146,9 @@ def read_tables(dataset: Path) -> dict[str, dict[str, list]]:
             tables[side] = parquet.read_table(path).to_pydict()
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}); delete that folder and run the command again") from None
+    for mode in modes:
+        written = output.read_texts(dataset, mode)
+        tables["entity"][mode] = [written.get(name, "") for name in tables["entity"]["id"]]
     return tables
 
 

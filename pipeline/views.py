@@ -23,7 +23,15 @@ ENTITY_TEXTS = {
     "name_sep_attributes": "{name} [SEP] {attributes}",
     "name_colon_attributes": "{name} : {attributes}",
     "name_sep_description": "{name} [SEP] {description}",
+    # DWE+, section 3: texts that EnhanceEntities wrote.
+    "static": "{static}",
+    "dynamic": "{dynamic}",
+    "name_sep_static": "{name} [SEP] {static}",
+    "name_sep_dynamic": "{name} [SEP] {dynamic}",
+    "name_colon_static": "{name} : {static}",
+    "name_colon_dynamic": "{name} : {dynamic}",
 }
+ENHANCED = ("static", "dynamic")
 # Texts made of what a feature found in the mention's picture, none or several per mention: view -> that feature.
 FROM_FEATURES = {"face_attributes": "face_attributes", "identities": "identity"}
 
@@ -42,6 +50,12 @@ class Text:
 def known(side: str) -> dict[str, str]:
     """Text views of a side: name -> template."""
     return MENTION_TEXTS if side == "mention" else ENTITY_TEXTS
+
+
+def enhanced(side: str, view: str) -> str | None:
+    """`static` or `dynamic` where the view holds a text that EnhanceEntities writes."""
+    form = ENTITY_TEXTS.get(view, "") if side == "entity" else ""
+    return next((mode for mode in ENHANCED if f"{{{mode}}}" in form), None)
 
 
 def template(side: str, view: str) -> str:
@@ -78,18 +92,27 @@ def mention_texts(view: str, phrases: Sequence[str], sentences: Sequence[str], s
     return texts
 
 
-def entity_texts(view: str, names: Sequence[str], attributes: Sequence[str], descriptions: Sequence[str], count: CountTokens, limit: int) -> list[Text | None]:
-    """The strings of an entity view, each cut at a word so that it has at most `limit` tokens; None where the record has no such text."""
-    form = template("entity", view)
+def entity_texts(
+    view: str, names: Sequence[str], attributes: Sequence[str], descriptions: Sequence[str], count: CountTokens, limit: int, written: Sequence[str] = (),
+) -> list[Text | None]:
+    """The strings of an entity view, each cut at a word so that it has at most `limit` tokens; None where the record has no such text.
+
+    written: for a view that `enhanced` names, the static or dynamic text of each entity, empty where it has none: such an entity has no string then,
+    whatever else stands in the view.
+    """
+    form, mode = template("entity", view), enhanced("entity", view)
     only = re.fullmatch(r"\{(\w+)\}", form)
+    needed = mode or (only and only[1])
     rows = [
         {"name": name, "attributes": attribute, "description": description}
         for name, attribute, description in zip(names, attributes, descriptions, strict=True)
     ]
+    if mode:
+        rows = [{**row, mode: text} for row, text in zip(rows, written, strict=True)]
     whole = [form.format(**row) for row in rows]
     texts: list[Text | None] = []
     for row, string, tokens in zip(rows, whole, count(whole), strict=True):
-        if only and not row[only[1]].strip():
+        if needed and not row[needed].strip():
             texts.append(None)
         elif tokens > limit:
             texts.append(Text(_shorten(string, count, limit), cut=True))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import UserError
-from pipeline import extractors, models
+from pipeline import extractors, models, views
 from pipeline.paths import Paths
 from pipeline.profile import Profile
 from pipeline.views import FROM_FEATURES, IMAGE, IMAGES
@@ -111,6 +111,11 @@ def features_of(plan: Mapping[str, Any]) -> list[str]:
     return sorted({want["feature"] for want in plan["wants"]})
 
 
+def enhanced(listed: Sequence[Mapping[str, str]]) -> list[str]:
+    """`static`, `dynamic`: the texts by EnhanceEntities that these wants read."""
+    return sorted({mode for want in listed if (mode := views.enhanced(want["side"], want["view"]))})
+
+
 def request(profile: Profile, listed: Sequence[Mapping[str, str]], demo: Path | None) -> dict[str, Any]:
     """What of the profile decides the wanted features: their options and the state of their models' files."""
     names = sorted({want["feature"] for want in listed})
@@ -132,10 +137,10 @@ def request(profile: Profile, listed: Sequence[Mapping[str, str]], demo: Path | 
 
 def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The results of several groups as one. The rows of a feature that was extracted in two groups are added up."""
-    result: dict[str, dict[str, Any]] = {"features": {}, "columns": {}, "cut": {}}
+    result: dict[str, dict[str, Any]] = {"features": {}, "columns": {}, "cut": {}, "without": {}}
     for part in parts:
-        for name in ("columns", "cut"):
-            result[name] |= part[name]
+        for name in ("columns", "cut", "without"):
+            result[name] |= part.get(name, {})
         for name, feature in part["features"].items():
             known = result["features"].get(name)
             if known is not None:
@@ -156,6 +161,8 @@ def describe(receipt: Mapping[str, Any]) -> str:
             lines.append(f"{feature['crops']['lost']:,} of {feature['crops']['boxes']:,} boxes gave {name} no row (outside the picture, no area, or the model failed)")
     cut = {name: count for name, count in receipt["result"]["cut"].items() if count}
     lines += [f"{count:,} texts of {name} were cut to fit" for name, count in sorted(cut.items())]
+    without = {name: count for name, count in receipt["result"].get("without", {}).items() if count}
+    lines += [f"{count:,} entities have no text in {name}" for name, count in sorted(without.items())]
     return "\n".join(lines)
 
 

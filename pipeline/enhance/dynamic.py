@@ -11,14 +11,14 @@ from tqdm import tqdm
 
 from cache.errors import PassingError, UserError
 from cache.identity import canonical_json
-from pipeline.enhance import output, prompts
+from pipeline.enhance import LOCAL, output, prompts
 from pipeline.enhance.budget import Budget, Spent
 from pipeline.enhance.local import LocalModel
 from pipeline.enhance.patience import GivenUp, Pace, Patience
 from pipeline.enhance.remote import RemoteModel
 from pipeline.enhance.store import Kept, opened
+from pipeline.paths import descriptions
 
-LOCAL = "local:"
 NOT_YET = "no answer yet"
 REASONS = {
     "unknown": "the model does not know", "refused": "refused", "empty": "empty answer", "too long": "question too long for the model", NOT_YET: NOT_YET,
@@ -38,7 +38,9 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     """
     entities = output.read_entities(Path(job["dataset"]))
     asked = prompts.Prompts(job["instruction"], job["question"], job["again"])
-    statics = output.read_texts(Path(job["dataset"]), "static") if job["rounds"] == 2 else {}
+    dry = bool(job.get("dry"))
+    later = dry and not descriptions(Path(job["dataset"]), "static").exists()  # a dry run may come before the static texts
+    statics = output.read_texts(Path(job["dataset"]), "static") if job["rounds"] == 2 and not later else {}
     budget = Budget(**job.get("limits") or {})
     model = _model(job, budget)
     records = [
@@ -46,10 +48,10 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         for key, name, kind, attributes in zip(*(entities[column] for column in ("id", "name", "type", "attributes")), strict=True)
     ]
     place = Path(job["kept"]) / f"answers-{hashlib.sha256(model.identity.encode()).hexdigest()[:12]}.jsonl"
-    with opened(place, writable=not job.get("dry")) as kept:
+    with opened(place, writable=not dry) as kept:
         talk = _Talk(model, kept, job)
         first = [asked.first(record) for record in records]
-        if job.get("dry"):
+        if dry:
             return {"mode": "dynamic", "entities": len(records), **talk.estimate(first, records, asked)}
         talk.hold(first, "first round")
         answers = [talk.answer(conversation) for conversation in first]

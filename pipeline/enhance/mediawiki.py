@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -14,23 +12,12 @@ import pipeline
 from cache.errors import UserError
 from pipeline.enhance.patience import PASSING, Again, Pace, Patience, TooLarge, brief, persist, read, retry_after
 from pipeline.enhance.text import LONGEST, html_text
-from pipeline.enhance.titles import QID, page_key
 
 EXTRACTS = 20  # introductions in one answer, the API's own limit
 ITEMS = 50  # QIDs in one request
 URL_BYTES = 6000
 _PASSING_CODES = {"maxlag", "ratelimited", "readonly", "internal_api_error_DBQueryError", "internal_api_error_DBConnectionError"}
 STOPPED_AFTER = 3  # requests in a row that failed for good: the server is not there
-
-
-def check_address(option: str, address: str) -> str:
-    """An http(s) address without credentials. Raises `UserError` otherwise."""
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{option} {address!r:.100}: expected an address like https://HOST/w/api.php")
-    if parts.username or parts.password:
-        raise UserError(f"{option}: an address with a user name or password in it is not used, because it would be written into logs")
-    return address
 
 
 def store_name(kind: str, *settings: str) -> str:

@@ -1,5 +1,7 @@
 """The files that a run leaves: one text per entity, a report, and the list of entities without a text."""
 
+import functools
+import hashlib
 import io
 import json
 from collections import Counter
@@ -12,13 +14,10 @@ import pyarrow.parquet as pq
 
 from cache.errors import UserError
 from cache.files import write_atomic, write_json
+from pipeline.paths import descriptions
 
-MODES = ("static", "dynamic")
+RUN = ("requests", "reused", "calls", "tokens_in", "tokens_out", "cost")  # figures of one run, not of its result
 SCHEMA = pa.schema({"id": pa.string(), "text": pa.string()})
-
-
-def file_name(mode: str) -> str:
-    return f"descriptions-{mode}.parquet"
 
 
 def read_entities(dataset: Path) -> dict[str, list[Any]]:
@@ -32,14 +31,40 @@ def read_entities(dataset: Path) -> dict[str, list[Any]]:
 
 def read_texts(dataset: Path, mode: str) -> dict[str, str]:
     """Text by entity id, without those that have none. Raises `UserError` naming the command where the file is not there, or no such file."""
-    path = dataset / file_name(mode)
+    path = descriptions(dataset, mode)
     if not path.is_file():
-        raise UserError(f"{path}: no {mode} descriptions of this dataset yet; `luigi --module tasks EnhanceEntities --mode {mode}` writes them")
+        raise missing(path, mode)
     try:
         table = pq.read_table(path, columns=["id", "text"]).to_pydict()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read ({error}); delete it and run `luigi --module tasks EnhanceEntities --mode {mode}` again") from None
     return {name: text for name, text in zip(table["id"], table["text"], strict=True) if text}
+
+
+def missing(path: Path, mode: str) -> UserError:
+    """The one line for texts that are not there."""
+    return UserError(f"{path}: this dataset has no {mode} descriptions yet; `luigi --module tasks EnhanceEntities --mode {mode}` writes them")
+
+
+def stamp(path: Path, mode: str) -> str:
+    """`content` of a file of texts. Raises `UserError` naming the command where it is not there."""
+    try:
+        return content(path)
+    except OSError:
+        raise missing(path, mode) from None
+
+
+def content(path: Path) -> str:
+    """SHA-256 of a file, what a task's request says of it."""
+    found = path.stat()
+    return _hash(path, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _hash(path: Path, size: int, mtime_ns: int) -> str:
+    """Remembered while the process lives and size and time stay: Luigi asks for it again and again."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def write(
@@ -62,18 +87,20 @@ def write(
     }
     plain = str.maketrans("\t\r\n", "   ")
     lines = ["id\tname\twhy", *("\t".join(str(cell).translate(plain) for cell in row) for row in without)]
-    write_atomic(dataset / f"descriptions-{mode}-without.tsv", "\n".join(lines) + "\n")
-    write_json(dataset / f"descriptions-{mode}.json", report)
-    write_atomic(dataset / file_name(mode), sink.getvalue())
+    write_atomic(descriptions(dataset, mode, "-without.tsv"), "\n".join(lines) + "\n")
+    write_json(descriptions(dataset, mode, ".json"), report)
+    write_atomic(descriptions(dataset, mode), sink.getvalue())
     return {**report, **run}
 
 
 def said(report: dict[str, Any]) -> str:
-    """The report as lines for the reader."""
-    lines = [f"{report['mode']} descriptions: {report['written']:,} of {report['entities']:,} entities have a text"]
-    lines += [f"  without, {reason}: {count:,}" for reason, count in report["without"].items()]
+    """The report, or what a dry run counted, as lines for the reader."""
+    lines = [f"{report['mode']} descriptions of {report['entities']:,} entities"]
+    if "written" in report:
+        lines = [f"{report['mode']} descriptions: {report['written']:,} of {report['entities']:,} entities have a text"]
+        lines += [f"  without, {reason}: {count:,}" for reason, count in report["without"].items()]
     for name, value in report.items():
-        if name not in ("mode", "entities", "written", "without", "characters") and value not in (None, {}, ""):
+        if name not in ("mode", "entities", "written", "without", "characters", "file", "sha256") and value not in (None, {}, ""):
             shown = f"{value:,}" if isinstance(value, int) else json.dumps(value) if isinstance(value, dict) else value
             lines.append(f"  {name.replace('_', ' ')}: {shown}")
     return "\n".join(lines)

@@ -8,11 +8,22 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from cache.errors import PassingError
+from cache.errors import PassingError, UserError
 
 T = TypeVar("T")
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+
+
+def check_address(option: str, address: str) -> str:
+    """An http(s) address without credentials. Raises `UserError` otherwise."""
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"{option} {address!r:.100}: expected an address like https://HOST/w/api.php")
+    if parts.username or parts.password:
+        raise UserError(f"{option}: an address with a user name or password in it is not used, because it would be written into logs")
+    return address
 
 
 @dataclass(frozen=True)

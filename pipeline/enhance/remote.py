@@ -10,8 +10,7 @@ from typing import Any
 
 from cache.errors import UserError
 from pipeline.enhance.budget import Budget
-from pipeline.enhance.mediawiki import check_address
-from pipeline.enhance.patience import PASSING, Again, GivenUp, Pace, Patience, TooLarge, brief, persist, read, retry_after
+from pipeline.enhance.patience import PASSING, Again, GivenUp, Pace, Patience, TooLarge, brief, check_address, persist, read, retry_after
 
 Answer = dict[str, Any]  # text (str or None), finish, tokens_in, tokens_out
 Conversation = list[dict[str, str]]

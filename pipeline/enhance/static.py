@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from cache.errors import PassingError, UserError
 from pipeline.enhance import output, pagefile
-from pipeline.enhance.mediawiki import EXTRACTS, ITEMS, STOPPED_AFTER, MediaWiki, batches, check_address, store_name
-from pipeline.enhance.patience import GivenUp, Pace, Patience, TooLarge
+from pipeline.enhance.mediawiki import EXTRACTS, ITEMS, STOPPED_AFTER, MediaWiki, batches, store_name
+from pipeline.enhance.patience import GivenUp, Pace, Patience, TooLarge, check_address
 from pipeline.enhance.store import Kept, opened
 from pipeline.enhance.text import describe
 from pipeline.enhance.titles import QID, page_key, possible
