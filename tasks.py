@@ -221,7 +221,8 @@ class EnhanceEntities(Options, _OnDataset):
         job = {"dataset": str(self.folder(self.clone(PrepareDataset).resolved()["folder"])), **more}
         if self.mode == "static":
             return child.run("pipeline.enhance.static:main", {**options.static_job(self, self.paths.answers), **job})
-        return child.run("pipeline.enhance.dynamic:main", {**options.dynamic_job(self, self.paths.answers, self.paths.memo, self.device, self.precision), **job})
+        asked = options.dynamic_job(self, self.paths.answers, self.paths.memo, self.device, self.precision)
+        return child.run("pipeline.enhance.dynamic:main", {**asked, **job})
 
     def make(self) -> dict[str, Any]:
         report = self.enhance()

@@ -27,6 +27,7 @@ def base(tmp_path_factory):
     profile["features"] = {"clip_text": {**profile["features"]["clip_text"], "views": {"entity": ["static", "name_sep_static"]}}}
     path.write_text(yaml.safe_dump({"features": profile["features"]}))
     write_pages(world)
+    world.luigi("PrepareDataset")
     return world
 
 
@@ -113,6 +114,7 @@ def test_a_dry_run_on_nothing_writes_nothing(base, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ([], "--mode '': expected static or dynamic"),
         (["--mode", "static"], "name a file with --pages, or a wiki"),
         (["--mode", "static", "--pages", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["--mode", "dynamic"], "name the model with --llm"),

@@ -31,8 +31,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     """Write the dynamic descriptions of a prepared dataset.
 
     job: dataset (prepared folder); llm (`local:FOLDER`, or a model's name at OPENAI_BASE_URL); instruction, question, again; rounds (1 or 2; the
-    second needs the static descriptions); max_answer (tokens), temperature, max_chars; concurrency (calls or, local, rows at once), rate (calls a
-    second, 0: no limit); limits (fields of `Budget`); max_failed; kept (folder of the answers), memo, device, precision; patience (fields of
+    second needs the static descriptions); max_answer (tokens), temperature, max_chars; concurrency (calls or, local, rows at once), rate (calls
+    a second, 0: no limit); limits (fields of `Budget`); max_failed; kept (folder of the answers), memo, device, precision; patience (fields of
     `Patience`); dry (count only, write nothing).
     Returns the report. Raises `UserError`, and `PassingError` where questions stay open; every answer is kept, and the same job goes on.
     """
@@ -65,7 +65,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         failed = reasons.count(NOT_YET)
         if failed > job.get("max_failed", 0):
             raise PassingError(
-                f"{failed:,} of {len(texts):,} entities have no answer yet; the same command asks for these alone, and --max-failed {failed} goes on without them"
+                f"{failed:,} of {len(texts):,} entities have no answer yet; the same command asks for these alone, and --max-failed {failed} goes on "
+                "without them"
             )
     named = LOCAL + Path(job["llm"][len(LOCAL) :]).name if job["llm"].startswith(LOCAL) else job["llm"]
     run = {"reused": talk.reused, **budget.report()}
@@ -122,7 +123,7 @@ class _Talk:
         return {key: conversation for key, conversation in by_key.items() if key not in self.kept}
 
     def hold(self, conversations: Sequence[Conversation], what: str) -> None:
-        """Ask what was not asked before; answers are kept as they come."""
+        """Ask what was not asked before; answers are kept as they come. Raises `UserError` at a limit, `PassingError` where the server is gone."""
         waiting = self.missing(conversations)
         self.reused += len({self.key(conversation) for conversation in conversations}) - len(waiting)
         if not waiting:

@@ -121,7 +121,9 @@ class MediaWiki:
         return {"text": text[:LONGEST], "item": item if isinstance(item, str) else None}
 
     def _parsed(self, title: str) -> dict[str, Any]:
-        parameters = {"action": "parse", "page": title, "prop": "text|properties", "section": "0", "redirects": "1", "disableeditsection": "1", "disabletoc": "1"}
+        parameters = {
+            "action": "parse", "page": title, "prop": "text|properties", "section": "0", "redirects": "1", "disableeditsection": "1", "disabletoc": "1",
+        }  # fmt: skip
         content = self.ask(parameters)
         if "error" in content:
             error = content["error"] if isinstance(content["error"], dict) else {}

@@ -16,7 +16,7 @@ from pipeline.views import ENHANCED
 class Options:
     """What `EnhanceEntities` can be told. Settings: also `MEL_<NAME>` in the environment or section `[mel]` of luigi.cfg."""
 
-    mode = luigi.ChoiceParameter(choices=ENHANCED, description="static: first paragraphs of the entity's page; dynamic: what a language model says of it")
+    mode = luigi.Parameter(default="", description="static: first paragraphs of the entity's page; dynamic: what a language model says of it")
     max_failed = luigi.IntParameter(default=0, description="entities that may stay without a page or answer because the server failed")
 
     pages = setting("pages", "", "file of QID or title → text: .jsonl, .json, .tsv, or the WikiDiverse release's @@@@-separated lines")
@@ -29,7 +29,7 @@ class Options:
     page_chars = setting("page_chars", 2000, "most characters of a static text; it ends at a sentence", luigi.IntParameter)
     paragraphs = setting("paragraphs", 2, "paragraphs taken of a page", luigi.IntParameter)
 
-    llm = setting("llm", os.environ.get("OPENAI_MODEL", ""), "model at OPENAI_BASE_URL (also OPENAI_MODEL), or local:FOLDER with a causal model of transformers")
+    llm = setting("llm", os.environ.get("OPENAI_MODEL", ""), "model at OPENAI_BASE_URL (also OPENAI_MODEL), or local:FOLDER: a causal model of transformers")
     rounds = setting("rounds", 2, "2: where the model does not know, it is asked again with the static text; 1: it is not", luigi.IntParameter)
     instruction = setting("instruction", prompts.INSTRUCTION, "system message")
     question = setting("question", prompts.QUESTION, "first question; {name}, {type} and {attributes} stand for the entity's")
@@ -44,16 +44,20 @@ class Options:
     max_cost = luigi.FloatParameter(default=0.0, significant=False, description="most money of this run, by --price-in and --price-out, 0: no limit")
     price_in = setting("price_in", 0.0, "price of a million tokens asked", luigi.FloatParameter, significant=False)
     price_out = setting("price_out", 0.0, "price of a million tokens answered", luigi.FloatParameter, significant=False)
-    server_timeout = setting("server_timeout", 0.0, "seconds a server may be silent, 0: 30 for a wiki, 120 for a model", luigi.FloatParameter, significant=False)
+    server_timeout = setting("server_timeout", 0.0, "seconds a server may be silent; 0: 30, a model's 120", luigi.FloatParameter, significant=False)
     tries = setting("tries", 5, "tries of one request", luigi.IntParameter, significant=False)
 
 
 def check(task: Options) -> None:
     """Raises `UserError` for options that cannot be meant; nothing is read but whether files are there."""
+    if task.mode not in ENHANCED:
+        raise UserError(f"--mode {task.mode!r}: expected {' or '.join(ENHANCED)}")
     for name in ("page_chars", "answer_chars", "paragraphs", "max_answer", "concurrency", "tries"):
         if getattr(task, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(task, name)}: expected 1 or more")
-    for name in ("max_failed", "wiki_rate", "calls_per_minute", "max_calls", "max_tokens", "max_cost", "price_in", "price_out", "temperature", "server_timeout"):
+    for name in (
+        "max_failed", "wiki_rate", "calls_per_minute", "max_calls", "max_tokens", "max_cost", "price_in", "price_out", "temperature", "server_timeout",
+    ):  # fmt: skip
         if getattr(task, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(task, name)}: expected 0 or more")
     if task.rounds not in (1, 2):
@@ -90,7 +94,8 @@ def static_job(task: Options, answers: Path) -> dict[str, Any]:
     """The job of `pipeline.enhance.static.main`, but for the dataset."""
     same = ("wiki_api", "wiki_text", "wiki_contact", "wiki_rate", "wikidata_api", "wiki_site", "paragraphs", "max_failed")
     pages = str(Path(task.pages).expanduser().absolute()) if task.pages else ""
-    return {**{name: getattr(task, name) for name in same}, "pages": pages, "max_chars": task.page_chars, "kept": str(answers), "patience": _patience(task)}
+    named = {name: getattr(task, name) for name in same}
+    return {**named, "pages": pages, "max_chars": task.page_chars, "kept": str(answers), "patience": _patience(task)}
 
 
 def dynamic_request(task: Options) -> dict[str, Any]:
@@ -109,6 +114,6 @@ def dynamic_job(task: Options, answers: Path, memo: Path, device: str, precision
     llm = LOCAL + str(Path(task.llm[len(LOCAL) :]).expanduser().absolute()) if task.llm.startswith(LOCAL) else task.llm
     limits = {name: getattr(task, name) for name in ("max_calls", "max_tokens", "max_cost", "price_in", "price_out")}
     return {
-        **{name: getattr(task, name) for name in same}, "llm": llm, "again": task.question_again, "max_chars": task.answer_chars, "rate": task.calls_per_minute / 60, "limits": limits,
-        "kept": str(answers), "memo": str(memo), "device": device, "precision": precision, "patience": _patience(task),
+        **{name: getattr(task, name) for name in same}, "llm": llm, "again": task.question_again, "max_chars": task.answer_chars,
+        "rate": task.calls_per_minute / 60, "limits": limits, "kept": str(answers), "memo": str(memo), "device": device, "precision": precision, "patience": _patience(task),
     }  # fmt: skip

@@ -68,15 +68,17 @@ def _hash(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def write(
-    dataset: Path, mode: str, entities: dict[str, list[Any]], texts: Sequence[str | None], reasons: Sequence[str | None], counts: dict[str, Any], run: dict[str, Any]
-) -> dict[str, Any]:
+    dataset: Path, mode: str, entities: dict[str, list[Any]], texts: Sequence[str | None], reasons: Sequence[str | None], counts: dict[str, Any],
+    run: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     """Write `descriptions-<mode>` .parquet, .json (the report) and -without.tsv (id, name, why); same input, same bytes.
 
     counts: what is in the report besides. run: what this run alone did; it is in the returned report only.
     """
     sink = io.BytesIO()
     pq.write_table(pa.table([pa.array(entities["id"], pa.string()), pa.array(list(texts), pa.string())], schema=SCHEMA), sink)
-    without = [(name, label, reason) for name, label, text, reason in zip(entities["id"], entities["name"], texts, reasons, strict=True) if text is None]
+    rows = zip(entities["id"], entities["name"], texts, reasons, strict=True)
+    without = [(name, label, reason) for name, label, text, reason in rows if text is None]
     report = {
         "mode": mode,
         "entities": len(texts),

@@ -53,7 +53,8 @@ def _json_lines(path: Path) -> Iterator[tuple[str, str]]:
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}:{number}: malformed JSON ({getattr(error, 'msg', 'nested too deeply')}); each line must hold one JSON object") from None
+                why = getattr(error, "msg", "nested too deeply")
+                raise UserError(f"{path}:{number}: malformed JSON ({why}); each line must hold one JSON object") from None
             yield from _of_record(record, f"{path}:{number}")
 
 
@@ -110,7 +111,7 @@ def check(path: Path) -> None:
 
 
 def texts(path: Path, wanted: Collection[str]) -> dict[str, str]:
-    """Text by page key (see `page_key`) for the wanted keys; the first text of a key holds. Raises `UserError` with file and line for malformed ones."""
+    """Text by page key (see `page_key`) for the wanted keys; of a key's texts the first. Raises `UserError` with file and line for malformed ones."""
     check(path)
     found: dict[str, str] = {}
     for key, text in _READERS[path.suffix.lower()](path):

@@ -11,7 +11,7 @@ from pipeline.enhance.text import describe
 INSTRUCTION = "You are a helpful assistant designed to give a comprehensive introduction about people."
 QUESTION = "Who is this one? {name}"
 AGAIN = "{static} Please provide more detailed information."
-FIELDS = ("name", "type", "attributes", "static")
+FIELDS = ("name", "type", "attributes")
 
 _REFUSAL = re.compile(
     r"\b(?:i(?: a|’|')?m (?:very |so |really )?sorry|i apologi[sz]e|sorry),? (?:but )?i(?: can(?:no|')?t| am (?:not able|unable)|'m (?:not able|unable)| won't)\b"
@@ -22,32 +22,36 @@ _REFUSAL = re.compile(
 )
 _UNKNOWN = re.compile(
     r"\bi (?:do not|don't|did not|didn't) (?:currently |actually |really )?(?:have|know|find|recogni[sz]e|possess)\b"
-    r"|\bi(?:'m| am) (?:not (?:aware|familiar|sure|certain|able to (?:find|identify|provide|determine|locate|recogni[sz]e))|unable to|unfamiliar|unaware)\b"
+    r"|\bi(?:'m| am) (?:not (?:aware|familiar|sure|certain|able to (?:find|identify|provide|determine|locate|recogni[sz]e)))\b"
+    r"|\bi(?:'m| am) (?:unable to|unfamiliar|unaware)\b"
     r"|\bi (?:cannot|can't|could not|couldn't) (?:find|identify|locate|determine|provide|recogni[sz]e|give|verify|confirm)\b"
-    r"|\b(?:there is|there's|there are|i have|i found) (?:no|not enough|insufficient|very little|limited) (?:\w+[ -]){0,4}?(?:information|details|records?|data)\b"
+    r"|\b(?:there is|there's|there are|i have|i found) (?:no|not enough|insufficient|very little|limited) "
+    r"(?:\w+[ -]){0,4}?(?:information|details|records?|data)\b"
     r"|\bno (?:\w+ ){0,4}?(?:information|records?|details) (?:about|on|regarding|available|could be found|is available|was found)\b"
     r"|\b(?:could|can|would) you (?:please |kindly )?(?:provide|give|share|tell|clarify|specify)\b|\bplease (?:provide|give|share|clarify|specify)\b"
     r"|\bwithout (?:any |some )?(?:more|further|additional|specific) (?:\w+ ){0,2}?(?:information|context|details)\b"
     r"|\b(?:is|appears to be|may be|might be|seems to be) a private (?:individual|person|citizen)\b"
     r"|\bnot (?:a )?(?:widely|well|publicly)[ -](?:known|recogni[sz]ed)\b|\bdifficult to (?:provide|give|determine|identify)\b"
-    r"|\bas an ai\b|\b(?:it's|it is) (?:unclear|not clear) (?:who|what|which)\b|\bthere (?:are|may be|could be) (?:many|several|multiple|numerous) \w+ (?:named|with (?:the|that|this) name)\b"
+    r"|\bas an ai\b|\b(?:it's|it is) (?:unclear|not clear) (?:who|what|which)\b"
+    r"|\bthere (?:are|may be|could be) (?:many|several|multiple|numerous) \w+ (?:named|with (?:the|that|this) name)\b"
 )
 LOOKED_AT = 400  # characters: who does not know says so at once; further on such words belong to the person described
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """The instruction and the two questions; `{name}`, `{type}`, `{attributes}` and `{static}` stand for what is known of the entity."""
+    """The instruction and the two questions; `{name}`, `{type}`, `{attributes}` and, the second time, `{static}` stand for the entity's."""
 
     instruction: str = INSTRUCTION
     question: str = QUESTION
     again: str = AGAIN
 
     def __post_init__(self) -> None:
-        for option, text in (("--instruction", self.instruction), ("--question", self.question), ("--question-again", self.again)):
+        texts = {"--instruction": (self.instruction, FIELDS), "--question": (self.question, FIELDS), "--question-again": (self.again, (*FIELDS, "static"))}
+        for option, (text, fields) in texts.items():
             for name in re.findall(r"\{(\w*)\}", text):
-                if name not in FIELDS:
-                    raise UserError(f"{option}: unknown field {{{name}}}{nearest(name, FIELDS)}")
+                if name not in fields:
+                    raise UserError(f"{option}: unknown field {{{name}}}{nearest(name, fields)}")
         if "{name}" not in self.question and "{attributes}" not in self.question:
             raise UserError("--question: it names no entity; put {name} where the entity's name belongs")
 
@@ -57,8 +61,14 @@ class Prompts:
         return [*system, {"role": "user", "content": _filled(self.question, entity)}]
 
     def second(self, entity: Mapping[str, str], answer: str) -> list[dict[str, str]]:
-        """The conversation of the second round: the first with its answer, then what the entity's page says."""
-        return [*self.first(entity), {"role": "assistant", "content": answer}, {"role": "user", "content": _filled(self.again, entity)}]
+        """The conversation of the second round: the first with its answer, then what the entity's page says.
+
+        An answer without a word is left out, and both questions become one: servers refuse empty turns.
+        """
+        first, again, said = self.first(entity), _filled(self.again, entity), _spoken(answer).strip()
+        if not said:
+            return [*first[:-1], {"role": "user", "content": f"{first[-1]['content']}\n\n{again}"}]
+        return [*first, {"role": "assistant", "content": said}, {"role": "user", "content": again}]
 
 
 def _filled(text: str, entity: Mapping[str, str]) -> str:

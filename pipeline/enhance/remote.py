@@ -16,6 +16,7 @@ Answer = dict[str, Any]  # text (str or None), finish, tokens_in, tokens_out
 Conversation = list[dict[str, str]]
 STOPPED_AFTER = 5  # calls in a row that failed for good
 ERROR_BYTES = 65536
+ERROR_SECONDS = 30
 _TOO_LONG = {"context_length_exceeded", "string_above_max_length"}
 
 
@@ -37,18 +38,18 @@ def _look(response: Any) -> None:
     """Ends the request at once where the answer is an error, so that the client never reads an endless body or follows a redirect."""
     if response.status_code == 200:
         return
-    body = b""
+    body, until = b"", time.monotonic() + ERROR_SECONDS
     if not 300 <= response.status_code < 400:
         for chunk in response.iter_bytes():
             body += chunk
-            if len(body) > ERROR_BYTES:
+            if len(body) > ERROR_BYTES or time.monotonic() > until:
                 break
     response.close()
     raise _Status(response.status_code, {key.lower(): value for key, value in response.headers.items()}, body[:ERROR_BYTES])
 
 
 class RemoteModel:
-    """`name` at OPENAI_BASE_URL with OPENAI_API_KEY. Neither address nor key is kept, printed or written; messages of the server are cleared of them."""
+    """`name` at OPENAI_BASE_URL with OPENAI_API_KEY. Neither address nor key is printed or written; messages of the server are cleared of them."""
 
     def __init__(self, name: str, max_answer: int, temperature: float, concurrency: int, pace: Pace, patience: Patience, budget: Budget) -> None:
         self.identity = name

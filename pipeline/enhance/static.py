@@ -39,7 +39,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     failed = reasons.count(FAILED)
     if failed > job.get("max_failed", 0):
         raise PassingError(
-            f"{failed:,} of {len(raw):,} pages could not be fetched now; the same command asks for these alone, and --max-failed {failed} goes on without them"
+            f"{failed:,} of {len(raw):,} pages could not be fetched now; the same command asks for these alone, and --max-failed {failed} goes on "
+            "without them"
         )
     texts: list[str | None] = []
     for row, page in enumerate(raw):
@@ -151,7 +152,8 @@ def _fill(kept: Kept, wanted: list[str], size: int, fetch: Any, what: str, job: 
             except GivenUp as error:
                 in_a_row += 1
                 if in_a_row == STOPPED_AFTER:
-                    raise PassingError(f"{error}; {len(missing) - bar.n:,} of {len(wanted):,} {what} are still to fetch; the same command goes on there") from None
+                    left = f"{len(missing) - bar.n:,} of {len(wanted):,} {what} are still to fetch"
+                    raise PassingError(f"{error}; {left}; the same command goes on there") from None
                 continue
             in_a_row = 0
             kept.put_all({key: found[key] for key in group})

@@ -20,4 +20,5 @@ def page_key(name: str) -> str:
 
 def possible(title: str) -> bool:
     """Whether a wiki could have a page of this title (no reserved characters, at most 255 bytes, no relative path)."""
-    return bool(title) and not _NOT_IN_TITLES.search(title) and len(title.encode()) <= 255 and title not in (".", "..") and not title.startswith(":")
+    reserved = _NOT_IN_TITLES.search(title) or title in (".", "..") or title.startswith(":")
+    return bool(title) and not reserved and len(title.encode("utf-8", "surrogatepass")) <= 255
