@@ -110,6 +110,9 @@ class Head(nn.Module):
         """Called before training for each run of `HeadConfig.runs` that this head starts from, with that run's weights."""
         raise NotImplementedError
 
+    def prepare(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> None:
+        """Called once before training with the lists (m, k) of all training mentions and their pair features: for scales; nothing by default."""
+
     def encode_mentions(self, inputs: Rows) -> Rows:
         """Everything of the score that depends on the mention alone."""
         raise NotImplementedError

@@ -209,6 +209,12 @@ class Bundle:
         """Pair features of the mentions at `index` (m,), beside their candidates (the `first` of them)."""
         return {name: values[index][:, :first] for name, values in self.pairs.items()}
 
+    def lists_of(self, index: np.ndarray) -> tuple[Tensor, dict[str, Tensor]]:
+        """Candidate lists (m, k) of the mentions at `index` as entity rows, and their pair features, on the device."""
+        device = self.mentions.device
+        pairs = {name: torch.from_numpy(values).to(device) for name, values in self.pairs_of(index).items()}
+        return torch.from_numpy(self.candidates[index]).to(device), pairs
+
     def draw(self, index: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
         """(B * count,) entities from the first `NEAREST` of each mention's candidates, -1 where its list is shorter."""
         reach = min(NEAREST, self.candidates.shape[1])

@@ -74,9 +74,10 @@ def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, devi
     seed, precision = int(job["seed"]), pick_precision(job.get("precision", "auto"), device)
     (out / "run.json").unlink(missing_ok=True)
     bundle = Bundle.load(job, config.wants({entry["feature"] for entry in job["inputs"]}), device)
-    chosen, counts = _training_mentions(bundle, float(job.get("train_fraction", 1.0)))
+    chosen, counts = _training_mentions(bundle, float(job.get("train_fraction", 1.0)), config.fits_on)
     torch.manual_seed(seed)
     head = make_head(job["method"], config, bundle.shapes).to(device)
+    head.prepare(*bundle.lists_of(chosen))
     loaded = time.monotonic()
     state, best = _fit(head, config, bundle, chosen, out, digest, seed, precision, quiet)
     trained = time.monotonic()
@@ -117,7 +118,7 @@ def _fit(
             state.resumed = state.epoch
             head.load_state_dict(part(tensors, "model."))
             load_optimizer(optimizer, names, tensors)
-    chooser = np.flatnonzero(_chooses(bundle))
+    chooser = np.flatnonzero(_half_of_dev(bundle, "choose"))
     curves = _Curves(out / "tensorboard", state.history)
     epochs = config.epochs if names else 0
     total, done = epochs * len(chosen), state.epoch * len(chosen)
@@ -164,15 +165,16 @@ def _digest(job: dict[str, Any], config: HeadConfig) -> str:
     return hashed.hexdigest()
 
 
-def _training_mentions(bundle: Bundle, fraction: float) -> tuple[np.ndarray, dict[str, int]]:
-    """Mentions of train whose gold is in the KB, or the `fraction` of them with the lowest hash (so that 10 % are part of 20 %), and counts."""
+def _training_mentions(bundle: Bundle, fraction: float, part: str = "train") -> tuple[np.ndarray, dict[str, int]]:
+    """Mentions of train (or of the half of dev that calibrates) whose gold is in the KB, or the `fraction` of them with the lowest hash (so that
+    10 % are part of 20 %), and counts."""
     if not 0 < fraction <= 1:
         raise UserError(f"train_fraction = {fraction}: expected more than 0, at most 1")
-    train = bundle.table["split"] == "train"
-    usable = np.flatnonzero(train & (bundle.gold >= 0))
-    counts = {"train": len(usable), "NIL": int((train & (bundle.gold == -1)).sum()), "outside the KB": int((train & (bundle.gold == -2)).sum())}
+    here = bundle.table["split"] == "train" if part == "train" else _half_of_dev(bundle, part)
+    usable = np.flatnonzero(here & (bundle.gold >= 0))
+    counts = {part: len(usable), "NIL": int((here & (bundle.gold == -1)).sum()), "outside the KB": int((here & (bundle.gold == -2)).sum())}
     if not len(usable):
-        raise UserError(f"no training mention has its gold in the KB ({int(train.sum())} mentions in train); the account of the dataset says why")
+        raise UserError(f"no training mention has its gold in the KB ({int(here.sum())} mentions in {part}); the account of the dataset says why")
     if fraction < 1:
         order = sorted(usable.tolist(), key=lambda row: blake2b(str(bundle.table["id"][row]).encode(), digest_size=8).digest())
         usable = np.array(sorted(order[: max(1, round(fraction * len(order)))]))
@@ -225,10 +227,10 @@ def run_epoch(
     return means
 
 
-def _chooses(bundle: Bundle) -> np.ndarray:
-    """(M,) bool of the mentions of dev that choose the epoch."""
+def _half_of_dev(bundle: Bundle, half: str) -> np.ndarray:
+    """(M,) bool of the mentions of dev in one half, "choose" or "calibrate", whose gold is in the KB."""
     dev = (bundle.table["split"] == "dev") & (bundle.gold >= 0)
-    return np.array([bool(here) and dev_half(str(name)) == "choose" for here, name in zip(dev, bundle.table["gold_id"], strict=True)])
+    return np.array([bool(here) and dev_half(str(name)) == half for here, name in zip(dev, bundle.table["gold_id"], strict=True)])
 
 
 def _choose(head: Head, bundle: Bundle, chooser: np.ndarray, config: HeadConfig) -> dict[str, float]:

@@ -33,6 +33,8 @@ class HeadConfig:
     hard_negatives: int = 0
 
     positive: ClassVar[tuple[str, ...]] = ("lr", "batch_size", "eps", "eval_candidates")
+    fits_on: ClassVar[str] = "train"
+    """What its parameters are learned from: "train", or "calibrate", a half of dev that chooses nothing."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Boolean options that stand for several others at once: option -> the defaults it puts in their place."""
 

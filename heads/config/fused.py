@@ -1,0 +1,55 @@
+"""Options of the learned combination of trained heads, pair features and training frequency."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from cache.errors import UserError, nearest
+from heads.config.base import HeadConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedConfig(HeadConfig):
+    """None of the four papers has this: all choices are ours.
+
+    heads: methods whose scores take part, each trained with its default parameters of this profile. pair_features: names of pair features; "auto"
+        takes those of FEATURES that the profile can compute. frequency: how often an entity is gold in train, log(1 + count).
+    hidden: units of the network over a pair's numbers; 0: a weighted sum (a logistic regression over the list).
+    """
+
+    lr: float = 0.01
+    batch_size: int = 64
+    epochs: int = 60
+    patience: int = 15
+    weight_decay: float = 0.05
+    heads: tuple[str, ...] = ("dwe", "mimic")
+    pair_features: tuple[str, ...] = ("auto",)
+    frequency: bool = True
+    hidden: int = 24
+
+    fits_on: ClassVar[str] = "calibrate"
+    FEATURES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "name_similarity": (), "retrieval": (), "face_match": ("face_embedding",), "text_cls": ("text_tokens",),
+        "clip_ti": ("clip_text", "clip_image"), "clip_it": ("clip_text", "clip_image"),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "fused" in self.heads or len(set(self.heads)) != len(self.heads):
+            raise UserError(f"heads = {list(self.heads)}: expected other methods, each once")
+        for name in self.pair_features:
+            if name != "auto" and name not in self.FEATURES:
+                raise UserError(f"pair_features: {name!r} is no pair feature{nearest(name, self.FEATURES)}")
+        if not (self.heads or self.pair_features or self.frequency):
+            raise UserError("nothing to fuse: name heads or pair_features, or set frequency")
+
+    def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
+        """See `HeadConfig.wants`: nothing but what the heads and the pair features read."""
+        return []
+
+    def pairs(self, available: Collection[str]) -> list[str]:
+        """See `HeadConfig.pairs`."""
+        chosen: list[str] = []
+        for name in self.pair_features:
+            chosen += [name] if name != "auto" else [name for name, needs in self.FEATURES.items() if set(needs) <= set(available)]
+        return sorted(set(chosen))

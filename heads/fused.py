@@ -1,0 +1,76 @@
+"""A learned combination of trained heads' scores, pair features and training frequency over the same candidates."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from heads.base import NO_PAIRS, Batch, Head, Rows
+from heads.config.fused import FusedConfig
+
+
+class Fused(Head):
+    """A small network over a pair's numbers, trained so that the softmax of its scores over a list is the chance of each candidate.
+
+    Reads pair features alone. A number enters as it is (standardised), as its distance from the best in the list, and as whether it is there; what is
+    not there is 0 in the first two.
+    """
+
+    config: FusedConfig
+    uses_candidates = True
+    scores_blocks = False
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, config: FusedConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__(config, shapes)
+        self.parts = sorted(name.removeprefix("pairs.") for name in shapes if name.startswith("pairs."))
+        numbers = sum(math.prod(shapes[f"pairs.{part}"]) for part in self.parts)
+        self.register_buffer("centre", torch.zeros(numbers))
+        self.register_buffer("scale", torch.ones(numbers))
+        self.linear = nn.Linear(3 * numbers, 1, bias=False)  # a bias would move all of a list alike
+        self.network = nn.Sequential(nn.Linear(3 * numbers, config.hidden), nn.GELU(), nn.Linear(config.hidden, 1, bias=False)) if config.hidden else None
+
+    def prepare(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> None:
+        """Take the standardisation from the training mentions' lists: mean and deviation of every number over the pairs that have it."""
+        values, there = self._numbers(columns, pairs)
+        counts = there.sum((0, 1)).clamp(min=1)
+        self.centre.copy_(values.sum((0, 1)) / counts)
+        spread = ((values - self.centre).square() * there).sum((0, 1)) / counts
+        self.scale.copy_(spread.sqrt().clamp(min=1e-6))
+
+    def encode_mentions(self, inputs: Rows) -> Rows:
+        """Nothing: all that is read belongs to pairs."""
+        return Rows()
+
+    def encode_entities(self, inputs: Rows) -> Rows:
+        """Nothing, as above."""
+        return Rows()
+
+    def score_lists(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
+        """See `Head.score_lists`; differences of two scores are log odds of the two candidates."""
+        with torch.autocast(columns.device.type, enabled=False):
+            values, there = self._numbers(columns, pairs)
+            level = ((values - self.centre) / self.scale).masked_fill(~there, 0)  # (B, r, numbers)
+            best = level.masked_fill(~there, -torch.inf).amax(1, keepdim=True) if columns.shape[1] else level
+            inputs = torch.cat([level, (level - best).masked_fill(~there, 0), there.float()], -1)
+            scores = self.linear(inputs) + (self.network(inputs) if self.network is not None else 0)
+        return {"score": scores.squeeze(-1)}
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy of the gold over its list; a mention whose gold is not listed is left out."""
+        lists = batch.candidates
+        assert lists is not None
+        scores = self.score_lists(Rows(), Rows(), lists, batch.pairs)["score"].masked_fill(lists < 0, -torch.inf)
+        own = lists == batch.gold[:, None]
+        listed = own.any(1)
+        value = F.cross_entropy(scores[listed], own[listed].int().argmax(1), reduction="sum") / listed.sum().clamp(min=1)
+        return value, {"score": value}
+
+    def _numbers(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Every number of each pair (B, r, numbers), 0 where it is not there, and whether it is."""
+        values = torch.cat([pairs[part].float().reshape(*columns.shape, -1) for part in self.parts], -1)
+        there = values.isfinite() & (columns >= 0)[:, :, None]
+        return values.masked_fill(~there, 0), there
