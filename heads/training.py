@@ -51,7 +51,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     """Train a head and evaluate it; a run that was killed goes on after its last whole epoch, to the same bytes.
 
     job: method, config (full or partial), seed, device, precision, threads (optional), train_fraction, dataset (folder with mentions.parquet and
-    entities.parquet), inputs (side, role, feature, view, store, keys), candidates (npz of ids and, where known, gold_rank), pairs (name -> npz of
+    entities.parquet), inputs (side, role, feature, view, store, keys, outputs), candidates (npz of ids and, where known, gold_rank), pairs (name -> npz of
     values beside the candidates), out (the run's folder).
     Writes model.safetensors, metrics.json, predictions.parquet, history.json, tensorboard/ and run.json, the last of all. Returns
     `{"metrics", "table", "run"}`. Raises `UserError`.
@@ -73,8 +73,8 @@ def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, devi
     quiet = not sys.stderr.isatty()
     seed, precision = int(job["seed"]), pick_precision(job.get("precision", "auto"), device)
     (out / "run.json").unlink(missing_ok=True)
-    bundle = Bundle.load(job, config.wants({entry["feature"] for entry in job["inputs"]}), device)
-    chosen, counts = _training_mentions(bundle, float(job.get("train_fraction", 1.0)), config.fits_on)
+    bundle = Bundle.load(job, wanted(job, config), device)
+    chosen, counts = training_mentions(bundle, float(job.get("train_fraction", 1.0)), config.fits_on)
     torch.manual_seed(seed)
     head = make_head(job["method"], config, bundle.shapes).to(device)
     head.prepare(*bundle.lists_of(chosen))
@@ -99,6 +99,15 @@ def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, devi
     write_json(out / "run.json", run)
     (out / "checkpoint.safetensors").unlink(missing_ok=True)
     return _result(out, run)
+
+
+def wanted(job: dict[str, Any], config: HeadConfig) -> list[dict[str, Any]]:
+    """What the head reads: the inputs as the job lists them, or, where they name no outputs, what the configuration wants of their features.
+
+    Whoever made the job saw the whole profile; what a configuration wants can depend on features that are no input themselves.
+    """
+    inputs = job["inputs"]
+    return inputs if all("outputs" in entry for entry in inputs) else config.wants({entry["feature"] for entry in inputs})
 
 
 def _fit(
@@ -165,7 +174,7 @@ def _digest(job: dict[str, Any], config: HeadConfig) -> str:
     return hashed.hexdigest()
 
 
-def _training_mentions(bundle: Bundle, fraction: float, part: str = "train") -> tuple[np.ndarray, dict[str, int]]:
+def training_mentions(bundle: Bundle, fraction: float, part: str = "train") -> tuple[np.ndarray, dict[str, int]]:
     """Mentions of train (or of the half of dev that calibrates) whose gold is in the KB, or the `fraction` of them with the lowest hash (so that
     10 % are part of 20 %), and counts."""
     if not 0 < fraction <= 1:

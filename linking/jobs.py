@@ -122,7 +122,7 @@ def training_job(
     }
     inputs = [
         {
-            **{key: want[key] for key in ("side", "role", "feature", "view")},
+            **{key: want[key] for key in ("side", "role", "feature", "view", "outputs")},
             "store": str(paths.cache / features[want["feature"]]["store"]),
             "keys": str(paths.root / extraction["columns"][column_name(want["side"], want["feature"], want["view"])]),
         }

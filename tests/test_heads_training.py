@@ -166,8 +166,8 @@ def test_patience_ends_a_run_that_gets_no_better(world, tmp_path):
 def test_a_fraction_of_train_is_part_of_a_larger_one(world):
     job, _, _ = world
     bundle = Bundle.load(job, [], torch.device("cpu"))
-    tenth, half = (set(training._training_mentions(bundle, fraction)[0].tolist()) for fraction in (0.1, 0.5))
-    whole, counts = training._training_mentions(bundle, 1.0)
+    tenth, half = (set(training.training_mentions(bundle, fraction)[0].tolist()) for fraction in (0.1, 0.5))
+    whole, counts = training.training_mentions(bundle, 1.0)
     assert (len(tenth), len(half), len(whole)) == (9, 47, 94) and tenth < half < set(whole.tolist())
     assert counts == {"train": 94, "NIL": 1, "outside the KB": 1, "trained on": 94}
 

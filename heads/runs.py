@@ -1,0 +1,43 @@
+"""Trained runs: a head back from its folder, and its scores of candidate lists."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cache.errors import UserError
+from heads.base import Head, make_head
+from heads.checkpoint import read_tensors
+from heads.config import load_config
+from heads.data import Bundle
+from heads.scoring import score_lists
+from heads.training import wanted
+
+
+def load_head(folder: Path, device: torch.device) -> Head:
+    """The head of a finished run, ready to score. Raises `UserError` where the folder holds none."""
+    path = folder / "model.safetensors"
+    if not path.exists():
+        raise UserError(f"{path}: no such file; train that head first (TrainHead)")
+    tensors, said = read_tensors(path)
+    head = make_head(said["method"], load_config(said["method"], said["config"]), {name: tuple(shape) for name, shape in said["shapes"].items()})
+    head.load_state_dict(tensors)
+    return head.to(device).eval()
+
+
+def list_scores(job: dict[str, Any], splits: Collection[str], device: torch.device) -> np.ndarray:
+    """Scores (M, k) float32 of a finished run for the candidate lists of all mentions of `splits`, NaN for the others and where a list ends.
+
+    job: as `heads.training.main` took it; with other inputs, dataset and lists it scores other mentions.
+    """
+    head = load_head(Path(job["out"]), device)
+    bundle = Bundle.load(job, wanted(job, head.config), device)
+    if bundle.shapes != head.shapes:
+        raise UserError(f"{job['out']}: the run read {head.shapes}, the features have {bundle.shapes}; train it again")
+    index = np.flatnonzero(np.isin(bundle.table["split"], sorted(splits)))
+    values = np.full(bundle.candidates.shape, np.nan, np.float32)
+    scores = score_lists(head, bundle.mentions, bundle.entities, index, bundle.candidates[index], bundle.pairs_of(index))["score"]
+    values[index] = np.where(np.isfinite(scores), scores, np.nan)
+    return values
