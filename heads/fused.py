@@ -26,8 +26,8 @@ class Fused(Head):
 
     def __init__(self, config: FusedConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(config, shapes)
-        self.parts = sorted(name.removeprefix("pairs.") for name in shapes if name.startswith("pairs."))
-        numbers = sum(math.prod(shapes[f"pairs.{part}"]) for part in self.parts)
+        self.parts = {name.removeprefix("pairs."): math.prod(shapes[name]) for name in sorted(shapes) if name.startswith("pairs.")}
+        numbers = sum(self.parts.values())
         self.register_buffer("centre", torch.zeros(numbers))
         self.register_buffer("scale", torch.ones(numbers))
         self.linear = nn.Linear(3 * numbers, 1, bias=False)  # a bias would move all of a list alike
@@ -71,6 +71,6 @@ class Fused(Head):
 
     def _numbers(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Every number of each pair (B, r, numbers), 0 where it is not there, and whether it is."""
-        values = torch.cat([pairs[part].float().reshape(*columns.shape, -1) for part in self.parts], -1)
+        values = torch.cat([pairs[part].float().reshape(*columns.shape, width) for part, width in self.parts.items()], -1)
         there = values.isfinite() & (columns >= 0)[:, :, None]
         return values.masked_fill(~there, 0), there

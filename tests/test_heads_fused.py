@@ -1,0 +1,180 @@
+"""The fused head: its scores pair by pair, what it learns from, what is masked, and the table of its parts."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from heads_world import build_job, job_for
+
+from cache.errors import UserError
+from heads import fusion, training
+from heads.base import Rows, make_head
+from heads.checkpoint import read_tensors
+from heads.config import load_config
+from heads.metrics import dev_half
+from heads.runs import list_scores, load_head
+
+CPU = torch.device("cpu")
+NAN = math.nan
+
+
+def gelu(x):
+    return x * 0.5 * (1 + math.erf(x / math.sqrt(2)))
+
+
+def reference(row, weights, hidden):
+    """Scores of one list, number by number. row: candidates x numbers, None where a number is not there."""
+    scores = []
+    for own in row:
+        level, gap, there = [], [], []
+        for place, value in enumerate(own):
+            scaled = [(other[place] - weights["centre"][place]) / weights["scale"][place] for other in row if other[place] is not None]
+            mine = None if value is None else (value - weights["centre"][place]) / weights["scale"][place]
+            level.append(0 if mine is None else mine)
+            gap.append(0 if mine is None else mine - max(scaled))
+            there.append(0 if mine is None else 1)
+        inputs = np.array([*level, *gap, *there], float)
+        score = weights["linear.weight"][0] @ inputs
+        if hidden:
+            units = [gelu(x) for x in weights["network.0.weight"] @ inputs + weights["network.0.bias"]]
+            score += weights["network.2.weight"][0] @ np.array(units)
+        scores.append(score)
+    return scores
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A dataset with a trained MIMIC, and the job that fuses it."""
+    folder = tmp_path_factory.mktemp("world")
+    job = build_job(folder, splits=(96, 160, 60))
+    training.main(job)
+    config = {"heads": ["mimic"], "pair_features": ["name_similarity"], "epochs": 8, "lr": 0.02}
+    fused = job_for(job, "fused", config, folder / "fused") | {"heads": {"mimic": job}}
+    return job, fused, fusion.main(fused)
+
+
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_scores_are_those_of_the_formula(hidden):
+    torch.manual_seed(1)
+    head = make_head("fused", load_config("fused", {"hidden": hidden}), {"pairs.a": (), "pairs.b": (2,)}).eval()
+    columns = torch.tensor([[3, 1, 4, -1], [2, 0, 5, 6]])
+    pairs = {"a": torch.tensor([[0.5, NAN, 2.0, 9.0], [NAN, NAN, NAN, NAN]]), "b": torch.randn(2, 4, 2)}
+    pairs["b"][0, 0, 1] = NAN
+    head.prepare(columns, pairs)
+    np.testing.assert_allclose(head.centre[0], 1.25)  # of 0.5 and 2.0: what stands where the list ends does not count
+    np.testing.assert_allclose(head.scale[0], 0.75)
+    weights = {name: tensor.double().numpy() for name, tensor in head.state_dict().items()}
+    with torch.no_grad():
+        found = head.score_lists(Rows(), Rows(), columns, pairs)["score"]
+    numbers = torch.cat([pairs["a"][:, :, None], pairs["b"]], -1).double().tolist()
+    for mention in range(2):
+        rows = [[None if math.isnan(x) else x for x in candidate] for candidate in numbers[mention]][: 3 if mention == 0 else 4]
+        np.testing.assert_allclose(found[mention, : len(rows)], reference(rows, weights, hidden), rtol=1e-5, atol=1e-5)
+
+
+def test_it_learns_from_the_calibrating_half_of_dev_alone(world, tmp_path):
+    _, job, _ = world
+    mentions = pq.read_table(Path(job["dataset"]) / "mentions.parquet").to_pydict()
+    half = np.array([split == "dev" and dev_half(str(gold)) == "calibrate" for split, gold in zip(mentions["split"], mentions["gold_id"], strict=True)])
+    weights = {}
+    for name, spoiled in (("whole", np.zeros(len(half), bool)), ("others", ~half), ("own", half)):
+        pairs = {}
+        for part, path in job["pairs"].items():
+            values = np.load(path)["values"].copy()
+            values[spoiled] = np.random.default_rng(0).random(values[spoiled].shape)
+            pairs[part] = str(tmp_path / f"{name}-{part}.npz")
+            np.savez(pairs[part], values=values)
+        training.main({**job, "config": {"epochs": 1}, "pairs": pairs, "out": str(tmp_path / name)})
+        weights[name] = (tmp_path / name / "model.safetensors").read_bytes()
+    assert weights["whole"] == weights["others"] != weights["own"]
+    counts = json.loads((tmp_path / "whole" / "run.json").read_text())["counts"]
+    assert counts["calibrate"] == counts["trained on"] == int((half & (np.array(mentions["gold"]) >= 0)).sum())
+
+
+def test_every_part_is_shown_alone_and_left_out(world):
+    _, job, result = world
+    parts = json.loads((Path(job["out"]) / "parts.json").read_text())
+    names = ["frequency", "mimic", "name_similarity"]
+    assert sorted(parts) == sorted(["all", *(f"only {name}" for name in names), *(f"without {name}" for name in names)])
+    assert parts["all"]["test"]["H@1"] == result["metrics"]["test"]["rerank"]["all"]["H@1"]
+    assert all(parts["all"]["test"]["MRR"] > parts[f"only {name}"]["test"]["MRR"] for name in ("frequency", "mimic"))
+    assert parts["all"]["test"]["MRR"] > parts["without name_similarity"]["test"]["MRR"] > parts["only frequency"]["test"]["MRR"]
+    lines = result["table"].splitlines()
+    assert lines[-1].startswith("without ") and sum(line.startswith("only ") for line in lines) == len(names)
+    assert not [path for path in (Path(job["out"]) / "parts").iterdir() if path.is_dir()]
+    assert fusion.main(job)["table"] == result["table"]
+
+
+def test_a_part_is_the_score_of_the_run_for_dev_and_test(world):
+    job, fused, _ = world
+    values = np.load(Path(fused["out"]) / "parts" / "mimic.npz")["values"]
+    lists = np.load(job["candidates"])["ids"]
+    mentions = pq.read_table(Path(job["dataset"]) / "mentions.parquet").to_pydict()
+    split, gold = np.array(mentions["split"]), np.array(mentions["gold"])
+    assert np.isnan(values[split == "train"]).all() and (np.isnan(values) == (lists < 0))[split != "train"].all()
+    said = {row["id"]: row for row in pq.read_table(Path(job["out"]) / "predictions.parquet").to_pylist()}
+    listed = [row for row in np.flatnonzero(split != "train") if gold[row] in lists[row] and gold[row] >= 0]
+    assert len(listed) > 150
+    for row in listed:
+        assert values[row][lists[row] == gold[row]][0] == pytest.approx(said[mentions["id"][row]]["gold_score"], rel=1e-4, abs=1e-5)
+    everything = list_scores(job, ("train", "dev", "test"), CPU)
+    assert (np.isnan(everything) == (lists < 0)).all()
+    np.testing.assert_array_equal(everything[split != "train"], values[split != "train"])
+
+
+def test_frequency_counts_golds_of_the_training_mentions(world):
+    _, job, _ = world
+    mentions = pq.read_table(Path(job["dataset"]) / "mentions.parquet").to_pydict()
+    golds = [gold for split, gold in zip(mentions["split"], mentions["gold"], strict=True) if split == "train" and gold >= 0]
+    lists = np.load(job["candidates"])["ids"]
+    found = fusion.frequency(job)
+    for mention, place in ((0, 0), (50, 3), (200, 9)):
+        if lists[mention, place] >= 0:
+            assert found[mention, place] == pytest.approx(math.log1p(golds.count(lists[mention, place])), rel=1e-6)
+    assert np.isnan(found[lists < 0]).all()
+    tenth = fusion.frequency({**job, "train_fraction": 0.1})
+    assert np.nansum(np.expm1(tenth)) < np.nansum(np.expm1(found))
+
+
+def test_a_run_comes_back_from_its_folder(world, tmp_path):
+    job, fused, _ = world
+    head = load_head(Path(fused["out"]), CPU)
+    assert head.config == load_config("fused", fused["config"]) and not head.training
+    assert torch.equal(head.centre, read_tensors(Path(fused["out"]) / "model.safetensors")[0]["centre"])
+    with pytest.raises(UserError, match="train that head first"):
+        load_head(tmp_path, CPU)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"heads": ["fused"]}, "expected other methods"),
+        ({"heads": ["mimic", "mimic"]}, "each once"),
+        ({"pair_features": ["name_similarty"]}, "did you mean 'name_similarity'?"),
+        ({"heads": [], "pair_features": [], "frequency": False}, "nothing to fuse"),
+    ],
+)
+def test_what_cannot_be_fused_is_refused(params, message):
+    with pytest.raises(UserError) as error:
+        load_config("fused", params)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_scores_of_other_lists_are_refused(world, tmp_path):
+    job, fused, _ = world
+    with pytest.raises(UserError, match="scored other candidate lists"):
+        fusion.main({**fused, "heads": {"mimic": {**job, "candidates": str(tmp_path / "c.npz")}}, "out": str(tmp_path / "out")})
+
+
+def test_pair_features_are_those_the_profile_can_compute():
+    def pairs(available, **params):
+        return load_config("fused", params).pairs(available)
+
+    assert pairs([]) == ["name_similarity", "retrieval"]
+    assert pairs(["text_tokens", "face_embedding", "clip_text"]) == ["face_match", "name_similarity", "retrieval", "text_cls"]
+    assert pairs(["clip_text", "clip_image"], pair_features=["clip_ti"]) == ["clip_ti"]
+    assert load_config("fused", {}).wants(["clip_text"]) == []
