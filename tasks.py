@@ -429,23 +429,34 @@ class TrainHead(BuildCandidates):
         return {name: self.clone(BuildPairs, pair=name) for name in self.head.pairs}
 
     def needs(self) -> list[Task]:
-        return [self.extraction(), self.clone(BuildCandidates), *self.pairs().values()]
+        return [self.extraction(), self.clone(BuildCandidates), *self.pairs().values(), *self.heads().values()]
+
+    def heads(self) -> dict[str, "TrainHead"]:
+        """The runs whose scores this one reads, each with its default parameters of this profile."""
+        return {name: self.clone(TrainHead, method=name, params="{}") for name in self.head.heads}
+
+    def brief(self) -> str:
+        return f" {self.head.method}"
 
     def request(self) -> dict[str, Any] | None:
         upstream = [task.digest() for task in self.needs()]
         own = {"method": self.head.method, "config": self.head.config, "seed": self.seed, "train_fraction": self.train_fraction}
         return {**own, "upstream": upstream} if all(upstream) else None
 
-    def make(self) -> dict[str, Any]:
-        job = jobs.training_job(
+    def job(self) -> dict[str, Any]:
+        """The training job, as `heads.training.main` takes it."""
+        return jobs.training_job(
             self.head, extraction=self.extraction().resolved(), candidates=self.clone(BuildCandidates).resolved(),
             pairs={name: task.resolved() for name, task in self.pairs().items()},
             dataset=self.clone(PrepareDataset).resolved(), dataset_digest=self.clone(PrepareDataset).digest(), label=self.dataset, paths=self.paths,
-            seed=self.seed, train_fraction=self.train_fraction,
+            seed=self.seed, train_fraction=self.train_fraction, heads={name: task.job() for name, task in self.heads().items()},
         )
+
+    def make(self) -> dict[str, Any]:
+        job = self.job()
         out = Path(job["out"])
         write_json(out / "config.json", job["depends"])
-        trained = child.run("heads.training:main", {**job, "device": self.device, "precision": self.precision})
+        trained = child.run(self.head.trainer, {**job, "device": self.device, "precision": self.precision})
         write_atomic(out / "metrics.txt", trained["table"] + "\n")
         files = [out / name for name in ("config.json", "model.safetensors", "metrics.json", "predictions.parquet", "metrics.txt")]
         return {"result": {"run": self.paths.relative(out)}, "files": files, "run": trained["run"]}

@@ -51,8 +51,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     """Train a head and evaluate it; a run that was killed goes on after its last whole epoch, to the same bytes.
 
     job: method, config (full or partial), seed, device, precision, threads (optional), train_fraction, dataset (folder with mentions.parquet and
-    entities.parquet), inputs (side, role, feature, view, store, keys, outputs), candidates (npz of ids and, where known, gold_rank), pairs (name -> npz of
-    values beside the candidates), out (the run's folder).
+    entities.parquet), inputs (side, role, feature, view, outputs, store, keys), candidates (npz of ids and, where known, gold_rank), pairs (name ->
+    npz of values beside the candidates), out (the run's folder).
     Writes model.safetensors, metrics.json, predictions.parquet, history.json, tensorboard/ and run.json, the last of all. Returns
     `{"metrics", "table", "run"}`. Raises `UserError`.
     """

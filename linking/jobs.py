@@ -21,12 +21,17 @@ FOUR = ("drin", "mimic", "dwe", "dsmip")
 
 @dataclass(frozen=True)
 class Head:
-    """A method with its full configuration (plain JSON values) and the features it wants: {side, role, feature, view, outputs} each."""
+    """A method with its full configuration (plain JSON values) and the features it wants: {side, role, feature, view, outputs} each.
+
+    heads: methods whose finished runs it reads; trainer: the function that trains it.
+    """
 
     method: str
     config: Mapping[str, Any]
     wanted: list[dict[str, Any]]
     pairs: list[str]
+    heads: tuple[str, ...] = ()
+    trainer: str = "heads.training:main"
 
     @property
     def wants(self) -> list[dict[str, str]]:
@@ -57,7 +62,7 @@ def head(method: str, params: str, profile: Profile) -> Head:
     method = method.replace("-", "_")
     config = load_config(method, {**profile.heads.get(method, {}), **parameters(params)})
     available = list(profile.features)
-    return Head(method, to_json(config), config.wants(available), config.pairs(available))
+    return Head(method, to_json(config), config.wants(available), config.pairs(available), config.heads, config.trainer)
 
 
 def usual_wants(profile: Profile) -> list[dict[str, str]]:
@@ -107,9 +112,9 @@ def pair_job(
 
 def training_job(
     chosen: Head, *, extraction: Mapping[str, Any], candidates: Mapping[str, Any], pairs: Mapping[str, Mapping[str, Any]], dataset: Mapping[str, Any],
-    dataset_digest: str, label: str, paths: Paths, seed: int, train_fraction: float,
+    dataset_digest: str, label: str, paths: Paths, seed: int, train_fraction: float, heads: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """The job of `heads.training.main`.
+    """The job of `heads.training.main`. heads: the jobs of the finished runs it reads, by method.
 
     The run's folder is named by what the run depends on: configuration, seed, fraction, dataset, candidates and the identities of its features.
     So the same experiment has one folder, whatever task or profile led to it.
@@ -120,6 +125,8 @@ def training_job(
         "candidates": candidates["digest"], "features": {name: feature["identity"] for name, feature in features.items()},
         "pairs": {name: pair["digest"] for name, pair in pairs.items()},
     }
+    if heads:
+        depends["heads"] = {method: run["depends"] for method, run in heads.items()}
     inputs = [
         {
             **{key: want[key] for key in ("side", "role", "feature", "view", "outputs")},
@@ -132,5 +139,5 @@ def training_job(
         "method": chosen.method, "config": dict(chosen.config), "seed": seed, "train_fraction": train_fraction, "inputs": inputs,
         "dataset": str(paths.root / dataset["folder"]), "candidates": str(paths.root / candidates["file"]), "depends": depends,
         "pairs": {name: str(paths.root / pair["file"]) for name, pair in pairs.items()},
-        "out": str(paths.run(label, chosen.method, identity(depends))),
+        "heads": dict(heads), "out": str(paths.run(label, chosen.method, identity(depends))),
     }

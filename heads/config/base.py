@@ -33,6 +33,10 @@ class HeadConfig:
     hard_negatives: int = 0
 
     positive: ClassVar[tuple[str, ...]] = ("lr", "batch_size", "eps", "eval_candidates")
+    heads: ClassVar[tuple[str, ...]] = ()
+    """Methods whose finished runs it reads."""
+    trainer: ClassVar[str] = "heads.training:main"
+    """What trains it: a function of the training job."""
     fits_on: ClassVar[str] = "train"
     """What its parameters are learned from: "train", or "calibrate", a half of dev that chooses nothing."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

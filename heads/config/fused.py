@@ -22,11 +22,12 @@ class FusedConfig(HeadConfig):
     epochs: int = 60
     patience: int = 15
     weight_decay: float = 0.05
-    heads: tuple[str, ...] = ("dwe", "mimic")
+    heads: tuple[str, ...] = ("drin", "dwe", "mimic")  # type: ignore[misc]
     pair_features: tuple[str, ...] = ("auto",)
     frequency: bool = True
     hidden: int = 24
 
+    trainer: ClassVar[str] = "heads.fusion:main"
     fits_on: ClassVar[str] = "calibrate"
     FEATURES: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "name_similarity": (), "retrieval": (), "face_match": ("face_embedding",), "text_cls": ("text_tokens",),
