@@ -429,11 +429,14 @@ class TrainHead(BuildCandidates):
         return {name: self.clone(BuildPairs, pair=name) for name in self.head.pairs}
 
     def needs(self) -> list[Task]:
-        return [self.extraction(), self.clone(BuildCandidates), *self.pairs().values(), *self.heads().values()]
+        return [self.extraction(), self.clone(BuildCandidates), *self.pairs().values(), *self.runs().values(), *self.prompted()]
 
-    def heads(self) -> dict[str, "TrainHead"]:
-        """The runs whose scores this one reads, each with its default parameters of this profile."""
-        return {name: self.clone(TrainHead, method=name, params="{}") for name in self.head.heads}
+    def runs(self) -> dict[str, "TrainHead"]:
+        """The runs that this one reads: DSMIP's experts, or the heads that are fused."""
+        return {label: self.clone(TrainHead, method=method, params=json.dumps(params)) for label, (method, params) in self.head.runs.items()}
+
+    def prompted(self) -> list["PromptedFeatures"]:
+        return [self.clone(PromptedFeatures)] if self.head.prompted else []
 
     def brief(self) -> str:
         return f" {self.head.method}"
@@ -445,12 +448,16 @@ class TrainHead(BuildCandidates):
 
     def job(self) -> dict[str, Any]:
         """The training job, as `heads.training.main` takes it."""
-        return jobs.training_job(
+        job = jobs.training_job(
             self.head, extraction=self.extraction().resolved(), candidates=self.clone(BuildCandidates).resolved(),
             pairs={name: task.resolved() for name, task in self.pairs().items()},
             dataset=self.clone(PrepareDataset).resolved(), dataset_digest=self.clone(PrepareDataset).digest(), label=self.dataset, paths=self.paths,
-            seed=self.seed, train_fraction=self.train_fraction, heads={name: task.job() for name, task in self.heads().items()},
+            seed=self.seed, train_fraction=self.train_fraction, heads={name: task.job() for name, task in self.runs().items()},
+            prompted=[entry for task in self.prompted() for entry in task.inputs()],
         )
+        if self.head.config.get("stage") == "prompts":
+            job |= jobs.live_clip(self.head, self.extraction().resolved(), self.profile_content, self.profile, self.demo_encoders(), self.paths)
+        return job
 
     def make(self) -> dict[str, Any]:
         job = self.job()
@@ -465,6 +472,33 @@ class TrainHead(BuildCandidates):
         run = self.folder(receipt["result"]["run"])
         dataset = self.folder(self.clone(PrepareDataset).resolved()["folder"])
         return f"{(run / 'metrics.txt').read_text()}\nrun:     {run}\ndataset: {dataset}\ncache:   {self.paths.cache}"
+
+
+class PromptedFeatures(TrainHead):
+    """Extracts text and pictures once more with the prompts that DSMIP's first stage learned, into a cache that belongs to that run."""
+
+    def learned(self) -> TrainHead:
+        """The run that learned the prompts."""
+        return self.runs()["multimodal"]
+
+    def needs(self) -> list[Task]:
+        return [self.learned()]
+
+    def request(self) -> dict[str, Any] | None:
+        learned = self.learned().digest()
+        return learned and {"prompts": learned}
+
+    def make(self) -> dict[str, Any]:
+        made = child.run("linking.prompts:extract", {**self.learned().job(), "device": self.device})
+        inputs = [{**entry, "store": self.paths.relative(Path(entry["store"])), "keys": self.paths.relative(Path(entry["keys"]))} for entry in made["inputs"]]
+        return {"result": {"inputs": inputs}, "files": made["shards"], "run": made["run"]}
+
+    def inputs(self) -> list[dict[str, Any]]:
+        """The training inputs that the prompts made."""
+        return [{**entry, **{key: str(self.folder(entry[key])) for key in ("store", "keys")}} for entry in self.resolved()["inputs"]]
+
+    def summary(self, receipt: dict[str, Any]) -> str:
+        return f"prompted features of {self.learned().job()['out']}"
 
 
 class _Tool(Task):

@@ -39,7 +39,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         pairs["frequency"] = _kept(out / "parts" / "frequency.npz", lambda: frequency(job))
     if not pairs:
         raise UserError("fused: there is nothing to fuse; name heads or pair_features that this profile has, or set frequency")
-    job = {**job, "pairs": pairs, "train_fraction": 1.0}  # a fraction of train is what heads and frequency saw; nothing is learned from train here
+    job = {**job, "pairs": pairs, "heads": {}, "train_fraction": 1.0}  # a fraction of train is what heads and frequency saw; nothing is learned from train here
     result = training.main(job)
     return {**result, "table": f"{result['table']}\n\n{parts_table(_parts(job, result['metrics']))}"}
 

@@ -1,6 +1,6 @@
 """Trained runs: a head back from its folder, and its scores of candidate lists."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,16 @@ from heads.checkpoint import read_tensors
 from heads.config import load_config
 from heads.data import Bundle
 from heads.scoring import score_lists
-from heads.training import wanted
+from heads.training import frozen, wanted
 
 
-def load_head(folder: Path, device: torch.device) -> Head:
-    """The head of a finished run, ready to score. Raises `UserError` where the folder holds none."""
+def load_head(folder: Path, device: torch.device, job: Mapping[str, Any] | None = None) -> Head:
+    """The head of a finished run, ready to score. job: the run's, for stages that run a model live. Raises `UserError` where the folder holds none."""
     path = folder / "model.safetensors"
     if not path.exists():
         raise UserError(f"{path}: no such file; train that head first (TrainHead)")
     tensors, said = read_tensors(path)
-    head = make_head(said["method"], load_config(said["method"], said["config"]), {name: tuple(shape) for name, shape in said["shapes"].items()})
+    head = make_head(said["method"], load_config(said["method"], said["config"]), {name: tuple(shape) for name, shape in said["shapes"].items()}, **frozen(job or {}))
     head.load_state_dict(tensors)
     return head.to(device).eval()
 

@@ -5,7 +5,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -20,6 +20,7 @@ from cache.files import fault_point, read_json, write_json
 from cache.store import Store
 from heads.base import Batch, Head, make_head
 from heads.checkpoint import load_optimizer, optimizer_tensors, part, read_tensors, write_tensors
+from heads.clip_blocks import read_towers
 from heads.config import load_config, to_json
 from heads.config.base import HeadConfig
 from heads.data import Bundle, prefetch
@@ -76,14 +77,16 @@ def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, devi
     bundle = Bundle.load(job, wanted(job, config), device)
     chosen, counts = training_mentions(bundle, float(job.get("train_fraction", 1.0)), config.fits_on)
     torch.manual_seed(seed)
-    head = make_head(job["method"], config, bundle.shapes).to(device)
+    head = make_head(job["method"], config, bundle.shapes, **frozen(job)).to(device)
+    for label, run in sorted(job.get("heads", {}).items()):
+        head.start(label, read_tensors(Path(run["out"]) / "model.safetensors")[0])
     head.prepare(*bundle.lists_of(chosen))
     loaded = time.monotonic()
     state, best = _fit(head, config, bundle, chosen, out, digest, seed, precision, quiet)
     trained = time.monotonic()
     head.load_state_dict(best)
     head.eval()
-    metrics, predictions, speed = evaluate(head, bundle, quiet)
+    metrics, predictions, speed = evaluate(head, bundle, quiet) if config.evaluates else ({}, {"id": np.empty(0, str)}, None)
     write_tensors(out / "model.safetensors", best, {"method": job["method"], "config": to_json(config), "shapes": bundle.shapes, "seed": seed})
     fault_point("run-middle")
     write_predictions(out / "predictions.parquet", predictions)
@@ -99,6 +102,11 @@ def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, devi
     write_json(out / "run.json", run)
     (out / "checkpoint.safetensors").unlink(missing_ok=True)
     return _result(out, run)
+
+
+def frozen(job: Mapping[str, Any]) -> dict[str, Any]:
+    """The models that a stage runs live, beside the cached features: none, or the blocks of a frozen CLIP (`towers`: their file)."""
+    return {"towers": read_towers(Path(job["towers"]))} if "towers" in job else {}
 
 
 def wanted(job: dict[str, Any], config: HeadConfig) -> list[dict[str, Any]]:
@@ -166,6 +174,7 @@ def _digest(job: dict[str, Any], config: HeadConfig) -> str:
     folder = Path(job["dataset"])
     keys = [Path(entry["keys"]) for entry in sorted(job["inputs"], key=lambda entry: (entry["side"], entry["role"], entry["view"]))]
     pairs = [Path(path) for _, path in sorted(job.get("pairs", {}).items())]
+    pairs += [Path(run["out"]) / "model.safetensors" for _, run in sorted(job.get("heads", {}).items())]
     for path in [folder / "mentions.parquet", folder / "entities.parquet", Path(job["candidates"]), *keys, *pairs]:
         try:
             hashed.update(blake2b(path.read_bytes()).digest())

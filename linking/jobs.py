@@ -1,7 +1,7 @@
 """Training jobs: a head's configuration from the profile and the command line, joined with what extraction left."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,20 @@ FOUR = ("drin", "mimic", "dwe", "dsmip")
 class Head:
     """A method with its full configuration (plain JSON values) and the features it wants: {side, role, feature, view, outputs} each.
 
-    heads: methods whose finished runs it reads; trainer: the function that trains it.
+    runs: the finished runs it reads, label -> (method, parameters); trainer: the function that trains it.
     """
 
     method: str
     config: Mapping[str, Any]
     wanted: list[dict[str, Any]]
     pairs: list[str]
-    heads: tuple[str, ...] = ()
-    trainer: str = "heads.training:main"
+    runs: Mapping[str, tuple[str, dict[str, Any]]]
+    trainer: str
+
+    @property
+    def prompted(self) -> bool:
+        """Whether it reads features that DSMIP's learned prompts made."""
+        return any(want["feature"] in PROMPTED.values() for want in self.wanted)
 
     @property
     def wants(self) -> list[dict[str, str]]:
@@ -62,7 +67,7 @@ def head(method: str, params: str, profile: Profile) -> Head:
     method = method.replace("-", "_")
     config = load_config(method, {**profile.heads.get(method, {}), **parameters(params)})
     available = list(profile.features)
-    return Head(method, to_json(config), config.wants(available), config.pairs(available), config.heads, config.trainer)
+    return Head(method, to_json(config), config.wants(available), config.pairs(available), config.runs(available), config.trainer)
 
 
 def usual_wants(profile: Profile) -> list[dict[str, str]]:
@@ -113,31 +118,52 @@ def pair_job(
 def training_job(
     chosen: Head, *, extraction: Mapping[str, Any], candidates: Mapping[str, Any], pairs: Mapping[str, Mapping[str, Any]], dataset: Mapping[str, Any],
     dataset_digest: str, label: str, paths: Paths, seed: int, train_fraction: float, heads: Mapping[str, Mapping[str, Any]],
+    prompted: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """The job of `heads.training.main`. heads: the jobs of the finished runs it reads, by method.
+    """The job of `heads.training.main`. heads: the jobs of the finished runs it reads, by label. prompted: inputs that learned prompts have made.
 
     The run's folder is named by what the run depends on: configuration, seed, fraction, dataset, candidates and the identities of its features.
     So the same experiment has one folder, whatever task or profile led to it.
     """
-    features = {want["feature"]: extraction["features"][want["feature"]] for want in chosen.wanted}
+    extracted = [want for want in chosen.wanted if want["feature"] not in PROMPTED.values()]
+    features = {want["feature"]: extraction["features"][want["feature"]] for want in extracted}
     depends = {
         "method": chosen.method, "config": chosen.config, "seed": seed, "train_fraction": train_fraction, "dataset": dataset_digest,
         "candidates": candidates["digest"], "features": {name: feature["identity"] for name, feature in features.items()},
         "pairs": {name: pair["digest"] for name, pair in pairs.items()},
     }
     if heads:
-        depends["heads"] = {method: run["depends"] for method, run in heads.items()}
+        depends["heads"] = {name: run["depends"] for name, run in heads.items()}
+    if prompted:
+        depends["prompted"] = sorted(entry["identity"] for entry in prompted)
     inputs = [
         {
             **{key: want[key] for key in ("side", "role", "feature", "view", "outputs")},
             "store": str(paths.cache / features[want["feature"]]["store"]),
             "keys": str(paths.root / extraction["columns"][column_name(want["side"], want["feature"], want["view"])]),
         }
-        for want in chosen.wanted
+        for want in extracted
     ]
     return {
-        "method": chosen.method, "config": dict(chosen.config), "seed": seed, "train_fraction": train_fraction, "inputs": inputs,
+        "method": chosen.method, "config": dict(chosen.config), "seed": seed, "train_fraction": train_fraction, "inputs": [*inputs, *prompted],
         "dataset": str(paths.root / dataset["folder"]), "candidates": str(paths.root / candidates["file"]), "depends": depends,
         "pairs": {name: str(paths.root / pair["file"]) for name, pair in pairs.items()},
         "heads": dict(heads), "out": str(paths.run(label, chosen.method, identity(depends))),
     }
+
+
+def live_clip(chosen: Head, extraction: Mapping[str, Any], profile: Profile, profile_name: str, demo: Path, paths: Paths) -> dict[str, Any]:
+    """What the stage that learns prompts needs beside a training job: the CLIP behind the cached states, and where its blocks are put.
+
+    Raises `UserError` where text and picture states are of different models, or do not enter the block that the head's `prompt_start` says.
+    """
+    names = [chosen.config["layers_text"], chosen.config["layers_image"]]
+    options = [profile.feature(name).options for name in names]
+    if options[0].get("model") != options[1].get("model"):
+        raise UserError(f"profile {profile.name!r}: {names[0]} and {names[1]} are of different models; prompts need one CLIP for both")
+    start, blocks = chosen.config["prompt_start"], [option.get("block", 0) for option in options]
+    if blocks != [start, start]:
+        raise UserError(f"prompt_start = {start}: the profile's {names[0]} and {names[1]} have `block: {blocks[0]}` and `block: {blocks[1]}`; make all three the same")
+    digest = identity([extraction["features"][name]["identity"] for name in names])
+    clip = {"profile": profile_name, "feature": names[1], "demo": str(demo), "start": {"text": start, "image": start}}
+    return {"clip": clip, "blocks": str(paths.blocks(digest))}

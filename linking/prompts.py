@@ -26,36 +26,36 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     job: as there, and clip: profile, feature (the one whose model it is), demo (folder of the demo's encoders), start (first block by tower).
     """
     from heads import training
-    from linking.clip_blocks import export
 
-    place = _blocks(job)
-    if not place.exists():
-        clip = job["clip"]
-        profile = profiles.load(clip["profile"])
-        extractor = build(profile.feature(clip["feature"]), profile.source, Path(clip["demo"]))
-        export(extractor.files, clip["start"], place)
-    return training.main({**job, "towers": str(place)})
+    return training.main({**job, "towers": str(_blocks(job))})
 
 
 def _blocks(job: dict[str, Any]) -> Path:
-    """Where a run's frozen blocks lie: shared by the runs over the same states."""
-    return Path(job["blocks"])
+    """The frozen blocks, taken from their checkpoint where they are not there: one file for all runs over the same states."""
+    from linking.clip_blocks import export
+
+    place, clip = Path(job["blocks"]), job["clip"]
+    if not place.exists():
+        profile = profiles.load(clip["profile"])
+        extractor = build(profile.feature(clip["feature"]), profile.source, Path(clip["demo"]))
+        export(extractor.files, clip["start"], place)
+    return place
 
 
 def extract(job: dict[str, Any]) -> dict[str, Any]:
-    """Extract the features with a run's prompts into `job["out"]`, a cache of the run's own: only what is not there yet.
+    """Extract the features with a run's prompts into `cache/` in its folder: only what is not there yet.
 
-    job: run (folder of the stage that learned them), blocks, inputs (side, role, store, keys of the states they start from), out, device.
-    Returns the inputs of the second stage, the files of their shards, and the run's account: rows extracted by feature.
+    job: the training job of the run that learned them. Returns the inputs of the second stage, the files of their shards, and the run's account:
+    rows extracted by feature.
     """
     import torch
 
     from heads.device import pick_device
     from heads.runs import load_head
 
-    device = pick_device(job.get("device", "auto"))
-    head = load_head(Path(job["run"]), device, Path(job["blocks"]))
-    learned = weights_hash([Path(job["run"]) / "model.safetensors"], None)
+    device, out = pick_device(job.get("device", "auto")), Path(job["out"])
+    head = load_head(out, device, {"towers": str(_blocks(job))})
+    learned = weights_hash([out / "model.safetensors"], None)
     inputs, shards, rows = [], [], {}
     for entry in job["inputs"]:
         kind, side = entry["role"], entry["side"]
@@ -66,7 +66,7 @@ def extract(job: dict[str, Any]) -> dict[str, Any]:
         outputs = _outputs(head, kind)
         spec = {"extractor": PROMPTED[kind], "version": VERSION, "side": side, "prompts": learned, "reads": [states.identity],
                 "outputs": [output.to_json() for output in outputs]}  # fmt: skip
-        store = Store.create(Path(job["out"]), PROMPTED[kind], spec)
+        store = Store.create(out / "cache", PROMPTED[kind], spec)
         missing = keys[store.missing(keys)]
         for start in range(0, len(missing), SHARD_ROWS):
             part = missing[start : start + SHARD_ROWS]

@@ -33,8 +33,6 @@ class HeadConfig:
     hard_negatives: int = 0
 
     positive: ClassVar[tuple[str, ...]] = ("lr", "batch_size", "eps", "eval_candidates")
-    heads: ClassVar[tuple[str, ...]] = ()
-    """Methods whose finished runs it reads."""
     trainer: ClassVar[str] = "heads.training:main"
     """What trains it: a function of the training job."""
     fits_on: ClassVar[str] = "train"
@@ -61,7 +59,7 @@ class HeadConfig:
         return True
 
     def runs(self, available: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
-        """The runs this head starts from, `label: (method, parameters)`; none by default. They are trained first, with the same seed and mentions."""
+        """The runs this head reads, `label: (method, parameters)`; none by default. They are trained first, with the same seed and mentions."""
         return {}
 
     def pairs(self, available: Collection[str]) -> list[str]:

@@ -78,6 +78,11 @@ class DsmipConfig(HeadConfig):
             raise UserError(f"gate_dropout = {self.gate_dropout}: expected less than 1")
 
     @property
+    def trainer(self) -> str:  # type: ignore[override]
+        """See `HeadConfig.trainer`: prompts are learned with a model beside the cache."""
+        return "linking.prompts:train" if self.stage == "prompts" else HeadConfig.trainer
+
+    @property
     def evaluates(self) -> bool:
         """The stage that learns prompts is not measured: its features are, once they are extracted (`experts: [multimodal]`)."""
         return self.stage != "prompts"

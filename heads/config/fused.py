@@ -22,7 +22,7 @@ class FusedConfig(HeadConfig):
     epochs: int = 60
     patience: int = 15
     weight_decay: float = 0.05
-    heads: tuple[str, ...] = ("drin", "dwe", "mimic")  # type: ignore[misc]
+    heads: tuple[str, ...] = ("drin", "dwe", "mimic")
     pair_features: tuple[str, ...] = ("auto",)
     frequency: bool = True
     hidden: int = 24
@@ -47,6 +47,10 @@ class FusedConfig(HeadConfig):
     def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
         """See `HeadConfig.wants`: nothing but what the heads and the pair features read."""
         return []
+
+    def runs(self, available: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+        """See `HeadConfig.runs`."""
+        return {method: (method, {}) for method in self.heads}
 
     def pairs(self, available: Collection[str]) -> list[str]:
         """See `HeadConfig.pairs`."""
