@@ -1,6 +1,8 @@
 """DSMIP against its paper: prompts over a frozen CLIP, parameters counted, the gate's choice, and what each stage hands on."""
 
+import checkpoints
 import dsmip_reference as reference
+import numpy as np
 import pytest
 import torch
 from heads_world import head_rows, head_shapes
@@ -9,6 +11,8 @@ from cache.errors import UserError
 from heads.base import Batch, Ragged, Rows, make_head
 from heads.clip_blocks import Tower, read_towers, tower
 from heads.config import load_config
+from linking.clip_blocks import export
+from pipeline.models import find
 
 SMALL = {"d_t": 8, "d_v": 8, "d_c": 8, "gate_width": 16, "gate_dropout": 0.0}
 
@@ -96,6 +100,40 @@ def test_prompted_features_are_those_of_the_equations():
             continue
         torch.testing.assert_close(local.double(), torch.stack(out), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(found[f"prompted_{side}.pooled"][row].double(), pooled, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [checkpoints.open_clip_model, checkpoints.hf_clip])
+@pytest.mark.parametrize("block", [0, 1])
+def test_without_prompts_the_blocks_give_the_models_own_features(tmp_path, make, block):
+    from pipeline.extractors import build
+    from pipeline.profile import Feature
+
+    folder = make(tmp_path / "clip")
+    read = read_towers(export(find(str(folder), tmp_path, None), {"text": block, "image": block}, tmp_path / "blocks.safetensors"))
+
+    def extracted(name, units, **options):
+        made = build(Feature(name, name, {"model": str(folder), **options}, {}, True), tmp_path, None)
+        made.load("cpu")
+        with torch.inference_mode():
+            return made(made.collate([made.prepare(unit) for unit in units] if name.endswith("image") else units))
+
+    from PIL import Image
+
+    pictures = [Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 50, 3), dtype=np.uint8)) for seed in range(3)]
+    texts = ["Powers with Noel Harrison", "a ship"]
+    own, cached = extracted("clip_image", pictures), extracted("clip_layers_image", pictures, block=block)
+    states = read["image"](torch.from_numpy(np.stack(cached["states"])), [])
+    torch.testing.assert_close(states.numpy(), np.stack(own["tokens"]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(read["image"].project(read["image"].finish(states[:, 0])).numpy(), np.stack(own["pooled"]), rtol=1e-4, atol=1e-4)
+    own, cached = extracted("clip_text", texts), extracted("clip_layers_text", texts, block=block)
+    for row in range(len(texts)):
+        if block:
+            states = torch.from_numpy(cached["states"][row])[None]
+        else:
+            states = read["text"].embed(torch.from_numpy(cached["ids"][row]).long()[None])
+        states = read["text"].finish(read["text"](states, []))
+        torch.testing.assert_close(states[0].numpy(), own["tokens"][row], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(read["text"].project(states[:, -1])[0].numpy(), own["pooled"][row], rtol=1e-4, atol=1e-4)
 
 
 def test_a_file_that_holds_no_blocks_is_refused_by_name(tmp_path):

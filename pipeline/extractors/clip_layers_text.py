@@ -17,7 +17,8 @@ class Options(clip_text.Options):
 
 
 class ClipLayersText(clip_text.ClipText):
-    """ids (L,) int32: from the start to the end token · states (L, width): as they enter the block. Usual: ids for block 0, states for a later one."""
+    """ids (L,) int32: from the start to the end token · states (L, width): as they enter the block · embedding (width): mean token embedding, without
+    positions and special tokens (DSMIP's gate). Usual: ids and embedding for block 0, states and embedding for a later one."""
 
     VERSION = 1
     Options = Options
@@ -27,11 +28,12 @@ class ClipLayersText(clip_text.ClipText):
         clip.check_block(files, "text", options.block)
 
     def possible(self) -> dict[str, Output]:
-        outputs = [Output("ids", (), "int32", ragged=True), Output("states", (self.widths["text"],), ragged=True)]
+        width = self.widths["text"]
+        outputs = [Output("ids", (), "int32", ragged=True), Output("states", (width,), ragged=True), Output("embedding", (width,))]
         return {output.name: output for output in outputs}
 
     def usual(self) -> tuple[str, ...]:
-        return ("states",) if self.options.block else ("ids",)
+        return ("states" if self.options.block else "ids", "embedding")
 
     def preprocessing(self) -> dict:
         return {**super().preprocessing(), "block": self.options.block}
@@ -52,7 +54,18 @@ class ClipLayersText(clip_text.ClipText):
                 tower = self.model.text_model
                 states = clip.entering(tower.encoder.layers[self.options.block], lambda: tower(input_ids=tokens))
             rows["states"] = base.to_rows(states, [len(row) for row in ids])
+        rows["embedding"] = base.to_array(self._mean_embedding(tokens, [len(row) for row in ids]))
         return {name: rows[name] for name in self.writes}
+
+    def _mean_embedding(self, tokens, lengths: Sequence[int]):
+        """(b, width): the mean over each text's own tokens; over start and end token where it has no others."""
+        import torch
+
+        table = getattr(self.model, "text", self.model).token_embedding if self.files.library == "open_clip" else self.model.text_model.embeddings.token_embedding
+        end = torch.tensor(lengths, device=self.device)[:, None]
+        place = torch.arange(tokens.shape[1], device=self.device)[None, :]
+        own = torch.where(end > 2, (place > 0) & (place < end - 1), place < end)
+        return (table(tokens) * own[:, :, None]).sum(1) / own.sum(1, keepdim=True)
 
 
 extractor = ClipLayersText
