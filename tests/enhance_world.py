@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 from pipeline.enhance import output
 from pipeline.enhance.prompts import AGAIN, INSTRUCTION, QUESTION
 
-QUICK = {"tries": 3, "first": 0.01, "most": 0.05, "longest": 5.0, "timeout": 0.5, "whole": 2.0, "bytes": 200_000}
+QUICK = {"tries": 3, "first": 0.01, "most": 0.05, "longest": 5.0, "timeout": 20.0, "whole": 60.0, "bytes": 200_000}
+IMPATIENT = {**QUICK, "timeout": 1.5, "whole": 3.0}
 
 
 def prepared(folder: Path, *entities: tuple[str, str]) -> Path:

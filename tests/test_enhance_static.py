@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from enhance_world import QUICK, people, prepared, static_job, texts, without
+from enhance_world import IMPATIENT, people, prepared, static_job, texts, without
 from loopback import Reply, Wiki, serving
 
 from cache.errors import PassingError, UserError
@@ -138,13 +138,13 @@ def test_a_wiki_that_fails_limits_drips_and_babbles_is_asked_again(tmp_path):
     data = prepared(tmp_path / "data", *people(3))
     with serving(wiki_of(3)) as server:
         for trouble in (
-            [Reply(status=500), Reply(status=503)], [Reply(b"<html>no</html>"), Reply(b"[]")], [Reply(wait=1.0)], [Reply(b"{" + b" " * 100, drip=0.1)],
+            [Reply(status=500), Reply(status=503)], [Reply(b"<html>no</html>"), Reply(b"[]")], [Reply(wait=3.0)], [Reply(b"{" + b" " * 100, drip=0.1)],
             [Reply({"error": {"code": "maxlag", "info": "lagged"}}, headers={"Retry-After": "0"})], [Reply(b'{"query": {}}' * 50, cut=True)],
         ):  # fmt: skip
             for path in (tmp_path / "kept").glob("*.jsonl"):
                 path.unlink()
             server.trouble = list(trouble)
-            report = static.main(static_job(data, wiki_api=server.address))
+            report = static.main(static_job(data, wiki_api=server.address, patience=IMPATIENT))
             assert report["written"] == 3 and report["requests"] == 1 + len(trouble), trouble
 
 
@@ -245,7 +245,7 @@ def test_a_dry_run_counts_requests_and_makes_none(tmp_path):
 def test_killed_at_any_answer_it_asks_nothing_twice(tmp_path):
     data, wiki = prepared(tmp_path / "data", *people(75)), wiki_of(75)
     with serving(wiki) as server:
-        job = static_job(data, wiki_api=server.address, patience={**QUICK, "timeout": 5.0})
+        job = static_job(data, wiki_api=server.address)
         command = [sys.executable, "-c", "import json, sys; from pipeline.enhance import static; static.main(json.loads(sys.argv[1]))", json.dumps(job)]
         for _ in range(4):
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "MEL_FAULT": "after-answer:1"}

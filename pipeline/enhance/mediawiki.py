@@ -10,7 +10,7 @@ import httpx
 
 import pipeline
 from cache.errors import UserError
-from pipeline.enhance.patience import PASSING, Again, Pace, Patience, TooLarge, brief, persist, read, retry_after
+from pipeline.enhance.patience import PASSING, Again, Pace, Patience, brief, persist, read, retry_after
 from pipeline.enhance.text import LONGEST, html_text
 
 EXTRACTS = 20  # introductions in one answer, the API's own limit

@@ -98,7 +98,7 @@ class RemoteModel:
         except openai.APIConnectionError as error:  # a time-out is one; clients before version 3 wrap what a hook raises
             if isinstance(error.__cause__, _Status):
                 return self._refused(error.__cause__)
-            raise Again(f"the model's server: {self._clear(type(error.__cause__ or error).__name__)}") from None
+            raise Again(f"the model's server (OPENAI_BASE_URL): {self._clear(type(error.__cause__ or error).__name__)}") from None
         except openai.OpenAIError as error:
             raise Again(f"the model's server: {self._clear(error)}") from None
         except (TooLarge, Again):
