@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from enhance_world import IMPATIENT, dynamic_job, people, prepared, static_job, texts, without
+from enhance_world import IMPATIENT, QUICK, dynamic_job, people, prepared, static_job, texts, without
 from loopback import Reply, completion, serving
 
 from cache.errors import PassingError, UserError
@@ -190,7 +190,8 @@ def test_models_that_want_other_parameters_get_them(tmp_path, model):
         return persona(seen)
 
     model.answer = picky
-    assert dynamic.main(dynamic_job(prepared(tmp_path / "data", *people(4)), concurrency=1))["first_round"] == {"described": 2, "unknown": 2}
+    patience = {**QUICK, "tries": 8}
+    assert dynamic.main(dynamic_job(prepared(tmp_path / "data", *people(4)), patience=patience))["first_round"] == {"described": 2, "unknown": 2}
 
 
 @pytest.mark.parametrize(

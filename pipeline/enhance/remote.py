@@ -126,8 +126,8 @@ class RemoteModel:
         if 300 <= status.status < 400:
             raise UserError(f"{said}, a redirect; set OPENAI_BASE_URL to the final address")
         parameter = status.error.get("param")
-        if status.status == 400 and code.startswith("unsupported") and parameter in self._sent:
-            # Reasoning models count their answer under another name and have one temperature.
+        if status.status == 400 and code.startswith("unsupported") and parameter in self.settings:
+            # Reasoning models count their answer under another name and have one temperature. Another thread may have noticed it before.
             self._sent = {key: value for key, value in self._sent.items() if key != parameter}
             if parameter == "max_tokens":
                 self._sent["max_completion_tokens"] = self.settings["max_tokens"]
