@@ -282,3 +282,60 @@ def test_torchvisions_own_weights_are_found_by_name_and_a_missing_file_is_named_
     for reference, said in [("torchvision:resnet51", "resnet50"), ("torchvision:vgg16@COCO_V1", "IMAGENET1K_V1"), ("torchvision:vgg16", "vgg16-397923af.pth")]:
         with pytest.raises(UserError, match=said):
             find(reference, Path("."), None)
+
+
+def test_torchvisions_own_weights_are_fetched_once_and_only_whole(tmp_path, monkeypatch):
+    """From a real HTTP server on loopback; torchvision's names carry the first digits of the file's hash."""
+    import hashlib
+    import http.server
+    import threading
+    from types import SimpleNamespace
+
+    from pipeline import zoo
+
+    content, asked = b"weights", []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    try:
+        for digest, whole in [(hashlib.sha256(content).hexdigest()[:8], True), ("0123abcd", False)]:
+            url = f"http://127.0.0.1:{server.server_port}/vgg16-{digest}.pth"
+            entry = SimpleNamespace(name="IMAGENET1K_V1", url=url, meta={}, transforms=lambda: None)
+            monkeypatch.setattr(zoo, "_weights", lambda *_, entry=entry: entry)
+            if whole:
+                assert zoo.find("torchvision:vgg16", True)[1].read_bytes() == zoo.find("torchvision:vgg16", True)[1].read_bytes() == content
+            else:
+                with pytest.raises(UserError, match="could not be fetched"):
+                    zoo.find("torchvision:vgg16", True)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert len(asked) == 2 and [path.name for path in (tmp_path / "hub" / "checkpoints").iterdir()] == [f"vgg16-{hashlib.sha256(content).hexdigest()[:8]}.pth"]
+
+
+def test_torchvisions_own_preprocessing_comes_with_its_own_weights(tmp_path, monkeypatch):
+    from pipeline.extractors import build
+    from pipeline.profile import Feature
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    place = tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"")
+    made = build(Feature("image_vgg", "image_vgg", {"model": "torchvision:vgg16"}, {}, True), Path("."), None)
+    assert made.writes["pooled"].shape == (4096,) and made.prepare(noise(400, 300)).shape == (224, 224, 3)
+    assert made.preprocessing() == {
+        "size": (224, 224), "resize": 256, "interpolation": "bilinear", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "layer": "fc7"
+    }  # fmt: skip

@@ -255,7 +255,8 @@ class Evil:
 
 @pytest.mark.parametrize(("name", "make", "file"), [
     ("image_pooled", checkpoints.resnet, "model.pth"), ("text_tokens", checkpoints.bert, "pytorch_model.bin"),
-    ("clip_image", checkpoints.open_clip_model, "open_clip_pytorch_model.bin"),
+    ("clip_image", checkpoints.open_clip_model, "open_clip_pytorch_model.bin"), ("objects", checkpoints.faster_rcnn, "model.pth"),
+    ("faces", checkpoints.mtcnn, "pnet.pt"), ("image_vgg", checkpoints.vgg, "vgg11-0123abcd.pth"),
 ])  # fmt: skip
 def test_a_malicious_checkpoint_is_refused_and_never_run(saved, tmp_path, name, make, file):
     folder = shutil.copytree(saved(make), tmp_path / "model")
