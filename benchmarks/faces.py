@@ -1,7 +1,7 @@
 """Faces on real photographs: `python benchmarks/faces.py --onnx MODEL.onnx [--wikimel DIR] [--bare 300] [--pictures N] [--json OUT]`.
 
-speed: all pictures of the set through `faces` (MTCNN), then the found faces through `face_embedding` (the ONNX recogniser) and `object_clip` (a
-ViT-B/32 of random weights, as costly as a trained one), each by the whole of `pipeline.extract.main`; beside them the same models bare, on prepared
+speed: all pictures of the set through `faces` (MTCNN), then the found faces through `face_embedding` (the ONNX recogniser) and `object_resnet` (a
+ResNet-18 of random weights, as costly as a trained one), each by the whole of `pipeline.extract.main`; beside them the same models bare, on prepared
 input of `--bare` of the pictures in the same batches. The target is at most 1.2 × the bare model's time. match: `face_match` alone on the test
 mentions with a found face on both sides, the best entity with a face taken: among the candidate list, and among all of the KB.
 
@@ -24,12 +24,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 BATCH = 32
 
 
-def write_profile(root: Path, recogniser: Path, clip: Path) -> Path:
+def write_profile(root: Path, recogniser: Path) -> Path:
+    import torch
+    from safetensors.torch import save_file
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    (root / "resnet18").mkdir()
+    save_file(resnet18().state_dict(), root / "resnet18" / "model.safetensors")
+    (root / "resnet18" / "torchvision.json").write_text(json.dumps({"architecture": "resnet18"}))
     path = root / "faces.yaml"
     scaling = "mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]"
     path.write_text(
         f"features:\n  faces: {{model: package:facenet_pytorch/data}}\n  face_embedding: {{of: faces, model: '{recogniser}', {scaling}}}\n"
-        f"  face_clip: {{extractor: object_clip, of: faces, model: '{clip}'}}\n"
+        f"  object_resnet: {{of: faces, model: resnet18}}\n"
     )
     return path
 
@@ -77,7 +85,7 @@ def bare(profile: Path, dataset: Path, roots: dict[str, Path], count: int) -> di
         return rows
 
     parents = timed("faces", [made["faces"].prepare(image) for image in images])
-    for name in ("face_embedding", "face_clip"):
+    for name in ("face_embedding", "object_resnet"):
         timed(name, [item for image, parent in zip(images, parents, strict=True) for _, item in made[name].cut(image, parent)])
     return seconds
 
@@ -119,8 +127,6 @@ def match(root: Path, dataset: Path, result: dict[str, Any], cache: Path) -> dic
 
 
 def main() -> None:
-    from extraction import write_clip
-
     from pipeline.account import prepare
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -131,7 +137,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        profile = write_profile(root, options.onnx.absolute(), write_clip(root / "clip"))
+        profile = write_profile(root, options.onnx.absolute())
         account = prepare({"name": "wikimel", "data_dir": str(options.wikimel), "out": str(root / "prepared")})
         roots = {side: Path(account[f"{side}_images"]) for side in ("mention", "entity")}
         base = {
@@ -144,9 +150,9 @@ def main() -> None:
         rows = done["features"]["faces"]["rows"]
         lines = [("faces", rows, spent, seconds["faces"])]
         upstream = {"features": {"faces": str(root / "cache" / done["features"]["faces"]["store"])}, "columns": done["columns"]}
-        crops, spent = extracted(root, base, ["face_embedding", "face_clip"], upstream)
-        alone = seconds["face_embedding"] + seconds["face_clip"]
-        lines.append(("face_embedding + object_clip", crops["features"]["face_embedding"]["rows"], spent, alone))
+        crops, spent = extracted(root, base, ["face_embedding", "object_resnet"], upstream)
+        alone = seconds["face_embedding"] + seconds["object_resnet"]
+        lines.append(("face_embedding + object_resnet", crops["features"]["face_embedding"]["rows"], spent, alone))
         report: dict[str, Any] = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "bare decoding, images/s": 1 / seconds["decoding"]}
         for label, count, taken, model in lines:
             report[label] = {"images": count, "images/s": count / taken, "bare model, images/s": 1 / model, "ratio": taken / count / model}
