@@ -43,7 +43,7 @@ def test_a_bad_profile_is_one_line_that_names_the_place(tmp_path, text, message)
 
 
 def test_an_unknown_profile_names_the_shipped_ones():
-    with pytest.raises(UserError, match="did you mean 'paper'.*demo, minilm, paper"):
+    with pytest.raises(UserError, match="did you mean 'paper'.*demo, faces, minilm, paper"):
         profile.load("papr")
 
 
