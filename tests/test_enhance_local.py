@@ -1,57 +1,17 @@
 """Dynamic descriptions by a real causal model of transformers in a local folder, with and without a chat template."""
 
 import json
-from pathlib import Path
 
+import checkpoints
 import pytest
+from causal_model import NO_SYSTEM, TEMPLATE, causal
 from enhance_world import dynamic_job, people, prepared, texts, without
 
 from cache.errors import UserError
 from pipeline.enhance import dynamic
 from pipeline.enhance.budget import Budget
 from pipeline.enhance.local import LocalModel
-
-TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-NO_SYSTEM = "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
-
-
-def causal(folder: Path, template: str | None = None, learn: bool = True) -> Path:
-    """A small GPT-2 over words; `learn`: trained in moments to say who Person 2 is and that it does not know Person 1."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-
-    said = {"Person 1": "I do not know this person", "Person 2": "Person 2 is an actor"}
-    words = sorted({w for text in [*said, *said.values(), "Who is this one ? You are a helpful assistant designed to give comprehensive introduction about people . < > / system user"] for w in text.split()})
-    vocabulary = {word: number for number, word in enumerate(["<unk>", "</s>", *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    from tokenizers.decoders import WordPiece
-
-    tokenizer.decoder = WordPiece(prefix="##")
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")
-    fast.chat_template = template
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=len(vocabulary), n_positions=96, n_embd=48, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=1, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
-    model = GPT2LMHeadModel(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    fast.save_pretrained(folder)
-    model.eval().save_pretrained(folder)
-    if learn:
-        from pipeline.enhance.prompts import Prompts
-
-        reader = LocalModel(str(folder), 8, 4, "cpu", "fp32", None, Budget())
-        optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
-        rows = [(reader._ids(Prompts().first({"name": name})), fast(text)["input_ids"] + [1]) for name, text in said.items()]
-        for _ in range(60):
-            for question, answer in rows:
-                labels = torch.tensor([[-100] * len(question) + answer])
-                model(input_ids=torch.tensor([question + answer]), labels=labels).loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
-        model.eval().save_pretrained(folder)
-    return folder
-
+from pipeline.enhance.prompts import Prompts
 
 @pytest.fixture(scope="module", params=[None, TEMPLATE, NO_SYSTEM], ids=["plain", "template", "template without system role"])
 def model(request, tmp_path_factory):
@@ -95,8 +55,6 @@ def test_a_dry_run_counts_the_models_own_tokens_and_loads_no_weights(tmp_path, m
     data = prepared(tmp_path / "data", *people(3))
     plan = dynamic.main(dynamic_job(data, llm=f"local:{model}", dry=True))
     reader = LocalModel(str(model), 8, 1, "cpu", "fp32", None, Budget())
-    from pipeline.enhance.prompts import Prompts
-
     assert plan["first_round_tokens_in"] == sum(len(reader._ids(Prompts().first({"name": name}))) for _, name in people(3))
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["entities.parquet"]
 
@@ -109,8 +67,6 @@ def test_folders_that_are_no_causal_model_are_one_line(tmp_path, model):
     broken = causal(tmp_path / "broken", learn=False)
     (broken / "model.safetensors").write_bytes(b"x" * 100)
     bert = tmp_path / "bert"
-    import checkpoints
-
     checkpoints.bert(bert)
     for folder, message in ((tmp_path / "none", "no such folder"), (hub, "code of its own"), (broken, "cannot be loaded"), (bert, "lacks|cannot be loaded")):
         with pytest.raises(UserError, match=message) as error:

@@ -5,8 +5,9 @@ import json
 import pytest
 import small_world
 import yaml
+from causal_model import causal
 from enhance_world import texts
-from loopback import Reply, completion, serving
+from loopback import Reply, Wiki, completion, serving
 from test_tasks import World
 
 KEY = "sk-very-secret-0123456789abcdef"
@@ -101,6 +102,26 @@ def test_dynamic_descriptions_by_one_command_and_the_key_is_nowhere(base, monkey
     for path in base.root.rglob("*"):
         assert not path.is_file() or not any(secret in path.read_bytes() for secret in secrets), path
     assert not any(KEY[:10] in text for text in said)
+
+
+def test_from_a_wiki_and_by_a_local_model_through_the_same_command(base):
+    wiki = Wiki(pages={small_world.entity(n)["name"]: {"extract": f"Page {n} of the wiki.", "item": f"Q{n}"} for n in range(6)})
+    with serving(wiki) as server:
+        options = ["--mode", "static", "--wiki-api", f"{server.address}/w/api.php", "--wiki-contact", "me@example.org", "--wiki-rate", "0"]
+        assert "requests: 1" in base.luigi("EnhanceEntities", *options, "--dry-run") and not server.seen
+        said = base.luigi("EnhanceEntities", *options)
+        assert "6 of 12 entities have a text" in said and "without, no page: 6" in said and "me@example.org" in server.seen[0].headers["User-Agent"]
+        asked = len(server.seen)
+        base.luigi("EnhanceEntities", *options)
+        assert len(server.seen) == asked
+    model = causal(base.root / "causal", learn=False)
+    options = ["--mode", "dynamic", "--llm", f"local:{model}", "--rounds", "1", "--max-answer", "4", "--device", "cpu"]
+    assert "calls: 12" in base.luigi("EnhanceEntities", *options)
+    receipts = base.receipts("EnhanceEntities")
+    base.luigi("EnhanceEntities", *options)
+    assert base.receipts("EnhanceEntities") == receipts
+    causal(model, seed=1, learn=False)
+    assert "calls: 12" in base.luigi("EnhanceEntities", *options), "other weights are asked anew"
 
 
 def test_a_dry_run_on_nothing_writes_nothing(base, tmp_path):
