@@ -11,11 +11,24 @@ from heads.base import NO_PAIRS, Batch, Head, Rows
 from heads.config.fused import FusedConfig
 
 
+class Member(nn.Module):
+    """A weighted sum of a pair's inputs plus a small network over them. Neither ends in a bias: it would move all of a list alike."""
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, 1, bias=False)
+        self.network = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, 1, bias=False)) if hidden else None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs (B, r, n) -> scores (B, r)."""
+        return (self.linear(inputs) + (self.network(inputs) if self.network is not None else 0)).squeeze(-1)
+
+
 class Fused(Head):
-    """A small network over a pair's numbers, trained so that the softmax of its scores over a list is the chance of each candidate.
+    """Small networks over a pair's numbers, each trained so that the softmax of its scores over a list is the chance of each candidate; their mean.
 
     Reads pair features alone. A number enters as it is (standardised), as its distance from the best in the list, and as whether it is there; what is
-    not there is 0 in the first two.
+    not there is 0 in the first two. Members differ in their initial weights alone, which evens out what so few mentions leave to chance.
     """
 
     config: FusedConfig
@@ -30,8 +43,7 @@ class Fused(Head):
         numbers = sum(self.parts.values())
         self.register_buffer("centre", torch.zeros(numbers))
         self.register_buffer("scale", torch.ones(numbers))
-        self.linear = nn.Linear(3 * numbers, 1, bias=False)  # a bias would move all of a list alike
-        self.network = nn.Sequential(nn.Linear(3 * numbers, config.hidden), nn.GELU(), nn.Linear(config.hidden, 1, bias=False)) if config.hidden else None
+        self.members = nn.ModuleList(Member(3 * numbers, config.hidden) for _ in range(config.members))
 
     def prepare(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> None:
         """Take the standardisation from the training mentions' lists: mean and deviation of every number over the pairs that have it."""
@@ -51,23 +63,27 @@ class Fused(Head):
 
     def score_lists(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
         """See `Head.score_lists`; differences of two scores are log odds of the two candidates."""
+        return {"score": self._scores(columns, pairs).mean(0)}
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy of the gold over its list, the sum over the members; a mention whose gold is not listed is left out."""
+        lists = batch.candidates
+        assert lists is not None
+        own = lists == batch.gold[:, None]
+        listed = own.any(1)
+        scores = self._scores(lists, batch.pairs).masked_fill(lists < 0, -torch.inf)[:, listed]  # (members, m, r)
+        gold = own[listed].int().argmax(1).expand(len(scores), -1)
+        value = F.cross_entropy(scores.flatten(0, 1), gold.flatten(), reduction="sum") / listed.sum().clamp(min=1)
+        return value, {"score": value}
+
+    def _scores(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> Tensor:
+        """The scores of every member, (members, B, r) fp32."""
         with torch.autocast(columns.device.type, enabled=False):
             values, there = self._numbers(columns, pairs)
             level = ((values - self.centre) / self.scale).masked_fill(~there, 0)  # (B, r, numbers)
             best = level.masked_fill(~there, -torch.inf).amax(1, keepdim=True) if columns.shape[1] else level
             inputs = torch.cat([level, (level - best).masked_fill(~there, 0), there.float()], -1)
-            scores = self.linear(inputs) + (self.network(inputs) if self.network is not None else 0)
-        return {"score": scores.squeeze(-1)}
-
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy of the gold over its list; a mention whose gold is not listed is left out."""
-        lists = batch.candidates
-        assert lists is not None
-        scores = self.score_lists(Rows(), Rows(), lists, batch.pairs)["score"].masked_fill(lists < 0, -torch.inf)
-        own = lists == batch.gold[:, None]
-        listed = own.any(1)
-        value = F.cross_entropy(scores[listed], own[listed].int().argmax(1), reduction="sum") / listed.sum().clamp(min=1)
-        return value, {"score": value}
+            return torch.stack([member(inputs) for member in self.members])
 
     def _numbers(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Every number of each pair (B, r, numbers), 0 where it is not there, and whether it is."""

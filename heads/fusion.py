@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
+from rapidfuzz.utils import default_process
 
 from cache.errors import UserError
 from cache.files import read_json, write_atomic, write_json
@@ -39,22 +41,29 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         pairs["frequency"] = _kept(out / "parts" / "frequency.npz", lambda: frequency(job))
     if not pairs:
         raise UserError("fused: there is nothing to fuse; name heads or pair_features that this profile has, or set frequency")
-    job = {**job, "pairs": pairs, "heads": {}, "train_fraction": 1.0}  # a fraction of train is what heads and frequency saw; nothing is learned from train here
+    job = {**job, "pairs": pairs, "heads": {}, "train_fraction": 1.0}  # heads and frequency saw a fraction of train; nothing here is learned from it
     result = training.main(job)
     return {**result, "table": f"{result['table']}\n\n{parts_table(_parts(job, result['metrics']))}"}
 
 
 def frequency(job: dict[str, Any]) -> np.ndarray:
-    """(M, k) float32 log(1 + how often each candidate is a gold of the training mentions that heads see), NaN where a list ends."""
-    bundle = Bundle.load({**job, "pairs": {}}, [], torch.device("cpu"))
+    """(M, k, 2) float32 log(1 + n), n: how often each candidate is a gold of the training mentions that heads see, and how often it is the gold of the
+    mention's own phrase there (letter case and punctuation aside). NaN where a list ends."""
+    bundle = Bundle.load({**job, "pairs": {}, "heads": {}}, [], torch.device("cpu"))
     chosen, _ = training.training_mentions(bundle, float(job.get("train_fraction", 1.0)))
-    counts = np.bincount(bundle.gold[chosen], minlength=len(bundle.entity_ids))
-    return np.where(bundle.candidates >= 0, np.log1p(counts[bundle.candidates.clip(0)]), np.nan).astype(np.float32)
+    phrases = pq.read_table(Path(job["dataset"]) / "mentions.parquet", columns=["phrase"])["phrase"].to_pylist()
+    _, phrase = np.unique([default_process(text) for text in phrases], return_inverse=True)
+    n = len(bundle.entity_ids)
+    lists, gold = bundle.candidates, bundle.gold[chosen]
+    pairs, counts = np.unique(phrase[chosen] * n + gold, return_counts=True)
+    asked = phrase[:, None] * n + lists.clip(0)
+    place = np.searchsorted(pairs, asked).clip(max=len(pairs) - 1)
+    both = np.stack([np.bincount(gold, minlength=n)[lists.clip(0)], np.where(pairs[place] == asked, counts[place], 0)], -1)
+    return np.where((lists >= 0)[:, :, None], np.log1p(both), np.nan).astype(np.float32)
 
 
 def parts_table(parts: dict[str, dict[str, dict[str, float]]]) -> str:
     """`parts.json` as plain text, in percent."""
-    width = max(len(name) for name in parts)
     titles = [f"{split} {figure}" for split in next(iter(parts.values())) for figure in FIGURES]
     rows = [[f"{100 * values[figure]:.2f}" for values in splits.values() for figure in FIGURES] for splits in parts.values()]
     lines = [[f"fused ({PROTOCOL})", *titles], *([name, *row] for name, row in zip(parts, rows, strict=True))]

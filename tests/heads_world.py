@@ -116,7 +116,8 @@ def build_job(folder: Path, entities: int = 40, splits: tuple[int, int, int] = (
     train_golds = set(gold[split == "train"].tolist())
     verdict = {side: np.where(image_ok.get(side, np.zeros(len(values), bool)), "ok", "none") for side, values in sides.items()}
     mention_table = {
-        "id": [f"m{row}" for row in range(n)], "split": split, "sentence": ["a sentence"] * n, "gold": gold.astype(np.int32), "gold_id": gold_id,
+        "id": [f"m{row}" for row in range(n)], "split": split, "sentence": ["a sentence"] * n,
+        "phrase": [f"Name {max(row, 0) // 10}" for row in gold], "gold": gold.astype(np.int32), "gold_id": gold_id,
         "group": [None] * n, "image_status": verdict["mention"], "phrase_is_name": random.random(n) < 0.5,
         "gold_in_train": [int(row) in train_golds for row in gold], "sentence_in_train": random.random(n) < 0.2, "ambiguous": random.random(n) < 0.2,
     }

@@ -16,7 +16,7 @@ SMALL = {
     "drin": {"width": 16, "hinge": "each"},  # the hinge of the mean is content long before all are learned
     "dwe": {"width": 16, "joint_width": 12, "attention_heads": 4, "dropout": 0.0},
     "dsmip": {"d_t": 8, "d_v": 8, "d_c": 8, "gate_width": 16, "gate_dropout": 0.0},
-    "fused": {"hidden": 192},  # random numbers are learned by heart, which takes more than a real combination
+    "fused": {"hidden": 192, "members": 2},  # random numbers are learned by heart, which takes more than a real combination
     "mimic": {"d_t": 8, "d_v": 8, "d_c": 8},
 }
 TEXT_ONLY = {method: {"image_feature": None} for method in ("clip", "drin", "dzmned", "ghmfc", "jmel", "melhi", "mimic")}

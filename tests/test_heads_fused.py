@@ -26,8 +26,8 @@ def gelu(x):
     return x * 0.5 * (1 + math.erf(x / math.sqrt(2)))
 
 
-def reference(row, weights, hidden):
-    """Scores of one list, number by number. row: candidates x numbers, None where a number is not there."""
+def reference(row, weights, hidden, members):
+    """Scores of one list, number by number, the mean over the members. row: candidates x numbers, None where a number is not there."""
     scores = []
     for own in row:
         level, gap, there = [], [], []
@@ -38,10 +38,13 @@ def reference(row, weights, hidden):
             gap.append(0 if mine is None else mine - max(scaled))
             there.append(0 if mine is None else 1)
         inputs = np.array([*level, *gap, *there], float)
-        score = weights["linear.weight"][0] @ inputs
-        if hidden:
-            units = [gelu(x) for x in weights["network.0.weight"] @ inputs + weights["network.0.bias"]]
-            score += weights["network.2.weight"][0] @ np.array(units)
+        score = 0.0
+        for member in range(members):
+            name = f"members.{member}"
+            score += weights[f"{name}.linear.weight"][0] @ inputs / members
+            if hidden:
+                units = [gelu(x) for x in weights[f"{name}.network.0.weight"] @ inputs + weights[f"{name}.network.0.bias"]]
+                score += weights[f"{name}.network.2.weight"][0] @ np.array(units) / members
         scores.append(score)
     return scores
 
@@ -60,7 +63,7 @@ def world(tmp_path_factory):
 @pytest.mark.parametrize("hidden", [0, 5])
 def test_scores_are_those_of_the_formula(hidden):
     torch.manual_seed(1)
-    head = make_head("fused", load_config("fused", {"hidden": hidden}), {"pairs.a": (), "pairs.b": (2,)}).eval()
+    head = make_head("fused", load_config("fused", {"hidden": hidden, "members": 3}), {"pairs.a": (), "pairs.b": (2,)}).eval()
     columns = torch.tensor([[3, 1, 4, -1], [2, 0, 5, 6]])
     pairs = {"a": torch.tensor([[0.5, NAN, 2.0, 9.0], [NAN, NAN, NAN, NAN]]), "b": torch.randn(2, 4, 2)}
     pairs["b"][0, 0, 1] = NAN
@@ -73,7 +76,7 @@ def test_scores_are_those_of_the_formula(hidden):
     numbers = torch.cat([pairs["a"][:, :, None], pairs["b"]], -1).double().tolist()
     for mention in range(2):
         rows = [[None if math.isnan(x) else x for x in candidate] for candidate in numbers[mention]][: 3 if mention == 0 else 4]
-        np.testing.assert_allclose(found[mention, : len(rows)], reference(rows, weights, hidden), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found[mention, : len(rows)], reference(rows, weights, hidden, members=3), rtol=1e-5, atol=1e-5)
 
 
 def test_it_learns_from_the_calibrating_half_of_dev_alone(world, tmp_path):
@@ -95,14 +98,18 @@ def test_it_learns_from_the_calibrating_half_of_dev_alone(world, tmp_path):
     assert counts["calibrate"] == counts["trained on"] == int((half & (np.array(mentions["gold"]) >= 0)).sum())
 
 
-def test_every_part_is_shown_alone_and_left_out(world):
+def test_every_part_is_shown_alone_and_left_out(world, tmp_path):
     _, job, result = world
     parts = json.loads((Path(job["out"]) / "parts.json").read_text())
     names = ["frequency", "mimic", "name_similarity"]
     assert sorted(parts) == sorted(["all", *(f"only {name}" for name in names), *(f"without {name}" for name in names)])
     assert parts["all"]["test"]["H@1"] == result["metrics"]["test"]["rerank"]["all"]["H@1"]
     assert all(parts["all"]["test"]["MRR"] > parts[f"only {name}"]["test"]["MRR"] for name in ("frequency", "mimic"))
-    assert parts["all"]["test"]["MRR"] > parts["without name_similarity"]["test"]["MRR"] > parts["only frequency"]["test"]["MRR"]
+    own = {name: str(Path(job["out"]) / "parts" / f"{name}.npz") for name in ("frequency", "mimic")}
+    alone = {"frequency": own["frequency"]}
+    for name, pairs in {"without name_similarity": own, "only frequency": alone, "without mimic": job["pairs"] | alone}.items():
+        again = training.main({**job, "pairs": pairs, "heads": {}, "out": str(tmp_path / name)})["metrics"]["test"]["rerank"]["all"]
+        assert parts[name]["test"] == {figure: again[figure] for figure in ("H@1", "MRR")}
     lines = result["table"].splitlines()
     assert lines[-1].startswith("without ") and sum(line.startswith("only ") for line in lines) == len(names)
     assert not [path for path in (Path(job["out"]) / "parts").iterdir() if path.is_dir()]
@@ -129,15 +136,23 @@ def test_a_part_is_the_score_of_the_run_for_dev_and_test(world):
 def test_frequency_counts_golds_of_the_training_mentions(world):
     _, job, _ = world
     mentions = pq.read_table(Path(job["dataset"]) / "mentions.parquet").to_pydict()
-    golds = [gold for split, gold in zip(mentions["split"], mentions["gold"], strict=True) if split == "train" and gold >= 0]
+    train = [
+        (phrase.lower(), gold) for split, gold, phrase in zip(mentions["split"], mentions["gold"], mentions["phrase"], strict=True)
+        if split == "train" and gold >= 0
+    ]
     lists = np.load(job["candidates"])["ids"]
     found = fusion.frequency(job)
-    for mention, place in ((0, 0), (50, 3), (200, 9)):
-        if lists[mention, place] >= 0:
-            assert found[mention, place] == pytest.approx(math.log1p(golds.count(lists[mention, place])), rel=1e-6)
-    assert np.isnan(found[lists < 0]).all()
+    assert found.shape == (*lists.shape, 2) and np.isnan(found[lists < 0]).all()
+    seen = set()
+    for mention in range(0, len(lists), 7):
+        for place in np.flatnonzero(lists[mention] >= 0):
+            entity = lists[mention, place]
+            counts = sum(gold == entity for _, gold in train), train.count((mentions["phrase"][mention].lower(), entity))
+            seen.add(counts)
+            np.testing.assert_allclose(found[mention, place], np.log1p(counts), rtol=1e-6)
+    assert max(whole for whole, _ in seen) > 1 and max(own for _, own in seen) > 0 and any(own < whole for whole, own in seen)
     tenth = fusion.frequency({**job, "train_fraction": 0.1})
-    assert np.nansum(np.expm1(tenth)) < np.nansum(np.expm1(found))
+    assert (tenth <= found)[lists >= 0].all() and (tenth < found).any()
 
 
 def test_a_run_comes_back_from_its_folder(world, tmp_path):
@@ -168,6 +183,14 @@ def test_scores_of_other_lists_are_refused(world, tmp_path):
     job, fused, _ = world
     with pytest.raises(UserError, match="scored other candidate lists"):
         fusion.main({**fused, "heads": {"mimic": {**job, "candidates": str(tmp_path / "c.npz")}}, "out": str(tmp_path / "out")})
+
+
+def test_pair_features_and_their_needs_are_those_of_the_pipeline():
+    from heads.config.fused import FusedConfig
+    from pipeline import pairs
+
+    needs = {name: set(FusedConfig.FEATURES[name]) for name in FusedConfig.FEATURES}
+    assert needs == {name: {feature for _, feature, _ in reads} for name, reads in pairs.READS.items()}
 
 
 def test_pair_features_are_those_the_profile_can_compute():

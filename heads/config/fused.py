@@ -13,8 +13,8 @@ class FusedConfig(HeadConfig):
     """None of the four papers has this: all choices are ours.
 
     heads: methods whose scores take part, each trained with its default parameters of this profile. pair_features: names of pair features; "auto"
-        takes those of FEATURES that the profile can compute. frequency: how often an entity is gold in train, log(1 + count).
-    hidden: units of the network over a pair's numbers; 0: a weighted sum (a logistic regression over the list).
+        takes those of FEATURES that the profile can compute. frequency: how often an entity is gold in train, and how often of the same phrase.
+    hidden: units of the network over a pair's numbers; 0: a weighted sum (a logistic regression over the list). members: networks whose mean it is.
     """
 
     lr: float = 0.01
@@ -26,12 +26,14 @@ class FusedConfig(HeadConfig):
     pair_features: tuple[str, ...] = ("auto",)
     frequency: bool = True
     hidden: int = 24
+    members: int = 5
 
+    positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "members")
     trainer: ClassVar[str] = "heads.fusion:main"
     fits_on: ClassVar[str] = "calibrate"
     FEATURES: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "name_similarity": (), "retrieval": (), "face_match": ("face_embedding",), "text_cls": ("text_tokens",),
-        "clip_ti": ("clip_text", "clip_image"), "clip_it": ("clip_text", "clip_image"),
+        "clip_ti": ("clip_text", "clip_image"), "clip_it": ("clip_text", "clip_image"), "object_relation": ("objects", "object_resnet"),
     }
 
     def __post_init__(self) -> None:
