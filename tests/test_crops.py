@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from cache.errors import UserError
 from pipeline.extractors import build
 from pipeline.feature_texts import unpack
+from pipeline.probe import probe
 from pipeline.profile import Feature
 from pipeline.recognisers.align import TEMPLATE, aligned
 from pipeline.recognisers.spared import spared
@@ -130,6 +131,14 @@ def test_identity_changes_with_the_weights_and_with_nothing_else(saved, tmp_path
     assert str(tmp_path) not in json.dumps(other)
     moved = make(tmp_path / "moved", seed=0)
     assert extractor(name, moved, **options).spec(None, LIMITS, {"faces": "f" * 64}) == spec
+
+
+@pytest.mark.parametrize(("name", "make", "options"), CASES)
+def test_the_probe_of_the_same_model_is_the_same_and_has_numbers(saved, name, make, options):
+    made = loaded(name, saved(make), **options)
+    with torch.inference_mode():
+        first, second = probe(made), probe(made)
+    assert first == second and all(np.isfinite(values).all() and np.any(values) for values in first.values()) and first
 
 
 @pytest.mark.parametrize(("name", "make", "options"), CASES)

@@ -85,6 +85,9 @@ class Identity(base.CropExtractor):
         """(b, H, W, 3) uint8 → (b, classes)."""
         raise NotImplementedError
 
+    def probe(self, batch: np.ndarray) -> dict[str, Any]:
+        return {"scores": self.probabilities(batch)}  # class by class: two names as likely as each other may change places on another device
+
     def __call__(self, batch: np.ndarray) -> dict[str, list[np.ndarray | None]]:
         rows = spared(self.probabilities, batch)
         packed = [None if row is None else best(row[None], self.names) for row in rows]
