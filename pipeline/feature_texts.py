@@ -40,8 +40,9 @@ def texts(
 
 
 def sentences(phrase: str, row: Row, labels: Mapping[str, Sequence[str]]) -> list[str]:
-    """`<mention>, gender: male, race: white, age: 50` for each face, of the attributes that were found; the likeliest class of each."""
-    found = [name for name in _ORDER if name in row]
+    """`<mention>, gender: male, race: white, age: 50` for each face, of the attributes that were found; the likeliest class of each. Attributes that
+    the paper has not follow in the order of the row."""
+    found = [name for name in _ORDER if name in row] + [name for name in row if name in labels and name not in _ORDER]
     parts = []
     for face in range(len(row[found[0]]) if found else 0):
         said = [phrase]

@@ -41,6 +41,7 @@ CASES = [
     ("identity", checkpoints.hf_classifier, {}),
     ("identity", checkpoints.inception, {"backend": "inception"}),
     ("face_attributes", checkpoints.hf_classifier, {"attributes": ["gender"]}),
+    ("face_attributes", checkpoints.hf_classifier, {"attributes": ["headgear"]}),
 ]
 
 
@@ -328,6 +329,8 @@ def test_state_dicts_of_other_models_end_in_one_line(saved, tmp_path):
     ("face_attributes", {"model": "nowhere"}, "nowhere.*no such folder"),
     ("face_attributes", {"attributes": ["gender", "shoe size"]}, "shoe size"),
     ("face_attributes", {"attributes": ["gender"]}, "name DeepFace's weight folder"),
+    ("face_attributes", {"attributes": ["hat"], "model": "nowhere"}, "hat.*unknown"),
+    ("face_attributes", {"attributes": ["box"], "classifiers": {"box": "nowhere"}}, "box.*unknown"),
     ("face_embedding", {"model": "a.onnx", "mean": [1.0]}, "expected three numbers"),
 ])  # fmt: skip
 def test_missing_files_and_wrong_options_end_in_one_line(tmp_path, monkeypatch, name, options, message):

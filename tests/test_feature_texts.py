@@ -19,6 +19,12 @@ def test_the_attribute_sentence_has_the_papers_form_with_the_attributes_there_ar
     assert texts("face_attributes", ["She"], [row], LABELS) == [["She, gender: female, emotion: sad"]]
 
 
+def test_attributes_that_the_paper_has_not_follow_in_their_own_order():
+    labels = LABELS | {"hair": ["long red", "short black"], "beard": ["none", "moustache"]}
+    row = {"hair": np.float32([[0.1, 0.9]]), "beard": np.float32([[0.2, 0.8]]), "gender": np.float32([[0.2, 0.8]]), "box": np.int32([0])}
+    assert texts("face_attributes", ["Ada"], [row], labels) == [["Ada, gender: male, hair: short black, beard: moustache"]]
+
+
 def test_mentions_without_picture_or_face_have_no_sentence_and_crowds_have_a_bounded_number():
     assert [len(found) for found in texts("face_attributes", ["a", "b", "c"], [None, faces(0), faces(50)], LABELS, most=3)] == [0, 0, 3]
 

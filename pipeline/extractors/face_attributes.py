@@ -1,5 +1,6 @@
 """`face_attributes`: age, gender, race and emotion of found faces; read docs/responsible-use.md before using it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +18,15 @@ from pipeline.recognisers.classifier import Classifier, midpoints
 from pipeline.recognisers.spared import spared
 
 
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
 @dataclass(frozen=True)
 class Options(base.DerivedOptions):
-    """model: folder of DeepFace's weight files, or `deepface` for its own place. attributes: which of age, gender, race, emotion are found.
+    """model: folder of DeepFace's weight files, or `deepface` for its own place. attributes: which of age, gender, race, emotion are found, and any
+    others that have a classifier, in the order in which a sentence tells them after DeepFace's.
 
-    classifiers: attribute → a Hugging Face image classifier that finds it in place of DeepFace's model. margin: share of its size by which a box is
+    classifiers: attribute → a Hugging Face image classifier that finds it, for DeepFace's attributes in place of its model. margin: share of its size by which a box is
     widened on each side before it is cut.
     """
 
@@ -36,8 +41,8 @@ class Options(base.DerivedOptions):
         if not isinstance(self.classifiers, Mapping) or not all(isinstance(value, str) and value for value in self.classifiers.values()):
             raise ValueError(f"classifiers are {self.classifiers!r}, expected attribute: model")
         for name in (*self.attributes, *self.classifiers):
-            if name not in deepface.MODELS:
-                raise ValueError(f"attribute {name!r} is unknown; known: {', '.join(deepface.MODELS)}")
+            if name not in deepface.MODELS and (name not in self.classifiers or not _NAME.fullmatch(name) or name == base.BOX.name):
+                raise ValueError(f"attribute {name!r} is unknown; known: {', '.join(deepface.MODELS)}, and any word in `classifiers` that has a model there")
         lacking = [name for name in self.attributes if name not in self.classifiers]
         if lacking and not self.model:
             raise ValueError(f"{', '.join(lacking)}: name DeepFace's weight folder in `model`, or a classifier each in `classifiers`")
@@ -46,7 +51,7 @@ class Options(base.DerivedOptions):
 
 
 class FaceAttributes(base.CropExtractor):
-    """age () years · gender (2), race (6), emotion (7) probabilities, other widths with another classifier. The detector is the feature `of`."""
+    """age () years · gender (2), race (6), emotion (7) probabilities, other widths and outputs with other classifiers. The detector is the feature `of`."""
 
     VERSION = 1
     Options = Options
