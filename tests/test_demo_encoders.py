@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_detector_sees_nothing_certain_in_an_empty_scene(demo_encoders):
 def test_face_models_name_attributes_and_celebrities_on_a_fresh_seed(demo_encoders, report):
     for figures in (report["faces"]["held_out"], held_out_faces.evaluate(demo_encoders, celebrities(0), seed=77)):
         assert all(figures[slot] >= 80 for slot in ON_FACES), figures
-        assert figures["celebrities recognised"] >= 85 and figures["celebrities mistaken"] <= 5 and figures["strangers mistaken"] <= 25, figures
+        assert figures["celebrities recognised"] >= 80 and figures["celebrities mistaken"] <= 5 and figures["strangers mistaken"] <= 20, figures
         assert figures["right face of 500"] >= 50, figures
 
 
@@ -80,7 +81,8 @@ def test_celebrities_are_some_of_the_worlds_people_under_names_that_differ():
     assert 20 < len(known) < len(people) / 2
     assert len({one.label for one in known}) == len(known) and len({one.entity.id for one in known} & {entity.id for entity in people}) == len(known)
     assert all(one.label.startswith(one.entity.name) for one in known)
-    assert not any(one.entity.looks_like(other) for one in known for other in people if other.id != one.entity.id)
+    faces = Counter(tuple(entity.traits[slot] for slot in (*ON_FACES, "skin")) for entity in people)
+    assert all(faces[tuple(one.entity.traits[slot] for slot in (*ON_FACES, "skin"))] == 1 for one in known)
 
 
 def test_recogniser_is_valid_onnx_and_equals_the_network_it_was_written_from(tmp_path):

@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image
 
 from pipeline.demo.drawing import draw_boxed
-from pipeline.demo.looks import KINDS
+from pipeline.demo.looks import KINDS, ON_FACES
 from pipeline.demo.population import DemoEntity
 from pipeline.demo.world import SIZES, make_world
 
 SIDE = 48  # pixels, as the face models see them
 LOOSE = 0.1  # how far a side of the cut may lie from the face's box, of the box
-FAMOUS = 0.6  # share of the people with a look of their own whom the celebrity classifier knows
+FAMOUS = 0.6  # share of the people with a face of their own whom the celebrity classifier knows
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,23 @@ def faces(people: list[dict[str, str]], rng: random.Random) -> np.ndarray:
     return np.stack([face(traits, rng) for traits in people])
 
 
+def lookalike(traits: dict[str, str], rng: random.Random) -> dict[str, str]:
+    """Someone whose face differs in one slot."""
+    slot = rng.choice((*ON_FACES, "skin"))
+    return traits | {slot: rng.choice([value for value in labels(slot) if value != traits[slot]])}
+
+
+def _face_of(traits: dict[str, str]) -> tuple[str, ...]:
+    return tuple(traits[slot] for slot in (*ON_FACES, "skin"))
+
+
 def celebrities(seed: int) -> list[Celebrity]:
-    """The people of the seed's world who are recognised: `FAMOUS` of those whom nobody else looks like."""
+    """The people of the seed's world who are recognised: `FAMOUS` of those whose face nobody else has."""
     entities, rng = make_world(seed).entities, random.Random(f"celebrities {seed}")
     people = [entity for entity in entities if entity.kind == "person"]
-    unlike = [one for one in people if not any(one.looks_like(other) for other in people if other is not one)]
-    chosen = rng.sample(unlike, round(FAMOUS * len(unlike)))
+    shared = Counter(_face_of(one.traits) for one in people)
+    own = [one for one in people if shared[_face_of(one.traits)] == 1]
+    chosen = rng.sample(own, round(FAMOUS * len(own)))
     named = Counter(entity.name for entity in entities)
     with_role = Counter((entity.name, entity.traits["role"]) for entity in entities)
 

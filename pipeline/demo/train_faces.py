@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.files import write_json
-from pipeline.demo.faces import SIDE, Celebrity, faces, labels, someone
+from pipeline.demo.faces import SIDE, Celebrity, faces, labels, lookalike, someone
 from pipeline.demo.learning import matching_loss, minimise
 from pipeline.demo.looks import ON_FACES
 from pipeline.demo.onnx_file import Graph
@@ -21,7 +21,7 @@ WIDTHS = (16, 32, 64, 128)
 EMBEDDED = 64  # numbers in a face's vector
 PEOPLE, BATCH = 1600, 48  # people drawn twice; people in a batch
 SCALE = 12.0  # of the cosines where drawings of one person are matched
-DRAWN, STRANGERS = 20, 800  # faces of each celebrity, faces of nobody known
+DRAWN, LOOKALIKES, STRANGERS = 20, 8, 800  # faces of each celebrity, of people who nearly look the same, faces of nobody known
 PREPROCESS = {
     "do_resize": True, "size": {"height": SIDE, "width": SIDE}, "resample": 2, "do_center_crop": False, "do_rescale": True,
     "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "image_processor_type": "ViTImageProcessor",
@@ -81,7 +81,8 @@ def _recognise(trunk: "nn.Module", known: list[Celebrity], rng: random.Random) -
     from torch import nn
     from torch.nn import functional
 
-    shown = [celebrity.entity.traits for celebrity in known for _ in range(DRAWN)] + [someone(rng) for _ in range(STRANGERS)]
+    shown = [celebrity.entity.traits for celebrity in known for _ in range(DRAWN)]
+    shown += [lookalike(celebrity.entity.traits, rng) for celebrity in known for _ in range(LOOKALIKES)] + [someone(rng) for _ in range(STRANGERS)]
     with torch.no_grad():
         states = torch.cat([pooled(trunk, part) for part in torch.from_numpy(faces(shown, rng)).split(256)])
     target = torch.full((len(shown), len(known)), 1 / len(known))
