@@ -38,3 +38,19 @@ def test_the_second_run_does_nothing_and_prints_the_table(demo_work):
     again = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=True).stdout
     assert again.strip() and said.rstrip().endswith(again.rstrip())
     assert {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()} == before
+
+
+def test_what_is_found_in_the_demos_pictures_is_what_was_drawn_there(demo_work):
+    """Detector, crops, attributes, names and face vectors, through the extractors and the cache, on the world's own pictures."""
+    work, _ = demo_work
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    features = "objects,faces,face_attributes,identity,face_embedding"
+    command = [sys.executable, "-m", "luigi", "--module", "tasks", "ExtractFeatures", "--features", features, "--work-dir", str(work)]
+    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=1500, check=True)
+    findings = [sys.executable, "benchmarks/demo_findings.py", "--work-dir", str(work)]
+    said = subprocess.run(findings, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=True).stdout
+    shares = {line[:34].strip(): float(line[34:].split()[0]) for line in said.splitlines()}
+    for figure in ("figures found", "faces found (objects)", "faces found (faces)", "objects right", "faces right", "hair", "beard", "glasses", "headgear"):
+        assert shares[figure] >= 80, (figure, said)
+    assert shares["celebrity named"] >= 75 and shares["celebrity under another name"] <= 10 and shares["others named"] <= 25, said
+    assert shares["nearest portrait looks the same"] >= 70, said
