@@ -22,17 +22,16 @@ from pipeline.demo.held_out_boxes import overlap
 from pipeline.demo.looks import KINDS, ON_FACES
 from pipeline.demo.world import SIZES, Picture, World, make_world
 from pipeline.feature_texts import THRESHOLD, names
-from pipeline.parents import Parent
+from pipeline.parents import KnowledgeBase, Parent
 
 
-def found_in(work: Path, side: str, feature: str) -> tuple[list, dict]:
-    """The feature's row of each record (None: no picture, or no good one), and its labels. The newest extraction counts."""
+def found_in(work: Path, side: str, feature: str, view: str = "image") -> Parent:
+    """The feature's rows behind each record. The newest extraction counts."""
     for path in sorted(work.glob("receipts/ExtractGroup-*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         result = json.loads(path.read_text())["result"]
-        column = result["columns"].get(f"{side}.{feature}.image")
+        column = result["columns"].get(f"{side}.{feature}.{view}")
         if column:
-            parent = Parent.read(Store.open(work / "cache" / result["features"][feature]["store"]), work / column)
-            return parent.rows(), dict(parent.labels)
+            return Parent.read(Store.open(work / "cache" / result["features"][feature]["store"]), work / column)
     raise SystemExit(f"no {feature} of the {side} side in {work}; `luigi --module tasks ExtractFeatures` extracts it")
 
 
@@ -80,18 +79,18 @@ def people(pictures: list[Picture], attributes: list, labels: dict, identities: 
     return {name: share(hits) for name, hits in figures.items()}
 
 
-def nearest_faces(world: World, mention_faces: list, entity_faces: list) -> dict[str, str]:
-    """Whether the nearest portrait, by cosine, shows who is shown: the entity or one who looks the same. Over people with a portrait with a face."""
-    places = {entity.id: place for place, entity in enumerate(sorted(world.entities, key=lambda entity: entity.id))}
-    by_place = sorted(world.entities, key=lambda entity: entity.id)
-    shown = [place for place, row in enumerate(entity_faces) if row is not None and len(row["vectors"])]
-    gallery = np.stack([entity_faces[place]["vectors"][0] for place in shown]).astype(np.float32)
+def nearest_faces(world: World, mention_faces: Parent, entity_faces: Parent) -> dict[str, str]:
+    """Whether the nearest portrait, by cosine, shows who is shown: the entity or one who looks the same. Over people with a face in a portrait."""
+    entities = sorted(world.entities, key=lambda entity: entity.id)  # as the records are written
+    faces = KnowledgeBase([], [], entity_faces).rows("vectors")
+    owners = [entity for entity, vectors in zip(entities, faces, strict=True) for _ in vectors]
+    gallery = np.concatenate(faces).astype(np.float32)
+    known = {owner.id for owner in owners}
     hits = []
-    for picture, row in zip(world.picture_of, mention_faces, strict=True):
-        if picture is None or picture.shown is None or row is None or not len(row["vectors"]) or places.get(picture.shown.id) not in shown:
-            continue
-        best = by_place[shown[int((gallery @ row["vectors"][0].astype(np.float32)).argmax())]]
-        hits.append(best.looks_like(picture.shown))
+    for picture, row in zip(world.picture_of, mention_faces.rows(), strict=True):
+        if picture is not None and picture.shown is not None and picture.shown.id in known and row is not None and len(row["vectors"]):
+            best = owners[int((gallery @ row["vectors"][0].astype(np.float32)).argmax())]
+            hits.append(best.looks_like(picture.shown))
     return {"nearest portrait looks the same": share(hits)}
 
 
@@ -118,14 +117,15 @@ def main() -> None:
     given = parser.parse_args()
     world = make_world(given.seed)
     read = {name: found_in(given.work_dir, "mention", name) for name in ("objects", "faces", "face_attributes", "identity", "face_embedding")}
-    whole = [place for place, picture in enumerate(world.picture_of) if picture is not None and picture.damage is None and read["faces"][0][place] is not None]
+    seen = {name: parent.rows() for name, parent in read.items()}
+    whole = [place for place, picture in enumerate(world.picture_of) if picture is not None and seen["faces"][place] is not None]
     pictures = [world.picture_of[place] for place in whole]
-    rows = {name: [listed[place] for place in whole] for name, (listed, _) in read.items()}
-    labels = read["objects"][1]["labels"]
+    rows = {name: [listed[place] for place in whole] for name, listed in seen.items()}
+    labels = list(read["objects"].labels["labels"])
     assert set(labels) == {*KINDS, "face"}
     figures = boxes(pictures, rows["objects"], rows["faces"], labels, given.seed)
-    figures |= people(pictures, rows["face_attributes"], read["face_attributes"][1], rows["identity"], given.seed)
-    figures |= nearest_faces(world, read["face_embedding"][0], found_in(given.work_dir, "entity", "face_embedding")[0])
+    figures |= people(pictures, rows["face_attributes"], read["face_attributes"].labels, rows["identity"], given.seed)
+    figures |= nearest_faces(world, read["face_embedding"], found_in(given.work_dir, "entity", "face_embedding", "images"))
     for name, value in figures.items():
         print(f"{name:<34}{value}")
     if given.sheet:
