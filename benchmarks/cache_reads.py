@@ -2,6 +2,7 @@
 
     python benchmarks/cache_reads.py                  12,000 rows of 50 × 768 fp16 (0.9 GB on disk and in memory), under a minute
     python benchmarks/cache_reads.py --folder PATH    … in a temporary folder below PATH, to measure another disk
+    python benchmarks/cache_reads.py --device cuda    … every batch, of either side, copied to the GPU
 
 Prints a Markdown table. Each figure is the median of --repeats batches of 256 random rows; the two sides of a row take turns within one run, each
 freeing its batch before the next, and start when every page has been read once (warm). Ratio: RAM time / cache time, 1 is as fast as RAM;
@@ -50,14 +51,30 @@ def fill(folder: Path, output: Output, keys: np.ndarray, rows: np.ndarray | list
     return table
 
 
-def compare(ram: Callable[[np.ndarray], Any], cache: Callable[[np.ndarray], Any], rows: int, repeats: int) -> tuple[float, float]:
+def sender(device: str) -> Callable[[Any], Any]:
+    """What happens to a batch once it is read: nothing on a CPU, else it is copied to the device and waited for."""
+    if device == "cpu":
+        return lambda batch: batch
+    import torch
+
+    def send(batch: Any) -> Any:
+        sent = torch.from_numpy(batch[0] if isinstance(batch, tuple) else batch).to(device)
+        torch.cuda.synchronize()
+        return sent
+
+    return send
+
+
+def compare(
+    ram: Callable[[np.ndarray], Any], cache: Callable[[np.ndarray], Any], rows: int, repeats: int, send: Callable[[Any], Any]
+) -> tuple[float, float]:
     """Median milliseconds of either side on the same random batches."""
     random, times = np.random.default_rng(0), ([], [])
     for repeat in range(repeats + 3):
         index = random.integers(0, rows, BATCH)
         for side in (0, 1) if repeat % 2 else (1, 0):
             started = time.perf_counter()
-            batch = (ram, cache)[side](index)
+            batch = send((ram, cache)[side](index))
             elapsed = time.perf_counter() - started
             del batch
             if repeat >= 3:
@@ -91,8 +108,10 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    send = sender(options.device)
 
     random = np.random.default_rng(0)
     keys = random.integers(0, 256, (options.rows, 16), np.uint8)
@@ -104,7 +123,7 @@ def main() -> None:
         return np.concatenate([ragged[i] for i in index])
 
     results = []
-    print(f"{machine()}; {options.rows:,} rows, batches of {BATCH}, median of {options.repeats}\n")
+    print(f"{machine()}; {options.rows:,} rows, batches of {BATCH}, median of {options.repeats}, batches end on {options.device}\n")
     print("| rows | shards | RAM, ms | cache, ms | ratio |\n|---|---|---|---|---|")
     for shards in (1, options.shards):
         cases = [
@@ -116,13 +135,13 @@ def main() -> None:
         for title, output, rows, ram, method in cases:
             with tempfile.TemporaryDirectory(dir=options.folder) as folder:
                 table = fill(Path(folder), output, keys, rows, shards)
-                ram_ms, cache_ms = compare(ram, getattr(table, method), options.rows, options.repeats)
+                ram_ms, cache_ms = compare(ram, getattr(table, method), options.rows, options.repeats, send)
             results.append({"rows": title, "shards": shards, "ram_ms": ram_ms, "cache_ms": cache_ms, "ratio": ram_ms / cache_ms})
             print(f"| {title} | {shards} | {ram_ms:.3f} | {cache_ms:.3f} | {ram_ms / cache_ms:.2f} |", flush=True)
     indexed, found = lookup(1_000_000)
     print(f"\n1,000,000 keys in 8 shards: indexed in {indexed:.2f} s, 1,000,000 found in {found:.2f} s")
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine(), "reads": results, "index_s": indexed, "find_s": found}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"machine": machine(), "device": options.device, "reads": results, "index_s": indexed, "find_s": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -39,10 +39,10 @@ class Memory:
         random = np.random.default_rng(seed)
         self.device = device
         lengths = torch.from_numpy(np.clip(random.normal(27, 7, n).round(), 12, LENGTH).astype(np.int64))
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(device).manual_seed(seed)
 
         def noise(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator).half().to(device)
+            return torch.randn(*shape, generator=generator, device=device).half()
 
         self.features = Rows({"text.ok": torch.ones(n, dtype=torch.bool, device=device), "image.ok": torch.from_numpy(random.random(n) > 1 / 3).to(device)})
         self.features["text.tokens"] = Ragged(noise(int(lengths.sum()), 512), lengths)
@@ -152,7 +152,7 @@ def main() -> None:
     mentions, entities = Memory(options.mentions, 1, device), Memory(options.entities, 2, device)
 
     compared = min(4000, options.entities)
-    rates = {chunk: time_straightforward(head, mentions, entities, chunk, 1, compared)[0] for chunk in (250, 500, 1000, 2000)}
+    rates = {chunk: time_straightforward(head, mentions, entities, chunk, 1, compared)[0] for chunk in (250, 500, 1000, 2000, 4000)}
     chunk = max(rates, key=rates.__getitem__)
     slow, expected = time_straightforward(head, mentions, entities, chunk, 3, compared)
 

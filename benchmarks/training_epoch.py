@@ -1,9 +1,11 @@
 """One training epoch of MIMIC at WikiMEL's size: 18,092 mentions, 109,976 entities, batches of 128, CLIP ViT-B/32's widths.
 
-    python benchmarks/training_epoch.py [--threads 2] [--device cpu] [--precision auto] [--json OUT]
+    python benchmarks/training_epoch.py [--threads 2] [--device cpu] [--precision auto] [--mentions 18092] [--json OUT]
+
+--precision takes several, one epoch each: `--device cuda --precision fp32,bf16,fp16`.
 
 Synthetic features as in full_kb_scoring.py, in memory (on the device, for a GPU); mentions and entities share 8,192 rows of them, so that every step
-gathers as many bytes as it would from the real cache. Prints a Markdown table row.
+gathers as many bytes as it would from the real cache. Prints a Markdown table row each.
 """
 
 import argparse
@@ -32,38 +34,52 @@ class Shared(Memory):
         return super().rows(index % ROWS)
 
 
-def main() -> None:
-    """Train one epoch after a short one to warm up, and print the row."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def train(precision: str, device: torch.device, sides: tuple[Shared, Shared], mentions: int) -> dict[str, float | str]:
+    """Seconds of one epoch, after a few steps to warm up, and the peak of memory (the device's, or of the process)."""
     torch.manual_seed(0)
-    device = pick_device(options.device)
-    precision = pick_precision(options.precision, device)
     config = load_config("mimic", {})
     head = make_head("mimic", config, SHAPES).to(device)
     _, optimizer = make_optimizer(head, config)
-    gold = np.random.default_rng(0).integers(0, ENTITIES, MENTIONS)
-    nothing = np.zeros((MENTIONS, 0), np.int64)
+    gold = np.random.default_rng(0).integers(0, ENTITIES, mentions)
     bundle = Bundle(
-        mentions=Shared(ROWS, 1, device), entities=Shared(ROWS, 2, device), table={}, gold=gold, entity_ids=np.arange(ENTITIES),
-        entity_image=np.ones(ENTITIES, bool), candidates=nothing, retrieval_rank=nothing, shapes=SHAPES,
+        mentions=sides[0], entities=sides[1], table={}, gold=gold, entity_ids=np.arange(ENTITIES), entity_image=np.ones(ENTITIES, bool),
+        candidates=np.zeros((mentions, 0), np.int64), retrieval_rank=np.full(mentions, -1), shapes=SHAPES,
     )
-    run_epoch(head, optimizer, bundle, np.arange(4 * config.batch_size), config, 0, 0, precision)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    run_epoch(head, optimizer, bundle, np.arange(min(mentions, 4 * config.batch_size)), config, 0, 0, precision)
     synchronise(device)
     started = time.perf_counter()
-    run_epoch(head, optimizer, bundle, np.arange(MENTIONS), config, 0, 1, precision)
+    run_epoch(head, optimizer, bundle, np.arange(mentions), config, 0, 1, precision)
     synchronise(device)
     seconds = time.perf_counter() - started
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"precision": precision, "seconds": seconds, "peak_bytes": peak}
+
+
+def main() -> None:
+    """Train one epoch at each precision, and print the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--mentions", type=int, default=MENTIONS)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = pick_device(options.device)
+    precisions = [pick_precision(name, device) for name in options.precision.split(",")]
+    sides = Shared(ROWS, 1, device), Shared(ROWS, 2, device)
     print("| what | machine | precision | s/epoch | mentions/s | peak memory |\n|---|---|---|---|---|---|")
-    print(f"| MIMIC, one epoch | {machine(device)} | {precision} | {seconds:.1f} | {MENTIONS / seconds:,.0f} | {peak / 1e9:.1f} GB |")
+    results = []
+    for precision in precisions:
+        results.append(train(precision, device, sides, options.mentions))
+        seconds, peak = results[-1]["seconds"], results[-1]["peak_bytes"]
+        print(
+            f"| MIMIC, one epoch | {machine(device)} | {precision} | {seconds:.1f} | {options.mentions / seconds:,.0f} | {peak / 1e9:.1f} GB |", flush=True
+        )
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine(device), "precision": precision, "seconds": seconds, "peak_bytes": peak}) + "\n")
+        options.json.write_text(json.dumps({"machine": machine(device), "mentions": options.mentions, "epochs": results}) + "\n")
 
 
 if __name__ == "__main__":
