@@ -72,6 +72,7 @@ class Batch:
 
     mentions: (B) rows. entities: (E) rows, each entity of the batch once. gold: (B,) int64 row of a mention's gold among `entities`.
     candidates: (B, r) int64 rows of its candidates, -1 where a list ends early; None unless the head `uses_candidates`.
+    drawn: (B, h) rows of the hard negatives drawn for each mention, -1 where there is none; None where none are drawn.
     pairs: wanted pair features beside `candidates`, (B, r) or (B, r, S) float32 each, NaN where a pair has none.
     """
 
@@ -80,6 +81,7 @@ class Batch:
     gold: Tensor
     candidates: Tensor | None = None
     pairs: Mapping[str, Tensor] = field(default_factory=dict)
+    drawn: Tensor | None = None
 
 
 NO_PAIRS: Mapping[str, Tensor] = MappingProxyType({})

@@ -192,7 +192,7 @@ class Bundle:
         return cls(sides["mention"], sides["entity"], table, table["gold"].astype(np.int64), names, image, candidates, rank, shapes, pairs)
 
     def batch(self, index: np.ndarray, with_candidates: bool, drawn: np.ndarray | None = None) -> Batch:
-        """The training step of the mentions at `index` (B,), whose golds are in the KB; `drawn`: further entities, or -1, that take part."""
+        """The training step of the mentions at `index` (B,), whose golds are in the KB; `drawn`: (B, h) further entities, or -1."""
         gold = self.gold[index]
         lists = self.candidates[index] if with_candidates else np.empty((len(index), 0), np.int64)
         more = lists[lists >= 0]
@@ -201,9 +201,14 @@ class Bundle:
         columns = np.full(lists.shape, -1)
         columns[lists >= 0] = row[len(gold) : len(gold) + len(more)]
         device = self.mentions.device
+        also = None
+        if drawn is not None:
+            placed = np.full(drawn.shape, -1)
+            placed[drawn >= 0] = row[len(gold) + len(more) :]
+            also = torch.from_numpy(placed).to(device)
         candidates = torch.from_numpy(columns).to(device) if with_candidates else None
         pairs = {name: torch.from_numpy(values).to(device) for name, values in self.pairs_of(index).items()} if with_candidates else {}
-        return Batch(self.mentions.rows(index), self.entities.rows(distinct), torch.from_numpy(row[: len(gold)]).to(device), candidates, pairs)
+        return Batch(self.mentions.rows(index), self.entities.rows(distinct), torch.from_numpy(row[: len(gold)]).to(device), candidates, pairs, also)
 
     def pairs_of(self, index: np.ndarray, first: int | None = None) -> dict[str, np.ndarray]:
         """Pair features of the mentions at `index` (m,), beside their candidates (the `first` of them)."""
@@ -215,16 +220,14 @@ class Bundle:
         pairs = {name: torch.from_numpy(values).to(device) for name, values in self.pairs_of(index).items()}
         return torch.from_numpy(self.candidates[index]).to(device), pairs
 
-    def draw(self, index: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-        """(B * count,) entities from the first `NEAREST` of each mention's candidates, -1 where its list is shorter."""
-        reach = min(NEAREST, self.candidates.shape[1])
+    def draw(self, index: np.ndarray, count: int, reach: int, random: np.random.Generator) -> np.ndarray | None:
+        """(B, count) entities from the first `reach` of each mention's candidates, -1 where its list is shorter; None where none are asked for."""
+        reach = min(reach, self.candidates.shape[1])
         if not count or not reach:
-            return np.empty(0, np.int64)
-        return self.candidates[index[:, None], random.integers(0, reach, (len(index), count))].ravel()
+            return None
+        return self.candidates[index[:, None], random.integers(0, reach, (len(index), count))]
 
 
-NEAREST = 40
-"""How far down a candidate list hard negatives are drawn."""
 _LONG = ("sentence", "image_key")
 
 

@@ -33,6 +33,8 @@ class Mimic(Head):
             self.text_local_norm = nn.LayerNorm(local)
             scale = math.sqrt(config.d_t if config.attention_scale == "query" else local)
             self.tglu = Tglu(text, local, config.d_t, scale, config.attention_bias)
+            if config.tglu_start == "aligned":
+                self.tglu.align()
         if {"tglu", "cmfu"} & set(self.units):
             self.text_global_norm = nn.LayerNorm(shapes["text.pooled"][-1])
             nn.init.constant_(self.text_global_norm.weight, config.text_scale)
@@ -67,9 +69,16 @@ class Mimic(Head):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """`L_O + L_T + L_V + L_C`, eq. 20 to 22."""
-        scores = self.score_block(self.encode_mentions(batch.mentions), self.encode_entities(batch.entities))
+        mentions, entities = self.encode_mentions(batch.mentions), self.encode_entities(batch.entities)
         asked = ["score", *(unit for unit in self.units if unit in self.config.unit_losses)]
-        parts = {name: in_batch_cross_entropy(scores[name], batch.gold, self.config.same_gold_negative) for name in asked}
+        gold, own = batch.gold, {}
+        if batch.drawn is not None and self.config.hard_scope == "own":
+            absent = (batch.drawn < 0) | (batch.drawn == gold[:, None])
+            own = {name: values.masked_fill(absent, float("-inf")) for name, values in self.score_lists(mentions, entities, batch.drawn).items()}
+            distinct, gold = torch.unique(gold, return_inverse=True)
+            entities = entities.take(distinct)
+        scores = self.score_block(mentions, entities)
+        parts = {name: in_batch_cross_entropy(scores[name], gold, self.config.same_gold_negative, own.get(name)) for name in asked}
         return torch.stack(list(parts.values())).sum(), parts
 
     def _score(self, mentions: Rows, entities: Rows, pairing: Pairing) -> dict[str, Tensor]:

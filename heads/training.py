@@ -223,10 +223,14 @@ def run_epoch(
     sums: dict[str, torch.Tensor] = {}
 
     def read(step: int) -> Batch:
-        drawn = bundle.draw(batches[step], config.hard_negatives, np.random.default_rng([seed, epoch, step]))
+        drawn = bundle.draw(batches[step], config.hard_negatives, config.hard_reach, np.random.default_rng([seed, epoch, step]))
         return bundle.batch(batches[step], head.uses_candidates, drawn)
 
-    for index, batch in zip(batches, prefetch(range(len(batches)), read), strict=True):
+    for step, (index, batch) in enumerate(zip(batches, prefetch(range(len(batches)), read), strict=True)):
+        if config.lr_decay:
+            left = 1 - (max(0, epoch - 1) + step / len(batches)) / config.epochs
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * left
         with autocast(device, precision):
             loss, logged = head.loss(batch)
         optimizer.zero_grad(set_to_none=True)

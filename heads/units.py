@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cache.errors import UserError
 from heads.base import Ragged, Rows
 from heads.layers import Lists, Pairing, attend_block, attend_lists, centred
 
@@ -22,6 +23,22 @@ class Tglu(nn.Module):
         self.value = nn.Linear(local_width, width, bias)
         self.projection = nn.Linear(global_width, width)
         self.norm = nn.LayerNorm(width)
+
+    def align(self) -> None:
+        """Let Q, K, V and FC(t_E) begin as one orthogonal projection: tokens attend to those like them, and the score to what t_E has in common
+        with what they found. Raises `UserError` where vectors and token states differ in width, as no projection fits both."""
+        if self.projection.in_features != self.query.in_features:
+            raise UserError(
+                f"tglu_start = 'aligned': text vectors are {self.projection.in_features} wide and token states {self.query.in_features}; "
+                "both need one width, leave tglu_start at 'random'"
+            )
+        nn.init.orthogonal_(self.query.weight)
+        with torch.no_grad():
+            for linear in (self.key, self.value, self.projection):
+                linear.weight.copy_(self.query.weight)
+            for linear in (self.query, self.key, self.value, self.projection):
+                if linear.bias is not None:
+                    linear.bias.zero_()
 
     def encode(self, side: str, vector: Tensor, present: Tensor, tokens: Ragged) -> Rows:
         """One side's part: Q and FC(t_E) of an entity, K and V of a mention. A row without text is 0 and scores 0 with everything."""

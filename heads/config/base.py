@@ -15,14 +15,15 @@ from cache.errors import UserError, nearest
 class HeadConfig:
     """Hyper-parameters of training; each method's configuration adds its own and overrides these defaults.
 
-    lr: AdamW's step size. batch_size: mentions per step. epochs: at most so many passes over the training mentions (0: none, nothing is trained).
+    lr: AdamW's step size. lr_decay: it falls linearly to 0 over all steps of `epochs` (else it stays). batch_size: mentions per step. epochs: at most so many passes over the training mentions (0: none, nothing is trained).
     patience: stop after so many epochs without a better dev MRR on candidate lists (0: never stop early). weight_decay: on matrices alone, never on
     biases or LayerNorms. eps: AdamW's. clip_norm: gradients are scaled down to this norm (0: left alone). eval_candidates: length of the candidate
     lists that choose the epoch. hard_negatives: entities drawn anew at each step from every mention's candidate list, negatives of the whole batch
-    beside its golds (ours; golds alone are soon told apart by a head over frozen inputs).
+    beside its golds (ours; golds alone are soon told apart by a head over frozen inputs). hard_reach: how far down the list they are drawn.
     """
 
     lr: float = 1e-3
+    lr_decay: bool = False
     batch_size: int = 128
     epochs: int = 20
     patience: int = 5
@@ -31,8 +32,9 @@ class HeadConfig:
     clip_norm: float = 0.0
     eval_candidates: int = 100
     hard_negatives: int = 0
+    hard_reach: int = 40
 
-    positive: ClassVar[tuple[str, ...]] = ("lr", "batch_size", "eps", "eval_candidates")
+    positive: ClassVar[tuple[str, ...]] = ("lr", "batch_size", "eps", "eval_candidates", "hard_reach")
     trainer: ClassVar[str] = "heads.training:main"
     """What trains it: a function of the training job."""
     fits_on: ClassVar[str] = "train"

@@ -28,6 +28,9 @@ class MimicConfig(HeadConfig):
     mask_padding: false fills every text up to 40 positions with zero states that take part in TGLU.
     text_scale: initial weights of the LayerNorm of global text vectors. With 1 (the paper) S_T^G2G spans the width of the vectors, up and down,
         and the softmax of the loss has nothing left to learn from where the encoder is frozen.
+    tglu_start: TGLU's Q, K, V and FC(t_E) begin each at "random" (the paper), or "aligned", as one orthogonal projection (ours: a frozen encoder's
+        vectors and token states are alike from the start, so likeness need not be learned first).
+    hard_scope: drawn hard negatives are negatives of the whole "batch" or of their "own" mention alone (far fewer pairs for as many of them).
     same_gold_negative: true keeps other mentions' copies of a mention's own gold among its in-batch negatives.
     vdlu_projections: VDLU passes class and pooled vectors through two more Linears and normalises the query (the release).
     cmfu_gate: eq. 17's gate is a "vector", or one "scalar" as in the release.
@@ -48,6 +51,8 @@ class MimicConfig(HeadConfig):
     missing_image: Literal["null", "zero"] = "null"
     mask_padding: bool = True
     text_scale: float = 1.0
+    tglu_start: Literal["random", "aligned"] = "random"
+    hard_scope: Literal["batch", "own"] = "batch"
     same_gold_negative: bool = False
     vdlu_projections: bool = False
     cmfu_gate: Literal["vector", "scalar"] = "vector"
