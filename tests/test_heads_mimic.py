@@ -6,8 +6,9 @@ import pytest
 import torch
 from heads_world import head_rows, head_shapes
 
+from cache.errors import UserError
 from heads import scoring
-from heads.base import Batch, make_head
+from heads.base import Batch, Ragged, Rows, make_head
 from heads.config import load_config
 
 SMALL = {"d_t": 6, "d_v": 8, "d_c": 7}
@@ -87,6 +88,44 @@ def test_the_loss_is_equations_20_to_22(options, drawn):
     pairs, extra = ({name: np.array([[expected(m, e)[name] for e in listed] for m in range(6)]) for name in units} for listed in (gold, drawn))
     assert loss.item() == pytest.approx(reference.loss(pairs, extra, gold, copies=bool(options)), rel=1e-5)
     assert sum(part.item() for part in parts.values()) == pytest.approx(loss.item())
+
+
+def test_negatives_of_a_mention_alone_stand_in_its_own_denominator_only():
+    head, (mentions, entities), expected = build({"hard_scope": "own"}, mentions=4)
+    gold, drawn = [4, 2, 4, 7], [[1, 8], [2, 1], [-1, 3], [8, 8]]  # mention 1 drew its own gold, mention 2 has one negative only
+    distinct = [1, 2, 3, 4, 7, 8]
+    place = {entity: row for row, entity in enumerate(distinct)} | {-1: -1}
+    batch = Batch(
+        mentions, entities.take(torch.tensor(distinct)), torch.tensor([place[entity] for entity in gold]),
+        drawn=torch.tensor([[place[entity] for entity in row] for row in drawn]),
+    )  # fmt: skip
+    _, parts = head.loss(batch)
+    for name in ("score", "tglu", "vdlu", "cmfu"):
+        terms = []
+        for m in range(4):
+            others = [g for i, g in enumerate(gold) if i != m and g != gold[m]] + [e for e in drawn[m] if e not in (-1, gold[m])]
+            values = np.array([expected(m, e)[name] for e in [gold[m], *others]])
+            terms.append(np.log(np.exp(values - values[0]).sum()))
+        assert parts[name].item() == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_an_aligned_start_scores_likeness_and_refuses_widths_that_differ():
+    def make(**widths):
+        torch.manual_seed(0)
+        shapes = {"text.tokens": (16,), "text.pooled": (widths.get("pooled", 16),)}
+        return make_head("mimic", load_config("mimic", {"image_feature": None, "d_t": 16, "tglu_start": "aligned"}), shapes).eval()
+
+    head = make()
+    weights = {name: getattr(head.tglu, name).weight for name in ("query", "key", "value", "projection")}
+    assert all(torch.equal(weight, weights["query"]) for weight in weights.values())
+    torch.testing.assert_close(weights["query"] @ weights["query"].T, torch.eye(16))
+    states = torch.randn(5, 16)
+    texts = Rows({"text.ok": torch.ones(5, dtype=torch.bool), "text.pooled": states, "text.tokens": Ragged(states, torch.ones(5, dtype=torch.int64))})
+    with torch.no_grad():
+        scores = head.score_block(head.encode_mentions(texts), head.encode_entities(texts))["score"]
+    assert (scores.argmax(1) == torch.arange(5)).all(), "each text is most like itself before any training"
+    with pytest.raises(UserError, match="aligned.*12 wide.*16"):
+        make(pooled=12)
 
 
 @pytest.mark.parametrize("options", [{}, {"release": True}], ids=["paper", "release"])

@@ -176,14 +176,32 @@ def test_hard_negatives_come_from_the_mentions_own_lists_anew_at_each_step(world
     job, _, _ = world
     bundle = Bundle.load(job, training.load_config("mimic", {}).wants(["text_tokens"]), torch.device("cpu"))
     index = np.flatnonzero((bundle.table["split"] == "train") & (bundle.gold >= 0))[:16]
-    first, second = (bundle.draw(index, 2, np.random.default_rng([0, 1, step])) for step in (1, 2))
+    first, second = (bundle.draw(index, 2, 40, np.random.default_rng([0, 1, step])) for step in (1, 2))
     for drawn in (first, second):
-        assert all(entity in bundle.candidates[row] for row, entities in zip(index, drawn.reshape(16, 2), strict=True) for entity in entities)
+        assert all(entity in bundle.candidates[row] for row, entities in zip(index, drawn, strict=True) for entity in entities)
     assert (first != second).any()
+    near = bundle.draw(index, 9, 3, np.random.default_rng(0))
+    assert all(set(entities) <= set(bundle.candidates[row, :3]) for row, entities in zip(index, near, strict=True))
     batch = bundle.batch(index, False, first)
     distinct = np.unique([*bundle.gold[index], *first[first >= 0]])
     assert len(batch.entities) == len(distinct) and (distinct[batch.gold.numpy()] == bundle.gold[index]).all()
     assert torch.equal(batch.entities["text.pooled"], bundle.entities.rows(distinct)["text.pooled"])
+    placed = batch.drawn.numpy()
+    np.testing.assert_array_equal(np.where(placed >= 0, distinct[placed], -1), first)
+
+
+def test_the_step_size_falls_to_nothing_over_all_epochs(world):
+    job, _, _ = world
+    config = training.load_config("mimic", {**job["config"], "lr": 0.01, "lr_decay": True, "epochs": 2, "image_feature": None})
+    bundle = Bundle.load(job, config.wants(["text_tokens"]), torch.device("cpu"))
+    chosen, _ = training._training_mentions(bundle, 1.0)
+    head = training.make_head("mimic", config, bundle.shapes)
+    _, optimizer = training.make_optimizer(head, config)
+    steps = -(-len(chosen) // config.batch_size)
+    for epoch in (1, 2):
+        training.run_epoch(head, optimizer, bundle, chosen, config, 0, epoch, "fp32")
+        done = epoch * steps - 1
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01 * (1 - done / (2 * steps))] * 2)
 
 
 def test_a_batch_with_lists_points_at_its_own_entities(world):
