@@ -13,8 +13,9 @@ from cache.errors import UserError, nearest
 from cache.files import write_atomic, write_json
 from cache.store import Store
 from cache.table import Table
+from pipeline import ranks
 from pipeline.records import SPLITS
-from pipeline.retrieval import SCORERS, Lists, as_given, by_name, by_name_of_type, by_vector
+from pipeline.retrieval import SCORERS, Lists, as_given, by_name, by_name_of_type, by_vector, of_types
 
 RECALL_AT = (1, 5, 10, 20, 50, 100)
 SOURCES = ("name", "name-of-type", "given", "dense")
@@ -93,8 +94,45 @@ def _retrieve(source: dict[str, Any], folder: Path, k: int, workers: int) -> tup
     raise UserError(f"unknown candidate source {kind!r}{nearest(kind, SOURCES)}")
 
 
+def _rank(source: dict[str, Any], folder: Path, rows: np.ndarray, gold: np.ndarray, workers: int) -> np.ndarray:
+    """(m,) rank of the golds (m,) of the mentions `rows` (m,) in the source's whole order, -1 where it has no order beyond its list."""
+    kind, result = source["kind"], np.full(len(rows), ranks.UNKNOWN, np.int64)
+    if kind == "given" or not len(rows):
+        return result
+    entities = pq.read_table(folder / "entities.parquet", columns=["id", "name", *(["type"] if kind == "name-of-type" else [])]).to_pydict()
+    if kind == "dense":
+        return ranks.by_vector(_dense_table(source, "mention"), _dense_table(source, "entity"), entities["id"], rows, gold)
+    phrases = pq.read_table(folder / "mentions.parquet", columns=["phrase"])["phrase"].take(rows).to_pylist()
+    scorer = source.get("scorer", SCORERS[0])
+    if kind == "name":
+        return ranks.by_name(phrases, gold, entities["name"], entities["id"], scorer, workers)
+    types = pq.read_table(folder / "mentions.parquet", columns=["type"])["type"].take(rows).to_pylist()
+    for among, asked in of_types(types, entities["type"]):
+        inside = np.isin(gold[asked], among)  # a gold of another type is nowhere in this order
+        asked, names, ids = np.asarray(asked)[inside], [entities["name"][row] for row in among], [entities["id"][row] for row in among]
+        place = np.searchsorted(among, gold[asked])
+        result[asked] = ranks.by_name([phrases[row] for row in asked], place, names, ids, scorer, workers)
+    return result
+
+
+def _gold_rank(sources: Sequence[dict[str, Any]], lists: Sequence[Lists], merged: Lists, gold: np.ndarray, folder: Path, how: str, workers: int) -> np.ndarray:
+    """(M,) the gold's rank from 1 in the whole retrieval order: its place in the merged list, else behind it as `ranks.merged` says; -1 unknown."""
+    result = np.where(gold >= 0, ranks.in_list(merged, gold), ranks.UNKNOWN)
+    beyond = np.flatnonzero(result == 0)
+    of_source = []
+    for source, found in zip(sources, lists, strict=True):
+        rank = ranks.in_list(Lists(found.ids[beyond], found.scores[beyond]), gold[beyond])
+        absent = np.flatnonzero(rank == 0)
+        rank[absent] = _rank(source, folder, beyond[absent], gold[beyond[absent]], workers)
+        of_source.append(rank)
+    rank = ranks.merged(of_source, [(found.ids[beyond] >= 0).sum(1) for found in lists], how)
+    result[beyond] = np.where(rank > 0, np.maximum(rank, 1 + (merged.ids[beyond] >= 0).sum(1)), ranks.UNKNOWN)
+    return result
+
+
 def build(job: dict[str, Any]) -> dict[str, Any]:
-    """Build candidate lists for every mention of a prepared dataset and write them to `job["out"]` (.npz: ids, scores as in `Lists`).
+    """Build candidate lists for every mention of a prepared dataset and write them to `job["out"]` (.npz: ids, scores as in `Lists`, and gold_rank (M,)
+    int64: the gold's rank in the whole retrieval order, -1 where there is no gold in the KB or no source ranks it).
 
     job: dataset (prepared folder), out, k (100), sources (a list, by name alone if absent), merge (one of MERGES), workers (threads, all cores).
       {"kind": "name", "scorer": one of SCORERS}
@@ -112,9 +150,10 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
     columns = pq.read_table(folder / "mentions.parquet", columns=["gold", "split"]).to_pydict()
     gold, split = np.array(columns["gold"], np.int64), np.array(columns["split"])
     lists, recalls, seconds = [], {}, {}
-    for source in job.get("sources") or [{"kind": "name"}]:
+    sources, workers = job.get("sources") or [{"kind": "name"}], job.get("workers", -1)
+    for source in sources:
         started = time.monotonic()
-        label, found = _retrieve(source, folder, k, job.get("workers", -1))
+        label, found = _retrieve(source, folder, k, workers)
         lists.append(found)
         seconds[label] = round(time.monotonic() - started, 3)
         recalls[label] = recall(found, gold, split)
@@ -122,7 +161,7 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
     if len(lists) > 1:
         recalls["merged"] = recall(merged, gold, split)
     sink = io.BytesIO()
-    np.savez(sink, ids=merged.ids, scores=merged.scores)
+    np.savez(sink, ids=merged.ids, scores=merged.scores, gold_rank=_gold_rank(sources, lists, merged, gold, folder, how, workers))
     write_atomic(out, sink.getvalue())
     rates = {label: round(len(gold) / max(spent, 1e-3), 1) for label, spent in seconds.items()}
     entities = pq.read_metadata(folder / "entities.parquet").num_rows

@@ -13,7 +13,7 @@ from cache.table import Table
 SCORERS = ("token_set_ratio", "token_sort_ratio", "ratio", "partial_ratio", "WRatio")
 _BLOCK_BYTES = 64 << 20  # of scores held at a time
 _PAIRS = 1 << 20  # pairs given to rapidfuzz at a time
-_ENTITY_BLOCK = 1 << 16
+ENTITY_BLOCK = 1 << 16
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Lists:
         return cls(np.full((mentions, k), -1, np.int32), np.zeros((mentions, k), np.float32))
 
 
-def _pair_scores(left: list[str], right: list[str], scorer: Callable, first: np.ndarray, second: np.ndarray, workers: int) -> np.ndarray:
+def pair_scores(left: list[str], right: list[str], scorer: Callable, first: np.ndarray, second: np.ndarray, workers: int) -> np.ndarray:
     """scorer(left[first[i]], right[second[i]]) as float32, in pieces of bounded memory."""
     out = np.empty(len(first), np.float32)
     for begin in range(0, len(first), _PAIRS):
@@ -74,7 +74,7 @@ def _token_set_blocks(phrases: list[str], names: list[str], rows: int, workers: 
         shared = [postings.sharing(phrase) for phrase in block]
         first = np.repeat(np.arange(len(block)), [len(found) for found in shared])
         second = np.concatenate(shared) if shared else np.empty(0, np.int32)
-        scores[first, second] = _pair_scores(block, names, fuzz.token_set_ratio, first, second, workers)
+        scores[first, second] = pair_scores(block, names, fuzz.token_set_ratio, first, second, workers)
         yield begin, scores
 
 
@@ -83,13 +83,25 @@ def _plain_blocks(phrases: list[str], names: list[str], rows: int, workers: int,
         yield begin, process.cdist(phrases[begin : begin + rows], names, scorer=scorer, dtype=np.float32, workers=workers)
 
 
+def score_blocks(phrases: list[str], names: list[str], scorer: str, workers: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(first phrase, scores (b, N) float32) of all pairs of cleaned strings, in blocks of bounded memory. Raises `UserError` for an unknown scorer."""
+    if scorer not in SCORERS:
+        raise UserError(f"unknown scorer {scorer!r}; known: {', '.join(SCORERS)}")
+    rows = max(1, _BLOCK_BYTES // (4 * max(1, len(names))))
+    if not names:
+        return iter(())
+    if scorer == "token_set_ratio":
+        return _token_set_blocks(phrases, names, rows, workers)
+    return _plain_blocks(phrases, names, rows, workers, getattr(fuzz, scorer))
+
+
 def _contenders(scores: np.ndarray, k: int) -> np.ndarray:
     """Positions whose score is positive and not below the k-th largest of `scores` (n,): at least k where there are so many, more where the last tie."""
     threshold = np.partition(scores, len(scores) - k)[len(scores) - k] if len(scores) > k else 0
     return np.flatnonzero((scores >= threshold) & (scores > 0))
 
 
-def _id_rank(ids: Sequence[str]) -> np.ndarray:
+def id_order(ids: Sequence[str]) -> np.ndarray:
     """(N,) position of each id in their string order."""
     rank = np.empty(len(ids), np.int64)
     rank[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
@@ -103,23 +115,16 @@ def by_name(phrases: Sequence[str], names: Sequence[str], ids: Sequence[str], k:
     then `fuzz.ratio`, both descending and as float32, then the entity's id as a string. Pairs that score 0 are no candidates. Equal phrases are scored once.
     workers: threads, -1 for one per core. Raises `UserError` for an unknown scorer.
     """
-    if scorer not in SCORERS:
-        raise UserError(f"unknown scorer {scorer!r}; known: {', '.join(SCORERS)}")
     cleaned = [default_process(phrase) for phrase in phrases]
     distinct = {phrase: number for number, phrase in enumerate(dict.fromkeys(cleaned))}
     wanted, choices = list(distinct), [default_process(name) for name in names]
-    id_rank = _id_rank(ids)
+    id_rank = id_order(ids)
     lists = Lists.empty(len(wanted), k)
-    rows = max(1, _BLOCK_BYTES // (4 * max(1, len(choices))))
-    if scorer == "token_set_ratio":
-        blocks = _token_set_blocks(wanted, choices, rows, workers)
-    else:
-        blocks = _plain_blocks(wanted, choices, rows, workers, getattr(fuzz, scorer))
-    for begin, scores in blocks if choices else ():
+    for begin, scores in score_blocks(wanted, choices, scorer, workers):
         contenders = [_contenders(row, k) for row in scores]
         first = np.repeat(np.arange(len(scores)), [len(found) for found in contenders])
         second = np.concatenate(contenders)
-        values, ratios = scores[first, second], _pair_scores(wanted[begin : begin + len(scores)], choices, fuzz.ratio, first, second, workers)
+        values, ratios = scores[first, second], pair_scores(wanted[begin : begin + len(scores)], choices, fuzz.ratio, first, second, workers)
         order = np.lexsort((id_rank[second], -ratios, -values, first))
         _fill(lists, begin, first[order], second[order], values[order])
     back = np.array([distinct[phrase] for phrase in cleaned], np.int64)
@@ -146,6 +151,16 @@ def by_name_of_type(
     for side, column in (("mention", types), ("entity", entity_types)):
         if not any(column):
             raise UserError(f"source name-of-type: no {side} has a type in this dataset; use the source name, or add types (docs/data.md says where)")
+    lists = Lists.empty(len(phrases), k)
+    for among, rows in of_types(types, entity_types):
+        found = by_name([phrases[row] for row in rows], [names[row] for row in among], [ids[row] for row in among], k, scorer, workers)
+        if len(among):
+            lists.ids[rows], lists.scores[rows] = np.where(found.ids >= 0, among[found.ids], -1), found.scores
+    return lists
+
+
+def of_types(types: Sequence[str | None], entity_types: Sequence[str | None]) -> Iterator[tuple[np.ndarray, list[int]]]:
+    """(entities, mentions) of each type that a mention has: ascending rows; all entities for the mentions without one."""
     members: dict[str, list[int]] = {}
     for row, listed in enumerate(entity_types):
         for kind in {kind.strip().casefold() for kind in (listed or "").split("|")}:
@@ -153,13 +168,8 @@ def by_name_of_type(
     asked: dict[str | None, list[int]] = {}
     for row, kind in enumerate(types):
         asked.setdefault(kind.strip().casefold() if kind and kind.strip() else None, []).append(row)
-    lists = Lists.empty(len(phrases), k)
     for kind, rows in asked.items():
-        among = np.array(range(len(names)) if kind is None else members.get(kind, []), np.int32)
-        found = by_name([phrases[row] for row in rows], [names[row] for row in among], [ids[row] for row in among], k, scorer, workers)
-        if len(among):
-            lists.ids[rows], lists.scores[rows] = np.where(found.ids >= 0, among[found.ids], -1), found.scores
-    return lists
+        yield np.array(range(len(entity_types)) if kind is None else members.get(kind, []), np.int32), rows
 
 
 def as_given(given: Sequence[Sequence[int] | None], k: int) -> Lists:
@@ -171,7 +181,7 @@ def as_given(given: Sequence[Sequence[int] | None], k: int) -> Lists:
     return lists
 
 
-def _unit(table: Table, index: np.ndarray) -> np.ndarray:
+def unit_rows(table: Table, index: np.ndarray) -> np.ndarray:
     vectors = np.asarray(table.gather(index), np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
@@ -184,16 +194,16 @@ def by_vector(mentions: Table, entities: Table, ids: Sequence[str], k: int) -> L
     if mentions.shape != entities.shape or len(mentions.shape) != 1 or mentions.ragged or entities.ragged:
         found = " and ".join(f"{'ragged ' * table.ragged}{table.output} {table.shape}" for table in (mentions, entities))
         raise UserError(f"dense candidates need one vector of the same width on both sides, found {found}; choose another output")
-    id_rank = _id_rank(ids)
+    id_rank = id_order(ids)
     asked, offered = np.flatnonzero(mentions.ok), np.flatnonzero(entities.ok)
     lists = Lists.empty(len(mentions), k)
-    rows = max(1, _BLOCK_BYTES // (4 * _ENTITY_BLOCK))
-    for start in range(0, len(offered), _ENTITY_BLOCK):
-        columns = offered[start : start + _ENTITY_BLOCK]
-        offer = _unit(entities, columns)
+    rows = max(1, _BLOCK_BYTES // (4 * ENTITY_BLOCK))
+    for start in range(0, len(offered), ENTITY_BLOCK):
+        columns = offered[start : start + ENTITY_BLOCK]
+        offer = unit_rows(entities, columns)
         for begin in range(0, len(asked), rows):
             block = asked[begin : begin + rows]
-            scores = (1 + np.clip(_unit(mentions, block) @ offer.T, -1, 1)) / 2
+            scores = (1 + np.clip(unit_rows(mentions, block) @ offer.T, -1, 1)) / 2
             contenders = [_contenders(row, k) for row in scores]
             earlier = np.nonzero(lists.ids[block] >= 0)  # the best of the entity blocks before this one
             first = np.concatenate([earlier[0], np.repeat(np.arange(len(block)), [len(found) for found in contenders])])

@@ -121,7 +121,7 @@ def vectors():
 
 
 def test_dense_lists_are_the_nearest_by_cosine(tmp_path, vectors, monkeypatch):
-    monkeypatch.setattr(retrieval, "_ENTITY_BLOCK", 64)
+    monkeypatch.setattr(retrieval, "ENTITY_BLOCK", 64)
     monkeypatch.setattr(retrieval, "_BLOCK_BYTES", 64 * 4 * 7)
     ids = [f"Q{number}" for number in random.Random(0).sample(range(1_000), 333)]
     tables = []
