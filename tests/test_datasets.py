@@ -1,71 +1,16 @@
 """Reading the two layouts: what is kept, what is dropped, and a one-line error with place and remedy for everything malformed."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 from data_faults import ABSENT, change, refused
+from dataset_folders import Lines, Mimic
 
 from pipeline.datasets import LayoutOptions, formats, layout, load
 from pipeline.fingerprint import fingerprint
 
 WIKIMEL = Path(__file__).parents[2] / "shared" / "data" / "wikimel"
-
-
-def mention(number: int, **changes) -> dict:
-    record = {"id": f"m{number}", "sentence": f"Ann and Bob met {number} times.", "mentions": "Bob", "entities": "Robert Gold", "answer": "Q2", "imgPath": ""}
-    return record | changes
-
-
-def entity(number: int, **changes) -> dict:
-    return {"id": number, "qid": f"Q{number + 1}", "type": "entity", "entity_name": f"Name {number}", "attr": "Sex: male.", "image_list": []} | changes
-
-
-class Mimic:
-    """A release in a folder, changed file by file."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.kb = [entity(number) for number in range(4)]
-        self.splits = {split: [mention(10 * place + number) for number in range(2)] for place, split in enumerate(("train", "dev", "test"))}
-        self.rows = None
-        for name in ("kb_image", "mention_image"):
-            (folder / name).mkdir()
-
-    def write(self) -> Path:
-        rows = {e["qid"]: e["id"] for e in self.kb} if self.rows is None else self.rows
-        files = {"kb_entity.json": self.kb, "qid2id.json": rows, **{f"TOY_{split}.json": records for split, records in self.splits.items()}}
-        for name, content in files.items():
-            (self.folder / name).write_text(json.dumps(content))
-        return self.folder
-
-    def load(self, **options):
-        return load("toy", self.write(), options=LayoutOptions(**options))
-
-    def error(self, **options) -> str:
-        return refused(lambda: self.load(**options))
-
-
-class Lines:
-    """A `jsonl` dataset in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.mentions = [{"id": "m1", "sentence": "Ann met Bob.", "mention": "Bob", "gold": "e1", "split": "train"}]
-        self.entities = [{"id": "e1", "name": "Robert"}]
-
-    def write(self) -> Path:
-        for name in ("mentions", "entities"):
-            lines = [line if isinstance(line, str) else json.dumps(line) for line in getattr(self, name)]
-            (self.folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-        return self.folder
-
-    def load(self, **options):
-        return load("toy", self.write(), options=LayoutOptions(**options))
-
-    def error(self, **options) -> str:
-        return refused(lambda: self.load(**options))
 
 
 @pytest.fixture
@@ -265,84 +210,6 @@ def test_repeated_ids_can_be_numbered_and_extra_fields_allowed(mimic):
     mimic.splits["dev"][0]["id"] = "m0"
     assert [m.id for m in mimic.load(repeated_ids="number", ignore_fields="caption, topics").mentions[:3]] == ["m0", "m0#2", "m0#3"]
     assert "--repeated-ids" in refused(lambda: LayoutOptions(repeated_ids="maybe"))
-
-
-def test_jsonl_records_as_documented(lines):
-    lines.entities = [
-        {"id": 7, "name": "Robert", "attributes": {"Sex": "male", "Occupation": ["actor", "singer"], "Born": 1950}, "images": "pics/a.jpg", "type": "person"},
-        {"id": "e1", "name": "Rob", "attributes": "Plays.", "description": "A man.", "images": ["b.jpg", "./c.jpg"]},
-    ]
-    lines.mentions = [
-        {"id": 1, "sentence": "Bob met Bob.", "mention": "Bob", "start": 8, "end": 11, "image": "pics/m.png", "gold": 7, "split": "train", "type": "person", "group": "easy"},
-        "",
-        {"id": 2, "sentence": "Bob met Bob.", "mention": "Bob", "gold": None, "split": "test", "candidates": ["e1", 7, "x", "e1"]},
-        {"id": 3, "sentence": "Nobody.", "mention": "Bob", "gold": "elsewhere", "split": "dev"},
-    ]
-    dataset = lines.load()
-    first, nil, outside = dataset.mentions
-    assert (first.id, first.span, first.image, first.gold, first.type, first.group) == ("1", (8, 11), "pics/m.png", "7", "person", "easy")
-    assert (nil.gold, nil.span, nil.image, nil.given) == (None, (0, 3), None, ("e1", "7", "x"))
-    assert (outside.gold, outside.span, outside.given) == ("elsewhere", None, None)
-    assert (dataset.entities[0].id, dataset.entities[0].attributes) == ("7", "Sex: male. Occupation: actor, singer. Born: 1950.")
-    assert (dataset.entities[0].images, dataset.entities[1].images) == (("pics/a.jpg",), ("b.jpg", "c.jpg"))
-
-
-def test_a_byte_order_mark_is_no_fault(lines):
-    lines.write()
-    path = lines.folder / "mentions.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert load("toy", lines.folder).mentions[0].id == "m1"
-
-
-def first(data):
-    return data.mentions[0]
-
-
-def only(data):
-    return data.entities[0]
-
-
-JSONL_ERRORS = {
-    "unknown field": (change(first, imag="x"), ["mentions.jsonl:1", "'imag'", "did you mean 'image'"]),
-    "unknown field of an entity": (change(only, atributes="x"), ["entities.jsonl:1", "did you mean 'attributes'"]),
-    "missing gold": (change(first, gold=ABSENT), ["mentions.jsonl:1", "'gold' is missing"]),
-    "unknown split": (change(first, split="tests"), ["mentions.jsonl:1", "'tests'", "did you mean 'test'", "train, dev, test"]),
-    "empty phrase": (change(first, mention=""), ["mentions.jsonl:1", "'mention' is empty"]),
-    "null id": (change(first, id=None), ["mentions.jsonl:1", "'id'"]),
-    "true id": (change(first, id=True), ["mentions.jsonl:1", "'id'", "bool"]),
-    "duplicate id": (lambda data: data.mentions.append(dict(data.mentions[0])), ["mentions.jsonl:2", "'m1' was already given at", "mentions.jsonl:1"]),
-    "duplicate entity": (lambda data: data.entities.append(dict(data.entities[0])), ["entities.jsonl:2", "'e1' was already given"]),
-    "span outside": (change(first, start=8, end=13), ["mentions.jsonl:1", "8..13", "12 characters"]),
-    "span backwards": (change(first, start=8, end=8), ["mentions.jsonl:1", "8..8"]),
-    "span without end": (change(first, start=8), ["mentions.jsonl:1", "None", "two integers"]),
-    "span elsewhere": (change(first, start=0, end=3), ["mentions.jsonl:1", "'Ann'", "'Bob'", "leave start and end out"]),
-    "images are numbers": (change(only, images=[1]), ["entities.jsonl:1", "'images'"]),
-    "attributes nested": (change(only, attributes={"a": {"b": 1}}), ["entities.jsonl:1", "'a'"]),
-    "attributes number": (change(only, attributes=5), ["entities.jsonl:1", "'attributes'", "int 5"]),
-    "candidates are text": (change(first, candidates="e1"), ["mentions.jsonl:1", "'candidates'", "expected a list of ids"]),
-    "candidate is null": (change(first, candidates=["e1", None]), ["mentions.jsonl:1", "'candidates' is null"]),
-    "no object": (lambda data: data.mentions.insert(0, "[1]"), ["mentions.jsonl:1", "list", "expected an object"]),
-    "malformed": (lambda data: data.mentions.append('{"id": "m2", oops}'), ["mentions.jsonl:2:14", "malformed JSON"]),
-    "nested deep": (lambda data: data.mentions.append("[" * 100_000), ["mentions.jsonl:2"]),
-    "no mention": (lambda data: data.mentions.clear(), ["mentions.jsonl", "no record"]),
-    "no entity": (lambda data: data.entities.clear(), ["entities.jsonl", "no record"]),
-}
-
-
-@pytest.mark.parametrize("fault", JSONL_ERRORS)
-def test_jsonl_faults_name_line_and_remedy(lines, fault):
-    break_it, parts = JSONL_ERRORS[fault]
-    break_it(lines)
-    message = lines.error()
-    for part in parts:
-        assert part in message
-
-
-def test_jsonl_not_utf8(lines):
-    lines.write()
-    with open(lines.folder / "mentions.jsonl", "ab") as handle:
-        handle.write(b'{"id": "\xff"}\n')
-    assert "mentions.jsonl: not UTF-8" in refused(lambda: load("toy", lines.folder))
 
 
 def test_the_layout_is_recognised_from_the_files(tmp_path):

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from cache.errors import UserError
-from pipeline.datasets._fields import nearest
+from cache.errors import UserError, nearest
 from pipeline.records import Dataset
 
 
@@ -53,7 +52,7 @@ def layout(data_dir: Path, format: str | None = None) -> ModuleType:
     if not data_dir.is_dir():
         raise UserError(f"{data_dir}: no such folder; --data-dir must name the folder that holds the dataset")
     if format is not None and format not in formats():
-        raise UserError(f"--format {format!r} is unknown; {nearest(format, formats())}")
+        raise UserError(f"--format {format!r} is unknown{nearest(format, formats())}")
     modules = {name: importlib.import_module(f"{__name__}.{name}") for name in ([format] if format else formats())}
     if format:
         return modules[format]

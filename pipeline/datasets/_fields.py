@@ -1,20 +1,13 @@
 """Checked reading of records: every complaint names the file, the record, what was found and what to do."""
 
-import difflib
 import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cache.errors import UserError
+from cache.errors import UserError, nearest
 from cache.files import inside
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """A hint for an unknown word: the known one it most resembles, and all of them."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return (f"did you mean {close[0]!r}? " if close else "") + f"known: {', '.join(known)}"
 
 
 def check_fields(record: Any, where: str, required: Sequence[str], optional: Sequence[str]) -> None:
@@ -24,7 +17,7 @@ def check_fields(record: Any, where: str, required: Sequence[str], optional: Seq
     known = (*required, *optional)
     for name in record:
         if name not in known:
-            raise UserError(f"{where}: unknown field {name!r}; {nearest(name, known)}; --ignore-fields {name} reads past it")
+            raise UserError(f"{where}: unknown field {name!r}{nearest(name, known)}; --ignore-fields {name} reads past it")
     for name in required:
         if name not in record:
             raise UserError(f"{where}: field {name!r} is missing; add it")

@@ -36,8 +36,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.errors import UserError
-from pipeline.datasets._fields import ImageFolder, Unique, check_fields, json_lines, label, labels, nearest, text
+from cache.errors import UserError, nearest
+from pipeline.datasets._fields import ImageFolder, Unique, check_fields, json_lines, label, labels, text
 from pipeline.records import SPLITS, Dataset, Entity, Mention
 from pipeline.spans import bare, find_span
 
@@ -115,7 +115,7 @@ def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
         check_fields(record, where, _REQUIRED, (*_OPTIONAL, *options.ignored))
         split = text(record, "split", where, empty=False)
         if split not in SPLITS:
-            raise UserError(f"{where}: unknown split {split!r}; {nearest(split, SPLITS)}")
+            raise UserError(f"{where}: unknown split {split!r}{nearest(split, SPLITS)}")
         sentence, phrase = text(record, "sentence", where, default=""), text(record, "mention", where, empty=False)
         image = text(record, "image", where)
         mention = Mention(
