@@ -194,7 +194,7 @@ def test_the_step_size_falls_to_nothing_over_all_epochs(world):
     job, _, _ = world
     config = training.load_config("mimic", {**job["config"], "lr": 0.01, "lr_decay": True, "epochs": 2, "image_feature": None})
     bundle = Bundle.load(job, config.wants(["text_tokens"]), torch.device("cpu"))
-    chosen, _ = training._training_mentions(bundle, 1.0)
+    chosen, _ = training.training_mentions(bundle, 1.0)
     head = training.make_head("mimic", config, bundle.shapes)
     _, optimizer = training.make_optimizer(head, config)
     steps = -(-len(chosen) // config.batch_size)
