@@ -11,24 +11,12 @@ from heads.base import NO_PAIRS, Batch, Head, Rows
 from heads.config.fused import FusedConfig
 
 
-class Member(nn.Module):
-    """A weighted sum of a pair's inputs plus a small network over them. Neither ends in a bias: it would move all of a list alike."""
-
-    def __init__(self, inputs: int, hidden: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(inputs, 1, bias=False)
-        self.network = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, 1, bias=False)) if hidden else None
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """inputs (B, r, n) -> scores (B, r)."""
-        return (self.linear(inputs) + (self.network(inputs) if self.network is not None else 0)).squeeze(-1)
-
-
 class Fused(Head):
     """Small networks over a pair's numbers, each trained so that the softmax of its scores over a list is the chance of each candidate; their mean.
 
     Reads pair features alone. A number enters as it is (standardised), as its distance from the best in the list, and as whether it is there; what is
-    not there is 0 in the first two. Members differ in their initial weights alone, which evens out what so few mentions leave to chance.
+    not there is 0 in the first two. Each member is a weighted sum plus a network of one layer; members differ in their initial weights alone, which
+    evens out what so few mentions leave to chance.
     """
 
     config: FusedConfig
@@ -43,7 +31,11 @@ class Fused(Head):
         numbers = sum(self.parts.values())
         self.register_buffer("centre", torch.zeros(numbers))
         self.register_buffer("scale", torch.ones(numbers))
-        self.members = nn.ModuleList(Member(3 * numbers, config.hidden) for _ in range(config.members))
+        members = config.members
+        self.linear = nn.Linear(3 * numbers, members, bias=False)  # a bias would move all of a list alike
+        if config.hidden:
+            self.units_of = nn.Linear(3 * numbers, members * config.hidden)
+            self.weights = nn.Parameter((2 * torch.rand(members, config.hidden) - 1) / math.sqrt(config.hidden))
 
     def prepare(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> None:
         """Take the standardisation from the training mentions' lists: mean and deviation of every number over the pairs that have it."""
@@ -63,7 +55,7 @@ class Fused(Head):
 
     def score_lists(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
         """See `Head.score_lists`; differences of two scores are log odds of the two candidates."""
-        return {"score": self._scores(columns, pairs).mean(0)}
+        return {"score": self._scores(columns, pairs).mean(-1)}
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of the gold over its list, the sum over the members; a mention whose gold is not listed is left out."""
@@ -71,19 +63,23 @@ class Fused(Head):
         assert lists is not None
         own = lists == batch.gold[:, None]
         listed = own.any(1)
-        scores = self._scores(lists, batch.pairs).masked_fill(lists < 0, -torch.inf)[:, listed]  # (members, m, r)
-        gold = own[listed].int().argmax(1).expand(len(scores), -1)
-        value = F.cross_entropy(scores.flatten(0, 1), gold.flatten(), reduction="sum") / listed.sum().clamp(min=1)
+        scores = self._scores(lists, batch.pairs).masked_fill((lists < 0)[:, :, None], -torch.inf)[listed]  # (m, r, members)
+        gold = own[listed].int().argmax(1)[:, None].expand(-1, scores.shape[2])
+        value = F.cross_entropy(scores, gold, reduction="sum") / listed.sum().clamp(min=1)
         return value, {"score": value}
 
     def _scores(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> Tensor:
-        """The scores of every member, (members, B, r) fp32."""
+        """The scores of every member, (B, r, members) fp32."""
         with torch.autocast(columns.device.type, enabled=False):
             values, there = self._numbers(columns, pairs)
             level = ((values - self.centre) / self.scale).masked_fill(~there, 0)  # (B, r, numbers)
             best = level.masked_fill(~there, -torch.inf).amax(1, keepdim=True) if columns.shape[1] else level
             inputs = torch.cat([level, (level - best).masked_fill(~there, 0), there.float()], -1)
-            return torch.stack([member(inputs) for member in self.members])
+            scores = self.linear(inputs)
+            if self.config.hidden:
+                units = F.relu(self.units_of(inputs)).unflatten(-1, self.weights.shape)  # (B, r, members, hidden)
+                scores = scores + torch.einsum("brmh,mh->brm", units, self.weights)
+            return scores
 
     def _numbers(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Every number of each pair (B, r, numbers), 0 where it is not there, and whether it is."""

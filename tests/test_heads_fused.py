@@ -22,10 +22,6 @@ CPU = torch.device("cpu")
 NAN = math.nan
 
 
-def gelu(x):
-    return x * 0.5 * (1 + math.erf(x / math.sqrt(2)))
-
-
 def reference(row, weights, hidden, members):
     """Scores of one list, number by number, the mean over the members. row: candidates x numbers, None where a number is not there."""
     scores = []
@@ -40,11 +36,10 @@ def reference(row, weights, hidden, members):
         inputs = np.array([*level, *gap, *there], float)
         score = 0.0
         for member in range(members):
-            name = f"members.{member}"
-            score += weights[f"{name}.linear.weight"][0] @ inputs / members
-            if hidden:
-                units = [gelu(x) for x in weights[f"{name}.network.0.weight"] @ inputs + weights[f"{name}.network.0.bias"]]
-                score += weights[f"{name}.network.2.weight"][0] @ np.array(units) / members
+            score += weights["linear.weight"][member] @ inputs / members
+            for unit in range(hidden):
+                place = member * hidden + unit
+                score += weights["weights"][member][unit] * max(weights["units_of.weight"][place] @ inputs + weights["units_of.bias"][place], 0) / members
         scores.append(score)
     return scores
 
@@ -201,3 +196,13 @@ def test_pair_features_are_those_the_profile_can_compute():
     assert pairs(["text_tokens", "face_embedding", "clip_text"]) == ["face_match", "name_similarity", "retrieval", "text_cls"]
     assert pairs(["clip_text", "clip_image"], pair_features=["clip_ti"]) == ["clip_ti"]
     assert load_config("fused", {}).wants(["clip_text"]) == []
+
+
+def test_heads_are_those_the_profile_can_serve():
+    def runs(available, **params):
+        return load_config("fused", params).runs(available)
+
+    assert set(runs(["text_tokens"])) == {"drin", "dwe", "mimic"}
+    assert set(runs(["clip_text", "clip_image"])) == {"dsmip", "dwe", "mimic"}
+    assert runs(["text_tokens"], heads=["bert"]) == {"bert": ("bert", {})}
+    assert set(runs(["text_tokens"], heads=["auto", "bert"])) == {"bert", "drin", "dwe", "mimic"}

@@ -12,17 +12,18 @@ from heads.config.base import HeadConfig
 class FusedConfig(HeadConfig):
     """None of the four papers has this: all choices are ours.
 
-    heads: methods whose scores take part, each trained with its default parameters of this profile. pair_features: names of pair features; "auto"
+    heads: methods whose scores take part, each trained with its default parameters of this profile; "auto" takes those of FOUR that the profile has
+        the features for. pair_features: names of pair features; "auto"
         takes those of FEATURES that the profile can compute. frequency: how often an entity is gold in train, and how often of the same phrase.
     hidden: units of the network over a pair's numbers; 0: a weighted sum (a logistic regression over the list). members: networks whose mean it is.
     """
 
-    lr: float = 0.01
+    lr: float = 0.02
     batch_size: int = 64
-    epochs: int = 60
-    patience: int = 15
+    epochs: int = 40
+    patience: int = 8
     weight_decay: float = 0.05
-    heads: tuple[str, ...] = ("drin", "dwe", "mimic")
+    heads: tuple[str, ...] = ("auto",)
     pair_features: tuple[str, ...] = ("auto",)
     frequency: bool = True
     hidden: int = 24
@@ -31,6 +32,7 @@ class FusedConfig(HeadConfig):
     positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "members")
     trainer: ClassVar[str] = "heads.fusion:main"
     fits_on: ClassVar[str] = "calibrate"
+    FOUR: ClassVar[tuple[str, ...]] = ("drin", "dsmip", "dwe", "mimic")
     FEATURES: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "name_similarity": (), "retrieval": (), "face_match": ("face_embedding",), "text_cls": ("text_tokens",),
         "clip_ti": ("clip_text", "clip_image"), "clip_it": ("clip_text", "clip_image"), "object_relation": ("objects", "object_resnet"),
@@ -52,7 +54,10 @@ class FusedConfig(HeadConfig):
 
     def runs(self, available: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
         """See `HeadConfig.runs`."""
-        return {method: (method, {}) for method in self.heads}
+        chosen: list[str] = []
+        for name in self.heads:
+            chosen += [name] if name != "auto" else [method for method in self.FOUR if _served(method, available)]
+        return {method: (method, {}) for method in sorted(set(chosen))}
 
     def pairs(self, available: Collection[str]) -> list[str]:
         """See `HeadConfig.pairs`."""
@@ -60,3 +65,14 @@ class FusedConfig(HeadConfig):
         for name in self.pair_features:
             chosen += [name] if name != "auto" else [name for name, needs in self.FEATURES.items() if set(needs) <= set(available)]
         return sorted(set(chosen))
+
+
+def _served(method: str, available: Collection[str]) -> bool:
+    """Whether these features are enough for the method."""
+    from heads.config import load_config
+
+    try:
+        load_config(method, {}).wants(available)
+    except UserError:
+        return False
+    return True
