@@ -108,8 +108,8 @@ class Head(nn.Module):
         self.config = config
         self.shapes = dict(shapes)
 
-    def start(self, label: str, tensors: Mapping[str, Tensor]) -> None:
-        """Called before training for each run of `HeadConfig.runs`, with that run's weights: for heads that go on from them; nothing by default."""
+    def start(self, label: str, tensors: Mapping[str, Tensor], best: float) -> None:
+        """Called before training for each run of `HeadConfig.runs`, with that run's weights and its best dev MRR: for heads that go on from them."""
 
     def prepare(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> None:
         """Called once before training with the lists (m, k) of all training mentions and their pair features: for scales; nothing by default."""

@@ -179,13 +179,23 @@ class Dsmip(Head):
                 absent = visual.absent_image.detach()
                 del visual.absent_image
                 visual.register_buffer("absent_image", absent)
+            self.reached: dict[str, float] = {}
+            self.register_buffer("centre", torch.full((len(self.experts),), float("nan")))
             if config.expert_scale:
                 self.scale = nn.Parameter(torch.zeros(len(self.experts)))
 
-    def start(self, label: str, tensors: Mapping[str, Tensor]) -> None:
-        """Take an expert's units as its first stage left them. label: the expert; tensors: its run's weights."""
+    def start(self, label: str, tensors: Mapping[str, Tensor], best: float) -> None:
+        """Take an expert's units as its first stage left them. label: the expert; tensors: its run's weights; best: dev MRR it reached by itself.
+
+        The gate begins with the best of them (ours, `gate_start`): from an even start the scales of untrained choices would decide.
+        """
         units = {name.removeprefix("scoring."): tensor for name, tensor in tensors.items() if name.startswith("scoring.")}
         self.scoring[label].load_state_dict(units)
+        if self.gated and self.config.gate_start:
+            self.reached[label] = best
+            favourite = max(self.reached, key=lambda expert: self.reached[expert])
+            with torch.no_grad():
+                self.gate.last["mention"].bias.copy_(torch.tensor([self.config.gate_start * (expert == favourite) for expert in self.experts]))
 
     def encode_mentions(self, inputs: Rows) -> Rows:
         """See `Head.encode_mentions`."""
@@ -235,7 +245,9 @@ class Dsmip(Head):
             return {"score": scores[self.experts[0]]}
         each = torch.stack(list(scores.values()), -1)  # (..., experts)
         if self.config.expert_scale:
-            each = each * self.scale.exp()
+            if self.training and self.centre.isnan().any():
+                self.centre.copy_(each.detach().flatten(0, -2).mean(0))
+            each = (each - self.centre.nan_to_num()) * self.scale.exp()
         logits = self._preference(mentions, entities, pairing)
         chosen = self._one_hot(logits)
         return {"score": (chosen * each).sum(-1), **scores, "expert": chosen.argmax(-1).float()}

@@ -79,7 +79,9 @@ def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, devi
     torch.manual_seed(seed)
     head = make_head(job["method"], config, bundle.shapes, **frozen(job)).to(device)
     for label, run in sorted(job.get("heads", {}).items()):
-        head.start(label, read_tensors(Path(run["out"]) / "model.safetensors")[0])
+        history = read_json(Path(run["out"]) / "history.json")
+        best = max((row.get("dev MRR", 0.0) for row in history["epochs"]), default=0.0)
+        head.start(label, read_tensors(Path(run["out"]) / "model.safetensors")[0], best)
     head.prepare(*bundle.lists_of(chosen))
     loaded = time.monotonic()
     state, best = _fit(head, config, bundle, chosen, out, digest, seed, precision, quiet)

@@ -227,9 +227,10 @@ def test_training_chooses_hard_and_learns_softly():
 def test_the_gate_starts_from_its_experts_units():
     expert = make_head("dsmip", load_config("dsmip", {**SMALL, "stage": "visual"}), {"image.tokens": (4, 18), "image.pooled": (16,)})
     head = gate_head()
-    head.start("visual", expert.state_dict())
+    head.start("visual", expert.state_dict(), 0.4)
     own = {name.removeprefix("scoring."): tensor for name, tensor in expert.state_dict().items()}
     assert all(torch.equal(tensor, own[name]) for name, tensor in head.scoring["visual"].state_dict().items())
+    assert head.gate.last["mention"].bias.tolist() == [0.0, head.config.gate_start, 0.0]
 
 
 def test_an_experts_own_training_does_not_depend_on_the_gates_options():

@@ -29,7 +29,9 @@ class DsmipConfig(HeadConfig):
     expert_epochs, expert_lr: of the first stage; null: as `epochs` and `lr`.
     gate_width, gate_dropout: of both blocks of the MLP of each side. temperature: tau of eq. 16.
     gate_noise: draws from the Gumbel distribution at test time too (the paper); without it the most likely expert is taken (ours).
-    expert_scale: a learned factor for each expert's scores (ours: a hard switch between scales of their own would reorder candidates).
+    expert_scale: a learned factor for each expert's scores, from which the mean of the first batch is taken off (ours: a hard switch between scales
+        and zeros of their own would reorder candidates).
+    gate_start: lead of the expert that was best by itself on dev, in the gate's logits before training (ours; 0: an even start).
     """
 
     lr: float = 5e-4
@@ -57,6 +59,7 @@ class DsmipConfig(HeadConfig):
     temperature: float = 0.1
     gate_noise: bool = False
     expert_scale: bool = True
+    gate_start: float = 3.0
 
     GATE_IMAGE: ClassVar[tuple[str, ...]] = ("image_vgg", "image_pooled", "image_patches")
     positive: ClassVar[tuple[str, ...]] = (
@@ -84,8 +87,8 @@ class DsmipConfig(HeadConfig):
 
     @property
     def evaluates(self) -> bool:
-        """The stage that learns prompts is not measured: its features are, once they are extracted (`experts: [multimodal]`)."""
-        return self.stage != "prompts"
+        """Experts are measured by `experts: [text]` and so on, which needs no training but the first stage's and reads prompted features from the cache."""
+        return self.stage == "gate"
 
     def possible(self, available: Collection[str]) -> list[Expert]:
         """The experts whose features are there. Raises `UserError` where none is."""
