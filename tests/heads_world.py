@@ -149,7 +149,7 @@ def job_for(job: dict[str, Any], method: str, config: dict[str, Any], out: Path)
         values = 0.5 * np.random.default_rng(len(name)).random(lists.shape, np.float32) + 0.4 * (lists == gold[:, None])
         pairs[name] = str(Path(job["dataset"]) / f"pairs-{name}.npz")
         np.savez(pairs[name], values=np.where(lists < 0, np.nan, values).astype(np.float32))
-    inputs = [{**stores[want["side"], want["feature"]], "role": want["role"], "view": want["view"]} for want in chosen.wants(available)]
+    inputs = [{**stores[want["side"], want["feature"]], **want} for want in chosen.wants(available)]
     return {**job, "method": method, "config": config, "inputs": inputs, "pairs": pairs, "out": str(out)}
 
 
