@@ -58,5 +58,8 @@ class Paths:
         """A frozen CLIP taken apart, for prompts; safe to delete."""
         return self.root / "memo" / f"clip-blocks-{digest[:16]}.safetensors"
 
+    def report(self, dataset: str, name: str, digest: str) -> Path:
+        return self.root / "reports" / dataset / f"{name}-{digest[:12]}"
+
     def relative(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from cache.errors import UserError
-from heads.config.base import HeadConfig
+from heads.config.base import TEXT_ONLY, HeadConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,11 @@ class BaselineConfig(HeadConfig):
         "image": {"mention": "image", "entity": "image"},
     }
     positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "width", "temperature")
+
+    def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
+        """See `HeadConfig.ablations`: the papers' tables have the baselines as they are."""
+        reads = "image" in self.READS and self.pick("image_feature", self.IMAGE, available) is not None
+        return {TEXT_ONLY: {"image_feature": None}} if reads else {}
 
     def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
         """See `HeadConfig.wants`."""

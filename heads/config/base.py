@@ -10,6 +10,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from cache.errors import UserError, nearest
 
+TEXT_ONLY = "text only"
+"""The ablation that every method has: itself, without anything that a picture tells."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
@@ -41,6 +44,8 @@ class HeadConfig:
     """What its parameters are learned from: "train", or "calibrate", a half of dev that chooses nothing."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Boolean options that stand for several others at once: option -> the defaults it puts in their place."""
+    sensitivity: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Options whose influence the method's paper plots -> values to train with (ours where the paper's plot names none)."""
 
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
@@ -67,6 +72,20 @@ class HeadConfig:
     def pairs(self, available: Collection[str]) -> list[str]:
         """The pair features (see `pipeline.pairs`) this head reads, given the features `available`; none by default."""
         return []
+
+    def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
+        """The ablations of the method's paper: name -> parameters in place of these, and `TEXT_ONLY` where the method reads pictures.
+
+        `train_fraction` among them is no option of the head but the share of the training mentions. Those that would change nothing, because the
+        features `available` lack what they take away, are left out.
+        """
+        return {}
+
+    def variations(self) -> dict[str, dict[str, Any]]:
+        """One parameter changed at a time, by `sensitivity`: name -> parameters in place of these."""
+        return {
+            f"{option} = {value}": {option: value} for option, values in self.sensitivity.items() for value in values if value != getattr(self, option)
+        }
 
     def pick(self, option: str, known: tuple[str, ...], available: Collection[str]) -> str | None:
         """The feature that `option` names: as it says, or where it says "auto" the first of `known` that is `available` (None where none is).

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from cache.errors import UserError
-from heads.config.base import HeadConfig
+from heads.config.base import TEXT_ONLY, HeadConfig
 
 Edge = Literal["tt", "ti", "it", "ii"]
 EDGES: tuple[Edge, ...] = ("tt", "ti", "it", "ii")
@@ -64,6 +64,19 @@ class DrinConfig(HeadConfig):
         super().__post_init__()
         if len(set(self.edges)) != len(self.edges):
             raise UserError(f"edges = {list(self.edges)}: expected each of {', '.join(EDGES)} at most once")
+
+    def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
+        """See `HeadConfig.ablations`. Table 3, a kind of edge or the dynamic ones, and table 4, the number of layers."""
+        edges = self._possible(available)
+        spelled = {"t": "text", "i": "image"}
+        without = {
+            f"without {spelled[edge[0]]}-to-{spelled[edge[1]]} edges": {"edges": [other for other in self.edges if other != edge]}
+            for edge in edges if len(edges) > 1
+        }
+        layers = {f"L = {count}": {"layers": count} for count in range(1, 6) if count != self.layers}
+        static = {} if self.static_edges or self.layers == 1 else {"static edges": {"static_edges": True}}
+        text = {TEXT_ONLY: {"image_feature": None}} if set(edges) - {"tt"} else {}
+        return {**without, **static, **layers, **text}
 
     def pairs(self, available: Collection[str]) -> list[str]:
         """See `HeadConfig.pairs`: the initial weights of the kinds of edges whose features the profile has, but for those `Drin` computes itself."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from cache.errors import UserError
-from heads.config.base import HeadConfig
+from heads.config.base import TEXT_ONLY, HeadConfig
 
 Expert = Literal["text", "visual", "multimodal"]
 EXPERTS: tuple[Expert, ...] = ("text", "visual", "multimodal")
@@ -100,6 +100,16 @@ class DsmipConfig(HeadConfig):
             lacking = sorted(set().union(*(needs[expert] for expert in self.experts)) - set(available))
             raise UserError(f"dsmip: none of its experts ({', '.join(self.experts)}) has its features; the profile lacks {', '.join(lacking)}")
         return found
+
+    def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
+        """See `HeadConfig.ablations`. Table 2, each expert alone; two experts, as on two of the paper's datasets; figure 3, low resource."""
+        if self.stage != "gate":
+            return {}
+        experts = self.possible(available)
+        alone = {f"{expert} expert alone": {"experts": [expert]} for expert in experts if expert != "text" and len(experts) > 1}
+        two = {"text and multimodal experts": {"experts": ["text", "multimodal"]}} if set(experts) == set(EXPERTS) else {}
+        text = {TEXT_ONLY: {"experts": ["text"]}} if "text" in experts and len(experts) > 1 else {}
+        return {**text, **alone, **two, "10% of train": {"train_fraction": 0.1}}
 
     def runs(self, available: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
         """See `HeadConfig.runs`: the experts that the gate starts from."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from cache.errors import UserError
-from heads.config.base import HeadConfig
+from heads.config.base import TEXT_ONLY, HeadConfig
 
 Unit = Literal["face", "identity", "image", "text"]
 UNITS: tuple[Unit, ...] = ("face", "identity", "image", "text")
@@ -69,6 +69,10 @@ class DweConfig(HeadConfig):
     }
     positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "width", "joint_width", "attention_heads", "temperature")
 
+    sensitivity: ClassVar[Mapping[str, tuple[Any, ...]]] = {  # figure 6
+        "in_batch_negatives": (0, 1, 2, 4, 8), "batch_size": (16, 32, 64, 128), "alpha": (0.1, 1.0, 10.0), "beta": (1.0, 10.0, 100.0),
+    }
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(set(self.units)) != len(self.units):
@@ -77,6 +81,25 @@ class DweConfig(HeadConfig):
             raise UserError(f"width = {self.width}: expected a multiple of attention_heads = {self.attention_heads}")
         if self.dropout >= 1:
             raise UserError(f"dropout = {self.dropout}: expected less than 1")
+
+    def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
+        """See `HeadConfig.ablations`. Table 9, one kind of input after another, table 10, whole pictures, table 11, a contrastive loss."""
+        objects, image = self.pick("object_feature", self.OBJECTS, available), self.pick("image_feature", self.IMAGE, available)
+        there = {"face": self.FACES in available, "identity": self.IDENTITY in available, "image": objects is not None or image is not None}
+        gone: list[str] = []
+        found: dict[str, dict[str, Any]] = {}
+        for unit in (unit for unit, known in there.items() if known and unit in self.units):
+            gone.append(unit)
+            found[f"without {', '.join(gone)}"] = {"units": [other for other in self.units if other not in gone]}
+        if gone:
+            found.popitem()  # without any of them, text alone is left
+            found[TEXT_ONLY] = {"units": [unit for unit in self.units if unit == "text"], "coarse": False, "fine": False}
+        found["mention alone"] = {"units": [], "coarse": False, "fine": False}
+        if objects and image and self.image != "whole" and "image" in self.units:
+            found["whole picture instead of objects"] = {"image": "whole"}
+        aligned = {"coarse": image if self.contrast == "prose" else there["image"], "fine": objects if self.contrast == "prose" else there["face"]}
+        found |= {f"without L_{loss}": {loss: False} for loss, known in aligned.items() if known and there["image"] and getattr(self, loss)}
+        return found
 
     def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
         """See `HeadConfig.wants`. Roles of the mention: phrase (m), sentence (t), objects (d), image (v), faces (f), identities (s); entity (g_e)."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from cache.errors import UserError, nearest
-from heads.config.base import HeadConfig
+from heads.config.base import TEXT_ONLY, HeadConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +15,7 @@ class FusedConfig(HeadConfig):
     heads: methods whose scores take part, each trained with its default parameters of this profile; "auto" takes those of FOUR that the profile has
         the features for. pair_features: names of pair features; "auto"
         takes those of FEATURES that the profile can compute. frequency: how often an entity is gold in train, and how often of the same phrase.
+    text_only: the heads' own text-only ablations in their place, and no pair feature that reads a picture.
     hidden: units of the network over a pair's numbers; 0: a weighted sum (a logistic regression over the list). members: networks whose mean it is.
     """
 
@@ -26,6 +27,7 @@ class FusedConfig(HeadConfig):
     heads: tuple[str, ...] = ("auto",)
     pair_features: tuple[str, ...] = ("auto",)
     frequency: bool = True
+    text_only: bool = False
     hidden: int = 24
     members: int = 5
 
@@ -37,6 +39,8 @@ class FusedConfig(HeadConfig):
         "name_similarity": (), "retrieval": (), "face_match": ("face_embedding",), "text_cls": ("text_tokens",),
         "clip_ti": ("clip_text", "clip_image"), "clip_it": ("clip_text", "clip_image"), "object_relation": ("objects", "object_resnet"),
     }
+
+    OF_TEXT: ClassVar[tuple[str, ...]] = ("name_similarity", "retrieval", "text_cls")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,17 +58,30 @@ class FusedConfig(HeadConfig):
 
     def runs(self, available: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
         """See `HeadConfig.runs`."""
+        return {method: (method, _without_pictures(method, available) if self.text_only else {}) for method in self._methods(available)}
+
+    def _methods(self, available: Collection[str]) -> list[str]:
         chosen: list[str] = []
         for name in self.heads:
             chosen += [name] if name != "auto" else [method for method in self.FOUR if _served(method, available)]
-        return {method: (method, {}) for method in sorted(set(chosen))}
+        return sorted(set(chosen))
+
+    def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
+        """See `HeadConfig.ablations`: one part left out at a time, and the weighted sum. The run's own table has each part alone besides."""
+        methods = self._methods(available)
+        heads = {f"without {name}": {"heads": [other for other in methods if other != name]} for name in methods}
+        rest = {
+            "without pair features": {"pair_features": []}, "without frequency": {"frequency": False}, "weighted sum": {"hidden": 0},
+            TEXT_ONLY: {"text_only": True},
+        }
+        return {**heads, **{name: changes for name, changes in rest.items() if any(value != getattr(self, key) for key, value in changes.items())}}
 
     def pairs(self, available: Collection[str]) -> list[str]:
         """See `HeadConfig.pairs`."""
         chosen: list[str] = []
         for name in self.pair_features:
             chosen += [name] if name != "auto" else [name for name, needs in self.FEATURES.items() if set(needs) <= set(available)]
-        return sorted(set(chosen))
+        return sorted(name for name in set(chosen) if not self.text_only or name in self.OF_TEXT)
 
 
 def _served(method: str, available: Collection[str]) -> bool:
@@ -76,3 +93,10 @@ def _served(method: str, available: Collection[str]) -> bool:
     except UserError:
         return False
     return True
+
+
+def _without_pictures(method: str, available: Collection[str]) -> dict[str, Any]:
+    """The parameters of the method's text-only ablation; none where it reads no picture."""
+    from heads.config import load_config
+
+    return load_config(method, {}).ablations(available).get(TEXT_ONLY, {})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from cache.errors import UserError
-from heads.config.base import HeadConfig
+from heads.config.base import TEXT_ONLY, HeadConfig
 
 Unit = Literal["tglu", "vdlu", "cmfu"]
 UNITS: tuple[Unit, ...] = ("tglu", "vdlu", "cmfu")
@@ -74,10 +74,27 @@ class MimicConfig(HeadConfig):
         }
     }
 
+    sensitivity: ClassVar[Mapping[str, tuple[Any, ...]]] = {  # figure 5
+        "d_t": (32, 64, 96, 128), "d_v": (32, 64, 96, 128), "d_c": (32, 64, 96, 128), "lr": (1e-4, 3e-4, 1e-3, 3e-3), "batch_size": (32, 64, 128, 256),
+    }
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.units or len(set(self.units)) != len(self.units):
             raise UserError(f"units = {list(self.units)}: expected at least one of {', '.join(UNITS)}, each once")
+
+    def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
+        """See `HeadConfig.ablations`. Table 2, a unit's loss alone or the unit with its loss, and figure 4, low resource."""
+        low = {f"{share:.0%} of train": {"train_fraction": share} for share in (0.1, 0.2)}
+        if self.pick("image_feature", self.IMAGE, available) is None:
+            return low
+        without = {unit: [other for other in self.units if other != unit] for unit in self.units}
+        losses = {f"without L_{unit[0].upper()}": {"unit_losses": [other for other in self.unit_losses if other != unit]} for unit in self.unit_losses if unit in self.units}
+        units = {
+            f"without {unit.upper()} + L_{unit[0].upper()}": {"units": others, "unit_losses": [other for other in self.unit_losses if other != unit]}
+            for unit, others in without.items() if others
+        }
+        return {**losses, **units, TEXT_ONLY: {"image_feature": None}, **low}
 
     def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
         """See `HeadConfig.wants`. Text under `mention [SEP] sentence` and `name [SEP] attributes` (eq. 2, 3); no more outputs than the units read."""

@@ -1,0 +1,1 @@
+"""Tables over finished runs: averages over seeds, significance, leaderboards. Reads what runs left; no torch."""

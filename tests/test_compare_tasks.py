@@ -1,0 +1,121 @@
+"""Seeds, comparisons and ablations as a user types them: runs are shared, go on after a kill, and nothing is done twice."""
+
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import small_world
+from test_tasks import World
+
+DWE = '{"dwe": {"epochs": 2, "width": 16, "joint_width": 16, "patience": 0}}'
+
+
+def runs(world, method):
+    """Folders of a method's runs, single seeds and means."""
+    found = sorted((world.work / "runs" / "small" / method).iterdir())
+    return [path for path in found if not path.name.startswith("mean-")], [path for path in found if path.name.startswith("mean-")]
+
+
+def stamps(world):
+    return {path: path.stat().st_mtime_ns for path in world.work.rglob("*") if path.is_file() and path.parent.name != "memo"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """One seed trained by itself, then three asked for and the second one's training killed after its first epoch."""
+    made = World(tmp_path_factory.mktemp("world"))
+    small_world.write(made.data)
+    small_world.profile(made.root)
+    made.luigi("TrainHead", "--method", "mimic")
+    made.first = {path.name: path.read_bytes() for path in runs(made, "mimic")[0][0].iterdir() if path.is_file()}
+    os.environ["MEL_FAULT"] = "epoch-end"
+    try:
+        made.killed = made.luigi("TrainHead", "--method", "mimic", "--seeds", "3", code=30)
+    finally:
+        del os.environ["MEL_FAULT"]
+    made.after_kill = runs(made, "mimic")
+    made.said = made.luigi("TrainHead", "--method", "mimic", "--seeds", "3")
+    return made
+
+
+def test_a_killed_seed_goes_on_where_it_stopped_and_the_others_are_left_as_they_are(world):
+    assert f"signal {signal.SIGKILL.value}" in world.killed and "Traceback" not in world.killed
+    singles, means = world.after_kill
+    assert not means, "no mean of some of the seeds"
+    singles, means = runs(world, "mimic")
+    told = {run["seed"]: (path, run) for path in singles for run in [json.loads((path / "run.json").read_text())]}
+    assert set(told) == {0, 1, 2} and len(means) == 1
+    assert {run["resumed_after"] for _, run in told.values()} == {0, 1}
+    assert {path.name: path.read_bytes() for path in told[0][0].iterdir() if path.is_file()} == world.first, "shared with the single run"
+
+
+def test_the_mean_is_that_of_the_seeds_and_the_command_ends_with_its_table(world):
+    singles, (mean,) = runs(world, "mimic")
+    made = json.loads((mean / "metrics-mean.json").read_text())
+    values = [json.loads((path / "metrics.json").read_text())["test"]["full-kb"]["all"]["MRR"] for path in singles]
+    mean_rank = made["metrics"]["test"]["full-kb"]["all"]["MRR"]
+    assert mean_rank == {"mean": pytest.approx(np.mean(values)), "deviation": pytest.approx(np.std(values, ddof=1))}
+    assert {(mean / path).resolve() for path in made["runs"]} == set(singles) and made["seeds"] == [0, 1, 2]
+    assert (mean / "metrics-mean.txt").read_text() in world.said and str(mean) in world.said
+
+
+def test_fewer_seeds_are_among_more_and_a_fraction_of_train_has_seeds_of_its_own(world):
+    before = stamps(world)
+    world.luigi("TrainHead", "--method", "mimic", "--seeds", "2")
+    singles, means = runs(world, "mimic")
+    assert len(singles) == 3 and len(means) == 2 and before.items() <= stamps(world).items()
+    world.luigi("TrainHead", "--method", "mimic", "--seeds", "2", "--train-fraction", "0.5")
+    counts = [json.loads((path / "run.json").read_text())["counts"]["trained on"] for path in runs(world, "mimic")[0]]
+    assert sorted(counts) == [10, 10, 20, 20, 20] and before.items() <= stamps(world).items()
+
+
+def test_heads_are_compared_training_only_what_is_missing(world, tmp_path):
+    shutil.copytree(world.root, tmp_path / "copy")
+    copy = World(tmp_path / "copy")
+    before = stamps(copy)
+    options = ("CompareHeads", "--methods", "mimic,dwe", "--text-only", "--params", DWE)
+    plan = copy.luigi(*options, "--dry-run")
+    assert "would run TrainHead dwe, seed 0" in plan and "would run CompareHeads" in plan and stamps(copy) == before
+    said = copy.luigi(*options)
+    assert before.items() <= stamps(copy).items(), "nothing that was there is made again"
+    assert len(runs(copy, "dwe")[0]) == 2 and len(runs(copy, "mimic")[0]) == len(runs(world, "mimic")[0]) + 1, "each, and each without pictures"
+    for name in ("test, full-kb", "text-only ablation", "Cost and settings", "PUBLISHED figures", "epochs 2 (300)"):
+        assert name in said
+    folder = next(copy.work.glob("reports/small/compareheads-*"))
+    assert {path.suffix for path in folder.iterdir()} == {".txt", ".ansi", ".md", ".csv", ".tex"} and str(folder) in said
+    before = stamps(copy)
+    assert copy.luigi(*options) == said and stamps(copy) == before
+
+
+def test_ablations_are_trained_beside_the_full_method_and_two_runs_compared(world, tmp_path):
+    shutil.copytree(world.root, tmp_path / "copy")
+    copy = World(tmp_path / "copy")
+    before = runs(copy, "mimic")[0]
+    said = copy.luigi("Ablate", "--method", "mimic", "--only", "without L_T,50*", code=None)
+    assert "--only '50*'" in said and runs(copy, "mimic")[0] == before
+    said = copy.luigi("Ablate", "--method", "mimic", "--only", "without L_T,10%*")
+    assert len(runs(copy, "mimic")[0]) == len(before) + 2, "the full one was there"
+    for name in ("dev, full-kb", "test, rerank", "without L_T", "10% of train", "ref.", "unit_losses vdlu+cmfu (tglu+vdlu+cmfu)"):
+        assert name in said
+    assert "PUBLISHED" not in said
+    first, second = (path.relative_to(copy.work / "runs").as_posix() for path in runs(copy, "mimic")[0][:2])
+    tested = copy.luigi("CompareRuns", "--run-folder", first, "--against", second, profile=False)
+    assert "McNemar" in tested and "test, full-kb: a minus b over 10 mentions" in tested
+    assert "no such run" in copy.luigi("CompareRuns", "--run-folder", first, "--against", "small/mimic/nowhere", profile=False, code=30)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["TrainHead", "--seeds", "0"], "--seeds 0: expected 1 or more"),
+        (["CompareHeads", "--methods", "mimic,mimc"], "did you mean 'mimic'?"),
+        (["CompareHeads", "--methods", "mimic", "--params", '{"mimic": {"lrr": 1}}'], "did you mean 'lr'?"),
+        (["Ablate", "--method", "mimic", "--only", "text onyl"], "did you mean 'text only'?"),
+    ],
+)
+def test_a_mistyped_option_ends_in_one_line(world, options, message):
+    said = world.luigi(*options, code=None)
+    assert message in said and "Traceback" not in said, said
