@@ -3,7 +3,7 @@
 ExtractFeatures and TrainHead are the two commands of every day, CompareHeads the third; Luigi's `--help` after a NAME lists its options.
 
 - a dataset: PrepareDataset, EnhanceEntities, and for the demo DemoWorld, DemoEncoders (pipeline/tasks.py)
-- features: ExtractFeatures, its groups ExtractGroup; heads: BuildCandidates, BuildPairs, TrainHead, PromptedFeatures (linking/tasks.py)
+- features: ExtractFeatures, its groups ExtractGroup; heads: BuildCandidates, BuildPairs, TrainHead, PromptedFeatures, SearchHead (linking/tasks.py)
 - reports: CompareHeads, Ablate, CompareRuns (report/tasks.py)
 - upkeep of the cache: VerifyCache, EstimateCache, CleanCache (here)
 
@@ -16,7 +16,7 @@ import os
 import luigi
 
 from cache.errors import UserError
-from linking.tasks import BuildCandidates, BuildPairs, ExtractFeatures, PromptedFeatures, TrainHead
+from linking.tasks import BuildCandidates, BuildPairs, ExtractFeatures, PromptedFeatures, SearchHead, TrainHead
 from pipeline import child, wants
 from pipeline.task import Task, Tool
 from pipeline.tasks import DemoEncoders, DemoWorld, EnhanceEntities, ExtractGroup, OnProfile, PrepareDataset
@@ -24,7 +24,7 @@ from report.tasks import Ablate, CompareHeads, CompareRuns
 
 __all__ = [
     "Ablate", "BuildCandidates", "BuildPairs", "CleanCache", "CompareHeads", "CompareRuns", "DemoEncoders", "DemoWorld", "EnhanceEntities",
-    "EstimateCache", "ExtractFeatures", "ExtractGroup", "PrepareDataset", "PromptedFeatures", "TrainHead", "VerifyCache",
+    "EstimateCache", "ExtractFeatures", "ExtractGroup", "PrepareDataset", "PromptedFeatures", "SearchHead", "TrainHead", "VerifyCache",
 ]
 
 

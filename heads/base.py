@@ -107,6 +107,7 @@ class Head(nn.Module):
         super().__init__()
         self.config = config
         self.shapes = dict(shapes)
+        self.features: dict[str, str] = {}  # of a head read back from a run: identities of what it was trained on, by "side role"
 
     def start(self, label: str, tensors: Mapping[str, Tensor], best: float) -> None:
         """Called before training for each run of `HeadConfig.runs`, with that run's weights and its best dev MRR: for heads that go on from them."""

@@ -191,6 +191,12 @@ class Bundle:
         names = np.asarray(entities["id"].to_numpy(zero_copy_only=False))
         return cls(sides["mention"], sides["entity"], table, table["gold"].astype(np.int64), names, image, candidates, rank, shapes, pairs)
 
+    def hide(self, split: str) -> None:
+        """Take the golds and candidates of a split's mentions away: nothing that is chosen from now on can depend on them."""
+        rows = self.table["split"] == split
+        self.gold, self.candidates, self.table = self.gold.copy(), self.candidates.copy(), {**self.table, "gold_id": self.table["gold_id"].copy()}
+        self.gold[rows], self.candidates[rows], self.table["gold_id"][rows] = -2, -1, None
+
     def batch(self, index: np.ndarray, with_candidates: bool, drawn: np.ndarray | None = None) -> Batch:
         """The training step of the mentions at `index` (B,), whose golds are in the KB; `drawn`: (B, h) further entities, or -1."""
         gold = self.gold[index]

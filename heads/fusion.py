@@ -2,7 +2,7 @@
 
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,25 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     job: as `heads.training.main` takes it, and heads: method -> the job of its finished run over the same candidate lists. Writes what training
     writes, and parts.json: "all", "only NAME", "without NAME" -> split -> figures. Returns training's result, its table with the parts' below.
     """
-    out, device = Path(job["out"]), pick_device(job.get("device", "auto"))
+    pairs = parts(job, SPLITS, pick_device(job.get("device", "auto")))
+    job = {**job, "pairs": pairs, "heads": {}, "train_fraction": 1.0}  # heads and frequency saw a fraction of train; nothing here is learned from it
+    result = training.main(job)
+    return {**result, "table": f"{result['table']}\n\n{parts_table(_parts(job, result['metrics']))}"}
+
+
+def parts(job: dict[str, Any], splits: Collection[str], device: torch.device) -> dict[str, str]:
+    """Path of each part's values over the job's lists, for the mentions of `splits`: its pair features, the scores of its heads, the frequency."""
+    out = Path(job["out"]) / "parts"
     pairs = dict(job.get("pairs", {}))
     for method, run in sorted(job.get("heads", {}).items()):
         if Path(run["candidates"]) != Path(job["candidates"]):
             raise UserError(f"{run['out']}: scored other candidate lists than {job['candidates']}; train {method} on these")
-        pairs[method] = _kept(out / "parts" / f"{method}.npz", lambda run=run: list_scores(run, SPLITS, device))
+        pairs[method] = _kept(out / f"{method}.npz", lambda run=run: list_scores(run, splits, device))
     if load_config(job["method"], job["config"]).frequency:
-        pairs["frequency"] = _kept(out / "parts" / "frequency.npz", lambda: frequency(job))
+        pairs["frequency"] = _kept(out / "frequency.npz", lambda: frequency(job))
     if not pairs:
         raise UserError("fused: there is nothing to fuse; name heads or pair_features that this profile has, or set frequency")
-    job = {**job, "pairs": pairs, "heads": {}, "train_fraction": 1.0}  # heads and frequency saw a fraction of train; nothing here is learned from it
-    result = training.main(job)
-    return {**result, "table": f"{result['table']}\n\n{parts_table(_parts(job, result['metrics']))}"}
+    return pairs
 
 
 def frequency(job: dict[str, Any]) -> np.ndarray:

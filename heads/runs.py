@@ -1,6 +1,6 @@
 """Trained runs: a head back from its folder, and its scores of candidate lists."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from cache.errors import UserError
+from cache.store import Store
 from heads.base import Head, make_head
 from heads.checkpoint import read_tensors
 from heads.config import load_config
@@ -24,7 +25,20 @@ def load_head(folder: Path, device: torch.device, job: Mapping[str, Any] | None 
     tensors, said = read_tensors(path)
     head = make_head(said["method"], load_config(said["method"], said["config"]), {name: tuple(shape) for name, shape in said["shapes"].items()}, **frozen(job or {}))
     head.load_state_dict(tensors)
+    head.features = said.get("features", {})
     return head.to(device).eval()
+
+
+def refuse_other_features(head: Head, folder: Path, inputs: Sequence[Mapping[str, Any]]) -> None:
+    """Raises `UserError` where an input (side, role, store) is of another feature than the one that the head of `folder` was trained on."""
+    for entry in inputs:
+        store = Store.open(Path(entry["store"]))
+        trained = head.features.get(f"{entry['side']} {entry['role']}", store.identity)
+        if trained != store.identity:
+            raise UserError(
+                f"{folder}: the head reads {entry['role']} of the {entry['side']}s as feature {trained[:16]} gives it, and is given {store.folder.name.rpartition('-')[0]} "
+                f"{store.identity[:16]}; use the profile and weights that it was trained with, or train it on these (TrainHead)"
+            )
 
 
 def list_scores(job: dict[str, Any], splits: Collection[str], device: torch.device) -> np.ndarray:
@@ -33,6 +47,7 @@ def list_scores(job: dict[str, Any], splits: Collection[str], device: torch.devi
     job: as `heads.training.main` took it; with other inputs, dataset and lists it scores other mentions.
     """
     head = load_head(Path(job["out"]), device)
+    refuse_other_features(head, Path(job["out"]), job["inputs"])
     bundle = Bundle.load(job, wanted(job, head.config), device)
     if bundle.shapes != head.shapes:
         raise UserError(f"{job['out']}: the run read {head.shapes}, the features have {bundle.shapes}; train it again")

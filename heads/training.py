@@ -76,20 +76,15 @@ def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, devi
     (out / "run.json").unlink(missing_ok=True)
     bundle = Bundle.load(job, wanted(job, config), device)
     chosen, counts = training_mentions(bundle, float(job.get("train_fraction", 1.0)), config.fits_on)
-    torch.manual_seed(seed)
-    head = make_head(job["method"], config, bundle.shapes, **frozen(job)).to(device)
-    for label, run in sorted(job.get("heads", {}).items()):
-        history = read_json(Path(run["out"]) / "history.json")
-        best = max((row.get("dev MRR", 0.0) for row in history["epochs"]), default=0.0)
-        head.start(label, read_tensors(Path(run["out"]) / "model.safetensors")[0], best)
-    head.prepare(*bundle.lists_of(chosen))
+    head = new_head(job, config, bundle, chosen, seed)
     loaded = time.monotonic()
     state, best = _fit(head, config, bundle, chosen, out, digest, seed, precision, quiet)
     trained = time.monotonic()
     head.load_state_dict(best)
     head.eval()
     metrics, predictions, speed = evaluate(head, bundle, quiet) if config.evaluates else ({}, {"id": np.empty(0, str)}, None)
-    write_tensors(out / "model.safetensors", best, {"method": job["method"], "config": to_json(config), "shapes": bundle.shapes, "seed": seed})
+    said = {"method": job["method"], "config": to_json(config), "shapes": bundle.shapes, "seed": seed, "features": features_read(job)}
+    write_tensors(out / "model.safetensors", best, said)
     fault_point("run-middle")
     write_predictions(out / "predictions.parquet", predictions)
     write_json(out / "history.json", {"best_epoch": state.best_epoch, "epochs": state.history})
@@ -104,6 +99,23 @@ def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, devi
     write_json(out / "run.json", run)
     (out / "checkpoint.safetensors").unlink(missing_ok=True)
     return _result(out, run)
+
+
+def new_head(job: dict[str, Any], config: HeadConfig, bundle: Bundle, chosen: np.ndarray, seed: int) -> Head:
+    """The head before its first epoch, initialised from `seed` or from the runs that it goes on from. chosen: its training mentions."""
+    torch.manual_seed(seed)
+    head = make_head(job["method"], config, bundle.shapes, **frozen(job)).to(bundle.mentions.device)
+    for label, run in sorted(job.get("heads", {}).items()):
+        history = read_json(Path(run["out"]) / "history.json")
+        best = max((row.get("dev MRR", 0.0) for row in history["epochs"]), default=0.0)
+        head.start(label, read_tensors(Path(run["out"]) / "model.safetensors")[0], best)
+    head.prepare(*bundle.lists_of(chosen))
+    return head
+
+
+def features_read(job: Mapping[str, Any]) -> dict[str, str]:
+    """Identity of the feature behind each of the job's inputs, by "side role"."""
+    return {f"{entry['side']} {entry['role']}": Store.open(Path(entry["store"])).identity for entry in job["inputs"]}
 
 
 def frozen(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,7 +139,7 @@ def _fit(
 
     A head without parameters, or `epochs: 0`: no epoch, and the weights as they are.
     """
-    device, checkpoint = bundle.mentions.device, out / "checkpoint.safetensors"
+    checkpoint = out / "checkpoint.safetensors"
     names, optimizer = make_optimizer(head, config)
     state, best = State(), {}
     if checkpoint.exists():
@@ -137,29 +149,46 @@ def _fit(
             state.resumed = state.epoch
             head.load_state_dict(part(tensors, "model."))
             load_optimizer(optimizer, names, tensors)
-    chooser = np.flatnonzero(_half_of_dev(bundle, "choose"))
     curves = _Curves(out / "tensorboard", state.history)
-    epochs = config.epochs if names else 0
-    total, done = epochs * len(chosen), state.epoch * len(chosen)
+
+    def keep(state: State, best: Mapping[str, torch.Tensor]) -> None:
+        row = state.history[-1]
+        progress.set_postfix({name: f"{value:.4f}" for name, value in row.items() if name in ("loss", "dev MRR")})
+        fault_point("epoch-before")
+        kept = {f"model.{name}": tensor for name, tensor in head.state_dict().items()} | {f"best.{name}": tensor for name, tensor in best.items()}
+        write_tensors(checkpoint, kept | optimizer_tensors(optimizer, names), {"job": digest, **vars(state)})
+        fault_point("epoch-end")
+        curves.add(row)
+
+    total, done = (config.epochs if names else 0) * len(chosen), state.epoch * len(chosen)
     with tqdm(total=total, initial=done, desc="training", unit="mention", unit_scale=True, disable=quiet) as progress:
-        while state.epoch < epochs and not (config.patience and state.epoch - state.best_epoch >= config.patience):
-            epoch, began = state.epoch + 1, time.monotonic()
-            row: dict[str, Any] = {"epoch": epoch, **run_epoch(head, optimizer, bundle, chosen, config, seed, epoch, precision, progress.update)}
-            row |= _choose(head, bundle, chooser, config)
-            reached = row.get("dev MRR", float(epoch))  # without a dev set, the last epoch is the best
-            if reached > state.best:
-                state.best, state.best_epoch = reached, epoch
-                best = {name: tensor.detach().cpu().clone() for name, tensor in head.state_dict().items()}
-            state.epoch, state.seconds = epoch, state.seconds + time.monotonic() - began
-            state.history.append(row)
-            progress.set_postfix({name: f"{value:.4f}" for name, value in row.items() if name in ("loss", "dev MRR")})
-            fault_point("epoch-before")
-            kept = {f"model.{name}": tensor for name, tensor in head.state_dict().items()} | {f"best.{name}": tensor for name, tensor in best.items()}
-            write_tensors(checkpoint, kept | optimizer_tensors(optimizer, names), {"job": digest, **vars(state)})
-            fault_point("epoch-end")
-            curves.add(row)
+        best = run_epochs(head, optimizer, config, bundle, chosen, seed, precision, keep, state, best, progress.update)
     curves.close()
-    return state, best or head.state_dict()
+    return state, best
+
+
+def run_epochs(
+    head: Head, optimizer: torch.optim.Optimizer, config: HeadConfig, bundle: Bundle, chosen: np.ndarray, seed: int, precision: str,
+    after: Callable[[State, Mapping[str, torch.Tensor]], Any], state: State, best: dict[str, torch.Tensor], watch: Callable[[int], Any] = lambda mentions: None,
+) -> dict[str, torch.Tensor]:
+    """Epochs from `state` (which goes along) until the last or until patience ends. Returns the best epoch's weights.
+
+    after: told of the state and the best weights after each epoch; what it raises ends the training. watch: told of mentions done.
+    """
+    chooser = np.flatnonzero(_half_of_dev(bundle, "choose"))
+    epochs = config.epochs if any(group["params"] for group in optimizer.param_groups) else 0
+    while state.epoch < epochs and not (config.patience and state.epoch - state.best_epoch >= config.patience):
+        epoch, began = state.epoch + 1, time.monotonic()
+        row: dict[str, Any] = {"epoch": epoch, **run_epoch(head, optimizer, bundle, chosen, config, seed, epoch, precision, watch)}
+        row |= _choose(head, bundle, chooser, config)
+        reached = row.get("dev MRR", float(epoch))  # without a dev set, the last epoch is the best
+        if reached > state.best:
+            state.best, state.best_epoch = reached, epoch
+            best = {name: tensor.detach().cpu().clone() for name, tensor in head.state_dict().items()}
+        state.epoch, state.seconds = epoch, state.seconds + time.monotonic() - began
+        state.history.append(row)
+        after(state, best)
+    return best or head.state_dict()
 
 
 def _result(out: Path, run: dict[str, Any]) -> dict[str, Any]:

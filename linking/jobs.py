@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cache.errors import UserError
@@ -59,13 +60,13 @@ def parameters(text: str) -> dict[str, Any]:
     return value
 
 
-def head(method: str, params: str, profile: Profile) -> Head:
-    """The method's defaults, then the profile's for it, then `--params`. Raises `UserError` for an unknown method or key.
+def head(method: str, params: str, profile: Profile, last: Mapping[str, Any] = MappingProxyType({})) -> Head:
+    """The method's defaults, then the profile's for it, then `--params`, then `last`. Raises `UserError` for an unknown method or key.
 
     `clip-text` is `clip_text`: a method has the name of its module, and may be given as the papers write it.
     """
     method = method.replace("-", "_")
-    config = load_config(method, {**profile.heads.get(method, {}), **parameters(params)})
+    config = load_config(method, {**profile.heads.get(method, {}), **parameters(params), **last})
     available = list(profile.features)
     return Head(method, to_json(config), config.wants(available), config.pairs(available), config.runs(available), config.trainer)
 

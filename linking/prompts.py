@@ -27,10 +27,10 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     """
     from heads import training
 
-    return training.main({**job, "towers": str(_blocks(job))})
+    return training.main({**job, "towers": str(blocks(job))})
 
 
-def _blocks(job: dict[str, Any]) -> Path:
+def blocks(job: dict[str, Any]) -> Path:
     """The frozen blocks, taken from their checkpoint where they are not there: one file for all runs over the same states."""
     from linking.clip_blocks import export
 
@@ -54,7 +54,7 @@ def extract(job: dict[str, Any]) -> dict[str, Any]:
     from heads.runs import load_head
 
     device, out = pick_device(job.get("device", "auto")), Path(job["out"])
-    head = load_head(out, device, {"towers": str(_blocks(job))})
+    head = load_head(out, device, {"towers": str(blocks(job))})
     learned = weights_hash([out / "model.safetensors"], None)
     inputs, shards, rows = [], [], {}
     for entry in job["inputs"]:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import luigi
+from luigi.parameter import ParameterVisibility
 
 from cache.errors import UserError
 from cache.files import write_atomic, write_json
-from linking import jobs
+from linking import jobs, spaces
 from pipeline import child, wants
 from pipeline.task import Task, setting, stop
 from pipeline.tasks import ExtractGroup, OnProfile, PrepareDataset
@@ -239,3 +240,48 @@ class PromptedFeatures(TrainHead):
 
     def summary(self, receipt: dict[str, Any]) -> str:
         return f"prompted features of {self.learned().job()['out']}"
+
+
+class SearchHead(TrainHead):
+    """Searches a head's hyper-parameters on the choosing half of dev (Optuna); all trials share the tensors of one process. Only the head runs.
+
+    Writes artifacts/sweeps/<dataset>/<method>/<hash>/: best.json (for `TrainHead --params @best.json`), trials.csv and pictures. A search that was
+    stopped goes on; a larger --n-trials adds to it; the same command elsewhere joins it.
+    """
+
+    n_trials = luigi.IntParameter(default=50, description="trials in the whole study, by all that take part")
+    space = luigi.Parameter(default="", description="YAML file with the search space; empty: the method's own, which stands in heads/config/")
+    prune = luigi.BoolParameter(default=True, parsing=luigi.BoolParameter.EXPLICIT_PARSING, description="stop trials early that do worse than half of the others")
+    storage = setting(
+        "storage", "", "where the study is kept: empty, a journal file beside the results (safe on a shared disk), or a database's URL, e.g. PostgreSQL's",
+        significant=False, visibility=ParameterVisibility.PRIVATE,
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        try:
+            if self.n_trials < 1:
+                raise UserError(f"--n-trials {self.n_trials}: expected at least 1")
+            if self.seeds != 1:
+                raise UserError("--seeds: all trials of a search have one --seed; train the best with several, TrainHead --params @best.json --seeds 3")
+            self.asked = spaces.search(self.method, self.params, self.space, self.profile_content)
+        except UserError as error:
+            stop(error)
+        self.head = self.asked.head
+
+    def request(self) -> dict[str, Any] | None:
+        request = super().request()
+        return request and {**request, "given": dict(self.asked.given), "space": self.asked.space, "prune": self.prune, "n_trials": self.n_trials}
+
+    def make(self) -> dict[str, Any]:
+        training = {**self.job(), "device": self.device, "precision": self.precision}
+        job = spaces.search_job(
+            self.asked, training, label=self.dataset, paths=self.paths, trials=self.n_trials, prune=self.prune, storage=self.storage,
+        )
+        found, out = child.run("linking.search:main", job), Path(job["out"])
+        files = [out / name for name in spaces.FILES]
+        return {"result": {"sweep": self.paths.relative(out), "text": found["text"], "best": found["best"]}, "files": files, "run": found["run"]}
+
+    def summary(self, receipt: dict[str, Any]) -> str:
+        sweep = self.folder(receipt["result"]["sweep"])
+        return f"{receipt['result']['text']}\nsweep: {sweep}\ntrain it: luigi --module tasks TrainHead --method {self.method} --params @{sweep / 'best.json'}"

@@ -54,6 +54,9 @@ class Paths:
     def run(self, dataset: str, method: str, digest: str) -> Path:
         return self.root / "runs" / dataset / method / digest[:16]
 
+    def sweep(self, dataset: str, method: str, digest: str) -> Path:
+        return self.root / "sweeps" / dataset / method / digest[:16]
+
     def blocks(self, digest: str) -> Path:
         """A frozen CLIP taken apart, for prompts; safe to delete."""
         return self.root / "memo" / f"clip-blocks-{digest[:16]}.safetensors"

@@ -1,6 +1,6 @@
 """What the configurations of the baselines share: features by kind, the common space, the objective."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -34,6 +34,10 @@ class BaselineConfig(HeadConfig):
         "image": {"mention": "image", "entity": "image"},
     }
     positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "width", "temperature")
+    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "lr": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": {"choices": [32, 64, 128, 256]}, "width": {"choices": [128, 256, 512]},
+        "temperature": {"low": 0.01, "high": 0.2, "log": True}, "hard_negatives": {"choices": [0, 1, 2, 4]},
+    }
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
         """See `HeadConfig.ablations`: the papers' tables have the baselines as they are."""

@@ -46,6 +46,8 @@ class HeadConfig:
     """Boolean options that stand for several others at once: option -> the defaults it puts in their place."""
     sensitivity: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     """Options whose influence the method's paper plots -> values to train with (ours where the paper's plot names none)."""
+    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """What a search draws where no other space is given, see `heads.config._space`."""
 
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
@@ -67,6 +69,14 @@ class HeadConfig:
 
     def runs(self, available: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
         """The runs this head reads, `label: (method, parameters)`; none by default. They are trained first, with the same seed and mentions."""
+        return {}
+
+    def searched(self) -> Mapping[str, Mapping[str, Any]]:
+        """The search space of this configuration: `space`, or what of it these options read."""
+        return self.space
+
+    def pinned(self) -> dict[str, Any]:
+        """Parameters that keep `runs` as they are while a search changes others."""
         return {}
 
     def pairs(self, available: Collection[str]) -> list[str]:

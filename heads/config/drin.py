@@ -56,6 +56,10 @@ class DrinConfig(HeadConfig):
 
     IMAGE: ClassVar[tuple[str, ...]] = ("image_pooled", "clip_image", "image_patches")
     positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "width", "layers")
+    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "lr": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": {"choices": [32, 64, 128]}, "width": {"choices": [128, 256, 512, 768]},
+        "layers": {"low": 1, "high": 4}, "margin": {"low": 0.05, "high": 0.5}, "negatives": {"choices": ["batch", "candidates"]},
+    }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "release": {"negatives": "candidates", "hinge": "each", "tt": "phrase", "layer_norm": True}
     }

@@ -66,6 +66,13 @@ class DsmipConfig(HeadConfig):
         *HeadConfig.positive, "d_t", "d_v", "d_c", "text_scale", "gate_width", "temperature", "prompt_layers", "prompt_length",
     )
     STAGE_OF: ClassVar[Mapping[Expert, str]] = {"text": "text", "visual": "visual", "multimodal": "prompts"}
+    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "lr": {"low": 3e-5, "high": 3e-3, "log": True}, "gate_width": {"choices": [128, 256, 512]}, "gate_dropout": {"low": 0.0, "high": 0.4},
+        "temperature": {"low": 0.05, "high": 1.0, "log": True}, "batch_size": {"choices": [32, 64, 128, 256]}, "hard_negatives": {"choices": [0, 1, 2, 4]},
+        "d_t": {"choices": [32, 64, 96, 128]}, "d_v": {"choices": [32, 64, 96, 128]}, "d_c": {"choices": [32, 64, 96, 128]},
+        "text_scale": {"low": 0.03, "high": 1.0, "log": True}, "prompt_length": {"low": 1, "high": 4}, "prompt_layers": {"low": 1, "high": 9},
+    }
+    GATE_SPACE: ClassVar[tuple[str, ...]] = ("lr", "gate_width", "gate_dropout", "temperature")
     SHARED: ClassVar[tuple[str, ...]] = ("batch_size", "patience", "weight_decay", "eps", "clip_norm", "eval_candidates", "hard_negatives")
     READ_BY: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "text": ("text_feature", "d_t", "text_scale"),
@@ -110,6 +117,15 @@ class DsmipConfig(HeadConfig):
         two = {"text and multimodal experts": {"experts": ["text", "multimodal"]}} if set(experts) == set(EXPERTS) else {}
         text = {TEXT_ONLY: {"experts": ["text"]}} if "text" in experts and len(experts) > 1 else {}
         return {**text, **alone, **two, "10% of train": {"train_fraction": 0.1}}
+
+    def searched(self) -> Mapping[str, Mapping[str, Any]]:
+        """See `HeadConfig.searched`: the gate's own options, or those that the stage asked for reads."""
+        read = self.GATE_SPACE if self.stage == "gate" else ("lr", *self.SHARED, *self.READ_BY[self.stage])
+        return {name: entry for name, entry in self.space.items() if name in read}
+
+    def pinned(self) -> dict[str, Any]:
+        """See `HeadConfig.pinned`: the experts stay as they were trained."""
+        return {"expert_lr": self.expert_lr or self.lr, "expert_epochs": self.expert_epochs or self.epochs} if self.stage == "gate" else {}
 
     def runs(self, available: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
         """See `HeadConfig.runs`: the experts that the gate starts from."""

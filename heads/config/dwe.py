@@ -68,6 +68,12 @@ class DweConfig(HeadConfig):
         "description": "name_sep_description", "name": "name",
     }
     positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "width", "joint_width", "attention_heads", "temperature")
+    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "lr": {"low": 3e-5, "high": 3e-3, "log": True}, "batch_size": {"choices": [32, 64, 128]}, "dropout": {"low": 0.0, "high": 0.5},
+        "width": {"choices": [128, 256, 512]}, "joint_width": {"choices": [128, 256, 512]}, "attention_heads": {"choices": [2, 4, 8]},
+        "margin": {"low": 0.1, "high": 0.8}, "temperature": {"low": 0.05, "high": 0.5, "log": True},
+        "alpha": {"low": 0.03, "high": 3.0, "log": True}, "beta": {"low": 1.0, "high": 30.0, "log": True},
+    }
 
     sensitivity: ClassVar[Mapping[str, tuple[Any, ...]]] = {  # figure 6
         "in_batch_negatives": (0, 1, 2, 4, 8), "batch_size": (16, 32, 64, 128), "alpha": (0.1, 1.0, 10.0), "beta": (1.0, 10.0, 100.0),

@@ -35,6 +35,10 @@ class FusedConfig(HeadConfig):
     trainer: ClassVar[str] = "heads.fusion:main"
     fits_on: ClassVar[str] = "calibrate"
     FOUR: ClassVar[tuple[str, ...]] = ("drin", "dsmip", "dwe", "mimic")
+    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "lr": {"low": 1e-3, "high": 0.1, "log": True}, "batch_size": {"choices": [32, 64, 128]}, "hidden": {"choices": [0, 8, 16, 24, 32]},
+        "weight_decay": {"low": 1e-3, "high": 0.3, "log": True},
+    }
     FEATURES: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "name_similarity": (), "retrieval": (), "face_match": ("face_embedding",), "text_cls": ("text_tokens",),
         "clip_ti": ("clip_text", "clip_image"), "clip_it": ("clip_text", "clip_image"), "object_relation": ("objects", "object_resnet"),

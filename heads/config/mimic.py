@@ -61,6 +61,11 @@ class MimicConfig(HeadConfig):
     TEXT: ClassVar[tuple[str, ...]] = ("clip_text", "text_tokens")
     IMAGE: ClassVar[tuple[str, ...]] = ("clip_image", "image_patches")
     positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "d_t", "d_v", "d_c", "text_scale")
+    space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "lr": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": {"choices": [32, 64, 128, 256]}, "text_scale": {"low": 0.03, "high": 1.0, "log": True},
+        "d_t": {"choices": [32, 64, 96, 128]}, "d_v": {"choices": [32, 64, 96, 128]}, "d_c": {"choices": [32, 64, 96, 128]},
+        "hard_negatives": {"choices": [0, 1, 2, 4]},
+    }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "release": {
             "attention_bias": True,

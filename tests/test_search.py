@@ -1,0 +1,323 @@
+"""Searches: the same heads as training makes, nothing of the test split, killed and joined studies, and what a space may hold."""
+
+import csv
+import json
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from heads_world import build_job
+from optuna.trial import TrialState
+
+from cache.errors import UserError
+from heads import training
+from heads.config import config_class, load_config, methods, to_json
+from heads.config._space import checked
+from heads.data import Bundle
+from linking import jobs, search, spaces, studies
+from pipeline import profile as profiles
+
+ROOT = Path(__file__).resolve().parents[1]
+SPACE = {"lr": {"low": 1e-4, "high": 3e-2, "log": True}, "d_t": {"choices": [4, 8]}, "batch_size": {"low": 16, "high": 48, "step": 16}}
+
+
+def search_job(training_job, out, trials=4, space=SPACE, **more):
+    config = {**to_json(load_config("mimic", training_job["config"])), **more.pop("config", {})}
+    return {
+        "training": {**training_job, "config": config, "out": str(out)}, "space": checked(config_class("mimic"), space, "space"), "given": {"epochs": config["epochs"]},
+        "trials": trials, "prune": True, "storage": "", "study": "study", "out": str(out), "depends": {}, **more,
+    }
+
+
+def rows(out):
+    """Trials as told in the table, without what depends on the clock."""
+    with (Path(out) / "trials.csv").open() as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A training job over texts alone, and a search over it that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("world")
+    job = build_job(folder, images=False)
+    return job, search.main(search_job(job, folder / "sweep")), rows(folder / "sweep")
+
+
+def test_the_first_trial_has_the_values_the_search_starts_from_and_the_best_trains_to_its_figure(world, tmp_path):
+    job, found, told = world
+    assert (float(told[0]["lr"]), int(told[0]["d_t"]), int(told[0]["batch_size"])) == (0.003, 8, 32)
+    sweep = Path(job["dataset"]) / "sweep"
+    best = json.loads((sweep / "best.json").read_text())
+    assert best == found["best"] and set(best) == {"epochs", *SPACE}
+    training.main({**job, "config": {**job["config"], **best}, "out": str(tmp_path)})
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert max(row["dev MRR"] for row in history["epochs"]) == found["value"] == max(float(row["dev MRR"]) for row in told)
+    assert all((sweep / name).read_bytes().startswith(b"\x89PNG") for name in ("history.png", "importance.png", "parallel.png"))
+    assert json.loads((sweep / "study.json").read_text())["trials"] == {"complete": 4}
+
+
+def test_tensors_are_loaded_once_for_all_trials(world, tmp_path, monkeypatch):
+    loads, load = [], Bundle.load.__func__
+    monkeypatch.setattr(Bundle, "load", classmethod(lambda cls, *args: loads.append(1) or load(cls, *args)))
+    search.main(search_job(world[0], tmp_path))
+    assert len(loads) == 1 and rows(tmp_path) == world[2], "and the same search draws the same trials"
+
+
+def changed(job, folder, split):
+    """The job with other golds, lists and features for the mentions of one split."""
+    folder.mkdir()
+    random = np.random.default_rng(1)
+    table = pq.read_table(Path(job["dataset"]) / "mentions.parquet")
+    here = table["split"].to_numpy(zero_copy_only=False) == split
+    gold = np.where(here, random.integers(0, 40, len(here)), table["gold"].to_numpy()).astype(np.int32)
+    names = [f"Q{row}" if mine else name for row, mine, name in zip(gold, here, table["gold_id"].to_pylist(), strict=True)]
+    columns = {**{name: table[name] for name in table.column_names}, "gold": gold, "gold_id": names}
+    pq.write_table(pa.table(columns), folder / "mentions.parquet")
+    shutil.copy(Path(job["dataset"]) / "entities.parquet", folder)
+    ids = np.load(job["candidates"])["ids"].copy()
+    ids[here] = random.integers(0, 40, ids[here].shape)
+    np.savez(folder / "candidates.npz", ids=ids)
+    inputs = []
+    for entry in job["inputs"]:
+        if entry["side"] == "mention":
+            with np.load(entry["keys"]) as saved:
+                columns = dict(saved)
+            columns["keys"][here] = columns["keys"][here][random.permutation(int(here.sum()))]
+            np.savez(folder / "keys.npz", **columns)
+            entry = {**entry, "keys": str(folder / "keys.npz")}
+        inputs.append(entry)
+    return {**job, "dataset": str(folder), "candidates": str(folder / "candidates.npz"), "inputs": inputs}
+
+
+def test_the_test_split_is_not_looked_at(world, tmp_path):
+    search.main(search_job(changed(world[0], tmp_path / "test", "test"), tmp_path / "a"))
+    assert rows(tmp_path / "a") == world[2]
+    search.main(search_job(changed(world[0], tmp_path / "dev", "dev"), tmp_path / "b"))
+    assert [row["dev MRR"] for row in rows(tmp_path / "b")] != [row["dev MRR"] for row in world[2]], "the dev split is"
+
+
+def test_trials_that_do_worse_than_half_of_the_others_are_stopped(world, tmp_path):
+    space, config = {"lr": {"choices": [0.003, 5.0]}}, {"epochs": 8, "patience": 0}
+    search.main(search_job(world[0], tmp_path / "with", 16, space, config=config))
+    told = rows(tmp_path / "with")
+    pruned = [row for row in told if row["state"] == "pruned"]
+    assert pruned and all(studies.WARMUP <= int(row["epochs"]) < 8 and float(row["lr"]) == 5.0 for row in pruned)
+    assert max(float(row["dev MRR"]) for row in told if row["state"] == "complete") > max(float(row["dev MRR"]) for row in pruned)
+    search.main(search_job(world[0], tmp_path / "without", 12, space, config=config, prune=False))
+    assert {(row["state"], row["epochs"]) for row in rows(tmp_path / "without")} == {("complete", "8")}
+
+
+def test_values_that_cannot_be_trained_are_told_and_passed_over(world, tmp_path):
+    space = {"lr": {"choices": [0.003, 1e30]}}
+    found = search.main(search_job(world[0], tmp_path, 4, space))
+    refused = [row for row in rows(tmp_path) if row["refused"]]
+    assert refused and all(float(row["lr"]) == 1e30 and "lower learning rate" in row["refused"] for row in refused)
+    assert found["best"]["lr"] == 0.003 and f"{len(refused)} could not be trained" in found["text"]
+    with pytest.raises(UserError, match="none of 2 trials could be trained to the end"):
+        search.main(search_job(world[0], tmp_path / "none", 2, {"lr": {"choices": [1e30]}}))
+
+
+RUN = "import json, sys; from linking import search; print(json.dumps(search.main(json.loads(sys.argv[1]))['best']))"
+
+
+def start(job, **environment):
+    return subprocess.Popen([sys.executable, "-c", RUN, json.dumps(job)], env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, stdout=subprocess.PIPE, text=True)
+
+
+def states(out):
+    counts = {}
+    for row in rows(out):
+        counts[row["state"]] = counts.get(row["state"], 0) + 1
+    return counts
+
+
+def test_a_search_killed_and_started_again_loses_the_running_trial_alone(world, tmp_path):
+    job = search_job(world[0], tmp_path, prune=False)
+    assert start(job, MEL_FAULT="trial-epoch:8").wait(300) == -9
+    journal = tmp_path / "study.journal"
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 4, "half a li')  # what a writer leaves that is killed in mid-write
+    found = search.main(job)
+    told = rows(tmp_path)
+    assert [row["state"] for row in told] == ["complete", "complete", "fail", "complete", "complete"]
+    assert told[3]["again"] == "2" and [told[3][name] for name in SPACE] == [told[2][name] for name in SPACE]
+    assert told[:2] == world[2][:2] and found["run"]["trials"] == 2, "what was done is not done again"
+    assert search.main(job)["run"]["trials"] == 0
+    assert search.main({**job, "trials": 5})["run"]["trials"] == 1, "more trials go on from those"
+
+
+def test_two_searches_on_one_study_divide_the_trials(world, tmp_path):
+    job = search_job(world[0], tmp_path, 9, prune=False)
+    both = [start(job) for _ in range(2)]
+    answers = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0] and answers[0] == answers[1]
+    assert states(tmp_path)["complete"] == 9
+    study = studies.open_study(job)
+    workers = {trial.user_attrs[studies.WORKER] for trial in study.get_trials(states=(TrialState.COMPLETE,))}
+    assert len(workers) == 2, "both had a part in it"
+
+
+def test_trials_of_dead_processes_are_queued_again_and_those_of_live_ones_left_alone(world, tmp_path):
+    job = search_job(world[0], tmp_path)
+    study = studies.open_study(job)
+    here, elsewhere = studies.worker_name(), "0123abcd-1-x-{}"
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    host = here.split("-")[0]
+    workers = {"mine": here, "ended": f"{host}-{gone.pid}-x-00", "elsewhere": elsewhere.format("00"), "elsewhere, silent": elsewhere.format("11")}
+    for worker in workers.values():
+        trial = study.ask()
+        search.draw(trial, job["space"])
+        trial.set_user_attr(studies.WORKER, worker)
+    with studies.at_work(tmp_path, workers["elsewhere"]):
+        claim = tmp_path / "workers" / f"{workers['elsewhere']}.claim"
+        claim.write_text(json.dumps({**json.loads(claim.read_text()), "host": "0123abcd"}))
+        assert studies.requeue_dead(study, job) == [1, 3]
+    assert [trial.state.name for trial in study.trials] == ["RUNNING", "FAIL", "RUNNING", "FAIL", "WAITING", "WAITING"]
+    assert [trial.user_attrs["again"] for trial in study.trials[4:]] == [1, 3]
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory):
+    """The URL of an empty database of a server started here."""
+    pytest.importorskip("psycopg", reason="no driver: pip install 'psycopg[binary]'")
+    tools = [shutil.which(name) or next(iter(sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))), None) for name in ("initdb", "postgres")]
+    if not all(tools):
+        pytest.skip("no PostgreSQL server (initdb, postgres) on this machine")
+    user = next((entry.pw_name for entry in pwd.getpwall() if entry.pw_name in ("postgres", "nobody")), None) if os.getuid() == 0 else None
+    if os.getuid() == 0 and user is None:
+        pytest.skip("PostgreSQL refuses to run as root, and there is no other user to run it as")
+    folder = Path("/tmp") / f"mel-postgres-{os.getpid()}"  # its socket's path must be short
+    folder.mkdir()
+    if user:
+        shutil.chown(folder, user)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    identity = {"user": user} if user else {}
+    subprocess.run([str(tools[0]), "-D", str(folder / "data"), "-A", "trust", "-U", "mel"], check=True, capture_output=True, cwd=folder, **identity)
+    server = subprocess.Popen(
+        [str(tools[1]), "-D", str(folder / "data"), "-p", str(port), "-h", "127.0.0.1", "-k", str(folder)], cwd=folder, stderr=subprocess.DEVNULL, **identity
+    )
+    try:
+        import psycopg
+
+        for _ in range(300):
+            try:
+                psycopg.connect(f"postgresql://mel@127.0.0.1:{port}/postgres").close()
+                break
+            except psycopg.OperationalError:
+                assert server.poll() is None
+                time.sleep(0.1)
+        yield f"postgresql+psycopg://mel@127.0.0.1:{port}/postgres"
+    finally:
+        server.terminate()
+        server.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_study_in_a_real_postgresql_is_killed_joined_and_finished(world, tmp_path, postgres):
+    job = search_job(world[0], tmp_path / "a", 6, storage=postgres, prune=False)
+    assert start(job, MEL_FAULT="trial-epoch:4").wait(300) == -9
+    both = [start({**job, "out": str(tmp_path / name)}) for name in ("a", "b")]
+    answers = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0] and answers[0] == answers[1]
+    assert states(tmp_path / "a")["complete"] == 6 and states(tmp_path / "a")["fail"] >= 1
+    assert rows(tmp_path / "a") == rows(tmp_path / "b") and not (tmp_path / "a" / "study.journal").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("study.db", "expected a URL like"),
+        ("postgresql+psycopg://mel:secret@127.0.0.1:9/x", "--storage postgresql"),
+        ("nosuch://x/y", "--storage"),
+        ("sqlite:////nowhere/at/all.db", "unable to open database file"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_one_line_without_the_password(tmp_path, url, message):
+    with pytest.raises(UserError) as error:
+        studies.open_storage(url, tmp_path)
+    assert message in str(error.value) and "\n" not in str(error.value) and "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", methods())
+def test_every_methods_own_space_is_one_that_it_can_be_searched_in(method):
+    profile = profiles.load("demo")
+    try:
+        asked = spaces.search(method, "{}", "", profile)
+    except UserError as error:
+        assert "profile" in str(error) and "space" not in str(error), error  # this profile lacks what the method reads
+        return
+    assert "lr" in asked.space
+    assert asked.head.runs == jobs.head(method, "{}", profile).runs, "runs that it reads are those of the plain method"
+    for values in ("low", "high"):
+        drawn = {name: entry.get(values, entry.get("choices", [None])[0 if values == "low" else -1]) for name, entry in asked.space.items()}
+        assert load_config(method, {**asked.head.config, **drawn}).wants(list(profile.features)) == asked.head.wanted
+
+
+@pytest.mark.parametrize(
+    ("method", "text", "message"),
+    [
+        ("mimic", "learning_rate: {low: 1, high: 2}", "there is no such option"),
+        ("mimic", "lrr: {low: 1, high: 2}", "did you mean 'lr'?"),
+        ("mimic", "lr: {low: 0.1, hihg: 0.2}", "unknown key 'hihg'; did you mean 'high'?"),
+        ("mimic", "lr: {low: 1e-4, high: 0.01}", "write 1e-3 as 0.001 or 1.0e-3"),
+        ("mimic", "lr: {low: 0.1}", "high missing"),
+        ("mimic", "lr: {low: 0.1, high: 0.01}", "low is above high"),
+        ("mimic", "lr: {low: 0.0, high: 0.01, log: true}", "a logarithm wants more than 0"),
+        ("mimic", "lr: {low: 0.0, high: 0.01}", "lr = 0.0: expected more than 0"),
+        ("mimic", "lr: {low: .nan, high: 0.01}", "expected a number"),
+        ("mimic", "d_t: {low: 1.5, high: 4}", "expected a whole number"),
+        ("mimic", "image_global: {low: 1, high: 4}", "it is no number"),
+        ("mimic", "image_global: {choices: [projektet, class_row]}", "did you mean 'projected'?"),
+        ("mimic", "d_t: {choices: [8, 8]}", "expected each once"),
+        ("mimic", "d_t: {choices: []}", "expected a list of 1 to 100 values"),
+        ("mimic", "d_t: 8", "expected {low, high}"),
+        ("mimic", "release: {choices: [true, false]}", "stands for several others at once"),
+        ("mimic", "text_feature: {choices: [clip_text, text_tokens]}", "changes the features that are read"),
+        ("mimic", "units: {choices: [[tglu], [tglu, vdlu]]}", "changes the features that are read"),
+        ("dsmip", "d_t: {choices: [32, 64]}", "changes the runs that are read"),
+        ("mimic", "- lr", "expected options with their bounds"),
+        ("mimic", "lr: {low: 1", "malformed YAML"),
+        ("mimic", "lr: !!python/object/apply:os.system ['true']", "malformed YAML"),
+    ],
+)
+def test_a_space_that_will_not_do_is_refused_in_one_line(tmp_path, method, text, message):
+    (tmp_path / "space.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        spaces.search(method, "{}", str(tmp_path / "space.yaml"), profiles.load("demo"))
+    assert message in str(error.value) and "space.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_space_file_that_is_not_there_or_too_long_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        spaces.search("mimic", "{}", str(tmp_path / "none.yaml"), profiles.load("demo"))
+    (tmp_path / "long.yaml").write_text("# " + "x" * spaces.LARGEST)
+    with pytest.raises(UserError, match="a space is a few lines"):
+        spaces.search("mimic", "{}", str(tmp_path / "long.yaml"), profiles.load("demo"))
+
+
+def test_a_study_is_named_by_all_that_its_trials_depend_on_but_what_is_drawn(tmp_path):
+    from pipeline.paths import Paths
+
+    profile = profiles.load("demo")
+
+    def study(params, **depends):
+        asked = spaces.search("mimic", params, "", profile)
+        made = {"depends": {"config": asked.head.config, "features": "a", **depends}}
+        return spaces.search_job(asked, made, label="demo", paths=Paths(tmp_path), trials=3, prune=True, storage="")["study"]
+
+    assert study("{}") == study('{"lr": 0.005}') != study('{"epochs": 3}')
+    assert study("{}") != study("{}", features="b")
+    assert optuna.__version__ >= "5"
