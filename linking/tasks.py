@@ -264,6 +264,8 @@ class SearchHead(TrainHead):
                 raise UserError(f"--n-trials {self.n_trials}: expected at least 1")
             if self.seeds != 1:
                 raise UserError("--seeds: all trials of a search have one --seed; train the best with several, TrainHead --params @best.json --seeds 3")
+            if self.storage and "://" not in self.storage:
+                raise UserError("--storage: expected a URL like postgresql+psycopg://user@host/database, or nothing for a journal file")
             self.asked = spaces.search(self.method, self.params, self.space, self.profile_content)
         except UserError as error:
             stop(error)

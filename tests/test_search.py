@@ -321,3 +321,21 @@ def test_a_study_is_named_by_all_that_its_trials_depend_on_but_what_is_drawn(tmp
     assert study("{}") == study('{"lr": 0.005}') != study('{"epochs": 3}')
     assert study("{}") != study("{}", features="b")
     assert optuna.__version__ >= "5"
+
+
+def test_a_head_trained_on_other_features_is_refused_with_both_identities_named(world, tmp_path):
+    from cache.store import Store
+    from heads.runs import list_scores
+    import torch
+
+    job = {**world[0], "out": str(tmp_path / "run")}
+    training.main({**job, "config": {**job["config"], "epochs": 1}})
+    assert np.isfinite(list_scores(job, ("dev",), torch.device("cpu"))).any()
+    other = build_job(tmp_path / "other", images=False, seed=3)
+    entry = next(entry for entry in other["inputs"] if entry["side"] == "entity")
+    spec = json.loads((Path(entry["store"]) / "spec.json").read_text())["spec"]
+    store = Store.create(tmp_path / "other" / "cache", "text_tokens", {**spec, "made by": "other weights"})
+    changed = {**job, "inputs": [{**row, "store": str(store.folder)} if row["side"] == "entity" else row for row in job["inputs"]]}
+    with pytest.raises(UserError) as error:
+        list_scores(changed, ("dev",), torch.device("cpu"))
+    assert all(text in str(error.value) for text in (str(tmp_path / "run"), store.identity[:16], Store.open(Path(entry["store"])).identity[:16]))
