@@ -1,5 +1,6 @@
 """Profiles: which model and preprocessing stand behind each feature, and head defaults of that size."""
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,12 @@ def _feature(name: str, value: Any, where: str) -> Feature:
     )
 
 
+@functools.lru_cache(maxsize=64)
+def _content(path: Path, mtime_ns: int, size: int) -> Any:
+    """The file's YAML, read once while its time and size stay: every task of a command asks for it."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
 def load(name_or_path: str) -> Profile:
     """Read a profile by the name of a shipped one or by the path of a YAML file (safe-loaded).
 
@@ -99,7 +106,8 @@ def load(name_or_path: str) -> Profile:
     else:
         raise UserError(f"--profile {name_or_path!r}: neither a shipped profile nor a path ending in .yaml{nearest(name_or_path, names())}")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        state = path.stat()
+        raw = _content(path, state.st_mtime_ns, state.st_size)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such profile file; shipped profiles: {', '.join(names())}") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -1,10 +1,11 @@
 """What all Luigi tasks share: the work folder, receipts, dry runs, one-line errors, the summary at the end. No torch."""
 
+import functools
 import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,25 @@ class _OneLine(logging.Filter):
 logger.addFilter(_OneLine())
 
 
+# What is known of tasks by their id, until a task has run: a command asks for the same digests and receipts hundreds of times.
+_known: dict[tuple[str, str], Any] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_known.clear)  # a worker looks for itself what others have made since
+
+
+def _once(ask: Callable[["Task"], Any]) -> Callable[["Task"], Any]:
+    """The method's answer, asked for once between two runs of tasks."""
+
+    @functools.wraps(ask)
+    def answer(self: "Task") -> Any:
+        place = ask.__name__, self.task_id
+        if place not in _known:
+            _known[place] = ask(self)
+        return _known[place]
+
+    return answer
+
+
 class Task(luigi.Task):
     """A task with a receipt. Subclasses say what they need (`needs`), what names their result (`request`) and how it is made (`make`)."""
 
@@ -70,6 +90,7 @@ class Task(luigi.Task):
 
     # Receipts
 
+    @_once
     def digest(self) -> str | None:
         """Hash of the request; None while it is not known."""
         request = self.request()
@@ -100,6 +121,7 @@ class Task(luigi.Task):
     def requires(self) -> list["Task"]:
         return [] if self.dry_run else self.needs()
 
+    @_once
     def done(self) -> bool:
         """Whether this task's receipt stands, and those of all it needs."""
         try:
@@ -118,6 +140,7 @@ class Task(luigi.Task):
             return
         started = time.monotonic()
         made = self.make()
+        _known.clear()
         digest = self.digest()
         if digest is None:
             raise UserError(f"{self.get_task_family()}: its input went away while it ran; run the same command again")
@@ -129,6 +152,7 @@ class Task(luigi.Task):
             files=[receipts.file_entry(self.paths.root, Path(path)) for path in sorted(set(map(str, made["files"])))],
             run={"seconds": round(time.monotonic() - started, 3), **made.get("run", {})},
         )
+        _known.clear()
 
     def _plan(self) -> Iterator[str]:
         """One line for each task that would run, in order."""
