@@ -41,8 +41,8 @@ def write_images(folder: Path, count: int) -> list[Path]:
         return list(pool.map(write, range(count)))
 
 
-def write_clip(folder: Path) -> Path:
-    """A ViT-B/32 CLIP with random weights, in open_clip's own layout."""
+def write_clip(folder: Path, layers: int) -> Path:
+    """A ViT-B/32 CLIP with random weights and so many blocks on the image side, in open_clip's own layout."""
     import open_clip
     import torch
     from safetensors.torch import save_file
@@ -50,7 +50,8 @@ def write_clip(folder: Path) -> Path:
     torch.manual_seed(0)
     folder.mkdir()
     config = open_clip.get_model_config("ViT-B-32")
-    model = open_clip.create_model("ViT-B-32", pretrained=None)
+    config["vision_cfg"]["layers"] = layers
+    model = open_clip.CLIP(**config)
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {"size": 224}}))
     return folder
@@ -125,7 +126,7 @@ def in_own_process(job: dict) -> tuple[float, dict, float, int]:
     return answer
 
 
-def images_benchmark(count: int, device: str, shard_rows: int) -> dict[str, float]:
+def images_benchmark(count: int, device: str, shard_rows: int, layers: int) -> dict[str, float]:
     import torch
 
     from pipeline.device import autocast, choose
@@ -138,7 +139,7 @@ def images_benchmark(count: int, device: str, shard_rows: int) -> dict[str, floa
         root = Path(name)
         (root / "images").mkdir()
         paths = write_images(root / "images", count)
-        model = write_clip(root / "clip")
+        model = write_clip(root / "clip", layers)
         profile = root / "bench.yaml"
         profile.write_text(f"features:\n  clip_image:\n    model: {model}\n")
         wants = [{"side": "entity", "feature": "clip_image", "view": "image"}]
@@ -166,7 +167,7 @@ def images_benchmark(count: int, device: str, shard_rows: int) -> dict[str, floa
         quarter = in_own_process(extraction_job(root, prepared_dataset(root, paths[: count // 4]), profile, "quarter", wants, device, shard_rows))
         whole = in_own_process(extraction_job(root, prepared_dataset(root, paths), profile, "whole", wants, device, shard_rows))
     return {
-        "images": count, "device": device, "bare decoding, images/s": count / decoding,
+        "images": count, "blocks": layers, "device": device, "bare decoding, images/s": count / decoding,
         **{f"bare model {precision}, images/s": count / seconds for precision, seconds in forward.items()},
         "pipeline, images/s": count / whole[0], "pipeline / slower part": whole[0] / max(decoding, model_seconds), "stages": whole[1]["stages"],
         "anonymous MB, a quarter": quarter[2], "anonymous MB, all": whole[2], "shards, a quarter and all": f"{quarter[3]} and {whole[3]}",
@@ -224,12 +225,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--shard-rows", type=int, default=128, help="rows per shard of the image benchmark")
+    parser.add_argument("--layers", type=int, default=12, help="blocks of the image model; memory alone can be measured with 1, in a tenth of the time")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rows", type=int, default=4000, help="mentions of the text benchmark")
     parser.add_argument("--wikimel", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data" / "wikimel")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    report: dict[str, object] = {"machine": machine(), "images": images_benchmark(options.images, options.device, options.shard_rows)}
+    report: dict[str, object] = {"machine": machine(), "images": images_benchmark(options.images, options.device, options.shard_rows, options.layers)}
     if options.wikimel.is_dir():
         report["text"] = text_benchmark(options.wikimel, options.rows, options.device)
     else:
