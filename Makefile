@@ -1,4 +1,4 @@
-# make demo: install, extract the demo's features, train MIMIC, print its table.  make test: install what tests need, run all tests.
+# make demo: install, extract the demo's features, train every method, print their table.  make test: install what tests need, run all tests.
 PYTHON ?= python3
 VENV ?= .venv
 LUIGI = $(VENV)/bin/luigi --module tasks
@@ -6,7 +6,7 @@ LUIGI = $(VENV)/bin/luigi --module tasks
 .PHONY: demo test clean
 
 demo: $(VENV)/.installed
-	$(LUIGI) TrainHead --method mimic
+	$(LUIGI) CompareHeads --methods drin,mimic,dwe,dsmip,fused --text-only
 
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest

@@ -8,8 +8,9 @@ from cache import verify as checks
 from cache.errors import UserError
 from cache.files import read_json
 from cache.identity import identity
-from pipeline import extract, profile as profiles
+from pipeline import extract, profile as profiles, wants
 from pipeline.extractors import build
+from pipeline.extractors.base import DerivedOptions
 from pipeline.images import Limits
 
 
@@ -62,15 +63,25 @@ def _asked_for(job: dict[str, Any]) -> tuple[set[str], list[str]]:
         profile = profiles.load(name)
         for feature in profile.features.values():
             try:
-                extractor = build(feature, profile.source, Path(job["demo"]), fetch=False)
+                asked.add(_identity(profile, feature, job))
             except UserError:
                 kept = {r["result"]["features"][feature.name]["identity"] for r in receipts if r["result"]["profile"] == name and feature.name in r["result"]["features"]}
                 asked |= kept
                 if kept:
-                    notes.append(f"{feature.name} of profile {profile.name} is kept: its model is not on this machine, so its identity cannot be told")
-                continue
-            asked.add(identity(extractor.spec(Path(job["memo"]) / "weights.json", asdict(Limits(**profile.limits)))))
+                    notes.append(f"{feature.name} of profile {profile.name} is kept: its identity cannot be told without its model, or without a dataset")
     return asked, notes
+
+
+def _identity(profile: profiles.Profile, feature: profiles.Feature, job: dict[str, Any]) -> str:
+    """What a feature of a profile is called now, by what it reads down to the pictures. Raises `UserError` where that cannot be told."""
+    extractor = build(feature, profile.source, Path(job["demo"]), fetch=False)
+    parents = {}
+    if isinstance(extractor.options, DerivedOptions):
+        if extractor.needs_kb:
+            raise UserError(f"{feature.name} depends on a knowledge base")
+        parent = wants.parent_of(profile, feature.name)
+        parents = {parent: _identity(profile, profile.feature(parent), job)}
+    return identity(extractor.spec(Path(job["memo"]) / "weights.json", asdict(Limits(**profile.limits)), parents))
 
 
 def clean(job: dict[str, Any]) -> dict[str, Any]:

@@ -48,10 +48,10 @@ def world(tmp_path_factory):
     return folder
 
 
-def command(world, *arguments):
+def command(world, *arguments, of_dataset=True):
+    dataset = ["--dataset", "men", "--data-dir", str(world), "--profile", str(world / "faces.yaml")] if of_dataset else []
     done = subprocess.run(
-        [sys.executable, "-m", "luigi", "--module", "tasks", *arguments, "--dataset", "men", "--data-dir", str(world), "--profile", str(world / "faces.yaml"),
-         "--work-dir", str(world / "artifacts")],
+        [sys.executable, "-m", "luigi", "--module", "tasks", *arguments, *dataset, "--work-dir", str(world / "artifacts")],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -84,3 +84,8 @@ def test_the_kbs_portraits_name_who_is_seen_and_the_names_become_texts(world):
     parent = Parent.read(store, next(world.glob("artifacts/datasets/*/columns-*/mention.identity.image.npz")))
     found = texts("identities", ["man"] * 4, parent.rows(), {})
     assert found[0][0].startswith("Right Man, score: ") and found[1][0].startswith("Left Man, score: ") and found[2:] == [[], []]
+
+
+def test_features_made_from_other_features_are_not_taken_for_unused(world):
+    command(world, "ExtractFeatures", "--features", "clip_text")
+    assert "every feature in the cache is asked for" in command(world, "CleanCache", of_dataset=False)
