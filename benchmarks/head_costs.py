@@ -8,7 +8,7 @@ epochs   `heads.training.run_epoch` over the first --steps steps of an epoch aft
 full KB  `heads.scoring.score_kb` of the 5,169 test mentions against the first --kb entities (0: all 109,976); the whole is extrapolated: encoding the
          mentions once, then time linear in entities.
 
-`dsmip prompts` runs ViT-B/32-size towers of random weights live. Under 3 minutes on 2 idle cores. `--heads ''` leaves epochs out, `--kb -1` scoring.
+`dsmip prompts` runs ViT-B/32-size towers of random weights live. About 5 minutes on 2 idle cores. `--heads ''` leaves epochs out, `--kb -1` scoring.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from heads.base import make_head
 from heads.clip_blocks import Tower, tower
 from heads.config import load_config
 from heads.data import Bundle
-from heads.device import pick_device, pick_precision
+from heads.device import pick_device, pick_precision, repeatable
 from heads.scoring import encode, score_kb
 from heads.training import make_optimizer, run_epoch
 
@@ -97,7 +97,6 @@ def random_tower(width: int, blocks: int, heads: int, projected: int, causal: bo
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     """One row: an epoch, or the full KB (job["kb"])."""
-    torch.set_num_threads(job["threads"])
     torch.manual_seed(0)
     device = pick_device(job["device"])
     config = load_config(job["method"], job["config"])
@@ -176,7 +175,9 @@ def main() -> None:
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(json.loads(options.one.read_text()))))
+        job = json.loads(options.one.read_text())
+        with repeatable(job["threads"]):
+            print(json.dumps(measure(job)))
         return
     results: dict[str, list[Any]] = {"epochs": [], "full_kb": []}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:

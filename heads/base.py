@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -18,6 +19,16 @@ class Ragged:
 
     values: Tensor
     lengths: Tensor
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """(n,) int64 place of each row's first position among `values`."""
+        return self.lengths.cumsum(0) - self.lengths
+
+    @cached_property
+    def longest(self) -> int:
+        """The length of the longest row, 0 where there is no row."""
+        return int(self.lengths.max()) if len(self.lengths) else 0
 
     def take(self, index: Tensor) -> "Ragged":
         """The rows at `index` (m,), in that order."""
@@ -38,8 +49,7 @@ class Ragged:
         return out.view(len(index), length, *self.values.shape[1:])
 
     def _positions(self, index: Tensor, lengths: Tensor) -> Tensor:
-        starts = (self.lengths.cumsum(0) - self.lengths)[index]
-        shift = starts - (lengths.cumsum(0) - lengths)
+        shift = self.starts[index] - (lengths.cumsum(0) - lengths)
         return torch.arange(int(lengths.sum())) + shift.repeat_interleave(lengths)
 
 

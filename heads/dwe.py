@@ -30,7 +30,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, query: Tensor, steps: Ragged) -> tuple[Tensor, Ragged]:
         """query (n, d), steps (n rows of vectors (d)) -> context (n, d), and the weight of each step, the mean over the attention's heads."""
-        every, longest = torch.arange(len(query)), max(steps.lengths.tolist(), default=0)
+        every, longest = torch.arange(len(query)), steps.longest
         real = (torch.arange(longest)[None, :] < steps.lengths[:, None]).to(query.device)  # (n, L)
         values = self._split(Ragged(self.value(steps.values), steps.lengths).padded(every, longest))  # (n, L, heads, d / heads)
         weights = real.float()[:, None]  # (n, 1 or heads, L)
@@ -100,7 +100,7 @@ class Dwe(Head):
         for name in (name for name in mentions if name.startswith("attention.")):
             weights = mentions[name]
             assert isinstance(weights, Ragged)
-            longest = max(weights.lengths.tolist(), default=0)
+            longest = weights.longest
             padded = weights.padded(torch.arange(len(weights.lengths)), longest).float()
             past = (torch.arange(longest)[None, :] >= weights.lengths[:, None]).to(padded.device)
             told[name] = padded.masked_fill(past, float("nan"))
@@ -190,5 +190,5 @@ def _draw(columns: Tensor, allowed: Tensor, count: int) -> tuple[Tensor, Tensor]
 
 def _mean(rows: Ragged) -> Tensor:
     """(n, d) mean over each row's steps, 0 where there are none."""
-    padded = rows.padded(torch.arange(len(rows.lengths)), max(rows.lengths.tolist(), default=0))
+    padded = rows.padded(torch.arange(len(rows.lengths)), rows.longest)
     return padded.sum(1) / rows.lengths.clamp(min=1).to(padded.device)[:, None]

@@ -131,17 +131,15 @@ def attend_block(query: Ragged, key: Ragged, value: Ragged) -> Iterator[tuple[Te
         keys = key.padded(mention_index, mention_length).transpose(0, 1).flatten(0, 1)  # (Lm * b, d)
         values = value.padded(mention_index, mention_length)  # (b, Lm, d)
         real = _real(key.lengths[mention_index], mention_length, device)
-        padding = None if real is None else ~real.T  # (Lm, b)
+        padding = None if real is None else torch.where(real.T.flatten(), 0.0, float("-inf")).to(keys.dtype)  # (Lm * b,)
         shape = (mention_length, len(mention_index))
         for entity_index, entity_length, queries, share in entities:
             step = max(1, budget // (entity_length * len(keys)))
             pooled = []
             for start in range(0, len(queries), step):
-                part = queries[start : start + step]
-                weights = (part.flatten(0, 1) @ keys.T).view(-1, *shape)  # (e * Le, Lm, b)
-                if padding is not None:
-                    weights = weights.masked_fill(padding, float("-inf"))
-                weights = weights.softmax(1).view(len(part), entity_length, -1)
+                part = queries[start : start + step].flatten(0, 1)
+                weights = part @ keys.T if padding is None else torch.addmm(padding, part, keys.T)  # (e * Le, Lm * b)
+                weights = weights.view(-1, *shape).softmax(1).view(-1, entity_length, len(keys))
                 pooled.append(weights.mean(1) if share is None else torch.bmm(share[start : start + step, None, :], weights).squeeze(1))
             attention = torch.cat(pooled).view(-1, *shape).permute(2, 0, 1)  # (b, e, Lm)
             yield mention_index.to(device), entity_index.to(device), torch.bmm(attention, values)

@@ -98,7 +98,7 @@ def absent_vector(width: int) -> nn.Parameter:
 
 def padded(rows: Ragged) -> tuple[Tensor, Tensor]:
     """Rows (n, L, *shape) and which positions are real (n, L) bool, L the longest of them and at least 1."""
-    length = max(1, *rows.lengths.tolist(), 1)
+    length = max(1, rows.longest)
     real = torch.arange(length)[None, :] < rows.lengths[:, None]
     return rows.padded(torch.arange(len(rows.lengths)), length), real.to(rows.values.device)
 
