@@ -53,7 +53,7 @@ def parts(job: dict[str, Any], splits: Collection[str], device: torch.device) ->
 
 
 def frequency(job: dict[str, Any]) -> np.ndarray:
-    """(M, k, 2) float32 log(1 + n), n: how often each candidate is a gold of the training mentions that heads see, and how often it is the gold of the
+    """(M, k, 2) float32 log(1 + n), n: how often each candidate is a gold of the training mentions that heads see, and how often it is that of the
     mention's own phrase there (letter case and punctuation aside). NaN where a list ends."""
     bundle = Bundle.load({**job, "pairs": {}, "heads": {}}, [], torch.device("cpu"))
     chosen, _ = training.training_mentions(bundle, float(job.get("train_fraction", 1.0)))
@@ -74,7 +74,8 @@ def parts_table(parts: dict[str, dict[str, dict[str, float]]]) -> str:
     rows = [[f"{100 * values[figure]:.2f}" for values in splits.values() for figure in FIGURES] for splits in parts.values()]
     lines = [[f"fused ({PROTOCOL})", *titles], *([name, *row] for name, row in zip(parts, rows, strict=True))]
     width = max(len(line[0]) for line in lines)
-    return "\n".join("  ".join([line[0].ljust(width), *(cell.rjust(len(title)) for cell, title in zip(line[1:], titles, strict=True))]) for line in lines)
+    padded = [[name.ljust(width), *(cell.rjust(len(title)) for cell, title in zip(cells, titles, strict=True))] for name, *cells in lines]
+    return "\n".join("  ".join(line) for line in padded)
 
 
 def _parts(job: dict[str, Any], metrics: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:

@@ -40,7 +40,8 @@ def mention(row, weights, options):
     m = mapped(row["phrase"], weights, "phrase")
     steps = {role: [mapped(x, weights, role) for x in found] for role, found in row.items() if role != "phrase"}
     result = {"m": m}
-    for letter, role, unit in (("m_t", "sentence", "text"), ("m_v", options["seen"], "image"), ("m_f", "faces", "face"), ("m_s", "identities", "identity")):
+    attended = (("m_t", "sentence", "text"), ("m_v", options["seen"], "image"), ("m_f", "faces", "face"), ("m_s", "identities", "identity"))
+    for letter, role, unit in attended:
         if unit in options["units"] and role in steps:
             name = "text_attention" if letter == "m_t" else "attention"
             result[letter] = cross_attention(m, steps[role], weights, name, options["attention_heads"])
@@ -80,7 +81,7 @@ def contrast(first, second, tau):
 
 
 def loss(mentions, entities, gold, negatives, weights, options):
-    """Eq. 10 to 14. mentions: what `mention` gave; entities: vectors by row; gold: a row each; negatives: rows each, an entity as often as it is drawn."""
+    """Eq. 10 to 14. mentions: what `mention` gave; entities: vectors; gold: a row each; negatives: rows each, an entity as often as it is drawn."""
     g_e = [mapped(entity, weights, "entity") for entity in entities]
     triplets = []
     for row, right, wrong in zip(mentions, gold, negatives, strict=True):

@@ -73,7 +73,10 @@ def test_list_and_block_scores_are_the_equations(options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"contrast": "prose"}, {"coarse": False}, {"fine": False}, {"alpha": 0.5, "beta": 3.0, "margin": 0.2, "temperature": 0.5}, {"image": "whole"}, {"units": []}],
+    [
+        {}, {"contrast": "prose"}, {"coarse": False}, {"fine": False}, {"alpha": 0.5, "beta": 3.0, "margin": 0.2, "temperature": 0.5},
+        {"image": "whole"}, {"units": []},
+    ],
     ids=str,
 )
 def test_the_loss_is_equations_10_to_14(options):
@@ -135,8 +138,9 @@ def test_the_others_of_a_batch_move_the_contrastive_loss_and_no_score():
         alone, together = (head.score_block(head.encode_mentions(mentions.take(rows)), keys)["score"] for rows in (pair, whole))
     torch.testing.assert_close(alone, together[:2], rtol=1e-5, atol=1e-6)
     lists = torch.arange(9).repeat(8, 1)
-    losses = [head.loss(Batch(mentions.take(rows), entities, torch.zeros(len(rows), dtype=torch.int64), lists[rows]))[1]["coarse"] for rows in (whole[:4], whole[:8])]
-    assert losses[0] != losses[1]
+    gold = torch.zeros(8, dtype=torch.int64)
+    few, many = (head.loss(Batch(mentions.take(rows), entities, gold[rows], lists[rows]))[1]["coarse"] for rows in (whole[:4], whole))
+    assert few != many
 
 
 @pytest.mark.parametrize(("unit", "role"), [("face", "faces"), ("identity", "identities"), ("image", "objects")])
@@ -206,7 +210,7 @@ def test_it_asks_for_what_it_reads_and_no_more():
     ("params", "available", "message"),
     [
         ({}, ["clip_image"], "dwe reads a text feature"),
-        ({"image": "objects"}, ["clip_text"], "no object features"),
+        ({"image": "objects"}, ["clip_text"], "has no object_clip"),
         ({"contrast": "prose"}, ["clip_text", "object_clip"], "aligns sentences with pictures"),
         ({"object_feature": "object_clp"}, EVERYTHING, "did you mean 'object_clip'?"),
         ({"width": 10}, EVERYTHING, "expected a multiple of attention_heads = 8"),

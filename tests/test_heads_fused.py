@@ -39,7 +39,8 @@ def reference(row, weights, hidden, members):
             score += weights["linear.weight"][member] @ inputs / members
             for unit in range(hidden):
                 place = member * hidden + unit
-                score += weights["weights"][member][unit] * max(weights["units_of.weight"][place] @ inputs + weights["units_of.bias"][place], 0) / members
+                value = max(weights["units_of.weight"][place] @ inputs + weights["units_of.bias"][place], 0)
+                score += weights["weights"][member][unit] * value / members
         scores.append(score)
     return scores
 
@@ -77,7 +78,8 @@ def test_scores_are_those_of_the_formula(hidden):
 def test_it_learns_from_the_calibrating_half_of_dev_alone(world, tmp_path):
     _, job, _ = world
     mentions = pq.read_table(Path(job["dataset"]) / "mentions.parquet").to_pydict()
-    half = np.array([split == "dev" and dev_half(str(gold)) == "calibrate" for split, gold in zip(mentions["split"], mentions["gold_id"], strict=True)])
+    rows = zip(mentions["split"], mentions["gold_id"], strict=True)
+    half = np.array([split == "dev" and dev_half(str(gold)) == "calibrate" for split, gold in rows])
     weights = {}
     for name, spoiled in (("whole", np.zeros(len(half), bool)), ("others", ~half), ("own", half)):
         pairs = {}

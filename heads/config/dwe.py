@@ -132,7 +132,7 @@ class DweConfig(HeadConfig):
         objects, image = self.pick("object_feature", self.OBJECTS, available), self.pick("image_feature", self.IMAGE, available)
         seen = "image" in self.units
         if self.image == "objects" and seen and objects is None:
-            raise UserError(f"image = 'objects': the profile has no object features ({', '.join(self.OBJECTS)}); add them, or take \"image\": \"whole\"")
+            raise UserError(f"image = 'objects': the profile has no {' or '.join(self.OBJECTS)}; add it, or take \"image\": \"whole\"")
         if self._aligns_pictures and image is None:
             raise UserError(f"contrast = 'prose' aligns sentences with pictures and the profile has no feature of those ({', '.join(self.IMAGE)})")
         wanted = []
