@@ -82,9 +82,9 @@ class Dwe(Head):
         return Rows({"query": self._fuse(parts)}) | Rows({f"attention.{role}": weight for role, weight in weights.items()})
 
     def encode_entities(self, inputs: Rows) -> Rows:
-        """`key`, g_e at length 1."""
+        """`key`, g_e at length 1; `absent`, -1 where an entity has no text: it ranks last, and not as one at right angles would (ours)."""
         vectors = self.maps["entity"](inputs["entity.pooled"].float()) * inputs["entity.ok"][:, None]
-        return Rows({"key": F.normalize(vectors.float(), dim=-1)})
+        return Rows({"key": F.normalize(vectors.float(), dim=-1), "absent": -(~inputs["entity.ok"]).float()})
 
     def score_block(self, mentions: Rows, entities: Rows) -> dict[str, Tensor]:
         """The cosine of g and g_e, eq. 1."""
@@ -120,7 +120,7 @@ class Dwe(Head):
 
     def _score(self, mentions: Rows, entities: Rows, pairing: Block | Lists) -> dict[str, Tensor]:
         with torch.autocast(mentions["query"].device.type, enabled=False):
-            return {"score": pairing.dot(mentions["query"], entities["key"])}
+            return {"score": pairing.dot(mentions["query"], entities["key"]) + pairing.entity(entities["absent"])}
 
     def _parts(self, inputs: Rows) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Ragged]]:
         """Vectors (B, d) by the paper's letters, each with which rows have it (B,) and 0 in the others; attention weights by role.
@@ -173,6 +173,7 @@ class Dwe(Head):
             lists, hard = _draw(lists, hard, self.config.list_negatives)
         others, strangers = _draw(drawn, drawn != gold[:, None], self.config.in_batch_negatives)
         columns, real = torch.cat([lists, others], 1), torch.cat([hard, strangers], 1)  # (B, negatives)
+        real = real & batch.entities["entity.ok"][gold][:, None]  # a gold without a text has nothing to come nearer to
         used, place = torch.unique(torch.cat([gold[:, None], columns.clamp(min=0)], 1), return_inverse=True)
         keys = self.encode_entities(batch.entities.take(used))
         cosines = self._score(Rows(query=query), keys, Block())["score"].gather(1, place)  # (B, 1 + negatives)

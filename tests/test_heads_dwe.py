@@ -232,3 +232,14 @@ def test_it_trains_over_a_cache_of_text_and_whole_pictures(tmp_path):
     assert done["metrics"]["test"]["full-kb"]["all"]["H@1"] > 6 / 40, "well above the chance of 1 in 40"
     history = json.loads((Path(tmp_path) / "dwe" / "history.json").read_text())["epochs"]
     assert {"triplet", "coarse", "loss"} <= set(history[0]) and history[-1]["triplet"] < history[0]["triplet"]
+
+
+def test_an_entity_without_a_text_ranks_last():
+    config = load_config("dwe", {"width": 16, "joint_width": 12, "attention_heads": 4, "dropout": 0.0})
+    torch.manual_seed(0)
+    head = make_head("dwe", config, head_shapes(config)).eval()
+    mentions, entities = head_rows(head.shapes, 6, 1), head_rows(head.shapes, 9, 2)
+    entities["entity.ok"] = torch.arange(9) != 4
+    with torch.no_grad():
+        scores = head.score_block(head.encode_mentions(mentions), head.encode_entities(entities))["score"]
+    assert (scores[:, 4] == -1).all() and (scores.min(1).values == -1).all() and (scores[:, torch.arange(9) != 4] > -1).all()
