@@ -5,7 +5,7 @@ ExtractFeatures and TrainHead are the two commands of every day, CompareHeads th
 - a dataset: PrepareDataset, EnhanceEntities, and for the demo DemoWorld, DemoEncoders (pipeline/tasks.py)
 - features: ExtractFeatures, its groups ExtractGroup; heads: BuildCandidates, BuildPairs, TrainHead, PromptedFeatures, SearchHead (linking/tasks.py)
 - reports: CompareHeads, Ablate, CompareRuns (report/tasks.py)
-- upkeep of the cache: VerifyCache, EstimateCache, CleanCache (here)
+- what there is: Status; upkeep of the cache: VerifyCache, EstimateCache, CleanCache (here)
 
 Each task says what it reads and what it leaves behind.
 """
@@ -16,15 +16,17 @@ import os
 import luigi
 
 from cache.errors import UserError
+from linking import jobs
 from linking.tasks import BuildCandidates, BuildPairs, ExtractFeatures, PromptedFeatures, SearchHead, TrainHead
 from pipeline import child, wants
 from pipeline.task import Task, Tool
 from pipeline.tasks import DemoEncoders, DemoWorld, EnhanceEntities, ExtractGroup, OnProfile, PrepareDataset
+from report import status
 from report.tasks import Ablate, CompareHeads, CompareRuns
 
 __all__ = [
     "Ablate", "BuildCandidates", "BuildPairs", "CleanCache", "CompareHeads", "CompareRuns", "DemoEncoders", "DemoWorld", "EnhanceEntities",
-    "EstimateCache", "ExtractFeatures", "ExtractGroup", "PrepareDataset", "PromptedFeatures", "SearchHead", "TrainHead", "VerifyCache",
+    "EstimateCache", "ExtractFeatures", "ExtractGroup", "PrepareDataset", "PromptedFeatures", "SearchHead", "Status", "TrainHead", "VerifyCache",
 ]
 
 
@@ -71,6 +73,23 @@ class CleanCache(Tool):
             "demo": str(self.clone(DemoEncoders).place), "remove": self.remove,
         }
         print(child.run("pipeline.upkeep:clean", job)["text"], flush=True)
+
+
+class Status(Tool, OnProfile):
+    """Says what is extracted, trained and searched, with sizes and last measured rates, and what ExtractFeatures and TrainHead would do now."""
+
+    methods = luigi.Parameter(default="", description="comma-separated methods to say it for; empty: those of the papers, and fused")
+
+    def act(self) -> None:
+        print(f"{status.text(self.paths)}\n\nwith dataset {self.dataset} and profile {self.profile}", flush=True)
+        print(f"  ExtractFeatures: {self.clone(ExtractFeatures).to_do()}")
+        for method in filter(None, self.methods.split(",")) if self.methods else (*jobs.FOUR, "fused"):
+            try:
+                jobs.head(method, "{}", self.profile_content)
+            except UserError as error:
+                print(f"  TrainHead --method {method}: not with this profile ({error})")
+                continue
+            print(f"  TrainHead --method {method}: {self.clone(TrainHead, method=method).to_do()}", flush=True)
 
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -1,7 +1,7 @@
 """Checks, repairs, lists and removes what lies in a cache folder."""
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from cache import claims, layout
 from cache.errors import UserError
 from cache.files import explained, sync_folder
 from cache.identity import Output, identity
+from cache.progress import Bar
 from cache.shard import Shard, Status
 from cache.store import SPEC, Store, folder_name
 
@@ -51,7 +52,8 @@ def verify(root: Path) -> list[Finding]:
     Also found: a spec whose identity is not its folder's, a shard of another feature, arrays that contradict each other or the spec, temporary
     files that a killed writer left (a live writer's are passed over).
     """
-    return [finding for folder in folders(root) for finding in _folder(folder)]
+    with Bar(sum(1 for folder in folders(root) for _ in folder.glob("*.h5")), "checking", "shard") as bar:
+        return [finding for folder in folders(root) for finding in _folder(folder, bar.update)]
 
 
 def repair(findings: Iterable[Finding]) -> list[Path]:
@@ -91,7 +93,7 @@ def remove(folder: Path) -> int:
     return freed
 
 
-def _folder(folder: Path) -> Iterator[Finding]:
+def _folder(folder: Path, watch: Callable[[], None]) -> Iterator[Finding]:
     outputs = None
     try:
         store = Store.open(folder)
@@ -106,6 +108,7 @@ def _folder(folder: Path) -> Iterator[Finding]:
         yield Finding(folder / SPEC, str(error).removeprefix(f"{folder / SPEC}: "))
     for path in sorted(folder.glob("*.h5")):
         problem = _problem(path, folder, outputs)
+        watch()
         if problem:
             yield Finding(path, problem)
     for path in (*claims.leftovers(folder), *claims.leftovers(folder / "claims")):

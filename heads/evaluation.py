@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
-
 from cache.files import write_atomic
+from cache.progress import Bar
 from heads.base import Head
 from heads.data import Bundle
 from heads.metrics import Metrics, figures, parts, rank_in_lists, rerank
@@ -31,14 +30,15 @@ def evaluate(head: Head, bundle: Bundle, quiet: bool) -> tuple[Metrics, dict[str
     gold, lists = bundle.gold[index], bundle.candidates[index]
     listed = (lists == gold[:, None]).any(1) & (gold >= 0)
     started = time.monotonic()
-    scores = score_lists(head, bundle.mentions, bundle.entities, index, lists, bundle.pairs_of(index))
+    with Bar(len(index), "candidate lists", "mention", quiet=quiet) as progress:
+        scores = score_lists(head, bundle.mentions, bundle.entities, index, lists, bundle.pairs_of(index), progress.update)
     speed = {"candidates": _per_second(int((lists >= 0).sum()), started)}
     ranks = {"candidates": rank_in_lists(scores["score"], lists, gold)}
     ranks["rerank"] = np.where(gold >= 0, rerank(ranks["candidates"], bundle.retrieval_rank[index], n), 0)
     if head.scores_blocks:
         of_gold = score_lists(head, bundle.mentions, bundle.entities, index, np.where(gold >= 0, gold, -1)[:, None])
         started = time.monotonic()
-        with tqdm(total=len(index) * n, desc="full KB", unit="pair", unit_scale=True, disable=quiet) as progress:
+        with Bar(len(index) * n, "full KB", "pair", quiet=quiet) as progress:
             kb = score_kb(head, bundle.mentions, bundle.entities, index, gold, of_gold["score"][:, 0], n, TOP, progress.update)
         speed["full-kb"] = _per_second(len(index) * n, started)
         ranks = {"full-kb": np.where(gold >= 0, 1 + kb.not_below, 0), **ranks}

@@ -31,11 +31,13 @@ def encode(encoder: Callable[[Rows], Rows], side: Side, index: np.ndarray) -> Ro
 
 @torch.no_grad()
 def score_lists(
-    head: Head, mentions: Side, entities: Side, index: np.ndarray, lists: np.ndarray, pairs: Mapping[str, np.ndarray] | None = None
+    head: Head, mentions: Side, entities: Side, index: np.ndarray, lists: np.ndarray, pairs: Mapping[str, np.ndarray] | None = None,
+    watch: Callable[[int], None] = lambda mentions: None,
 ) -> dict[str, np.ndarray]:
     """Scores of each mention of `index` (m,) with its candidates `lists` (m, k): "score" and each unit, (m, k) float32.
 
     -1 in a list is no entity; its score is -inf. pairs: pair features beside `lists`, (m, k, ...) float32 each, for heads that read some.
+    watch: told of mentions as they are done.
     """
     names = ("score", *head.units)
     scores = {name: np.full(lists.shape, -np.inf, np.float32) for name in names}
@@ -43,6 +45,7 @@ def score_lists(
         distinct, place = np.unique(lists[start:end], return_inverse=True)
         real = distinct >= 0
         if not real.any():
+            watch(end - start)
             continue
         columns = torch.from_numpy(place.reshape(end - start, -1) - int((~real).sum()))  # -1 sorts first, so it stays -1
         encoded_entities = encode(head.encode_entities, entities, distinct[real])
@@ -53,6 +56,7 @@ def score_lists(
             part = head.score_lists(encoded_mentions.take(rows), encoded_entities, columns[rows].to(entities.device), beside)
             for name in names:
                 scores[name][start + begin : start + begin + len(rows)] = part[name].float().cpu().numpy()
+            watch(len(rows))
     for values in scores.values():
         values[lists < 0] = -np.inf
     return scores

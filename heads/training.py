@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
-
 from cache.errors import UserError
 from cache.files import fault_point, read_json, write_json
+from cache.progress import Bar
 from cache.store import Store
 from heads.base import Batch, Head, make_head
 from heads.checkpoint import load_optimizer, optimizer_tensors, part, read_tensors, write_tensors
@@ -153,7 +152,7 @@ def _fit(
 
     def keep(state: State, best: Mapping[str, torch.Tensor]) -> None:
         row = state.history[-1]
-        progress.set_postfix({name: f"{value:.4f}" for name, value in row.items() if name in ("loss", "dev MRR")})
+        progress.show(**{name: f"{value:.4f}" for name, value in row.items() if name in ("loss", "dev MRR")})
         fault_point("epoch-before")
         kept = {f"model.{name}": tensor for name, tensor in head.state_dict().items()} | {f"best.{name}": tensor for name, tensor in best.items()}
         write_tensors(checkpoint, kept | optimizer_tensors(optimizer, names), {"job": digest, **vars(state)})
@@ -161,7 +160,7 @@ def _fit(
         curves.add(row)
 
     total, done = (config.epochs if names else 0) * len(chosen), state.epoch * len(chosen)
-    with tqdm(total=total, initial=done, desc="training", unit="mention", unit_scale=True, disable=quiet) as progress:
+    with Bar(total, "training", "mention", done, quiet) as progress:
         best = run_epochs(head, optimizer, config, bundle, chosen, seed, precision, keep, state, best, progress.update)
     curves.close()
     return state, best

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from cache.errors import UserError
 from cache.files import fault_point, locked
+from cache.progress import Bar
 from heads import fusion, training
 from heads.config import load_config
 from heads.data import Bundle
@@ -71,21 +72,33 @@ class Sweep:
                 trial.set_user_attr(name, value)
         return state.best
 
+    def finished(self) -> int:
+        """Trials of the study that came to an end, by whichever process."""
+        return len(self.study.get_trials(deepcopy=False, states=COUNTED))
+
+    def best(self) -> dict[str, str]:
+        """The best figure so far, for the bar."""
+        values = [trial.value for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if trial.value is not None]
+        return {"best": f"{max(values):.4f}"} if values else {}
+
     def left(self) -> int:
-        """How many trials nobody has begun. Raises nothing: those of dead processes are queued again first."""
+        """How many trials nobody has begun; those of dead processes are queued again first."""
         studies.requeue_dead(self.study, self.job)
         trials = self.study.get_trials(deepcopy=False)
         return self.job["trials"] - sum(trial.state in (*COUNTED, TrialState.RUNNING) for trial in trials)
 
     def run(self) -> None:
         """Trials until the study has as many as are wanted; waits for those that others have under way, and takes over what they leave."""
-        while True:
-            if self.left() > 0:
-                self.study.optimize(self.objective, n_trials=1, catch=(Surplus,))
-                continue
-            if not any(trial.state == TrialState.RUNNING for trial in self.study.get_trials(deepcopy=False)):
-                return
-            time.sleep(WAIT)
+        with Bar(self.job["trials"], "trials", "trial", self.finished()) as bar:
+            while True:
+                if self.left() > 0:
+                    self.study.optimize(self.objective, n_trials=1, catch=(Surplus,))
+                elif any(trial.state == TrialState.RUNNING for trial in self.study.get_trials(deepcopy=False)):
+                    time.sleep(WAIT)
+                else:
+                    return
+                bar.update(self.finished() - bar.done)
+                bar.show(**self.best())
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:

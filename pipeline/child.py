@@ -1,5 +1,7 @@
 """Runs one heavy function in a fresh process, so that the parent stays free of torch and device memory comes back."""
 
+import contextlib
+import contextvars
 import importlib
 import json
 import os
@@ -9,12 +11,27 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cache import progress
 from cache.errors import PassingError, UserError
+from pipeline import logs
 
 _ERRORS = {"UserError": UserError, "PassingError": PassingError}
+_LOOK = 0.5  # seconds between two looks at a child's progress
+_WATCH: contextvars.ContextVar[Callable[[dict[str, Any]], None] | None] = contextvars.ContextVar("watch", default=None)
+
+
+@contextlib.contextmanager
+def watched(watch: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Inside, `watch` is told of the progress of every child (see `cache.progress.Bar.state`)."""
+    token = _WATCH.set(watch)
+    try:
+        yield
+    finally:
+        _WATCH.reset(token)
 
 
 def run(target: str, job: dict[str, Any], threads: int | None = None) -> dict[str, Any]:
@@ -35,15 +52,22 @@ def run(target: str, job: dict[str, Any], threads: int | None = None) -> dict[st
     with tempfile.TemporaryDirectory(prefix="mel-") as folder:
         job_file, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
         job_file.write_text(json.dumps(job))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.child", target, str(job_file), str(answer), str(os.getpid())], env=environment, stdin=subprocess.DEVNULL
-        )
+        environment[progress.FILE] = str(Path(folder) / "progress.json")
+        command = [sys.executable, "-m", "pipeline.child", target, str(job_file), str(answer), str(os.getpid())]
+        told = {"stderr": subprocess.PIPE, "text": True, "errors": "replace"} if logs.wanted() else {}
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, **told)
+        relay = threading.Thread(target=logs.relay, args=(process.stderr, target), daemon=True) if told else None
+        if relay:
+            relay.start()
         try:
-            code = process.wait()
+            code = _wait(process, Path(environment[progress.FILE]))
         except BaseException:
             process.terminate()
             process.wait()
             raise
+        finally:
+            if relay:
+                relay.join(5)
         if answer.exists():
             result = json.loads(answer.read_text())
             if "error" in result:
@@ -52,6 +76,22 @@ def run(target: str, job: dict[str, Any], threads: int | None = None) -> dict[st
     if code == -signal.SIGKILL:
         raise UserError(f"{target} was killed (signal 9); if memory ran out, choose a smaller --extract-batch. The same command goes on where it stopped")
     raise RuntimeError(f"{target} ended with exit code {code}; its traceback stands above")
+
+
+def _wait(process: subprocess.Popen[Any], noted: Path) -> int:
+    """Exit code of the child; whoever watches is told of its progress until then."""
+    watch, last = _WATCH.get(), None
+    while True:
+        try:
+            code: int | None = process.wait(_LOOK if watch else None)
+        except subprocess.TimeoutExpired:
+            code = None
+        state = progress.read(noted) if watch else None
+        if watch and state is not None and state != last:
+            watch(state)
+            last = state
+        if code is not None:
+            return code
 
 
 def _follow(parent: int) -> None:

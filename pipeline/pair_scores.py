@@ -1,12 +1,13 @@
 """What pair features are made of: vectors behind records, products with whole candidate lists at once, similarities of names."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cache.errors import UserError
+from cache.progress import Bar
 from cache.table import Table
 
 BLOCK_BYTES = 64 << 20  # of gathered vectors held at a time
@@ -89,10 +90,14 @@ def _products(read_mentions: Callable, read_entities: Callable, width: int, ids:
     return out
 
 
-def _blocks(ids: np.ndarray, row_bytes: int) -> list[slice]:
-    """Blocks of mentions whose candidates' rows take bounded memory."""
+def _blocks(ids: np.ndarray, row_bytes: int) -> Iterator[slice]:
+    """Blocks of mentions whose candidates' rows take bounded memory; a bar goes along."""
     step = max(1, BLOCK_BYTES // max(1, ids.shape[1] * row_bytes))
-    return [slice(start, min(start + step, len(ids))) for start in range(0, len(ids), step)]
+    with Bar(len(ids), "pairs", "mention") as bar:
+        for start in range(0, len(ids), step):
+            end = min(start + step, len(ids))
+            yield slice(start, end)
+            bar.update(end - start)
 
 
 def _distinct(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

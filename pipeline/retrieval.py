@@ -8,6 +8,7 @@ from rapidfuzz import fuzz, process
 from rapidfuzz.utils import default_process
 
 from cache.errors import UserError
+from cache.progress import Bar
 from cache.table import Table
 
 SCORERS = ("token_set_ratio", "token_sort_ratio", "ratio", "partial_ratio", "WRatio")
@@ -120,13 +121,15 @@ def by_name(phrases: Sequence[str], names: Sequence[str], ids: Sequence[str], k:
     wanted, choices = list(distinct), [default_process(name) for name in names]
     id_rank = id_order(ids)
     lists = Lists.empty(len(wanted), k)
-    for begin, scores in score_blocks(wanted, choices, scorer, workers):
-        contenders = [_contenders(row, k) for row in scores]
-        first = np.repeat(np.arange(len(scores)), [len(found) for found in contenders])
-        second = np.concatenate(contenders)
-        values, ratios = scores[first, second], pair_scores(wanted[begin : begin + len(scores)], choices, fuzz.ratio, first, second, workers)
-        order = np.lexsort((id_rank[second], -ratios, -values, first))
-        _fill(lists, begin, first[order], second[order], values[order])
+    with Bar(len(wanted), "candidates by name", "phrase") as bar:
+        for begin, scores in score_blocks(wanted, choices, scorer, workers):
+            contenders = [_contenders(row, k) for row in scores]
+            first = np.repeat(np.arange(len(scores)), [len(found) for found in contenders])
+            second = np.concatenate(contenders)
+            values, ratios = scores[first, second], pair_scores(wanted[begin : begin + len(scores)], choices, fuzz.ratio, first, second, workers)
+            order = np.lexsort((id_rank[second], -ratios, -values, first))
+            _fill(lists, begin, first[order], second[order], values[order])
+            bar.update(len(scores))
     back = np.array([distinct[phrase] for phrase in cleaned], np.int64)
     return Lists(lists.ids[back], lists.scores[back])
 
@@ -198,10 +201,12 @@ def by_vector(mentions: Table, entities: Table, ids: Sequence[str], k: int) -> L
     asked, offered = np.flatnonzero(mentions.ok), np.flatnonzero(entities.ok)
     lists = Lists.empty(len(mentions), k)
     rows = max(1, _BLOCK_BYTES // (4 * ENTITY_BLOCK))
-    for start in range(0, len(offered), ENTITY_BLOCK):
-        columns = offered[start : start + ENTITY_BLOCK]
-        offer = unit_rows(entities, columns)
-        for begin in range(0, len(asked), rows):
+    blocks = [(start, begin) for start in range(0, len(offered), ENTITY_BLOCK) for begin in range(0, len(asked), rows)]
+    with Bar(len(blocks), "candidates by vector", "block") as bar:
+        for start, begin in blocks:
+            columns = offered[start : start + ENTITY_BLOCK]
+            if begin == 0:
+                offer = unit_rows(entities, columns)
             block = asked[begin : begin + rows]
             scores = (1 + np.clip(unit_rows(mentions, block) @ offer.T, -1, 1)) / 2
             contenders = [_contenders(row, k) for row in scores]
@@ -213,4 +218,5 @@ def by_vector(mentions: Table, entities: Table, ids: Sequence[str], k: int) -> L
             merged = Lists.empty(len(block), k)
             _fill(merged, 0, first[order], second[order], values[order])
             lists.ids[block], lists.scores[block] = merged.ids, merged.scores
+            bar.update()
     return lists

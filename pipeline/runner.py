@@ -1,7 +1,6 @@
 """The runner: cuts the missing rows into shards, has them read and run through the models, writes; several processes divide the work."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from cache.errors import PassingError, UserError
 from cache.files import read_json, write_json
+from cache.progress import Bar
 from cache.store import Store
 from pipeline import device as devices
 from pipeline import reading
@@ -126,7 +125,7 @@ class Runner:
         total = sum(len(chunk) for chunk in chunks)
         done_rows = [feature.extracted for feature in group]
         started, writing = time.monotonic(), None
-        with tqdm(total=total, desc=names, unit="row", disable=not sys.stderr.isatty(), smoothing=0.1) as bar:
+        with Bar(total, names, "row") as bar:
             waiting = list(chunks)
             while waiting:
                 held = []
@@ -187,7 +186,7 @@ class Runner:
                     feature.store.add(keys, done.status, done.causes, done.columns[feature.name])
                     feature.extracted += len(keys)
 
-    def _chunk(self, group: Sequence[Feature], wanted: Units, rows: np.ndarray, bar: tqdm) -> reading.Done:
+    def _chunk(self, group: Sequence[Feature], wanted: Units, rows: np.ndarray, bar: Bar) -> reading.Done:
         """One shard's rows, read and run through the models of the group."""
         sources = [wanted.sources[i] for i in rows]
         extractors = {feature.name: feature.extractor for feature in group}

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from cache.errors import PassingError
 from cache.files import write_atomic
+from cache.progress import Bar
 from cache.identity import KEY_BYTES
 from cache.shard import Status
 from pipeline.images import ImageError, Limits, decode_with_size, image_key, read_picture
@@ -117,10 +118,11 @@ def scan(
             verdicts[name] = verdict
     waiting = [name for name in names if name not in verdicts]
     failures = []
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, Bar(len(waiting), "looking at pictures", "picture") as bar:
         for begin in range(0, len(waiting), _CHUNK):
             chunk = waiting[begin : begin + _CHUNK]
             for name, verdict in zip(chunk, pool.map(lambda name: _examine(name, limits), chunk)):
+                bar.update()
                 if isinstance(verdict, PassingError):
                     failures.append(verdict)
                     continue

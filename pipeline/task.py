@@ -1,5 +1,6 @@
 """What all Luigi tasks share: the work folder, receipts, dry runs, one-line errors, the summary at the end. No torch."""
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -12,11 +13,13 @@ from typing import Any
 import luigi
 from luigi.cmdline_parser import CmdlineParser
 
+from cache import progress
 from cache.errors import PassingError, UserError
-from pipeline import receipts
+from pipeline import child, logs, receipts
 from pipeline.paths import Paths
 
 logger = logging.getLogger("luigi-interface")
+LOG_EVERY = 5.0  # seconds between two lines about the progress of one task
 
 
 def setting(name: str, default: Any, description: str, kind: type[luigi.Parameter] = luigi.Parameter, **more: Any) -> luigi.Parameter:
@@ -28,7 +31,8 @@ def setting(name: str, default: Any, description: str, kind: type[luigi.Paramete
 
 def stop(error: Exception) -> None:
     """End the command with the error's one line."""
-    raise SystemExit(f"error: {error}")
+    logs.emit("error", "error", message=str(error))
+    raise SystemExit(1 if logs.wanted() else f"error: {error}")
 
 
 class _OneLine(logging.Filter):
@@ -67,6 +71,14 @@ class Task(luigi.Task):
 
     work_dir = setting("work_dir", "artifacts", "folder that everything is written to (also MEL_WORK_DIR, or [mel] in luigi.cfg)")
     dry_run = luigi.BoolParameter(default=False, significant=False, description="say what would run, run and write nothing")
+    json_log = luigi.BoolParameter(default=False, significant=False, description="logs as lines of JSON on stderr (also MEL_JSON_LOG=1)")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.json_log:
+            os.environ[logs.WANTED] = "1"
+        if logs.wanted():
+            logs.take_over()
 
     @property
     def paths(self) -> Paths:
@@ -139,7 +151,8 @@ class Task(luigi.Task):
             self._said = True
             return
         started = time.monotonic()
-        made = self.make()
+        with self.told():
+            made = self.make()
         _known.clear()
         digest = self.digest()
         if digest is None:
@@ -154,6 +167,38 @@ class Task(luigi.Task):
         )
         _known.clear()
 
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Inside, Luigi's page and the log are told how far the work is."""
+        name, started, logged = f"{self.get_task_family()}{self.brief()}", time.monotonic(), [time.monotonic()]
+
+        def watch(state: dict[str, Any]) -> None:
+            self._say(progress.text(state), 100 * state["done"] // state["total"] if state["total"] else None)
+            if time.monotonic() - logged[0] >= LOG_EVERY:
+                logged[0] = time.monotonic()
+                logs.emit("progress", task=name, **state)
+
+        if logs.wanted():
+            logs.take_over()
+        logs.emit("start", task=name)
+        self._say("started", 0)
+        try:
+            with child.watched(watch):
+                yield
+        except BaseException as error:
+            logs.emit("failed", "error", task=name, seconds=round(time.monotonic() - started, 3), message=str(error) or type(error).__name__)
+            raise
+        self._say(f"done in {time.monotonic() - started:.1f} s", 100)
+        logs.emit("done", task=name, seconds=round(time.monotonic() - started, 3))
+
+    def _say(self, message: str, percent: int | None) -> None:
+        """Message and percentage on Luigi's page; a scheduler that cannot be reached is no reason to fail."""
+        with contextlib.suppress(Exception):
+            if self.set_status_message:
+                self.set_status_message(message)
+            if self.set_progress_percentage and percent is not None:
+                self.set_progress_percentage(percent)
+
     def _plan(self) -> Iterator[str]:
         """One line for each task that would run, in order."""
         seen: set[str] = set()
@@ -166,6 +211,11 @@ class Task(luigi.Task):
                 yield f"would run {task.get_task_family()}{task.brief()}"
 
         yield from walk(self)
+
+    def to_do(self) -> str:
+        """What running this task would do, in one line."""
+        steps = [step.removeprefix("would run ") for step in self._plan()]
+        return "done" if not steps else f"would run {'; '.join(steps)}"
 
     def brief(self) -> str:
         """What tells this task from others of its family, for messages."""
@@ -185,7 +235,8 @@ class Tool(Task):
         if self.dry_run:
             print(f"would run {self.get_task_family()}")
         else:
-            self.act()
+            with self.told():
+                self.act()
         self._said = True
 
     def act(self) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from cache.progress import Bar
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -24,14 +26,16 @@ def minimise(model: "nn.Module", loss_at: Callable[[int], "Tensor"], steps: int,
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=WARM_UP, cycle_momentum=False)
     model.train()
     losses = []
-    for step in range(steps):
-        loss = loss_at(step)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
+    with Bar(steps, f"training {type(model).__name__}", "step") as bar:
+        for step in range(steps):
+            loss = loss_at(step)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            bar.update()
     model.eval()
     last = losses[-max(1, steps // 10) :]
     return sum(last) / len(last)

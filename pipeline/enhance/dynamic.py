@@ -1,16 +1,14 @@
 """Dynamic descriptions: a language model is asked about each entity, and once more with the static text where it does not know."""
 
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from cache.errors import PassingError, UserError
 from cache.identity import canonical_json
+from cache.progress import Bar
 from pipeline.enhance import LOCAL, output, prompts
 from pipeline.enhance.budget import Budget, Spent
 from pipeline.enhance.local import LocalModel
@@ -132,7 +130,7 @@ class _Talk:
             self.model.open()
             self.opened = True
         keys = list(waiting)
-        with tqdm(total=len(keys), desc=what, unit="answer", disable=not sys.stderr.isatty()) as bar:
+        with Bar(len(keys), what, "answer") as bar:
 
             def deliver(number: int, answer: dict[str, Any]) -> None:
                 self.kept.put(keys[number], answer)

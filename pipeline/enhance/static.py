@@ -1,14 +1,12 @@
 """Static descriptions: the first paragraphs of each entity's page, from a local file or from a wiki."""
 
-import sys
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from cache.errors import PassingError, UserError
+from cache.progress import Bar
 from pipeline.enhance import output, pagefile
 from pipeline.enhance.mediawiki import EXTRACTS, ITEMS, STOPPED_AFTER, MediaWiki, batches, store_name
 from pipeline.enhance.patience import GivenUp, Pace, Patience, TooLarge, check_address
@@ -137,7 +135,7 @@ def _fill(kept: Kept, wanted: list[str], size: int, fetch: Any, what: str, job: 
         counts["requests"] += len(waiting)
         return
     in_a_row = 0
-    with tqdm(total=len(missing), desc=what, unit="page", disable=not sys.stderr.isatty()) as bar:
+    with Bar(len(missing), what, "page") as bar:
         waiting.reverse()
         while waiting:
             group = waiting.pop()

@@ -1,0 +1,81 @@
+"""How far a piece of work is: a bar with rate and time left on a terminal, and a small file for whoever started the process."""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+FILE = "MEL_PROGRESS"
+"""Environment variable: the file that the process which started this one looks at."""
+EVERY = 0.5  # seconds between two notes in that file
+DELAY = 1.0  # seconds before a bar is drawn: short work draws none
+
+
+class Bar:
+    """Progress of `total` steps (None: unknown). Quiet where stderr is no terminal. Use as a context manager."""
+
+    def __init__(self, total: int | None, what: str, unit: str, done: int = 0, quiet: bool = False) -> None:
+        self.total, self.what, self.unit, self.first, self.done = total, what, unit, done, done
+        self._began = self._noted = time.monotonic()
+        hidden = quiet or not sys.stderr.isatty()
+        self._drawn = tqdm(
+            total=total, initial=done, desc=what, unit=unit, unit_scale=(total or 0) >= 10_000, disable=hidden, smoothing=0.1, delay=DELAY, dynamic_ncols=True
+        )
+
+    def update(self, count: int = 1) -> None:
+        """`count` more steps are done."""
+        self.done += count
+        self._drawn.update(count)
+        now = time.monotonic()
+        if now - self._noted >= EVERY:
+            self._noted = now
+            self._note(now)
+
+    def show(self, **values: str) -> None:
+        """Short figures beside the bar."""
+        self._drawn.set_postfix(values)
+
+    def state(self, now: float) -> dict[str, Any]:
+        """what, unit, done, total, rate (per second, of this process), left_s (None where nothing can be said of it)."""
+        rate = (self.done - self.first) / max(now - self._began, 1e-9)
+        left = (self.total - self.done) / rate if self.total is not None and rate > 0 else None
+        return {
+            "what": self.what, "unit": self.unit, "done": self.done, "total": self.total, "rate": float(f"{rate:.3g}"),
+            "left_s": None if left is None else round(left, 1),
+        }
+
+    def _note(self, now: float) -> None:
+        path = os.environ.get(FILE)
+        if not path:
+            return
+        temporary = Path(f"{path}.{os.getpid()}")
+        with contextlib.suppress(OSError):  # whoever looked at it may be gone
+            temporary.write_text(json.dumps(self.state(now)))
+            os.replace(temporary, path)
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._note(time.monotonic())
+        self._drawn.close()
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The last note in a progress file; None where there is none."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def text(state: dict[str, Any]) -> str:
+    """One line: `training: 1,024 of 5,000 mentions, 210 per s, 0:19 left`."""
+    of = f"{state['done']:,}" + (f" of {state['total']:,}" if state["total"] is not None else "")
+    left = "" if state["left_s"] is None else f", {tqdm.format_interval(state['left_s'])} left"
+    return f"{state['what']}: {of} {state['unit']}s, {state['rate']:g} per s{left}"

@@ -1,0 +1,55 @@
+"""Logs as lines of JSON on request (`--json-log`, MEL_JSON_LOG=1): one object a line on stderr. Results stay on stdout as they are."""
+
+import json
+import logging
+import os
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import IO, Any
+
+WANTED = "MEL_JSON_LOG"
+
+
+def wanted() -> bool:
+    """Whether lines of JSON were asked for; children inherit it."""
+    return os.environ.get(WANTED, "").lower() not in ("", "0", "false", "no")
+
+
+def emit(event: str, level: str = "info", **more: Any) -> None:
+    """One line, where lines are wanted: time (UTC), level, event, and what more there is to say."""
+    if wanted():
+        said = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "event": event, **more}
+        print(json.dumps(said, ensure_ascii=False, default=str), file=sys.stderr, flush=True)
+
+
+class Lines(logging.Handler):
+    """Python's log records as lines of JSON."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        more = {"traceback": "".join(traceback.format_exception(*record.exc_info))} if record.exc_info else {}
+        emit("log", record.levelname.lower(), logger=record.name, message=record.getMessage(), **more)
+
+
+def take_over() -> None:
+    """Replace the handlers of luigi's and Python's loggers."""
+    lines = Lines(logging.getLogger("luigi").level)
+    for name in ("", "luigi", "luigi-interface"):
+        logger = logging.getLogger(name)
+        for handler in [handler for handler in logger.handlers if not isinstance(handler, Lines)]:
+            lines.filters = [*lines.filters, *handler.filters]
+            logger.removeHandler(handler)
+    root = logging.getLogger()
+    if not any(isinstance(handler, Lines) for handler in root.handlers):
+        root.addHandler(lines)
+    logging.captureWarnings(True)
+
+
+def relay(stream: IO[str], source: str) -> None:
+    """Pass on what another process writes to its stderr, line by line: its own lines of JSON as they are, any other text wrapped in one."""
+    for line in stream:
+        line = line.rstrip("\n")
+        if line.startswith('{"time"'):
+            print(line, file=sys.stderr, flush=True)
+        elif line.strip():
+            emit("output", source=source, message=line)

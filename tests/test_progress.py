@@ -1,0 +1,179 @@
+"""What a user sees of work under way: bars on a terminal alone, lines of JSON on request, Luigi's own page, and Status."""
+
+import contextlib
+import json
+import os
+import pty
+import socket
+import subprocess
+import sys
+import termios
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import pytest
+import small_world
+from test_tasks import ROOT, World
+
+from cache import progress
+from pipeline import child
+
+WORK = """
+import sys, time
+from cache.progress import Bar
+def work(job):
+    print("a line of a library", file=sys.stderr, flush=True)
+    with Bar(40, "counting", "sheep") as bar:
+        for step in range(40):
+            time.sleep(0.05)
+            bar.update()
+    return {"done": bar.done}
+"""
+
+
+@pytest.fixture
+def counting(tmp_path, monkeypatch):
+    """A module whose function counts for two seconds."""
+    (tmp_path / "counting.py").write_text(WORK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "counting:work"
+
+
+def test_whoever_starts_a_child_is_told_how_far_it_is(counting, capfd):
+    told = []
+    with child.watched(told.append):
+        assert child.run(counting, {}) == {"done": 40}
+    assert len(told) >= 2 and told[-1]["done"] == told[-1]["total"] == 40 and told[-1]["left_s"] == 0
+    assert [state["done"] for state in told] == sorted({state["done"] for state in told}) and all(state["rate"] > 0 for state in told)
+    assert progress.text(told[-1]).startswith("counting: 40 of 40 sheeps, ")
+    assert "counting:" not in capfd.readouterr().err, "no bar where stderr is no terminal"
+
+
+def test_a_terminal_shows_a_bar_with_rate_and_time_left(counting):
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 100))
+    code = f"from pipeline import child; child.run({counting!r}, {{}})"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])}
+    done = subprocess.Popen([sys.executable, "-c", code], stderr=follower, env=environment)
+    os.close(follower)
+    shown = b""
+    with contextlib.suppress(OSError):  # the other end is closed when the child ends
+        while part := os.read(leader, 4096):
+            shown += part
+    assert done.wait(60) == 0
+    assert b"counting:" in shown and b"/40" in shown and b"sheep/s" in shown
+
+
+def test_lines_of_json_hold_also_what_a_child_prints(counting, monkeypatch, capfd):
+    monkeypatch.setenv("MEL_JSON_LOG", "1")
+    child.run(counting, {})
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(line["event"], line.get("message"), line.get("source")) for line in lines] == [("output", "a line of a library", counting)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    world = World(tmp_path_factory.mktemp("world"))
+    small_world.write(world.data)
+    small_world.profile(world.root)
+    return world
+
+
+def lines(world, task, *options, code=0, **environment):
+    """Lines of JSON that a command wrote on stderr, and its stdout."""
+    command = [sys.executable, "-m", "luigi", "--module", "tasks", task, "--work-dir", str(world.work), "--dataset", "small", "--data-dir", str(world.data), *options]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return [json.loads(line) for line in done.stderr.splitlines()], done.stdout
+
+
+def test_every_line_on_stderr_is_json_when_asked_for_and_results_stay_on_stdout(world):
+    told, said = lines(world, "PrepareDataset", "--json-log")
+    assert [(line["event"], line["task"]) for line in told if "task" in line] == [("start", "PrepareDataset"), ("done", "PrepareDataset")]
+    assert all({"time", "level"} <= set(line) for line in told) and "dataset small prepared" in said
+    told, _ = lines(world, "ExtractFeatures", "--profile", "nowhere.yaml", code=1, MEL_JSON_LOG="1")
+    assert told[-1]["event"] == "error" and "nowhere.yaml: no such profile file" in told[-1]["message"]
+    (world.root / "broken").mkdir()
+    (world.root / "broken" / "mentions.jsonl").write_text("{\n")
+    (world.root / "broken" / "entities.jsonl").write_text("{}\n")
+    told, _ = lines(world, "PrepareDataset", "--data-dir", str(world.root / "broken"), "--json-log", code=30)
+    assert [line["event"] for line in told if line["level"] == "error"][:1] == ["failed"] and "jsonl:1" in json.dumps(told)
+
+
+@pytest.fixture
+def luigid(tmp_path):
+    """The address of a scheduler of Luigi's, with its page, on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", "from luigi.cmdline import luigid; luigid()", "--address", "127.0.0.1", "--port", str(port), "--state-path", str(tmp_path / "state")]
+    server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{url}/static/visualiser/index.html", timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None
+                time.sleep(0.1)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def ask(url, call, **data):
+    with urllib.request.urlopen(f"{url}/api/{call}?data={urllib.parse.quote(json.dumps(data))}", timeout=30) as answer:
+        return json.loads(answer.read())["response"]
+
+
+def test_luigis_page_shows_progress_and_messages(world, luigid, tmp_path, monkeypatch):
+    monkeypatch.setenv("LUIGI_CONFIG_PATH", "luigid.cfg")
+    fresh = World(world.root)
+    fresh.work = tmp_path / "work"
+    fresh.luigi("PrepareDataset", "--scheduler-url", luigid)
+    found = {name: row for name, row in ask(luigid, "task_list", status="", upstream_status="").items() if name.startswith("PrepareDataset")}
+    assert len(found) == 1
+    (name,) = found
+    assert ask(luigid, "get_task_status_message", task_id=name)["statusMessage"].startswith("done in ")
+    assert ask(luigid, "get_task_progress_percentage", task_id=name)["progressPercentage"] == 100
+
+
+def test_status_says_what_there_is_and_what_commands_would_do(world, tmp_path):
+    nothing = World(world.root)
+    nothing.work = tmp_path / "none"
+    assert "nothing there yet" in nothing.luigi("Status", "--methods", "mimic")
+    world.luigi("ExtractFeatures", "--features", "text_tokens")
+    said = world.luigi("Status", "--methods", "mimic,drin,mimmic")
+    shard = next(world.work.glob("cache/text_tokens-*"))
+    row = next(line for line in said.splitlines() if line.startswith("text_tokens"))
+    assert row.split()[1] == shard.name.rpartition("-")[2] and int(row.split()[2]) > 0
+    assert "trained: nothing" in said and "searched: nothing" in said and str(world.work) in said and "free:" in said
+    todo = next(line for line in said.splitlines() if "TrainHead --method mimic" in line)
+    assert "would run" in todo and "ExtractGroup clip_text" in todo and todo.rstrip().endswith("TrainHead mimic, seed 0")
+    assert "no such method; did you mean 'mimic'?" in said
+    world.luigi("TrainHead", "--method", "mimic")
+    said = world.luigi("Status", "--methods", "mimic")
+    run = next(world.work.glob("runs/small/mimic/*"))
+    row = next(line for line in said.splitlines() if line.startswith("small/mimic")).split()
+    figures = json.loads((run / "metrics.json").read_text())["test"]["full-kb"]["all"]
+    assert row[1:4] == [run.name, "0", "full-kb"] and row[4:6] == [f"{100 * figures[name]:.2f}" for name in ("H@1", "MRR")]
+    assert "TrainHead --method mimic: done" in said
+    (run / "run.json").write_text("{")
+    assert run.name in world.luigi("Status", "--methods", "mimic"), "one broken file does not end the account"
+
+
+def test_every_command_has_a_dry_run_that_writes_nothing(world, tmp_path):
+    import tasks
+
+    fresh = World(world.root)
+    fresh.work = tmp_path / "none"
+    for name in tasks.__all__:
+        if name in ("ExtractGroup", "PromptedFeatures", "BuildPairs", "Ablate", "CompareRuns", "EnhanceEntities"):  # made by others, or tested with what they need
+            continue
+        named = "profile" in dict(getattr(tasks, name).get_params())
+        assert "would" in fresh.luigi(name, "--dry-run", profile=named), name
+    assert not fresh.work.exists()
