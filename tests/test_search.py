@@ -16,7 +16,7 @@ import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from heads_world import build_job
+from heads_world import build_job, job_for
 from optuna.trial import TrialState
 
 from cache.errors import UserError
@@ -339,3 +339,33 @@ def test_a_head_trained_on_other_features_is_refused_with_both_identities_named(
     with pytest.raises(UserError) as error:
         list_scores(changed, ("dev",), torch.device("cpu"))
     assert all(text in str(error.value) for text in (str(tmp_path / "run"), store.identity[:16], Store.open(Path(entry["store"])).identity[:16]))
+
+
+def test_a_search_over_the_fusion_reads_its_heads_scores_of_dev_alone(world, tmp_path):
+    job = {**world[0], "out": str(tmp_path / "run"), "config": {**world[0]["config"], "epochs": 1}}
+    training.main(job)
+    fused = job_for(job, "fused", {"heads": ["mimic"], "pair_features": ["name_similarity"], "epochs": 4}, tmp_path / "sweep") | {"heads": {"mimic": job}}
+    fused["config"] = to_json(load_config("fused", fused["config"]))
+    space = checked(config_class("fused"), {"hidden": {"choices": [0, 4]}, "lr": {"low": 0.003, "high": 0.1, "log": True}}, "space")
+    search.main(search_job(job, tmp_path / "sweep", 3) | {"training": fused, "space": space})
+    split = pq.read_table(Path(job["dataset"]) / "mentions.parquet")["split"].to_numpy(zero_copy_only=False)
+    scores = np.load(tmp_path / "sweep" / "parts" / "mimic.npz")["values"]
+    assert np.isfinite(scores[split == "dev"]).any() and np.isnan(scores[split == "test"]).all()
+    assert sum(row["state"] == "complete" for row in rows(tmp_path / "sweep")) == 3
+
+
+def test_a_search_over_the_gate_starts_each_trial_from_the_trained_experts(tmp_path):
+    job = build_job(tmp_path)
+    common = {"text_feature": "text_tokens", "image_feature": "image_patches", "experts": ["text", "visual"], "epochs": 1, "batch_size": 32, "d_t": 8, "d_v": 8}
+    experts = {}
+    for expert in ("text", "visual"):
+        experts[expert] = job_for(job, "dsmip", {**common, "stage": expert}, tmp_path / expert)
+        training.main(experts[expert])
+    before = {expert: (tmp_path / expert / "model.safetensors").read_bytes() for expert in experts}
+    gate = job_for(job, "dsmip", {**common, "gate_width": 16}, tmp_path / "sweep") | {"heads": experts}
+    gate["config"] = to_json(load_config("dsmip", gate["config"]))
+    space = checked(config_class("dsmip"), {"lr": {"low": 1e-9, "high": 1e-8, "log": True}, "gate_dropout": {"low": 0.0, "high": 0.1}}, "space")
+    found = search.main(search_job(job, tmp_path / "sweep", 2) | {"training": gate, "space": space})
+    lone = {expert: json.loads((tmp_path / expert / "history.json").read_text())["epochs"][-1]["dev MRR"] for expert in experts}
+    assert found["value"] >= min(lone.values()) > 1 / 10, "hardly trained, the gate already has what its experts learned"
+    assert {expert: (tmp_path / expert / "model.safetensors").read_bytes() for expert in experts} == before
