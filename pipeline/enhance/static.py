@@ -150,7 +150,7 @@ def _fill(kept: Kept, wanted: list[str], size: int, fetch: Any, what: str, job: 
             except GivenUp as error:
                 in_a_row += 1
                 if in_a_row == STOPPED_AFTER:
-                    left = f"{len(missing) - bar.n:,} of {len(wanted):,} {what} are still to fetch"
+                    left = f"{len(missing) - bar.done:,} of {len(wanted):,} {what} are still to fetch"
                     raise PassingError(f"{error}; {left}; the same command goes on there") from None
                 continue
             in_a_row = 0
