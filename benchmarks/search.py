@@ -33,7 +33,8 @@ def used() -> float:
 def timed(command: list[str]) -> tuple[float, float, str]:
     """Clock and CPU seconds of a command, and what it printed."""
     began, before = time.monotonic(), used()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    threads = {name: os.environ.get(name, str(len(os.sched_getaffinity(0)))) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment = {**os.environ, **threads, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}  # as every child of a task has it
     said = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
     return time.monotonic() - began, used() - before, said
 
