@@ -179,11 +179,12 @@ import os, socket, sys
 def forbidden(*_, **__): raise SystemExit("a connection was tried")
 socket.getaddrinfo = socket.create_connection = socket.socket.connect = forbidden
 import cv2, numpy, torch
-before = torch.save, dict(numpy.get_printoptions()), cv2.getNumThreads(), os.environ.get("OMP_NUM_THREADS")
+from PIL import Image
+before = torch.save, Image.open, dict(numpy.get_printoptions()), cv2.getNumThreads(), os.environ.get("OMP_NUM_THREADS")
 from pipeline.detectors import yolo
 made = yolo.Detector(yolo.find(sys.argv[1], yolo.Path("."), None, True), 3, 0.25, None, None)
 made.load("cpu")
-assert before == (torch.save, dict(numpy.get_printoptions()), cv2.getNumThreads(), os.environ.get("OMP_NUM_THREADS"))
+assert before == (torch.save, Image.open, dict(numpy.get_printoptions()), cv2.getNumThreads(), os.environ.get("OMP_NUM_THREADS"))
 from ultralytics.utils import AUTOINSTALL, ONLINE, SAFE_LOAD
 from ultralytics.utils.events import events
 assert SAFE_LOAD and not AUTOINSTALL and not ONLINE and not events.enabled

@@ -152,9 +152,9 @@ def test_broken_pictures_are_verdicts_in_the_store_and_are_not_read_again(job, t
 
 
 def test_a_picture_that_cannot_be_read_now_leaves_the_task_undone_and_is_done_later(job, tmp_path, monkeypatch):
-    from pipeline import runner
+    from pipeline import reading
 
-    plain = runner.decode
+    plain = reading.decode
     calls = []
 
     def flaky(data, limits):
@@ -163,7 +163,7 @@ def test_a_picture_that_cannot_be_read_now_leaves_the_task_undone_and_is_done_la
             raise OSError(5, "Input/output error")
         return plain(data, limits)
 
-    monkeypatch.setattr(runner, "decode", flaky)
+    monkeypatch.setattr(reading, "decode", flaky)
     work = {**images(job), "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")}
     with pytest.raises(PassingError, match="1 pictures could not be read and stay undone.*run the same command again"):
         extract.main(work)

@@ -48,7 +48,7 @@ def _import() -> None:
     import cv2
     import torch
 
-    threads, save, printing = os.environ.get("OMP_NUM_THREADS"), torch.save, np.get_printoptions()
+    threads, save, printing, open_image = os.environ.get("OMP_NUM_THREADS"), torch.save, np.get_printoptions(), Image.open
     cv_threads = cv2.getNumThreads()
     if "YOLO_CONFIG_DIR" not in os.environ:
         os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="ultralytics-")
@@ -59,7 +59,7 @@ def _import() -> None:
 
     # What the import changes for the whole process is put back.
     LOGGER.setLevel("ERROR")
-    torch.save = save
+    torch.save, Image.open = save, open_image
     torch.set_printoptions(profile="default")
     np.set_printoptions(**printing)
     cv2.setNumThreads(cv_threads)
