@@ -100,6 +100,10 @@ class OnDataset(Task):
         return fingerprint(self.source, self.format or None, self.layout(), memo, rescan=self.rescan)
 
 
+TABLES = 2
+"""Raised when the tables of a prepared dataset get other columns, so that older ones are made again."""
+
+
 class PrepareDataset(OnDataset):
     """Reads a dataset's files, looks at every picture once, and leaves tables (Parquet) and the dataset's account.
 
@@ -113,7 +117,7 @@ class PrepareDataset(OnDataset):
 
     def request(self) -> dict[str, Any] | None:
         fingerprint = self.fingerprint()
-        return fingerprint and {"fingerprint": fingerprint, "limits": dict(profile.load(self.profile).limits), "max_bad_images": self.max_bad_images}
+        return fingerprint and {"tables": TABLES, "fingerprint": fingerprint, "limits": dict(profile.load(self.profile).limits), "max_bad_images": self.max_bad_images}
 
     def make(self) -> dict[str, Any]:
         out = self.paths.dataset(self.dataset, self.digest())
