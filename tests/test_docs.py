@@ -4,17 +4,16 @@ import json
 import re
 from pathlib import Path
 
+import documents
 import heads_world
 import numpy as np
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+from documents import PAGES, ROOT
 
 
 def blocks(page: str, language: str = "python") -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.M | re.S)
+    return [block.text for block in documents.blocks(ROOT / "docs" / page) if block.language == language]
 
 
 def write_named(block: str, folder: Path) -> Path:
@@ -93,8 +92,10 @@ def test_links_and_paths_lead_somewhere(page):
 def test_commands_name_tasks_and_options_that_there_are(page):
     import tasks
 
-    for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.M | re.S):
-        for line in block.splitlines():
+    for block in documents.blocks(page):
+        if block.language != "bash":
+            continue
+        for line in block.text.splitlines():
             command = line.partition("  #")[0].split()
             if "luigi" not in command:
                 continue

@@ -1,0 +1,36 @@
+"""Commands in the documentation: each block says whether it is run here or shown, and those to run are run, as a reader would, on the demo."""
+
+import pytest
+from documents import PAGES, ROOT, blocks, checkout, run
+
+FIRST = ROOT / "docs" / "first-fifteen-minutes.md"
+OWN_TESTS = ("adding-a-head.md", "adding-an-extractor.md", "cache-format.md")
+"""Pages whose Python is parts of a program: tests/test_docs.py puts them in place."""
+
+
+def to_run(page):
+    languages = ("bash",) if page.name in OWN_TESTS else ("bash", "python")
+    return [block for block in blocks(page) if block.mark == "run" and block.language in languages]
+
+
+@pytest.fixture(scope="session")
+def after_fifteen_minutes(demo_work, tmp_path_factory):
+    """A clone in which a newcomer has followed the first page: the demo's features are there, and two trained heads."""
+    folder = checkout(tmp_path_factory.mktemp("docs") / "clone", demo_work[0])
+    return folder, {str(block): run(block, folder) for block in to_run(FIRST)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_block_of_commands_or_python_says_run_or_show(page):
+    for block in blocks(page):
+        assert block.language not in ("sh", "shell", "console"), f"{block}: commands stand in a block of `bash`, what they print in one of `text`"
+        if block.language in ("bash", "python"):
+            assert block.mark in ("run", "show"), f"{block}: `{block.language} {block.mark}`; expected run or show behind the language"
+        else:
+            assert not block.mark, f"{block}: {block.mark!r} says nothing behind {block.language!r}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != FIRST and to_run(page)], ids=lambda path: path.name)
+def test_blocks_to_run_succeed_in_order(page, after_fifteen_minutes):
+    for block in to_run(page):
+        run(block, after_fifteen_minutes[0])
