@@ -46,7 +46,7 @@ def checkout(folder: Path, work: Path) -> Path:
     return folder
 
 
-def run(block: Block, folder: Path, timeout: float = 600) -> str:
+def run(block: Block, folder: Path, timeout: float = 1500) -> str:
     """What a block of commands or of Python prints when it is run in `folder`. A block of commands fails with the first of them that does."""
     command = ["bash", "-euo", "pipefail", "-c", block.text] if block.language == "bash" else [sys.executable, "-c", block.text]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
