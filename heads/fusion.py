@@ -1,8 +1,10 @@
 """Training of `fused`: scores of trained heads become parts beside pair features, and every part is shown alone and left out."""
 
 import io
-import shutil
-from collections.abc import Callable, Collection
+import sys
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,22 @@ from rapidfuzz.utils import default_process
 
 from cache.errors import UserError
 from cache.files import read_json, write_atomic, write_json
+from cache.progress import Bar
 from heads import training
+from heads.base import Head
 from heads.config import load_config
 from heads.data import Bundle
-from heads.device import pick_device
+from heads.device import pick_device, pick_precision, repeatable
 from heads.evaluation import SPLITS
+from heads.metrics import figures, rank_in_lists, rerank
 from heads.runs import list_scores
+from heads.scoring import score_lists
 
 PROTOCOL = "rerank"
 SHOWN = (("dev", "half: choose"), ("test", "all"))
 FIGURES = ("H@1", "MRR")
+THREADS = 1
+"""Of torch while fitting: its products are so small that threads wait for each other longer than they compute, most of all on cores that are shared."""
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +41,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     """
     pairs = parts(job, SPLITS, pick_device(job.get("device", "auto")))
     job = {**job, "pairs": pairs, "heads": {}, "train_fraction": 1.0}  # heads and frequency saw a fraction of train; nothing here is learned from it
-    result = training.main(job)
+    result = training.main({**job, "threads": THREADS})
     return {**result, "table": f"{result['table']}\n\n{parts_table(_parts(job, result['metrics']))}"}
 
 
@@ -79,26 +87,56 @@ def parts_table(parts: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def _parts(job: dict[str, Any], metrics: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
-    """The figures of all parts together, of each alone and of all but each."""
-    out, pairs = Path(job["out"]), job["pairs"]
-    path = out / "parts.json"
+    """The figures of all parts together, of each alone and of all but each; each learned as the run itself was, over the same tensors in memory."""
+    path = Path(job["out"]) / "parts.json"
     if path.exists():
         return read_json(path)
-    found = {"all": _figures(metrics)}
-    subsets = {f"only {name}": {name: pairs[name]} for name in pairs}
-    subsets |= {f"without {name}": {other: pairs[other] for other in pairs if other != name} for name in pairs if len(pairs) > 1}
-    for name, subset in subsets.items():
-        folder = out / "parts" / name.replace(" ", "-")
-        found[name] = _figures(training.main({**job, "pairs": subset, "out": str(folder)})["metrics"])
+    names = sorted(job["pairs"])
+    subsets = {f"only {name}": [name] for name in names}
+    subsets |= {f"without {name}": [other for other in names if other != name] for name in names if len(names) > 1}
+    device = pick_device(job.get("device", "auto"))
+    bundle = Bundle.load(job, [], device)
+    found = {"all": {split: _shown(metrics.get(split, {}).get(PROTOCOL, {}).get(part, {})) for split, part in SHOWN}}
+    started = {name: _start(job, bundle, subset) for name, subset in subsets.items()}
+    workers = 1 if device.type == "cuda" else torch.get_num_threads()
+    with repeatable(THREADS), ThreadPoolExecutor(workers) as pool, Bar(len(subsets), "parts", "fit", quiet=not sys.stderr.isatty()) as bar:
+        fits = {name: pool.submit(_fit_again, *start, job, device) for name, start in started.items()}
+        for name, fit in fits.items():
+            found[name] = fit.result()
+            bar.update(1)
     write_json(path, found)
-    for name in subsets:
-        shutil.rmtree(out / "parts" / name.replace(" ", "-"))
     return found
 
 
-def _figures(metrics: dict[str, Any]) -> dict[str, dict[str, float]]:
-    by_split = {split: metrics.get(split, {}).get(PROTOCOL, {}).get(part, {}) for split, part in SHOWN}
-    return {split: {figure: values.get(figure, float("nan")) for figure in FIGURES} for split, values in by_split.items()}
+def _start(job: dict[str, Any], bundle: Bundle, subset: list[str]) -> tuple[Head, Bundle, np.ndarray]:
+    """An untrained combination of some parts alone, what it reads and its training mentions. Draws from torch's generator: one at a time."""
+    shapes = {f"pairs.{part}": bundle.shapes[f"pairs.{part}"] for part in subset}
+    bundle = replace(bundle, pairs={part: bundle.pairs[part] for part in subset}, shapes=shapes)
+    config = load_config(job["method"], job["config"])
+    chosen, _ = training.training_mentions(bundle, 1.0, config.fits_on)
+    return training.new_head(job, config, bundle, chosen, int(job["seed"])), bundle, chosen
+
+
+def _fit_again(head: Head, bundle: Bundle, chosen: np.ndarray, job: dict[str, Any], device: torch.device) -> dict[str, dict[str, float]]:
+    """The figures of a combination that is learned by the steps of `heads.training.main`, without leaving a run."""
+    config, precision = head.config, pick_precision(job.get("precision", "auto"), device)
+    optimizer = training.make_optimizer(head, config)[1]
+    best = training.run_epochs(head, optimizer, config, bundle, chosen, int(job["seed"]), precision, lambda state, best: None, training.State(), {})
+    head.load_state_dict(best)
+    head.eval()
+    figures_of = {}
+    for split, part in SHOWN:
+        known = (bundle.table["split"] == split) & (bundle.gold >= 0)
+        index = np.flatnonzero(training.half_of_dev(bundle, part.partition(": ")[2]) if split == "dev" else known)
+        lists, gold = bundle.candidates[index], bundle.gold[index]
+        ranks = rank_in_lists(score_lists(head, bundle.mentions, bundle.entities, index, lists, bundle.pairs_of(index))["score"], lists, gold)
+        ranks = rerank(ranks, bundle.retrieval_rank[index], len(bundle.entity_ids))
+        figures_of[split] = _shown(figures(ranks, (lists == gold[:, None]).any(1)))
+    return figures_of
+
+
+def _shown(values: Mapping[str, float]) -> dict[str, float]:
+    return {figure: values.get(figure, float("nan")) for figure in FIGURES}
 
 
 def _kept(path: Path, make: Callable[[], np.ndarray]) -> str:

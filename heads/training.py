@@ -174,7 +174,7 @@ def run_epochs(
 
     after: told of the state and the best weights after each epoch; what it raises ends the training. watch: told of mentions done.
     """
-    chooser = np.flatnonzero(_half_of_dev(bundle, "choose"))
+    chooser = np.flatnonzero(half_of_dev(bundle, "choose"))
     epochs = config.epochs if any(group["params"] for group in optimizer.param_groups) else 0
     while state.epoch < epochs and not (config.patience and state.epoch - state.best_epoch >= config.patience):
         epoch, began = state.epoch + 1, time.monotonic()
@@ -218,7 +218,7 @@ def training_mentions(bundle: Bundle, fraction: float, part: str = "train") -> t
     10 % are part of 20 %), and counts."""
     if not 0 < fraction <= 1:
         raise UserError(f"train_fraction = {fraction}: expected more than 0, at most 1")
-    here = bundle.table["split"] == "train" if part == "train" else _half_of_dev(bundle, part)
+    here = bundle.table["split"] == "train" if part == "train" else half_of_dev(bundle, part)
     usable = np.flatnonzero(here & (bundle.gold >= 0))
     counts = {part: len(usable), "NIL": int((here & (bundle.gold == -1)).sum()), "outside the KB": int((here & (bundle.gold == -2)).sum())}
     if not len(usable):
@@ -279,7 +279,7 @@ def run_epoch(
     return means
 
 
-def _half_of_dev(bundle: Bundle, half: str) -> np.ndarray:
+def half_of_dev(bundle: Bundle, half: str) -> np.ndarray:
     """(M,) bool of the mentions of dev in one half, "choose" or "calibrate", whose gold is in the KB."""
     dev = (bundle.table["split"] == "dev") & (bundle.gold >= 0)
     return np.array([bool(here) and dev_half(str(name)) == half for here, name in zip(dev, bundle.table["gold_id"], strict=True)])

@@ -19,17 +19,18 @@ class FusedConfig(HeadConfig):
     hidden: units of the network over a pair's numbers; 0: a weighted sum (a logistic regression over the list). members: networks whose mean it is.
     """
 
-    lr: float = 0.02
+    lr: float = 0.03
+    lr_decay: bool = True
     batch_size: int = 64
-    epochs: int = 40
-    patience: int = 8
+    epochs: int = 10
+    patience: int = 0
     weight_decay: float = 0.05
     heads: tuple[str, ...] = ("auto",)
     pair_features: tuple[str, ...] = ("auto",)
     frequency: bool = True
     text_only: bool = False
-    hidden: int = 24
-    members: int = 5
+    hidden: int = 16
+    members: int = 2
 
     positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "members")
     trainer: ClassVar[str] = "heads.fusion:main"
