@@ -12,13 +12,14 @@ Each task says what it reads and what it leaves behind.
 
 import json
 import os
+import sys
 
 import luigi
 
 from cache.errors import UserError
 from linking import jobs
 from linking.tasks import BuildCandidates, BuildPairs, ExtractFeatures, PromptedFeatures, SearchHead, TrainHead
-from pipeline import child, wants
+from pipeline import child, help, wants
 from pipeline.task import Task, Tool
 from pipeline.tasks import DemoEncoders, DemoWorld, EnhanceEntities, ExtractGroup, OnProfile, PrepareDataset
 from report import status
@@ -34,6 +35,9 @@ class VerifyCache(Tool):
     """Checks every checksum of the cache and names what is bad; --repair removes bad shards, and the next run refills exactly those."""
 
     repair = luigi.BoolParameter(default=False, description="remove what is bad")
+
+    def brief(self) -> str:
+        return f": check every shard in {self.paths.cache}{', remove bad ones' if self.repair else ''}"
 
     def act(self) -> None:
         found = child.run("pipeline.upkeep:verify", {"cache": str(self.paths.cache), "repair": self.repair})
@@ -67,6 +71,9 @@ class CleanCache(Tool):
     profiles = luigi.Parameter(default="", description="comma-separated further profile files whose features are kept")
     remove = luigi.BoolParameter(default=False, description="delete what is listed")
 
+    def brief(self) -> str:
+        return f": {'delete' if self.remove else 'list'} what no profile in use asks for in {self.paths.cache}"
+
     def act(self) -> None:
         job = {
             "cache": str(self.paths.cache), "receipts": str(self.paths.receipts), "memo": str(self.paths.memo), "profiles": [name for name in self.profiles.split(",") if name],
@@ -93,3 +100,4 @@ class Status(Tool, OnProfile):
 
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+help.offer(sys.argv, {name: globals()[name] for name in __all__})

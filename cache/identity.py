@@ -14,8 +14,10 @@ import numpy as np
 
 from cache.errors import UserError
 from cache.files import locked, read_json, write_json
+from cache.progress import Bar
 
 KEY_BYTES = 16
+PART = 1 << 22  # bytes of a file that are hashed at a time
 DTYPES = ("float16", "float32", "int32", "uint8")
 _RESERVED = {"keys", "status", "cause"}  # arrays that every shard has beside its outputs
 
@@ -90,8 +92,7 @@ def _file_hash(file: Path, memo: Path | None) -> str:
         known = _memo(memo).get(place)
         if isinstance(known, dict) and (known.get("size"), known.get("mtime_ns")) == (before.st_size, before.st_mtime_ns) and "sha256" in known:
             return known["sha256"]
-        with open(place, "rb") as handle:
-            value = hashlib.file_digest(handle, "sha256").hexdigest()
+        value = _sha256(place, before.st_size)
         after = os.stat(place)
     except OSError as error:
         raise UserError(f"weights {file}: {error.strerror or error}; check `model:` in the profile") from error
@@ -100,6 +101,15 @@ def _file_hash(file: Path, memo: Path | None) -> str:
     if memo is not None:
         _remember(Path(memo), place, {"size": after.st_size, "mtime_ns": after.st_mtime_ns, "sha256": value})
     return value
+
+
+def _sha256(place: str, size: int) -> str:
+    hashed = hashlib.sha256()
+    with open(place, "rb") as handle, Bar(size, f"hashing {os.path.basename(place)}", "byte") as bar:
+        while part := handle.read(PART):
+            hashed.update(part)
+            bar.update(len(part))
+    return hashed.hexdigest()
 
 
 def _memo(memo: Path | None) -> dict[str, Any]:

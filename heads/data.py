@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import UserError
+from cache.progress import Bar
 from cache.store import Store
 from cache.table import Table
 from heads.base import Batch, Ragged, Rows
@@ -248,11 +249,16 @@ def _pair_feature(path: Path, candidates: np.ndarray) -> np.ndarray:
 
 def settle(columns: list[Column | Several], device: torch.device, budget: int) -> None:
     """Move columns to the device, smallest first, while they fit `budget` bytes; the others stay memory-mapped."""
+    fitting = []
     for size, _, column in sorted((column.bytes(), place, column) for place, column in enumerate(columns)):
         if size > budget:
             break
-        column.settle(device)
+        fitting.append((size, column))
         budget -= size
+    with Bar(sum(size for size, _ in fitting), "loading features", "byte") as bar:
+        for size, column in fitting:
+            column.settle(device)
+            bar.update(size)
 
 
 def _budget(device: torch.device) -> int:

@@ -36,13 +36,15 @@ def evaluate(head: Head, bundle: Bundle, quiet: bool) -> tuple[Metrics, dict[str
     ranks = {"candidates": rank_in_lists(scores["score"], lists, gold)}
     ranks["rerank"] = np.where(gold >= 0, rerank(ranks["candidates"], bundle.retrieval_rank[index], n), 0)
     if head.scores_blocks:
-        of_gold = score_lists(head, bundle.mentions, bundle.entities, index, np.where(gold >= 0, gold, -1)[:, None])
+        with Bar(len(index), "scores of golds", "mention", quiet=quiet) as progress:
+            of_gold = score_lists(head, bundle.mentions, bundle.entities, index, np.where(gold >= 0, gold, -1)[:, None], watch=progress.update)
         started = time.monotonic()
         with Bar(len(index) * n, "full KB", "pair", quiet=quiet) as progress:
             kb = score_kb(head, bundle.mentions, bundle.entities, index, gold, of_gold["score"][:, 0], n, TOP, progress.update)
         speed["full-kb"] = _per_second(len(index) * n, started)
         ranks = {"full-kb": np.where(gold >= 0, 1 + kb.not_below, 0), **ranks}
-        top, of_top = kb.top, score_lists(head, bundle.mentions, bundle.entities, index, kb.top)
+        with Bar(len(index), "scores of the best", "mention", quiet=quiet) as progress:
+            top, of_top = kb.top, score_lists(head, bundle.mentions, bundle.entities, index, kb.top, watch=progress.update)
     else:  # a pair's score may depend on the list it stands in: the list's own scores are the only ones
         order = np.argsort(-scores["score"], axis=1, kind="stable")[:, :TOP]
         place = np.where(lists == gold[:, None], np.arange(lists.shape[1]), -1).max(1, initial=-1)[:, None]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from cache.errors import UserError
+from cache.progress import Bar
 from cache.store import Store
 from heads.base import Head, make_head
 from heads.checkpoint import read_tensors
@@ -53,6 +54,7 @@ def list_scores(job: dict[str, Any], splits: Collection[str], device: torch.devi
         raise UserError(f"{job['out']}: the run read {head.shapes}, the features have {bundle.shapes}; train it again")
     index = np.flatnonzero(np.isin(bundle.table["split"], sorted(splits)))
     values = np.full(bundle.candidates.shape, np.nan, np.float32)
-    scores = score_lists(head, bundle.mentions, bundle.entities, index, bundle.candidates[index], bundle.pairs_of(index))["score"]
+    with Bar(len(index), f"scores of {job['method']}", "mention") as bar:
+        scores = score_lists(head, bundle.mentions, bundle.entities, index, bundle.candidates[index], bundle.pairs_of(index), bar.update)["score"]
     values[index] = np.where(np.isfinite(scores), scores, np.nan)
     return values

@@ -8,6 +8,7 @@ import numpy as np
 
 from cache.files import fault_point
 from cache.identity import Output, identity, weights_hash
+from cache.progress import Bar
 from cache.shard import Status
 from cache.store import Store
 from cache.table import Table
@@ -68,11 +69,13 @@ def extract(job: dict[str, Any]) -> dict[str, Any]:
                 "outputs": [output.to_json() for output in outputs]}  # fmt: skip
         store = Store.create(out / "cache", PROMPTED[kind], spec)
         missing = keys[store.missing(keys)]
-        for start in range(0, len(missing), SHARD_ROWS):
-            part = missing[start : start + SHARD_ROWS]
-            with torch.inference_mode():
-                _add(store, part, head, kind, side, Table(states, next(iter(states.outputs)), part, np.ones(len(part), bool)), device)
-            fault_point("prompted-shard")
+        with Bar(len(missing), f"{side} {PROMPTED[kind]}", "row") as bar:
+            for start in range(0, len(missing), SHARD_ROWS):
+                part = missing[start : start + SHARD_ROWS]
+                with torch.inference_mode():
+                    _add(store, part, head, kind, side, Table(states, next(iter(states.outputs)), part, np.ones(len(part), bool)), device)
+                bar.update(len(part))
+                fault_point("prompted-shard")
         rows[f"{side} {PROMPTED[kind]}"] = len(missing)
         shards += [str(store.folder / shard["name"]) for shard in store.shards_for(keys)]
         inputs.append({

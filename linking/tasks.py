@@ -271,6 +271,9 @@ class SearchHead(TrainHead):
             stop(error)
         self.head = self.asked.head
 
+    def brief(self) -> str:
+        return f" {self.head.method}, {self.n_trials} trials"
+
     def request(self) -> dict[str, Any] | None:
         request = super().request()
         return request and {**request, "given": dict(self.asked.given), "space": self.asked.space, "prune": self.prune, "n_trials": self.n_trials}

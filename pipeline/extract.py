@@ -10,6 +10,7 @@ import numpy as np
 from cache.errors import UserError
 from cache.files import free_bytes, make_folder, read_json
 from cache.identity import identity
+from cache.progress import Bar
 from cache.shard import Status
 from cache.store import Store, folder_name
 from cache.table import Table
@@ -44,10 +45,11 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     roots = {"mention": Path(job["mention_images"]), "entity": Path(job["entity_images"])}
     records = units.Records(units.read_tables(Path(job["dataset"]), wants.enhanced(job["wants"])), roots, _parents(profile, job, stores))
     specs = {name: _spec(extractor, records, stores, limits, Path(job["memo"])) for name, extractor in extractors.items()}
-    columns = {
-        (want["side"], want["feature"], want["view"]): units.column(want["side"], want["view"], records, extractors[want["feature"]])
-        for want in job["wants"]
-    }
+    columns = {}
+    with Bar(sum(len(records.tables[want["side"]]["id"]) for want in job["wants"]), "reading", "record", quiet=bool(job.get("estimate"))) as bar:
+        for side, feature, view in ((want["side"], want["feature"], want["view"]) for want in job["wants"]):
+            columns[side, feature, view] = units.column(side, view, records, extractors[feature])
+            bar.update(len(records.tables[side]["id"]))
     cache = Path(job["cache"])
     features = []
     for name, extractor in extractors.items():

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cache.progress import Bar
+
 RESAMPLES = 10_000
 CHUNK = 4_000_000
 """Drawn mentions in memory at a time."""
@@ -70,10 +72,12 @@ def _resampled_means(values: np.ndarray, resamples: int, random: np.random.Gener
     _, n = values.shape
     step = max(1, CHUNK // n)
     means = []
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        drawn = random.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
-        means.append(np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n) @ values.T / n)
+    with Bar(resamples, "bootstrap", "draw") as bar:
+        for start in range(0, resamples, step):
+            rows = min(step, resamples - start)
+            drawn = random.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
+            means.append(np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n) @ values.T / n)
+            bar.update(rows)
     return np.concatenate(means)
 
 

@@ -28,6 +28,9 @@ class _Leaderboard(BuildCandidates):
     def experiments(self) -> dict[str, TrainHead]:
         raise NotImplementedError
 
+    def brief(self) -> str:
+        return f" {', '.join(self.experiments())}"
+
     def without_pictures(self) -> dict[str, TrainHead]:
         """Text-only ablations of the experiments, by the same names."""
         return {}
@@ -128,6 +131,9 @@ class CompareRuns(Tool):
     protocol = luigi.Parameter(default="", description="full-kb, candidates or rerank; empty: the first that both were measured under")
     resamples = luigi.IntParameter(default=10_000, description="draws of the bootstrap")
     bootstrap_seed = luigi.IntParameter(default=0, description="seed of the bootstrap")
+
+    def brief(self) -> str:
+        return f": {self.run_folder} against {self.against} on {self.split}"
 
     def act(self) -> None:
         if self.resamples < 1:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.progress import Bar
 from pipeline.demo.drawing import draw
 from pipeline.demo.folder import whole_folder
 from pipeline.demo.looks import attributes
@@ -57,8 +58,11 @@ def build_world(folder: Path, seed: int = 0, n_entities: int = ENTITIES, n_menti
         _write_lines(place / "mentions.jsonl", _mention_records(world))
         pictures = [picture for listed in world.pictures_of.values() for picture in listed]
         pictures += [picture for picture in world.picture_of if picture is not None]
-        for picture in {picture.path: picture for picture in pictures}.values():
-            _write_picture(place, picture, seed)
+        distinct = {picture.path: picture for picture in pictures}
+        with Bar(len(distinct), "drawing", "picture") as bar:
+            for picture in distinct.values():
+                _write_picture(place, picture, seed)
+                bar.update()
     return _counts(world)
 
 

@@ -1,0 +1,64 @@
+"""`luigi --module tasks NAME --help`: every option once, with what it is for and its default; nothing private, nothing heavy."""
+
+import os
+import re
+import subprocess
+import sys
+
+import luigi
+import pytest
+from documents import ROOT
+
+import tasks
+from pipeline import help
+
+COMMANDS = {name: getattr(tasks, name) for name in tasks.__all__}
+
+
+@pytest.mark.parametrize("name", tasks.__all__)
+def test_a_commands_help_says_what_it_is_for_and_each_option_once(name):
+    text = help.asked(["luigi", "--module", "tasks", name, "--help"], COMMANDS)
+    assert COMMANDS[name].__doc__.strip().partition("\n")[0] in text
+    told = re.findall(r"^  --([\w-]+)", text, re.M)
+    assert sorted(told) == sorted(parameter.replace("_", "-") for parameter, _ in COMMANDS[name].get_params())
+    assert all(parameter.description for _, parameter in COMMANDS[name].get_params())
+    assert max(map(len, text.splitlines()[3:])) <= 150
+    headings = re.findall(r"^options.*:$", text, re.M)
+    assert len(headings) == len(set(headings)) and headings[-1] == "options of every command:"
+
+
+def test_without_a_command_all_are_listed_and_without_help_nothing_is_said():
+    text = help.asked(["luigi", "--module", "tasks", "--help"], COMMANDS)
+    assert all(re.search(rf"^  {name} +\w", text, re.M) for name in COMMANDS)
+    assert help.asked(["luigi", "--module", "tasks", "Status"], COMMANDS) is None and help.asked(["pytest", "--help"], COMMANDS) is None
+
+
+def test_defaults_come_from_the_environment_but_never_a_private_one():
+    code = "import sys, tasks\nfrom pipeline import help\nprint(help.command(tasks.SearchHead))\nassert not {'torch', 'transformers', 'optuna'} & set(sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MEL_STORAGE": "postgresql://user:secret@host/db", "MEL_DATASET": "mydata"}
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "(mydata)" in said and "secret" not in said and "(required)" in help.command(tasks.BuildPairs)
+
+
+def test_the_command_line_prints_it_and_luigis_own_help_is_still_there():
+    for option, wanted in (("--help", "options of every command:"), ("--help-all", "--local-scheduler")):
+        command = [sys.executable, "-m", "luigi", "--module", "tasks", "TrainHead", option]
+        done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=True)
+        assert wanted in done.stdout and not done.stderr
+
+
+def test_a_command_with_an_option_of_each_kind():
+    class Kinds(luigi.Task):
+        """Shows what there is."""
+
+        task_namespace = "help_test"
+        count = luigi.IntParameter(default=3, description="a number")
+        share = luigi.FloatParameter(default=0.5, description="a share")
+        quick = luigi.BoolParameter(default=False, description="a switch")
+        prune = luigi.BoolParameter(default=True, parsing=luigi.BoolParameter.EXPLICIT_PARSING, description="a choice")
+        a_long_name_of_a_file = luigi.Parameter(description="a file")
+
+    lines = help.command(Kinds).splitlines()
+    for line in ("  --count N               a number (3)", "  --share X               a share (0.5)", "  --quick                 a switch", "  --prune true|false      a choice (True)"):
+        assert line in lines
+    assert lines[lines.index("  --a-long-name-of-a-file FILE") + 1] == " " * 26 + "a file (required)"
