@@ -43,6 +43,8 @@ def search(method: str, params: str, file: str, profile: Profile) -> Search:
         head = jobs.head(method, params, profile, pinned)
     where = file or f"the search space of {head.method}"
     space = checked(config_class(head.method), _read(Path(file)) if file else config.searched(), where)
+    if not file:
+        space = holding(space, to_json(load_config(head.method, head.config)))
     available = list(profile.features)
     same = _reads(load_config(head.method, head.config), available)
     for name, entry in space.items():
@@ -59,6 +61,20 @@ def search(method: str, params: str, file: str, profile: Profile) -> Search:
                     raise UserError(f"{where}: {name} = {value!r} changes {what}, which are loaded once for all trials; "
                                     f"take {name} out and search once for each, with --params '{{\"{name}\": …}}'")  # fmt: skip
     return Search(head, space, {**jobs.parameters(params), **pinned})
+
+
+def holding(space: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The space, wide enough for the values that the search starts from: a profile may set others than the method's own space foresees."""
+    found = {}
+    for name, entry in space.items():
+        value = values[name]
+        if "choices" in entry:
+            found[name] = {"choices": [*entry["choices"], *([] if value in entry["choices"] else [value])]}
+        elif entry["step"] is None and not (entry["log"] and value <= 0):
+            found[name] = {**entry, "low": min(entry["low"], value), "high": max(entry["high"], value)}
+        else:
+            found[name] = dict(entry)
+    return found
 
 
 def _reads(config: Any, available: list[str]) -> dict[str, Any]:

@@ -168,7 +168,8 @@ class TrainHead(BuildCandidates):
         return [self.clone(PromptedFeatures)] if self.head.prompted else []
 
     def brief(self) -> str:
-        return f" {self.head.method}, " + (f"seed {self.seed}" if self.seeds == 1 else f"mean over {self.seeds} seeds")
+        stage = f" ({self.head.config['stage']})" if "stage" in self.head.config else ""
+        return f" {self.head.method}{stage}, " + (f"seed {self.seed}" if self.seeds == 1 else f"mean over {self.seeds} seeds")
 
     def request(self) -> dict[str, Any] | None:
         upstream = [task.digest() for task in self.needs()]

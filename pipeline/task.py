@@ -214,7 +214,7 @@ class Task(luigi.Task):
 
     def to_do(self) -> str:
         """What running this task would do, in one line."""
-        steps = [step.removeprefix("would run ") for step in self._plan()]
+        steps = dict.fromkeys(step.removeprefix("would run ") for step in self._plan())
         return "done" if not steps else f"would run {'; '.join(steps)}"
 
     def brief(self) -> str:

@@ -30,14 +30,14 @@ def verify(job: dict[str, Any]) -> dict[str, Any]:
 
 def estimate(job: dict[str, Any]) -> dict[str, Any]:
     """The estimates of several extraction jobs as a table."""
-    lines, total, free = [f"{'feature':<16}{'rows wanted':>13}{'to do':>10}{'megabytes':>12}{'time':>14}"], 0, 0
+    lines, total, free = [f"{'feature':<18}{'rows wanted':>13}{'to do':>10}{'megabytes':>12}{'time':>14}"], 0, 0
     for part in job["jobs"]:
         found = extract.main(part)
         free = found["free_bytes"]
         for entry in found["estimates"]:
             total += entry["bytes"]
             time = "-" if not entry["rows"] else "not measured" if entry["seconds"] is None else f"{entry['seconds']:,.0f} s"
-            lines.append(f"{entry['feature']:<16}{entry['wanted']:>13,}{entry['rows']:>10,}{entry['bytes'] / 1e6:>12,.1f}{time:>14}")
+            lines.append(f"{entry['feature']:<18}{entry['wanted']:>13,}{entry['rows']:>10,}{entry['bytes'] / 1e6:>12,.1f}{time:>14}")
     if job.get("later"):
         lines.append(f"not known before what they are made from is extracted: {', '.join(sorted(set(job['later'])))}")
     lines.append(f"to come: {total / 1e6:,.1f} MB; free: {free / 1e6:,.0f} MB. Time is at the rate last measured here; nothing was extracted")

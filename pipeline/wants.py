@@ -152,10 +152,11 @@ def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def describe(receipt: Mapping[str, Any]) -> str:
     """A table of an extraction's result: rows and verdicts by feature, and where each lies."""
-    lines = [f"{'feature':<16}{'rows':>10}  {'verdicts':<34}store"]
+    width = max([16, *(len(name) + 1 for name in receipt["result"]["features"])])
+    lines = [f"{'feature':<{width}}{'rows':>10}  {'verdicts':<34}store"]
     for name, feature in sorted(receipt["result"]["features"].items()):
         verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in feature["verdicts"].items())
-        lines.append(f"{name:<16}{feature['rows']:>10,}  {verdicts:<34}{feature['store']}")
+        lines.append(f"{name:<{width}}{feature['rows']:>10,}  {verdicts:<34}{feature['store']}")
     for name, feature in sorted(receipt["result"]["features"].items()):
         if feature.get("crops", {}).get("lost"):
             lines.append(f"{feature['crops']['lost']:,} of {feature['crops']['boxes']:,} boxes gave {name} no row (outside the picture, no area, or the model failed)")

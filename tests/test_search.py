@@ -261,6 +261,7 @@ def test_every_methods_own_space_is_one_that_it_can_be_searched_in(method):
         return
     assert "lr" in asked.space
     assert asked.head.runs == jobs.head(method, "{}", profile).runs, "runs that it reads are those of the plain method"
+    assert set(spaces.drawn(asked.space, load_config(method, asked.head.config))) == set(asked.space), "the first trial has what TrainHead would take"
     for values in ("low", "high"):
         drawn = {name: entry.get(values, entry.get("choices", [None])[0 if values == "low" else -1]) for name, entry in asked.space.items()}
         assert load_config(method, {**asked.head.config, **drawn}).wants(list(profile.features)) == asked.head.wanted
