@@ -112,3 +112,10 @@ def test_every_setting_in_the_getting_started_table_is_a_parameter():
     table = (ROOT / "docs" / "getting-started.md").read_text()
     named = set(re.findall(r"`--([\w-]+)`", table))
     assert named <= known | {"params"}
+
+
+def test_the_readmes_map_names_every_folder_of_code_and_only_what_there_is():
+    table = (ROOT / "README.md").read_text().partition("## The map")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(\w+)/`", "".join(line.split("|")[1] for line in table.splitlines() if line.count("|") > 2)))
+    code = {path.name for path in ROOT.iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert code <= named and all((ROOT / name).is_dir() or name == "artifacts" for name in named), (code, named)
