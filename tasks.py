@@ -4,6 +4,7 @@ ExtractFeatures and TrainHead are the two commands of every day, CompareHeads th
 
 - a dataset: PrepareDataset, EnhanceEntities, and for the demo DemoWorld, DemoEncoders (pipeline/tasks.py)
 - features: ExtractFeatures, its groups ExtractGroup; heads: BuildCandidates, BuildPairs, TrainHead, PromptedFeatures, SearchHead (linking/tasks.py)
+- new mentions: LinkMentions (linking/link_tasks.py)
 - reports: CompareHeads, Ablate, CompareRuns (report/tasks.py)
 - what there is: Status; upkeep of the cache: VerifyCache, EstimateCache, CleanCache (here)
 
@@ -18,6 +19,7 @@ import luigi
 
 from cache.errors import UserError
 from linking import jobs
+from linking.link_tasks import LinkMentions
 from linking.tasks import BuildCandidates, BuildPairs, ExtractFeatures, PromptedFeatures, SearchHead, TrainHead
 from pipeline import child, help, wants
 from pipeline.task import Task, Tool
@@ -27,7 +29,7 @@ from report.tasks import Ablate, CompareHeads, CompareRuns
 
 __all__ = [
     "Ablate", "BuildCandidates", "BuildPairs", "CleanCache", "CompareHeads", "CompareRuns", "DemoEncoders", "DemoWorld", "EnhanceEntities",
-    "EstimateCache", "ExtractFeatures", "ExtractGroup", "PrepareDataset", "PromptedFeatures", "SearchHead", "Status", "TrainHead", "VerifyCache",
+    "EstimateCache", "ExtractFeatures", "ExtractGroup", "LinkMentions", "PrepareDataset", "PromptedFeatures", "SearchHead", "Status", "TrainHead", "VerifyCache",
 ]
 
 

@@ -106,6 +106,28 @@ class Several:
         return Ragged(values, torch.from_numpy(lengths))
 
 
+@dataclass(frozen=True)
+class Keys:
+    """A key column: the rows of a feature behind each record, as extraction leaves them (see `pipeline.units.Column`)."""
+
+    keys: np.ndarray
+    present: np.ndarray
+    span: np.ndarray
+    counts: np.ndarray | None = None
+
+    @property
+    def records(self) -> int:
+        """The number of records."""
+        return len(self.keys) if self.counts is None else len(self.counts)
+
+    @classmethod
+    def load(cls, path: Path) -> "Keys":
+        """The column in an npz file."""
+        with np.load(path, allow_pickle=False) as saved:
+            counts = saved["counts"] if "counts" in saved.files else None
+            return cls(np.ascontiguousarray(saved["keys"]), saved["present"], saved["span"], counts)
+
+
 @dataclass
 class Side:
     """The mentions or the entities: columns `<role>.<output>`, per role which rows have it and where the phrase stands in its text."""
@@ -114,6 +136,17 @@ class Side:
     ok: dict[str, np.ndarray]
     spans: dict[str, np.ndarray]
     device: torch.device
+
+    def add(self, role: str, outputs: Iterable[str], store: Store, keys: Keys) -> None:
+        """Take the outputs of a feature as columns `<role>.<output>`."""
+        if keys.counts is None:
+            self.spans[role] = keys.span.astype(np.int64)
+        for output in outputs:
+            column: Column | Several = Column(Table(store, output, keys.keys, keys.present), keys.keys)
+            if keys.counts is not None:
+                column = Several(column, keys.counts)
+            self.columns[f"{role}.{output}"] = column
+            self.ok[role] = column.ok & self.ok.get(role, True)
 
     def rows(self, index: np.ndarray) -> Rows:
         """The features of the rows at `index` (m,) on the device, with `<role>.ok` and `<role>.span`."""
@@ -157,25 +190,14 @@ class Bundle:
         counts = {"mention": len(mentions), "entity": len(entities)}
         sides = {side: Side({}, {}, {}, device) for side in counts}
         for want in wanted:
-            side, role = want["side"], want["role"]
+            side = want["side"]
             entry = next((entry for entry in job["inputs"] if all(entry[key] == want[key] for key in ("side", "role", "feature", "view"))), None)
             if entry is None:
                 raise UserError(f"{want['feature']} under view {want['view']!r} of the {side}s is not among the inputs; run ExtractFeatures for this method")
-            store = Store.open(Path(entry["store"]))
-            with np.load(entry["keys"], allow_pickle=False) as saved:
-                keys, present, several = np.ascontiguousarray(saved["keys"]), saved["present"], saved["counts"] if "counts" in saved.files else None
-                span = saved["span"].astype(np.int64)
-            records = len(keys) if several is None else len(several)
-            if records != counts[side] or keys.shape != (records if several is None else int(several.sum()), 16):
-                raise UserError(f"{entry['keys']}: {records} keys for {counts[side]} {side}s of {folder}; run ExtractFeatures again")
-            if several is None:
-                sides[side].spans[role] = span
-            for output in want["outputs"]:
-                column: Column | Several = Column(Table(store, output, keys, present), keys)
-                if several is not None:
-                    column = Several(column, several)
-                sides[side].columns[f"{role}.{output}"] = column
-                sides[side].ok[role] = column.ok & sides[side].ok.get(role, True)
+            keys = Keys.load(Path(entry["keys"]))
+            if keys.records != counts[side] or keys.keys.shape != (keys.records if keys.counts is None else int(keys.counts.sum()), 16):
+                raise UserError(f"{entry['keys']}: {keys.records} keys for {counts[side]} {side}s of {folder}; run ExtractFeatures again")
+            sides[side].add(want["role"], want["outputs"], Store.open(Path(entry["store"])), keys)
         shapes = {name: column.shape for name, column in sides["entity"].columns.items()}
         for name, column in sides["mention"].columns.items():
             if shapes.setdefault(name, column.shape) != column.shape:
@@ -259,6 +281,11 @@ def settle(columns: list[Column | Several], device: torch.device, budget: int) -
         for size, column in fitting:
             column.settle(device)
             bar.update(size)
+
+
+def settle_all(side: Side, device: torch.device) -> None:
+    """Move a side's columns to the device while they fit."""
+    settle([*side.columns.values()], device, _budget(device))
 
 
 def _budget(device: torch.device) -> int:

@@ -2,9 +2,9 @@
 
 import io
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +64,39 @@ def frequency(job: dict[str, Any]) -> np.ndarray:
     """(M, k, 2) float32 log(1 + n), n: how often each candidate is a gold of the training mentions that heads see, and how often it is that of the
     mention's own phrase there (letter case and punctuation aside). NaN where a list ends."""
     bundle = Bundle.load({**job, "pairs": {}, "heads": {}}, [], torch.device("cpu"))
-    chosen, _ = training.training_mentions(bundle, float(job.get("train_fraction", 1.0)))
     phrases = pq.read_table(Path(job["dataset"]) / "mentions.parquet", columns=["phrase"])["phrase"].to_pylist()
-    _, phrase = np.unique([default_process(text) for text in phrases], return_inverse=True)
-    n = len(bundle.entity_ids)
-    lists, gold = bundle.candidates, bundle.gold[chosen]
-    pairs, counts = np.unique(phrase[chosen] * n + gold, return_counts=True)
-    asked = phrase[:, None] * n + lists.clip(0)
-    place = np.searchsorted(pairs, asked).clip(max=len(pairs) - 1)
-    both = np.stack([np.bincount(gold, minlength=n)[lists.clip(0)], np.where(pairs[place] == asked, counts[place], 0)], -1)
-    return np.where((lists >= 0)[:, :, None], np.log1p(both), np.nan).astype(np.float32)
+    return Frequency.of(bundle, phrases, float(job.get("train_fraction", 1.0))).of_lists(phrases, bundle.candidates)
+
+
+@dataclass(frozen=True)
+class Frequency:
+    """How often entities are golds in train. golds (N,): of each; pairs (P,) ascending, phrase number × N + entity, and counts (P,): of each with each
+    phrase; phrases: number of each cleaned phrase."""
+
+    golds: np.ndarray
+    pairs: np.ndarray
+    counts: np.ndarray
+    phrases: dict[str, int]
+
+    @classmethod
+    def of(cls, bundle: Bundle, phrases: Sequence[str], fraction: float) -> "Frequency":
+        """Of the training mentions that a head with this fraction sees. phrases: of all mentions."""
+        chosen, _ = training.training_mentions(bundle, fraction)
+        n, gold = len(bundle.entity_ids), bundle.gold[chosen]
+        cleaned = [default_process(phrases[row]) for row in chosen.tolist()]
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(cleaned))}
+        phrase = np.array([numbers[text] for text in cleaned], np.int64)
+        pairs, counts = np.unique(phrase * n + gold, return_counts=True)
+        return cls(np.bincount(gold, minlength=n), pairs, counts, numbers)
+
+    def of_lists(self, phrases: Sequence[str], lists: np.ndarray) -> np.ndarray:
+        """(M, k, 2) as `frequency` says, for mentions with these phrases and candidates (M, k)."""
+        number = np.array([self.phrases.get(default_process(text), -1) for text in phrases], np.int64)
+        asked = number[:, None] * len(self.golds) + lists.clip(0)
+        place = np.searchsorted(self.pairs, asked).clip(max=len(self.pairs) - 1)
+        same = (self.pairs[place] == asked) & (number >= 0)[:, None]
+        both = np.stack([self.golds[lists.clip(0)], np.where(same, self.counts[place], 0)], -1)
+        return np.where((lists >= 0)[:, :, None], np.log1p(both), np.nan).astype(np.float32)
 
 
 def parts_table(parts: dict[str, dict[str, dict[str, float]]]) -> str:

@@ -1,6 +1,6 @@
 """Scores of candidate lists and of the whole KB: each side is encoded once, memory is bounded whatever the KB's size."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,12 +83,12 @@ class KbScores:
 @torch.no_grad()
 def score_kb(
     head: Head, mentions: Side, entities: Side, index: np.ndarray, gold: np.ndarray, gold_score: np.ndarray, n: int, top: int = 10,
-    watch: Callable[[int], None] = lambda pairs: None,
+    watch: Callable[[int], None] = lambda pairs: None, encodings: Iterable[tuple[int, Rows]] | None = None,
 ) -> KbScores:
     """Compare each mention of `index` (m,) with all `n` entities.
 
-    gold (m,): its entity row, negative where it has none in the KB; gold_score (m,). watch: told of pairs as they are done. An entity is encoded
-    once; neither the KB's features nor the (m, n) scores are ever in memory at once.
+    gold (m,): its entity row, negative where it has none in the KB; gold_score (m,). watch: told of pairs as they are done. encodings: what
+    `entity_chunks` gives, where it is kept. An entity is encoded once; neither the KB's features nor the (m, n) scores are ever in memory at once.
     """
     device = entities.device
     top = min(top, n)
@@ -99,7 +99,7 @@ def score_kb(
         return KbScores(counts.numpy(), best.numpy(), best_scores.numpy())
     encoded = encode(head.encode_mentions, mentions, index)
     gold_rows, gold_scores = torch.from_numpy(gold), torch.from_numpy(gold_score.astype(np.float32))
-    for start, encoded_entities in _entity_chunks(head, entities, n):
+    for start, encoded_entities in encodings or entity_chunks(head, entities, n):
         for begin in range(0, len(index), MENTIONS):
             rows = torch.arange(begin, min(begin + MENTIONS, len(index)))
             block = head.score_block(encoded.take(rows), encoded_entities)["score"].float()  # (b, e)
@@ -116,7 +116,7 @@ def score_kb(
     return KbScores(counts.numpy(), best.numpy(), best_scores.numpy())
 
 
-def _entity_chunks(head: Head, entities: Side, n: int) -> Iterator[tuple[int, Rows]]:
+def entity_chunks(head: Head, entities: Side, n: int) -> Iterator[tuple[int, Rows]]:
     """(first row, encodings) of `ENTITIES` entities after another, the features of the next part read while one is scored."""
     starts = range(0, n, CHUNK)
     held: list[Rows] = []

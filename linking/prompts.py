@@ -49,8 +49,6 @@ def extract(job: dict[str, Any]) -> dict[str, Any]:
     job: the training job of the run that learned them. Returns the inputs of the second stage, the files of their shards, and the run's account:
     rows extracted by feature.
     """
-    import torch
-
     from heads.device import pick_device
     from heads.runs import load_head
 
@@ -64,25 +62,36 @@ def extract(job: dict[str, Any]) -> dict[str, Any]:
         with np.load(entry["keys"], allow_pickle=False) as saved:
             keys = np.ascontiguousarray(saved["keys"])[saved["present"]]
         keys = np.unique(keys.view("V16")).view(np.uint8).reshape(-1, 16)
-        outputs = _outputs(head, kind)
-        spec = {"extractor": PROMPTED[kind], "version": VERSION, "side": side, "prompts": learned, "reads": [states.identity],
-                "outputs": [output.to_json() for output in outputs]}  # fmt: skip
+        spec = spec_of(head, kind, side, learned, states.identity)
         store = Store.create(out / "cache", PROMPTED[kind], spec)
-        missing = keys[store.missing(keys)]
-        with Bar(len(missing), f"{side} {PROMPTED[kind]}", "row") as bar:
-            for start in range(0, len(missing), SHARD_ROWS):
-                part = missing[start : start + SHARD_ROWS]
-                with torch.inference_mode():
-                    _add(store, part, head, kind, side, Table(states, next(iter(states.outputs)), part, np.ones(len(part), bool)), device)
-                bar.update(len(part))
-                fault_point("prompted-shard")
-        rows[f"{side} {PROMPTED[kind]}"] = len(missing)
+        rows[f"{side} {PROMPTED[kind]}"] = fill(store, keys, head, kind, side, states, device)
         shards += [str(store.folder / shard["name"]) for shard in store.shards_for(keys)]
         inputs.append({
-            "side": side, "role": PROMPTED[kind], "feature": PROMPTED[kind], "view": entry["view"], "outputs": [output.name for output in outputs],
+            "side": side, "role": PROMPTED[kind], "feature": PROMPTED[kind], "view": entry["view"], "outputs": [output["name"] for output in spec["outputs"]],
             "store": str(store.folder), "keys": entry["keys"], "identity": identity(spec),
         })
     return {"inputs": inputs, "shards": shards, "run": {"device": str(device), "rows": rows}}
+
+
+def spec_of(head: Any, kind: str, side: str, learned: str, states: str) -> dict[str, Any]:
+    """What a side's prompted texts or pictures are. learned: hash of the run's weights; states: identity of what they start from."""
+    return {"extractor": PROMPTED[kind], "version": VERSION, "side": side, "prompts": learned, "reads": [states],
+            "outputs": [output.to_json() for output in _outputs(head, kind)]}  # fmt: skip
+
+
+def fill(store: Store, keys: np.ndarray, head: Any, kind: str, side: str, states: Store, device: Any) -> int:
+    """Add the rows of the distinct `keys` (n, 16) that `store` lacks; returns how many. states: what they start from, which holds these keys."""
+    import torch
+
+    missing = keys[store.missing(keys)]
+    with Bar(len(missing), f"{side} {PROMPTED[kind]}", "row") as bar:
+        for start in range(0, len(missing), SHARD_ROWS):
+            part = missing[start : start + SHARD_ROWS]
+            with torch.inference_mode():
+                _add(store, part, head, kind, side, Table(states, next(iter(states.outputs)), part, np.ones(len(part), bool)), device)
+            bar.update(len(part))
+            fault_point("prompted-shard")
+    return len(missing)
 
 
 def _outputs(head: Any, kind: str) -> list[Output]:

@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +84,25 @@ def _retrieve(source: dict[str, Any], folder: Path, k: int, workers: int) -> tup
     typed = ["type"] if kind == "name-of-type" else []
     mentions = pq.read_table(folder / "mentions.parquet", columns=["phrase", *typed]).to_pydict()
     entities = pq.read_table(folder / "entities.parquet", columns=["id", "name", *typed]).to_pydict()
+    label = f"{kind}:{source['feature'] if kind == 'dense' else scorer}"
+    return label, retrieve(source, mentions, entities, k, lambda side: _dense_table(source, side), workers)
+
+
+def retrieve(
+    source: dict[str, Any], mentions: dict[str, Sequence], entities: dict[str, Sequence], k: int, vectors: Callable[[str], Table], workers: int = -1,
+) -> Lists:
+    """The lists of a source that compares mentions with the KB: by name, by name within the type, or by vector.
+
+    mentions: columns phrase and, for name-of-type, type; entities: id, name and type; vectors: the table of a side, for dense. Raises `UserError`.
+    """
+    kind, scorer = source["kind"], source.get("scorer", SCORERS[0])
+    names = mentions["phrase"], entities["name"]
     if kind == "name":
-        return f"{kind}:{scorer}", by_name(mentions["phrase"], entities["name"], entities["id"], k, scorer, workers)
+        return by_name(*names, entities["id"], k, scorer, workers)
     if kind == "name-of-type":
-        types = mentions["type"], entities["type"]
-        return f"{kind}:{scorer}", by_name_of_type(mentions["phrase"], entities["name"], *types, entities["id"], k, scorer, workers)
+        return by_name_of_type(*names, mentions["type"], entities["type"], entities["id"], k, scorer, workers)
     if kind == "dense":
-        return f"{kind}:{source['feature']}", by_vector(_dense_table(source, "mention"), _dense_table(source, "entity"), entities["id"], k)
+        return by_vector(vectors("mention"), vectors("entity"), entities["id"], k)
     raise UserError(f"unknown candidate source {kind!r}{nearest(kind, SOURCES)}")
 
 

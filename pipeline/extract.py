@@ -44,7 +44,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     stores = {name: Store.open(Path(folder)) for name, folder in job.get("upstream", {}).get("features", {}).items()}
     roots = {"mention": Path(job["mention_images"]), "entity": Path(job["entity_images"])}
     records = units.Records(units.read_tables(Path(job["dataset"]), wants.enhanced(job["wants"])), roots, _parents(profile, job, stores))
-    specs = {name: _spec(extractor, records, stores, limits, Path(job["memo"])) for name, extractor in extractors.items()}
+    specs = {name: spec_of(extractor, records, stores, limits, Path(job["memo"])) for name, extractor in extractors.items()}
     columns = {}
     with Bar(sum(len(records.tables[want["side"]]["id"]) for want in job["wants"]), "reading", "record", quiet=bool(job.get("estimate"))) as bar:
         for side, feature, view in ((want["side"], want["feature"], want["view"]) for want in job["wants"]):
@@ -88,7 +88,8 @@ def _parents(profile: profiles.Profile, job: dict[str, Any], stores: dict[str, S
     return {want: Parent.read(stores[want[1]], Path(columns[units.column_name(*want)])) for want in sorted(needed)}
 
 
-def _spec(extractor: Extractor, records: units.Records, stores: dict[str, Store], limits: Limits, memo: Path) -> dict[str, Any]:
+def spec_of(extractor: Extractor, records: units.Records, stores: dict[str, Store], limits: Limits, memo: Path) -> dict[str, Any]:
+    """The identity of a feature in clear. records: with the KB and the parents' rows, for features that are made of them; stores: of the parents."""
     parents = {}
     if isinstance(extractor.options, DerivedOptions):
         parent = extractor.options.of

@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,8 @@ class _Inputs:
     def __init__(self, job: Mapping[str, Any]) -> None:
         self.job = job
 
-    def rows(self, want: tuple[str, str], feature: str, output: str) -> Rows:
+    def __call__(self, side: str, feature: str, view: str, output: str) -> Rows:
         """Raises `UserError` where the job has no such input, or its column is not the dataset's."""
-        side, view = want
         entry = next((e for e in self.job["inputs"] if (e["side"], e["feature"], e["view"]) == (side, feature, view)), None)
         if entry is None:
             raise UserError(f"{feature} under view {view!r} of the {side} side is not among the inputs; run ExtractFeatures for this pair feature")
@@ -74,25 +73,33 @@ class _Inputs:
 
 def compute(job: Mapping[str, Any]) -> tuple[np.ndarray, tuple[str, ...]]:
     """The values of the job's pair feature, (M, k) or (M, k, S) float32 with NaN where masked, and the names of the S."""
-    name, folder = job["name"], Path(job["dataset"])
-    if name not in READS:
-        raise UserError(f"no pair feature {name!r}{nearest(name, READS)}")
+    folder = Path(job["dataset"])
     with np.load(job["candidates"], allow_pickle=False) as saved:
         ids, scores = saved["ids"], saved["scores"]
     mentions = pq.read_table(folder / "mentions.parquet", columns=["phrase"])
     entities = pq.read_table(folder / "entities.parquet", columns=["name"])
     if len(ids) != len(mentions) or ids.max(initial=-1) >= len(entities):
         raise UserError(f"{job['candidates']}: lists do not fit the {len(mentions)} mentions and {len(entities)} entities of {folder}; build them again")
-    inputs = _Inputs(job)
+    texts = mentions["phrase"].to_pylist(), entities["name"].to_pylist()
+    return numbers(job["name"], *texts, ids, scores, _Inputs(job), job.get("workers", -1))
+
+
+def numbers(
+    name: str, phrases: Sequence[str], names: Sequence[str], ids: np.ndarray, scores: np.ndarray, rows: Callable[[str, str, str, str], Rows], workers: int = -1,
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """As `compute`. phrases: of the M mentions, names: of all entities; ids, scores (M, k): the lists; rows: of (side, feature, view, output)."""
+    if name not in READS:
+        raise UserError(f"no pair feature {name!r}{nearest(name, READS)}")
     if name == "retrieval":
         return retrieval(scores, ids), RETRIEVAL
     if name == "name_similarity":
-        return name_similarity(mentions["phrase"].to_pylist(), entities["name"].to_pylist(), ids, job.get("workers", -1)), MEASURES
+        return name_similarity(phrases, names, ids, workers), MEASURES
     if name == "object_relation":
         read = (("object_resnet", "vectors"), ("object_resnet", "box"), ("objects", "confidences"))
         most = ((_MENTION_IMAGE, MENTION_OBJECTS), (_ENTITY_IMAGE, ENTITY_OBJECTS))
-        return object_relation(*(Objects(*(inputs.rows(side, *output) for output in read), number) for side, number in most), ids), ()
-    ours, theirs = (inputs.rows(side, feature, outputs[0]) for side, feature, outputs in READS[name])
+        both = (Objects(*(rows(side, feature, view, output) for feature, output in read), number) for (side, view), number in most)
+        return object_relation(*both, ids), ()
+    ours, theirs = (rows(side, feature, view, outputs[0]) for (side, view), feature, outputs in READS[name])
     return (face_match if name == "face_match" else cosines)(ours, theirs, ids), ()
 
 

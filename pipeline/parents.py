@@ -34,6 +34,11 @@ class Parent:
         with np.load(column, allow_pickle=False) as saved:
             keys, present = np.ascontiguousarray(saved["keys"]), saved["present"]
             counts = saved["counts"] if "counts" in saved.files else None
+        return cls.of(store, keys, present, counts)
+
+    @classmethod
+    def of(cls, store: Store, keys: np.ndarray, present: np.ndarray, counts: np.ndarray | None) -> "Parent":
+        """The rows of `store` behind a key column, as `pipeline.units.Column` holds it."""
         tables = {name: Table(store, name, keys, present) for name in store.outputs}
         usable = np.flatnonzero(next(iter(tables.values())).ok)
         _, first, inverse = np.unique(keys[usable].view("V16").ravel(), return_index=True, return_inverse=True)

@@ -40,7 +40,10 @@ class Feature:
 
 @dataclass
 class Runner:
-    """Extracts the missing rows of features that read the same kind of unit: texts, pictures, crops of one feature's boxes, or rows."""
+    """Extracts the missing rows of features that read the same kind of unit: texts, pictures, crops of one feature's boxes, or rows.
+
+    May run several times for the same features: their models stay loaded.
+    """
 
     device: str
     precision: str
@@ -57,12 +60,14 @@ class Runner:
 
         Raises `PassingError` at the end where rows could not be read for a reason that may pass; everything else is in the cache by then.
         """
+        self.undone = []
         pending = [feature for feature in features if len(feature.missing)]
         if pending:
             self.device = devices.choose(self.device)
             self.batch_size = self.batch_size or (256 if self.device.startswith("cuda") else 32)
             for feature in pending:
-                self._load(feature)
+                if feature.name not in self.loaded:
+                    self._load(feature)
             with ThreadPoolExecutor(1) as writer, devices.autocast(self.device, self.precision):
                 if isinstance(pending[0].extractor, TextExtractor):
                     for feature in pending:

@@ -290,7 +290,8 @@ class ExtractGroup(OnProfile):
         made = child.run("pipeline.extract:main", self.job())
         columns = {name: self.paths.relative(Path(path)) for name, path in made["columns"].items()}
         named = self.profile if self.profile in profile.names() else str(Path(self.profile).absolute())
-        result = {"profile": named, "features": made["features"], "columns": columns, "cut": made["cut"], "without": made["without"]}
+        demo = {"demo": self.paths.relative(self.demo_encoders())} if len(self.needs_of_profile()) > 1 else {}
+        result = {"profile": named, **demo, "features": made["features"], "columns": columns, "cut": made["cut"], "without": made["without"]}
         return {"result": result, "files": [*made["columns"].values(), *made["shards"]], "run": made["run"]}
 
     def summary(self, receipt: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ NEEDED = {
     "CompareRuns": ["--run-folder", "small/mimic/a", "--against", "small/mimic/b"],
     "EnhanceEntities": ["--mode", "static", "--pages", "{data}/entities.jsonl"],
     "ExtractGroup": ["--plan", PLAN],
+    "LinkMentions": ["--run", "small/mimic/a", "--input", "new.jsonl", "--output", "linked.jsonl"],
     "PromptedFeatures": ["--method", "dsmip", "--profile", "demo"],
 }
 """Options without which a command is refused; another command needs a line here."""

@@ -63,7 +63,8 @@ def _roots(folder: Path, options: "LayoutOptions") -> tuple[Path, Path]:
     return folder / (options.mention_images or ""), folder / (options.entity_images or "")
 
 
-def _span(record: dict, sentence: str, phrase: str, where: str) -> tuple[int, int] | None:
+def span_of(record: dict, sentence: str, phrase: str, where: str) -> tuple[int, int] | None:
+    """The record's `start` and `end`, checked, or where the phrase is found. Raises `UserError`."""
     start, end = record.get("start"), record.get("end")
     if start is None and end is None:
         return find_span(sentence, phrase)
@@ -124,7 +125,7 @@ def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
             phrase=phrase,
             split=split,
             gold=None if record["gold"] is None else label(record, "gold", where),
-            span=_span(record, sentence, phrase, where),
+            span=span_of(record, sentence, phrase, where),
             image=pictures.check(image, where) if image else None,
             type=text(record, "type", where),
             group=text(record, "group", where),

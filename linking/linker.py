@@ -1,0 +1,200 @@
+"""Links new mentions with a trained head: the same features, candidates and scores as its run, a confidence, and NIL."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from cache.errors import UserError
+from cache.files import read_json, write_json
+from cache.identity import weights_hash
+from cache.shard import Status
+from heads.config import load_config
+from heads.device import pick_device
+from heads.metrics import dev_half
+from linking import calibration, finished
+from linking.scorer import Chunk, Kb, Scorer, known_stores
+from pipeline.fresh import Fresh, Known
+from pipeline.images import Limits
+from pipeline.records import Mention
+from pipeline.scan import scan
+from pipeline.spans import find_span
+from pipeline.tables import STATUS_NAMES
+
+CALIBRATION = "calibration.json"
+CHUNK = 256
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """An entity of the KB with its score for a mention."""
+
+    id: str
+    name: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Linked:
+    """A mention's answer. entities: the best of the KB, best first. confidence: the chance that the first is right, None where the run has no
+    calibration. nil: no entity of the KB is meant, as far as one can tell. picture: "none", "ok", or why it was left out."""
+
+    mention: str
+    entities: tuple[Ranked, ...]
+    confidence: float | None
+    nil: bool
+    picture: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As a line of LinkMentions' output."""
+        entities = [{"id": entity.id, "name": entity.name, "score": entity.score} for entity in self.entities]
+        return {"mention": self.mention, "picture": self.picture, "nil": self.nil, "confidence": self.confidence, "entities": entities}
+
+
+class Linker:
+    """A run, loaded: `Linker.load(run).link(sentence, phrase, image)`. Calls from several threads wait for each other."""
+
+    def __init__(self, run: finished.Finished, device: str = "auto", precision: str = "auto") -> None:
+        self.run, self.device, self.lock = run, pick_device(device), threading.RLock()
+        runs = run.tree()
+        stores = known_stores(runs)
+        self.kb = Kb.read(run.prepared)
+        self.scorer = Scorer(run, self.kb, stores, self.device)
+        profile = next((one.profile for one in runs if one.profile), None)
+        self.limits = Limits(**profile.limits) if profile else Limits()
+        columns = {name: run.paths.root / path for one in runs for name, path in one.extraction["columns"].items()}
+        listed = sorted({(feature, view) for side, feature, view in (name.split(".") for name in columns) if side == "mention"})
+        place = {
+            "device": device, "precision": precision, "batch_size": 0, "shard_rows": 4096, "cache": run.paths.cache, "memo": run.paths.memo,
+            "rates": run.paths.rates,
+        }
+        demo = next((one.demo for one in runs if one.demo), None)
+        known = Known(stores, columns, {name: self.kb.table[name] for name in ("id", "name")})
+        self.fresh = Fresh(profile, demo, listed, known, place) if listed and profile else None
+        self.calibration = self._calibration()
+
+    @classmethod
+    def load(cls, run: str | Path, device: str = "auto", precision: str = "auto") -> "Linker":
+        """The run in a folder under artifacts/runs/. Raises `UserError` where there is none, or where its features are not those it was trained on."""
+        return cls(finished.read(Path(run)), device, precision)
+
+    def link(
+        self, sentence: str, phrase: str, image: str | Path | bytes | None = None, *, span: tuple[int, int] | None = None, type: str | None = None,
+        candidates: Sequence[str] | None = None, top_k: int = TOP,
+    ) -> Linked:
+        """The answer for one mention.
+
+        image: a picture's path, or its bytes. span: characters of the phrase in the sentence; looked up where it is not given. type, candidates: read
+        by runs whose candidates are those `name-of-type` and `given`. Raises `UserError` for an empty phrase or a span outside the sentence.
+        """
+        if not phrase.strip():
+            raise UserError("the phrase is empty; name the words of the sentence that mean the entity")
+        if span is not None and not 0 <= span[0] < span[1] <= len(sentence):
+            raise UserError(f"span {span[0]}..{span[1]} lies outside the sentence of {len(sentence)} characters; leave it out to have the phrase looked up")
+        span = span or find_span(sentence, phrase)
+        with TemporaryDirectory(prefix="mel-") as folder:
+            root = Path(folder)
+            if isinstance(image, bytes):
+                (root / "picture").write_bytes(image)
+                path = "picture"
+            else:
+                path = str(Path(image).absolute()) if image is not None else None
+            mention = Mention("new", sentence, phrase, "test", None, span, path, type, None, tuple(candidates) if candidates is not None else None)
+            return self.link_all([mention], root, top_k)[0]
+
+    def link_all(self, mentions: Sequence[Mention], root: Path, top_k: int = TOP) -> list[Linked]:
+        """The answers for some mentions, all in memory at once. root: folder that their pictures' paths start from. Raises `PassingError` where a
+        picture cannot be read now."""
+        if top_k < 1:
+            raise UserError(f"top_k is {top_k}, expected at least 1")
+        if not mentions:
+            return []
+        verdicts = scan([root / mention.image if mention.image else None for mention in mentions], self.limits)
+        usable = [mention.image is not None and verdict.key is not None for mention, verdict in zip(mentions, verdicts, strict=True)]
+        table = {
+            "sentence": [mention.sentence for mention in mentions], "phrase": [mention.phrase for mention in mentions],
+            "start": [mention.span[0] if mention.span else -1 for mention in mentions], "end": [mention.span[1] if mention.span else -1 for mention in mentions],
+            "type": [mention.type for mention in mentions], "given": [self._rows(mention.given) for mention in mentions],
+            "image": [mention.image if use else None for mention, use in zip(mentions, usable, strict=True)],
+            "image_key": [verdict.key if use else None for verdict, use in zip(verdicts, usable, strict=True)],
+        }
+        pictures = [
+            "none" if mention.image is None else "ok" if verdict.status == Status.OK else f"{STATUS_NAMES[verdict.status].replace('_', ' ')}: {verdict.cause}"
+            for mention, verdict in zip(mentions, verdicts, strict=True)
+        ]
+        with self.lock:
+            rows, scores = self._top(table, root, max(2, top_k))
+        values, _ = calibration.material(scores)
+        fitted, place = self.calibration["fit"], self.calibration["threshold"]
+        chance = calibration.confidence(fitted, values) if fitted else None
+        answers = []
+        for at, mention in enumerate(mentions):
+            listed = [self._ranked(row, score) for row, score in zip(rows[at].tolist(), scores[at].tolist(), strict=True) if row >= 0 and np.isfinite(score)]
+            sure = None if chance is None else float(chance[at])
+            nil = not listed or (sure is not None and sure < place)
+            answers.append(Linked(mention.phrase, tuple(listed[:top_k]), sure, nil, pictures[at]))
+        return answers
+
+    def _ranked(self, row: int, score: float) -> Ranked:
+        return Ranked(self.kb.table["id"][row], self.kb.table["name"][row], score)
+
+    def _rows(self, given: Sequence[str] | None) -> list[int] | None:
+        return None if given is None else [self.kb.rows[name] for name in given if name in self.kb.rows]
+
+    def _top(self, table: Mapping[str, list], root: Path, depth: int, without: np.ndarray = np.empty(0, np.int64)) -> tuple[np.ndarray, np.ndarray]:
+        columns = self.fresh.columns(table, root) if self.fresh else {}
+        return self.scorer.top(Chunk(table, columns, without), depth)
+
+    # Calibration
+
+    def _calibration(self) -> dict[str, Any]:
+        """What calibration.json says; made where it is not there, or of other weights."""
+        path, model = self.run.folder / CALIBRATION, weights_hash([self.run.folder / "model.safetensors"], None)
+        if path.exists():
+            said = read_json(path)
+            if said.get("model") == model and said.get("version") == calibration.VERSION:
+                return said
+        said = {"version": calibration.VERSION, "model": model, **self._calibrate()}
+        write_json(path, said)
+        return said
+
+    def _calibrate(self) -> dict[str, Any]:
+        """Confidence and threshold from the half of dev that chose nothing; for a head whose weights were learned there, from the other half."""
+        half = "choose" if load_config(self.run.method, self.run.config).fits_on == "calibrate" else "calibrate"
+        table = pq.read_table(self.run.prepared / "mentions.parquet", filters=[("split", "=", "dev")]).to_pydict()
+        golds = [gold_id if gold_id is not None else f"NIL {name}" for gold_id, name in zip(table["gold_id"], table["id"], strict=True)]
+        kept = [at for at, gold in enumerate(golds) if dev_half(gold) == half]
+        gold = np.array([table["gold"][at] for at in kept], np.int64)
+        own = int((gold < 0).sum())
+        hidden = np.unique([row for row, at in zip(gold.tolist(), kept, strict=True) if row >= 0 and calibration.hidden(golds[at])]).astype(np.int64)
+        if own > calibration.ENOUGH_NIL * len(kept):
+            hidden = hidden[:0]
+        table = {name: [values[at] for at in kept] for name, values in table.items()} | {"given": self._given(table["id"], kept)}
+        best, scores = [np.empty((0, 1), np.int64)], [np.empty((0, calibration.BINS), np.float32)]
+        for start in range(0, len(kept), CHUNK):
+            part = {name: values[start : start + CHUNK] for name, values in table.items()}
+            rows, found = self._top(part, Path(), calibration.BINS, hidden)
+            best.append(rows[:, :1])
+            scores.append(np.pad(found, ((0, 0), (0, calibration.BINS - found.shape[1])), constant_values=-np.inf))
+        nil = (gold < 0) | np.isin(gold, hidden)
+        right = (np.concatenate(best)[:, 0] == gold) & ~nil
+        values, plain = calibration.material(np.concatenate(scores))
+        folds = np.array([calibration.part(golds[at], calibration.FOLDS, b"fold") for at in kept], np.int64)
+        made = calibration.calibrate(values, plain, right, nil, folds)
+        return {"part": f"dev, half: {half}", "nil": {"own": own, "hidden entities": len(hidden)}, **made}
+
+    def _given(self, ids: Sequence[str], kept: Sequence[int]) -> list[list[int] | None]:
+        """The candidates that came with the kept mentions of dev."""
+        path = self.run.prepared / "given.parquet"
+        if not path.exists():
+            return [None] * len(kept)
+        splits = pq.read_table(self.run.prepared / "mentions.parquet", columns=["split"])["split"].to_pylist()
+        given = pq.read_table(path)["given"].to_pylist()
+        dev = [listed for listed, split in zip(given, splits, strict=True) if split == "dev"]
+        return [dev[at] for at in kept]

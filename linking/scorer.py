@@ -1,0 +1,258 @@
+"""One trained head over new mentions: its inputs, candidates and scores, the KB's side read once and kept."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from cache.errors import UserError
+from cache.identity import identity, weights_hash
+from cache.store import Store
+from cache.table import Table
+from heads.base import Ragged, Rows
+from heads.config import load_config
+from heads.config.dsmip import PROMPTED
+from heads.data import Bundle, Keys, Side, settle_all
+from heads.fusion import Frequency
+from heads.runs import load_head, refuse_other_features
+from heads.scoring import entity_chunks, score_kb, score_lists
+from linking import jobs, prompts
+from linking.finished import Finished
+from pipeline import candidates, pair_scores, pairs, wants
+from pipeline.retrieval import Lists, as_given
+from pipeline.units import Column, column_name
+
+HELD_BYTES = 1 << 30  # of the KB's encodings kept between two chunks of mentions
+DEPTH = 10  # entities that are scored again by themselves, as a run's predictions list them
+
+
+@dataclass(frozen=True)
+class Kb:
+    """The KB of a prepared dataset: ids, names and, where a source compares them, types of its N entities."""
+
+    table: Mapping[str, list]
+    rows: Mapping[str, int]
+
+    @classmethod
+    def read(cls, prepared: Path) -> "Kb":
+        """Of entities.parquet."""
+        table = pq.read_table(prepared / "entities.parquet", columns=["id", "name", "type"]).to_pydict()
+        return cls(table, {name: row for row, name in enumerate(table["id"])})
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass
+class Chunk:
+    """Some mentions. table: columns phrase, type, given (rows of the KB, or None) and those of mentions.parquet that views read; columns: keys of
+    what is extracted of them, by (feature, view); without: rows of the KB that are taken for absent. made: pair features, scores once computed."""
+
+    table: Mapping[str, list]
+    columns: Mapping[tuple[str, str], Column]
+    without: np.ndarray
+    lists: Lists | None = None
+    made: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.table["phrase"])
+
+    def keys(self, feature: str, view: str) -> Keys:
+        """The key column of a feature under a view."""
+        column = self.columns[feature, view]
+        return Keys(column.keys, column.present, column.span, column.counts)
+
+
+class Scorer:
+    """The head of `run`. stores: feature -> its store. Raises `UserError` where the head was trained on other features than the run reads."""
+
+    def __init__(self, run: Finished, kb: Kb, stores: Mapping[str, Store], device: torch.device) -> None:
+        self.run, self.kb, self.stores, self.device = run, kb, stores, device
+        self.head = load_head(run.folder, device)
+        self.parts = {method: Scorer(part, kb, stores, device) for method, part in run.runs.items()}
+        self.wanted = [*self._profiled(), *run.prompted]
+        self.prompts = _Prompts(run, stores, device) if run.prompts else None
+        self.entities = Side({}, {}, {}, device)
+        for want in self.wanted:
+            if want["side"] == "entity":
+                self.entities.add(want["role"], want["outputs"], self._store(want), Keys.load(self._kb_keys(want)))
+        settle_all(self.entities, device)
+        self.sources = wants.candidate_sources(run.candidates["sources"], run.candidates["scorer"], run.retrieval, run.paths)
+        self.frequency = self._frequency()
+        self.held: list[tuple[int, Rows]] | None = None
+
+    def _profiled(self) -> list[dict[str, Any]]:
+        """Inputs from the profile's features. Raises `UserError` where they are of another identity than those the head was trained on."""
+        config = load_config(self.run.method, self.run.config)
+        asked = config.wants(list(self.run.profile.features) if self.run.profile else [])
+        listed = [want for want in asked if want["feature"] not in PROMPTED.values()]
+        given = [{**want, "store": str(self.stores[want["feature"]].folder)} for want in listed] + [
+            {**entry, "store": str(self.run.paths.root / entry["store"])} for entry in self.run.prompted
+        ]
+        refuse_other_features(self.head, self.run.folder, given)
+        return listed
+
+    def _store(self, want: Mapping[str, Any]) -> Store:
+        return Store.open(self.run.paths.root / want["store"]) if "store" in want else self.stores[want["feature"]]
+
+    def _kb_keys(self, want: Mapping[str, Any]) -> Path:
+        named = want["keys"] if "keys" in want else self.run.extraction["columns"][column_name("entity", want["feature"], want["view"])]
+        return self.run.paths.root / named
+
+    def _frequency(self) -> Frequency | None:
+        if "pairs.frequency" not in self.head.shapes:
+            return None
+        folder = self.run.prepared
+        job = {"dataset": str(folder), "candidates": str(self.run.paths.root / self.run.candidates["file"]), "inputs": [], "pairs": {}}
+        phrases = pq.read_table(folder / "mentions.parquet", columns=["phrase"])["phrase"].to_pylist()
+        return Frequency.of(Bundle.load(job, [], torch.device("cpu")), phrases, self.run.train_fraction)
+
+    # One chunk
+
+    def top(self, chunk: Chunk, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        """The best `depth` of the KB (full KB where the head scores blocks, else of the candidate lists): rows (m, d), -1 where there are no more,
+        and scores (m, d) float32, best first; those that `chunk.without` names left out."""
+        if not self.head.scores_blocks:
+            lists = self.lists(chunk).ids
+            scores = self.scores(chunk, lists)
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+            return np.take_along_axis(lists, order, 1), np.take_along_axis(scores, order, 1)
+        side, everyone, n = self._side(chunk), np.arange(len(chunk)), len(self.kb)
+        asked = min(n, max(depth, DEPTH) + len(chunk.without))
+        none = np.full(len(chunk), -1)
+        kb = score_kb(self.head, side, self.entities, everyone, none, np.zeros(len(chunk)), n, asked, encodings=self._encodings(n))
+        rows = _without(Lists(kb.top.astype(np.int32), np.zeros(kb.top.shape, np.float32)), chunk.without).ids[:, :depth].astype(np.int64)
+        return rows, score_lists(self.head, side, self.entities, everyone, rows)["score"]
+
+    def scores(self, chunk: Chunk, lists: np.ndarray) -> np.ndarray:
+        """(m, k) float32 of the candidate lists of the chunk, -inf where a list ends."""
+        ids = lists.astype(np.int64)
+        beside = {name: self._pair(name, chunk) for name in self._pairs()}
+        return score_lists(self.head, self._side(chunk), self.entities, np.arange(len(chunk)), ids, beside)["score"]
+
+    def lists(self, chunk: Chunk) -> Lists:
+        """The candidate lists, as the run's sources make them; kept with the chunk."""
+        if chunk.lists is None:
+            k, found = self.run.candidates["k"], []
+            for source in self.sources:
+                found.append(self._retrieve(source, chunk, k))
+            chunk.lists = _without(candidates.merge(found, k, self.run.candidates["merge"]), chunk.without)
+        return chunk.lists
+
+    def _retrieve(self, source: dict[str, Any], chunk: Chunk, k: int) -> Lists:
+        if source["kind"] == "given":
+            return as_given(chunk.table["given"], k)
+        if source["kind"] == "name-of-type" and not any(chunk.table["type"]):
+            source = {**source, "kind": "name"}  # of all entities, as for any mention without a type
+
+        def vectors(side: str) -> Table:
+            feature = source["feature"]
+            if side == "entity":
+                keys = Keys.load(Path(source["entity_keys"]))
+            else:
+                keys = chunk.keys(*Path(source["mention_keys"]).stem.split(".")[1:])
+            return Table(self.stores[feature], source["output"], keys.keys, keys.present)
+
+        return candidates.retrieve(source, dict(chunk.table), dict(self.kb.table), k, vectors)
+
+    def _pairs(self) -> list[str]:
+        return [name.removeprefix("pairs.") for name in self.head.shapes if name.startswith("pairs.")]
+
+    def _pair(self, name: str, chunk: Chunk) -> np.ndarray:
+        """(m, k, …) float32 of a pair feature, of another head's scores, or of frequency, beside the lists."""
+        lists = self.lists(chunk)
+        if name in self.parts:
+            scores = self.parts[name].scores(chunk, lists.ids)
+            return np.where(np.isfinite(scores), scores, np.nan)
+        if name == "frequency" and self.frequency:
+            return self.frequency.of_lists(chunk.table["phrase"], lists.ids.astype(np.int64))
+        if name not in chunk.made:
+            def rows(side: str, feature: str, view: str, output: str) -> pair_scores.Rows:
+                kb = self.run.paths.root / self.run.extraction["columns"].get(column_name("entity", feature, view), "")
+                keys = Keys.load(kb) if side == "entity" else chunk.keys(feature, view)
+                return pair_scores.Rows(Table(self.stores[feature], output, keys.keys, keys.present), keys.counts)
+
+            phrases, names = chunk.table["phrase"], self.kb.table["name"]
+            chunk.made[name] = pairs.numbers(name, phrases, names, lists.ids, lists.scores, rows)[0].astype(np.float32)
+        return chunk.made[name]
+
+    def _side(self, chunk: Chunk) -> Side:
+        """The mentions' columns."""
+        side = Side({}, {}, {}, self.device)
+        for want in self.wanted:
+            if want["side"] == "mention":
+                feature = want["feature"]
+                if self.prompts and feature in PROMPTED.values():
+                    store, keys = self.prompts.extract(want, self._store(want), chunk)
+                else:
+                    store, keys = self.stores[feature], chunk.keys(feature, want["view"])
+                side.add(want["role"], want["outputs"], store, keys)
+        return side
+
+    @torch.no_grad()
+    def _encodings(self, n: int) -> Any:
+        """The KB's encodings, kept where they are small enough."""
+        if self.held is None:
+            held, size = [], 0
+            for start, rows in entity_chunks(self.head, self.entities, n):
+                held.append((start, rows))
+                size += sum(_bytes(column) for column in rows.values())
+                if size > HELD_BYTES:
+                    return None
+            self.held = held
+        return self.held
+
+
+class _Prompts:
+    """Extracts new mentions' texts and pictures with the prompts that another run learned, into that run's cache."""
+
+    def __init__(self, run: Finished, stores: Mapping[str, Store], device: torch.device) -> None:
+        learned, self.device, self.stores = run.prompts, device, stores
+        assert learned is not None and learned.profile is not None and learned.reference is not None
+        chosen = jobs.Head(learned.method, learned.config, [], [], {}, "")
+        demo = learned.demo or learned.paths.root
+        live = jobs.live_clip(chosen, learned.extraction, learned.profile, learned.reference, demo, learned.paths)
+        self.head = load_head(learned.folder, device, {"towers": str(prompts.blocks(live))})
+        self.weights = weights_hash([learned.folder / "model.safetensors"], None)
+        self.states = {"text": learned.config["layers_text"], "image": learned.config["layers_image"]}
+
+    def extract(self, want: Mapping[str, Any], store: Store, chunk: Chunk) -> tuple[Store, Keys]:
+        """The store and key column of a prompted want, its rows there by then."""
+        kind = next(kind for kind, feature in PROMPTED.items() if feature == want["feature"])
+        states, keys = self.stores[self.states[kind]], chunk.keys(self.states[kind], want["view"])
+        now = identity(prompts.spec_of(self.head, kind, "mention", self.weights, states.identity))
+        if now != store.identity:
+            raise UserError(f"{want['feature']}: the run reads {store.identity[:16]}, its prompts now give {now[:16]}; train it again (TrainHead)")
+        distinct = np.unique(keys.keys[keys.present].view("V16")).view(np.uint8).reshape(-1, 16)
+        prompts.fill(store, distinct, self.head, kind, "mention", states, self.device)
+        return store, keys
+
+
+def _without(lists: Lists, absent: Collection[int] | np.ndarray) -> Lists:
+    """The lists without some entities, the others moved up."""
+    if not len(absent):
+        return lists
+    gone = np.isin(lists.ids, np.asarray(absent)) | (lists.ids < 0)
+    order = np.argsort(gone, axis=1, kind="stable")
+    ids, scores = (np.take_along_axis(np.where(gone, empty, values), order, 1) for values, empty in ((lists.ids, -1), (lists.scores, 0)))
+    return Lists(ids.astype(np.int32), scores.astype(np.float32))
+
+
+def _bytes(column: torch.Tensor | Ragged) -> int:
+    values = column.values if isinstance(column, Ragged) else column
+    return values.numel() * values.element_size()
+
+
+def known_stores(runs: Sequence[Finished]) -> dict[str, Store]:
+    """Feature -> store, of all that these runs were trained on. Raises `UserError` where two of them read different features of one name."""
+    found: dict[str, Store] = {}
+    for run in runs:
+        for name, feature in run.extraction["features"].items():
+            store = found.setdefault(name, Store.open(run.paths.cache / feature["store"]))
+            if store.identity != feature["identity"]:
+                raise UserError(f"{run.folder}: reads {name} {feature['identity'][:16]}, another part of it {store.identity[:16]}; train both on the same")
+    return found

@@ -1,0 +1,327 @@
+"""New mentions through a finished run: the run's own answers for its own mentions, features of new ones, confidence, refusals."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import checkpoints
+import linking_world
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from cache.errors import UserError
+from cache.store import Store
+from linking import Linker, calibration
+from linking.mentions import main
+from pipeline import incoming
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Folder of the data and the runs by method."""
+    root = tmp_path_factory.mktemp("linking")
+    with pytest.MonkeyPatch.context() as patch:
+        runs = linking_world.train(root, patch)
+    return root, runs
+
+
+@pytest.fixture(scope="module")
+def linker(world):
+    return Linker.load(world[1]["mimic"])
+
+
+def picture(seed=0, size=(48, 40)):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def link(world, folder, lines, method="mimic", **options):
+    """Answers, refusals and what was said of a file with these lines (records, or bytes as they are)."""
+    root, runs = world
+    data = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
+    (folder / "new.jsonl").write_bytes(b"\n".join(data) + b"\n")
+    job = {
+        "run": str(runs[method]), "input": str(folder / "new.jsonl"), "output": str(folder / "linked.jsonl"), "images": None, "top_k": 5, "chunk": 16,
+        "ignored": [], "device": "auto", "precision": "auto", **options,
+    }
+    said = main(job)
+    found = [[json.loads(line) for line in path.read_text().splitlines()] if path.exists() else [] for path in (
+        folder / "linked.jsonl", folder / "linked.jsonl.rejects.jsonl")]  # fmt: skip
+    return *found, said
+
+
+@pytest.mark.parametrize("method", linking_world.METHODS)
+def test_a_runs_own_test_mentions_get_the_answers_of_its_predictions(world, tmp_path, method):
+    root, runs = world
+    own = [line for line in (root / "data" / "mentions.jsonl").read_text().splitlines() if json.loads(line)["split"] == "test"]
+    assert len(own) == 25
+    answers, refused, said = link(world, tmp_path, [line.encode() for line in own], method, images=str(root / "data"))
+    told = pq.read_table(runs[method] / "predictions.parquet").to_pydict()
+    expected = {name: (top, scores) for name, top, scores in zip(told["id"], told["top"], told["top_score"], strict=True)}
+    assert not refused and said["mentions"] == 25 and [answer["line"] for answer in answers] == list(range(1, 26))
+    for answer, line in zip(answers, own, strict=True):
+        top, scores = expected[json.loads(line)["id"]]
+        assert answer["entities"][0]["id"] == top[0]
+        assert [entity["score"] for entity in answer["entities"]] == pytest.approx(scores[:5], abs=1e-4)
+
+
+def test_new_mentions_are_extracted_into_the_runs_cache_once(world, linker):
+    stores = {feature.name.rpartition("-")[0]: Store.open(feature) for feature in (world[0] / "work" / "cache").iterdir()}
+    before = {name: store.rows for name, store in stores.items()}
+    first = linker.link("A sentence that nobody has seen, about Powers.", "Powers", picture(7))
+    for store in stores.values():
+        store.refresh()
+    added = {name: stores[name].rows - before[name] for name in stores}
+    assert added["clip_text"] == added["clip_image"] == 1 and added["text_tokens"] == 0, "what mimic reads of this profile, no more"
+    again = linker.link("A sentence that nobody has seen, about Powers.", "Powers", picture(7))
+    for store in stores.values():
+        store.refresh()
+    assert again == first and {name: stores[name].rows - before[name] for name in stores} == added
+
+
+@pytest.mark.parametrize("method", ["dsmip", "fused"])
+def test_new_mentions_with_and_without_pictures_go_through_every_part(world, method):
+    linker = Linker.load(world[1][method])
+    found = linker.link("Powers sails the Blue Ship to a place that is new.", "Blue Ship", picture(3))
+    assert found.picture == "ok" and found.entities and 0 <= found.confidence <= 1
+    alone = linker.link("Powers sails the Blue Ship to a place that is new.", "Blue Ship")
+    assert alone.picture == "none" and {entity.id for entity in alone.entities} <= {f"Q{n}" for n in range(12)}
+    if method == "fused":  # a gate may choose an expert that reads no picture
+        assert [entity.score for entity in alone.entities] != [entity.score for entity in found.entities], "the picture is read"
+
+
+def test_what_stands_beside_a_mention_does_not_change_its_answer(world, tmp_path):
+    lines = [{"id": n, "sentence": f"Sight number {n} of the Old Ship and of Ann Powers.", "mention": ("Old Ship", "Ann Powers")[n % 2]} for n in range(9)]
+    by_one, _, _ = link(world, tmp_path, lines, "drin", chunk=1)
+    together, _, _ = link(world, tmp_path, lines, "drin", chunk=64)
+    assert [answer["entities"][0]["id"] for answer in by_one] == [answer["entities"][0]["id"] for answer in together]
+    scores = [[[entity["score"] for entity in answer["entities"]] for answer in answers] for answers in (by_one, together)]
+    assert np.allclose(*scores, atol=1e-4)
+
+
+def test_candidates_that_come_with_a_mention_and_those_of_its_type_are_taken_where_the_run_takes_them(world):
+    linker = Linker.load(world[1]["drin"])
+    linker.scorer.sources = [{"kind": "given"}]
+    found = linker.link("Ann Powers was seen.", "Ann Powers", candidates=["Q5", "nobody", "Q2"])
+    assert {entity.id for entity in found.entities} == {"Q5", "Q2"}
+    alone = linker.link("Ann Powers was seen.", "Ann Powers")
+    assert alone.entities == () and alone.nil and alone.confidence == 0, "no candidate at all"
+    linker.scorer.sources = [{"kind": "name-of-type", "scorer": "token_set_ratio"}]
+    linker.kb.table["type"][:] = ["person" if row < 4 else "place" for row in range(12)]
+    assert {entity.id for entity in linker.link("Ann Powers was seen.", "Ann Powers", type="person").entities} <= {"Q0", "Q1", "Q2", "Q3"}
+    assert linker.link("Ann Powers was seen.", "Ann Powers").entities[0].id in {f"Q{row}" for row in range(12)}
+
+
+def test_broken_lines_go_to_the_rejects_with_number_and_reason_and_the_rest_is_linked(world, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "secret.png").write_bytes(picture())
+    (tmp_path / "in" / "good.png").write_bytes(picture())
+    (tmp_path / "in" / "cut.png").write_bytes(picture()[:200])
+    (tmp_path / "in" / "text.png").write_text("no picture")
+    good = {"sentence": "Ann Powers again", "mention": "Ann Powers"}
+    lines = [
+        good, b"{not json", {**good, "colour": "red"}, b"", {**good, "mention": "  "}, {**good, "image": "../secret.png"}, {**good, "image": "good.png", "id": "with"},
+        {**good, "image": "cut.png"}, {**good, "image": "text.png"}, {**good, "image": "away.png"}, {**good, "sentence": "x" * incoming.MAX_LINE},
+        {**good, "start": 2, "end": 99}, b"[1]", b'{"sentence": "\xff", "mention": "a"}', {"sentence": "no mention"}, b"[" * 100000, {**good, "sentence": None}, good,
+    ]  # fmt: skip
+    answers, refused, said = link(world, tmp_path / "in", lines)
+    reasons = {entry["line"]: entry["reason"] for entry in refused}
+    expected = {
+        2: "malformed JSON", 3: "unknown field 'colour'", 5: "empty", 6: "..", 11: "longer than", 12: "outside the sentence", 13: "expected an object",
+        14: "not UTF-8", 15: "'mention' is missing", 16: "nested",
+    }  # fmt: skip
+    assert reasons.keys() == expected.keys()
+    for line, words in expected.items():
+        assert words in reasons[line] and f"line {line}" not in reasons[line], reasons[line]
+        assert f"line {line}: " in said["text"] or line > 11, "the first are told"
+    assert all(len(entry["begins"]) <= incoming.SHOWN for entry in refused) and "10 refused lines" in said["text"]
+    pictures = {answer["line"]: answer["picture"] for answer in answers}
+    assert pictures == {1: "none", 7: "ok", 8: "broken: truncated", 9: "broken: not an image", 10: "missing: no such file", 17: "none", 18: "none"}
+    assert [answer["id"] for answer in answers] == ["1", "with", "8", "9", "10", "17", "18"]
+    link(world, tmp_path / "in", [good])
+    assert not (tmp_path / "in" / "linked.jsonl.rejects.jsonl").exists(), "no refusals of an earlier file beside the answers of this one"
+
+
+def test_a_failed_command_leaves_the_old_output_and_no_other_files(world, tmp_path, monkeypatch):
+    link(world, tmp_path, [{"sentence": "Ann Powers", "mention": "Ann Powers"}])
+    before = (tmp_path / "linked.jsonl").read_bytes()
+    monkeypatch.setattr(Linker, "link_all", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        link(world, tmp_path, [{"sentence": "Ben Powers", "mention": "Ben Powers"}])
+    assert (tmp_path / "linked.jsonl").read_bytes() == before and {path.name for path in tmp_path.iterdir()} == {"linked.jsonl", "new.jsonl"}
+
+
+@pytest.mark.parametrize("options, words", [
+    ({"input": "nowhere.jsonl"}, "no such file"), ({"images": "/nowhere/at/all"}, "--images-dir"), ({"top_k": 0}, "--top-k 0"), ({"output": "/nowhere/x.jsonl"}, "--output"),
+])  # fmt: skip
+def test_wrong_options_are_told_in_one_line(world, tmp_path, options, words):
+    options = {name: str(tmp_path / value) if name == "input" else value for name, value in options.items()}
+    with pytest.raises(UserError, match=words) as told:
+        link(world, tmp_path, [], **options)
+    assert "\n" not in str(told.value)
+
+
+def test_a_head_that_was_trained_on_other_features_is_refused_with_both_identities(world, tmp_path):
+    root, runs = world
+    from heads.checkpoint import read_tensors, write_tensors
+
+    shutil.copytree(root, tmp_path / "copy", ignore=shutil.ignore_patterns("runs/small/fused"))
+    path = tmp_path / "copy" / runs["mimic"].relative_to(root) / "model.safetensors"
+    tensors, said = read_tensors(path)
+    trained = said["features"]["mention text"]
+    said["features"]["mention text"] = "f" * len(trained)
+    write_tensors(path, tensors, said)
+    with pytest.raises(UserError, match="f" * 16) as told:
+        Linker.load(path.parent)
+    assert trained[:16] in str(told.value)
+
+
+def test_models_that_were_replaced_since_are_refused_with_both_identities(world, tmp_path):
+    root, runs = world
+    shutil.copytree(root / "work", tmp_path / "work")
+    import yaml
+
+    profile = yaml.safe_load((root / "small.yaml").read_text())
+    receipts = [json.loads(path.read_text()) for path in (tmp_path / "work" / "receipts").glob("ExtractGroup-*.json")]
+    known = next(receipt["result"]["features"]["clip_text"]["identity"] for receipt in receipts if "clip_text" in receipt["result"]["features"])
+    profile["features"]["clip_text"]["model"] = str(checkpoints.open_clip_model(tmp_path / "other", seed=1))
+    changed = {name: {**feature, **({"model": str(root / feature["model"])})} for name, feature in profile["features"].items()}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({**profile, "features": changed}))
+    for path in (tmp_path / "work" / "receipts").glob("ExtractGroup-*.json"):
+        receipt = json.loads(path.read_text())
+        receipt["result"]["profile"] = str(tmp_path / "small.yaml")
+        path.write_text(json.dumps(receipt))
+    with pytest.raises(UserError, match="feature clip_text") as told:
+        Linker.load(tmp_path / "work" / runs["mimic"].relative_to(root / "work"))
+    assert known[:16] in str(told.value) and "now gives" in str(told.value)
+
+
+def test_folders_that_are_no_run_of_a_work_folder_are_told_apart(world, tmp_path):
+    root, runs = world
+    with pytest.raises(UserError, match="no trained head"):
+        Linker.load(tmp_path)
+    shutil.copytree(runs["mimic"], tmp_path / "alone")
+    with pytest.raises(UserError, match="no receipts"):
+        Linker.load(tmp_path / "alone")
+    stages = [path.parent for path in runs["dsmip"].parent.glob("*/run.json") if json.loads(path.read_text())["config"]["stage"] != "gate"]
+    assert len(stages) == 2
+    for stage in stages:
+        with pytest.raises(UserError, match="prepares another run"):
+            Linker.load(stage)
+
+
+def test_calibration_is_kept_with_the_run_and_made_from_the_part_that_chose_nothing(world, linker):
+    said = json.loads((world[1]["mimic"] / "calibration.json").read_text())
+    assert said["part"] == "dev, half: calibrate" and said["nil"]["own"] == 0 and said["nil"]["hidden entities"] > 0
+    assert 0 < said["counts"]["NIL"] < said["counts"]["mentions"] < 61, "hidden golds, in a half of dev"
+    assert said["reliability"].keys() >= {"ECE", "Brier", "accuracy with NIL"} and linker.calibration == said
+    fused = Linker.load(world[1]["fused"]).calibration
+    assert fused["part"] == "dev, half: choose", "the other half has taught it its weights"
+
+
+def test_predictions_on_test_do_not_change_the_calibration(world, tmp_path):
+    """Golds of test are replaced by others, and the calibration comes out the same."""
+    root, runs = world
+    shutil.copytree(root / "work", tmp_path / "work")
+    run = tmp_path / "work" / runs["mimic"].relative_to(root / "work")
+    first = Linker.load(run).calibration
+    (run / "calibration.json").unlink()
+    for path in (tmp_path / "work" / "datasets").glob("*/mentions.parquet"):
+        table = pq.read_table(path)
+        split = table["split"].to_pylist()
+        gold = [0 if where == "test" else row for where, row in zip(split, table["gold"].to_pylist(), strict=True)]
+        import pyarrow as pa
+
+        pq.write_table(table.set_column(table.schema.get_field_index("gold"), "gold", pa.array(gold, table["gold"].type)), path)
+        _stamp(tmp_path / "work", path)
+    assert Linker.load(run).calibration == first
+
+
+def _stamp(work, path):
+    """Receipts that list a file that was changed on purpose still stand."""
+    for receipt in (work / "receipts").glob("*.json"):
+        said = json.loads(receipt.read_text())
+        for entry in said["files"]:
+            if work / entry["path"] == path:
+                entry["bytes"] = path.stat().st_size
+        receipt.write_text(json.dumps(said))
+
+
+def draws(count=4000, seed=0):
+    """Scores whose softmax is far too sure: the chance of being right is a tenth as steep."""
+    random = np.random.default_rng(seed)
+    lead = random.exponential(10, count)
+    scores = np.stack([lead, np.zeros(count)], 1).astype(np.float32)
+    return scores, random.random(count) < 1 / (1 + np.exp(-(lead - 8) / 5))
+
+
+def test_scaling_makes_confidence_the_chance_of_being_right():
+    scores, right = draws()
+    values, plain = calibration.material(scores)
+    said = calibration.calibrate(values, plain, right, ~right, np.arange(len(right)) % 5)
+    assert said["reliability"]["ECE"]["before"] > 0.2 and said["reliability"]["ECE"]["after"] < 0.03
+    assert said["reliability"]["Brier"]["after"] < said["reliability"]["Brier"]["before"]
+    chance = calibration.confidence(said["fit"], values)
+    assert (np.diff(chance[np.argsort(scores[:, 0])]) > -1e-9).all(), "a larger lead is never worth less"
+    assert said["threshold"] == pytest.approx(0.5, abs=0.08), "with a wrong answer as good as NIL, the better bet"
+
+
+def test_a_threshold_is_the_best_there_is_and_none_is_needed_where_nothing_is_nil():
+    chance, right, nil = np.array([0.1, 0.4, 0.6, 0.9]), np.array([False, False, True, True]), np.array([True, True, False, False])
+    place = calibration.threshold(chance, right, nil)
+    assert place == pytest.approx(0.5) and calibration.accuracy(chance, right, nil, place) == 1
+    assert calibration.threshold(chance, right, np.zeros(4, bool)) == 0
+
+
+@pytest.mark.parametrize("count", [0, calibration.FEWEST - 1])
+def test_too_few_mentions_of_dev_give_no_confidence(count):
+    scores, right = draws(count)
+    said = calibration.calibrate(*calibration.material(scores), right, ~right, np.zeros(count, int))
+    assert said["fit"] is None and said["threshold"] is None
+
+
+def test_lists_that_end_early_and_constant_scores_have_finite_confidence():
+    scores = np.array([[3.0, -np.inf], [-np.inf, -np.inf], [3.0, 3.0], [3.0, 1.0]] * 4, np.float32)
+    values, plain = calibration.material(scores)
+    fitted = calibration.fit(values, np.array([True, False, False, True] * 4))
+    chance = calibration.confidence(fitted, values)
+    assert np.isfinite(chance).all() and (chance[1::4] == 0).all() and np.isfinite(plain).all()
+
+
+def test_a_file_is_linked_chunk_by_chunk(world, tmp_path, monkeypatch):
+    held, real = [], Linker.link_all
+
+    def counted(self, mentions, *rest):
+        held.append(len(mentions))
+        return real(self, mentions, *rest)
+
+    monkeypatch.setattr(Linker, "link_all", counted)
+    answers, _, _ = link(world, tmp_path, [{"sentence": "Ann Powers", "mention": "Ann Powers"}] * 7, chunk=3)
+    assert held == [3, 3, 1] and len(answers) == 7
+
+
+def test_the_command_as_it_is_typed_begins_anew_after_a_kill(world, tmp_path):
+    (tmp_path / "new.jsonl").write_text(json.dumps({"sentence": "Ann Powers", "mention": "Ann Powers"}) + "\n{broken\n" + json.dumps({"sentence": "Old Ship", "mention": "Ship"}))
+    command = [sys.executable, "-m", "luigi", "--module", "tasks", "LinkMentions", "--run", str(world[1]["mimic"]), "--input", str(tmp_path / "new.jsonl")]
+    command += ["--output", str(tmp_path / "linked.jsonl"), "--chunk", "2", "--top-k", "2", "--work-dir", str(world[0] / "work")]
+
+    def typed(**more):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **more}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    code, said = typed(MEL_FAULT="linked-chunk")
+    assert code != 0 and "signal 9" in said and "Traceback" not in said and not (tmp_path / "linked.jsonl").exists()
+    code, said = typed()
+    assert code == 0 and "2 mentions" in said and "line 2: malformed JSON" in said, said
+    assert [len(json.loads(line)["entities"]) for line in (tmp_path / "linked.jsonl").read_text().splitlines()] == [2, 2]
+    assert {path.name for path in tmp_path.iterdir()} == {"new.jsonl", "linked.jsonl", "linked.jsonl.rejects.jsonl"}
