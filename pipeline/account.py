@@ -1,7 +1,7 @@
 """Dataset preparation: the tables every later step reads, and the account of what is in the dataset."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +126,12 @@ def _image_rows(counts: Sequence[dict[str, Any]]) -> list[tuple[str, list[int]]]
     return rows
 
 
-def table(account: dict[str, Any]) -> str:
-    """The account as aligned text."""
+def grids(account: Mapping[str, Any]) -> list[tuple[str, list[str], list[tuple[str, list[int]]]]]:
+    """The account as tables: title, names of the columns, rows of a label (indented by what it is part of) and its counts."""
     splits, entities = account["splits"], account["entities"]
     rows = [(label, [counts[name] for counts in splits.values()]) for label, name in _ROWS]
     rows += _image_rows([counts["images"] for counts in splits.values()])
-    lines = [f"Dataset {account['dataset']} (layout {account['format']})", "", *_grid("mentions by split", list(splits), rows), ""]
+    found = [("mentions by split", list(splits), rows)]
     rows = [
         ("entities", [entities["entities"]]),
         ("  sharing their name with another", [entities["sharing_a_name"]]),
@@ -139,14 +139,22 @@ def table(account: dict[str, Any]) -> str:
         ("  with a usable image", [entities["with_usable_image"]]),
         *_image_rows([entities["images"]]),
     ]
-    lines += _grid("knowledge base", ["all"], rows)
+    found.append(("knowledge base", ["all"], rows))
     if "given" in account:
         rows = [(label, [counts[name] for counts in account["given"].values()]) for label, name in _GIVEN_ROWS]
-        lines += ["", *_grid("candidates that came with the data", list(account["given"]), rows)]
+        found.append(("candidates that came with the data", list(account["given"]), rows))
     for title, name in (("entity types", "types"), ("mention groups", "groups")):
         counts = entities[name] if name == "types" else account[name]
         if len(counts) > 1:
-            lines += ["", *_grid(title, ["all"], [(label, [count]) for label, count in counts.items()])]
+            found.append((title, ["all"], [(label, [count]) for label, count in counts.items()]))
+    return found
+
+
+def table(account: dict[str, Any]) -> str:
+    """The account as aligned text."""
+    lines = [f"Dataset {account['dataset']} (layout {account['format']})"]
+    for title, heads, rows in grids(account):
+        lines += ["", *_grid(title, heads, rows)]
     return "\n".join(lines) + "\n"
 
 

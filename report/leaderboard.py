@@ -39,17 +39,7 @@ def write(job: dict[str, Any]) -> dict[str, Any]:
     name that the others are compared with; empty: the best), skipped (name -> reason), splits, out (folder), and optionally resamples.
     Returns `{"text"}`.
     """
-    entries = [_entry(one) for one in job["experiments"]]
-    alone = {one["name"]: _entry(one) for one in job["text_only"]}
-    resamples = job.get("resamples", RESAMPLES)
-    tables: list[Table] = []
-    for split in job["splits"]:
-        tables += [standing(entries, split, protocol, job["reference"], resamples) for protocol in _protocols(entries, split)]
-    last = job["splits"][-1]
-    tables.append(by_part(entries, last))
-    if alone:
-        tables.append(against_text(entries, alone, last))
-    tables += [costs(entries), *([] if job["reference"] else [published()])]
+    entries, alone, tables = compared(job)
     skipped = [f"not here: {name}: {reason}" for name, reason in job["skipped"].items()]
     heading = f"{job['dataset']}: {', '.join(entry.name for entry in entries)}"
     out = Path(job["out"])
@@ -63,6 +53,21 @@ def write(job: dict[str, Any]) -> dict[str, Any]:
     measured = {entry.name: entry.averages for entry in [*entries, *_renamed(alone)]}
     write_atomic(out / "leaderboard.csv", tidy(job["dataset"], measured, not job["reference"]))
     return {"text": text}
+
+
+def compared(job: dict[str, Any]) -> tuple[list[Entry], dict[str, Entry], list[Table]]:
+    """The experiments of a job of `write`, the text-only ones by name, and all tables in their order."""
+    entries = [_entry(one) for one in job["experiments"]]
+    alone = {one["name"]: _entry(one) for one in job["text_only"]}
+    resamples = job.get("resamples", RESAMPLES)
+    tables: list[Table] = []
+    for split in job["splits"]:
+        tables += [standing(entries, split, protocol, job["reference"], resamples) for protocol in _protocols(entries, split)]
+    last = job["splits"][-1]
+    tables.append(by_part(entries, last))
+    if alone:
+        tables.append(against_text(entries, alone, last))
+    return entries, alone, [*tables, costs(entries), *([] if job["reference"] else [published()])]
 
 
 def _entry(said_of: dict[str, Any]) -> Entry:

@@ -29,7 +29,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[Cell | str]
     return Table(title, tuple(header), cells, tuple(note for note in notes if note))
 
 
-def _worded(shown: Table) -> list[bool]:
+def worded(shown: Table) -> list[bool]:
     """Which columns hold words rather than numbers, the first always."""
     columns = ["".join(row[place].text for row in shown.rows) for place in range(len(shown.header))]
     return [place == 0 or sum(map(str.isalpha, text)) > sum(map(str.isdigit, text)) for place, text in enumerate(columns)]
@@ -40,7 +40,7 @@ def as_text(shown: Table, bold: bool = False) -> str:
     lines = [[_printable(name) for name in shown.header]]
     lines += [[_printable(cell.text) + ("*" if cell.best else "") for cell in row] for row in shown.rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(shown.header))]
-    worded = _worded(shown)
+    worded = worded(shown)
     marked = [[False] * len(shown.header), *([cell.best and bold for cell in row] for row in shown.rows)]
     text = [_printable(shown.title)]
     for line, marks in zip(lines, marked, strict=True):
@@ -53,7 +53,7 @@ def as_markdown(shown: Table) -> str:
     """A Markdown table (GitHub's), the best in bold."""
     lines = [f"### {escape_markdown(shown.title)}", ""]
     lines.append("| " + " | ".join(map(escape_markdown, shown.header)) + " |")
-    lines.append("|" + "|".join("---" if words else "---:" for words in _worded(shown)) + "|")
+    lines.append("|" + "|".join("---" if words else "---:" for words in worded(shown)) + "|")
     for row in shown.rows:
         cells = [f"**{escape_markdown(cell.text)}**" if cell.best else escape_markdown(cell.text) for cell in row]
         lines.append("| " + " | ".join(cells) + " |")
@@ -63,7 +63,7 @@ def as_markdown(shown: Table) -> str:
 def as_latex(shown: Table) -> str:
     """A LaTeX table (package booktabs), the best in bold."""
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(' '.join([shown.title + '.', *shown.notes]))}}}"]
-    lines += [rf"\begin{{tabular}}{{{''.join('l' if words else 'r' for words in _worded(shown))}}}", r"\toprule"]
+    lines += [rf"\begin{{tabular}}{{{''.join('l' if words else 'r' for words in worded(shown))}}}", r"\toprule"]
     lines += [" & ".join(map(escape_latex, shown.header)) + r" \\", r"\midrule"]
     for row in shown.rows:
         cells = [rf"\textbf{{{escape_latex(cell.text)}}}" if cell.best else escape_latex(cell.text) for cell in row]

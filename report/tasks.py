@@ -15,7 +15,7 @@ LAYOUT = 1
 """Raised when leaderboards are to be written anew."""
 
 
-class _Leaderboard(BuildCandidates):
+class Leaderboard(BuildCandidates):
     """Trained heads in one leaderboard: `experiments` and `without_pictures` say which, by name."""
 
     seed = TrainHead.seed
@@ -64,7 +64,7 @@ class _Leaderboard(BuildCandidates):
         return f"{text}\nleaderboard: {folder} (txt, md, csv, tex)"
 
 
-class CompareHeads(_Leaderboard):
+class CompareHeads(Leaderboard):
     """Trains what is missing of several methods and writes one leaderboard: figures, significance, cost, the papers' figures apart.
 
     Writes artifacts/reports/<dataset>/compareheads-<hash>/leaderboard.txt, .md, .csv and .tex. A method that the profile has no features for is
@@ -92,7 +92,7 @@ class CompareHeads(_Leaderboard):
         return {method: self.clone(TrainHead, method=method, params=params) for method, params in found.items() if params is not None}
 
 
-class Ablate(_Leaderboard):
+class Ablate(Leaderboard):
     """Trains one method and the ablations of its paper, and writes their table: what each takes away, and whether the difference is significant.
 
     Writes artifacts/reports/<dataset>/ablate-<hash>/leaderboard.txt, .md, .csv and .tex. Ablations that the profile has no features for are named.

@@ -107,6 +107,37 @@ def test_ablations_are_trained_beside_the_full_method_and_two_runs_compared(worl
     assert "no such run" in copy.luigi("CompareRuns", "--run-folder", first, "--against", "small/mimic/nowhere", profile=False, code=30)
 
 
+def test_a_run_is_explained_by_its_options_or_by_its_folder(world):
+    said = world.luigi("Explain", "--method", "mimic", "--top", "2")
+    run = next(path for path in runs(world, "mimic")[0] if list(path.glob("explain-*")))
+    (file,) = run.glob("explain-test-*.jsonl")
+    told = [json.loads(line) for line in file.read_text().splitlines()]
+    assert f"{len(told)} mentions of test explained: {file}" in said and len(told) == 10
+    assert {"score", "units", "id"} <= set(told[0]["candidates"][0])
+    named = run.relative_to(world.work / "runs").as_posix()
+    before = stamps(world)
+    assert world.luigi("Explain", "--run-folder", named, "--top", "2") == said and stamps(world) == before, "the same run, and nothing twice"
+    assert "not the run of this method" in world.luigi("Explain", "--run-folder", named, "--candidates", "7", code=None)
+    assert "no such run" in world.luigi("Explain", "--run-folder", "small/mimic/nowhere", code=None)
+
+
+def test_a_report_shows_what_is_trained_in_one_page_and_is_not_written_twice(world):
+    said = world.luigi("Report", "--cases", "5")
+    (page,) = world.work.glob("reports/small/report-*/report.html")
+    assert f"report: {page}" in said and "5 cases" in said
+    text = page.read_text()
+    data = json.loads(text.partition('<script type="application/json" id="told">')[2].partition("</script>")[0])
+    assert data["methods"] == ["mimic"] and len(data["cases"]) == 5 and data["pictures"]
+    told = data["cases"][0]["methods"]["mimic"]["top"][0]
+    assert set(told["units"]) == {"tglu", "vdlu", "cmfu"} and told["score"] == pytest.approx(np.mean(list(told["units"].values())), rel=1e-3)
+    assert str(world.root) not in text, "no place of this machine is told"
+    before = stamps(world)
+    assert world.luigi("Report", "--cases", "5") == said and stamps(world) == before
+    plan = world.luigi("Report", "--methods", "mimic,dwe", "--params", DWE, "--dry-run")
+    assert "would run TrainHead dwe, seed 0" in plan and "would run Report" in plan and stamps(world) == before
+    assert "no trained head" in world.luigi("Report", "--candidates", "7", code=None)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,0 +1,171 @@
+"""What a trained head has to tell of its decisions, mention by mention: units, edges, attention, chosen experts, pair features."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cache.errors import UserError, nearest
+from cache.files import write_atomic
+from cache.progress import Bar
+from cache.store import Store
+from cache.table import Table
+from heads import fusion
+from heads.base import Head
+from heads.config import load_config
+from heads.data import Bundle
+from heads.device import pick_device
+from heads.evaluation import SPLITS
+from heads.runs import load_head, refuse_other_features
+from heads.scoring import LISTS, encode
+from heads.training import wanted
+
+EDGE, ATTENTION, EXPERT = "edge_", "attention.", "expert"
+
+
+def main(job: dict[str, Any]) -> dict[str, Any]:
+    """Write one line of JSON per mention into `job["file"]`; see `explain` for what stands in it.
+
+    job: a finished run's (see `heads.training.main`), and file, split, mentions (ids; none: all of the split), sample (most mentions, 0: all),
+    top (see `explain`). Returns `{"mentions"}`. Raises `UserError`.
+    """
+    lines = [
+        json.dumps(one, ensure_ascii=False, allow_nan=False)
+        for one in explain(job, split=job["split"], mentions=job["mentions"], sample=job["sample"], top=job["top"])
+    ]
+    write_atomic(Path(job["file"]), "".join(f"{line}\n" for line in lines))
+    return {"mentions": len(lines)}
+
+
+def explain(job: Mapping[str, Any], *, split: str, mentions: Sequence[str] = (), sample: int = 0, top: int = 0) -> Iterator[dict[str, Any]]:
+    """What the run of `job` tells of each mention over its candidate list, plain JSON values; numbers to six digits.
+
+    id, split, gold (id or None); candidates: the best first, of each id and score, and where the head has them `units` (name -> score), `expert` (the
+    one that DSMIP's gate chose), `edges` (DRIN: kind -> weight A^0, A^1, ... that each layer used) and `pairs` (pair feature -> value or values);
+    attention: role -> {"weights": one per object, face or name} and, where the role's feature was cut from boxes, "boxes": the numbers of theirs.
+    top: only the best so many candidates, and the gold (0: all of the list). Raises `UserError` for an unknown mention or split.
+    """
+    device = pick_device(job.get("device", "auto"))
+    config = load_config(job["method"], job["config"])
+    if config.trainer == "heads.fusion:main":  # the parts of a fused run are pair features of it, kept in its folder
+        if split not in SPLITS:
+            raise UserError(f"--split {split}: a fused run keeps the scores of its heads for {' and '.join(SPLITS)} alone")
+        job = {**job, "pairs": fusion.parts(dict(job), SPLITS, device), "heads": {}}
+    head = load_head(Path(job["out"]), device, job)
+    refuse_other_features(head, Path(job["out"]), job["inputs"])
+    bundle = Bundle.load(dict(job), wanted(dict(job), head.config), device)
+    index = chosen(bundle.table, split, mentions, sample)
+    boxes = _boxes(job)
+    with Bar(len(index), "explaining", "mention") as progress:
+        for start in range(0, len(index), LISTS):
+            part = index[start : start + LISTS]
+            yield from _part(head, bundle, part, boxes, top)
+            progress.update(len(part))
+
+
+def chosen(table: Mapping[str, np.ndarray], split: str, mentions: Sequence[str], sample: int) -> np.ndarray:
+    """Rows of the asked mentions of a split, in their order; of a sample, those with the lowest hash of their id, so that 10 are part of 20."""
+    here = np.flatnonzero(table["split"] == split)
+    if not len(here):
+        raise UserError(f"--split {split}: no mention is in it{nearest(split, sorted(set(table['split'].tolist())))}")
+    if mentions:
+        row_of = {str(table["id"][row]): row for row in here}
+        for name in mentions:
+            if name not in row_of:
+                raise UserError(f"mention {name!r}: not in {split}{nearest(name, list(row_of))}")
+        return np.array(sorted({row_of[name] for name in mentions}))
+    if sample and sample < len(here):
+        here = np.array(sorted(sorted(here.tolist(), key=lambda row: by_hash(str(table["id"][row])))[:sample]))
+    return here
+
+
+def by_hash(name: str) -> bytes:
+    """Sorts mentions in an order that has to do with nothing."""
+    return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+@torch.no_grad()
+def _part(head: Head, bundle: Bundle, index: np.ndarray, boxes: Mapping[str, "_Boxes"], top: int) -> Iterator[dict[str, Any]]:
+    lists, pairs = bundle.candidates[index], bundle.pairs_of(index)
+    names, place = np.unique(lists, return_inverse=True)
+    real = names >= 0
+    scores: dict[str, np.ndarray] = {"score": np.full(lists.shape, np.nan)}
+    told: dict[str, np.ndarray] = {}
+    if real.any():
+        device = bundle.mentions.device
+        columns = torch.from_numpy(place.reshape(lists.shape) - int((~real).sum())).to(device)  # -1 sorts first, so it stays -1
+        sides = encode(head.encode_mentions, bundle.mentions, index), encode(head.encode_entities, bundle.entities, names[real])
+        beside = {name: torch.from_numpy(values).to(device) for name, values in pairs.items()}
+        scores = {name: values.float().cpu().numpy() for name, values in head.score_lists(*sides, columns, beside).items()}
+        told = {name: values.float().cpu().numpy() for name, values in head.explain(*sides, columns, beside).items()}
+    for place_of, row in enumerate(index.tolist()):
+        candidates = [
+            _candidate(head, scores, told, pairs, place_of, at) | {"id": str(bundle.entity_ids[lists[place_of, at]])}
+            for at in np.argsort(-np.where(lists[place_of] >= 0, scores["score"][place_of], -np.inf), kind="stable").tolist() if lists[place_of, at] >= 0
+        ]
+        gold = None if bundle.table["gold_id"][row] is None else str(bundle.table["gold_id"][row])
+        kept = [one for number, one in enumerate(candidates) if not top or number < top or one["id"] == gold]
+        attention = {
+            name.removeprefix(ATTENTION): _attention(values[place_of], boxes.get(name.removeprefix(ATTENTION)), row)
+            for name, values in told.items() if name.startswith(ATTENTION)
+        }
+        yield {
+            "id": str(bundle.table["id"][row]), "split": str(bundle.table["split"][row]), "gold": gold, "candidates": kept,
+            "attention": {role: value for role, value in attention.items() if value["weights"]},
+        }
+
+
+def _candidate(
+    head: Head, scores: Mapping[str, np.ndarray], told: Mapping[str, np.ndarray], pairs: Mapping[str, np.ndarray], row: int, at: int
+) -> dict[str, Any]:
+    one: dict[str, Any] = {"id": "", "score": number(scores["score"][row, at])}
+    units = {name: number(scores[name][row, at]) for name in head.units if name != EXPERT}
+    if EXPERT in head.units:
+        one["expert"] = head.experts[int(scores[EXPERT][row, at])]
+    edges: dict[str, list[float | None]] = {}
+    for name, values in told.items():
+        if name.startswith(EDGE):
+            edges.setdefault(name.split("_")[1], []).append(number(values[row, at]))
+        elif not name.startswith(ATTENTION):
+            units[name] = number(values[row, at])
+    beside = {name: number(values[row, at]) if values.ndim == 2 else [number(value) for value in values[row, at].ravel()] for name, values in pairs.items()}
+    more = {
+        "units": units, "edges": {kind: weights for kind, weights in edges.items() if any(weight is not None for weight in weights)},
+        "pairs": {name: value for name, value in beside.items() if value is not None},
+    }
+    return one | {name: values for name, values in more.items() if values}
+
+
+class _Boxes:
+    """Which box of the picture each step of a role stands for."""
+
+    def __init__(self, store: Store, keys: Path) -> None:
+        with np.load(keys, allow_pickle=False) as saved:
+            self.table = Table(store, "box", np.ascontiguousarray(saved["keys"]), saved["present"])
+
+    def __call__(self, row: int) -> list[int]:
+        return self.table.ragged_flat(np.array([row]))[0].astype(int).tolist()
+
+
+def _boxes(job: Mapping[str, Any]) -> dict[str, _Boxes]:
+    """By role, of the mentions' inputs that were cut from boxes."""
+    found = {}
+    for entry in job["inputs"]:
+        store = Store.open(Path(entry["store"]))
+        if entry["side"] == "mention" and "box" in store.outputs:
+            found[entry["role"]] = _Boxes(store, Path(entry["keys"]))
+    return found
+
+
+def _attention(weights: np.ndarray, boxes: _Boxes | None, row: int) -> dict[str, Any]:
+    shown = [number(weight) for weight in weights if np.isfinite(weight)]
+    return {"weights": shown, **({"boxes": boxes(row)} if boxes is not None and shown else {})}
+
+
+def number(value: Any) -> float | None:
+    """A number as JSON has it, to six digits; None where there is none."""
+    return float(f"{float(value):.6g}") if np.isfinite(value) else None

@@ -1,0 +1,185 @@
+"""Tasks that show what trained heads do: Explain, mention by mention, as a file; Report, as a page."""
+
+from typing import Any
+
+import luigi
+
+from cache.errors import UserError
+from heads.config import methods as known_methods
+from linking import jobs, variants
+from linking.tasks import BuildCandidates, TrainHead
+from pipeline import child, wants
+from pipeline.task import Task, stop
+from pipeline.tasks import ExtractGroup, PrepareDataset
+from report import trained
+from report.cases import FOUND
+from report.tasks import CompareHeads, Leaderboard
+
+SPLITS = ("train", "dev", "test")
+PAGE = 1
+"""Raised when pages are to be written anew."""
+MOST_CASES = 5000
+
+
+class Explain(BuildCandidates):
+    """Writes what a trained head has to tell per mention and candidate: scores of units, edges before and after, attention, chosen experts.
+
+    Leaves explain-<split>-<hash>.jsonl in the run's folder, a line per mention (docs/report.md). The run is --run-folder, or the one that TrainHead
+    makes of the same options.
+    """
+
+    method = TrainHead.method
+    params = TrainHead.params
+    seed = TrainHead.seed
+    train_fraction = TrainHead.train_fraction
+    run_folder = luigi.Parameter(default="", description="the run's folder, or <dataset>/<method>/<hash> under artifacts/runs; instead of --method and --params")
+    split = luigi.ChoiceParameter(choices=SPLITS, default="test", description="train, dev or test")
+    mentions = luigi.Parameter(default="", description="comma-separated ids of mentions; empty: all of the split")
+    sample = luigi.IntParameter(default=0, description="at most so many mentions of the split, always the same ones; 0: all")
+    top = luigi.IntParameter(default=0, description="of each mention only its best so many candidates, and the gold; 0: its whole list")
+    resources = {"device": 1}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        try:
+            if min(self.sample, self.top) < 0:
+                raise UserError("--sample and --top: expected 0 or more")
+            self.trained = trained.find(self, self.run_folder) if self.run_folder else self.clone(TrainHead, seeds=1)
+            if self.trained.seeds != 1:
+                raise UserError(f"{self.run_folder}: the mean over several seeds; name the run of one of them")
+        except UserError as error:
+            stop(error)
+
+    def needs(self) -> list[Task]:
+        return [self.trained]
+
+    def request(self) -> dict[str, Any] | None:
+        run = self.trained.digest()
+        return run and {"run": run, "split": self.split, "mentions": self.mentions, "sample": self.sample, "top": self.top}
+
+    def make(self) -> dict[str, Any]:
+        job = self.trained.job()
+        file = self.folder(self.trained.resolved()["run"]) / f"explain-{self.split}-{self.digest()[:8]}.jsonl"
+        said = child.run("heads.explanations:main", {
+            **job, "device": self.device, "file": str(file), "split": self.split, "sample": self.sample, "top": self.top,
+            "mentions": [name.strip() for name in self.mentions.split(",") if name.strip()],
+        })
+        return {"result": {**said, "file": self.paths.relative(file)}, "files": [file]}
+
+    def summary(self, receipt: dict[str, Any]) -> str:
+        result = receipt["result"]
+        return f"{result['mentions']} mentions of {self.split} explained: {self.folder(result['file'])}"
+
+
+class Report(Leaderboard):
+    """Writes one HTML page that holds all it shows: dataset, leaderboard, learning curves, parts, where methods disagree, and cases with pictures.
+
+    Leaves artifacts/reports/<dataset>/report-<hash>/report.html. Without --methods and --runs: every method that is trained with its default
+    parameters. What --methods names and is not trained yet is trained.
+    """
+
+    methods = luigi.Parameter(default="", description="comma-separated methods; empty: those that are trained already")
+    params = CompareHeads.params
+    runs = luigi.Parameter(default="", description="comma-separated run folders, or <dataset>/<method>/<hash> under artifacts/runs, beside --methods or in their place")
+    text_only = CompareHeads.text_only
+    split = luigi.ChoiceParameter(choices=SPLITS[1:], default="test", description="dev or test")
+    cases = luigi.IntParameter(default=300, description=f"the most mentions that are shown one by one, up to {MOST_CASES}")
+    picture_mb = luigi.IntParameter(default=40, description="megabytes of small pictures that the page may hold")
+    explain = luigi.BoolParameter(
+        default=True, parsing=luigi.BoolParameter.EXPLICIT_PARSING, description="ask the heads what else they tell: edges, attention, pair features",
+    )
+    resources = {"device": 1}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        try:
+            if not 0 <= self.cases <= MOST_CASES or self.picture_mb < 0:
+                raise UserError(f"--cases {self.cases}, --picture-mb {self.picture_mb}: expected 0 to {MOST_CASES}, and 0 or more")
+            self.skipped: dict[str, str] = {}
+            self.shown = self._named() if self.methods or self.runs else self._finished()
+        except UserError as error:
+            stop(error)
+
+    @property
+    def splits(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.split,)
+
+    def _named(self) -> dict[str, TrainHead]:
+        found: dict[str, TrainHead] = {}
+        if self.methods:
+            possible, self.skipped = variants.possible(self.methods, self.params, self.profile_content)
+            found = {method: self.clone(TrainHead, method=method, params=params) for method, params in possible.items()}
+        for named in filter(None, (name.strip() for name in self.runs.split(","))):
+            task = trained.find(self, named)
+            name = task.head.method
+            found[name if name not in found else f"{name} {named.rstrip('/').rpartition('/')[2][:8]}"] = task
+        return found
+
+    def _finished(self) -> dict[str, TrainHead]:
+        """Methods whose run with default parameters is done."""
+        found = {}
+        papers = [*jobs.FOUR, "fused"]
+        listed = [*papers, *(name for name in known_methods() if name not in papers)]
+        for method, params in variants.possible(",".join(listed), "{}", self.profile_content)[0].items():
+            task = self.clone(TrainHead, method=method, params=params)
+            if task.done():
+                found[method] = task
+        if not found:
+            raise UserError("no trained head for this dataset and profile; name methods to train (--methods drin,mimic,dwe,dsmip,fused), or run folders (--runs)")
+        return found
+
+    def experiments(self) -> dict[str, TrainHead]:
+        return self.shown
+
+    def without_pictures(self) -> dict[str, TrainHead]:
+        if not self.text_only:
+            return {}
+        found = {name: variants.text_only(task.method, task.params, self.profile_content) for name, task in self.shown.items()}
+        return {name: self.shown[name].clone(TrainHead, params=params) for name, params in found.items() if params is not None}
+
+    def request(self) -> dict[str, Any] | None:
+        request = super().request()
+        own = {"page": PAGE, "cases": self.cases, "pictures": self.picture_mb, "explain": self.explain}
+        return request and {**request, **own}
+
+    def found(self) -> dict[str, dict[str, str]]:
+        """Rows of detectors and recognisers that were extracted for these heads: where they lie."""
+        groups: dict[str, ExtractGroup] = {}
+        seen: set[str] = set()
+
+        def walk(task: Task) -> None:
+            if task.task_id in seen:
+                return
+            seen.add(task.task_id)
+            if isinstance(task, ExtractGroup):
+                groups[task.task_id] = task
+            for needed in task.needs():
+                walk(needed)
+
+        for task in self.shown.values():
+            walk(task)
+        merged = wants.merged([group.resolved() for group in groups.values()])
+        columns = {name: f"mention.{name}.image" for name in FOUND}
+        return {
+            name: {"store": str(self.paths.cache / merged["features"][name]["store"]), "column": str(self.folder(merged["columns"][column]))}
+            for name, column in columns.items() if column in merged["columns"]
+        }
+
+    def make(self) -> dict[str, Any]:
+        out = self.paths.report(self.dataset, "report", self.digest()) / "report.html"
+        prepared = self.clone(PrepareDataset).resolved()
+        experiments, alone = ([self.entry(name, task) for name, task in listed.items()] for listed in (self.experiments(), self.without_pictures()))
+        single = {name: task if task.seeds == 1 else task.of_seeds()[0] for name, task in self.shown.items()}
+        written = child.run("report.page.write:write", {
+            "dataset": self.dataset, "experiments": experiments, "text_only": alone, "reference": "", "skipped": self.skipped, "splits": self.splits,
+            "runs": {name: task.job() for name, task in single.items()}, "data": str(self.folder(prepared["folder"])), "found": self.found(),
+            "roots": {side: str(self.source / prepared[f"{side}_images"]) for side in ("mention", "entity")}, "limits": dict(self.profile_content.limits),
+            "cases": self.cases, "pictures": self.picture_mb * 1_000_000, "explain": self.explain, "device": self.device, "out": str(out),
+            "command": f"luigi --module tasks Report --dataset {self.dataset} --methods {','.join(task.head.method for task in self.shown.values())}",
+        })
+        return {"result": {**written, "file": self.paths.relative(out)}, "files": [out]}
+
+    def summary(self, receipt: dict[str, Any]) -> str:
+        result = receipt["result"]
+        left = f", {result['left_out']} left out" if result["left_out"] else ""
+        return f"{result['cases']} cases, {result['pictures']} pictures{left}, {result['bytes'] / 1e6:.1f} MB\nreport: {self.folder(result['file'])}"

@@ -1,0 +1,254 @@
+"use strict";
+// Shows the cases that stand in the page as JSON. Every text goes into the page as text, never as HTML.
+(() => {
+  const SVG = "http://www.w3.org/2000/svg";
+  const BATCH = 12;
+  const UNITS = { tglu: "text", vdlu: "image", cmfu: "cross-modal", multimodal: "multimodal", text: "text", visual: "visual" };
+  const EDGES = { tt: "text–text", ti: "text–image", it: "image–text", ii: "image–image" };
+  const ROLES = { objects: "objects", faces: "faces", identities: "recognised names" };
+
+  // el("p", {class: "note", text: "..."}, child, ...) makes an element; null children are left out.
+  function el(name, attributes, ...children) {
+    return filled(document.createElement(name), attributes, children);
+  }
+  function drawn(name, attributes, ...children) {
+    return filled(document.createElementNS(SVG, name), attributes, children);
+  }
+  function filled(node, attributes, children) {
+    for (const [key, value] of Object.entries(attributes || {})) {
+      if (value === null || value === undefined || value === false) continue;
+      if (key === "text") node.textContent = value;
+      else node.setAttribute(key, value === true ? "" : value);
+    }
+    for (const child of children) if (child !== null && child !== undefined) node.append(child);
+    return node;
+  }
+  function plain(text) {
+    return String(text).normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
+  }
+  function shown(value) {
+    if (typeof value !== "number") return "–";
+    const size = Math.abs(value);
+    return value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3);
+  }
+  function short(value) {
+    return typeof value !== "number" ? "–" : value.toFixed(Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2);
+  }
+  function percent(value) {
+    return `${Math.round(100 * value)}\u00a0%`;
+  }
+  function letter(place) {
+    return place < 26 ? String.fromCharCode(65 + place) : `A${place}`;
+  }
+
+  // One case. book: {entities, pictures, parts, methods, kinds}, as the page's JSON has them.
+  function renderCase(one, book, open) {
+    const title = el("h3", { id: `case-${one.id}`, text: one.phrase });
+    const tags = [one.id, one.type, one.group].filter(Boolean).map((text) => el("span", { class: "tag", text }));
+    const verdicts = book.methods.filter((name) => name in one.methods).map((name) => {
+      const { right, rank } = one.methods[name];
+      const said = right === null ? "no gold in the KB" : right ? "right" : rank ? `wrong, gold at ${rank}` : "wrong, gold not listed";
+      const mark = right === null ? "·" : right ? "✓" : "✗";
+      const state = right === null ? "" : right ? "right" : "wrong";
+      return el("span", { class: `verdict ${state}`, title: said }, `${mark} ${name}${right === false && rank ? ` @${rank}` : ""}`);
+    });
+    const seen = el("div", { class: one.image.picture ? "seen" : "seen bare" }, one.image.picture ? picture(one, book) : null, text(one, book));
+    const answers = el("div", { class: "answers" }, ...book.methods.filter((name) => name in one.methods).map((name) => answer(one, name, book, open)));
+    return el("article", { class: "case", "aria-labelledby": `case-${one.id}` }, el("header", {}, title, ...tags, el("span", { class: "verdicts" }, ...verdicts)), seen, answers);
+  }
+
+  function text(one, book) {
+    const [before, phrase, after] = one.text;
+    const sentence = el("p", { class: "said" }, before, one.found ? el("mark", { text: phrase }) : null, after);
+    const lost = one.found ? null : el("p", { class: "absent", text: `The phrase “${one.phrase}” was not found in the sentence.` });
+    const without = one.image.picture || one.image.status === "none" ? null : el("p", { class: "absent", text: `Picture: ${one.image.status}.` });
+    const none = one.image.status === "none" ? el("p", { class: "absent", text: "No picture." }) : null;
+    return el("div", {}, sentence, lost, without, none, gold(one, book));
+  }
+
+  function gold(one, book) {
+    if (one.gold === null) return el("p", { class: "absent", text: "Gold: NIL, none of the knowledge base’s entities." });
+    if (!one.gold_known) return el("p", { class: "absent", text: `Gold: ${one.gold}, which is not in the knowledge base.` });
+    const entity = book.entities[one.gold];
+    return el("div", { class: "gold" }, thumb(entity, book),
+      el("div", {}, el("p", {}, "Gold: ", el("b", { text: entity.name }), ` (${[one.gold, entity.type].filter(Boolean).join(", ")})`), el("p", { class: "text", text: entity.text })));
+  }
+
+  function thumb(entity, book) {
+    const uri = book.pictures[entity.picture];
+    if (!uri) return el("span", { class: "thumb none", text: "no picture" });
+    return el("img", { class: "thumb", src: uri, alt: `Picture of ${entity.name}`, loading: "lazy", decoding: "async" });
+  }
+
+  function picture(one, book) {
+    const { width, height } = one.image;
+    const size = Math.max(width, height) / 20;
+    const marks = [];
+    const listed = [];
+    const weights = attended(one, book);
+    function mark(box, kind, name) {
+      const [x1, y1, x2, y2] = box;
+      const around = { x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) };
+      const wide = size * (0.5 + 0.65 * name.length);
+      const left = kind === "face" ? Math.max(0, x2 - wide) : x1;
+      marks.push(drawn("rect", { ...around, class: "under" }), drawn("rect", { ...around, class: `box ${kind}` }),
+        drawn("rect", { x: left, y: y1, width: wide, height: size * 1.25, class: "plate" }),
+        drawn("text", { x: left + wide / 2, y: y1 + size * 0.98, "font-size": size, "text-anchor": "middle", class: "word", text: name }));
+    }
+    one.objects.forEach((found, place) => {
+      const name = String(place + 1);
+      mark(found.box, "object", name);
+      const weight = weights.objects[place];
+      listed.push(el("li", { class: "of-object" }, el("b", { text: name }),
+        el("span", { text: `${found.label || "object"}, ${percent(found.score)}${weight === undefined ? "" : `; attention ${percent(weight)}`}` })));
+    });
+    one.faces.forEach((found, place) => {
+      const name = letter(place);
+      mark(found.box, "face", name);
+      const names = found.names.map(([who, score]) => `${who} (${percent(score)})`).join(", ");
+      const said = [`face, ${percent(found.score)}`, names && `recognised: ${names}`, found.said].filter(Boolean).join("; ");
+      listed.push(el("li", { class: "of-face" }, el("b", { text: name }), el("span", { text: said })));
+    });
+    const label = `Picture beside “${one.phrase}”, with ${one.objects.length} objects and ${one.faces.length} faces marked`;
+    const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
+      drawn("image", { href: book.pictures[one.image.picture], width, height, preserveAspectRatio: "none" }), ...marks);
+    return el("div", { class: "picture" }, svg, listed.length ? el("ul", { class: "found" }, ...listed) : null);
+  }
+
+  // Weights of the objects by their number, of the first method that tells of them.
+  function attended(one, book) {
+    const objects = {};
+    for (const name of book.methods) {
+      const told = (one.methods[name] || {}).attention;
+      if (told && told.objects) {
+        for (const [, weight, number] of told.objects) if (number >= 0) objects[number] = weight;
+        break;
+      }
+    }
+    return { objects };
+  }
+
+  function answer(one, name, book, open) {
+    const told = one.methods[name];
+    const colour = book.methods.indexOf(name) % 8;
+    const place = told.right === null ? "" : told.rank ? `gold at ${told.rank}` : "gold not listed";
+    const entries = told.top.map((candidate, at) => entry(candidate, at + 1, one, book));
+    const below = told.gold ? [el("p", { class: "below", text: "further down:" }), el("ol", {}, entry(told.gold, told.rank || "–", one, book))] : [];
+    const why = reasons(told, one, book);
+    return el("section", { class: `answer c${colour}`, "aria-label": `${name}: top ${told.top.length}` },
+      el("h4", {}, name, el("span", { text: place })), el("ol", {}, ...entries), ...below,
+      why.length ? el("details", { class: "why", open }, el("summary", { text: "What it tells" }), ...why) : null);
+  }
+
+  function entry(candidate, place, one, book) {
+    const entity = book.entities[candidate.id];
+    const right = candidate.id === one.gold;
+    const under = [candidate.id, entity.type].filter(Boolean).join(", ");
+    return el("li", { class: right ? "entry is-gold" : "entry", title: entity.text },
+      thumb(entity, book),
+      el("span", { class: "who" }, right ? el("span", { class: "tick", text: "✓ ", "aria-label": "gold: " }) : null, entity.name, el("small", { text: `${place}. ${under}` }),
+        candidate.expert ? el("span", { class: "expert", text: `expert: ${candidate.expert}` }) : null),
+      el("span", { class: "score", text: shown(candidate.score) }));
+  }
+
+  function reasons(told, one, book) {
+    const all = told.top.map((candidate, at) => ({ ...candidate, place: at + 1 }));
+    if (told.gold) all.push({ ...told.gold, place: told.rank || "–" });
+    const parts = [];
+    const columns = (key) => [...new Set(all.flatMap((candidate) => Object.keys(candidate[key] || {})))];
+    const units = columns("units");
+    const edges = columns("edges");
+    const pairs = columns("pairs");
+    if (units.length) parts.push(...grid("Scores of its units", all, units, UNITS, (candidate, name) => short((candidate.units || {})[name]), one, book));
+    if (edges.length) {
+      const change = (candidate, name) => ((candidate.edges || {})[name] || [null]).map(short);
+      parts.push(...grid("Edges, from before (above) to after", all, edges, EDGES, change, one, book));
+    } else if (pairs.length) parts.push(...grid("What it combines", all, pairs, {}, (candidate, name) => [(candidate.pairs || {})[name]].flat().map(short), one, book));
+    for (const [role, steps] of Object.entries(told.attention || {})) {
+      parts.push(el("p", { text: `Attention over ${ROLES[role] || role}` }));
+      for (const [what, weight, number] of steps) {
+        const called = role === "objects" && number >= 0 ? `${number + 1} ${what}` : role === "faces" && number >= 0 ? `${letter(number)} ${what}` : what;
+        const bar = drawn("svg", { viewBox: "0 0 70 8", "aria-hidden": "true" }, drawn("rect", { class: "rail", width: 70, height: 8, rx: 4 }),
+          drawn("rect", { class: "filled", width: 70 * Math.max(0, Math.min(1, weight)), height: 8, rx: 4 }));
+        parts.push(el("div", { class: "weight" }, el("span", { text: called }), bar, el("span", { text: percent(weight) })));
+      }
+    }
+    return parts;
+  }
+
+  // A table of what `keys` are for each candidate, who stand across by their places, as in the list above it.
+  function grid(title, candidates, keys, names, cell, one, book) {
+    const places = candidates.map((candidate) => {
+      const place = candidate.place;
+      const name = book.entities[candidate.id].name;
+      return el("th", { scope: "col", class: "number", title: name, "aria-label": name, text: candidate.id === one.gold ? `✓${place}` : String(place) });
+    });
+    const rows = keys.map((key) => el("tr", {}, el("th", { scope: "row", text: names[key] || key.replaceAll("_", " ") }),
+      ...candidates.map((candidate) => {
+        const values = [cell(candidate, key)].flat();  // of many numbers the first two, and all where the pointer rests
+        return el("td", { class: "number", title: values.length > 2 ? values.join(", ") : null }, ...values.slice(0, 2).map((text) => el("span", { text })));
+      })));
+    const head = el("tr", {}, el("td", {}), ...places);
+    return [el("p", { text: title }), el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)))];
+  }
+
+  // Filters.
+  function words(one, book) {
+    const ids = new Set([one.gold, ...Object.values(one.methods).flatMap((told) => told.top.map((candidate) => candidate.id))]);
+    const names = [...ids].filter((id) => id !== null).flatMap((id) => [id, book.entities[id].name]);
+    return plain([one.id, one.phrase, ...one.text, ...names].join("\n"));
+  }
+  function fits(one, asked, book) {
+    if (asked.part !== "" && !one.parts.includes(Number(asked.part))) return false;
+    const verdicts = Object.values(one.methods).map((told) => told.right).filter((right) => right !== null);
+    if (asked.dispute === "some" && !(verdicts.includes(true) && verdicts.includes(false))) return false;
+    if (asked.dispute === "all" && !(verdicts.length && !verdicts.includes(false))) return false;
+    if (asked.dispute === "none" && !(verdicts.length && !verdicts.includes(true))) return false;
+    for (const [name, wanted] of asked.outcomes) if (wanted !== "" && (one.methods[name] || {}).right !== (wanted === "right")) return false;
+    if (!asked.query) return true;
+    one.words ??= words(one, book);
+    return asked.query.every((word) => one.words.includes(word));
+  }
+
+  function start() {
+    const book = JSON.parse(document.getElementById("told").textContent);
+    const get = (id) => document.getElementById(id);
+    const list = get("list"), more = get("more"), count = get("count"), form = get("filters");
+    book.parts.forEach((name, number) => get("part").append(el("option", { value: String(number), text: name })));
+    const outcomes = book.methods.map((name) => {
+      const select = el("select", { "data-method": name }, el("option", { value: "", text: "any" }), el("option", { value: "right", text: "right" }), el("option", { value: "wrong", text: "wrong" }));
+      get("outcomes").append(el("label", {}, name, select));
+      return [name, select];
+    });
+    const told = el("input", { type: "checkbox", id: "open" });
+    get("outcomes").append(el("label", { class: "open" }, told, "open what methods tell"));
+    let found = [], at = 0;
+
+    function next() {
+      const batch = document.createDocumentFragment();
+      for (const one of found.slice(at, at + BATCH)) batch.append(renderCase(one, book, told.checked));
+      at = Math.min(found.length, at + BATCH);
+      list.append(batch);
+      more.hidden = at >= found.length;
+    }
+    function filter() {
+      const query = plain(get("query").value).split(/\s+/).filter(Boolean);
+      const asked = { query: query.length ? query : null, part: get("part").value, dispute: get("dispute").value, outcomes: outcomes.map(([name, select]) => [name, select.value]) };
+      found = book.cases.filter((one) => fits(one, asked, book));
+      at = 0;
+      list.replaceChildren();
+      count.textContent = found.length === 0 ? "No case fits." : `${found.length} of ${book.cases.length} cases`;
+      next();
+    }
+    let waiting = 0;
+    form.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(filter, 120); });
+    form.addEventListener("reset", () => setTimeout(filter));
+    form.addEventListener("submit", (event) => event.preventDefault());
+    more.addEventListener("click", next);
+    if ("IntersectionObserver" in window) new IntersectionObserver((seen) => { if (seen.some((one) => one.isIntersecting) && !more.hidden) next(); }, { rootMargin: "600px" }).observe(more);
+    filter();
+  }
+
+  globalThis.renderCase = renderCase;
+  if (document.getElementById("told")) start();
+})();

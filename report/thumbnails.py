@@ -1,0 +1,81 @@
+"""Small copies of pictures for a page: decoded with the limits of all pictures, encoded anew, bounded in number and size."""
+
+import io
+from base64 import b64encode
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, features
+
+from cache.errors import PassingError
+from pipeline.images import ImageError, Limits, decode_with_size, image_key, read_picture
+
+LARGE, SMALL = 320, 96
+"""Pixels of the longer side: of a mention's picture, and of an entity's."""
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """An encoded small copy, and the upright size (width, height) of the picture itself, in whose pixels boxes are given."""
+
+    data: bytes
+    kind: str
+    size: tuple[int, int]
+
+    @property
+    def uri(self) -> str:
+        """As a `data:` URI."""
+        return f"data:image/{self.kind};base64,{b64encode(self.data).decode()}"
+
+
+@dataclass
+class Thumbnails:
+    """Those made so far, by name: a picture behind many records is there once. most, budget: number and bytes after which no more are made.
+
+    left_out: pictures that would not fit any more. unusable: those that are gone, changed since the dataset was prepared, or broken.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    most: int = 12_000
+    budget: int = 48_000_000
+    made: dict[str, Thumbnail] = field(default_factory=dict)
+    left_out: int = 0
+    unusable: int = 0
+    _bytes: int = 0
+    _failed: set[str] = field(default_factory=set)
+
+    def add(self, path: Path, key: bytes, side: int) -> str | None:
+        """Name of the thumbnail of the picture file with content key `key`, its longer side `side` pixels at most.
+
+        None where there is none: see `left_out` and `unusable`.
+        """
+        name = f"{key.hex()}-{side}"
+        if name in self.made:
+            return name
+        if name in self._failed:
+            return None
+        if len(self.made) >= self.most or self._bytes >= self.budget:
+            self.left_out += 1
+            return None
+        try:
+            data = read_picture(path, self.limits)
+            if image_key(data) != key:
+                raise FileNotFoundError(f"{path}: another picture now")
+            self.made[name] = thumbnail(data, side, self.limits)
+        except (FileNotFoundError, PassingError, ImageError):
+            self.unusable += 1
+            self._failed.add(name)
+            return None
+        self._bytes += len(self.made[name].data)
+        return name
+
+
+def thumbnail(data: bytes, side: int, limits: Limits) -> Thumbnail:
+    """A picture file's bytes as a copy of at most `side` pixels, without its metadata. Raises `ImageError` where it is no usable picture."""
+    image, size = decode_with_size(data, limits, (side, side))
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    out, kind = io.BytesIO(), "webp" if features.check("webp") else "jpeg"
+    plain = Image.new("RGB", image.size)
+    plain.paste(image)
+    plain.save(out, kind, quality=72)
+    return Thumbnail(out.getvalue(), kind, size)
