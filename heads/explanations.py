@@ -51,6 +51,8 @@ def explain(job: Mapping[str, Any], *, split: str, mentions: Sequence[str] = (),
     """
     device = pick_device(job.get("device", "auto"))
     config = load_config(job["method"], job["config"])
+    if not config.evaluates:
+        raise UserError(f"{job['out']}: a stage that scores nothing by itself; explain the run of {job['method']} that goes on from it")
     if config.trainer == "heads.fusion:main":  # the parts of a fused run are pair features of it, kept in its folder
         if split not in SPLITS:
             raise UserError(f"--split {split}: a fused run keeps the scores of its heads for {' and '.join(SPLITS)} alone")

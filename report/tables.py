@@ -40,11 +40,11 @@ def as_text(shown: Table, bold: bool = False) -> str:
     lines = [[_printable(name) for name in shown.header]]
     lines += [[_printable(cell.text) + ("*" if cell.best else "") for cell in row] for row in shown.rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(shown.header))]
-    worded = worded(shown)
+    words_of = worded(shown)
     marked = [[False] * len(shown.header), *([cell.best and bold for cell in row] for row in shown.rows)]
     text = [_printable(shown.title)]
     for line, marks in zip(lines, marked, strict=True):
-        cells = [cell.ljust(width) if words else cell.rjust(width) for cell, width, words in zip(line, widths, worded, strict=True)]
+        cells = [cell.ljust(width) if words else cell.rjust(width) for cell, width, words in zip(line, widths, words_of, strict=True)]
         text.append("  ".join(f"\x1b[1m{cell}\x1b[0m" if mark else cell for cell, mark in zip(cells, marks, strict=True)).rstrip())
     return "\n".join([*text, *(f"  {_printable(note)}" for note in shown.notes)])
 

@@ -19,6 +19,7 @@ NEEDED = {
     "ExtractGroup": ["--plan", PLAN],
     "LinkMentions": ["--run", "small/mimic/a", "--input", "new.jsonl", "--output", "linked.jsonl"],
     "PromptedFeatures": ["--method", "dsmip", "--profile", "demo"],
+    "Report": ["--methods", "mimic"],
 }
 """Options without which a command is refused; another command needs a line here."""
 STATES = ("nothing", "something")

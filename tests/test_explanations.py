@@ -115,3 +115,8 @@ def test_the_file_has_a_line_of_strict_json_per_mention(jobs, tmp_path):
     for line in lines:
         one = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
         assert len(one["candidates"]) <= 5 and one["split"] == "test"
+
+
+def test_a_stage_that_scores_nothing_is_refused(jobs):
+    with pytest.raises(UserError, match="scores nothing by itself"):
+        next(explain({**jobs["mimic"], "method": "dsmip", "config": {"stage": "prompts"}}, split="test"))
