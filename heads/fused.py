@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heads.base import NO_PAIRS, Batch, Head, Rows
-from heads.config.fused import FusedConfig
+from heads.config._pairs import PairsConfig
 
 
 class Fused(Head):
@@ -19,13 +19,13 @@ class Fused(Head):
     evens out what so few mentions leave to chance.
     """
 
-    config: FusedConfig
+    config: PairsConfig
     uses_candidates = True
     scores_blocks = False
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, config: FusedConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, config: PairsConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(config, shapes)
         self.parts = {name.removeprefix("pairs."): math.prod(shapes[name]) for name in sorted(shapes) if name.startswith("pairs.")}
         numbers = sum(self.parts.values())

@@ -1,4 +1,4 @@
-"""Training of `fused`: scores of trained heads become parts beside pair features, and every part is shown alone and left out."""
+"""Training of `fused` and `ranker`: scores of trained heads and counts become parts beside pair features; every part of `fused` is shown alone and left out."""
 
 import io
 import sys
@@ -39,33 +39,47 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     job: as `heads.training.main` takes it, and heads: method -> the job of its finished run over the same candidate lists. Writes what training
     writes, and parts.json: "all", "only NAME", "without NAME" -> split -> figures. Returns training's result, its table with the parts' below.
     """
-    pairs = parts(job, SPLITS, pick_device(job.get("device", "auto")))
-    job = {**job, "pairs": pairs, "heads": {}, "train_fraction": 1.0}  # heads and frequency saw a fraction of train; nothing here is learned from it
+    job = with_parts(job, SPLITS, pick_device(job.get("device", "auto")))
     result = training.main({**job, "threads": THREADS})
     return {**result, "table": f"{result['table']}\n\n{parts_table(_parts(job, result['metrics']))}"}
 
 
-def parts(job: dict[str, Any], splits: Collection[str], device: torch.device) -> dict[str, str]:
-    """Path of each part's values over the job's lists, for the mentions of `splits`: its pair features, the scores of its heads, the frequency."""
+def ranker(job: dict[str, Any]) -> dict[str, Any]:
+    """Learn a network over pair features and frequency from train. job and result: as of `heads.training.main`."""
+    return training.main({**with_parts(job, (), pick_device(job.get("device", "auto"))), "threads": THREADS})
+
+
+def with_parts(job: dict[str, Any], splits: Collection[str], device: torch.device) -> dict[str, Any]:
+    """The job with all its parts as pair features: those of the profile, the scores of its heads for the mentions of `splits`, the frequency."""
     out = Path(job["out"]) / "parts"
+    config = load_config(job["method"], job["config"])
     pairs = dict(job.get("pairs", {}))
     for method, run in sorted(job.get("heads", {}).items()):
         if Path(run["candidates"]) != Path(job["candidates"]):
             raise UserError(f"{run['out']}: scored other candidate lists than {job['candidates']}; train {method} on these")
-        pairs[method] = _kept(out / f"{method}.npz", lambda run=run: list_scores(run, splits, device))
-    if load_config(job["method"], job["config"]).frequency:
+        pairs[method] = _kept(out / f"{method}.npz", lambda run=run: list_scores(_scored(run, splits, device), splits, device))
+    if config.frequency:
         pairs["frequency"] = _kept(out / "frequency.npz", lambda: frequency(job))
     if not pairs:
-        raise UserError("fused: there is nothing to fuse; name heads or pair_features that this profile has, or set frequency")
-    return pairs
+        raise UserError(f"{job['method']}: it has nothing to read; name heads or pair_features that this profile has, or set frequency")
+    fraction = job.get("train_fraction", 1.0) if config.fits_on == "train" else 1.0  # heads and frequency saw it; dev's half is learned from whole
+    return {**job, "pairs": pairs, "heads": {}, "train_fraction": fraction}
+
+
+def _scored(run: dict[str, Any], splits: Collection[str], device: torch.device) -> dict[str, Any]:
+    return with_parts(run, splits, device) if load_config(run["method"], run["config"]).trainer.startswith(f"{__name__}:") else run
 
 
 def frequency(job: dict[str, Any]) -> np.ndarray:
     """(M, k, 2) float32 log(1 + n), n: how often each candidate is a gold of the training mentions that heads see, and how often it is that of the
-    mention's own phrase there (letter case and punctuation aside). NaN where a list ends."""
+    mention's own phrase there (letter case and punctuation aside); a training mention itself is not counted for it. NaN where a list ends."""
     bundle = Bundle.load({**job, "pairs": {}, "heads": {}}, [], torch.device("cpu"))
     phrases = pq.read_table(Path(job["dataset"]) / "mentions.parquet", columns=["phrase"])["phrase"].to_pylist()
-    return Frequency.of(bundle, phrases, float(job.get("train_fraction", 1.0))).of_lists(phrases, bundle.candidates)
+    fraction = float(job.get("train_fraction", 1.0))
+    itself = np.full(len(phrases), -1)
+    chosen, _ = training.training_mentions(bundle, fraction)
+    itself[chosen] = bundle.gold[chosen]
+    return Frequency.of(bundle, phrases, fraction).of_lists(phrases, bundle.candidates, itself)
 
 
 @dataclass(frozen=True)
@@ -89,13 +103,15 @@ class Frequency:
         pairs, counts = np.unique(phrase * n + gold, return_counts=True)
         return cls(np.bincount(gold, minlength=n), pairs, counts, numbers)
 
-    def of_lists(self, phrases: Sequence[str], lists: np.ndarray) -> np.ndarray:
-        """(M, k, 2) as `frequency` says, for mentions with these phrases and candidates (M, k)."""
+    def of_lists(self, phrases: Sequence[str], lists: np.ndarray, itself: np.ndarray | None = None) -> np.ndarray:
+        """(M, k, 2) as `frequency` says, for mentions with these phrases and candidates (M, k). itself (M,): the gold of a mention that was counted."""
         number = np.array([self.phrases.get(default_process(text), -1) for text in phrases], np.int64)
         asked = number[:, None] * len(self.golds) + lists.clip(0)
         place = np.searchsorted(self.pairs, asked).clip(max=len(self.pairs) - 1)
         same = (self.pairs[place] == asked) & (number >= 0)[:, None]
         both = np.stack([self.golds[lists.clip(0)], np.where(same, self.counts[place], 0)], -1)
+        if itself is not None:
+            both -= (lists == np.where(itself >= 0, itself, -2)[:, None])[:, :, None]
         return np.where((lists >= 0)[:, :, None], np.log1p(both), np.nan).astype(np.float32)
 
 

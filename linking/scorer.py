@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from heads.scoring import entity_chunks, score_kb, score_lists
 from linking import jobs, prompts
 from linking.finished import Finished
 from pipeline import candidates, pair_scores, pairs, wants
+from pipeline.pair_texts import Texts
 from pipeline.retrieval import Lists, as_given
 from pipeline.units import Column, column_name
 
@@ -32,7 +34,7 @@ DEPTH = 10  # entities that are scored again by themselves, as a run's predictio
 
 @dataclass(frozen=True)
 class Kb:
-    """The KB of a prepared dataset: ids, names and, where a source compares them, types of its N entities."""
+    """The KB of a prepared dataset: ids, names, texts and, where a source compares them, types of its N entities."""
 
     table: Mapping[str, list]
     rows: Mapping[str, int]
@@ -40,8 +42,13 @@ class Kb:
     @classmethod
     def read(cls, prepared: Path) -> "Kb":
         """Of entities.parquet."""
-        table = pq.read_table(prepared / "entities.parquet", columns=["id", "name", "type"]).to_pydict()
+        table = pq.read_table(prepared / "entities.parquet", columns=["id", "name", "type", "attributes", "description"]).to_pydict()
         return cls(table, {name: row for row, name in enumerate(table["id"])})
+
+    @cached_property
+    def texts(self) -> Texts:
+        """What pair features read of the entities' strings."""
+        return Texts.of(self.table)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -176,8 +183,7 @@ class Scorer:
                 keys = Keys.load(kb) if side == "entity" else chunk.keys(feature, view)
                 return pair_scores.Rows(Table(self.stores[feature], output, keys.keys, keys.present), keys.counts)
 
-            phrases, names = chunk.table["phrase"], self.kb.table["name"]
-            chunk.made[name] = pairs.numbers(name, phrases, names, lists.ids, lists.scores, rows)[0].astype(np.float32)
+            chunk.made[name] = pairs.numbers(name, chunk.table, self.kb.texts, lists.ids, lists.scores, rows)[0].astype(np.float32)
         return chunk.made[name]
 
     def _side(self, chunk: Chunk) -> Side:

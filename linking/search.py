@@ -116,8 +116,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     config = load_config(asked["method"], asked["config"])
     worker = studies.worker_name()
     with repeatable(asked.get("threads")), studies.at_work(out, worker):
-        if config.trainer == "heads.fusion:main":
-            asked = {**asked, "pairs": fusion.parts(asked, ("dev",), device), "heads": {}, "train_fraction": 1.0}
+        if config.trainer.startswith("heads.fusion:"):
+            asked = fusion.with_parts(asked, ("dev",), device)
         elif config.trainer == "linking.prompts:train":
             asked = {**asked, "towers": str(prompts.blocks(asked))}
         job = {**job, "training": asked}

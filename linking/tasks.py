@@ -86,7 +86,7 @@ class BuildCandidates(OnProfile):
 class BuildPairs(BuildCandidates):
     """Computes one pair feature (numbers per mention and candidate) from cached features: one file per candidate list and features read."""
 
-    pair = luigi.Parameter(description="the pair feature: clip_ti, clip_it, text_cls, object_relation, name_similarity, face_match or retrieval")
+    pair = luigi.Parameter(description="the pair feature: clip_ti, clip_it, text_cls, object_relation, name_similarity, face_match, retrieval, word_overlap, years or text_length")
 
     def extraction(self) -> ExtractFeatures | None:
         try:

@@ -13,7 +13,9 @@ from cache.errors import UserError, nearest
 from cache.files import write_atomic
 from cache.store import Store
 from cache.table import Table
+from pipeline import pair_texts
 from pipeline.pair_scores import MEASURES, RETRIEVAL, Objects, Rows, cosines, face_match, name_similarity, object_relation, retrieval
+from pipeline.pair_texts import Texts
 
 VERSION = 1  # raised by hand when the same inputs give other numbers
 MENTION_OBJECTS, ENTITY_OBJECTS = 3, 1  # DRIN's release: the best boxes of a mention's and of an entity's picture
@@ -29,6 +31,9 @@ READS: Mapping[str, tuple[tuple[tuple[str, str], str, tuple[str, ...]], ...]] = 
     "name_similarity": (),
     "face_match": ((_MENTION_IMAGE, "face_embedding", ("vectors",)), (("entity", "images"), "face_embedding", ("vectors",))),
     "retrieval": (),
+    "word_overlap": (),
+    "years": (),
+    "text_length": (),
 }
 
 
@@ -76,24 +81,32 @@ def compute(job: Mapping[str, Any]) -> tuple[np.ndarray, tuple[str, ...]]:
     folder = Path(job["dataset"])
     with np.load(job["candidates"], allow_pickle=False) as saved:
         ids, scores = saved["ids"], saved["scores"]
-    mentions = pq.read_table(folder / "mentions.parquet", columns=["phrase"])
-    entities = pq.read_table(folder / "entities.parquet", columns=["name"])
+    mentions, entities = pq.read_table(folder / "mentions.parquet"), pq.read_table(folder / "entities.parquet")
     if len(ids) != len(mentions) or ids.max(initial=-1) >= len(entities):
         raise UserError(f"{job['candidates']}: lists do not fit the {len(mentions)} mentions and {len(entities)} entities of {folder}; build them again")
-    texts = mentions["phrase"].to_pylist(), entities["name"].to_pylist()
-    return numbers(job["name"], *texts, ids, scores, _Inputs(job), job.get("workers", -1))
+    read = {name: mentions[name].to_pylist() for name in ("phrase", "sentence", "start", "end")}
+    kb = Texts.of({name: entities[name].to_pylist() for name in ("name", "attributes", "description")})
+    return numbers(job["name"], read, kb, ids, scores, _Inputs(job), job.get("workers", -1))
 
 
 def numbers(
-    name: str, phrases: Sequence[str], names: Sequence[str], ids: np.ndarray, scores: np.ndarray, rows: Callable[[str, str, str, str], Rows], workers: int = -1,
+    name: str, mentions: Mapping[str, Sequence[Any]], kb: Texts, ids: np.ndarray, scores: np.ndarray, rows: Callable[[str, str, str, str], Rows],
+    workers: int = -1,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """As `compute`. phrases: of the M mentions, names: of all entities; ids, scores (M, k): the lists; rows: of (side, feature, view, output)."""
+    """As `compute`. mentions: columns phrase, sentence, start and end of the M mentions; ids, scores (M, k): the lists; rows: of (side, feature, view,
+    output)."""
     if name not in READS:
         raise UserError(f"no pair feature {name!r}{nearest(name, READS)}")
     if name == "retrieval":
         return retrieval(scores, ids), RETRIEVAL
     if name == "name_similarity":
-        return name_similarity(phrases, names, ids, workers), MEASURES
+        return name_similarity(mentions["phrase"], kb.names, ids, workers), MEASURES
+    if name == "years":
+        return pair_texts.years(mentions["sentence"], kb, ids), pair_texts.YEARS
+    if name == "word_overlap":
+        return pair_texts.word_overlap(pair_texts.around(mentions), kb, ids), pair_texts.WORDS
+    if name == "text_length":
+        return pair_texts.text_length(kb, ids), ()
     if name == "object_relation":
         read = (("object_resnet", "vectors"), ("object_resnet", "box"), ("objects", "confidences"))
         most = ((_MENTION_IMAGE, MENTION_OBJECTS), (_ENTITY_IMAGE, ENTITY_OBJECTS))

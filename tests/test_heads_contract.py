@@ -18,6 +18,7 @@ SMALL = {
     "dsmip": {"d_t": 8, "d_v": 8, "d_c": 8, "gate_width": 16, "gate_dropout": 0.0},
     "fused": {"hidden": 192, "members": 2},  # random numbers are learned by heart, which takes more than a real combination
     "mimic": {"d_t": 8, "d_v": 8, "d_c": 8},
+    "ranker": {"hidden": 192, "members": 2},
 }
 TEXT_ONLY = {method: {"image_feature": None} for method in ("clip", "drin", "dzmned", "ghmfc", "jmel", "melhi", "mimic")}
 

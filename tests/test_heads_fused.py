@@ -144,12 +144,33 @@ def test_frequency_counts_golds_of_the_training_mentions(world):
     for mention in range(0, len(lists), 7):
         for place in np.flatnonzero(lists[mention] >= 0):
             entity = lists[mention, place]
-            counts = sum(gold == entity for _, gold in train), train.count((mentions["phrase"][mention].lower(), entity))
+            itself = mentions["split"][mention] == "train" and mentions["gold"][mention] == entity
+            counts = sum(gold == entity for _, gold in train) - itself, train.count((mentions["phrase"][mention].lower(), entity)) - itself
             seen.add(counts)
             np.testing.assert_allclose(found[mention, place], np.log1p(counts), rtol=1e-6)
     assert max(whole for whole, _ in seen) > 1 and max(own for _, own in seen) > 0 and any(own < whole for whole, own in seen)
     tenth = fusion.frequency({**job, "train_fraction": 0.1})
     assert (tenth <= found)[lists >= 0].all() and (tenth < found).any()
+
+
+def test_a_ranker_learns_from_train_and_becomes_a_part(world, tmp_path):
+    job, fused, _ = world
+    config = {"pair_features": ["name_similarity"], "epochs": 3, "batch_size": 32}
+    ranker = job_for(job, "ranker", config, tmp_path / "ranker")
+    result = fusion.ranker(ranker)
+    assert result["run"]["counts"]["trained on"] == result["run"]["counts"]["train"] > 80
+    assert read_tensors(tmp_path / "ranker" / "model.safetensors")[1]["shapes"] == {"pairs.frequency": [2], "pairs.name_similarity": []}
+    config = {"heads": ["ranker"], "pair_features": [], "frequency": False, "epochs": 2}
+    job = fusion.with_parts({**fused, "config": config, "pairs": {}, "heads": {"ranker": ranker}, "out": str(tmp_path / "fused")}, ("dev",), CPU)
+    assert list(job["pairs"]) == ["ranker"]
+    values, lists = np.load(job["pairs"]["ranker"])["values"], np.load(job["candidates"])["ids"]
+    dev = np.array(pq.read_table(Path(job["dataset"]) / "mentions.parquet")["split"].to_pylist()) == "dev"
+    np.testing.assert_array_equal(np.isfinite(values), (lists >= 0) & dev[:, None])
+    said = {row["id"]: row for row in pq.read_table(tmp_path / "ranker" / "predictions.parquet").to_pylist()}
+    ids = pq.read_table(Path(job["dataset"]) / "mentions.parquet")["id"].to_pylist()
+    for row in np.flatnonzero(dev):
+        if (lists[row] >= 0).any():
+            assert np.nanmax(values[row]) == pytest.approx(said[ids[row]]["top_score"][0], rel=1e-4, abs=1e-5)
 
 
 def test_a_run_comes_back_from_its_folder(world, tmp_path):
@@ -187,6 +208,7 @@ def test_pair_features_and_their_needs_are_those_of_the_pipeline():
     from pipeline import pairs
 
     needs = {name: set(FusedConfig.FEATURES[name]) for name in FusedConfig.FEATURES}
+    assert set(FusedConfig.USUAL) | set(FusedConfig.OF_TEXT) == set(needs)
     assert needs == {name: {feature for _, feature, _ in reads} for name, reads in pairs.READS.items()}
 
 
@@ -195,6 +217,7 @@ def test_pair_features_are_those_the_profile_can_compute():
         return load_config("fused", params).pairs(available)
 
     assert pairs([]) == ["name_similarity", "retrieval"]
+    assert load_config("ranker", {}).pairs([]) == ["name_similarity", "retrieval", "text_length", "word_overlap", "years"]
     assert pairs(["text_tokens", "face_embedding", "clip_text"]) == ["face_match", "name_similarity", "retrieval", "text_cls"]
     assert pairs(["clip_text", "clip_image"], pair_features=["clip_ti"]) == ["clip_ti"]
     assert load_config("fused", {}).wants(["clip_text"]) == []
@@ -204,7 +227,7 @@ def test_heads_are_those_the_profile_can_serve():
     def runs(available, **params):
         return load_config("fused", params).runs(available)
 
-    assert set(runs(["text_tokens"])) == {"drin", "dwe", "mimic"}
-    assert set(runs(["clip_text", "clip_image"])) == {"dsmip", "dwe", "mimic"}
+    assert set(runs(["text_tokens"])) == {"drin", "dwe", "mimic", "ranker"}
+    assert set(runs(["clip_text", "clip_image"])) == {"dsmip", "dwe", "mimic", "ranker"}
     assert runs(["text_tokens"], heads=["bert"]) == {"bert": ("bert", {})}
-    assert set(runs(["text_tokens"], heads=["auto", "bert"])) == {"bert", "drin", "dwe", "mimic"}
+    assert set(runs(["text_tokens"], heads=["auto", "bert"])) == {"bert", "drin", "dwe", "mimic", "ranker"}

@@ -16,6 +16,9 @@ from pipeline import pair_scores, pairs
 M, N, K = 23, 17, 6
 PHRASES = [f"Person {i}" if i % 3 else f"the old, (person) {i}" for i in range(M)]
 NAMES = [f"person {i}" if i % 2 else f"Old Person {i} of the Person" for i in range(N)]
+SENTENCES = [f"In {1900 + i} {phrase} sang, {f'and old in {1950 + i}' if i % 2 else 'a song of a Person'}." for i, phrase in enumerate(PHRASES)]
+ATTRIBUTES = [f"Birth: {1850 + i}.{f' Death: {1930 + i}.' if i % 3 else ''} Work: song, songs" if i % 4 else "Sang." for i in range(N)]
+DESCRIPTIONS = [None if i % 2 else f"Old, no. {i}12345" for i in range(N)]
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +29,10 @@ def random():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, random):
     folder = tmp_path_factory.mktemp("pairs")
-    pq.write_table(pa.table({"phrase": PHRASES}), folder / "mentions.parquet")
-    pq.write_table(pa.table({"name": NAMES}), folder / "entities.parquet")
+    starts = [len(f"In {1900 + i} ") if i % 5 else -1 for i in range(M)]
+    ends = [start + len(phrase) for start, phrase in zip(starts, PHRASES, strict=True)]
+    pq.write_table(pa.table({"phrase": PHRASES, "sentence": SENTENCES, "start": starts, "end": ends}), folder / "mentions.parquet")
+    pq.write_table(pa.table({"name": NAMES, "attributes": ATTRIBUTES, "description": DESCRIPTIONS}), folder / "entities.parquet")
     ids = np.stack([random.permutation(N)[:K] for _ in range(M)]).astype(np.int32)
     ids[3, 2:], ids[7] = -1, -1
     np.savez(folder / "candidates.npz", ids=ids, scores=np.where(ids < 0, 0, random.random((M, K))).astype(np.float32))
@@ -199,6 +204,49 @@ def test_retrieval_is_the_lists_own_score_and_place(folder):
     assert np.isnan(values[ids < 0]).all()
 
 
+def test_years_are_those_between_a_sentence_and_the_first_and_last_year_of_an_entitys_text(folder):
+    def born(e):
+        return 1850 + e if e % 4 else np.nan
+
+    def died(e):
+        return 1930 + e if e % 4 and e % 3 else np.nan
+
+    values = built(folder, "years")
+    ids, _ = lists(folder)
+    np.testing.assert_array_equal(values[..., 0], expected(ids, lambda i, e: 1900 + i - born(e)))
+    np.testing.assert_array_equal(values[..., 1], expected(ids, lambda i, e: (1950 + i if i % 2 else 1900 + i) - died(e)))
+    np.testing.assert_array_equal(values[..., 2], expected(ids, lambda i, e: born(e)))
+    assert np.isnan(values[ids >= 0]).any() and np.isfinite(values).any()
+
+
+def words(text):
+    return set("".join(c if c.isalnum() else " " for c in text.lower()).split())
+
+
+def test_word_overlap_weighs_rare_words_and_leaves_the_phrase_out(folder):
+    texts = [words(f"{attributes} {description or ''}") for attributes, description in zip(ATTRIBUTES, DESCRIPTIONS, strict=True)]
+    names = [words(name) for name in NAMES]
+
+    def around(i):
+        return words(SENTENCES[i].replace(PHRASES[i], " ", 1) if i % 5 else SENTENCES[i])
+
+    def weight(word, sets):
+        return np.log(N / sum(word in own for own in sets))
+
+    values = built(folder, "word_overlap")
+    ids, _ = lists(folder)
+    np.testing.assert_allclose(values[..., 0], expected(ids, lambda i, e: sum(weight(word, texts) for word in around(i) & texts[e])), rtol=1e-5)
+    np.testing.assert_array_equal(values[..., 1], expected(ids, lambda i, e: len(around(i) & texts[e])))
+    np.testing.assert_allclose(values[..., 2], expected(ids, lambda i, e: sum(weight(word, names) for word in around(i) & names[e])), rtol=1e-5, atol=1e-7)
+    assert len(np.unique(values[ids >= 0][:, 0])) > 2 and values[ids >= 0][:, 2].any()
+
+
+def test_text_length_counts_the_words_about_an_entity(folder):
+    ids, _ = lists(folder)
+    counted = [len("".join(c if c.isalnum() else " " for c in f"{a} {d or ''}").split()) for a, d in zip(ATTRIBUTES, DESCRIPTIONS, strict=True)]
+    np.testing.assert_allclose(built(folder, "text_length"), expected(ids, lambda i, e: np.log1p(counted[e])), rtol=1e-6)
+
+
 def test_pairs_of_a_kb_without_any_face_are_all_masked(folder):
     outputs = [Output("vectors", (5,), ragged=True)]
     inputs = [
@@ -217,7 +265,7 @@ def test_what_a_pair_feature_reads_is_told_and_a_profile_that_lacks_it_is_refuse
         pairs.wants("clip_ti", ["clip_text"])
     with pytest.raises(UserError, match="face_match"):
         pairs.wants("face_macth", [])
-    assert pairs.possible(["clip_text", "clip_image"]) == ["clip_ti", "clip_it", "name_similarity", "retrieval"]
+    assert pairs.possible(["clip_text", "clip_image"]) == ["clip_ti", "clip_it", "name_similarity", "retrieval", "word_overlap", "years", "text_length"]
 
 
 def test_an_input_that_is_not_there_and_lists_of_another_dataset_end_in_one_line(folder, tmp_path):

@@ -38,7 +38,7 @@ def test_every_ablation_is_a_configuration_that_is_not_the_full_one(method):
         assert changed != full or variant.train_fraction, name
 
 
-@pytest.mark.parametrize("method", [name for name in methods() if name not in ("fused", "bert", "clip_text")])
+@pytest.mark.parametrize("method", [name for name in methods() if name not in ("fused", "ranker", "bert", "clip_text")])
 def test_text_only_reads_nothing_of_a_picture(method):
     given = profile(*FEATURES)
     chosen = head(method, variants.text_only(method, "{}", given), given)
@@ -53,6 +53,14 @@ def test_fused_text_only_takes_its_heads_without_pictures_too():
     assert chosen.pairs == ["name_similarity", "retrieval", "text_cls"] and set(chosen.runs) == set(head("fused", "{}", given).runs)
     for method, params in chosen.runs.values():
         assert json.dumps(params) == variants.text_only(method, "{}", given)
+
+
+def test_a_ranker_of_text_alone_reads_no_pair_feature_of_a_picture():
+    given = profile(*FEATURES, "face_embedding")
+    assert {"face_match", "clip_ti"} <= set(head("ranker", "{}", given).pairs)
+    chosen = head("ranker", variants.text_only("ranker", "{}", given), given)
+    assert chosen.pairs == ["name_similarity", "retrieval", "text_cls", "text_length", "word_overlap", "years"]
+    assert variants.text_only("ranker", "{}", profile("text_tokens")) is None
 
 
 @pytest.mark.parametrize("method", FOUR)
