@@ -24,7 +24,7 @@ ROLES: Mapping[Expert, Mapping[str, str]] = {
 
 def head_class(config: DsmipConfig) -> type[Head]:
     """The head that a stage trains."""
-    return {"gate": Dsmip, "text": partial(AloneExpert, expert="text"), "visual": partial(AloneExpert, expert="visual"), "prompts": PromptExpert}[config.stage]
+    return {"gate": Dsmip, "prompts": PromptExpert}.get(config.stage) or partial(AloneExpert, expert=config.stage)
 
 
 def scoring_units(expert: Expert, config: DsmipConfig, shapes: Mapping[str, tuple[int, ...]]) -> Mimic:
@@ -43,7 +43,7 @@ def read_by(expert: Expert, inputs: Rows) -> Rows:
 
 
 class AloneExpert(Head):
-    """First stage: the text or the visual expert by itself, on one in-batch cross-entropy."""
+    """First stage: the text or the visual expert by itself (without prompts the multimodal one too), on one in-batch cross-entropy."""
 
     def __init__(self, config: DsmipConfig, shapes: Mapping[str, tuple[int, ...]], expert: Expert) -> None:
         super().__init__(config, shapes)

@@ -5,12 +5,15 @@ import dsmip_reference as reference
 import numpy as np
 import pytest
 import torch
-from heads_world import head_rows, head_shapes
+from heads_world import build_job, head_rows, head_shapes, job_for
 
 from cache.errors import UserError
+from heads import training
 from heads.base import Batch, Ragged, Rows, make_head
+from heads.checkpoint import read_tensors
 from heads.clip_blocks import Tower, read_towers, tower
 from heads.config import load_config
+from heads.config.dsmip import PROMPTED
 from linking.clip_blocks import export
 from pipeline.models import find
 
@@ -240,3 +243,38 @@ def test_an_experts_own_training_does_not_depend_on_the_gates_options():
     assert runs == load_config("dsmip", {"gate_width": 64, "temperature": 1.0, "expert_scale": False}).runs(available)
     other = load_config("dsmip", {"d_v": 32}).runs(available)
     assert other["text"] == runs["text"] and other["visual"] != runs["visual"]
+
+
+def test_without_prompts_the_multimodal_expert_reads_the_plain_features():
+    available = ["clip_text", "clip_image", "clip_layers_text", "clip_layers_image"]
+    config = load_config("dsmip", {"prompts": False})
+    assert {name: params["stage"] for name, (_, params) in config.runs(available).items()} == {name: name for name in ("text", "visual", "multimodal")}
+    expert = load_config("dsmip", config.runs(available)["multimodal"][1])
+    for read in (config, expert):
+        features = {want["role"]: want["feature"] for want in read.wants(available)}
+        assert features["prompted_text"] == "clip_text" and features["prompted_image"] == "clip_image" and not set(features.values()) & set(PROMPTED.values())
+    assert expert.trainer == "heads.training:main" and load_config("dsmip", {}).runs(available)["multimodal"][1]["stage"] == "prompts"
+    assert load_config("dsmip", {"prompts": False}).possible(["clip_text", "clip_image"]) == ["text", "visual", "multimodal"]
+    assert "without prompts" in load_config("dsmip", {}).ablations(available) and "without prompts" not in config.ablations(available)
+
+
+@pytest.mark.parametrize(("params", "stage"), [({"stage": "multimodal"}, "prompts"), ({"stage": "prompts", "prompts": False}, "multimodal")])
+def test_a_stage_that_does_not_go_with_prompts_is_refused(params, stage):
+    with pytest.raises(UserError, match=f"the multimodal expert's stage is '{stage}'"):
+        load_config("dsmip", params)
+
+
+def test_both_stages_train_without_prompts(tmp_path):
+    job = build_job(tmp_path)
+    common = {
+        **{name: 8 for name in ("d_t", "d_v", "d_c")}, "prompts": False, "text_feature": "text_tokens", "image_feature": "image_patches", "epochs": 1,
+        "batch_size": 32, "experts": ["text", "multimodal"], "gate_width": 16,
+    }
+    runs = {name: job_for(job, "dsmip", {**common, "stage": name}, tmp_path / name) for name in ("text", "multimodal")}
+    for run in runs.values():
+        training.main(run)
+    learned = read_tensors(tmp_path / "multimodal" / "model.safetensors")[0]
+    gate = job_for(job, "dsmip", {**common, "epochs": 0}, tmp_path / "gate") | {"heads": runs}
+    assert training.main(gate)["metrics"]["test"]["full-kb"]["all"]["n"] > 0
+    found = read_tensors(tmp_path / "gate" / "model.safetensors")[0]
+    assert len(learned) > 4 and all(torch.equal(found[name.replace("scoring.", "scoring.multimodal.")], tensor) for name, tensor in learned.items())

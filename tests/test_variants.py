@@ -79,7 +79,7 @@ def test_the_four_methods_have_the_ablations_of_their_papers():
         "without face", "without face, identity", TEXT_ONLY, "mention alone", "whole picture instead of objects", "without L_coarse",
         "without L_fine", "in_batch_negatives = 4", "beta = 1.0",
     }
-    assert names["dsmip"] >= {TEXT_ONLY, "visual expert alone", "multimodal expert alone", "10% of train"}
+    assert names["dsmip"] >= {TEXT_ONLY, "visual expert alone", "multimodal expert alone", "without prompts", "10% of train"}
 
 
 def test_an_ablation_keeps_the_other_parameters_and_takes_its_share_of_train():

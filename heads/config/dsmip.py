@@ -18,7 +18,8 @@ class DsmipConfig(HeadConfig):
     """Defaults are the paper's (section 4), but for what is marked ours.
 
     stage: "gate" is the second stage and the method itself; "text" and "visual" train those experts alone and "prompts" the multimodal one, over a
-        frozen CLIP's blocks run live. A command that asks for the gate trains first what is missing.
+        frozen CLIP's blocks run live ("multimodal": without prompts). A command that asks for the gate trains first what is missing.
+    prompts: the multimodal expert has learned prompts; without them (table 2) it reads `text_feature` and `image_feature` as the others do.
     experts: those that the gate chooses among ([text, multimodal] in the paper's runs on RichpediaMEL and WikiDiverse). An expert whose features the
         profile has not is left out; with one expert there is no gate.
     text_feature, image_feature: of the text and the visual expert. layers_text, layers_image: states entering the block that prompts start from
@@ -37,7 +38,8 @@ class DsmipConfig(HeadConfig):
     lr: float = 5e-4
     batch_size: int = 128
     epochs: int = 20
-    stage: Literal["gate", "text", "visual", "prompts"] = "gate"
+    stage: Literal["gate", "text", "visual", "prompts", "multimodal"] = "gate"
+    prompts: bool = True
     experts: tuple[Expert, ...] = EXPERTS
     text_feature: str = "clip_text"
     image_feature: str = "clip_image"
@@ -65,7 +67,6 @@ class DsmipConfig(HeadConfig):
     positive: ClassVar[tuple[str, ...]] = (
         *HeadConfig.positive, "d_t", "d_v", "d_c", "text_scale", "gate_width", "temperature", "prompt_layers", "prompt_length",
     )
-    STAGE_OF: ClassVar[Mapping[Expert, str]] = {"text": "text", "visual": "visual", "multimodal": "prompts"}
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "lr": {"low": 3e-5, "high": 3e-3, "log": True}, "gate_width": {"choices": [128, 256, 512]}, "gate_dropout": {"low": 0.0, "high": 0.4},
         "temperature": {"low": 0.05, "high": 1.0, "log": True}, "batch_size": {"choices": [32, 64, 128, 256]}, "hard_negatives": {"choices": [0, 1, 2, 4]},
@@ -78,12 +79,15 @@ class DsmipConfig(HeadConfig):
         "text": ("text_feature", "d_t", "text_scale"),
         "visual": ("image_feature", "d_v", "missing_image"),
         "prompts": ("layers_text", "layers_image", "prompt_layers", "prompt_length", "prompt_start", "d_t", "d_v", "d_c", "text_scale", "missing_image"),
+        "multimodal": ("text_feature", "image_feature", "prompts", "d_t", "d_v", "d_c", "text_scale", "missing_image"),
     }
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.experts or len(set(self.experts)) != len(self.experts):
             raise UserError(f"experts = {list(self.experts)}: expected at least one of {', '.join(EXPERTS)}, each once")
+        if self.stage == ("multimodal" if self.prompts else "prompts"):
+            raise UserError(f"stage = {self.stage!r}: with prompts = {str(self.prompts).lower()} the multimodal expert's stage is {self.stage_of('multimodal')!r}")
         if self.gate_dropout >= 1:
             raise UserError(f"gate_dropout = {self.gate_dropout}: expected less than 1")
 
@@ -97,10 +101,15 @@ class DsmipConfig(HeadConfig):
         """Experts are measured by `experts: [text]` and so on, which needs no training but the first stage's and reads prompted features from the cache."""
         return self.stage == "gate"
 
+    def stage_of(self, expert: Expert) -> str:
+        """The first stage that trains an expert."""
+        return "prompts" if expert == "multimodal" and self.prompts else expert
+
     def possible(self, available: Collection[str]) -> list[Expert]:
         """The experts whose features are there. Raises `UserError` where none is."""
         needs: dict[Expert, set[str]] = {
-            "text": {self.text_feature}, "visual": {self.image_feature}, "multimodal": {self.layers_text, self.layers_image},
+            "text": {self.text_feature}, "visual": {self.image_feature},
+            "multimodal": {self.layers_text, self.layers_image} if self.prompts else {self.text_feature, self.image_feature},
         }
         found: list[Expert] = [expert for expert in self.experts if needs[expert] <= set(available)]
         if not found:
@@ -109,14 +118,17 @@ class DsmipConfig(HeadConfig):
         return found
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
-        """See `HeadConfig.ablations`. Table 2, each expert alone; two experts, as on two of the paper's datasets; figure 3, low resource."""
+        """See `HeadConfig.ablations`. Table 2, each expert alone and no prompts; two experts, as on two of the paper's datasets; figure 3, low
+        resource."""
         if self.stage != "gate":
             return {}
         experts = self.possible(available)
         alone = {f"{expert} expert alone": {"experts": [expert]} for expert in experts if expert != "text" and len(experts) > 1}
         two = {"text and multimodal experts": {"experts": ["text", "multimodal"]}} if set(experts) == set(EXPERTS) else {}
+        plain = self.prompts and "multimodal" in experts and {self.text_feature, self.image_feature} <= set(available)
+        without = {"without prompts": {"prompts": False}} if plain else {}
         text = {TEXT_ONLY: {"experts": ["text"]}} if "text" in experts and len(experts) > 1 else {}
-        return {**text, **alone, **two, "10% of train": {"train_fraction": 0.1}}
+        return {**text, **alone, **without, **two, "10% of train": {"train_fraction": 0.1}}
 
     def searched(self) -> Mapping[str, Mapping[str, Any]]:
         """See `HeadConfig.searched`: the gate's own options, or those that the stage asked for reads."""
@@ -131,7 +143,7 @@ class DsmipConfig(HeadConfig):
         """See `HeadConfig.runs`: the experts that the gate starts from."""
         if self.stage != "gate":
             return {}
-        return {expert: ("dsmip", self._of_stage(self.STAGE_OF[expert])) for expert in self.possible(available)}
+        return {expert: ("dsmip", self._of_stage(self.stage_of(expert))) for expert in self.possible(available)}
 
     def _of_stage(self, stage: str) -> dict[str, Any]:
         """The parameters of an expert's own training: what its stage reads, and nothing that would train it again for nothing."""
@@ -144,7 +156,7 @@ class DsmipConfig(HeadConfig):
         if self.stage == "gate":
             experts = self.possible(available)
             return [want for expert in experts for want in self._of_expert(expert)] + (self._of_gate(available) if len(experts) > 1 else [])
-        expert: Expert = next(expert for expert, stage in self.STAGE_OF.items() if stage == self.stage)
+        expert: Expert = next(expert for expert in EXPERTS if self.stage_of(expert) == self.stage)
         lacking = sorted({want["feature"] for want in self._of_expert(expert)} - {*available, *PROMPTED.values()})
         if lacking:
             raise UserError(f"dsmip, stage {self.stage}: the profile lacks {', '.join(lacking)}")
@@ -159,7 +171,8 @@ class DsmipConfig(HeadConfig):
         if self.stage == "prompts":
             of_text = "states" if self.prompt_start else "ids"  # before the first block the token ids say all
             return _both("text", self.layers_text, [of_text], text=True) + _both("image", self.layers_image, ["states"])
-        return _both(PROMPTED["text"], PROMPTED["text"], states, text=True) + _both(PROMPTED["image"], PROMPTED["image"], states)
+        features = PROMPTED if self.prompts else {"text": self.text_feature, "image": self.image_feature}
+        return _both(PROMPTED["text"], features["text"], states, text=True) + _both(PROMPTED["image"], features["image"], states)
 
     def _of_gate(self, available: Collection[str]) -> list[dict[str, Any]]:
         wanted = []
