@@ -14,10 +14,10 @@ class RankerConfig(PairsConfig):
     """See `PairsConfig`. It reads no trained head, so all of train can teach it."""
 
     lr: float = 0.01
-    batch_size: int = 128
+    batch_size: int = 64
     epochs: int = 6
-    weight_decay: float = 0.01
-    hidden: int = 48
+    weight_decay: float = 0.05
+    hidden: int = 32
     members: int = 1
 
     trainer: ClassVar[str] = "heads.fusion:ranker"
