@@ -68,6 +68,7 @@ def parts(table: Mapping[str, np.ndarray], gold: np.ndarray, entity_image: np.nd
     split = {
         "mention image": table["image_status"] == "ok",
         "gold image": gold_image,
+        "image on both sides": (table["image_status"] == "ok") & gold_image,
         "phrase is the name": table["phrase_is_name"].astype(bool),
         "gold in train": table["gold_in_train"].astype(bool),
         "sentence in train": table["sentence_in_train"].astype(bool),

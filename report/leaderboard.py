@@ -16,7 +16,7 @@ from report.tables import Cell, Table, as_latex, as_markdown, as_text, table
 from report.tidy import tidy
 
 GROUP = "group: "
-UNGROUPED = ["mention image: yes", "mention image: no", "gold image: yes", "gold image: no"]
+UNGROUPED = ["mention image: yes", "mention image: no", "gold image: yes", "gold image: no", "image on both sides: yes"]
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ def test_parts_split_the_mentions_whose_gold_is_in_the_kb():
     }
     gold = np.array([0, -1, 1, -2, 2])
     found = parts(facts, gold, np.array([False, True, True]))
+    assert not found["image on both sides: yes"].any()
+    assert parts(facts, gold, np.array([True, True, True]))["image on both sides: yes"].tolist() == [True, False, False, False, False]
     assert found["all"].tolist() == [True, False, True, False, True]
     assert found["mention image: yes"].tolist() == [True, False, False, False, False]
     assert found["gold image: yes"].tolist() == [False, False, True, False, True]
@@ -75,7 +77,7 @@ def test_parts_split_the_mentions_whose_gold_is_in_the_kb():
     assert found["group: b"].tolist() == [False, False, False, False, True]
     assert not found["sentence in train: yes"].any() and not found["ambiguous phrase: no"].any()
     assert (found["half: choose"] | found["half: calibrate"]).tolist() == [True, False, False, False, False]
-    for name in ("mention image", "gold image", "phrase is the name", "gold in train", "sentence in train", "ambiguous phrase"):
+    for name in ("mention image", "gold image", "image on both sides", "phrase is the name", "gold in train", "sentence in train", "ambiguous phrase"):
         np.testing.assert_array_equal(found[f"{name}: yes"] ^ found[f"{name}: no"], found["all"])
 
 
