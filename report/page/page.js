@@ -95,6 +95,16 @@
         drawn("rect", { x: left, y: y1, width: wide, height: size * 1.25, class: "plate" }),
         drawn("text", { x: left + wide / 2, y: y1 + size * 0.98, "font-size": size, "text-anchor": "middle", class: "word", text: name }));
     }
+    // A recognised name below a face, within the picture.
+    function called([x1, , x2, y2], name) {
+      const most = Math.floor(width / (0.6 * size)) - 1;
+      const said = name.length > most ? `${name.slice(0, most - 1)}…` : name;
+      const wide = Math.min(width, size * (0.8 + 0.6 * said.length));
+      const left = Math.min(Math.max(0, (x1 + x2 - wide) / 2), width - wide);
+      const top = Math.min(y2, height - size * 1.3);
+      marks.push(drawn("rect", { x: left, y: top, width: wide, height: size * 1.3, class: "plate" }),
+        drawn("text", { x: left + wide / 2, y: top + size * 0.98, "font-size": size, "text-anchor": "middle", textLength: wide - size * 0.8, lengthAdjust: "spacingAndGlyphs", class: "word", text: said }));
+    }
     one.objects.forEach((found, place) => {
       const name = String(place + 1);
       mark(found.box, "object", name);
@@ -105,6 +115,7 @@
     one.faces.forEach((found, place) => {
       const name = letter(place);
       mark(found.box, "face", name);
+      if (found.names.length) called(found.box, found.names[0][0]);
       const names = found.names.map(([who, score]) => `${who} (${percent(score)})`).join(", ");
       const said = [`face, ${percent(found.score)}`, names && `recognised: ${names}`, found.said].filter(Boolean).join("; ");
       listed.push(el("li", { class: "of-face" }, el("b", { text: name }), el("span", { text: said })));
