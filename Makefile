@@ -1,7 +1,8 @@
-# make demo: install, extract the demo's features, train every method, print their table.  make test: install what tests need, run all tests.
-# make docs: the documentation as a site, in site/.
+# make demo: install, extract the demo's features, train every method, print their table.
+# make test: install what tests need, run all tests in WORKERS processes.  make docs: the documentation as a site, in site/.
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 LUIGI = $(VENV)/bin/luigi --module tasks
 
 .PHONY: demo test docs clean
@@ -10,7 +11,7 @@ demo: $(VENV)/.installed
 	$(LUIGI) CompareHeads --methods drin,mimic,dwe,dsmip,fused --text-only
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n $(WORKERS)
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict

@@ -1,15 +1,47 @@
-"""What all tests share: quiet libraries, nothing fetched, and the demo, run once."""
+"""What all tests share: quiet libraries, nothing fetched, the demo, run once, and what several workers do with it all."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Those that take longest, longest first: where they begin last, one worker is left alone with them.
+LONG = (
+    "test_demo_run", "test_demo_encoders", "test_tasks", "test_compare_tasks", "test_faults", "test_dsmip_run", "test_enhance_tasks", "test_search_tasks",
+    "test_search", "test_progress", "test_crops", "test_faces_run", "test_real", "test_detectors", "test_heads_training", "test_enhance_static",
+)  # fmt: skip
+ONE = {"test_demo_run": "demo", "test_demo_encoders": "demo"}  # files that share a fixture of the session stay together
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Threads of the libraries: two; one where pytest-xdist's workers share the cores."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1" if config.getoption("numprocesses", None) else "2")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For workers, the long files first."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole files go to a worker, in the order above: their fixtures are made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            stem = Path(nodeid.partition("::")[0]).stem
+            return ONE.get(stem, stem)
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
