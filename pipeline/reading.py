@@ -1,8 +1,6 @@
 """From the units of one shard to its columns: batches of texts, pictures decoded ahead of the model, crops of many pictures, rows of other features."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +9,12 @@ import numpy as np
 
 from cache.errors import PassingError
 from cache.shard import Status
+from pipeline import ahead
 from pipeline.extractors.base import CropExtractor, Extractor, TextExtractor, padded_length
 from pipeline.images import ImageError, Limits, decode, image_key
 from pipeline.units import Part, Picture
 
-AHEAD = 3  # batches decoded ahead of the model
+BYTES = 256 << 20  # of prepared pictures: of a batch, and of what waits for the model besides
 TEXT_TOKENS = 64  # a text batch holds batch_size × this many tokens at most
 
 Model = Callable[[Extractor, Sequence[Any]], dict[str, Any]]
@@ -148,7 +147,7 @@ def _picture(source: Picture | Part) -> Picture:
 
 
 def _prepared(extractors: Sequence[Extractor], sources: Sequence[Picture | Part], batch_size: int, limits: Limits) -> Iterator[tuple[int, list[Any]]]:
-    """Batches of pictures, decoded once and prepared for each extractor, in order and a few batches ahead of the model."""
+    """Batches of pictures, decoded once and prepared for each extractor, in order and ahead of the model."""
 
     def one(source: Picture | Part) -> Any:
         picture = _picture(source)
@@ -165,12 +164,4 @@ def _prepared(extractors: Sequence[Extractor], sources: Sequence[Picture | Part]
         except (OSError, MemoryError) as error:
             return PassingError(f"{type(error).__name__}: {error}")
 
-    with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
-        starts = list(range(0, len(sources), batch_size))
-        batches = {start: [pool.submit(one, source) for source in sources[start : start + batch_size]] for start in starts[:AHEAD]}
-        for number, start in enumerate(starts):
-            prepared = [future.result() for future in batches.pop(start)]
-            if number + AHEAD < len(starts):
-                ahead = starts[number + AHEAD]
-                batches[ahead] = [pool.submit(one, source) for source in sources[ahead : ahead + batch_size]]
-            yield start, prepared
+    return ahead.batches(one, sources, batch_size, BYTES)
