@@ -1,4 +1,4 @@
-"""What all tests share: quiet libraries, nothing fetched, the demo, run once, and what several workers do with it all."""
+"""What all tests share: quiet libraries, nothing fetched, the demo, run once, and how files are shared out to several processes."""
 
 import os
 import subprocess
@@ -11,34 +11,38 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# Those that take longest, longest first: where they begin last, one worker is left alone with them.
-LONG = (
-    "test_demo_run", "test_demo_encoders", "test_tasks", "test_compare_tasks", "test_faults", "test_dsmip_run", "test_enhance_tasks", "test_search_tasks",
-    "test_search", "test_progress", "test_crops", "test_faces_run", "test_real", "test_detectors", "test_heads_training", "test_enhance_static",
+# Files that use the demo's work folder, and change it: they stay together in one process.
+DEMO = ("test_demo_encoders", "test_demo_run", "test_docs_commands")
+# Those that take longest come first: where one of them begins last, the other processes wait for it.
+FIRST = (
+    *DEMO, "test_tasks", "test_compare_tasks", "test_faults", "test_dsmip_run", "test_enhance_tasks", "test_progress", "test_search_tasks", "test_search",
+    "test_faces_run", "test_real", "test_enhance_dynamic", "test_enhance_static", "test_detectors", "test_crops", "test_heads_training",
 )  # fmt: skip
-ONE = {"test_demo_run": "demo", "test_demo_encoders": "demo"}  # files that share a fixture of the session stay together
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Threads of the libraries: two; one where pytest-xdist's workers share the cores."""
+    """Threads of the libraries: two; one where several processes share the cores."""
     os.environ.setdefault("OMP_NUM_THREADS", "1" if config.getoption("numprocesses", None) else "2")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For workers, the long files first."""
+    """The long files first, where several processes share the work. Raises `UsageError` for a file that should stand in `DEMO`."""
+    for item in items:
+        if "demo_work" in getattr(item, "fixturenames", ()) and item.path.stem not in DEMO:
+            raise pytest.UsageError(f"{item.path.name} uses the demo's work folder; name it in DEMO in tests/conftest.py, so that it is not made twice")
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+        items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Whole files go to a worker, in the order above: their fixtures are made once."""
+    """A process gets whole files, in that order, so that what a file's tests share is made once."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             stem = Path(nodeid.partition("::")[0]).stem
-            return ONE.get(stem, stem)
+            return "demo" if stem in DEMO else stem
 
     config.option.loadscopereorder = False
     return ByFile(config, log)
