@@ -2,9 +2,9 @@
 
 images: the whole of `pipeline.extract.main` over JPEG files with a ViT-B/32 CLIP of random weights, against bare decoding and preparing (same
 threads) and against the bare model on prepared pictures (same batches); the target is at most 1.15 × the slower of the two. On a GPU the last also at
-each precision, bare. memory: the highest anonymous memory of an extraction of a quarter of the pictures and of all of them, each in a process of
-its own and in shards of --shard-rows rows, so that both write several; and of the halves of the longer one (allocators fill up at first). text: rows per second of MiniLM over WikiMEL's sentences in length buckets,
-against every row padded to 128 tokens; the target is at least 2 ×.
+each precision, bare. memory: the highest anonymous memory of an extraction of a quarter of the pictures and of all of them, each in a process of its
+own and in shards of --shard-rows rows, so that both write several; and of the halves of the longer one (allocators fill up at first). text: rows per
+second of MiniLM over WikiMEL's sentences in length buckets, against every row padded to 128 tokens; the target is at least 2 ×.
 """
 
 import argparse

@@ -1,10 +1,11 @@
 """A training step of MIMIC with CLIP run live for every batch, beside our step over the cache: `python benchmarks/live_clip.py [--live 8] [--json OUT]`.
 
 CLIP is open_clip's ViT-B/32 with random weights, both towers; pictures are tensors in memory (no decoding), texts are padded to 40 positions as in
-MIMIC's release; a third of the pictures are absent on both sides and cost nothing. The head, its loss and AdamW are the same. Two straightforward ways: `frozen` runs CLIP forward without gradients, `fine-tuned` trains all of it as MIMIC's release does. Their steps
-are of --live mentions and as many entities (fine-tuning 256 of each at once takes more memory than a small machine has); their time is linear in
-mentions and is given for the 128 of our step, which reads its features from the mapped cache. The sides take turns in one process, --repeats times;
-the ratio is of the fastest of each.
+MIMIC's release; a third of the pictures are absent on both sides and cost nothing. The head, its loss and AdamW are the same. Two straightforward
+ways: `frozen` runs CLIP forward without gradients, `fine-tuned` trains all of it as MIMIC's release does. Their steps are of --live mentions and as
+many entities (fine-tuning 256 of each at once takes more memory than a small machine has); their time is linear in mentions and is given for the 128
+of our step, which reads its features from the mapped cache. The sides take turns in one process, --repeats times; the ratio is of the fastest of
+each.
 """
 
 import argparse

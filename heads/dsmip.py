@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads.base import NO_PAIRS, Batch, Head, Ragged, Rows
+from heads.base import Batch, Head, Ragged, Rows
 from heads.clip_blocks import Tower
 from heads.config.dsmip import PROMPTED, DsmipConfig, Expert
 from heads.config.mimic import MimicConfig
-from heads.layers import Block, Lists, Pairing
+from heads.layers import Pairing
 from heads.losses import in_batch_cross_entropy
 from heads.mimic import Mimic
+from heads.sided import Sided
 
 UNITS: Mapping[Expert, tuple[str, ...]] = {"text": ("tglu",), "visual": ("vdlu",), "multimodal": ("tglu", "vdlu", "cmfu")}
 ROLES: Mapping[Expert, Mapping[str, str]] = {
@@ -42,7 +43,7 @@ def read_by(expert: Expert, inputs: Rows) -> Rows:
     return found
 
 
-class AloneExpert(Head):
+class AloneExpert(Sided):
     """First stage: the text or the visual expert by itself (without prompts the multimodal one too), on one in-batch cross-entropy."""
 
     def __init__(self, config: DsmipConfig, shapes: Mapping[str, tuple[int, ...]], expert: Expert) -> None:
@@ -50,21 +51,13 @@ class AloneExpert(Head):
         self.expert: Expert = expert
         self.scoring = scoring_units(expert, config, shapes)
 
-    def encode_mentions(self, inputs: Rows) -> Rows:
-        """See `Head.encode_mentions`."""
-        return self.scoring.encode_mentions(self._read(inputs, "mention"))
+    def encode(self, inputs: Rows, side: str) -> Rows:
+        """See `Sided.encode`."""
+        return self.scoring.encode(self._read(inputs, side), side)
 
-    def encode_entities(self, inputs: Rows) -> Rows:
-        """See `Head.encode_entities`."""
-        return self.scoring.encode_entities(self._read(inputs, "entity"))
-
-    def score_block(self, mentions: Rows, entities: Rows) -> dict[str, Tensor]:
-        """See `Head.score_block`."""
-        return {"score": self.scoring.score_block(mentions, entities)["score"]}
-
-    def score_lists(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
-        """See `Head.score_lists`."""
-        return {"score": self.scoring.score_lists(mentions, entities, columns)["score"]}
+    def score(self, mentions: Rows, entities: Rows, pairing: Pairing) -> dict[str, Tensor]:
+        """See `Sided.score`."""
+        return {"score": self.scoring.score(mentions, entities, pairing)["score"]}
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of the golds of the batch, section 3.4."""
@@ -160,7 +153,7 @@ class Gate(nn.Module):
         return self.last[side](self.sides[side](inputs))
 
 
-class Dsmip(Head):
+class Dsmip(Sided):
     """Second stage: `S = z . [S_text, S_visual, S_mm]` with a hard choice z, gate and units trained together; encoders and prompts are frozen."""
 
     def __init__(self, config: DsmipConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -197,22 +190,6 @@ class Dsmip(Head):
             with torch.no_grad():
                 self.gate.last["mention"].bias.copy_(torch.tensor([self.config.gate_start * (expert == favourite) for expert in self.experts]))
 
-    def encode_mentions(self, inputs: Rows) -> Rows:
-        """See `Head.encode_mentions`."""
-        return self._encode(inputs, "mention")
-
-    def encode_entities(self, inputs: Rows) -> Rows:
-        """See `Head.encode_entities`."""
-        return self._encode(inputs, "entity")
-
-    def score_block(self, mentions: Rows, entities: Rows) -> dict[str, Tensor]:
-        """See `Head.score_block`; `expert` is the number of the one that was chosen, in the order of `experts`."""
-        return self._choose(mentions, entities, Block())
-
-    def score_lists(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
-        """See `Head.score_lists`."""
-        return self._choose(mentions, entities, Lists(columns.clamp(min=0)))
-
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of the golds of the batch."""
         scores = self.score_block(self.encode_mentions(batch.mentions), self.encode_entities(batch.entities))
@@ -223,11 +200,12 @@ class Dsmip(Head):
             logged |= {f"takes {expert}": (of_gold == number).float().mean() for number, expert in enumerate(self.experts)}
         return value, logged
 
-    def _encode(self, inputs: Rows, side: str) -> Rows:
+    def encode(self, inputs: Rows, side: str) -> Rows:
+        """See `Sided.encode`: the columns of each expert, and of the gate."""
         columns = Rows()
         for expert in self.experts:
-            encode = getattr(self.scoring[expert], "encode_mentions" if side == "mention" else "encode_entities")
-            columns |= {f"{expert}/{name}": column for name, column in encode(read_by(expert, inputs)).items()}
+            encoded = self.scoring[expert].encode(read_by(expert, inputs), side)
+            columns |= {f"{expert}/{name}": column for name, column in encoded.items()}
         if self.gated:
             read = torch.cat([inputs[name].float() * inputs[f"{name.split('.')[0]}.ok"][:, None] for name in self.gate_roles], 1)
             columns["gate"] = self.gate.encode(side, read).float()
@@ -235,12 +213,12 @@ class Dsmip(Head):
                 columns["pictured"] = inputs["image.ok"]
         return columns
 
-    def _choose(self, mentions: Rows, entities: Rows, pairing: Pairing) -> dict[str, Tensor]:
-        """`S = sum_i z_i S_i`, eq. 15 and 16; pairs of tensors are (B, N) or (B, r)."""
+    def score(self, mentions: Rows, entities: Rows, pairing: Pairing) -> dict[str, Tensor]:
+        """`S = sum_i z_i S_i`, eq. 15 and 16; `expert` is the number of the one that was chosen, in the order of `experts`."""
         scores = {}
         for expert in self.experts:
             sides = [Rows({name.split("/", 1)[1]: column for name, column in side.items() if name.startswith(f"{expert}/")}) for side in (mentions, entities)]
-            scores[expert] = self.scoring[expert]._score(*sides, pairing)["score"]
+            scores[expert] = self.scoring[expert].score(*sides, pairing)["score"]
         if not self.gated:
             return {"score": scores[self.experts[0]]}
         each = torch.stack(list(scores.values()), -1)  # (..., experts)

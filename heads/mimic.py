@@ -6,17 +6,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from heads.base import NO_PAIRS, Batch, Head, Ragged, Rows
+from heads.base import Batch, Ragged, Rows
 from heads.config.mimic import MimicConfig
-from heads.layers import Block, Lists, Pairing, fill
+from heads.layers import Pairing, fill
 from heads.losses import in_batch_cross_entropy
+from heads.sided import Sided
 from heads.units import Cmfu, Tglu, Vdlu
 
 UNMASKED_LENGTH = 40
 """Positions that a text takes where padding is not masked: the paper's limit."""
 
 
-class Mimic(Head):
+class Mimic(Sided):
     """Encoding layer (section 3.2), the three units (3.3) and the unit-consistent objective (3.4).
 
     Reads `text.tokens` (ragged), `text.pooled`, `image.tokens` (P + 1, width; class state first), `image.pooled`. Without image columns the score
@@ -51,22 +52,6 @@ class Mimic(Head):
         if "cmfu" in self.units:
             self.cmfu = Cmfu(shapes["text.pooled"][-1], config.d_v, config.d_c, config.cmfu_gate)
 
-    def encode_mentions(self, inputs: Rows) -> Rows:
-        """See `Head.encode_mentions`."""
-        return self._encode(inputs, "mention")
-
-    def encode_entities(self, inputs: Rows) -> Rows:
-        """See `Head.encode_entities`."""
-        return self._encode(inputs, "entity")
-
-    def score_block(self, mentions: Rows, entities: Rows) -> dict[str, Tensor]:
-        """See `Head.score_block`; the score is the mean of the units that are on, eq. 7."""
-        return self._score(mentions, entities, Block())
-
-    def score_lists(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
-        """See `Head.score_lists`."""
-        return self._score(mentions, entities, Lists(columns.clamp(min=0)))
-
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """`L_O + L_T + L_V + L_C`, eq. 20 to 22."""
         mentions, entities = self.encode_mentions(batch.mentions), self.encode_entities(batch.entities)
@@ -81,7 +66,8 @@ class Mimic(Head):
         parts = {name: in_batch_cross_entropy(scores[name], gold, self.config.same_gold_negative, own.get(name)) for name in asked}
         return torch.stack(list(parts.values())).sum(), parts
 
-    def _score(self, mentions: Rows, entities: Rows, pairing: Pairing) -> dict[str, Tensor]:
+    def score(self, mentions: Rows, entities: Rows, pairing: Pairing) -> dict[str, Tensor]:
+        """See `Sided.score`; the score is the mean of the units that are on, eq. 7."""
         scores = {}
         with torch.autocast(next(self.parameters()).device.type, enabled=False):
             if "tglu" in self.units:
@@ -92,7 +78,8 @@ class Mimic(Head):
                 scores["cmfu"] = pairing.dot(mentions["cmfu"], entities["cmfu"])  # eq. 19
         return {"score": torch.stack(list(scores.values())).mean(0), **scores}
 
-    def _encode(self, inputs: Rows, side: str) -> Rows:
+    def encode(self, inputs: Rows, side: str) -> Rows:
+        """See `Sided.encode`: the encoding layer, section 3.2, and what each unit makes of one side alone."""
         columns = Rows()
         if {"tglu", "cmfu"} & set(self.units):
             present = inputs["text.ok"]

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads.base import NO_PAIRS, Batch, Head, Ragged, Rows
+from heads.base import Batch, Ragged, Rows
 from heads.config._baseline import BaselineConfig, PretrainedConfig
-from heads.layers import Block, Lists
+from heads.layers import Pairing
 from heads.losses import in_batch_cross_entropy, margin_ranking
+from heads.sided import Sided
 
 
-class Towers(Head):
+class Towers(Sided):
     """A head whose score is the cosine of `vector(inputs, "mention")` and `vector(inputs, "entity")`, (n, d) each; a row of zeros scores 0."""
 
     config: BaselineConfig
@@ -23,21 +24,14 @@ class Towers(Head):
         """The vector of one side, (n, d), not normalised."""
         raise NotImplementedError
 
-    def encode_mentions(self, inputs: Rows) -> Rows:
-        """See `Head.encode_mentions`."""
-        return self._encode(inputs, "mention")
+    def encode(self, inputs: Rows, side: str) -> Rows:
+        """See `Sided.encode`."""
+        return Rows({"vector": F.normalize(self.vector(inputs, side).float(), dim=-1)})
 
-    def encode_entities(self, inputs: Rows) -> Rows:
-        """See `Head.encode_entities`."""
-        return self._encode(inputs, "entity")
-
-    def score_block(self, mentions: Rows, entities: Rows) -> dict[str, Tensor]:
-        """See `Head.score_block`."""
-        return self._score(mentions, entities, Block())
-
-    def score_lists(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
-        """See `Head.score_lists`."""
-        return self._score(mentions, entities, Lists(columns.clamp(min=0)))
+    def score(self, mentions: Rows, entities: Rows, pairing: Pairing) -> dict[str, Tensor]:
+        """See `Sided.score`."""
+        with torch.autocast(mentions["vector"].device.type, enabled=False):
+            return {"score": pairing.dot(mentions["vector"], entities["vector"])}
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Over the other golds of the mini-batch (and drawn entities, where there are some), see `BaselineConfig`."""
@@ -52,13 +46,6 @@ class Towers(Head):
         positive = scores.gather(1, gold[:, None]).squeeze(1)
         negative = torch.arange(scores.shape[1], device=gold.device) != gold[:, None]
         return margin_ranking(positive, scores, negative, torch.ones_like(gold, dtype=torch.bool), self.config.margin, of_mean=False)
-
-    def _encode(self, inputs: Rows, side: str) -> Rows:
-        return Rows({"vector": F.normalize(self.vector(inputs, side).float(), dim=-1)})
-
-    def _score(self, mentions: Rows, entities: Rows, pairing: Block | Lists) -> dict[str, Tensor]:
-        with torch.autocast(mentions["vector"].device.type, enabled=False):
-            return {"score": pairing.dot(mentions["vector"], entities["vector"])}
 
 
 class Pretrained(Towers):

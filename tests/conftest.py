@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,17 @@ def demo_work(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def demo_encoders(demo_work: tuple[Path, str]) -> Path:
     """The folder of the encoders that the demo trained."""
     return next(demo_work[0].glob("demo/encoders-*"))
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[Path], Path]], Path]:
+    """The place of a checkpoint made by one of `checkpoints`, made once per kind."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    made: dict[Callable[[Path], Path], Path] = {}
+
+    def place(make: Callable[[Path], Path]) -> Path:
+        if make not in made:
+            made[make] = make(root / make.__name__)
+        return made[make]
+
+    return place

@@ -42,18 +42,6 @@ WEIGHTS = (".safetensors", ".pth", ".pt", ".onnx")
 TEXTS = ["Powers [SEP] Powers with Noel Harrison", "a ship", "the old man of the red city in green (1912)", "a"]
 
 
-@pytest.fixture(scope="session")
-def saved(tmp_path_factory):
-    """Folder of a checkpoint, made once per kind."""
-    root = tmp_path_factory.mktemp("checkpoints")
-
-    def folder(make) -> Path:
-        place = root / make.__name__
-        return place if place.exists() else make(place)
-
-    return folder
-
-
 def extractor(name, folder, **options):
     return build(Feature(name, name, {"model": str(folder), **options}, {}, True), Path("."), None)
 

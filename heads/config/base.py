@@ -18,11 +18,12 @@ TEXT_ONLY = "text only"
 class HeadConfig:
     """Hyper-parameters of training; each method's configuration adds its own and overrides these defaults.
 
-    lr: AdamW's step size. lr_decay: it falls linearly to 0 over all steps of `epochs` (else it stays). batch_size: mentions per step. epochs: at most so many passes over the training mentions (0: none, nothing is trained).
-    patience: stop after so many epochs without a better dev MRR on candidate lists (0: never stop early). weight_decay: on matrices alone, never on
-    biases or LayerNorms. eps: AdamW's. clip_norm: gradients are scaled down to this norm (0: left alone). eval_candidates: length of the candidate
-    lists that choose the epoch. hard_negatives: entities drawn anew at each step from every mention's candidate list, negatives of the whole batch
-    beside its golds (ours; golds alone are soon told apart by a head over frozen inputs). hard_reach: how far down the list they are drawn.
+    lr: AdamW's step size. lr_decay: it falls linearly to 0 over all steps of `epochs` (else it stays). batch_size: mentions per step. epochs: at most
+    so many passes over the training mentions (0: none, nothing is trained). patience: stop after so many epochs without a better dev MRR on candidate
+    lists (0: never stop early). weight_decay: on matrices alone, never on biases or LayerNorms. eps: AdamW's. clip_norm: gradients are scaled down to
+    this norm (0: left alone). eval_candidates: length of the candidate lists that choose the epoch. hard_negatives: entities drawn anew at each step
+    from every mention's candidate list, negatives of the whole batch beside its golds (ours; golds alone are soon told apart by a head over frozen
+    inputs). hard_reach: how far down the list they are drawn.
     """
 
     lr: float = 1e-3

@@ -10,7 +10,7 @@ from cache.errors import UserError, nearest
 from pipeline.extractors.base import Extractor
 from pipeline.profile import Feature
 
-_NOT_EXTRACTORS = {"base", "preprocess", "clip", "vision"}
+_NOT_EXTRACTORS = {"base", "preprocess", "clip", "vision", "detecting"}
 
 
 def names() -> list[str]:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from cache.errors import UserError, nearest
 from cache.identity import Output
 from pipeline.detectors import mtcnn, yolo
 from pipeline.extractors import base
+from pipeline.extractors.detecting import Detecting
 from pipeline.models import ModelFiles
 
 _BACKENDS = ("mtcnn", "yolo")
@@ -56,7 +56,7 @@ class Options(base.Options):
                 raise ValueError(f"{name} has {value!r}, expected a number from 0 to 1")
 
 
-class Faces(base.ImageExtractor):
+class Faces(Detecting):
     """boxes (n, 4): x1 y1 x2 y2 in pixels of the picture, clipped to it · landmarks (n, 5, 2), mtcnn alone: x y of left and right eye (as seen),
     nose, left and right corner of the mouth · confidences (n,). The best come first; no face at all is a row of length 0."""
 
@@ -91,14 +91,7 @@ class Faces(base.ImageExtractor):
             if wanted not in names:
                 raise UserError(f"model {self.options.model!r} has no class {wanted!r} to take for faces{nearest(wanted, names)}; set `face_class:`")
             self.only = names.index(wanted)
-        self.detector.load(device)
-        self.device = device
-
-    def prepare(self, image: Image.Image) -> Any:
-        return self.detector.prepare(image)
-
-    def collate(self, items: Sequence[Any]) -> list[Any]:
-        return list(items)
+        super().load(device)
 
     def __call__(self, batch: Sequence[Any]) -> dict[str, list[np.ndarray]]:
         if self.options.backend == "mtcnn":
@@ -108,9 +101,6 @@ class Faces(base.ImageExtractor):
             boxes, confidences, _ = zip(*self.detector(batch, self.only), strict=True)
             rows = {"boxes": boxes, "confidences": confidences}
         return {name: list(rows[name]) for name in self.writes}
-
-    def probe(self, batch: Sequence[Any]) -> dict[str, Any]:
-        return {"inside": [self.detector.inside(batch[0])]}
 
 
 extractor = Faces

@@ -1,21 +1,16 @@
 """`image_patches`: class and patch states of a Vision Transformer."""
 
 import numpy as np
-from PIL import Image
 
 from cache.errors import UserError
 from cache.identity import Output
 from pipeline.extractors import base, vision
 
 
-class ImagePatches(base.ImageExtractor):
+class ImagePatches(vision.Backbone):
     """tokens (P + 1, width): class token, then patches, after the last LayerNorm · pooled (width): the class token's state."""
 
     VERSION = 1
-
-    def __init__(self, options, files) -> None:
-        super().__init__(options, files)
-        self.preprocess = vision.preprocessing(files)
 
     def _shape(self) -> tuple[int, int]:
         """Tokens and width."""
@@ -38,15 +33,6 @@ class ImagePatches(base.ImageExtractor):
     def possible(self) -> dict[str, Output]:
         tokens, width = self._shape()
         return {"tokens": Output("tokens", (tokens, width)), "pooled": Output("pooled", (width,))}
-
-    def preprocessing(self) -> dict:
-        return self.preprocess.to_json()
-
-    def prepare(self, image: Image.Image) -> np.ndarray:
-        return self.preprocess(image)
-
-    def load(self, device: str) -> None:
-        self.model, self.device = vision.load(self.files, device), device
 
     def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         pixels = self.normalised(batch, self.preprocess.mean, self.preprocess.std)

@@ -1,21 +1,16 @@
 """`image_pooled`: the pooled last stage of a ResNet, and on request its grid."""
 
 import numpy as np
-from PIL import Image
 
 from cache.errors import UserError
 from cache.identity import Output
 from pipeline.extractors import base, vision
 
 
-class ImagePooled(base.ImageExtractor):
+class ImagePooled(vision.Backbone):
     """pooled (d): global average of the last stage · grid (49, d) for 224 pixels: its cells row by row, only where `outputs` names it."""
 
     VERSION = 1
-
-    def __init__(self, options, files) -> None:
-        super().__init__(options, files)
-        self.preprocess = vision.preprocessing(files)
 
     def _width(self) -> int:
         if self.files.library == "transformers" and self.files.config.get("model_type") == "resnet":
@@ -36,15 +31,6 @@ class ImagePooled(base.ImageExtractor):
 
     def usual(self) -> tuple[str, ...]:
         return ("pooled",)
-
-    def preprocessing(self) -> dict:
-        return self.preprocess.to_json()
-
-    def prepare(self, image: Image.Image) -> np.ndarray:
-        return self.preprocess(image)
-
-    def load(self, device: str) -> None:
-        self.model, self.device = vision.load(self.files, device), device
 
     def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         pixels = self.normalised(batch, self.preprocess.mean, self.preprocess.std)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from cache.errors import UserError
 from cache.identity import Output
@@ -24,17 +23,16 @@ class Options(base.Options):
             raise ValueError(f"layer is {self.layer!r}, expected 'fc6' or 'fc7'")
 
 
-class ImageVGG(base.ImageExtractor):
+class ImageVGG(vision.Backbone):
     """pooled (4096): the feature of DSMIP's gate (paper: "the 4096-dimensional visual feature extracted by VGG")."""
 
     VERSION = 1
     Options = Options
 
     def __init__(self, options, files) -> None:
-        super().__init__(options, files)
         if files.library != "torchvision":
             raise UserError(f"model {options.model!r}: {files.folder} holds no VGG; a torchvision VGG is expected (docs/models.md)")
-        self.preprocess = vision.preprocessing(files)
+        super().__init__(options, files)
 
     def possible(self) -> dict[str, Output]:
         import torch
@@ -47,13 +45,7 @@ class ImageVGG(base.ImageExtractor):
         return {"pooled": Output("pooled", (model.classifier[0 if self.options.layer == "fc6" else 3].out_features,))}
 
     def preprocessing(self) -> dict:
-        return {**self.preprocess.to_json(), "layer": self.options.layer}
-
-    def prepare(self, image: Image.Image) -> np.ndarray:
-        return self.preprocess(image)
-
-    def load(self, device: str) -> None:
-        self.model, self.device = vision.load(self.files, device), device
+        return {**super().preprocessing(), "layer": self.options.layer}
 
     def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         pixels = self.normalised(batch, self.preprocess.mean, self.preprocess.std)

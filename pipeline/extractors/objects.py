@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from cache.identity import Output
 from pipeline.detectors import torchvision, yolo
 from pipeline.extractors import base
+from pipeline.extractors.detecting import Detecting
 from pipeline.models import ModelFiles
 
 
@@ -35,7 +35,7 @@ class Options(base.Options):
                 raise ValueError(f"{name} is {value!r}, expected a number from 0 to 1")
 
 
-class Objects(base.ImageExtractor):
+class Objects(Detecting):
     """boxes (n, 4): x1 y1 x2 y2 in pixels of the picture, clipped to it · confidences (n,) · labels (n,): numbers of the class names in the store's
     spec. The best come first; none at all is a row of length 0."""
 
@@ -64,23 +64,10 @@ class Objects(base.ImageExtractor):
     def preprocessing(self) -> dict[str, Any]:
         return {"k": self.options.k, **self.detector.preprocessing()}
 
-    def load(self, device: str) -> None:
-        self.detector.load(device)
-        self.device = device
-
-    def prepare(self, image: Image.Image) -> Any:
-        return self.detector.prepare(image)
-
-    def collate(self, items: Sequence[Any]) -> list[Any]:
-        return list(items)
-
     def __call__(self, batch: Sequence[Any]) -> dict[str, list[np.ndarray]]:
         boxes, confidences, labels = zip(*self.detector(batch), strict=True)
         rows = {"boxes": boxes, "confidences": confidences, "labels": labels}
         return {name: list(rows[name]) for name in self.writes}
-
-    def probe(self, batch: Sequence[Any]) -> dict[str, Any]:
-        return {"inside": [self.detector.inside(batch[0])]}
 
 
 extractor = Objects

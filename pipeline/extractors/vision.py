@@ -1,10 +1,31 @@
-"""Loading image backbones of torchvision and of transformers for the pooled and the patch feature."""
+"""What extractors around image backbones of torchvision and of transformers share."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from cache.errors import UserError
-from pipeline.extractors import preprocess
+from pipeline.extractors import base, preprocess
 from pipeline.models import ModelFiles, load_state_dict, load_transformers
+
+
+class Backbone(base.ImageExtractor):
+    """An extractor that runs the backbone on the whole picture, preprocessed as the model's folder states."""
+
+    def __init__(self, options: Any, files: ModelFiles) -> None:
+        super().__init__(options, files)
+        self.preprocess = preprocessing(files)
+
+    def preprocessing(self) -> Mapping[str, Any]:
+        return self.preprocess.to_json()
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        return self.preprocess(image)
+
+    def load(self, device: str) -> None:
+        self.model, self.device = load(self.files, device), device
 
 
 def torchvision_model(files: ModelFiles) -> Any:
