@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to the other processes
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Files that use the demo's work folder, and change it: they stay together in one process.
@@ -19,11 +21,6 @@ FIRST = (
     *DEMO, "test_tasks", "test_compare_tasks", "test_faults", "test_dsmip_run", "test_enhance_tasks", "test_progress", "test_search_tasks", "test_search",
     "test_faces_run", "test_real", "test_enhance_dynamic", "test_enhance_static", "test_detectors", "test_crops", "test_heads_training",
 )  # fmt: skip
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Threads of the libraries: two; one where several processes share the cores."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1" if config.getoption("numprocesses", None) else "2")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
