@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import torch

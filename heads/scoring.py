@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from heads.base import Head, Rows
 from heads.data import Side, prefetch

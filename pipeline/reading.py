@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from cache.errors import PassingError
-from cache.shard import Status
 from pipeline import ahead
 from pipeline.extractors.base import CropExtractor, Extractor, TextExtractor, padded_length
 from pipeline.images import ImageError, Limits, decode, image_key

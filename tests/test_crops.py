@@ -1,5 +1,6 @@
 """Extractors of crops: one contract over all of them, on small random models saved by their own libraries, and what objects cost."""
 
+import json
 from pathlib import Path
 
 import checkpoints

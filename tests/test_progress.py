@@ -11,7 +11,6 @@ import termios
 import time
 import urllib.parse
 import urllib.request
-from pathlib import Path
 
 import pytest
 import small_world

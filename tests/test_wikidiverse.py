@@ -1,5 +1,7 @@
 """The layout `wikidiverse`: what is kept of a release, what must not be, and a one-line error for everything malformed."""
 
+import json
+
 import pytest
 from data_faults import refused
 from release_folders import WIKI, Wikidiverse, digest
