@@ -5,7 +5,7 @@ ExtractFeatures and TrainHead are the two commands of every day, CompareHeads th
 - a dataset: PrepareDataset, EnhanceEntities, and for the demo DemoWorld, DemoEncoders (pipeline/tasks.py)
 - features: ExtractFeatures, its groups ExtractGroup; heads: BuildCandidates, BuildPairs, TrainHead, PromptedFeatures, SearchHead (linking/tasks.py)
 - new mentions: LinkMentions (linking/link_tasks.py)
-- reports: CompareHeads, Ablate, CompareRuns (report/tasks.py), Explain, Report (report/look.py)
+- reports: CompareHeads, Ablate, CompareRuns (report/tasks.py), Explain, Report (report/look.py), Explore (report/explore_task.py)
 - what there is: Status; upkeep of the cache: VerifyCache, EstimateCache, CleanCache (here)
 
 Each task says what it reads and what it leaves behind.
@@ -25,13 +25,14 @@ from pipeline import child, help, wants
 from pipeline.task import Task, Tool
 from pipeline.tasks import DemoEncoders, DemoWorld, EnhanceEntities, ExtractGroup, OnProfile, PrepareDataset
 from report import status
+from report.explore_task import Explore
 from report.look import Explain, Report
 from report.tasks import Ablate, CompareHeads, CompareRuns
 
 __all__ = [
     "Ablate", "BuildCandidates", "BuildPairs", "CleanCache", "CompareHeads", "CompareRuns", "DemoEncoders", "DemoWorld", "EnhanceEntities",
-    "EstimateCache", "Explain", "ExtractFeatures", "ExtractGroup", "LinkMentions", "PrepareDataset", "PromptedFeatures", "Report", "SearchHead", "Status",
-    "TrainHead", "VerifyCache",
+    "EstimateCache", "Explain", "Explore", "ExtractFeatures", "ExtractGroup", "LinkMentions", "PrepareDataset", "PromptedFeatures", "Report", "SearchHead",
+    "Status", "TrainHead", "VerifyCache",
 ]
 
 

@@ -1,0 +1,53 @@
+"""The task that serves a page over a finished run."""
+
+from pathlib import Path
+from typing import Any
+
+import luigi
+
+from cache.errors import UserError
+from cache.files import read_json
+from linking.link_tasks import folder_of
+from pipeline import child
+from pipeline.task import Tool, stop
+from pipeline.tasks import OnProfile
+
+
+class Explore(Tool, OnProfile):
+    """Serves a page on this machine over a finished run, until it is stopped: search by phrase, entity and outcome, cases, and a form that links.
+
+    The run is --run, or the one of --dataset that was finished last. Other datasets than the demo need --data-dir, for their pictures.
+    """
+
+    run_folder = luigi.Parameter(default="", description="--run: a run's folder, or <dataset>/<method>/<hash> under artifacts/runs; empty: the last one")
+    port = luigi.IntParameter(default=8080, description="port; 0: a free one")
+    host = luigi.Parameter(default="127.0.0.1", description="address to listen on; any other than this machine's own lets others in")
+    split = luigi.ChoiceParameter(choices=("test", "dev"), default="test", description="test or dev")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not 0 <= self.port <= 65535:
+            stop(UserError(f"--port {self.port}: expected 0 to 65535"))
+
+    def folder_of_run(self) -> Path:
+        """Raises `UserError` where there is none, or it is of another dataset."""
+        if self.run_folder:
+            folder = folder_of(self.run_folder, self.paths)
+            if folder.parent.parent.name != self.dataset:
+                raise UserError(f"--run {self.run_folder}: of dataset {folder.parent.parent.name!r}; name it (--dataset, and --data-dir for its pictures)")
+            return folder
+        found = [path.parent for path in (self.paths.root / "runs" / self.dataset).glob("*/*/run.json") if read_json(path.with_name("metrics.json"))]
+        if not found:
+            raise UserError(f"no finished run of dataset {self.dataset} under {self.paths.root / 'runs'}; train a head first (TrainHead)")
+        return max(found, key=lambda folder: ((folder / "run.json").stat().st_mtime_ns, folder.name))
+
+    def act(self) -> None:
+        job = {
+            "run": str(self.folder_of_run()), "source": str(self.source), "host": self.host, "port": self.port, "split": self.split, "device": self.device,
+            "precision": self.precision,
+        }
+        try:
+            child.run("report.explore.serve:main", job)
+        except KeyboardInterrupt:
+            pass
+        print("stopped", flush=True)

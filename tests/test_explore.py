@@ -1,0 +1,223 @@
+"""The page over a finished run, as a browser and as somebody hostile would ask the real server for it."""
+
+import html.parser
+import http.client
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+import zlib
+from pathlib import Path
+
+import linking_world
+import numpy as np
+import pytest
+import small_world
+from PIL import Image
+
+from report.explore import app, serve
+
+ROOT = Path(__file__).resolve().parents[1]
+HOSTILE = '<script>alert("x")</script>\' onload=alert(1) & <b>Ann Powers</b>'
+
+
+class Page:
+    """The server, and what it answers."""
+
+    def __init__(self, process, port):
+        self.process, self.port, self.rest = process, port, []
+        threading.Thread(target=lambda: self.rest.extend(process.stdout), daemon=True).start()
+
+    def ask(self, path, method="GET", body=None, host=None, **headers):
+        """Status, text and headers of an answer."""
+        asked = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        asked.request(method, path, body, {"Host": host or f"127.0.0.1:{self.port}", **headers})
+        answer = asked.getresponse()
+        text = answer.read().decode()
+        asked.close()
+        return answer.status, text, dict(answer.headers)
+
+    @property
+    def token(self):
+        return re.search(r'name="token" value="([^"]+)"', self.ask("/link")[1])[1]
+
+    def link(self, sentence="Ann Powers was seen.", phrase="Ann Powers", picture=None, token=None, name="picture.png", **headers):
+        edge = uuid.uuid4().hex
+        fields = {"token": self.token if token is None else token, "sentence": sentence, "phrase": phrase}
+        body = b"".join(f'--{edge}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'.encode() for key, value in fields.items())
+        if picture is not None:
+            body += f'--{edge}\r\nContent-Disposition: form-data; name="picture"; filename="{name}"\r\nContent-Type: image/png\r\n\r\n'.encode() + picture + b"\r\n"
+        return self.ask("/link", "POST", body + f"--{edge}--\r\n".encode(), Content_Type=f"multipart/form-data; boundary={edge}", **headers)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A run over data that holds hostile text wherever there is text."""
+    root = tmp_path_factory.mktemp("explore")
+    data = small_world.write(root / "data", mentions=60)
+    small_world.picture(data / "mentions" / "<i>'&amp;.png", 5)
+    mention = {"id": HOSTILE, "sentence": HOSTILE, "mention": "Ann Powers", "gold": "Q<u>", "split": "test", "image": "mentions/<i>'&amp;.png", "group": HOSTILE}
+    entity = {"id": "Q<u>", "name": f"Ann Powers {HOSTILE}", "attributes": HOSTILE, "description": HOSTILE, "type": HOSTILE}
+    nil = {"id": "nil", "sentence": "Nobody knows Zed.", "mention": "Zed", "gold": None, "split": "test"}
+    for side, records in (("mentions", [mention, nil]), ("entities", [entity])):
+        with open(data / f"{side}.jsonl", "a") as handle:
+            handle.writelines(json.dumps(record) + "\n" for record in records)
+    with pytest.MonkeyPatch.context() as patch:
+        return root, linking_world.train(root, patch, "mimic")["mimic"]
+
+
+@pytest.fixture(scope="module")
+def page(world):
+    root, run = world
+    command = [sys.executable, "-m", "luigi", "--module", "tasks", "Explore", "--run", str(run), "--port", "0", "--dataset", "small", "--data-dir", str(root / "data")]
+    command += ["--profile", str(root / "small.yaml"), "--work-dir", str(root / "work")]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
+        if found:
+            break
+    else:
+        pytest.fail("".join(said))
+    yield Page(process, int(found[1]))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+
+
+def picture(size=(48, 40)):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def parsed(text):
+    """Names of the tags and of the attributes of a page, as a browser reads it."""
+    tags, attributes = set(), set()
+
+    class Reader(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            tags.add(tag)
+            attributes.update(name for name, _ in attrs)
+
+    Reader().feed(text)
+    return tags, attributes
+
+
+def bomb():
+    """A small PNG that says it has 3.6 thousand million pixels."""
+    header = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    return b"\x89PNG\r\n\x1a\n" + b"\0\0\0\x0d" + header + zlib.crc32(header).to_bytes(4, "big") + picture()[33:]
+
+
+def test_mentions_are_found_by_phrase_entity_and_outcome(page):
+    status, text, _ = page.ask("/")
+    assert status == 200 and "17 of 17 mentions" in text
+    assert "1 of 17 mentions" in page.ask("/?phrase=zed")[1] and "1 of 17 mentions" in page.ask("/?outcome=NIL")[1]
+    assert "0 of 17 mentions" in page.ask("/?phrase=zed&outcome=right")[1]
+    by_outcome = [int(re.search(r"<p>(\d+) of 17", page.ask(f"/?outcome={name}".replace(" ", "%20"))[1])[1]) for name in ("right", "wrong", "NIL", "gold outside the KB")]
+    assert sum(by_outcome) == 17 and by_outcome[2:] == [1, 0] and by_outcome[1]
+    by_entity = [int(re.search(r"<p>(\d+) of 17", page.ask(f"/?entity={name}")[1])[1]) for name in ("q3", "NOEL+harrison", "nobody")]
+    assert by_entity[1] >= by_entity[0] > 0 and by_entity[2] == 0
+    assert page.ask("/?outcome=no")[0] == 400 and page.ask("/?page=99999")[0] == 200
+
+
+def test_a_case_shows_picture_gold_and_the_best_entities(page):
+    at = re.search(r'href="/case/(\d+)">', page.ask("/?phrase=Ann+Powers&sentence=script")[1])[1]
+    status, text, _ = page.ask(f"/case/{at}")
+    assert status == 200 and 'href="data:image/' in text and "<mark>Ann Powers</mark>" in text and len(re.findall("<li[ >]", text)) >= 5
+    assert "Rank of the gold" in text and page.ask("/case/17")[0] == 404 and page.ask("/case/x")[0] == 404
+
+
+def test_hostile_text_is_shown_as_text_everywhere(page):
+    pages = [page.ask(path)[1] for path in ("/", f"/?phrase={HOSTILE.replace(' ', '+').replace('&', '%26')}", "/?entity=%22%3E%3Cscript%3E")]
+    pages += [page.ask(f"/case/{at}")[1] for at in range(17)]
+    pages += [page.link(HOSTILE, "Ann Powers", b"none", name="<script>.png")[1], page.link('"><script>', "")[1]]
+    assert html.escape(HOSTILE, quote=False) in pages[-2].replace("&#34;", '"').replace("&#39;", "'")
+    assert sum("&lt;script&gt;" in text for text in pages) >= 6
+    for text in pages:
+        tags, attributes = parsed(text)
+        assert not tags & {"script", "b", "i", "u"} and not any(name.startswith("on") for name in attributes)
+
+
+def test_a_sentence_with_a_picture_is_linked(page):
+    status, text, _ = page.link(picture=picture())
+    assert status == 200 and "picture: ok" in text and "confidence" in text and len(re.findall("<li[ >]", text)) == 5 and "Ann Powers" in text
+    assert "picture: none" in page.link()[1]
+
+
+@pytest.mark.parametrize("upload, words", [(b"no picture at all", "not an image"), (bomb(), "too many pixels"), (picture()[:300], "truncated"), (b"", "empty file")])
+def test_uploads_that_are_no_pictures_end_in_a_message(page, upload, words):
+    status, text, _ = page.link(picture=upload)
+    assert status == 200 and 'role="alert"' in text and words in text and "Linked without it" in text
+    assert page.ask("/")[0] == 200
+
+
+def test_an_upload_of_100_mb_ends_in_a_message_and_takes_no_memory(page):
+    status, text, _ = page.link(picture=bytes(app.UPLOAD + 2 * app.BESIDE))
+    assert status == 413 and "20 MB" in text
+    parent = Path(f"/proc/{page.process.pid}/task/{page.process.pid}/children")
+    server = Path(f"/proc/{parent.read_text().split()[0]}") if parent.exists() else None
+    if server:
+        before = kilobytes(server, "VmRSS")
+        (server / "clear_refs").write_text("5")  # the peak is counted from here
+    status, text, _ = page.link(picture=bytes(100_000_000))
+    assert status == 413 and "20 MB" in text and page.ask("/")[0] == 200
+    if server:
+        assert kilobytes(server, "VmHWM") < before + 60_000, "not even once was the upload held"
+
+
+def kilobytes(server, name):
+    return int(re.search(rf"{name}:\s+(\d+) kB", (server / "status").read_text())[1])
+
+
+@pytest.mark.parametrize("sentence, phrase", [("", "Ann"), ("Ann", " "), ("x" * (app.SENTENCE + 1), "x"), ("Ann", "y" * (app.PHRASE + 1))])
+def test_fields_that_cannot_be_linked_end_in_a_message(page, sentence, phrase):
+    status, text, _ = page.link(sentence, phrase)
+    assert status == 400 and 'role="alert"' in text
+
+
+def test_pages_elsewhere_can_neither_read_nor_post(page):
+    for host in ("evil.example", f"evil.example:{page.port}", "127.0.0.1.evil.example", "", "localhost.evil.example"):
+        assert page.ask("/", host=host or " ")[0] in (400, 403), host
+    assert page.ask("/", host=f"localhost:{page.port}")[0] == 200
+    assert page.link(token="")[0] == page.link(token="x" * 43)[0] == page.link(token="é")[0] == 403
+    assert page.link(Origin="http://evil.example")[0] == page.link(Origin="null")[0] == 403
+    assert page.link(Origin=f"http://127.0.0.1:{page.port}")[0] == 200
+
+
+def test_every_answer_forbids_scripts_frames_and_guessing(page):
+    for path in ("/", "/link", "/case/0", "/explore.css", "/nowhere"):
+        headers = page.ask(path)[2]
+        assert headers["Content-Security-Policy"] == app.POLICY and "script-src" not in app.POLICY and "default-src 'none'" in app.POLICY
+        assert headers["X-Content-Type-Options"] == "nosniff" and headers["X-Frame-Options"] == "DENY" and headers["Cache-Control"] == "no-store"
+    assert page.ask("/console")[0] == 404 and page.ask("/?__debugger__=yes&cmd=resource&f=style.css")[1].startswith("<!doctype html>")
+    assert page.ask("/link", "DELETE")[0] == 405
+
+
+def test_it_listens_on_this_machine_unless_told_otherwise_and_says_so():
+    assert all(map(serve.loopback, ("127.0.0.1", "localhost", "::1", "127.0.0.2"))) and not any(map(serve.loopback, ("0.0.0.0", "::", "192.168.1.4", "box")))  # noqa: S104
+    assert "without a password" not in serve.announced("127.0.0.1", 8080) and "http://127.0.0.1:8080/" in serve.announced("127.0.0.1", 8080)
+    assert "without a password" in serve.announced("0.0.0.0", 8080) and "http://[::]:80/" in serve.announced("::", 80)  # noqa: S104
+
+
+def test_a_page_for_others_answers_to_addresses_and_its_own_names_alone():
+    names = {"localhost", "box.lan"}
+    assert app._known("192.168.1.4:8080", names, local=False) and app._known("[fe80::1]:8080", names, local=False) and app._known("box.lan", names, local=False)
+    assert not app._known("evil.example", names, local=False) and not app._known("192.168.1.4", {"127.0.0.1"}, local=True)
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--run", "small/mimic/none"], "no such run"), (["--port", "99999"], "--port 99999"), (["--dataset", "demo"], "no finished run"),
+])  # fmt: skip
+def test_what_cannot_be_served_is_told_in_one_line(world, options, words, tmp_path):
+    command = [sys.executable, "-m", "luigi", "--module", "tasks", "Explore", "--work-dir", str(tmp_path), *options]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and words in said and "Traceback" not in said
