@@ -32,7 +32,7 @@ class LinkMentions(Tool):
     output_file = luigi.Parameter(description="--output: the file to write")
     images_dir = luigi.Parameter(default="", description="folder that the mentions' pictures lie in; empty: that of the input")
     top_k = luigi.IntParameter(default=5, description="entities per mention")
-    chunk = luigi.IntParameter(default=256, description="mentions in memory at once")
+    chunk = luigi.IntParameter(default=1024, description="mentions in memory at once; what is new of them is one shard of each feature")
     ignore_fields = luigi.Parameter(default="", description="comma-separated fields of the lines that are passed over instead of refused")
     device = OnProfile.device
     precision = OnProfile.precision

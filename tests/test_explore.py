@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 import zlib
 from pathlib import Path
 
+import browser
 import linking_world
 import numpy as np
 import pytest
@@ -199,6 +201,23 @@ def test_every_answer_forbids_scripts_frames_and_guessing(page):
         assert headers["X-Content-Type-Options"] == "nosniff" and headers["X-Frame-Options"] == "DENY" and headers["Cache-Control"] == "no-store"
     assert page.ask("/console")[0] == 404 and page.ask("/?__debugger__=yes&cmd=resource&f=style.css")[1].startswith("<!doctype html>")
     assert page.ask("/link", "DELETE")[0] == 405
+
+
+def test_the_page_works_in_a_browser_on_a_phone_and_a_desk(page, tmp_path):
+    url = f"http://127.0.0.1:{page.port}"
+    with browser.page(tmp_path) as tab:
+        for path in ("/", "/case/0", "/link"):
+            for width in (390, 1280):
+                tab.open(url + path, width, dark=width == 390)
+                assert tab.value("document.documentElement.scrollWidth <= innerWidth"), (path, width)
+                assert tab.value("getComputedStyle(document.querySelector('header')).borderBottomStyle") == "solid", "the style sheet is read"
+        tab.loaded = False
+        tab.value("""(() => { const field = name => document.querySelector(`[name=${name}]`);
+            field("sentence").value = "Ann Powers was seen."; field("phrase").value = "Ann Powers"; document.querySelector("form").requestSubmit() })()""")
+        while not tab.loaded:
+            tab._next(time.monotonic() + browser.WAIT)
+        assert tab.value("document.querySelectorAll('ol li').length") == 5 and "picture: none" in tab.value("document.body.innerText")
+        assert tab.errors == [] and all(asked.startswith(url) for asked in tab.asked)
 
 
 def test_it_listens_on_this_machine_unless_told_otherwise_and_says_so():
