@@ -50,7 +50,8 @@ def ranker(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_parts(job: dict[str, Any], splits: Collection[str], device: torch.device) -> dict[str, Any]:
-    """The job with all its parts as pair features: those of the profile, the scores of its heads for the mentions of `splits`, the frequency."""
+    """The job with all its parts as pair features: those of the profile, the scores of its heads for the mentions of `splits`, the frequency; and with
+    as many epochs as `least_steps` takes."""
     out = Path(job["out"]) / "parts"
     config = load_config(job["method"], job["config"])
     pairs = dict(job.get("pairs", {}))
@@ -62,8 +63,11 @@ def with_parts(job: dict[str, Any], splits: Collection[str], device: torch.devic
         pairs["frequency"] = _kept(out / "frequency.npz", lambda: frequency(job))
     if not pairs:
         raise UserError(f"{job['method']}: it has nothing to read; name heads or pair_features that this profile has, or set frequency")
-    fraction = job.get("train_fraction", 1.0) if config.fits_on == "train" else 1.0  # heads and frequency saw it; dev's half is learned from whole
-    return {**job, "pairs": pairs, "heads": {}, "train_fraction": fraction}
+    fraction = float(job.get("train_fraction", 1.0)) if config.fits_on == "train" else 1.0  # heads and frequency saw it; dev's half is learned from whole
+    bundle = Bundle.load({**job, "pairs": {}}, [], torch.device("cpu"))
+    steps = -(-len(training.training_mentions(bundle, fraction, config.fits_on)[0]) // config.batch_size)
+    epochs = max(config.epochs, -(-config.least_steps // steps)) if config.epochs else 0
+    return {**job, "config": {**job["config"], "epochs": epochs}, "pairs": pairs, "heads": {}, "train_fraction": fraction}
 
 
 def _scored(run: dict[str, Any], splits: Collection[str], device: torch.device) -> dict[str, Any]:

@@ -14,6 +14,7 @@ class PairsConfig(HeadConfig):
 
     pair_features: names of pair features; "auto" takes those of USUAL that the profile can compute. frequency: how often an entity is gold in train,
         and how often of the same phrase. text_only: no pair feature that reads a picture.
+    least_steps: as many epochs as it takes to make at least so many steps, where `epochs` are fewer (0 epochs stay 0): half of dev may be small.
     hidden: units of the network over a pair's numbers; 0: a weighted sum (a logistic regression over the list). members: networks whose mean it is.
     """
 
@@ -22,6 +23,7 @@ class PairsConfig(HeadConfig):
     pair_features: tuple[str, ...] = ("auto",)
     frequency: bool = True
     text_only: bool = False
+    least_steps: int = 120
     hidden: int = 16
     members: int = 2
 

@@ -18,7 +18,7 @@ class FusedConfig(PairsConfig):
     """
 
     lr: float = 0.03
-    batch_size: int = 64
+    batch_size: int = 32
     epochs: int = 10
     weight_decay: float = 0.05
     heads: tuple[str, ...] = ("auto",)
