@@ -53,10 +53,10 @@ def explain(job: Mapping[str, Any], *, split: str, mentions: Sequence[str] = (),
     config = load_config(job["method"], job["config"])
     if not config.evaluates:
         raise UserError(f"{job['out']}: a stage that scores nothing by itself; explain the run of {job['method']} that goes on from it")
-    if config.trainer == "heads.fusion:main":  # the parts of a fused run are pair features of it, kept in its folder
-        if split not in SPLITS:
+    if config.trainer.startswith(f"{fusion.__name__}:"):  # its parts are pair features, kept in its folder
+        if job.get("heads") and split not in SPLITS:
             raise UserError(f"--split {split}: a fused run keeps the scores of its heads for {' and '.join(SPLITS)} alone")
-        job = {**job, "pairs": fusion.parts(dict(job), SPLITS, device), "heads": {}}
+        job = fusion.with_parts(dict(job), SPLITS, device)
     head = load_head(Path(job["out"]), device, job)
     refuse_other_features(head, Path(job["out"]), job["inputs"])
     bundle = Bundle.load(dict(job), wanted(dict(job), head.config), device)

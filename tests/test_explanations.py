@@ -15,7 +15,7 @@ from heads.explanations import explain, main
 
 CONFIGS = {
     "drin": {"epochs": 1, "width": 8}, "mimic": {"epochs": 1, "d_t": 8, "d_v": 8, "d_c": 8},
-    "fused": {"epochs": 1, "heads": [], "pair_features": ["text_cls", "name_similarity"], "members": 1},
+    "fused": {"epochs": 1, "heads": ["drin"], "pair_features": ["text_cls", "name_similarity"], "members": 1},
 }
 
 
@@ -28,11 +28,11 @@ def jobs(tmp_path_factory):
     for method, config in CONFIGS.items():
         job = heads_world.job_for(base, method, config, folder / method)
         if method == "fused":
-            made[method] = job
-            training.main({**job, "pairs": fusion.parts(job, ("dev", "test"), torch.device("cpu"))})
+            job["heads"] = {"drin": made["drin"]}
+            training.main({**fusion.with_parts(job, ("dev", "test"), torch.device("cpu")), "threads": 1})
         else:
             training.main(job)
-            made[method] = job
+        made[method] = job
     return made
 
 
@@ -81,7 +81,12 @@ def test_mimic_tells_its_units_whose_mean_is_the_score(jobs):
 
 def test_a_fused_run_tells_its_parts(jobs):
     one = next(explain(jobs["fused"], split="test", sample=1))
-    assert {"text_cls", "name_similarity", "frequency"} <= set(one["candidates"][0]["pairs"])
+    assert {"text_cls", "name_similarity", "frequency", "drin"} <= set(one["candidates"][0]["pairs"])
+    alone = next(explain(jobs["drin"], split="test", sample=1))
+    parts = sorted((candidate["id"], candidate["pairs"]["drin"]) for candidate in one["candidates"])
+    scores = sorted((candidate["id"], candidate["score"]) for candidate in alone["candidates"])
+    assert [name for name, _ in parts] == [name for name, _ in scores]
+    assert [value for _, value in parts] == pytest.approx([value for _, value in scores], rel=1e-4, abs=1e-5)
     with pytest.raises(UserError, match="dev and test alone"):
         next(explain(jobs["fused"], split="train"))
 
