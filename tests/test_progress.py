@@ -72,6 +72,22 @@ def test_lines_of_json_hold_also_what_a_child_prints(counting, monkeypatch, capf
     assert [(line["event"], line.get("message"), line.get("source")) for line in lines] == [("output", "a line of a library", counting)]
 
 
+def test_hashing_a_models_weights_and_drawing_for_the_bootstrap_tell_how_far_they_are(tmp_path, monkeypatch):
+    import numpy as np
+
+    from cache.identity import weights_hash
+    from report.significance import paired_bootstrap
+
+    monkeypatch.setenv(progress.FILE, str(tmp_path / "progress.json"))
+    (tmp_path / "weights.bin").write_bytes(bytes(9 << 20))
+    weights_hash([tmp_path / "weights.bin"], None)
+    told = progress.read(tmp_path / "progress.json")
+    assert (told["what"], told["unit"], told["done"], told["total"]) == ("hashing weights.bin", "byte", 9 << 20, 9 << 20)
+    paired_bootstrap(np.ones((2, 50)), np.zeros((2, 50)), resamples=300)
+    told = progress.read(tmp_path / "progress.json")
+    assert (told["what"], told["done"], told["total"]) == ("bootstrap", 300, 300)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     world = World(tmp_path_factory.mktemp("world"))
