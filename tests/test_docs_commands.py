@@ -1,5 +1,7 @@
 """Commands in the documentation: each block says whether it is run here or shown, and those to run are run, as a reader would, on the demo."""
 
+import re
+
 import pytest
 from documents import PAGES, ROOT, blocks, checkout, run
 
@@ -28,6 +30,21 @@ def test_every_block_of_commands_or_python_says_run_or_show(page):
             assert block.mark in ("run", "show"), f"{block}: `{block.language} {block.mark}`; expected run or show behind the language"
         else:
             assert not block.mark, f"{block}: {block.mark!r} says nothing behind {block.language!r}"
+
+
+def words(text):
+    """The words of a text, without numbers, hashes and paths, which another machine may print differently."""
+    return {word.strip("():,;") for word in text.split() if re.fullmatch(r"\(?[A-Za-z][A-Za-z_-]*[):,;]*", word)}
+
+
+def test_what_the_first_page_shows_as_printed_is_what_is_printed(after_fifteen_minutes):
+    _, said = after_fifteen_minutes
+    listed, shown = blocks(FIRST), 0
+    for before, block in zip(listed, listed[1:], strict=False):
+        if block.language == "text" and str(before) in said:
+            shown += 1
+            assert words(block.text) <= words(said[str(before)]), f"{block} after {before}"
+    assert shown >= 5
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != FIRST and to_run(page)], ids=lambda path: path.name)
