@@ -13,7 +13,7 @@ from luigi.parameter import MissingParameterException, ParameterVisibility
 
 WIDTH = 120
 INDENT = 26  # columns before what an option is for
-TITLES = {"OnProfile": "models", "OnDataset": "the dataset", "Task": "every command", "BuildCandidates": "candidate lists", "Options": "texts"}
+TITLES = {"OnProfile": "models", "Leaderboard": "leaderboards", "OnDataset": "the dataset", "Task": "every command", "BuildCandidates": "candidate lists", "Options": "texts"}
 """Headings of options that a command has in common with others, by the class that declares them."""
 
 
