@@ -13,7 +13,10 @@ from luigi.parameter import MissingParameterException, ParameterVisibility
 
 WIDTH = 120
 INDENT = 26  # columns before what an option is for
-TITLES = {"OnProfile": "models", "Leaderboard": "leaderboards", "OnDataset": "the dataset", "Task": "every command", "BuildCandidates": "candidate lists", "Options": "texts"}
+TITLES = {
+    "OnProfile": "models", "OnDataset": "the dataset", "Task": "every command", "BuildCandidates": "candidate lists", "Leaderboard": "leaderboards",
+    "Options": "texts",
+}  # fmt: skip
 """Headings of options that a command has in common with others, by the class that declares them."""
 
 
@@ -37,7 +40,8 @@ def overview(commands: Mapping[str, type[luigi.Task]]) -> str:
     """All commands, a line each."""
     width = max(map(len, commands)) + 2
     lines = [f"  {name.ljust(width)}{_first_line(task)}" for name, task in commands.items()]
-    return "\n".join(["luigi --module tasks COMMAND [--option value ...]", "", *lines, "", "luigi --module tasks COMMAND --help lists the options of a command."])
+    usage = "luigi --module tasks COMMAND"
+    return "\n".join([f"{usage} [--option value ...]", "", *lines, "", f"{usage} --help lists the options of a command."])
 
 
 def command(task: type[luigi.Task]) -> str:
@@ -78,7 +82,7 @@ def _value(name: str, parameter: luigi.Parameter) -> str:
 
 
 def _default(task: type[luigi.Task], name: str, parameter: luigi.Parameter) -> str:
-    """The value that holds without the option, from the command's definition, the environment or luigi.cfg; never one that is meant to stay private."""
+    """The value that holds without the option, from its definition, the environment or luigi.cfg; never one that is meant to stay private."""
     try:
         value = parameter.task_value(task.get_task_family(), name)
     except MissingParameterException:
