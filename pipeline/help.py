@@ -4,6 +4,7 @@ Luigi's own help lists every option twice, without defaults; it stays there unde
 """
 
 import inspect
+import os
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,10 @@ def offer(arguments: Sequence[str], commands: Mapping[str, type[luigi.Task]]) ->
     """Print the help that is asked for, if any, and end the process."""
     text = asked(arguments, commands)
     if text is not None:
-        print(text)
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:  # whoever reads has read enough: `--help | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 
 

@@ -147,7 +147,7 @@ class Task(luigi.Task):
 
     def run(self) -> None:
         if self.dry_run:
-            print("\n".join(self._plan()) or f"{self.get_task_family()}: everything is done already, nothing would run", flush=True)
+            print("\n".join(self._plan()) or f"{self.get_task_family()}: everything is done already, nothing would run")
             self._said = True
             return
         started = time.monotonic()
@@ -233,7 +233,7 @@ class Tool(Task):
 
     def run(self) -> None:
         if self.dry_run:
-            print(f"would run {self.get_task_family()}{self.brief()}", flush=True)
+            print(f"would run {self.get_task_family()}{self.brief()}")
         else:
             with self.told():
                 self.act()
