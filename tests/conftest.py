@@ -18,8 +18,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 DEMO = ("test_demo_encoders", "test_demo_run", "test_docs_commands")
 # Those that take longest come first: where one of them begins last, the other processes wait for it.
 FIRST = (
-    *DEMO, "test_tasks", "test_compare_tasks", "test_faults", "test_dsmip_run", "test_enhance_tasks", "test_progress", "test_search_tasks", "test_search",
-    "test_faces_run", "test_real", "test_enhance_dynamic", "test_enhance_static", "test_detectors", "test_crops", "test_heads_training",
+    *DEMO, "test_tasks", "test_compare_tasks", "test_faults", "test_dry_run", "test_linking", "test_explore", "test_dsmip_run", "test_enhance_tasks",
+    "test_progress", "test_search_tasks", "test_search", "test_heads_training", "test_heads_contract", "test_heads_baselines", "test_crops",
+    "test_extractors", "test_faces_run", "test_real", "test_face_crops", "test_enhance_dynamic", "test_enhance_static", "test_detectors",
 )  # fmt: skip
 
 
