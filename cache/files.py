@@ -61,15 +61,19 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
+def write_atomic(path: Path, data: bytes | str, temporary: Path | None = None) -> None:
     """Replace `path` by `data`: a reader sees the old content or the new, never a part.
 
+    temporary: the name to write under, in the same folder, for who sweeps up after killed writers; else a random one.
     Raises `UserError` for a full, read-only or forbidden place; nothing is left behind then.
     """
     path = Path(path)
     make_folder(path.parent)
     with explained(path):
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        if temporary is None:
+            descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        else:
+            descriptor, name = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), str(temporary)
         try:
             with os.fdopen(descriptor, "wb") as handle:
                 handle.write(data.encode() if isinstance(data, str) else data)
@@ -83,9 +87,9 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         sync_folder(path.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, temporary: Path | None = None) -> None:
     """`write_atomic` of indented JSON (UTF-8, no NaN)."""
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", temporary)
 
 
 def read_json(path: Path, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:

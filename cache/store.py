@@ -65,7 +65,7 @@ class Store:
                 raise UserError(f"{store.folder / SPEC} describes another feature than its folder's name; {REMEDY}")
         else:
             make_folder(store.folder)
-            write_json(store.folder / SPEC, {"feature": feature, "identity": digest, "spec": store.spec, "probe": None})
+            store.set_probe(None)
         store.sweep()
         return store
 
@@ -88,7 +88,9 @@ class Store:
 
     def set_probe(self, probe: Any) -> None:
         """Write a small input's output (JSON) beside the spec; with it a later run can tell that a library's numbers have drifted."""
-        write_json(self.folder / SPEC, {"feature": self.feature, "identity": self.identity, "spec": self.spec, "probe": probe})
+        path = self.folder / SPEC
+        said = {"feature": self.feature, "identity": self.identity, "spec": self.spec, "probe": probe}
+        write_json(path, said, claims.temporary_name(path))  # a name that `sweep` knows for a killed writer's
 
     # Lookup
 

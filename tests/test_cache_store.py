@@ -389,6 +389,16 @@ def test_leftovers_of_dead_writers_are_swept_and_those_of_live_ones_stay(tmp_pat
     assert sorted(path.name for path in store.folder.glob(".*.tmp")) == sorted(stay)
 
 
+def test_a_writer_of_the_spec_killed_before_the_rename_leaves_nothing_to_the_next(tmp_path):
+    code = "import os, sys; from pathlib import Path; from cache_rows import spec; from cache.store import Store; os.replace = lambda *names: os.kill(os.getpid(), 9)"
+    killed = run_python(f"{code}; Store.create(Path(sys.argv[1]), 'numbers', spec())", tmp_path)
+    assert killed.returncode == -9
+    (folder,) = tmp_path.iterdir()
+    assert [path.name.startswith(".spec.json.") for path in folder.glob(".*.tmp")] == [True]
+    assert Store.create(tmp_path, "numbers", spec()).folder == folder
+    assert [path.name for path in folder.iterdir() if path.suffix == ".tmp"] == [] and (folder / "spec.json").exists()
+
+
 def test_process_numbers_of_this_machine_are_told_from_other_machines():
     me = claims.Process.this()
     assert me.alive() is True

@@ -1,5 +1,6 @@
 """The page over a finished run, as a browser and as somebody hostile would ask the real server for it."""
 
+import functools
 import html.parser
 import http.client
 import io
@@ -79,7 +80,9 @@ def page(world):
     root, run = world
     command = [sys.executable, "-m", "luigi", "--module", "tasks", "Explore", "--run", str(run), "--port", "0", "--dataset", "small", "--data-dir", str(root / "data")]
     command += ["--profile", str(root / "small.yaml"), "--work-dir", str(root / "work")]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background of a shell inherit that Ctrl-C is ignored
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard)
     said = []
     for line in process.stdout:
         said.append(line)
