@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from cache.files import write_atomic
 from cache.progress import Bar
 from heads.base import Head

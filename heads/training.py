@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from cache.errors import UserError
 from cache.files import fault_point, read_json, write_json
 from cache.progress import Bar
