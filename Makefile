@@ -8,6 +8,7 @@ LUIGI = $(VENV)/bin/luigi --module tasks
 .PHONY: demo test docs clean
 
 demo: $(VENV)/.installed
+	$(LUIGI) ExtractFeatures
 	$(LUIGI) CompareHeads --methods drin,mimic,dwe,dsmip,fused --text-only
 
 test: $(VENV)/.installed-test

@@ -105,4 +105,5 @@ class Status(Tool, OnProfile):
 
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+sys.excepthook = child.quiet_interrupt
 help.offer(sys.argv, {name: globals()[name] for name in __all__})

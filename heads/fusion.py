@@ -1,6 +1,7 @@
 """Training of `fused` and `ranker`: scores of trained heads and counts become parts beside pair features; every part of `fused` is shown alone and left out."""
 
 import io
+import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -141,7 +142,7 @@ def _parts(job: dict[str, Any], metrics: dict[str, Any]) -> dict[str, dict[str, 
     bundle = Bundle.load(job, [], device)
     found = {"all": {split: _shown(metrics.get(split, {}).get(PROTOCOL, {}).get(part, {})) for split, part in SHOWN}}
     started = {name: _start(job, bundle, subset) for name, subset in subsets.items()}
-    workers = 1 if device.type == "cuda" else torch.get_num_threads()
+    workers = 1 if device.type == "cuda" else os.cpu_count() or 1
     with repeatable(THREADS), ThreadPoolExecutor(workers) as pool, Bar(len(subsets), "parts", "fit", quiet=not sys.stderr.isatty()) as bar:
         fits = {name: pool.submit(_fit_again, *start, job, device) for name, start in started.items()}
         for name, fit in fits.items():

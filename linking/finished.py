@@ -101,6 +101,14 @@ class _Book:
             raise UserError(f"{path.stem}: a file it lists is gone or changed in {self.root}; {REMEDY}")
         raise UserError(f"receipt {digest[:16]} is not in {self.paths.receipts}; {REMEDY}")
 
+    def _prepared(self, content: str) -> dict[str, Any]:
+        """The newest standing receipt of a dataset with this content. Raises `UserError` where there is none."""
+        for path in sorted(self.paths.receipts.glob("PrepareDataset-*.json"), key=lambda path: -path.stat().st_mtime_ns):
+            found = receipts.standing(self.root, path)
+            if found and found["result"].get("content") == content:
+                return found
+        raise UserError(f"no receipt of the dataset {content[:12]} is in {self.paths.receipts}; {REMEDY}")
+
     def run(self, receipt: Mapping[str, Any]) -> Finished:
         """The run of a TrainHead receipt."""
         request = receipt["request"]
@@ -113,7 +121,7 @@ class _Book:
         groups = [self.receipt(digest) for one in extractions for digest in one["request"]["groups"]]
         dense = [one["result"] for one in self._upstream([candidates], "ExtractFeatures")]
         made = parts.get("PromptedFeatures", [])
-        prepared = next(self._upstream([candidates], "PrepareDataset"))
+        prepared = self._prepared(candidates["request"]["dataset"])
         runs = {one["request"]["method"]: self.run(one) for one in parts.get("TrainHead", [])} if request["method"] == "fused" else {}
         inner = [run.reference for run in runs.values() if run.reference]
         return Finished(

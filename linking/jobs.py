@@ -118,7 +118,7 @@ def pair_job(
 
 def training_job(
     chosen: Head, *, extraction: Mapping[str, Any], candidates: Mapping[str, Any], pairs: Mapping[str, Mapping[str, Any]], dataset: Mapping[str, Any],
-    dataset_digest: str, label: str, paths: Paths, seed: int, train_fraction: float, heads: Mapping[str, Mapping[str, Any]],
+    dataset_content: str, label: str, paths: Paths, seed: int, train_fraction: float, heads: Mapping[str, Mapping[str, Any]],
     prompted: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The job of `heads.training.main`. heads: the jobs of the finished runs it reads, by label. prompted: inputs that learned prompts have made.
@@ -129,7 +129,7 @@ def training_job(
     extracted = [want for want in chosen.wanted if want["feature"] not in PROMPTED.values()]
     features = {want["feature"]: extraction["features"][want["feature"]] for want in extracted}
     depends = {
-        "method": chosen.method, "config": chosen.config, "seed": seed, "train_fraction": train_fraction, "dataset": dataset_digest,
+        "method": chosen.method, "config": chosen.config, "seed": seed, "train_fraction": train_fraction, "dataset": dataset_content,
         "candidates": candidates["digest"], "features": {name: feature["identity"] for name, feature in features.items()},
         "pairs": {name: pair["digest"] for name, pair in pairs.items()},
     }

@@ -65,9 +65,9 @@ class BuildCandidates(OnProfile):
         return [self.clone(PrepareDataset), *extraction]
 
     def request(self) -> dict[str, Any] | None:
-        upstream = [task.digest() for task in self.needs()]
+        dataset, *extraction = [task.content() for task in self.needs()]
         own = {"k": self.candidates, "scorer": self.scorer, "sources": self.sources, "merge": self.merge}
-        return {**own, "upstream": upstream} if all(upstream) else None
+        return {**own, "dataset": dataset, "upstream": extraction} if dataset and all(extraction) else None
 
     def make(self) -> dict[str, Any]:
         folder = self.folder(self.clone(PrepareDataset).resolved()["folder"])
@@ -75,7 +75,7 @@ class BuildCandidates(OnProfile):
         columns = self.needs()[-1].resolved() if self.dense() else {}
         listed = wants.candidate_sources(self.sources, self.scorer, columns, self.paths)
         job = {"dataset": str(folder), "k": self.candidates, "sources": listed, "merge": self.merge, "out": str(out)}
-        report = child.run("pipeline.candidates:build", job)
+        report = self.run_child("pipeline.candidates:build", job)
         print(report.pop("table", ""), flush=True)
         return {"result": {"file": self.paths.relative(out), "digest": self.digest(), **report}, "files": [out]}
 
@@ -113,7 +113,7 @@ class BuildPairs(BuildCandidates):
             self.pair, extraction=extraction.resolved() if extraction else {"features": {}, "columns": {}},
             candidates=self.clone(BuildCandidates).resolved(), dataset=self.clone(PrepareDataset).resolved(), paths=self.paths,
         )
-        report = child.run("pipeline.pairs:build", job)
+        report = self.run_child("pipeline.pairs:build", job)
         return {"result": {"file": self.paths.relative(Path(job["out"])), "digest": job["digest"], **report}, "files": [job["out"]]}
 
     def summary(self, receipt: dict[str, Any]) -> str:
@@ -132,7 +132,7 @@ class TrainHead(BuildCandidates):
     seed = luigi.IntParameter(default=0, description="seed of the head's initialisation and batches")
     seeds = luigi.IntParameter(default=1, description="number of seeds, from --seed on: one run each, and their mean and standard deviation")
     train_fraction = luigi.FloatParameter(default=1.0, description="share of the training mentions used (low-resource experiments)")
-    resources = {"device": 1}
+    on_device = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -190,7 +190,7 @@ class TrainHead(BuildCandidates):
         job = jobs.training_job(
             self.head, extraction=self.extraction().resolved(), candidates=self.clone(BuildCandidates).resolved(),
             pairs={name: task.resolved() for name, task in self.pairs().items()},
-            dataset=self.clone(PrepareDataset).resolved(), dataset_digest=self.clone(PrepareDataset).digest(), label=self.dataset, paths=self.paths,
+            dataset=self.clone(PrepareDataset).resolved(), dataset_content=self.clone(PrepareDataset).content(), label=self.dataset, paths=self.paths,
             seed=self.seed, train_fraction=self.train_fraction, heads={name: task.job() for name, task in self.runs().items()},
             prompted=[entry for task in self.prompted() for entry in task.inputs()],
         )
@@ -204,7 +204,7 @@ class TrainHead(BuildCandidates):
         job = self.job()
         out = Path(job["out"])
         write_json(out / "config.json", job["depends"])
-        trained = child.run(self.head.trainer, {**job, "device": self.device, "precision": self.precision})
+        trained = self.run_child(self.head.trainer, {**job, "device": self.device, "precision": self.precision})
         write_atomic(out / "metrics.txt", trained["table"] + "\n")
         files = [out / name for name in ("config.json", "model.safetensors", "metrics.json", "predictions.parquet", "metrics.txt")]
         return {"result": {"run": self.paths.relative(out)}, "files": files, "run": trained["run"]}
@@ -231,7 +231,7 @@ class PromptedFeatures(TrainHead):
         return learned and {"prompts": learned}
 
     def make(self) -> dict[str, Any]:
-        made = child.run("linking.prompts:extract", {**self.learned().job(), "device": self.device})
+        made = self.run_child("linking.prompts:extract", {**self.learned().job(), "device": self.device})
         inputs = [{**entry, "store": self.paths.relative(Path(entry["store"])), "keys": self.paths.relative(Path(entry["keys"]))} for entry in made["inputs"]]
         return {"result": {"inputs": inputs}, "files": made["shards"], "run": made["run"]}
 
@@ -284,7 +284,7 @@ class SearchHead(TrainHead):
         job = spaces.search_job(
             self.asked, training, label=self.dataset, paths=self.paths, trials=self.n_trials, prune=self.prune, storage=self.storage,
         )
-        found, out = child.run("linking.search:main", job), Path(job["out"])
+        found, out = self.run_child("linking.search:main", job), Path(job["out"])
         files = [out / name for name in spaces.FILES]
         return {"result": {"sweep": self.paths.relative(out), "text": found["text"], "best": found["best"]}, "files": files, "run": found["run"]}
 

@@ -17,6 +17,7 @@ from pipeline.scan import Scan, scan
 from pipeline.tables import NIL, OUTSIDE_KB, STATUS_NAMES
 
 MAX_BAD_IMAGES = 0.2
+CONTENT = "{content}"
 _ROWS = (
     ("mentions", "mentions"),
     ("  gold is NIL", "nil"),
@@ -179,10 +180,10 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
     """Read a dataset, look at every listed picture, and write mentions.parquet, entities.parquet, account.json and account.txt into `job["out"]`;
     given.parquet too, where candidates came with the mentions.
 
-    job: name, data_dir, out; optional: format (None: recognised), options (of the layout), limits (max_pixels, max_bytes), memo (folder for the
-    pictures' verdicts), rescan, workers, max_bad_images (share of the listed images, 0.2).
-    Returns the account with the absolute image folders as `mention_images` and `entity_images`; what is written knows neither place nor time and is the
-    same, byte for byte, for the same data. Raises `UserError` for bad files or too many bad images, then nothing is written; `PassingError` when pictures
+    job: name, data_dir, out (`{content}` in it becomes the start of the hash of the tables' rows); optional: format (None: recognised), options (of the
+    layout), limits (max_pixels, max_bytes), memo (folder for the pictures' verdicts), rescan, workers, max_bad_images (share of the listed images, 0.2).
+    Returns the account with the hash of the tables' rows as `content` and the absolute image folders as `mention_images` and `entity_images`; what is
+    written knows neither place nor time and is the same, byte for byte, for the same data. Raises `UserError` for bad files or too many bad images, then nothing is written; `PassingError` when pictures
     could not be read now.
     """
     dataset = load(job["name"], Path(job["data_dir"]).absolute(), job.get("format"), layout_options(job.get("options")))
@@ -200,12 +201,13 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
     account = _count(dataset, mentions, mention_scans, entity_scans)
     _refuse_bad_images(account, dataset, job.get("max_bad_images", MAX_BAD_IMAGES))
 
-    out = Path(job["out"])
+    given = tables.given_columns(dataset)
+    content = tables.content(mentions, entities, *filter(None, [given]))
+    out = Path(job["out"].replace(CONTENT, content[:12]))
     write_atomic(out / "mentions.parquet", tables.parquet_bytes(mentions, tables.MENTION_SCHEMA))
     write_atomic(out / "entities.parquet", tables.parquet_bytes(entities, tables.ENTITY_SCHEMA))
-    given = tables.given_columns(dataset)
     if given is not None:
         write_atomic(out / "given.parquet", tables.parquet_bytes(given, tables.GIVEN_SCHEMA))
     write_atomic(out / "account.txt", table(account))
     write_json(out / "account.json", account)
-    return {**account, "mention_images": str(dataset.mention_images), "entity_images": str(dataset.entity_images)}
+    return {**account, "content": content, "mention_images": str(dataset.mention_images), "entity_images": str(dataset.entity_images)}

@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import importlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -34,10 +35,11 @@ def watched(watch: Callable[[dict[str, Any]], None]) -> Iterator[None]:
         _WATCH.reset(token)
 
 
-def run(target: str, job: dict[str, Any], threads: int | None = None) -> dict[str, Any]:
+def run(target: str, job: dict[str, Any], threads: int = 0) -> dict[str, Any]:
     """Call `target` ("package.module:function") with `job` in a spawned interpreter and return what it returned.
 
-    job and result are JSON values. A `UserError` or `PassingError` of the child is raised here again. Its stdout and stderr are the caller's.
+    job and result are JSON values. threads: of torch and what it calls (0: one per core), unless OMP_NUM_THREADS says how many.
+    A `UserError` or `PassingError` of the child is raised here again. Its stdout and stderr are the caller's.
     """
     environment = dict(os.environ)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -76,6 +78,8 @@ def run(target: str, job: dict[str, Any], threads: int | None = None) -> dict[st
             if "error" in result:
                 raise _ERRORS[result["kind"]](result["error"])
             return result["result"]
+    if code == -signal.SIGINT:
+        raise UserError("stopped")
     if code == -signal.SIGKILL:
         raise UserError(f"{target} was killed (signal 9); if memory ran out, choose a smaller --extract-batch. The same command goes on where it stopped")
     raise RuntimeError(f"{target} ended with exit code {code}; its traceback stands above")
@@ -97,6 +101,30 @@ def _wait(process: subprocess.Popen[Any], noted: Path) -> int:
             return code
 
 
+def follow_parent() -> None:
+    """End this process of `multiprocessing` when its parent is gone, and with it the children it has run; in a process of another kind do nothing.
+
+    Ctrl-C, which all of them hear, is the parent's to answer.
+    """
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def quiet_interrupt(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """A `sys.excepthook`: Ctrl-C ends a command with a line, not with a traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("stopped; the same command goes on where it stopped", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
 def _follow(parent: int) -> None:
     """End this process when its parent is gone: a killed command leaves no worker behind."""
     while os.getppid() == parent:
@@ -106,6 +134,8 @@ def _follow(parent: int) -> None:
 
 def _main(target: str, job_file: str, answer: str, parent: str) -> int:
     threading.Thread(target=_follow, args=(int(parent),), daemon=True).start()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback
     module, function = target.split(":")
     try:
         result = {"result": getattr(importlib.import_module(module), function)(json.loads(Path(job_file).read_text()))}

@@ -33,12 +33,12 @@ class Paths:
         """Last measured items per second of each feature."""
         return self.root / "memo" / "rates.json"
 
-    def dataset(self, name: str, fingerprint: str) -> Path:
-        return self.root / "datasets" / f"{name}-{fingerprint[:12]}"
+    def dataset(self, name: str, content: str) -> Path:
+        return self.root / "datasets" / f"{name}-{content[:12]}"
 
-    def descriptions(self, name: str, fingerprint: str, mode: str) -> Path:
+    def descriptions(self, name: str, content: str, mode: str) -> Path:
         """The texts of a dataset's entities; mode: static or dynamic."""
-        return descriptions(self.dataset(name, fingerprint), mode)
+        return descriptions(self.dataset(name, content), mode)
 
     @property
     def answers(self) -> Path:

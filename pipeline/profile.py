@@ -37,14 +37,17 @@ class Feature:
 
 @dataclass(frozen=True)
 class Profile:
-    """A checked profile. source: the folder that relative model paths start from. raw: the file's content, for requests."""
+    """A checked profile. source: the folder that relative model paths start from. threads: CPU threads of each process; 0: one per core.
+
+    Models so small that threads wait for each other longer than they compute want one; their tasks then run side by side (`--workers`).
+    """
 
     name: str
     source: Path
     features: Mapping[str, Feature]
     heads: Mapping[str, Mapping[str, Any]]
     limits: Mapping[str, int]
-    raw: Mapping[str, Any]
+    threads: int
 
     def feature(self, name: str) -> Feature:
         """The named feature. Raises `UserError` with the nearest right name."""
@@ -117,7 +120,7 @@ def load(name_or_path: str) -> Profile:
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise UserError(f"{path}{place}: malformed YAML ({getattr(error, 'problem', None) or 'not plain data'})") from error
     raw = _mapping(raw, str(path))
-    _known_keys(raw, {"features", "heads", "limits"}, str(path))
+    _known_keys(raw, {"features", "heads", "limits", "threads"}, str(path))
     features = {name: _feature(name, value, f"{path}: features.{name}") for name, value in _mapping(raw.get("features"), f"{path}: features").items()}
     if not features:
         raise UserError(f"{path}: no features; name at least one under `features:` (docs/models.md shows how)")
@@ -127,4 +130,7 @@ def load(name_or_path: str) -> Profile:
     for key, value in limits.items():
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
             raise UserError(f"{path}: limits.{key} is {value!r}, expected a positive whole number")
-    return Profile(name=path.stem, source=path.parent, features=features, heads=heads, limits=limits, raw=raw)
+    threads = raw.get("threads", 0)
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 0:
+        raise UserError(f"{path}: threads is {threads!r}, expected 0 (one per core) or a positive whole number")
+    return Profile(name=path.stem, source=path.parent, features=features, heads=heads, limits=limits, threads=threads)

@@ -1,8 +1,10 @@
 """The tables a prepared dataset consists of: mentions.parquet, entities.parquet and, where candidates came with the mentions, given.parquet."""
 
+import hashlib
 import io
+import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -95,6 +97,14 @@ def given_columns(dataset: Dataset) -> dict[str, list] | None:
         return None
     row_of = {entity.id: row for row, entity in enumerate(dataset.entities)}
     return {"given": [m.given and [row_of[name] for name in m.given if name in row_of] for m in dataset.mentions]}
+
+
+def content(*parts: Mapping[str, list]) -> str:
+    """SHA-256 (hex) over the columns of several tables: the same for the same rows, whichever machine and library wrote them."""
+    digest = hashlib.sha256()
+    for columns in parts:
+        digest.update(json.dumps(columns, sort_keys=True, default=bytes.hex).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def parquet_bytes(columns: dict[str, list], schema: pa.Schema) -> bytes:

@@ -53,7 +53,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_known.clear)  # a worker looks for itself what others have made since
 
 
-def _once(ask: Callable[["Task"], Any]) -> Callable[["Task"], Any]:
+def once(ask: Callable[["Task"], Any]) -> Callable[["Task"], Any]:
     """The method's answer, asked for once between two runs of tasks."""
 
     @functools.wraps(ask)
@@ -100,9 +100,13 @@ class Task(luigi.Task):
         """What the command prints when it ends."""
         return f"{self.get_task_family()}: done"
 
+    def content(self) -> str | None:
+        """What names the result in the requests of those that read it; None while it is not known."""
+        return self.digest()
+
     # Receipts
 
-    @_once
+    @once
     def digest(self) -> str | None:
         """Hash of the request; None while it is not known."""
         request = self.request()
@@ -133,7 +137,7 @@ class Task(luigi.Task):
     def requires(self) -> list["Task"]:
         return [] if self.dry_run else self.needs()
 
-    @_once
+    @once
     def done(self) -> bool:
         """Whether this task's receipt stands, and those of all it needs."""
         try:
@@ -150,6 +154,9 @@ class Task(luigi.Task):
             print("\n".join(self._plan()) or f"{self.get_task_family()}: everything is done already, nothing would run")
             self._said = True
             return
+        child.follow_parent()  # with several workers, this is a process of Luigi's
+        if self.done():
+            return  # what it needs was made anew, and is as it was before
         started = time.monotonic()
         with self.told():
             made = self.make()
@@ -235,6 +242,7 @@ class Tool(Task):
         if self.dry_run:
             print(f"would run {self.get_task_family()}{self.brief()}")
         else:
+            child.follow_parent()
             with self.told():
                 self.act()
         self._said = True

@@ -8,10 +8,10 @@ from typing import Any
 import luigi
 
 from cache.errors import UserError
-from pipeline import child, profile, wants
+from pipeline import child, profile, receipts, wants
 from pipeline.enhance import LOCAL, options, output
 from pipeline.enhance.options import Options
-from pipeline.task import Task, setting, stop
+from pipeline.task import Task, once, setting, stop
 
 
 class DemoWorld(Task):
@@ -100,14 +100,15 @@ class OnDataset(Task):
         return fingerprint(self.source, self.format or None, self.layout(), memo, rescan=self.rescan)
 
 
-TABLES = 2
+TABLES = 3
 """Raised when the tables of a prepared dataset get other columns, so that older ones are made again."""
 
 
 class PrepareDataset(OnDataset):
     """Reads a dataset's files, looks at every picture once, and leaves tables (Parquet) and the dataset's account.
 
-    Writes mentions.parquet, entities.parquet, account.json and account.txt under artifacts/datasets/<dataset>-<fingerprint>/.
+    Writes mentions.parquet, entities.parquet, account.json and account.txt under artifacts/datasets/<dataset>-<content>/. What is made of a dataset
+    depends on the tables' rows alone: files that were copied or touched are read again, and nothing else is.
     """
 
     profile = setting("profile", "demo", "shipped profile or path of a YAML file (its limits on pictures are used here)")
@@ -119,21 +120,26 @@ class PrepareDataset(OnDataset):
         fingerprint = self.fingerprint()
         return fingerprint and {"tables": TABLES, "fingerprint": fingerprint, "limits": dict(profile.load(self.profile).limits), "max_bad_images": self.max_bad_images}
 
+    @once
+    def content(self) -> str | None:
+        receipt = self.receipt()
+        return receipt and receipt["result"]["content"]
+
     def make(self) -> dict[str, Any]:
-        out = self.paths.dataset(self.dataset, self.digest())
         account = child.run(
             "pipeline.account:prepare",
             {
-                "name": self.dataset, "data_dir": str(self.source), "format": self.format or None, "options": self.layout(), "out": str(out),
+                "name": self.dataset, "data_dir": str(self.source), "format": self.format or None, "options": self.layout(), "out": str(self.paths.dataset(self.dataset, "{content}")),
                 "limits": dict(profile.load(self.profile).limits), "memo": str(self.paths.memo), "rescan": self.rescan, "max_bad_images": self.max_bad_images,
             },
         )
+        out = self.paths.dataset(self.dataset, account["content"])
         given = ["given.parquet"] if "given" in account else []
         files = [out / name for name in ("mentions.parquet", "entities.parquet", *given, "account.json", "account.txt")]
         print(files[-1].read_text(), flush=True)
         return {
             "result": {
-                "folder": self.paths.relative(out),
+                "folder": self.paths.relative(out), "content": account["content"],
                 **{side: os.path.relpath(account[side], self.source) for side in ("mention_images", "entity_images")},
             },
             "files": files,
@@ -151,6 +157,7 @@ class OnProfile(OnDataset):
     precision = setting("precision", "auto", "auto (fp16 on CUDA, fp32 elsewhere), fp32, fp16 or bf16", significant=False)
     extract_batch = setting("extract_batch", 0, "rows per extraction batch; 0: chosen by device", luigi.IntParameter, significant=False)
     shard_rows = setting("shard_rows", 4096, "most rows in one shard", luigi.IntParameter, significant=False)
+    on_device = False  # whether the task puts models on the device
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -158,6 +165,15 @@ class OnProfile(OnDataset):
             self.profile_content = profile.load(self.profile)
         except UserError as error:
             stop(error)
+
+    @property
+    def resources(self) -> dict[str, int]:
+        """Tasks that put models on the device run one at a time, unless the profile says that its models are small."""
+        return {"device": 1} if self.on_device and not self.profile_content.threads else {}
+
+    def run_child(self, target: str, job: dict[str, Any]) -> dict[str, Any]:
+        """`child.run` with the profile's number of threads."""
+        return child.run(target, job, self.profile_content.threads)
 
     def needs_of_profile(self) -> list[Task]:
         """The dataset and, where the profile's models come from the demo, its encoders."""
@@ -198,7 +214,7 @@ class EnhanceEntities(Options, OnDataset):
         return f" {self.mode}"
 
     def request(self) -> dict[str, Any] | None:
-        prepared = self.clone(PrepareDataset).digest()
+        prepared = self.clone(PrepareDataset).content()
         if prepared is None:
             return None
         own = {"dataset": prepared, "mode": self.mode}
@@ -225,7 +241,7 @@ class EnhanceEntities(Options, OnDataset):
 
     def make(self) -> dict[str, Any]:
         report = self.enhance()
-        file = self.paths.descriptions(self.dataset, self.clone(PrepareDataset).digest(), self.mode)
+        file = self.paths.descriptions(self.dataset, self.clone(PrepareDataset).content(), self.mode)
         files = [file, file.with_suffix(".json"), file.with_name(f"{file.stem}-without.tsv")]
         result = {name: value for name, value in report.items() if name not in output.RUN}
         run = {name: report[name] for name in output.RUN if name in report}
@@ -243,10 +259,10 @@ class EnhanceEntities(Options, OnDataset):
 
 
 class ExtractGroup(OnProfile):
-    """Extracts one group of features that are read together (one text feature, or all picture features): ExtractFeatures makes these."""
+    """Extracts one group of features that are read together (all texts, say, or all whole pictures): ExtractFeatures makes these."""
 
     plan = luigi.Parameter(description="JSON {wants: list of {side, feature, view}, after: plans of the groups whose rows these are made from}")
-    resources = {"device": 1}
+    on_device = True
 
     def wants(self) -> list[dict[str, str]]:
         return json.loads(self.plan)["wants"]
@@ -262,7 +278,7 @@ class ExtractGroup(OnProfile):
         return " " + ", ".join(wants.features_of(json.loads(self.plan)))
 
     def request(self) -> dict[str, Any] | None:
-        prepared, upstream = self.clone(PrepareDataset).digest(), [group.digest() for group in self.upstream()]
+        prepared, upstream = self.clone(PrepareDataset).content(), [group.digest() for group in self.upstream()]
         if prepared is None or not all(upstream):
             return None
         features = wants.request(self.profile_content, self.wants(), self.demo_encoders())
@@ -286,13 +302,35 @@ class ExtractGroup(OnProfile):
             "columns": str(self.folder(dataset["folder"]) / f"columns-{self.digest()[:12]}"), **more,
         }
 
+    def made(self) -> dict[str, Any]:
+        """The answer of `pipeline.extract.main`, its paths relative to the work folder; no process is started where a wider group has done the same."""
+        wider = self._wider()
+        if wider:
+            return wants.part_of(wider, self.wants())
+        made = self.run_child("pipeline.extract:main", self.job())
+        made["columns"] = {name: self.paths.relative(Path(path)) for name, path in made["columns"].items()}
+        return made | {"shards": [self.paths.relative(Path(path)) for path in made["shards"]]}
+
+    def _wider(self) -> dict[str, Any] | None:
+        """The standing receipt of another group that holds all that this one wants: of the same dataset, by the same models, from the same rows."""
+        request, read = self.request(), wants.merged([group.resolved() for group in self.upstream()])
+
+        def standing(path: Path) -> dict[str, Any] | None:
+            return receipts.standing(self.paths.root, path)
+
+        for found in filter(None, map(standing, sorted(self.paths.receipts.glob(f"{self.get_task_family()}-*.json")))):
+            if wants.within(request, found["request"]):
+                above = [standing(self.paths.receipt(self.get_task_family(), digest)) for digest in found["request"]["upstream"]]
+                if None not in above and wants.same_rows(read, wants.merged([receipt["result"] for receipt in above])):
+                    return found
+        return None
+
     def make(self) -> dict[str, Any]:
-        made = child.run("pipeline.extract:main", self.job())
-        columns = {name: self.paths.relative(Path(path)) for name, path in made["columns"].items()}
+        made = self.made()
         named = self.profile if self.profile in profile.names() else str(Path(self.profile).absolute())
         demo = {"demo": self.paths.relative(self.demo_encoders())} if len(self.needs_of_profile()) > 1 else {}
-        result = {"profile": named, **demo, "features": made["features"], "columns": columns, "cut": made["cut"], "without": made["without"]}
-        return {"result": result, "files": [*made["columns"].values(), *made["shards"]], "run": made["run"]}
+        result = {"profile": named, **demo, **{key: made[key] for key in ("features", "columns", "cut", "without")}}
+        return {"result": result, "files": [self.folder(path) for path in (*made["columns"].values(), *made["shards"])], "run": made["run"]}
 
     def summary(self, receipt: dict[str, Any]) -> str:
         return wants.describe(receipt)

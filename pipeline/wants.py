@@ -28,8 +28,8 @@ def of_feature(profile: Profile, name: str) -> list[Want]:
 def plans(profile: Profile, listed: Sequence[Want]) -> list[dict[str, Any]]:
     """The wants and all they need, as groups that are extracted together: `{"wants": […], "after": [plans of the groups they read]}`.
 
-    One group for all features that read whole pictures (a picture is decoded once), one for those that cut the same boxes, one for each other
-    feature; a text made of what was found in a picture is apart from the feature's other texts, which need not wait for it.
+    One group for all features that read whole pictures (a picture is decoded once), one for those that cut the same boxes, one for all texts (one
+    process is started), and one for each other feature; texts made of what was found in pictures are apart from those that need not wait for it.
     """
     closed: dict[tuple[str, str, str], list[Want]] = {}
 
@@ -103,7 +103,9 @@ def _group(profile: Profile, key: tuple[str, str, str]) -> str:
         return "image"
     if reads == "crops":
         return f"crops of {parent_of(profile, name)}"
-    return f"{name} of features" if reads == "text" and side == "mention" and view in FROM_FEATURES else name
+    if reads == "text":
+        return "text of features" if side == "mention" and view in FROM_FEATURES else "text"
+    return name
 
 
 def features_of(plan: Mapping[str, Any]) -> list[str]:
@@ -132,6 +134,39 @@ def request(profile: Profile, listed: Sequence[Mapping[str, str]], demo: Path | 
             name: {"extractor": profile.feature(name).extractor, "options": dict(profile.feature(name).options)} for name in names
         },
         "models": {name: stamps(name) for name in names},
+    }
+
+
+def within(own: Mapping[str, Any], wider: Mapping[str, Any]) -> bool:
+    """Whether a group's request wants nothing that another's does not, of the same dataset and by the same models and options."""
+    mine, theirs = own["features"], wider["features"]
+    return (
+        all(own.get(key) == wider.get(key) for key in ("dataset", "descriptions"))
+        and all(want in wider["wants"] for want in own["wants"])
+        and mine["limits"] == theirs["limits"]
+        and all(theirs[key].get(name) == found for key in ("features", "models") for name, found in mine[key].items())
+    )
+
+
+def same_rows(own: Mapping[str, Any], wider: Mapping[str, Any]) -> bool:
+    """Whether what a group reads of others is among what another group has read: the same rows of the same features (results as `merged` gives them)."""
+    identities = {name: feature["identity"] for name, feature in own["features"].items()}
+    theirs = {name: feature["identity"] for name, feature in wider["features"].items()}
+    return identities.items() <= theirs.items() and own["columns"].items() <= wider["columns"].items()
+
+
+def part_of(receipt: Mapping[str, Any], listed: Sequence[Want]) -> dict[str, Any]:
+    """What a wider group's receipt says of these wants, as `pipeline.extract.main` answers when nothing was missing; paths as in the receipt."""
+    from pipeline.units import column_name
+
+    result, columns = receipt["result"], [column_name(*_key(want)) for want in listed]
+    features = {want["feature"]: {**result["features"][want["feature"]], "extracted": 0} for want in listed}
+    stores = {feature["store"] for feature in features.values()}
+    return {
+        "features": features, "columns": {name: result["columns"][name] for name in columns},
+        "shards": [entry["path"] for entry in receipt["files"] if Path(entry["path"]).parent.name in stores],
+        "cut": {name: result["cut"][name] for name in columns}, "without": {name: result["without"][name] for name in columns if name in result["without"]},
+        "run": {"model_loads": [], "rows": dict.fromkeys(features, 0)},
     }
 
 

@@ -46,8 +46,4 @@ class Explore(Tool, OnProfile):
             "run": str(self.folder_of_run()), "source": str(self.source), "host": self.host, "port": self.port, "split": self.split, "device": self.device,
             "precision": self.precision,
         }
-        try:
-            child.run("report.explore.serve:main", job)
-        except KeyboardInterrupt:
-            pass
-        print("stopped", flush=True)
+        self.run_child("report.explore.serve:main", job)

@@ -37,7 +37,7 @@ class Explain(BuildCandidates):
     mentions = luigi.Parameter(default="", description="comma-separated ids of mentions; empty: all of the split")
     sample = luigi.IntParameter(default=0, description="at most so many mentions of the split, always the same ones; 0: all")
     top = luigi.IntParameter(default=0, description="of each mention only its best so many candidates, and the gold; 0: its whole list")
-    resources = {"device": 1}
+    on_device = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -60,7 +60,7 @@ class Explain(BuildCandidates):
     def make(self) -> dict[str, Any]:
         job = self.trained.job()
         file = self.folder(self.trained.resolved()["run"]) / f"explain-{self.split}-{self.digest()[:8]}.jsonl"
-        said = child.run("heads.explanations:main", {
+        said = self.run_child("heads.explanations:main", {
             **job, "device": self.device, "file": str(file), "split": self.split, "sample": self.sample, "top": self.top,
             "mentions": [name.strip() for name in self.mentions.split(",") if name.strip()],
         })
@@ -88,7 +88,7 @@ class Report(Leaderboard):
     explain = luigi.BoolParameter(
         default=True, parsing=luigi.BoolParameter.EXPLICIT_PARSING, description="ask the heads what else they tell: edges, attention, pair features",
     )
-    resources = {"device": 1}
+    on_device = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -170,7 +170,7 @@ class Report(Leaderboard):
         prepared = self.clone(PrepareDataset).resolved()
         experiments, alone = ([self.entry(name, task) for name, task in listed.items()] for listed in (self.experiments(), self.without_pictures()))
         single = {name: task if task.seeds == 1 else task.of_seeds()[0] for name, task in self.shown.items()}
-        written = child.run("report.page.write:write", {
+        written = self.run_child("report.page.write:write", {
             "dataset": self.dataset, "experiments": experiments, "text_only": alone, "reference": "", "skipped": self.skipped, "splits": self.splits,
             "runs": {name: task.job() for name, task in single.items()}, "data": str(self.folder(prepared["folder"])), "found": self.found(),
             "roots": {side: str(self.source / prepared[f"{side}_images"]) for side in ("mention", "entity")}, "limits": dict(self.profile_content.limits),

@@ -51,7 +51,7 @@ class Leaderboard(BuildCandidates):
     def make(self) -> dict[str, Any]:
         out = self.paths.report(self.dataset, self.get_task_family().lower(), self.digest())
         experiments, alone = ([self.entry(name, task) for name, task in listed.items()] for listed in (self.experiments(), self.without_pictures()))
-        child.run("report.leaderboard:write", {
+        self.run_child("report.leaderboard:write", {
             "dataset": self.dataset, "experiments": experiments, "text_only": alone, "reference": self.reference, "skipped": self.skipped,
             "splits": self.splits, "out": str(out),
         })

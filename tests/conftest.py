@@ -8,27 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small, and several processes share the cores
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to the other processes
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# Files that use the demo's work folder, and change it: they stay together in one process.
-DEMO = ("test_demo_encoders", "test_demo_run", "test_docs_commands")
-# Those that take longest come first: where one of them begins last, the other processes wait for it.
+# Those that take longest come first: where one of them begins last, the other processes wait for it. The first makes the demo, which others then find.
 FIRST = (
-    *DEMO, "test_tasks", "test_compare_tasks", "test_faults", "test_dry_run", "test_linking", "test_explore", "test_dsmip_run", "test_enhance_tasks",
-    "test_progress", "test_search_tasks", "test_search", "test_heads_training", "test_heads_contract", "test_heads_baselines", "test_crops",
-    "test_extractors", "test_faces_run", "test_real", "test_face_crops", "test_enhance_dynamic", "test_enhance_static", "test_detectors",
+    "test_demo_encoders", "test_tasks", "test_faults", "test_linking", "test_compare_tasks", "test_search", "test_dry_run", "test_explore", "test_docs_commands",
+    "test_demo_run", "test_dsmip_run", "test_enhance_tasks", "test_progress", "test_search_tasks", "test_real", "test_heads_training", "test_heads_contract",
+    "test_heads_baselines", "test_crops", "test_extractors", "test_faces_run", "test_face_crops", "test_enhance_dynamic", "test_enhance_static",
+    "test_detectors",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The long files first, where several processes share the work. Raises `UsageError` for a file that should stand in `DEMO`."""
-    for item in items:
-        if "demo_work" in getattr(item, "fixturenames", ()) and item.path.stem not in DEMO:
-            raise pytest.UsageError(f"{item.path.name} uses the demo's work folder; name it in DEMO in tests/conftest.py, so that it is not made twice")
+    """The long files first, where several processes share the work."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
@@ -40,8 +37,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            stem = Path(nodeid.partition("::")[0]).stem
-            return "demo" if stem in DEMO else stem
+            return Path(nodeid.partition("::")[0]).stem
 
     config.option.loadscopereorder = False
     return ByFile(config, log)
@@ -49,13 +45,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def demo_work(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The work folder of the demo's first command, and what it printed."""
+    """The work folder of the demo's first two commands, and what they printed; made once for all processes, and copied by tests that would change it."""
     root = Path(__file__).resolve().parents[1]
-    work = tmp_path_factory.mktemp("demo") / "artifacts"
-    command = [sys.executable, "-m", "luigi", "--module", "tasks", "TrainHead", "--method", "mimic", "--work-dir", str(work)]
-    done = subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=1500, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return work, done.stdout
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    work, said = shared / "demo" / "artifacts", shared / "demo" / "said.txt"
+    with FileLock(shared / "demo.lock"):
+        if not said.exists():
+            printed = ""
+            for command in (["ExtractFeatures"], ["TrainHead", "--method", "mimic"]):
+                done = subprocess.run(
+                    [sys.executable, "-m", "luigi", "--module", "tasks", *command, "--work-dir", str(work)], cwd=root,
+                    env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=1500, check=False,
+                )  # fmt: skip
+                assert done.returncode == 0, done.stdout + done.stderr
+                printed += done.stdout
+            said.write_text(printed)
+    return work, said.read_text()
 
 
 @pytest.fixture(scope="session")

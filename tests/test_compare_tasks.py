@@ -29,7 +29,7 @@ def world(tmp_path_factory):
     made = World(tmp_path_factory.mktemp("world"))
     small_world.write(made.data)
     small_world.profile(made.root)
-    made.luigi("TrainHead", "--method", "mimic")
+    made.here("TrainHead", "--method", "mimic")
     made.first = {path.name: path.read_bytes() for path in runs(made, "mimic")[0][0].iterdir() if path.is_file()}
     os.environ["MEL_FAULT"] = "epoch-end"
     try:
@@ -37,7 +37,7 @@ def world(tmp_path_factory):
     finally:
         del os.environ["MEL_FAULT"]
     made.after_kill = runs(made, "mimic")
-    made.said = made.luigi("TrainHead", "--method", "mimic", "--seeds", "3")
+    made.said = made.here("TrainHead", "--method", "mimic", "--seeds", "3")
     return made
 
 
@@ -64,10 +64,10 @@ def test_the_mean_is_that_of_the_seeds_and_the_command_ends_with_its_table(world
 
 def test_fewer_seeds_are_among_more_and_a_fraction_of_train_has_seeds_of_its_own(world):
     before = stamps(world)
-    world.luigi("TrainHead", "--method", "mimic", "--seeds", "2")
+    world.here("TrainHead", "--method", "mimic", "--seeds", "2")
     singles, means = runs(world, "mimic")
     assert len(singles) == 3 and len(means) == 2 and before.items() <= stamps(world).items()
-    world.luigi("TrainHead", "--method", "mimic", "--seeds", "2", "--train-fraction", "0.5")
+    world.here("TrainHead", "--method", "mimic", "--seeds", "2", "--train-fraction", "0.5")
     counts = [json.loads((path / "run.json").read_text())["counts"]["trained on"] for path in runs(world, "mimic")[0]]
     assert sorted(counts) == [10, 10, 20, 20, 20] and before.items() <= stamps(world).items()
 
@@ -77,9 +77,9 @@ def test_heads_are_compared_training_only_what_is_missing(world, tmp_path):
     copy = World(tmp_path / "copy")
     before = stamps(copy)
     options = ("CompareHeads", "--methods", "mimic,dwe", "--text-only", "--params", DWE)
-    plan = copy.luigi(*options, "--dry-run")
+    plan = copy.here(*options, "--dry-run")
     assert "would run TrainHead dwe, seed 0" in plan and "would run CompareHeads" in plan and stamps(copy) == before
-    said = copy.luigi(*options)
+    said = copy.here(*options)
     assert before.items() <= stamps(copy).items(), "nothing that was there is made again"
     assert len(runs(copy, "dwe")[0]) == 2 and len(runs(copy, "mimic")[0]) == len(runs(world, "mimic")[0]) + 1, "each, and each without pictures"
     for name in ("test, full-kb", "text-only ablation", "Cost and settings", "PUBLISHED figures", "epochs 2 (300)"):
@@ -87,7 +87,7 @@ def test_heads_are_compared_training_only_what_is_missing(world, tmp_path):
     folder = next(copy.work.glob("reports/small/compareheads-*"))
     assert {path.suffix for path in folder.iterdir()} == {".txt", ".ansi", ".md", ".csv", ".tex"} and str(folder) in said
     before = stamps(copy)
-    assert copy.luigi(*options) == said and stamps(copy) == before
+    assert copy.here(*options) == said and stamps(copy) == before
 
 
 def test_ablations_are_trained_beside_the_full_method_and_two_runs_compared(world, tmp_path):
@@ -96,19 +96,19 @@ def test_ablations_are_trained_beside_the_full_method_and_two_runs_compared(worl
     before = runs(copy, "mimic")[0]
     said = copy.luigi("Ablate", "--method", "mimic", "--only", "without L_T,50*", code=None)
     assert "--only '50*'" in said and runs(copy, "mimic")[0] == before
-    said = copy.luigi("Ablate", "--method", "mimic", "--only", "without L_T,10%*")
+    said = copy.here("Ablate", "--method", "mimic", "--only", "without L_T,10%*")
     assert len(runs(copy, "mimic")[0]) == len(before) + 2, "the full one was there"
     for name in ("dev, full-kb", "test, rerank", "without L_T", "10% of train", "ref.", "unit_losses vdlu+cmfu (tglu+vdlu+cmfu)"):
         assert name in said
     assert "PUBLISHED" not in said
     first, second = (path.relative_to(copy.work / "runs").as_posix() for path in runs(copy, "mimic")[0][:2])
-    tested = copy.luigi("CompareRuns", "--run-folder", first, "--against", second, profile=False)
+    tested = copy.here("CompareRuns", "--run-folder", first, "--against", second, profile=False)
     assert "McNemar" in tested and "test, full-kb: a minus b over 10 mentions" in tested
     assert "no such run" in copy.luigi("CompareRuns", "--run-folder", first, "--against", "small/mimic/nowhere", profile=False, code=30)
 
 
 def test_a_run_is_explained_by_its_options_or_by_its_folder(world):
-    said = world.luigi("Explain", "--method", "mimic", "--top", "2")
+    said = world.here("Explain", "--method", "mimic", "--top", "2")
     run = next(path for path in runs(world, "mimic")[0] if list(path.glob("explain-*")))
     (file,) = run.glob("explain-test-*.jsonl")
     told = [json.loads(line) for line in file.read_text().splitlines()]
@@ -116,13 +116,13 @@ def test_a_run_is_explained_by_its_options_or_by_its_folder(world):
     assert {"score", "units", "id"} <= set(told[0]["candidates"][0])
     named = run.relative_to(world.work / "runs").as_posix()
     before = stamps(world)
-    assert world.luigi("Explain", "--run-folder", named, "--top", "2") == said and stamps(world) == before, "the same run, and nothing twice"
+    assert world.here("Explain", "--run-folder", named, "--top", "2") == said and stamps(world) == before, "the same run, and nothing twice"
     assert "not the run of this method" in world.luigi("Explain", "--run-folder", named, "--candidates", "7", code=None)
     assert "no such run" in world.luigi("Explain", "--run-folder", "small/mimic/nowhere", code=None)
 
 
 def test_a_report_shows_what_is_trained_in_one_page_and_is_not_written_twice(world):
-    said = world.luigi("Report", "--cases", "5")
+    said = world.here("Report", "--cases", "5")
     (page,) = world.work.glob("reports/small/report-*/report.html")
     assert f"report: {page}" in said and "5 cases" in said
     text = page.read_text()
@@ -132,8 +132,8 @@ def test_a_report_shows_what_is_trained_in_one_page_and_is_not_written_twice(wor
     assert set(told["units"]) == {"tglu", "vdlu", "cmfu"} and told["score"] == pytest.approx(np.mean(list(told["units"].values())), rel=1e-3)
     assert str(world.root) not in text, "no place of this machine is told"
     before = stamps(world)
-    assert world.luigi("Report", "--cases", "5") == said and stamps(world) == before
-    plan = world.luigi("Report", "--methods", "mimic,dwe", "--params", DWE, "--dry-run")
+    assert world.here("Report", "--cases", "5") == said and stamps(world) == before
+    plan = world.here("Report", "--methods", "mimic,dwe", "--params", DWE, "--dry-run")
     assert "would run TrainHead dwe, seed 0" in plan and "would run Report" in plan and stamps(world) == before
     assert "no trained head" in world.luigi("Report", "--candidates", "7", code=None)
 

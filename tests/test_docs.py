@@ -112,7 +112,7 @@ def test_every_setting_in_the_getting_started_table_is_a_parameter():
     known = {name.replace("_", "-") for name, _ in tasks.TrainHead.get_params()}
     table = (ROOT / "docs" / "getting-started.md").read_text()
     named = set(re.findall(r"`--([\w-]+)`", table))
-    assert named <= known | {"params", "help"}
+    assert named <= known | {"params", "help", "workers"}
 
 
 def test_the_readmes_map_names_every_folder_of_code_and_only_what_there_is():

@@ -1,6 +1,7 @@
 """Commands in the documentation: each block says whether it is run here or shown, and those to run are run, as a reader would, on the demo."""
 
 import re
+import shutil
 
 import pytest
 from documents import PAGES, ROOT, blocks, checkout, run
@@ -18,7 +19,7 @@ def to_run(page):
 @pytest.fixture(scope="session")
 def after_fifteen_minutes(demo_work, tmp_path_factory):
     """A clone in which a newcomer has followed the first page: the demo's features are there, and two trained heads."""
-    folder = checkout(tmp_path_factory.mktemp("docs") / "clone", demo_work[0])
+    folder = checkout(tmp_path_factory.mktemp("docs") / "clone", shutil.copytree(demo_work[0], tmp_path_factory.mktemp("artifacts") / "artifacts"))
     said = {str(block): run(block, folder) for block in to_run(FIRST)}
     first = next(iter(said))
     return folder, {**said, first: demo_work[1] + said[first]}  # the demo's first command has said already what the dataset holds

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 import small_world
 import yaml
@@ -28,13 +29,13 @@ def world(tmp_path_factory):
     return root
 
 
+def arguments(root, **params):
+    named = ["--dataset", "small", "--data-dir", str(root / "data"), "--profile", str(root / "small.yaml"), "--work-dir", str(root / "work")]
+    return ["TrainHead", "--method", "dsmip", "--params", json.dumps(SMALL | params), *named]
+
+
 def train(root, **params):
-    command = [
-        sys.executable, "-m", "luigi", "--module", "tasks", "TrainHead", "--method", "dsmip", "--params", json.dumps(SMALL | params), "--dataset", "small",
-        "--data-dir", str(root / "data"), "--profile", str(root / "small.yaml"), "--work-dir", str(root / "work"),
-    ]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600, check=False)
-    return done.returncode, done.stdout + done.stderr
+    return commands.run(*arguments(root, **params))
 
 
 def stages(root):
@@ -69,5 +70,7 @@ def test_one_command_trains_the_experts_extracts_with_their_prompts_and_trains_t
 
 def test_prompts_that_start_elsewhere_than_the_cached_states_are_refused_in_one_line(world):
     shutil.rmtree(world / "work" / "runs", ignore_errors=True)
-    code, said = train(world, prompt_start=1)
-    assert code != 0 and "prompt_start = 1" in said and "block: 0" in said and "Traceback" not in said
+    command = [sys.executable, "-m", "luigi", "--module", "tasks", *arguments(world, prompt_start=1)]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and "prompt_start = 1" in said and "block: 0" in said and "Traceback" not in said

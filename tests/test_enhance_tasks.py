@@ -28,12 +28,12 @@ def base(tmp_path_factory):
     profile["features"] = {"clip_text": {**profile["features"]["clip_text"], "views": {"entity": ["static", "name_sep_static"]}}}
     path.write_text(yaml.safe_dump({"features": profile["features"]}))
     write_pages(world)
-    world.luigi("PrepareDataset")
+    world.here("PrepareDataset")
     return world
 
 
 def static(world: World, *options: str, **more) -> str:
-    return world.luigi("EnhanceEntities", "--mode", "static", "--pages", str(world.root / "pages.jsonl"), *options, **more)
+    return world.here("EnhanceEntities", "--mode", "static", "--pages", str(world.root / "pages.jsonl"), *options, **more)
 
 
 def test_two_descriptions_changed_are_two_texts_re_extracted_and_going_back_costs_nothing(base):
@@ -45,7 +45,7 @@ def test_two_descriptions_changed_are_two_texts_re_extracted_and_going_back_cost
     assert texts(prepared, "static")["Q0"] == "Ann Powers is number 0. Second part."
     assert (prepared / "descriptions-static-without.tsv").read_text() == f"id\tname\twhy\nQ5\t{small_world.entity(5)['name']}\tnot in the file\n"
     assert base.extracted("ExtractFeatures", "--features", "clip_text") == {"clip_text": 22}
-    assert "1 entities have no text in entity.clip_text.static" in base.luigi("ExtractFeatures", "--features", "clip_text")
+    assert "1 entities have no text in entity.clip_text.static" in base.here("ExtractFeatures", "--features", "clip_text")
 
     write_pages(base, Q3="Something else.", Q4="Something new.")
     static(base)
@@ -81,7 +81,7 @@ def test_dynamic_descriptions_by_one_command_and_the_key_is_nowhere(base, monkey
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
         monkeypatch.setenv("OPENAI_LOG", "debug")
         command = ["EnhanceEntities", "--mode", "dynamic", "--llm", "small-model", "--pages", str(base.root / "pages.jsonl")]
-        said = [base.luigi(*command, "--dry-run")]
+        said = [base.here(*command, "--dry-run")]
         assert "first round calls: 12" in said[0] and "first round tokens in: " in said[0] and not server.seen
         monkeypatch.setenv("MEL_FAULT", "after-answer:4")
         said.append(base.luigi(*command, "--concurrency", "1", code=30))
@@ -89,12 +89,12 @@ def test_dynamic_descriptions_by_one_command_and_the_key_is_nowhere(base, monkey
         assert len(server.seen) == 4
         said.append(base.luigi(*command, "--max-calls", "2", code=30))
         assert "--max-calls 2 reached in the first round" in said[-1] and "Traceback" not in said[-1] and len(server.seen) == 6
-        said.append(base.luigi(*command, "--price-in", "1", "--price-out", "2"))
+        said.append(base.here(*command, "--price-in", "1", "--price-out", "2"))
         assert "12 of 12 entities have a text" in said[-1] and '"described": 10, "unknown": 2' in said[-1] and "calls: 8" in said[-1] and "cost: 0.0" in said[-1]
         assert len(server.seen) == 12 + 2
-        said.append(base.luigi(*command))
+        said.append(base.here(*command))
         assert len(server.seen) == 14 and "12 of 12" in said[-1]
-        said.append(base.luigi(*command, "--answer-chars", "9"))
+        said.append(base.here(*command, "--answer-chars", "9"))
         assert len(server.seen) == 14, "how much of an answer is taken asks nothing anew"
     receipt = next(receipt for receipt in base.receipts("EnhanceEntities").values() if receipt["run"].get("calls") == 8)
     assert receipt["run"] | {"seconds": 0} == {"seconds": 0, "reused": 6, "calls": 8, "tokens_in": 6 * 20 + 2 * 40, "tokens_out": 6 * 7 + 2 * 5, "cost": 0.0003}
@@ -108,20 +108,20 @@ def test_from_a_wiki_and_by_a_local_model_through_the_same_command(base):
     wiki = Wiki(pages={small_world.entity(n)["name"]: {"extract": f"Page {n} of the wiki.", "item": f"Q{n}"} for n in range(6)})
     with serving(wiki) as server:
         options = ["--mode", "static", "--wiki-api", f"{server.address}/w/api.php", "--wiki-contact", "me@example.org", "--wiki-rate", "0"]
-        assert "requests: 1" in base.luigi("EnhanceEntities", *options, "--dry-run") and not server.seen
-        said = base.luigi("EnhanceEntities", *options)
+        assert "requests: 1" in base.here("EnhanceEntities", *options, "--dry-run") and not server.seen
+        said = base.here("EnhanceEntities", *options)
         assert "6 of 12 entities have a text" in said and "without, no page: 6" in said and "me@example.org" in server.seen[0].headers["User-Agent"]
         asked = len(server.seen)
-        base.luigi("EnhanceEntities", *options)
+        base.here("EnhanceEntities", *options)
         assert len(server.seen) == asked
     model = causal(base.root / "causal", learn=False)
     options = ["--mode", "dynamic", "--llm", f"local:{model}", "--rounds", "1", "--max-answer", "4", "--device", "cpu"]
-    assert "calls: 12" in base.luigi("EnhanceEntities", *options)
+    assert "calls: 12" in base.here("EnhanceEntities", *options)
     receipts = base.receipts("EnhanceEntities")
-    base.luigi("EnhanceEntities", *options)
+    base.here("EnhanceEntities", *options)
     assert base.receipts("EnhanceEntities") == receipts
     causal(model, seed=1, learn=False)
-    assert "calls: 12" in base.luigi("EnhanceEntities", *options), "other weights are asked anew"
+    assert "calls: 12" in base.here("EnhanceEntities", *options), "other weights are asked anew"
 
 
 def test_a_dry_run_on_nothing_writes_nothing(base, tmp_path):

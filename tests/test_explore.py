@@ -34,7 +34,20 @@ class Page:
 
     def __init__(self, process, port):
         self.process, self.port, self.rest = process, port, []
-        threading.Thread(target=lambda: self.rest.extend(process.stdout), daemon=True).start()
+        self.reader = threading.Thread(target=lambda: self.rest.extend(process.stdout), daemon=True)
+        self.reader.start()
+
+    def said(self):
+        """The lines it has printed when it ends."""
+        self.reader.join(60)
+        return self.rest
+
+    def server(self):
+        """The folder of its last process in /proc, None where there is no /proc: Luigi's, its worker's and then the server's."""
+        place = Path(f"/proc/{self.process.pid}")
+        while place.exists() and (children := (place / "task" / place.name / "children").read_text().split()):
+            place = Path(f"/proc/{children[0]}")
+        return place if place.exists() else None
 
     def ask(self, path, method="GET", body=None, host=None, **headers):
         """Status, text and headers of an answer."""
@@ -91,9 +104,10 @@ def page(world):
             break
     else:
         pytest.fail("".join(said))
-    yield Page(process, int(found[1]))
+    server = Page(process, int(found[1]))
+    yield server
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+    assert process.wait(60) == -signal.SIGINT and server.said()[-1].startswith("stopped")
 
 
 def picture(size=(48, 40)):
@@ -167,8 +181,7 @@ def test_uploads_that_are_no_pictures_end_in_a_message(page, upload, words):
 def test_an_upload_of_100_mb_ends_in_a_message_and_takes_no_memory(page):
     status, text, _ = page.link(picture=bytes(app.UPLOAD + 2 * app.BESIDE))
     assert status == 413 and "20 MB" in text
-    parent = Path(f"/proc/{page.process.pid}/task/{page.process.pid}/children")
-    server = Path(f"/proc/{parent.read_text().split()[0]}") if parent.exists() else None
+    server = page.server()
     if server:
         before = kilobytes(server, "VmRSS")
         (server / "clear_refs").write_text("5")  # the peak is counted from here

@@ -1,12 +1,10 @@
 """From photographs to pair features and texts, through the commands: faces, their vectors, the KB's portraits as gallery, face_match."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import checkpoints
+import commands
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,8 +12,6 @@ from test_detectors import photograph
 
 from cache.store import Store
 from pipeline.feature_texts import texts
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +46,9 @@ def world(tmp_path_factory):
 
 def command(world, *arguments, of_dataset=True):
     dataset = ["--dataset", "men", "--data-dir", str(world), "--profile", str(world / "faces.yaml")] if of_dataset else []
-    done = subprocess.run(
-        [sys.executable, "-m", "luigi", "--module", "tasks", *arguments, *dataset, "--work-dir", str(world / "artifacts")],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    code, said = commands.run(*arguments, *dataset, "--work-dir", str(world / "artifacts"))
+    assert code == 0, said
+    return said
 
 
 def test_faces_are_matched_with_all_portraits_of_the_kb_and_masked_where_there_are_none(world):

@@ -34,6 +34,8 @@ def test_every_shipped_profile_is_read_and_its_options_are_known(name):
         ("features:\n  clip_text:\n    model: a/b\n    by_default: maybe\n", "expected true or false"),
         (GOOD + "limits: {max_pixels: -1}\n", "expected a positive whole number"),
         (GOOD + "limits: {max_pixel: 1}\n", "did you mean 'max_pixels'?"),
+        (GOOD + "threads: -1\n", "threads is -1, expected 0 (one per core) or a positive whole number"),
+        (GOOD + "threads: true\n", "threads is True, expected 0"),
     ],
 )
 def test_a_bad_profile_is_one_line_that_names_the_place(tmp_path, text, message):

@@ -160,9 +160,9 @@ def test_luigis_page_shows_progress_and_messages(world, luigid, tmp_path, monkey
 def test_status_says_what_there_is_and_what_commands_would_do(world, tmp_path):
     nothing = World(world.root)
     nothing.work = tmp_path / "none"
-    assert "nothing there yet" in nothing.luigi("Status", "--methods", "mimic")
-    world.luigi("ExtractFeatures", "--features", "text_tokens")
-    said = world.luigi("Status", "--methods", "mimic,drin,mimmic")
+    assert "nothing there yet" in nothing.here("Status", "--methods", "mimic")
+    world.here("ExtractFeatures", "--features", "text_tokens")
+    said = world.here("Status", "--methods", "mimic,drin,mimmic")
     shard = next(world.work.glob("cache/text_tokens-*"))
     row = next(line for line in said.splitlines() if line.startswith("text_tokens"))
     assert row.split()[1] == shard.name.rpartition("-")[2] and int(row.split()[2]) > 0
@@ -170,12 +170,12 @@ def test_status_says_what_there_is_and_what_commands_would_do(world, tmp_path):
     todo = next(line for line in said.splitlines() if "TrainHead --method mimic" in line)
     assert "would run" in todo and "ExtractGroup clip_text" in todo and todo.rstrip().endswith("TrainHead mimic, seed 0")
     assert "no such method; did you mean 'mimic'?" in said
-    world.luigi("TrainHead", "--method", "mimic")
-    said = world.luigi("Status", "--methods", "mimic")
+    world.here("TrainHead", "--method", "mimic")
+    said = world.here("Status", "--methods", "mimic")
     run = next(world.work.glob("runs/small/mimic/*"))
     row = next(line for line in said.splitlines() if line.startswith("small/mimic")).split()
     figures = json.loads((run / "metrics.json").read_text())["test"]["full-kb"]["all"]
     assert row[1:4] == [run.name, "0", "full-kb"] and row[4:6] == [f"{100 * figures[name]:.2f}" for name in ("H@1", "MRR")]
     assert "TrainHead --method mimic: done" in said
     (run / "run.json").write_text("{")
-    assert run.name in world.luigi("Status", "--methods", "mimic"), "one broken file does not end the account"
+    assert run.name in world.here("Status", "--methods", "mimic"), "one broken file does not end the account"

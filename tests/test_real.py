@@ -2,11 +2,9 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,14 +38,13 @@ def slice_of_wikimel(tmp_path_factory):
 
 
 def test_extraction_training_and_the_full_kb_run_to_the_end_on_real_input(slice_of_wikimel, tmp_path):
-    command = [
-        sys.executable, "-m", "luigi", "--module", "tasks", "TrainHead", "--method", "mimic", "--dataset", "wikimel-slice", "--data-dir",
-        str(slice_of_wikimel), "--profile", "minilm", "--work-dir", str(tmp_path), "--params", '{"epochs": 4}',
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, said = commands.run(
+        "TrainHead", "--method", "mimic", "--dataset", "wikimel-slice", "--data-dir", str(slice_of_wikimel), "--profile", "minilm",
+        "--work-dir", str(tmp_path), "--params", '{"epochs": 4}',
+    )  # fmt: skip
+    assert code == 0, said
     account = json.loads(next(tmp_path.glob("datasets/*/account.json")).read_text())
-    assert "sentence also in training" in done.stdout and account["format"] == "mimic"
+    assert "sentence also in training" in said and account["format"] == "mimic"
     metrics = json.loads(next(tmp_path.glob("runs/wikimel-slice/mimic/*/metrics.json")).read_text())
     full, lists = metrics["test"]["full-kb"]["all"], metrics["test"]["candidates"]["all"]
     assert full["H@1"] > 0.6, "frozen MiniLM and four epochs of TGLU find most of 300 entities"

@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from release_folders import WIKI, Ghmfc, Wikidiverse
@@ -38,15 +37,10 @@ def test_the_fingerprint_follows_every_text_and_picture(tmp_path, kind):
 
 def luigi(root: Path, *options: str) -> tuple[str, dict, Path]:
     """What BuildCandidates printed, its receipt's result, and its lists."""
-    command = [sys.executable, "-m", "luigi", "--module", "tasks", "BuildCandidates", "--work-dir", str(root / "work"), "--dataset", "toy"]
-    project = Path(__file__).resolve().parents[1]
-    done = subprocess.run(
-        [*command, "--data-dir", str(root / "data"), *options], cwd=project, env={**os.environ, "PYTHONPATH": str(project)}, capture_output=True, text=True,
-        timeout=300, check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, said = commands.run("BuildCandidates", "--work-dir", str(root / "work"), "--dataset", "toy", "--data-dir", str(root / "data"), *options)
+    assert code == 0, said
     receipt = json.loads(max(root.glob("work/receipts/BuildCandidates-*.json"), key=os.path.getmtime).read_text())
-    return done.stdout, receipt["result"], root / "work" / receipt["result"]["file"]
+    return said, receipt["result"], root / "work" / receipt["result"]["file"]
 
 
 def test_the_wikidiverse_protocol_end_to_end(tmp_path):

@@ -21,7 +21,7 @@ def base(tmp_path_factory):
 
 
 def search(world, *options, **more):
-    return world.luigi("SearchHead", "--method", "mimic", "--n-trials", "2", "--space", str(world.root / "space.yaml"), *options, **more)
+    return world.here("SearchHead", "--method", "mimic", "--n-trials", "2", "--space", str(world.root / "space.yaml"), *options, **more)
 
 
 def sweep(world):
@@ -36,7 +36,7 @@ def trials(world):
 def test_a_searchs_best_parameters_train_a_head_with_them(base):
     assert "2 complete" in base.said and "best dev MRR" in base.said and str(sweep(base)) in base.said
     best = json.loads((sweep(base) / "best.json").read_text())
-    assert "MRR" in base.luigi("TrainHead", "--method", "mimic", "--params", f"@{sweep(base) / 'best.json'}")
+    assert "MRR" in base.here("TrainHead", "--method", "mimic", "--params", f"@{sweep(base) / 'best.json'}")
     configs = [json.loads(path.read_text())["config"] for path in base.work.glob("runs/small/mimic/*/config.json")]
     assert len(configs) == 1 and {name: configs[0][name] for name in best} == best and set(best) == {"lr", "d_t"}
     assert len(base.receipts("TrainHead")) == 1, "the search trained no run of its own"
@@ -47,7 +47,7 @@ def test_a_finished_search_does_nothing_and_a_larger_one_goes_on(base, tmp_path)
     world = World(tmp_path / "copy")
     before = trials(world)
     assert "2 complete" in search(world) and trials(world) == before
-    world.luigi("SearchHead", "--method", "mimic", "--n-trials", "3", "--space", str(world.root / "space.yaml"))
+    world.here("SearchHead", "--method", "mimic", "--n-trials", "3", "--space", str(world.root / "space.yaml"))
     assert trials(world)[:2] == before and len(trials(world)) == 3
     assert not world.receipts("SearchHead").keys() <= base.receipts("SearchHead").keys()
 
@@ -56,11 +56,11 @@ def test_a_run_or_a_search_deleted_by_hand_is_made_again(base, tmp_path):
     shutil.copytree(base.root, tmp_path / "copy")
     world = World(tmp_path / "copy")
     params = ["--method", "mimic", "--params", f"@{sweep(world) / 'best.json'}"]
-    world.luigi("TrainHead", *params)
+    world.here("TrainHead", *params)
     (run,) = world.work.glob("runs/small/mimic/*")
     before = {name: (run / name).read_bytes() for name in ("model.safetensors", "metrics.json", "predictions.parquet")}
     shutil.rmtree(run)
-    assert "MRR" in world.luigi("TrainHead", *params)
+    assert "MRR" in world.here("TrainHead", *params)
     assert {name: (run / name).read_bytes() for name in before} == before
     told = [row.split(",")[:5] for row in trials(world)]
     shutil.rmtree(sweep(world))

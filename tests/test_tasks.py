@@ -1,14 +1,18 @@
 """The commands as a user types them, and what each change makes run again, read from the receipts."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import checkpoints
+import commands
 import h5py
 import pytest
 import small_world
@@ -22,10 +26,22 @@ class World:
     def __init__(self, root: Path) -> None:
         self.root, self.data, self.work = root, root / "data", root / "work"
 
+    def arguments(self, task: str, profile: bool = True) -> list[str]:
+        named = ["--dataset", "small", "--data-dir", str(self.data), "--profile", str(self.root / "small.yaml")] if profile else []
+        return [task, "--work-dir", str(self.work), *named]
+
+    def command(self, task: str, profile: bool = True) -> list[str]:
+        return [sys.executable, "-m", "luigi", "--module", "tasks", *self.arguments(task, profile)]
+
+    def here(self, task: str, *options: str, profile: bool = True) -> str:
+        """Output of a command that is run within this process (see `commands`) and succeeds."""
+        code, output = commands.run(*self.arguments(task, profile), *options)
+        assert code == 0, output
+        return output
+
     def luigi(self, task: str, *options: str, profile: bool = True, code: int | None = 0) -> str:
         """Output of a command on this world; `code` is the exit status it must have (None: any but 0)."""
-        named = ["--dataset", "small", "--data-dir", str(self.data), "--profile", str(self.root / "small.yaml")] if profile else []
-        command = [sys.executable, "-m", "luigi", "--module", "tasks", task, "--work-dir", str(self.work), *named, *options]
+        command = [*self.command(task, profile), *options]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
         output = done.stdout + done.stderr
@@ -38,7 +54,7 @@ class World:
     def extracted(self, task: str, *options: str) -> dict[str, int]:
         """Rows that a command added to each feature, by the receipts it wrote."""
         before = self.receipts("ExtractGroup")
-        self.luigi(task, *options)
+        self.here(task, *options)
         rows: dict[str, int] = {}
         for name, receipt in self.receipts("ExtractGroup").items():
             if receipt != before.get(name):
@@ -48,6 +64,23 @@ class World:
 
     def shards(self) -> dict[str, bytes]:
         return {path.relative_to(self.work).as_posix(): path.read_bytes() for path in sorted(self.work.glob("cache/*/*.h5"))}
+
+
+def processes_of(session: int) -> list[int]:
+    """The living processes of a session."""
+    fields = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields[int(path.parent.name)] = path.read_text().rpartition(")")[2].split()
+    return [process for process, (state, _, _, of, *_) in fields.items() if int(of) == session and state != "Z"]
+
+
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until it is."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +123,19 @@ def test_a_finished_command_does_nothing_and_prints_its_table_again(base):
 
 def test_a_heads_parameter_runs_the_head_alone(world):
     extraction, runs = world.receipts("ExtractGroup"), len(list(world.work.glob("runs/small/mimic/*")))
-    world.luigi("TrainHead", "--method", "mimic", "--params", '{"lr": 0.002}')
+    world.here("TrainHead", "--method", "mimic", "--params", '{"lr": 0.002}')
     assert world.receipts("ExtractGroup") == extraction
     assert len(list(world.work.glob("runs/small/mimic/*"))) == runs + 1
+
+
+def test_a_head_finds_what_a_wider_extraction_has_left_without_a_process(base):
+    found = base.receipts("ExtractGroup").values()
+    wide, narrow = ([receipt for receipt in found if ("device" in receipt["run"]) == worked] for worked in (True, False))
+    assert wide and narrow
+    for receipt in narrow:
+        (of,) = [other for other in wide if receipt["result"]["columns"].items() <= other["result"]["columns"].items()]
+        assert all(entry in of["files"] for entry in receipt["files"]) and len(receipt["files"]) > len(receipt["result"]["columns"])
+        assert receipt["run"]["rows"] == dict.fromkeys(receipt["result"]["features"], 0)
 
 
 def test_new_entities_are_extracted_alone(world):
@@ -131,6 +174,17 @@ def test_a_receipt_that_was_deleted_is_written_again_without_loading_a_model(wor
     assert all(not receipt["run"]["model_loads"] for receipt in world.receipts("ExtractGroup").values())
 
 
+def test_files_that_were_touched_are_read_again_and_nothing_else_is_done(world):
+    before = {path: path.stat().st_mtime_ns for path in world.work.rglob("*.*") if "memo" not in path.parts}
+    for path in world.data.rglob("*.*"):
+        os.utime(path, (1, 1))
+    assert "MRR" in world.here("TrainHead", "--method", "mimic")
+    made = {path: path.stat().st_mtime_ns for path in world.work.rglob("*.*") if "memo" not in path.parts}
+    assert {path.name.partition("-")[0] for path in made.keys() - before.keys()} == {"PrepareDataset"}
+    again = {path.name for path, time in before.items() if made[path] != time}
+    assert again == {"mentions.parquet", "entities.parquet", "account.json", "account.txt"}, "the same bytes under the same names"
+
+
 def test_a_picture_replaced_under_its_old_name_is_extracted_again_alone(world):
     small_world.picture(world.data / "mentions" / "m0.png", seed=999)
     assert world.extracted("ExtractFeatures") == {"clip_image": 1, "image_pooled": 1}
@@ -140,15 +194,26 @@ def test_a_command_killed_before_its_receipt_goes_on_without_redoing_a_row(base,
     for name in ("copy", "undisturbed"):
         shutil.copytree(base.root, tmp_path / name, ignore=shutil.ignore_patterns("work"))
     fresh, undisturbed = World(tmp_path / "copy"), World(tmp_path / "undisturbed")
-    undisturbed.luigi("ExtractFeatures", "--features", "clip_text")
-    fresh.luigi("PrepareDataset")
+    undisturbed.here("ExtractFeatures", "--features", "clip_text")
+    fresh.here("PrepareDataset")
     monkeypatch.setenv("MEL_FAULT", "before-receipt")
-    fresh.luigi("ExtractFeatures", "--features", "clip_text", code=-9)
+    fresh.luigi("ExtractFeatures", "--features", "clip_text", code=30)  # the worker was killed
     monkeypatch.delenv("MEL_FAULT")
     before = fresh.shards()
     assert before and not fresh.receipts("ExtractGroup")
     assert fresh.extracted("ExtractFeatures", "--features", "clip_text") == {}
     assert fresh.shards() == before == undisturbed.shards()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_a_killed_command_leaves_no_process_behind(world):
+    command, environment = world.command("TrainHead"), {**os.environ, "PYTHONPATH": str(ROOT)}
+    options = ["--params", '{"epochs": 100000, "patience": 100000}', "--workers", "2"]
+    running = subprocess.Popen([*command, *options], cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    until(lambda: len(processes_of(running.pid)) == 3)  # Luigi, its worker, and the child that trains
+    running.kill()
+    running.wait()
+    until(lambda: not processes_of(running.pid), 10)
 
 
 def test_a_flipped_byte_is_found_by_name_and_repair_refills_exactly_that_shard(world):
@@ -162,19 +227,19 @@ def test_a_flipped_byte_is_found_by_name_and_repair_refills_exactly_that_shard(w
     path.write_bytes(bytes(data))
     said = world.luigi("VerifyCache", profile=False, code=30)
     assert Path(victim).name in said and sum(Path(name).name in said for name in before) == 1 and "Traceback" not in said
-    world.luigi("VerifyCache", "--repair", profile=False)
+    world.here("VerifyCache", "--repair", profile=False)
     assert not path.exists()
     assert set(world.extracted("ExtractFeatures")) == {"clip_text"}
     assert world.shards() == before
-    assert "holds" in world.luigi("VerifyCache", profile=False)
+    assert "holds" in world.here("VerifyCache", profile=False)
 
 
 def test_estimate_counts_what_is_to_come_and_extracts_nothing(world):
-    said = world.luigi("EstimateCache")
+    said = world.here("EstimateCache")
     assert all(line.split()[2] == "0" for line in said.splitlines() if line.startswith(("clip_", "text_", "image_")))
     shutil.rmtree(next(world.work.glob("cache/image_pooled-*")))
     before = world.shards()
-    line = next(line for line in world.luigi("EstimateCache").splitlines() if line.startswith("image_pooled")).split()
+    line = next(line for line in world.here("EstimateCache").splitlines() if line.startswith("image_pooled")).split()
     rows, megabytes = int(line[2]), float(line[3])
     assert rows == int(line[1]) > 0 and world.shards() == before
     assert megabytes == pytest.approx(rows * (512 * 2 + 18) / 1e6, abs=0.1)
@@ -182,14 +247,14 @@ def test_estimate_counts_what_is_to_come_and_extracts_nothing(world):
 
 def test_clean_lists_what_no_profile_asks_for_and_removes_it_on_request(world):
     shutil.rmtree(world.work / "receipts")  # they name the profile that this one was copied from
-    world.luigi("ExtractFeatures")
-    assert "every feature in the cache is asked for" in world.luigi("CleanCache", profile=False)
+    world.here("ExtractFeatures")
+    assert "every feature in the cache is asked for" in world.here("CleanCache", profile=False)
     old = next(world.work.glob("cache/image_pooled-*"))
     checkpoints.resnet(world.root / "resnet", seed=7)
-    world.luigi("ExtractFeatures")
-    said = world.luigi("CleanCache", profile=False)
+    world.here("ExtractFeatures")
+    said = world.here("CleanCache", profile=False)
     assert old.name in said and said.count("image_pooled-") == 1 and old.exists()
-    world.luigi("CleanCache", "--remove", profile=False)
+    world.here("CleanCache", "--remove", profile=False)
     assert not old.exists() and len(list(world.work.glob("cache/image_pooled-*"))) == 1
 
 

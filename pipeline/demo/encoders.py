@@ -6,9 +6,7 @@ is shared, and the celebrity classifier knows the looks and names of some of its
 """
 
 import multiprocessing
-import os
 import random
-import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +15,7 @@ from typing import Any
 
 from cache.errors import PassingError
 from cache.files import write_json
+from pipeline.child import follow_parent
 from pipeline.demo.folder import whole_folder
 
 THINGS = 8000  # drawn for each process
@@ -39,7 +38,7 @@ def train_encoders(folder: Path, seed: int = 0) -> dict[str, Any]:
     begun = time.perf_counter()
     with whole_folder(folder) as place:
         try:
-            with ProcessPoolExecutor(len(SHARES), mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent) as pool:
+            with ProcessPoolExecutor(len(SHARES), mp_context=multiprocessing.get_context("spawn"), initializer=follow_parent) as pool:
                 parts = list(pool.map(_train_share, SHARES, [place] * len(SHARES), [seed] * len(SHARES)))
         except BrokenProcessPool:
             raise PassingError("demo encoders: a training process was killed (out of memory?); free about 2 GB and run the same command again") from None
@@ -47,18 +46,6 @@ def train_encoders(folder: Path, seed: int = 0) -> dict[str, Any]:
         report["seconds"] = round(time.perf_counter() - begun, 1)
         write_json(place / "report.json", report)
     return report
-
-
-def _follow_parent() -> None:
-    """End this process when its parent is gone, so that a killed command leaves no training behind."""
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _train_share(names: tuple[str, ...], folder: Path, seed: int) -> dict[str, Any]:
