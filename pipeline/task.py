@@ -4,7 +4,9 @@ import contextlib
 import functools
 import hashlib
 import logging
+import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -251,12 +253,22 @@ class Tool(Task):
         raise NotImplementedError
 
 
+def _asked() -> luigi.Task | None:
+    """The task of the command line, None where there is none (`luigi.build`)."""
+    parser = CmdlineParser.get_instance()
+    if parser is not None:
+        return parser.get_task_obj()
+    if multiprocessing.parent_process() is None or "--module" not in sys.argv:
+        return None
+    with CmdlineParser.global_instance(sys.argv[1:]) as parser:  # in a worker that was spawned, not forked: macOS
+        return parser.get_task_obj()
+
+
 @luigi.Task.event_handler(luigi.Event.SUCCESS)
 @luigi.Task.event_handler(luigi.Event.DEPENDENCY_PRESENT)
 def _summarise(task: luigi.Task) -> None:
     """Print the summary of the task that was asked for, whether it ran now or was done already."""
-    parser = CmdlineParser.get_instance()
-    if parser is None or not isinstance(task, Task) or task.dry_run or task != parser.get_task_obj():
+    if not isinstance(task, Task) or task.dry_run or task != _asked():
         return
     receipt = task.receipt()
     if receipt is not None:

@@ -205,6 +205,15 @@ def test_a_command_killed_before_its_receipt_goes_on_without_redoing_a_row(base,
     assert fresh.shards() == before == undisturbed.shards()
 
 
+def test_workers_that_are_spawned_as_on_macos_do_the_same(base, tmp_path):
+    fresh = World(base.root)
+    fresh.work = tmp_path / "work"
+    code = "import multiprocessing; multiprocessing.set_start_method('spawn'); from luigi.cmdline import luigi_run; luigi_run()"
+    command = [sys.executable, "-c", code, "--module", "tasks", *fresh.arguments("PrepareDataset"), "--workers", "2"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and f"dataset small prepared in {fresh.work}" in done.stdout, done.stdout + done.stderr
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_a_killed_command_leaves_no_process_behind(world):
     command, environment = world.command("TrainHead"), {**os.environ, "PYTHONPATH": str(ROOT)}
