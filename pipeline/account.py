@@ -183,8 +183,8 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
     job: name, data_dir, out (`{content}` in it becomes the start of the hash of the tables' rows); optional: format (None: recognised), options (of the
     layout), limits (max_pixels, max_bytes), memo (folder for the pictures' verdicts), rescan, workers, max_bad_images (share of the listed images, 0.2).
     Returns the account with the hash of the tables' rows as `content` and the absolute image folders as `mention_images` and `entity_images`; what is
-    written knows neither place nor time and is the same, byte for byte, for the same data. Raises `UserError` for bad files or too many bad images, then nothing is written; `PassingError` when pictures
-    could not be read now.
+    written knows neither place nor time and is the same, byte for byte, for the same data. Raises `UserError` for bad files or too many bad images, then
+    nothing is written; `PassingError` when pictures could not be read now.
     """
     dataset = load(job["name"], Path(job["data_dir"]).absolute(), job.get("format"), layout_options(job.get("options")))
     mention_paths = dict.fromkeys(m.image for m in dataset.mentions if m.image is not None)

@@ -129,7 +129,8 @@ class PrepareDataset(OnDataset):
         account = child.run(
             "pipeline.account:prepare",
             {
-                "name": self.dataset, "data_dir": str(self.source), "format": self.format or None, "options": self.layout(), "out": str(self.paths.dataset(self.dataset, "{content}")),
+                "name": self.dataset, "data_dir": str(self.source), "format": self.format or None, "options": self.layout(),
+                "out": str(self.paths.dataset(self.dataset, "{content}")),
                 "limits": dict(profile.load(self.profile).limits), "memo": str(self.paths.memo), "rescan": self.rescan, "max_bad_images": self.max_bad_images,
             },
         )

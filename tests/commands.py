@@ -37,7 +37,6 @@ def call(target: str, job: dict[str, Any], threads: int = 0) -> dict[str, Any]:
 @contextlib.contextmanager
 def as_calls():
     """Inside, what `child.run` would start is called; job and result pass through JSON as they do on the way to a process."""
-
     started, child.run = child.run, call
     try:
         yield
