@@ -21,7 +21,7 @@ from cache.errors import UserError
 from linking import jobs
 from linking.link_tasks import LinkMentions
 from linking.tasks import BuildCandidates, BuildPairs, ExtractFeatures, PromptedFeatures, SearchHead, TrainHead
-from pipeline import child, help, wants
+from pipeline import child, help, logs, wants
 from pipeline.task import Task, Tool
 from pipeline.tasks import DemoEncoders, DemoWorld, EnhanceEntities, ExtractGroup, OnProfile, PrepareDataset
 from report import status
@@ -46,7 +46,7 @@ class VerifyCache(Tool):
 
     def act(self) -> None:
         found = child.run("pipeline.upkeep:verify", {"cache": str(self.paths.cache), "repair": self.repair})
-        print(found["text"], flush=True)
+        logs.say(found["text"])
         if found["bad"] and not self.repair:
             raise UserError(f"{found['bad']} bad file(s) in {self.paths.cache}; `luigi --module tasks VerifyCache --repair` removes them")
 
@@ -66,7 +66,7 @@ class EstimateCache(Tool, OnProfile):
                 jobs_now.append(group.job(estimate=True))
             else:
                 later += wants.features_of(json.loads(group.plan))
-        print(child.run("pipeline.upkeep:estimate", {"jobs": jobs_now, "later": later})["text"], flush=True)
+        logs.say(child.run("pipeline.upkeep:estimate", {"jobs": jobs_now, "later": later})["text"])
 
 
 class CleanCache(Tool):
@@ -84,7 +84,7 @@ class CleanCache(Tool):
             "cache": str(self.paths.cache), "receipts": str(self.paths.receipts), "memo": str(self.paths.memo), "profiles": [name for name in self.profiles.split(",") if name],
             "demo": str(self.clone(DemoEncoders).place), "remove": self.remove,
         }
-        print(child.run("pipeline.upkeep:clean", job)["text"], flush=True)
+        logs.say(child.run("pipeline.upkeep:clean", job)["text"])
 
 
 class Status(Tool, OnProfile):
@@ -93,15 +93,15 @@ class Status(Tool, OnProfile):
     methods = luigi.Parameter(default="", description="comma-separated methods to say it for; empty: those of the papers, and fused")
 
     def act(self) -> None:
-        print(f"{status.text(self.paths)}\n\nwith dataset {self.dataset} and profile {self.profile}", flush=True)
-        print(f"  ExtractFeatures: {self.clone(ExtractFeatures).to_do()}")
+        logs.say(f"{status.text(self.paths)}\n\nwith dataset {self.dataset} and profile {self.profile}")
+        logs.say(f"  ExtractFeatures: {self.clone(ExtractFeatures).to_do()}")
         for method in filter(None, self.methods.split(",")) if self.methods else (*jobs.FOUR, "fused"):
             try:
                 jobs.head(method, "{}", self.profile_content)
             except UserError as error:
-                print(f"  TrainHead --method {method}: not with this profile ({error})")
+                logs.say(f"  TrainHead --method {method}: not with this profile ({error})")
                 continue
-            print(f"  TrainHead --method {method}: {self.clone(TrainHead, method=method).to_do()}", flush=True)
+            logs.say(f"  TrainHead --method {method}: {self.clone(TrainHead, method=method).to_do()}")
 
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -185,7 +185,7 @@ class Bundle:
         Raises `UserError` where a wanted input is not among the job's, or where files do not fit each other.
         """
         folder = Path(job["dataset"])
-        mentions, entities = pq.read_table(folder / "mentions.parquet"), pq.read_table(folder / "entities.parquet", columns=["id", "image_status"])
+        mentions, entities = pq.ParquetFile(folder / "mentions.parquet").read(), pq.ParquetFile(folder / "entities.parquet").read(columns=["id", "image_status"])
         table = {name: np.asarray(mentions[name].to_numpy(zero_copy_only=False)) for name in mentions.column_names if name not in _LONG}
         counts = {"mention": len(mentions), "entity": len(entities)}
         sides = {side: Side({}, {}, {}, device) for side in counts}

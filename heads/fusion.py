@@ -79,7 +79,7 @@ def frequency(job: dict[str, Any]) -> np.ndarray:
     """(M, k, 2) float32 log(1 + n), n: how often each candidate is a gold of the training mentions that heads see, and how often it is that of the
     mention's own phrase there (letter case and punctuation aside); a training mention itself is not counted for it. NaN where a list ends."""
     bundle = Bundle.load({**job, "pairs": {}, "heads": {}}, [], torch.device("cpu"))
-    phrases = pq.read_table(Path(job["dataset"]) / "mentions.parquet", columns=["phrase"])["phrase"].to_pylist()
+    phrases = pq.ParquetFile(Path(job["dataset"]) / "mentions.parquet").read(columns=["phrase"])["phrase"].to_pylist()
     fraction = float(job.get("train_fraction", 1.0))
     itself = np.full(len(phrases), -1)
     chosen, _ = training.training_mentions(bundle, fraction)

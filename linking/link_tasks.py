@@ -5,7 +5,7 @@ from pathlib import Path
 import luigi
 
 from cache.errors import UserError
-from pipeline import child
+from pipeline import child, logs
 from pipeline.paths import Paths
 from pipeline.task import Tool
 from pipeline.tasks import OnProfile
@@ -44,4 +44,4 @@ class LinkMentions(Tool):
             "top_k": self.top_k, "chunk": self.chunk, "ignored": [name.strip() for name in self.ignore_fields.split(",") if name.strip()],
             "device": self.device, "precision": self.precision,
         }
-        print(child.run("linking.mentions:main", job)["text"], flush=True)
+        logs.say(child.run("linking.mentions:main", job)["text"])

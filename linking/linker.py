@@ -194,7 +194,7 @@ class Linker:
         path = self.run.prepared / "given.parquet"
         if not path.exists():
             return [None] * len(kept)
-        splits = pq.read_table(self.run.prepared / "mentions.parquet", columns=["split"])["split"].to_pylist()
-        given = pq.read_table(path)["given"].to_pylist()
+        splits = pq.ParquetFile(self.run.prepared / "mentions.parquet").read(columns=["split"])["split"].to_pylist()
+        given = pq.ParquetFile(path).read()["given"].to_pylist()
         dev = [listed for listed, split in zip(given, splits, strict=True) if split == "dev"]
         return [dev[at] for at in kept]

@@ -42,7 +42,7 @@ class Kb:
     @classmethod
     def read(cls, prepared: Path) -> "Kb":
         """Of entities.parquet."""
-        table = pq.read_table(prepared / "entities.parquet", columns=["id", "name", "type", "attributes", "description"]).to_pydict()
+        table = pq.ParquetFile(prepared / "entities.parquet").read(columns=["id", "name", "type", "attributes", "description"]).to_pydict()
         return cls(table, {name: row for row, name in enumerate(table["id"])})
 
     @cached_property
@@ -115,7 +115,7 @@ class Scorer:
             return None
         folder = self.run.prepared
         job = {"dataset": str(folder), "candidates": str(self.run.paths.root / self.run.candidates["file"]), "inputs": [], "pairs": {}}
-        phrases = pq.read_table(folder / "mentions.parquet", columns=["phrase"])["phrase"].to_pylist()
+        phrases = pq.ParquetFile(folder / "mentions.parquet").read(columns=["phrase"])["phrase"].to_pylist()
         return Frequency.of(Bundle.load(job, [], torch.device("cpu")), phrases, self.run.train_fraction)
 
     # One chunk

@@ -10,7 +10,7 @@ from luigi.parameter import ParameterVisibility
 from cache.errors import UserError
 from cache.files import write_atomic, write_json
 from linking import jobs, spaces
-from pipeline import child, wants
+from pipeline import child, logs, wants
 from pipeline.task import Task, setting, stop
 from pipeline.tasks import ExtractGroup, OnProfile, PrepareDataset
 
@@ -76,7 +76,7 @@ class BuildCandidates(OnProfile):
         listed = wants.candidate_sources(self.sources, self.scorer, columns, self.paths)
         job = {"dataset": str(folder), "k": self.candidates, "sources": listed, "merge": self.merge, "out": str(out)}
         report = self.run_child("pipeline.candidates:build", job)
-        print(report.pop("table", ""), flush=True)
+        logs.say(report.pop("table", ""))
         return {"result": {"file": self.paths.relative(out), "digest": self.digest(), **report}, "files": [out]}
 
     def summary(self, receipt: dict[str, Any]) -> str:

@@ -1,16 +1,17 @@
 """Work done ahead of the model in threads, in order, with a bound on the number and on the bytes of what waits."""
 
+import itertools
 import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from PIL import Image
 
-BATCHES = 3  # begun ahead of the model at most
+BATCHES = 6  # begun ahead of the model at most
 
 
 class Gate:
@@ -40,40 +41,46 @@ class Gate:
             self._changed.notify_all()
 
 
-def batches(work: Callable[[Any], Any], sources: Sequence[Any], count: int, limit: int) -> Iterator[tuple[int, list[Any]]]:
-    """(number of the first source, results of `work` for it and those after it), in order, until all sources are through.
+def batches(work: Callable[[Any], Any], runs: Iterable[Sequence[Any]], count: int, limit: int) -> Iterator[tuple[Sequence[Any], int, list[Any]]]:
+    """(run, number of its first source here, results of `work` for that source and those after it), in order, until all runs are through.
 
-    A batch has `count` results, fewer where they would hold more than `limit` bytes together: batches depend on the sources alone. As many bytes
-    may wait beside it, and besides what each thread, one per core, is at. A result larger than that goes alone. Raises what `work` raises.
+    A run is what is written together: no batch reaches across its end, but the work does, so `runs` is asked for the next one while this one's
+    sources are still under way. A batch has `count` results, fewer where they would hold more than `limit` bytes together: batches depend on the
+    run's sources alone. As many bytes may wait beside it, and besides what each thread, one per core, is at. A result larger than that goes alone.
+    Raises what `work` and `runs` raise.
     """
     gate = Gate(limit)
 
-    def one(number: int) -> tuple[Any, int]:
+    def one(number: int, source: Any) -> tuple[Any, int]:
         size = 0
         try:
-            result = work(sources[number])
+            result = work(source)
             size = held(result)
             return result, size
         finally:
             gate.enter(number, size)
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        ahead: deque[Future[tuple[Any, int]]] = deque(pool.submit(one, number) for number in range(min(len(sources), BATCHES * count)))
-        batch: list[Any] = []
-        full = 0
+        coming = enumerate((run, place) for run in runs for place in range(len(run)))
+        begun = ((run, place, pool.submit(one, number, run[place])) for number, (run, place) in coming)
         try:
-            for number in range(len(sources)):
-                result, size = ahead.popleft().result()
-                if number + BATCHES * count < len(sources):
-                    ahead.append(pool.submit(one, number + BATCHES * count))
+            ahead = deque(itertools.islice(begun, BATCHES * count))
+            batch: list[Any] = []
+            full = 0
+            while ahead:
+                run, place, future = ahead.popleft()
+                result, size = future.result()
+                del future
+                ahead.extend(itertools.islice(begun, 1))
                 if batch and (len(batch) == count or full + size > limit):
-                    yield number - len(batch), batch
+                    yield run, place - len(batch), batch
                     batch, full = [], 0
                 gate.leave(size)
                 batch.append(result)
                 full += size
-            if batch:
-                yield len(sources) - len(batch), batch
+                if place + 1 == len(run):
+                    yield run, len(run) - len(batch), batch
+                    batch, full = [], 0
         finally:
             gate.give_up()
             pool.shutdown(wait=False, cancel_futures=True)

@@ -73,7 +73,7 @@ def _given(folder: Path) -> list[list[int] | None]:
     path = folder / "given.parquet"
     if not path.exists():
         raise UserError("source given: no candidates came with this dataset; use the source name, or add them (docs/data.md says where)")
-    return pq.read_table(path)["given"].to_pylist()
+    return pq.ParquetFile(path).read()["given"].to_pylist()
 
 
 def _retrieve(source: dict[str, Any], folder: Path, k: int, workers: int) -> tuple[str, Lists]:
@@ -82,8 +82,8 @@ def _retrieve(source: dict[str, Any], folder: Path, k: int, workers: int) -> tup
     if kind == "given":
         return kind, as_given(_given(folder), k)
     typed = ["type"] if kind == "name-of-type" else []
-    mentions = pq.read_table(folder / "mentions.parquet", columns=["phrase", *typed]).to_pydict()
-    entities = pq.read_table(folder / "entities.parquet", columns=["id", "name", *typed]).to_pydict()
+    mentions = pq.ParquetFile(folder / "mentions.parquet").read(columns=["phrase", *typed]).to_pydict()
+    entities = pq.ParquetFile(folder / "entities.parquet").read(columns=["id", "name", *typed]).to_pydict()
     label = f"{kind}:{source['feature'] if kind == 'dense' else scorer}"
     return label, retrieve(source, mentions, entities, k, lambda side: _dense_table(source, side), workers)
 
@@ -111,14 +111,14 @@ def _rank(source: dict[str, Any], folder: Path, rows: np.ndarray, gold: np.ndarr
     kind, result = source["kind"], np.full(len(rows), ranks.UNKNOWN, np.int64)
     if kind == "given" or not len(rows):
         return result
-    entities = pq.read_table(folder / "entities.parquet", columns=["id", "name", *(["type"] if kind == "name-of-type" else [])]).to_pydict()
+    entities = pq.ParquetFile(folder / "entities.parquet").read(columns=["id", "name", *(["type"] if kind == "name-of-type" else [])]).to_pydict()
     if kind == "dense":
         return ranks.by_vector(_dense_table(source, "mention"), _dense_table(source, "entity"), entities["id"], rows, gold)
-    phrases = pq.read_table(folder / "mentions.parquet", columns=["phrase"])["phrase"].take(rows).to_pylist()
+    phrases = pq.ParquetFile(folder / "mentions.parquet").read(columns=["phrase"])["phrase"].take(rows).to_pylist()
     scorer = source.get("scorer", SCORERS[0])
     if kind == "name":
         return ranks.by_name(phrases, gold, entities["name"], entities["id"], scorer, workers)
-    types = pq.read_table(folder / "mentions.parquet", columns=["type"])["type"].take(rows).to_pylist()
+    types = pq.ParquetFile(folder / "mentions.parquet").read(columns=["type"])["type"].take(rows).to_pylist()
     for among, asked in of_types(types, entities["type"]):
         inside = np.isin(gold[asked], among)  # a gold of another type is nowhere in this order
         asked, names, ids = np.asarray(asked)[inside], [entities["name"][row] for row in among], [entities["id"][row] for row in among]
@@ -159,7 +159,7 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"candidates per mention: {k}, expected at least 1")
     if how not in MERGES:
         raise UserError(f"--merge {how!r} is unknown{nearest(how, MERGES)}")
-    columns = pq.read_table(folder / "mentions.parquet", columns=["gold", "split"]).to_pydict()
+    columns = pq.ParquetFile(folder / "mentions.parquet").read(columns=["gold", "split"]).to_pydict()
     gold, split = np.array(columns["gold"], np.int64), np.array(columns["split"])
     lists, recalls, seconds = [], {}, {}
     sources, workers = job.get("sources") or [{"kind": "name"}], job.get("workers", -1)

@@ -4,13 +4,14 @@ Luigi's own help lists every option twice, without defaults; it stays there unde
 """
 
 import inspect
-import os
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 
 import luigi
 from luigi.parameter import MissingParameterException, ParameterVisibility
+
+from pipeline import logs
 
 WIDTH = 120
 INDENT = 26  # columns before what an option is for
@@ -33,10 +34,7 @@ def offer(arguments: Sequence[str], commands: Mapping[str, type[luigi.Task]]) ->
     """Print the help that is asked for, if any, and end the process."""
     text = asked(arguments, commands)
     if text is not None:
-        try:
-            print(text, flush=True)
-        except BrokenPipeError:  # whoever reads has read enough: `--help | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        logs.say(text)
         sys.exit(0)
 
 

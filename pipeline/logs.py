@@ -23,6 +23,14 @@ def emit(event: str, level: str = "info", **more: Any) -> None:
         print(json.dumps(said, ensure_ascii=False, default=str), file=sys.stderr, flush=True)
 
 
+def say(text: str) -> None:
+    """A result, on stdout at once. Whoever read it may have read enough (`… | head`): the rest goes nowhere, and the work goes on."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Lines(logging.Handler):
     """Python's log records as lines of JSON."""
 

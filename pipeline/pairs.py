@@ -81,7 +81,7 @@ def compute(job: Mapping[str, Any]) -> tuple[np.ndarray, tuple[str, ...]]:
     folder = Path(job["dataset"])
     with np.load(job["candidates"], allow_pickle=False) as saved:
         ids, scores = saved["ids"], saved["scores"]
-    mentions, entities = pq.read_table(folder / "mentions.parquet"), pq.read_table(folder / "entities.parquet")
+    mentions, entities = pq.ParquetFile(folder / "mentions.parquet").read(), pq.ParquetFile(folder / "entities.parquet").read()
     if len(ids) != len(mentions) or ids.max(initial=-1) >= len(entities):
         raise UserError(f"{job['candidates']}: lists do not fit the {len(mentions)} mentions and {len(entities)} entities of {folder}; build them again")
     read = {name: mentions[name].to_pylist() for name in ("phrase", "sentence", "start", "end")}

@@ -1,6 +1,7 @@
-"""From the units of one shard to its columns: batches of texts, pictures decoded ahead of the model, crops of many pictures, rows of other features."""
+"""From the units of each shard to its columns: batches of texts, pictures decoded ahead of the model, crops of many pictures, rows of other features."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,13 @@ class Done:
         return cls(columns, np.zeros(count, np.uint8), [""] * count, np.arange(count))
 
 
-def texts(name: str, extractor: TextExtractor, strings: Sequence[str], batch_size: int, model: Model, watch: Watch) -> Done:
-    """Strings, which come ordered by padded length; a batch has one such length."""
+def texts(name: str, extractor: TextExtractor, shards: Iterable[Sequence[str]], batch_size: int, model: Model, watch: Watch) -> Iterator[Done]:
+    """The shards of strings, which come ordered by padded length; a batch has one such length."""
+    for strings in shards:
+        yield _texts(name, extractor, strings, batch_size, model, watch)
+
+
+def _texts(name: str, extractor: TextExtractor, strings: Sequence[str], batch_size: int, model: Model, watch: Watch) -> Done:
     padded = [padded_length(length, extractor.limit) for length in extractor.count(strings)]
     columns: dict[str, Any] = {output: [None] * len(strings) for output in extractor.writes}
     start = 0
@@ -55,25 +61,30 @@ def texts(name: str, extractor: TextExtractor, strings: Sequence[str], batch_siz
     return Done.whole({name: columns}, len(strings))
 
 
-def rows(extractors: Mapping[str, Extractor], parents: Sequence[Mapping[str, np.ndarray]], batch_size: int, model: Model, watch: Watch) -> Done:
-    """Rows of another feature."""
-    columns = {name: _empty(extractor, len(parents)) for name, extractor in extractors.items()}
-    for start in range(0, len(parents), batch_size):
-        batch = parents[start : start + batch_size]
-        for name, extractor in extractors.items():
-            for output, values in model(extractor, batch).items():
-                columns[name][output][start : start + len(batch)] = values
-        watch(len(batch))
-    return Done.whole(columns, len(parents))
+def rows(
+    extractors: Mapping[str, Extractor], shards: Iterable[Sequence[Mapping[str, np.ndarray]]], batch_size: int, model: Model, watch: Watch
+) -> Iterator[Done]:
+    """The shards of rows of another feature."""
+    for parents in shards:
+        columns = {name: _empty(extractor, len(parents)) for name, extractor in extractors.items()}
+        for start in range(0, len(parents), batch_size):
+            batch = parents[start : start + batch_size]
+            for name, extractor in extractors.items():
+                for output, values in model(extractor, batch).items():
+                    columns[name][output][start : start + len(batch)] = values
+            watch(len(batch))
+        yield Done.whole(columns, len(parents))
 
 
 def pictures(
-    extractors: Mapping[str, Extractor], sources: Sequence[Picture | Part], batch_size: int, limits: Limits, model: Model, watch: Watch
-) -> Done:
-    """Pictures, or crops of them, each decoded once for all extractors."""
-    done = Done.whole({name: _empty(extractor, len(sources)) for name, extractor in extractors.items()}, len(sources))
-    undone: set[int] = set()
-    for start, prepared in _prepared(list(extractors.values()), sources, batch_size, limits):
+    extractors: Mapping[str, Extractor], shards: Iterable[Sequence[Picture | Part]], batch_size: int, limits: Limits, model: Model, watch: Watch
+) -> Iterator[Done]:
+    """The shards of pictures, or of crops of them, each picture decoded once for all extractors and ahead of the model, across shards too."""
+    one = functools.partial(_prepared, list(extractors.values()), limits)
+    for sources, start, prepared in ahead.batches(one, shards, batch_size, BYTES):
+        if start == 0:
+            done = Done.whole({name: _empty(extractor, len(sources)) for name, extractor in extractors.items()}, len(sources))
+            undone: set[int] = set()
         good = []
         for row, item in enumerate(prepared, start):
             if isinstance(item, ImageError):
@@ -86,8 +97,14 @@ def pictures(
         for number, (name, extractor) in enumerate(extractors.items()):
             _run(extractor, [row for row, _ in good], [item[number] for _, item in good], batch_size, model, done.columns[name])
         watch(len(prepared))
+        if start + len(prepared) == len(sources):
+            yield _without(done, undone)
+
+
+def _without(done: Done, undone: set[int]) -> Done:
+    """The rows that were done."""
     if undone:
-        done.kept = np.array([row for row in range(len(sources)) if row not in undone], np.int64)
+        done.kept = np.array([row for row in done.kept if row not in undone], np.int64)
         done.status, done.causes = done.status[done.kept], [done.causes[row] for row in done.kept]
         for columns in done.columns.values():
             columns |= {output: _at(values, done.kept) for output, values in columns.items()}
@@ -145,22 +162,18 @@ def _picture(source: Picture | Part) -> Picture:
     return source.picture if isinstance(source, Part) else source
 
 
-def _prepared(extractors: Sequence[Extractor], sources: Sequence[Picture | Part], batch_size: int, limits: Limits) -> Iterator[tuple[int, list[Any]]]:
-    """Batches of pictures, decoded once and prepared for each extractor, in order and ahead of the model."""
-
-    def one(source: Picture | Part) -> Any:
-        picture = _picture(source)
-        try:
-            data = Path(picture.path).read_bytes()
-            if image_key(data) != picture.key:
-                return PassingError("the file changed since the dataset was prepared")
-            image = decode(data, limits)
-            if isinstance(source, Part):
-                return [extractor.cut(image, source.parent) for extractor in extractors]
-            return [extractor.prepare(image) for extractor in extractors]
-        except ImageError as error:
-            return error
-        except (OSError, MemoryError) as error:
-            return PassingError(f"{type(error).__name__}: {error}")
-
-    return ahead.batches(one, sources, batch_size, BYTES)
+def _prepared(extractors: Sequence[Extractor], limits: Limits, source: Picture | Part) -> Any:
+    """What each extractor sees of a picture, or the `ImageError` or `PassingError` that stands for it."""
+    picture = _picture(source)
+    try:
+        data = Path(picture.path).read_bytes()
+        if image_key(data) != picture.key:
+            return PassingError("the file changed since the dataset was prepared")
+        image = decode(data, limits)
+        if isinstance(source, Part):
+            return [extractor.cut(image, source.parent) for extractor in extractors]
+        return [extractor.prepare(image) for extractor in extractors]
+    except ImageError as error:
+        return error
+    except (OSError, MemoryError) as error:
+        return PassingError(f"{type(error).__name__}: {error}")

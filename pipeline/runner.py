@@ -2,8 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,45 @@ class Feature:
 
 
 @dataclass
+class Share:
+    """A shard's rows that this process does. rows: positions in `wanted`. claims: on these rows, one per feature, kept until they are written."""
+
+    rows: np.ndarray
+    claims: contextlib.ExitStack
+
+
+class Writer:
+    """Writes one shard while the next one is made; `waited`: seconds that the makers stood still for it. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+        self._pool, self._writing = ThreadPoolExecutor(1), None
+
+    def check(self) -> None:
+        """Raise what the last write raised, if it has ended."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the last write; raises what it raised."""
+        started, writing = time.monotonic(), self._writing
+        self._writing = None
+        if writing is not None:
+            writing.result()
+            self.waited += time.monotonic() - started
+
+    def submit(self, write: Callable[..., None], *what: Any) -> None:
+        """Have `write(*what)` run beside what comes next. The last write was waited for."""
+        self._writing = self._pool.submit(write, *what)
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()
+
+
+@dataclass
 class Runner:
     """Extracts the missing rows of features that read the same kind of unit: texts, pictures, crops of one feature's boxes, or rows.
 
@@ -66,14 +106,15 @@ class Runner:
             self.device = devices.choose(self.device)
             self.batch_size = self.batch_size or (256 if self.device.startswith("cuda") else 32)
             for feature in pending:
-                if feature.name not in self.loaded:
+                if feature.extractor.loads_first and feature.name not in self.loaded:
                     self._load(feature)
-            with ThreadPoolExecutor(1) as writer, devices.autocast(self.device, self.precision):
+            with Writer() as writer, devices.autocast(self.device, self.precision):
                 if isinstance(pending[0].extractor, TextExtractor):
                     for feature in pending:
                         self._divide([feature], feature.wanted, self._text_chunks(feature), writer)
                 else:
                     self._together(pending, writer)
+                self.account["write"] += writer.waited
         if self.undone:
             raise PassingError(f"{len(self.undone)} pictures could not be read and stay undone, first: {self.undone[0]}; run the same command again")
         return {
@@ -82,6 +123,7 @@ class Runner:
         }
 
     def _load(self, feature: Feature) -> None:
+        """Load the model: before anything is read where that needs it, else at its first batch, while pictures are decoded."""
         import torch
 
         started = time.monotonic()
@@ -109,7 +151,7 @@ class Runner:
         rows = self._rows_per_shard(row_bytes)
         return [feature.missing[order[start : start + rows]] for start in range(0, len(order), rows)]
 
-    def _together(self, features: Sequence[Feature], writer: ThreadPoolExecutor) -> None:
+    def _together(self, features: Sequence[Feature], writer: Writer) -> None:
         """Rows that the same set of features lacks are done together, each picture decoded once for all of them."""
         keys = np.unique(np.concatenate([feature.wanted.keys[feature.missing] for feature in features]).view("V16").ravel())
         lacking = np.stack([np.isin(keys, feature.wanted.keys[feature.missing].view("V16").ravel()) for feature in features], 1)
@@ -124,44 +166,51 @@ class Runner:
             rows = self._rows_per_shard(row_bytes)
             self._divide(group, wanted, [positions[start : start + rows] for start in range(0, len(positions), rows)], writer)
 
-    def _divide(self, group: Sequence[Feature], wanted: Units, chunks: list[np.ndarray], writer: ThreadPoolExecutor) -> None:
+    def _divide(self, group: Sequence[Feature], wanted: Units, chunks: list[np.ndarray], writer: Writer) -> None:
         """Do every chunk that no other process holds; wait for the others' and take over what they leave."""
         names = "+".join(feature.name for feature in group)
         total = sum(len(chunk) for chunk in chunks)
         done_rows = [feature.extracted for feature in group]
-        started, writing = time.monotonic(), None
-        with Bar(total, names, "row") as bar:
-            waiting = list(chunks)
-            while waiting:
-                held = []
-                for chunk in waiting:
-                    if writing is not None and writing.done():
-                        writing.result()
-                    claims = self._claim(group, wanted.keys[chunk])
-                    if claims is None:
-                        held.append(chunk)
-                        continue
-                    with contextlib.ExitStack() as stack:
-                        for claim in claims:
-                            stack.enter_context(claim)
-                        lacking = sorted({int(i) for feature in group for i in feature.store.missing(wanted.keys[chunk])})
-                        if lacking:
-                            rows = chunk[lacking]
-                            done = self._chunk(group, wanted, rows, bar)
-                            if writing is not None:
-                                self._wait(writing)
-                            # The claims are kept until the shard is written.
-                            writing = writer.submit(self._write, group, wanted.keys[rows][done.kept], done, stack.pop_all())
-                            del done  # or the next shard would be read while this one's rows are still held here
-                    bar.update(len(chunk) - len(lacking))
-                if writing is not None:
-                    self._wait(writing)
-                    writing = None
-                if len(held) == len(waiting):
-                    time.sleep(0.5)
-                waiting = held
+        started = time.monotonic()
+        ahead: deque[Share] = deque()
+        try:
+            with Bar(total, names, "row") as bar:
+                waiting, held = list(chunks), list[np.ndarray]()
+                while waiting:
+                    for done in self._done(group, wanted, self._shares(group, wanted, waiting, held, ahead, writer, bar), bar):
+                        writer.wait()
+                        share = ahead.popleft()
+                        writer.submit(self._write, group, wanted.keys[share.rows][done.kept], done, share.claims)
+                        del done  # or the next shard would be read while this one's rows are still held here
+                    writer.wait()
+                    if len(held) == len(waiting):
+                        time.sleep(0.5)
+                    waiting, held = held, []
+        finally:
+            for share in ahead:
+                share.claims.close()
         for feature, before in zip(group, done_rows, strict=True):
             self._note_rate(feature, feature.extracted - before, time.monotonic() - started)
+
+    def _shares(
+        self, group: Sequence[Feature], wanted: Units, chunks: Sequence[np.ndarray], held: list[np.ndarray], ahead: deque[Share], writer: Writer, bar: Bar
+    ) -> Iterator[list[Any]]:
+        """The sources of one share after another, put into `ahead`; chunks that another process is at go into `held`."""
+        for chunk in chunks:
+            writer.check()
+            claims = self._claim(group, wanted.keys[chunk])
+            if claims is None:
+                held.append(chunk)
+                continue
+            with contextlib.ExitStack() as stack:
+                for claim in claims:
+                    stack.enter_context(claim)
+                lacking = sorted({int(i) for feature in group for i in feature.store.missing(wanted.keys[chunk])})
+                bar.update(len(chunk) - len(lacking))
+                if not lacking:
+                    continue
+                ahead.append(Share(chunk[lacking], stack.pop_all()))
+            yield [wanted.sources[i] for i in ahead[-1].rows]
 
     def _claim(self, group: Sequence[Feature], keys: np.ndarray) -> list[Any] | None:
         """Claims on one chunk for every feature of the group, or None where another process is at it."""
@@ -179,11 +228,6 @@ class Runner:
             feature.store.refresh()
         return claims
 
-    def _wait(self, writing: Future) -> None:
-        started = time.monotonic()
-        writing.result()
-        self.account["write"] += time.monotonic() - started
-
     def _write(self, group: Sequence[Feature], keys: np.ndarray, done: reading.Done, claims: contextlib.ExitStack) -> None:
         with claims:
             for feature in group:
@@ -191,20 +235,33 @@ class Runner:
                     feature.store.add(keys, done.status, done.causes, done.columns[feature.name])
                     feature.extracted += len(keys)
 
-    def _chunk(self, group: Sequence[Feature], wanted: Units, rows: np.ndarray, bar: Bar) -> reading.Done:
-        """One shard's rows, read and run through the models of the group."""
-        sources = [wanted.sources[i] for i in rows]
-        extractors = {feature.name: feature.extractor for feature in group}
+    def _done(self, group: Sequence[Feature], wanted: Units, shards: Iterator[list[Any]], bar: Bar) -> Iterator[reading.Done]:
+        """The rows of each shard, read and run through the models of the group."""
+        features = {feature.name: feature for feature in group}
+        extractors = {name: feature.extractor for name, feature in features.items()}
+
+        def model(extractor: Extractor, items: Sequence[Any]) -> dict[str, Any]:
+            for name, feature in features.items():
+                if feature.extractor is extractor and name not in self.loaded:
+                    self._load(feature)
+            return self._model(extractor, items)
+
         reads = group[0].extractor.reads
         if reads == "text":
-            return reading.texts(group[0].name, group[0].extractor, sources, self.batch_size, self._model, bar.update)
-        if reads == "rows":
-            return reading.rows(extractors, sources, self.batch_size, self._model, bar.update)
+            yield from reading.texts(group[0].name, group[0].extractor, shards, self.batch_size, model, bar.update)
+        elif reads == "rows":
+            yield from reading.rows(extractors, shards, self.batch_size, model, bar.update)
+        else:
+            yield from self._pictures(extractors, shards, model, bar)
+
+    def _pictures(self, extractors: dict[str, Extractor], shards: Iterator[list[Any]], model: reading.Model, bar: Bar) -> Iterator[reading.Done]:
+        """As `_done`, for pictures; what is neither the model's nor the consumer's time is spent waiting for pictures."""
         began = time.monotonic(), self.account["model"]
-        done = reading.pictures(extractors, sources, self.batch_size, self.limits, self._model, bar.update)
-        self.account["read"] += time.monotonic() - began[0] - (self.account["model"] - began[1])
-        self.undone += done.undone
-        return done
+        for done in reading.pictures(extractors, shards, self.batch_size, self.limits, model, bar.update):
+            self.account["read"] += time.monotonic() - began[0] - (self.account["model"] - began[1])
+            self.undone += done.undone
+            yield done
+            began = time.monotonic(), self.account["model"]
 
     def _model(self, extractor: Extractor, items: Sequence[Any]) -> dict[str, Any]:
         """The extractor on a batch of items, halved until it fits into memory."""

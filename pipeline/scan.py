@@ -73,7 +73,7 @@ class _Memo:
         self.rules = {b"rules": repr((DECODER_VERSION, asdict(limits))).encode()}
         self.rows: dict[str, tuple[int, int, Scan]] = {}
         try:
-            table = pq.read_table(self.path, memory_map=False)
+            table = pq.ParquetFile(self.path).read()
             if table.schema.metadata == self.rules and table.schema.equals(_SCHEMA):
                 columns = [column.to_pylist() for column in table.columns]
                 for name, size, mtime, status, *rest in zip(*columns):

@@ -153,7 +153,7 @@ class Task(luigi.Task):
 
     def run(self) -> None:
         if self.dry_run:
-            print("\n".join(self._plan()) or f"{self.get_task_family()}: everything is done already, nothing would run")
+            logs.say("\n".join(self._plan()) or f"{self.get_task_family()}: everything is done already, nothing would run")
             self._said = True
             return
         child.follow_parent()  # with several workers, this is a process of Luigi's
@@ -242,7 +242,7 @@ class Tool(Task):
 
     def run(self) -> None:
         if self.dry_run:
-            print(f"would run {self.get_task_family()}{self.brief()}")
+            logs.say(f"would run {self.get_task_family()}{self.brief()}")
         else:
             child.follow_parent()
             with self.told():
@@ -272,4 +272,4 @@ def _summarise(task: luigi.Task) -> None:
         return
     receipt = task.receipt()
     if receipt is not None:
-        print(task.summary(receipt), flush=True)
+        logs.say(task.summary(receipt))

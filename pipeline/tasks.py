@@ -8,7 +8,7 @@ from typing import Any
 import luigi
 
 from cache.errors import UserError
-from pipeline import child, profile, receipts, wants
+from pipeline import child, logs, profile, receipts, wants
 from pipeline.enhance import LOCAL, options, output
 from pipeline.enhance.options import Options
 from pipeline.task import Task, once, setting, stop
@@ -137,7 +137,7 @@ class PrepareDataset(OnDataset):
         out = self.paths.dataset(self.dataset, account["content"])
         given = ["given.parquet"] if "given" in account else []
         files = [out / name for name in ("mentions.parquet", "entities.parquet", *given, "account.json", "account.txt")]
-        print(files[-1].read_text(), flush=True)
+        logs.say(files[-1].read_text())
         return {
             "result": {
                 "folder": self.paths.relative(out), "content": account["content"],
@@ -252,7 +252,7 @@ class EnhanceEntities(Options, OnDataset):
         super().run()
         if self.dry_run and not self.done():
             prepared = self.clone(PrepareDataset).done()
-            print(output.said(self.enhance(dry=True)) if prepared else "how much it would ask is known once PrepareDataset is done", flush=True)
+            logs.say(output.said(self.enhance(dry=True)) if prepared else "how much it would ask is known once PrepareDataset is done")
 
     def summary(self, receipt: dict[str, Any]) -> str:
         run = {name: value for name, value in receipt["run"].items() if name in output.RUN}

@@ -143,7 +143,7 @@ def read_tables(dataset: Path, modes: Iterable[str] = ()) -> dict[str, dict[str,
     for side, name in (("mention", "mentions"), ("entity", "entities")):
         path = dataset / f"{name}.parquet"
         try:
-            tables[side] = parquet.read_table(path).to_pydict()
+            tables[side] = parquet.ParquetFile(path).read().to_pydict()
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}); delete that folder and run the command again") from None
     for mode in modes:

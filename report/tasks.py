@@ -8,7 +8,7 @@ import luigi
 from cache.errors import UserError
 from linking import variants
 from linking.tasks import BuildCandidates, TrainHead
-from pipeline import child
+from pipeline import child, logs
 from pipeline.task import Task, Tool, stop
 
 LAYOUT = 1
@@ -142,4 +142,4 @@ class CompareRuns(Tool):
             "a": self.run_folder, "b": self.against, "roots": [str(self.paths.root), str(self.paths.root / "runs")],
             "split": self.split, "protocol": self.protocol, "resamples": self.resamples, "seed": self.bootstrap_seed,
         }
-        print(child.run("report.compare:main", job)["text"], flush=True)
+        logs.say(child.run("report.compare:main", job)["text"])

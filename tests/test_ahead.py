@@ -22,9 +22,37 @@ def test_batches_come_in_order_and_end_at_the_count_or_at_the_bytes():
         time.sleep(random.random() / 500)
         return np.full(sizes[number], number, np.uint8)
 
-    found = [(start, [int(result[0]) for result in results]) for start, results in ahead.batches(work, range(len(sizes)), COUNT, 100)]
+    found = [(start, [int(result[0]) for result in results]) for _, start, results in ahead.batches(work, [range(len(sizes))], COUNT, 100)]
     ends = [8, 16, 20, 22, 23, 25]  # twice 8 of them, then always before there are too many bytes; one is larger by itself
     assert found == [(start, list(range(start, end))) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def test_no_batch_reaches_across_the_end_of_a_run():
+    runs = [range(0, 10), range(10, 11), range(11, 27)]
+    found = [(run, start, results) for run, start, results in ahead.batches(lambda number: number, iter(runs), COUNT, 1 << 20)]
+    assert [(run, start) for run, start, _ in found] == [(runs[0], 0), (runs[0], 8), (runs[1], 0), (runs[2], 0), (runs[2], 8)]
+    assert [number for *_, results in found for number in results] == list(range(27))
+
+
+def test_the_next_run_is_begun_while_the_model_is_at_this_one_and_not_long_before():
+    asked, done, next_run = [], threading.Semaphore(0), 30 * COUNT
+
+    def runs():
+        for first in range(0, 3 * next_run, next_run):
+            asked.append(first)
+            yield range(first, first + next_run)
+
+    def work(number: int) -> np.ndarray:
+        if number == next_run:
+            done.release()
+        return np.zeros(SIZE, np.uint8)
+
+    asked_at = []
+    for run, start, _ in ahead.batches(work, runs(), COUNT, 1 << 30):
+        asked_at.append(len(asked))
+        if run[0] + start == next_run - COUNT:
+            assert done.acquire(timeout=60), "nothing of the next run is done while the last batch of this one is with the model"
+    assert asked_at[0] == 1 and asked_at[-1] == 3
 
 
 @pytest.mark.parametrize("limit", [3 * SIZE, 10 * COUNT * SIZE])
@@ -44,7 +72,7 @@ def test_what_waits_is_bounded_by_bytes_as_well_as_by_count(limit):
         return made
 
     taken = 0
-    for start, results in ahead.batches(work, range(100), COUNT, limit):
+    for _, start, results in ahead.batches(work, [range(100)], COUNT, limit):
         assert start == taken
         taken += len(results)
         time.sleep(0.02)  # a model that is slower than the threads
@@ -57,7 +85,7 @@ def test_what_waits_is_bounded_by_bytes_as_well_as_by_count(limit):
 def test_a_model_that_fails_is_not_waited_for():
     before = threading.active_count()
     with pytest.raises(RuntimeError, match="the model"):
-        for _ in ahead.batches(lambda number: np.zeros(SIZE), range(100), COUNT, SIZE):
+        for _ in ahead.batches(lambda number: np.zeros(SIZE), [range(100)], COUNT, SIZE):
             raise RuntimeError("the model")
     assert threading.active_count() == before
 
@@ -68,7 +96,7 @@ def test_an_error_in_a_thread_is_raised_where_its_result_would_have_come():
 
     taken = 0
     with pytest.raises(ZeroDivisionError):
-        for _, results in ahead.batches(work, range(100), 10, 1 << 20):
+        for *_, results in ahead.batches(work, [range(100)], 10, 1 << 20):
             taken += len(results)
     assert taken == 40, "what came before it is done"
 

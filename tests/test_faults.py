@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -179,6 +180,28 @@ def test_a_model_that_gives_other_numbers_than_its_cache_is_refused(job, tmp_pat
         path.unlink()
     with pytest.raises(UserError, match="no longer gives the numbers its cache"):
         extract.main(work)
+
+
+def test_pictures_are_decoded_while_the_model_is_loaded_and_across_shards(job, tmp_path, monkeypatch):
+    from pipeline import reading
+    from pipeline.extractors.clip_image import ClipImage
+
+    plain_decode, plain_load, decoded = reading.decode, ClipImage.load, threading.Semaphore(0)
+
+    def decode(data, limits):
+        decoded.release()
+        return plain_decode(data, limits)
+
+    def load(self, device):
+        for _ in range(2 * 3):  # three shards of two rows, and a batch has one
+            assert decoded.acquire(timeout=60)
+        plain_load(self, device)
+
+    monkeypatch.setattr(reading, "decode", decode)
+    monkeypatch.setattr(ClipImage, "load", load)
+    work = {**images(job), "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns"), "batch_size": 1, "shard_rows": 2}
+    done = extract.main(work)
+    assert set(done["run"]["model_loads"]) == {"clip_image", "image_pooled"} and len(done["shards"]) > 6
 
 
 def test_memory_that_runs_out_halves_the_batch(job, tmp_path, monkeypatch):

@@ -47,8 +47,9 @@ def test_the_command_line_prints_it_and_luigis_own_help_is_still_there():
         assert wanted in done.stdout and not done.stderr
 
 
-def test_a_reader_that_has_read_enough_is_no_error():
-    command = f"{sys.executable} -m luigi --module tasks TrainHead --help | true; exit ${{PIPESTATUS[0]}}"
+@pytest.mark.parametrize("options", ["--help", "--dry-run --work-dir nowhere"])
+def test_a_reader_that_has_read_enough_is_no_error(options, tmp_path):
+    command = f"{sys.executable} -m luigi --module tasks TrainHead {options.replace('nowhere', str(tmp_path / 'work'))} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 and not done.stderr, done.stderr
 

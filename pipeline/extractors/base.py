@@ -50,12 +50,14 @@ class Extractor(ABC):
 
     VERSION is raised by hand when the same weights and options give other numbers. reads: `text` (strings), `image` (pictures), `crops` (boxes of
     another feature, cut from the picture) or `rows` (rows of another feature alone). probed: whether a fixed input's output is kept beside the
-    store, to notice a library whose numbers have changed. needs_kb: see `RowsExtractor.bind`.
+    store, to notice a library whose numbers have changed. loads_first: whether the model must be there before units are read; false where `prepare`
+    needs none, so that pictures are decoded while it is loaded. needs_kb: see `RowsExtractor.bind`.
     """
 
     VERSION: ClassVar[int]
     reads: ClassVar[str]
     probed: ClassVar[bool] = True
+    loads_first: ClassVar[bool] = True
     needs_kb: ClassVar[bool] = False
     Options: ClassVar[type[Options]] = Options
 

@@ -11,6 +11,7 @@ class ClipImage(base.ImageExtractor):
     """tokens (P + 1, width): class token, then patches, before the last LayerNorm · pooled (projection): not normalised."""
 
     VERSION = 1
+    loads_first = False
 
     def __init__(self, options, files) -> None:
         super().__init__(options, files)

@@ -13,6 +13,7 @@ class ObjectClip(base.CropExtractor):
     """vectors (d): not normalised. A picture in which nothing was detected is its own one object (DWE+, section 3)."""
 
     VERSION = 1
+    loads_first = False
     whole_if_none = True
 
     def __init__(self, options, files) -> None:

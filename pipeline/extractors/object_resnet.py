@@ -13,6 +13,7 @@ class ObjectResnet(base.CropExtractor):
     """vectors (d). A picture in which nothing was detected is its own one object (DRIN's object edges)."""
 
     VERSION = 1
+    loads_first = False
     whole_if_none = True
 
     def __init__(self, options, files) -> None:

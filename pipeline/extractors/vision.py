@@ -14,6 +14,8 @@ from pipeline.models import ModelFiles, load_state_dict, load_transformers
 class Backbone(base.ImageExtractor):
     """An extractor that runs the backbone on the whole picture, preprocessed as the model's folder states."""
 
+    loads_first = False
+
     def __init__(self, options: Any, files: ModelFiles) -> None:
         super().__init__(options, files)
         self.preprocess = preprocessing(files)
