@@ -88,6 +88,16 @@ def test_rows_have_the_declared_shapes_and_do_not_depend_on_their_batch(saved, n
 
 
 @pytest.mark.parametrize(("name", "make"), CASES)
+def test_pictures_are_prepared_alike_before_and_after_loading_where_an_extractor_says_so(saved, name, make):
+    made = extractor(name, saved(make))
+    assert made.loads_first == (made.reads == "text" or hasattr(made, "detector")), "all other pictures can be decoded while the model is loaded"
+    before = [] if made.loads_first else [made.prepare(image) for image in pictures()]
+    made.load("cpu")
+    for image, prepared in zip(pictures(), before, strict=False):
+        np.testing.assert_array_equal(made.prepare(image), prepared)
+
+
+@pytest.mark.parametrize(("name", "make"), CASES)
 def test_a_library_whose_numbers_changed_shows_in_the_probe(saved, name, make):
     """Also of a detector that finds nothing in the probe's picture."""
     made = loaded(name, saved(make))
