@@ -1,9 +1,10 @@
 """Finds a pretrained model's files from its reference: a local folder, a hub id, a package's folder, or one the demo trained."""
 
+import contextlib
 import importlib.util
 import json
-import os
 import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,11 @@ _WEIGHTS = (
     "open_clip_model.safetensors", "model.safetensors", "model.safetensors.index.json", "open_clip_pytorch_model.bin",
     "pytorch_model.bin", "pytorch_model.bin.index.json", "model.pth",
 )
-_TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model")
-_HUB_PATTERNS = [*_CONFIGS.values(), "preprocessor_config.json", "tokenizer_config.json", "special_tokens_map.json", *_TOKENIZER]
+_VOCABULARY = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model", "bpe.codes")
+_TOKENIZER = (*_VOCABULARY, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+_PREPROCESSOR = "preprocessor_config.json"
+_HUB_PATTERNS = [*_CONFIGS.values(), _PREPROCESSOR, *_TOKENIZER]
+_TOLD = {"size", "resample", "image_mean", "image_std"}  # what a preprocessor's file may leave to the library
 _STAMPED = {".json", ".safetensors", ".bin", ".pth", ".pt", ".onnx", ".txt", ".model"}
 # What a library writes into its configuration about itself, not about the architecture.
 _NOT_ARCHITECTURE = {"transformers_version", "torch_dtype", "dtype", "architectures", "use_cache", "output_hidden_states", "output_attentions"}
@@ -48,10 +52,26 @@ class ModelFiles:
 
         return {"library": self.library, "config": clean(dict(self.config))}
 
-    def optional_json(self, name: str) -> dict[str, Any]:
-        """A further JSON file of the folder, `{}` where there is none."""
-        path = self.folder / name
-        return read_json(path) if path.exists() else {}
+    def preprocessor(self) -> dict[str, Any]:
+        """What a transformers folder says of its pictures' preparation; where its file leaves something out, what the library takes for this model.
+
+        Raises `UserError` where there is no such file, or none that the library reads.
+        """
+        path = self.folder / _PREPROCESSOR
+        if not path.is_file():
+            raise UserError(f"model {self.reference!r}: no {_PREPROCESSOR} in {self.folder}; save the model's image processor there")
+        told = read_json(path)
+        if not isinstance(told, dict):
+            raise UserError(f"model {self.reference!r}: {path} is not a JSON object; save the model's image processor again")
+        if told.keys() >= _TOLD:
+            return told
+        from transformers import AutoImageProcessor
+
+        try:
+            processor = AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
+            return {**json.loads(processor.to_json_string()), **told}
+        except Exception as error:  # noqa: BLE001 - whatever transformers raises for a file it cannot use
+            raise refused(self, error) from error
 
 
 def locate(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> Path | None:
@@ -85,22 +105,33 @@ def _from_hub(reference: str, fetch: bool) -> Path | None:
 
     repository, _, revision = reference.partition("@")
     patterns = [*_HUB_PATTERNS, "*.safetensors", "*.safetensors.index.json"]
-    try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns, local_files_only=True))
-    except Exception:  # noqa: BLE001 - every way of not being in the local cache
-        if not fetch:
-            return None
+    with contextlib.suppress(Exception):  # every way of not being in the local cache
+        folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns, local_files_only=True))
+        if _complete(folder):  # a download that was interrupted leaves some of the files
+            return folder
+    if not fetch:
+        return None
     try:
         folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*patterns, *_WEIGHTS]))
         return folder
     except Exception as error:  # noqa: BLE001 - offline, refused, unknown: the remedy is the same
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        offline = " (HF_HUB_OFFLINE is set)" if zoo.offline() else ""
         raise UserError(
             f"model {reference!r} is not on this machine and could not be fetched{offline}: {type(error).__name__}. On a connected machine run "
             f"`hf download {repository} --local-dir models/{repository.split('/')[1]}`, copy that folder here and set `model:` in the profile to it"
         ) from None
+
+
+def _complete(folder: Path) -> bool:
+    """Whether a model's folder from the hub has a configuration and all its weights."""
+    index = next((folder / name for name in _WEIGHTS if name.endswith(".index.json") and (folder / name).is_file()), None)
+    if index is not None:
+        weights = [folder / name for name in read_json(index).get("weight_map", {}).values()]
+    else:
+        weights = [path for path in folder.iterdir() if path.suffix == ".safetensors" or path.name in _WEIGHTS]
+    return bool(weights) and all(path.is_file() for path in weights) and any((folder / name).is_file() for name in _CONFIGS.values())
 
 
 def find(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> ModelFiles:
@@ -209,8 +240,26 @@ def load_state_dict(path: Path, reference: str) -> dict[str, Any]:
 
 def refused(files: ModelFiles, error: Exception) -> UserError:
     """The one line for a checkpoint that its library would not load."""
-    reason = next(iter(str(error).strip().splitlines()), "")[:160]
-    return UserError(f"model {files.reference!r} in {files.folder} cannot be loaded: {type(error).__name__}: {reason}")
+    reason = textwrap.shorten(next(iter(str(error).strip().splitlines()), ""), 160, placeholder=" …")
+    if "weights_only" in str(error):
+        reason = "it holds more than tensors (weights_only), or is damaged"
+    return UserError(
+        f"model {files.reference!r} in {files.folder} cannot be loaded: {type(error).__name__}: {reason}; download it again, or save it again with "
+        f"{files.library or 'its library'}"
+    )
+
+
+def load_tokenizer(files: ModelFiles) -> Any:
+    """The folder's transformers tokenizer. Raises `UserError` where there is no vocabulary (transformers itself would make up an empty one) or the
+    files are refused."""
+    from transformers import AutoTokenizer
+
+    if not any(path.name in _VOCABULARY for path in files.tokenizer):
+        raise UserError(f"model {files.reference!r}: no tokenizer in {files.folder} (looked for {', '.join(_VOCABULARY)}); save its tokenizer there too")
+    try:
+        return AutoTokenizer.from_pretrained(files.folder, use_fast=True, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # noqa: BLE001 - tokenizers, sentencepiece and transformers each raise their own
+        raise refused(files, error) from error
 
 
 def load_transformers(files: ModelFiles, class_name: str, device: str, unused: tuple[str, ...] = ("pooler.",)) -> Any:
@@ -222,6 +271,7 @@ def load_transformers(files: ModelFiles, class_name: str, device: str, unused: t
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # its report on parameters that do not fit takes thirty lines; ours follows from `info`
     try:
         model, info = getattr(transformers, class_name).from_pretrained(
             files.folder, trust_remote_code=False, local_files_only=True, weights_only=True, output_loading_info=True

@@ -45,6 +45,11 @@ def completed(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {**known, **config}
 
 
+def offline() -> bool:
+    """Whether `HF_HUB_OFFLINE` says that there is no connection, read as the hub's own library reads it."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def find(reference: str, fetch: bool) -> tuple[dict[str, Any], Path]:
     """`torchvision:BUILDER[@WEIGHTS]` → its configuration and weight file, from torchvision's download folder or fetched into it.
 
@@ -59,16 +64,16 @@ def find(reference: str, fetch: bool) -> tuple[dict[str, Any], Path]:
     file = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rpartition("/")[2]
     if file.is_file():
         return config, file
-    offline = os.environ.get("HF_HUB_OFFLINE")
+    unconnected = offline()
     try:
-        if offline or not fetch:
+        if unconnected or not fetch:
             raise OSError("no connection was tried")
         file.parent.mkdir(parents=True, exist_ok=True)
         digest = file.stem.rpartition("-")[2]
         torch.hub.download_url_to_file(entry.url, str(file), digest, progress=False)
     except Exception as error:  # noqa: BLE001 - urllib, the hash check and the disk each raise their own
         raise UserError(
-            f"{where}: {file} is not there and could not be fetched{' (HF_HUB_OFFLINE is set)' if offline else ''}: {type(error).__name__}; on a connected "
+            f"{where}: {file} is not there and could not be fetched{' (HF_HUB_OFFLINE is set)' if unconnected else ''}: {type(error).__name__}; on a connected "
             f"machine download {entry.url} and copy it to that place"
         ) from None
     return config, file

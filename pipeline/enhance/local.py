@@ -31,12 +31,7 @@ class LocalModel:
     @property
     def tokenizer(self) -> Any:
         if not hasattr(self, "_tokenizer"):
-            from transformers import AutoTokenizer
-
-            try:
-                self._tokenizer = AutoTokenizer.from_pretrained(self.files.folder, trust_remote_code=False, local_files_only=True)
-            except Exception as error:  # noqa: BLE001 - every library raises its own
-                raise models.refused(self.files, error) from None
+            self._tokenizer = models.load_tokenizer(self.files)
             self._tokenizer.padding_side = "left"
             if self._tokenizer.pad_token_id is None:
                 self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.unk_token

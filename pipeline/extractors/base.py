@@ -29,6 +29,11 @@ class Options:
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model:
             raise ValueError(f"model is {self.model!r}, expected a folder or a hub id")
+        self._check_outputs()
+
+    def _check_outputs(self) -> None:
+        if not isinstance(self.outputs, tuple) or not all(isinstance(name, str) for name in self.outputs):
+            raise ValueError(f"outputs is {self.outputs!r}, expected a list of names")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +48,7 @@ class DerivedOptions(Options):
             raise ValueError(f"model is {self.model!r}, expected a folder or a hub id")
         if not isinstance(self.of, str) or not self.of:
             raise ValueError(f"of is {self.of!r}, expected the name of the feature that is read")
+        self._check_outputs()
 
 
 class Extractor(ABC):

@@ -21,7 +21,7 @@ class ClipImage(base.ImageExtractor):
         if files.library == "open_clip":
             self.preprocess = preprocess.from_open_clip(files.config.get("preprocess_cfg", {}), self.widths["image_size"], where)
         else:
-            self.preprocess = preprocess.from_transformers(files.optional_json("preprocessor_config.json"), self.widths["image_size"], where)
+            self.preprocess = preprocess.from_transformers(files.preprocessor(), where)
 
     def possible(self) -> dict[str, Output]:
         outputs = [Output("tokens", (self.widths["patches"] + 1, self.widths["vision"])), Output("pooled", (self.widths["projection"],))]

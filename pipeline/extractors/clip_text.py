@@ -8,6 +8,7 @@ import numpy as np
 
 from cache.identity import Output
 from pipeline.extractors import base, clip
+from pipeline.models import load_tokenizer, refused
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,12 @@ class ClipText(base.TextExtractor):
             if self.files.library == "open_clip":
                 import open_clip
 
-                self._tokenizer = open_clip.get_tokenizer(f"local-dir:{self.files.folder}")
+                try:
+                    self._tokenizer = open_clip.get_tokenizer(f"local-dir:{self.files.folder}")
+                except Exception as error:  # noqa: BLE001 - a tokenizer of the hub that is not here, or files it cannot read
+                    raise refused(self.files, error) from error
             else:
-                from transformers import AutoTokenizer
-
-                self._tokenizer = AutoTokenizer.from_pretrained(self.files.folder, local_files_only=True, trust_remote_code=False)
+                self._tokenizer = load_tokenizer(self.files)
         tokenizer = self._tokenizer
         if hasattr(tokenizer, "sot_token_id"):  # open_clip's SimpleTokenizer
             return [[tokenizer.sot_token_id, *tokenizer.encode(string), tokenizer.eot_token_id] for string in strings]

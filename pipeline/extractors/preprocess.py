@@ -87,9 +87,12 @@ def from_open_clip(config: Mapping[str, Any], image_size: Any, where: str) -> Pr
     )
 
 
-def from_transformers(config: Mapping[str, Any], image_size: Any, where: str) -> Preprocess:
-    """From `preprocessor_config.json` of a transformers model (shortest edge and centre crop, plain resize, or ConvNeXt's crop fraction)."""
-    size = config.get("size", image_size or 224)
+def from_transformers(config: Mapping[str, Any], where: str) -> Preprocess:
+    """From `ModelFiles.preprocessor` of a transformers model (shortest edge and centre crop, plain resize, or ConvNeXt's crop fraction)."""
+    for key, usual in {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255}.items():
+        if key in config and config[key] != usual and not (key == "rescale_factor" and abs(config[key] - usual) < 1e-6):
+            raise UserError(f"{where}: preprocessor_config.json says {key} {config[key]!r}, which is not supported; expected {usual!r}")
+    size = config["size"]
     target = _pair(config.get("crop_size", size) if config.get("do_center_crop") else size, where)
     resize: int | None = None
     if config.get("crop_pct") is not None and min(target) < 384:
@@ -101,9 +104,9 @@ def from_transformers(config: Mapping[str, Any], image_size: Any, where: str) ->
     return Preprocess(
         size=target,
         resize=resize,
-        interpolation=_interpolation(config.get("resample", "bilinear"), where),
-        mean=_triple(config.get("image_mean", IMAGENET_MEAN), where),
-        std=_triple(config.get("image_std", IMAGENET_STD), where),
+        interpolation=_interpolation(config["resample"], where),
+        mean=_triple(config["image_mean"] if config.get("do_normalize", True) else (0, 0, 0), where),
+        std=_triple(config["image_std"] if config.get("do_normalize", True) else (1, 1, 1), where),
     )
 
 

@@ -8,7 +8,12 @@ import numpy as np
 from cache.errors import UserError
 from cache.identity import Output
 from pipeline.extractors import base
-from pipeline.models import load_transformers
+from pipeline.models import load_tokenizer, load_transformers
+
+# Architectures whose first position stands behind that of the padding token: RoBERTa's 514 positions hold 512 tokens.
+_COUNTED_FROM_PADDING = {
+    "camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,12 @@ class Options(base.Options):
 class TextTokens(base.TextExtractor):
     """tokens (L, d): last hidden states · pooled (d) · offsets (L, 2) int32: each token's characters in the string, end exclusive."""
 
-    VERSION = 1
+    VERSION = 2
     Options = Options
 
     def possible(self) -> dict[str, Output]:
+        if self.files.library != "transformers":
+            raise UserError(f"model {self.options.model!r}: {self.files.folder} holds a model of {self.files.library}; a Hugging Face text encoder is expected")
         width = self.files.config.get("hidden_size") or self.files.config.get("dim") or self.files.config.get("d_model")
         if not isinstance(width, int):
             raise UserError(f"model {self.options.model!r}: its config.json names no hidden_size; a Hugging Face text encoder is expected")
@@ -44,15 +51,18 @@ class TextTokens(base.TextExtractor):
 
     @property
     def limit(self) -> int:
-        positions = self.files.config.get("max_position_embeddings")
-        return min(self.options.max_tokens, positions) if isinstance(positions, int) else self.options.max_tokens
+        config = self.files.config
+        positions = config.get("max_position_embeddings")
+        if not isinstance(positions, int):
+            return self.options.max_tokens
+        unused = config.get("pad_token_id", 1) + 1 if config.get("model_type") in _COUNTED_FROM_PADDING else 0
+        return min(self.options.max_tokens, positions - unused)
 
     @property
     def tokenizer(self):
         if not hasattr(self, "_tokenizer"):
-            from transformers import AutoTokenizer
-
-            self._tokenizer = AutoTokenizer.from_pretrained(self.files.folder, use_fast=True, trust_remote_code=False, local_files_only=True)
+            self._tokenizer = load_tokenizer(self.files)
+            self._tokenizer.padding_side = "right"  # a row's states are its first ones
             if not self._tokenizer.is_fast:
                 raise UserError(f"model {self.options.model!r}: its tokenizer gives no character offsets; a fast tokenizer (tokenizer.json) is needed")
         return self._tokenizer
@@ -63,7 +73,8 @@ class TextTokens(base.TextExtractor):
         return [len(ids) for ids in self.tokenizer(list(strings), verbose=False, return_attention_mask=False)["input_ids"]]
 
     def load(self, device: str) -> None:
-        self.model, self.device = load_transformers(self.files, "AutoModel", device), device
+        model = load_transformers(self.files, "AutoModel", device)
+        self.model, self.device = model.get_encoder() if self.files.config.get("is_encoder_decoder") else model, device
 
     def __call__(self, batch: Sequence[str]) -> dict[str, Sequence[base.Row] | np.ndarray]:
         import torch

@@ -69,7 +69,7 @@ def preprocessing(files: ModelFiles) -> preprocess.Preprocess:
     where = f"model {files.reference!r}"
     if files.library == "torchvision":
         return preprocess.from_torchvision(files.config.get("preprocess", {}), where)
-    return preprocess.from_transformers(files.optional_json("preprocessor_config.json"), files.config.get("image_size"), where)
+    return preprocess.from_transformers(files.preprocessor(), where)
 
 
 def capture(model: Any, module: Any, pixels: Any) -> Any:

@@ -24,8 +24,7 @@ class Classifier:
             raise UserError(f"model {files.reference!r}: id2label of its config.json does not count its classes from 0; save the model again")
         self.files = files
         self.labels = [name for _, name in ordered]
-        told, size = files.optional_json("preprocessor_config.json"), files.config.get("image_size")
-        self.prepare = preprocess.from_transformers(told, size, f"model {files.reference!r}")
+        self.prepare = preprocess.from_transformers(files.preprocessor(), f"model {files.reference!r}")
 
     def load(self, device: str) -> None:
         """Raises `UserError` where the folder holds no image classifier or lacks parameters."""
