@@ -1,7 +1,7 @@
 """Trains the demo's encoders, its detector and its face models from nothing, in two processes of one thread each, and measures them on what
 they have not seen.
 
-About a minute and a half on two cores, drawing included. Training draws its own things: no picture of the demo world is seen, only its vocabulary
+Two to three minutes on two cores, drawing included. Training draws its own things: no picture of the demo world is seen, only its vocabulary
 is shared, and the celebrity classifier knows the looks and names of some of its people.
 """
 
@@ -19,7 +19,7 @@ from pipeline.child import follow_parent
 from pipeline.demo.folder import whole_folder
 
 THINGS = 8000  # drawn for each process
-SHARES = (("clip", "faces"), ("bert", "resnet", "vit", "yolo"))  # what each process trains: about equal times
+SHARES = (("clip", "yolo"), ("bert", "resnet", "vit", "faces"))  # what each process trains: about equal times
 OWN_DRAWINGS = ("faces", "yolo")  # these draw for themselves
 
 
