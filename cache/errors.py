@@ -1,10 +1,20 @@
 """Exceptions whose message is meant for the user, and the hint that goes with a mistyped word."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
-class UserError(Exception):
+
+class _OneLine(Exception):
+    """Its message stays one line, whatever the ids, keys and paths quoted in it hold: control characters are escaped."""
+
+    def __str__(self) -> str:
+        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], super().__str__())
+
+
+class UserError(_OneLine):
     """A failure its reader can mend.
 
     The message is one line: the thing, the place, what was found, what was expected, the command or step that mends it. Entry points print it
@@ -12,7 +22,7 @@ class UserError(Exception):
     """
 
 
-class PassingError(Exception):
+class PassingError(_OneLine):
     """A failure that a later run may not meet again (I/O, memory); the row or shard under way stays undone and the task incomplete."""
 
 

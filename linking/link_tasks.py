@@ -6,6 +6,7 @@ import luigi
 
 from cache.errors import UserError
 from pipeline import child, logs
+from pipeline.parameters import Whole
 from pipeline.paths import Paths
 from pipeline.task import Tool
 from pipeline.tasks import OnProfile
@@ -31,8 +32,8 @@ class LinkMentions(Tool):
     input_file = luigi.Parameter(description="--input: mentions, one JSON object per line")
     output_file = luigi.Parameter(description="--output: the file to write")
     images_dir = luigi.Parameter(default="", description="folder that the mentions' pictures lie in; empty: that of the input")
-    top_k = luigi.IntParameter(default=5, description="entities per mention")
-    chunk = luigi.IntParameter(default=1024, description="mentions in memory at once; what is new of them is one shard of each feature")
+    top_k = Whole(least=1, default=5, description="entities per mention")
+    chunk = Whole(least=1, default=1024, description="mentions in memory at once; what is new of them is one shard of each feature")
     ignore_fields = luigi.Parameter(default="", description="comma-separated fields of the lines that are passed over instead of refused")
     device = OnProfile.device
     precision = OnProfile.precision

@@ -11,6 +11,7 @@ from cache.errors import UserError
 from cache.files import write_atomic, write_json
 from linking import jobs, spaces
 from pipeline import child, logs, wants
+from pipeline.parameters import MOST_SEED, Number, TrueOrFalse, Whole
 from pipeline.task import Task, setting, stop
 from pipeline.tasks import ExtractGroup, OnProfile, PrepareDataset
 
@@ -49,7 +50,7 @@ class ExtractFeatures(OnProfile):
 class BuildCandidates(OnProfile):
     """Lists the entities each mention is compared with: by fuzzy name, and by any further source; prints the recall of each."""
 
-    candidates = setting("candidates", 100, "entities per mention", luigi.IntParameter)
+    candidates = setting("candidates", 100, "entities per mention", Whole, least=1)
     scorer = setting("scorer", "token_set_ratio", "rapidfuzz scorer of the name sources")
     sources = setting(
         "sources", "name", "comma-separated sources: name, name-of-type (entities of the mention's type), given (the lists that came with the dataset), "
@@ -129,17 +130,15 @@ class TrainHead(BuildCandidates):
 
     method = luigi.Parameter(default="mimic", description="the head: a file under heads/config/")
     params = luigi.Parameter(default="{}", description='hyper-parameters as JSON, e.g. \'{"lr": 0.001}\', or @FILE with such JSON')
-    seed = luigi.IntParameter(default=0, description="seed of the head's initialisation and batches")
-    seeds = luigi.IntParameter(default=1, description="number of seeds, from --seed on: one run each, and their mean and standard deviation")
-    train_fraction = luigi.FloatParameter(default=1.0, description="share of the training mentions used (low-resource experiments)")
+    seed = Whole(least=0, most=MOST_SEED, default=0, description="seed of the head's initialisation and batches")
+    seeds = Whole(least=1, default=1, description="number of seeds, from --seed on: one run each, and their mean and standard deviation")
+    train_fraction = Number(more_than=0, most=1, default=1.0, description="share of the training mentions used (low-resource experiments)")
     on_device = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         try:
             self.head = jobs.head(self.method, self.params, self.profile_content)
-            if self.seeds < 1:
-                raise UserError(f"--seeds {self.seeds}: expected 1 or more")
         except UserError as error:
             stop(error)
 
@@ -250,9 +249,9 @@ class SearchHead(TrainHead):
     stopped goes on; a larger --n-trials adds to it; the same command elsewhere joins it.
     """
 
-    n_trials = luigi.IntParameter(default=50, description="trials in the whole study, by all that take part")
+    n_trials = Whole(least=1, default=50, description="trials in the whole study, by all that take part")
     space = luigi.Parameter(default="", description="YAML file with the search space; empty: the method's own, which stands in heads/config/")
-    prune = luigi.BoolParameter(default=True, parsing=luigi.BoolParameter.EXPLICIT_PARSING, description="stop trials early that do worse than half of the others")
+    prune = TrueOrFalse(default=True, description="stop trials early that do worse than half of the others")
     storage = setting(
         "storage", "", "where the study is kept: empty, a journal file beside the results (safe on a shared disk), or a database's URL, e.g. PostgreSQL's",
         significant=False, visibility=ParameterVisibility.PRIVATE,
@@ -261,8 +260,6 @@ class SearchHead(TrainHead):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         try:
-            if self.n_trials < 1:
-                raise UserError(f"--n-trials {self.n_trials}: expected at least 1")
             if self.seeds != 1:
                 raise UserError("--seeds: all trials of a search have one --seed; train the best with several, TrainHead --params @best.json --seeds 3")
             if self.storage and "://" not in self.storage:

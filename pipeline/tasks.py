@@ -11,13 +11,17 @@ from cache.errors import UserError
 from pipeline import child, logs, profile, receipts, wants
 from pipeline.enhance import LOCAL, options, output
 from pipeline.enhance.options import Options
+from pipeline.parameters import MOST_SEED, Number, Whole
 from pipeline.task import Task, once, setting, stop
+
+LONGEST_LABEL = 100
+"""Bytes of a dataset's label: with a hash behind it, it names files and folders."""
 
 
 class DemoWorld(Task):
     """Draws the embedded demo dataset (about 400 entities, 2,500 mentions) from a seed, as a folder in the jsonl layout."""
 
-    demo_seed = setting("demo_seed", 0, "seed of the demo world and of its encoders", luigi.IntParameter)
+    demo_seed = setting("demo_seed", 0, "seed of the demo world and of its encoders", Whole, least=0, most=MOST_SEED)
 
     def request(self) -> dict[str, Any]:
         return {"seed": self.demo_seed}
@@ -65,7 +69,7 @@ class OnDataset(Task):
     entity_images = setting("entity_images", "", "folder of the entities' pictures, if not where the layout puts it")
     ignore_fields = setting("ignore_fields", "", "comma-separated fields of the records that are passed over instead of refused")
     repeated_ids = setting("repeated_ids", "refuse", "what happens to mentions that share an id: refuse, or number them apart")
-    max_bad_images = setting("max_bad_images", 0.2, "share of the listed pictures that may be missing or broken", luigi.FloatParameter)
+    max_bad_images = setting("max_bad_images", 0.2, "share of the listed pictures that may be missing or broken", Number, least=0, most=1)
     rescan = luigi.BoolParameter(default=False, significant=False, description="read every picture again, also where name, size and time are as before")
     demo_seed = DemoWorld.demo_seed
 
@@ -77,6 +81,8 @@ class OnDataset(Task):
             stop(UserError("--data-dir: the demo makes its own files; give your dataset a label of its own with --dataset"))
         if not self.dataset.replace("-", "").replace("_", "").replace(".", "").isalnum() or self.dataset.startswith("."):
             stop(UserError(f"--dataset {self.dataset!r}: the label names a folder; use letters, digits, '.', '_' and '-'"))
+        if (size := len(self.dataset.encode())) > LONGEST_LABEL:
+            stop(UserError(f"--dataset {self.dataset:.30}…: the label names a folder; use at most {LONGEST_LABEL} bytes, these are {size}"))
 
     def layout(self) -> dict[str, str]:
         """The layout options that were given."""
@@ -156,8 +162,8 @@ class OnProfile(OnDataset):
     profile = PrepareDataset.profile
     device = setting("device", "auto", "auto, cpu, cuda, cuda:N or mps", significant=False)
     precision = setting("precision", "auto", "auto (fp16 on CUDA, fp32 elsewhere), fp32, fp16 or bf16", significant=False)
-    extract_batch = setting("extract_batch", 0, "rows per extraction batch; 0: chosen by device", luigi.IntParameter, significant=False)
-    shard_rows = setting("shard_rows", 4096, "most rows in one shard", luigi.IntParameter, significant=False)
+    extract_batch = setting("extract_batch", 0, "rows per extraction batch; 0: chosen by device", Whole, least=0, significant=False)
+    shard_rows = setting("shard_rows", 4096, "most rows in one shard", Whole, least=1, significant=False)
     on_device = False  # whether the task puts models on the device
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

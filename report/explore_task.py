@@ -1,7 +1,6 @@
 """The task that serves a page over a finished run."""
 
 from pathlib import Path
-from typing import Any
 
 import luigi
 
@@ -9,7 +8,8 @@ from cache.errors import UserError
 from cache.files import read_json
 from linking.link_tasks import folder_of
 from pipeline import child
-from pipeline.task import Tool, stop
+from pipeline.parameters import Choice, Whole
+from pipeline.task import Tool
 from pipeline.tasks import OnProfile
 
 
@@ -20,14 +20,9 @@ class Explore(Tool, OnProfile):
     """
 
     run_folder = luigi.Parameter(default="", description="--run: a run's folder, or <dataset>/<method>/<hash> under artifacts/runs; empty: the last one")
-    port = luigi.IntParameter(default=8080, description="port; 0: a free one")
+    port = Whole(least=0, most=65535, default=8080, description="port; 0: a free one")
     host = luigi.Parameter(default="127.0.0.1", description="address to listen on; any other than this machine's own lets others in")
-    split = luigi.ChoiceParameter(choices=("test", "dev"), default="test", description="test or dev")
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if not 0 <= self.port <= 65535:
-            stop(UserError(f"--port {self.port}: expected 0 to 65535"))
+    split = Choice(choices=("test", "dev"), default="test", description="test or dev")
 
     def folder_of_run(self) -> Path:
         """Raises `UserError` where there is none, or it is of another dataset."""

@@ -9,6 +9,7 @@ from heads.config import methods as known_methods
 from linking import jobs, variants
 from linking.tasks import BuildCandidates, TrainHead
 from pipeline import child, wants
+from pipeline.parameters import Choice, TrueOrFalse, Whole
 from pipeline.task import Task, stop
 from pipeline.tasks import ExtractGroup, PrepareDataset
 from report import trained
@@ -33,17 +34,15 @@ class Explain(BuildCandidates):
     seed = TrainHead.seed
     train_fraction = TrainHead.train_fraction
     run_folder = luigi.Parameter(default="", description="the run's folder, or <dataset>/<method>/<hash> under artifacts/runs; instead of --method and --params")
-    split = luigi.ChoiceParameter(choices=SPLITS, default="test", description="train, dev or test")
+    split = Choice(choices=SPLITS, default="test", description="train, dev or test")
     mentions = luigi.Parameter(default="", description="comma-separated ids of mentions; empty: all of the split")
-    sample = luigi.IntParameter(default=0, description="at most so many mentions of the split, always the same ones; 0: all")
-    top = luigi.IntParameter(default=0, description="of each mention only its best so many candidates, and the gold; 0: its whole list")
+    sample = Whole(least=0, default=0, description="at most so many mentions of the split, always the same ones; 0: all")
+    top = Whole(least=0, default=0, description="of each mention only its best so many candidates, and the gold; 0: its whole list")
     on_device = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         try:
-            if min(self.sample, self.top) < 0:
-                raise UserError("--sample and --top: expected 0 or more")
             self.trained = trained.find(self, self.run_folder) if self.run_folder else self.clone(TrainHead, seeds=1)
             if self.trained.seeds != 1:
                 raise UserError(f"{self.run_folder}: the mean over several seeds; name the run of one of them")
@@ -82,19 +81,15 @@ class Report(Leaderboard):
     params = CompareHeads.params
     runs = luigi.Parameter(default="", description="comma-separated run folders, or <dataset>/<method>/<hash> under artifacts/runs, beside --methods or in their place")
     text_only = CompareHeads.text_only
-    split = luigi.ChoiceParameter(choices=SPLITS[1:], default="test", description="dev or test")
-    cases = luigi.IntParameter(default=300, description=f"the most mentions that are shown one by one, up to {MOST_CASES}")
-    picture_mb = luigi.IntParameter(default=40, description="megabytes of small pictures that the page may hold")
-    explain = luigi.BoolParameter(
-        default=True, parsing=luigi.BoolParameter.EXPLICIT_PARSING, description="ask the heads what else they tell: edges, attention, pair features",
-    )
+    split = Choice(choices=SPLITS[1:], default="test", description="dev or test")
+    cases = Whole(least=0, most=MOST_CASES, default=300, description="the most mentions that are shown one by one")
+    picture_mb = Whole(least=0, default=40, description="megabytes of small pictures that the page may hold")
+    explain = TrueOrFalse(default=True, description="ask the heads what else they tell: edges, attention, pair features")
     on_device = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         try:
-            if not 0 <= self.cases <= MOST_CASES or self.picture_mb < 0:
-                raise UserError(f"--cases {self.cases}, --picture-mb {self.picture_mb}: expected 0 to {MOST_CASES}, and 0 or more")
             self.skipped: dict[str, str] = {}
             self.shown = self._named() if self.methods or self.runs else self._finished()
         except UserError as error:

@@ -9,6 +9,7 @@ from cache.errors import UserError
 from linking import variants
 from linking.tasks import BuildCandidates, TrainHead
 from pipeline import child, logs
+from pipeline.parameters import Whole
 from pipeline.task import Task, Tool, stop
 
 LAYOUT = 1
@@ -129,15 +130,13 @@ class CompareRuns(Tool):
     against = luigi.Parameter(description="the run that it is compared with")
     split = luigi.Parameter(default="test", description="dev or test")
     protocol = luigi.Parameter(default="", description="full-kb, candidates or rerank; empty: the first that both were measured under")
-    resamples = luigi.IntParameter(default=10_000, description="draws of the bootstrap")
-    bootstrap_seed = luigi.IntParameter(default=0, description="seed of the bootstrap")
+    resamples = Whole(least=1, default=10_000, description="draws of the bootstrap")
+    bootstrap_seed = Whole(least=0, default=0, description="seed of the bootstrap")
 
     def brief(self) -> str:
         return f": {self.run_folder} against {self.against} on {self.split}"
 
     def act(self) -> None:
-        if self.resamples < 1:
-            raise UserError(f"--resamples {self.resamples}: expected 1 or more")
         job = {
             "a": self.run_folder, "b": self.against, "roots": [str(self.paths.root), str(self.paths.root / "runs")],
             "split": self.split, "protocol": self.protocol, "resamples": self.resamples, "seed": self.bootstrap_seed,

@@ -141,7 +141,7 @@ def test_a_report_shows_what_is_trained_in_one_page_and_is_not_written_twice(wor
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["TrainHead", "--seeds", "0"], "--seeds 0: expected 1 or more"),
+        (["TrainHead", "--seeds", "0"], "--seeds 0: expected a whole number, at least 1"),
         (["CompareHeads", "--methods", "mimic,mimc"], "did you mean 'mimic'?"),
         (["CompareHeads", "--methods", "mimic", "--params", '{"mimic": {"lrr": 1}}'], "did you mean 'lr'?"),
         (["Ablate", "--method", "mimic", "--only", "text onyl"], "did you mean 'text only'?"),

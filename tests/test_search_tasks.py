@@ -79,7 +79,7 @@ def test_a_dry_run_says_what_would_be_searched_and_writes_nothing(base, tmp_path
     ("options", "message"),
     [
         (["--space", "nowhere.yaml"], "--space nowhere.yaml: no such file"),
-        (["--n-trials", "0"], "--n-trials 0: expected at least 1"),
+        (["--n-trials", "0"], "--n-trials 0: expected a whole number, at least 1"),
         (["--seeds", "3"], "TrainHead --params @best.json --seeds 3"),
         (["--storage", "study.db"], "--storage: expected a URL like"),
         (["--method", "mimmic"], "did you mean 'mimic'?"),

@@ -9,6 +9,7 @@ import luigi
 from cache.errors import UserError
 from pipeline import models
 from pipeline.enhance import LOCAL, output, pagefile, prompts
+from pipeline.parameters import Number, Whole
 from pipeline.task import setting
 from pipeline.views import ENHANCED
 
@@ -17,7 +18,7 @@ class Options:
     """What `EnhanceEntities` can be told. Settings: also `MEL_<NAME>` in the environment or section `[mel]` of luigi.cfg."""
 
     mode = luigi.Parameter(default="", description="static: first paragraphs of the entity's page; dynamic: what a language model says of it")
-    max_failed = luigi.IntParameter(default=0, description="entities that may stay without a page or answer because the server failed")
+    max_failed = Whole(least=0, default=0, description="entities that may stay without a page or answer because the server failed")
 
     pages = setting("pages", "", "file of QID or title → text: .jsonl, .json, .tsv, or the WikiDiverse release's @@@@-separated lines")
     wiki_api = setting("wiki_api", "", "a MediaWiki's api.php in place of --pages, e.g. https://en.wikipedia.org/w/api.php")
@@ -25,43 +26,33 @@ class Options:
     wikidata_api = setting("wikidata_api", "", "a Wikidata's api.php that knows the titles behind QIDs, e.g. https://www.wikidata.org/w/api.php")
     wiki_site = setting("wiki_site", "enwiki", "the wiki's name in Wikidata's sitelinks")
     wiki_contact = setting("wiki_contact", "", "your e-mail or web address: wikis ask programs to say whom they belong to", significant=False)
-    wiki_rate = setting("wiki_rate", 1.0, "requests a second to a wiki", luigi.FloatParameter, significant=False)
-    page_chars = setting("page_chars", 2000, "most characters of a static text; it ends at a sentence", luigi.IntParameter)
-    paragraphs = setting("paragraphs", 2, "paragraphs taken of a page", luigi.IntParameter)
+    wiki_rate = setting("wiki_rate", 1.0, "requests a second to a wiki", Number, least=0, significant=False)
+    page_chars = setting("page_chars", 2000, "most characters of a static text; it ends at a sentence", Whole, least=1)
+    paragraphs = setting("paragraphs", 2, "paragraphs taken of a page", Whole, least=1)
 
     llm = setting("llm", os.environ.get("OPENAI_MODEL", ""), "model at OPENAI_BASE_URL (also OPENAI_MODEL), or local:FOLDER: a causal model of transformers")
-    rounds = setting("rounds", 2, "2: where the model does not know, it is asked again with the static text; 1: it is not", luigi.IntParameter)
+    rounds = setting("rounds", 2, "2: where the model does not know, it is asked again with the static text; 1: it is not", Whole, least=1, most=2)
     instruction = setting("instruction", prompts.INSTRUCTION, "system message")
     question = setting("question", prompts.QUESTION, "first question; {name}, {type} and {attributes} stand for the entity's")
     question_again = setting("question_again", prompts.AGAIN, "second question; {static} stands for the static text")
-    max_answer = setting("max_answer", 300, "most tokens of an answer", luigi.IntParameter)
-    answer_chars = setting("answer_chars", 2000, "most characters of a dynamic text; it ends at a sentence", luigi.IntParameter)
-    temperature = setting("temperature", 0.0, "sampling temperature of a remote model", luigi.FloatParameter)
-    concurrency = setting("concurrency", 4, "calls at once; rows in a batch of a local model", luigi.IntParameter, significant=False)
-    calls_per_minute = setting("calls_per_minute", 0.0, "most calls a minute, 0: no limit", luigi.FloatParameter, significant=False)
-    max_calls = luigi.IntParameter(default=0, significant=False, description="most calls of this run, 0: no limit")
-    max_tokens = luigi.IntParameter(default=0, significant=False, description="most tokens of this run, questions and answers, 0: no limit")
-    max_cost = luigi.FloatParameter(default=0.0, significant=False, description="most money of this run, by --price-in and --price-out, 0: no limit")
-    price_in = setting("price_in", 0.0, "price of a million tokens asked", luigi.FloatParameter, significant=False)
-    price_out = setting("price_out", 0.0, "price of a million tokens answered", luigi.FloatParameter, significant=False)
-    server_timeout = setting("server_timeout", 0.0, "seconds a server may be silent; 0: 30, a model's 120", luigi.FloatParameter, significant=False)
-    tries = setting("tries", 5, "tries of one request", luigi.IntParameter, significant=False)
+    max_answer = setting("max_answer", 300, "most tokens of an answer", Whole, least=1)
+    answer_chars = setting("answer_chars", 2000, "most characters of a dynamic text; it ends at a sentence", Whole, least=1)
+    temperature = setting("temperature", 0.0, "sampling temperature of a remote model", Number, least=0)
+    concurrency = setting("concurrency", 4, "calls at once; rows in a batch of a local model", Whole, least=1, significant=False)
+    calls_per_minute = setting("calls_per_minute", 0.0, "most calls a minute, 0: no limit", Number, least=0, significant=False)
+    max_calls = Whole(least=0, default=0, significant=False, description="most calls of this run, 0: no limit")
+    max_tokens = Whole(least=0, default=0, significant=False, description="most tokens of this run, questions and answers, 0: no limit")
+    max_cost = Number(least=0, default=0.0, significant=False, description="most money of this run, by --price-in and --price-out, 0: no limit")
+    price_in = setting("price_in", 0.0, "price of a million tokens asked", Number, least=0, significant=False)
+    price_out = setting("price_out", 0.0, "price of a million tokens answered", Number, least=0, significant=False)
+    server_timeout = setting("server_timeout", 0.0, "seconds a server may be silent; 0: 30, a model's 120", Number, least=0, significant=False)
+    tries = setting("tries", 5, "tries of one request", Whole, least=1, significant=False)
 
 
 def check(task: Options) -> None:
     """Raises `UserError` for options that cannot be meant; nothing is read but whether files are there."""
     if task.mode not in ENHANCED:
         raise UserError(f"--mode {task.mode!r}: expected {' or '.join(ENHANCED)}")
-    for name in ("page_chars", "answer_chars", "paragraphs", "max_answer", "concurrency", "tries"):
-        if getattr(task, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(task, name)}: expected 1 or more")
-    for name in (
-        "max_failed", "wiki_rate", "calls_per_minute", "max_calls", "max_tokens", "max_cost", "price_in", "price_out", "temperature", "server_timeout",
-    ):  # fmt: skip
-        if getattr(task, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(task, name)}: expected 0 or more")
-    if task.rounds not in (1, 2):
-        raise UserError(f"--rounds {task.rounds}: expected 1 or 2")
     if task.wiki_text not in ("extracts", "parse"):
         raise UserError(f"--wiki-text {task.wiki_text!r}: expected extracts or parse")
     if task.max_cost and not (task.price_in or task.price_out):
