@@ -13,7 +13,7 @@ from heads.config import config_class, load_config, to_json
 from heads.config._space import checked
 from linking import jobs
 from pipeline.paths import Paths
-from pipeline.profile import Profile
+from pipeline.profile import Profile, plain_yaml
 
 FILES = ("best.json", "trials.csv", "study.json", "history.png", "importance.png", "parallel.png")
 """What a search leaves in its folder beside the study itself."""
@@ -88,15 +88,16 @@ def _read(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path}: {path.stat().st_size:,} bytes, at most {LARGEST:,} are read; a space is a few lines")
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return plain_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"--space {path}: no such file") from None
     except OSError as error:
         raise UserError(f"--space {path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise UserError(f"--space {path}{place}: malformed YAML; write it like `lr: {{low: 0.0001, high: 0.01, log: true}}`") from None
+        problem = getattr(error, "problem", None) or "not plain text"
+        raise UserError(f"--space {path}{place}: malformed YAML ({problem}); write it like `lr: {{low: 0.0001, high: 0.01, log: true}}`") from None
 
 
 def search_job(asked: Search, training: Mapping[str, Any], *, label: str, paths: Paths, trials: int, prune: bool, storage: str) -> dict[str, Any]:

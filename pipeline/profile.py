@@ -90,10 +90,33 @@ def _feature(name: str, value: Any, where: str) -> Feature:
     )
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, of which the last would count; what `<<` brings along may be overridden."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in seen:
+                    raise yaml.MarkedYAMLError(problem=f"the key {key.value!r:.60} is given twice in one mapping", problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
+
+
+def plain_yaml(text: str) -> Any:
+    """`yaml.safe_load`, with a `yaml.YAMLError` also for a key given twice, for numbers and dates that there are not, and for nesting too deep."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a safe one
+    except (ValueError, RecursionError) as error:
+        problem = "nested too deeply" if isinstance(error, RecursionError) else f"a value that cannot be read: {error}"
+        raise yaml.MarkedYAMLError(problem=problem) from None
+
+
 @functools.lru_cache(maxsize=64)
 def _content(path: Path, mtime_ns: int, size: int) -> Any:
     """The file's YAML, read once while its time and size stay: every task of a command asks for it."""
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return plain_yaml(path.read_text(encoding="utf-8"))
 
 
 def load(name_or_path: str) -> Profile:

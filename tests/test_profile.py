@@ -27,6 +27,11 @@ def test_every_shipped_profile_is_read_and_its_options_are_known(name):
     [
         ("features: [1", "mine.yaml:1:13: malformed YAML"),
         ("features: !!python/object/apply:os.system [echo]", "malformed YAML"),
+        (GOOD + "features:\n  mine: {}\n", "mine.yaml:4:1: malformed YAML (the key 'features' is given twice in one mapping)"),
+        ("features:\n  clip_text: {model: a/b, model: a/c}\n", "mine.yaml:2:27: malformed YAML (the key 'model' is given twice"),
+        (GOOD + "threads: " + "9" * 5000, "malformed YAML (a value that cannot be read"),
+        (GOOD + "threads: 2024-13-45", "malformed YAML (a value that cannot be read"),
+        ("[" * 5000, "malformed YAML (nested too deeply)"),
         ("", "no features"),
         ("fetures:\n  a: {}", "unknown key 'fetures'; did you mean 'features'?"),
         ("features:\n  clip_text: 3\n", "expected a mapping"),
@@ -42,6 +47,15 @@ def test_a_bad_profile_is_one_line_that_names_the_place(tmp_path, text, message)
     with pytest.raises(UserError) as error:
         profile.load(write(tmp_path, text))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_a_merge_key_brings_may_be_overridden(tmp_path):
+    base = "features:\n  a: &a {extractor: clip_text, views: &v {mention: [x]}, model: m}\n"
+    loaded = profile.load(write(tmp_path, base + "  b: &b {<<: *a, model: n, views: {<<: *v, entity: [y]}}\n  c: {<<: [*b, *a], extractor: image_vgg}\n"))
+    assert {name: (loaded.features[name].extractor, loaded.features[name].options["model"]) for name in "abc"} == {
+        "a": ("clip_text", "m"), "b": ("clip_text", "n"), "c": ("image_vgg", "n"),
+    }  # fmt: skip
+    assert loaded.features["c"].views == {"mention": ("x",), "entity": ("y",)}
 
 
 def test_an_unknown_profile_names_the_shipped_ones():

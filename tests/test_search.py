@@ -291,6 +291,7 @@ def test_every_methods_own_space_is_one_that_it_can_be_searched_in(method):
         ("dsmip", "d_t: {choices: [32, 64]}", "changes the runs that are read"),
         ("mimic", "- lr", "expected options with their bounds"),
         ("mimic", "lr: {low: 1", "malformed YAML"),
+        ("mimic", "d_t: {choices: [8]}\nd_t: {choices: [4]}", "space.yaml:2:1: malformed YAML (the key 'd_t' is given twice"),
         ("mimic", "lr: !!python/object/apply:os.system ['true']", "malformed YAML"),
     ],
 )
