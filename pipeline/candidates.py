@@ -59,7 +59,7 @@ def _table(recalls: dict[str, dict[str, dict[str, float]]]) -> str:
     lines.append("-" * len(lines[0]))
     for name, splits in recalls.items():
         for split, values in splits.items():
-            figures = [f"{100 * values[depth]:6.2f}" for depth in depths]
+            figures = [f"{100 * values[depth]:6.2f}" if values["n"] else f"{'-':>6}" for depth in depths]
             lines.append("  ".join([name.ljust(max(width, 16)), split.ljust(5), f"{values['n']:8,}", *figures]))
     return "\n".join(lines) + "\n"
 

@@ -236,7 +236,7 @@ def test_build_fills_given_candidates_with_names_of_the_type(tmp_path):
 
 @pytest.fixture
 def prepared(tmp_path):
-    mentions = {"phrase": ["Ann", "Ann", "Bob", "Cid"], "gold": [0, 1, 2, -1], "split": ["train", "test", "test", "test"]}
+    mentions = {"phrase": ["Ann", "Ann", "Bob", "Cid"], "gold": [0, 1, 2, -1], "split": ["train", "test", "test", "dev"]}
     pq.write_table(pa.table(mentions), tmp_path / "mentions.parquet")
     pq.write_table(pa.table({"id": ["Q1", "Q2", "Q3"], "name": ["Ann", "Ann Lee", "Robert"]}), tmp_path / "entities.parquet")
     return tmp_path
@@ -261,6 +261,8 @@ def test_build_writes_lists_recall_and_rates_of_every_source(prepared, vectors):
     assert json.loads((prepared / "lists.json").read_text()) == report
     assert set(report["seconds"]) == set(report["mentions_per_second"]) == {"name:token_set_ratio", "dense:clip_text"}
     assert all(name in table for name in report["recall"])
+    without_gold = [line.split()[-3:] for line in table.splitlines() if " dev " in line]
+    assert without_gold == [["0", "-", "-"]] * 3
 
 
 def test_build_is_the_same_twice_and_refuses_what_it_does_not_know(prepared):
