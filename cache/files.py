@@ -8,9 +8,10 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,19 +93,80 @@ def write_json(path: Path, value: Any, temporary: Path | None = None) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", temporary)
 
 
-def read_json(path: Path, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Parse a JSON file; the hook is `json.loads`'s. Raises `UserError` with line and column when it is malformed, or when it is missing."""
+class _Repeated(Exception):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Repeated
+    return found
+
+
+_MARKS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:]')
+
+
+def _repeated(text: str) -> tuple[str, int]:
+    """The first key that is given twice in one object of well-formed JSON, and where it stands the second time."""
+    seen: list[set[str]] = []
+    last = None
+    for mark in _MARKS.finditer(text):
+        if mark[0] in "{[":
+            seen.append(set())
+        elif mark[0] in "}]":
+            seen.pop()
+        elif mark[0] == ":":
+            key = json.loads(last[0])
+            if key in seen[-1]:
+                return key, last.start()
+            seen[-1].add(key)
+        else:
+            last = mark
+    raise ValueError("no key is given twice")
+
+
+def parse_json(text: str, unique: bool = False) -> Any:
+    """`json.loads`, with a `json.JSONDecodeError` for all that it does not take: numbers too long and objects too deep are among it.
+
+    unique: and keys given twice in one object, of which it would keep the last.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        return json.loads(text, object_pairs_hook=object_pairs_hook)
+        return json.loads(text, object_pairs_hook=_unique if unique else None)
+    except json.JSONDecodeError:
+        raise
+    except _Repeated:
+        key, place = _repeated(text)
+        raise json.JSONDecodeError(f"key {key!r:.60} is given twice in one object", text, place) from None
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", text, 0) from None
+    except ValueError:
+        most = sys.get_int_max_str_digits()
+        found = re.search(rf"[0-9]{{{most + 1},}}", text)
+        raise json.JSONDecodeError(f"a number of more than {most:,} digits", text, found.start() if found else 0) from None
+
+
+def read_json(path: Path, unique: bool = False) -> Any:
+    """Parse a JSON file; see `parse_json`. Raises `UserError` with line and column when it is malformed, or when it is missing."""
+    try:
+        return parse_json(Path(path).read_text(encoding="utf-8").removeprefix("\ufeff"), unique)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}:{error.colno}: malformed JSON ({error.msg}); mend the file at that position") from error
-    except RecursionError as error:
-        raise UserError(f"{path}: JSON nested too deeply to be a data set file") from error
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, line without its end) of a UTF-8 file. Raises `UserError` with the line that holds other bytes."""
+    with open(path, "rb") as handle:
+        for number, raw in enumerate(handle, 1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start} of the line; save the file as UTF-8") from error
+            yield number, line.rstrip("\r\n")
 
 
 def link_new(temporary: Path, final: Path) -> bool:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cache.errors import UserError
-from cache.files import read_json
+from cache.files import parse_json, read_json
 from cache.identity import identity
 from heads.config.dsmip import PROMPTED
 from heads.config import load_config, methods, to_json
@@ -52,7 +52,7 @@ def parameters(text: str) -> dict[str, Any]:
         value = read_json(Path(text[1:]))
     else:
         try:
-            value = json.loads(text)
+            value = parse_json(text)
         except json.JSONDecodeError as error:
             raise UserError(f"--params, column {error.colno}: malformed JSON ({error.msg}); write it like '{{\"lr\": 0.001}}'") from None
     if not isinstance(value, dict):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cache.errors import UserError
+from cache.files import parse_json
 from pipeline.datasets._fields import ImageFolder, check_fields, label, labels, text
 from pipeline.datasets.jsonl import span_of
 from pipeline.records import Mention
@@ -71,13 +72,11 @@ def _mention(number: int, raw: bytes, folder: ImageFolder, ignored: Collection[s
     if len(raw) > MAX_LINE:
         raise UserError(f"{where}: longer than {MAX_LINE:,} bytes; a sentence is enough around a mention")
     try:
-        record = json.loads(raw.decode("utf-8"))
+        record = parse_json(raw.decode("utf-8"), unique=True)
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: malformed JSON at column {error.colno} ({error.msg}); each line must hold one whole JSON object") from error
-    except (RecursionError, ValueError) as error:
-        raise UserError(f"{where}: JSON nested too deeply, or a number too long, to be a record") from error
     check_fields(record, where, REQUIRED, (*OPTIONAL, *ignored))
     sentence, phrase = text(record, "sentence", where, default=""), text(record, "mention", where, empty=False)
     image = text(record, "image", where)

@@ -166,7 +166,11 @@ MIMIC_ERRORS = {
     "row id is text": (change(kb, id="2"), ["record 3", "'2'", "integer row id"]),
     "empty name": (change(kb, entity_name=""), ["kb_entity.json: record 3", "'entity_name' is empty"]),
     "images are text": (change(kb, image_list="a.jpg"), ["record 3", "'image_list'", "list of file names"]),
+    "images are false": (change(kb, image_list=False), ["record 3", "'image_list' holds False"]),
+    "half a character in an image": (change(kb, image_list=["\ud800.jpg"]), ["record 3 ('Q3')", "surrogate"]),
+    "field with a line break": (change(train, **{"a\nb": 1}), ["record 2 ('m1')", "--ignore-fields a\\nb"]),
     "other row in qid2id": (lambda data: setattr(data, "rows", {"Q1": 0, "Q2": 1, "Q3": 3, "Q4": 2}), ["record 3 ('Q3')", "has id 2 here and 3 in", "qid2id.json"]),
+    "text in qid2id": (lambda data: setattr(data, "rows", {"Q1": 0, "Q2": "1", "Q3": 2, "Q4": 3}), ["qid2id.json: 'Q2' holds str '1', expected the integer"]),
     "missing in qid2id": (lambda data: setattr(data, "rows", {"Q1": 0, "Q2": 1, "Q4": 3}), ["record 3 ('Q3')", "none in", "qid2id.json"]),
     "missing in the KB": (lambda data: data.kb.pop() and setattr(data, "rows", {"Q1": 0, "Q2": 1, "Q3": 2, "Q4": 3}), ["qid2id.json: Q4 has id 3 here", "no record in"]),
     "record is a list": (lambda data: data.splits["dev"].append([]), ["TOY_dev.json: record 3", "list", "expected an object"]),
@@ -197,6 +201,30 @@ def test_mimic_missing_and_malformed_files_are_named_with_position(mimic, name):
     message = refused(lambda: load("toy", mimic.folder, "mimic"))
     assert "TOY_dev.json" not in name or "_dev.json" in message
     assert str(mimic.folder) in message
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("qid2id.json", '"Q2"', '"Q1"', ":1:11: malformed JSON (key 'Q1' is given twice in one object)"),
+        ("kb_entity.json", '"qid": "Q1"', '"qid": "Q1", "\\u0071id": "Q9"', ":1:25: malformed JSON (key 'qid' is given twice in one object)"),
+        ("TOY_train.json", '"answer": "Q2"', '"answer": "Q2", "answer": "Q1"', "(key 'answer' is given twice in one object)"),
+        ("qid2id.json", '"Q2": 1', '"Q2": ' + "9" * 5000, ":1:17: malformed JSON (a number of more than 4,300 digits)"),
+        ("TOY_dev.json", '"Q2"', "[" * 100_000, "malformed JSON (nested too deeply)"),
+    ],
+)
+def test_what_a_parser_of_json_passes_over_or_stumbles_on_is_refused_with_its_place(mimic, name, old, new, message):
+    path = mimic.write() / name
+    path.write_text(path.read_text().replace(old, new, 1))
+    assert f"{path}:1:" in (said := refused(lambda: load("toy", mimic.folder))) and message in said
+
+
+def test_byte_order_marks_are_no_fault(mimic):
+    before = mimic.load()
+    for path in mimic.folder.glob("*.json"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    after = load("toy", mimic.folder)
+    assert after.mentions == before.mentions and after.entities == before.entities
 
 
 def test_two_files_for_one_split_are_not_mixed(mimic):

@@ -62,12 +62,19 @@ JSONL_ERRORS = {
     "span without end": (change(first, start=8), ["mentions.jsonl:1", "None", "two integers"]),
     "span elsewhere": (change(first, start=0, end=3), ["mentions.jsonl:1", "'Ann'", "'Bob'", "leave start and end out"]),
     "images are numbers": (change(only, images=[1]), ["entities.jsonl:1", "'images'"]),
+    "images are zero": (change(only, images=0), ["entities.jsonl:1", "'images' holds 0"]),
+    "images are an object": (change(only, images={}), ["entities.jsonl:1", "'images' holds {}"]),
+    "half a character in an image": (change(only, images=["\ud800.jpg"]), ["entities.jsonl:1", "surrogate"]),
+    "half a character alone": (change(only, images="\ud800.jpg"), ["entities.jsonl:1", "surrogate"]),
+    "field with a line break": (change(first, **{"a\nb": 1}), ["mentions.jsonl:1", "--ignore-fields a\\nb"]),
     "attributes nested": (change(only, attributes={"a": {"b": 1}}), ["entities.jsonl:1", "'a'"]),
     "attributes number": (change(only, attributes=5), ["entities.jsonl:1", "'attributes'", "int 5"]),
     "candidates are text": (change(first, candidates="e1"), ["mentions.jsonl:1", "'candidates'", "expected a list of ids"]),
     "candidate is null": (change(first, candidates=["e1", None]), ["mentions.jsonl:1", "'candidates' is null"]),
     "no object": (lambda data: data.mentions.insert(0, "[1]"), ["mentions.jsonl:1", "list", "expected an object"]),
     "malformed": (lambda data: data.mentions.append('{"id": "m2", oops}'), ["mentions.jsonl:2:14", "malformed JSON"]),
+    "repeated key": (lambda data: data.mentions.append('{"id": "m2", "id": "m3"}'), ["mentions.jsonl:2:14", "key 'id' is given twice"]),
+    "number too long": (lambda data: data.mentions.append('{"id": ' + "9" * 5000 + "}"), ["mentions.jsonl:2:8", "more than 4,300 digits"]),
     "nested deep": (lambda data: data.mentions.append("[" * 100_000), ["mentions.jsonl:2"]),
     "no mention": (lambda data: data.mentions.clear(), ["mentions.jsonl", "no record"]),
     "no entity": (lambda data: data.entities.clear(), ["entities.jsonl", "no record"]),
@@ -84,7 +91,7 @@ def test_jsonl_faults_name_line_and_remedy(lines, fault):
 
 
 def test_jsonl_not_utf8(lines):
-    lines.write()
-    with open(lines.folder / "mentions.jsonl", "ab") as handle:
-        handle.write(b'{"id": "\xff"}\n')
-    assert "mentions.jsonl: not UTF-8" in refused(lambda: load("toy", lines.folder))
+    lines.mentions = [{**lines.mentions[0], "id": number} for number in range(1, 60)]
+    path = lines.write() / "mentions.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'{"id": 42,', b'{"id": "\xff",'))
+    assert "mentions.jsonl:42: not UTF-8 at byte 8" in refused(lambda: load("toy", lines.folder))

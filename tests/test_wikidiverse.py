@@ -183,6 +183,6 @@ def test_wikidiverse_files_that_are_not_there_or_not_readable_are_named(diverse)
     tsv.write_text("Lion\tA cat.\n")
     assert f"{tsv}: no line of the form entity@@@@text" in refused(lambda: load("toy", diverse.folder))
     tsv.write_bytes(b"Lion@@@@A cat.\n\xff\n")
-    assert f"{tsv}: not UTF-8" in refused(lambda: load("toy", diverse.folder))
+    assert f"{tsv}:2: not UTF-8" in refused(lambda: load("toy", diverse.folder))
     tsv.write_bytes(b"\xef\xbb\xbfLion@@@@A cat.\n")
     assert [e.id for e in load("toy", diverse.folder).entities] == ["Lion"]

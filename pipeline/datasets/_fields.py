@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import UserError, nearest
-from cache.files import inside
+from cache.files import inside, parse_json, read_lines
 
 
 def check_fields(record: Any, where: str, required: Sequence[str], optional: Sequence[str]) -> None:
@@ -35,12 +35,16 @@ def text(record: dict, name: str, where: str, default: str | None = None, empty:
         raise UserError(f"{where}: field {name!r} holds {type(value).__name__} {value!r:.60}, expected a string")
     if not empty and not value.strip():
         raise UserError(f"{where}: field {name!r} is empty; fill it in or remove the record")
+    _check_characters(value, f"{where}: field {name!r}")
+    return value
+
+
+def _check_characters(value: str, what: str) -> None:
     if not value.isascii():
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise UserError(f"{where}: field {name!r} holds half of a surrogate pair at character {error.start}; write the character whole") from error
-    return value
+            raise UserError(f"{what} holds half of a surrogate pair at character {error.start}; write the character whole") from error
 
 
 def label(record: dict, name: str, where: str) -> str:
@@ -59,6 +63,15 @@ def labels(record: dict, name: str, where: str) -> tuple[str, ...] | None:
     if not isinstance(value, list):
         raise UserError(f"{where}: field {name!r} holds {type(value).__name__} {value!r:.60}, expected a list of ids")
     return tuple(dict.fromkeys(label({name: item}, name, where) for item in value))
+
+
+def image_list(record: dict, name: str, where: str, single: bool = False) -> list[str]:
+    """The paths listed in field `name`; none where it is absent, null or empty. single: one path may stand there without a list."""
+    value = record.get(name)
+    listed = [] if value is None or value == "" else [value] if single and isinstance(value, str) else value
+    if not isinstance(listed, list) or not all(isinstance(path, str) for path in listed):
+        raise UserError(f"{where}: field {name!r} holds {value!r:.60}, expected {'a path or ' if single else ''}a list of file names")
+    return [path for path in listed if path]
 
 
 class Unique:
@@ -87,7 +100,8 @@ class ImageFolder:
         self.root, self.parents = root, {}
 
     def check(self, relative: str, where: str) -> str:
-        """`relative` itself, normalised. Raises `UserError` where it leaves the folder, by its text or through a symbolic link."""
+        """`relative` itself, normalised. Raises `UserError` where it leaves the folder, by its text or through a symbolic link, or is no text."""
+        _check_characters(relative, f"{where}: image path {relative!r}")
         parent, name = os.path.split(relative)
         try:
             if "\0" in relative or "\\" in relative or os.path.isabs(relative) or ".." in relative.split("/"):
@@ -105,19 +119,12 @@ class ImageFolder:
 
 def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """(`file:line`, value) of every line that is not blank. Raises `UserError` with line and column for malformed ones."""
-    with open(path, encoding="utf-8-sig", newline="\n") as handle:
-        number = 0
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
         try:
-            for number, line in enumerate(handle, 1):
-                if line.isspace():
-                    continue
-                where = f"{path}:{number}"
-                try:
-                    value = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{where}:{error.colno}: malformed JSON ({error.msg}); each line must hold one whole JSON object") from error
-                except RecursionError as error:
-                    raise UserError(f"{where}: JSON nested too deeply to be a record") from error
-                yield where, value
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: not UTF-8 after line {number}; save the file as UTF-8") from error
+            value = parse_json(line, unique=True)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where}:{error.colno}: malformed JSON ({error.msg}); each line must hold one whole JSON object") from error
+        yield where, value

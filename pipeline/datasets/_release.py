@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,16 +34,8 @@ def one_each(files: dict[str, list[Path]], folder: Path, form: str, layout: str)
 
 
 def read_keyed(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises `UserError` for anything else, and for a key given twice, of which a parser would silently keep the last."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise UserError(f"{path}: key {repeated!r:.60} is given twice in one object; rename or remove one")
-        return found
-
-    value = read_json(path, object_pairs_hook=unique)
+    """A JSON object. Raises `UserError` for anything else, and for a key given twice."""
+    value = read_json(path, unique=True)
     if not isinstance(value, dict) or not value:
         raise UserError(f"{path}: found {'an empty object' if value == {} else type(value).__name__}, expected an object with one field for each record")
     return value

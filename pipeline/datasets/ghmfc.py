@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import UserError
-from pipeline.datasets._fields import ImageFolder, Unique, check_fields, labels, text
+from pipeline.datasets._fields import ImageFolder, Unique, check_fields, image_list, labels, text
 from pipeline.datasets._release import EXTENSIONS, Pictures, decoded, first_folder, one_each, phrases_and_golds, read_keyed, split_files, stamps_below
 from pipeline.records import SPLITS, Dataset, Entity, Mention
 from pipeline.spans import find_span
@@ -98,11 +98,8 @@ def _picture(key: str, record: dict, pictures: Pictures, where: str) -> str | No
     if "imgPath" not in record and "img_list" not in record:
         named = next((key + extension for extension in EXTENSIONS if key + extension in pictures.names), None)
         return named and pictures.find(named, where)
-    listed = record.get("img_list") or []
-    if not isinstance(listed, list) or not all(isinstance(image, str) for image in listed):
-        raise UserError(f"{where}: field 'img_list' holds {listed!r:.60}, expected a list of file names")
-    single = text(record, "imgPath", where)
-    found = [pictures.find(image, where) for image in ([single] if single else listed) if image]
+    listed, single = image_list(record, "img_list", where), text(record, "imgPath", where)
+    found = [pictures.find(image, where) for image in ([single] if single else listed)]
     return next((path for path in found if pictures.holds(path)), found[0] if found else None)
 
 

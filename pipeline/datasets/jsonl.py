@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import UserError, nearest
-from pipeline.datasets._fields import ImageFolder, Unique, check_fields, json_lines, label, labels, text
+from pipeline.datasets._fields import ImageFolder, Unique, check_fields, image_list, json_lines, label, labels, text
 from pipeline.records import SPLITS, Dataset, Entity, Mention
 from pipeline.spans import bare, find_span
 
@@ -89,13 +89,6 @@ def _attributes(value: Any, where: str) -> str:
     return text({"attributes": value}, "attributes", where, default="")
 
 
-def _images(value: Any, where: str, folder: ImageFolder) -> tuple[str, ...]:
-    listed = [value] if isinstance(value, str) else value or []
-    if not isinstance(listed, list) or not all(isinstance(path, str) for path in listed):
-        raise UserError(f"{where}: field 'images' holds {value!r:.60}, expected a path or a list of paths")
-    return tuple(folder.check(path, where) for path in listed if path)
-
-
 def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
     mention_root, entity_root = _roots(folder, options)
     pictures, seen, entities = ImageFolder(entity_root), Unique("entity id"), []
@@ -106,7 +99,7 @@ def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
             name=text(record, "name", where, empty=False),
             attributes=_attributes(record.get("attributes"), where),
             description=text(record, "description", where, default=""),
-            images=_images(record.get("images"), where, pictures),
+            images=tuple(pictures.check(path, where) for path in image_list(record, "images", where, single=True)),
             type=text(record, "type", where),
         )
         seen.name(entity.id, where)

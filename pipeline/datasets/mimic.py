@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.errors import UserError
 from cache.files import read_json
-from pipeline.datasets._fields import Unique, check_fields, label, text
+from pipeline.datasets._fields import Unique, check_fields, image_list, label, text
 from pipeline.datasets._release import Pictures, decoded, first_folder, one_each, phrases_and_golds, split_files, stamps_below
 from pipeline.records import SPLITS, Dataset, Entity, Mention
 from pipeline.spans import find_span
@@ -47,7 +47,7 @@ def _roots(folder: Path, options: "LayoutOptions") -> tuple[Path, Path]:
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    records = read_json(path)
+    records = read_json(path, unique=True)
     if not isinstance(records, list) or not records:
         raise UserError(f"{path}: found {'an empty list' if records == [] else type(records).__name__}, expected a list of records")
     for number, record in enumerate(records, 1):
@@ -58,7 +58,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
 def _entities(folder: Path, root: Path, options: "LayoutOptions") -> list[Entity]:
     """In the order of their row ids. Raises `UserError` where qid2id.json says otherwise."""
     path = folder / "qid2id.json"
-    rows = read_json(path)
+    rows = read_json(path, unique=True)
     if not isinstance(rows, dict):
         raise UserError(f"{path}: found {type(rows).__name__}, expected an object QID -> row id")
     pictures, qids, numbers, entities = Pictures(root), Unique("entity qid"), Unique("entity id"), []
@@ -70,20 +70,20 @@ def _entities(folder: Path, root: Path, options: "LayoutOptions") -> list[Entity
             raise UserError(f"{where}: field 'id' holds {number!r:.40}, expected the integer row id of qid2id.json")
         qids.name(qid, where)
         numbers.name(number, where)
-        listed = record.get("image_list") or []
-        if not isinstance(listed, list) or not all(isinstance(image, str) for image in listed):
-            raise UserError(f"{where}: field 'image_list' holds {listed!r:.60}, expected a list of file names")
         kind = text(record, "type", where)
         entity = Entity(
             id=qid,
             name=decoded(text(record, "entity_name", where, empty=False)),
             attributes=text(record, "attr", where, default=""),
             description=text(record, "desc", where, default=""),
-            images=tuple(pictures.find(image, where) for image in listed if image),
+            images=tuple(pictures.find(image, where) for image in image_list(record, "image_list", where)),
             type=None if kind == "entity" else kind,
         )
         entities.append(entity)
         number_of[qid] = number
+    for qid, number in rows.items():
+        if type(number) is not int and qid.lower() != "nil":
+            raise UserError(f"{path}: {qid!r:.60} holds {type(number).__name__} {number!r:.40}, expected the integer row id of kb_entity.json")
     for qid, where in qids.seen.items():
         if rows.get(qid) != number_of[qid]:
             raise UserError(f"{where}: {qid} has id {number_of[qid]} here and {rows.get(qid, 'none')} in {path}; make both from the same release")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import UserError
-from cache.files import read_json
+from cache.files import read_json, read_lines
 from pipeline.datasets._fields import ImageFolder, text
 from pipeline.datasets._release import decoded, first_folder, is_nil, one_each, read_keyed, split_files, stamps_below
 from pipeline.records import SPLITS, Dataset, Entity, Mention
@@ -125,19 +125,15 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
         for name, value in read_keyed(path).items():
             yield name, text({name: value}, name, str(path), default="")
         return
-    number, name, parts = 0, None, []
-    try:
-        with open(path, encoding="utf-8-sig", newline="\n") as handle:
-            for number, line in enumerate(handle, 1):
-                first, separator, rest = line.partition("@@@@")
-                if not separator:
-                    parts.append(line.strip())
-                    continue
-                if name is not None:
-                    yield name, " ".join(filter(None, parts))
-                name, parts = (None, []) if number == 1 and first.strip().lower() in _HEADS else (first, [rest.strip()])
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 after line {number}; save the file as UTF-8") from error
+    name, parts = None, []
+    for number, line in read_lines(path):
+        first, separator, rest = line.partition("@@@@")
+        if not separator:
+            parts.append(line.strip())
+            continue
+        if name is not None:
+            yield name, " ".join(filter(None, parts))
+        name, parts = (None, []) if number == 1 and first.strip().lower() in _HEADS else (first, [rest.strip()])
     if name is None:
         raise UserError(f"{path}: no line of the form entity@@@@text; take the release's own file")
     yield name, " ".join(filter(None, parts))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import UserError
-from cache.files import read_json
+from cache.files import parse_json, read_json
 from pipeline.enhance.text import LONGEST
 from pipeline.enhance.titles import page_key
 
@@ -51,10 +51,9 @@ def _json_lines(path: Path) -> Iterator[tuple[str, str]]:
     for number, line in _lines(path):
         if line.strip():
             try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                why = getattr(error, "msg", "nested too deeply")
-                raise UserError(f"{path}:{number}: malformed JSON ({why}); each line must hold one JSON object") from None
+                record = parse_json(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}:{number}: malformed JSON ({error.msg}); each line must hold one JSON object") from None
             yield from _of_record(record, f"{path}:{number}")
 
 
