@@ -93,6 +93,20 @@ def write_json(path: Path, value: Any, temporary: Path | None = None) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", temporary)
 
 
+@contextlib.contextmanager
+def together(*paths: Path) -> Iterator[None]:
+    """Inside, files of one folder are written that are of use together: if one fails, those that were not there before go, with them an empty folder."""
+    new = [path for path in paths if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            paths[0].parent.rmdir()
+        raise
+
+
 class _Repeated(Exception):
     pass
 

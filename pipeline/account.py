@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import UserError
-from cache.files import write_atomic, write_json
+from cache.files import together, write_atomic, write_json
 from cache.shard import Status
 from pipeline import tables
 from pipeline.datasets import load
@@ -18,6 +18,7 @@ from pipeline.tables import NIL, OUTSIDE_KB, STATUS_NAMES
 
 MAX_BAD_IMAGES = 0.2
 CONTENT = "{content}"
+FILES = ("mentions.parquet", "entities.parquet", "given.parquet", "account.txt", "account.json")
 _ROWS = (
     ("mentions", "mentions"),
     ("  gold is NIL", "nil"),
@@ -183,8 +184,8 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
     job: name, data_dir, out (`{content}` in it becomes the start of the hash of the tables' rows); optional: format (None: recognised), options (of the
     layout), limits (max_pixels, max_bytes), memo (folder for the pictures' verdicts), rescan, workers, max_bad_images (share of the listed images, 0.2).
     Returns the account with the hash of the tables' rows as `content` and the absolute image folders as `mention_images` and `entity_images`; what is
-    written knows neither place nor time and is the same, byte for byte, for the same data. Raises `UserError` for bad files or too many bad images, then
-    nothing is written; `PassingError` when pictures could not be read now.
+    written knows neither place nor time and is the same, byte for byte, for the same data. Raises `UserError` for bad files, too many bad images or
+    a full disk, then nothing is written; `PassingError` when pictures could not be read now.
     """
     dataset = load(job["name"], Path(job["data_dir"]).absolute(), job.get("format"), layout_options(job.get("options")))
     mention_paths = dict.fromkeys(m.image for m in dataset.mentions if m.image is not None)
@@ -204,10 +205,11 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
     given = tables.given_columns(dataset)
     content = tables.content(mentions, entities, *filter(None, [given]))
     out = Path(job["out"].replace(CONTENT, content[:12]))
-    write_atomic(out / "mentions.parquet", tables.parquet_bytes(mentions, tables.MENTION_SCHEMA))
-    write_atomic(out / "entities.parquet", tables.parquet_bytes(entities, tables.ENTITY_SCHEMA))
-    if given is not None:
-        write_atomic(out / "given.parquet", tables.parquet_bytes(given, tables.GIVEN_SCHEMA))
-    write_atomic(out / "account.txt", table(account))
-    write_json(out / "account.json", account)
+    with together(*(out / name for name in FILES)):
+        write_atomic(out / "mentions.parquet", tables.parquet_bytes(mentions, tables.MENTION_SCHEMA))
+        write_atomic(out / "entities.parquet", tables.parquet_bytes(entities, tables.ENTITY_SCHEMA))
+        if given is not None:
+            write_atomic(out / "given.parquet", tables.parquet_bytes(given, tables.GIVEN_SCHEMA))
+        write_atomic(out / "account.txt", table(account))
+        write_json(out / "account.json", account)
     return {**account, "content": content, "mention_images": str(dataset.mention_images), "entity_images": str(dataset.entity_images)}

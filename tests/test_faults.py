@@ -122,6 +122,27 @@ def test_a_disk_that_fills_up_on_the_way_ends_in_one_line_and_leaves_no_half_fil
     assert shards(str(cache)) == shards(calm["cache"])
 
 
+def test_a_preparation_on_a_full_disk_leaves_all_tables_or_none(tmp_path, tiny_disk):
+    work = {"name": "small", "data_dir": str(small_world.write(tmp_path / "data")), "out": str(tiny_disk / "out"), "memo": str(tmp_path / "memo")}
+    page, failures, filler = 4096, 0, tiny_disk / "filler"
+    while True:
+        filler.write_bytes(b"")
+        filler.write_bytes(b"x" * (shutil.disk_usage(tiny_disk).free - failures * page))
+        try:
+            prepare(work)
+            break
+        except UserError as error:
+            assert "no space left" in str(error) and "\n" not in str(error)
+            assert not (tiny_disk / "out").exists(), f"{failures} pages free"
+            failures += 1
+    whole = {path.name: path.read_bytes() for path in (tiny_disk / "out").iterdir()}
+    assert failures > 4 and set(whole) == {"mentions.parquet", "entities.parquet", "account.txt", "account.json"}
+    filler.write_bytes(b"x" * (filler.stat().st_size + shutil.disk_usage(tiny_disk).free))
+    with pytest.raises(UserError, match="no space left"):
+        prepare(work)
+    assert {path.name: path.read_bytes() for path in (tiny_disk / "out").iterdir()} == whole, "tables that were there stay"
+
+
 def test_a_read_only_place_ends_in_one_line(job, tmp_path):
     place = tmp_path / "disk"
     place.mkdir()
