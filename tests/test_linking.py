@@ -132,18 +132,19 @@ def test_broken_lines_go_to_the_rejects_with_number_and_reason_and_the_rest_is_l
         good, b"{not json", {**good, "colour": "red"}, b"", {**good, "mention": "  "}, {**good, "image": "../secret.png"}, {**good, "image": "good.png", "id": "with"},
         {**good, "image": "cut.png"}, {**good, "image": "text.png"}, {**good, "image": "away.png"}, {**good, "sentence": "x" * incoming.MAX_LINE},
         {**good, "start": 2, "end": 99}, b"[1]", b'{"sentence": "\xff", "mention": "a"}', {"sentence": "no mention"}, b"[" * 100000, {**good, "sentence": None}, good,
+        b'{"sentence": "a", "sentence": "b", "mention": "a"}', b'{"id": ' + b"9" * 5000 + b"}",
     ]  # fmt: skip
     answers, refused, said = link(world, tmp_path / "in", lines)
     reasons = {entry["line"]: entry["reason"] for entry in refused}
     expected = {
         2: "malformed JSON", 3: "unknown field 'colour'", 5: "empty", 6: "..", 11: "longer than", 12: "outside the sentence", 13: "expected an object",
-        14: "not UTF-8", 15: "'mention' is missing", 16: "nested",
+        14: "not UTF-8", 15: "'mention' is missing", 16: "nested", 19: "key 'sentence' is given twice", 20: "more than 4,300 digits",
     }  # fmt: skip
     assert reasons.keys() == expected.keys()
     for line, words in expected.items():
         assert words in reasons[line] and f"line {line}" not in reasons[line], reasons[line]
         assert f"line {line}: " in said["text"] or line > 11, "the first are told"
-    assert all(len(entry["begins"]) <= incoming.SHOWN for entry in refused) and "10 refused lines" in said["text"]
+    assert all(len(entry["begins"]) <= incoming.SHOWN for entry in refused) and "12 refused lines" in said["text"]
     pictures = {answer["line"]: answer["picture"] for answer in answers}
     assert pictures == {1: "none", 7: "ok", 8: "broken: truncated", 9: "broken: not an image", 10: "missing: no such file", 17: "none", 18: "none"}
     assert [answer["id"] for answer in answers] == ["1", "with", "8", "9", "10", "17", "18"]
