@@ -37,7 +37,10 @@ __all__ = [
 
 
 class VerifyCache(Tool):
-    """Checks every checksum of the cache and names what is bad; --repair removes bad shards, and the next run refills exactly those."""
+    """Checks every checksum of the cache, and of the features that runs have made for themselves, and names what is bad or gone.
+
+    --repair removes what is bad, and the next run makes exactly that again.
+    """
 
     repair = luigi.BoolParameter(default=False, description="remove what is bad")
 
@@ -45,10 +48,14 @@ class VerifyCache(Tool):
         return f": check every shard in {self.paths.cache}{', remove bad ones' if self.repair else ''}"
 
     def act(self) -> None:
-        found = child.run("pipeline.upkeep:verify", {"cache": str(self.paths.cache), "repair": self.repair})
+        job = {"root": str(self.paths.root), "cache": str(self.paths.cache), "prompted": list(map(str, self.paths.prompted())), "repair": self.repair}
+        found = child.run("pipeline.upkeep:verify", job)
         logs.say(found["text"])
         if found["bad"] and not self.repair:
-            raise UserError(f"{found['bad']} bad file(s) in {self.paths.cache}; `luigi --module tasks VerifyCache --repair` removes them")
+            raise UserError(
+                f"{found['bad']} bad or missing file(s) under {self.paths.root}; `luigi --module tasks VerifyCache --repair` removes what is bad and says what "
+                "makes it again"
+            )
 
 
 class EstimateCache(Tool, OnProfile):

@@ -117,7 +117,7 @@ def extract_alone(job: dict, prepare: Callable[[], None], results: "multiprocess
         started = time.perf_counter()
         account = extract.main(job)
         seconds = time.perf_counter() - started
-    results.put((seconds, account["run"], memory.halves, len(account["shards"])))
+    results.put((seconds, account["run"], memory.halves, sum(file.endswith(".h5") for file in account["files"])))
 
 
 def nothing() -> None:

@@ -9,6 +9,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,10 +102,10 @@ class Claim:
         """Give the work free. A second call, or one in a forked child, does nothing."""
         if self._released.is_set() or os.getpid() != self._owner:
             return
-        with locked(self.path.parent / ".lock"):
+        with contextlib.suppress(FileNotFoundError), locked(self.path.parent / ".lock"):
             if self.held:
                 self.path.unlink(missing_ok=True)
-            self._released.set()
+        self._released.set()
 
     def _keep_fresh(self, interval: float) -> None:
         while not self._released.wait(interval) and self.held:
@@ -124,9 +125,8 @@ def take(folder: Path, name: str, ttl: float) -> Claim | None:
     A claim is stale when its process is dead, or when nobody has refreshed it for `ttl` seconds by the file system's own clock. It is taken over
     under a lock on the folder, so that one of several takers wins. Raises `UserError` where the folder cannot be written.
     """
-    make_folder(folder)
     path, me, token = folder / name, Process.this(), secrets.token_hex(8)
-    with locked(folder / ".lock"), explained(path):
+    with _held(folder), explained(path):
         if path.exists() and not _stale(path, ttl):
             return None
         temporary = temporary_name(path)
@@ -143,7 +143,32 @@ def live(folder: Path, ttl: float = TTL) -> list[Path]:
     if not Path(folder).is_dir():
         return []
     with locked(folder / ".lock"):
-        return [path for path in sorted(folder.glob("*.claim")) if not _stale(path, ttl)]
+        return _fresh(folder, ttl)
+
+
+@contextlib.contextmanager
+def idle(folder: Path, ttl: float = TTL) -> Iterator[bool]:
+    """Whether nobody holds a claim in `folder`; inside, nobody takes one there, and the folder may be removed."""
+    with _held(folder):
+        yield not _fresh(folder, ttl)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """The lock on `folder`, which is made where it is not there, or not there any more."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            make_folder(folder)
+            try:
+                stack.enter_context(locked(folder / ".lock"))
+                break
+            except FileNotFoundError:
+                continue  # removed between the two, see `idle`
+        yield
+
+
+def _fresh(folder: Path, ttl: float) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.claim")) if not _stale(path, ttl)]
 
 
 def _stale(path: Path, ttl: float) -> bool:

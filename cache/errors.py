@@ -27,7 +27,7 @@ class PassingError(_OneLine):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where one of `known` is near, then all of them."""
+    """`; did you mean 'x'? Known: …` where one of `known` is near, else `; known: …`: all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return (f"; did you mean {close[0]!r}?" if close else "") + f" Known: {', '.join(known)}"
+    return (f"; did you mean {close[0]!r}? Known: " if close else "; known: ") + ", ".join(known)

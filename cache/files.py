@@ -6,10 +6,10 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,10 +71,8 @@ def write_atomic(path: Path, data: bytes | str, temporary: Path | None = None) -
     path = Path(path)
     make_folder(path.parent)
     with explained(path):
-        if temporary is None:
-            descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        else:
-            descriptor, name = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), str(temporary)
+        name = temporary or path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with os.fdopen(descriptor, "wb") as handle:
                 handle.write(data.encode() if isinstance(data, str) else data)
@@ -214,13 +212,23 @@ def locked(path: Path) -> Iterator[None]:
 
     Where the file system knows no locks, the body runs without one: callers stay correct, they may only do work twice.
     """
-    with explained(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = _take_lock(path)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        os.close(descriptor)
+
+
+def _take_lock(path: Path) -> int:
+    """Descriptor of the locked file; one that its holder removed meanwhile is made again."""
+    while True:
+        with explained(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return descriptor
         os.close(descriptor)
 
 

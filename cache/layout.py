@@ -54,6 +54,7 @@ class H5Array:
 
 
 Array = np.ndarray | H5Array
+REFILL = "`luigi --module tasks ExtractFeatures` makes it again"
 REMEDY = "`luigi --module tasks VerifyCache --repair` removes it, the next extraction refills it"
 
 
@@ -142,7 +143,7 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise UserError(f"shard {path} is gone; `luigi --module tasks ExtractFeatures` makes it again") from error
+        raise UserError(f"shard {path} is gone; {REFILL}") from error
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - a damaged file makes h5py raise almost any type

@@ -18,7 +18,7 @@ from cache.errors import UserError
 from cache.files import make_folder, read_json, write_json
 from cache.identity import Output, identity
 from cache.index import Index, as_void
-from cache.layout import REMEDY
+from cache.layout import REFILL, REMEDY
 from cache.shard import Shard
 
 SPEC = "spec.json"
@@ -56,35 +56,51 @@ class Store:
         Raises `UserError` when the place cannot be written, or holds another feature's `spec.json`; `ValueError` for a feature name that is no
         lower-case word.
         """
+        store = cls.planned(root, feature, spec)
+        store.make()
+        return store
+
+    @classmethod
+    def planned(cls, root: Path, feature: str, spec: dict[str, Any]) -> "Store":
+        """The store of `feature` under `root`, whether it is there or not; nothing is written. Raises as `create` does."""
         if not re.fullmatch(r"[a-z][a-z0-9_]*", feature):
             raise ValueError(f"feature name {feature!r}: expected a lower-case word")
         digest = identity(spec)
         store = cls(Path(root) / folder_name(feature, digest), {"feature": feature, "identity": digest, "spec": json.loads(json.dumps(spec))})
-        if (store.folder / SPEC).exists():
-            if cls.open(store.folder).identity != digest:
-                raise UserError(f"{store.folder / SPEC} describes another feature than its folder's name; {REMEDY}")
-        else:
-            make_folder(store.folder)
-            store.set_probe(None)
-        store.sweep()
+        if store.described and cls.open(store.folder).identity != digest:
+            raise UserError(f"{store.folder / SPEC} describes another feature than its folder's name; {REMEDY}")
         return store
+
+    def make(self) -> None:
+        """Put a planned store on disk."""
+        if not self.described:
+            make_folder(self.folder)
+            self.set_probe(None)
+        self.sweep()
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
         """The store in `folder`. Raises `UserError` when its `spec.json` is missing or malformed."""
-        content = read_json(Path(folder) / SPEC)
+        path = Path(folder) / SPEC
         try:
-            return cls(folder, content)
+            return cls(folder, json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise UserError(f"{path} is gone; {REFILL}") from error
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{Path(folder) / SPEC} is no description of a feature ({error!r}); {REMEDY}") from error
+            raise UserError(f"{path} is no description of a feature ({error!r}); {REMEDY}") from error
 
     def __reduce__(self) -> tuple:
         return Store.open, (self.folder,)
 
     @property
+    def described(self) -> bool:
+        """Whether its `spec.json` is on disk."""
+        return (self.folder / SPEC).exists()
+
+    @property
     def probe(self) -> Any:
         """What `set_probe` wrote last, by any process; None before."""
-        return read_json(self.folder / SPEC).get("probe")
+        return read_json(self.folder / SPEC).get("probe") if self.described else None
 
     def set_probe(self, probe: Any) -> None:
         """Write a small input's output (JSON) beside the spec; with it a later run can tell that a library's numbers have drifted."""
@@ -98,7 +114,7 @@ class Store:
         """Look for shards again: new ones are opened, those removed or replaced by hand are dropped. Raises `UserError` naming a damaged one."""
         with self._lock:
             stamps = {}
-            with os.scandir(self.folder) as entries:
+            with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
                 for entry in entries:
                     if entry.name.endswith(".h5") and not entry.name.startswith("."):
                         state = entry.stat()
@@ -152,14 +168,13 @@ class Store:
         """The shard of a number that `locate` gave; numbers never change their meaning. Raises `UserError` when it has been removed since."""
         found = self._shards[number]
         if found is None:
-            raise UserError(f"a shard of {self.folder} has been removed; `luigi --module tasks ExtractFeatures` makes it again")
+            raise UserError(f"a shard of {self.folder} has been removed; {REFILL}")
         return found
 
-    def shards_for(self, keys: np.ndarray) -> list[dict[str, Any]]:
-        """`{"name", "bytes"}` of every shard that holds one of the keys, by name; absent keys are passed over."""
+    def files_for(self, keys: np.ndarray) -> list[Path]:
+        """What must lie on disk for the rows of these keys to be read: the spec, and every shard that holds one of them; absent keys are passed over."""
         numbers = np.unique(self.locate(keys)[0])
-        used = [self.shard(int(number)) for number in numbers if number >= 0]
-        return sorted(({"name": item.name, "bytes": item.bytes} for item in used), key=lambda entry: entry["name"])
+        return [self.folder / SPEC, *sorted(self.shard(int(number)).path for number in numbers if number >= 0)]
 
     @property
     def rows(self) -> int:
@@ -189,6 +204,8 @@ class Store:
         Where another process has written the same shard in the meantime, its file stays and this one is discarded.
         """
         name = self.shard_name(keys)
+        if not self.described:
+            self.set_probe(None)  # taken for empty by a run that failed
         if not self.has_shard(name):
             self.sweep()
             shard.write(
@@ -203,6 +220,18 @@ class Store:
         for path in (*claims.leftovers(self.folder), *claims.leftovers(self.folder / "claims")):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+    def remove_if_empty(self) -> None:
+        """Remove the folder of a store without a shard that no process is at work on; whoever has it open makes it again when it adds rows."""
+        place = self.folder / "claims"
+        with claims.idle(place) as idle:
+            if idle and not any(self.folder.glob("*.h5")):
+                (self.folder / SPEC).unlink(missing_ok=True)
+                for path in place.iterdir():
+                    path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # another process has begun to write
+                    place.rmdir()
+                    self.folder.rmdir()
 
     def claim(self, name: str, ttl: float = claims.TTL) -> claims.Claim | None:
         """Claim the shard `name` before working on it; None while another process holds it. After taking it, ask `has_shard` again.

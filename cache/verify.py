@@ -68,15 +68,18 @@ def repair(findings: Iterable[Finding]) -> list[Path]:
     return removed
 
 
-def usage(root: Path) -> list[Usage]:
-    """Rows and bytes of each feature under `root`, from shard headers alone. Raises `UserError` naming a damaged file."""
-    found = []
+def usage(root: Path) -> tuple[list[Usage], list[str]]:
+    """Rows and bytes of each feature under `root`, from shard headers alone; and a line on each that cannot be told, naming the damaged file."""
+    found, problems = [], []
     for folder in folders(root):
-        store, shards = Store.open(folder), sorted(folder.glob("*.h5"))
-        states = [path.stat() for path in shards]
-        newest = max([state.st_mtime for state in states], default=(folder / SPEC).stat().st_mtime)
-        found.append(Usage(folder, store.feature, store.identity, store.rows, sum(state.st_size for state in states), newest))
-    return found
+        try:
+            store, shards = Store.open(folder), sorted(folder.glob("*.h5"))
+            states = [path.stat() for path in shards]
+            newest = max([state.st_mtime for state in states], default=(folder / SPEC).stat().st_mtime)
+            found.append(Usage(folder, store.feature, store.identity, store.rows, sum(state.st_size for state in states), newest))
+        except UserError as error:
+            problems.append(str(error))
+    return found, problems
 
 
 def remove(folder: Path) -> int:
@@ -105,7 +108,7 @@ def _folder(folder: Path, watch: Callable[[], None]) -> Iterator[Finding]:
         else:
             outputs = store.outputs
     except UserError as error:
-        yield Finding(folder / SPEC, str(error).removeprefix(f"{folder / SPEC}: "))
+        yield Finding(folder / SPEC, str(error).removeprefix(f"{folder / SPEC} "))
     for path in sorted(folder.glob("*.h5")):
         problem = _problem(path, folder, outputs)
         watch()

@@ -46,7 +46,7 @@ def blocks(job: dict[str, Any]) -> Path:
 def extract(job: dict[str, Any]) -> dict[str, Any]:
     """Extract the features with a run's prompts into `cache/` in its folder: only what is not there yet.
 
-    job: the training job of the run that learned them. Returns the inputs of the second stage, the files of their shards, and the run's account:
+    job: the training job of the run that learned them. Returns the inputs of the second stage, the files of their stores, and the run's account:
     rows extracted by feature.
     """
     from heads.device import pick_device
@@ -55,7 +55,7 @@ def extract(job: dict[str, Any]) -> dict[str, Any]:
     device, out = pick_device(job.get("device", "auto")), Path(job["out"])
     head = load_head(out, device, {"towers": str(blocks(job))})
     learned = weights_hash([out / "model.safetensors"], None)
-    inputs, shards, rows = [], [], {}
+    inputs, files, rows = [], [], {}
     for entry in job["inputs"]:
         kind, side = entry["role"], entry["side"]
         states = Store.open(Path(entry["store"]))
@@ -65,12 +65,12 @@ def extract(job: dict[str, Any]) -> dict[str, Any]:
         spec = spec_of(head, kind, side, learned, states.identity)
         store = Store.create(out / "cache", PROMPTED[kind], spec)
         rows[f"{side} {PROMPTED[kind]}"] = fill(store, keys, head, kind, side, states, device)
-        shards += [str(store.folder / shard["name"]) for shard in store.shards_for(keys)]
+        files += map(str, store.files_for(keys))
         inputs.append({
             "side": side, "role": PROMPTED[kind], "feature": PROMPTED[kind], "view": entry["view"], "outputs": [output["name"] for output in spec["outputs"]],
             "store": str(store.folder), "keys": entry["keys"], "identity": identity(spec),
         })
-    return {"inputs": inputs, "shards": shards, "run": {"device": str(device), "rows": rows}}
+    return {"inputs": inputs, "files": files, "run": {"device": str(device), "rows": rows}}
 
 
 def spec_of(head: Any, kind: str, side: str, learned: str, states: str) -> dict[str, Any]:

@@ -232,7 +232,7 @@ class PromptedFeatures(TrainHead):
     def make(self) -> dict[str, Any]:
         made = self.run_child("linking.prompts:extract", {**self.learned().job(), "device": self.device})
         inputs = [{**entry, "store": self.paths.relative(Path(entry["store"])), "keys": self.paths.relative(Path(entry["keys"]))} for entry in made["inputs"]]
-        return {"result": {"inputs": inputs}, "files": made["shards"], "run": made["run"]}
+        return {"result": {"inputs": inputs}, "files": made["files"], "run": made["run"]}
 
     def inputs(self) -> list[dict[str, Any]]:
         """The training inputs that the prompts made."""

@@ -9,10 +9,9 @@ import numpy as np
 
 from cache.errors import UserError
 from cache.files import free_bytes, make_folder, read_json
-from cache.identity import identity
 from cache.progress import Bar
 from cache.shard import Status
-from cache.store import Store, folder_name
+from cache.store import Store
 from cache.table import Table
 from pipeline import profile as profiles
 from pipeline import units, wants
@@ -32,7 +31,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     job: profile (name or path), demo (folder of the demo's encoders or None), dataset (prepared folder), mention_images, entity_images, wants
     (side, feature, view), upstream (stores and key columns of the features that these read: `features`: name -> store folder, `columns`: name ->
     file), cache, columns (folder for the key columns), memo, rates, device, precision, batch_size, shard_rows, estimate (bool: only count).
-    Returns identities, stores, key columns, files for the receipt, and the run's account. Raises `UserError`, and `PassingError` where rows were
+    Returns identities, stores, key columns, the stores' files for the receipt, and the run's account. Raises `UserError`, and `PassingError` where rows were
     left undone for a reason that may pass.
     """
     started = time.monotonic()
@@ -54,27 +53,31 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     features = []
     for name, extractor in extractors.items():
         wanted = units.distinct([column for (_, feature, _), column in columns.items() if feature == name])
-        folder = cache / folder_name(name, identity(specs[name]))
-        store = Store.open(folder) if (folder / "spec.json").exists() else None
-        missing = store.missing(wanted.keys) if store else np.arange(len(wanted.keys))
-        features.append(Feature(name, extractor, specs[name], store, wanted, missing))
+        store = Store.planned(cache, name, specs[name])
+        features.append(Feature(name, extractor, specs[name], store, wanted, store.missing(wanted.keys)))
     estimates = [estimate(feature, Path(job["rates"])) for feature in features]
     if job.get("estimate"):
         return {"estimates": estimates, "free_bytes": free_bytes(cache)}
     make_folder(cache)
     _refuse_if_full(estimates, cache)
+    new = [feature.store for feature in features if not feature.store.described]
     for feature in features:
-        feature.store = feature.store or Store.create(cache, feature.name, feature.spec)
+        feature.store.make()
     runner = Runner(
         device=job["device"], precision=job["precision"], batch_size=job["batch_size"], shard_rows=job["shard_rows"], limits=limits,
         rates=Path(job["rates"]),
     )
-    account = runner.run(features)
+    try:
+        account = runner.run(features)
+    except BaseException:
+        for store in new:
+            store.remove_if_empty()
+        raise
     files = _save_columns(columns, Path(job["columns"]))
     return {
         "features": {feature.name: _result(feature) for feature in features},
         "columns": {units.column_name(*want): str(path) for want, path in files.items()},
-        "shards": [str(feature.store.folder / shard["name"]) for feature in features for shard in feature.store.shards_for(feature.wanted.keys)],
+        "files": [str(path) for feature in features for path in feature.store.files_for(feature.wanted.keys)],
         "cut": {units.column_name(*want): column.cut for want, column in columns.items()},
         "without": {units.column_name(*want): int((~column.present).sum()) for want, column in columns.items() if enhanced(want[0], want[2])},
         "run": {**account, "seconds": round(time.monotonic() - started, 3)},
@@ -122,8 +125,8 @@ def _refuse_if_full(estimates: list[dict[str, Any]], cache: Path) -> None:
     coming, free = sum(entry["bytes"] for entry in estimates), free_bytes(cache)
     if coming and coming + MARGIN > free:
         raise UserError(
-            f"no space for the features in {cache}: {coming / 1e6:,.0f} MB to come, {free / 1e6:,.0f} MB free; free some, choose another --work-dir, "
-            "or run `luigi --module tasks CleanCache`"
+            f"no space for the features in {cache}: {coming / 1e6:,.0f} MB to come and {MARGIN / 1e6:,.0f} MB to be kept free, {free / 1e6:,.0f} MB free; free "
+            "some, choose another --work-dir, or run `luigi --module tasks CleanCache`"
         )
 
 

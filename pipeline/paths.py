@@ -54,6 +54,10 @@ class Paths:
     def run(self, dataset: str, method: str, digest: str) -> Path:
         return self.root / "runs" / dataset / method / digest[:16]
 
+    def prompted(self) -> list[Path]:
+        """The folders of features that were made with prompts that a run has learned; they belong to those runs."""
+        return sorted(self.root.glob("runs/*/dsmip/*/cache"))
+
     def sweep(self, dataset: str, method: str, digest: str) -> Path:
         return self.root / "sweeps" / dataset / method / digest[:16]
 

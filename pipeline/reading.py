@@ -168,7 +168,7 @@ def _prepared(extractors: Sequence[Extractor], limits: Limits, source: Picture |
     try:
         data = Path(picture.path).read_bytes()
         if image_key(data) != picture.key:
-            return PassingError("the file changed since the dataset was prepared")
+            return PassingError("the file changed since the dataset was prepared: add --rescan")
         image = decode(data, limits)
         if isinstance(source, Part):
             return [extractor.cut(image, source.parent) for extractor in extractors]

@@ -33,7 +33,7 @@ class Feature:
     name: str
     extractor: Extractor
     spec: dict[str, Any]
-    store: Store | None
+    store: Store
     wanted: Units
     missing: np.ndarray
     extracted: int = 0

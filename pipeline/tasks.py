@@ -316,7 +316,7 @@ class ExtractGroup(OnProfile):
             return wants.part_of(wider, self.wants())
         made = self.run_child("pipeline.extract:main", self.job())
         made["columns"] = {name: self.paths.relative(Path(path)) for name, path in made["columns"].items()}
-        return made | {"shards": [self.paths.relative(Path(path)) for path in made["shards"]]}
+        return made | {"files": [self.paths.relative(Path(path)) for path in made["files"]]}
 
     def _wider(self) -> dict[str, Any] | None:
         """The standing receipt of another group that holds all that this one wants: of the same dataset, by the same models, from the same rows."""
@@ -337,7 +337,7 @@ class ExtractGroup(OnProfile):
         named = self.profile if self.profile in profile.names() else str(Path(self.profile).absolute())
         demo = {"demo": self.paths.relative(self.demo_encoders())} if len(self.needs_of_profile()) > 1 else {}
         result = {"profile": named, **demo, **{key: made[key] for key in ("features", "columns", "cut", "without")}}
-        return {"result": result, "files": [self.folder(path) for path in (*made["columns"].values(), *made["shards"])], "run": made["run"]}
+        return {"result": result, "files": [self.folder(path) for path in (*made["columns"].values(), *made["files"])], "run": made["run"]}
 
     def summary(self, receipt: dict[str, Any]) -> str:
         return wants.describe(receipt)

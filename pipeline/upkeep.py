@@ -15,17 +15,22 @@ from pipeline.images import Limits
 
 
 def verify(job: dict[str, Any]) -> dict[str, Any]:
-    """Check every checksum under `job["cache"]`; with `repair`, remove what is bad. Returns the text to print and the number of bad files."""
-    root = Path(job["cache"])
-    found = checks.verify(root)
-    lines = [f"bad: {finding.path.relative_to(root)}: {finding.problem}" for finding in found]
-    rows = sum(entry.rows for entry in checks.usage(root)) if not found else None
-    if found and job["repair"]:
-        removed = checks.repair(found)
-        lines.append(f"removed {len(removed)} bad file(s); `luigi --module tasks ExtractFeatures` refills exactly what they held")
-    elif not found:
-        lines.append(f"cache {root}: every checksum of {rows:,} rows holds")
-    return {"text": "\n".join(lines), "bad": len(found)}
+    """Check every checksum of the cache and of what learned prompts have made; with `repair`, remove what is bad.
+
+    job: root (the work folder), cache, prompted (the folders of runs' own features), repair. Returns the text to print and the number of bad files.
+    """
+    root, cache = Path(job["root"]), Path(job["cache"])
+    found = checks.verify(cache)
+    prompted = [finding for folder in job["prompted"] for finding in checks.verify(Path(folder))]
+    lines = [f"bad: {finding.path.relative_to(root)}: {finding.problem}" for finding in (*found, *prompted)]
+    if not lines:
+        rows = sum(entry.rows for folder in (cache, *job["prompted"]) for entry in checks.usage(Path(folder))[0])
+        lines = [f"cache {cache}: every checksum of {rows:,} rows holds"]
+    elif job["repair"]:
+        lines.append(f"removed {len(checks.repair([*found, *prompted]))} bad file(s)")
+        lines += ["`luigi --module tasks ExtractFeatures` makes again exactly what is bad or gone in the cache"] if found else []
+        lines += ["`luigi --module tasks TrainHead --method dsmip`, with that run's options, makes again what is bad or gone in runs"] if prompted else []
+    return {"text": "\n".join(lines), "bad": len(found) + len(prompted)}
 
 
 def estimate(job: dict[str, Any]) -> dict[str, Any]:
@@ -52,13 +57,14 @@ def _asked_for(job: dict[str, Any]) -> tuple[set[str], list[str]]:
     """Identities that the profiles in use give now, and notes on features that could not be told.
 
     In use: every profile that extraction was run with here and that still exists, and those named in the job. Where a profile's model is not on
-    this machine any more, what its receipts list is kept.
+    this machine any more, what its receipts list is kept. Raises `UserError` where a profile of the job does not exist.
     """
     receipts = _receipts(Path(job["receipts"]))
-    used = {receipt["result"]["profile"] for receipt in receipts} | set(job["profiles"])
+    used = {receipt["result"]["profile"] for receipt in receipts}
     asked, notes = set(), []
-    for name in sorted(used):
-        if name not in profiles.names() and not Path(name).is_file():
+    for name in sorted(used | set(job["profiles"])):
+        if name not in job["profiles"] and name not in profiles.names() and not Path(name).is_file():
+            notes.append(f"the profile {name}, which features were extracted with, is gone and keeps none of them; --profiles names it where it lies now")
             continue
         profile = profiles.load(name)
         for feature in profile.features.values():
@@ -87,14 +93,16 @@ def _identity(profile: profiles.Profile, feature: profiles.Feature, job: dict[st
 def clean(job: dict[str, Any]) -> dict[str, Any]:
     """List, and with `remove` delete, the features that no profile in use asks for any more."""
     asked, notes = _asked_for(job)
-    stale = [entry for entry in checks.usage(Path(job["cache"])) if entry.identity not in asked]
+    found, problems = checks.usage(Path(job["cache"]))
+    notes += [f"left as it is: {problem}" for problem in problems]
+    stale = [entry for entry in found if entry.identity not in asked]
     lines = [f"{'feature':<16}{'rows':>10}{'megabytes':>12}  folder"]
     for entry in stale:
         lines.append(f"{entry.feature:<16}{entry.rows:>10,}{entry.bytes / 1e6:>12,.1f}  {entry.folder.name}")
         if job["remove"]:
             checks.remove(entry.folder)
     if not stale:
-        lines = ["every feature in the cache is asked for by a profile in use"]
+        lines = [f"every {'other ' if problems else ''}feature in the cache is asked for by a profile in use"]
     elif job["remove"]:
         lines.append(f"removed {len(stale)} feature(s), {sum(entry.bytes for entry in stale) / 1e6:,.1f} MB")
     else:

@@ -164,7 +164,7 @@ def part_of(receipt: Mapping[str, Any], listed: Sequence[Want]) -> dict[str, Any
     stores = {feature["store"] for feature in features.values()}
     return {
         "features": features, "columns": {name: result["columns"][name] for name in columns},
-        "shards": [entry["path"] for entry in receipt["files"] if Path(entry["path"]).parent.name in stores],
+        "files": [entry["path"] for entry in receipt["files"] if Path(entry["path"]).parent.name in stores],
         "cut": {name: result["cut"][name] for name in columns}, "without": {name: result["without"][name] for name in columns if name in result["without"]},
         "run": {"model_loads": [], "rows": dict.fromkeys(features, 0)},
     }

@@ -42,15 +42,12 @@ def features(paths: Paths) -> str:
     """The features in the cache, and how fast each was extracted last."""
     rates = _json(paths.rates)
     rows = []
-    try:
-        found = verify.usage(paths.cache)
-    except UserError as error:
-        return f"cache: {error}"
+    found, problems = verify.usage(paths.cache)
     for entry in found:
         rate = rates.get(entry.feature, {})
         told = f"{rate['rows_per_s']:g}/s on {rate['device']}" if "rows_per_s" in rate else "-"
         rows.append([entry.feature, entry.identity[:16], f"{entry.rows:,}", size(entry.bytes), told, _when(entry.mtime)])
-    return _grid("extracted", ["identity", "rows", "size", "last rate", "written"], rows)
+    return "\n".join([_grid("extracted", ["identity", "rows", "size", "last rate", "written"], rows), *problems])
 
 
 def runs(paths: Paths) -> str:

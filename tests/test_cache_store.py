@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cache_rows import filled, keys_of, rows, spec
 
 from cache import claims
 from cache.errors import UserError
+from cache.files import write_json
 from cache.identity import Output
 from cache.shard import Status
 from cache.store import Store
@@ -49,11 +51,10 @@ def test_added_rows_are_found_and_absent_ones_are_listed_once_in_order(tmp_path)
     assert store.shard(number[2]).status[row[2]] == Status.BROKEN
 
 
-def test_shards_for_lists_only_those_that_hold_the_keys(tmp_path):
+def test_the_files_of_keys_are_the_spec_and_the_shards_that_hold_them(tmp_path):
     store = filled(tmp_path, [0, 1], [2, 3], [4])
-    found = store.shards_for(keys_of(3, 1, 99, 2))
-    assert found == sorted(found, key=lambda entry: entry["name"])
-    assert {entry["name"]: entry["bytes"] for entry in found} == {name: (store.folder / name).stat().st_size for name in names_at(store, 1, 2)}
+    found = store.files_for(keys_of(3, 1, 99, 2))
+    assert found == [store.folder / "spec.json", *sorted(store.folder / name for name in names_at(store, 1, 2))]
     assert store.bytes == sum(path.stat().st_size for path in store.folder.glob("*.h5"))
 
 
@@ -397,6 +398,44 @@ def test_a_writer_of_the_spec_killed_before_the_rename_leaves_nothing_to_the_nex
     assert [path.name.startswith(".spec.json.") for path in folder.glob(".*.tmp")] == [True]
     assert Store.create(tmp_path, "numbers", spec()).folder == folder
     assert [path.name for path in folder.iterdir() if path.suffix == ".tmp"] == [] and (folder / "spec.json").exists()
+
+
+def test_what_is_written_may_be_read_by_whom_the_umask_lets(tmp_path):
+    before = os.umask(0o027)
+    try:
+        store = filled(tmp_path, [0])
+        write_json(tmp_path / "note.json", {})
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "note.json", *store.files_for(keys_of(0)))} == {0o640}
+
+
+# An empty store is removed
+
+
+def test_an_empty_store_is_removed_unless_it_has_a_shard_or_a_process_is_at_it(tmp_path):
+    store, other = filled(tmp_path), filled(tmp_path, [0], tag="b")
+    with store.claim("a.h5"):
+        store.remove_if_empty()
+        assert store.described
+    other.remove_if_empty()
+    store.remove_if_empty()
+    assert [path.name for path in tmp_path.iterdir()] == [other.folder.name] and other.described
+
+
+def test_whoever_has_a_removed_store_open_adds_to_it_all_the_same(tmp_path):
+    store, other = filled(tmp_path), filled(tmp_path)
+    taken = []
+    with claims.idle(store.folder / "claims"):
+        waiting = threading.Thread(target=lambda: taken.append(other.claim("a.h5")))
+        waiting.start()
+        waiting.join(0.2)
+        shutil.rmtree(store.folder)
+    waiting.join(20)
+    assert taken[0].held and store.claim("a.h5") is None
+    assert other.probe is None and other.missing(keys_of(1)).size == 1
+    other.add(**rows([1]))
+    assert Store.open(store.folder).rows == 1 and verify(tmp_path) == []
 
 
 def test_process_numbers_of_this_machine_are_told_from_other_machines():

@@ -133,10 +133,18 @@ def test_leftovers_of_killed_writers_are_found_and_live_writers_left_alone(tmp_p
 
 def test_usage_lists_rows_and_bytes_of_each_feature(tmp_path):
     store, other = filled(tmp_path, *LISTS), filled(tmp_path, tag="b")
-    found = {line.identity: line for line in usage(tmp_path)}
+    found = {line.identity: line for line in usage(tmp_path)[0]}
     assert (found[store.identity].rows, found[store.identity].bytes, found[store.identity].feature) == (8, store.bytes, "feature")
     assert found[store.identity].mtime == max(path.stat().st_mtime for path in store.folder.glob("*.h5"))
     assert (found[other.identity].rows, found[other.identity].bytes, found[other.identity].folder) == (0, 0, other.folder)
+
+
+def test_usage_goes_on_past_a_feature_that_cannot_be_told(tmp_path):
+    store, other = filled(tmp_path, *LISTS), filled(tmp_path, tag="b")
+    (store.folder / "spec.json").unlink()
+    found, problems = usage(tmp_path)
+    assert [line.folder for line in found] == [other.folder]
+    assert problems == [f"{store.folder / 'spec.json'} is gone; `luigi --module tasks ExtractFeatures` makes it again"]
 
 
 def test_remove_takes_a_feature_folder_and_nothing_else(tmp_path):

@@ -87,7 +87,7 @@ def test_two_processes_extract_one_feature_at_once_and_divide_the_work(job, tmp_
 
 def test_a_full_disk_is_refused_before_the_first_row(job, tmp_path, monkeypatch):
     monkeypatch.setattr(extract, "free_bytes", lambda path: 1000)
-    with pytest.raises(UserError, match="no space for the features.*MB to come.*MB free"):
+    with pytest.raises(UserError, match="no space for the features.*MB to come and 67 MB to be kept free, 0 MB free"):
         extract.main({**job, "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")})
     assert not list(tmp_path.rglob("*.h5"))
 
@@ -199,8 +199,36 @@ def test_a_model_that_gives_other_numbers_than_its_cache_is_refused(job, tmp_pat
     store.set_probe({name: [0.5] * len(values) for name, values in store.probe.items()})
     for path in store.folder.glob("*.h5"):
         path.unlink()
-    with pytest.raises(UserError, match="no longer gives the numbers its cache"):
+    with pytest.raises(UserError, match=f"no longer gives the numbers its cache.*delete the folder {store.folder} and run the same command again"):
         extract.main(work)
+    shutil.rmtree(store.folder)
+    assert extract.main(work)["run"]["rows"]["clip_text"] > 0
+
+
+@pytest.mark.parametrize("kind", ["texts", "pictures"])
+def test_a_model_that_is_refused_leaves_no_empty_store(job, tmp_path, monkeypatch, kind):
+    work = {**(job if kind == "texts" else images(job)), "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")}
+    for name in ("pipeline.extractors.clip_text.ClipText.load", "pipeline.extractors.clip_image.ClipImage.load"):
+        monkeypatch.setattr(name, refused)
+    with pytest.raises(UserError, match="refused"):
+        extract.main(work)
+    assert [path.name.partition("-")[0] for path in (tmp_path / "cache").iterdir()] == []
+
+
+def refused(self, device):
+    raise UserError("refused")
+
+
+def test_a_spec_that_was_lost_is_made_again_and_no_row_with_it(job, tmp_path):
+    work = {**job, "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")}
+    files = extract.main(work)["files"]
+    (lost,) = [Path(file) for file in files if file.endswith("spec.json")]
+    content = json.loads(lost.read_text())
+    lost.unlink()
+    assert extract.main({**work, "estimate": True})["estimates"][0]["rows"] == 0 and not lost.exists()
+    again = extract.main(work)
+    assert again["run"]["rows"] == {"clip_text": 0} and again["run"]["model_loads"] == [] and again["files"] == files
+    assert json.loads(lost.read_text()) == {**content, "probe": None}
 
 
 def test_pictures_are_decoded_while_the_model_is_loaded_and_across_shards(job, tmp_path, monkeypatch):
@@ -222,7 +250,7 @@ def test_pictures_are_decoded_while_the_model_is_loaded_and_across_shards(job, t
     monkeypatch.setattr(ClipImage, "load", load)
     work = {**images(job), "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns"), "batch_size": 1, "shard_rows": 2}
     done = extract.main(work)
-    assert set(done["run"]["model_loads"]) == {"clip_image", "image_pooled"} and len(done["shards"]) > 6
+    assert set(done["run"]["model_loads"]) == {"clip_image", "image_pooled"} and len(shards(work["cache"])) > 6
 
 
 def test_memory_that_runs_out_halves_the_batch(job, tmp_path, monkeypatch):

@@ -27,6 +27,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         try:
             os.chmod(temporary, 0o777 & ~_umask())
             yield temporary
+            for path in temporary.rglob("*"):
+                if path.is_file():
+                    path.chmod(0o666 & ~_umask())  # safetensors makes its own readable for their owner alone
             _take_name(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
