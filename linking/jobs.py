@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from cache.errors import UserError
+from cache.errors import UserError, nearest
 from cache.files import parse_json, read_json
 from cache.identity import identity
 from heads.config.dsmip import PROMPTED
@@ -60,11 +60,20 @@ def parameters(text: str) -> dict[str, Any]:
     return value
 
 
+def check_heads(profile: Profile) -> None:
+    """Raises `UserError` for an unknown method under the profile's `heads`, and for an option of one that the method does not take."""
+    for method, params in profile.heads.items():
+        if method not in methods():
+            raise UserError(f"{profile.path}: heads.{method}: no such method{nearest(method, methods())}")
+        load_config(method, params, f"{profile.path}: heads.{method}")
+
+
 def head(method: str, params: str, profile: Profile, last: Mapping[str, Any] = MappingProxyType({})) -> Head:
-    """The method's defaults, then the profile's for it, then `--params`, then `last`. Raises `UserError` for an unknown method or key.
+    """The method's defaults, then the profile's for it, then `--params`, then `last`. Raises `UserError` for an unknown method or key, wherever it stands.
 
     `clip-text` is `clip_text`: a method has the name of its module, and may be given as the papers write it.
     """
+    check_heads(profile)
     method = method.replace("-", "_")
     config = load_config(method, {**profile.heads.get(method, {}), **parameters(params), **last})
     available = list(profile.features)

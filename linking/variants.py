@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from cache.errors import UserError, nearest
 from heads.config import config_class, load_config, to_json
 from heads.config.base import TEXT_ONLY
-from linking.jobs import head, parameters
+from linking.jobs import check_heads, head, parameters
 from pipeline.profile import Profile
 
 
@@ -58,6 +58,7 @@ def possible(methods: str, params: str, profile: Profile) -> tuple[dict[str, str
     if not names or len(set(names)) != len(names):
         raise UserError(f"--methods {methods!r}: expected one or more methods, each once, like drin,mimic")
     found, skipped = {}, {}
+    check_heads(profile)
     for method, given in by_method(params, names).items():
         load_config(method, {**profile.heads.get(method, {}), **json.loads(given)})
         try:

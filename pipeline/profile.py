@@ -37,17 +37,25 @@ class Feature:
 
 @dataclass(frozen=True)
 class Profile:
-    """A checked profile. source: the folder that relative model paths start from. threads: CPU threads of each process; 0: one per core.
+    """A checked profile. path: its file. heads: head defaults as written (`linking.jobs` checks them). threads: CPU threads of each process; 0: one per core.
 
     Models so small that threads wait for each other longer than they compute want one; their tasks then run side by side (`--workers`).
     """
 
-    name: str
-    source: Path
+    path: Path
     features: Mapping[str, Feature]
     heads: Mapping[str, Mapping[str, Any]]
     limits: Mapping[str, int]
     threads: int
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def source(self) -> Path:
+        """The folder that relative model paths start from."""
+        return self.path.parent
 
     def feature(self, name: str) -> Feature:
         """The named feature. Raises `UserError` with the nearest right name."""
@@ -156,4 +164,4 @@ def load(name_or_path: str) -> Profile:
     threads = raw.get("threads", 0)
     if not isinstance(threads, int) or isinstance(threads, bool) or threads < 0:
         raise UserError(f"{path}: threads is {threads!r}, expected 0 (one per core) or a positive whole number")
-    return Profile(name=path.stem, source=path.parent, features=features, heads=heads, limits=limits, threads=threads)
+    return Profile(path=path, features=features, heads=heads, limits=limits, threads=threads)

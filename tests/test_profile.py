@@ -3,6 +3,7 @@
 import pytest
 
 from cache.errors import UserError
+from linking import jobs
 from pipeline import models, profile
 from pipeline.extractors import build, check_options
 
@@ -56,6 +57,23 @@ def test_what_a_merge_key_brings_may_be_overridden(tmp_path):
         "a": ("clip_text", "m"), "b": ("clip_text", "n"), "c": ("image_vgg", "n"),
     }  # fmt: skip
     assert loaded.features["c"].views == {"mention": ("x",), "entity": ("y",)}
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        ("mimik: {}", "mine.yaml: heads.mimik: no such method; did you mean 'mimic'?"),
+        ("mimic: {lrr: 3}", "mine.yaml: heads.mimic: unknown key 'lrr'; did you mean 'lr'?"),
+        ("mimic: {lr: fast}", "mine.yaml: heads.mimic: lr = 'fast' (str): expected a number"),
+        ("mimic: {lr: 0}", "mine.yaml: heads.mimic: lr = 0.0: expected more than 0"),
+    ],
+)
+def test_bad_head_defaults_are_refused_whichever_head_is_asked_for(tmp_path, heads, message):
+    loaded = profile.load(write(tmp_path, f"{GOOD}heads:\n  {heads}\n"))
+    for method in ("mimic", "dwe"):
+        with pytest.raises(UserError) as error:
+            jobs.head(method, "{}", loaded)
+        assert message in str(error.value)
 
 
 def test_an_unknown_profile_names_the_shipped_ones():

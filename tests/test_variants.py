@@ -1,6 +1,7 @@
 """Ablations and variants of every method: they are valid, change what they say, and read no picture where they say so."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,7 @@ SEEN = {"image", "images", "face_attributes", "identities"}
 
 def profile(*features, heads=None):
     made = {name: Feature(name, name, {}, {}, True) for name in features}
-    return Profile("made", None, made, heads or {}, {}, {})
+    return Profile(Path("made.yaml"), made, heads or {}, {}, {})
 
 
 def ablated(method, given):

@@ -25,12 +25,12 @@ def config_class(method: str) -> type[HeadConfig]:
     )
 
 
-def load_config(method: str, params: Mapping[str, Any]) -> HeadConfig:
-    """The configuration of `method` with `params` in place of the defaults.
+def load_config(method: str, params: Mapping[str, Any], where: str = "") -> HeadConfig:
+    """The configuration of `method` with `params` in place of the defaults. where: what an error names as their place, else `--params`.
 
     Raises `UserError` for an unknown method, an unknown key (with the nearest right one), a value of the wrong type or out of range.
     """
-    return build(config_class(method), params, method)
+    return build(config_class(method), params, where or f"--params of {method}")
 
 
 def to_json(config: HeadConfig) -> dict[str, Any]:

@@ -114,19 +114,22 @@ class HeadConfig:
 C = TypeVar("C", bound=HeadConfig)
 
 
-def build(kind: type[C], params: Mapping[str, Any], method: str) -> C:
-    """A configuration of `kind` from plain values (JSON, YAML). Raises `UserError` for an unknown key or a value of the wrong type."""
+def build(kind: type[C], params: Mapping[str, Any], where: str) -> C:
+    """A configuration of `kind` from plain values (JSON, YAML). Raises `UserError` for an unknown key or a value of the wrong type, found `where`."""
     hints = typing.get_type_hints(kind)
     options = {option.name: hints[option.name] for option in dataclasses.fields(kind)}
     for key in params:
         if key not in options:
-            raise UserError(f"--params of {method}: unknown key {key!r}{nearest(key, options)}")
-    checked = {key: _typed(value, options[key], f"--params of {method}: {key}") for key, value in params.items()}
+            raise UserError(f"{where}: unknown key {key!r}{nearest(key, options)}")
+    checked = {key: _typed(value, options[key], f"{where}: {key}") for key, value in params.items()}
     preset: dict[str, Any] = {}
     for option, defaults in kind.presets.items():
         if checked.get(option, False):
             preset |= defaults
-    return kind(**(preset | checked))
+    try:
+        return kind(**(preset | checked))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
