@@ -27,8 +27,11 @@ class ExtractFeatures(OnProfile):
 
     def groups(self) -> list[ExtractGroup]:
         try:
+            jobs.check_heads(self.profile_content)
             asked = wants.listed(self.profile_content, self.features, self.wants, jobs.usual_wants)
-            return [self.clone(ExtractGroup, plan=json.dumps(plan)) for plan in wants.plans(self.profile_content, asked)]
+            plans = wants.plans(self.profile_content, asked)
+            beside = ",".join(sorted({name for plan in plans for name in wants.features_of(plan)}))
+            return [self.clone(ExtractGroup, plan=json.dumps(plan), beside=beside) for plan in plans]
         except UserError as error:
             stop(error)
             raise
@@ -202,8 +205,8 @@ class TrainHead(BuildCandidates):
             return self.mean()
         job = self.job()
         out = Path(job["out"])
-        write_json(out / "config.json", job["depends"])
         trained = self.run_child(self.head.trainer, {**job, "device": self.device, "precision": self.precision})
+        write_json(out / "config.json", job["depends"])
         write_atomic(out / "metrics.txt", trained["table"] + "\n")
         files = [out / name for name in ("config.json", "model.safetensors", "metrics.json", "predictions.parquet", "metrics.txt")]
         return {"result": {"run": self.paths.relative(out)}, "files": files, "run": trained["run"]}

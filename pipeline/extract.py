@@ -30,7 +30,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 
     job: profile (name or path), demo (folder of the demo's encoders or None), dataset (prepared folder), mention_images, entity_images, wants
     (side, feature, view), upstream (stores and key columns of the features that these read: `features`: name -> store folder, `columns`: name ->
-    file), cache, columns (folder for the key columns), memo, rates, device, precision, batch_size, shard_rows, estimate (bool: only count).
+    file), cache, columns (folder for the key columns), memo, rates, device, precision, batch_size, shard_rows, estimate (bool: only count), beside
+    (further features, of whose models none may be missing either).
     Returns identities, stores, key columns, the stores' files for the receipt, and the run's account. Raises `UserError`, and `PassingError` where rows were
     left undone for a reason that may pass.
     """
@@ -38,7 +39,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     profile = profiles.load(job["profile"])
     names = sorted({want["feature"] for want in job["wants"]})
     demo = Path(job["demo"]) if job["demo"] else None
-    extractors = {name: build(profile.feature(name), profile.source, demo) for name in names}
+    extractors = _extractors(profile, names, demo, job.get("beside", []))
     limits = Limits(**profile.limits)
     stores = {name: Store.open(Path(folder)) for name, folder in job.get("upstream", {}).get("features", {}).items()}
     roots = {"mention": Path(job["mention_images"]), "entity": Path(job["entity_images"])}
@@ -82,6 +83,19 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         "without": {units.column_name(*want): int((~column.present).sum()) for want, column in columns.items() if enhanced(want[0], want[2])},
         "run": {**account, "seconds": round(time.monotonic() - started, 3)},
     }
+
+
+def _extractors(profile: profiles.Profile, names: list[str], demo: Path | None, beside: list[str]) -> dict[str, Extractor]:
+    """The extractors of `names`, their models found, or fetched. Raises `UserError` naming every model that cannot be had, those of `beside` among them."""
+    made, lacking = {}, {}
+    for name in sorted({*names, *beside}):
+        try:
+            made[name] = build(profile.feature(name), profile.source, demo)
+        except UserError as error:
+            lacking[str(error)] = None
+    if lacking:
+        raise UserError((f"{len(lacking)} models cannot be had: " if len(lacking) > 1 else "") + "; ".join(lacking))
+    return {name: made[name] for name in names}
 
 
 def _parents(profile: profiles.Profile, job: dict[str, Any], stores: dict[str, Store]) -> dict[tuple[str, str, str], Parent]:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import logging
+import mmap
 import multiprocessing
 import os
 import sys
@@ -38,12 +39,34 @@ def stop(error: Exception) -> None:
 
 
 class _OneLine(logging.Filter):
-    """Keeps the traceback of errors that are meant for the user out of Luigi's log."""
+    """Keeps the traceback of errors that are meant for the user out of Luigi's log, and tells an error that several tasks of a run met once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = mmap.mmap(-1, 16 * 256)  # a count, then hashes; shared with forked workers, as is the lock
+        self.lock = multiprocessing.get_context("fork").Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], (UserError, PassingError)):
+            worker = record.args[1] if isinstance(record.args, tuple) and len(record.args) > 1 else ""
             record.msg, record.args, record.exc_info = f"error: {record.exc_info[1]}", (), None
+            return self._is_new(f"{worker} {record.msg}")
         return True
+
+    def _is_new(self, said: str) -> bool:
+        digest = hashlib.blake2b(said.encode(), digest_size=16).digest()
+        held = self.lock.acquire(timeout=1)  # a worker that was killed may hold it for ever
+        try:
+            count = self.told[0]
+            if digest in (self.told[16 * place : 16 * place + 16] for place in range(1, count + 1)):
+                return False
+            if count < 255:
+                self.told[0] = count + 1
+                self.told[16 * (count + 1) : 16 * (count + 2)] = digest
+            return True
+        finally:
+            if held:
+                self.lock.release()
 
 
 logger.addFilter(_OneLine())
@@ -53,6 +76,24 @@ logger.addFilter(_OneLine())
 _known: dict[tuple[str, str], Any] = {}
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_known.clear)  # a worker looks for itself what others have made since
+
+
+_BEGAN = "MEL_BEGAN"
+
+
+def begin() -> None:
+    """A command begins now."""
+    _known.clear()
+    os.environ[_BEGAN] = repr(time.time())
+
+
+def began() -> float:
+    """When this command began, in all of its processes: seconds since the epoch."""
+    return float(os.environ[_BEGAN])
+
+
+if multiprocessing.parent_process() is None:
+    begin()
 
 
 def once(ask: Callable[["Task"], Any]) -> Callable[["Task"], Any]:
@@ -253,7 +294,7 @@ class Tool(Task):
         raise NotImplementedError
 
 
-def _asked() -> luigi.Task | None:
+def asked() -> luigi.Task | None:
     """The task of the command line, None where there is none (`luigi.build`)."""
     parser = CmdlineParser.get_instance()
     if parser is not None:
@@ -268,7 +309,7 @@ def _asked() -> luigi.Task | None:
 @luigi.Task.event_handler(luigi.Event.DEPENDENCY_PRESENT)
 def _summarise(task: luigi.Task) -> None:
     """Print the summary of the task that was asked for, whether it ran now or was done already."""
-    if not isinstance(task, Task) or task.dry_run or task != _asked():
+    if not isinstance(task, Task) or task.dry_run or task != asked():
         return
     receipt = task.receipt()
     if receipt is not None:

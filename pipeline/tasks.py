@@ -2,17 +2,18 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import luigi
 
 from cache.errors import UserError
-from pipeline import child, logs, profile, receipts, wants
+from pipeline import child, device as devices, logs, profile, receipts, wants
 from pipeline.enhance import LOCAL, options, output
 from pipeline.enhance.options import Options
 from pipeline.parameters import MOST_SEED, Number, Whole
-from pipeline.task import Task, once, setting, stop
+from pipeline.task import Task, asked, began, once, setting, stop
 
 LONGEST_LABEL = 100
 """Bytes of a dataset's label: with a hash behind it, it names files and folders."""
@@ -126,12 +127,21 @@ class PrepareDataset(OnDataset):
         fingerprint = self.fingerprint()
         return fingerprint and {"tables": TABLES, "fingerprint": fingerprint, "limits": dict(profile.load(self.profile).limits), "max_bad_images": self.max_bad_images}
 
+    def receipt(self) -> dict[str, Any] | None:
+        """The standing receipt; with --rescan, one of a scan that began after this command did."""
+        receipt = super().receipt()
+        return receipt if receipt and (not self.rescan or receipt["run"].get("rescanned", 0) >= began()) else None
+
     @once
     def content(self) -> str | None:
         receipt = self.receipt()
         return receipt and receipt["result"]["content"]
 
+    def brief(self) -> str:
+        return ", every picture again" if self.rescan else ""
+
     def make(self) -> dict[str, Any]:
+        started = time.time()
         account = child.run(
             "pipeline.account:prepare",
             {
@@ -143,17 +153,20 @@ class PrepareDataset(OnDataset):
         out = self.paths.dataset(self.dataset, account["content"])
         given = ["given.parquet"] if "given" in account else []
         files = [out / name for name in ("mentions.parquet", "entities.parquet", *given, "account.json", "account.txt")]
-        logs.say(files[-1].read_text())
+        if self != asked():  # its summary says it else
+            logs.say(files[-1].read_text())
         return {
             "result": {
                 "folder": self.paths.relative(out), "content": account["content"],
                 **{side: os.path.relpath(account[side], self.source) for side in ("mention_images", "entity_images")},
             },
             "files": files,
+            "run": {"rescanned": started} if self.rescan else {},
         }
 
     def summary(self, receipt: dict[str, Any]) -> str:
-        return f"dataset {self.dataset} prepared in {self.folder(receipt['result']['folder'])}"
+        folder = self.folder(receipt["result"]["folder"])
+        return f"{(folder / 'account.txt').read_text()}\ndataset {self.dataset} prepared in {folder}"
 
 
 class OnProfile(OnDataset):
@@ -169,6 +182,7 @@ class OnProfile(OnDataset):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         try:
+            devices.check(self.device, self.precision)
             self.profile_content = profile.load(self.profile)
         except UserError as error:
             stop(error)
@@ -204,6 +218,7 @@ class EnhanceEntities(Options, OnDataset):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         try:
+            devices.check(self.device, self.precision)
             options.check(self)
         except UserError as error:
             stop(error)
@@ -269,6 +284,7 @@ class ExtractGroup(OnProfile):
     """Extracts one group of features that are read together (all texts, say, or all whole pictures): ExtractFeatures makes these."""
 
     plan = luigi.Parameter(description="JSON {wants: list of {side, feature, view}, after: plans of the groups whose rows these are made from}")
+    beside = luigi.Parameter(default="", significant=False, description="comma-separated features whose models must be there before the first row is extracted")
     on_device = True
 
     def wants(self) -> list[dict[str, str]]:
@@ -314,7 +330,7 @@ class ExtractGroup(OnProfile):
         wider = self._wider()
         if wider:
             return wants.part_of(wider, self.wants())
-        made = self.run_child("pipeline.extract:main", self.job())
+        made = self.run_child("pipeline.extract:main", self.job(beside=[name for name in self.beside.split(",") if name]))
         made["columns"] = {name: self.paths.relative(Path(path)) for name, path in made["columns"].items()}
         return made | {"files": [self.paths.relative(Path(path)) for path in made["files"]]}
 

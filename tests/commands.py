@@ -18,7 +18,7 @@ from pipeline import child, task
 def run(*arguments: str) -> tuple[Any, str]:
     """Exit code and output of `luigi --module tasks` with these arguments."""
     code: Any = 0
-    task._known.clear()  # what a process of its own would not know
+    task.begin()  # as a process of its own would
     Register.clear_instance_cache()
     with as_calls(), contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
         try:

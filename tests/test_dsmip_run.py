@@ -66,6 +66,16 @@ def test_one_command_trains_the_experts_extracts_with_their_prompts_and_trains_t
     assert train(world)[0] == 0
     assert lost.read_bytes() == content and {path: path.stat().st_mtime_ns for path in shards if path != lost} == {p: t for p, t in shards.items() if p != lost}
     assert stages(world)["prompts"] == first["prompts"]
+    # One with a flipped byte is found, and so is a spec that is gone; both come back.
+    lost.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    spec = sorted(shards)[-1].with_name("spec.json")
+    spec.unlink()
+    code, said = commands.run("VerifyCache", "--work-dir", str(world / "work"))
+    assert code == 30 and f"bad: {lost.relative_to(world / 'work')}" in said and f"bad: {spec.relative_to(world / 'work')}: is gone" in said
+    assert "TrainHead --method dsmip" in commands.run("VerifyCache", "--repair", "--work-dir", str(world / "work"))[1] and not lost.exists()
+    assert train(world)[0] == 0
+    assert lost.read_bytes() == content and spec.exists()
+    assert "holds" in commands.run("VerifyCache", "--work-dir", str(world / "work"))[1]
 
 
 def test_prompts_that_start_elsewhere_than_the_cached_states_are_refused_in_one_line(world):

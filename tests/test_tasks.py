@@ -16,6 +16,10 @@ import commands
 import h5py
 import pytest
 import small_world
+import yaml
+from PIL import Image
+
+from pipeline import scan
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -190,6 +194,32 @@ def test_a_picture_replaced_under_its_old_name_is_extracted_again_alone(world):
     assert world.extracted("ExtractFeatures") == {"clip_image": 1, "image_pooled": 1}
 
 
+def test_rescan_finds_a_picture_that_changed_under_its_size_and_time(world):
+    path, before = world.data / "mentions" / "m0.png", world.shards()
+    old = path.stat()
+    Image.new("RGB", (48, 40), "red").save(path)
+    path.write_bytes(path.read_bytes().ljust(old.st_size, b"\0"))
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+    assert world.extracted("ExtractFeatures") == {}
+    shutil.rmtree(next(world.work.glob("cache/clip_image-*")))
+    assert "the file changed since the dataset was prepared: add --rescan" in world.luigi("ExtractFeatures", code=30)
+    assert "would run PrepareDataset, every picture again" in world.here("ExtractFeatures", "--rescan", "--dry-run")
+    world.luigi("ExtractFeatures", "--rescan")
+    assert world.extracted("ExtractFeatures", "--rescan") == {}, "nothing has changed since"
+    added = world.shards().keys() - before.keys()
+    assert [name.split("/")[1].partition("-")[0] for name in added if "clip_image" not in name] == ["image_pooled"]
+
+
+def test_every_picture_is_read_once_in_a_command_that_rescans(world, monkeypatch):
+    examined, plain = [], scan._examine
+    monkeypatch.setattr(scan, "_examine", lambda path, limits: examined.append(path) or plain(path, limits))
+    world.here("TrainHead")
+    assert not examined
+    for times in (1, 2):
+        world.here("TrainHead", "--rescan")
+        assert examined and set(map(examined.count, examined)) == {times}
+
+
 def test_a_command_killed_before_its_receipt_goes_on_without_redoing_a_row(base, tmp_path, monkeypatch):
     for name in ("copy", "undisturbed"):
         shutil.copytree(base.root, tmp_path / name, ignore=shutil.ignore_patterns("work"))
@@ -212,6 +242,8 @@ def test_workers_that_are_spawned_as_on_macos_do_the_same(base, tmp_path):
     command = [sys.executable, "-c", code, "--module", "tasks", *fresh.arguments("PrepareDataset"), "--workers", "2"]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 and f"dataset small prepared in {fresh.work}" in done.stdout, done.stdout + done.stderr
+    again = fresh.here("PrepareDataset")
+    assert done.stdout.count("mentions by split") == again.count("mentions by split") == 1, "the account, whether it was done already or not"
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
@@ -243,6 +275,21 @@ def test_a_flipped_byte_is_found_by_name_and_repair_refills_exactly_that_shard(w
     assert "holds" in world.here("VerifyCache", profile=False)
 
 
+def test_a_spec_that_is_damaged_or_gone_is_named_and_made_again(world):
+    before = world.shards()
+    spec = next(world.work.glob("cache/image_pooled-*/spec.json"))
+    spec.write_bytes(b"?" + spec.read_bytes()[1:])
+    assert "removed 1 bad file" in world.here("VerifyCache", "--repair", profile=False) and not spec.exists()
+    said = world.here("VerifyCache", "--repair", profile=False)
+    assert f"bad: {spec.relative_to(world.work)}: is gone; `luigi --module tasks ExtractFeatures` makes it again" in said and "removed 0" in said
+    assert f"left as it is: {spec} is gone" in world.here("CleanCache", profile=False)
+    line = next(line for line in world.here("EstimateCache").splitlines() if line.startswith("image_pooled"))
+    assert line.split()[2] == "0"
+    world.here("BuildCandidates", "--sources", "name,dense:image_pooled")
+    assert spec.exists() and world.shards() == before
+    assert "holds" in world.here("VerifyCache", profile=False)
+
+
 def test_estimate_counts_what_is_to_come_and_extracts_nothing(world):
     said = world.here("EstimateCache")
     assert all(line.split()[2] == "0" for line in said.splitlines() if line.startswith(("clip_", "text_", "image_")))
@@ -265,6 +312,19 @@ def test_clean_lists_what_no_profile_asks_for_and_removes_it_on_request(world):
     assert old.name in said and said.count("image_pooled-") == 1 and old.exists()
     world.here("CleanCache", "--remove", profile=False)
     assert not old.exists() and len(list(world.work.glob("cache/image_pooled-*"))) == 1
+
+
+def test_clean_refuses_a_profile_that_does_not_exist_and_names_one_that_is_gone(world, caplog):
+    shutil.rmtree(world.work / "receipts")
+    world.here("ExtractFeatures")
+    profile, before = world.root / "small.yaml", world.shards()
+    moved = profile.rename(world.root / "moved.yaml")
+    code, _ = commands.run(*world.arguments("CleanCache", profile=False), "--profiles", str(profile), "--remove")
+    assert code == 30 and f"{profile}: no such profile file" in caplog.text and world.shards() == before
+    said = world.here("CleanCache", profile=False)
+    assert f"the profile {profile}, which features were extracted with, is gone" in said and "clip_text-" in said
+    assert "every feature in the cache is asked for" in world.here("CleanCache", "--profiles", str(moved), "--remove", profile=False)
+    assert world.shards() == before
 
 
 def test_two_runs_of_one_command_at_once_both_succeed(base, tmp_path):
@@ -293,7 +353,10 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(base, tmp_path):
         (["TrainHead", "--params", '{"learning_rate": 1}'], "'learning_rate'"),
         (["TrainHead", "--params", '{"lr": "high"}'], "lr"),
         (["TrainHead", "--params", "{lr: 1}"], "--params, column 2: malformed JSON"),
+        (["TrainHead", "--seed", "-1"], "--seed -1: expected 0 or more"),
         (["ExtractFeatures", "--features", "clip_txt"], "did you mean 'clip_text'?"),
+        (["ExtractFeatures", "--device", "bogus"], "--device 'bogus': unknown"),
+        (["TrainHead", "--precision", "bogus"], "--precision 'bogus': unknown"),
         (["ExtractFeatures", "--profile", "nowhere.yaml"], "nowhere.yaml: no such profile file"),
         (["PrepareDataset", "--data-dir", "nowhere"], "nowhere"),
         (["PrepareDataset", "--dataset", "../x"], "the label names a folder"),
@@ -305,16 +368,40 @@ def test_a_mistyped_option_ends_in_one_line_and_not_zero(base, options, message)
     assert message in said and "Traceback" not in said, said
 
 
-def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_written(base, tmp_path):
+def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_written(base, tmp_path, caplog):
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     fresh = World(base.root)
     fresh.work = tmp_path / "work"
-    said = fresh.luigi("ExtractFeatures", "--features", "image_pooled", "--device", "cuda", code=30)
-    assert "--device cuda" in said and "Traceback" not in said
-    assert not list(fresh.work.glob("cache/*/*.h5"))
+    said = fresh.luigi("ExtractFeatures", "--device", "cuda", code=30)
+    assert said.count("--device cuda") == 1 and "Traceback" not in said, "once, not once for each group"
+    assert not list(fresh.work.glob("cache/*"))
+    before = sorted(base.work.glob("runs/small/mimic/*"))
+    code, _ = commands.run(*base.arguments("TrainHead"), "--seed", "77", "--device", "cuda")
+    assert code == 30 and "--device cuda" in caplog.text and sorted(base.work.glob("runs/small/mimic/*")) == before
+
+
+def test_models_that_are_missing_are_named_together_before_anything_is_extracted(world):
+    profile = world.root / "small.yaml"
+    said = yaml.safe_load(profile.read_text())
+    for feature in ("text_tokens", "image_pooled"):
+        said["features"][feature]["model"] = f"nowhere/{feature}"
+    profile.write_text(yaml.safe_dump(said))
+    shutil.rmtree(world.work / "cache")
+    told = world.luigi("ExtractFeatures", code=30)
+    assert told.count("error: ") == 1 and "2 models cannot be had" in told
+    assert all(f"hf download nowhere/{feature}" in told for feature in ("text_tokens", "image_pooled"))
+    assert not (world.work / "cache").exists()
+
+
+def test_a_wrong_key_among_a_profiles_heads_is_refused_by_every_command_that_runs_models(world):
+    profile = world.root / "small.yaml"
+    profile.write_text(profile.read_text().replace("epochs: 2", "epoch: 2"))
+    for command in ("ExtractFeatures", "TrainHead"):
+        code, said = commands.run(*world.arguments(command))
+        assert f"{profile}: heads.mimic: unknown key 'epoch'; did you mean 'epochs'?" in str(code) + said
 
 
 def test_help_is_there_for_every_command(base):
