@@ -108,7 +108,7 @@ def _folder(folder: Path, watch: Callable[[], None]) -> Iterator[Finding]:
         else:
             outputs = store.outputs
     except UserError as error:
-        yield Finding(folder / SPEC, str(error).removeprefix(f"{folder / SPEC} "))
+        yield Finding(folder / SPEC, "is gone" if not (folder / SPEC).exists() else str(error).removeprefix(f"{folder / SPEC} "))
     for path in sorted(folder.glob("*.h5")):
         problem = _problem(path, folder, outputs)
         watch()

@@ -47,9 +47,12 @@ class _OneLine(logging.Filter):
         self.lock = multiprocessing.get_context("fork").Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], (UserError, PassingError)):
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, SystemExit):
+            error = error.__context__  # see `stop`
+        if isinstance(error, (UserError, PassingError)):
             worker = record.args[1] if isinstance(record.args, tuple) and len(record.args) > 1 else ""
-            record.msg, record.args, record.exc_info = f"error: {record.exc_info[1]}", (), None
+            record.msg, record.args, record.exc_info = f"error: {error}", (), None
             return self._is_new(f"{worker} {record.msg}")
         return True
 

@@ -215,6 +215,8 @@ def test_a_failed_build_leaves_the_old_folder_and_nothing_else(tmp_path):
     folder = tmp_path / "made"
     with whole_folder(folder) as place:
         (place / "old").write_text("old")
+        (place / "old").chmod(0o600)
+    assert (folder / "old").stat().st_mode & 0o777 == 0o777 & folder.stat().st_mode & ~0o111, "readable for whom the folder is"
     with pytest.raises(RuntimeError), whole_folder(folder) as place:
         (place / "new").write_text("half")
         raise RuntimeError
