@@ -16,7 +16,11 @@ from cache.errors import UserError
 from cache.files import locked, read_json, write_json
 from cache.progress import Bar
 
+RULES = 2
+"""Raised by hand when what an identity is made of changes: finished tasks then look again at what they hold."""
 KEY_BYTES = 16
+RULES = 2
+"""Raised by hand when what an identity is made of changes: finished tasks then look again at what they hold."""
 PART = 1 << 22  # bytes of a file that are hashed at a time
 DTYPES = ("float16", "float32", "int32", "uint8")
 _RESERVED = {"keys", "status", "cause"}  # arrays that every shard has beside its outputs

@@ -15,6 +15,8 @@ FEWEST = 8
 """Mentions below which nothing is fitted."""
 FOLDS = 5
 PENALTY = 1.0
+DEPTH = 10
+"""Best scores of a mention that its confidence is made from, however many are asked for."""
 BINS = 10
 ODDS = 1e-6  # a softmax nearer to 0 or 1 counts as this
 
@@ -30,8 +32,9 @@ def hidden(gold_id: str) -> bool:
 
 
 def material(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Top scores (m, d), best first and -inf where there are no more → score, lead over the second and log odds of the softmax of the first (m, 3),
-    NaN where there is none; and that softmax (m,), what a score is worth without calibration."""
+    """Top scores (m, d), best first and -inf where there are no more → score, lead over the second and log odds of the softmax of the first among the
+    best `DEPTH` (m, 3), NaN where there is none; and that softmax (m,), what a score is worth without calibration."""
+    scores = scores[:, :DEPTH]
     finite = np.isfinite(scores)
     score = np.where(finite[:, 0], scores[:, 0], np.nan)
     second = scores[:, 1] if scores.shape[1] > 1 else np.full(len(scores), -np.inf)

@@ -1,7 +1,8 @@
 """Training jobs: a head's configuration from the profile and the command line, joined with what extraction left."""
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -106,13 +107,23 @@ def pair_version() -> int:
     return pairs.VERSION
 
 
+def rows_of(extraction: Mapping[str, Any], columns: Iterable[str], paths: Paths) -> dict[str, str]:
+    """Column -> SHA-256 (hex) of its keys: which texts and pictures its records had. The identity of a feature says what was done, not to what."""
+    found = {}
+    for name in sorted(columns):
+        with open(paths.root / extraction["columns"][name], "rb") as handle:
+            found[name] = hashlib.file_digest(handle, "sha256").hexdigest()
+    return found
+
+
 def pair_job(
     name: str, *, extraction: Mapping[str, Any], candidates: Mapping[str, Any], dataset: Mapping[str, Any], paths: Paths,
 ) -> dict[str, Any]:
-    """The job of `pipeline.pairs.build`; its file is named by the candidate lists and the identities of the features it reads."""
+    """The job of `pipeline.pairs.build`; its file is named by the candidate lists and the features and rows it reads."""
     features = extraction["features"]
     read = {key: value["identity"] for key, value in features.items()}
-    digest = identity({"pair": name, "version": pair_version(), "candidates": candidates["digest"], "features": read})
+    rows = rows_of(extraction, extraction["columns"], paths)
+    digest = identity({"pair": name, "version": pair_version(), "candidates": candidates["digest"], "features": read, "rows": rows})
     inputs = []
     for column, path in sorted(extraction["columns"].items()):
         side, feature, view = column.split(".")
@@ -132,7 +143,8 @@ def training_job(
 ) -> dict[str, Any]:
     """The job of `heads.training.main`. heads: the jobs of the finished runs it reads, by label. prompted: inputs that learned prompts have made.
 
-    The run's folder is named by what the run depends on: configuration, seed, fraction, dataset, candidates and the identities of its features.
+    The run's folder is named by what the run depends on: configuration, seed, fraction, dataset, candidates, the identities of its features, and the
+    texts and pictures that those were made of, which come from other features and descriptions too.
     So the same experiment has one folder, whatever task or profile led to it.
     """
     extracted = [want for want in chosen.wanted if want["feature"] not in PROMPTED.values()]
@@ -140,6 +152,7 @@ def training_job(
     depends = {
         "method": chosen.method, "config": chosen.config, "seed": seed, "train_fraction": train_fraction, "dataset": dataset_content,
         "candidates": candidates["digest"], "features": {name: feature["identity"] for name, feature in features.items()},
+        "rows": rows_of(extraction, {column_name(want["side"], want["feature"], want["view"]) for want in extracted}, paths),
         "pairs": {name: pair["digest"] for name, pair in pairs.items()},
     }
     if heads:

@@ -129,7 +129,7 @@ class Linker:
             for mention, verdict in zip(mentions, verdicts, strict=True)
         ]
         with self.lock:
-            rows, scores = self._top(table, root, max(2, top_k))
+            rows, scores = self._top(table, root, max(calibration.DEPTH, top_k))
         values, _ = calibration.material(scores)
         fitted, place = self.calibration["fit"], self.calibration["threshold"]
         chance = calibration.confidence(fitted, values) if fitted else None
@@ -176,12 +176,12 @@ class Linker:
         if own > calibration.ENOUGH_NIL * len(kept):
             hidden = hidden[:0]
         table = {name: [values[at] for at in kept] for name, values in table.items()} | {"given": self._given(table["id"], kept)}
-        best, scores = [np.empty((0, 1), np.int64)], [np.empty((0, calibration.BINS), np.float32)]
+        best, scores = [np.empty((0, 1), np.int64)], [np.empty((0, calibration.DEPTH), np.float32)]
         for start in range(0, len(kept), CHUNK):
             part = {name: values[start : start + CHUNK] for name, values in table.items()}
-            rows, found = self._top(part, Path(), calibration.BINS, hidden)
+            rows, found = self._top(part, Path(), calibration.DEPTH, hidden)
             best.append(rows[:, :1])
-            scores.append(np.pad(found, ((0, 0), (0, calibration.BINS - found.shape[1])), constant_values=-np.inf))
+            scores.append(np.pad(found, ((0, 0), (0, calibration.DEPTH - found.shape[1])), constant_values=-np.inf))
         nil = (gold < 0) | np.isin(gold, hidden)
         right = (np.concatenate(best)[:, 0] == gold) & ~nil
         values, plain = calibration.material(np.concatenate(scores))

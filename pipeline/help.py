@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import luigi
 from luigi.parameter import MissingParameterException, ParameterVisibility
 
+from cache.errors import nearest
 from pipeline import logs
 
 WIDTH = 120
@@ -31,11 +32,14 @@ def asked(arguments: Sequence[str], commands: Mapping[str, type[luigi.Task]]) ->
 
 
 def offer(arguments: Sequence[str], commands: Mapping[str, type[luigi.Task]]) -> None:
-    """Print the help that is asked for, if any, and end the process."""
+    """Print the help that is asked for, if any, and end the process; end it in one line where there is no such command."""
     text = asked(arguments, commands)
     if text is not None:
         logs.say(text)
         sys.exit(0)
+    named = arguments[3] if arguments[1:3] == ["--module", "tasks"] and len(arguments) > 3 else ""
+    if named and not named.startswith("-") and named not in commands:
+        sys.exit(f"error: no command {named!r}{nearest(named, list(commands))}")
 
 
 def overview(commands: Mapping[str, type[luigi.Task]]) -> str:

@@ -72,7 +72,7 @@ def _mention(number: int, raw: bytes, folder: ImageFolder, ignored: Collection[s
     if len(raw) > MAX_LINE:
         raise UserError(f"{where}: longer than {MAX_LINE:,} bytes; a sentence is enough around a mention")
     try:
-        record = parse_json(raw.decode("utf-8"), unique=True)
+        record = parse_json(raw.decode("utf-8").rstrip("\r\n"), unique=True)
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except json.JSONDecodeError as error:

@@ -7,6 +7,7 @@ import logging
 import mmap
 import multiprocessing
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -50,6 +51,8 @@ class _OneLine(logging.Filter):
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, SystemExit):
             error = error.__context__  # see `stop`
+        if isinstance(error, luigi.parameter.ParameterException):
+            error = UserError(re.sub(r"\[args=.*?\]:", ":", str(error)))  # as `TrainHead[args=(), kwargs={}]: requires the 'run' parameter`
         if isinstance(error, (UserError, PassingError)):
             worker = record.args[1] if isinstance(record.args, tuple) and len(record.args) > 1 else ""
             record.msg, record.args, record.exc_info = f"error: {error}", (), None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import UserError
+from cache.identity import RULES
 from pipeline import extractors, models, views
 from pipeline.paths import Paths
 from pipeline.profile import Profile
@@ -119,19 +120,21 @@ def enhanced(listed: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def request(profile: Profile, listed: Sequence[Mapping[str, str]], demo: Path | None) -> dict[str, Any]:
-    """What of the profile decides the wanted features: their options and the state of their models' files."""
+    """What decides the wanted features: their options, the state of their models' files, and the versions of our own code."""
     names = sorted({want["feature"] for want in listed})
+    kinds = {name: extractors.extractor_kind(profile.feature(name), _where(profile)) for name in names}
 
     def stamps(name: str) -> list[Any]:
         options = extractors.check_options(profile.feature(name), _where(profile))
-        references = extractors.extractor_class(profile.feature(name).extractor).kind(options).references(options)
+        references = kinds[name].references(options)
         found = [models.stamp(reference, profile.source, demo) for reference in references]
         return found[0] if len(found) == 1 else found
 
     return {
         "limits": dict(profile.limits),
         "features": {
-            name: {"extractor": profile.feature(name).extractor, "options": dict(profile.feature(name).options)} for name in names
+            name: {"extractor": profile.feature(name).extractor, "version": [RULES, kinds[name].VERSION], "options": dict(profile.feature(name).options)}
+            for name in names
         },
         "models": {name: stamps(name) for name in names},
     }

@@ -55,6 +55,23 @@ def test_two_descriptions_changed_are_two_texts_re_extracted_and_going_back_cost
     assert base.extracted("ExtractFeatures", "--features", "clip_text") == {}
 
 
+def test_a_run_of_other_descriptions_is_another_run_and_going_back_finds_the_first_as_it_was(base):
+    def trained() -> dict[str, bytes]:
+        base.here("TrainHead", "--method", "dwe", "--params", '{"entity_text": "static", "epochs": 1}')
+        return {path.parent.name: path.read_bytes() for path in base.work.glob("runs/small/dwe/*/model.safetensors")}
+
+    write_pages(base)
+    static(base)
+    first = trained()
+    write_pages(base, Q3="Something else.")
+    static(base)
+    both = trained()
+    assert len(first) == 1 and len(both) == 2 and both.items() >= first.items()
+    write_pages(base)
+    static(base)
+    assert trained() == both
+
+
 def test_a_finished_command_does_nothing_and_other_options_write_the_file_anew(base):
     static(base)
     prepared = next(base.work.glob("datasets/small-*"))

@@ -54,6 +54,16 @@ def test_a_reader_that_has_read_enough_is_no_error(options, tmp_path):
     assert done.returncode == 0 and not done.stderr, done.stderr
 
 
+@pytest.mark.parametrize(("words", "line"), [
+    (["TrainHed"], "error: no command 'TrainHed'; did you mean 'TrainHead'?"),
+    (["CompareRuns", "--run-folder", "small/mimic/a"], "error: CompareRuns: requires the 'against' parameter to be set"),
+])  # fmt: skip
+def test_a_mistyped_command_and_an_option_left_out_end_in_one_line(words, line):
+    command = [sys.executable, "-m", "luigi", "--module", "tasks", *words]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode and line in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
 def test_a_command_with_an_option_of_each_kind():
     class Kinds(luigi.Task):
         """Shows what there is."""

@@ -99,6 +99,14 @@ def test_new_mentions_with_and_without_pictures_go_through_every_part(world, met
         assert [entity.score for entity in alone.entities] != [entity.score for entity in found.entities], "the picture is read"
 
 
+def test_confidence_does_not_depend_on_how_many_are_asked_for(world):
+    linker = Linker.load(world[1]["mimic"])
+    linker.calibration = {"fit": {"mean": [0] * 3, "deviation": [1] * 3, "weights": [0, 0, 1], "bias": 0}, "threshold": 0.5}  # by the softmax alone
+    answers = {top_k: linker.link("Sight of the Old Ship and of Ann Powers.", "Powers", top_k=top_k) for top_k in (1, 2, 5, 12)}
+    assert len({(answer.confidence, answer.nil, answer.entities[0]) for answer in answers.values()}) == 1
+    assert [len(answer.entities) for answer in answers.values()] == [1, 2, 5, 12] and 0 < answers[5].confidence < 1
+
+
 def test_what_stands_beside_a_mention_does_not_change_its_answer(world, tmp_path):
     lines = [{"id": n, "sentence": f"Sight number {n} of the Old Ship and of Ann Powers.", "mention": ("Old Ship", "Ann Powers")[n % 2]} for n in range(9)]
     by_one, _, _ = link(world, tmp_path, lines, "drin", chunk=1)

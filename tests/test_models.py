@@ -138,6 +138,16 @@ def test_a_download_that_was_interrupted_goes_on(bert, tmp_path, monkeypatch):
     assert models.find("someone/bert", tmp_path, None, fetch=False).folder == there, "nothing is fetched twice"
 
 
+def test_a_raised_version_is_part_of_what_an_extraction_asks_for(monkeypatch):
+    from pipeline import profile, wants
+    from pipeline.extractors.text_tokens import TextTokens
+
+    listed = [{"side": "entity", "feature": "text_tokens", "view": "name_sep_attributes"}]
+    before = wants.request(profile.load("demo"), listed, None)
+    monkeypatch.setattr(TextTokens, "VERSION", TextTokens.VERSION + 1)
+    assert wants.request(profile.load("demo"), listed, None) != before
+
+
 @pytest.mark.parametrize(("value", "meant"), [("1", True), ("yes", True), ("0", False), ("", False)])
 def test_no_connection_is_what_the_hubs_library_takes_for_it(monkeypatch, value, meant):
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
