@@ -53,8 +53,8 @@ class VerifyCache(Tool):
         logs.say(found["text"])
         if found["bad"] and not self.repair:
             raise UserError(
-                f"{found['bad']} bad or missing file(s) under {self.paths.root}; `luigi --module tasks VerifyCache --repair` removes what is bad and says what "
-                "makes it again"
+                f"{found['bad']} bad or missing file(s) under {self.paths.root}; `luigi --module tasks VerifyCache --repair` removes what is bad "
+                "and says what makes it again"
             )
 
 

@@ -172,7 +172,7 @@ class Store:
         return found
 
     def files_for(self, keys: np.ndarray) -> list[Path]:
-        """What must lie on disk for the rows of these keys to be read: the spec, and every shard that holds one of them; absent keys are passed over."""
+        """What must lie on disk to read the rows of these keys: the spec, and every shard that holds one; absent keys are passed over."""
         numbers = np.unique(self.locate(keys)[0])
         return [self.folder / SPEC, *sorted(self.shard(int(number)).path for number in numbers if number >= 0)]
 

@@ -1,5 +1,6 @@
 """Extraction of one group of features: views to keys, what is missing, an estimate, then the runner."""
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -32,8 +33,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     (side, feature, view), upstream (stores and key columns of the features that these read: `features`: name -> store folder, `columns`: name ->
     file), cache, columns (folder for the key columns), memo, rates, device, precision, batch_size, shard_rows, estimate (bool: only count), beside
     (further features, of whose models none may be missing either).
-    Returns identities, stores, key columns, the stores' files for the receipt, and the run's account. Raises `UserError`, and `PassingError` where rows were
-    left undone for a reason that may pass.
+    Returns identities, stores, key columns, the stores' files for the receipt, and the run's account. Raises `UserError`, and `PassingError` where
+    rows were left undone for a reason that may pass.
     """
     started = time.monotonic()
     profile = profiles.load(job["profile"])
@@ -72,7 +73,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         account = runner.run(features)
     except BaseException:
         for store in new:
-            store.remove_if_empty()
+            with contextlib.suppress(UserError, OSError):  # what it failed of is what the user reads
+                store.remove_if_empty()
         raise
     files = _save_columns(columns, Path(job["columns"]))
     return {
@@ -86,7 +88,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _extractors(profile: profiles.Profile, names: list[str], demo: Path | None, beside: list[str]) -> dict[str, Extractor]:
-    """The extractors of `names`, their models found, or fetched. Raises `UserError` naming every model that cannot be had, those of `beside` among them."""
+    """The extractors of `names`, their models found or fetched. Raises `UserError` naming all models that cannot be had, those of `beside` too."""
     made, lacking = {}, {}
     for name in sorted({*names, *beside}):
         try:
@@ -139,8 +141,8 @@ def _refuse_if_full(estimates: list[dict[str, Any]], cache: Path) -> None:
     coming, free = sum(entry["bytes"] for entry in estimates), free_bytes(cache)
     if coming and coming + MARGIN > free:
         raise UserError(
-            f"no space for the features in {cache}: {coming / 1e6:,.0f} MB to come and {MARGIN / 1e6:,.0f} MB to be kept free, {free / 1e6:,.0f} MB free; free "
-            "some, choose another --work-dir, or run `luigi --module tasks CleanCache`"
+            f"no space for the features in {cache}: {coming / 1e6:,.0f} MB to come and {MARGIN / 1e6:,.0f} MB to be kept free, "
+            f"{free / 1e6:,.0f} MB free; free some, choose another --work-dir, or run `luigi --module tasks CleanCache`"
         )
 
 

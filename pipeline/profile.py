@@ -37,7 +37,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Profile:
-    """A checked profile. path: its file. heads: head defaults as written (`linking.jobs` checks them). threads: CPU threads of each process; 0: one per core.
+    """A checked profile. path: its file. heads: head defaults as written; `linking.jobs` checks them. threads: of each process; 0: one per core.
 
     Models so small that threads wait for each other longer than they compute want one; their tasks then run side by side (`--workers`).
     """

@@ -98,7 +98,7 @@ def began() -> float:
     return float(os.environ[_BEGAN])
 
 
-if multiprocessing.parent_process() is None:
+if multiprocessing.parent_process() is None or _BEGAN not in os.environ:
     begin()
 
 

@@ -153,7 +153,7 @@ class PrepareDataset(OnDataset):
         out = self.paths.dataset(self.dataset, account["content"])
         given = ["given.parquet"] if "given" in account else []
         files = [out / name for name in ("mentions.parquet", "entities.parquet", *given, "account.json", "account.txt")]
-        if self != asked():  # its summary says it else
+        if self != asked():  # else its summary says it
             logs.say(files[-1].read_text())
         return {
             "result": {
@@ -284,7 +284,7 @@ class ExtractGroup(OnProfile):
     """Extracts one group of features that are read together (all texts, say, or all whole pictures): ExtractFeatures makes these."""
 
     plan = luigi.Parameter(description="JSON {wants: list of {side, feature, view}, after: plans of the groups whose rows these are made from}")
-    beside = luigi.Parameter(default="", significant=False, description="comma-separated features whose models must be there before the first row is extracted")
+    beside = luigi.Parameter(default="", significant=False, description="comma-separated features whose models must be there too")
     on_device = True
 
     def wants(self) -> list[dict[str, str]]:

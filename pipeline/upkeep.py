@@ -29,7 +29,7 @@ def verify(job: dict[str, Any]) -> dict[str, Any]:
     elif job["repair"]:
         lines.append(f"removed {len(checks.repair([*found, *prompted]))} bad file(s)")
         lines += ["`luigi --module tasks ExtractFeatures` makes again exactly what is bad or gone in the cache"] if found else []
-        lines += ["`luigi --module tasks TrainHead --method dsmip`, with that run's options, makes again what is bad or gone in runs"] if prompted else []
+        lines += ["`luigi --module tasks TrainHead --method dsmip`, with a run's options, makes again what is bad or gone in it"] if prompted else []
     return {"text": "\n".join(lines), "bad": len(found) + len(prompted)}
 
 
@@ -64,7 +64,7 @@ def _asked_for(job: dict[str, Any]) -> tuple[set[str], list[str]]:
     asked, notes = set(), []
     for name in sorted(used | set(job["profiles"])):
         if name not in job["profiles"] and name not in profiles.names() and not Path(name).is_file():
-            notes.append(f"the profile {name}, which features were extracted with, is gone and keeps none of them; --profiles names it where it lies now")
+            notes.append(f"the profile {name}, which features were extracted with, is gone and keeps none; --profiles names it where it lies now")
             continue
         profile = profiles.load(name)
         for feature in profile.features.values():

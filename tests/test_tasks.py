@@ -281,7 +281,7 @@ def test_a_spec_that_is_damaged_or_gone_is_named_and_made_again(world):
     spec.write_bytes(b"?" + spec.read_bytes()[1:])
     assert "removed 1 bad file" in world.here("VerifyCache", "--repair", profile=False) and not spec.exists()
     said = world.here("VerifyCache", "--repair", profile=False)
-    assert f"bad: {spec.relative_to(world.work)}: is gone" in said and "removed 0" in said and "`luigi --module tasks ExtractFeatures` makes again" in said
+    assert f"bad: {spec.relative_to(world.work)}: is gone" in said and "removed 0" in said and "tasks ExtractFeatures` makes again" in said
     assert f"left as it is: {spec} is gone" in world.here("CleanCache", profile=False)
     line = next(line for line in world.here("EstimateCache").splitlines() if line.startswith("image_pooled"))
     assert line.split()[2] == "0"
