@@ -78,7 +78,18 @@ def head(method: str, params: str, profile: Profile, last: Mapping[str, Any] = M
     method = method.replace("-", "_")
     config = load_config(method, {**profile.heads.get(method, {}), **parameters(params), **last})
     available = list(profile.features)
-    return Head(method, to_json(config), config.wants(available), config.pairs(available), config.runs(available), config.trainer)
+    wanted = config.wants(available)
+    _check_outputs(method, wanted, profile)
+    return Head(method, to_json(config), wanted, config.pairs(available), config.runs(available), config.trainer)
+
+
+def _check_outputs(method: str, wanted: Sequence[Mapping[str, Any]], profile: Profile) -> None:
+    """Raises `UserError` where the profile has a feature written without an output that the method reads."""
+    for want in wanted:
+        written = profile.features[want["feature"]].options.get("outputs") if want["feature"] in profile.features else None
+        lacking = [output for output in want["outputs"] if written and output not in written]
+        if lacking:
+            raise UserError(f"{profile.path}: features.{want['feature']}.outputs: {method} reads {', '.join(lacking)} too; add it, or leave `outputs` out")
 
 
 def usual_wants(profile: Profile) -> list[dict[str, str]]:

@@ -76,6 +76,14 @@ def test_bad_head_defaults_are_refused_whichever_head_is_asked_for(tmp_path, hea
         assert message in str(error.value)
 
 
+def test_an_output_that_a_head_reads_and_the_profile_leaves_out_is_named_before_anything_runs(tmp_path):
+    features = "".join(f"  {name}: {{model: m{extra}}}\n" for name, extra in (("clip_text", ", outputs: [pooled]"), ("clip_image", "")))
+    loaded = profile.load(write(tmp_path, f"features:\n{features}"))
+    with pytest.raises(UserError, match="mine.yaml: features.clip_text.outputs: mimic reads tokens too; add it, or leave `outputs` out"):
+        jobs.head("mimic", "{}", loaded)
+    assert jobs.head("clip", "{}", loaded).wanted, "it reads the pooled vectors alone"
+
+
 def test_an_unknown_profile_names_the_shipped_ones():
     with pytest.raises(UserError, match="did you mean 'paper'.*demo, faces, minilm, paper"):
         profile.load("papr")
