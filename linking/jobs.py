@@ -72,7 +72,8 @@ def check_heads(profile: Profile) -> None:
 def head(method: str, params: str, profile: Profile, last: Mapping[str, Any] = MappingProxyType({})) -> Head:
     """The method's defaults, then the profile's for it, then `--params`, then `last`.
 
-    Raises `UserError` for an unknown method or key, wherever it stands. `clip-text` is `clip_text`: a method has the name of its module, and may be given as the papers write it.
+    `clip-text` is `clip_text`: a method has the name of its module, and may be given as the papers write it. Raises `UserError` for an unknown
+    method or key, wherever it stands.
     """
     check_heads(profile)
     method = method.replace("-", "_")
