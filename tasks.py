@@ -30,9 +30,28 @@ from report.look import Explain, Report
 from report.tasks import Ablate, CompareHeads, CompareRuns
 
 __all__ = [
-    "Ablate", "BuildCandidates", "BuildPairs", "CleanCache", "CompareHeads", "CompareRuns", "DemoEncoders", "DemoWorld", "EnhanceEntities",
-    "EstimateCache", "Explain", "Explore", "ExtractFeatures", "ExtractGroup", "LinkMentions", "PrepareDataset", "PromptedFeatures", "Report", "SearchHead",
-    "Status", "TrainHead", "VerifyCache",
+    "Ablate",
+    "BuildCandidates",
+    "BuildPairs",
+    "CleanCache",
+    "CompareHeads",
+    "CompareRuns",
+    "DemoEncoders",
+    "DemoWorld",
+    "EnhanceEntities",
+    "EstimateCache",
+    "Explain",
+    "Explore",
+    "ExtractFeatures",
+    "ExtractGroup",
+    "LinkMentions",
+    "PrepareDataset",
+    "PromptedFeatures",
+    "Report",
+    "SearchHead",
+    "Status",
+    "TrainHead",
+    "VerifyCache",
 ]
 
 
@@ -48,7 +67,12 @@ class VerifyCache(Tool):
         return f": check every shard in {self.paths.cache}{', remove bad ones' if self.repair else ''}"
 
     def act(self) -> None:
-        job = {"root": str(self.paths.root), "cache": str(self.paths.cache), "prompted": list(map(str, self.paths.prompted())), "repair": self.repair}
+        job = {
+            "root": str(self.paths.root),
+            "cache": str(self.paths.cache),
+            "prompted": list(map(str, self.paths.prompted())),
+            "repair": self.repair,
+        }
         found = child.run("pipeline.upkeep:verify", job)
         logs.say(found["text"])
         if found["bad"] and not self.repair:
@@ -88,8 +112,12 @@ class CleanCache(Tool):
 
     def act(self) -> None:
         job = {
-            "cache": str(self.paths.cache), "receipts": str(self.paths.receipts), "memo": str(self.paths.memo), "profiles": [name for name in self.profiles.split(",") if name],
-            "demo": str(self.clone(DemoEncoders).place), "remove": self.remove,
+            "cache": str(self.paths.cache),
+            "receipts": str(self.paths.receipts),
+            "memo": str(self.paths.memo),
+            "profiles": [name for name in self.profiles.split(",") if name],
+            "demo": str(self.clone(DemoEncoders).place),
+            "remove": self.remove,
         }
         logs.say(child.run("pipeline.upkeep:clean", job)["text"])
 
@@ -97,7 +125,9 @@ class CleanCache(Tool):
 class Status(Tool, OnProfile):
     """Says what is extracted, trained and searched, with sizes and last measured rates, and what ExtractFeatures and TrainHead would do now."""
 
-    methods = luigi.Parameter(default="", description="comma-separated methods to say it for; empty: those of the papers, and fused")
+    methods = luigi.Parameter(
+        default="", description="comma-separated methods to say it for; empty: those of the papers, and fused"
+    )
 
     def act(self) -> None:
         logs.say(f"{status.text(self.paths)}\n\nwith dataset {self.dataset} and profile {self.profile}")

@@ -36,7 +36,14 @@ TOKENS, WIDTH, BATCH = 50, 768, 256
 def machine() -> str:
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        name = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), name)
+        name = next(
+            (
+                line.split(":")[1].strip()
+                for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")
+            ),
+            name,
+        )
     return f"{name}, {len(os.sched_getaffinity(0))} cores, numpy {np.__version__}"
 
 
@@ -66,7 +73,11 @@ def sender(device: str) -> Callable[[Any], Any]:
 
 
 def compare(
-    ram: Callable[[np.ndarray], Any], cache: Callable[[np.ndarray], Any], rows: int, repeats: int, send: Callable[[Any], Any]
+    ram: Callable[[np.ndarray], Any],
+    cache: Callable[[np.ndarray], Any],
+    rows: int,
+    repeats: int,
+    send: Callable[[Any], Any],
 ) -> tuple[float, float]:
     """Median milliseconds of either side on the same random batches."""
     random, times = np.random.default_rng(0), ([], [])
@@ -115,7 +126,9 @@ def main() -> None:
 
     random = np.random.default_rng(0)
     keys = random.integers(0, 256, (options.rows, 16), np.uint8)
-    tokens = random.standard_normal((options.rows, TOKENS * WIDTH), np.float32).astype(np.float16).reshape(-1, TOKENS, WIDTH)
+    tokens = (
+        random.standard_normal((options.rows, TOKENS * WIDTH), np.float32).astype(np.float16).reshape(-1, TOKENS, WIDTH)
+    )
     ragged = [row[:length] for row, length in zip(tokens, random.integers(8, TOKENS + 1, options.rows), strict=True)]
     vectors = np.ascontiguousarray(tokens[:, 0])
 
@@ -123,25 +136,47 @@ def main() -> None:
         return np.concatenate([ragged[i] for i in index])
 
     results = []
-    print(f"{machine()}; {options.rows:,} rows, batches of {BATCH}, median of {options.repeats}, batches end on {options.device}\n")
+    print(
+        f"{machine()}; {options.rows:,} rows, batches of {BATCH}, median of {options.repeats}, batches end on {options.device}\n"
+    )
     print("| rows | shards | RAM, ms | cache, ms | ratio |\n|---|---|---|---|---|")
     for shards in (1, options.shards):
         cases = [
             (f"{TOKENS} × {WIDTH} fp16", Output("tokens", (TOKENS, WIDTH)), tokens, tokens.__getitem__, "gather"),
             (f"{WIDTH} fp16", Output("pooled", (WIDTH,)), vectors, vectors.__getitem__, "gather"),
-            (f"8–{TOKENS} × {WIDTH} fp16, padded", Output("states", (WIDTH,), ragged=True), ragged, lambda index: padded(ragged, index), "gather"),
-            (f"8–{TOKENS} × {WIDTH} fp16, end to end", Output("flat", (WIDTH,), ragged=True), ragged, end_to_end, "ragged_flat"),
+            (
+                f"8–{TOKENS} × {WIDTH} fp16, padded",
+                Output("states", (WIDTH,), ragged=True),
+                ragged,
+                lambda index: padded(ragged, index),
+                "gather",
+            ),
+            (
+                f"8–{TOKENS} × {WIDTH} fp16, end to end",
+                Output("flat", (WIDTH,), ragged=True),
+                ragged,
+                end_to_end,
+                "ragged_flat",
+            ),
         ]
         for title, output, rows, ram, method in cases:
             with tempfile.TemporaryDirectory(dir=options.folder) as folder:
                 table = fill(Path(folder), output, keys, rows, shards)
                 ram_ms, cache_ms = compare(ram, getattr(table, method), options.rows, options.repeats, send)
-            results.append({"rows": title, "shards": shards, "ram_ms": ram_ms, "cache_ms": cache_ms, "ratio": ram_ms / cache_ms})
+            results.append(
+                {"rows": title, "shards": shards, "ram_ms": ram_ms, "cache_ms": cache_ms, "ratio": ram_ms / cache_ms}
+            )
             print(f"| {title} | {shards} | {ram_ms:.3f} | {cache_ms:.3f} | {ram_ms / cache_ms:.2f} |", flush=True)
     indexed, found = lookup(1_000_000)
     print(f"\n1,000,000 keys in 8 shards: indexed in {indexed:.2f} s, 1,000,000 found in {found:.2f} s")
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine(), "device": options.device, "reads": results, "index_s": indexed, "find_s": found}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps(
+                {"machine": machine(), "device": options.device, "reads": results, "index_s": indexed, "find_s": found},
+                indent=1,
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -30,13 +30,23 @@ from pipeline.retrieval import SCORERS, by_name  # noqa: E402
 def machine() -> str:
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        name = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), name)
+        name = next(
+            (
+                line.split(":")[1].strip()
+                for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")
+            ),
+            name,
+        )
     return f"{name}, {len(os.sched_getaffinity(0))} cores"
 
 
 def invented_words(rng: random.Random, count: int) -> list[str]:
     """Words of two to four syllables, repeated so that word r is about 1/r as frequent as the first, as in real names."""
-    words = ["".join(rng.choice("bdfghjklmnprstvw") + rng.choice("aeiou") for _ in range(rng.randint(2, 4))) for _ in range(count)]
+    words = [
+        "".join(rng.choice("bdfghjklmnprstvw") + rng.choice("aeiou") for _ in range(rng.randint(2, 4)))
+        for _ in range(count)
+    ]
     return [word for rank, word in enumerate(words, 1) for _ in range(max(1, count // (20 * rank)))]
 
 
@@ -80,7 +90,9 @@ def main() -> None:
     rng = random.Random(0)
     if options.prepared:
         names = pq.read_table(options.prepared / "entities.parquet", columns=["name"])["name"].to_pylist()
-        phrases = pq.read_table(options.prepared / "mentions.parquet", columns=["phrase"])["phrase"].to_pylist()[: options.mentions]
+        phrases = pq.read_table(options.prepared / "mentions.parquet", columns=["phrase"])["phrase"].to_pylist()[
+            : options.mentions
+        ]
         words = [word for name in names for word in name.split()]
         names += recombined(rng, words, max(0, (options.names or 0) - len(names)))
     else:
@@ -92,15 +104,28 @@ def main() -> None:
     lists = by_name(phrases, names, ids, options.k, options.scorer, options.workers)
     seconds = time.perf_counter() - started
     figures = {
-        "benchmark": "candidates", "machine": machine(), "mentions": len(phrases), "distinct": len(set(map(default_process, phrases))), "names": len(names),
-        "scorer": options.scorer, "workers": options.workers, "seconds": round(seconds, 1), "pairs_per_second": round(len(phrases) * len(names) / seconds),
+        "benchmark": "candidates",
+        "machine": machine(),
+        "mentions": len(phrases),
+        "distinct": len(set(map(default_process, phrases))),
+        "names": len(names),
+        "scorer": options.scorer,
+        "workers": options.workers,
+        "seconds": round(seconds, 1),
+        "pairs_per_second": round(len(phrases) * len(names) / seconds),
     }
     if options.check:
         clean = [default_process(name) for name in names]
         rows = rng.sample(range(len(phrases)), min(options.check, len(phrases)))
-        same = [lists.ids[row][lists.ids[row] >= 0].tolist() == brute_force(default_process(phrases[row]), clean, ids, options.k, options.scorer) for row in rows]
+        same = [
+            lists.ids[row][lists.ids[row] >= 0].tolist()
+            == brute_force(default_process(phrases[row]), clean, ids, options.k, options.scorer)
+            for row in rows
+        ]
         figures["identical_lists"] = f"{sum(same)} of {len(same)}"
-    print("| mentions | names | scorer | seconds | million pairs/s | identical to brute force | machine |\n|---|---|---|---|---|---|---|")
+    print(
+        "| mentions | names | scorer | seconds | million pairs/s | identical to brute force | machine |\n|---|---|---|---|---|---|---|"
+    )
     print(
         f"| {len(phrases):,} ({figures['distinct']:,} distinct) | {len(names):,} | {options.scorer} | {seconds:.1f} | {figures['pairs_per_second'] / 1e6:.0f} "
         f"| {figures.get('identical_lists', 'not asked')} | {figures['machine']} |"

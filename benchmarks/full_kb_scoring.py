@@ -43,7 +43,12 @@ class Memory:
         def noise(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, device=device).half()
 
-        self.features = Rows({"text.ok": torch.ones(n, dtype=torch.bool, device=device), "image.ok": torch.from_numpy(random.random(n) > 1 / 3).to(device)})
+        self.features = Rows(
+            {
+                "text.ok": torch.ones(n, dtype=torch.bool, device=device),
+                "image.ok": torch.from_numpy(random.random(n) > 1 / 3).to(device),
+            }
+        )
         self.features["text.tokens"] = Ragged(noise(int(lengths.sum()), 512), lengths)
         self.features["text.pooled"], self.features["image.pooled"] = noise(n, 512), noise(n, 512)
         self.features["image.tokens"] = torch.cat([noise(min(1000, n - start), 50, 768) for start in range(0, n, 1000)])
@@ -71,7 +76,11 @@ def straightforward_tglu(head: Mimic, entity: dict[str, Tensor], mention: dict[s
     unit = head.tglu
     entity_text, mention_text = head.text_global_norm(entity["text"]), head.text_global_norm(mention["text"])
     entity_tokens, mention_tokens = head.text_local_norm(entity["tokens"]), head.text_local_norm(mention["tokens"])
-    query, key, value = unit.query(entity_tokens)[:, None], unit.key(mention_tokens)[None], unit.value(mention_tokens)[None]
+    query, key, value = (
+        unit.query(entity_tokens)[:, None],
+        unit.key(mention_tokens)[None],
+        unit.value(mention_tokens)[None],
+    )
     weights = query @ key.transpose(-1, -2) / unit.scale  # (N, B, 40, 40)
     weights = weights.masked_fill(~mention["real"][None, :, None, :], float("-inf")).softmax(-1)
     real = entity["real"][:, None, :, None]
@@ -80,7 +89,9 @@ def straightforward_tglu(head: Mimic, entity: dict[str, Tensor], mention: dict[s
     return (global_local.T + mention_text @ entity_text.T) / 2
 
 
-def straightforward_dual(unit: Dual, query: Tensor, vector: Tensor, states: Tensor, present: Tensor, absent: Tensor) -> Tensor:
+def straightforward_dual(
+    unit: Dual, query: Tensor, vector: Tensor, states: Tensor, present: Tensor, absent: Tensor
+) -> Tensor:
     """Eq. 12 to 14 as written; (queries, values)."""
     pooled = torch.where(present[:, None], states.mean(1), absent)
     fused = unit.fusion(unit.sum_norm(pooled[None] + query[:, None]))
@@ -103,17 +114,25 @@ def straightforward(head: Mimic, entity: dict[str, Tensor], mention: dict[str, T
     for name, side in (("entity", entity), ("mention", mention)):
         vector = torch.where(side["present"][:, None], head.image_global_norm(side["vector"]), head.absent_image)
         sides[name] = vector, head.image_local_norm(side["states"]), side["present"]
-    to_mention = straightforward_dual(head.vdlu.entity_to_mention, sides["entity"][0], *sides["mention"], head.absent_image).T
-    to_entity = straightforward_dual(head.vdlu.mention_to_entity, sides["mention"][0], *sides["entity"], head.absent_image)
+    to_mention = straightforward_dual(
+        head.vdlu.entity_to_mention, sides["entity"][0], *sides["mention"], head.absent_image
+    ).T
+    to_entity = straightforward_dual(
+        head.vdlu.mention_to_entity, sides["mention"][0], *sides["entity"], head.absent_image
+    )
     fused = straightforward_fuse(head, mention) @ straightforward_fuse(head, entity).T
     return (straightforward_tglu(head, entity, mention) + (to_mention + to_entity) / 2 + fused) / 3
 
 
 @torch.no_grad()
-def time_straightforward(head: Mimic, mentions: Memory, entities: Memory, chunk: int, batches: int, n: int) -> tuple[float, Tensor]:
+def time_straightforward(
+    head: Mimic, mentions: Memory, entities: Memory, chunk: int, batches: int, n: int
+) -> tuple[float, Tensor]:
     """Pairs per second over `batches` batches of mentions and the first `n` entities, and the scores (B, n)."""
     kept = [projected(head, entities.rows(np.arange(start, min(start + chunk, n)))) for start in range(0, n, chunk)]
-    asked = [projected(head, mentions.rows(np.arange(start, start + BATCH))) for start in range(0, batches * BATCH, BATCH)]
+    asked = [
+        projected(head, mentions.rows(np.arange(start, start + BATCH))) for start in range(0, batches * BATCH, BATCH)
+    ]
     synchronise(entities.device)
     started = time.perf_counter()
     scores = torch.cat([torch.cat([straightforward(head, part, batch) for part in kept], 1) for batch in asked])
@@ -131,7 +150,11 @@ def machine(device: torch.device) -> str:
     """The machine's name for the table."""
     if device.type == "cuda":
         return torch.cuda.get_device_name()
-    names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
 
 
@@ -151,12 +174,18 @@ def main() -> None:
     mentions, entities = Memory(options.mentions, 1, device), Memory(options.entities, 2, device)
 
     compared = min(4000, options.entities)
-    rates = {chunk: time_straightforward(head, mentions, entities, chunk, 1, compared)[0] for chunk in (250, 500, 1000, 2000, 4000)}
+    rates = {
+        chunk: time_straightforward(head, mentions, entities, chunk, 1, compared)[0]
+        for chunk in (250, 500, 1000, 2000, 4000)
+    }
     chunk = max(rates, key=rates.__getitem__)
     slow, expected = time_straightforward(head, mentions, entities, chunk, 3, compared)
 
     with torch.no_grad():
-        encoded = head.encode_mentions(mentions.rows(np.arange(3 * BATCH))), head.encode_entities(entities.rows(np.arange(compared)))
+        encoded = (
+            head.encode_mentions(mentions.rows(np.arange(3 * BATCH))),
+            head.encode_entities(entities.rows(np.arange(compared))),
+        )
         difference = float((head.score_block(*encoded)["score"] - expected).abs().max())
     index, none = np.arange(options.mentions), np.full(options.mentions, -1)
     warm = index[: 3 * BATCH]  # the straightforward form is warm by now
@@ -167,11 +196,21 @@ def main() -> None:
     synchronise(device)
     fast = options.mentions * options.entities / (time.perf_counter() - started)
 
-    print("| what | machine | straightforward pairs/s | pairs/s | ratio | largest difference of scores |\n|---|---|---|---|---|---|")
+    print(
+        "| what | machine | straightforward pairs/s | pairs/s | ratio | largest difference of scores |\n|---|---|---|---|---|---|"
+    )
     size = f"MIMIC, {options.mentions} mentions × {options.entities:,} entities"
-    print(f"| {size} | {machine(device)} | {slow:,.0f} (chunks of {chunk}) | {fast:,.0f} | {fast / slow:.1f} | {difference:.1e} |")
+    print(
+        f"| {size} | {machine(device)} | {slow:,.0f} (chunks of {chunk}) | {fast:,.0f} | {fast / slow:.1f} | {difference:.1e} |"
+    )
     if options.json:
-        result = {"machine": machine(device), "straightforward": slow, "pairs_per_s": fast, "ratio": fast / slow, "difference": difference}
+        result = {
+            "machine": machine(device),
+            "straightforward": slow,
+            "pairs_per_s": fast,
+            "ratio": fast / slow,
+            "difference": difference,
+        }
         options.json.write_text(json.dumps(result) + "\n")
     if difference > 1e-4:
         raise SystemExit(f"scores differ by {difference:.1e}, at most 1e-4 expected")

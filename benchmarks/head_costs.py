@@ -88,11 +88,19 @@ def random_tower(width: int, blocks: int, heads: int, projected: int, causal: bo
     if causal:
         shapes |= {"token_embedding": (VOCABULARY, width), "positional_embedding": (77, width)}
     for number in range(blocks):
-        block = {"ln_1": (width,), "ln_2": (width,), "attention.in": (3 * width, width), "attention.out": (width, width)}
+        block = {
+            "ln_1": (width,),
+            "ln_2": (width,),
+            "attention.in": (3 * width, width),
+            "attention.out": (width, width),
+        }
         block |= {"mlp.in": (4 * width, width), "mlp.out": (width, 4 * width)}
         for name, shape in block.items():
             shapes |= {f"blocks.{number}.{name}.weight": shape, f"blocks.{number}.{name}.bias": shape[:1]}
-    return tower({name: torch.randn(shape) * 0.02 for name, shape in shapes.items()}, {"heads": heads, "activation": "gelu", "causal": causal, "start": 0})
+    return tower(
+        {name: torch.randn(shape) * 0.02 for name, shape in shapes.items()},
+        {"heads": heads, "activation": "gelu", "causal": causal, "start": 0},
+    )
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
@@ -103,10 +111,16 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     bundle = Bundle.load(job, job["inputs"], device)
     towers = {}
     if job["config"].get("stage") == "prompts":
-        towers = {"towers": {"text": random_tower(512, 12, 8, 512, True), "image": random_tower(768, 12, 12, 512, False)}}
+        towers = {
+            "towers": {"text": random_tower(512, 12, 8, 512, True), "image": random_tower(768, 12, 12, 512, False)}
+        }
     head = make_head(job["method"], config, bundle.shapes, **towers).to(device)
     columns = [*bundle.mentions.columns.values(), *bundle.entities.columns.values()]
-    said = {"machine": machine(device), "feature_bytes": full_bytes(columns), "resident": all(getattr(c, "column", c).resident is not None for c in columns)}
+    said = {
+        "machine": machine(device),
+        "feature_bytes": full_bytes(columns),
+        "resident": all(getattr(c, "column", c).resident is not None for c in columns),
+    }
     return said | (_full_kb(job, head.eval(), bundle) if "kb" in job else _epoch(job, head, bundle, config))
 
 
@@ -126,8 +140,14 @@ def _epoch(job: dict[str, Any], head: Any, bundle: Bundle, config: Any) -> dict[
         seconds, busy = time.perf_counter() - started, time.process_time() - busy
     trained = sum(parameter.numel() for parameter in head.parameters() if parameter.requires_grad)
     return {
-        "batch": config.batch_size, "precision": precision, "steps": steps, "step": seconds / steps, "cpu_step": busy / steps,
-        "epoch": seconds / steps * len(train) / config.batch_size if steps < whole else seconds, "peak": peak.bytes, "parameters": trained,
+        "batch": config.batch_size,
+        "precision": precision,
+        "steps": steps,
+        "step": seconds / steps,
+        "cpu_step": busy / steps,
+        "epoch": seconds / steps * len(train) / config.batch_size if steps < whole else seconds,
+        "peak": peak.bytes,
+        "parameters": trained,
     }
 
 
@@ -147,12 +167,24 @@ def _full_kb(job: dict[str, Any], head: Any, bundle: Bundle) -> dict[str, Any]:
         synchronise(device)
         seconds, busy = time.perf_counter() - started - once, time.process_time() - busy
     pairs = len(index) * n
-    return {"entities": n, "seconds": seconds, "cpu_seconds": busy, "pairs_per_s": pairs / seconds, "whole": once + (seconds - once) * whole / n, "peak": peak.bytes}
+    return {
+        "entities": n,
+        "seconds": seconds,
+        "cpu_seconds": busy,
+        "pairs_per_s": pairs / seconds,
+        "whole": once + (seconds - once) * whole / n,
+        "peak": peak.bytes,
+    }
 
 
 def _run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     (folder / "job.json").write_text(json.dumps(job))
-    made = subprocess.run([sys.executable, __file__, "--one", str(folder / "job.json")], capture_output=True, text=True, env=dict(os.environ))
+    made = subprocess.run(
+        [sys.executable, __file__, "--one", str(folder / "job.json")],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+    )
     if made.returncode:
         raise SystemExit(f"{job['method']}: {made.stderr[-2000:]}")
     return json.loads(made.stdout.splitlines()[-1])
@@ -185,33 +217,45 @@ def main() -> None:
         splits = {"train": 300, "dev": 20, "test": 50} if options.tiny else SPLITS
         made = PaperSizes(folder, 300 if options.tiny else options.rows, 2000 if options.tiny else ENTITIES, splits)
         common = {"device": options.device, "threads": options.threads, "precision": options.precision}
-        print(f"load {os.getloadavg()[0]:.1f}\n\n| head | mentions a step | steps | s/step | CPU s/step | s/epoch | training adds | features | trained |")
+        print(
+            f"load {os.getloadavg()[0]:.1f}\n\n| head | mentions a step | steps | s/step | CPU s/step | s/epoch | training adds | features | trained |"
+        )
         print("|---|---|---|---|---|---|---|---|---|")
         for label in filter(None, options.heads.split(",")):
             method, params = HEADS[label]
             run = {"steps": options.steps, "warm": WARM}
             if label == "dsmip prompts" and options.device == "cpu":
-                params, run = params | {"batch_size": LIVE_ON_CPU["batch_size"]}, {"steps": LIVE_ON_CPU["steps"], "warm": 0}
+                params, run = (
+                    params | {"batch_size": LIVE_ON_CPU["batch_size"]},
+                    {"steps": LIVE_ON_CPU["steps"], "warm": 0},
+                )
             row = {"head": label, **_run({**made.job(method, params), **common, **run}, folder)}
             results["epochs"].append(row)
             print(
                 f"| {label} | {row['batch']} | {row['steps']} | {row['step']:.3f} | {row['cpu_step']:.3f} | {row['epoch']:.1f} | {row['peak'] / 1e6:,.0f} MB | "
-                f"{row['feature_bytes'] / 1e9:.2f} GB{' resident' if row['resident'] else ''} | {row['parameters']:,} |", flush=True
+                f"{row['feature_bytes'] / 1e9:.2f} GB{' resident' if row['resident'] else ''} | {row['parameters']:,} |",
+                flush=True,
             )
         if options.kb >= 0:
-            print(f"\n| head | pairs | s | CPU s | pairs/s | all {splits['test']:,} × {made.entities:,}, s | adds |\n|---|---|---|---|---|---|---|")
+            print(
+                f"\n| head | pairs | s | CPU s | pairs/s | all {splits['test']:,} × {made.entities:,}, s | adds |\n|---|---|---|---|---|---|---|"
+            )
             for label in filter(None, options.full_kb.split(",")):
                 row = {"head": label, **_run({**made.job(*HEADS[label]), **common, "kb": options.kb}, folder)}
                 results["full_kb"].append(row)
                 size = f"{splits['test']:,} × {row['entities']:,}"
                 print(
                     f"| {label} | {size} | {row['seconds']:.1f} | {row['cpu_seconds']:.1f} | {row['pairs_per_s']:,.0f} | {row['whole']:.0f} | "
-                    f"{row['peak'] / 1e6:,.0f} MB |", flush=True
+                    f"{row['peak'] / 1e6:,.0f} MB |",
+                    flush=True,
                 )
     machines = {row["machine"] for rows in results.values() for row in rows}
     print(f"\n{'; '.join(sorted(machines))}, {options.precision}, lists of {CANDIDATES}; load {os.getloadavg()[0]:.1f}")
     if options.json:
-        options.json.write_text(json.dumps({"options": {**vars(options), "folder": None, "json": None, "one": None}, **results}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({"options": {**vars(options), "folder": None, "json": None, "one": None}, **results}, indent=1)
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

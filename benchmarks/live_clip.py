@@ -65,7 +65,9 @@ def inputs(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor
     return ids.to(device), lengths, torch.randn(int(pictured.sum()), 3, 224, 224, device=device), pictured.to(device)
 
 
-def live_step(kind: str, head: Head, clip: nn.Module, n: int, device: torch.device, precision: str) -> Callable[[], None]:
+def live_step(
+    kind: str, head: Head, clip: nn.Module, n: int, device: torch.device, precision: str
+) -> Callable[[], None]:
     """A function that takes one step of `n` mentions."""
     clip.positional_embedding = nn.Parameter(clip.positional_embedding.detach()[:CONTEXT].clone())
     clip.attn_mask = clip.attn_mask[:CONTEXT, :CONTEXT].clone()
@@ -75,7 +77,9 @@ def live_step(kind: str, head: Head, clip: nn.Module, n: int, device: torch.devi
 
     def step() -> None:
         with autocast(device, precision):
-            loss, _ = head.loss(Batch(model.features(*sides[0]), model.features(*sides[1]), torch.arange(n, device=device)))
+            loss, _ = head.loss(
+                Batch(model.features(*sides[0]), model.features(*sides[1]), torch.arange(n, device=device))
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -110,10 +114,19 @@ def main() -> None:
         _, optimizer = make_optimizer(head, config)
         train = np.arange(options.steps * config.batch_size)
         sides: dict[str, tuple[Callable[[], Any], float]] = {
-            kind: (live_step(kind, make_head("mimic", config, bundle.shapes), open_clip.create_model("ViT-B-32"), options.live, device, precision),
-                   config.batch_size / options.live)
+            kind: (
+                live_step(
+                    kind,
+                    make_head("mimic", config, bundle.shapes),
+                    open_clip.create_model("ViT-B-32"),
+                    options.live,
+                    device,
+                    precision,
+                ),
+                config.batch_size / options.live,
+            )
             for kind in ("frozen", "fine-tuned")
-        }  # fmt: skip
+        }
         sides["ours"] = (lambda: run_epoch(head, optimizer, bundle, train, config, 0, 1, precision)), 1 / options.steps
         run_epoch(head, optimizer, bundle, train[: 2 * config.batch_size], config, 0, 0, precision)
         for turn in range(options.repeats + (device.type == "cuda")):
@@ -130,7 +143,12 @@ def main() -> None:
         print(f"| {kind} | {seconds:.3f} | {busy:.3f} | {seconds / ours[0]:.0f} × | {busy / ours[1]:.0f} × |")
     print(f"\n{machine(device)}, {precision}; live steps of {options.live} mentions")
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine(device), "precision": precision, "live": options.live, "steps": best}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps(
+                {"machine": machine(device), "precision": precision, "live": options.live, "steps": best}, indent=1
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -23,8 +23,13 @@ def stored(folder: Path, side: str, feature: str, view: str, columns: dict[str, 
     from cache.store import Store
 
     random = np.random.default_rng(len(side) + len(feature))
-    outputs = [Output(name, () if width is None else (width,), dtype, steps is not None) for name, (width, steps, dtype) in columns.items()]
-    store = Store.create(folder, f"{side}_{feature}", {"outputs": [output.to_json() for output in outputs], "side": side})
+    outputs = [
+        Output(name, () if width is None else (width,), dtype, steps is not None)
+        for name, (width, steps, dtype) in columns.items()
+    ]
+    store = Store.create(
+        folder, f"{side}_{feature}", {"outputs": [output.to_json() for output in outputs], "side": side}
+    )
     keys = np.stack([np.frombuffer(content_key(feature, f"{side}{row}"), np.uint8) for row in range(rows)])
     for start in range(0, rows, 4096):
         part = slice(start, min(start + 4096, rows))
@@ -61,30 +66,57 @@ def main() -> None:
         folder = Path(place)
         for side, column in (("mention", "phrase"), ("entity", "name")):
             names = [" ".join(random.choice(words, size)) for size in random.integers(1, 4, counts[side])]
-            pq.write_table(pa.table({column: names}), folder / {"mention": "mentions.parquet", "entity": "entities.parquet"}[side])
+            pq.write_table(
+                pa.table({column: names}), folder / {"mention": "mentions.parquet", "entity": "entities.parquet"}[side]
+            )
         ids = random.integers(0, given.entities, (given.mentions, given.candidates)).astype(np.int32)
         np.savez(folder / "candidates.npz", ids=ids, scores=np.ones(ids.shape, np.float32))
         boxes = {side: random.integers(1, 4, count) for side, count in counts.items()}
         faces = {side: (random.random(count) < 0.1) * random.integers(1, 3, count) for side, count in counts.items()}
         kinds = {
-            "clip_text": lambda side: {"pooled": (512, None, "float16")}, "clip_image": lambda side: {"pooled": (512, None, "float16")},
-            "text_tokens": lambda side: {"pooled": (768, None, "float16")}, "objects": lambda side: {"confidences": (None, boxes[side], "float32")},
-            "object_resnet": lambda side: {"vectors": (2048, boxes[side], "float16"), "box": (None, boxes[side], "int32")},
+            "clip_text": lambda side: {"pooled": (512, None, "float16")},
+            "clip_image": lambda side: {"pooled": (512, None, "float16")},
+            "text_tokens": lambda side: {"pooled": (768, None, "float16")},
+            "objects": lambda side: {"confidences": (None, boxes[side], "float32")},
+            "object_resnet": lambda side: {
+                "vectors": (2048, boxes[side], "float16"),
+                "box": (None, boxes[side], "int32"),
+            },
             "face_embedding": lambda side: {"vectors": (512, faces[side], "float16")},
-        }  # fmt: skip
+        }
         for name in pairs.names():
             inputs = [
-                stored(folder / name, want["side"], want["feature"], want["view"], kinds[want["feature"]](want["side"]), counts[want["side"]])
+                stored(
+                    folder / name,
+                    want["side"],
+                    want["feature"],
+                    want["view"],
+                    kinds[want["feature"]](want["side"]),
+                    counts[want["side"]],
+                )
                 for want in pairs.wants(name, kinds)
             ]
-            job = {"name": name, "dataset": place, "candidates": str(folder / "candidates.npz"), "inputs": inputs, "out": str(folder / f"{name}.npz")}
+            job = {
+                "name": name,
+                "dataset": place,
+                "candidates": str(folder / "candidates.npz"),
+                "inputs": inputs,
+                "out": str(folder / f"{name}.npz"),
+            }
             with PeakAnonymous() as before:
                 pass
             with PeakAnonymous() as memory:
                 report = pairs.build(job)
             rate = round(ids.size / report["seconds"] / 1e6, 2)
-            results[name] = {"seconds": report["seconds"], "million_pairs_per_s": rate, "memory_mb": round(memory.peak - before.peak)}
-            print(f"{name:<16}{report['seconds']:8.1f} s{rate:8.2f} M pairs/s{results[name]['memory_mb']:8,} MB", flush=True)
+            results[name] = {
+                "seconds": report["seconds"],
+                "million_pairs_per_s": rate,
+                "memory_mb": round(memory.peak - before.peak),
+            }
+            print(
+                f"{name:<16}{report['seconds']:8.1f} s{rate:8.2f} M pairs/s{results[name]['memory_mb']:8,} MB",
+                flush=True,
+            )
     if given.json:
         given.json.write_text(json.dumps(results, indent=1))
 

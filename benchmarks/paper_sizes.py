@@ -25,7 +25,11 @@ CLIP_TEXT = [Output("tokens", (512,), ragged=True), Output("pooled", (512,))]
 FEATURES = {
     "clip_text": CLIP_TEXT,
     "clip_image": [Output("tokens", (50, 768)), Output("pooled", (512,))],
-    "text_tokens": [Output("tokens", (768,), ragged=True), Output("pooled", (768,)), Output("offsets", (2,), "int32", ragged=True)],
+    "text_tokens": [
+        Output("tokens", (768,), ragged=True),
+        Output("pooled", (768,)),
+        Output("offsets", (2,), "int32", ragged=True),
+    ],
     "image_pooled": [Output("pooled", (2048,))],
     "image_vgg": [Output("pooled", (4096,))],
     "object_clip": [Output("vectors", (512,), ragged=True)],
@@ -50,7 +54,9 @@ class PaperSizes:
         self.splits = splits or SPLITS
         self.mentions = sum(self.splits.values())
         self.random = np.random.default_rng(0)
-        self.keys = np.frombuffer(b"".join(content_key("image", str(row)) for row in range(rows)), np.uint8).reshape(rows, 16)
+        self.keys = np.frombuffer(b"".join(content_key("image", str(row)) for row in range(rows)), np.uint8).reshape(
+            rows, 16
+        )
         self.pictured = self.random.random(rows) > 1 / 3
         self.lengths = np.clip(self.random.normal(27, 7, rows).round(), *TOKENS).astype(np.int64)
         self.stores: dict[str, Path] = {}
@@ -59,9 +65,17 @@ class PaperSizes:
         ids = np.array([f"Q{row}" for row in range(entities)])
         yes = np.ones(self.mentions, bool)
         table = {
-            "id": [f"m{row}" for row in range(self.mentions)], "split": split, "phrase": ids[gold], "gold": gold.astype(np.int32), "gold_id": ids[gold],
-            "group": [None] * self.mentions, "image_status": np.where(self.pictured[np.arange(self.mentions) % rows], "ok", "none"),
-            "phrase_is_name": yes, "gold_in_train": yes, "sentence_in_train": ~yes, "ambiguous": ~yes,
+            "id": [f"m{row}" for row in range(self.mentions)],
+            "split": split,
+            "phrase": ids[gold],
+            "gold": gold.astype(np.int32),
+            "gold_id": ids[gold],
+            "group": [None] * self.mentions,
+            "image_status": np.where(self.pictured[np.arange(self.mentions) % rows], "ok", "none"),
+            "phrase_is_name": yes,
+            "gold_in_train": yes,
+            "sentence_in_train": ~yes,
+            "ambiguous": ~yes,
         }
         pq.write_table(pa.table(table), folder / "mentions.parquet")
         status = np.where(self.pictured[np.arange(entities) % rows], "ok", "none")
@@ -75,10 +89,18 @@ class PaperSizes:
         available = {*FEATURES, *MADE_INTO_OTHERS} - {"prompted_text", "prompted_image"}
         config = load_config(method, params)
         wanted = config.wants(available)
-        inputs = [{**want, "store": str(self._store(want["feature"])), "keys": str(self._keys(want["side"], want["view"]))} for want in wanted]
+        inputs = [
+            {**want, "store": str(self._store(want["feature"])), "keys": str(self._keys(want["side"], want["view"]))}
+            for want in wanted
+        ]
         pairs = {name: self._pairs(name) for name in config.pairs(available)}
         return {
-            "method": method, "config": params, "seed": 0, "dataset": str(self.folder), "inputs": inputs, "pairs": pairs,
+            "method": method,
+            "config": params,
+            "seed": 0,
+            "dataset": str(self.folder),
+            "inputs": inputs,
+            "pairs": pairs,
             "candidates": str(self.folder / "candidates.npz"),
         }
 
@@ -95,16 +117,29 @@ class PaperSizes:
         if view in SEVERAL:
             counts = self.random.integers(0, 4, records)
             rows = self.random.integers(0, self.rows, counts.sum())
-            np.savez(path, keys=self.keys[rows], present=np.ones(len(rows), bool), span=np.full((len(rows), 2), -1), counts=counts)
+            np.savez(
+                path,
+                keys=self.keys[rows],
+                present=np.ones(len(rows), bool),
+                span=np.full((len(rows), 2), -1),
+                counts=counts,
+            )
         else:
             rows = np.arange(records) % self.rows
-            np.savez(path, keys=self.keys[rows], present=np.ones(records, bool), span=np.tile(np.int32([6, 11]), (records, 1)))
+            np.savez(
+                path,
+                keys=self.keys[rows],
+                present=np.ones(records, bool),
+                span=np.tile(np.int32([6, 11]), (records, 1)),
+            )
         return path
 
     def _store(self, feature: str) -> Path:
         if feature not in self.stores:
             outputs = FEATURES[feature]
-            store = Store.create(self.folder, feature, {"outputs": [output.to_json() for output in outputs], "made by": "a benchmark"})
+            store = Store.create(
+                self.folder, feature, {"outputs": [output.to_json() for output in outputs], "made by": "a benchmark"}
+            )
             for part in np.array_split(np.arange(self.rows), SHARDS):
                 usable = self.pictured[part] if "image" in feature else np.ones(len(part), bool)
                 status = np.where(usable, Status.OK, Status.MISSING).astype(np.uint8)
@@ -113,9 +148,13 @@ class PaperSizes:
             self.stores[feature] = store.folder
         return self.stores[feature]
 
-    def _values(self, feature: str, output: Output, part: np.ndarray, usable: np.ndarray) -> np.ndarray | list[np.ndarray]:
+    def _values(
+        self, feature: str, output: Output, part: np.ndarray, usable: np.ndarray
+    ) -> np.ndarray | list[np.ndarray]:
         if not output.ragged:
-            return np.where(usable.reshape(-1, *[1] * len(output.shape)), _noise(len(part), *output.shape), np.float16(0))
+            return np.where(
+                usable.reshape(-1, *[1] * len(output.shape)), _noise(len(part), *output.shape), np.float16(0)
+            )
         lengths = self.random.integers(1, 4, len(part)) if feature == "object_clip" else self.lengths[part]
         if output.name == "offsets":
             return [np.stack([3 * np.arange(n), 3 * np.arange(n) + 2], 1).astype(np.int32) for n in lengths.tolist()]

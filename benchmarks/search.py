@@ -33,8 +33,15 @@ def used() -> float:
 def timed(command: list[str]) -> tuple[float, float, str]:
     """Clock and CPU seconds of a command, and what it printed."""
     began, before = time.monotonic(), used()
-    threads = {name: os.environ.get(name, str(len(os.sched_getaffinity(0)))) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    environment = {**os.environ, **threads, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}  # as every child of a task has it
+    threads = {
+        name: os.environ.get(name, str(len(os.sched_getaffinity(0)))) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    }
+    environment = {
+        **os.environ,
+        **threads,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTHONPATH": str(ROOT),
+    }  # as every child of a task has it
     said = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
     return time.monotonic() - began, used() - before, said
 
@@ -59,7 +66,9 @@ def alone(job_file: str, sweep: str, count: str) -> None:
 
     job: dict[str, Any] = json.loads(Path(job_file).read_text())
     with (Path(sweep) / "trials.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["state"] in ("complete", "pruned") and int(row["epochs"] or 0)]
+        rows = [
+            row for row in csv.DictReader(file) if row["state"] in ("complete", "pruned") and int(row["epochs"] or 0)
+        ]
     rows = [rows[at * len(rows) // min(int(count), len(rows))] for at in range(min(int(count), len(rows)))]
     told = list(rows[0])
     names = told[told.index("dev MRR") + 1 : told.index("epochs")]
@@ -73,19 +82,46 @@ def alone(job_file: str, sweep: str, count: str) -> None:
     with repeatable():
         for row in rows:
             values = {name: value(row[name]) for name in names}
-            config = load_config(job["method"], {**job["config"], **values, "epochs": int(row["epochs"]), "patience": 0})
+            config = load_config(
+                job["method"], {**job["config"], **values, "epochs": int(row["epochs"]), "patience": 0}
+            )
             head = training.new_head(job, config, bundle, chosen, int(job["seed"]))
             _, optimizer = training.make_optimizer(head, config)
-            training.run_epochs(head, optimizer, config, bundle, chosen, int(job["seed"]), precision, lambda state, best: None, training.State(), {})
+            training.run_epochs(
+                head,
+                optimizer,
+                config,
+                bundle,
+                chosen,
+                int(job["seed"]),
+                precision,
+                lambda state, best: None,
+                training.State(),
+                {},
+            )
     seconds, cpu = time.monotonic() - began, time.process_time() - before
-    print(json.dumps({"trials": len(rows), "seconds": seconds, "cpu_seconds": cpu, "within": sum(float(row["seconds"]) for row in rows), "torch": torch.__version__}))
+    print(
+        json.dumps(
+            {
+                "trials": len(rows),
+                "seconds": seconds,
+                "cpu_seconds": cpu,
+                "within": sum(float(row["seconds"]) for row in rows),
+                "torch": torch.__version__,
+            }
+        )
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work-dir", default="artifacts")
     parser.add_argument("--method", default="dwe")
-    parser.add_argument("--params", default="{}", help="as of SearchHead; fewer epochs make trials cheaper, and what a search adds to them weigh more")
+    parser.add_argument(
+        "--params",
+        default="{}",
+        help="as of SearchHead; fewer epochs make trials cheaper, and what a search adds to them weigh more",
+    )
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--alone", type=int, default=50)
     parser.add_argument("--json", type=Path)
@@ -95,17 +131,36 @@ def main() -> None:
     place = ["--work-dir", work]
     sys.path.insert(0, str(ROOT))
     os.chdir(ROOT)
-    import tasks
     import torch
+
+    import tasks
 
     search = tasks.SearchHead(method=options.method, work_dir=work, n_trials=options.trials, params=options.params)
     for needed in search.needs():
-        wanted = ["--wants", needed.wants] if isinstance(needed, tasks.ExtractFeatures) else ["--pair", needed.pair] if isinstance(needed, tasks.BuildPairs) else []
+        wanted = (
+            ["--wants", needed.wants]
+            if isinstance(needed, tasks.ExtractFeatures)
+            else ["--pair", needed.pair]
+            if isinstance(needed, tasks.BuildPairs)
+            else []
+        )
         timed([*luigi, needed.get_task_family(), *place, *wanted])
     if search.done():
         sys.exit(f"this search is done already in {work}; remove its folder under sweeps/ to measure it")
     load = os.getloadavg()[0]
-    seconds, cpu, said = timed([*luigi, "SearchHead", "--method", options.method, "--n-trials", str(options.trials), "--params", options.params, *place])
+    seconds, cpu, said = timed(
+        [
+            *luigi,
+            "SearchHead",
+            "--method",
+            options.method,
+            "--n-trials",
+            str(options.trials),
+            "--params",
+            options.params,
+            *place,
+        ]
+    )
     print(said)
     sweep = search.folder(search.resolved()["sweep"])
     run = search.receipt()["run"]
@@ -117,13 +172,23 @@ def main() -> None:
     single = json.loads(printed.splitlines()[-1])
     scale = run["seconds"]["train"] / single["within"]
     result = {
-        "machine": machine(torch.device("cpu")), "load_before": load, "load_after": os.getloadavg()[0], "trials": options.trials, "search_seconds": seconds, "search_cpu_seconds": cpu,
-        "within": run["seconds"], "alone": single, "alone_seconds": single["seconds"] * scale, "alone_cpu_seconds": single["cpu_seconds"] * scale,
+        "machine": machine(torch.device("cpu")),
+        "load_before": load,
+        "load_after": os.getloadavg()[0],
+        "trials": options.trials,
+        "search_seconds": seconds,
+        "search_cpu_seconds": cpu,
+        "within": run["seconds"],
+        "alone": single,
+        "alone_seconds": single["seconds"] * scale,
+        "alone_cpu_seconds": single["cpu_seconds"] * scale,
     }
     result |= {"ratio": seconds / result["alone_seconds"], "cpu_ratio": cpu / result["alone_cpu_seconds"]}
-    print(f"{options.trials} trials of {options.method}: search {seconds:,.0f} s ({cpu:,.0f} s of CPU), of it in epochs {run['seconds']['train']:,.0f} s; the trainings "
-          f"alone {result['alone_seconds']:,.0f} s ({result['alone_cpu_seconds']:,.0f} s of CPU), measured on {single['trials']}: "
-          f"{result['ratio']:.2f} times, {result['cpu_ratio']:.2f} of CPU; load {load:.1f} before, {result['load_after']:.1f} after")  # fmt: skip
+    print(
+        f"{options.trials} trials of {options.method}: search {seconds:,.0f} s ({cpu:,.0f} s of CPU), of it in epochs {run['seconds']['train']:,.0f} s; the trainings "
+        f"alone {result['alone_seconds']:,.0f} s ({result['alone_cpu_seconds']:,.0f} s of CPU), measured on {single['trials']}: "
+        f"{result['ratio']:.2f} times, {result['cpu_ratio']:.2f} of CPU; load {load:.1f} before, {result['load_after']:.1f} after"
+    )
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))
 

@@ -42,8 +42,15 @@ def train(precision: str, device: torch.device, sides: tuple[Shared, Shared], me
     _, optimizer = make_optimizer(head, config)
     gold = np.random.default_rng(0).integers(0, ENTITIES, mentions)
     bundle = Bundle(
-        mentions=sides[0], entities=sides[1], table={}, gold=gold, entity_ids=np.arange(ENTITIES), entity_image=np.ones(ENTITIES, bool),
-        candidates=np.zeros((mentions, 0), np.int64), retrieval_rank=np.full(mentions, -1), shapes=SHAPES,
+        mentions=sides[0],
+        entities=sides[1],
+        table={},
+        gold=gold,
+        entity_ids=np.arange(ENTITIES),
+        entity_image=np.ones(ENTITIES, bool),
+        candidates=np.zeros((mentions, 0), np.int64),
+        retrieval_rank=np.full(mentions, -1),
+        shapes=SHAPES,
     )
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -53,7 +60,11 @@ def train(precision: str, device: torch.device, sides: tuple[Shared, Shared], me
     run_epoch(head, optimizer, bundle, np.arange(mentions), config, 0, 1, precision)
     synchronise(device)
     seconds = time.perf_counter() - started
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if device.type == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
     return {"precision": precision, "seconds": seconds, "peak_bytes": peak}
 
 
@@ -76,10 +87,13 @@ def main() -> None:
         results.append(train(precision, device, sides, options.mentions))
         seconds, peak = results[-1]["seconds"], results[-1]["peak_bytes"]
         print(
-            f"| MIMIC, one epoch | {machine(device)} | {precision} | {seconds:.1f} | {options.mentions / seconds:,.0f} | {peak / 1e9:.1f} GB |", flush=True
+            f"| MIMIC, one epoch | {machine(device)} | {precision} | {seconds:.1f} | {options.mentions / seconds:,.0f} | {peak / 1e9:.1f} GB |",
+            flush=True,
         )
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine(device), "mentions": options.mentions, "epochs": results}) + "\n")
+        options.json.write_text(
+            json.dumps({"machine": machine(device), "mentions": options.mentions, "epochs": results}) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -131,7 +131,17 @@ def take(folder: Path, name: str, ttl: float) -> Claim | None:
             return None
         temporary = temporary_name(path)
         try:
-            temporary.write_text(json.dumps({"host": me.host, "pid": me.pid, "started": me.started, "token": token, "machine": socket.gethostname()}))
+            temporary.write_text(
+                json.dumps(
+                    {
+                        "host": me.host,
+                        "pid": me.pid,
+                        "started": me.started,
+                        "token": token,
+                        "machine": socket.gethostname(),
+                    }
+                )
+            )
             path.unlink(missing_ok=True)
             return Claim(path, token, ttl) if link_new(temporary, path) else None
         finally:

@@ -35,7 +35,9 @@ def whole(array: np.ndarray) -> Pending:
     return Pending(array.shape, array.dtype, lambda: iter([array]))
 
 
-def pending(feature: str, keys: np.ndarray, ok: np.ndarray, outputs: Mapping[str, Output], columns: Mapping[str, Column]) -> dict[str, Pending]:
+def pending(
+    feature: str, keys: np.ndarray, ok: np.ndarray, outputs: Mapping[str, Output], columns: Mapping[str, Column]
+) -> dict[str, Pending]:
     """The arrays of all outputs by their path in the shard.
 
     keys: (n, 16) uint8. ok: (n,) bool; other rows become zeros (fixed) or nothing (ragged), whatever their column says.
@@ -54,7 +56,9 @@ def pending(feature: str, keys: np.ndarray, ok: np.ndarray, outputs: Mapping[str
         dtype = np.dtype(output.dtype)
         if output.ragged:
             lengths = np.array([len(row) if good else 0 for row, good in zip(column, ok, strict=True)], np.int64)
-            arrays[f"{name}/values"] = Pending((int(lengths.sum()), *output.shape), dtype, _ragged_blocks(output, column, lengths))
+            arrays[f"{name}/values"] = Pending(
+                (int(lengths.sum()), *output.shape), dtype, _ragged_blocks(output, column, lengths)
+            )
             arrays[f"{name}/offsets"] = whole(np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
         else:
             arrays[name] = Pending((len(keys), *output.shape), dtype, _fixed_blocks(output, column, ok))
@@ -64,16 +68,22 @@ def pending(feature: str, keys: np.ndarray, ok: np.ndarray, outputs: Mapping[str
 def _check(place: str, output: Output, row: np.ndarray | None) -> None:
     found = np.shape(row)[1:] if output.ragged and np.ndim(row) else np.shape(row)
     if row is None or found != output.shape or np.ndim(row) != len(output.shape) + output.ragged:
-        raise ValueError(f"{place} has the shape {np.shape(row)}, expected {('any', *output.shape) if output.ragged else output.shape}")
+        raise ValueError(
+            f"{place} has the shape {np.shape(row)}, expected {('any', *output.shape) if output.ragged else output.shape}"
+        )
     if row.size == 0:
         return
     wanted = np.dtype(output.dtype)
     if wanted.kind != "f":
         if row.dtype.kind not in "iu" or row.min() < np.iinfo(wanted).min or row.max() > np.iinfo(wanted).max:
-            raise ValueError(f"{place} is {row.dtype} from {row.min()} to {row.max()}, expected whole numbers in the range of {wanted}")
+            raise ValueError(
+                f"{place} is {row.dtype} from {row.min()} to {row.max()}, expected whole numbers in the range of {wanted}"
+            )
     elif not np.isfinite(_cast(row, wanted)).all():
         what = f"a value beyond the range of {wanted}" if np.isfinite(row).all() else "NaN or infinity"
-        raise UserError(f"{place} holds {what}, expected finite numbers; check the model's weights, or extract with --precision float32")
+        raise UserError(
+            f"{place} holds {what}, expected finite numbers; check the model's weights, or extract with --precision float32"
+        )
 
 
 def _cast(row: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -95,7 +105,9 @@ def _fixed_blocks(output: Output, column: Column, ok: np.ndarray) -> Callable[[]
 
 
 def _ragged_blocks(output: Output, column: Column, lengths: np.ndarray) -> Callable[[], Iterator[np.ndarray]]:
-    group = np.cumsum(lengths) * output.row_bytes // BLOCK_BYTES  # rows of one group end within the same block's worth of bytes
+    group = (
+        np.cumsum(lengths) * output.row_bytes // BLOCK_BYTES
+    )  # rows of one group end within the same block's worth of bytes
 
     def blocks() -> Iterator[np.ndarray]:
         for number in np.unique(group):
@@ -120,6 +132,8 @@ def cause_codes(causes: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """n strings → codes (n,) uint8 and the table they point into, whose first entry is the empty string. Raises `ValueError` for too many."""
     table = ["", *sorted(set(causes) - {""})]
     if len(table) > 256 or max(map(len, table)) > 200:
-        raise ValueError(f"{len(table) - 1} different causes, at most 255 of 200 characters are told apart; use constant strings")
+        raise ValueError(
+            f"{len(table) - 1} different causes, at most 255 of 200 characters are told apart; use constant strings"
+        )
     position = {cause: code for code, cause in enumerate(table)}
     return np.array([position[cause] for cause in causes], np.uint8), table

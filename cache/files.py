@@ -155,7 +155,9 @@ def parse_json(text: str, unique: bool = False) -> Any:
     except ValueError:
         most = sys.get_int_max_str_digits()
         found = re.search(rf"[0-9]{{{most + 1},}}", text)
-        raise json.JSONDecodeError(f"a number of more than {most:,} digits", text, found.start() if found else 0) from None
+        raise json.JSONDecodeError(
+            f"a number of more than {most:,} digits", text, found.start() if found else 0
+        ) from None
 
 
 def read_json(path: Path, unique: bool = False) -> Any:
@@ -167,7 +169,9 @@ def read_json(path: Path, unique: bool = False) -> Any:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}:{error.colno}: malformed JSON ({error.msg}); mend the file at that position") from error
+        raise UserError(
+            f"{path}:{error.lineno}:{error.colno}: malformed JSON ({error.msg}); mend the file at that position"
+        ) from error
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -177,7 +181,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start} of the line; save the file as UTF-8") from error
+                raise UserError(
+                    f"{path}:{number}: not UTF-8 at byte {error.start} of the line; save the file as UTF-8"
+                ) from error
             yield number, line.rstrip("\r\n")
 
 
@@ -266,5 +272,7 @@ def inside(root: Path, relative: str) -> Path:
     path = Path(root) / relative
     base = os.path.realpath(root)
     if os.path.commonpath([base, os.path.realpath(path)]) != base:
-        raise UserError(f"path {relative!r} leaves the folder {root} through a symbolic link; copy the file into the folder")
+        raise UserError(
+            f"path {relative!r} leaves the folder {root} through a symbolic link; copy the file into the folder"
+        )
     return path

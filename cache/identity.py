@@ -64,7 +64,9 @@ def _check_plain(value: Any, place: str) -> None:
         for position, item in enumerate(value):
             _check_plain(item, f"{place}[{position}]")
     else:
-        raise UserError(f"{place} is a {type(value).__name__}, expected a plain JSON value; an identity cannot be taken of it")
+        raise UserError(
+            f"{place} is a {type(value).__name__}, expected a plain JSON value; an identity cannot be taken of it"
+        )
 
 
 def identity(spec: Any) -> str:
@@ -94,14 +96,20 @@ def _file_hash(file: Path, memo: Path | None) -> str:
     try:
         before = os.stat(place)
         known = _memo(memo).get(place)
-        if isinstance(known, dict) and (known.get("size"), known.get("mtime_ns")) == (before.st_size, before.st_mtime_ns) and "sha256" in known:
+        if (
+            isinstance(known, dict)
+            and (known.get("size"), known.get("mtime_ns")) == (before.st_size, before.st_mtime_ns)
+            and "sha256" in known
+        ):
             return known["sha256"]
         value = _sha256(place, before.st_size)
         after = os.stat(place)
     except OSError as error:
         raise UserError(f"weights {file}: {error.strerror or error}; check `model:` in the profile") from error
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise UserError(f"weights {file} changed while they were read; run the same command again once they are written")
+        raise UserError(
+            f"weights {file} changed while they were read; run the same command again once they are written"
+        )
     if memo is not None:
         _remember(Path(memo), place, {"size": after.st_size, "mtime_ns": after.st_mtime_ns, "sha256": value})
     return value
@@ -150,7 +158,9 @@ class Output:
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
         if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", self.name) or self.name in _RESERVED:
-            raise ValueError(f"output name {self.name!r}: expected a lower-case word other than {', '.join(sorted(_RESERVED))}")
+            raise ValueError(
+                f"output name {self.name!r}: expected a lower-case word other than {', '.join(sorted(_RESERVED))}"
+            )
         if any(type(size) is not int or size < 1 for size in self.shape):
             raise ValueError(f"output {self.name!r} has shape {self.shape}, expected whole numbers from 1 up")
         if self.dtype not in DTYPES:

@@ -49,7 +49,9 @@ class Index:
             shard.append(np.full(len(new), number, np.int32))
             row.append(order)
         merged = Index(np.concatenate(keys), np.concatenate(shard), np.concatenate(row))
-        merged = merged._take(np.argsort(merged.keys, kind="stable"))  # a merge of ascending runs: linear in N for one new shard
+        merged = merged._take(
+            np.argsort(merged.keys, kind="stable")
+        )  # a merge of ascending runs: linear in N for one new shard
         first = np.ones(len(merged), bool)
         first[1:] = merged.keys[1:] != merged.keys[:-1]
         if not first.all():
@@ -64,7 +66,9 @@ class Index:
         wanted = as_void(keys)
         shard, row = np.full(len(wanted), -1, np.int32), np.full(len(wanted), -1, np.int64)
         if len(self):
-            order = np.argsort(wanted, kind="stable")  # ascending questions walk through memory in one direction: twice as fast, sort included
+            order = np.argsort(
+                wanted, kind="stable"
+            )  # ascending questions walk through memory in one direction: twice as fast, sort included
             place = np.empty(len(wanted), np.int64)
             place[order] = np.minimum(np.searchsorted(self.keys, wanted[order]), len(self) - 1)
             hit = self.keys[place] == wanted

@@ -20,7 +20,16 @@ from cache.identity import DTYPES
 
 LAYOUT = 1  # raised when names or meaning of a shard's arrays or attributes change; then MIGRATIONS gets a function
 PAGE = 4096  # every array starts at a multiple of this; the first page is the user block, see `seal`
-_NOT_ITS_FAULT = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR}
+_NOT_ITS_FAULT = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EINTR,
+}
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -82,7 +91,9 @@ def create(path: Path, attributes: Mapping[str, str | list[str]], arrays: Mappin
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     properties.set_obj_track_times(False)  # the same rows give the same bytes
-    with h5py.File(path, "x", libver="earliest", locking=False, userblock_size=PAGE, alignment_threshold=1, alignment_interval=PAGE) as file:
+    with h5py.File(
+        path, "x", libver="earliest", locking=False, userblock_size=PAGE, alignment_threshold=1, alignment_interval=PAGE
+    ) as file:
         file.attrs["layout"] = LAYOUT
         for name, value in attributes.items():
             file.attrs[name] = _text(value)
@@ -148,7 +159,9 @@ def _told(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001 - a damaged file makes h5py raise almost any type
         if error_number(error) in _NOT_ITS_FAULT:
-            raise PassingError(f"shard {path} cannot be opened now ({os.strerror(error_number(error))}); run the same command again") from error
+            raise PassingError(
+                f"shard {path} cannot be opened now ({os.strerror(error_number(error))}); run the same command again"
+            ) from error
         told = str(error).partition("\n")[0][:120]
         raise UserError(f"shard {path} is truncated or damaged ({told}); {REMEDY}") from error
 
@@ -224,4 +237,6 @@ def _after_first_page(handle: BinaryIO) -> str:
 
 
 def _seal_text(value: str) -> bytes:
-    return f"feature shard, HDF5 from byte {PAGE} on\nsha256 of the bytes from there: {value}\n".encode().ljust(PAGE, b"\0")
+    return f"feature shard, HDF5 from byte {PAGE} on\nsha256 of the bytes from there: {value}\n".encode().ljust(
+        PAGE, b"\0"
+    )

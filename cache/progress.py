@@ -24,7 +24,15 @@ class Bar:
         self._began = self._noted = time.monotonic()
         hidden = quiet or not sys.stderr.isatty()
         self._drawn = tqdm(
-            total=total, initial=done, desc=what, unit=unit, unit_scale=(total or 0) >= 10_000, disable=hidden, smoothing=0.1, delay=DELAY, dynamic_ncols=True
+            total=total,
+            initial=done,
+            desc=what,
+            unit=unit,
+            unit_scale=(total or 0) >= 10_000,
+            disable=hidden,
+            smoothing=0.1,
+            delay=DELAY,
+            dynamic_ncols=True,
         )
 
     def update(self, count: int = 1) -> None:
@@ -45,7 +53,11 @@ class Bar:
         rate = (self.done - self.first) / max(now - self._began, 1e-9)
         left = (self.total - self.done) / rate if self.total is not None and rate > 0 else None
         return {
-            "what": self.what, "unit": self.unit, "done": self.done, "total": self.total, "rate": float(f"{rate:.3g}"),
+            "what": self.what,
+            "unit": self.unit,
+            "done": self.done,
+            "total": self.total,
+            "rate": float(f"{rate:.3g}"),
             "left_s": None if left is None else round(left, 1),
         }
 

@@ -104,7 +104,9 @@ class Shard:
         array = self._contents.arrays.get(name)
         if array is None:
             return f"has no array {name}"
-        fits = len(array.shape) == len(shape) and all(wanted in (None, found) for wanted, found in zip(shape, array.shape, strict=True))
+        fits = len(array.shape) == len(shape) and all(
+            wanted in (None, found) for wanted, found in zip(shape, array.shape, strict=True)
+        )
         if array.dtype != dtype or not fits:
             wanted = ", ".join("any" if size is None else str(size) for size in shape)
             return f"array {name} is {array.dtype}{array.shape}, expected {np.dtype(dtype)}({wanted})"

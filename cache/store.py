@@ -66,7 +66,10 @@ class Store:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", feature):
             raise ValueError(f"feature name {feature!r}: expected a lower-case word")
         digest = identity(spec)
-        store = cls(Path(root) / folder_name(feature, digest), {"feature": feature, "identity": digest, "spec": json.loads(json.dumps(spec))})
+        store = cls(
+            Path(root) / folder_name(feature, digest),
+            {"feature": feature, "identity": digest, "spec": json.loads(json.dumps(spec))},
+        )
         if store.described and cls.open(store.folder).identity != digest:
             raise UserError(f"{store.folder / SPEC} describes another feature than its folder's name; {REMEDY}")
         return store
@@ -130,7 +133,11 @@ class Store:
             # A dropped shard may have hidden another's row: start over.
             index = Index.empty() if dropped or self._index is None else self._index
             first = 0 if dropped else len(self._shards)
-            fresh = [(number, np.asarray(item.keys)) for number, item in enumerate(shards) if item is not None and number >= first]
+            fresh = [
+                (number, np.asarray(item.keys))
+                for number, item in enumerate(shards)
+                if item is not None and number >= first
+            ]
             if fresh or dropped or self._index is None:
                 index = index.with_shards(fresh, rank)
             self._shards, self._stamps, self._index = shards, kept, index
@@ -209,7 +216,14 @@ class Store:
         if not self.has_shard(name):
             self.sweep()
             shard.write(
-                self.folder, name, feature=self.feature, identity=self.identity, outputs=self.outputs, keys=keys, status=status, causes=causes,
+                self.folder,
+                name,
+                feature=self.feature,
+                identity=self.identity,
+                outputs=self.outputs,
+                keys=keys,
+                status=status,
+                causes=causes,
                 columns=columns,
             )
         self.refresh()

@@ -36,7 +36,9 @@ class Table:
         Raises `UserError` when a present key is not in the store, or the feature has no such output.
         """
         if output not in store.outputs:
-            raise UserError(f"feature {store.feature} has no output {output!r}, only {', '.join(store.outputs)}; name one of them")
+            raise UserError(
+                f"feature {store.feature} has no output {output!r}, only {', '.join(store.outputs)}; name one of them"
+            )
         self.output = output
         self.shape, self.dtype = store.outputs[output].shape, np.dtype(store.outputs[output].dtype)
         self.ragged = store.outputs[output].ragged
@@ -57,7 +59,9 @@ class Table:
         self.lengths = np.zeros(len(present), np.int64)
         self._shards: list[Any] = []
         self._shard = np.full(len(present), -1, np.int32)  # position in self._shards; -1 where there is nothing to read
-        self._start = np.zeros(len(present), np.int64)  # first step in the shard's values (ragged) or row of its array (fixed)
+        self._start = np.zeros(
+            len(present), np.int64
+        )  # first step in the shard's values (ragged) or row of its array (fixed)
         for value, at in grouped(number):
             if value >= 0:
                 self._resolve(store.shard(value), at, row[at])
@@ -93,7 +97,9 @@ class Table:
         """The output's array in each shard, opened at the first batch of this process."""
         if self._arrays is None:
             self._shards = [shard if isinstance(shard, Shard) else Shard(shard) for shard in self._shards]
-            self._arrays = [shard.ragged(self.output)[0] if self.ragged else shard.fixed(self.output) for shard in self._shards]
+            self._arrays = [
+                shard.ragged(self.output)[0] if self.ragged else shard.fixed(self.output) for shard in self._shards
+            ]
             if all(isinstance(array, np.ndarray) for array in self._arrays):
                 # One run of bytes is copied a quarter faster than the same bytes as a matrix.
                 self._flat = [array.reshape(len(array), -1).view(np.uint8) for array in self._arrays if not self.ragged]
@@ -127,7 +133,9 @@ class Table:
         lengths = self.lengths[index]
         out = np.empty((len(index), int(lengths.max(initial=0)), *self.shape), self.dtype)
         arrays = self._values()
-        for i, (place, at, length) in enumerate(zip(self._shard[index].tolist(), self._start[index].tolist(), lengths.tolist(), strict=True)):
+        for i, (place, at, length) in enumerate(
+            zip(self._shard[index].tolist(), self._start[index].tolist(), lengths.tolist(), strict=True)
+        ):
             if length:
                 out[i, :length] = arrays[place][at : at + length]
             out[i, length:] = 0

@@ -43,7 +43,9 @@ def folders(root: Path) -> list[Path]:
     """Feature folders under `root`, by name: those with a spec or shards in them."""
     if not Path(root).is_dir():
         return []
-    return sorted(path for path in Path(root).iterdir() if path.is_dir() and ((path / SPEC).exists() or any(path.glob("*.h5"))))
+    return sorted(
+        path for path in Path(root).iterdir() if path.is_dir() and ((path / SPEC).exists() or any(path.glob("*.h5")))
+    )
 
 
 def verify(root: Path) -> list[Finding]:
@@ -76,7 +78,9 @@ def usage(root: Path) -> tuple[list[Usage], list[str]]:
             store, shards = Store.open(folder), sorted(folder.glob("*.h5"))
             states = [path.stat() for path in shards]
             newest = max([state.st_mtime for state in states], default=(folder / SPEC).stat().st_mtime)
-            found.append(Usage(folder, store.feature, store.identity, store.rows, sum(state.st_size for state in states), newest))
+            found.append(
+                Usage(folder, store.feature, store.identity, store.rows, sum(state.st_size for state in states), newest)
+            )
         except UserError as error:
             problems.append(str(error))
     return found, problems
@@ -108,7 +112,9 @@ def _folder(folder: Path, watch: Callable[[], None]) -> Iterator[Finding]:
         else:
             outputs = store.outputs
     except UserError as error:
-        yield Finding(folder / SPEC, "is gone" if not (folder / SPEC).exists() else str(error).removeprefix(f"{folder / SPEC} "))
+        yield Finding(
+            folder / SPEC, "is gone" if not (folder / SPEC).exists() else str(error).removeprefix(f"{folder / SPEC} ")
+        )
     for path in sorted(folder.glob("*.h5")):
         problem = _problem(path, folder, outputs)
         watch()

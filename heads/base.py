@@ -45,7 +45,9 @@ class Ragged:
         slots = torch.arange(length)[None, :] < lengths[:, None]
         out = self.values.new_zeros(len(index) * length, *self.values.shape[1:])
         positions = self._positions(index, lengths).to(self.values.device)
-        out = out.index_copy(0, slots.flatten().nonzero().squeeze(1).to(out.device), self.values.index_select(0, positions))
+        out = out.index_copy(
+            0, slots.flatten().nonzero().squeeze(1).to(out.device), self.values.index_select(0, positions)
+        )
         return out.view(len(index), length, *self.values.shape[1:])
 
     def _positions(self, index: Tensor, lengths: Tensor) -> Tensor:
@@ -62,7 +64,12 @@ class Rows(dict[str, Tensor | Ragged]):
 
     def take(self, index: Tensor) -> "Rows":
         """The rows at `index` (m,), in that order."""
-        return Rows({name: column.take(index) if isinstance(column, Ragged) else column[index.to(column.device)] for name, column in self.items()})
+        return Rows(
+            {
+                name: column.take(index) if isinstance(column, Ragged) else column[index.to(column.device)]
+                for name, column in self.items()
+            }
+        )
 
     @staticmethod
     def concatenate(parts: Sequence["Rows"]) -> "Rows":
@@ -70,7 +77,9 @@ class Rows(dict[str, Tensor | Ragged]):
         joined = Rows()
         for name, column in parts[0].items():
             if isinstance(column, Ragged):
-                joined[name] = Ragged(torch.cat([part[name].values for part in parts]), torch.cat([part[name].lengths for part in parts]))
+                joined[name] = Ragged(
+                    torch.cat([part[name].values for part in parts]), torch.cat([part[name].lengths for part in parts])
+                )
             else:
                 joined[name] = torch.cat([part[name] for part in parts])
         return joined
@@ -117,7 +126,9 @@ class Head(nn.Module):
         super().__init__()
         self.config = config
         self.shapes = dict(shapes)
-        self.features: dict[str, str] = {}  # of a head read back from a run: identities of what it was trained on, by "side role"
+        self.features: dict[
+            str, str
+        ] = {}  # of a head read back from a run: identities of what it was trained on, by "side role"
 
     def start(self, label: str, tensors: Mapping[str, Tensor], best: float) -> None:
         """Called before training for each run of `HeadConfig.runs`, with that run's weights and its best dev MRR: for heads that go on from them."""
@@ -137,14 +148,18 @@ class Head(nn.Module):
         """Scores (B, N) of every mention with every entity, for heads with `scores_blocks`."""
         raise NotImplementedError
 
-    def score_lists(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
+    def score_lists(
+        self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
+    ) -> dict[str, Tensor]:
         """Scores (B, r) of mention b with entity row `columns[b, j]`; whatever stands where that is -1 is not looked at.
 
         pairs: the wanted pair features beside `columns`, as in `Batch`.
         """
         raise NotImplementedError
 
-    def explain(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
+    def explain(
+        self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
+    ) -> dict[str, Tensor]:
         """What else the head can tell about these pairs (edges, attention, choices): arrays (B, ...) float32 by name; nothing by default."""
         return {}
 
@@ -161,5 +176,9 @@ def make_head(method: str, config: HeadConfig, shapes: Mapping[str, tuple[int, .
     module = importlib.import_module(f"heads.{method}")
     if hasattr(module, "head_class"):
         return module.head_class(config)(config, shapes, **frozen)
-    kind = next(value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Head) and value.__module__ == module.__name__)
+    kind = next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Head) and value.__module__ == module.__name__
+    )
     return kind(config, shapes)

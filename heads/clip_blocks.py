@@ -49,10 +49,16 @@ class Tower(nn.Module):
 
     def _block(self, states: Tensor, name: str) -> Tensor:
         n, length, width = states.shape
-        query, key, value = self._linear(self._norm(states, f"{name}ln_1"), f"{name}attention.in").view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = (
+            self._linear(self._norm(states, f"{name}ln_1"), f"{name}attention.in")
+            .view(n, length, 3, self.heads, -1)
+            .permute(2, 0, 3, 1, 4)
+        )
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
         states = states + self._linear(attended.transpose(1, 2).reshape(n, length, width), f"{name}attention.out")
-        return states + self._linear(self.activation(self._linear(self._norm(states, f"{name}ln_2"), f"{name}mlp.in")), f"{name}mlp.out")
+        return states + self._linear(
+            self.activation(self._linear(self._norm(states, f"{name}ln_2"), f"{name}mlp.in")), f"{name}mlp.out"
+        )
 
     def finish(self, states: Tensor) -> Tensor:
         """The last LayerNorm, (…, d)."""
@@ -79,9 +85,17 @@ def read_towers(path: Path) -> dict[str, Tower]:
         with safe_open(path, framework="pt") as file:
             said: dict[str, Any] = json.loads(file.metadata()["towers"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        return {side: tower({name.removeprefix(f"{side}."): t for name, t in tensors.items() if name.startswith(f"{side}.")}, said[side]) for side in said}
+        return {
+            side: tower(
+                {name.removeprefix(f"{side}."): t for name, t in tensors.items() if name.startswith(f"{side}.")},
+                said[side],
+            )
+            for side in said
+        }
     except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: not the blocks of a CLIP as this project writes them ({error}); delete it and run the same command again") from error
+        raise UserError(
+            f"{path}: not the blocks of a CLIP as this project writes them ({error}); delete it and run the same command again"
+        ) from error
 
 
 def tower(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Tower:

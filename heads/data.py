@@ -27,7 +27,9 @@ class Column:
     def __init__(self, table: Table, keys: np.ndarray) -> None:
         self.table = table
         self.keys = keys
-        self.ok = np.asarray(table.ok) & (np.asarray(table.lengths) > 0)  # a picture in which nothing was found has nothing to read
+        self.ok = np.asarray(table.ok) & (
+            np.asarray(table.lengths) > 0
+        )  # a picture in which nothing was found has nothing to read
         self.ragged = table.ragged
         self.shape = tuple(table.shape)
         self.resident: Tensor | Ragged | None = None
@@ -52,7 +54,9 @@ class Column:
         rows, self.row_of = self.distinct()
         stored = self._read(rows)
         if isinstance(stored, Ragged):
-            self.resident = Ragged(stored.values.to(device), torch.cat([stored.lengths, torch.zeros(1, dtype=torch.int64)]))
+            self.resident = Ragged(
+                stored.values.to(device), torch.cat([stored.lengths, torch.zeros(1, dtype=torch.int64)])
+            )
         else:
             self.resident = torch.cat([stored, stored.new_zeros(1, *self.shape)]).to(device)
 
@@ -79,7 +83,9 @@ class Several:
     def __init__(self, column: Column, counts: np.ndarray) -> None:
         """column: over the rows of all records one after another; counts (n,): how many of them each record has."""
         if column.ragged:
-            raise UserError(f"output {column.table.output!r} is ragged itself; of a view with several texts per record only fixed outputs can be read")
+            raise UserError(
+                f"output {column.table.output!r} is ragged itself; of a view with several texts per record only fixed outputs can be read"
+            )
         self.column = column
         self.shape = column.shape
         record = np.repeat(np.arange(len(counts)), counts)[column.ok]
@@ -185,39 +191,79 @@ class Bundle:
         Raises `UserError` where a wanted input is not among the job's, or where files do not fit each other.
         """
         folder = Path(job["dataset"])
-        mentions, entities = pq.ParquetFile(folder / "mentions.parquet").read(), pq.ParquetFile(folder / "entities.parquet").read(columns=["id", "image_status"])
-        table = {name: np.asarray(mentions[name].to_numpy(zero_copy_only=False)) for name in mentions.column_names if name not in _LONG}
+        mentions, entities = (
+            pq.ParquetFile(folder / "mentions.parquet").read(),
+            pq.ParquetFile(folder / "entities.parquet").read(columns=["id", "image_status"]),
+        )
+        table = {
+            name: np.asarray(mentions[name].to_numpy(zero_copy_only=False))
+            for name in mentions.column_names
+            if name not in _LONG
+        }
         counts = {"mention": len(mentions), "entity": len(entities)}
         sides = {side: Side({}, {}, {}, device) for side in counts}
         for want in wanted:
             side = want["side"]
-            entry = next((entry for entry in job["inputs"] if all(entry[key] == want[key] for key in ("side", "role", "feature", "view"))), None)
+            entry = next(
+                (
+                    entry
+                    for entry in job["inputs"]
+                    if all(entry[key] == want[key] for key in ("side", "role", "feature", "view"))
+                ),
+                None,
+            )
             if entry is None:
-                raise UserError(f"{want['feature']} under view {want['view']!r} of the {side}s is not among the inputs; run ExtractFeatures for this method")
+                raise UserError(
+                    f"{want['feature']} under view {want['view']!r} of the {side}s is not among the inputs; run ExtractFeatures for this method"
+                )
             keys = Keys.load(Path(entry["keys"]))
-            if keys.records != counts[side] or keys.keys.shape != (keys.records if keys.counts is None else int(keys.counts.sum()), 16):
-                raise UserError(f"{entry['keys']}: {keys.records} keys for {counts[side]} {side}s of {folder}; run ExtractFeatures again")
+            if keys.records != counts[side] or keys.keys.shape != (
+                keys.records if keys.counts is None else int(keys.counts.sum()),
+                16,
+            ):
+                raise UserError(
+                    f"{entry['keys']}: {keys.records} keys for {counts[side]} {side}s of {folder}; run ExtractFeatures again"
+                )
             sides[side].add(want["role"], want["outputs"], Store.open(Path(entry["store"])), keys)
         shapes = {name: column.shape for name, column in sides["entity"].columns.items()}
         for name, column in sides["mention"].columns.items():
             if shapes.setdefault(name, column.shape) != column.shape:
-                raise UserError(f"{name}: rows of shape {column.shape} for mentions and {shapes[name]} for entities; both sides need the same feature")
+                raise UserError(
+                    f"{name}: rows of shape {column.shape} for mentions and {shapes[name]} for entities; both sides need the same feature"
+                )
         with np.load(job["candidates"], allow_pickle=False) as saved:
             candidates = saved["ids"].astype(np.int64)
             rank = saved["gold_rank"].astype(np.int64) if "gold_rank" in saved.files else np.full(len(candidates), -1)
         if len(candidates) != counts["mention"] or candidates.max(initial=-1) >= counts["entity"]:
-            raise UserError(f"{job['candidates']}: lists do not fit the {counts['mention']} mentions and {counts['entity']} entities of {folder}; build them again")
+            raise UserError(
+                f"{job['candidates']}: lists do not fit the {counts['mention']} mentions and {counts['entity']} entities of {folder}; build them again"
+            )
         pairs = {name: _pair_feature(Path(path), candidates) for name, path in sorted(job.get("pairs", {}).items())}
         shapes |= {f"pairs.{name}": values.shape[2:] for name, values in pairs.items()}
         settle([*sides["mention"].columns.values(), *sides["entity"].columns.values()], device, _budget(device))
         image = np.asarray(entities["image_status"].to_numpy(zero_copy_only=False)) == "ok"
         names = np.asarray(entities["id"].to_numpy(zero_copy_only=False))
-        return cls(sides["mention"], sides["entity"], table, table["gold"].astype(np.int64), names, image, candidates, rank, shapes, pairs)
+        return cls(
+            sides["mention"],
+            sides["entity"],
+            table,
+            table["gold"].astype(np.int64),
+            names,
+            image,
+            candidates,
+            rank,
+            shapes,
+            pairs,
+        )
 
     def hide(self, split: str) -> None:
         """Take the golds and candidates of a split's mentions away: nothing that is chosen from now on can depend on them."""
         rows = self.table["split"] == split
-        self.gold, self.candidates, self.table = self.gold.copy(), self.candidates.copy(), {**self.table, "gold_id": self.table["gold_id"].copy()}
+        self.gold, self.candidates, self.table = (
+            self.gold.copy(),
+            self.candidates.copy(),
+            {**self.table, "gold_id": self.table["gold_id"].copy()},
+        )
         self.gold[rows], self.candidates[rows], self.table["gold_id"][rows] = -2, -1, None
 
     def batch(self, index: np.ndarray, with_candidates: bool, drawn: np.ndarray | None = None) -> Batch:
@@ -236,8 +282,19 @@ class Bundle:
             placed[drawn >= 0] = row[len(gold) + len(more) :]
             also = torch.from_numpy(placed).to(device)
         candidates = torch.from_numpy(columns).to(device) if with_candidates else None
-        pairs = {name: torch.from_numpy(values).to(device) for name, values in self.pairs_of(index).items()} if with_candidates else {}
-        return Batch(self.mentions.rows(index), self.entities.rows(distinct), torch.from_numpy(row[: len(gold)]).to(device), candidates, pairs, also)
+        pairs = (
+            {name: torch.from_numpy(values).to(device) for name, values in self.pairs_of(index).items()}
+            if with_candidates
+            else {}
+        )
+        return Batch(
+            self.mentions.rows(index),
+            self.entities.rows(distinct),
+            torch.from_numpy(row[: len(gold)]).to(device),
+            candidates,
+            pairs,
+            also,
+        )
 
     def pairs_of(self, index: np.ndarray, first: int | None = None) -> dict[str, np.ndarray]:
         """Pair features of the mentions at `index` (m,), beside their candidates (the `first` of them)."""
@@ -265,7 +322,9 @@ def _pair_feature(path: Path, candidates: np.ndarray) -> np.ndarray:
     with np.load(path, allow_pickle=False) as saved:
         values = saved["values"].astype(np.float32)
     if values.shape[:2] != candidates.shape:
-        raise UserError(f"{path}: values of {values.shape[:2]} pairs for candidate lists of {candidates.shape}; build them again")
+        raise UserError(
+            f"{path}: values of {values.shape[:2]} pairs for candidate lists of {candidates.shape}; build them again"
+        )
     return values
 
 

@@ -20,7 +20,9 @@ def pick_device(name: str) -> torch.device:
     if kind not in there:
         raise UserError(f"--device {name!r}: unknown; expected auto, cpu, cuda or mps")
     if not there[kind]:
-        raise UserError(f"--device {name}: this machine has none that torch can use; leave --device out, or check the driver and torch's build")
+        raise UserError(
+            f"--device {name}: this machine has none that torch can use; leave --device out, or check the driver and torch's build"
+        )
     return torch.device(name)
 
 
@@ -41,10 +43,18 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 @contextlib.contextmanager
 def repeatable(threads: int | None = None) -> Any:
     """Inside, the same inputs give the same bytes on this machine, on `threads` CPU threads (torch's own number where None)."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it cuBLAS may sum in any order
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(), torch.get_num_threads()
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # read when CUDA starts; without it cuBLAS may sum in any order
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.get_num_threads(),
+    )
     filled = torch.utils.deterministic.fill_uninitialized_memory
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a pass over every new tensor, which finds errors and repeats nothing
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # a pass over every new tensor, which finds errors and repeats nothing
+    )
     torch.use_deterministic_algorithms(True, warn_only=True)
     if threads:
         torch.set_num_threads(threads)

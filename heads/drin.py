@@ -28,41 +28,57 @@ class Drin(Head):
         super().__init__(config, shapes)
         pictured = "image.pooled" in shapes
         own = {"tt"} if config.tt == "phrase" else set()
-        self.kinds = [kind for kind in config.edges if (kind in own or f"pairs.{RELATIONS[kind]}" in shapes) and (kind == "tt" or pictured)]
+        self.kinds = [
+            kind
+            for kind in config.edges
+            if (kind in own or f"pairs.{RELATIONS[kind]}" in shapes) and (kind == "tt" or pictured)
+        ]
         self.mention_text = nn.Linear(shapes["text.pooled"][-1], config.width, bias=False)
         self.entity_text = nn.Linear(shapes["text.pooled"][-1], config.width, bias=False)
         if pictured:
             self.mention_image = nn.Linear(shapes["image.pooled"][-1], config.width, bias=False)
             self.entity_image = nn.Linear(shapes["image.pooled"][-1], config.width, bias=False)
         mean, scaled = config.neighbours == "mean", config.edge_scale == "width"
-        dynamic = [not config.static_edges and place < config.layers - 1 for place in range(config.layers if self.kinds else 0)]
-        self.layers = nn.ModuleList(GraphLayer(config.width, moving, config.layer_norm, mean, scaled) for moving in dynamic)
+        dynamic = [
+            not config.static_edges and place < config.layers - 1 for place in range(config.layers if self.kinds else 0)
+        ]
+        self.layers = nn.ModuleList(
+            GraphLayer(config.width, moving, config.layer_norm, mean, scaled) for moving in dynamic
+        )
 
     def encode_mentions(self, inputs: Rows) -> Rows:
         """`V_mt = W_mt mean(BERT(T_m)[b:e])`, eq. 2, and `V_mv = W_mv ResNet(V_m)`, eq. 4, 0 where there is none.
 
         The pooled vector ([CLS] where the feature's pooling is `cls`) stands for a phrase that is not found in its sentence.
         """
-        phrase = phrase_mean(inputs["text.tokens"], inputs["text.offsets"], inputs["text.span"], inputs["text.pooled"].float())
+        phrase = phrase_mean(
+            inputs["text.tokens"], inputs["text.offsets"], inputs["text.span"], inputs["text.pooled"].float()
+        )
         return self._encode(inputs, phrase, "mention")
 
     def encode_entities(self, inputs: Rows) -> Rows:
         """`V_et = W_et BERT(T_e)[CLS]`, eq. 3, and `V_ev = W_ev ResNet(V_e)`, eq. 5, 0 where there is none."""
         return self._encode(inputs, inputs["text.pooled"].float(), "entity")
 
-    def score_lists(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
+    def score_lists(
+        self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
+    ) -> dict[str, Tensor]:
         """See `Head.score_lists`; `S(m, e_i) = cos(T_m, T_e_i)`, eq. 14."""
         with torch.autocast(columns.device.type, enabled=False):
             mention, candidates, _ = self._interact(mentions, entities, columns, pairs)
             return {"score": F.cosine_similarity(mention[:, None], candidates, dim=-1)}
 
-    def explain(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
+    def explain(
+        self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
+    ) -> dict[str, Tensor]:
         """`edge_<kind>_<l>` (B, r): the edges A^l that layer l + 1 used, from A^0 on; NaN where there is none."""
         _, live = self._edges(mentions, entities, columns, pairs)
         with torch.autocast(columns.device.type, enabled=False):
             _, _, used = self._interact(mentions, entities, columns, pairs)
         return {
-            f"edge_{kind}_{place}": edges[kind].masked_fill(~live[kind], torch.nan) for place, edges in enumerate(used) for kind in self.kinds
+            f"edge_{kind}_{place}": edges[kind].masked_fill(~live[kind], torch.nan)
+            for place, edges in enumerate(used)
+            for kind in self.kinds
         }
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -92,10 +108,14 @@ class Drin(Head):
             columns["phrase"] = F.normalize(text, dim=-1) * present[:, None]
         if "image.pooled" in self.shapes:
             columns["image.ok"] = inputs["image.ok"]
-            columns["image"] = (getattr(self, f"{side}_image")(inputs["image.pooled"].float()) * inputs["image.ok"][:, None]).float()
+            columns["image"] = (
+                getattr(self, f"{side}_image")(inputs["image.pooled"].float()) * inputs["image.ok"][:, None]
+            ).float()
         return columns
 
-    def _edges(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor]) -> tuple[Edges, dict[str, Tensor]]:
+    def _edges(
+        self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor]
+    ) -> tuple[Edges, dict[str, Tensor]]:
         """A^0, 0 where there is no edge, and the mask M of those there are, (B, r) by kind."""
         rows = columns.clamp(min=0)
         live = {}
@@ -110,7 +130,9 @@ class Drin(Head):
             weights[kind] = values.masked_fill(~live[kind], 0.0)
         return weights, live
 
-    def _interact(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, list[Edges]]:
+    def _interact(
+        self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, list[Edges]]:
         """What `heads.graph.interact` gives for each mention's list."""
         weights, live = self._edges(mentions, entities, columns, pairs)
         rows = columns.clamp(min=0)

@@ -16,9 +16,15 @@ from heads.losses import in_batch_cross_entropy
 from heads.mimic import Mimic
 from heads.sided import Sided
 
-UNITS: Mapping[Expert, tuple[str, ...]] = {"text": ("tglu",), "visual": ("vdlu",), "multimodal": ("tglu", "vdlu", "cmfu")}
+UNITS: Mapping[Expert, tuple[str, ...]] = {
+    "text": ("tglu",),
+    "visual": ("vdlu",),
+    "multimodal": ("tglu", "vdlu", "cmfu"),
+}
 ROLES: Mapping[Expert, Mapping[str, str]] = {
-    "text": {"text": "text"}, "visual": {"image": "image"}, "multimodal": {PROMPTED["text"]: "text", PROMPTED["image"]: "image"},
+    "text": {"text": "text"},
+    "visual": {"image": "image"},
+    "multimodal": {PROMPTED["text"]: "text", PROMPTED["image"]: "image"},
 }
 """Which roles of the inputs an expert reads, and as what."""
 
@@ -30,7 +36,12 @@ def head_class(config: DsmipConfig) -> type[Head]:
 
 def scoring_units(expert: Expert, config: DsmipConfig, shapes: Mapping[str, tuple[int, ...]]) -> Mimic:
     """An expert's units, eq. 9 to 14: MIMIC's, of which the text expert has U_T, the visual one U_V and the multimodal one all three."""
-    own = {f"{role}.{name.split('.')[1]}": shape for asked, role in ROLES[expert].items() for name, shape in shapes.items() if name.startswith(f"{asked}.")}
+    own = {
+        f"{role}.{name.split('.')[1]}": shape
+        for asked, role in ROLES[expert].items()
+        for name, shape in shapes.items()
+        if name.startswith(f"{asked}.")
+    }
     sizes = {name: getattr(config, name) for name in ("d_t", "d_v", "d_c", "text_scale", "missing_image")}
     return Mimic(MimicConfig(units=UNITS[expert], unit_losses=(), **sizes), own)
 
@@ -39,7 +50,11 @@ def read_by(expert: Expert, inputs: Rows) -> Rows:
     """The inputs of an expert under the names its units know."""
     found = Rows()
     for asked, role in ROLES[expert].items():
-        found |= {f"{role}{name.removeprefix(asked)}": column for name, column in inputs.items() if name.startswith(f"{asked}.")}
+        found |= {
+            f"{role}{name.removeprefix(asked)}": column
+            for name, column in inputs.items()
+            if name.startswith(f"{asked}.")
+        }
     return found
 
 
@@ -61,7 +76,10 @@ class AloneExpert(Sided):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of the golds of the batch, section 3.4."""
-        value = in_batch_cross_entropy(self.score_block(self.encode_mentions(batch.mentions), self.encode_entities(batch.entities))["score"], batch.gold)
+        value = in_batch_cross_entropy(
+            self.score_block(self.encode_mentions(batch.mentions), self.encode_entities(batch.entities))["score"],
+            batch.gold,
+        )
         return value, {"score": value}
 
     def _read(self, inputs: Rows, side: str) -> Rows:
@@ -78,16 +96,23 @@ class PromptExpert(AloneExpert):
     def __init__(self, config: DsmipConfig, shapes: Mapping[str, tuple[int, ...]], towers: Mapping[str, Tower]) -> None:
         text, image = towers["text"], towers["image"]
         prompted = {
-            f"{PROMPTED['text']}.tokens": (text.width,), f"{PROMPTED['text']}.pooled": (text.projected,),
-            f"{PROMPTED['image']}.tokens": (config.prompt_length + shapes["image.states"][0], image.width), f"{PROMPTED['image']}.pooled": (image.projected,),
+            f"{PROMPTED['text']}.tokens": (text.width,),
+            f"{PROMPTED['text']}.pooled": (text.projected,),
+            f"{PROMPTED['image']}.tokens": (config.prompt_length + shapes["image.states"][0], image.width),
+            f"{PROMPTED['image']}.pooled": (image.projected,),
         }
         super().__init__(config, prompted, "multimodal")
         self.shapes = dict(shapes)
         self.text, self.image = text, image
         depth = min(config.prompt_layers, text.blocks - text.start, image.blocks - image.start)
-        self.prompts = nn.ParameterDict({side: torch.randn(depth, config.prompt_length, text.width) * 0.02 for side in ("mention", "entity")})
+        self.prompts = nn.ParameterDict(
+            {side: torch.randn(depth, config.prompt_length, text.width) * 0.02 for side in ("mention", "entity")}
+        )
         self.coupling = nn.ModuleDict(
-            {side: nn.ModuleList([nn.Linear(text.width, image.width) for _ in range(depth)]) for side in ("mention", "entity")}
+            {
+                side: nn.ModuleList([nn.Linear(text.width, image.width) for _ in range(depth)])
+                for side in ("mention", "entity")
+            }
         )
 
     def prompted(self, inputs: Rows, side: str) -> Rows:
@@ -102,12 +127,19 @@ class PromptExpert(AloneExpert):
 
     def prompted_image(self, inputs: Rows, side: str) -> Rows:
         """`tokens` (n, r + P + 1, d_v) leaving the last block and `pooled` (n, d_z), the class token's, zeros without a picture; eq. 8."""
-        couplings = [coupling(prompt) for coupling, prompt in zip(self.coupling[side], self.prompts[side], strict=True)]  # F(P)
+        couplings = [
+            coupling(prompt) for coupling, prompt in zip(self.coupling[side], self.prompts[side], strict=True)
+        ]  # F(P)
         present = inputs["image.ok"].nonzero().squeeze(1)
         states = self.image(inputs["image.states"][present].float(), couplings)
         pooled = self.image.project(self.image.finish(states[:, len(couplings[0])]))
         rows = {"tokens": states, "pooled": pooled}
-        return Rows({name: row.new_zeros(len(inputs["image.ok"]), *row.shape[1:]).index_copy(0, present, row) for name, row in rows.items()})
+        return Rows(
+            {
+                name: row.new_zeros(len(inputs["image.ok"]), *row.shape[1:]).index_copy(0, present, row)
+                for name, row in rows.items()
+            }
+        )
 
     def prompted_text(self, inputs: Rows, side: str) -> Rows:
         """`tokens` ragged (r + L, d_t) after the last LayerNorm and `pooled` (n, d_z), the end token's, nothing without a text; eq. 7."""
@@ -139,7 +171,12 @@ class Gate(nn.Module):
     def __init__(self, config: DsmipConfig, width: int, experts: int) -> None:
         super().__init__()
         self.sides = nn.ModuleDict({side: self._mlp(config, width) for side in ("mention", "entity")})
-        self.last = nn.ModuleDict({"mention": nn.Linear(config.gate_width, experts), "entity": nn.Linear(config.gate_width, experts, bias=False)})
+        self.last = nn.ModuleDict(
+            {
+                "mention": nn.Linear(config.gate_width, experts),
+                "entity": nn.Linear(config.gate_width, experts, bias=False),
+            }
+        )
 
     @staticmethod
     def _mlp(config: DsmipConfig, width: int) -> nn.Sequential:
@@ -164,7 +201,9 @@ class Dsmip(Sided):
         self.gated = len(self.experts) > 1
         self.units = (*self.experts, "expert") if self.gated else ()
         if self.gated:
-            self.gate_roles = tuple(name for name in ("gate_text.embedding", "gate_text.pooled", "gate_image.pooled") if name in shapes)
+            self.gate_roles = tuple(
+                name for name in ("gate_text.embedding", "gate_text.pooled", "gate_image.pooled") if name in shapes
+            )
             self.gate = Gate(config, sum(shapes[name][-1] for name in self.gate_roles), len(self.experts))
             if "visual" in self.experts and config.missing_image == "null":
                 # No pair without both pictures takes this expert, so nothing would ever move what stands for an absent one.
@@ -182,13 +221,17 @@ class Dsmip(Sided):
 
         The gate begins with the best of them (ours, `gate_start`): from an even start the scales of untrained choices would decide.
         """
-        units = {name.removeprefix("scoring."): tensor for name, tensor in tensors.items() if name.startswith("scoring.")}
+        units = {
+            name.removeprefix("scoring."): tensor for name, tensor in tensors.items() if name.startswith("scoring.")
+        }
         self.scoring[label].load_state_dict(units)
         if self.gated and self.config.gate_start:
             self.reached[label] = best
             favourite = max(self.reached, key=lambda expert: self.reached[expert])
             with torch.no_grad():
-                self.gate.last["mention"].bias.copy_(torch.tensor([self.config.gate_start * (expert == favourite) for expert in self.experts]))
+                self.gate.last["mention"].bias.copy_(
+                    torch.tensor([self.config.gate_start * (expert == favourite) for expert in self.experts])
+                )
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of the golds of the batch."""
@@ -197,7 +240,9 @@ class Dsmip(Sided):
         logged = {"score": value}
         if self.gated:
             of_gold = scores["expert"][torch.arange(len(batch.gold), device=batch.gold.device), batch.gold]
-            logged |= {f"takes {expert}": (of_gold == number).float().mean() for number, expert in enumerate(self.experts)}
+            logged |= {
+                f"takes {expert}": (of_gold == number).float().mean() for number, expert in enumerate(self.experts)
+            }
         return value, logged
 
     def encode(self, inputs: Rows, side: str) -> Rows:
@@ -207,7 +252,9 @@ class Dsmip(Sided):
             encoded = self.scoring[expert].encode(read_by(expert, inputs), side)
             columns |= {f"{expert}/{name}": column for name, column in encoded.items()}
         if self.gated:
-            read = torch.cat([inputs[name].float() * inputs[f"{name.split('.')[0]}.ok"][:, None] for name in self.gate_roles], 1)
+            read = torch.cat(
+                [inputs[name].float() * inputs[f"{name.split('.')[0]}.ok"][:, None] for name in self.gate_roles], 1
+            )
             columns["gate"] = self.gate.encode(side, read).float()
             if "visual" in self.experts:
                 columns["pictured"] = inputs["image.ok"]
@@ -217,7 +264,10 @@ class Dsmip(Sided):
         """`S = sum_i z_i S_i`, eq. 15 and 16; `expert` is the number of the one that was chosen, in the order of `experts`."""
         scores = {}
         for expert in self.experts:
-            sides = [Rows({name.split("/", 1)[1]: column for name, column in side.items() if name.startswith(f"{expert}/")}) for side in (mentions, entities)]
+            sides = [
+                Rows({name.split("/", 1)[1]: column for name, column in side.items() if name.startswith(f"{expert}/")})
+                for side in (mentions, entities)
+            ]
             scores[expert] = self.scoring[expert].score(*sides, pairing)["score"]
         if not self.gated:
             return {"score": scores[self.experts[0]]}
@@ -232,7 +282,10 @@ class Dsmip(Sided):
 
     def _preference(self, mentions: Rows, entities: Rows, pairing: Pairing) -> Tensor:
         """log pi (..., experts): `log softmax(ReLU(FC [h_m; h_e]))`; the visual expert only where both sides have a picture."""
-        parts = [pairing.mention(mentions["gate"][:, number]) + pairing.entity(entities["gate"][:, number]) for number in range(len(self.experts))]
+        parts = [
+            pairing.mention(mentions["gate"][:, number]) + pairing.entity(entities["gate"][:, number])
+            for number in range(len(self.experts))
+        ]
         logits = F.relu(torch.stack(parts, -1))
         if "visual" in self.experts:
             both = pairing.mention(mentions["pictured"]) & pairing.entity(entities["pictured"])

@@ -32,7 +32,9 @@ class CrossAttention(nn.Module):
         """query (n, d), steps (n rows of vectors (d)) -> context (n, d), and the weight of each step, the mean over the attention's heads."""
         every, longest = torch.arange(len(query)), steps.longest
         real = (torch.arange(longest)[None, :] < steps.lengths[:, None]).to(query.device)  # (n, L)
-        values = self._split(Ragged(self.value(steps.values), steps.lengths).padded(every, longest))  # (n, L, heads, d / heads)
+        values = self._split(
+            Ragged(self.value(steps.values), steps.lengths).padded(every, longest)
+        )  # (n, L, heads, d / heads)
         weights = real.float()[:, None]  # (n, 1 or heads, L)
         if self.query is not None and self.key is not None:
             keys = self._split(Ragged(self.key(steps.values), steps.lengths).padded(every, longest))
@@ -59,9 +61,15 @@ class Dwe(Head):
     def __init__(self, config: DweConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(config, shapes)
         self.columns = {name.partition(".")[0]: name for name in STEPS if name in shapes}
-        self.seen = ("objects" if "objects" in self.columns else "image" if "image" in self.columns else "") if "image" in config.units else ""
+        self.seen = (
+            ("objects" if "objects" in self.columns else "image" if "image" in self.columns else "")
+            if "image" in config.units
+            else ""
+        )
         read = {"phrase.pooled", *self.columns.values()}
-        self.maps = nn.ModuleDict({name.partition(".")[0]: self._map(shapes[name][-1], config.width) for name in sorted(read)})
+        self.maps = nn.ModuleDict(
+            {name.partition(".")[0]: self._map(shapes[name][-1], config.width) for name in sorted(read)}
+        )
         self.maps["entity"] = self._map(shapes["entity.pooled"][-1], config.joint_width)
         shared = {self.seen, "faces", "identities"} & set(self.columns)
         if shared:
@@ -79,7 +87,9 @@ class Dwe(Head):
     def encode_mentions(self, inputs: Rows) -> Rows:
         """`query`, g of eq. 9 at length 1, and `attention.<role>`, ragged, the weights behind it."""
         parts, weights = self._parts(inputs)
-        return Rows({"query": self._fuse(parts)}) | Rows({f"attention.{role}": weight for role, weight in weights.items()})
+        return Rows({"query": self._fuse(parts)}) | Rows(
+            {f"attention.{role}": weight for role, weight in weights.items()}
+        )
 
     def encode_entities(self, inputs: Rows) -> Rows:
         """`key`, g_e at length 1; `absent`, -1 where an entity has no text: it ranks last, and not as one at right angles would (ours)."""
@@ -90,11 +100,15 @@ class Dwe(Head):
         """The cosine of g and g_e, eq. 1."""
         return self._score(mentions, entities, Block())
 
-    def score_lists(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
+    def score_lists(
+        self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
+    ) -> dict[str, Tensor]:
         """See `Head.score_lists`."""
         return self._score(mentions, entities, Lists(columns.clamp(min=0)))
 
-    def explain(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
+    def explain(
+        self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
+    ) -> dict[str, Tensor]:
         """`attention.<role>` (B, most steps): the weight of each object, face, name or token, NaN past a mention's last."""
         told = {}
         for name in (name for name in mentions if name.startswith("attention.")):
@@ -114,7 +128,9 @@ class Dwe(Head):
         for name, sides, wanted in (("coarse", coarse, self.config.coarse), ("fine", fine, self.config.fine)):
             if wanted and all(side in parts for side in sides):
                 both = parts[sides[0]][1] & parts[sides[1]][1]
-                named[name] = mean_shifted_contrast(parts[sides[0]][0][both], parts[sides[1]][0][both], self.config.temperature)
+                named[name] = mean_shifted_contrast(
+                    parts[sides[0]][0][both], parts[sides[1]][0][both], self.config.temperature
+                )
         weights = {"triplet": self.config.beta, "coarse": self.config.alpha, "fine": 1.0}
         return torch.stack([weights[name] * value for name, value in named.items()]).sum(), named
 
@@ -130,11 +146,22 @@ class Dwe(Head):
         there = inputs["phrase.ok"]
         mention = self.maps["phrase"](inputs["phrase.pooled"].float()) * there[:, None]
         parts, weights = {"m": (mention, there)}, {}
-        steps = {role: Ragged(self.maps[role](rows.values.float()), rows.lengths) for role, rows in self._steps(inputs).items()}
-        units = {"sentence": ("m_t", "text"), self.seen: ("m_v", "image"), "faces": ("m_f", "face"), "identities": ("m_s", "identity")}
+        steps = {
+            role: Ragged(self.maps[role](rows.values.float()), rows.lengths)
+            for role, rows in self._steps(inputs).items()
+        }
+        units = {
+            "sentence": ("m_t", "text"),
+            self.seen: ("m_v", "image"),
+            "faces": ("m_f", "face"),
+            "identities": ("m_s", "identity"),
+        }
         for role, rows in steps.items():
             real = (rows.lengths > 0).to(mention.device)
-            parts[{"sentence": "t", "image": "v", "objects": "d", "faces": "f", "identities": "s"}[role]] = _mean(rows), real
+            parts[{"sentence": "t", "image": "v", "objects": "d", "faces": "f", "identities": "s"}[role]] = (
+                _mean(rows),
+                real,
+            )
             letter, unit = units.get(role, ("", ""))
             if unit in self.config.units:
                 attention = self.text_attention if unit == "text" else self.attention

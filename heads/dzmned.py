@@ -23,14 +23,23 @@ class Dzmned(Towers):
     def __init__(self, config: DzmnedConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(config, shapes)
         self.roles = [role for role in ("text", "phrase", "image") if f"{role}.pooled" in shapes]
-        maps = {f"{side}_{role}": nn.Linear(shapes[f"{role}.pooled"][-1], config.width) for side in ("mention", "entity") for role in self.roles}
+        maps = {
+            f"{side}_{role}": nn.Linear(shapes[f"{role}.pooled"][-1], config.width)
+            for side in ("mention", "entity")
+            for role in self.roles
+        }
         self.maps = nn.ModuleDict(maps)
-        self.attention = nn.ModuleDict({side: nn.Linear(len(self.roles) * config.width, len(self.roles)) for side in ("mention", "entity")})
+        self.attention = nn.ModuleDict(
+            {side: nn.Linear(len(self.roles) * config.width, len(self.roles)) for side in ("mention", "entity")}
+        )
 
     def vector(self, inputs: Rows, side: str) -> Tensor:
         """See `Towers.vector`; both halves at length 1, so that the score is the mean of their cosines where both are there."""
         there = torch.stack([inputs[f"{role}.ok"] for role in self.roles], 1)  # (n, kinds)
-        mapped = torch.stack([self.maps[f"{side}_{role}"](inputs[f"{role}.pooled"].float()) for role in self.roles], 1) * there[..., None]  # (n, kinds, d)
+        mapped = (
+            torch.stack([self.maps[f"{side}_{role}"](inputs[f"{role}.pooled"].float()) for role in self.roles], 1)
+            * there[..., None]
+        )  # (n, kinds, d)
         weights = masked_softmax(self.attention[side](mapped.flatten(1)), there, 1)
         combined = torch.einsum("nk,nkd->nd", weights, mapped.float())
         phrase = mapped[:, self.roles.index("phrase")].float()

@@ -32,25 +32,45 @@ def evaluate(head: Head, bundle: Bundle, quiet: bool) -> tuple[Metrics, dict[str
     listed = (lists == gold[:, None]).any(1) & (gold >= 0)
     started = time.monotonic()
     with Bar(len(index), "candidate lists", "mention", quiet=quiet) as progress:
-        scores = score_lists(head, bundle.mentions, bundle.entities, index, lists, bundle.pairs_of(index), progress.update)
+        scores = score_lists(
+            head, bundle.mentions, bundle.entities, index, lists, bundle.pairs_of(index), progress.update
+        )
     speed = {"candidates": _per_second(int((lists >= 0).sum()), started)}
     ranks = {"candidates": rank_in_lists(scores["score"], lists, gold)}
     ranks["rerank"] = np.where(gold >= 0, rerank(ranks["candidates"], bundle.retrieval_rank[index], n), 0)
     if head.scores_blocks:
         with Bar(len(index), "scores of golds", "mention", quiet=quiet) as progress:
-            of_gold = score_lists(head, bundle.mentions, bundle.entities, index, np.where(gold >= 0, gold, -1)[:, None], watch=progress.update)
+            of_gold = score_lists(
+                head,
+                bundle.mentions,
+                bundle.entities,
+                index,
+                np.where(gold >= 0, gold, -1)[:, None],
+                watch=progress.update,
+            )
         started = time.monotonic()
         with Bar(len(index) * n, "full KB", "pair", quiet=quiet) as progress:
-            kb = score_kb(head, bundle.mentions, bundle.entities, index, gold, of_gold["score"][:, 0], n, TOP, progress.update)
+            kb = score_kb(
+                head, bundle.mentions, bundle.entities, index, gold, of_gold["score"][:, 0], n, TOP, progress.update
+            )
         speed["full-kb"] = _per_second(len(index) * n, started)
         ranks = {"full-kb": np.where(gold >= 0, 1 + kb.not_below, 0), **ranks}
         with Bar(len(index), "scores of the best", "mention", quiet=quiet) as progress:
-            top, of_top = kb.top, score_lists(head, bundle.mentions, bundle.entities, index, kb.top, watch=progress.update)
+            top, of_top = (
+                kb.top,
+                score_lists(head, bundle.mentions, bundle.entities, index, kb.top, watch=progress.update),
+            )
     else:  # a pair's score may depend on the list it stands in: the list's own scores are the only ones
         order = np.argsort(-scores["score"], axis=1, kind="stable")[:, :TOP]
         place = np.where(lists == gold[:, None], np.arange(lists.shape[1]), -1).max(1, initial=-1)[:, None]
-        top, of_top = np.take_along_axis(lists, order, 1), {name: np.take_along_axis(values, order, 1) for name, values in scores.items()}
-        of_gold = {name: np.where(place >= 0, np.take_along_axis(values, place.clip(0), 1), np.nan) for name, values in scores.items()}
+        top, of_top = (
+            np.take_along_axis(lists, order, 1),
+            {name: np.take_along_axis(values, order, 1) for name, values in scores.items()},
+        )
+        of_gold = {
+            name: np.where(place >= 0, np.take_along_axis(values, place.clip(0), 1), np.nan)
+            for name, values in scores.items()
+        }
     columns = _prediction_columns(bundle, head, index, ranks, top, of_top, of_gold)
     return _metrics(bundle, index, ranks, listed), columns, speed
 
@@ -72,17 +92,29 @@ def _metrics(bundle: Bundle, index: np.ndarray, ranks: dict[str, np.ndarray], li
         result[split] = {}
         for protocol, values in ranks.items():
             by_part = {name: figures(values[mask & here], listed[mask & here]) for name, mask in masks.items()}
-            by_part |= {"NIL": {"n": int((here & (gold == -1)).sum())}, "gold outside the KB": {"n": int((here & (gold == -2)).sum())}}
+            by_part |= {
+                "NIL": {"n": int((here & (gold == -1)).sum())},
+                "gold outside the KB": {"n": int((here & (gold == -2)).sum())},
+            }
             result[split][protocol] = {name: values for name, values in by_part.items() if values["n"] or name == "all"}
     return result
 
 
 def _prediction_columns(
-    bundle: Bundle, head: Head, index: np.ndarray, ranks: dict[str, np.ndarray], top: np.ndarray, of_top: dict[str, np.ndarray],
+    bundle: Bundle,
+    head: Head,
+    index: np.ndarray,
+    ranks: dict[str, np.ndarray],
+    top: np.ndarray,
+    of_top: dict[str, np.ndarray],
     of_gold: dict[str, np.ndarray],
 ) -> dict[str, Any]:
     real = top >= 0
-    columns: dict[str, Any] = {"id": bundle.table["id"][index], "split": bundle.table["split"][index], "gold": bundle.table["gold_id"][index]}
+    columns: dict[str, Any] = {
+        "id": bundle.table["id"][index],
+        "split": bundle.table["split"][index],
+        "gold": bundle.table["gold_id"][index],
+    }
     columns |= {f"rank_{protocol.replace('-', '_')}": values.astype(np.int32) for protocol, values in ranks.items()}
     columns["top"] = [bundle.entity_ids[row[keep]].tolist() for row, keep in zip(top, real, strict=True)]
     for name in ("score", *head.units):

@@ -41,7 +41,9 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     return {"mentions": len(lines)}
 
 
-def explain(job: Mapping[str, Any], *, split: str, mentions: Sequence[str] = (), sample: int = 0, top: int = 0) -> Iterator[dict[str, Any]]:
+def explain(
+    job: Mapping[str, Any], *, split: str, mentions: Sequence[str] = (), sample: int = 0, top: int = 0
+) -> Iterator[dict[str, Any]]:
     """What the run of `job` tells of each mention over its candidate list, plain JSON values; numbers to six digits.
 
     id, split, gold (id or None); candidates: the best first, of each id and score, and where the head has them `units` (name -> score), `expert` (the
@@ -52,10 +54,14 @@ def explain(job: Mapping[str, Any], *, split: str, mentions: Sequence[str] = (),
     device = pick_device(job.get("device", "auto"))
     config = load_config(job["method"], job["config"])
     if not config.evaluates:
-        raise UserError(f"{job['out']}: a stage that scores nothing by itself; explain the run of {job['method']} that goes on from it")
+        raise UserError(
+            f"{job['out']}: a stage that scores nothing by itself; explain the run of {job['method']} that goes on from it"
+        )
     if config.trainer.startswith(f"{fusion.__name__}:"):  # its parts are pair features, kept in its folder
         if job.get("heads") and split not in SPLITS:
-            raise UserError(f"--split {split}: a fused run keeps the scores of its heads for {' and '.join(SPLITS)} alone")
+            raise UserError(
+                f"--split {split}: a fused run keeps the scores of its heads for {' and '.join(SPLITS)} alone"
+            )
         job = fusion.with_parts(dict(job), SPLITS, device)
     head = load_head(Path(job["out"]), device, job)
     refuse_other_features(head, Path(job["out"]), job["inputs"])
@@ -91,7 +97,9 @@ def by_hash(name: str) -> bytes:
 
 
 @torch.no_grad()
-def _part(head: Head, bundle: Bundle, index: np.ndarray, boxes: Mapping[str, "_Boxes"], top: int) -> Iterator[dict[str, Any]]:
+def _part(
+    head: Head, bundle: Bundle, index: np.ndarray, boxes: Mapping[str, "_Boxes"], top: int
+) -> Iterator[dict[str, Any]]:
     lists, pairs = bundle.candidates[index], bundle.pairs_of(index)
     names, place = np.unique(lists, return_inverse=True)
     real = names >= 0
@@ -99,30 +107,49 @@ def _part(head: Head, bundle: Bundle, index: np.ndarray, boxes: Mapping[str, "_B
     told: dict[str, np.ndarray] = {}
     if real.any():
         device = bundle.mentions.device
-        columns = torch.from_numpy(place.reshape(lists.shape) - int((~real).sum())).to(device)  # -1 sorts first, so it stays -1
-        sides = encode(head.encode_mentions, bundle.mentions, index), encode(head.encode_entities, bundle.entities, names[real])
+        columns = torch.from_numpy(place.reshape(lists.shape) - int((~real).sum())).to(
+            device
+        )  # -1 sorts first, so it stays -1
+        sides = (
+            encode(head.encode_mentions, bundle.mentions, index),
+            encode(head.encode_entities, bundle.entities, names[real]),
+        )
         beside = {name: torch.from_numpy(values).to(device) for name, values in pairs.items()}
-        scores = {name: values.float().cpu().numpy() for name, values in head.score_lists(*sides, columns, beside).items()}
+        scores = {
+            name: values.float().cpu().numpy() for name, values in head.score_lists(*sides, columns, beside).items()
+        }
         told = {name: values.float().cpu().numpy() for name, values in head.explain(*sides, columns, beside).items()}
     for place_of, row in enumerate(index.tolist()):
         candidates = [
             _candidate(head, scores, told, pairs, place_of, at) | {"id": str(bundle.entity_ids[lists[place_of, at]])}
-            for at in np.argsort(-np.where(lists[place_of] >= 0, scores["score"][place_of], -np.inf), kind="stable").tolist() if lists[place_of, at] >= 0
+            for at in np.argsort(
+                -np.where(lists[place_of] >= 0, scores["score"][place_of], -np.inf), kind="stable"
+            ).tolist()
+            if lists[place_of, at] >= 0
         ]
         gold = None if bundle.table["gold_id"][row] is None else str(bundle.table["gold_id"][row])
         kept = [one for number, one in enumerate(candidates) if not top or number < top or one["id"] == gold]
         attention = {
             name.removeprefix(ATTENTION): _attention(values[place_of], boxes.get(name.removeprefix(ATTENTION)), row)
-            for name, values in told.items() if name.startswith(ATTENTION)
+            for name, values in told.items()
+            if name.startswith(ATTENTION)
         }
         yield {
-            "id": str(bundle.table["id"][row]), "split": str(bundle.table["split"][row]), "gold": gold, "candidates": kept,
+            "id": str(bundle.table["id"][row]),
+            "split": str(bundle.table["split"][row]),
+            "gold": gold,
+            "candidates": kept,
             "attention": {role: value for role, value in attention.items() if value["weights"]},
         }
 
 
 def _candidate(
-    head: Head, scores: Mapping[str, np.ndarray], told: Mapping[str, np.ndarray], pairs: Mapping[str, np.ndarray], row: int, at: int
+    head: Head,
+    scores: Mapping[str, np.ndarray],
+    told: Mapping[str, np.ndarray],
+    pairs: Mapping[str, np.ndarray],
+    row: int,
+    at: int,
 ) -> dict[str, Any]:
     one: dict[str, Any] = {"id": "", "score": number(scores["score"][row, at])}
     units = {name: number(scores[name][row, at]) for name in head.units if name != EXPERT}
@@ -134,9 +161,13 @@ def _candidate(
             edges.setdefault(name.split("_")[1], []).append(number(values[row, at]))
         elif not name.startswith(ATTENTION):
             units[name] = number(values[row, at])
-    beside = {name: number(values[row, at]) if values.ndim == 2 else [number(value) for value in values[row, at].ravel()] for name, values in pairs.items()}
+    beside = {
+        name: number(values[row, at]) if values.ndim == 2 else [number(value) for value in values[row, at].ravel()]
+        for name, values in pairs.items()
+    }
     more = {
-        "units": units, "edges": {kind: weights for kind, weights in edges.items() if any(weight is not None for weight in weights)},
+        "units": units,
+        "edges": {kind: weights for kind, weights in edges.items() if any(weight is not None for weight in weights)},
         "pairs": {name: value for name, value in beside.items() if value is not None},
     }
     return one | {name: values for name, values in more.items() if values}

@@ -27,7 +27,9 @@ class Fused(Head):
 
     def __init__(self, config: PairsConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(config, shapes)
-        self.parts = {name.removeprefix("pairs."): math.prod(shapes[name]) for name in sorted(shapes) if name.startswith("pairs.")}
+        self.parts = {
+            name.removeprefix("pairs."): math.prod(shapes[name]) for name in sorted(shapes) if name.startswith("pairs.")
+        }
         numbers = sum(self.parts.values())
         self.register_buffer("centre", torch.zeros(numbers))
         self.register_buffer("scale", torch.ones(numbers))
@@ -53,7 +55,9 @@ class Fused(Head):
         """Nothing, as above."""
         return Rows()
 
-    def score_lists(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
+    def score_lists(
+        self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
+    ) -> dict[str, Tensor]:
         """See `Head.score_lists`; differences of two scores are log odds of the two candidates."""
         return {"score": self._scores(columns, pairs).mean(-1)}
 
@@ -63,7 +67,9 @@ class Fused(Head):
         assert lists is not None
         own = lists == batch.gold[:, None]
         listed = own.any(1)
-        scores = self._scores(lists, batch.pairs).masked_fill((lists < 0)[:, :, None], -torch.inf)[listed]  # (m, r, members)
+        scores = self._scores(lists, batch.pairs).masked_fill((lists < 0)[:, :, None], -torch.inf)[
+            listed
+        ]  # (m, r, members)
         gold = own[listed].int().argmax(1)[:, None].expand(-1, scores.shape[2])
         value = F.cross_entropy(scores, gold, reduction="sum") / listed.sum().clamp(min=1)
         return value, {"score": value}
@@ -83,6 +89,8 @@ class Fused(Head):
 
     def _numbers(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Every number of each pair (B, r, numbers), 0 where it is not there, and whether it is."""
-        values = torch.cat([pairs[part].float().reshape(*columns.shape, width) for part, width in self.parts.items()], -1)
+        values = torch.cat(
+            [pairs[part].float().reshape(*columns.shape, width) for part, width in self.parts.items()], -1
+        )
         there = values.isfinite() & (columns >= 0)[:, :, None]
         return values.masked_fill(~there, 0), there

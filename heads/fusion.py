@@ -58,21 +58,39 @@ def with_parts(job: dict[str, Any], splits: Collection[str], device: torch.devic
     pairs = dict(job.get("pairs", {}))
     for method, run in sorted(job.get("heads", {}).items()):
         if Path(run["candidates"]) != Path(job["candidates"]):
-            raise UserError(f"{run['out']}: scored other candidate lists than {job['candidates']}; train {method} on these")
-        pairs[method] = _kept(out / f"{method}.npz", lambda run=run: list_scores(_scored(run, splits, device), splits, device))
+            raise UserError(
+                f"{run['out']}: scored other candidate lists than {job['candidates']}; train {method} on these"
+            )
+        pairs[method] = _kept(
+            out / f"{method}.npz", lambda run=run: list_scores(_scored(run, splits, device), splits, device)
+        )
     if config.frequency:
         pairs["frequency"] = _kept(out / "frequency.npz", lambda: frequency(job))
     if not pairs:
-        raise UserError(f"{job['method']}: it has nothing to read; name heads or pair_features that this profile has, or set frequency")
-    fraction = float(job.get("train_fraction", 1.0)) if config.fits_on == "train" else 1.0  # heads and frequency saw it; dev's half is learned from whole
+        raise UserError(
+            f"{job['method']}: it has nothing to read; name heads or pair_features that this profile has, or set frequency"
+        )
+    fraction = (
+        float(job.get("train_fraction", 1.0)) if config.fits_on == "train" else 1.0
+    )  # heads and frequency saw it; dev's half is learned from whole
     bundle = Bundle.load({**job, "pairs": {}}, [], torch.device("cpu"))
     steps = -(-len(training.training_mentions(bundle, fraction, config.fits_on)[0]) // config.batch_size)
     epochs = max(config.epochs, -(-config.least_steps // steps)) if config.epochs else 0
-    return {**job, "config": {**job["config"], "epochs": epochs}, "pairs": pairs, "heads": {}, "train_fraction": fraction}
+    return {
+        **job,
+        "config": {**job["config"], "epochs": epochs},
+        "pairs": pairs,
+        "heads": {},
+        "train_fraction": fraction,
+    }
 
 
 def _scored(run: dict[str, Any], splits: Collection[str], device: torch.device) -> dict[str, Any]:
-    return with_parts(run, splits, device) if load_config(run["method"], run["config"]).trainer.startswith(f"{__name__}:") else run
+    return (
+        with_parts(run, splits, device)
+        if load_config(run["method"], run["config"]).trainer.startswith(f"{__name__}:")
+        else run
+    )
 
 
 def frequency(job: dict[str, Any]) -> np.ndarray:
@@ -123,10 +141,15 @@ class Frequency:
 def parts_table(parts: dict[str, dict[str, dict[str, float]]]) -> str:
     """`parts.json` as plain text, in percent."""
     titles = [f"{split} {figure}" for split in next(iter(parts.values())) for figure in FIGURES]
-    rows = [[f"{100 * values[figure]:.2f}" for values in splits.values() for figure in FIGURES] for splits in parts.values()]
+    rows = [
+        [f"{100 * values[figure]:.2f}" for values in splits.values() for figure in FIGURES] for splits in parts.values()
+    ]
     lines = [[f"fused ({PROTOCOL})", *titles], *([name, *row] for name, row in zip(parts, rows, strict=True))]
     width = max(len(line[0]) for line in lines)
-    padded = [[name.ljust(width), *(cell.rjust(len(title)) for cell, title in zip(cells, titles, strict=True))] for name, *cells in lines]
+    padded = [
+        [name.ljust(width), *(cell.rjust(len(title)) for cell, title in zip(cells, titles, strict=True))]
+        for name, *cells in lines
+    ]
     return "\n".join("  ".join(line) for line in padded)
 
 
@@ -143,7 +166,11 @@ def _parts(job: dict[str, Any], metrics: dict[str, Any]) -> dict[str, dict[str, 
     found = {"all": {split: _shown(metrics.get(split, {}).get(PROTOCOL, {}).get(part, {})) for split, part in SHOWN}}
     started = {name: _start(job, bundle, subset) for name, subset in subsets.items()}
     workers = 1 if device.type == "cuda" else os.cpu_count() or 1
-    with repeatable(THREADS), ThreadPoolExecutor(workers) as pool, Bar(len(subsets), "parts", "fit", quiet=not sys.stderr.isatty()) as bar:
+    with (
+        repeatable(THREADS),
+        ThreadPoolExecutor(workers) as pool,
+        Bar(len(subsets), "parts", "fit", quiet=not sys.stderr.isatty()) as bar,
+    ):
         fits = {name: pool.submit(_fit_again, *start, job, device) for name, start in started.items()}
         for name, fit in fits.items():
             found[name] = fit.result()
@@ -161,11 +188,24 @@ def _start(job: dict[str, Any], bundle: Bundle, subset: list[str]) -> tuple[Head
     return training.new_head(job, config, bundle, chosen, int(job["seed"])), bundle, chosen
 
 
-def _fit_again(head: Head, bundle: Bundle, chosen: np.ndarray, job: dict[str, Any], device: torch.device) -> dict[str, dict[str, float]]:
+def _fit_again(
+    head: Head, bundle: Bundle, chosen: np.ndarray, job: dict[str, Any], device: torch.device
+) -> dict[str, dict[str, float]]:
     """The figures of a combination that is learned by the steps of `heads.training.main`, without leaving a run."""
     config, precision = head.config, pick_precision(job.get("precision", "auto"), device)
     optimizer = training.make_optimizer(head, config)[1]
-    best = training.run_epochs(head, optimizer, config, bundle, chosen, int(job["seed"]), precision, lambda state, best: None, training.State(), {})
+    best = training.run_epochs(
+        head,
+        optimizer,
+        config,
+        bundle,
+        chosen,
+        int(job["seed"]),
+        precision,
+        lambda state, best: None,
+        training.State(),
+        {},
+    )
     head.load_state_dict(best)
     head.eval()
     figures_of = {}
@@ -173,7 +213,11 @@ def _fit_again(head: Head, bundle: Bundle, chosen: np.ndarray, job: dict[str, An
         known = (bundle.table["split"] == split) & (bundle.gold >= 0)
         index = np.flatnonzero(training.half_of_dev(bundle, part.partition(": ")[2]) if split == "dev" else known)
         lists, gold = bundle.candidates[index], bundle.gold[index]
-        ranks = rank_in_lists(score_lists(head, bundle.mentions, bundle.entities, index, lists, bundle.pairs_of(index))["score"], lists, gold)
+        ranks = rank_in_lists(
+            score_lists(head, bundle.mentions, bundle.entities, index, lists, bundle.pairs_of(index))["score"],
+            lists,
+            gold,
+        )
         ranks = rerank(ranks, bundle.retrieval_rank[index], len(bundle.entity_ids))
         figures_of[split] = _shown(figures(ranks, (lists == gold[:, None]).any(1)))
     return figures_of

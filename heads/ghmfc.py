@@ -25,8 +25,12 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, real: Tensor) -> Tensor:
         """x (n, X, d), y (n, Y, d), real (n, Y) bool -> (n, X, d)."""
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query(x), self.key(y), self.value(y)))  # (n, heads, ·, c)
-        weights = masked_softmax(query @ key.transpose(2, 3) / math.sqrt(query.shape[-1]), real[:, None, None], -1).to(value.dtype)
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query(x), self.key(y), self.value(y))
+        )  # (n, heads, ·, c)
+        weights = masked_softmax(query @ key.transpose(2, 3) / math.sqrt(query.shape[-1]), real[:, None, None], -1).to(
+            value.dtype
+        )
         return x + self.output((weights @ value).transpose(1, 2).flatten(2)) * real.any(1)[:, None, None]
 
 
@@ -55,14 +59,19 @@ class Ghmfc(Towers):
     def views(self, inputs: Rows) -> tuple[Tensor, Tensor | None]:
         """The text's view, guided by the image, and the image's, guided by the text, (n, d) each; an absent image guides nothing."""
         tokens, real = padded(inputs["text.tokens"])
-        words, sentence = self.tokens(tokens.float()), self.sentence(inputs["text.pooled"].float())[:, None]  # (n, L, d), (n, 1, d)
+        words, sentence = (
+            self.tokens(tokens.float()),
+            self.sentence(inputs["text.pooled"].float())[:, None],
+        )  # (n, L, d), (n, 1, d)
         if not self.pictured:
             return self.sentence_over_tokens(sentence, words, real)[:, 0], None
         states = self.states(inputs["image.tokens"].float())  # (n, P, d)
         there = inputs["image.ok"][:, None].expand(-1, states.shape[1])
         guided = self.tokens_over_states(words, states, there)
         seen = self.states_over_tokens(states, words, real)
-        return self.sentence_over_tokens(sentence, guided, real)[:, 0], self.sentence_over_states(sentence, seen, there)[:, 0]
+        return self.sentence_over_tokens(sentence, guided, real)[:, 0], self.sentence_over_states(
+            sentence, seen, there
+        )[:, 0]
 
     def vector(self, inputs: Rows, side: str) -> Tensor:
         """See `Towers.vector`; `g = gate * text + (1 - gate) * image`, the text alone where there is no image."""
@@ -74,8 +83,16 @@ class Ghmfc(Towers):
         mentions = Rows({"vector": F.normalize(self._fuse(text, image, batch.mentions, "mention").float(), dim=-1)})
         parts = {self.config.loss: self.in_batch(mentions, self.encode_entities(batch.entities), batch.gold)}
         value = parts[self.config.loss]
-        if image is not None and self.config.contrast and len(pictured := batch.mentions["image.ok"].nonzero().squeeze(1)):
-            similar = F.normalize(text[pictured].float(), dim=-1) @ F.normalize(image[pictured].float(), dim=-1).T / self.config.temperature
+        if (
+            image is not None
+            and self.config.contrast
+            and len(pictured := batch.mentions["image.ok"].nonzero().squeeze(1))
+        ):
+            similar = (
+                F.normalize(text[pictured].float(), dim=-1)
+                @ F.normalize(image[pictured].float(), dim=-1).T
+                / self.config.temperature
+            )
             parts["contrast"] = F.cross_entropy(similar, torch.arange(len(similar), device=similar.device))
             value = value + self.config.contrast * parts["contrast"]
         return value, parts

@@ -32,7 +32,9 @@ class GraphLayer(nn.Module):
         self.mean = mean
         self.scale = 1 / width if scaled else 1.0
 
-    def vertices(self, vertices: Vertices, edges: Edges, live: Mapping[str, Tensor], updated: Collection[str]) -> Vertices:
+    def vertices(
+        self, vertices: Vertices, edges: Edges, live: Mapping[str, Tensor], updated: Collection[str]
+    ) -> Vertices:
         """`H^(l+1) = GELU(A^l H^l W_h^T) + H^l`, eq. 12, of the vertices `updated`. live: kind -> (B, r) bool of the edges there are."""
         weights = {kind: self._shares(values, live[kind]) for kind, values in edges.items()}
         sent = {name: self.message(vertices[name]) for name in sorted({ENDS[kind][0] for kind in edges})}
@@ -43,12 +45,17 @@ class GraphLayer(nn.Module):
                 continue
             joined = torch.stack([live[kind] for kind in kinds]).any(0)  # (B, r)
             if name in ("mt", "mv"):
-                gathered = torch.stack([torch.bmm(weights[kind][:, None], vertices[ENDS[kind][1]])[:, 0] for kind in kinds]).sum(0)  # (B, d)
+                gathered = torch.stack(
+                    [torch.bmm(weights[kind][:, None], vertices[ENDS[kind][1]])[:, 0] for kind in kinds]
+                ).sum(0)  # (B, d)
                 total = torch.stack([weights[kind].sum(1) for kind in kinds]).sum(0)  # (B,)
                 received = F.linear(gathered, self.message.weight) + total[:, None] * self.message.bias
                 joined = joined.any(1)
             else:
-                received = torch.bmm(torch.stack([edges[kind] for kind in kinds], -1), torch.stack([sent[ENDS[kind][0]] for kind in kinds], 1))  # (B, r, d)
+                received = torch.bmm(
+                    torch.stack([edges[kind] for kind in kinds], -1),
+                    torch.stack([sent[ENDS[kind][0]] for kind in kinds], 1),
+                )  # (B, r, d)
             if self.norm is not None:
                 received = self.norm(received) * joined[..., None]  # a vertex without edges stays as it is
             result[name] = vertices[name] + F.gelu(received)
@@ -72,7 +79,9 @@ class GraphLayer(nn.Module):
         return values / live.sum(1, keepdim=True).clamp(min=1) if self.mean else values
 
 
-def interact(layers: Collection[GraphLayer], vertices: Vertices, edges: Edges, live: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, list[Edges]]:
+def interact(
+    layers: Collection[GraphLayer], vertices: Vertices, edges: Edges, live: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor, list[Edges]]:
     """Text vertices (B, d) and (B, r, d) after the last layer, and the edges A^0 to A^(L-1) that the layers used.
 
     After the last layer only texts are looked at: its image vertices and its edge update feed nothing and are not computed.

@@ -18,9 +18,15 @@ class Jmel(Towers):
     def __init__(self, config: JmelConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(config, shapes)
         self.roles = [role for role in ("text", "image") if f"{role}.pooled" in shapes]
-        branches = {f"{side}_{role}": nn.Linear(shapes[f"{role}.pooled"][-1], config.width) for side in ("mention", "entity") for role in self.roles}
+        branches = {
+            f"{side}_{role}": nn.Linear(shapes[f"{role}.pooled"][-1], config.width)
+            for side in ("mention", "entity")
+            for role in self.roles
+        }
         self.branches = nn.ModuleDict(branches)
-        self.joint = nn.ModuleDict({side: nn.Linear(len(self.roles) * config.width, config.width) for side in ("mention", "entity")})
+        self.joint = nn.ModuleDict(
+            {side: nn.Linear(len(self.roles) * config.width, config.width) for side in ("mention", "entity")}
+        )
         if "image" in self.roles:
             self.absent = absent_vector(config.width)
 

@@ -60,7 +60,9 @@ def fill(rows: Ragged, length: int) -> Ragged:
     """Rows shorter than `length` filled up with zeros that count as data; empty and longer rows stay as they are."""
     lengths = torch.where(rows.lengths > 0, rows.lengths.clamp(min=length), 0)
     ends = lengths.cumsum(0)
-    positions = torch.arange(int(rows.lengths.sum())) + (ends - lengths - rows.lengths.cumsum(0) + rows.lengths).repeat_interleave(rows.lengths)
+    positions = torch.arange(int(rows.lengths.sum())) + (
+        ends - lengths - rows.lengths.cumsum(0) + rows.lengths
+    ).repeat_interleave(rows.lengths)
     values = rows.values.new_zeros(int(lengths.sum()), *rows.values.shape[1:])
     return Ragged(values.index_copy(0, positions.to(values.device), rows.values), lengths)
 
@@ -97,7 +99,9 @@ def length_groups(lengths: Tensor, size: int, least: int = 48) -> Iterator[tuple
     ordered = lengths[order]
     changes = ((ordered[1:] != ordered[:-1]).nonzero().squeeze(1) + 1).tolist()
     parts = max(1, len(order) // least)
-    bounds = [0, *changes, len(order)] if len(changes) < parts else [len(order) * part // parts for part in range(parts + 1)]
+    bounds = (
+        [0, *changes, len(order)] if len(changes) < parts else [len(order) * part // parts for part in range(parts + 1)]
+    )
     for start, end in zip(bounds, bounds[1:], strict=False):
         for begin in range(start, end, size):
             index = order[begin : min(begin + size, end)]
@@ -131,7 +135,9 @@ def attend_block(query: Ragged, key: Ragged, value: Ragged) -> Iterator[tuple[Te
         keys = key.padded(mention_index, mention_length).transpose(0, 1).flatten(0, 1)  # (Lm * b, d)
         values = value.padded(mention_index, mention_length)  # (b, Lm, d)
         real = _real(key.lengths[mention_index], mention_length, device)
-        padding = None if real is None else torch.where(real.T.flatten(), 0.0, float("-inf")).to(keys.dtype)  # (Lm * b,)
+        padding = (
+            None if real is None else torch.where(real.T.flatten(), 0.0, float("-inf")).to(keys.dtype)
+        )  # (Lm * b,)
         shape = (mention_length, len(mention_index))
         for entity_index, entity_length, queries, share in entities:
             step = max(1, budget // (entity_length * len(keys)))
@@ -140,7 +146,11 @@ def attend_block(query: Ragged, key: Ragged, value: Ragged) -> Iterator[tuple[Te
                 part = queries[start : start + step].flatten(0, 1)
                 weights = part @ keys.T if padding is None else torch.addmm(padding, part, keys.T)  # (e * Le, Lm * b)
                 weights = weights.view(-1, *shape).softmax(1).view(-1, entity_length, len(keys))
-                pooled.append(weights.mean(1) if share is None else torch.bmm(share[start : start + step, None, :], weights).squeeze(1))
+                pooled.append(
+                    weights.mean(1)
+                    if share is None
+                    else torch.bmm(share[start : start + step, None, :], weights).squeeze(1)
+                )
             attention = torch.cat(pooled).view(-1, *shape).permute(2, 0, 1)  # (b, e, Lm)
             yield mention_index.to(device), entity_index.to(device), torch.bmm(attention, values)
 
@@ -160,11 +170,15 @@ def attend_lists(query: Ragged, key: Ragged, value: Ragged, columns: Tensor) -> 
         if le * lm == 0:
             out.append(value.values.new_zeros(len(rows), listed, value.values.shape[-1]))
             continue
-        queries = query.padded(entity_rows, le).view(len(rows), listed, le, -1).transpose(1, 2).flatten(1, 2)  # (b, Le * r, d)
+        queries = (
+            query.padded(entity_rows, le).view(len(rows), listed, le, -1).transpose(1, 2).flatten(1, 2)
+        )  # (b, Le * r, d)
         weights = torch.bmm(key.padded(rows, lm), queries.transpose(1, 2))  # (b, Lm, Le * r)
         real = (torch.arange(lm)[None, :] < mention_lengths[:, None]).to(device)[:, :, None]
         weights = weights.masked_fill(~real, torch.finfo(weights.dtype).min).softmax(1) * real
-        share = (torch.arange(le)[None, :] < entity_lengths[:, None]) / entity_lengths.clamp(min=1)[:, None]  # (b * r, Le)
+        share = (torch.arange(le)[None, :] < entity_lengths[:, None]) / entity_lengths.clamp(min=1)[
+            :, None
+        ]  # (b * r, Le)
         share = share.to(device).view(len(rows), listed, le).transpose(1, 2)[:, None]  # (b, 1, Le, r)
         pooled = (weights.view(len(rows), lm, le, listed) * share).sum(2)  # (b, Lm, r)
         out.append(torch.bmm(pooled.transpose(1, 2), value.padded(rows, lm)))

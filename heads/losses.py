@@ -18,7 +18,9 @@ def in_batch_cross_entropy(scores: Tensor, gold: Tensor, copies: bool = False, o
         pairs = pairs.masked_fill(same.fill_diagonal_(False), float("-inf"))
     drawn = torch.ones(scores.shape[1], dtype=torch.bool, device=gold.device).index_fill_(0, gold, False)
     beside = [] if own is None else [own.float()]
-    return F.cross_entropy(torch.cat([pairs, scores[:, drawn].float(), *beside], 1), torch.arange(len(gold), device=gold.device))
+    return F.cross_entropy(
+        torch.cat([pairs, scores[:, drawn].float(), *beside], 1), torch.arange(len(gold), device=gold.device)
+    )
 
 
 def mean_shifted_contrast(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -30,7 +32,9 @@ def mean_shifted_contrast(first: Tensor, second: Tensor, temperature: float) -> 
     n = len(first)
     if n < 2:
         return (first.sum() + second.sum()) * 0.0
-    views = torch.cat([F.normalize(side.float() - side.float().mean(0), dim=-1, eps=CENTRE) for side in (first, second)])  # (2n, d)
+    views = torch.cat(
+        [F.normalize(side.float() - side.float().mean(0), dim=-1, eps=CENTRE) for side in (first, second)]
+    )  # (2n, d)
     similar = views @ views.T / temperature
     place = torch.arange(2 * n, device=views.device)
     partner = place.roll(n)
@@ -42,7 +46,9 @@ CENTRE = 1e-3
 """Rows nearer than this to the centre have no direction and are not scaled up to length 1."""
 
 
-def margin_ranking(positive: Tensor, scores: Tensor, negative: Tensor, known: Tensor, margin: float, of_mean: bool) -> Tensor:
+def margin_ranking(
+    positive: Tensor, scores: Tensor, negative: Tensor, known: Tensor, margin: float, of_mean: bool
+) -> Tensor:
     """`max(S_neg - S_pos + margin, 0)`, eq. 17 of DRIN, mean over the mentions that are `known` (B,) bool and have negatives; 0 where none is.
 
     positive (B,): S_pos. scores (B, K), negative (B, K) bool: which of them are negatives. of_mean: S_neg is their mean; else a hinge for each

@@ -22,13 +22,17 @@ class Melhi(Towers):
     def __init__(self, config: MelhiConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(config, shapes)
         width, self.pictured = config.width, "image.pooled" in shapes
-        self.weights = nn.Linear(shapes["text.tokens"][-1], config.attention_heads, bias=False)  # a bias would move no weight
+        self.weights = nn.Linear(
+            shapes["text.tokens"][-1], config.attention_heads, bias=False
+        )  # a bias would move no weight
         self.values = nn.Linear(shapes["text.tokens"][-1], width)
         if self.pictured:
             self.text_relation = nn.Linear(shapes["text.pooled"][-1], width)
             self.image_relation = nn.Linear(shapes["image.pooled"][-1], width)
             self.image = nn.Linear(shapes["image.pooled"][-1], width)
-        self.joint = nn.ModuleDict({side: nn.Linear((1 + self.pictured) * width, width) for side in ("mention", "entity")})
+        self.joint = nn.ModuleDict(
+            {side: nn.Linear((1 + self.pictured) * width, width) for side in ("mention", "entity")}
+        )
 
     def vector(self, inputs: Rows, side: str) -> Tensor:
         """See `Towers.vector`."""
@@ -39,7 +43,11 @@ class Melhi(Towers):
 
     def kept(self, inputs: Rows) -> Tensor:
         """(n,) 1 where the image enters, 0 where it does not; backwards it is a sigmoid."""
-        similar = F.cosine_similarity(self.text_relation(inputs["text.pooled"].float()), self.image_relation(inputs["image.pooled"].float()), dim=-1)
+        similar = F.cosine_similarity(
+            self.text_relation(inputs["text.pooled"].float()),
+            self.image_relation(inputs["image.pooled"].float()),
+            dim=-1,
+        )
         soft = torch.sigmoid(similar - self.config.threshold)
         hard = (similar > self.config.threshold).to(soft.dtype)
         return (hard + soft - soft.detach()) * inputs["image.ok"]

@@ -55,7 +55,7 @@ def figures(ranks: np.ndarray, listed: np.ndarray) -> dict[str, float | int]:
 
 
 def dev_half(gold_id: str) -> str:
-    """"choose" (stopping, search) or "calibrate" (fusion, confidence, NIL): disjoint halves of dev, split by gold entity."""
+    """ "choose" (stopping, search) or "calibrate" (fusion, confidence, NIL): disjoint halves of dev, split by gold entity."""
     return ("choose", "calibrate")[blake2b(gold_id.encode(), digest_size=1).digest()[0] & 1]
 
 
@@ -80,7 +80,9 @@ def parts(table: Mapping[str, np.ndarray], gold: np.ndarray, entity_image: np.nd
     for value in sorted({value for value in groups if value is not None}):
         result[f"group: {value}"] = known & (groups == value)
     dev = table["split"] == "dev"
-    half = np.array([dev_half(str(name)) if chosen else "" for name, chosen in zip(table["gold_id"], dev & known, strict=True)])
+    half = np.array(
+        [dev_half(str(name)) if chosen else "" for name, chosen in zip(table["gold_id"], dev & known, strict=True)]
+    )
     result |= {"half: choose": half == "choose", "half: calibrate": half == "calibrate"}
     return result
 

@@ -59,11 +59,17 @@ class Mimic(Sided):
         gold, own = batch.gold, {}
         if batch.drawn is not None and self.config.hard_scope == "own":
             absent = (batch.drawn < 0) | (batch.drawn == gold[:, None])
-            own = {name: values.masked_fill(absent, float("-inf")) for name, values in self.score_lists(mentions, entities, batch.drawn).items()}
+            own = {
+                name: values.masked_fill(absent, float("-inf"))
+                for name, values in self.score_lists(mentions, entities, batch.drawn).items()
+            }
             distinct, gold = torch.unique(gold, return_inverse=True)
             entities = entities.take(distinct)
         scores = self.score_block(mentions, entities)
-        parts = {name: in_batch_cross_entropy(scores[name], gold, self.config.same_gold_negative, own.get(name)) for name in asked}
+        parts = {
+            name: in_batch_cross_entropy(scores[name], gold, self.config.same_gold_negative, own.get(name))
+            for name in asked
+        }
         return torch.stack(list(parts.values())).sum(), parts
 
     def score(self, mentions: Rows, entities: Rows, pairing: Pairing) -> dict[str, Tensor]:
@@ -120,4 +126,3 @@ class Mimic(Sided):
     def _with_absent(rows: Tensor, present: Tensor, absent: Tensor, n: int) -> Tensor:
         """(n, d): `rows` where `present` says, `absent` elsewhere."""
         return absent.to(rows.dtype).expand(n, -1).index_copy(0, present, rows)
-

@@ -24,7 +24,12 @@ def load_head(folder: Path, device: torch.device, job: Mapping[str, Any] | None 
     if not path.exists():
         raise UserError(f"{path}: no such file; train that head first (TrainHead)")
     tensors, said = read_tensors(path)
-    head = make_head(said["method"], load_config(said["method"], said["config"]), {name: tuple(shape) for name, shape in said["shapes"].items()}, **frozen(job or {}))
+    head = make_head(
+        said["method"],
+        load_config(said["method"], said["config"]),
+        {name: tuple(shape) for name, shape in said["shapes"].items()},
+        **frozen(job or {}),
+    )
     head.load_state_dict(tensors)
     head.features = said.get("features", {})
     return head.to(device).eval()
@@ -55,6 +60,8 @@ def list_scores(job: dict[str, Any], splits: Collection[str], device: torch.devi
     index = np.flatnonzero(np.isin(bundle.table["split"], sorted(splits)))
     values = np.full(bundle.candidates.shape, np.nan, np.float32)
     with Bar(len(index), f"scores of {job['method']}", "mention") as bar:
-        scores = score_lists(head, bundle.mentions, bundle.entities, index, bundle.candidates[index], bundle.pairs_of(index), bar.update)["score"]
+        scores = score_lists(
+            head, bundle.mentions, bundle.entities, index, bundle.candidates[index], bundle.pairs_of(index), bar.update
+        )["score"]
     values[index] = np.where(np.isfinite(scores), scores, np.nan)
     return values

@@ -30,7 +30,12 @@ def encode(encoder: Callable[[Rows], Rows], side: Side, index: np.ndarray) -> Ro
 
 @torch.no_grad()
 def score_lists(
-    head: Head, mentions: Side, entities: Side, index: np.ndarray, lists: np.ndarray, pairs: Mapping[str, np.ndarray] | None = None,
+    head: Head,
+    mentions: Side,
+    entities: Side,
+    index: np.ndarray,
+    lists: np.ndarray,
+    pairs: Mapping[str, np.ndarray] | None = None,
     watch: Callable[[int], None] = lambda mentions: None,
 ) -> dict[str, np.ndarray]:
     """Scores of each mention of `index` (m,) with its candidates `lists` (m, k): "score" and each unit, (m, k) float32.
@@ -46,13 +51,20 @@ def score_lists(
         if not real.any():
             watch(end - start)
             continue
-        columns = torch.from_numpy(place.reshape(end - start, -1) - int((~real).sum()))  # -1 sorts first, so it stays -1
+        columns = torch.from_numpy(
+            place.reshape(end - start, -1) - int((~real).sum())
+        )  # -1 sorts first, so it stays -1
         encoded_entities = encode(head.encode_entities, entities, distinct[real])
         encoded_mentions = encode(head.encode_mentions, mentions, index[start:end])
         for begin in range(0, end - start, LISTS):
             rows = torch.arange(begin, min(begin + LISTS, end - start))
-            beside = {name: torch.from_numpy(values[start:end][begin : begin + len(rows)]).to(entities.device) for name, values in (pairs or {}).items()}
-            part = head.score_lists(encoded_mentions.take(rows), encoded_entities, columns[rows].to(entities.device), beside)
+            beside = {
+                name: torch.from_numpy(values[start:end][begin : begin + len(rows)]).to(entities.device)
+                for name, values in (pairs or {}).items()
+            }
+            part = head.score_lists(
+                encoded_mentions.take(rows), encoded_entities, columns[rows].to(entities.device), beside
+            )
             for name in names:
                 scores[name][start + begin : start + begin + len(rows)] = part[name].float().cpu().numpy()
             watch(len(rows))
@@ -81,8 +93,16 @@ class KbScores:
 
 @torch.no_grad()
 def score_kb(
-    head: Head, mentions: Side, entities: Side, index: np.ndarray, gold: np.ndarray, gold_score: np.ndarray, n: int, top: int = 10,
-    watch: Callable[[int], None] = lambda pairs: None, encodings: Iterable[tuple[int, Rows]] | None = None,
+    head: Head,
+    mentions: Side,
+    entities: Side,
+    index: np.ndarray,
+    gold: np.ndarray,
+    gold_score: np.ndarray,
+    n: int,
+    top: int = 10,
+    watch: Callable[[int], None] = lambda pairs: None,
+    encodings: Iterable[tuple[int, Rows]] | None = None,
 ) -> KbScores:
     """Compare each mention of `index` (m,) with all `n` entities.
 
@@ -119,7 +139,9 @@ def entity_chunks(head: Head, entities: Side, n: int) -> Iterator[tuple[int, Row
     """(first row, encodings) of `ENTITIES` entities after another, the features of the next part read while one is scored."""
     starts = range(0, n, CHUNK)
     held: list[Rows] = []
-    for start, inputs in zip(starts, prefetch(starts, lambda start: entities.rows(np.arange(start, min(start + CHUNK, n)))), strict=True):
+    for start, inputs in zip(
+        starts, prefetch(starts, lambda start: entities.rows(np.arange(start, min(start + CHUNK, n)))), strict=True
+    ):
         held.append(head.encode_entities(inputs))
         if len(held) * CHUNK >= ENTITIES or start + CHUNK >= n:
             yield start + CHUNK - len(held) * CHUNK, Rows.concatenate(held)

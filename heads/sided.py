@@ -31,6 +31,8 @@ class Sided(Head):
         """See `Head.score_block`."""
         return self.score(mentions, entities, Block())
 
-    def score_lists(self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS) -> dict[str, Tensor]:
+    def score_lists(
+        self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
+    ) -> dict[str, Tensor]:
         """See `Head.score_lists`."""
         return self.score(mentions, entities, Lists(columns.clamp(min=0)))

@@ -45,7 +45,9 @@ class Towers(Sided):
             return in_batch_cross_entropy(scores / self.config.temperature, gold)
         positive = scores.gather(1, gold[:, None]).squeeze(1)
         negative = torch.arange(scores.shape[1], device=gold.device) != gold[:, None]
-        return margin_ranking(positive, scores, negative, torch.ones_like(gold, dtype=torch.bool), self.config.margin, of_mean=False)
+        return margin_ranking(
+            positive, scores, negative, torch.ones_like(gold, dtype=torch.bool), self.config.margin, of_mean=False
+        )
 
 
 class Pretrained(Towers):
@@ -69,7 +71,9 @@ class Pretrained(Towers):
 
     def vector(self, inputs: Rows, side: str) -> Tensor:
         """See `Towers.vector`."""
-        parts = [F.normalize(inputs[f"{role}.pooled"].float(), dim=-1) * inputs[f"{role}.ok"][:, None] for role in self.roles]
+        parts = [
+            F.normalize(inputs[f"{role}.pooled"].float(), dim=-1) * inputs[f"{role}.ok"][:, None] for role in self.roles
+        ]
         if not self.config.projection:
             return torch.cat(parts, 1)
         if "image" in self.roles:

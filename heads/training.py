@@ -82,8 +82,16 @@ def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, devi
     trained = time.monotonic()
     head.load_state_dict(best)
     head.eval()
-    metrics, predictions, speed = evaluate(head, bundle, quiet) if config.evaluates else ({}, {"id": np.empty(0, str)}, None)
-    said = {"method": job["method"], "config": to_json(config), "shapes": bundle.shapes, "seed": seed, "features": features_read(job)}
+    metrics, predictions, speed = (
+        evaluate(head, bundle, quiet) if config.evaluates else ({}, {"id": np.empty(0, str)}, None)
+    )
+    said = {
+        "method": job["method"],
+        "config": to_json(config),
+        "shapes": bundle.shapes,
+        "seed": seed,
+        "features": features_read(job),
+    }
     write_tensors(out / "model.safetensors", best, said)
     fault_point("run-middle")
     write_predictions(out / "predictions.parquet", predictions)
@@ -91,10 +99,23 @@ def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, devi
     write_json(out / "metrics.json", metrics)
     fault_point("run-before-end")
     run = {
-        "job": digest, "method": job["method"], "config": to_json(config), "seed": seed, "device": str(device), "precision": precision, "counts": counts,
-        "best_epoch": state.best_epoch, "epochs": state.epoch, "resumed_after": state.resumed,
-        "parameters": sum(parameter.numel() for parameter in head.parameters() if parameter.requires_grad), "pairs_per_second": speed,
-        "seconds": {"load": round(loaded - started, 3), "train": round(state.seconds, 3), "evaluate": round(time.monotonic() - trained, 3)},
+        "job": digest,
+        "method": job["method"],
+        "config": to_json(config),
+        "seed": seed,
+        "device": str(device),
+        "precision": precision,
+        "counts": counts,
+        "best_epoch": state.best_epoch,
+        "epochs": state.epoch,
+        "resumed_after": state.resumed,
+        "parameters": sum(parameter.numel() for parameter in head.parameters() if parameter.requires_grad),
+        "pairs_per_second": speed,
+        "seconds": {
+            "load": round(loaded - started, 3),
+            "train": round(state.seconds, 3),
+            "evaluate": round(time.monotonic() - trained, 3),
+        },
     }
     write_json(out / "run.json", run)
     (out / "checkpoint.safetensors").unlink(missing_ok=True)
@@ -129,11 +150,21 @@ def wanted(job: dict[str, Any], config: HeadConfig) -> list[dict[str, Any]]:
     Whoever made the job saw the whole profile; what a configuration wants can depend on features that are no input themselves.
     """
     inputs = job["inputs"]
-    return inputs if all("outputs" in entry for entry in inputs) else config.wants({entry["feature"] for entry in inputs})
+    return (
+        inputs if all("outputs" in entry for entry in inputs) else config.wants({entry["feature"] for entry in inputs})
+    )
 
 
 def _fit(
-    head: Head, config: HeadConfig, bundle: Bundle, chosen: np.ndarray, out: Path, digest: str, seed: int, precision: str, quiet: bool
+    head: Head,
+    config: HeadConfig,
+    bundle: Bundle,
+    chosen: np.ndarray,
+    out: Path,
+    digest: str,
+    seed: int,
+    precision: str,
+    quiet: bool,
 ) -> tuple[State, dict[str, torch.Tensor]]:
     """Epochs until the last or until patience ends, from the run's checkpoint where there is one of this job. Returns the state, the best weights.
 
@@ -155,7 +186,9 @@ def _fit(
         row = state.history[-1]
         progress.show(**{name: f"{value:.4f}" for name, value in row.items() if name in ("loss", "dev MRR")})
         fault_point("epoch-before")
-        kept = {f"model.{name}": tensor for name, tensor in head.state_dict().items()} | {f"best.{name}": tensor for name, tensor in best.items()}
+        kept = {f"model.{name}": tensor for name, tensor in head.state_dict().items()} | {
+            f"best.{name}": tensor for name, tensor in best.items()
+        }
         write_tensors(checkpoint, kept | optimizer_tensors(optimizer, names), {"job": digest, **vars(state)})
         fault_point("epoch-end")
         curves.add(row)
@@ -168,8 +201,17 @@ def _fit(
 
 
 def run_epochs(
-    head: Head, optimizer: torch.optim.Optimizer, config: HeadConfig, bundle: Bundle, chosen: np.ndarray, seed: int, precision: str,
-    after: Callable[[State, Mapping[str, torch.Tensor]], Any], state: State, best: dict[str, torch.Tensor], watch: Callable[[int], Any] = lambda mentions: None,
+    head: Head,
+    optimizer: torch.optim.Optimizer,
+    config: HeadConfig,
+    bundle: Bundle,
+    chosen: np.ndarray,
+    seed: int,
+    precision: str,
+    after: Callable[[State, Mapping[str, torch.Tensor]], Any],
+    state: State,
+    best: dict[str, torch.Tensor],
+    watch: Callable[[int], Any] = lambda mentions: None,
 ) -> dict[str, torch.Tensor]:
     """Epochs from `state` (which goes along) until the last or until patience ends. Returns the best epoch's weights.
 
@@ -179,7 +221,10 @@ def run_epochs(
     epochs = config.epochs if any(group["params"] for group in optimizer.param_groups) else 0
     while state.epoch < epochs and not (config.patience and state.epoch - state.best_epoch >= config.patience):
         epoch, began = state.epoch + 1, time.monotonic()
-        row: dict[str, Any] = {"epoch": epoch, **run_epoch(head, optimizer, bundle, chosen, config, seed, epoch, precision, watch)}
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            **run_epoch(head, optimizer, bundle, chosen, config, seed, epoch, precision, watch),
+        }
         row |= _choose(head, bundle, chooser, config)
         reached = row.get("dev MRR", float(epoch))  # without a dev set, the last epoch is the best
         if reached > state.best:
@@ -199,18 +244,29 @@ def _result(out: Path, run: dict[str, Any]) -> dict[str, Any]:
 def _digest(job: dict[str, Any], config: HeadConfig) -> str:
     """Hash of all that the result depends on: configuration, data and the features' identities; not of paths or of the device."""
     hashed = blake2b(digest_size=16)
-    said = {key: job[key] for key in ("method", "seed")} | {"config": to_json(config), "train_fraction": job.get("train_fraction", 1.0)}
-    said["inputs"] = sorted([entry["side"], entry["role"], entry["view"], Store.open(Path(entry["store"])).identity] for entry in job["inputs"])
+    said = {key: job[key] for key in ("method", "seed")} | {
+        "config": to_json(config),
+        "train_fraction": job.get("train_fraction", 1.0),
+    }
+    said["inputs"] = sorted(
+        [entry["side"], entry["role"], entry["view"], Store.open(Path(entry["store"])).identity]
+        for entry in job["inputs"]
+    )
     hashed.update(json.dumps(said, sort_keys=True).encode())
     folder = Path(job["dataset"])
-    keys = [Path(entry["keys"]) for entry in sorted(job["inputs"], key=lambda entry: (entry["side"], entry["role"], entry["view"]))]
+    keys = [
+        Path(entry["keys"])
+        for entry in sorted(job["inputs"], key=lambda entry: (entry["side"], entry["role"], entry["view"]))
+    ]
     pairs = [Path(path) for _, path in sorted(job.get("pairs", {}).items())]
     pairs += [Path(run["out"]) / "model.safetensors" for _, run in sorted(job.get("heads", {}).items())]
     for path in [folder / "mentions.parquet", folder / "entities.parquet", Path(job["candidates"]), *keys, *pairs]:
         try:
             hashed.update(blake2b(path.read_bytes()).digest())
         except FileNotFoundError as error:
-            raise UserError(f"{path}: no such file; run the task that prepares it (PrepareDataset, BuildCandidates or ExtractFeatures)") from error
+            raise UserError(
+                f"{path}: no such file; run the task that prepares it (PrepareDataset, BuildCandidates or ExtractFeatures)"
+            ) from error
     return hashed.hexdigest()
 
 
@@ -221,11 +277,19 @@ def training_mentions(bundle: Bundle, fraction: float, part: str = "train") -> t
         raise UserError(f"train_fraction = {fraction}: expected more than 0, at most 1")
     here = bundle.table["split"] == "train" if part == "train" else half_of_dev(bundle, part)
     usable = np.flatnonzero(here & (bundle.gold >= 0))
-    counts = {part: len(usable), "NIL": int((here & (bundle.gold == -1)).sum()), "outside the KB": int((here & (bundle.gold == -2)).sum())}
+    counts = {
+        part: len(usable),
+        "NIL": int((here & (bundle.gold == -1)).sum()),
+        "outside the KB": int((here & (bundle.gold == -2)).sum()),
+    }
     if not len(usable):
-        raise UserError(f"no training mention has its gold in the KB ({int(here.sum())} mentions in {part}); the account of the dataset says why")
+        raise UserError(
+            f"no training mention has its gold in the KB ({int(here.sum())} mentions in {part}); the account of the dataset says why"
+        )
     if fraction < 1:
-        order = sorted(usable.tolist(), key=lambda row: blake2b(str(bundle.table["id"][row]).encode(), digest_size=8).digest())
+        order = sorted(
+            usable.tolist(), key=lambda row: blake2b(str(bundle.table["id"][row]).encode(), digest_size=8).digest()
+        )
         usable = np.array(sorted(order[: max(1, round(fraction * len(order)))]))
     return usable, counts | {"trained on": len(usable)}
 
@@ -241,7 +305,14 @@ def make_optimizer(head: Head, config: HeadConfig) -> tuple[list[str], torch.opt
 
 
 def run_epoch(
-    head: Head, optimizer: torch.optim.Optimizer, bundle: Bundle, chosen: np.ndarray, config: HeadConfig, seed: int, epoch: int, precision: str,
+    head: Head,
+    optimizer: torch.optim.Optimizer,
+    bundle: Bundle,
+    chosen: np.ndarray,
+    config: HeadConfig,
+    seed: int,
+    epoch: int,
+    precision: str,
     watch: Callable[[int], Any] = lambda mentions: None,
 ) -> dict[str, float]:
     """One pass over the training mentions in an order that seed and epoch fix. Returns the mean loss and its parts. watch: told of mentions done."""
@@ -250,11 +321,15 @@ def run_epoch(
     torch.manual_seed(seed * 1_000_003 + epoch)
     order = np.random.default_rng([seed, epoch]).permutation(chosen)
     batches = [order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size)]
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")  # anew for each epoch, so that there is no state of it to keep
+    scaler = torch.amp.GradScaler(
+        device.type, enabled=precision == "fp16"
+    )  # anew for each epoch, so that there is no state of it to keep
     sums: dict[str, torch.Tensor] = {}
 
     def read(step: int) -> Batch:
-        drawn = bundle.draw(batches[step], config.hard_negatives, config.hard_reach, np.random.default_rng([seed, epoch, step]))
+        drawn = bundle.draw(
+            batches[step], config.hard_negatives, config.hard_reach, np.random.default_rng([seed, epoch, step])
+        )
         return bundle.batch(batches[step], head.uses_candidates, drawn)
 
     for step, (index, batch) in enumerate(zip(batches, prefetch(range(len(batches)), read), strict=True)):
@@ -276,14 +351,18 @@ def run_epoch(
         watch(len(index))
     means = {name: float(value) / len(order) for name, value in sums.items()}
     if not math.isfinite(means["loss"]):
-        raise UserError(f"the loss is {means['loss']} in epoch {epoch}; train with a lower learning rate, e.g. --params '{{\"lr\": {config.lr / 10:g}}}'")
+        raise UserError(
+            f"the loss is {means['loss']} in epoch {epoch}; train with a lower learning rate, e.g. --params '{{\"lr\": {config.lr / 10:g}}}'"
+        )
     return means
 
 
 def half_of_dev(bundle: Bundle, half: str) -> np.ndarray:
     """(M,) bool of the mentions of dev in one half, "choose" or "calibrate", whose gold is in the KB."""
     dev = (bundle.table["split"] == "dev") & (bundle.gold >= 0)
-    return np.array([bool(here) and dev_half(str(name)) == half for here, name in zip(dev, bundle.table["gold_id"], strict=True)])
+    return np.array(
+        [bool(here) and dev_half(str(name)) == half for here, name in zip(dev, bundle.table["gold_id"], strict=True)]
+    )
 
 
 def _choose(head: Head, bundle: Bundle, chooser: np.ndarray, config: HeadConfig) -> dict[str, float]:
@@ -293,7 +372,9 @@ def _choose(head: Head, bundle: Bundle, chooser: np.ndarray, config: HeadConfig)
     head.eval()
     lists, gold = bundle.candidates[chooser, : config.eval_candidates], bundle.gold[chooser]
     beside = bundle.pairs_of(chooser, config.eval_candidates)
-    ranks = rank_in_lists(score_lists(head, bundle.mentions, bundle.entities, chooser, lists, beside)["score"], lists, gold)
+    ranks = rank_in_lists(
+        score_lists(head, bundle.mentions, bundle.entities, chooser, lists, beside)["score"], lists, gold
+    )
     values = figures(ranks, (lists == gold[:, None]).any(1))
     return {"dev MRR": float(values["MRR"]), "dev H@1": float(values["H@1"]), "dev recall": float(values["recall"])}
 

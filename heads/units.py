@@ -58,12 +58,16 @@ class Tglu(nn.Module):
         global_global = pairing.dot(mentions["tglu.global"], entities["tglu.global"])
         if isinstance(pairing, Lists):
             context = attend_lists(query, key, value, pairing.columns)
-            seen = pairing.mention((key.lengths > 0).to(context.device)) & pairing.entity((query.lengths > 0).to(context.device))
+            seen = pairing.mention((key.lengths > 0).to(context.device)) & pairing.entity(
+                (query.lengths > 0).to(context.device)
+            )
             global_local = (self.norm(context) * projected[pairing.columns]).sum(-1) * seen
         else:
             global_local = torch.zeros_like(global_global)
             for rows, columns, context in attend_block(query, key, value):
-                global_local[rows[:, None], columns] = torch.einsum("bed,ed->be", self.norm(context), projected[columns])
+                global_local[rows[:, None], columns] = torch.einsum(
+                    "bed,ed->be", self.norm(context), projected[columns]
+                )
         return (global_global + global_local) / 2
 
 
@@ -105,7 +109,12 @@ class Dual(nn.Module):
         fused = self._fused(part)
         asked = self.norm(vector) if self.vector_projection is not None else vector
         target, constant, centred_fused = self.norm.weight * asked, centred(self._constant()), centred(fused)
-        scalars = [(part * part).sum(-1), (fused @ self.gate.weight.T).squeeze(-1), (centred_fused * centred_fused).sum(-1), centred_fused @ constant]
+        scalars = [
+            (part * part).sum(-1),
+            (fused @ self.gate.weight.T).squeeze(-1),
+            (centred_fused * centred_fused).sum(-1),
+            centred_fused @ constant,
+        ]
         offset = torch.zeros_like(asked[:, 0]) if self.norm.bias is None else asked @ self.norm.bias
         scalars += [(centred_fused * target).sum(-1), target @ constant, offset]
         return {"part": part, "fused": centred_fused, "target": target, "scalars": torch.stack(scalars, -1)}
@@ -117,7 +126,12 @@ class Dual(nn.Module):
         part = centred(pooled)
         fused = self._fused(part)
         constant, centred_fused, base = centred(self._constant()), centred(fused), centred(vector)
-        scalars = [(part * part).sum(-1), (fused @ self.gate.weight.T).squeeze(-1), (centred_fused * centred_fused).sum(-1), centred_fused @ constant]
+        scalars = [
+            (part * part).sum(-1),
+            (fused @ self.gate.weight.T).squeeze(-1),
+            (centred_fused * centred_fused).sum(-1),
+            centred_fused @ constant,
+        ]
         scalars += [(centred_fused * base).sum(-1), base @ constant, (base * base).sum(-1)]
         return {"part": part, "fused": centred_fused, "base": base, "scalars": torch.stack(scalars, -1)}
 
@@ -131,8 +145,12 @@ class Dual(nn.Module):
         def dot(a: str, b: str) -> Tensor:
             return pairing.dot(query[a], value[b]) if self.query_is_mention else pairing.dot(value[b], query[a])
 
-        q_square, q_gate, q_fused_square, q_fused_constant, q_fused_target, q_target_constant, q_offset = map(of_query, query["scalars"].unbind(-1))
-        v_square, v_gate, v_fused_square, v_fused_constant, v_fused_base, v_base_constant, v_base_square = map(of_value, value["scalars"].unbind(-1))
+        q_square, q_gate, q_fused_square, q_fused_constant, q_fused_target, q_target_constant, q_offset = map(
+            of_query, query["scalars"].unbind(-1)
+        )
+        v_square, v_gate, v_fused_square, v_fused_constant, v_fused_base, v_base_constant, v_base_square = map(
+            of_value, value["scalars"].unbind(-1)
+        )
         whole = self._constant()
         constant = centred(whole)
         width = query["part"].shape[-1]
@@ -140,8 +158,16 @@ class Dual(nn.Module):
         gate = torch.tanh((q_gate + v_gate) * scale + self.gate(whole))
         scale = gate * scale
         numerator = scale * (dot("target", "fused") + q_fused_target) + gate * q_target_constant + dot("target", "base")
-        square = scale * scale * (q_fused_square + v_fused_square + 2 * dot("fused", "fused")) + gate * gate * (constant @ constant) + v_base_square
-        square = square + 2 * scale * (gate * (q_fused_constant + v_fused_constant) + v_fused_base + dot("fused", "base")) + 2 * gate * v_base_constant
+        square = (
+            scale * scale * (q_fused_square + v_fused_square + 2 * dot("fused", "fused"))
+            + gate * gate * (constant @ constant)
+            + v_base_square
+        )
+        square = (
+            square
+            + 2 * scale * (gate * (q_fused_constant + v_fused_constant) + v_fused_base + dot("fused", "base"))
+            + 2 * gate * v_base_constant
+        )
         return numerator * _inverse_deviation(square, width, self.norm.eps) + q_offset
 
 
@@ -193,5 +219,9 @@ class Cmfu(nn.Module):
         words = self.text(text)  # (n, d)
         states = self.image(patches)  # (k, P, d)
         weights = torch.einsum("kd,kpd->kp", words[present], states).softmax(-1)
-        context = self.image(absent).expand(len(text), -1).index_copy(0, present, torch.einsum("kp,kpd->kd", weights, states).to(words.dtype))
+        context = (
+            self.image(absent)
+            .expand(len(text), -1)
+            .index_copy(0, present, torch.einsum("kp,kpd->kd", weights, states).to(words.dtype))
+        )
         return self.norm(torch.tanh(self.gate(words)) * words + context)

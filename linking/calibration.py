@@ -65,8 +65,19 @@ def fit(values: np.ndarray, right: np.ndarray) -> dict[str, Any]:
         value = np.logaddexp(0, logit).sum() - (y * logit).sum() + PENALTY * (w**2).sum() / 2 + PENALTY * b**2 / 200
         return float(value), np.append(z.T @ error + PENALTY * w, error.sum() + PENALTY * b / 100)
 
-    found = minimize(loss, np.zeros(values.shape[1] + 1), jac=True, method="L-BFGS-B", bounds=[(0, None)] * values.shape[1] + [(None, None)])
-    return {"mean": mean.tolist(), "deviation": deviation.tolist(), "weights": found.x[:-1].tolist(), "bias": float(found.x[-1])}
+    found = minimize(
+        loss,
+        np.zeros(values.shape[1] + 1),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0, None)] * values.shape[1] + [(None, None)],
+    )
+    return {
+        "mean": mean.tolist(),
+        "deviation": deviation.tolist(),
+        "weights": found.x[:-1].tolist(),
+        "bias": float(found.x[-1]),
+    }
 
 
 def confidence(fitted: Mapping[str, Any], values: np.ndarray) -> np.ndarray:
@@ -91,7 +102,11 @@ def accuracy(chance: np.ndarray, right: np.ndarray, nil: np.ndarray, place: floa
 def ece(chance: np.ndarray, right: np.ndarray) -> float:
     """Expected calibration error over ten bins of equal width."""
     place = np.minimum((chance * BINS).astype(int), BINS - 1)
-    gaps = [abs(chance[place == b].mean() - right[place == b].mean()) * (place == b).sum() for b in range(BINS) if (place == b).any()]
+    gaps = [
+        abs(chance[place == b].mean() - right[place == b].mean()) * (place == b).sum()
+        for b in range(BINS)
+        if (place == b).any()
+    ]
     return float(sum(gaps) / max(1, len(chance)))
 
 
@@ -100,7 +115,9 @@ def brier(chance: np.ndarray, right: np.ndarray) -> float:
     return float(((chance - right) ** 2).mean())
 
 
-def calibrate(values: np.ndarray, plain: np.ndarray, right: np.ndarray, nil: np.ndarray, folds: np.ndarray) -> dict[str, Any]:
+def calibrate(
+    values: np.ndarray, plain: np.ndarray, right: np.ndarray, nil: np.ndarray, folds: np.ndarray
+) -> dict[str, Any]:
     """The fit and threshold on all of the part, and figures of mentions held out: each fold (m,) by what was fitted on the others.
 
     values, plain: as `material` gives them; right, nil (m,) bool. With fewer than `FEWEST` mentions: no fit, no threshold.
@@ -120,8 +137,12 @@ def calibrate(values: np.ndarray, plain: np.ndarray, right: np.ndarray, nil: np.
     place = threshold(confidence(fitted, values), right, nil)
     reliability = {
         "measured on": f"{len(np.unique(folds))} parts by gold entity, each held out once",
-        "ECE": {"before": ece(plain, right), "after": ece(held, right)}, "Brier": {"before": brier(plain, right), "after": brier(held, right)},
-        "accuracy with NIL": {"before": float((right & ~nil).mean()), "after": float(np.where(called, nil, right & ~nil).mean())},
+        "ECE": {"before": ece(plain, right), "after": ece(held, right)},
+        "Brier": {"before": brier(plain, right), "after": brier(held, right)},
+        "accuracy with NIL": {
+            "before": float((right & ~nil).mean()),
+            "after": float(np.where(called, nil, right & ~nil).mean()),
+        },
     }
     return {"counts": counts, "fit": fitted, "threshold": place, "reliability": reliability}
 

@@ -65,14 +65,22 @@ def read(folder: Path) -> Finished:
     folder = Path(folder).absolute()
     if (folder / "metrics-mean.json").exists():
         first = read_json(folder / "metrics-mean.json")["runs"][0]
-        raise UserError(f"{folder}: the mean over several seeds; name one of its runs, e.g. {(folder / first).resolve()}")
+        raise UserError(
+            f"{folder}: the mean over several seeds; name one of its runs, e.g. {(folder / first).resolve()}"
+        )
     if not (folder / "model.safetensors").exists():
-        raise UserError(f"{folder}: no trained head there (no model.safetensors); name the folder that TrainHead printed as `run:`")
+        raise UserError(
+            f"{folder}: no trained head there (no model.safetensors); name the folder that TrainHead printed as `run:`"
+        )
     told = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
     if told and not load_config(told["method"], told["config"]).evaluates:
-        raise UserError(f"{folder}: a stage that prepares another run, with no answers of its own; name the run of the whole method")
+        raise UserError(
+            f"{folder}: a stage that prepares another run, with no answers of its own; name the run of the whole method"
+        )
     if len(folder.parents) < 4 or not (folder.parents[3] / "receipts").is_dir():
-        raise UserError(f"{folder}: no receipts in {folder.parents[min(3, len(folder.parents) - 1)]}; leave the run where it was made, in its work folder")
+        raise UserError(
+            f"{folder}: no receipts in {folder.parents[min(3, len(folder.parents) - 1)]}; leave the run where it was made, in its work folder"
+        )
     book = _Book(folder.parents[3])
     place = book.paths.relative(folder)
     for path in sorted(book.paths.receipts.glob("TrainHead-*.json"), key=lambda path: -path.stat().st_mtime_ns):
@@ -103,7 +111,9 @@ class _Book:
 
     def _prepared(self, content: str) -> dict[str, Any]:
         """The newest standing receipt of a dataset with this content. Raises `UserError` where there is none."""
-        for path in sorted(self.paths.receipts.glob("PrepareDataset-*.json"), key=lambda path: -path.stat().st_mtime_ns):
+        for path in sorted(
+            self.paths.receipts.glob("PrepareDataset-*.json"), key=lambda path: -path.stat().st_mtime_ns
+        ):
             found = receipts.standing(self.root, path)
             if found and found["result"].get("content") == content:
                 return found
@@ -117,21 +127,36 @@ class _Book:
             found = self.receipt(digest)
             parts.setdefault(found["task"], []).append(found)
         candidates = parts["BuildCandidates"][0]
-        extractions = [*parts.get("ExtractFeatures", []), *self._upstream([*parts.get("BuildPairs", []), candidates], "ExtractFeatures")]
+        extractions = [
+            *parts.get("ExtractFeatures", []),
+            *self._upstream([*parts.get("BuildPairs", []), candidates], "ExtractFeatures"),
+        ]
         groups = [self.receipt(digest) for one in extractions for digest in one["request"]["groups"]]
         dense = [one["result"] for one in self._upstream([candidates], "ExtractFeatures")]
         made = parts.get("PromptedFeatures", [])
         prepared = self._prepared(candidates["request"]["dataset"])
-        runs = {one["request"]["method"]: self.run(one) for one in parts.get("TrainHead", [])} if request["method"] == "fused" else {}
+        runs = (
+            {one["request"]["method"]: self.run(one) for one in parts.get("TrainHead", [])}
+            if request["method"] == "fused"
+            else {}
+        )
         inner = [run.reference for run in runs.values() if run.reference]
         return Finished(
-            folder=self.root / receipt["result"]["run"], paths=self.paths, method=request["method"], config=request["config"],
-            train_fraction=request["train_fraction"], reference=next((group["result"]["profile"] for group in groups), inner[0] if inner else None),
-            demo=self._demo(groups), prepared=self.root / prepared["result"]["folder"],
+            folder=self.root / receipt["result"]["run"],
+            paths=self.paths,
+            method=request["method"],
+            config=request["config"],
+            train_fraction=request["train_fraction"],
+            reference=next((group["result"]["profile"] for group in groups), inner[0] if inner else None),
+            demo=self._demo(groups),
+            prepared=self.root / prepared["result"]["folder"],
             images={side: prepared["result"][f"{side}_images"] for side in ("mention", "entity")},
-            candidates={**candidates["request"], "file": candidates["result"]["file"]}, retrieval=wants.merged(dense),
-            pairs=[one["request"]["pair"] for one in parts.get("BuildPairs", [])], extraction=wants.merged([one["result"] for one in extractions]),
-            runs=runs, prompted=[entry for one in made for entry in one["result"]["inputs"]],
+            candidates={**candidates["request"], "file": candidates["result"]["file"]},
+            retrieval=wants.merged(dense),
+            pairs=[one["request"]["pair"] for one in parts.get("BuildPairs", [])],
+            extraction=wants.merged([one["result"] for one in extractions]),
+            runs=runs,
+            prompted=[entry for one in made for entry in one["result"]["inputs"]],
             prompts=self.run(self.receipt(made[0]["request"]["prompts"])) if made else None,
         )
 

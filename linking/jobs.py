@@ -11,12 +11,11 @@ from typing import Any
 from cache.errors import UserError, nearest
 from cache.files import parse_json, read_json
 from cache.identity import identity
-from heads.config.dsmip import PROMPTED
 from heads.config import load_config, methods, to_json
+from heads.config.dsmip import PROMPTED
 from pipeline.paths import Paths
 from pipeline.profile import Profile
 from pipeline.units import column_name
-
 
 FOUR = ("drin", "mimic", "dwe", "dsmip")
 
@@ -43,7 +42,11 @@ class Head:
     @property
     def wants(self) -> list[dict[str, str]]:
         """side, feature and view of each want: what extraction needs to know. Features with learned prompts come from a run, not from here."""
-        distinct = {(want["side"], want["feature"], want["view"]) for want in self.wanted if want["feature"] not in PROMPTED.values()}
+        distinct = {
+            (want["side"], want["feature"], want["view"])
+            for want in self.wanted
+            if want["feature"] not in PROMPTED.values()
+        }
         return [{"side": side, "feature": feature, "view": view} for side, feature, view in sorted(distinct)]
 
 
@@ -55,7 +58,9 @@ def parameters(text: str) -> dict[str, Any]:
         try:
             value = parse_json(text)
         except json.JSONDecodeError as error:
-            raise UserError(f"--params, column {error.colno}: malformed JSON ({error.msg}); write it like '{{\"lr\": 0.001}}'") from None
+            raise UserError(
+                f"--params, column {error.colno}: malformed JSON ({error.msg}); write it like '{{\"lr\": 0.001}}'"
+            ) from None
     if not isinstance(value, dict):
         raise UserError(f"--params is {text:.60}, expected a JSON object like '{{\"lr\": 0.001}}'")
     return value
@@ -87,10 +92,14 @@ def head(method: str, params: str, profile: Profile, last: Mapping[str, Any] = M
 def _check_outputs(method: str, wanted: Sequence[Mapping[str, Any]], profile: Profile) -> None:
     """Raises `UserError` where the profile has a feature written without an output that the method reads."""
     for want in wanted:
-        written = profile.features[want["feature"]].options.get("outputs") if want["feature"] in profile.features else None
+        written = (
+            profile.features[want["feature"]].options.get("outputs") if want["feature"] in profile.features else None
+        )
         lacking = [output for output in want["outputs"] if written and output not in written]
         if lacking:
-            raise UserError(f"{profile.path}: features.{want['feature']}.outputs: {method} reads {', '.join(lacking)} too; add it, or leave `outputs` out")
+            raise UserError(
+                f"{profile.path}: features.{want['feature']}.outputs: {method} reads {', '.join(lacking)} too; add it, or leave `outputs` out"
+            )
 
 
 def usual_wants(profile: Profile) -> list[dict[str, str]]:
@@ -129,13 +138,20 @@ def rows_of(extraction: Mapping[str, Any], columns: Iterable[str], paths: Paths)
 
 
 def pair_job(
-    name: str, *, extraction: Mapping[str, Any], candidates: Mapping[str, Any], dataset: Mapping[str, Any], paths: Paths,
+    name: str,
+    *,
+    extraction: Mapping[str, Any],
+    candidates: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    paths: Paths,
 ) -> dict[str, Any]:
     """The job of `pipeline.pairs.build`; its file is named by the candidate lists and the features and rows it reads."""
     features = extraction["features"]
     read = {key: value["identity"] for key, value in features.items()}
     rows = rows_of(extraction, extraction["columns"], paths)
-    digest = identity({"pair": name, "version": pair_version(), "candidates": candidates["digest"], "features": read, "rows": rows})
+    digest = identity(
+        {"pair": name, "version": pair_version(), "candidates": candidates["digest"], "features": read, "rows": rows}
+    )
     inputs = []
     for column, path in sorted(extraction["columns"].items()):
         side, feature, view = column.split(".")
@@ -143,14 +159,28 @@ def pair_job(
         inputs.append({"side": side, "feature": feature, "view": view, "store": store, "keys": str(paths.root / path)})
     folder = paths.root / dataset["folder"]
     return {
-        "name": name, "dataset": str(folder), "candidates": str(paths.root / candidates["file"]), "inputs": inputs, "digest": digest,
+        "name": name,
+        "dataset": str(folder),
+        "candidates": str(paths.root / candidates["file"]),
+        "inputs": inputs,
+        "digest": digest,
         "out": str(folder / f"pairs-{name}-{digest[:12]}.npz"),
     }
 
 
 def training_job(
-    chosen: Head, *, extraction: Mapping[str, Any], candidates: Mapping[str, Any], pairs: Mapping[str, Mapping[str, Any]], dataset: Mapping[str, Any],
-    dataset_content: str, label: str, paths: Paths, seed: int, train_fraction: float, heads: Mapping[str, Mapping[str, Any]],
+    chosen: Head,
+    *,
+    extraction: Mapping[str, Any],
+    candidates: Mapping[str, Any],
+    pairs: Mapping[str, Mapping[str, Any]],
+    dataset: Mapping[str, Any],
+    dataset_content: str,
+    label: str,
+    paths: Paths,
+    seed: int,
+    train_fraction: float,
+    heads: Mapping[str, Mapping[str, Any]],
     prompted: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The job of `heads.training.main`. heads: the jobs of the finished runs it reads, by label. prompted: inputs that learned prompts have made.
@@ -162,9 +192,16 @@ def training_job(
     extracted = [want for want in chosen.wanted if want["feature"] not in PROMPTED.values()]
     features = {want["feature"]: extraction["features"][want["feature"]] for want in extracted}
     depends = {
-        "method": chosen.method, "config": chosen.config, "seed": seed, "train_fraction": train_fraction, "dataset": dataset_content,
-        "candidates": candidates["digest"], "features": {name: feature["identity"] for name, feature in features.items()},
-        "rows": rows_of(extraction, {column_name(want["side"], want["feature"], want["view"]) for want in extracted}, paths),
+        "method": chosen.method,
+        "config": chosen.config,
+        "seed": seed,
+        "train_fraction": train_fraction,
+        "dataset": dataset_content,
+        "candidates": candidates["digest"],
+        "features": {name: feature["identity"] for name, feature in features.items()},
+        "rows": rows_of(
+            extraction, {column_name(want["side"], want["feature"], want["view"]) for want in extracted}, paths
+        ),
         "pairs": {name: pair["digest"] for name, pair in pairs.items()},
     }
     if heads:
@@ -180,14 +217,23 @@ def training_job(
         for want in extracted
     ]
     return {
-        "method": chosen.method, "config": dict(chosen.config), "seed": seed, "train_fraction": train_fraction, "inputs": [*inputs, *prompted],
-        "dataset": str(paths.root / dataset["folder"]), "candidates": str(paths.root / candidates["file"]), "depends": depends,
+        "method": chosen.method,
+        "config": dict(chosen.config),
+        "seed": seed,
+        "train_fraction": train_fraction,
+        "inputs": [*inputs, *prompted],
+        "dataset": str(paths.root / dataset["folder"]),
+        "candidates": str(paths.root / candidates["file"]),
+        "depends": depends,
         "pairs": {name: str(paths.root / pair["file"]) for name, pair in pairs.items()},
-        "heads": dict(heads), "out": str(paths.run(label, chosen.method, identity(depends))),
+        "heads": dict(heads),
+        "out": str(paths.run(label, chosen.method, identity(depends))),
     }
 
 
-def live_clip(chosen: Head, extraction: Mapping[str, Any], profile: Profile, profile_name: str, demo: Path, paths: Paths) -> dict[str, Any]:
+def live_clip(
+    chosen: Head, extraction: Mapping[str, Any], profile: Profile, profile_name: str, demo: Path, paths: Paths
+) -> dict[str, Any]:
     """What the stage that learns prompts needs beside a training job: the CLIP behind the cached states, and where its blocks are put.
 
     Raises `UserError` where text and picture states are of different models, or do not enter the block that the head's `prompt_start` says.
@@ -195,10 +241,14 @@ def live_clip(chosen: Head, extraction: Mapping[str, Any], profile: Profile, pro
     names = [chosen.config["layers_text"], chosen.config["layers_image"]]
     options = [profile.feature(name).options for name in names]
     if options[0].get("model") != options[1].get("model"):
-        raise UserError(f"profile {profile.name!r}: {names[0]} and {names[1]} are of different models; prompts need one CLIP for both")
+        raise UserError(
+            f"profile {profile.name!r}: {names[0]} and {names[1]} are of different models; prompts need one CLIP for both"
+        )
     start, blocks = chosen.config["prompt_start"], [option.get("block", 0) for option in options]
     if blocks != [start, start]:
-        raise UserError(f"prompt_start = {start}: the profile's {names[0]} and {names[1]} have `block: {blocks[0]}` and `block: {blocks[1]}`; make all three the same")
+        raise UserError(
+            f"prompt_start = {start}: the profile's {names[0]} and {names[1]} have `block: {blocks[0]}` and `block: {blocks[1]}`; make all three the same"
+        )
     digest = identity([extraction["features"][name]["identity"] for name in names])
     clip = {"profile": profile_name, "feature": names[1], "demo": str(demo), "start": {"text": start, "image": start}}
     return {"clip": clip, "blocks": str(paths.blocks(digest))}

@@ -14,9 +14,18 @@ from pipeline.tasks import OnProfile
 
 def folder_of(named: str, paths: Paths) -> Path:
     """A run's folder, named as it is or as <dataset>/<method>/<hash> under the work folder's runs. Raises `UserError` where there is none."""
-    found = next((place.absolute() for place in (Path(named).expanduser(), paths.root / "runs" / named) if named and place.is_dir()), None)
+    found = next(
+        (
+            place.absolute()
+            for place in (Path(named).expanduser(), paths.root / "runs" / named)
+            if named and place.is_dir()
+        ),
+        None,
+    )
     if found is None:
-        raise UserError(f"--run {named}: no such run, neither as a folder nor under {paths.root / 'runs'}; TrainHead prints it as `run:`")
+        raise UserError(
+            f"--run {named}: no such run, neither as a folder nor under {paths.root / 'runs'}; TrainHead prints it as `run:`"
+        )
     return found
 
 
@@ -31,18 +40,32 @@ class LinkMentions(Tool):
     run_folder = luigi.Parameter(description="--run: a run's folder, or <dataset>/<method>/<hash> under artifacts/runs")
     input_file = luigi.Parameter(description="--input: mentions, one JSON object per line")
     output_file = luigi.Parameter(description="--output: the file to write")
-    images_dir = luigi.Parameter(default="", description="folder that the mentions' pictures lie in; empty: that of the input")
+    images_dir = luigi.Parameter(
+        default="", description="folder that the mentions' pictures lie in; empty: that of the input"
+    )
     top_k = Whole(least=1, default=5, description="entities per mention")
-    chunk = Whole(least=1, default=1024, description="mentions in memory at once; what is new of them is one shard of each feature")
-    ignore_fields = luigi.Parameter(default="", description="comma-separated fields of the lines that are passed over instead of refused")
+    chunk = Whole(
+        least=1,
+        default=1024,
+        description="mentions in memory at once; what is new of them is one shard of each feature",
+    )
+    ignore_fields = luigi.Parameter(
+        default="", description="comma-separated fields of the lines that are passed over instead of refused"
+    )
     device = OnProfile.device
     precision = OnProfile.precision
     resources = {"device": 1}
 
     def act(self) -> None:
         job = {
-            "run": str(folder_of(self.run_folder, self.paths)), "input": self.input_file, "output": self.output_file, "images": self.images_dir or None,
-            "top_k": self.top_k, "chunk": self.chunk, "ignored": [name.strip() for name in self.ignore_fields.split(",") if name.strip()],
-            "device": self.device, "precision": self.precision,
+            "run": str(folder_of(self.run_folder, self.paths)),
+            "input": self.input_file,
+            "output": self.output_file,
+            "images": self.images_dir or None,
+            "top_k": self.top_k,
+            "chunk": self.chunk,
+            "ignored": [name.strip() for name in self.ignore_fields.split(",") if name.strip()],
+            "device": self.device,
+            "precision": self.precision,
         }
         logs.say(child.run("linking.mentions:main", job)["text"])

@@ -54,7 +54,13 @@ class Linked:
     def to_json(self) -> dict[str, Any]:
         """As a line of LinkMentions' output."""
         entities = [{"id": entity.id, "name": entity.name, "score": entity.score} for entity in self.entities]
-        return {"mention": self.mention, "picture": self.picture, "nil": self.nil, "confidence": self.confidence, "entities": entities}
+        return {
+            "mention": self.mention,
+            "picture": self.picture,
+            "nil": self.nil,
+            "confidence": self.confidence,
+            "entities": entities,
+        }
 
 
 class Linker:
@@ -69,9 +75,16 @@ class Linker:
         profile = next((one.profile for one in runs if one.profile), None)
         self.limits = Limits(**profile.limits) if profile else Limits()
         columns = {name: run.paths.root / path for one in runs for name, path in one.extraction["columns"].items()}
-        listed = sorted({(feature, view) for side, feature, view in (name.split(".") for name in columns) if side == "mention"})
+        listed = sorted(
+            {(feature, view) for side, feature, view in (name.split(".") for name in columns) if side == "mention"}
+        )
         place = {
-            "device": device, "precision": precision, "batch_size": 0, "shard_rows": 4096, "cache": run.paths.cache, "memo": run.paths.memo,
+            "device": device,
+            "precision": precision,
+            "batch_size": 0,
+            "shard_rows": 4096,
+            "cache": run.paths.cache,
+            "memo": run.paths.memo,
             "rates": run.paths.rates,
         }
         demo = next((one.demo for one in runs if one.demo), None)
@@ -85,8 +98,15 @@ class Linker:
         return cls(finished.read(Path(run)), device, precision)
 
     def link(
-        self, sentence: str, phrase: str, image: str | Path | bytes | None = None, *, span: tuple[int, int] | None = None, type: str | None = None,
-        candidates: Sequence[str] | None = None, top_k: int = TOP,
+        self,
+        sentence: str,
+        phrase: str,
+        image: str | Path | bytes | None = None,
+        *,
+        span: tuple[int, int] | None = None,
+        type: str | None = None,
+        candidates: Sequence[str] | None = None,
+        top_k: int = TOP,
     ) -> Linked:
         """The answer for one mention.
 
@@ -96,7 +116,9 @@ class Linker:
         if not phrase.strip():
             raise UserError("the phrase is empty; name the words of the sentence that mean the entity")
         if span is not None and not 0 <= span[0] < span[1] <= len(sentence):
-            raise UserError(f"span {span[0]}..{span[1]} lies outside the sentence of {len(sentence)} characters; leave it out to have the phrase looked up")
+            raise UserError(
+                f"span {span[0]}..{span[1]} lies outside the sentence of {len(sentence)} characters; leave it out to have the phrase looked up"
+            )
         span = span or find_span(sentence, phrase)
         with TemporaryDirectory(prefix="mel-") as folder:
             root = Path(folder)
@@ -105,7 +127,18 @@ class Linker:
                 path = "picture"
             else:
                 path = str(Path(image).absolute()) if image is not None else None
-            mention = Mention("new", sentence, phrase, "test", None, span, path, type, None, tuple(candidates) if candidates is not None else None)
+            mention = Mention(
+                "new",
+                sentence,
+                phrase,
+                "test",
+                None,
+                span,
+                path,
+                type,
+                None,
+                tuple(candidates) if candidates is not None else None,
+            )
             return self.link_all([mention], root, top_k)[0]
 
     def link_all(self, mentions: Sequence[Mention], root: Path, top_k: int = TOP) -> list[Linked]:
@@ -116,16 +149,26 @@ class Linker:
         if not mentions:
             return []
         verdicts = scan([root / mention.image if mention.image else None for mention in mentions], self.limits)
-        usable = [mention.image is not None and verdict.key is not None for mention, verdict in zip(mentions, verdicts, strict=True)]
+        usable = [
+            mention.image is not None and verdict.key is not None
+            for mention, verdict in zip(mentions, verdicts, strict=True)
+        ]
         table = {
-            "sentence": [mention.sentence for mention in mentions], "phrase": [mention.phrase for mention in mentions],
-            "start": [mention.span[0] if mention.span else -1 for mention in mentions], "end": [mention.span[1] if mention.span else -1 for mention in mentions],
-            "type": [mention.type for mention in mentions], "given": [self._rows(mention.given) for mention in mentions],
+            "sentence": [mention.sentence for mention in mentions],
+            "phrase": [mention.phrase for mention in mentions],
+            "start": [mention.span[0] if mention.span else -1 for mention in mentions],
+            "end": [mention.span[1] if mention.span else -1 for mention in mentions],
+            "type": [mention.type for mention in mentions],
+            "given": [self._rows(mention.given) for mention in mentions],
             "image": [mention.image if use else None for mention, use in zip(mentions, usable, strict=True)],
             "image_key": [verdict.key if use else None for verdict, use in zip(verdicts, usable, strict=True)],
         }
         pictures = [
-            "none" if mention.image is None else "ok" if verdict.status == Status.OK else f"{STATUS_NAMES[verdict.status].replace('_', ' ')}: {verdict.cause}"
+            "none"
+            if mention.image is None
+            else "ok"
+            if verdict.status == Status.OK
+            else f"{STATUS_NAMES[verdict.status].replace('_', ' ')}: {verdict.cause}"
             for mention, verdict in zip(mentions, verdicts, strict=True)
         ]
         with self.lock:
@@ -135,7 +178,11 @@ class Linker:
         chance = calibration.confidence(fitted, values) if fitted else None
         answers = []
         for at, mention in enumerate(mentions):
-            listed = [self._ranked(row, score) for row, score in zip(rows[at].tolist(), scores[at].tolist(), strict=True) if row >= 0 and np.isfinite(score)]
+            listed = [
+                self._ranked(row, score)
+                for row, score in zip(rows[at].tolist(), scores[at].tolist(), strict=True)
+                if row >= 0 and np.isfinite(score)
+            ]
             sure = None if chance is None else float(chance[at])
             nil = not listed or (sure is not None and sure < place)
             answers.append(Linked(mention.phrase, tuple(listed[:top_k]), sure, nil, pictures[at]))
@@ -147,7 +194,9 @@ class Linker:
     def _rows(self, given: Sequence[str] | None) -> list[int] | None:
         return None if given is None else [self.kb.rows[name] for name in given if name in self.kb.rows]
 
-    def _top(self, table: Mapping[str, list], root: Path, depth: int, without: np.ndarray = np.empty(0, np.int64)) -> tuple[np.ndarray, np.ndarray]:
+    def _top(
+        self, table: Mapping[str, list], root: Path, depth: int, without: np.ndarray = np.empty(0, np.int64)
+    ) -> tuple[np.ndarray, np.ndarray]:
         columns = self.fresh.columns(table, root) if self.fresh else {}
         return self.scorer.top(Chunk(table, columns, without), depth)
 
@@ -168,14 +217,21 @@ class Linker:
         """Confidence and threshold from the half of dev that chose nothing; for a head whose weights were learned there, from the other half."""
         half = "choose" if load_config(self.run.method, self.run.config).fits_on == "calibrate" else "calibrate"
         table = pq.read_table(self.run.prepared / "mentions.parquet", filters=[("split", "=", "dev")]).to_pydict()
-        golds = [gold_id if gold_id is not None else f"NIL {name}" for gold_id, name in zip(table["gold_id"], table["id"], strict=True)]
+        golds = [
+            gold_id if gold_id is not None else f"NIL {name}"
+            for gold_id, name in zip(table["gold_id"], table["id"], strict=True)
+        ]
         kept = [at for at, gold in enumerate(golds) if dev_half(gold) == half]
         gold = np.array([table["gold"][at] for at in kept], np.int64)
         own = int((gold < 0).sum())
-        hidden = np.unique([row for row, at in zip(gold.tolist(), kept, strict=True) if row >= 0 and calibration.hidden(golds[at])]).astype(np.int64)
+        hidden = np.unique(
+            [row for row, at in zip(gold.tolist(), kept, strict=True) if row >= 0 and calibration.hidden(golds[at])]
+        ).astype(np.int64)
         if own > calibration.ENOUGH_NIL * len(kept):
             hidden = hidden[:0]
-        table = {name: [values[at] for at in kept] for name, values in table.items()} | {"given": self._given(table["id"], kept)}
+        table = {name: [values[at] for at in kept] for name, values in table.items()} | {
+            "given": self._given(table["id"], kept)
+        }
         best, scores = [np.empty((0, 1), np.int64)], [np.empty((0, calibration.DEPTH), np.float32)]
         for start in range(0, len(kept), CHUNK):
             part = {name: values[start : start + CHUNK] for name, values in table.items()}

@@ -35,11 +35,17 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     if source in (output, rejects):
         raise UserError(f"--output {output}: that is the input; name another file")
     if not source.is_file():
-        raise UserError(f"--input {source}: no such file; it holds mentions, one JSON object per line (docs/linking.md)")
+        raise UserError(
+            f"--input {source}: no such file; it holds mentions, one JSON object per line (docs/linking.md)"
+        )
     if job["chunk"] < 1 or job["top_k"] < 1:
         raise UserError(f"--chunk {job['chunk']}, --top-k {job['top_k']}: expected 1 or more")
     linker = Linker.load(job["run"], job["device"], job["precision"])
-    began, counts, told = time.monotonic(), {"mentions": 0, "NIL": 0, "pictures": 0, "pictures left out": 0, "refused lines": 0}, []
+    began, counts, told = (
+        time.monotonic(),
+        {"mentions": 0, "NIL": 0, "pictures": 0, "pictures left out": 0, "refused lines": 0},
+        [],
+    )
     with _written(output, rejects) as (answers, refused), Bar(source.stat().st_size, "linking", "byte") as bar:
         held: list[Line] = []
         for line in incoming.read(source, images, job["ignored"]):
@@ -53,18 +59,37 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     return {**counts, "seconds": round(seconds, 3), "text": _summary(counts, told[:TOLD], seconds, output, rejects)}
 
 
-def _chunk(linker: Linker, lines: list[Line], images: Path, top_k: int, answers: IO[str], refused: IO[str], counts: dict[str, int]) -> list[str]:
+def _chunk(
+    linker: Linker,
+    lines: list[Line],
+    images: Path,
+    top_k: int,
+    answers: IO[str],
+    refused: IO[str],
+    counts: dict[str, int],
+) -> list[str]:
     """Link some lines and write them. Returns what is told of those that were refused."""
     good = [line for line in lines if line.mention is not None]
-    for line, linked in zip(good, linker.link_all([line.mention for line in good if line.mention], images, top_k), strict=True):
-        answers.write(json.dumps({"line": line.number, "id": line.mention.id if line.mention else None, **linked.to_json()}, ensure_ascii=False) + "\n")
+    for line, linked in zip(
+        good, linker.link_all([line.mention for line in good if line.mention], images, top_k), strict=True
+    ):
+        answers.write(
+            json.dumps(
+                {"line": line.number, "id": line.mention.id if line.mention else None, **linked.to_json()},
+                ensure_ascii=False,
+            )
+            + "\n"
+        )
         _count(counts, linked)
     told = []
     for line in lines:
         if line.mention is None:
             counts["refused lines"] += 1
             told.append(f"line {line.number}: {line.reason}")
-            refused.write(json.dumps({"line": line.number, "reason": line.reason, "begins": line.begins}, ensure_ascii=False) + "\n")
+            refused.write(
+                json.dumps({"line": line.number, "reason": line.reason, "begins": line.begins}, ensure_ascii=False)
+                + "\n"
+            )
     fault_point("linked-chunk")
     return told
 
@@ -86,7 +111,9 @@ def _written(output: Path, rejects: Path) -> Iterator[tuple[IO[str], IO[str]]]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"--output {output}: another command is writing it; wait for it, or name another file") from None
+                raise UserError(
+                    f"--output {output}: another command is writing it; wait for it, or name another file"
+                ) from None
             except OSError:
                 pass  # a file system without locks
             handle.truncate(0)

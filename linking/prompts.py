@@ -66,17 +66,31 @@ def extract(job: dict[str, Any]) -> dict[str, Any]:
         store = Store.create(out / "cache", PROMPTED[kind], spec)
         rows[f"{side} {PROMPTED[kind]}"] = fill(store, keys, head, kind, side, states, device)
         files += map(str, store.files_for(keys))
-        inputs.append({
-            "side": side, "role": PROMPTED[kind], "feature": PROMPTED[kind], "view": entry["view"], "outputs": [output["name"] for output in spec["outputs"]],
-            "store": str(store.folder), "keys": entry["keys"], "identity": identity(spec),
-        })
+        inputs.append(
+            {
+                "side": side,
+                "role": PROMPTED[kind],
+                "feature": PROMPTED[kind],
+                "view": entry["view"],
+                "outputs": [output["name"] for output in spec["outputs"]],
+                "store": str(store.folder),
+                "keys": entry["keys"],
+                "identity": identity(spec),
+            }
+        )
     return {"inputs": inputs, "files": files, "run": {"device": str(device), "rows": rows}}
 
 
 def spec_of(head: Any, kind: str, side: str, learned: str, states: str) -> dict[str, Any]:
     """What a side's prompted texts or pictures are. learned: hash of the run's weights; states: identity of what they start from."""
-    return {"extractor": PROMPTED[kind], "version": VERSION, "side": side, "prompts": learned, "reads": [states],
-            "outputs": [output.to_json() for output in _outputs(head, kind)]}  # fmt: skip
+    return {
+        "extractor": PROMPTED[kind],
+        "version": VERSION,
+        "side": side,
+        "prompts": learned,
+        "reads": [states],
+        "outputs": [output.to_json() for output in _outputs(head, kind)],
+    }
 
 
 def fill(store: Store, keys: np.ndarray, head: Any, kind: str, side: str, states: Store, device: Any) -> int:
@@ -88,7 +102,15 @@ def fill(store: Store, keys: np.ndarray, head: Any, kind: str, side: str, states
         for start in range(0, len(missing), SHARD_ROWS):
             part = missing[start : start + SHARD_ROWS]
             with torch.inference_mode():
-                _add(store, part, head, kind, side, Table(states, next(iter(states.outputs)), part, np.ones(len(part), bool)), device)
+                _add(
+                    store,
+                    part,
+                    head,
+                    kind,
+                    side,
+                    Table(states, next(iter(states.outputs)), part, np.ones(len(part), bool)),
+                    device,
+                )
             bar.update(len(part))
             fault_point("prompted-shard")
     return len(missing)
@@ -102,19 +124,27 @@ def _outputs(head: Any, kind: str) -> list[Output]:
 
 def _add(store: Store, keys: np.ndarray, head: Any, kind: str, side: str, table: Table, device: Any) -> None:
     """One shard: the rows of `keys`, with the verdicts that the states they start from have."""
-    columns: dict[str, Any] = {name: [None] * len(keys) if output.ragged else np.zeros((len(keys), *output.shape), output.dtype)
-                               for name, output in store.outputs.items()}  # fmt: skip
+    columns: dict[str, Any] = {
+        name: [None] * len(keys) if output.ragged else np.zeros((len(keys), *output.shape), output.dtype)
+        for name, output in store.outputs.items()
+    }
     for at, made in _batches(head, kind, side, table, device):
         for name, values in made.items():
             for row, value in zip(at.tolist(), values, strict=True):
                 columns[name][row] = value
     status = np.where(table.ok, Status.OK, table.status).astype(np.uint8)
     empty = np.zeros((0, *store.outputs["tokens"].shape), np.float16)
-    columns["tokens"] = [empty if row is None else row for row in columns["tokens"]] if store.outputs["tokens"].ragged else columns["tokens"]
+    columns["tokens"] = (
+        [empty if row is None else row for row in columns["tokens"]]
+        if store.outputs["tokens"].ragged
+        else columns["tokens"]
+    )
     store.add(keys, status, ["" if code == Status.OK else "as the states it starts from" for code in status], columns)
 
 
-def _batches(head: Any, kind: str, side: str, table: Table, device: Any) -> Iterator[tuple[np.ndarray, dict[str, list[np.ndarray]]]]:
+def _batches(
+    head: Any, kind: str, side: str, table: Table, device: Any
+) -> Iterator[tuple[np.ndarray, dict[str, list[np.ndarray]]]]:
     """Positions and rows, of similar length together."""
     import torch
 
@@ -126,14 +156,19 @@ def _batches(head: Any, kind: str, side: str, table: Table, device: Any) -> Iter
         at = order[start : start + BATCH]
         ok = torch.ones(len(at), dtype=torch.bool, device=device)
         if kind == "image":
-            made = head.prompted_image(Rows({"image.ok": ok, "image.states": torch.from_numpy(table.gather(at)).to(device)}), side)
+            made = head.prompted_image(
+                Rows({"image.ok": ok, "image.states": torch.from_numpy(table.gather(at)).to(device)}), side
+            )
             yield at, {name: list(rows.float().cpu().numpy()) for name, rows in made.items()}
             continue
         values, lengths = table.ragged_flat(at)
         cached = Ragged(torch.from_numpy(values).to(device), torch.from_numpy(lengths))
         made = head.prompted_text(Rows({"text.ok": ok, f"text.{table.output}": cached}), side)
         tokens = made["tokens"]
-        yield at, {
-            "tokens": list(np.split(tokens.values.float().cpu().numpy(), tokens.lengths.cumsum(0)[:-1].numpy())),
-            "pooled": list(made["pooled"].float().cpu().numpy()),
-        }
+        yield (
+            at,
+            {
+                "tokens": list(np.split(tokens.values.float().cpu().numpy(), tokens.lengths.cumsum(0)[:-1].numpy())),
+                "pooled": list(made["pooled"].float().cpu().numpy()),
+            },
+        )

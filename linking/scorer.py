@@ -42,7 +42,11 @@ class Kb:
     @classmethod
     def read(cls, prepared: Path) -> "Kb":
         """Of entities.parquet."""
-        table = pq.ParquetFile(prepared / "entities.parquet").read(columns=["id", "name", "type", "attributes", "description"]).to_pydict()
+        table = (
+            pq.ParquetFile(prepared / "entities.parquet")
+            .read(columns=["id", "name", "type", "attributes", "description"])
+            .to_pydict()
+        )
         return cls(table, {name: row for row, name in enumerate(table["id"])})
 
     @cached_property
@@ -88,7 +92,9 @@ class Scorer:
             if want["side"] == "entity":
                 self.entities.add(want["role"], want["outputs"], self._store(want), Keys.load(self._kb_keys(want)))
         settle_all(self.entities, device)
-        self.sources = wants.candidate_sources(run.candidates["sources"], run.candidates["scorer"], run.retrieval, run.paths)
+        self.sources = wants.candidate_sources(
+            run.candidates["sources"], run.candidates["scorer"], run.retrieval, run.paths
+        )
         self.frequency = self._frequency()
         self.held: list[tuple[int, Rows]] | None = None
 
@@ -107,14 +113,23 @@ class Scorer:
         return Store.open(self.run.paths.root / want["store"]) if "store" in want else self.stores[want["feature"]]
 
     def _kb_keys(self, want: Mapping[str, Any]) -> Path:
-        named = want["keys"] if "keys" in want else self.run.extraction["columns"][column_name("entity", want["feature"], want["view"])]
+        named = (
+            want["keys"]
+            if "keys" in want
+            else self.run.extraction["columns"][column_name("entity", want["feature"], want["view"])]
+        )
         return self.run.paths.root / named
 
     def _frequency(self) -> Frequency | None:
         if "pairs.frequency" not in self.head.shapes:
             return None
         folder = self.run.prepared
-        job = {"dataset": str(folder), "candidates": str(self.run.paths.root / self.run.candidates["file"]), "inputs": [], "pairs": {}}
+        job = {
+            "dataset": str(folder),
+            "candidates": str(self.run.paths.root / self.run.candidates["file"]),
+            "inputs": [],
+            "pairs": {},
+        }
         phrases = pq.ParquetFile(folder / "mentions.parquet").read(columns=["phrase"])["phrase"].to_pylist()
         return Frequency.of(Bundle.load(job, [], torch.device("cpu")), phrases, self.run.train_fraction)
 
@@ -131,8 +146,14 @@ class Scorer:
         side, everyone, n = self._side(chunk), np.arange(len(chunk)), len(self.kb)
         asked = min(n, max(depth, DEPTH) + len(chunk.without))
         none = np.full(len(chunk), -1)
-        kb = score_kb(self.head, side, self.entities, everyone, none, np.zeros(len(chunk)), n, asked, encodings=self._encodings(n))
-        rows = _without(Lists(kb.top.astype(np.int32), np.zeros(kb.top.shape, np.float32)), chunk.without).ids[:, :depth].astype(np.int64)
+        kb = score_kb(
+            self.head, side, self.entities, everyone, none, np.zeros(len(chunk)), n, asked, encodings=self._encodings(n)
+        )
+        rows = (
+            _without(Lists(kb.top.astype(np.int32), np.zeros(kb.top.shape, np.float32)), chunk.without)
+            .ids[:, :depth]
+            .astype(np.int64)
+        )
         return rows, score_lists(self.head, side, self.entities, everyone, rows)["score"]
 
     def scores(self, chunk: Chunk, lists: np.ndarray) -> np.ndarray:
@@ -178,12 +199,15 @@ class Scorer:
         if name == "frequency" and self.frequency:
             return self.frequency.of_lists(chunk.table["phrase"], lists.ids.astype(np.int64))
         if name not in chunk.made:
+
             def rows(side: str, feature: str, view: str, output: str) -> pair_scores.Rows:
                 kb = self.run.paths.root / self.run.extraction["columns"].get(column_name("entity", feature, view), "")
                 keys = Keys.load(kb) if side == "entity" else chunk.keys(feature, view)
                 return pair_scores.Rows(Table(self.stores[feature], output, keys.keys, keys.present), keys.counts)
 
-            chunk.made[name] = pairs.numbers(name, chunk.table, self.kb.texts, lists.ids, lists.scores, rows)[0].astype(np.float32)
+            chunk.made[name] = pairs.numbers(name, chunk.table, self.kb.texts, lists.ids, lists.scores, rows)[0].astype(
+                np.float32
+            )
         return chunk.made[name]
 
     def _side(self, chunk: Chunk) -> Side:
@@ -232,7 +256,9 @@ class _Prompts:
         states, keys = self.stores[self.states[kind]], chunk.keys(self.states[kind], want["view"])
         now = identity(prompts.spec_of(self.head, kind, "mention", self.weights, states.identity))
         if now != store.identity:
-            raise UserError(f"{want['feature']}: the run reads {store.identity[:16]}, its prompts now give {now[:16]}; train it again (TrainHead)")
+            raise UserError(
+                f"{want['feature']}: the run reads {store.identity[:16]}, its prompts now give {now[:16]}; train it again (TrainHead)"
+            )
         distinct = np.unique(keys.keys[keys.present].view("V16")).view(np.uint8).reshape(-1, 16)
         prompts.fill(store, distinct, self.head, kind, "mention", states, self.device)
         return store, keys
@@ -244,7 +270,10 @@ def _without(lists: Lists, absent: Collection[int] | np.ndarray) -> Lists:
         return lists
     gone = np.isin(lists.ids, np.asarray(absent)) | (lists.ids < 0)
     order = np.argsort(gone, axis=1, kind="stable")
-    ids, scores = (np.take_along_axis(np.where(gone, empty, values), order, 1) for values, empty in ((lists.ids, -1), (lists.scores, 0)))
+    ids, scores = (
+        np.take_along_axis(np.where(gone, empty, values), order, 1)
+        for values, empty in ((lists.ids, -1), (lists.scores, 0))
+    )
     return Lists(ids.astype(np.int32), scores.astype(np.float32))
 
 
@@ -260,5 +289,7 @@ def known_stores(runs: Sequence[Finished]) -> dict[str, Store]:
         for name, feature in run.extraction["features"].items():
             store = found.setdefault(name, Store.open(run.paths.cache / feature["store"]))
             if store.identity != feature["identity"]:
-                raise UserError(f"{run.folder}: reads {name} {feature['identity'][:16]}, another part of it {store.identity[:16]}; train both on the same")
+                raise UserError(
+                    f"{run.folder}: reads {name} {feature['identity'][:16]}, another part of it {store.identity[:16]}; train both on the same"
+                )
     return found

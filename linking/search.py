@@ -45,7 +45,11 @@ class Sweep:
     def objective(self, trial: optuna.Trial) -> float:
         """Best dev MRR of a head trained with the drawn values. Raises `optuna.TrialPruned` where it is stopped early, or cannot be trained."""
         trial.set_user_attr(studies.WORKER, self.worker)
-        before = [other for other in self.study.get_trials(deepcopy=False) if other.number < trial.number and other.state != TrialState.FAIL]
+        before = [
+            other
+            for other in self.study.get_trials(deepcopy=False)
+            if other.number < trial.number and other.state != TrialState.FAIL
+        ]
         if len(before) >= self.job["trials"]:
             raise Surplus
         state, seed = training.State(), int(self.job["training"]["seed"])
@@ -53,7 +57,9 @@ class Sweep:
             config = load_config(self.job["training"]["method"], {**self.base, **draw(trial, self.job["space"])})
             head = training.new_head(self.job["training"], config, self.bundle, self.chosen, seed)
             _, optimizer = training.make_optimizer(head, config)
-            trial.set_user_attr("parameters", sum(parameter.numel() for parameter in head.parameters() if parameter.requires_grad))
+            trial.set_user_attr(
+                "parameters", sum(parameter.numel() for parameter in head.parameters() if parameter.requires_grad)
+            )
 
             def after(state: training.State, best: Mapping[str, torch.Tensor]) -> None:
                 fault_point("trial-epoch")
@@ -61,14 +67,20 @@ class Sweep:
                 if self.job["prune"] and trial.should_prune():
                     raise optuna.TrialPruned
 
-            training.run_epochs(head, optimizer, config, self.bundle, self.chosen, seed, self.precision, after, state, {})
+            training.run_epochs(
+                head, optimizer, config, self.bundle, self.chosen, seed, self.precision, after, state, {}
+            )
         except (UserError, torch.OutOfMemoryError) as error:
             trial.set_user_attr("refused", str(error)[:300])
             raise optuna.TrialPruned from error
         finally:
             self.trained += state.seconds
             self.done += 1
-            for name, value in (("seconds", round(state.seconds, 3)), ("epochs", state.epoch), ("best_epoch", state.best_epoch)):
+            for name, value in (
+                ("seconds", round(state.seconds, 3)),
+                ("epochs", state.epoch),
+                ("best_epoch", state.best_epoch),
+            ):
                 trial.set_user_attr(name, value)
         return state.best
 
@@ -78,7 +90,11 @@ class Sweep:
 
     def best(self) -> dict[str, str]:
         """The best figure so far, for the bar."""
-        values = [trial.value for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if trial.value is not None]
+        values = [
+            trial.value
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if trial.value is not None
+        ]
         return {"best": f"{max(values):.4f}"} if values else {}
 
     def left(self) -> int:
@@ -135,8 +151,13 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         sweep.run()
     found = sweep_report.write(study, job, out)
     run = {
-        "device": str(device), "trials": sweep.done,
-        "seconds": {"load": round(loaded - started, 3), "train": round(sweep.trained, 3), "all": round(time.monotonic() - started, 3)},
+        "device": str(device),
+        "trials": sweep.done,
+        "seconds": {
+            "load": round(loaded - started, 3),
+            "train": round(sweep.trained, 3),
+            "all": round(time.monotonic() - started, 3),
+        },
     }
     return {**found, "run": run}
 
@@ -149,7 +170,9 @@ def draw(trial: optuna.Trial, space: Mapping[str, Mapping[str, Any]]) -> dict[st
             choices = {studies.code(choice): choice for choice in entry["choices"]}
             values[name] = choices[trial.suggest_categorical(name, list(choices))]
         elif entry["kind"] == "int":
-            values[name] = trial.suggest_int(name, entry["low"], entry["high"], step=entry["step"] or 1, log=entry["log"])
+            values[name] = trial.suggest_int(
+                name, entry["low"], entry["high"], step=entry["step"] or 1, log=entry["log"]
+            )
         else:
             values[name] = trial.suggest_float(name, entry["low"], entry["high"], step=entry["step"], log=entry["log"])
     return values

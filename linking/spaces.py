@@ -58,8 +58,10 @@ def search(method: str, params: str, file: str, profile: Profile) -> Search:
                 continue  # together with another drawn value it may do
             for what, found in reads.items():
                 if found != same[what]:
-                    raise UserError(f"{where}: {name} = {value!r} changes {what}, which are loaded once for all trials; "
-                                    f"take {name} out and search once for each, with --params '{{\"{name}\": …}}'")  # fmt: skip
+                    raise UserError(
+                        f"{where}: {name} = {value!r} changes {what}, which are loaded once for all trials; "
+                        f"take {name} out and search once for each, with --params '{{\"{name}\": …}}'"
+                    )
     return Search(head, space, {**jobs.parameters(params), **pinned})
 
 
@@ -79,7 +81,8 @@ def holding(space: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any]) -
 
 def _reads(config: Any, available: list[str]) -> dict[str, Any]:
     return {
-        "the features that are read": config.wants(available), "the pair features that are read": config.pairs(available),
+        "the features that are read": config.wants(available),
+        "the pair features that are read": config.pairs(available),
         "the runs that are read": config.runs(available),
     }
 
@@ -87,7 +90,9 @@ def _reads(config: Any, available: list[str]) -> dict[str, Any]:
 def _read(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST:
-            raise UserError(f"{path}: {path.stat().st_size:,} bytes, at most {LARGEST:,} are read; a space is a few lines")
+            raise UserError(
+                f"{path}: {path.stat().st_size:,} bytes, at most {LARGEST:,} are read; a space is a few lines"
+            )
         return plain_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"--space {path}: no such file") from None
@@ -97,10 +102,14 @@ def _read(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not plain text"
-        raise UserError(f"--space {path}{place}: malformed YAML ({problem}); write it like `lr: {{low: 0.0001, high: 0.01, log: true}}`") from None
+        raise UserError(
+            f"--space {path}{place}: malformed YAML ({problem}); write it like `lr: {{low: 0.0001, high: 0.01, log: true}}`"
+        ) from None
 
 
-def search_job(asked: Search, training: Mapping[str, Any], *, label: str, paths: Paths, trials: int, prune: bool, storage: str) -> dict[str, Any]:
+def search_job(
+    asked: Search, training: Mapping[str, Any], *, label: str, paths: Paths, trials: int, prune: bool, storage: str
+) -> dict[str, Any]:
     """The job of `linking.search.main`. training: the job of the head with the values that the search starts from.
 
     The study is named by all that a trial depends on but the drawn options. So the same search, also on another machine, is one study.
@@ -110,9 +119,15 @@ def search_job(asked: Search, training: Mapping[str, Any], *, label: str, paths:
     depends |= {"space": asked.space, "prune": prune}
     digest = identity(depends)
     return {
-        "training": {**training, "out": str(paths.sweep(label, asked.head.method, digest))}, "space": asked.space, "given": dict(asked.given),
-        "trials": trials, "prune": prune, "storage": storage, "study": f"{label}-{asked.head.method}-{digest[:16]}",
-        "out": str(paths.sweep(label, asked.head.method, digest)), "depends": depends,
+        "training": {**training, "out": str(paths.sweep(label, asked.head.method, digest))},
+        "space": asked.space,
+        "given": dict(asked.given),
+        "trials": trials,
+        "prune": prune,
+        "storage": storage,
+        "study": f"{label}-{asked.head.method}-{digest[:16]}",
+        "out": str(paths.sweep(label, asked.head.method, digest)),
+        "depends": depends,
     }
 
 

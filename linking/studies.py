@@ -38,13 +38,19 @@ class Sampler(BaseSampler):
         self.of_trial = TPESampler(seed=seed)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        self.of_trial = TPESampler(seed=(self.seed * 1_000_003 + trial.number) % 2**32, n_startup_trials=STARTUP, constant_liar=True)
+        self.of_trial = TPESampler(
+            seed=(self.seed * 1_000_003 + trial.number) % 2**32, n_startup_trials=STARTUP, constant_liar=True
+        )
         return self.of_trial.infer_relative_search_space(study, trial)
 
-    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
         return self.of_trial.sample_relative(study, trial, search_space)
 
-    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
         return self.of_trial.sample_independent(study, trial, param_name, param_distribution)
 
 
@@ -57,9 +63,20 @@ def quiet() -> None:
 def open_study(job: Mapping[str, Any]) -> optuna.Study:
     """The study of a search job, made where it is not there yet."""
     storage = open_storage(job["storage"], Path(job["out"]))
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP // 2, n_warmup_steps=WARMUP) if job["prune"] else optuna.pruners.NopPruner()
+    pruner = (
+        optuna.pruners.MedianPruner(n_startup_trials=STARTUP // 2, n_warmup_steps=WARMUP)
+        if job["prune"]
+        else optuna.pruners.NopPruner()
+    )
     sampler = Sampler(int(job["training"]["seed"]))
-    return optuna.create_study(storage=storage, study_name=job["study"], direction="maximize", sampler=sampler, pruner=pruner, load_if_exists=True)
+    return optuna.create_study(
+        storage=storage,
+        study_name=job["study"],
+        direction="maximize",
+        sampler=sampler,
+        pruner=pruner,
+        load_if_exists=True,
+    )
 
 
 def open_storage(url: str, out: Path) -> BaseStorage:
@@ -75,13 +92,19 @@ def open_storage(url: str, out: Path) -> BaseStorage:
     try:
         shown = make_url(url).render_as_string(hide_password=True)
     except ArgumentError:
-        raise UserError("--storage: expected a URL like postgresql+psycopg://user@host/database, or nothing for a journal file") from None
+        raise UserError(
+            "--storage: expected a URL like postgresql+psycopg://user@host/database, or nothing for a journal file"
+        ) from None
     try:
         return RDBStorage(url, heartbeat_interval=20, grace_period=int(TTL), heartbeat_stale_trial_callback=queue_again)
     except ImportError as error:
-        raise UserError(f"--storage {shown}: {str(error).splitlines()[0]} For PostgreSQL: pip install 'psycopg[binary]' and postgresql+psycopg://…") from None
+        raise UserError(
+            f"--storage {shown}: {str(error).splitlines()[0]} For PostgreSQL: pip install 'psycopg[binary]' and postgresql+psycopg://…"
+        ) from None
     except SQLAlchemyError as error:
-        raise UserError(f"--storage {shown}: {str(getattr(error, 'orig', None) or error).strip().splitlines()[0]}") from None
+        raise UserError(
+            f"--storage {shown}: {str(getattr(error, 'orig', None) or error).strip().splitlines()[0]}"
+        ) from None
 
 
 def mend(journal: Path) -> None:
@@ -158,6 +181,8 @@ def encoded(values: Mapping[str, Any], space: Mapping[str, Mapping[str, Any]]) -
 def decoded(params: Mapping[str, Any], space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What `encoded` was given."""
     return {
-        name: next(choice for choice in space[name]["choices"] if code(choice) == value) if "choices" in space[name] else value
+        name: next(choice for choice in space[name]["choices"] if code(choice) == value)
+        if "choices" in space[name]
+        else value
         for name, value in params.items()
     }

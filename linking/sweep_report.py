@@ -24,23 +24,45 @@ def write(study: optuna.Study, job: Mapping[str, Any], out: Path) -> dict[str, A
     trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
-        said = next((trial.user_attrs["refused"] for trial in trials if "refused" in trial.user_attrs), "none was finished")
-        raise UserError(f"{out}: none of {len(trials)} trials could be trained to the end, the last said: {said}; mend the space or raise --n-trials")
+        said = next(
+            (trial.user_attrs["refused"] for trial in trials if "refused" in trial.user_attrs), "none was finished"
+        )
+        raise UserError(
+            f"{out}: none of {len(trials)} trials could be trained to the end, the last said: {said}; mend the space or raise --n-trials"
+        )
     best = max(complete, key=lambda trial: (trial.value, -trial.number))
     params = {**job["given"], **decoded(best.params, job["space"])}
-    counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState if any(trial.state == state for trial in trials)}
+    counts = {
+        state.name.lower(): sum(trial.state == state for trial in trials)
+        for state in TrialState
+        if any(trial.state == state for trial in trials)
+    }
     importance = importances(study)
     write_json(out / "best.json", params)
     write_atomic(out / "trials.csv", table(trials, job["space"]))
-    write_json(out / "study.json", {
-        "study": job["study"], "depends": job["depends"], "trials": counts, "best": {"trial": best.number, "dev MRR": best.value, "params": params},
-        "importance": importance,
-    })  # fmt: skip
+    write_json(
+        out / "study.json",
+        {
+            "study": job["study"],
+            "depends": job["depends"],
+            "trials": counts,
+            "best": {"trial": best.number, "dev MRR": best.value, "params": params},
+            "importance": importance,
+        },
+    )
     pictures(study, importance, out)
     refused = sum("refused" in trial.user_attrs for trial in trials)
-    lines = [f"{', '.join(f'{count} {state}' for state, count in counts.items())}" + (f" ({refused} could not be trained)" if refused else "")]
-    lines += [f"best dev MRR {100 * best.value:.2f} (trial {best.number})", *(f"  {name} = {value!r}" for name, value in params.items())]
-    lines += [f"importance: {', '.join(f'{name} {share:.0%}' for name, share in importance.items())}"] if importance else []
+    lines = [
+        f"{', '.join(f'{count} {state}' for state, count in counts.items())}"
+        + (f" ({refused} could not be trained)" if refused else "")
+    ]
+    lines += [
+        f"best dev MRR {100 * best.value:.2f} (trial {best.number})",
+        *(f"  {name} = {value!r}" for name, value in params.items()),
+    ]
+    lines += (
+        [f"importance: {', '.join(f'{name} {share:.0%}' for name, share in importance.items())}"] if importance else []
+    )
     return {"best": params, "value": best.value, "counts": counts, "text": "\n".join(lines)}
 
 
@@ -61,7 +83,15 @@ def table(trials: list[FrozenTrial], space: Mapping[str, Mapping[str, Any]]) -> 
     rows.writerow(["trial", "state", "dev MRR", *space, *TOLD])
     for trial in trials:
         reached = trial.value if trial.value is not None else max(trial.intermediate_values.values(), default=None)
-        rows.writerow([trial.number, trial.state.name.lower(), reached, *(trial.params.get(name) for name in space), *(trial.user_attrs.get(name) for name in TOLD)])
+        rows.writerow(
+            [
+                trial.number,
+                trial.state.name.lower(),
+                reached,
+                *(trial.params.get(name) for name in space),
+                *(trial.user_attrs.get(name) for name in TOLD),
+            ]
+        )
     return sink.getvalue()
 
 
@@ -82,10 +112,14 @@ def pictures(study: optuna.Study, importance: Mapping[str, float], out: Path) ->
         return axes
 
     made: tuple[Callable[[], Any], ...] = (
-        lambda: plots.plot_optimization_history(study, target_name="dev MRR"), bars, lambda: plots.plot_parallel_coordinate(study, target_name="dev MRR"),
+        lambda: plots.plot_optimization_history(study, target_name="dev MRR"),
+        bars,
+        lambda: plots.plot_parallel_coordinate(study, target_name="dev MRR"),
     )
     with pyplot.style.context("default"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Attempting to set identical low and high")  # where all trials reached the same
+        warnings.filterwarnings(
+            "ignore", message="Attempting to set identical low and high"
+        )  # where all trials reached the same
         for name, make in zip(PICTURES, made, strict=True):
             figure = make().figure
             figure.set_size_inches(max(7.0, 1.3 * len(importance)) if name == "parallel.png" else 7.0, 4.5)

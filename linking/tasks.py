@@ -22,8 +22,12 @@ class ExtractFeatures(OnProfile):
     Without --features: all that DRIN, MIMIC, DWE+ and DSMIP read of this profile, and every feature that is not marked `by_default: false`.
     """
 
-    features = luigi.Parameter(default="", description="comma-separated features (what they are made from comes along); empty: everything")
-    wants = luigi.Parameter(default="", description="JSON list of {side, feature, view} instead of --features; heads use it")
+    features = luigi.Parameter(
+        default="", description="comma-separated features (what they are made from comes along); empty: everything"
+    )
+    wants = luigi.Parameter(
+        default="", description="JSON list of {side, feature, view} instead of --features; heads use it"
+    )
 
     def groups(self) -> list[ExtractGroup]:
         try:
@@ -56,10 +60,16 @@ class BuildCandidates(OnProfile):
     candidates = setting("candidates", 100, "entities per mention", Whole, least=1)
     scorer = setting("scorer", "token_set_ratio", "rapidfuzz scorer of the name sources")
     sources = setting(
-        "sources", "name", "comma-separated sources: name, name-of-type (entities of the mention's type), given (the lists that came with the dataset), "
+        "sources",
+        "name",
+        "comma-separated sources: name, name-of-type (entities of the mention's type), given (the lists that came with the dataset), "
         "dense:FEATURE (nearest by cosine of the pooled output of a cached feature)",
     )
-    merge = setting("merge", "round-robin", "how several sources become one list: round-robin by rank, or append (the first whole, then what is new in the next)")
+    merge = setting(
+        "merge",
+        "round-robin",
+        "how several sources become one list: round-robin by rank, or append (the first whole, then what is new in the next)",
+    )
 
     def dense(self) -> list[str]:
         return [source.partition(":")[2] for source in self.sources.split(",") if source.startswith("dense:")]
@@ -90,7 +100,9 @@ class BuildCandidates(OnProfile):
 class BuildPairs(BuildCandidates):
     """Computes one pair feature (numbers per mention and candidate) from cached features: one file per candidate list and features read."""
 
-    pair = luigi.Parameter(description="the pair feature: clip_ti, clip_it, text_cls, object_relation, name_similarity, face_match, retrieval, word_overlap, years or text_length")
+    pair = luigi.Parameter(
+        description="the pair feature: clip_ti, clip_it, text_cls, object_relation, name_similarity, face_match, retrieval, word_overlap, years or text_length"
+    )
 
     def extraction(self) -> ExtractFeatures | None:
         try:
@@ -114,11 +126,17 @@ class BuildPairs(BuildCandidates):
     def make(self) -> dict[str, Any]:
         extraction = self.extraction()
         job = jobs.pair_job(
-            self.pair, extraction=extraction.resolved() if extraction else {"features": {}, "columns": {}},
-            candidates=self.clone(BuildCandidates).resolved(), dataset=self.clone(PrepareDataset).resolved(), paths=self.paths,
+            self.pair,
+            extraction=extraction.resolved() if extraction else {"features": {}, "columns": {}},
+            candidates=self.clone(BuildCandidates).resolved(),
+            dataset=self.clone(PrepareDataset).resolved(),
+            paths=self.paths,
         )
         report = self.run_child("pipeline.pairs:build", job)
-        return {"result": {"file": self.paths.relative(Path(job["out"])), "digest": job["digest"], **report}, "files": [job["out"]]}
+        return {
+            "result": {"file": self.paths.relative(Path(job["out"])), "digest": job["digest"], **report},
+            "files": [job["out"]],
+        }
 
     def summary(self, receipt: dict[str, Any]) -> str:
         return f"{self.pair}: {self.folder(receipt['result']['file'])}"
@@ -132,10 +150,18 @@ class TrainHead(BuildCandidates):
     """
 
     method = luigi.Parameter(default="mimic", description="the head: a file under heads/config/")
-    params = luigi.Parameter(default="{}", description='hyper-parameters as JSON, e.g. \'{"lr": 0.001}\', or @FILE with such JSON')
+    params = luigi.Parameter(
+        default="{}", description="hyper-parameters as JSON, e.g. '{\"lr\": 0.001}', or @FILE with such JSON"
+    )
     seed = Whole(least=0, most=MOST_SEED, default=0, description="seed of the head's initialisation and batches")
-    seeds = Whole(least=1, default=1, description="number of seeds, from --seed on: one run each, and their mean and standard deviation")
-    train_fraction = Number(more_than=0, most=1, default=1.0, description="share of the training mentions used (low-resource experiments)")
+    seeds = Whole(
+        least=1,
+        default=1,
+        description="number of seeds, from --seed on: one run each, and their mean and standard deviation",
+    )
+    train_fraction = Number(
+        more_than=0, most=1, default=1.0, description="share of the training mentions used (low-resource experiments)"
+    )
     on_device = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -158,12 +184,19 @@ class TrainHead(BuildCandidates):
     def needs(self) -> list[Task]:
         if self.seeds > 1:
             return [*self.of_seeds()]
-        return [self.extraction(), self.clone(BuildCandidates), *self.pairs().values(), *self.runs().values(), *self.prompted()]
+        return [
+            self.extraction(),
+            self.clone(BuildCandidates),
+            *self.pairs().values(),
+            *self.runs().values(),
+            *self.prompted(),
+        ]
 
     def runs(self) -> dict[str, "TrainHead"]:
         """The runs that this one reads: DSMIP's experts, or the heads that are fused."""
         return {
-            label: self.clone(TrainHead, method=method, params=json.dumps(params), seeds=1) for label, (method, params) in self.head.runs.items()
+            label: self.clone(TrainHead, method=method, params=json.dumps(params), seeds=1)
+            for label, (method, params) in self.head.runs.items()
         }
 
     def prompted(self) -> list["PromptedFeatures"]:
@@ -171,33 +204,60 @@ class TrainHead(BuildCandidates):
 
     def brief(self) -> str:
         stage = f" ({self.head.config['stage']})" if "stage" in self.head.config else ""
-        return f" {self.head.method}{stage}, " + (f"seed {self.seed}" if self.seeds == 1 else f"mean over {self.seeds} seeds")
+        return f" {self.head.method}{stage}, " + (
+            f"seed {self.seed}" if self.seeds == 1 else f"mean over {self.seeds} seeds"
+        )
 
     def request(self) -> dict[str, Any] | None:
         upstream = [task.digest() for task in self.needs()]
         if self.seeds > 1:
             return {"runs": upstream} if all(upstream) else None
-        own = {"method": self.head.method, "config": self.head.config, "seed": self.seed, "train_fraction": self.train_fraction}
+        own = {
+            "method": self.head.method,
+            "config": self.head.config,
+            "seed": self.seed,
+            "train_fraction": self.train_fraction,
+        }
         return {**own, "upstream": upstream} if all(upstream) else None
 
     def mean(self) -> dict[str, Any]:
         """Mean and standard deviation over the seeds."""
         runs = [task.folder(task.resolved()["run"]) for task in self.of_seeds()]
         out = runs[0].with_name(f"mean-{self.digest()[:16]}")
-        child.run("report.averages:main", {"runs": [str(run) for run in runs], "seeds": [task.seed for task in self.of_seeds()], "out": str(out)})
-        return {"result": {"run": self.paths.relative(out)}, "files": [out / "metrics-mean.json", out / "metrics-mean.txt"]}
+        child.run(
+            "report.averages:main",
+            {"runs": [str(run) for run in runs], "seeds": [task.seed for task in self.of_seeds()], "out": str(out)},
+        )
+        return {
+            "result": {"run": self.paths.relative(out)},
+            "files": [out / "metrics-mean.json", out / "metrics-mean.txt"],
+        }
 
     def job(self) -> dict[str, Any]:
         """The training job, as `heads.training.main` takes it."""
         job = jobs.training_job(
-            self.head, extraction=self.extraction().resolved(), candidates=self.clone(BuildCandidates).resolved(),
+            self.head,
+            extraction=self.extraction().resolved(),
+            candidates=self.clone(BuildCandidates).resolved(),
             pairs={name: task.resolved() for name, task in self.pairs().items()},
-            dataset=self.clone(PrepareDataset).resolved(), dataset_content=self.clone(PrepareDataset).content(), label=self.dataset, paths=self.paths,
-            seed=self.seed, train_fraction=self.train_fraction, heads={name: task.job() for name, task in self.runs().items()},
+            dataset=self.clone(PrepareDataset).resolved(),
+            dataset_content=self.clone(PrepareDataset).content(),
+            label=self.dataset,
+            paths=self.paths,
+            seed=self.seed,
+            train_fraction=self.train_fraction,
+            heads={name: task.job() for name, task in self.runs().items()},
             prompted=[entry for task in self.prompted() for entry in task.inputs()],
         )
         if self.head.config.get("stage") == "prompts":
-            job |= jobs.live_clip(self.head, self.extraction().resolved(), self.profile_content, self.profile, self.demo_encoders(), self.paths)
+            job |= jobs.live_clip(
+                self.head,
+                self.extraction().resolved(),
+                self.profile_content,
+                self.profile,
+                self.demo_encoders(),
+                self.paths,
+            )
         return job
 
     def make(self) -> dict[str, Any]:
@@ -208,7 +268,10 @@ class TrainHead(BuildCandidates):
         trained = self.run_child(self.head.trainer, {**job, "device": self.device, "precision": self.precision})
         write_json(out / "config.json", job["depends"])
         write_atomic(out / "metrics.txt", trained["table"] + "\n")
-        files = [out / name for name in ("config.json", "model.safetensors", "metrics.json", "predictions.parquet", "metrics.txt")]
+        files = [
+            out / name
+            for name in ("config.json", "model.safetensors", "metrics.json", "predictions.parquet", "metrics.txt")
+        ]
         return {"result": {"run": self.paths.relative(out)}, "files": files, "run": trained["run"]}
 
     def summary(self, receipt: dict[str, Any]) -> str:
@@ -234,12 +297,22 @@ class PromptedFeatures(TrainHead):
 
     def make(self) -> dict[str, Any]:
         made = self.run_child("linking.prompts:extract", {**self.learned().job(), "device": self.device})
-        inputs = [{**entry, "store": self.paths.relative(Path(entry["store"])), "keys": self.paths.relative(Path(entry["keys"]))} for entry in made["inputs"]]
+        inputs = [
+            {
+                **entry,
+                "store": self.paths.relative(Path(entry["store"])),
+                "keys": self.paths.relative(Path(entry["keys"])),
+            }
+            for entry in made["inputs"]
+        ]
         return {"result": {"inputs": inputs}, "files": made["files"], "run": made["run"]}
 
     def inputs(self) -> list[dict[str, Any]]:
         """The training inputs that the prompts made."""
-        return [{**entry, **{key: str(self.folder(entry[key])) for key in ("store", "keys")}} for entry in self.resolved()["inputs"]]
+        return [
+            {**entry, **{key: str(self.folder(entry[key])) for key in ("store", "keys")}}
+            for entry in self.resolved()["inputs"]
+        ]
 
     def summary(self, receipt: dict[str, Any]) -> str:
         return f"prompted features of {self.learned().job()['out']}"
@@ -253,20 +326,30 @@ class SearchHead(TrainHead):
     """
 
     n_trials = Whole(least=1, default=50, description="trials in the whole study, by all that take part")
-    space = luigi.Parameter(default="", description="YAML file with the search space; empty: the method's own, which stands in heads/config/")
+    space = luigi.Parameter(
+        default="",
+        description="YAML file with the search space; empty: the method's own, which stands in heads/config/",
+    )
     prune = TrueOrFalse(default=True, description="stop trials early that do worse than half of the others")
     storage = setting(
-        "storage", "", "where the study is kept: empty, a journal file beside the results (safe on a shared disk), or a database's URL, e.g. PostgreSQL's",
-        significant=False, visibility=ParameterVisibility.PRIVATE,
+        "storage",
+        "",
+        "where the study is kept: empty, a journal file beside the results (safe on a shared disk), or a database's URL, e.g. PostgreSQL's",
+        significant=False,
+        visibility=ParameterVisibility.PRIVATE,
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         try:
             if self.seeds != 1:
-                raise UserError("--seeds: all trials of a search have one --seed; train the best with several, TrainHead --params @best.json --seeds 3")
+                raise UserError(
+                    "--seeds: all trials of a search have one --seed; train the best with several, TrainHead --params @best.json --seeds 3"
+                )
             if self.storage and "://" not in self.storage:
-                raise UserError("--storage: expected a URL like postgresql+psycopg://user@host/database, or nothing for a journal file")
+                raise UserError(
+                    "--storage: expected a URL like postgresql+psycopg://user@host/database, or nothing for a journal file"
+                )
             self.asked = spaces.search(self.method, self.params, self.space, self.profile_content)
         except UserError as error:
             stop(error)
@@ -277,16 +360,32 @@ class SearchHead(TrainHead):
 
     def request(self) -> dict[str, Any] | None:
         request = super().request()
-        return request and {**request, "given": dict(self.asked.given), "space": self.asked.space, "prune": self.prune, "n_trials": self.n_trials}
+        return request and {
+            **request,
+            "given": dict(self.asked.given),
+            "space": self.asked.space,
+            "prune": self.prune,
+            "n_trials": self.n_trials,
+        }
 
     def make(self) -> dict[str, Any]:
         training = {**self.job(), "device": self.device, "precision": self.precision}
         job = spaces.search_job(
-            self.asked, training, label=self.dataset, paths=self.paths, trials=self.n_trials, prune=self.prune, storage=self.storage,
+            self.asked,
+            training,
+            label=self.dataset,
+            paths=self.paths,
+            trials=self.n_trials,
+            prune=self.prune,
+            storage=self.storage,
         )
         found, out = self.run_child("linking.search:main", job), Path(job["out"])
         files = [out / name for name in spaces.FILES]
-        return {"result": {"sweep": self.paths.relative(out), "text": found["text"], "best": found["best"]}, "files": files, "run": found["run"]}
+        return {
+            "result": {"sweep": self.paths.relative(out), "text": found["text"], "best": found["best"]},
+            "files": files,
+            "run": found["run"],
+        }
 
     def summary(self, receipt: dict[str, Any]) -> str:
         sweep = self.folder(receipt["result"]["sweep"])

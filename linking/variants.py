@@ -20,7 +20,9 @@ class Variant:
     train_fraction: float | None = None
 
 
-def ablations(method: str, params: str, profile: Profile, *, only: str = "", sensitivity: bool = False) -> tuple[dict[str, Variant], dict[str, str]]:
+def ablations(
+    method: str, params: str, profile: Profile, *, only: str = "", sensitivity: bool = False
+) -> tuple[dict[str, Variant], dict[str, str]]:
     """name -> variant of every ablation (and, with `sensitivity`, of every other value of a parameter) that the profile allows, and name -> reason
     of those it does not. only: comma-separated patterns of names (`without*`). Raises `UserError` for a pattern that fits nothing."""
     chosen = head(method, params, profile)
@@ -67,7 +69,10 @@ def possible(methods: str, params: str, profile: Profile) -> tuple[dict[str, str
         except UserError as error:
             skipped[method] = str(error)
     if not found:
-        raise UserError(f"profile {profile.name!r} serves none of the methods: " + "; ".join(f"{name}: {why}" for name, why in skipped.items()))
+        raise UserError(
+            f"profile {profile.name!r} serves none of the methods: "
+            + "; ".join(f"{name}: {why}" for name, why in skipped.items())
+        )
     return found, skipped
 
 
@@ -81,13 +86,25 @@ def settings(method: str, params: str, profile: Profile) -> str:
     """The options that this profile or `params` set otherwise than the method's defaults, `d_t 32 (96), lr 0.002 (0.001)`: value and default."""
     chosen = head(method, params, profile)
     defaults = to_json(config_class(chosen.method)())
-    return ", ".join(f"{key} {_said(value)} ({_said(defaults[key])})" for key, value in chosen.config.items() if value != defaults[key])
+    return ", ".join(
+        f"{key} {_said(value)} ({_said(defaults[key])})"
+        for key, value in chosen.config.items()
+        if value != defaults[key]
+    )
 
 
 def _said(value: object) -> str:
     if isinstance(value, list):
         return "+".join(map(str, value)) or "none"
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        "none"
+        if value is None
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
 
 
 def by_method(text: str, methods: list[str]) -> dict[str, str]:

@@ -39,7 +39,13 @@ _GIVEN_ROWS = (
     ("candidates", "candidates"),
     ("  outside the KB", "outside_kb"),
 )
-_IMAGE_ROWS = (("ok", "ok"), ("missing", "missing"), ("broken", "broken"), ("too large", "too_large"), ("ok, same picture as another (reused)", "reused"))
+_IMAGE_ROWS = (
+    ("ok", "ok"),
+    ("missing", "missing"),
+    ("broken", "broken"),
+    ("too large", "too_large"),
+    ("ok, same picture as another (reused)", "reused"),
+)
 
 
 def _image_counts(listed: Sequence[Scan]) -> dict[str, Any]:
@@ -68,7 +74,9 @@ def _given_counts(dataset: Dataset) -> dict[str, dict[str, int]]:
     return splits
 
 
-def _count(dataset: Dataset, columns: dict[str, list], mention_scans: dict[str, Scan], entity_scans: dict[str, Scan]) -> dict[str, Any]:
+def _count(
+    dataset: Dataset, columns: dict[str, list], mention_scans: dict[str, Scan], entity_scans: dict[str, Scan]
+) -> dict[str, Any]:
     splits = {}
     for split in (*SPLITS, "all"):
         rows = [row for row, name in enumerate(columns["split"]) if split in (name, "all")]
@@ -83,7 +91,9 @@ def _count(dataset: Dataset, columns: dict[str, list], mention_scans: dict[str, 
             "golds": len({g for g in gold if g >= 0}),
             "gold_unseen": sum(columns["gold"][row] >= 0 and not columns["gold_in_train"][row] for row in rows),
             "sentences": len({m.sentence for m in mentions}),
-            "sentence_in_train": sum(columns["sentence_in_train"][row] for row in rows if columns["split"][row] != "train"),
+            "sentence_in_train": sum(
+                columns["sentence_in_train"][row] for row in rows if columns["split"][row] != "train"
+            ),
             "phrase_is_name": sum(columns["phrase_is_name"][row] for row in rows),
             "ambiguous": sum(columns["ambiguous"][row] for row in rows),
             "span_literal": literal,
@@ -115,7 +125,10 @@ def _count(dataset: Dataset, columns: dict[str, list], mention_scans: dict[str, 
 def _grid(title: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[int]]]) -> list[str]:
     cells = [[title, *heads], *([label, *(f"{value:,}" for value in values)] for label, values in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip() for row in cells]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
+        for row in cells
+    ]
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
@@ -124,7 +137,9 @@ def _image_rows(counts: Sequence[dict[str, Any]]) -> list[tuple[str, list[int]]]
     for label, name in _IMAGE_ROWS:
         rows.append((f"  {label}", [c[name] for c in counts]))
         by_cause = [c.get(f"{name}_by_cause", {}) for c in counts]
-        rows += [(f"    {cause}", [causes.get(cause, 0) for causes in by_cause]) for cause in sorted(set().union(*by_cause))]
+        rows += [
+            (f"    {cause}", [causes.get(cause, 0) for causes in by_cause]) for cause in sorted(set().union(*by_cause))
+        ]
     return rows
 
 
@@ -161,7 +176,10 @@ def table(account: dict[str, Any]) -> str:
 
 
 def _refuse_bad_images(account: dict[str, Any], dataset: Dataset, limit: float) -> None:
-    sides = {"mention": (account["splits"]["all"]["images"], dataset.mention_images), "entity": (account["entities"]["images"], dataset.entity_images)}
+    sides = {
+        "mention": (account["splits"]["all"]["images"], dataset.mention_images),
+        "entity": (account["entities"]["images"], dataset.entity_images),
+    }
     listed = sum(counts["listed"] for counts, _ in sides.values())
     bad = listed - sum(counts["ok"] for counts, _ in sides.values())
     if listed and bad > limit * listed:
@@ -190,7 +208,10 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
     dataset = load(job["name"], Path(job["data_dir"]).absolute(), job.get("format"), layout_options(job.get("options")))
     mention_paths = dict.fromkeys(m.image for m in dataset.mentions if m.image is not None)
     entity_paths = dict.fromkeys(image for entity in dataset.entities for image in entity.images)
-    files = [*(dataset.mention_images / path for path in mention_paths), *(dataset.entity_images / path for path in entity_paths)]
+    files = [
+        *(dataset.mention_images / path for path in mention_paths),
+        *(dataset.entity_images / path for path in entity_paths),
+    ]
     memo = Path(job["memo"]) / f"images-{job['name']}.parquet" if job.get("memo") else None
     verdicts = scan(files, Limits(**job.get("limits") or {}), memo, job.get("workers"), job.get("rescan", False))
     mention_scans = dict(zip(mention_paths, verdicts))
@@ -212,4 +233,9 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
             write_atomic(out / "given.parquet", tables.parquet_bytes(given, tables.GIVEN_SCHEMA))
         write_atomic(out / "account.txt", table(account))
         write_json(out / "account.json", account)
-    return {**account, "content": content, "mention_images": str(dataset.mention_images), "entity_images": str(dataset.entity_images)}
+    return {
+        **account,
+        "content": content,
+        "mention_images": str(dataset.mention_images),
+        "entity_images": str(dataset.entity_images),
+    }

@@ -24,7 +24,11 @@ class Gate:
     def enter(self, number: int, size: int) -> None:
         """Wait until result `number` of `size` bytes may be kept. Every number must come, each once."""
         with self._changed:
-            self._changed.wait_for(lambda: self._open or (self._turn == number and (not self._waiting or self._waiting + size <= self._limit)))
+            self._changed.wait_for(
+                lambda: (
+                    self._open or (self._turn == number and (not self._waiting or self._waiting + size <= self._limit))
+                )
+            )
             self._turn, self._waiting = number + 1, self._waiting + size
             self._changed.notify_all()
 
@@ -41,7 +45,9 @@ class Gate:
             self._changed.notify_all()
 
 
-def batches(work: Callable[[Any], Any], runs: Iterable[Sequence[Any]], count: int, limit: int) -> Iterator[tuple[Sequence[Any], int, list[Any]]]:
+def batches(
+    work: Callable[[Any], Any], runs: Iterable[Sequence[Any]], count: int, limit: int
+) -> Iterator[tuple[Sequence[Any], int, list[Any]]]:
     """(run, number of its first source here, results of `work` for that source and those after it), in order, until all runs are through.
 
     A run is what is written together: no batch reaches across its end, but the work does, so `runs` is asked for the next one while this one's

@@ -48,14 +48,25 @@ def recall(lists: Lists, gold: np.ndarray, split: np.ndarray) -> dict[str, dict[
     for name in [name for name in SPLITS if name in split]:
         rows = (split == name) & (gold >= 0)
         depths = [depth for depth in RECALL_AT if depth < lists.ids.shape[1]] + [lists.ids.shape[1]]
-        out[name] = {"n": int(rows.sum())} | {str(depth): round(float((rank[rows] < depth).mean()), 6) if rows.any() else 0.0 for depth in depths}
+        out[name] = {"n": int(rows.sum())} | {
+            str(depth): round(float((rank[rows] < depth).mean()), 6) if rows.any() else 0.0 for depth in depths
+        }
     return out
 
 
 def _table(recalls: dict[str, dict[str, dict[str, float]]]) -> str:
     depths = [depth for depth in next(iter(next(iter(recalls.values())).values())) if depth != "n"]
     width = max(len(name) for name in recalls)
-    lines = ["  ".join(["candidate recall".ljust(max(width, 16)), "split", "mentions".rjust(8), *(f"@{depth}".rjust(6) for depth in depths)])]
+    lines = [
+        "  ".join(
+            [
+                "candidate recall".ljust(max(width, 16)),
+                "split",
+                "mentions".rjust(8),
+                *(f"@{depth}".rjust(6) for depth in depths),
+            ]
+        )
+    ]
     lines.append("-" * len(lines[0]))
     for name, splits in recalls.items():
         for split, values in splits.items():
@@ -66,13 +77,17 @@ def _table(recalls: dict[str, dict[str, dict[str, float]]]) -> str:
 
 def _dense_table(source: dict[str, Any], side: str) -> Table:
     with np.load(source[f"{side}_keys"], allow_pickle=False) as columns:
-        return Table(Store.open(Path(source["store"])), source.get("output", "pooled"), columns["keys"], columns["present"])
+        return Table(
+            Store.open(Path(source["store"])), source.get("output", "pooled"), columns["keys"], columns["present"]
+        )
 
 
 def _given(folder: Path) -> list[list[int] | None]:
     path = folder / "given.parquet"
     if not path.exists():
-        raise UserError("source given: no candidates came with this dataset; use the source name, or add them (docs/data.md says where)")
+        raise UserError(
+            "source given: no candidates came with this dataset; use the source name, or add them (docs/data.md says where)"
+        )
     return pq.ParquetFile(path).read()["given"].to_pylist()
 
 
@@ -89,7 +104,12 @@ def _retrieve(source: dict[str, Any], folder: Path, k: int, workers: int) -> tup
 
 
 def retrieve(
-    source: dict[str, Any], mentions: dict[str, Sequence], entities: dict[str, Sequence], k: int, vectors: Callable[[str], Table], workers: int = -1,
+    source: dict[str, Any],
+    mentions: dict[str, Sequence],
+    entities: dict[str, Sequence],
+    k: int,
+    vectors: Callable[[str], Table],
+    workers: int = -1,
 ) -> Lists:
     """The lists of a source that compares mentions with the KB: by name, by name within the type, or by vector.
 
@@ -111,9 +131,15 @@ def _rank(source: dict[str, Any], folder: Path, rows: np.ndarray, gold: np.ndarr
     kind, result = source["kind"], np.full(len(rows), ranks.UNKNOWN, np.int64)
     if kind == "given" or not len(rows):
         return result
-    entities = pq.ParquetFile(folder / "entities.parquet").read(columns=["id", "name", *(["type"] if kind == "name-of-type" else [])]).to_pydict()
+    entities = (
+        pq.ParquetFile(folder / "entities.parquet")
+        .read(columns=["id", "name", *(["type"] if kind == "name-of-type" else [])])
+        .to_pydict()
+    )
     if kind == "dense":
-        return ranks.by_vector(_dense_table(source, "mention"), _dense_table(source, "entity"), entities["id"], rows, gold)
+        return ranks.by_vector(
+            _dense_table(source, "mention"), _dense_table(source, "entity"), entities["id"], rows, gold
+        )
     phrases = pq.ParquetFile(folder / "mentions.parquet").read(columns=["phrase"])["phrase"].take(rows).to_pylist()
     scorer = source.get("scorer", SCORERS[0])
     if kind == "name":
@@ -121,13 +147,25 @@ def _rank(source: dict[str, Any], folder: Path, rows: np.ndarray, gold: np.ndarr
     types = pq.ParquetFile(folder / "mentions.parquet").read(columns=["type"])["type"].take(rows).to_pylist()
     for among, asked in of_types(types, entities["type"]):
         inside = np.isin(gold[asked], among)  # a gold of another type is nowhere in this order
-        asked, names, ids = np.asarray(asked)[inside], [entities["name"][row] for row in among], [entities["id"][row] for row in among]
+        asked, names, ids = (
+            np.asarray(asked)[inside],
+            [entities["name"][row] for row in among],
+            [entities["id"][row] for row in among],
+        )
         place = np.searchsorted(among, gold[asked])
         result[asked] = ranks.by_name([phrases[row] for row in asked], place, names, ids, scorer, workers)
     return result
 
 
-def _gold_rank(sources: Sequence[dict[str, Any]], lists: Sequence[Lists], merged: Lists, gold: np.ndarray, folder: Path, how: str, workers: int) -> np.ndarray:
+def _gold_rank(
+    sources: Sequence[dict[str, Any]],
+    lists: Sequence[Lists],
+    merged: Lists,
+    gold: np.ndarray,
+    folder: Path,
+    how: str,
+    workers: int,
+) -> np.ndarray:
     """(M,) the gold's rank from 1 in the whole retrieval order: its place in the merged list, else behind it as `ranks.merged` says; -1 unknown."""
     result = np.where(gold >= 0, ranks.in_list(merged, gold), ranks.UNKNOWN)
     beyond = np.flatnonzero(result == 0)
@@ -173,10 +211,23 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
     if len(lists) > 1:
         recalls["merged"] = recall(merged, gold, split)
     sink = io.BytesIO()
-    np.savez(sink, ids=merged.ids, scores=merged.scores, gold_rank=_gold_rank(sources, lists, merged, gold, folder, how, workers))
+    np.savez(
+        sink,
+        ids=merged.ids,
+        scores=merged.scores,
+        gold_rank=_gold_rank(sources, lists, merged, gold, folder, how, workers),
+    )
     write_atomic(out, sink.getvalue())
     rates = {label: round(len(gold) / max(spent, 1e-3), 1) for label, spent in seconds.items()}
     entities = pq.read_metadata(folder / "entities.parquet").num_rows
-    report = {"k": k, "merge": how, "mentions": len(gold), "entities": entities, "recall": recalls, "seconds": seconds, "mentions_per_second": rates}
+    report = {
+        "k": k,
+        "merge": how,
+        "mentions": len(gold),
+        "entities": entities,
+        "recall": recalls,
+        "seconds": seconds,
+        "mentions_per_second": rates,
+    }
     write_json(out.with_suffix(".json"), report)
     return {**report, "table": _table(recalls)}

@@ -81,7 +81,9 @@ def run(target: str, job: dict[str, Any], threads: int = 0) -> dict[str, Any]:
     if code == -signal.SIGINT:
         raise UserError("stopped")
     if code == -signal.SIGKILL:
-        raise UserError(f"{target} was killed (signal 9); if memory ran out, choose a smaller --extract-batch. The same command goes on where it stopped")
+        raise UserError(
+            f"{target} was killed (signal 9); if memory ran out, choose a smaller --extract-batch. The same command goes on where it stopped"
+        )
     raise RuntimeError(f"{target} ended with exit code {code}; its traceback stands above")
 
 

@@ -28,9 +28,13 @@ def choose(device: str) -> str:
     if kind == "auto":
         return next(name for name in ("cuda", "mps", "cpu") if there[name])
     if not there[kind]:
-        raise UserError(f"--device {device}: this machine has none that torch can use; leave --device out, or check the driver and torch's build")
+        raise UserError(
+            f"--device {device}: this machine has none that torch can use; leave --device out, or check the driver and torch's build"
+        )
     if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
-        raise UserError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA device(s), numbered from 0")
+        raise UserError(
+            f"--device {device}: this machine has {torch.cuda.device_count()} CUDA device(s), numbered from 0"
+        )
     return device
 
 

@@ -44,10 +44,19 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     limits = Limits(**profile.limits)
     stores = {name: Store.open(Path(folder)) for name, folder in job.get("upstream", {}).get("features", {}).items()}
     roots = {"mention": Path(job["mention_images"]), "entity": Path(job["entity_images"])}
-    records = units.Records(units.read_tables(Path(job["dataset"]), wants.enhanced(job["wants"])), roots, _parents(profile, job, stores))
-    specs = {name: spec_of(extractor, records, stores, limits, Path(job["memo"])) for name, extractor in extractors.items()}
+    records = units.Records(
+        units.read_tables(Path(job["dataset"]), wants.enhanced(job["wants"])), roots, _parents(profile, job, stores)
+    )
+    specs = {
+        name: spec_of(extractor, records, stores, limits, Path(job["memo"])) for name, extractor in extractors.items()
+    }
     columns = {}
-    with Bar(sum(len(records.tables[want["side"]]["id"]) for want in job["wants"]), "reading", "record", quiet=bool(job.get("estimate"))) as bar:
+    with Bar(
+        sum(len(records.tables[want["side"]]["id"]) for want in job["wants"]),
+        "reading",
+        "record",
+        quiet=bool(job.get("estimate")),
+    ) as bar:
         for side, feature, view in ((want["side"], want["feature"], want["view"]) for want in job["wants"]):
             columns[side, feature, view] = units.column(side, view, records, extractors[feature])
             bar.update(len(records.tables[side]["id"]))
@@ -66,7 +75,11 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     for feature in features:
         feature.store.make()
     runner = Runner(
-        device=job["device"], precision=job["precision"], batch_size=job["batch_size"], shard_rows=job["shard_rows"], limits=limits,
+        device=job["device"],
+        precision=job["precision"],
+        batch_size=job["batch_size"],
+        shard_rows=job["shard_rows"],
+        limits=limits,
         rates=Path(job["rates"]),
     )
     try:
@@ -82,12 +95,18 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         "columns": {units.column_name(*want): str(path) for want, path in files.items()},
         "files": [str(path) for feature in features for path in feature.store.files_for(feature.wanted.keys)],
         "cut": {units.column_name(*want): column.cut for want, column in columns.items()},
-        "without": {units.column_name(*want): int((~column.present).sum()) for want, column in columns.items() if enhanced(want[0], want[2])},
+        "without": {
+            units.column_name(*want): int((~column.present).sum())
+            for want, column in columns.items()
+            if enhanced(want[0], want[2])
+        },
         "run": {**account, "seconds": round(time.monotonic() - started, 3)},
     }
 
 
-def _extractors(profile: profiles.Profile, names: list[str], demo: Path | None, beside: list[str]) -> dict[str, Extractor]:
+def _extractors(
+    profile: profiles.Profile, names: list[str], demo: Path | None, beside: list[str]
+) -> dict[str, Extractor]:
     """The extractors of `names`, their models found or fetched. Raises `UserError` naming all models that cannot be had, those of `beside` too."""
     made, lacking = {}, {}
     for name in sorted({*names, *beside}):
@@ -100,14 +119,22 @@ def _extractors(profile: profiles.Profile, names: list[str], demo: Path | None, 
     return {name: made[name] for name in names}
 
 
-def _parents(profile: profiles.Profile, job: dict[str, Any], stores: dict[str, Store]) -> dict[tuple[str, str, str], Parent]:
+def _parents(
+    profile: profiles.Profile, job: dict[str, Any], stores: dict[str, Store]
+) -> dict[tuple[str, str, str], Parent]:
     """The rows that the job's wants are made from, by (side, feature, view)."""
-    needed = {tuple(each[key] for key in ("side", "feature", "view")) for want in job["wants"] for each in wants.requirements(profile, want)}
+    needed = {
+        tuple(each[key] for key in ("side", "feature", "view"))
+        for want in job["wants"]
+        for each in wants.requirements(profile, want)
+    }
     columns = job.get("upstream", {}).get("columns", {})
     return {want: Parent.read(stores[want[1]], Path(columns[units.column_name(*want)])) for want in sorted(needed)}
 
 
-def spec_of(extractor: Extractor, records: units.Records, stores: dict[str, Store], limits: Limits, memo: Path) -> dict[str, Any]:
+def spec_of(
+    extractor: Extractor, records: units.Records, stores: dict[str, Store], limits: Limits, memo: Path
+) -> dict[str, Any]:
     """The identity of a feature in clear. records: with the KB and the parents' rows, for features that are made of them; stores: of the parents."""
     parents = {}
     if isinstance(extractor.options, DerivedOptions):
@@ -133,7 +160,11 @@ def estimate(feature: Feature, rates: Path) -> dict[str, Any]:
         total += (ragged * STEPS + 8) * rows
     rate = (read_json(rates) if rates.exists() else {}).get(feature.name, {}).get("rows_per_s")
     return {
-        "feature": feature.name, "wanted": len(feature.wanted.keys), "rows": rows, "bytes": total, "seconds": round(rows / rate, 1) if rate else None
+        "feature": feature.name,
+        "wanted": len(feature.wanted.keys),
+        "rows": rows,
+        "bytes": total,
+        "seconds": round(rows / rate, 1) if rate else None,
     }
 
 
@@ -161,12 +192,17 @@ def _result(feature: Feature) -> dict[str, Any]:
     verdicts = table.status
     result: dict[str, Any] = {}
     if isinstance(feature.extractor, CropExtractor):
-        boxes = sum(max(len(source.parent["boxes"]), feature.extractor.whole_if_none) for source in feature.wanted.sources)
+        boxes = sum(
+            max(len(source.parent["boxes"]), feature.extractor.whole_if_none) for source in feature.wanted.sources
+        )
         result["crops"] = {"boxes": boxes, "lost": boxes - int(table.lengths.sum())}
     return result | {
         "identity": feature.store.identity,
         "store": feature.store.folder.name,
         "rows": len(feature.wanted.keys),
         "extracted": feature.extracted,
-        "verdicts": {Status(code).name.lower(): int(count) for code, count in zip(*np.unique(verdicts, return_counts=True), strict=True)},
+        "verdicts": {
+            Status(code).name.lower(): int(count)
+            for code, count in zip(*np.unique(verdicts, return_counts=True), strict=True)
+        },
     }

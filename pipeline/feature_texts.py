@@ -27,16 +27,26 @@ def unpack(row: np.ndarray) -> str:
 
 
 def texts(
-    view: str, phrases: Sequence[str], rows: Sequence[Row | None], labels: Mapping[str, Sequence[str]], threshold: float = THRESHOLD, most: int = MOST
+    view: str,
+    phrases: Sequence[str],
+    rows: Sequence[Row | None],
+    labels: Mapping[str, Sequence[str]],
+    threshold: float = THRESHOLD,
+    most: int = MOST,
 ) -> list[list[str]]:
     """The strings of `view` for each mention, at most `most`, none where its picture has no row.
 
     rows: of `face_attributes` or `identity`, by output. labels: names of an output's classes. Raises `UserError` for another view.
     """
-    makers = {"face_attributes": lambda phrase, row: sentences(phrase, row, labels), "identities": lambda phrase, row: names(row, threshold)}
+    makers = {
+        "face_attributes": lambda phrase, row: sentences(phrase, row, labels),
+        "identities": lambda phrase, row: names(row, threshold),
+    }
     if view not in makers:
         raise UserError(f"no view {view!r} of what was found in a picture{nearest(view, makers)}")
-    return [makers[view](phrase, row)[:most] if row is not None else [] for phrase, row in zip(phrases, rows, strict=True)]
+    return [
+        makers[view](phrase, row)[:most] if row is not None else [] for phrase, row in zip(phrases, rows, strict=True)
+    ]
 
 
 def sentences(phrase: str, row: Row, labels: Mapping[str, Sequence[str]]) -> list[str]:

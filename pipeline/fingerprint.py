@@ -34,7 +34,13 @@ def _content(path: Path, memo: dict[str, list], rescan: bool) -> str:
     return digest
 
 
-def fingerprint(data_dir: Path, format: str | None = None, options: dict[str, Any] | None = None, memo: Path | None = None, rescan: bool = False) -> str:
+def fingerprint(
+    data_dir: Path,
+    format: str | None = None,
+    options: dict[str, Any] | None = None,
+    memo: Path | None = None,
+    rescan: bool = False,
+) -> str:
     """SHA-256 (hex) over the contents of the text files and the names, sizes and mtimes of the pictures; no picture is opened.
 
     memo: JSON file that remembers content hashes by path, size and mtime, so that text files are read once; `rescan` reads them again.

@@ -42,7 +42,9 @@ class Fresh:
     of another identity than the one that is known.
     """
 
-    def __init__(self, profile: Profile, demo: Path | None, listed: Sequence[Want], known: Known, place: Mapping[str, Any]) -> None:
+    def __init__(
+        self, profile: Profile, demo: Path | None, listed: Sequence[Want], known: Known, place: Mapping[str, Any]
+    ) -> None:
         self.profile, self.known = profile, known
         asked = [{"side": "mention", "feature": feature, "view": view} for feature, view in listed]
         self.limits, self.loaded = Limits(**profile.limits), list[str]()
@@ -62,7 +64,9 @@ class Fresh:
         extractor, parents = self.extractors[name], {}
         if extractor.needs_kb:
             column = self.known.columns[units.column_name("entity", extractor.options.of, IMAGES)]
-            parents = {("entity", extractor.options.of, IMAGES): Parent.read(self.known.stores[extractor.options.of], column)}
+            parents = {
+                ("entity", extractor.options.of, IMAGES): Parent.read(self.known.stores[extractor.options.of], column)
+            }
         records = units.Records({"entity": dict(self.known.entities)}, {}, parents)
         spec = extract.spec_of(extractor, records, dict(self.known.stores), self.limits, memo)
         now, store = identity(spec), self.known.stores[name]
@@ -87,7 +91,9 @@ class Fresh:
             for name in dict.fromkeys(feature for feature, _ in group.wants):
                 wanted = units.distinct([column for (feature, _), column in own.items() if feature == name])
                 store = self.known.stores[name]
-                features.append(Feature(name, self.extractors[name], self.specs[name], store, wanted, store.missing(wanted.keys)))
+                features.append(
+                    Feature(name, self.extractors[name], self.specs[name], store, wanted, store.missing(wanted.keys))
+                )
             group.runner.run(features)
             made |= own
         return made

@@ -17,9 +17,13 @@ from pipeline import logs
 WIDTH = 120
 INDENT = 26  # columns before what an option is for
 TITLES = {
-    "OnProfile": "models", "OnDataset": "the dataset", "Task": "every command", "BuildCandidates": "candidate lists", "Leaderboard": "leaderboards",
+    "OnProfile": "models",
+    "OnDataset": "the dataset",
+    "Task": "every command",
+    "BuildCandidates": "candidate lists",
+    "Leaderboard": "leaderboards",
     "Options": "texts",
-}  # fmt: skip
+}
 """Headings of options that a command has in common with others, by the class that declares them."""
 
 
@@ -47,7 +51,9 @@ def overview(commands: Mapping[str, type[luigi.Task]]) -> str:
     width = max(map(len, commands)) + 2
     lines = [f"  {name.ljust(width)}{_first_line(task)}" for name, task in commands.items()]
     usage = "luigi --module tasks COMMAND"
-    return "\n".join([f"{usage} [--option value ...]", "", *lines, "", f"{usage} --help lists the options of a command."])
+    return "\n".join(
+        [f"{usage} [--option value ...]", "", *lines, "", f"{usage} --help lists the options of a command."]
+    )
 
 
 def command(task: type[luigi.Task]) -> str:

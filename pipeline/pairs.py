@@ -14,7 +14,17 @@ from cache.files import write_atomic
 from cache.store import Store
 from cache.table import Table
 from pipeline import pair_texts
-from pipeline.pair_scores import MEASURES, RETRIEVAL, Objects, Rows, cosines, face_match, name_similarity, object_relation, retrieval
+from pipeline.pair_scores import (
+    MEASURES,
+    RETRIEVAL,
+    Objects,
+    Rows,
+    cosines,
+    face_match,
+    name_similarity,
+    object_relation,
+    retrieval,
+)
 from pipeline.pair_texts import Texts
 
 VERSION = 1  # raised by hand when the same inputs give other numbers
@@ -27,9 +37,14 @@ READS: Mapping[str, tuple[tuple[tuple[str, str], str, tuple[str, ...]], ...]] = 
     "clip_ti": ((_SENTENCE, "clip_text", ("pooled",)), (_ENTITY_IMAGE, "clip_image", ("pooled",))),
     "clip_it": ((_MENTION_IMAGE, "clip_image", ("pooled",)), (_ENTITY_TEXT, "clip_text", ("pooled",))),
     "text_cls": ((_SENTENCE, "text_tokens", ("pooled",)), (_ENTITY_TEXT, "text_tokens", ("pooled",))),
-    "object_relation": tuple((side, feature, ()) for side in (_MENTION_IMAGE, _ENTITY_IMAGE) for feature in ("objects", "object_resnet")),
+    "object_relation": tuple(
+        (side, feature, ()) for side in (_MENTION_IMAGE, _ENTITY_IMAGE) for feature in ("objects", "object_resnet")
+    ),
     "name_similarity": (),
-    "face_match": ((_MENTION_IMAGE, "face_embedding", ("vectors",)), (("entity", "images"), "face_embedding", ("vectors",))),
+    "face_match": (
+        (_MENTION_IMAGE, "face_embedding", ("vectors",)),
+        (("entity", "images"), "face_embedding", ("vectors",)),
+    ),
     "retrieval": (),
     "word_overlap": (),
     "years": (),
@@ -51,7 +66,9 @@ def wants(name: str, profile_features: Collection[str]) -> list[dict[str, str]]:
         raise UserError(f"no pair feature {name!r}{nearest(name, READS)}")
     lacking = sorted({feature for _, feature, _ in READS[name]} - set(profile_features))
     if lacking:
-        raise UserError(f"pair feature {name!r} needs {', '.join(lacking)}, which the profile does not have; add it there (docs/models.md)")
+        raise UserError(
+            f"pair feature {name!r} needs {', '.join(lacking)}, which the profile does not have; add it there (docs/models.md)"
+        )
     return [{"side": side, "feature": feature, "view": view} for (side, view), feature, _ in READS[name]]
 
 
@@ -68,11 +85,17 @@ class _Inputs:
 
     def __call__(self, side: str, feature: str, view: str, output: str) -> Rows:
         """Raises `UserError` where the job has no such input, or its column is not the dataset's."""
-        entry = next((e for e in self.job["inputs"] if (e["side"], e["feature"], e["view"]) == (side, feature, view)), None)
+        entry = next(
+            (e for e in self.job["inputs"] if (e["side"], e["feature"], e["view"]) == (side, feature, view)), None
+        )
         if entry is None:
-            raise UserError(f"{feature} under view {view!r} of the {side} side is not among the inputs; run ExtractFeatures for this pair feature")
+            raise UserError(
+                f"{feature} under view {view!r} of the {side} side is not among the inputs; run ExtractFeatures for this pair feature"
+            )
         with np.load(entry["keys"], allow_pickle=False) as saved:
-            table = Table(Store.open(Path(entry["store"])), output, np.ascontiguousarray(saved["keys"]), saved["present"])
+            table = Table(
+                Store.open(Path(entry["store"])), output, np.ascontiguousarray(saved["keys"]), saved["present"]
+            )
             return Rows(table, saved["counts"].astype(np.int64) if "counts" in saved.files else None)
 
 
@@ -81,16 +104,26 @@ def compute(job: Mapping[str, Any]) -> tuple[np.ndarray, tuple[str, ...]]:
     folder = Path(job["dataset"])
     with np.load(job["candidates"], allow_pickle=False) as saved:
         ids, scores = saved["ids"], saved["scores"]
-    mentions, entities = pq.ParquetFile(folder / "mentions.parquet").read(), pq.ParquetFile(folder / "entities.parquet").read()
+    mentions, entities = (
+        pq.ParquetFile(folder / "mentions.parquet").read(),
+        pq.ParquetFile(folder / "entities.parquet").read(),
+    )
     if len(ids) != len(mentions) or ids.max(initial=-1) >= len(entities):
-        raise UserError(f"{job['candidates']}: lists do not fit the {len(mentions)} mentions and {len(entities)} entities of {folder}; build them again")
+        raise UserError(
+            f"{job['candidates']}: lists do not fit the {len(mentions)} mentions and {len(entities)} entities of {folder}; build them again"
+        )
     read = {name: mentions[name].to_pylist() for name in ("phrase", "sentence", "start", "end")}
     kb = Texts.of({name: entities[name].to_pylist() for name in ("name", "attributes", "description")})
     return numbers(job["name"], read, kb, ids, scores, _Inputs(job), job.get("workers", -1))
 
 
 def numbers(
-    name: str, mentions: Mapping[str, Sequence[Any]], kb: Texts, ids: np.ndarray, scores: np.ndarray, rows: Callable[[str, str, str, str], Rows],
+    name: str,
+    mentions: Mapping[str, Sequence[Any]],
+    kb: Texts,
+    ids: np.ndarray,
+    scores: np.ndarray,
+    rows: Callable[[str, str, str, str], Rows],
     workers: int = -1,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """As `compute`. mentions: columns phrase, sentence, start and end of the M mentions; ids, scores (M, k): the lists; rows: of (side, feature, view,
@@ -110,7 +143,10 @@ def numbers(
     if name == "object_relation":
         read = (("object_resnet", "vectors"), ("object_resnet", "box"), ("objects", "confidences"))
         most = ((_MENTION_IMAGE, MENTION_OBJECTS), (_ENTITY_IMAGE, ENTITY_OBJECTS))
-        both = (Objects(*(rows(side, feature, view, output) for feature, output in read), number) for (side, view), number in most)
+        both = (
+            Objects(*(rows(side, feature, view, output) for feature, output in read), number)
+            for (side, view), number in most
+        )
         return object_relation(*both, ids), ()
     ours, theirs = (rows(side, feature, view, outputs[0]) for (side, view), feature, outputs in READS[name])
     return (face_match if name == "face_match" else cosines)(ours, theirs, ids), ()
@@ -131,6 +167,10 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
     write_atomic(Path(job["out"]), sink.getvalue())
     present = int((~np.isnan(values if values.ndim == 2 else values[:, :, 0])).sum())
     return {
-        "name": job["name"], "shape": list(values.shape), "names": list(parts), "listed": listed, "present": round(present / max(1, listed), 6),
+        "name": job["name"],
+        "shape": list(values.shape),
+        "names": list(parts),
+        "listed": listed,
+        "present": round(present / max(1, listed), 6),
         "seconds": round(time.monotonic() - started, 3),
     }

@@ -37,7 +37,9 @@ class _Bounded(_Checked):
 
     kind = ""
 
-    def __init__(self, *, least: float = -math.inf, most: float = math.inf, more_than: float = -math.inf, **more: Any) -> None:
+    def __init__(
+        self, *, least: float = -math.inf, most: float = math.inf, more_than: float = -math.inf, **more: Any
+    ) -> None:
         super().__init__(**more)
         self.least, self.most, self.more_than = least, most, more_than
         bounds = (("more than", more_than), ("at least", least), ("at most", most))

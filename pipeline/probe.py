@@ -10,11 +10,14 @@ from cache.store import Store
 from pipeline.extractors.base import CropExtractor, Extractor, PictureExtractor
 
 PROBE_TEXT = "a probe"
-TOLERANCE = 0.02  # on values scaled to unit length: far above half precision's rounding, far below another model's difference
+TOLERANCE = (
+    0.02  # on values scaled to unit length: far above half precision's rounding, far below another model's difference
+)
 KEPT = 64  # values kept per output
 # What was found in the probe's picture, for extractors that cut it: a box and, as faces have them, five points in it.
 PROBE_FOUND = {
-    "boxes": np.array([[24, 8, 104, 88]], np.float32), "confidences": np.ones(1, np.float32),
+    "boxes": np.array([[24, 8, 104, 88]], np.float32),
+    "confidences": np.ones(1, np.float32),
     "landmarks": np.array([[[48, 38], [80, 38], [64, 54], [52, 70], [76, 70]]], np.float32),
 }
 
@@ -23,7 +26,9 @@ def _items(extractor: Extractor) -> list[Any]:
     if not isinstance(extractor, PictureExtractor):
         return [PROBE_TEXT]
     rows, columns = np.mgrid[0:96, 0:128]
-    picture = Image.fromarray(np.stack([rows * 2, columns, (rows // 16 + columns // 16) % 2 * 255], -1).astype(np.uint8))
+    picture = Image.fromarray(
+        np.stack([rows * 2, columns, (rows // 16 + columns // 16) % 2 * 255], -1).astype(np.uint8)
+    )
     if isinstance(extractor, CropExtractor):
         return [item for _, item in extractor.cut(picture, PROBE_FOUND)]
     return [extractor.prepare(picture)]

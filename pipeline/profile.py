@@ -107,7 +107,9 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if (key.tag, key.value) in seen:
-                    raise yaml.MarkedYAMLError(problem=f"the key {key.value!r:.60} is given twice in one mapping", problem_mark=key.start_mark)
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key.value!r:.60} is given twice in one mapping", problem_mark=key.start_mark
+                    )
                 seen.add((key.tag, key.value))
         return node
 
@@ -138,7 +140,9 @@ def load(name_or_path: str) -> Profile:
     elif name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path)
     else:
-        raise UserError(f"--profile {name_or_path!r}: neither a shipped profile nor a path ending in .yaml{nearest(name_or_path, names())}")
+        raise UserError(
+            f"--profile {name_or_path!r}: neither a shipped profile nor a path ending in .yaml{nearest(name_or_path, names())}"
+        )
     try:
         state = path.stat()
         raw = _content(path, state.st_mtime_ns, state.st_size)
@@ -149,13 +153,21 @@ def load(name_or_path: str) -> Profile:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise UserError(f"{path}{place}: malformed YAML ({getattr(error, 'problem', None) or 'not plain data'})") from error
+        raise UserError(
+            f"{path}{place}: malformed YAML ({getattr(error, 'problem', None) or 'not plain data'})"
+        ) from error
     raw = _mapping(raw, str(path))
     _known_keys(raw, {"features", "heads", "limits", "threads"}, str(path))
-    features = {name: _feature(name, value, f"{path}: features.{name}") for name, value in _mapping(raw.get("features"), f"{path}: features").items()}
+    features = {
+        name: _feature(name, value, f"{path}: features.{name}")
+        for name, value in _mapping(raw.get("features"), f"{path}: features").items()
+    }
     if not features:
         raise UserError(f"{path}: no features; name at least one under `features:` (docs/models.md shows how)")
-    heads = {name: _mapping(value, f"{path}: heads.{name}") for name, value in _mapping(raw.get("heads"), f"{path}: heads").items()}
+    heads = {
+        name: _mapping(value, f"{path}: heads.{name}")
+        for name, value in _mapping(raw.get("heads"), f"{path}: heads").items()
+    }
     limits = _mapping(raw.get("limits"), f"{path}: limits")
     _known_keys(limits, {"max_pixels", "max_bytes"}, f"{path}: limits")
     for key, value in limits.items():

@@ -19,9 +19,15 @@ def in_list(lists: Lists, gold: np.ndarray) -> np.ndarray:
     return np.where(hit.any(1), 1 + hit.argmax(1), 0).astype(np.int64)
 
 
-def by_name(phrases: Sequence[str], gold: np.ndarray, names: Sequence[str], ids: Sequence[str], scorer: str, workers: int = -1) -> np.ndarray:
+def by_name(
+    phrases: Sequence[str], gold: np.ndarray, names: Sequence[str], ids: Sequence[str], scorer: str, workers: int = -1
+) -> np.ndarray:
     """(m,) ranks of the golds (m,) >= 0 in the total order of `retrieval.by_name`, which goes on below a score of 0 by ratio and id."""
-    cleaned, choices, order = [default_process(phrase) for phrase in phrases], [default_process(name) for name in names], id_order(ids)
+    cleaned, choices, order = (
+        [default_process(phrase) for phrase in phrases],
+        [default_process(name) for name in names],
+        id_order(ids),
+    )
     distinct = list(dict.fromkeys(cleaned))
     asked: dict[str, list[int]] = {}
     for row, phrase in enumerate(cleaned):

@@ -37,13 +37,17 @@ class Done:
         return cls(columns, np.zeros(count, np.uint8), [""] * count, np.arange(count))
 
 
-def texts(name: str, extractor: TextExtractor, shards: Iterable[Sequence[str]], batch_size: int, model: Model, watch: Watch) -> Iterator[Done]:
+def texts(
+    name: str, extractor: TextExtractor, shards: Iterable[Sequence[str]], batch_size: int, model: Model, watch: Watch
+) -> Iterator[Done]:
     """The shards of strings, which come ordered by padded length; a batch has one such length."""
     for strings in shards:
         yield _texts(name, extractor, strings, batch_size, model, watch)
 
 
-def _texts(name: str, extractor: TextExtractor, strings: Sequence[str], batch_size: int, model: Model, watch: Watch) -> Done:
+def _texts(
+    name: str, extractor: TextExtractor, strings: Sequence[str], batch_size: int, model: Model, watch: Watch
+) -> Done:
     padded = [padded_length(length, extractor.limit) for length in extractor.count(strings)]
     columns: dict[str, Any] = {output: [None] * len(strings) for output in extractor.writes}
     start = 0
@@ -62,7 +66,11 @@ def _texts(name: str, extractor: TextExtractor, strings: Sequence[str], batch_si
 
 
 def rows(
-    extractors: Mapping[str, Extractor], shards: Iterable[Sequence[Mapping[str, np.ndarray]]], batch_size: int, model: Model, watch: Watch
+    extractors: Mapping[str, Extractor],
+    shards: Iterable[Sequence[Mapping[str, np.ndarray]]],
+    batch_size: int,
+    model: Model,
+    watch: Watch,
 ) -> Iterator[Done]:
     """The shards of rows of another feature."""
     for parents in shards:
@@ -77,13 +85,20 @@ def rows(
 
 
 def pictures(
-    extractors: Mapping[str, Extractor], shards: Iterable[Sequence[Picture | Part]], batch_size: int, limits: Limits, model: Model, watch: Watch
+    extractors: Mapping[str, Extractor],
+    shards: Iterable[Sequence[Picture | Part]],
+    batch_size: int,
+    limits: Limits,
+    model: Model,
+    watch: Watch,
 ) -> Iterator[Done]:
     """The shards of pictures, or of crops of them, each picture decoded once for all extractors and ahead of the model, across shards too."""
     one = functools.partial(_prepared, list(extractors.values()), limits)
     for sources, start, prepared in ahead.batches(one, shards, batch_size, BYTES):
         if start == 0:
-            done = Done.whole({name: _empty(extractor, len(sources)) for name, extractor in extractors.items()}, len(sources))
+            done = Done.whole(
+                {name: _empty(extractor, len(sources)) for name, extractor in extractors.items()}, len(sources)
+            )
             undone: set[int] = set()
         good = []
         for row, item in enumerate(prepared, start):
@@ -95,7 +110,14 @@ def pictures(
             else:
                 good.append((row, item))
         for number, (name, extractor) in enumerate(extractors.items()):
-            _run(extractor, [row for row, _ in good], [item[number] for _, item in good], batch_size, model, done.columns[name])
+            _run(
+                extractor,
+                [row for row, _ in good],
+                [item[number] for _, item in good],
+                batch_size,
+                model,
+                done.columns[name],
+            )
         watch(len(prepared))
         if start + len(prepared) == len(sources):
             yield _without(done, undone)
@@ -111,7 +133,9 @@ def _without(done: Done, undone: set[int]) -> Done:
     return done
 
 
-def _run(extractor: Extractor, at: list[int], items: list[Any], batch_size: int, model: Model, columns: dict[str, Any]) -> None:
+def _run(
+    extractor: Extractor, at: list[int], items: list[Any], batch_size: int, model: Model, columns: dict[str, Any]
+) -> None:
     """Put the model's rows for `items` into `columns` at the rows `at`."""
     if not items:
         return
@@ -128,7 +152,9 @@ def _run(extractor: Extractor, at: list[int], items: list[Any], batch_size: int,
                 columns[output][row] = value
 
 
-def _crops(extractor: CropExtractor, cut: Sequence[Sequence[tuple[int, Any]]], batch_size: int, model: Model) -> dict[str, list[np.ndarray]]:
+def _crops(
+    extractor: CropExtractor, cut: Sequence[Sequence[tuple[int, Any]]], batch_size: int, model: Model
+) -> dict[str, list[np.ndarray]]:
     """Ragged rows per picture from the crops of each; those of all pictures share batches. A crop without a row in every output is left out."""
     flat = [(place, box, item) for place, crops in enumerate(cut) for box, item in crops]
     outputs = [output for output in extractor.writes if output != "box"]
@@ -139,8 +165,14 @@ def _crops(extractor: CropExtractor, cut: Sequence[Sequence[tuple[int, Any]]], b
     kept = [number for number in range(len(flat)) if all(values[output][number] is not None for output in outputs)]
     made: dict[str, list[np.ndarray]] = {}
     for output, declared in extractor.writes.items():
-        of_crop = [flat[number][1] for number in kept] if output == "box" else [values[output][number] for number in kept]
-        stacked = np.stack([np.asarray(value) for value in of_crop]) if of_crop else np.zeros((0, *declared.shape), declared.dtype)
+        of_crop = (
+            [flat[number][1] for number in kept] if output == "box" else [values[output][number] for number in kept]
+        )
+        stacked = (
+            np.stack([np.asarray(value) for value in of_crop])
+            if of_crop
+            else np.zeros((0, *declared.shape), declared.dtype)
+        )
         of_picture = np.array([flat[number][0] for number in kept], np.int64)
         made[output] = np.split(stacked, np.searchsorted(of_picture, np.arange(1, len(cut))))
     return made
@@ -150,7 +182,11 @@ def _empty(extractor: Extractor, count: int) -> dict[str, Any]:
     """Columns to be filled; rows that stay as they are belong to pictures without a usable verdict."""
     columns: dict[str, Any] = {}
     for name, output in extractor.writes.items():
-        columns[name] = [np.zeros((0, *output.shape), output.dtype)] * count if output.ragged else np.zeros((count, *output.shape), output.dtype)
+        columns[name] = (
+            [np.zeros((0, *output.shape), output.dtype)] * count
+            if output.ragged
+            else np.zeros((count, *output.shape), output.dtype)
+        )
     return columns
 
 

@@ -12,7 +12,9 @@ def file_entry(root: Path, path: Path) -> dict[str, Any]:
     return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size}
 
 
-def write(path: Path, *, task: str, request: Any, result: dict[str, Any], files: list[dict[str, Any]], run: dict[str, Any]) -> None:
+def write(
+    path: Path, *, task: str, request: Any, result: dict[str, Any], files: list[dict[str, Any]], run: dict[str, Any]
+) -> None:
     """Write the receipt last, atomically: it is the proof that the task is done.
 
     request: the significant parameters in clear. result: identities and places. files: what must still be there.

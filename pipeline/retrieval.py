@@ -29,7 +29,9 @@ class Lists:
         return cls(np.full((mentions, k), -1, np.int32), np.zeros((mentions, k), np.float32))
 
 
-def pair_scores(left: list[str], right: list[str], scorer: Callable, first: np.ndarray, second: np.ndarray, workers: int) -> np.ndarray:
+def pair_scores(
+    left: list[str], right: list[str], scorer: Callable, first: np.ndarray, second: np.ndarray, workers: int
+) -> np.ndarray:
     """scorer(left[first[i]], right[second[i]]) as float32, in pieces of bounded memory."""
     out = np.empty(len(first), np.float32)
     for begin in range(0, len(first), _PAIRS):
@@ -55,7 +57,9 @@ class _Postings:
         return np.unique(np.concatenate(found)) if found else np.empty(0, np.int32)
 
 
-def _token_set_blocks(phrases: list[str], names: list[str], rows: int, workers: int) -> Iterator[tuple[int, np.ndarray]]:
+def _token_set_blocks(
+    phrases: list[str], names: list[str], rows: int, workers: int
+) -> Iterator[tuple[int, np.ndarray]]:
     """Blocks of token_set_ratio, equal to scoring every pair with it.
 
     Without a common token token_set_ratio is the ratio of the sorted distinct tokens, which rapidfuzz computes for many pairs at once (fifty times
@@ -70,7 +74,9 @@ def _token_set_blocks(phrases: list[str], names: list[str], rows: int, workers: 
     blank = np.array([not name for name in ordered_names])
     for begin in range(0, len(phrases), rows):
         block = phrases[begin : begin + rows]
-        scores = process.cdist(ordered_phrases[begin : begin + rows], ordered_names, scorer=fuzz.ratio, dtype=np.float32, workers=workers)
+        scores = process.cdist(
+            ordered_phrases[begin : begin + rows], ordered_names, scorer=fuzz.ratio, dtype=np.float32, workers=workers
+        )
         scores[:, blank] = 0  # two empty strings have ratio 100 and nothing in common
         shared = [postings.sharing(phrase) for phrase in block]
         first = np.repeat(np.arange(len(block)), [len(found) for found in shared])
@@ -79,9 +85,14 @@ def _token_set_blocks(phrases: list[str], names: list[str], rows: int, workers: 
         yield begin, scores
 
 
-def _plain_blocks(phrases: list[str], names: list[str], rows: int, workers: int, scorer: Callable) -> Iterator[tuple[int, np.ndarray]]:
+def _plain_blocks(
+    phrases: list[str], names: list[str], rows: int, workers: int, scorer: Callable
+) -> Iterator[tuple[int, np.ndarray]]:
     for begin in range(0, len(phrases), rows):
-        yield begin, process.cdist(phrases[begin : begin + rows], names, scorer=scorer, dtype=np.float32, workers=workers)
+        yield (
+            begin,
+            process.cdist(phrases[begin : begin + rows], names, scorer=scorer, dtype=np.float32, workers=workers),
+        )
 
 
 def score_blocks(phrases: list[str], names: list[str], scorer: str, workers: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -109,7 +120,14 @@ def id_order(ids: Sequence[str]) -> np.ndarray:
     return rank
 
 
-def by_name(phrases: Sequence[str], names: Sequence[str], ids: Sequence[str], k: int, scorer: str = "token_set_ratio", workers: int = -1) -> Lists:
+def by_name(
+    phrases: Sequence[str],
+    names: Sequence[str],
+    ids: Sequence[str],
+    k: int,
+    scorer: str = "token_set_ratio",
+    workers: int = -1,
+) -> Lists:
     """The k entities whose names are most like each phrase, exactly as if every pair had been scored.
 
     Strings are compared after rapidfuzz's `default_process` (lower case, letters and digits only). Total order: score of the named rapidfuzz scorer,
@@ -126,7 +144,10 @@ def by_name(phrases: Sequence[str], names: Sequence[str], ids: Sequence[str], k:
             contenders = [_contenders(row, k) for row in scores]
             first = np.repeat(np.arange(len(scores)), [len(found) for found in contenders])
             second = np.concatenate(contenders)
-            values, ratios = scores[first, second], pair_scores(wanted[begin : begin + len(scores)], choices, fuzz.ratio, first, second, workers)
+            values, ratios = (
+                scores[first, second],
+                pair_scores(wanted[begin : begin + len(scores)], choices, fuzz.ratio, first, second, workers),
+            )
             order = np.lexsort((id_rank[second], -ratios, -values, first))
             _fill(lists, begin, first[order], second[order], values[order])
             bar.update(len(scores))
@@ -143,8 +164,14 @@ def _fill(lists: Lists, begin: int, mention: np.ndarray, entity: np.ndarray, sco
 
 
 def by_name_of_type(
-    phrases: Sequence[str], names: Sequence[str], types: Sequence[str | None], entity_types: Sequence[str | None], ids: Sequence[str], k: int,
-    scorer: str = "token_set_ratio", workers: int = -1,
+    phrases: Sequence[str],
+    names: Sequence[str],
+    types: Sequence[str | None],
+    entity_types: Sequence[str | None],
+    ids: Sequence[str],
+    k: int,
+    scorer: str = "token_set_ratio",
+    workers: int = -1,
 ) -> Lists:
     """`by_name` among the entities of each mention's type alone; among all of them for a mention without a type.
 
@@ -153,10 +180,19 @@ def by_name_of_type(
     """
     for side, column in (("mention", types), ("entity", entity_types)):
         if not any(column):
-            raise UserError(f"source name-of-type: no {side} has a type in this dataset; use the source name, or add types (docs/data.md says where)")
+            raise UserError(
+                f"source name-of-type: no {side} has a type in this dataset; use the source name, or add types (docs/data.md says where)"
+            )
     lists = Lists.empty(len(phrases), k)
     for among, rows in of_types(types, entity_types):
-        found = by_name([phrases[row] for row in rows], [names[row] for row in among], [ids[row] for row in among], k, scorer, workers)
+        found = by_name(
+            [phrases[row] for row in rows],
+            [names[row] for row in among],
+            [ids[row] for row in among],
+            k,
+            scorer,
+            workers,
+        )
         if len(among):
             lists.ids[rows], lists.scores[rows] = np.where(found.ids >= 0, among[found.ids], -1), found.scores
     return lists
@@ -195,8 +231,12 @@ def by_vector(mentions: Table, entities: Table, ids: Sequence[str], k: int) -> L
     Rows without a vector have no candidates and are none. Scores are (1 + cosine) / 2, so that every neighbour scores above 0 but an exact opposite.
     """
     if mentions.shape != entities.shape or len(mentions.shape) != 1 or mentions.ragged or entities.ragged:
-        found = " and ".join(f"{'ragged ' * table.ragged}{table.output} {table.shape}" for table in (mentions, entities))
-        raise UserError(f"dense candidates need one vector of the same width on both sides, found {found}; choose another output")
+        found = " and ".join(
+            f"{'ragged ' * table.ragged}{table.output} {table.shape}" for table in (mentions, entities)
+        )
+        raise UserError(
+            f"dense candidates need one vector of the same width on both sides, found {found}; choose another output"
+        )
     id_rank = id_order(ids)
     asked, offered = np.flatnonzero(mentions.ok), np.flatnonzero(entities.ok)
     lists = Lists.empty(len(mentions), k)
@@ -213,7 +253,9 @@ def by_vector(mentions: Table, entities: Table, ids: Sequence[str], k: int) -> L
             earlier = np.nonzero(lists.ids[block] >= 0)  # the best of the entity blocks before this one
             first = np.concatenate([earlier[0], np.repeat(np.arange(len(block)), [len(found) for found in contenders])])
             second = np.concatenate([lists.ids[block][earlier], columns[np.concatenate(contenders)]])
-            values = np.concatenate([lists.scores[block][earlier], np.concatenate([row[c] for row, c in zip(scores, contenders)])])
+            values = np.concatenate(
+                [lists.scores[block][earlier], np.concatenate([row[c] for row, c in zip(scores, contenders)])]
+            )
             order = np.lexsort((id_rank[second], -values, first))
             merged = Lists.empty(len(block), k)
             _fill(merged, 0, first[order], second[order], values[order])

@@ -116,9 +116,13 @@ class Runner:
                     self._together(pending, writer)
                 self.account["write"] += writer.waited
         if self.undone:
-            raise PassingError(f"{len(self.undone)} pictures could not be read and stay undone, first: {self.undone[0]}; run the same command again")
+            raise PassingError(
+                f"{len(self.undone)} pictures could not be read and stay undone, first: {self.undone[0]}; run the same command again"
+            )
         return {
-            "device": self.device, "stages": {name: round(seconds, 3) for name, seconds in self.account.items()}, "model_loads": self.loaded,
+            "device": self.device,
+            "stages": {name: round(seconds, 3) for name, seconds in self.account.items()},
+            "model_loads": self.loaded,
             "rows": {feature.name: feature.extracted for feature in features},
         }
 
@@ -146,25 +150,33 @@ class Runner:
         padded = np.array([padded_length(length, extractor.limit) for length in lengths])
         order = np.lexsort((feature.missing, padded))
         row_bytes = sum(
-            float(np.prod(output.shape)) * np.dtype(output.dtype).itemsize * (extractor.limit if output.ragged else 1) for output in extractor.writes.values()
+            float(np.prod(output.shape)) * np.dtype(output.dtype).itemsize * (extractor.limit if output.ragged else 1)
+            for output in extractor.writes.values()
         )
         rows = self._rows_per_shard(row_bytes)
         return [feature.missing[order[start : start + rows]] for start in range(0, len(order), rows)]
 
     def _together(self, features: Sequence[Feature], writer: Writer) -> None:
         """Rows that the same set of features lacks are done together, each picture decoded once for all of them."""
-        keys = np.unique(np.concatenate([feature.wanted.keys[feature.missing] for feature in features]).view("V16").ravel())
-        lacking = np.stack([np.isin(keys, feature.wanted.keys[feature.missing].view("V16").ravel()) for feature in features], 1)
+        keys = np.unique(
+            np.concatenate([feature.wanted.keys[feature.missing] for feature in features]).view("V16").ravel()
+        )
+        lacking = np.stack(
+            [np.isin(keys, feature.wanted.keys[feature.missing].view("V16").ravel()) for feature in features], 1
+        )
         for pattern in np.unique(lacking, axis=0)[::-1]:
             group = [feature for feature, lacks in zip(features, pattern, strict=True) if lacks]
             wanted = group[0].wanted
             positions = np.flatnonzero(np.isin(wanted.keys.view("V16").ravel(), keys[(lacking == pattern).all(1)]))
             row_bytes = sum(
                 float(np.prod(output.shape)) * np.dtype(output.dtype).itemsize * (STEPS if output.ragged else 1)
-                for feature in group for output in feature.extractor.writes.values()
+                for feature in group
+                for output in feature.extractor.writes.values()
             )
             rows = self._rows_per_shard(row_bytes)
-            self._divide(group, wanted, [positions[start : start + rows] for start in range(0, len(positions), rows)], writer)
+            self._divide(
+                group, wanted, [positions[start : start + rows] for start in range(0, len(positions), rows)], writer
+            )
 
     def _divide(self, group: Sequence[Feature], wanted: Units, chunks: list[np.ndarray], writer: Writer) -> None:
         """Do every chunk that no other process holds; wait for the others' and take over what they leave."""
@@ -177,7 +189,9 @@ class Runner:
             with Bar(total, names, "row") as bar:
                 waiting, held = list(chunks), list[np.ndarray]()
                 while waiting:
-                    for done in self._done(group, wanted, self._shares(group, wanted, waiting, held, ahead, writer, bar), bar):
+                    for done in self._done(
+                        group, wanted, self._shares(group, wanted, waiting, held, ahead, writer, bar), bar
+                    ):
                         writer.wait()
                         share = ahead.popleft()
                         writer.submit(self._write, group, wanted.keys[share.rows][done.kept], done, share.claims)
@@ -193,7 +207,14 @@ class Runner:
             self._note_rate(feature, feature.extracted - before, time.monotonic() - started)
 
     def _shares(
-        self, group: Sequence[Feature], wanted: Units, chunks: Sequence[np.ndarray], held: list[np.ndarray], ahead: deque[Share], writer: Writer, bar: Bar
+        self,
+        group: Sequence[Feature],
+        wanted: Units,
+        chunks: Sequence[np.ndarray],
+        held: list[np.ndarray],
+        ahead: deque[Share],
+        writer: Writer,
+        bar: Bar,
     ) -> Iterator[list[Any]]:
         """The sources of one share after another, put into `ahead`; chunks that another process is at go into `held`."""
         for chunk in chunks:
@@ -228,14 +249,18 @@ class Runner:
             feature.store.refresh()
         return claims
 
-    def _write(self, group: Sequence[Feature], keys: np.ndarray, done: reading.Done, claims: contextlib.ExitStack) -> None:
+    def _write(
+        self, group: Sequence[Feature], keys: np.ndarray, done: reading.Done, claims: contextlib.ExitStack
+    ) -> None:
         with claims:
             for feature in group:
                 if len(keys):
                     feature.store.add(keys, done.status, done.causes, done.columns[feature.name])
                     feature.extracted += len(keys)
 
-    def _done(self, group: Sequence[Feature], wanted: Units, shards: Iterator[list[Any]], bar: Bar) -> Iterator[reading.Done]:
+    def _done(
+        self, group: Sequence[Feature], wanted: Units, shards: Iterator[list[Any]], bar: Bar
+    ) -> Iterator[reading.Done]:
         """The rows of each shard, read and run through the models of the group."""
         features = {feature.name: feature for feature in group}
         extractors = {name: feature.extractor for name, feature in features.items()}
@@ -254,7 +279,9 @@ class Runner:
         else:
             yield from self._pictures(extractors, shards, model, bar)
 
-    def _pictures(self, extractors: dict[str, Extractor], shards: Iterator[list[Any]], model: reading.Model, bar: Bar) -> Iterator[reading.Done]:
+    def _pictures(
+        self, extractors: dict[str, Extractor], shards: Iterator[list[Any]], model: reading.Model, bar: Bar
+    ) -> Iterator[reading.Done]:
         """As `_done`, for pictures; what is neither the model's nor the consumer's time is spent waiting for pictures."""
         began = time.monotonic(), self.account["model"]
         for done in reading.pictures(extractors, shards, self.batch_size, self.limits, model, bar.update):
@@ -273,7 +300,9 @@ class Runner:
                 return extractor(extractor.collate(items))
         except (torch.OutOfMemoryError, MemoryError) as error:
             if len(items) == 1:
-                raise UserError(f"{extractor.options.model!r} does not fit into the memory of {self.device} even for one row; use another --device") from error
+                raise UserError(
+                    f"{extractor.options.model!r} does not fit into the memory of {self.device} even for one row; use another --device"
+                ) from error
             if self.device.startswith("cuda"):
                 torch.cuda.empty_cache()
         finally:

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from cache.errors import PassingError
 from cache.files import write_atomic
-from cache.progress import Bar
 from cache.identity import KEY_BYTES
+from cache.progress import Bar
 from cache.shard import Status
 from pipeline.images import ImageError, Limits, decode_with_size, image_key, read_picture
 
@@ -82,8 +82,12 @@ class _Memo:
             pass  # a memo may be lost: everything is read again
 
     def save(self) -> None:
-        rows = [(name, size, mtime, int(scan.status), *scan[1:]) for name, (size, mtime, scan) in sorted(self.rows.items())]
-        columns = [pa.array(column, field.type) for column, field in zip(zip(*rows) if rows else [[]] * len(_SCHEMA), _SCHEMA)]
+        rows = [
+            (name, size, mtime, int(scan.status), *scan[1:]) for name, (size, mtime, scan) in sorted(self.rows.items())
+        ]
+        columns = [
+            pa.array(column, field.type) for column, field in zip(zip(*rows) if rows else [[]] * len(_SCHEMA), _SCHEMA)
+        ]
         sink = io.BytesIO()
         pq.write_table(pa.table(columns, schema=_SCHEMA.with_metadata(self.rules)), sink)
         write_atomic(self.path, sink.getvalue())
@@ -118,7 +122,10 @@ def scan(
             verdicts[name] = verdict
     waiting = [name for name in names if name not in verdicts]
     failures = []
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, Bar(len(waiting), "looking at pictures", "picture") as bar:
+    with (
+        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        Bar(len(waiting), "looking at pictures", "picture") as bar,
+    ):
         for begin in range(0, len(waiting), _CHUNK):
             chunk = waiting[begin : begin + _CHUNK]
             for name, verdict in zip(chunk, pool.map(lambda name: _examine(name, limits), chunk)):
@@ -134,6 +141,8 @@ def scan(
             if progress:
                 progress(begin + len(chunk), len(waiting))
     if failures:
-        raise PassingError(f"{len(failures)} of {len(names)} pictures could not be read now, the first: {failures[0]}; mend that and run again")
+        raise PassingError(
+            f"{len(failures)} of {len(names)} pictures could not be read now, the first: {failures[0]}; mend that and run again"
+        )
     unlisted = Scan(Status.MISSING, "not listed", None, 0, 0)
     return [unlisted if path is None else verdicts[os.fspath(path)] for path in paths]

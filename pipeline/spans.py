@@ -41,7 +41,9 @@ def _inside_word(text: str, position: int) -> bool:
     if not 0 < position < len(text):
         return False
     left, right = text[position - 1], text[position]
-    return (left.isalnum() or bool(unicodedata.combining(left))) and (right.isalnum() or bool(unicodedata.combining(right)))
+    return (left.isalnum() or bool(unicodedata.combining(left))) and (
+        right.isalnum() or bool(unicodedata.combining(right))
+    )
 
 
 def _occurrences(text: str, phrase: str) -> Iterator[int]:
@@ -55,7 +57,9 @@ def _nearest(starts: list[int], near: int | None) -> int:
     return starts[0] if near is None else min(starts, key=lambda start: (abs(start - near), start))
 
 
-def _search(sentence: str, phrase: str, fold: Callable[[str], str] | None, whole: bool, near: int | None) -> tuple[int, int] | None:
+def _search(
+    sentence: str, phrase: str, fold: Callable[[str], str] | None, whole: bool, near: int | None
+) -> tuple[int, int] | None:
     if fold is None:
         text, origin, wanted = sentence, range(len(sentence)), phrase
     else:

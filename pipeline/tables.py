@@ -27,7 +27,14 @@ MENTION_SCHEMA = pa.schema(
 )
 ENTITY_SCHEMA = pa.schema(
     {name: pa.string() for name in ("id", "name", "type", "attributes", "description")}
-    | {"images": pa.list_(pa.string()), "image_keys": pa.list_(pa.binary(KEY_BYTES)), "image": pa.string(), "image_status": pa.string(), "image_key": pa.binary(KEY_BYTES), "train_count": pa.int32()}
+    | {
+        "images": pa.list_(pa.string()),
+        "image_keys": pa.list_(pa.binary(KEY_BYTES)),
+        "image": pa.string(),
+        "image_status": pa.string(),
+        "image_key": pa.binary(KEY_BYTES),
+        "train_count": pa.int32(),
+    }
 )
 GIVEN_SCHEMA = pa.schema({"given": pa.list_(pa.int32())})
 
@@ -59,7 +66,9 @@ def mention_columns(dataset: Dataset, scans: dict[str, Scan]) -> dict[str, list]
         "image_status": ["none" if i is None else STATUS_NAMES[i.status] for i in images],
         "image_cause": [i and i.cause for i in images],
         "image_key": [i and i.key for i in images],
-        "phrase_is_name": [g >= 0 and m.phrase.casefold() == entities[g].name.casefold() for m, g in zip(mentions, gold)],
+        "phrase_is_name": [
+            g >= 0 and m.phrase.casefold() == entities[g].name.casefold() for m, g in zip(mentions, gold)
+        ],
         "gold_in_train": [g in train_golds for g in gold],
         "sentence_in_train": [m.sentence in train_sentences for m in mentions],
         "ambiguous": [alike[m.phrase.casefold()] > 1 or len(golds_of[m.phrase.casefold()]) > 1 for m in mentions],
@@ -82,7 +91,9 @@ def entity_columns(dataset: Dataset, scans: dict[str, Scan], train_golds: Iterab
         "attributes": [e.attributes for e in entities],
         "description": [e.description for e in entities],
         "images": [list(e.images) for e in entities],
-        "image_keys": [[scans[image].key if scans[image].status == Status.OK else None for image in e.images] for e in entities],
+        "image_keys": [
+            [scans[image].key if scans[image].status == Status.OK else None for image in e.images] for e in entities
+        ],
         "image": [image if ok else None for image, ok in zip(chosen, usable)],
         "image_status": ["none" if v is None else STATUS_NAMES[v.status] for v in verdicts],
         "image_key": [v.key if ok else None for v, ok in zip(verdicts, usable)],

@@ -26,7 +26,9 @@ logger = logging.getLogger("luigi-interface")
 LOG_EVERY = 5.0  # seconds between two lines about the progress of one task
 
 
-def setting(name: str, default: Any, description: str, kind: type[luigi.Parameter] = luigi.Parameter, **more: Any) -> luigi.Parameter:
+def setting(
+    name: str, default: Any, description: str, kind: type[luigi.Parameter] = luigi.Parameter, **more: Any
+) -> luigi.Parameter:
     """A parameter whose default may come from `MEL_<NAME>` in the environment, or from section `[mel]` of luigi.cfg."""
     if kind is luigi.Parameter:
         default = os.environ.get(f"MEL_{name.upper()}", default)
@@ -52,7 +54,9 @@ class _OneLine(logging.Filter):
         if isinstance(error, SystemExit):
             error = error.__context__  # see `stop`
         if isinstance(error, luigi.parameter.ParameterException):
-            error = UserError(re.sub(r"\[args=.*?\]:", ":", str(error)))  # as `TrainHead[args=(), kwargs={}]: requires the 'run' parameter`
+            error = UserError(
+                re.sub(r"\[args=.*?\]:", ":", str(error))
+            )  # as `TrainHead[args=(), kwargs={}]: requires the 'run' parameter`
         if isinstance(error, (UserError, PassingError)):
             worker = record.args[1] if isinstance(record.args, tuple) and len(record.args) > 1 else ""
             record.msg, record.args, record.exc_info = f"error: {error}", (), None
@@ -118,9 +122,15 @@ def once(ask: Callable[["Task"], Any]) -> Callable[["Task"], Any]:
 class Task(luigi.Task):
     """A task with a receipt. Subclasses say what they need (`needs`), what names their result (`request`) and how it is made (`make`)."""
 
-    work_dir = setting("work_dir", "artifacts", "folder that everything is written to (also MEL_WORK_DIR, or [mel] in luigi.cfg)")
-    dry_run = luigi.BoolParameter(default=False, significant=False, description="say what would run, run and write nothing")
-    json_log = luigi.BoolParameter(default=False, significant=False, description="logs as lines of JSON on stderr (also MEL_JSON_LOG=1)")
+    work_dir = setting(
+        "work_dir", "artifacts", "folder that everything is written to (also MEL_WORK_DIR, or [mel] in luigi.cfg)"
+    )
+    dry_run = luigi.BoolParameter(
+        default=False, significant=False, description="say what would run, run and write nothing"
+    )
+    json_log = luigi.BoolParameter(
+        default=False, significant=False, description="logs as lines of JSON on stderr (also MEL_JSON_LOG=1)"
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -168,7 +178,11 @@ class Task(luigi.Task):
     def receipt(self) -> dict[str, Any] | None:
         """The standing receipt, or None."""
         digest = self.digest()
-        return None if digest is None else receipts.standing(self.paths.root, self.paths.receipt(self.get_task_family(), digest))
+        return (
+            None
+            if digest is None
+            else receipts.standing(self.paths.root, self.paths.receipt(self.get_task_family(), digest))
+        )
 
     def resolved(self) -> dict[str, Any]:
         """The result in the receipt of a task that is done. Raises `UserError` when it is not."""
@@ -200,7 +214,9 @@ class Task(luigi.Task):
 
     def run(self) -> None:
         if self.dry_run:
-            logs.say("\n".join(self._plan()) or f"{self.get_task_family()}: everything is done already, nothing would run")
+            logs.say(
+                "\n".join(self._plan()) or f"{self.get_task_family()}: everything is done already, nothing would run"
+            )
             self._said = True
             return
         child.follow_parent()  # with several workers, this is a process of Luigi's
@@ -242,7 +258,13 @@ class Task(luigi.Task):
             with child.watched(watch):
                 yield
         except BaseException as error:
-            logs.emit("failed", "error", task=name, seconds=round(time.monotonic() - started, 3), message=str(error) or type(error).__name__)
+            logs.emit(
+                "failed",
+                "error",
+                task=name,
+                seconds=round(time.monotonic() - started, 3),
+                message=str(error) or type(error).__name__,
+            )
             raise
         self._say(f"done in {time.monotonic() - started:.1f} s", 100)
         logs.emit("done", task=name, seconds=round(time.monotonic() - started, 3))

@@ -9,7 +9,8 @@ from typing import Any
 import luigi
 
 from cache.errors import UserError
-from pipeline import child, device as devices, logs, profile, receipts, wants
+from pipeline import child, logs, profile, receipts, wants
+from pipeline import device as devices
 from pipeline.enhance import LOCAL, options, output
 from pipeline.enhance.options import Options
 from pipeline.parameters import MOST_SEED, Number, Whole
@@ -65,13 +66,25 @@ class OnDataset(Task):
 
     dataset = setting("dataset", "demo", "a free label for the dataset; `demo` is the embedded one")
     data_dir = setting("data_dir", "", "folder with the dataset's files (not for demo)")
-    format = setting("format", "", "layout of the files: jsonl, mimic, ghmfc or wikidiverse; empty: recognised from the files there")
+    format = setting(
+        "format", "", "layout of the files: jsonl, mimic, ghmfc or wikidiverse; empty: recognised from the files there"
+    )
     mention_images = setting("mention_images", "", "folder of the mentions' pictures, if not where the layout puts it")
     entity_images = setting("entity_images", "", "folder of the entities' pictures, if not where the layout puts it")
-    ignore_fields = setting("ignore_fields", "", "comma-separated fields of the records that are passed over instead of refused")
-    repeated_ids = setting("repeated_ids", "refuse", "what happens to mentions that share an id: refuse, or number them apart")
-    max_bad_images = setting("max_bad_images", 0.2, "share of the listed pictures that may be missing or broken", Number, least=0, most=1)
-    rescan = luigi.BoolParameter(default=False, significant=False, description="read every picture again, also where name, size and time are as before")
+    ignore_fields = setting(
+        "ignore_fields", "", "comma-separated fields of the records that are passed over instead of refused"
+    )
+    repeated_ids = setting(
+        "repeated_ids", "refuse", "what happens to mentions that share an id: refuse, or number them apart"
+    )
+    max_bad_images = setting(
+        "max_bad_images", 0.2, "share of the listed pictures that may be missing or broken", Number, least=0, most=1
+    )
+    rescan = luigi.BoolParameter(
+        default=False,
+        significant=False,
+        description="read every picture again, also where name, size and time are as before",
+    )
     demo_seed = DemoWorld.demo_seed
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -79,15 +92,31 @@ class OnDataset(Task):
         if self.dataset != "demo" and not self.data_dir:
             stop(UserError(f"--dataset {self.dataset}: name its folder with --data-dir"))
         if self.dataset == "demo" and self.data_dir:
-            stop(UserError("--data-dir: the demo makes its own files; give your dataset a label of its own with --dataset"))
-        if not self.dataset.replace("-", "").replace("_", "").replace(".", "").isalnum() or self.dataset.startswith("."):
-            stop(UserError(f"--dataset {self.dataset!r}: the label names a folder; use letters, digits, '.', '_' and '-'"))
+            stop(
+                UserError(
+                    "--data-dir: the demo makes its own files; give your dataset a label of its own with --dataset"
+                )
+            )
+        if not self.dataset.replace("-", "").replace("_", "").replace(".", "").isalnum() or self.dataset.startswith(
+            "."
+        ):
+            stop(
+                UserError(
+                    f"--dataset {self.dataset!r}: the label names a folder; use letters, digits, '.', '_' and '-'"
+                )
+            )
         if (size := len(self.dataset.encode())) > LONGEST_LABEL:
-            stop(UserError(f"--dataset {self.dataset:.30}…: the label names a folder; use at most {LONGEST_LABEL} bytes, these are {size}"))
+            stop(
+                UserError(
+                    f"--dataset {self.dataset:.30}…: the label names a folder; use at most {LONGEST_LABEL} bytes, these are {size}"
+                )
+            )
 
     def layout(self) -> dict[str, str]:
         """The layout options that were given."""
-        given = {name: getattr(self, name) for name in ("mention_images", "entity_images", "ignore_fields", "repeated_ids")}
+        given = {
+            name: getattr(self, name) for name in ("mention_images", "entity_images", "ignore_fields", "repeated_ids")
+        }
         return {name: value for name, value in given.items() if value}
 
     @property
@@ -118,14 +147,21 @@ class PrepareDataset(OnDataset):
     depends on the tables' rows alone: files that were copied or touched are read again, and nothing else is.
     """
 
-    profile = setting("profile", "demo", "shipped profile or path of a YAML file (its limits on pictures are used here)")
+    profile = setting(
+        "profile", "demo", "shipped profile or path of a YAML file (its limits on pictures are used here)"
+    )
 
     def needs(self) -> list[Task]:
         return [self.clone(DemoWorld)] if self.dataset == "demo" else []
 
     def request(self) -> dict[str, Any] | None:
         fingerprint = self.fingerprint()
-        return fingerprint and {"tables": TABLES, "fingerprint": fingerprint, "limits": dict(profile.load(self.profile).limits), "max_bad_images": self.max_bad_images}
+        return fingerprint and {
+            "tables": TABLES,
+            "fingerprint": fingerprint,
+            "limits": dict(profile.load(self.profile).limits),
+            "max_bad_images": self.max_bad_images,
+        }
 
     def receipt(self) -> dict[str, Any] | None:
         """The standing receipt; with --rescan, one of a scan that began after this command did."""
@@ -145,9 +181,15 @@ class PrepareDataset(OnDataset):
         account = child.run(
             "pipeline.account:prepare",
             {
-                "name": self.dataset, "data_dir": str(self.source), "format": self.format or None, "options": self.layout(),
+                "name": self.dataset,
+                "data_dir": str(self.source),
+                "format": self.format or None,
+                "options": self.layout(),
                 "out": str(self.paths.dataset(self.dataset, "{content}")),
-                "limits": dict(profile.load(self.profile).limits), "memo": str(self.paths.memo), "rescan": self.rescan, "max_bad_images": self.max_bad_images,
+                "limits": dict(profile.load(self.profile).limits),
+                "memo": str(self.paths.memo),
+                "rescan": self.rescan,
+                "max_bad_images": self.max_bad_images,
             },
         )
         out = self.paths.dataset(self.dataset, account["content"])
@@ -157,7 +199,8 @@ class PrepareDataset(OnDataset):
             logs.say(files[-1].read_text())
         return {
             "result": {
-                "folder": self.paths.relative(out), "content": account["content"],
+                "folder": self.paths.relative(out),
+                "content": account["content"],
                 **{side: os.path.relpath(account[side], self.source) for side in ("mention_images", "entity_images")},
             },
             "files": files,
@@ -174,8 +217,12 @@ class OnProfile(OnDataset):
 
     profile = PrepareDataset.profile
     device = setting("device", "auto", "auto, cpu, cuda, cuda:N or mps", significant=False)
-    precision = setting("precision", "auto", "auto (fp16 on CUDA, fp32 elsewhere), fp32, fp16 or bf16", significant=False)
-    extract_batch = setting("extract_batch", 0, "rows per extraction batch; 0: chosen by device", Whole, least=0, significant=False)
+    precision = setting(
+        "precision", "auto", "auto (fp16 on CUDA, fp32 elsewhere), fp32, fp16 or bf16", significant=False
+    )
+    extract_batch = setting(
+        "extract_batch", 0, "rows per extraction batch; 0: chosen by device", Whole, least=0, significant=False
+    )
     shard_rows = setting("shard_rows", 4096, "most rows in one shard", Whole, least=1, significant=False)
     on_device = False  # whether the task puts models on the device
 
@@ -198,7 +245,10 @@ class OnProfile(OnDataset):
 
     def needs_of_profile(self) -> list[Task]:
         """The dataset and, where the profile's models come from the demo, its encoders."""
-        uses_demo = any(str(feature.options.get("model", "")).startswith("demo:") for feature in self.profile_content.features.values())
+        uses_demo = any(
+            str(feature.options.get("model", "")).startswith("demo:")
+            for feature in self.profile_content.features.values()
+        )
         return [self.clone(PrepareDataset), *([self.clone(DemoEncoders)] if uses_demo else [])]
 
     def demo_encoders(self) -> Path:
@@ -252,7 +302,11 @@ class EnhanceEntities(Options, OnDataset):
     def receipt(self) -> dict[str, Any] | None:
         """The standing receipt, unless other options have written the file since."""
         receipt = super().receipt()
-        return receipt if receipt and output.content(self.folder(receipt["result"]["file"])) == receipt["result"]["sha256"] else None
+        return (
+            receipt
+            if receipt and output.content(self.folder(receipt["result"]["file"])) == receipt["result"]["sha256"]
+            else None
+        )
 
     def enhance(self, **more: Any) -> dict[str, Any]:
         job = {"dataset": str(self.folder(self.clone(PrepareDataset).resolved()["folder"])), **more}
@@ -267,13 +321,21 @@ class EnhanceEntities(Options, OnDataset):
         files = [file, file.with_suffix(".json"), file.with_name(f"{file.stem}-without.tsv")]
         result = {name: value for name, value in report.items() if name not in output.RUN}
         run = {name: report[name] for name in output.RUN if name in report}
-        return {"result": {**result, "file": self.paths.relative(file), "sha256": output.content(file)}, "files": files, "run": run}
+        return {
+            "result": {**result, "file": self.paths.relative(file), "sha256": output.content(file)},
+            "files": files,
+            "run": run,
+        }
 
     def run(self) -> None:
         super().run()
         if self.dry_run and not self.done():
             prepared = self.clone(PrepareDataset).done()
-            logs.say(output.said(self.enhance(dry=True)) if prepared else "how much it would ask is known once PrepareDataset is done")
+            logs.say(
+                output.said(self.enhance(dry=True))
+                if prepared
+                else "how much it would ask is known once PrepareDataset is done"
+            )
 
     def summary(self, receipt: dict[str, Any]) -> str:
         run = {name: value for name, value in receipt["run"].items() if name in output.RUN}
@@ -283,8 +345,12 @@ class EnhanceEntities(Options, OnDataset):
 class ExtractGroup(OnProfile):
     """Extracts one group of features that are read together (all texts, say, or all whole pictures): ExtractFeatures makes these."""
 
-    plan = luigi.Parameter(description="JSON {wants: list of {side, feature, view}, after: plans of the groups whose rows these are made from}")
-    beside = luigi.Parameter(default="", significant=False, description="comma-separated features whose models must be there too")
+    plan = luigi.Parameter(
+        description="JSON {wants: list of {side, feature, view}, after: plans of the groups whose rows these are made from}"
+    )
+    beside = luigi.Parameter(
+        default="", significant=False, description="comma-separated features whose models must be there too"
+    )
     on_device = True
 
     def wants(self) -> list[dict[str, str]]:
@@ -305,8 +371,17 @@ class ExtractGroup(OnProfile):
         if prepared is None or not all(upstream):
             return None
         features = wants.request(self.profile_content, self.wants(), self.demo_encoders())
-        written = {mode: output.stamp(self.paths.descriptions(self.dataset, prepared, mode), mode) for mode in wants.enhanced(self.wants())}
-        return {"dataset": prepared, "wants": self.wants(), "features": features, "upstream": upstream, **({"descriptions": written} if written else {})}
+        written = {
+            mode: output.stamp(self.paths.descriptions(self.dataset, prepared, mode), mode)
+            for mode in wants.enhanced(self.wants())
+        }
+        return {
+            "dataset": prepared,
+            "wants": self.wants(),
+            "features": features,
+            "upstream": upstream,
+            **({"descriptions": written} if written else {}),
+        }
 
     def job(self, **more: Any) -> dict[str, Any]:
         """The extraction job, as `pipeline.extract.main` takes it. Raises `UserError` while a group that this one reads is not extracted."""
@@ -317,12 +392,22 @@ class ExtractGroup(OnProfile):
             "columns": {name: str(self.folder(path)) for name, path in read["columns"].items()},
         }
         return {
-            "profile": self.profile, "demo": str(self.demo_encoders()), "dataset": str(self.folder(dataset["folder"])),
-            "mention_images": str(self.source / dataset["mention_images"]), "entity_images": str(self.source / dataset["entity_images"]),
-            "wants": self.wants(), "upstream": upstream,
-            "cache": str(self.paths.cache), "memo": str(self.paths.memo), "rates": str(self.paths.rates), "device": self.device,
-            "precision": self.precision, "batch_size": self.extract_batch, "shard_rows": self.shard_rows,
-            "columns": str(self.folder(dataset["folder"]) / f"columns-{self.digest()[:12]}"), **more,
+            "profile": self.profile,
+            "demo": str(self.demo_encoders()),
+            "dataset": str(self.folder(dataset["folder"])),
+            "mention_images": str(self.source / dataset["mention_images"]),
+            "entity_images": str(self.source / dataset["entity_images"]),
+            "wants": self.wants(),
+            "upstream": upstream,
+            "cache": str(self.paths.cache),
+            "memo": str(self.paths.memo),
+            "rates": str(self.paths.rates),
+            "device": self.device,
+            "precision": self.precision,
+            "batch_size": self.extract_batch,
+            "shard_rows": self.shard_rows,
+            "columns": str(self.folder(dataset["folder"]) / f"columns-{self.digest()[:12]}"),
+            **more,
         }
 
     def made(self) -> dict[str, Any]:
@@ -330,7 +415,9 @@ class ExtractGroup(OnProfile):
         wider = self._wider()
         if wider:
             return wants.part_of(wider, self.wants())
-        made = self.run_child("pipeline.extract:main", self.job(beside=[name for name in self.beside.split(",") if name]))
+        made = self.run_child(
+            "pipeline.extract:main", self.job(beside=[name for name in self.beside.split(",") if name])
+        )
         made["columns"] = {name: self.paths.relative(Path(path)) for name, path in made["columns"].items()}
         return made | {"files": [self.paths.relative(Path(path)) for path in made["files"]]}
 
@@ -343,7 +430,10 @@ class ExtractGroup(OnProfile):
 
         for found in filter(None, map(standing, sorted(self.paths.receipts.glob(f"{self.get_task_family()}-*.json")))):
             if wants.within(request, found["request"]):
-                above = [standing(self.paths.receipt(self.get_task_family(), digest)) for digest in found["request"]["upstream"]]
+                above = [
+                    standing(self.paths.receipt(self.get_task_family(), digest))
+                    for digest in found["request"]["upstream"]
+                ]
                 if None not in above and wants.same_rows(read, wants.merged([receipt["result"] for receipt in above])):
                     return found
         return None
@@ -353,7 +443,11 @@ class ExtractGroup(OnProfile):
         named = self.profile if self.profile in profile.names() else str(Path(self.profile).absolute())
         demo = {"demo": self.paths.relative(self.demo_encoders())} if len(self.needs_of_profile()) > 1 else {}
         result = {"profile": named, **demo, **{key: made[key] for key in ("features", "columns", "cut", "without")}}
-        return {"result": result, "files": [self.folder(path) for path in (*made["columns"].values(), *made["files"])], "run": made["run"]}
+        return {
+            "result": result,
+            "files": [self.folder(path) for path in (*made["columns"].values(), *made["files"])],
+            "run": made["run"],
+        }
 
     def summary(self, receipt: dict[str, Any]) -> str:
         return wants.describe(receipt)

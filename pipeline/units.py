@@ -73,13 +73,21 @@ def _column(keys: Sequence[bytes | None], sources: list[Any], counts: Sequence[i
     present = np.array([key is not None for key in keys], bool)
     joined = b"".join(key or bytes(KEY_BYTES) for key in keys)
     rows = np.frombuffer(joined, np.uint8).reshape(-1, KEY_BYTES).copy()
-    return Column(rows, present, np.full((len(rows), 2), -1, np.int32), sources=sources, counts=None if counts is None else np.array(counts, np.int64))
+    return Column(
+        rows,
+        present,
+        np.full((len(rows), 2), -1, np.int32),
+        sources=sources,
+        counts=None if counts is None else np.array(counts, np.int64),
+    )
 
 
 def image_column(table: dict[str, list], root: Path) -> Column:
     """The record's picture: the first usable one. A listed picture that is broken keeps its key, so that its verdict is a row of the store."""
     keys = [key if path is not None else None for path, key in zip(table["image"], table["image_key"], strict=True)]
-    sources = [None if key is None else Picture(str(root / path), key) for path, key in zip(table["image"], keys, strict=True)]
+    sources = [
+        None if key is None else Picture(str(root / path), key) for path, key in zip(table["image"], keys, strict=True)
+    ]
     return _column(keys, sources)
 
 
@@ -87,7 +95,9 @@ def images_column(table: dict[str, list], root: Path) -> Column:
     """All usable pictures of each record."""
     sources = [
         Picture(str(root / path), key)
-        for paths, keys in zip(table["images"], table["image_keys"], strict=True) for path, key in zip(paths, keys, strict=True) if key is not None
+        for paths, keys in zip(table["images"], table["image_keys"], strict=True)
+        for path, key in zip(paths, keys, strict=True)
+        if key is not None
     ]
     counts = [sum(key is not None for key in keys) for keys in table["image_keys"]]
     return _column([source.key for source in sources], sources, counts)
@@ -97,10 +107,14 @@ def text_column(side: str, view: str, table: dict[str, list], extractor: TextExt
     """The record's string under `view`, cut to the extractor's limit; its hash is its key."""
     if side == "mention":
         spans = [(start, end) if start >= 0 else None for start, end in zip(table["start"], table["end"], strict=True)]
-        texts: Sequence[views.Text | None] = views.mention_texts(view, table["phrase"], table["sentence"], spans, extractor.count, extractor.limit)
+        texts: Sequence[views.Text | None] = views.mention_texts(
+            view, table["phrase"], table["sentence"], spans, extractor.count, extractor.limit
+        )
     else:
         written = table.get(views.enhanced(side, view) or "", ())
-        texts = views.entity_texts(view, table["name"], table["attributes"], table["description"], extractor.count, extractor.limit, written)
+        texts = views.entity_texts(
+            view, table["name"], table["attributes"], table["description"], extractor.count, extractor.limit, written
+        )
     keys = [None if text is None else content_key("text", text.string) for text in texts]
     column = _column(keys, [text and text.string for text in texts])
     for row, text in enumerate(texts):
@@ -115,7 +129,9 @@ def feature_text_column(view: str, table: dict[str, list], extractor: TextExtrac
     from pipeline.feature_texts import texts
 
     listed = texts(view, table["phrase"], parent.rows(), parent.labels)
-    strings, cut = views.shortened([string for strings in listed for string in strings], extractor.count, extractor.limit)
+    strings, cut = views.shortened(
+        [string for strings in listed for string in strings], extractor.count, extractor.limit
+    )
     column = _column([content_key("text", string) for string in strings], strings, [len(strings) for strings in listed])
     column.cut = cut
     return column
@@ -176,10 +192,14 @@ def column(side: str, view: str, records: Records, extractor: Extractor) -> Colu
         raise UserError(f"unknown side {side!r}; expected mention or entity")
     if isinstance(extractor, TextExtractor):
         if side == "mention" and view in views.FROM_FEATURES:
-            return feature_text_column(view, records.tables[side], extractor, records.parents[side, views.FROM_FEATURES[view], views.IMAGE])
+            return feature_text_column(
+                view, records.tables[side], extractor, records.parents[side, views.FROM_FEATURES[view], views.IMAGE]
+            )
         return text_column(side, view, records.tables[side], extractor)
     if view not in views.PICTURES:
-        raise UserError(f"view {view!r} is a text, but {extractor.options.model!r} reads pictures; their view is {views.IMAGE!r}")
+        raise UserError(
+            f"view {view!r} is a text, but {extractor.options.model!r} reads pictures; their view is {views.IMAGE!r}"
+        )
     if extractor.reads == "image":
         return records.pictures(side, view)
     parent = records.parents[side, extractor.options.of, view]
@@ -188,8 +208,14 @@ def column(side: str, view: str, records: Records, extractor: Extractor) -> Colu
 
 def distinct(columns: Sequence[Column]) -> Units:
     """The distinct units of several columns, ordered by key."""
-    keys = np.concatenate([column.keys[column.present] for column in columns]) if columns else np.zeros((0, KEY_BYTES), np.uint8)
-    sources = [source for column in columns for source, present in zip(column.sources, column.present, strict=True) if present]
+    keys = (
+        np.concatenate([column.keys[column.present] for column in columns])
+        if columns
+        else np.zeros((0, KEY_BYTES), np.uint8)
+    )
+    sources = [
+        source for column in columns for source, present in zip(column.sources, column.present, strict=True) if present
+    ]
     if not len(keys):
         return Units(keys, [])
     _, first = np.unique(keys.view(f"V{KEY_BYTES}").ravel(), return_index=True)

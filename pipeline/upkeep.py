@@ -8,7 +8,8 @@ from cache import verify as checks
 from cache.errors import UserError
 from cache.files import read_json
 from cache.identity import identity
-from pipeline import extract, profile as profiles, wants
+from pipeline import extract, wants
+from pipeline import profile as profiles
 from pipeline.extractors import build
 from pipeline.extractors.base import DerivedOptions
 from pipeline.images import Limits
@@ -28,8 +29,18 @@ def verify(job: dict[str, Any]) -> dict[str, Any]:
         lines = [f"cache {cache}: every checksum of {rows:,} rows holds"]
     elif job["repair"]:
         lines.append(f"removed {len(checks.repair([*found, *prompted]))} bad file(s)")
-        lines += ["`luigi --module tasks ExtractFeatures` makes again exactly what is bad or gone in the cache"] if found else []
-        lines += ["`luigi --module tasks TrainHead --method dsmip`, with a run's options, makes again what is bad or gone in it"] if prompted else []
+        lines += (
+            ["`luigi --module tasks ExtractFeatures` makes again exactly what is bad or gone in the cache"]
+            if found
+            else []
+        )
+        lines += (
+            [
+                "`luigi --module tasks TrainHead --method dsmip`, with a run's options, makes again what is bad or gone in it"
+            ]
+            if prompted
+            else []
+        )
     return {"text": "\n".join(lines), "bad": len(found) + len(prompted)}
 
 
@@ -41,16 +52,30 @@ def estimate(job: dict[str, Any]) -> dict[str, Any]:
         free = found["free_bytes"]
         for entry in found["estimates"]:
             total += entry["bytes"]
-            time = "-" if not entry["rows"] else "not measured" if entry["seconds"] is None else f"{entry['seconds']:,.0f} s"
-            lines.append(f"{entry['feature']:<18}{entry['wanted']:>13,}{entry['rows']:>10,}{entry['bytes'] / 1e6:>12,.1f}{time:>14}")
+            time = (
+                "-"
+                if not entry["rows"]
+                else "not measured"
+                if entry["seconds"] is None
+                else f"{entry['seconds']:,.0f} s"
+            )
+            lines.append(
+                f"{entry['feature']:<18}{entry['wanted']:>13,}{entry['rows']:>10,}{entry['bytes'] / 1e6:>12,.1f}{time:>14}"
+            )
     if job.get("later"):
         lines.append(f"not known before what they are made from is extracted: {', '.join(sorted(set(job['later'])))}")
-    lines.append(f"to come: {total / 1e6:,.1f} MB; free: {free / 1e6:,.0f} MB. Time is at the rate last measured here; nothing was extracted")
+    lines.append(
+        f"to come: {total / 1e6:,.1f} MB; free: {free / 1e6:,.0f} MB. Time is at the rate last measured here; nothing was extracted"
+    )
     return {"text": "\n".join(lines)}
 
 
 def _receipts(folder: Path) -> list[dict[str, Any]]:
-    return [receipt for path in sorted(folder.glob("ExtractGroup-*.json")) if (receipt := read_json(path))["result"].get("profile")]
+    return [
+        receipt
+        for path in sorted(folder.glob("ExtractGroup-*.json"))
+        if (receipt := read_json(path))["result"].get("profile")
+    ]
 
 
 def _asked_for(job: dict[str, Any]) -> tuple[set[str], list[str]]:
@@ -64,17 +89,25 @@ def _asked_for(job: dict[str, Any]) -> tuple[set[str], list[str]]:
     asked, notes = set(), []
     for name in sorted(used | set(job["profiles"])):
         if name not in job["profiles"] and name not in profiles.names() and not Path(name).is_file():
-            notes.append(f"the profile {name}, which features were extracted with, is gone and keeps none; --profiles names it where it lies now")
+            notes.append(
+                f"the profile {name}, which features were extracted with, is gone and keeps none; --profiles names it where it lies now"
+            )
             continue
         profile = profiles.load(name)
         for feature in profile.features.values():
             try:
                 asked.add(_identity(profile, feature, job))
             except UserError:
-                kept = {r["result"]["features"][feature.name]["identity"] for r in receipts if r["result"]["profile"] == name and feature.name in r["result"]["features"]}
+                kept = {
+                    r["result"]["features"][feature.name]["identity"]
+                    for r in receipts
+                    if r["result"]["profile"] == name and feature.name in r["result"]["features"]
+                }
                 asked |= kept
                 if kept:
-                    notes.append(f"{feature.name} of profile {profile.name} is kept: its identity cannot be told without its model, or without a dataset")
+                    notes.append(
+                        f"{feature.name} of profile {profile.name} is kept: its identity cannot be told without its model, or without a dataset"
+                    )
     return asked, notes
 
 
@@ -106,5 +139,7 @@ def clean(job: dict[str, Any]) -> dict[str, Any]:
     elif job["remove"]:
         lines.append(f"removed {len(stale)} feature(s), {sum(entry.bytes for entry in stale) / 1e6:,.1f} MB")
     else:
-        lines.append("nothing was removed; add --remove to delete these, or --profiles FILE.yaml to keep those of a further profile")
+        lines.append(
+            "nothing was removed; add --remove to delete these, or --profiles FILE.yaml to keep those of a further profile"
+        )
     return {"text": "\n".join(lines + notes)}

@@ -66,7 +66,14 @@ def template(side: str, view: str) -> str:
     return views[view]
 
 
-def mention_texts(view: str, phrases: Sequence[str], sentences: Sequence[str], spans: Sequence[tuple[int, int] | None], count: CountTokens, limit: int) -> list[Text]:
+def mention_texts(
+    view: str,
+    phrases: Sequence[str],
+    sentences: Sequence[str],
+    spans: Sequence[tuple[int, int] | None],
+    count: CountTokens,
+    limit: int,
+) -> list[Text]:
     """The strings of a mention view, each of at most `limit` tokens.
 
     A sentence that is too long becomes the widest window of whole words around the phrase that fits (the sentence's beginning where the phrase
@@ -79,7 +86,11 @@ def mention_texts(view: str, phrases: Sequence[str], sentences: Sequence[str], s
     for phrase, sentence, span, string, tokens in zip(phrases, sentences, spans, whole, count(whole), strict=True):
         start, end, cut = 0, len(sentence), tokens > limit
         if cut and "{sentence}" in form:
-            start, end = _window(sentence, span, lambda part, phrase=phrase: count([form.format(phrase=phrase, sentence=part)])[0] <= limit)
+            start, end = _window(
+                sentence,
+                span,
+                lambda part, phrase=phrase: count([form.format(phrase=phrase, sentence=part)])[0] <= limit,
+            )
             string = form.format(phrase=phrase, sentence=sentence[start:end])
         if cut and (start == end or count([string])[0] > limit):
             string, start, end = _shorten(form.format(phrase=phrase, sentence=sentence), count, limit), 0, 0
@@ -93,7 +104,13 @@ def mention_texts(view: str, phrases: Sequence[str], sentences: Sequence[str], s
 
 
 def entity_texts(
-    view: str, names: Sequence[str], attributes: Sequence[str], descriptions: Sequence[str], count: CountTokens, limit: int, written: Sequence[str] = (),
+    view: str,
+    names: Sequence[str],
+    attributes: Sequence[str],
+    descriptions: Sequence[str],
+    count: CountTokens,
+    limit: int,
+    written: Sequence[str] = (),
 ) -> list[Text | None]:
     """The strings of an entity view, each cut at a word so that it has at most `limit` tokens; None where the record has no such text.
 
@@ -124,7 +141,9 @@ def entity_texts(
 def shortened(strings: Sequence[str], count: CountTokens, limit: int) -> tuple[list[str], int]:
     """The strings, each cut at a word so that it has at most `limit` tokens, and how many were cut."""
     long = [tokens > limit for tokens in count(strings)] if strings else []
-    return [_shorten(string, count, limit) if cut else string for string, cut in zip(strings, long, strict=True)], sum(long)
+    return [_shorten(string, count, limit) if cut else string for string, cut in zip(strings, long, strict=True)], sum(
+        long
+    )
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:

@@ -36,7 +36,9 @@ def plans(profile: Profile, listed: Sequence[Want]) -> list[dict[str, Any]]:
 
     def close(want: Want) -> None:
         if _key(want) not in closed:
-            closed[_key(want)] = []  # set before going on, so that features which read each other end in an error below, not in a loop
+            closed[
+                _key(want)
+            ] = []  # set before going on, so that features which read each other end in an error below, not in a loop
             closed[_key(want)] = needed = requirements(profile, want)
             for each in needed:
                 close(each)
@@ -50,7 +52,9 @@ def plans(profile: Profile, listed: Sequence[Want]) -> list[dict[str, Any]]:
 
     def make(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
         if name in above:
-            raise UserError(f"profile {profile.name!r}: features read each other: {' → '.join([*above, name])}; mend `of:`")
+            raise UserError(
+                f"profile {profile.name!r}: features read each other: {' → '.join([*above, name])}; mend `of:`"
+            )
         if name not in made:
             after = sorted({_group(profile, _key(want)) for key in groups[name] for want in closed[key]})
             wants = [{"side": side, "feature": feature, "view": view} for side, feature, view in groups[name]]
@@ -81,7 +85,9 @@ def parent_of(profile: Profile, name: str) -> str:
     """The feature that a derived one reads. Raises `UserError` where the profile has no such feature, or it reads text."""
     parent = extractors.check_options(profile.feature(name), _where(profile)).of
     if _reads(profile, parent) == "text":
-        raise UserError(f"profile {profile.name!r}: features.{name}: `of: {parent}` is a text feature; expected one that reads pictures")
+        raise UserError(
+            f"profile {profile.name!r}: features.{name}: `of: {parent}` is a text feature; expected one that reads pictures"
+        )
     return parent
 
 
@@ -133,7 +139,11 @@ def request(profile: Profile, listed: Sequence[Mapping[str, str]], demo: Path | 
     return {
         "limits": dict(profile.limits),
         "features": {
-            name: {"extractor": profile.feature(name).extractor, "version": [RULES, kinds[name].VERSION], "options": dict(profile.feature(name).options)}
+            name: {
+                "extractor": profile.feature(name).extractor,
+                "version": [RULES, kinds[name].VERSION],
+                "options": dict(profile.feature(name).options),
+            }
             for name in names
         },
         "models": {name: stamps(name) for name in names},
@@ -166,9 +176,11 @@ def part_of(receipt: Mapping[str, Any], listed: Sequence[Want]) -> dict[str, Any
     features = {want["feature"]: {**result["features"][want["feature"]], "extracted": 0} for want in listed}
     stores = {feature["store"] for feature in features.values()}
     return {
-        "features": features, "columns": {name: result["columns"][name] for name in columns},
+        "features": features,
+        "columns": {name: result["columns"][name] for name in columns},
         "files": [entry["path"] for entry in receipt["files"] if Path(entry["path"]).parent.name in stores],
-        "cut": {name: result["cut"][name] for name in columns}, "without": {name: result["without"][name] for name in columns if name in result["without"]},
+        "cut": {name: result["cut"][name] for name in columns},
+        "without": {name: result["without"][name] for name in columns if name in result["without"]},
         "run": {"model_loads": [], "rows": dict.fromkeys(features, 0)},
     }
 
@@ -182,8 +194,15 @@ def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for name, feature in part["features"].items():
             known = result["features"].get(name)
             if known is not None:
-                both = {verdict: known["verdicts"].get(verdict, 0) + feature["verdicts"].get(verdict, 0) for verdict in {**known["verdicts"], **feature["verdicts"]}}
-                feature = feature | {"rows": known["rows"] + feature["rows"], "extracted": known["extracted"] + feature["extracted"], "verdicts": both}
+                both = {
+                    verdict: known["verdicts"].get(verdict, 0) + feature["verdicts"].get(verdict, 0)
+                    for verdict in {**known["verdicts"], **feature["verdicts"]}
+                }
+                feature = feature | {
+                    "rows": known["rows"] + feature["rows"],
+                    "extracted": known["extracted"] + feature["extracted"],
+                    "verdicts": both,
+                }
             result["features"][name] = feature
     return result
 
@@ -197,7 +216,9 @@ def describe(receipt: Mapping[str, Any]) -> str:
         lines.append(f"{name:<{width}}{feature['rows']:>10,}  {verdicts:<34}{feature['store']}")
     for name, feature in sorted(receipt["result"]["features"].items()):
         if feature.get("crops", {}).get("lost"):
-            lines.append(f"{feature['crops']['lost']:,} of {feature['crops']['boxes']:,} boxes gave {name} no row (outside the picture, no area, or the model failed)")
+            lines.append(
+                f"{feature['crops']['lost']:,} of {feature['crops']['boxes']:,} boxes gave {name} no row (outside the picture, no area, or the model failed)"
+            )
     cut = {name: count for name, count in receipt["result"]["cut"].items() if count}
     lines += [f"{count:,} texts of {name} were cut to fit" for name, count in sorted(cut.items())]
     without = {name: count for name, count in receipt["result"].get("without", {}).items() if count}
@@ -218,15 +239,28 @@ def candidate_sources(sources: str, scorer: str, extraction: Mapping[str, Any], 
             listed.append({"kind": source})
         elif kind == "dense" and feature:
             columns = extraction["columns"]
-            found = {side: next((c for c in sorted(columns) if c.startswith(column_name(side, feature, ""))), None) for side in ("mention", "entity")}
+            found = {
+                side: next((c for c in sorted(columns) if c.startswith(column_name(side, feature, ""))), None)
+                for side in ("mention", "entity")
+            }
             if None in found.values():
-                raise UserError(f"--sources {source}: the profile extracts {feature!r} for one side only; give it views of both sides")
-            listed.append({
-                "kind": "dense", "feature": feature, "output": "pooled", "store": str(paths.cache / extraction["features"][feature]["store"]),
-                "mention_keys": str(paths.root / columns[found["mention"]]), "entity_keys": str(paths.root / columns[found["entity"]]),
-            })
+                raise UserError(
+                    f"--sources {source}: the profile extracts {feature!r} for one side only; give it views of both sides"
+                )
+            listed.append(
+                {
+                    "kind": "dense",
+                    "feature": feature,
+                    "output": "pooled",
+                    "store": str(paths.cache / extraction["features"][feature]["store"]),
+                    "mention_keys": str(paths.root / columns[found["mention"]]),
+                    "entity_keys": str(paths.root / columns[found["entity"]]),
+                }
+            )
         else:
-            raise UserError(f"--sources {source!r}: expected `name`, `name-of-type`, `given` or `dense:FEATURE`, separated by commas")
+            raise UserError(
+                f"--sources {source!r}: expected `name`, `name-of-type`, `given` or `dense:FEATURE`, separated by commas"
+            )
     return listed
 
 
@@ -238,4 +272,12 @@ def listed(profile: Profile, features: str, wants: str, usual: Callable[[Profile
     names = [name.strip() for name in features.split(",") if name.strip()]
     if names:
         return [want for name in names for want in of_feature(profile, name)]
-    return [*usual(profile), *(want for name, feature in profile.features.items() if feature.by_default for want in of_feature(profile, name))]
+    return [
+        *usual(profile),
+        *(
+            want
+            for name, feature in profile.features.items()
+            if feature.by_default
+            for want in of_feature(profile, name)
+        ),
+    ]

@@ -9,7 +9,12 @@ from cache.errors import UserError, nearest
 
 SCHEME = "torchvision:"
 # Their COCO_V1 weights were trained with batch norms that add nothing to the variance; torchvision sets that only where it loads the file itself.
-_NO_EPSILON = {"fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn", "retinanet_resnet50_fpn"}
+_NO_EPSILON = {
+    "fasterrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn",
+    "keypointrcnn_resnet50_fpn",
+    "retinanet_resnet50_fpn",
+}
 
 
 def _weights(architecture: str, name: str, where: str) -> Any:
@@ -20,7 +25,9 @@ def _weights(architecture: str, name: str, where: str) -> Any:
         raise UserError(f"{where}: torchvision has no model {architecture!r}{nearest(architecture, zoo.list_models())}")
     entries = {entry.name: entry for entry in zoo.get_model_weights(architecture)}
     if not entries or (name and name not in entries):
-        raise UserError(f"{where}: torchvision has no weights {name!r} of {architecture}; it has: {', '.join(entries) or 'none'}")
+        raise UserError(
+            f"{where}: torchvision has no weights {name!r} of {architecture}; it has: {', '.join(entries) or 'none'}"
+        )
     return entries[name or next(iter(entries))]
 
 
@@ -39,9 +46,12 @@ def completed(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     transforms = entry.transforms()
     if hasattr(transforms, "crop_size"):
         known["preprocess"] = {
-            "crop_size": transforms.crop_size[0], "resize_size": transforms.resize_size[0], "interpolation": transforms.interpolation.value,
-            "mean": list(transforms.mean), "std": list(transforms.std),
-        }  # fmt: skip
+            "crop_size": transforms.crop_size[0],
+            "resize_size": transforms.resize_size[0],
+            "interpolation": transforms.interpolation.value,
+            "mean": list(transforms.mean),
+            "std": list(transforms.std),
+        }
     return {**known, **config}
 
 

@@ -23,14 +23,23 @@ def agreement(names: Sequence[str], right: np.ndarray) -> list[Table]:
     experiments, n = right.shape
     counts = right.sum(0)
     best = names[int(right.mean(1).argmax())]
-    rows = [[_of(number, experiments), str(int((counts == number).sum())), _share((counts == number).mean() if n else 0)] for number in range(experiments + 1)]
+    rows = [
+        [_of(number, experiments), str(int((counts == number).sum())), _share((counts == number).mean() if n else 0)]
+        for number in range(experiments + 1)
+    ]
     pairs = [
-        [name, *("" if row == column else str(int((right[row] & ~right[column]).sum())) for column in range(experiments))] for row, name in enumerate(names)
+        [
+            name,
+            *("" if row == column else str(int((right[row] & ~right[column]).sum())) for column in range(experiments)),
+        ]
+        for row, name in enumerate(names)
     ]
     some = (counts > 0).mean() if n else 0.0
     return [
         table(
-            "How many methods are right", ["right", "mentions", "%"], rows,
+            "How many methods are right",
+            ["right", "mentions", "%"],
+            rows,
             f"At least one is right on {_share(some)}\u00a0% of {n} mentions; {best}, the best alone, on {_share(right.mean(1).max() if n else 0)}\u00a0%.",
         ),
         table("Mentions that the row's method has right and the column's wrong", ["right ↓ wrong →", *names], pairs),

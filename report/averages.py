@@ -21,7 +21,8 @@ def averages(metrics: Sequence[Mapping[str, Any]]) -> Averages:
     return {
         split: {
             protocol: {
-                part: _figures([one[split][protocol][part] for one in metrics]) for part in parts
+                part: _figures([one[split][protocol][part] for one in metrics])
+                for part in parts
                 if all(part in one.get(split, {}).get(protocol, {}) for one in metrics)
             }
             for protocol, parts in protocols.items()
@@ -32,7 +33,9 @@ def averages(metrics: Sequence[Mapping[str, Any]]) -> Averages:
 
 def _figures(values: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     result: dict[str, Any] = {"n": values[0]["n"]}
-    return result | {name: spread([one[name] for one in values]) for name in FIGURES if all(name in one for one in values)}
+    return result | {
+        name: spread([one[name] for one in values]) for name in FIGURES if all(name in one for one in values)
+    }
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:
@@ -69,11 +72,18 @@ def as_said(made: Averages, seeds: Sequence[int]) -> str:
     """Every split and protocol, then the parts of the last split under its first protocol, mean ± standard deviation."""
     rows = [
         [f"{split}  {protocol}", str(parts["all"]["n"]), *(said(name, parts["all"].get(name)) for name in FIGURES)]
-        for split, protocols in made.items() for protocol, parts in protocols.items()
+        for split, protocols in made.items()
+        for protocol, parts in protocols.items()
     ]
     split, protocols = list(made.items())[-1]
     protocol, parts = next(iter(protocols.items()))
-    by_part = [[name, str(values["n"]), *(said(figure, values.get(figure)) for figure in FIGURES)] for name, values in parts.items() if name != "all"]
+    by_part = [
+        [name, str(values["n"]), *(said(figure, values.get(figure)) for figure in FIGURES)]
+        for name, values in parts.items()
+        if name != "all"
+    ]
     title = f"mean ± standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))})"
     header = ["", "n", *FIGURES]
-    return as_text(table(title, header, rows)) + "\n\n" + as_text(table(f"{split}  {protocol}, by part", header, by_part))
+    return (
+        as_text(table(title, header, rows)) + "\n\n" + as_text(table(f"{split}  {protocol}, by part", header, by_part))
+    )

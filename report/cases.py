@@ -36,7 +36,9 @@ class Source:
     def read(cls, dataset: Path, roots: Mapping[str, Path], found: Mapping[str, Mapping[str, str]]) -> "Source":
         """found: feature -> {"store": folder, "column": file of its keys}."""
         tables = read_tables(dataset)
-        parents = {name: Parent.read(Store.open(Path(one["store"])), Path(one["column"])) for name, one in found.items()}
+        parents = {
+            name: Parent.read(Store.open(Path(one["store"])), Path(one["column"])) for name, one in found.items()
+        }
         return cls(tables["mention"], tables["entity"], roots, parents)
 
     def row(self, feature: str, mention: int) -> tuple[Mapping[str, np.ndarray], Mapping[str, Sequence[str]]] | None:
@@ -78,10 +80,21 @@ class Cases:
         if gold is not None:
             self.entity(gold)
         return {
-            "id": table["id"][row], "split": table["split"][row], "type": table["type"][row], "group": table["group"][row], "phrase": table["phrase"][row],
+            "id": table["id"][row],
+            "split": table["split"][row],
+            "type": table["type"][row],
+            "group": table["group"][row],
+            "phrase": table["phrase"][row],
             **_text(table["sentence"][row], table["phrase"][row], table["start"][row], table["end"][row]),
-            "image": self._image(row), **found, "gold": gold, "gold_known": gold in self._row_of,
-            "methods": {method.name: self._answer(method, row, gold, found) for method in self.methods if table["id"][row] in method.predictions},
+            "image": self._image(row),
+            **found,
+            "gold": gold,
+            "gold_known": gold in self._row_of,
+            "methods": {
+                method.name: self._answer(method, row, gold, found)
+                for method in self.methods
+                if table["id"][row] in method.predictions
+            },
         }
 
     def entity(self, name: str) -> str:
@@ -92,7 +105,9 @@ class Cases:
             if row is not None:
                 table = self.source.entities
                 told = {
-                    "name": table["name"][row], "type": table["type"][row], "text": (table["description"][row] or table["attributes"][row] or "")[:LONGEST],
+                    "name": table["name"][row],
+                    "type": table["type"][row],
+                    "text": (table["description"][row] or table["attributes"][row] or "")[:LONGEST],
                     "picture": self._picture("entity", table["image"][row], table["image_key"][row], SMALL),
                 }
             self.entities[name] = told
@@ -119,23 +134,34 @@ class Cases:
         name = self.source.mentions["id"][row]
         predicted, told = method.predictions[name], method.told.get(name, {})
         beside = {one["id"]: one for one in reversed(told.get("candidates", ()))}
-        units = [column.removeprefix("top_") for column in predicted if column.startswith("top_") and column != "top_score"]
+        units = [
+            column.removeprefix("top_") for column in predicted if column.startswith("top_") and column != "top_score"
+        ]
 
         def candidate(entity: str, values: Mapping[str, float]) -> dict[str, Any]:
             one: dict[str, Any] = {"id": self.entity(entity), "score": _number(values["score"])}
             numbers = {unit: _number(values[unit]) for unit in units if unit != "expert"}
             if "expert" in units:  # a number among the units that stand before it
                 one["expert"] = units[int(values["expert"])]
-            return one | ({"units": numbers} if numbers else {}) | {key: value for key, value in beside.get(entity, {}).items() if key in ("edges", "pairs")}
+            return (
+                one
+                | ({"units": numbers} if numbers else {})
+                | {key: value for key, value in beside.get(entity, {}).items() if key in ("edges", "pairs")}
+            )
 
         columns = ("score", *units)
         top = [
-            candidate(entity, {unit: predicted[f"top_{unit}"][place] for unit in columns}) for place, entity in enumerate(predicted["top"][:TOP])
+            candidate(entity, {unit: predicted[f"top_{unit}"][place] for unit in columns})
+            for place, entity in enumerate(predicted["top"][:TOP])
         ]
         rank = int(predicted[method.rank])
         answer: dict[str, Any] = {"rank": rank, "right": rank == 1 if gold in self._row_of else None, "top": top}
         of_gold = {unit: predicted[f"gold_{unit}"] for unit in columns}
-        if gold in self._row_of and gold not in predicted["top"][:TOP] and all(np.isfinite(value) for value in of_gold.values()):
+        if (
+            gold in self._row_of
+            and gold not in predicted["top"][:TOP]
+            and all(np.isfinite(value) for value in of_gold.values())
+        ):
             answer["gold"] = candidate(gold, of_gold)
         attention = _attention(told.get("attention", {}), found, self.source, row)
         return answer | ({"attention": attention} if attention else {})
@@ -143,7 +169,9 @@ class Cases:
 
 def _text(sentence: str, phrase: str, start: int, end: int) -> dict[str, Any]:
     found = start >= 0
-    before, written, after = (sentence[:start], sentence[start:end], sentence[end:]) if found else (sentence, phrase, "")
+    before, written, after = (
+        (sentence[:start], sentence[start:end], sentence[end:]) if found else (sentence, phrase, "")
+    )
     before = "… " + before[-LONGEST:] if len(before) > LONGEST else before
     return {"text": [before, written, after[:LONGEST] + (" …" if len(after) > LONGEST else "")], "found": found}
 
@@ -156,10 +184,15 @@ def _drawn(source: Source, row: int) -> dict[str, Any]:
         if found is None:
             continue
         rows, labels = found
-        drawn[kind] = [{"box": [_number(side) for side in box], "score": _number(score)} for box, score in zip(rows["boxes"], rows["confidences"], strict=True)]
+        drawn[kind] = [
+            {"box": [_number(side) for side in box], "score": _number(score)}
+            for box, score in zip(rows["boxes"], rows["confidences"], strict=True)
+        ]
         if "labels" in rows and "labels" in labels:
             for one, label in zip(drawn[kind], rows["labels"], strict=True):
-                one["label"] = labels["labels"][int(label)] if 0 <= int(label) < len(labels["labels"]) else str(int(label))
+                one["label"] = (
+                    labels["labels"][int(label)] if 0 <= int(label) < len(labels["labels"]) else str(int(label))
+                )
     attributes, identities = source.row("face_attributes", row), source.row("identity", row)
     for one in drawn["faces"]:
         one |= {"said": "", "names": []}
@@ -168,9 +201,15 @@ def _drawn(source: Source, row: int) -> dict[str, Any]:
             if 0 <= box < len(drawn["faces"]):
                 drawn["faces"][int(box)]["said"] = said
     if identities is not None:
-        for box, packed, scores in zip(identities[0]["box"], identities[0]["names"], identities[0]["scores"], strict=True):
+        for box, packed, scores in zip(
+            identities[0]["box"], identities[0]["names"], identities[0]["scores"], strict=True
+        ):
             if 0 <= box < len(drawn["faces"]):
-                listed = [[unpack(name), _number(score)] for name, score in zip(packed, scores, strict=True) if score > THRESHOLD and unpack(name)]
+                listed = [
+                    [unpack(name), _number(score)]
+                    for name, score in zip(packed, scores, strict=True)
+                    if score > THRESHOLD and unpack(name)
+                ]
                 drawn["faces"][int(box)]["names"] = listed
     return drawn
 
@@ -181,12 +220,16 @@ def _sentences(found: tuple[Mapping[str, np.ndarray], Mapping[str, Sequence[str]
     return [said.removeprefix(", ") for said in sentences("", rows, found[1])]
 
 
-def _attention(told: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any], source: Source, row: int) -> dict[str, list[list[Any]]]:
+def _attention(
+    told: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any], source: Source, row: int
+) -> dict[str, list[list[Any]]]:
     """role -> [what it is, weight, number of its object or face (-1: none)] of everything that DWE+ attended to."""
     attributes, identities = source.row("face_attributes", row), source.row("identity", row)
     called: dict[str, list[tuple[str, int]]] = {
         "objects": [(one.get("label", "object"), number) for number, one in enumerate(found["objects"])],
-        "faces": [] if attributes is None else [(said, int(box)) for said, box in zip(_sentences(attributes), attributes[0]["box"], strict=True)][:MOST],
+        "faces": []
+        if attributes is None
+        else [(said, int(box)) for said, box in zip(_sentences(attributes), attributes[0]["box"], strict=True)][:MOST],
         "identities": [] if identities is None else [(said, -1) for said in names(identities[0])[:MOST]],
     }
     shown = {}
@@ -195,8 +238,13 @@ def _attention(told: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any], 
             continue
         steps = called[role]
         if "boxes" in values:
-            steps = [called[role][box] if 0 <= box < len(called[role]) else ("whole picture", -1) for box in values["boxes"]]
-        weighed = [(*(steps[place] if place < len(steps) else ("", -1)), weight) for place, weight in enumerate(values["weights"])]
+            steps = [
+                called[role][box] if 0 <= box < len(called[role]) else ("whole picture", -1) for box in values["boxes"]
+            ]
+        weighed = [
+            (*(steps[place] if place < len(steps) else ("", -1)), weight)
+            for place, weight in enumerate(values["weights"])
+        ]
         shown[role] = [[what, weight, number] for what, number, weight in weighed]
     return shown
 

@@ -40,8 +40,19 @@ def charts(histories: Mapping[str, Mapping[str, Any]]) -> list[Chart]:
     that were not trained by epochs."""
     there = {name: one["epochs"] for name, one in histories.items() if one.get("epochs")}
     colours = {name: number for number, name in enumerate(histories)}
-    found = [_chart("MRR on dev, by epoch", {name: _points(rows, "dev MRR") for name, rows in there.items()}, colours, max, LARGE)]
-    found += [_chart(f"{name}: training loss, by epoch", {name: _points(rows, "loss")}, colours, min, SMALL) for name, rows in there.items()]
+    found = [
+        _chart(
+            "MRR on dev, by epoch",
+            {name: _points(rows, "dev MRR") for name, rows in there.items()},
+            colours,
+            max,
+            LARGE,
+        )
+    ]
+    found += [
+        _chart(f"{name}: training loss, by epoch", {name: _points(rows, "loss")}, colours, min, SMALL)
+        for name, rows in there.items()
+    ]
     return [chart for chart in found if chart.lines]
 
 
@@ -49,7 +60,13 @@ def _points(rows: Sequence[Mapping[str, float]], figure: str) -> list[tuple[int,
     return [(int(row["epoch"]), float(row[figure])) for row in rows if figure in row and math.isfinite(row[figure])]
 
 
-def _chart(title: str, series: Mapping[str, list[tuple[int, float]]], colours: Mapping[str, int], best: Any, size: tuple[int, int]) -> Chart:
+def _chart(
+    title: str,
+    series: Mapping[str, list[tuple[int, float]]],
+    colours: Mapping[str, int],
+    best: Any,
+    size: tuple[int, int],
+) -> Chart:
     series = {name: points for name, points in series.items() if points}
     if not series:
         return Chart(title, (), (), (), (), size)
@@ -62,7 +79,9 @@ def _chart(title: str, series: Mapping[str, list[tuple[int, float]]], colours: M
     def place(point: tuple[float, float]) -> tuple[float, float]:
         across = (point[0] - 1) / max(1, longest - 1)
         up = (point[1] - low) / ((high - low) or 1)
-        return round(LEFT + across * (width - LEFT - RIGHT), 1), round(height - BOTTOM - up * (height - TOP - BOTTOM), 1)
+        return round(LEFT + across * (width - LEFT - RIGHT), 1), round(
+            height - BOTTOM - up * (height - TOP - BOTTOM), 1
+        )
 
     lines, rows = [], []
     for name, points in series.items():
@@ -73,7 +92,14 @@ def _chart(title: str, series: Mapping[str, list[tuple[int, float]]], colours: M
         rows.append((name, str(points[-1][0]), f"{top[1]:.4f}", str(top[0])))
     every = max(1, math.ceil(longest / (width // 48)))
     x_ticks = [(place((epoch, low))[0], str(epoch)) for epoch in range(1, longest + 1, every)]
-    return Chart(title, tuple(_apart(lines, height - BOTTOM + 8)), tuple(x_ticks), tuple((place((1, step))[1], f"{step:g}") for step in steps), tuple(rows), size)
+    return Chart(
+        title,
+        tuple(_apart(lines, height - BOTTOM + 8)),
+        tuple(x_ticks),
+        tuple((place((1, step))[1], f"{step:g}") for step in steps),
+        tuple(rows),
+        size,
+    )
 
 
 def _apart(lines: list[Line], bottom: float) -> list[Line]:
@@ -83,7 +109,12 @@ def _apart(lines: list[Line], bottom: float) -> list[Line]:
         lowest = max(line.end[1], lowest + 13)
         placed[line.name] = lowest
     over = max(0.0, lowest - bottom)
-    return [Line(line.name, line.colour, line.points, (line.end[0], round(placed[line.name] - over, 1)), line.best, line.said) for line in lines]
+    return [
+        Line(
+            line.name, line.colour, line.points, (line.end[0], round(placed[line.name] - over, 1)), line.best, line.said
+        )
+        for line in lines
+    ]
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:

@@ -19,9 +19,14 @@ class Explore(Tool, OnProfile):
     The run is --run, or the one of --dataset that was finished last. Other datasets than the demo need --data-dir, for their pictures.
     """
 
-    run_folder = luigi.Parameter(default="", description="--run: a run's folder, or <dataset>/<method>/<hash> under artifacts/runs; empty: the last one")
+    run_folder = luigi.Parameter(
+        default="",
+        description="--run: a run's folder, or <dataset>/<method>/<hash> under artifacts/runs; empty: the last one",
+    )
     port = Whole(least=0, most=65535, default=8080, description="port; 0: a free one")
-    host = luigi.Parameter(default="127.0.0.1", description="address to listen on; any other than this machine's own lets others in")
+    host = luigi.Parameter(
+        default="127.0.0.1", description="address to listen on; any other than this machine's own lets others in"
+    )
     split = Choice(choices=("test", "dev"), default="test", description="test or dev")
 
     def folder_of_run(self) -> Path:
@@ -29,16 +34,29 @@ class Explore(Tool, OnProfile):
         if self.run_folder:
             folder = folder_of(self.run_folder, self.paths)
             if folder.parent.parent.name != self.dataset:
-                raise UserError(f"--run {self.run_folder}: of dataset {folder.parent.parent.name!r}; name it (--dataset, and --data-dir for its pictures)")
+                raise UserError(
+                    f"--run {self.run_folder}: of dataset {folder.parent.parent.name!r}; name it (--dataset, and --data-dir for its pictures)"
+                )
             return folder
-        found = [path.parent for path in (self.paths.root / "runs" / self.dataset).glob("*/*/run.json") if read_json(path.with_name("metrics.json"))]
+        found = [
+            path.parent
+            for path in (self.paths.root / "runs" / self.dataset).glob("*/*/run.json")
+            if read_json(path.with_name("metrics.json"))
+        ]
         if not found:
-            raise UserError(f"no finished run of dataset {self.dataset} under {self.paths.root / 'runs'}; train a head first (TrainHead)")
+            raise UserError(
+                f"no finished run of dataset {self.dataset} under {self.paths.root / 'runs'}; train a head first (TrainHead)"
+            )
         return max(found, key=lambda folder: ((folder / "run.json").stat().st_mtime_ns, folder.name))
 
     def act(self) -> None:
         job = {
-            "run": str(self.folder_of_run()), "source": str(self.source), "host": self.host, "port": self.port, "split": self.split, "device": self.device,
+            "run": str(self.folder_of_run()),
+            "source": str(self.source),
+            "host": self.host,
+            "port": self.port,
+            "split": self.split,
+            "device": self.device,
             "precision": self.precision,
         }
         self.run_child("report.explore.serve:main", job)

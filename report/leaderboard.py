@@ -10,7 +10,7 @@ import numpy as np
 from cache.files import write_atomic
 from report.averages import FIGURES, Averages, averages, said, spread
 from report.published import published
-from report.runs import Experiment, read_experiment, ranks, shared_protocol
+from report.runs import Experiment, ranks, read_experiment, shared_protocol
 from report.significance import RESAMPLES, holm, p_said, paired_bootstrap
 from report.tables import Cell, Table, as_latex, as_markdown, as_text, table
 from report.tidy import tidy
@@ -47,7 +47,9 @@ def write(job: dict[str, Any]) -> dict[str, Any]:
     notes = table("Left out", ["", "reason"], list(job["skipped"].items()))
     listed = [*tables, *([notes] if skipped else [])]
     write_atomic(out / "leaderboard.txt", text + "\n")
-    write_atomic(out / "leaderboard.ansi", "\n\n".join([heading, *(as_text(one, bold=True) for one in tables), *skipped]) + "\n")
+    write_atomic(
+        out / "leaderboard.ansi", "\n\n".join([heading, *(as_text(one, bold=True) for one in tables), *skipped]) + "\n"
+    )
     write_atomic(out / "leaderboard.md", "\n".join(map(as_markdown, listed)))
     write_atomic(out / "leaderboard.tex", "% needs \\usepackage{booktabs}\n" + "\n".join(map(as_latex, listed)))
     measured = {entry.name: entry.averages for entry in [*entries, *_renamed(alone)]}
@@ -62,7 +64,9 @@ def compared(job: dict[str, Any]) -> tuple[list[Entry], dict[str, Entry], list[T
     resamples = job.get("resamples", RESAMPLES)
     tables: list[Table] = []
     for split in job["splits"]:
-        tables += [standing(entries, split, protocol, job["reference"], resamples) for protocol in _protocols(entries, split)]
+        tables += [
+            standing(entries, split, protocol, job["reference"], resamples) for protocol in _protocols(entries, split)
+        ]
     last = job["splits"][-1]
     tables.append(by_part(entries, last))
     if alone:
@@ -76,7 +80,10 @@ def _entry(said_of: dict[str, Any]) -> Entry:
 
 
 def _renamed(alone: dict[str, Entry]) -> list[Entry]:
-    return [Entry(Experiment(f"{name}, text only", one.experiment.runs), one.averages, one.settings) for name, one in alone.items()]
+    return [
+        Entry(Experiment(f"{name}, text only", one.experiment.runs), one.averages, one.settings)
+        for name, one in alone.items()
+    ]
 
 
 def _protocols(entries: Sequence[Entry], split: str) -> list[str]:
@@ -95,7 +102,10 @@ def standing(entries: Sequence[Entry], split: str, protocol: str, reference: str
     for entry in here:
         values = figures[entry.name]
         row: list[Cell | str] = [entry.name]
-        row += [Cell(said(name, values.get(name)), name != "recall" and _is(best[name], values.get(name))) for name in FIGURES]
+        row += [
+            Cell(said(name, values.get(name)), name != "recall" and _is(best[name], values.get(name)))
+            for name in FIGURES
+        ]
         if reference:
             row += _change(figures.get(reference), values, entry.name == reference)
         rows.append([*row, *compared[entry.name]])
@@ -103,7 +113,9 @@ def standing(entries: Sequence[Entry], split: str, protocol: str, reference: str
     absent = [entry.name for entry in entries if entry not in here]
     seeds = max(len(entry.experiment.runs) for entry in here)
     return table(
-        f"{split}, {protocol} ({', '.join(map(str, counts))} mentions)", ["", *FIGURES, *differs, "p H@1", "p MRR"], rows,
+        f"{split}, {protocol} ({', '.join(map(str, counts))} mentions)",
+        ["", *FIGURES, *differs, "p H@1", "p MRR"],
+        rows,
         f"p against {reference or 'the best'}: paired bootstrap over mentions, Holm-adjusted over this table"
         + (f"; mean ± standard deviation over {seeds} seeds." if seeds > 1 else "."),
         f"No such figures: {', '.join(absent)} (scores lists alone)." if absent else "",
@@ -134,13 +146,24 @@ def _compared(here: Sequence[Entry], split: str, protocol: str, reference: str, 
         return {here[0].name: ["", ""]}
     measures = {entry.name: ranks(entry.experiment, split, protocol) for entry in here}
     first = next(iter(measures.values()))
-    alike = {name: np.array_equal(one.ids, first.ids) and np.array_equal(one.gold, first.gold) for name, one in measures.items()}
+    alike = {
+        name: np.array_equal(one.ids, first.ids) and np.array_equal(one.gold, first.gold)
+        for name, one in measures.items()
+    }
     columns = []
     for place in range(2):
         values = {name: one.measures()[place] for name, one in measures.items() if alike[name]}
-        chosen = reference if reference in values else max(values, key=lambda name: values[name].mean() if len(values[name]) else 0.0)
+        chosen = (
+            reference
+            if reference in values
+            else max(values, key=lambda name: values[name].mean() if len(values[name]) else 0.0)
+        )
         others = [name for name in values if name != chosen]
-        tested = paired_bootstrap(np.stack([values[name] for name in others]), values[chosen], resamples=resamples) if others else []
+        tested = (
+            paired_bootstrap(np.stack([values[name] for name in others]), values[chosen], resamples=resamples)
+            if others
+            else []
+        )
         adjusted = dict(zip(others, holm([one.p for one in tested]), strict=True))
         shown = {name: p_said(p) for name, p in adjusted.items()} | {chosen: "ref." if reference else "best"}
         columns.append({name: shown.get(name, "–") for name in measures})
@@ -158,7 +181,9 @@ def by_part(entries: Sequence[Entry], split: str) -> Table:
         best = _best("H@1", [value["H@1"] for value in values])
         cells = [Cell(said("H@1", value["H@1"]), _is(best, value["H@1"])) for value in values]
         rows.append([part, str(values[0]["n"]), *cells])
-    return table(f"{split}, {protocol}, H@1 by part", ["", "n", *(entry.name for entry in entries)], rows, _why(protocol))
+    return table(
+        f"{split}, {protocol}, H@1 by part", ["", "n", *(entry.name for entry in entries)], rows, _why(protocol)
+    )
 
 
 def _why(protocol: str) -> str:
@@ -179,11 +204,26 @@ def against_text(entries: Sequence[Entry], alone: dict[str, Entry], split: str) 
         for part in ["all", *parts]:
             if all("H@1" in one.get(part, {}) for one in both):
                 runs = zip(entry.experiment.runs, alone[entry.name].experiment.runs, strict=True)
-                gains = [run.metrics[split][protocol][part]["H@1"] - other.metrics[split][protocol][part]["H@1"] for run, other in runs]
+                gains = [
+                    run.metrics[split][protocol][part]["H@1"] - other.metrics[split][protocol][part]["H@1"]
+                    for run, other in runs
+                ]
                 with_pictures, without = (said("H@1", one[part]["H@1"]) for one in both)
-                rows.append([entry.name, part.removeprefix(GROUP), protocol, str(both[0][part]["n"]), with_pictures, without, _gain(gains)])
+                rows.append(
+                    [
+                        entry.name,
+                        part.removeprefix(GROUP),
+                        protocol,
+                        str(both[0][part]["n"]),
+                        with_pictures,
+                        without,
+                        _gain(gains),
+                    ]
+                )
     header = ["", "mentions", "protocol", "n", "as it is", "text only", "gain"]
-    return table(f"{split}, H@1 of each method and of its text-only ablation", header, rows, "gain: points of H@1, seed by seed.")
+    return table(
+        f"{split}, H@1 of each method and of its text-only ablation", header, rows, "gain: points of H@1, seed by seed."
+    )
 
 
 def _gain(gains: Sequence[float]) -> str:
@@ -199,12 +239,29 @@ def costs(entries: Sequence[Entry]) -> Table:
         first = told[0]
         speeds = [[one.get("pairs_per_second", {}).get(name) for one in told] for name in ("candidates", "full-kb")]
         seconds = [one.get("seconds", {}).get("train") for one in told]
-        rows.append([
-            entry.name, str(len(told)), f"{first['parameters']:,}" if "parameters" in first else "–", _over(seconds, "{:.1f}"),
-            *(_over(values, "{:,.0f}") for values in speeds), " / ".join(str(one.get("epochs", "–")) for one in told),
-            f"{first.get('device', '–')}, {first.get('precision', '–')}", entry.settings or "none",
-        ])
-    header = ["", "seeds", "parameters", "train s", "pairs/s, lists", "pairs/s, KB", "epochs", "device", "settings other than the method's defaults"]
+        rows.append(
+            [
+                entry.name,
+                str(len(told)),
+                f"{first['parameters']:,}" if "parameters" in first else "–",
+                _over(seconds, "{:.1f}"),
+                *(_over(values, "{:,.0f}") for values in speeds),
+                " / ".join(str(one.get("epochs", "–")) for one in told),
+                f"{first.get('device', '–')}, {first.get('precision', '–')}",
+                entry.settings or "none",
+            ]
+        )
+    header = [
+        "",
+        "seeds",
+        "parameters",
+        "train s",
+        "pairs/s, lists",
+        "pairs/s, KB",
+        "epochs",
+        "device",
+        "settings other than the method's defaults",
+    ]
     note = "parameters: trainable ones. Speeds: encoding both sides and scoring, features read from the cache."
     return table("Cost and settings", header, rows, note)
 
@@ -215,4 +272,6 @@ def _over(values: Sequence[float | None], form: str) -> str:
     if not known:
         return "–"
     value = spread(known)
-    return form.format(value["mean"]) + (f" ± {form.format(value['deviation'])}" if value["deviation"] is not None else "")
+    return form.format(value["mean"]) + (
+        f" ± {form.format(value['deviation'])}" if value["deviation"] is not None else ""
+    )

@@ -33,11 +33,20 @@ class Explain(BuildCandidates):
     params = TrainHead.params
     seed = TrainHead.seed
     train_fraction = TrainHead.train_fraction
-    run_folder = luigi.Parameter(default="", description="the run's folder, or <dataset>/<method>/<hash> under artifacts/runs; instead of --method and --params")
+    run_folder = luigi.Parameter(
+        default="",
+        description="the run's folder, or <dataset>/<method>/<hash> under artifacts/runs; instead of --method and --params",
+    )
     split = Choice(choices=SPLITS, default="test", description="train, dev or test")
     mentions = luigi.Parameter(default="", description="comma-separated ids of mentions; empty: all of the split")
-    sample = Whole(least=0, default=0, description="at most so many mentions of the split, always the same ones; 0: all")
-    top = Whole(least=0, default=0, description="of each mention only its best so many candidates, and the gold; 0: its whole list")
+    sample = Whole(
+        least=0, default=0, description="at most so many mentions of the split, always the same ones; 0: all"
+    )
+    top = Whole(
+        least=0,
+        default=0,
+        description="of each mention only its best so many candidates, and the gold; 0: its whole list",
+    )
     on_device = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -54,15 +63,29 @@ class Explain(BuildCandidates):
 
     def request(self) -> dict[str, Any] | None:
         run = self.trained.digest()
-        return run and {"run": run, "split": self.split, "mentions": self.mentions, "sample": self.sample, "top": self.top}
+        return run and {
+            "run": run,
+            "split": self.split,
+            "mentions": self.mentions,
+            "sample": self.sample,
+            "top": self.top,
+        }
 
     def make(self) -> dict[str, Any]:
         job = self.trained.job()
         file = self.folder(self.trained.resolved()["run"]) / f"explain-{self.split}-{self.digest()[:8]}.jsonl"
-        said = self.run_child("heads.explanations:main", {
-            **job, "device": self.device, "file": str(file), "split": self.split, "sample": self.sample, "top": self.top,
-            "mentions": [name.strip() for name in self.mentions.split(",") if name.strip()],
-        })
+        said = self.run_child(
+            "heads.explanations:main",
+            {
+                **job,
+                "device": self.device,
+                "file": str(file),
+                "split": self.split,
+                "sample": self.sample,
+                "top": self.top,
+                "mentions": [name.strip() for name in self.mentions.split(",") if name.strip()],
+            },
+        )
         return {"result": {**said, "file": self.paths.relative(file)}, "files": [file]}
 
     def summary(self, receipt: dict[str, Any]) -> str:
@@ -79,12 +102,17 @@ class Report(Leaderboard):
 
     methods = luigi.Parameter(default="", description="comma-separated methods; empty: those that are trained already")
     params = CompareHeads.params
-    runs = luigi.Parameter(default="", description="comma-separated run folders, or <dataset>/<method>/<hash> under artifacts/runs, beside --methods or in their place")
+    runs = luigi.Parameter(
+        default="",
+        description="comma-separated run folders, or <dataset>/<method>/<hash> under artifacts/runs, beside --methods or in their place",
+    )
     text_only = CompareHeads.text_only
     split = Choice(choices=SPLITS[1:], default="test", description="dev or test")
     cases = Whole(least=0, most=MOST_CASES, default=300, description="the most mentions that are shown one by one")
     picture_mb = Whole(least=0, default=40, description="megabytes of small pictures that the page may hold")
-    explain = TrueOrFalse(default=True, description="ask the heads what else they tell: edges, attention, pair features")
+    explain = TrueOrFalse(
+        default=True, description="ask the heads what else they tell: edges, attention, pair features"
+    )
     on_device = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -120,7 +148,9 @@ class Report(Leaderboard):
             if task.done():
                 found[method] = task
         if not found:
-            raise UserError("no trained head for this dataset and profile; name methods to train (--methods drin,mimic,dwe,dsmip,fused), or run folders (--runs)")
+            raise UserError(
+                "no trained head for this dataset and profile; name methods to train (--methods drin,mimic,dwe,dsmip,fused), or run folders (--runs)"
+            )
         return found
 
     def experiments(self) -> dict[str, TrainHead]:
@@ -129,8 +159,15 @@ class Report(Leaderboard):
     def without_pictures(self) -> dict[str, TrainHead]:
         if not self.text_only:
             return {}
-        found = {name: variants.text_only(task.method, task.params, self.profile_content) for name, task in self.shown.items()}
-        return {name: self.shown[name].clone(TrainHead, params=params) for name, params in found.items() if params is not None}
+        found = {
+            name: variants.text_only(task.method, task.params, self.profile_content)
+            for name, task in self.shown.items()
+        }
+        return {
+            name: self.shown[name].clone(TrainHead, params=params)
+            for name, params in found.items()
+            if params is not None
+        }
 
     def request(self) -> dict[str, Any] | None:
         request = super().request()
@@ -156,22 +193,44 @@ class Report(Leaderboard):
         merged = wants.merged([group.resolved() for group in groups.values()])
         columns = {name: f"mention.{name}.image" for name in FOUND}
         return {
-            name: {"store": str(self.paths.cache / merged["features"][name]["store"]), "column": str(self.folder(merged["columns"][column]))}
-            for name, column in columns.items() if column in merged["columns"]
+            name: {
+                "store": str(self.paths.cache / merged["features"][name]["store"]),
+                "column": str(self.folder(merged["columns"][column])),
+            }
+            for name, column in columns.items()
+            if column in merged["columns"]
         }
 
     def make(self) -> dict[str, Any]:
         out = self.paths.report(self.dataset, "report", self.digest()) / "report.html"
         prepared = self.clone(PrepareDataset).resolved()
-        experiments, alone = ([self.entry(name, task) for name, task in listed.items()] for listed in (self.experiments(), self.without_pictures()))
+        experiments, alone = (
+            [self.entry(name, task) for name, task in listed.items()]
+            for listed in (self.experiments(), self.without_pictures())
+        )
         single = {name: task if task.seeds == 1 else task.of_seeds()[0] for name, task in self.shown.items()}
-        written = self.run_child("report.page.write:write", {
-            "dataset": self.dataset, "experiments": experiments, "text_only": alone, "reference": "", "skipped": self.skipped, "splits": self.splits,
-            "runs": {name: task.job() for name, task in single.items()}, "data": str(self.folder(prepared["folder"])), "found": self.found(),
-            "roots": {side: str(self.source / prepared[f"{side}_images"]) for side in ("mention", "entity")}, "limits": dict(self.profile_content.limits),
-            "cases": self.cases, "pictures": self.picture_mb * 1_000_000, "explain": self.explain, "device": self.device, "out": str(out),
-            "command": f"luigi --module tasks Report --dataset {self.dataset} --methods {','.join(task.head.method for task in self.shown.values())}",
-        })
+        written = self.run_child(
+            "report.page.write:write",
+            {
+                "dataset": self.dataset,
+                "experiments": experiments,
+                "text_only": alone,
+                "reference": "",
+                "skipped": self.skipped,
+                "splits": self.splits,
+                "runs": {name: task.job() for name, task in single.items()},
+                "data": str(self.folder(prepared["folder"])),
+                "found": self.found(),
+                "roots": {side: str(self.source / prepared[f"{side}_images"]) for side in ("mention", "entity")},
+                "limits": dict(self.profile_content.limits),
+                "cases": self.cases,
+                "pictures": self.picture_mb * 1_000_000,
+                "explain": self.explain,
+                "device": self.device,
+                "out": str(out),
+                "command": f"luigi --module tasks Report --dataset {self.dataset} --methods {','.join(task.head.method for task in self.shown.values())}",
+            },
+        )
         return {"result": {**written, "file": self.paths.relative(out)}, "files": [out]}
 
     def summary(self, receipt: dict[str, Any]) -> str:

@@ -24,7 +24,9 @@ def published() -> Table:
     """All of them in one table that says what they are."""
     rows = [[method, figures, *values, protocol] for method, figures, values, protocol in PUBLISHED]
     return table(
-        "PUBLISHED figures: printed in the papers, not measured here", ["method", "figures", *DATASETS, "protocol"], rows,
+        "PUBLISHED figures: printed in the papers, not measured here",
+        ["method", "figures", *DATASETS, "protocol"],
+        rows,
         "DRIN: 100 candidates (WikiDiverse 10, figures divided by candidate recall), the gold always the last of them at test time.",
         "Other protocols, other inputs (MIMIC fine-tunes its encoders; here every encoder is frozen): not to be read as lines of the tables above.",
     )

@@ -30,7 +30,11 @@ class Run:
 
         path = self.folder / "predictions.parquet"
         try:
-            names = [name for name in pq.read_schema(path).names if name in ("id", "split", "gold") or name.startswith("rank_")]
+            names = [
+                name
+                for name in pq.read_schema(path).names
+                if name in ("id", "split", "gold") or name.startswith("rank_")
+            ]
             read = pq.read_table(path, columns=names)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); train the head again") from error
@@ -57,8 +61,14 @@ class Experiment:
 def read_run(folder: Path) -> Run:
     """Raises `UserError` where there is no finished run."""
     if not (folder / "metrics.json").exists():
-        raise UserError(f"{folder}: no finished run there (no metrics.json); name the folder that TrainHead printed as `run:`")
-    return Run(folder, read_json(folder / "metrics.json"), read_json(folder / "run.json") if (folder / "run.json").exists() else {})
+        raise UserError(
+            f"{folder}: no finished run there (no metrics.json); name the folder that TrainHead printed as `run:`"
+        )
+    return Run(
+        folder,
+        read_json(folder / "metrics.json"),
+        read_json(folder / "run.json") if (folder / "run.json").exists() else {},
+    )
 
 
 def read_experiment(name: str, folder: Path) -> Experiment:
@@ -114,7 +124,11 @@ def _of_run(run: Run, split: str, protocol: str) -> Ranks:
     table = run.predictions
     known = (table["split"] == split) & (table["rank_rerank"] > 0)  # every gold in the KB has a place in this protocol
     order = np.argsort(table["id"][known].astype(str), kind="stable")
-    return Ranks(table["id"][known][order], table["gold"][known][order], table[f"rank_{protocol.replace('-', '_')}"][known][order][None])
+    return Ranks(
+        table["id"][known][order],
+        table["gold"][known][order],
+        table[f"rank_{protocol.replace('-', '_')}"][known][order][None],
+    )
 
 
 def _same_mentions(first_name: str, first: Ranks, second_name: str, second: Ranks) -> None:
@@ -129,7 +143,11 @@ def _same_mentions(first_name: str, first: Ranks, second_name: str, second: Rank
 
 def shared_protocol(experiments: Sequence[Experiment], split: str) -> str:
     """The protocol whose figures can stand side by side: the full KB if all were ranked in it, else the reranked lists."""
-    common = [name for name in ("full-kb", "rerank", "candidates") if all(name in one.protocols(split) for one in experiments)]
+    common = [
+        name for name in ("full-kb", "rerank", "candidates") if all(name in one.protocols(split) for one in experiments)
+    ]
     if not common:
-        raise UserError(f"no protocol that all of {', '.join(one.name for one in experiments)} were measured under on {split}")
+        raise UserError(
+            f"no protocol that all of {', '.join(one.name for one in experiments)} were measured under on {split}"
+        )
     return common[0]

@@ -33,7 +33,11 @@ def size(count: float) -> str:
 
 def sizes(paths: Paths) -> str:
     """Bytes on disk below the work folder, by its first folders, and what is free."""
-    parts = {path.name: sum(file.lstat().st_size for file in path.rglob("*") if file.is_file()) for path in sorted(paths.root.iterdir()) if path.is_dir()}
+    parts = {
+        path.name: sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
+        for path in sorted(paths.root.iterdir())
+        if path.is_dir()
+    }
     listed = ", ".join(f"{name} {size(count)}" for name, count in parts.items())
     return f"{paths.root}: {size(sum(parts.values()))} ({listed or 'empty'}); free: {size(free_bytes(paths.root))}"
 
@@ -46,7 +50,9 @@ def features(paths: Paths) -> str:
     for entry in found:
         rate = rates.get(entry.feature, {})
         told = f"{rate['rows_per_s']:g}/s on {rate['device']}" if "rows_per_s" in rate else "-"
-        rows.append([entry.feature, entry.identity[:16], f"{entry.rows:,}", size(entry.bytes), told, _when(entry.mtime)])
+        rows.append(
+            [entry.feature, entry.identity[:16], f"{entry.rows:,}", size(entry.bytes), told, _when(entry.mtime)]
+        )
     return "\n".join([_grid("extracted", ["identity", "rows", "size", "last rate", "written"], rows), *problems])
 
 
@@ -59,10 +65,18 @@ def runs(paths: Paths) -> str:
         figures = shown[1].get("all", {})
         cells = [f"{100 * figures[name]:.2f}" if name in figures else "-" for name in ("H@1", "MRR")]
         seconds = run.get("seconds", {}).get("train")
-        rows.append([
-            "/".join(file.parts[-4:-2]), file.parent.name, str(run.get("seed", "-")), shown[0], *cells, str(run.get("epochs", "-")),
-            "-" if seconds is None else f"{seconds:,.0f} s", _when(file.stat().st_mtime),
-        ])  # fmt: skip
+        rows.append(
+            [
+                "/".join(file.parts[-4:-2]),
+                file.parent.name,
+                str(run.get("seed", "-")),
+                shown[0],
+                *cells,
+                str(run.get("epochs", "-")),
+                "-" if seconds is None else f"{seconds:,.0f} s",
+                _when(file.stat().st_mtime),
+            ]
+        )
     return _grid("trained", ["run", "seed", "protocol", "H@1", "MRR", "epochs", "training", "written"], rows)
 
 
@@ -74,8 +88,21 @@ def searches(paths: Paths) -> str:
         best = study.get("best", {})
         reached = f"{100 * best['dev MRR']:.2f}" if "dev MRR" in best else "-"
         counts = study.get("trials", {})
-        drawn = {name: value for name, value in best.get("params", {}).items() if name in study.get("importance", {}) or not study.get("importance")}
-        rows.append(["/".join(file.parts[-4:-2]), file.parent.name, f"{counts.get('complete', 0)} + {counts.get('pruned', 0)}", reached, json.dumps(drawn)[:60], _when(file.stat().st_mtime)])
+        drawn = {
+            name: value
+            for name, value in best.get("params", {}).items()
+            if name in study.get("importance", {}) or not study.get("importance")
+        }
+        rows.append(
+            [
+                "/".join(file.parts[-4:-2]),
+                file.parent.name,
+                f"{counts.get('complete', 0)} + {counts.get('pruned', 0)}",
+                reached,
+                json.dumps(drawn)[:60],
+                _when(file.stat().st_mtime),
+            ]
+        )
     return _grid("searched", ["search", "trials + pruned", "dev MRR", "best", "written"], rows)
 
 

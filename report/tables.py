@@ -32,7 +32,9 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[Cell | str]
 def worded(shown: Table) -> list[bool]:
     """Which columns hold words rather than numbers, the first always."""
     columns = ["".join(row[place].text for row in shown.rows) for place in range(len(shown.header))]
-    return [place == 0 or sum(map(str.isalpha, text)) > sum(map(str.isdigit, text)) for place, text in enumerate(columns)]
+    return [
+        place == 0 or sum(map(str.isalpha, text)) > sum(map(str.isdigit, text)) for place, text in enumerate(columns)
+    ]
 
 
 def as_text(shown: Table, bold: bool = False) -> str:
@@ -44,8 +46,15 @@ def as_text(shown: Table, bold: bool = False) -> str:
     marked = [[False] * len(shown.header), *([cell.best and bold for cell in row] for row in shown.rows)]
     text = [_printable(shown.title)]
     for line, marks in zip(lines, marked, strict=True):
-        cells = [cell.ljust(width) if words else cell.rjust(width) for cell, width, words in zip(line, widths, words_of, strict=True)]
-        text.append("  ".join(f"\x1b[1m{cell}\x1b[0m" if mark else cell for cell, mark in zip(cells, marks, strict=True)).rstrip())
+        cells = [
+            cell.ljust(width) if words else cell.rjust(width)
+            for cell, width, words in zip(line, widths, words_of, strict=True)
+        ]
+        text.append(
+            "  ".join(
+                f"\x1b[1m{cell}\x1b[0m" if mark else cell for cell, mark in zip(cells, marks, strict=True)
+            ).rstrip()
+        )
     return "\n".join([*text, *(f"  {_printable(note)}" for note in shown.notes)])
 
 
@@ -62,7 +71,11 @@ def as_markdown(shown: Table) -> str:
 
 def as_latex(shown: Table) -> str:
     """A LaTeX table (package booktabs), the best in bold."""
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(' '.join([shown.title + '.', *shown.notes]))}}}"]
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escape_latex(' '.join([shown.title + '.', *shown.notes]))}}}",
+    ]
     lines += [rf"\begin{{tabular}}{{{''.join('l' if words else 'r' for words in worded(shown))}}}", r"\toprule"]
     lines += [" & ".join(map(escape_latex, shown.header)) + r" \\", r"\midrule"]
     for row in shown.rows:
@@ -78,10 +91,31 @@ def escape_markdown(text: str) -> str:
 
 
 _LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}",
-    "±": r"$\pm$", "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$", "−": "$-$", "–": "--", "Δ": r"$\Delta$", "λ": r"$\lambda$",
-    "[": "{[}", "]": "{]}",
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "−": "$-$",
+    "–": "--",
+    "Δ": r"$\Delta$",
+    "λ": r"$\lambda$",
+    "[": "{[}",
+    "]": "{]}",
 }
 
 

@@ -40,10 +40,20 @@ class Leaderboard(BuildCandidates):
         return [*self.experiments().values(), *self.without_pictures().values()]
 
     def request(self) -> dict[str, Any] | None:
-        own, alone = ({name: task.digest() for name, task in listed.items()} for listed in (self.experiments(), self.without_pictures()))
+        own, alone = (
+            {name: task.digest() for name, task in listed.items()}
+            for listed in (self.experiments(), self.without_pictures())
+        )
         if not all([*own.values(), *alone.values()]):
             return None
-        return {"experiments": own, "text_only": alone, "skipped": self.skipped, "splits": self.splits, "reference": self.reference, "layout": LAYOUT}
+        return {
+            "experiments": own,
+            "text_only": alone,
+            "skipped": self.skipped,
+            "splits": self.splits,
+            "reference": self.reference,
+            "layout": LAYOUT,
+        }
 
     def entry(self, name: str, task: TrainHead) -> dict[str, str]:
         settings = variants.settings(task.method, task.params, self.profile_content)
@@ -51,11 +61,22 @@ class Leaderboard(BuildCandidates):
 
     def make(self) -> dict[str, Any]:
         out = self.paths.report(self.dataset, self.get_task_family().lower(), self.digest())
-        experiments, alone = ([self.entry(name, task) for name, task in listed.items()] for listed in (self.experiments(), self.without_pictures()))
-        self.run_child("report.leaderboard:write", {
-            "dataset": self.dataset, "experiments": experiments, "text_only": alone, "reference": self.reference, "skipped": self.skipped,
-            "splits": self.splits, "out": str(out),
-        })
+        experiments, alone = (
+            [self.entry(name, task) for name, task in listed.items()]
+            for listed in (self.experiments(), self.without_pictures())
+        )
+        self.run_child(
+            "report.leaderboard:write",
+            {
+                "dataset": self.dataset,
+                "experiments": experiments,
+                "text_only": alone,
+                "reference": self.reference,
+                "skipped": self.skipped,
+                "splits": self.splits,
+                "out": str(out),
+            },
+        )
         files = [out / f"leaderboard.{kind}" for kind in ("txt", "ansi", "md", "csv", "tex")]
         return {"result": {"folder": self.paths.relative(out)}, "files": files}
 
@@ -73,8 +94,12 @@ class CompareHeads(Leaderboard):
     """
 
     methods = luigi.Parameter(default="drin,mimic,dwe,dsmip", description="comma-separated methods")
-    params = luigi.Parameter(default="{}", description='hyper-parameters by method as JSON, e.g. \'{"dwe": {"lr": 0.001}}\', or @FILE')
-    text_only = luigi.BoolParameter(default=False, description="also train each method without pictures, and show what they add by group")
+    params = luigi.Parameter(
+        default="{}", description='hyper-parameters by method as JSON, e.g. \'{"dwe": {"lr": 0.001}}\', or @FILE'
+    )
+    text_only = luigi.BoolParameter(
+        default=False, description="also train each method without pictures, and show what they add by group"
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -89,8 +114,14 @@ class CompareHeads(Leaderboard):
     def without_pictures(self) -> dict[str, TrainHead]:
         if not self.text_only:
             return {}
-        found = {method: variants.text_only(method, params, self.profile_content) for method, params in self.chosen.items()}
-        return {method: self.clone(TrainHead, method=method, params=params) for method, params in found.items() if params is not None}
+        found = {
+            method: variants.text_only(method, params, self.profile_content) for method, params in self.chosen.items()
+        }
+        return {
+            method: self.clone(TrainHead, method=method, params=params)
+            for method, params in found.items()
+            if params is not None
+        }
 
 
 class Ablate(Leaderboard):
@@ -101,8 +132,12 @@ class Ablate(Leaderboard):
 
     method = TrainHead.method
     params = TrainHead.params
-    only = luigi.Parameter(default="", description="comma-separated names of ablations, with * for any text; empty: all")
-    sensitivity = luigi.BoolParameter(default=False, description="also one parameter at a time at the values that the paper plots")
+    only = luigi.Parameter(
+        default="", description="comma-separated names of ablations, with * for any text; empty: all"
+    )
+    sensitivity = luigi.BoolParameter(
+        default=False, description="also one parameter at a time at the values that the paper plots"
+    )
     splits = ("dev", "test")
     reference = "full"
 
@@ -118,7 +153,9 @@ class Ablate(Leaderboard):
     def experiments(self) -> dict[str, TrainHead]:
         full = self.clone(TrainHead)
         return {self.reference: full} | {
-            name: self.clone(TrainHead, params=variant.params, train_fraction=variant.train_fraction or self.train_fraction)
+            name: self.clone(
+                TrainHead, params=variant.params, train_fraction=variant.train_fraction or self.train_fraction
+            )
             for name, variant in self.variants.items()
         }
 
@@ -126,10 +163,14 @@ class Ablate(Leaderboard):
 class CompareRuns(Tool):
     """Tests whether two runs differ on the same mentions: McNemar's exact test of H@1, paired bootstrap of H@1 and MRR with intervals."""
 
-    run_folder = luigi.Parameter(description="a run's folder (or that of a mean over seeds), or <dataset>/<method>/<hash> under artifacts/runs")
+    run_folder = luigi.Parameter(
+        description="a run's folder (or that of a mean over seeds), or <dataset>/<method>/<hash> under artifacts/runs"
+    )
     against = luigi.Parameter(description="the run that it is compared with")
     split = luigi.Parameter(default="test", description="dev or test")
-    protocol = luigi.Parameter(default="", description="full-kb, candidates or rerank; empty: the first that both were measured under")
+    protocol = luigi.Parameter(
+        default="", description="full-kb, candidates or rerank; empty: the first that both were measured under"
+    )
     resamples = Whole(least=1, default=10_000, description="draws of the bootstrap")
     bootstrap_seed = Whole(least=0, default=0, description="seed of the bootstrap")
 
@@ -138,7 +179,12 @@ class CompareRuns(Tool):
 
     def act(self) -> None:
         job = {
-            "a": self.run_folder, "b": self.against, "roots": [str(self.paths.root), str(self.paths.root / "runs")],
-            "split": self.split, "protocol": self.protocol, "resamples": self.resamples, "seed": self.bootstrap_seed,
+            "a": self.run_folder,
+            "b": self.against,
+            "roots": [str(self.paths.root), str(self.paths.root / "runs")],
+            "split": self.split,
+            "protocol": self.protocol,
+            "resamples": self.resamples,
+            "seed": self.bootstrap_seed,
         }
         logs.say(child.run("report.compare:main", job)["text"])

@@ -28,5 +28,18 @@ def tidy(dataset: str, measured: Mapping[str, Averages], with_published: bool) -
         for name, value in zip(DATASETS, values, strict=True):
             for figure, number in zip(figures.split(" / "), value.split(" / "), strict=False):
                 if number != "–":
-                    writer.writerow(["published", name, "test", protocol, "all", method, figure, "", round(float(number) / 100, 4), ""])
+                    writer.writerow(
+                        [
+                            "published",
+                            name,
+                            "test",
+                            protocol,
+                            "all",
+                            method,
+                            figure,
+                            "",
+                            round(float(number) / 100, 4),
+                            "",
+                        ]
+                    )
     return out.getvalue()

@@ -24,7 +24,12 @@ def find(task: BuildCandidates, named: str) -> TrainHead:
         first, more = (folder / mean["runs"][0]).resolve(), {"seeds": len(mean["seeds"])}
     said = read_json(first / "config.json")
     trained = task.clone(
-        TrainHead, method=said["method"], params=json.dumps(said["config"]), seed=said["seed"], train_fraction=said["train_fraction"], **more,
+        TrainHead,
+        method=said["method"],
+        params=json.dumps(said["config"]),
+        seed=said["seed"],
+        train_fraction=said["train_fraction"],
+        **more,
     )
     if not trained.done() or trained.folder(trained.resolved()["run"]).resolve() != folder.resolve():
         raise UserError(

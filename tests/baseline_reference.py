@@ -51,7 +51,9 @@ def jmel(row, weights, options, side):
 def dzmned(row, weights, options, side):
     kinds = ("text", "phrase", "image")
     mapped = {kind: linear(row[kind], weights, f"maps.{side}_{kind}") for kind in kinds if row[kind] is not None}
-    logits = linear(np.concatenate([mapped.get(kind, np.zeros(options["width"])) for kind in kinds]), weights, f"attention.{side}")
+    logits = linear(
+        np.concatenate([mapped.get(kind, np.zeros(options["width"])) for kind in kinds]), weights, f"attention.{side}"
+    )
     shares = softmax([logits[place] for place, kind in enumerate(kinds) if kind in mapped])
     combined = sum(share * mapped[kind] for share, kind in zip(shares, mapped, strict=True))
     return np.concatenate([unit(combined), unit(mapped.get("phrase", np.zeros(options["width"])))])
@@ -61,10 +63,14 @@ def melhi(row, weights, options, side):
     heads = []
     for head, share in enumerate(np.split(np.arange(options["width"]), options["attention_heads"])):
         alpha = softmax([linear(token, weights, "weights")[head] for token in row["tokens"]])
-        heads.append(sum(a * linear(token, weights, "values")[share] for a, token in zip(alpha, row["tokens"], strict=True)))
+        heads.append(
+            sum(a * linear(token, weights, "values")[share] for a, token in zip(alpha, row["tokens"], strict=True))
+        )
     image = np.zeros(options["width"])
     if row["image"] is not None:
-        relation = cosine(linear(row["text"], weights, "text_relation"), linear(row["image"], weights, "image_relation"))
+        relation = cosine(
+            linear(row["text"], weights, "text_relation"), linear(row["image"], weights, "image_relation")
+        )
         image = linear(row["image"], weights, "image") * (relation > options["threshold"])
     return linear(np.concatenate([*heads, image]), weights, f"joint.{side}")
 
@@ -75,8 +81,12 @@ def attend(x, steps, weights, name, options):
         return x
     query, heads = linear(x, weights, f"{name}.query"), []
     for share in np.split(np.arange(options["width"]), options["attention_heads"]):
-        alpha = softmax([query[share] @ linear(step, weights, f"{name}.key")[share] / np.sqrt(len(share)) for step in steps])
-        heads.append(sum(a * linear(step, weights, f"{name}.value")[share] for a, step in zip(alpha, steps, strict=True)))
+        alpha = softmax(
+            [query[share] @ linear(step, weights, f"{name}.key")[share] / np.sqrt(len(share)) for step in steps]
+        )
+        heads.append(
+            sum(a * linear(step, weights, f"{name}.value")[share] for a, step in zip(alpha, steps, strict=True))
+        )
     return x + linear(np.concatenate(heads), weights, f"{name}.output")
 
 
@@ -99,7 +109,15 @@ def ghmfc(row, weights, options, side):
     return linear(text, weights, f"joint.{side}")
 
 
-VECTORS = {"bert": pretrained, "clip": pretrained, "clip_text": pretrained, "jmel": jmel, "dzmned": dzmned, "melhi": melhi, "ghmfc": ghmfc}
+VECTORS = {
+    "bert": pretrained,
+    "clip": pretrained,
+    "clip_text": pretrained,
+    "jmel": jmel,
+    "dzmned": dzmned,
+    "melhi": melhi,
+    "ghmfc": ghmfc,
+}
 
 
 def cross_entropy(table, place):
@@ -117,7 +135,11 @@ def objective(scores, gold, options):
         others = [row[e] for e in range(len(row)) if e != own]
         if options["loss"] == "cross_entropy":
             others = [row[e] for e in gold if e != own] + [row[e] for e in range(len(row)) if e not in gold]
-            values.append(cross_entropy([row[own] / options["temperature"], *(other / options["temperature"] for other in others)], 0))
+            values.append(
+                cross_entropy(
+                    [row[own] / options["temperature"], *(other / options["temperature"] for other in others)], 0
+                )
+            )
         else:
             values.append(np.mean([max(other - row[own] + options["margin"], 0) for other in others]))
     return np.mean(values)

@@ -41,12 +41,23 @@ class Page:
         to_browser, self.to = map(_high, os.pipe())
         self.of, from_browser = map(_high, os.pipe())
         options = [
-            "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={folder}", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--hide-scrollbars", "about:blank",
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--remote-debugging-pipe",
+            f"--user-data-dir={folder}",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--hide-scrollbars",
+            "about:blank",
         ]
         script = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'
         self.process = subprocess.Popen(
-            ["bash", "-c", script, chromium(), *options], pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            ["bash", "-c", script, chromium(), *options],
+            pass_fds=(to_browser, from_browser),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         os.close(to_browser)
         os.close(from_browser)
@@ -61,7 +72,12 @@ class Page:
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         self.number += 1
-        said = {"id": self.number, "method": method, "params": params, **({"sessionId": self.session} if self.session else {})}
+        said = {
+            "id": self.number,
+            "method": method,
+            "params": params,
+            **({"sessionId": self.session} if self.session else {}),
+        }
         os.write(self.to, json.dumps(said).encode() + b"\0")
         until = time.monotonic() + WAIT
         while True:
@@ -84,20 +100,32 @@ class Page:
 
     def _note(self, method: str, params: dict[str, Any]) -> None:
         if method == "Runtime.exceptionThrown":
-            self.errors.append(str(params["exceptionDetails"].get("exception", {}).get("description") or params["exceptionDetails"]["text"]))
+            self.errors.append(
+                str(
+                    params["exceptionDetails"].get("exception", {}).get("description")
+                    or params["exceptionDetails"]["text"]
+                )
+            )
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
             self.errors.append(" ".join(str(one.get("value", one.get("description"))) for one in params["args"]))
         elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             self.errors.append(params["entry"]["text"])
-        elif method == "Network.requestWillBeSent" and not params["request"]["url"].startswith(("data:", "file:", "about:")):
+        elif method == "Network.requestWillBeSent" and not params["request"]["url"].startswith(
+            ("data:", "file:", "about:")
+        ):
             self.asked.append(params["request"]["url"])
         elif method == "Page.loadEventFired":
             self.loaded = True
 
     def open(self, url: str, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """Load a page in a window of this size, with the colour scheme that the reader prefers."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 700)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 700
+        )
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         self.loaded = False
         self.call("Page.navigate", url=url)
         until = time.monotonic() + WAIT
@@ -113,7 +141,14 @@ class Page:
     def key(self, name: str) -> None:
         """Press a key, as the keyboard does."""
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode={"Tab": 9, "Enter": 13}[name], text="\r" if name == "Enter" and kind == "keyDown" else "")
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=name,
+                code=name,
+                windowsVirtualKeyCode={"Tab": 9, "Enter": 13}[name],
+                text="\r" if name == "Enter" and kind == "keyDown" else "",
+            )
 
     def screenshot(self, path: Path, whole: bool = False) -> None:
         path.write_bytes(b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]))

@@ -26,7 +26,12 @@ def rows(names: list[int], outputs: tuple[Output, ...] = OUTPUTS) -> dict[str, A
     """Arguments of `Store.add` for rows that follow from their names alone; every name that divides by 5 and is not 0 is BROKEN."""
     status = np.array([Status.BROKEN if name and name % 5 == 0 else Status.OK for name in names], np.uint8)
     columns = {output.name: [row(output, name) for name in names] for output in outputs}
-    return {"keys": keys_of(*names), "status": status, "causes": ["truncated" if value else "" for value in status], "columns": columns}
+    return {
+        "keys": keys_of(*names),
+        "status": status,
+        "causes": ["truncated" if value else "" for value in status],
+        "columns": columns,
+    }
 
 
 def row(output: Output, name: int) -> np.ndarray:

@@ -27,7 +27,15 @@ def causal(folder: Path, template: str | None = None, learn: bool = True, seed: 
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")
     fast.chat_template = template
     torch.manual_seed(seed)
-    sizes = {"vocab_size": len(vocabulary), "n_positions": 96, "n_embd": 48, "n_layer": 2, "n_head": 2, "bos_token_id": 1, "eos_token_id": 1}
+    sizes = {
+        "vocab_size": len(vocabulary),
+        "n_positions": 96,
+        "n_embd": 48,
+        "n_layer": 2,
+        "n_head": 2,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+    }
     model = GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
     folder.mkdir(parents=True, exist_ok=True)
     fast.save_pretrained(folder)
@@ -35,7 +43,9 @@ def causal(folder: Path, template: str | None = None, learn: bool = True, seed: 
     if learn:
         reader = LocalModel(str(folder), 8, 4, "cpu", "fp32", None, Budget())
         optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
-        rows = [(reader._ids(Prompts().first({"name": name})), fast(text)["input_ids"] + [1]) for name, text in said.items()]
+        rows = [
+            (reader._ids(Prompts().first({"name": name})), fast(text)["input_ids"] + [1]) for name, text in said.items()
+        ]
         for _ in range(60):
             for question, answer in rows:
                 labels = torch.tensor([[-100] * len(question) + answer])

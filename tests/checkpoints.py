@@ -15,11 +15,28 @@ def bert(folder: Path, seed: int = 0, **config) -> Path:
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), *"0123456789.,-()'", *WORDS[1:]]
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *letters,
+        *(f"##{letter}" for letter in letters),
+        *"0123456789.,-()'",
+        *WORDS[1:],
+    ]
     (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)) + "\n")
     tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), do_lower_case=True)
     tokenizer.save_pretrained(folder)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64, **config}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        **config,
+    }
     BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).eval().save_pretrained(folder)
     return folder
 
@@ -36,8 +53,16 @@ def open_clip_model(folder: Path, seed: int = 0) -> Path:
         "text_cfg": {"context_length": 32, **CLIP_SIZES},
     }
     model = open_clip.CLIP(**config)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
-    preprocess = {"size": [32, 32], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic", "resize_mode": "shortest"}
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
+    preprocess = {
+        "size": [32, 32],
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     return folder
 
@@ -52,13 +77,27 @@ def hf_clip(folder: Path, seed: int = 0) -> Path:
     size = len((folder / "vocab.txt").read_text().split())
     common = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = CLIPConfig(
-        text_config={**common, "vocab_size": size, "max_position_embeddings": 32, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0},
+        text_config={
+            **common,
+            "vocab_size": size,
+            "max_position_embeddings": 32,
+            "eos_token_id": 3,
+            "bos_token_id": 2,
+            "pad_token_id": 0,
+        },
         vision_config={**common, "image_size": 32, "patch_size": 8},
         projection_dim=24,
     )
     CLIPModel(config).eval().save_pretrained(folder)
-    processor = {"crop_size": {"height": 32, "width": 32}, "do_center_crop": True, "size": {"shortest_edge": 32}, "resample": 3}
-    (folder / "preprocessor_config.json").write_text(json.dumps({**processor, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
+    processor = {
+        "crop_size": {"height": 32, "width": 32},
+        "do_center_crop": True,
+        "size": {"shortest_edge": 32},
+        "resample": 3,
+    }
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({**processor, "image_mean": [0.5] * 3, "image_std": [0.25] * 3})
+    )
     return folder
 
 
@@ -74,7 +113,11 @@ def resnet(folder: Path, seed: int = 0, file: str = "model.safetensors") -> Path
         torch.save(state, folder / file)
     else:
         save_file(state, folder / file)
-    config = {"architecture": "ResNet", "kwargs": {"block": "BasicBlock", "layers": [1, 1, 1, 1], "num_classes": 7}, "preprocess": {"crop_size": 64}}
+    config = {
+        "architecture": "ResNet",
+        "kwargs": {"block": "BasicBlock", "layers": [1, 1, 1, 1], "num_classes": 7},
+        "preprocess": {"crop_size": 64},
+    }
     (folder / "torchvision.json").write_text(json.dumps(config))
     return folder
 
@@ -83,7 +126,9 @@ def hf_resnet(folder: Path, seed: int = 0) -> Path:
     from transformers import ResNetConfig, ResNetModel
 
     torch.manual_seed(seed)
-    ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic")).eval().save_pretrained(folder)
+    ResNetModel(
+        ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic")
+    ).eval().save_pretrained(folder)
     processor = {"size": {"shortest_edge": 56}, "crop_pct": 0.875, "resample": 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return folder
@@ -95,9 +140,19 @@ def vit(folder: Path, seed: int = 0) -> Path:
 
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    kwargs = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64, "num_classes": 5}
+    kwargs = {
+        "image_size": 32,
+        "patch_size": 8,
+        "num_layers": 2,
+        "num_heads": 2,
+        "hidden_dim": 32,
+        "mlp_dim": 64,
+        "num_classes": 5,
+    }
     save_file(VisionTransformer(**kwargs).state_dict(), folder / "model.safetensors")
-    (folder / "torchvision.json").write_text(json.dumps({"architecture": "VisionTransformer", "kwargs": kwargs, "preprocess": {"crop_size": 32}}))
+    (folder / "torchvision.json").write_text(
+        json.dumps({"architecture": "VisionTransformer", "kwargs": kwargs, "preprocess": {"crop_size": 32}})
+    )
     return folder
 
 
@@ -105,7 +160,9 @@ def hf_vit(folder: Path, seed: int = 0) -> Path:
     from transformers import ViTConfig, ViTModel
 
     torch.manual_seed(seed)
-    config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8)
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8
+    )
     ViTModel(config).eval().save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 32, "width": 32}, "resample": 2}))
     return folder
@@ -143,14 +200,23 @@ def yolo_pickled(folder: Path, seed: int = 0) -> Path:
     return folder / "best.pt"
 
 
-def hf_classifier(folder: Path, seed: int = 0, labels: tuple[str, ...] = ("Ada Lovelace", "Noel Harrison", "Barack_Obama")) -> Path:
+def hf_classifier(
+    folder: Path, seed: int = 0, labels: tuple[str, ...] = ("Ada Lovelace", "Noel Harrison", "Barack_Obama")
+) -> Path:
     from transformers import ViTConfig, ViTForImageClassification
 
     torch.manual_seed(seed)
     config = ViTConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8, initializer_range=0.5,
-        id2label=dict(enumerate(labels)), label2id={name: number for number, name in enumerate(labels)},
-    )  # fmt: skip
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=32,
+        patch_size=8,
+        initializer_range=0.5,
+        id2label=dict(enumerate(labels)),
+        label2id={name: number for number, name in enumerate(labels)},
+    )
     ViTForImageClassification(config).eval().save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 32, "width": 32}, "resample": 2}))
     return folder
@@ -168,7 +234,9 @@ def inception(folder: Path, seed: int = 0, classes: int = 7) -> Path:
     return folder / "vggface2.pt"
 
 
-def onnx_recogniser(folder: Path, seed: int = 0, shape: tuple = (1, 3, 112, 112), width: int = 8, output: tuple | None = None) -> Path:
+def onnx_recogniser(
+    folder: Path, seed: int = 0, shape: tuple = (1, 3, 112, 112), width: int = 8, output: tuple | None = None
+) -> Path:
     """A convolution, a global average and a matrix; `shape` may hold names where the size is open, channels stand first or last."""
     import numpy as np
     import onnx
@@ -177,16 +245,24 @@ def onnx_recogniser(folder: Path, seed: int = 0, shape: tuple = (1, 3, 112, 112)
     generator = np.random.default_rng(seed)
     weights = {"kernel": generator.normal(size=(16, 3, 8, 8)), "matrix": generator.normal(size=(16, width))}
     nodes = [
-        helper.make_node("Conv", ["nchw", "kernel"], ["grid"], strides=[8, 8]), helper.make_node("Relu", ["grid"], ["positive"]),
-        helper.make_node("GlobalAveragePool", ["positive"], ["mean"]), helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("Conv", ["nchw", "kernel"], ["grid"], strides=[8, 8]),
+        helper.make_node("Relu", ["grid"], ["positive"]),
+        helper.make_node("GlobalAveragePool", ["positive"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
         helper.make_node("MatMul", ["flat", "matrix"], ["vector"]),
-    ]  # fmt: skip
-    first = helper.make_node("Identity", ["faces"], ["nchw"]) if shape[1] == 3 else helper.make_node("Transpose", ["faces"], ["nchw"], perm=[0, 3, 1, 2])
+    ]
+    first = (
+        helper.make_node("Identity", ["faces"], ["nchw"])
+        if shape[1] == 3
+        else helper.make_node("Transpose", ["faces"], ["nchw"], perm=[0, 3, 1, 2])
+    )
     graph = helper.make_graph(
-        [first, *nodes], "recogniser", [helper.make_tensor_value_info("faces", TensorProto.FLOAT, shape)],
+        [first, *nodes],
+        "recogniser",
+        [helper.make_tensor_value_info("faces", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("vector", TensorProto.FLOAT, output or (shape[0], width))],
         [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
-    )  # fmt: skip
+    )
     folder.mkdir(parents=True, exist_ok=True)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(model, folder / "recogniser.onnx")
@@ -208,7 +284,9 @@ def deepface_weights(folder: Path, seed: int = 0, attributes: tuple[str, ...] = 
         with torch.device("meta"):
             model = importlib.import_module(f"deepface.models.demography.pytorch.{name}").base_model()
         state = {
-            key: torch.randn(value.shape).mul_((2 / value[0].numel()) ** 0.5) if value.ndim > 1 else torch.zeros(value.shape)
+            key: torch.randn(value.shape).mul_((2 / value[0].numel()) ** 0.5)
+            if value.ndim > 1
+            else torch.zeros(value.shape)
             for key, value in model.state_dict().items()
         }
         torch.save(state, folder / file)
@@ -229,7 +307,11 @@ def torchvision_detector(folder: Path, seed: int, architecture: str, **kwargs) -
     kwargs = {"num_classes": 4, **kwargs}
     model = torchvision.models.get_model(architecture, weights=None, weights_backbone=None, **kwargs).eval()
     pictures = [torch.rand(3, 64, 64).pow(3) for _ in range(2)]
-    classes = [module for name, module in model.named_modules() if name.endswith(("cls_score", "cls_logits")) or ".classification_head.module_list." in name]
+    classes = [
+        module
+        for name, module in model.named_modules()
+        if name.endswith(("cls_score", "cls_logits")) or ".classification_head.module_list." in name
+    ]
     classes = [module for module in classes if hasattr(module, "weight") and "BatchNorm" not in type(module).__name__]
 
     def spread(module, inputs):
@@ -249,7 +331,11 @@ def torchvision_detector(folder: Path, seed: int, architecture: str, **kwargs) -
         for handle in handles:
             handle.remove()
     torch.save(model.state_dict(), folder / "model.pth")
-    config = {"architecture": architecture, "kwargs": kwargs, "categories": ["__background__", "person", "ship", "tower"]}
+    config = {
+        "architecture": architecture,
+        "kwargs": kwargs,
+        "categories": ["__background__", "person", "ship", "tower"],
+    }
     (folder / "torchvision.json").write_text(json.dumps(config))
     return folder
 
@@ -262,7 +348,9 @@ def mtcnn(folder: Path, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted((Path(facenet_pytorch.__file__).parent / "data").glob("*.pt")):
         state = torch.load(file, weights_only=True)
-        torch.save({name: value + seed * 1e-3 * torch.randn_like(value) for name, value in state.items()}, folder / file.name)
+        torch.save(
+            {name: value + seed * 1e-3 * torch.randn_like(value) for name, value in state.items()}, folder / file.name
+        )
     return folder
 
 
@@ -281,7 +369,11 @@ def vgg(folder: Path, seed: int = 0) -> Path:
             state[name] = torch.zeros(shape)
         else:
             few = torch.randn(inner + shape[0]) * (2 / inner) ** 0.5
-            state[name] = few.as_strided((shape[0], inner), (1, 1)).as_strided(shape, (1, *torch.empty(shape[1:], device="meta").stride()))
+            state[name] = few.as_strided((shape[0], inner), (1, 1)).as_strided(
+                shape, (1, *torch.empty(shape[1:], device="meta").stride())
+            )
     torch.save(state, folder / "vgg11-0123abcd.pth")
-    (folder / "torchvision.json").write_text(json.dumps({"architecture": "vgg11", "kwargs": {"num_classes": 2}, "preprocess": {"crop_size": 32}}))
+    (folder / "torchvision.json").write_text(
+        json.dumps({"architecture": "vgg11", "kwargs": {"num_classes": 2}, "preprocess": {"crop_size": 32}})
+    )
     return folder

@@ -17,11 +17,32 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Those that take longest come first: where one of them begins last, the other processes wait for it. The first makes the demo, which others then find.
 FIRST = (
-    "test_demo_encoders", "test_tasks", "test_faults", "test_linking", "test_compare_tasks", "test_search", "test_dry_run", "test_explore", "test_docs_commands",
-    "test_demo_run", "test_dsmip_run", "test_enhance_tasks", "test_progress", "test_search_tasks", "test_real", "test_heads_training", "test_heads_contract",
-    "test_heads_baselines", "test_crops", "test_extractors", "test_faces_run", "test_face_crops", "test_enhance_dynamic", "test_enhance_static",
+    "test_demo_encoders",
+    "test_tasks",
+    "test_faults",
+    "test_linking",
+    "test_compare_tasks",
+    "test_search",
+    "test_dry_run",
+    "test_explore",
+    "test_docs_commands",
+    "test_demo_run",
+    "test_dsmip_run",
+    "test_enhance_tasks",
+    "test_progress",
+    "test_search_tasks",
+    "test_real",
+    "test_heads_training",
+    "test_heads_contract",
+    "test_heads_baselines",
+    "test_crops",
+    "test_extractors",
+    "test_faces_run",
+    "test_face_crops",
+    "test_enhance_dynamic",
+    "test_enhance_static",
     "test_detectors",
-)  # fmt: skip
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -55,9 +76,14 @@ def demo_work(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
             printed = ""
             for command in (["ExtractFeatures"], ["TrainHead", "--method", "mimic"]):
                 done = subprocess.run(
-                    [sys.executable, "-m", "luigi", "--module", "tasks", *command, "--work-dir", str(work)], cwd=root,
-                    env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=1500, check=False,
-                )  # fmt: skip
+                    [sys.executable, "-m", "luigi", "--module", "tasks", *command, "--work-dir", str(work)],
+                    cwd=root,
+                    env={**os.environ, "PYTHONPATH": str(root)},
+                    capture_output=True,
+                    text=True,
+                    timeout=1500,
+                    check=False,
+                )
                 assert done.returncode == 0, done.stdout + done.stderr
                 printed += done.stdout
             said.write_text(printed)

@@ -44,7 +44,9 @@ def face(left, top, size):
 def parent(*boxes, landmarks=True):
     row = {"boxes": np.array(boxes, np.float32).reshape(-1, 4), "confidences": np.ones(len(boxes), np.float32)}
     if landmarks:
-        row["landmarks"] = np.array([face(x0, y0, max(x1 - x0, 1)) for x0, y0, x1, y1 in boxes], np.float32).reshape(-1, 5, 2)
+        row["landmarks"] = np.array([face(x0, y0, max(x1 - x0, 1)) for x0, y0, x1, y1 in boxes], np.float32).reshape(
+            -1, 5, 2
+        )
     return row
 
 

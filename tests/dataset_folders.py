@@ -9,12 +9,26 @@ from pipeline.datasets import LayoutOptions, load
 
 
 def mention(number: int, **changes) -> dict:
-    record = {"id": f"m{number}", "sentence": f"Ann and Bob met {number} times.", "mentions": "Bob", "entities": "Robert Gold", "answer": "Q2", "imgPath": ""}
+    record = {
+        "id": f"m{number}",
+        "sentence": f"Ann and Bob met {number} times.",
+        "mentions": "Bob",
+        "entities": "Robert Gold",
+        "answer": "Q2",
+        "imgPath": "",
+    }
     return record | changes
 
 
 def entity(number: int, **changes) -> dict:
-    return {"id": number, "qid": f"Q{number + 1}", "type": "entity", "entity_name": f"Name {number}", "attr": "Sex: male.", "image_list": []} | changes
+    return {
+        "id": number,
+        "qid": f"Q{number + 1}",
+        "type": "entity",
+        "entity_name": f"Name {number}",
+        "attr": "Sex: male.",
+        "image_list": [],
+    } | changes
 
 
 class Mimic:
@@ -23,14 +37,21 @@ class Mimic:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.kb = [entity(number) for number in range(4)]
-        self.splits = {split: [mention(10 * place + number) for number in range(2)] for place, split in enumerate(("train", "dev", "test"))}
+        self.splits = {
+            split: [mention(10 * place + number) for number in range(2)]
+            for place, split in enumerate(("train", "dev", "test"))
+        }
         self.rows = None
         for name in ("kb_image", "mention_image"):
             (folder / name).mkdir()
 
     def write(self) -> Path:
         rows = {e["qid"]: e["id"] for e in self.kb} if self.rows is None else self.rows
-        files = {"kb_entity.json": self.kb, "qid2id.json": rows, **{f"TOY_{split}.json": records for split, records in self.splits.items()}}
+        files = {
+            "kb_entity.json": self.kb,
+            "qid2id.json": rows,
+            **{f"TOY_{split}.json": records for split, records in self.splits.items()},
+        }
         for name, content in files.items():
             (self.folder / name).write_text(json.dumps(content))
         return self.folder

@@ -48,12 +48,21 @@ def checkout(folder: Path, work: Path) -> Path:
 
 def run(block: Block, folder: Path, timeout: float = 1500) -> str:
     """What a block of commands or of Python prints when it is run in `folder`. A block of commands fails with the first of them that does."""
-    command = ["bash", "-euo", "pipefail", "-c", block.text] if block.language == "bash" else [sys.executable, "-c", block.text]
+    command = (
+        ["bash", "-euo", "pipefail", "-c", block.text]
+        if block.language == "bash"
+        else [sys.executable, "-c", block.text]
+    )
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MEL_")}
     done = subprocess.run(
-        command, cwd=folder, env={**environment, "PATH": path, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
+        command,
+        cwd=folder,
+        env={**environment, "PATH": path, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
     assert done.returncode == 0, f"{block}\n{block.text}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr

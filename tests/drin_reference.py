@@ -4,7 +4,12 @@ import math
 
 import numpy as np
 
-KINDS = {("mention text", "text"): "tt", ("mention text", "image"): "ti", ("mention image", "text"): "it", ("mention image", "image"): "ii"}
+KINDS = {
+    ("mention text", "text"): "tt",
+    ("mention text", "image"): "ti",
+    ("mention image", "text"): "it",
+    ("mention image", "image"): "ii",
+}
 
 
 def linear(x, weights, name):
@@ -79,13 +84,18 @@ def interact(vertices, edges, weights, options):
                 share = 1.0
                 if options["neighbours"] == "mean" and vertex[0].startswith("mention"):
                     share = sum((vertex, (other[0], number)) in edges for number in range(len(vertices)))
-                received, met = received + edge / share * linear(vertices[other], weights, f"layers.{layer}.message"), True
+                received, met = (
+                    received + edge / share * linear(vertices[other], weights, f"layers.{layer}.message"),
+                    True,
+                )
             if options["layer_norm"] and met:
                 received = norm(received, weights, f"layers.{layer}.norm")
             after[vertex] = gelu(received) + features
         vertices = after
         if not options["static_edges"] and layer < options["layers"] - 1:
-            mapped = {vertex: linear(features, weights, f"layers.{layer}.edge") for vertex, features in vertices.items()}
+            mapped = {
+                vertex: linear(features, weights, f"layers.{layer}.edge") for vertex, features in vertices.items()
+            }
             scale = options["width"] if options["edge_scale"] == "width" else 1
             edges = {(a, b): sigmoid(mapped[a] @ mapped[b] / scale) + edge for (a, b), edge in edges.items()}
     return vertices, used
@@ -95,7 +105,11 @@ def texts(mention, candidates, relations, weights, options):
     """The mention's text vertex and the candidates' after the last layer (zeros where there is no text), and the edges of each layer."""
     vertices, used = interact(*graph(mention, candidates, relations, weights, options), weights, options)
     zero = np.zeros(options["width"])
-    return vertices.get(("mention text", 0), zero), [vertices.get(("text", number), zero) for number in range(len(candidates))], used
+    return (
+        vertices.get(("mention text", 0), zero),
+        [vertices.get(("text", number), zero) for number in range(len(candidates))],
+        used,
+    )
 
 
 def loss(graphs, lists, gold, options):
@@ -106,7 +120,9 @@ def loss(graphs, lists, gold, options):
             continue
         positive = cosine(mention, candidates[lists[b].index(gold[b])])
         lending = range(len(graphs)) if options["negatives"] == "batch" else [b]
-        negative = [cosine(mention, graphs[c][1][j]) for c in lending for j, entity in enumerate(lists[c]) if entity != gold[b]]
+        negative = [
+            cosine(mention, graphs[c][1][j]) for c in lending for j, entity in enumerate(lists[c]) if entity != gold[b]
+        ]
         if not negative:
             continue
         if options["hinge"] == "mean":

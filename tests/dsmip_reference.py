@@ -27,10 +27,14 @@ def block(states, parts, heads, causal):
         for head in range(heads):
             piece = slice(head * size, (head + 1) * size)
             query = joint[i][:width][piece]
-            weights = torch.stack([query @ joint[j][width : 2 * width][piece] / math.sqrt(size) for j in seen]).softmax(0)
+            weights = torch.stack([query @ joint[j][width : 2 * width][piece] / math.sqrt(size) for j in seen]).softmax(
+                0
+            )
             mixed.append(sum(weight * joint[j][2 * width :][piece] for weight, j in zip(weights, seen)))
         state = states[i] + parts["attention.out.weight"] @ torch.cat(mixed) + parts["attention.out.bias"]
-        inner = quick_gelu(parts["mlp.in.weight"] @ layer_norm(state, parts["ln_2.weight"], parts["ln_2.bias"]) + parts["mlp.in.bias"])
+        inner = quick_gelu(
+            parts["mlp.in.weight"] @ layer_norm(state, parts["ln_2.weight"], parts["ln_2.bias"]) + parts["mlp.in.bias"]
+        )
         out.append(state + parts["mlp.out.weight"] @ inner + parts["mlp.out.bias"])
     return out
 

@@ -40,7 +40,12 @@ def mention(row, weights, options):
     m = mapped(row["phrase"], weights, "phrase")
     steps = {role: [mapped(x, weights, role) for x in found] for role, found in row.items() if role != "phrase"}
     result = {"m": m}
-    attended = (("m_t", "sentence", "text"), ("m_v", options["seen"], "image"), ("m_f", "faces", "face"), ("m_s", "identities", "identity"))
+    attended = (
+        ("m_t", "sentence", "text"),
+        ("m_v", options["seen"], "image"),
+        ("m_f", "faces", "face"),
+        ("m_s", "identities", "identity"),
+    )
     for letter, role, unit in attended:
         if unit in options["units"] and role in steps:
             name = "text_attention" if letter == "m_t" else "attention"
@@ -89,9 +94,17 @@ def loss(mentions, entities, gold, negatives, weights, options):
         if wrong:
             triplets.append(np.mean([max(cosine(row["g"], g_e[e]) - positive + options["margin"], 0) for e in wrong]))
     result = {"triplet": np.mean(triplets) if triplets else 0.0}
-    sides = {"coarse": ("m_t", "m_v"), "fine": ("f", "d")} if options["contrast"] == "equations" else {"coarse": ("t", "v"), "fine": ("m", "d")}
+    sides = (
+        {"coarse": ("m_t", "m_v"), "fine": ("f", "d")}
+        if options["contrast"] == "equations"
+        else {"coarse": ("t", "v"), "fine": ("m", "d")}
+    )
     for name, (a, b) in sides.items():
         both = [row for row in mentions if row.get(a) is not None and row.get(b) is not None]
-        result[name] = contrast([row[a] for row in both], [row[b] for row in both], options["temperature"]) if options[name] else 0.0
+        result[name] = (
+            contrast([row[a] for row in both], [row[b] for row in both], options["temperature"])
+            if options[name]
+            else 0.0
+        )
     total = result["fine"] + options["alpha"] * result["coarse"] + options["beta"] * result["triplet"]
     return total, result

@@ -16,8 +16,15 @@ IMPATIENT = {**QUICK, "timeout": 1.5, "whole": 3.0}
 def prepared(folder: Path, *entities: tuple[str, str]) -> Path:
     """A prepared dataset's folder with these (id, name) entities."""
     folder.mkdir(parents=True, exist_ok=True)
-    columns = {"id": [e[0] for e in entities], "name": [e[1] for e in entities], "type": ["person"] * len(entities), "attributes": ["Sex: female."] * len(entities)}
-    pq.write_table(pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), folder / "entities.parquet")
+    columns = {
+        "id": [e[0] for e in entities],
+        "name": [e[1] for e in entities],
+        "type": ["person"] * len(entities),
+        "attributes": ["Sex: female."] * len(entities),
+    }
+    pq.write_table(
+        pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), folder / "entities.parquet"
+    )
     return folder
 
 
@@ -27,18 +34,44 @@ def people(count: int) -> list[tuple[str, str]]:
 
 def static_job(dataset: Path, **more: Any) -> dict[str, Any]:
     job = {
-        "dataset": str(dataset), "pages": "", "wiki_api": "", "wiki_text": "extracts", "wiki_contact": "a@b.org", "wiki_rate": 0, "wikidata_api": "",
-        "wiki_site": "enwiki", "paragraphs": 2, "max_chars": 500, "kept": str(dataset.parent / "kept"), "max_failed": 0, "patience": QUICK,
-    }  # fmt: skip
+        "dataset": str(dataset),
+        "pages": "",
+        "wiki_api": "",
+        "wiki_text": "extracts",
+        "wiki_contact": "a@b.org",
+        "wiki_rate": 0,
+        "wikidata_api": "",
+        "wiki_site": "enwiki",
+        "paragraphs": 2,
+        "max_chars": 500,
+        "kept": str(dataset.parent / "kept"),
+        "max_failed": 0,
+        "patience": QUICK,
+    }
     return {**job, **more}
 
 
 def dynamic_job(dataset: Path, **more: Any) -> dict[str, Any]:
     job = {
-        "dataset": str(dataset), "llm": "small-model", "instruction": INSTRUCTION, "question": QUESTION, "again": AGAIN, "rounds": 1, "max_answer": 50,
-        "temperature": 0.0, "max_chars": 500, "concurrency": 4, "rate": 0, "limits": {}, "max_failed": 0, "kept": str(dataset.parent / "kept"),
-        "memo": str(dataset.parent / "memo"), "device": "cpu", "precision": "fp32", "patience": QUICK,
-    }  # fmt: skip
+        "dataset": str(dataset),
+        "llm": "small-model",
+        "instruction": INSTRUCTION,
+        "question": QUESTION,
+        "again": AGAIN,
+        "rounds": 1,
+        "max_answer": 50,
+        "temperature": 0.0,
+        "max_chars": 500,
+        "concurrency": 4,
+        "rate": 0,
+        "limits": {},
+        "max_failed": 0,
+        "kept": str(dataset.parent / "kept"),
+        "memo": str(dataset.parent / "memo"),
+        "device": "cpu",
+        "precision": "fp32",
+        "patience": QUICK,
+    }
     return {**job, **more}
 
 

@@ -21,25 +21,49 @@ TEXT = [Output("tokens", (16,), ragged=True), Output("pooled", (16,)), Output("o
 IMAGE = [Output("tokens", (5, 20)), Output("pooled", (12,))]
 OBJECTS = [Output("vectors", (10,), ragged=True), Output("box", (), "int32", ragged=True)]
 FEATURES = {
-    "clip_text": CLIP_TEXT, "text_tokens": TEXT, "image_patches": IMAGE, "clip_image": [Output("tokens", (4, 18)), Output("pooled", (16,))],
-    "image_pooled": [Output("pooled", (14,))], "object_resnet": OBJECTS, "object_clip": OBJECTS,
-    "clip_layers_text": [Output("ids", (), "int32", ragged=True), Output("embedding", (16,))], "clip_layers_image": [Output("states", (5, 12))],
-    "prompted_text": CLIP_TEXT, "prompted_image": IMAGE,
-    "objects": [], "face_attributes": [], "identity": [],  # heads read what is made of them
+    "clip_text": CLIP_TEXT,
+    "text_tokens": TEXT,
+    "image_patches": IMAGE,
+    "clip_image": [Output("tokens", (4, 18)), Output("pooled", (16,))],
+    "image_pooled": [Output("pooled", (14,))],
+    "object_resnet": OBJECTS,
+    "object_clip": OBJECTS,
+    "clip_layers_text": [Output("ids", (), "int32", ragged=True), Output("embedding", (16,))],
+    "clip_layers_image": [Output("states", (5, 12))],
+    "prompted_text": CLIP_TEXT,
+    "prompted_image": IMAGE,
+    "objects": [],
+    "face_attributes": [],
+    "identity": [],  # heads read what is made of them
 }
 TEXTS = ("text", "phrase", "sentence", "entity", "prompted_text", "gate_text")
-RAGGED = ("text.tokens", "prompted_text.tokens", "text.offsets", "sentence.tokens", "objects.vectors", "faces.pooled", "identities.pooled")
+RAGGED = (
+    "text.tokens",
+    "prompted_text.tokens",
+    "text.offsets",
+    "sentence.tokens",
+    "objects.vectors",
+    "faces.pooled",
+    "identities.pooled",
+)
 
 
 def head_shapes(config: HeadConfig, text_only: bool = False) -> dict[str, tuple[int, ...]]:
     """The shapes of what a head asks for, of the features here (those of text alone)."""
     available = [name for name in FEATURES if not text_only or name in ("text_tokens", "clip_text")]
     wanted = {(want["role"], want["feature"], output) for want in config.wants(available) for output in want["outputs"]}
-    shapes = {f"{role}.{output.name}": output.shape for role, feature, name in sorted(wanted) for output in FEATURES[feature] if output.name == name}
+    shapes = {
+        f"{role}.{output.name}": output.shape
+        for role, feature, name in sorted(wanted)
+        for output in FEATURES[feature]
+        if output.name == name
+    }
     return shapes | {f"pairs.{name}": () for name in config.pairs(available)}
 
 
-def head_rows(shapes: Mapping[str, tuple[int, ...]], n: int, seed: int, missing: float = 0.3, lengths: tuple[int, int] = (1, 9)) -> Rows:
+def head_rows(
+    shapes: Mapping[str, tuple[int, ...]], n: int, seed: int, missing: float = 0.3, lengths: tuple[int, int] = (1, 9)
+) -> Rows:
     """n rows of random features of these shapes. lengths: of texts, the upper end not included; other roles are absent with chance `missing`.
 
     The tokens of a text stand at characters 0 to 0 (a special token), 3 to 5, 6 to 8 …; the phrase is some of them, or in one text of four not there.
@@ -71,18 +95,29 @@ def _spans(lengths: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     return torch.where(there[:, None], torch.stack([3 * first, 3 * last + 2], 1), -1)
 
 
-def head_pairs(shapes: Mapping[str, tuple[int, ...]], lists: torch.Tensor, seed: int, missing: float = 0.2) -> dict[str, torch.Tensor]:
+def head_pairs(
+    shapes: Mapping[str, tuple[int, ...]], lists: torch.Tensor, seed: int, missing: float = 0.2
+) -> dict[str, torch.Tensor]:
     """Random values of the pair features among these shapes beside `lists` (m, r); absent (NaN) with chance `missing` and where a list ends."""
     random = torch.Generator().manual_seed(seed)
     made = {}
     for name in sorted(name for name in shapes if name.startswith("pairs.")):
         values = torch.rand(*lists.shape, *shapes[name], generator=random)
         absent = (torch.rand(lists.shape, generator=random) < missing) | (lists < 0)
-        made[name.removeprefix("pairs.")] = values.masked_fill(absent.view(*lists.shape, *[1] * len(shapes[name])), torch.nan)
+        made[name.removeprefix("pairs.")] = values.masked_fill(
+            absent.view(*lists.shape, *[1] * len(shapes[name])), torch.nan
+        )
     return made
 
 
-def build_job(folder: Path, entities: int = 40, splits: tuple[int, int, int] = (96, 40, 40), images: bool = True, k: int = 10, seed: int = 0) -> dict[str, Any]:
+def build_job(
+    folder: Path,
+    entities: int = 40,
+    splits: tuple[int, int, int] = (96, 40, 40),
+    images: bool = True,
+    k: int = 10,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Stores, tables and candidate lists under `folder`, and the job that trains MIMIC on them into `folder / "run"`.
 
     Odd ones among the mentions: the first of each split has a NIL gold, the second one outside the KB, every seventh list misses its gold.
@@ -90,7 +125,10 @@ def build_job(folder: Path, entities: int = 40, splits: tuple[int, int, int] = (
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     latent = random.normal(size=(entities, 12)).astype(np.float32)
-    mixers = {output: random.normal(size=(12, width)).astype(np.float32) for output, width in (("tt", 16), ("tp", 16), ("it", 20), ("ip", 12))}
+    mixers = {
+        output: random.normal(size=(12, width)).astype(np.float32)
+        for output, width in (("tt", 16), ("tp", 16), ("it", 20), ("ip", 12))
+    }
     n = sum(splits)
     gold = random.integers(0, entities, n)
     split = np.repeat(["train", "dev", "test"], splits)
@@ -102,24 +140,49 @@ def build_job(folder: Path, entities: int = 40, splits: tuple[int, int, int] = (
     for side, values in sides.items():
         values = values.astype(np.float32)
         lengths = random.integers(2, 9, len(values))
-        tokens = [(value + 0.5 * random.normal(size=(length, 12))).astype(np.float32) @ mixers["tt"] for value, length in zip(values, lengths, strict=True)]
+        tokens = [
+            (value + 0.5 * random.normal(size=(length, 12))).astype(np.float32) @ mixers["tt"]
+            for value, length in zip(values, lengths, strict=True)
+        ]
         offsets = [np.stack([3 * np.arange(length), 3 * np.arange(length) + 2], 1) for length in lengths]
         columns = {"tokens": tokens, "pooled": values @ mixers["tp"], "offsets": offsets}
         inputs.append(_store(folder, side, "text", "text_tokens", TEXT, columns, np.zeros(len(values), np.uint8)))
         if images:
             status = np.where(random.random(len(values)) < 0.25, Status.MISSING, Status.OK).astype(np.uint8)
             image_ok[side] = status == Status.OK
-            states = (values[:, None] + 0.5 * random.normal(size=(len(values), 5, 12))).astype(np.float32) @ mixers["it"]
-            inputs.append(_store(folder, side, "image", "image_patches", IMAGE, {"tokens": states, "pooled": values @ mixers["ip"]}, status))
+            states = (values[:, None] + 0.5 * random.normal(size=(len(values), 5, 12))).astype(np.float32) @ mixers[
+                "it"
+            ]
+            inputs.append(
+                _store(
+                    folder,
+                    side,
+                    "image",
+                    "image_patches",
+                    IMAGE,
+                    {"tokens": states, "pooled": values @ mixers["ip"]},
+                    status,
+                )
+            )
     ids = np.array([f"Q{row}" for row in range(entities)])
     gold_id = [None if row == -1 else "Q-elsewhere" if row == -2 else str(ids[row]) for row in gold]
     train_golds = set(gold[split == "train"].tolist())
-    verdict = {side: np.where(image_ok.get(side, np.zeros(len(values), bool)), "ok", "none") for side, values in sides.items()}
+    verdict = {
+        side: np.where(image_ok.get(side, np.zeros(len(values), bool)), "ok", "none") for side, values in sides.items()
+    }
     mention_table = {
-        "id": [f"m{row}" for row in range(n)], "split": split, "sentence": ["a sentence"] * n,
-        "phrase": [f"Name {max(row, 0) // 10}" for row in gold], "gold": gold.astype(np.int32), "gold_id": gold_id,
-        "group": [None] * n, "image_status": verdict["mention"], "phrase_is_name": random.random(n) < 0.5,
-        "gold_in_train": [int(row) in train_golds for row in gold], "sentence_in_train": random.random(n) < 0.2, "ambiguous": random.random(n) < 0.2,
+        "id": [f"m{row}" for row in range(n)],
+        "split": split,
+        "sentence": ["a sentence"] * n,
+        "phrase": [f"Name {max(row, 0) // 10}" for row in gold],
+        "gold": gold.astype(np.int32),
+        "gold_id": gold_id,
+        "group": [None] * n,
+        "image_status": verdict["mention"],
+        "phrase_is_name": random.random(n) < 0.5,
+        "gold_in_train": [int(row) in train_golds for row in gold],
+        "sentence_in_train": random.random(n) < 0.2,
+        "ambiguous": random.random(n) < 0.2,
     }
     pq.write_table(pa.table(mention_table), folder / "mentions.parquet")
     pq.write_table(pa.table({"id": ids, "image_status": verdict["entity"]}), folder / "entities.parquet")
@@ -131,8 +194,16 @@ def build_job(folder: Path, entities: int = 40, splits: tuple[int, int, int] = (
             lists[row][lists[row] == gold[row]] = -1
     np.savez(folder / "candidates.npz", ids=lists, scores=np.zeros(lists.shape, np.float32))
     return {
-        "method": "mimic", "config": {"epochs": 3, "batch_size": 32, "lr": 0.003, "d_t": 8, "d_v": 8, "d_c": 8}, "seed": 1, "device": "cpu",
-        "precision": "auto", "threads": 1, "out": str(folder / "run"), "dataset": str(folder), "inputs": inputs, "candidates": str(folder / "candidates.npz"),
+        "method": "mimic",
+        "config": {"epochs": 3, "batch_size": 32, "lr": 0.003, "d_t": 8, "d_v": 8, "d_c": 8},
+        "seed": 1,
+        "device": "cpu",
+        "precision": "auto",
+        "threads": 1,
+        "out": str(folder / "run"),
+        "dataset": str(folder),
+        "inputs": inputs,
+        "candidates": str(folder / "candidates.npz"),
         "train_fraction": 1.0,
     }
 
@@ -153,10 +224,18 @@ def job_for(job: dict[str, Any], method: str, config: dict[str, Any], out: Path)
     return {**job, "method": method, "config": config, "inputs": inputs, "pairs": pairs, "out": str(out)}
 
 
-def _store(folder: Path, side: str, role: str, feature: str, outputs: list[Output], columns: dict[str, Any], status: np.ndarray) -> dict[str, Any]:
-    store = Store.create(folder / "cache", feature, {"outputs": [output.to_json() for output in outputs], "made by": "the tests of heads"})
+def _store(
+    folder: Path, side: str, role: str, feature: str, outputs: list[Output], columns: dict[str, Any], status: np.ndarray
+) -> dict[str, Any]:
+    store = Store.create(
+        folder / "cache",
+        feature,
+        {"outputs": [output.to_json() for output in outputs], "made by": "the tests of heads"},
+    )
     n = len(status)
-    keys = np.frombuffer(b"".join(content_key(role, side, str(row)) for row in range(n)), np.uint8).reshape(n, 16).copy()
+    keys = (
+        np.frombuffer(b"".join(content_key(role, side, str(row)) for row in range(n)), np.uint8).reshape(n, 16).copy()
+    )
     ok = status == Status.OK
     stored: dict[str, Any] = {}
     for output in outputs:

@@ -9,8 +9,19 @@ import small_world
 import yaml
 
 SMALL = {
-    "mimic": {"epochs": 2, "d_t": 8, "d_v": 8, "d_c": 8, "batch_size": 8}, "drin": {"epochs": 2, "width": 16}, "dwe": {"epochs": 2, "width": 16, "joint_width": 16},
-    "dsmip": {"d_t": 8, "d_v": 8, "d_c": 8, "gate_width": 8, "epochs": 1, "prompt_layers": 1, "experts": ["text", "multimodal"], "batch_size": 16},
+    "mimic": {"epochs": 2, "d_t": 8, "d_v": 8, "d_c": 8, "batch_size": 8},
+    "drin": {"epochs": 2, "width": 16},
+    "dwe": {"epochs": 2, "width": 16, "joint_width": 16},
+    "dsmip": {
+        "d_t": 8,
+        "d_v": 8,
+        "d_c": 8,
+        "gate_width": 8,
+        "epochs": 1,
+        "prompt_layers": 1,
+        "experts": ["text", "multimodal"],
+        "batch_size": 16,
+    },
     "fused": {"epochs": 3, "hidden": 4, "members": 2},
 }
 METHODS = ("mimic", "drin", "dwe", "dsmip", "fused")
@@ -23,8 +34,12 @@ def train(root: Path, monkeypatch, method: str = "fused") -> dict[str, Path]:
 
     if not (root / "data").exists():
         small_world.write(root / "data", mentions=100)
-    with open(root / "data" / "mentions.jsonl", "a") as handle:  # every entity is a gold of dev: some of them are hidden for the calibration
-        handle.writelines(json.dumps({**small_world.mention(n), "id": f"d{n}", "split": "dev"}) + "\n" for n in range(36))
+    with open(
+        root / "data" / "mentions.jsonl", "a"
+    ) as handle:  # every entity is a gold of dev: some of them are hidden for the calibration
+        handle.writelines(
+            json.dumps({**small_world.mention(n), "id": f"d{n}", "split": "dev"}) + "\n" for n in range(36)
+        )
     path = small_world.profile(root)
     said = yaml.safe_load(path.read_text())
     clip = said["features"]["clip_text"]
@@ -32,7 +47,15 @@ def train(root: Path, monkeypatch, method: str = "fused") -> dict[str, Path]:
     said["heads"] = SMALL
     path.write_text(yaml.safe_dump(said))
     monkeypatch.setattr(child, "run", commands.call)
-    asked = tasks.TrainHead(method=method, dataset="small", data_dir=str(root / "data"), profile=str(path), work_dir=str(root / "work"), candidates=8, sources="name,dense:clip_text")
+    asked = tasks.TrainHead(
+        method=method,
+        dataset="small",
+        data_dir=str(root / "data"),
+        profile=str(path),
+        work_dir=str(root / "work"),
+        candidates=8,
+        sources="name,dense:clip_text",
+    )
     assert luigi.build([asked], local_scheduler=True, log_level="ERROR", workers=1)
     runs = {}
     for receipt in (root / "work" / "receipts").glob("TrainHead-*.json"):

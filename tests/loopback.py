@@ -55,7 +55,13 @@ class Server:
                 length = int(self.headers.get("content-length") or 0)
                 parts = urlsplit(self.path)
                 query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
-                seen = Seen(parts.path, query, {name.title(): value for name, value in self.headers.items()}, json.loads(self.rfile.read(length)) if length else None, time.monotonic())
+                seen = Seen(
+                    parts.path,
+                    query,
+                    {name.title(): value for name, value in self.headers.items()},
+                    json.loads(self.rfile.read(length)) if length else None,
+                    time.monotonic(),
+                )
                 with outer._guard:
                     outer.seen.append(seen)
                     outer._now += 1
@@ -130,7 +136,11 @@ class Wiki:
     def query(self, asked: dict[str, str]) -> dict:
         titles = asked["titles"].split("|")
         assert len(titles) <= 20, "more introductions than the API gives"
-        redirects = [{"from": t, "to": self._to(t)[0], **({"tofragment": self._to(t)[1]} if self._to(t)[1] else {})} for t in titles if t in self.redirects]
+        redirects = [
+            {"from": t, "to": self._to(t)[0], **({"tofragment": self._to(t)[1]} if self._to(t)[1] else {})}
+            for t in titles
+            if t in self.redirects
+        ]
         listed, start = [], int(asked.get("excontinue", 0))
         wanted = list(dict.fromkeys(self._to(t)[0] for t in titles))
         for place, title in enumerate(wanted):
@@ -138,12 +148,19 @@ class Wiki:
             if page is None:
                 listed.append({"title": title, "missing": True, "ns": 0})
                 continue
-            properties = {**({"wikibase_item": page["item"]} if page.get("item") else {}), **({"disambiguation": ""} if page.get("disambiguation") else {})}
+            properties = {
+                **({"wikibase_item": page["item"]} if page.get("item") else {}),
+                **({"disambiguation": ""} if page.get("disambiguation") else {}),
+            }
             entry = {"pageid": place + 1, "ns": 0, "title": title, "pageprops": properties}
             if start <= place < start + 7:  # like a server that gives fewer extracts than asked for
                 entry["extract"] = page["extract"]
             listed.append(entry)
-        more = {"continue": {"excontinue": start + 7, "continue": "||pageprops"}} if start + 7 < len(wanted) else {"batchcomplete": True}
+        more = (
+            {"continue": {"excontinue": start + 7, "continue": "||pageprops"}}
+            if start + 7 < len(wanted)
+            else {"batchcomplete": True}
+        )
         return {**more, "query": {"redirects": redirects, "pages": listed}}
 
     def parse(self, asked: dict[str, str]) -> dict:
@@ -151,9 +168,20 @@ class Wiki:
         page = self.pages.get(title)
         if page is None:
             return {"error": {"code": "missingtitle", "info": "The page you specified doesn't exist."}}
-        text = "<div>" + "".join(f"<p>{part}<sup class='reference'>[1]</sup></p>" for part in page["extract"].split("\n")) + "<table><tr><td><p>box</p></table></div>"
-        redirects = [{"from": asked["page"], "to": title, **({"tofragment": section} if section else {})}] if asked["page"] in self.redirects else []
-        properties = {**({"wikibase_item": page["item"]} if page.get("item") else {}), **({"disambiguation": ""} if page.get("disambiguation") else {})}
+        text = (
+            "<div>"
+            + "".join(f"<p>{part}<sup class='reference'>[1]</sup></p>" for part in page["extract"].split("\n"))
+            + "<table><tr><td><p>box</p></table></div>"
+        )
+        redirects = (
+            [{"from": asked["page"], "to": title, **({"tofragment": section} if section else {})}]
+            if asked["page"] in self.redirects
+            else []
+        )
+        properties = {
+            **({"wikibase_item": page["item"]} if page.get("item") else {}),
+            **({"disambiguation": ""} if page.get("disambiguation") else {}),
+        }
         return {"parse": {"title": title, "redirects": redirects, "text": text, "properties": properties}}
 
     def entities(self, asked: dict[str, str]) -> dict:
@@ -163,10 +191,20 @@ class Wiki:
             if qid not in self.links:
                 return {"error": {"code": "no-such-entity", "info": "no such entity", "id": qid}}
         site = asked["sitefilter"]
-        return {"entities": {q: {"id": q, "sitelinks": {site: {"site": site, "title": self.links[q]}} if self.links[q] else {}} for q in ids}, "success": 1}
+        return {
+            "entities": {
+                q: {"id": q, "sitelinks": {site: {"site": site, "title": self.links[q]}} if self.links[q] else {}}
+                for q in ids
+            },
+            "success": 1,
+        }
 
 
-def completion(text: str | None, finish: str = "stop", used: tuple[int, int] | None = (20, 10), **message: object) -> dict:
-    usage = {"usage": {"prompt_tokens": used[0], "completion_tokens": used[1], "total_tokens": sum(used)}} if used else {}
+def completion(
+    text: str | None, finish: str = "stop", used: tuple[int, int] | None = (20, 10), **message: object
+) -> dict:
+    usage = (
+        {"usage": {"prompt_tokens": used[0], "completion_tokens": used[1], "total_tokens": sum(used)}} if used else {}
+    )
     choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text, **message}}
     return {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], **usage}

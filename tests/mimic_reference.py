@@ -35,7 +35,10 @@ def features(row, weights, options):
         states, vector = np.zeros(options["image_tokens"]), np.zeros(options["image_pooled"] or 0)
     projected = [linear(state, weights, "image_local") for state in states]
     whole = projected[0] if options["image_global"] == "class_row" else linear(vector, weights, "image_global")
-    return result | {"v": norm(whole, weights, "image_global_norm"), "V": [norm(state, weights, "image_local_norm") for state in projected]}
+    return result | {
+        "v": norm(whole, weights, "image_global_norm"),
+        "V": [norm(state, weights, "image_local_norm") for state in projected],
+    }
 
 
 def tglu(entity, mention, weights, options):
@@ -57,7 +60,10 @@ def dual(a, b, weights, name, options):
     """DUAL_A2B(v_A^G, v_B^G, V_B^L), eq. 12 to 14."""
     asks, pooled, answers = a["v"], np.mean(b["V"], axis=0), b["v"]
     if options["vdlu_projections"]:
-        asks, answers = linear(asks, weights, f"{name}.vector_projection"), linear(answers, weights, f"{name}.vector_projection")
+        asks, answers = (
+            linear(asks, weights, f"{name}.vector_projection"),
+            linear(answers, weights, f"{name}.vector_projection"),
+        )
         pooled = np.mean([linear(state, weights, f"{name}.pooled_projection") for state in b["V"]], axis=0)
     fused = linear(norm(pooled + asks, weights, f"{name}.sum_norm"), weights, f"{name}.fusion")
     gate = np.tanh(linear(fused, weights, f"{name}.gate"))

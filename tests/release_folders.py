@@ -23,7 +23,14 @@ class Ghmfc:
         }
         self.splits = {}
         for place, split in enumerate(("train", "dev", "test")):
-            record = {"id": "7", "sentence": "Ann met Bob.", "mentions": "Bob", "entities": "Robert Gold", "answer": "Q2", "imgPath": ""}
+            record = {
+                "id": "7",
+                "sentence": "Ann met Bob.",
+                "mentions": "Bob",
+                "entities": "Robert Gold",
+                "answer": "Q2",
+                "imgPath": "",
+            }
             self.splits[split] = {f"{place}{number}": dict(record) for number in range(2)}
         (folder / "images").mkdir(exist_ok=True)
 
@@ -48,23 +55,44 @@ class Wikidiverse:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.desc = {"Detroit Lions": "A team.", "Lion": "A cat.", "Green Bay Packers": "Another team.", "The Lion King": "A film."}
-        self.types = {"Organization": ["Detroit_Lions", "Green Bay Packers"], "Works": ["The_Lion_King"], "Species": ["Lion"]}
+        self.desc = {
+            "Detroit Lions": "A team.",
+            "Lion": "A cat.",
+            "Green Bay Packers": "Another team.",
+            "The Lion King": "A film.",
+        }
+        self.types = {
+            "Organization": ["Detroit_Lions", "Green Bay Packers"],
+            "Works": ["The_Lion_King"],
+            "Species": ["Lion"],
+        }
         self.splits = {split: [self.mention(), self.mention()] for split in ("train", "valid", "test")}
         (folder / "wikinewsImgs").mkdir(exist_ok=True)
 
     @staticmethod
     def mention(**changes) -> list:
         record = {
-            "sentence": "The Lions versus the Packers.", "image": "https://upload.wikimedia.org/a/Run.jpg", "mention": "Lions", "type": "Organization",
-            "left": ["the"], "right": ["versus"], "entity": WIKI + "Detroit_Lions",
-            "candidates": [WIKI + "Lion", WIKI + "Detroit_Lions", WIKI + "Elsewhere", WIKI + "Lion"], "topic": "sports", "start": 4, "end": 9,
+            "sentence": "The Lions versus the Packers.",
+            "image": "https://upload.wikimedia.org/a/Run.jpg",
+            "mention": "Lions",
+            "type": "Organization",
+            "left": ["the"],
+            "right": ["versus"],
+            "entity": WIKI + "Detroit_Lions",
+            "candidates": [WIKI + "Lion", WIKI + "Detroit_Lions", WIKI + "Elsewhere", WIKI + "Lion"],
+            "topic": "sports",
+            "start": 4,
+            "end": 9,
         }
         assert set(changes) <= set(record)
         return list((record | changes).values())
 
     def write(self) -> Path:
-        files = {"entity2desc": self.desc, "type2entity": self.types, **{f"{split}_w_10cands": records for split, records in self.splits.items()}}
+        files = {
+            "entity2desc": self.desc,
+            "type2entity": self.types,
+            **{f"{split}_w_10cands": records for split, records in self.splits.items()},
+        }
         for name, content in files.items():
             if content is not None:
                 (self.folder / f"{name}.json").write_text(json.dumps(content))

@@ -7,14 +7,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from small_world import picture
 
 from heads.evaluation import write_predictions
 from heads.metrics import figures, parts
 from pipeline import account
-from small_world import picture
 
 HURT = "</script><script>window.hurt=1</script><img src=x onerror='window.hurt=2'><!--<script>"
-NAMES = [f"Ada {HURT}", "Ben & <b>Co</b>", "Cléo 'quote\"", "Dan\u2028Line", "Ella ${1+1} {{ 7*7 }}", "Finn 🦊", "Gus", "Hal"]
+NAMES = [
+    f"Ada {HURT}",
+    "Ben & <b>Co</b>",
+    "Cléo 'quote\"",
+    "Dan\u2028Line",
+    "Ella ${1+1} {{ 7*7 }}",
+    "Finn 🦊",
+    "Gus",
+    "Hal",
+]
 GROUPS = ("easy", "hard <i>group</i>")
 
 
@@ -22,7 +31,13 @@ def dataset(folder: Path, mentions: int) -> dict[str, Any]:
     """Files in the jsonl layout and the prepared tables; a third of the mentions each in train, dev and test. Returns the job's part about them."""
     data = folder / "data"
     entities = [
-        {"id": f"Q{number}", "name": name, "description": f"{name} is one {HURT}", "attributes": f"the {number}th. {HURT}", "type": "person"}
+        {
+            "id": f"Q{number}",
+            "name": name,
+            "description": f"{name} is one {HURT}",
+            "attributes": f"the {number}th. {HURT}",
+            "type": "person",
+        }
         for number, name in enumerate(NAMES)
     ]
     for number, entity in enumerate(entities[:6]):
@@ -32,11 +47,16 @@ def dataset(folder: Path, mentions: int) -> dict[str, Any]:
         gold = number % 8
         phrase = NAMES[gold].split()[0]
         one: dict[str, Any] = {
-            "id": f"m{number:05d}", "sentence": f"🦊 {HURT} number {number}, {phrase} said {HURT}.", "mention": phrase, "gold": f"Q{gold}",
-            "split": ("train", "dev", "test")[number % 3], "group": GROUPS[number // 3 % 2], "type": "person",
+            "id": f"m{number:05d}",
+            "sentence": f"🦊 {HURT} number {number}, {phrase} said {HURT}.",
+            "mention": phrase,
+            "gold": f"Q{gold}",
+            "split": ("train", "dev", "test")[number % 3],
+            "group": GROUPS[number // 3 % 2],
+            "type": "person",
         }
         if number % 4:
-            one["image"] = f"mentions/{number % 5}\"><img onerror=hurt()>.png"
+            one["image"] = f'mentions/{number % 5}"><img onerror=hurt()>.png'
         listed.append(one)
     listed[2]["gold"], listed[5]["gold"] = None, "Q-elsewhere"
     for record in [*entities, *listed]:
@@ -47,7 +67,11 @@ def dataset(folder: Path, mentions: int) -> dict[str, Any]:
         (data / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     out = folder / "prepared"
     made = account.prepare({"name": "small", "data_dir": str(data), "out": str(out), "format": "jsonl"})
-    return {"dataset": f"small {HURT}", "data": str(out), "roots": {side: made[f"{side}_images"] for side in ("mention", "entity")}}
+    return {
+        "dataset": f"small {HURT}",
+        "data": str(out),
+        "roots": {side: made[f"{side}_images"] for side in ("mention", "entity")},
+    }
 
 
 def run(folder: Path, data: Path, method: str, seed: int, hit: float, units: tuple[str, ...] = ()) -> Path:
@@ -72,18 +96,35 @@ def run(folder: Path, data: Path, method: str, seed: int, hit: float, units: tup
     columns |= {f"rank_{name}": rank.astype(np.int32) for name in protocols} | {"top": top}
     for name in ("score", *units):
         expert = name == "expert"
-        columns[f"top_{name}"] = [[float(random.integers(2)) if expert else 9.0 - place for place in range(8)] for _ in here]
+        columns[f"top_{name}"] = [
+            [float(random.integers(2)) if expert else 9.0 - place for place in range(8)] for _ in here
+        ]
         columns[f"gold_{name}"] = np.where(rank > 0, 0.0 if expert else 10.0 - rank, np.nan).astype(np.float32)
     folder.mkdir(parents=True)
     write_predictions(folder / "predictions.parquet", columns)
     masks = parts({name: values[here] for name, values in table.items()}, table["gold"][here], np.ones(len(ids), bool))
     of_split = {
-        split: {name: figures(rank[mask & (table["split"][here] == split)], rank[mask & (table["split"][here] == split)] > 0) for name, mask in masks.items()}
+        split: {
+            name: figures(
+                rank[mask & (table["split"][here] == split)], rank[mask & (table["split"][here] == split)] > 0
+            )
+            for name, mask in masks.items()
+        }
         for split in ("dev", "test")
     }
-    metrics = {split: {name.replace("_", "-"): {part: one for part, one in by_part.items() if one["n"]} for name in protocols} for split, by_part in of_split.items()}
+    metrics = {
+        split: {name.replace("_", "-"): {part: one for part, one in by_part.items() if one["n"]} for name in protocols}
+        for split, by_part in of_split.items()
+    }
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    told = {"method": method, "seed": seed, "parameters": 1234, "seconds": {"train": 2.0}, "epochs": 5, "pairs_per_second": {"candidates": 10.0}}
+    told = {
+        "method": method,
+        "seed": seed,
+        "parameters": 1234,
+        "seconds": {"train": 2.0},
+        "epochs": 5,
+        "pairs_per_second": {"candidates": 10.0},
+    }
     (folder / "run.json").write_text(json.dumps(told))
     epochs = [{"epoch": epoch, "loss": 1 / epoch, "dev MRR": 0.5 + 0.04 * min(epoch, 4)} for epoch in range(1, 6)]
     (folder / "history.json").write_text(json.dumps({"best_epoch": 4, "epochs": epochs}))
@@ -95,19 +136,41 @@ def job(folder: Path, mentions: int = 60, cases: int = 1000) -> dict[str, Any]:
     said = dataset(folder, mentions)
     data = Path(said["data"])
     runs = {
-        "drin": run(folder / "runs" / "drin", data, "drin", 1, 0.5), "mimic": run(folder / "runs" / "mimic", data, "mimic", 2, 0.7, ("tglu", "vdlu", "cmfu")),
+        "drin": run(folder / "runs" / "drin", data, "drin", 1, 0.5),
+        "mimic": run(folder / "runs" / "mimic", data, "mimic", 2, 0.7, ("tglu", "vdlu", "cmfu")),
         f"dsmip {HURT}": run(folder / "runs" / "dsmip", data, "dsmip", 3, 0.6, ("text", "multimodal", "expert")),
     }
     return {
-        **said, "experiments": [{"name": name, "run": str(place), "settings": f"lr 1 {HURT}"} for name, place in runs.items()], "text_only": [], "reference": "",
-        "skipped": {"dwe": f"no feature {HURT}"}, "splits": ["test"], "runs": {}, "found": {}, "limits": {}, "cases": cases, "pictures": 10_000_000,
-        "explain": False, "device": "cpu", "out": str(folder / "report.html"), "command": f"luigi {HURT}", "resamples": 200,
+        **said,
+        "experiments": [{"name": name, "run": str(place), "settings": f"lr 1 {HURT}"} for name, place in runs.items()],
+        "text_only": [],
+        "reference": "",
+        "skipped": {"dwe": f"no feature {HURT}"},
+        "splits": ["test"],
+        "runs": {},
+        "found": {},
+        "limits": {},
+        "cases": cases,
+        "pictures": 10_000_000,
+        "explain": False,
+        "device": "cpu",
+        "out": str(folder / "report.html"),
+        "command": f"luigi {HURT}",
+        "resamples": 200,
     }
 
 
 def asked(name: str, ids: Any) -> dict[str, dict[str, Any]]:
     """What heads might tell: of DRIN edges, of the others attention."""
-    candidates = [{"id": f"Q{number}", "score": 1.0, "edges": {"tt": [0.25, 0.75], "ii": [0.5, 1.125]}, "pairs": {"text_cls": 0.5}} for number in range(8)]
+    candidates = [
+        {
+            "id": f"Q{number}",
+            "score": 1.0,
+            "edges": {"tt": [0.25, 0.75], "ii": [0.5, 1.125]},
+            "pairs": {"text_cls": 0.5},
+        }
+        for number in range(8)
+    ]
     told: dict[str, Any] = {"candidates": candidates if name == "drin" else []}
     told["attention"] = {} if name == "drin" else {"objects": {"weights": [0.7, 0.3], "boxes": [0, -1]}}
     return {one: {"id": one, **told} for one in ids}

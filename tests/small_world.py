@@ -19,7 +19,11 @@ def picture(path: Path, seed: int) -> None:
 
 def entity(number: int) -> dict:
     name = NAMES[number % len(NAMES)]
-    record = {"id": f"Q{number}", "name": name if number < len(NAMES) else f"{name} {number}", "attributes": f"number {number}. the old one of the city."}
+    record = {
+        "id": f"Q{number}",
+        "name": name if number < len(NAMES) else f"{name} {number}",
+        "attributes": f"number {number}. the old one of the city.",
+    }
     return record if number % 4 == 3 else {**record, "images": [f"kb/e{number}.png"]}
 
 
@@ -27,7 +31,10 @@ def mention(number: int) -> dict:
     gold = number % 12
     name = entity(gold)["name"]
     record = {
-        "id": f"m{number}", "sentence": f"{name} was seen in the green city, as number {number} says.", "mention": name.split()[-1], "gold": f"Q{gold}",
+        "id": f"m{number}",
+        "sentence": f"{name} was seen in the green city, as number {number} says.",
+        "mention": name.split()[-1],
+        "gold": f"Q{gold}",
         "split": ("train", "train", "dev", "test")[number % 4],
     }
     return record if number % 5 == 4 else {**record, "image": f"mentions/m{number}.png"}
@@ -48,7 +55,12 @@ def write(folder: Path, mentions: int = 40, entities: int = 12) -> Path:
 
 def profile(folder: Path, **models: Path) -> Path:
     """A profile whose models are small random checkpoints made in `folder` (or those given by feature name)."""
-    made = {"text_tokens": checkpoints.bert, "clip_text": checkpoints.open_clip_model, "clip_image": checkpoints.open_clip_model, "image_pooled": checkpoints.resnet}
+    made = {
+        "text_tokens": checkpoints.bert,
+        "clip_text": checkpoints.open_clip_model,
+        "clip_image": checkpoints.open_clip_model,
+        "image_pooled": checkpoints.resnet,
+    }
     features = {}
     for name, make in made.items():
         place = models.get(name) or folder / make.__name__
@@ -57,5 +69,9 @@ def profile(folder: Path, **models: Path) -> Path:
     features["clip_text"]["max_tokens"] = 32
     features["text_tokens"]["max_tokens"] = 48
     path = folder / "small.yaml"
-    path.write_text(yaml.safe_dump({"features": features, "heads": {"mimic": {"epochs": 2, "d_t": 8, "d_v": 8, "d_c": 8, "batch_size": 8}}}))
+    path.write_text(
+        yaml.safe_dump(
+            {"features": features, "heads": {"mimic": {"epochs": 2, "d_t": 8, "d_v": 8, "d_c": 8, "batch_size": 8}}}
+        )
+    )
     return path

@@ -30,11 +30,34 @@ ENTITIES = [
     {"id": "e3", "name": "Cid"},
 ]
 MENTIONS = [
-    {"id": "m0", "sentence": "Ann Lee sings.", "mention": "Ann Lee", "gold": "e0", "split": "train", "image": "a.jpg", "group": "easy"},
-    {"id": "m1", "sentence": "ANN LEE sings.", "mention": "Ann Lee", "gold": "e1", "split": "train", "image": "copy.jpg", "group": "hard"},
+    {
+        "id": "m0",
+        "sentence": "Ann Lee sings.",
+        "mention": "Ann Lee",
+        "gold": "e0",
+        "split": "train",
+        "image": "a.jpg",
+        "group": "easy",
+    },
+    {
+        "id": "m1",
+        "sentence": "ANN LEE sings.",
+        "mention": "Ann Lee",
+        "gold": "e1",
+        "split": "train",
+        "image": "copy.jpg",
+        "group": "hard",
+    },
     {"id": "m2", "sentence": "Bob sank.", "mention": "Bob", "gold": None, "split": "train", "image": "a.jpg"},
     {"id": "m3", "sentence": "Bob sank.", "mention": "Bob", "gold": "e2", "split": "dev", "image": "cut.jpg"},
-    {"id": "m4", "sentence": "Ann Lee sings.", "mention": "Ann Lee", "gold": "e0", "split": "test", "image": "text.jpg"},
+    {
+        "id": "m4",
+        "sentence": "Ann Lee sings.",
+        "mention": "Ann Lee",
+        "gold": "e0",
+        "split": "test",
+        "image": "text.jpg",
+    },
     {"id": "m5", "sentence": "Who?", "mention": "Dan", "gold": "elsewhere", "split": "test", "image": "gone.jpg"},
     {"id": "m6", "sentence": "A cid.", "mention": "Cid", "gold": "e3", "split": "test", "image": "big.png"},
     {"id": "m7", "sentence": "Bob sank.", "mention": "Bob", "gold": "e2", "split": "test"},
@@ -45,13 +68,26 @@ MENTIONS = [
 def job(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
-    for name, content in (("a", picture(1)), ("copy", picture(1)), ("b", picture(2)), ("cut", picture(3)[:-200]), ("text", b"no picture")):
+    for name, content in (
+        ("a", picture(1)),
+        ("copy", picture(1)),
+        ("b", picture(2)),
+        ("cut", picture(3)[:-200]),
+        ("text", b"no picture"),
+    ):
         (data / f"{name}.jpg").write_bytes(content)
     Image.new("1", (300, 200)).save(data / "big.png")
     for name, records in (("entities", ENTITIES), ("mentions", MENTIONS)):
         (data / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     limits = {"max_pixels": 59_999, "max_bytes": 10_000_000}
-    return {"name": "toy", "data_dir": str(data), "out": str(tmp_path / "out"), "memo": str(tmp_path / "memo"), "limits": limits, "max_bad_images": 0.8}
+    return {
+        "name": "toy",
+        "data_dir": str(data),
+        "out": str(tmp_path / "out"),
+        "memo": str(tmp_path / "memo"),
+        "limits": limits,
+        "max_bad_images": 0.8,
+    }
 
 
 def columns(job: dict, name: str) -> dict[str, list]:
@@ -67,7 +103,16 @@ def test_mentions_table(job):
     assert list(zip(found["start"], found["end"])) == [(0, 7), (0, 7), (0, 3), (0, 3), (0, 7), (-1, -1), (2, 5), (0, 3)]
     assert found["image"] == ["a.jpg", "copy.jpg", "a.jpg", "cut.jpg", "text.jpg", "gone.jpg", "big.png", None]
     assert found["image_status"] == ["ok", "ok", "ok", "broken", "broken", "missing", "too_large", "none"]
-    assert found["image_cause"] == [None, None, None, "truncated", "not an image", "no such file", "too many pixels", None]
+    assert found["image_cause"] == [
+        None,
+        None,
+        None,
+        "truncated",
+        "not an image",
+        "no such file",
+        "too many pixels",
+        None,
+    ]
     assert found["image_key"][0] == found["image_key"][1] == image_key(picture(1))
     assert found["image_key"][4] == image_key(b"no picture") and found["image_key"][5] is found["image_key"][7] is None
     assert found["phrase_is_name"] == [True, True, False, True, True, False, True, True]
@@ -90,23 +135,51 @@ def test_entities_table_takes_the_first_usable_picture(job):
 
 def test_account_counts(job):
     account = prepare(job)
-    assert json.loads((Path(job["out"]) / "account.json").read_text()) == {key: value for key, value in account.items() if key not in ("content", "mention_images", "entity_images")}
+    assert json.loads((Path(job["out"]) / "account.json").read_text()) == {
+        key: value for key, value in account.items() if key not in ("content", "mention_images", "entity_images")
+    }
     assert account["mention_images"] == account["entity_images"] == job["data_dir"]
     test, everything, kb = account["splits"]["test"], account["splits"]["all"], account["entities"]
     expected = {
-        "mentions": 4, "nil": 0, "outside_kb": 1, "golds": 3, "gold_unseen": 2, "sentences": 4, "sentence_in_train": 2, "phrase_is_name": 3, "ambiguous": 2,
-        "span_literal": 2, "span_loose": 1, "span_missing": 1,
+        "mentions": 4,
+        "nil": 0,
+        "outside_kb": 1,
+        "golds": 3,
+        "gold_unseen": 2,
+        "sentences": 4,
+        "sentence_in_train": 2,
+        "phrase_is_name": 3,
+        "ambiguous": 2,
+        "span_literal": 2,
+        "span_loose": 1,
+        "span_missing": 1,
     }
     assert {name: test[name] for name in expected} == expected
     assert test["images"] == {
-        "listed": 3, "ok": 0, "missing": 1, "broken": 1, "too_large": 1, "reused": 0, "broken_by_cause": {"not an image": 1},
+        "listed": 3,
+        "ok": 0,
+        "missing": 1,
+        "broken": 1,
+        "too_large": 1,
+        "reused": 0,
+        "broken_by_cause": {"not an image": 1},
         "too_large_by_cause": {"too many pixels": 1},
     }
     assert account["splits"]["train"]["images"]["reused"] == 2
     assert (everything["mentions"], everything["nil"], everything["images"]["listed"]) == (8, 1, 7)
     assert everything["sentence_in_train"] == 3  # of dev and test
-    assert (kb["entities"], kb["sharing_a_name"], kb["without_attributes"], kb["with_usable_image"], kb["types"]) == (4, 2, 3, 2, {"none": 1, "person": 2, "ship": 1})
-    assert kb["images"]["listed"] == 5 and kb["images"]["missing"] == 2 and kb["images"]["broken_by_cause"] == {"truncated": 1}
+    assert (kb["entities"], kb["sharing_a_name"], kb["without_attributes"], kb["with_usable_image"], kb["types"]) == (
+        4,
+        2,
+        3,
+        2,
+        {"none": 1, "person": 2, "ship": 1},
+    )
+    assert (
+        kb["images"]["listed"] == 5
+        and kb["images"]["missing"] == 2
+        and kb["images"]["broken_by_cause"] == {"truncated": 1}
+    )
     assert account["groups"] == {"easy": 1, "hard": 1}
 
 
@@ -116,7 +189,16 @@ def test_printed_account_is_aligned_and_names_every_count(job):
     assert text == table(account)
     first = text.split("\n\n")[1].splitlines()
     assert len({len(line) for line in first}) == 1
-    for wanted in ("sentence also in training", "gold unseen in training", "gold outside the KB", "truncated", "not an image", "reused", "phrase ambiguous", "phrase not found"):
+    for wanted in (
+        "sentence also in training",
+        "gold unseen in training",
+        "gold outside the KB",
+        "truncated",
+        "not an image",
+        "reused",
+        "phrase ambiguous",
+        "phrase not found",
+    ):
         assert wanted in text
 
 
@@ -135,7 +217,16 @@ def test_too_many_bad_pictures_stop_with_counts_and_the_option_and_nothing_writt
         prepare(job | {"max_bad_images": 0.2})
     message = str(caught.value)
     assert "\n" not in message
-    for part in ("58.3% of the listed images", "at most 20.0%", "4 of 7 mention images", "3 of 5 entity images", "2 broken", "1 too large", "--max-bad-images", "--mention-images"):
+    for part in (
+        "58.3% of the listed images",
+        "at most 20.0%",
+        "4 of 7 mention images",
+        "3 of 5 entity images",
+        "2 broken",
+        "1 too large",
+        "--max-bad-images",
+        "--mention-images",
+    ):
         assert part in message
     assert not Path(job["out"]).exists()
 
@@ -176,7 +267,11 @@ def test_wikimel_account(wikimel):
 
 def test_candidates_that_came_with_mentions_are_kept_as_rows_and_counted(job, tmp_path):
     lines = [dict(record) for record in MENTIONS]
-    lines[3]["candidates"], lines[4]["candidates"], lines[5]["candidates"] = ["e3", "nobody", "e2", "e3"], [], ["elsewhere"]
+    lines[3]["candidates"], lines[4]["candidates"], lines[5]["candidates"] = (
+        ["e3", "nobody", "e2", "e3"],
+        [],
+        ["elsewhere"],
+    )
     assert "given" not in prepare(job) and not (Path(job["out"]) / "given.parquet").exists()
     (Path(job["data_dir"]) / "mentions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     account = prepare(job)

@@ -22,15 +22,34 @@ def test_batches_come_in_order_and_end_at_the_count_or_at_the_bytes():
         time.sleep(random.random() / 500)
         return np.full(sizes[number], number, np.uint8)
 
-    found = [(start, [int(result[0]) for result in results]) for _, start, results in ahead.batches(work, [range(len(sizes))], COUNT, 100)]
-    ends = [8, 16, 20, 22, 23, 25]  # twice 8 of them, then always before there are too many bytes; one is larger by itself
+    found = [
+        (start, [int(result[0]) for result in results])
+        for _, start, results in ahead.batches(work, [range(len(sizes))], COUNT, 100)
+    ]
+    ends = [
+        8,
+        16,
+        20,
+        22,
+        23,
+        25,
+    ]  # twice 8 of them, then always before there are too many bytes; one is larger by itself
     assert found == [(start, list(range(start, end))) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def test_no_batch_reaches_across_the_end_of_a_run():
     runs = [range(0, 10), range(10, 11), range(11, 27)]
-    found = [(run, start, results) for run, start, results in ahead.batches(lambda number: number, iter(runs), COUNT, 1 << 20)]
-    assert [(run, start) for run, start, _ in found] == [(runs[0], 0), (runs[0], 8), (runs[1], 0), (runs[2], 0), (runs[2], 8)]
+    found = [
+        (run, start, results)
+        for run, start, results in ahead.batches(lambda number: number, iter(runs), COUNT, 1 << 20)
+    ]
+    assert [(run, start) for run, start, _ in found] == [
+        (runs[0], 0),
+        (runs[0], 8),
+        (runs[1], 0),
+        (runs[2], 0),
+        (runs[2], 8),
+    ]
     assert [number for *_, results in found for number in results] == list(range(27))
 
 
@@ -51,7 +70,9 @@ def test_the_next_run_is_begun_while_the_model_is_at_this_one_and_not_long_befor
     for run, start, _ in ahead.batches(work, runs(), COUNT, 1 << 30):
         asked_at.append(len(asked))
         if run[0] + start == next_run - COUNT:
-            assert done.acquire(timeout=60), "nothing of the next run is done while the last batch of this one is with the model"
+            assert done.acquire(timeout=60), (
+                "nothing of the next run is done while the last batch of this one is with the model"
+            )
     assert asked_at[0] == 1 and asked_at[-1] == 3
 
 

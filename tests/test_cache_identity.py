@@ -68,7 +68,9 @@ def test_weights_hash_of_several_files_includes_names_but_no_folder_and_no_order
         return [tmp_path / folder / name for name in contents]
 
     files = write("x", a=b"1", b=b"2")
-    assert weights_hash(files, None) == weights_hash(files[::-1], None) == weights_hash(write("y", a=b"1", b=b"2"), None)
+    assert (
+        weights_hash(files, None) == weights_hash(files[::-1], None) == weights_hash(write("y", a=b"1", b=b"2"), None)
+    )
     assert weights_hash(files, None) != weights_hash(write("z", a=b"2", b=b"1"), None)
 
 
@@ -105,14 +107,18 @@ def test_memo_keeps_the_entries_of_writers_at_the_same_time(tmp_path):
         file.write_text(file.name)
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)
-    workers = [context.Process(target=_hash_many, args=(files[i::3], tmp_path / "memo.json", barrier)) for i in range(3)]
+    workers = [
+        context.Process(target=_hash_many, args=(files[i::3], tmp_path / "memo.json", barrier)) for i in range(3)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     memo = json.loads((tmp_path / "memo.json").read_text())
-    assert {path: entry["sha256"] for path, entry in memo.items()} == {str(file): weights_hash([file], None) for file in files}
+    assert {path: entry["sha256"] for path, entry in memo.items()} == {
+        str(file): weights_hash([file], None) for file in files
+    }
 
 
 def test_missing_weights_are_named(tmp_path):
@@ -131,10 +137,17 @@ def test_output_survives_json():
 @pytest.mark.parametrize(
     "fields",
     [
-        {"name": "keys"}, {"name": "../x"}, {"name": "Tokens"}, {"shape": (0,)}, {"shape": (2.0,)}, {"shape": ("3",)}, {"dtype": "float64"},
-        {"dtype": "object"}, {"ragged": 1},
+        {"name": "keys"},
+        {"name": "../x"},
+        {"name": "Tokens"},
+        {"shape": (0,)},
+        {"shape": (2.0,)},
+        {"shape": ("3",)},
+        {"dtype": "float64"},
+        {"dtype": "object"},
+        {"ragged": 1},
     ],
-)  # fmt: skip
+)
 def test_output_refuses_what_a_shard_cannot_hold(fields):
     with pytest.raises(ValueError):
         Output(**{"name": "tokens", "shape": (3,), **fields})

@@ -22,21 +22,36 @@ from cache.store import Store
 from cache.table import Table
 
 NAMES = [0, 1, 2, 3, 5, 6, 7]
-DTYPES = (Output("half", (3,)), Output("single", (2, 2), "float32"), Output("whole", (), "int32"), Output("bytes", (5,), "uint8", ragged=True))
+DTYPES = (
+    Output("half", (3,)),
+    Output("single", (2, 2), "float32"),
+    Output("whole", (), "int32"),
+    Output("bytes", (5,), "uint8", ragged=True),
+)
 
 
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.name != "spec.json")
 
 
-def put(folder: Path, name: str = "x.h5", outputs: tuple[Output, ...] = OUTPUTS, names: list[int] = NAMES, **other) -> Path | None:
-    arguments = {"feature": "feature", "identity": "0" * 64, "outputs": {output.name: output for output in outputs}, **rows(names, outputs), **other}
+def put(
+    folder: Path, name: str = "x.h5", outputs: tuple[Output, ...] = OUTPUTS, names: list[int] = NAMES, **other
+) -> Path | None:
+    arguments = {
+        "feature": "feature",
+        "identity": "0" * 64,
+        "outputs": {output.name: output for output in outputs},
+        **rows(names, outputs),
+        **other,
+    }
     return write(folder, name, **arguments)
 
 
 def assert_holds(shard: Shard, outputs: tuple[Output, ...], names: list[int]) -> None:
     assert np.array_equal(shard.keys, keys_of(*names))
-    assert [shard.causes[code] for code in np.asarray(shard.cause)] == ["truncated" if name and name % 5 == 0 else "" for name in names]
+    assert [shard.causes[code] for code in np.asarray(shard.cause)] == [
+        "truncated" if name and name % 5 == 0 else "" for name in names
+    ]
     for output in outputs:
         for i, name in enumerate(names):
             if output.ragged:
@@ -49,7 +64,9 @@ def assert_holds(shard: Shard, outputs: tuple[Output, ...], names: list[int]) ->
 
 
 @pytest.mark.parametrize("outputs", [OUTPUTS, DTYPES], ids=["usual", "every dtype"])
-@pytest.mark.parametrize("names", [NAMES, [3], [5], [1, 5, 9]], ids=["mixed", "one row", "no row is ok", "ragged rows are empty"])
+@pytest.mark.parametrize(
+    "names", [NAMES, [3], [5], [1, 5, 9]], ids=["mixed", "one row", "no row is ok", "ragged rows are empty"]
+)
 def test_what_is_written_is_read(tmp_path, outputs, names):
     path = put(tmp_path, outputs=outputs, names=names)
     assert path == tmp_path / "x.h5"
@@ -70,9 +87,21 @@ def test_plain_h5py_reads_a_shard_whose_arrays_are_contiguous_aligned_and_checke
         assert file.attrs["causes"].tolist() == [b"", b"truncated"]
         assert file["keys"].shape == (len(NAMES), 16)
         assert file["grid"].shape == (len(NAMES), 3, 4) and file["grid"].dtype == np.float16
-        assert file["states/offsets"][:].tolist() == np.cumsum([0] + [0 if name == 5 else LENGTHS[name % 4] for name in NAMES]).tolist()
+        assert (
+            file["states/offsets"][:].tolist()
+            == np.cumsum([0] + [0 if name == 5 else LENGTHS[name % 4] for name in NAMES]).tolist()
+        )
         assert file["states/values"].shape == (file["states/offsets"][-1], 5)
-        for name in ("keys", "status", "cause", "grid", "states/values", "states/offsets", "boxes/values", "boxes/offsets"):
+        for name in (
+            "keys",
+            "status",
+            "cause",
+            "grid",
+            "states/values",
+            "states/offsets",
+            "boxes/values",
+            "boxes/offsets",
+        ):
             assert file[name].chunks is None and file[name].compression is None
             assert file[name].id.get_offset() % 4096 == 0
             assert file[name].attrs["sha256"].decode() == hashlib.sha256(file[name][:].tobytes()).hexdigest()
@@ -100,13 +129,20 @@ def test_rows_that_are_not_ok_are_not_looked_at(tmp_path):
     given = rows(NAMES)
     for output in OUTPUTS:
         given["columns"][output.name][4] = None
-    given["columns"]["grid"] = np.stack([np.full((3, 4), np.nan) if item is None else item for item in given["columns"]["grid"]])
+    given["columns"]["grid"] = np.stack(
+        [np.full((3, 4), np.nan) if item is None else item for item in given["columns"]["grid"]]
+    )
     assert put(tmp_path, **given).read_bytes() == put(tmp_path, "y.h5").read_bytes()
 
 
 @pytest.mark.parametrize(
     ("output", "value", "told"),
-    [("grid", np.nan, "NaN"), ("grid", -np.inf, "infinity"), ("states", np.inf, "infinity"), ("states", 70000.0, "range of float16")],
+    [
+        ("grid", np.nan, "NaN"),
+        ("grid", -np.inf, "infinity"),
+        ("states", np.inf, "infinity"),
+        ("states", 70000.0, "range of float16"),
+    ],
 )
 def test_a_value_that_is_not_finite_names_feature_and_key(tmp_path, output, value, told):
     given = rows(NAMES)
@@ -158,7 +194,9 @@ def rewritten(source: Path, target: Path, **options) -> Path:
 
         def visit(name, item):
             if isinstance(item, h5py.Dataset):
-                new.create_dataset(name, data=item[:], chunks=True if item.size else None, **(options if item.size else {})).attrs.update(item.attrs)
+                new.create_dataset(
+                    name, data=item[:], chunks=True if item.size else None, **(options if item.size else {})
+                ).attrs.update(item.attrs)
 
         old.visititems(visit)
     return target
@@ -170,7 +208,10 @@ def test_a_layout_that_cannot_be_mapped_gives_the_same_rows(tmp_path, options):
     (path,) = store.folder.glob("*.h5")
     index = np.array([6, 0, 0, 4, 2])
     tables = [Table(store, output.name, keys_of(*NAMES), np.ones(7, bool)) for output in OUTPUTS]
-    wanted = [np.copy(table.gather(index)) if not table.ragged else table.gather(index) + table.ragged_flat(index) for table in tables]
+    wanted = [
+        np.copy(table.gather(index)) if not table.ragged else table.gather(index) + table.ragged_flat(index)
+        for table in tables
+    ]
     rewritten(path, path.with_suffix(".new"), **options).replace(path)
     shard = pickle.loads(pickle.dumps(Shard(path)))
     assert isinstance(shard.fixed("grid"), H5Array)
@@ -190,7 +231,15 @@ def test_an_older_layout_is_brought_to_todays_on_opening(tmp_path, monkeypatch):
         old["verdict"], old["keys"], old["fixed/grid"] = new["status"][:], new["keys"][:], new["grid"][:]
         for name in ("states/values", "states/offsets", "boxes/values", "boxes/offsets"):
             old[name] = new[name][:]
-        for name in ("verdict", "keys", "fixed/grid", "states/values", "states/offsets", "boxes/values", "boxes/offsets"):
+        for name in (
+            "verdict",
+            "keys",
+            "fixed/grid",
+            "states/values",
+            "states/offsets",
+            "boxes/values",
+            "boxes/offsets",
+        ):
             old[name].attrs["sha256"] = hashlib.sha256(old[name][:].tobytes()).hexdigest()
     with pytest.raises(UserError, match=r"old\.h5.*layout 0"):
         Shard(tmp_path / "old.h5")
@@ -270,7 +319,8 @@ filled(Path(sys.argv[1]), [0, 1, 2, 3, 5, 6, 7])
 
 
 @pytest.mark.parametrize(
-    ("point", "final", "temporary"), [("before-write", 0, 0), ("mid-write", 0, 1), ("mid-write:5", 0, 1), ("before-link", 0, 1), ("after-link", 1, 0)]
+    ("point", "final", "temporary"),
+    [("before-write", 0, 0), ("mid-write", 0, 1), ("mid-write:5", 0, 1), ("before-link", 0, 1), ("after-link", 1, 0)],
 )
 def test_a_writer_killed_at_any_point_leaves_a_whole_shard_or_none(tmp_path, point, final, temporary):
     undisturbed = filled(tmp_path / "undisturbed", NAMES)
@@ -330,8 +380,19 @@ def test_a_full_and_a_read_only_disk_end_in_one_line_and_leave_nothing(tmp_path)
     if shutil.which("unshare") is None:
         pytest.skip("needs unshare(1) to mount a small disk of its own")
     # A mount of this test's own, gone with its process.
-    mount = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"', tmp_path]
+    mount = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"',
+        tmp_path,
+    ]
     if subprocess.run([*mount, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this system lets no one mount a small disk")
-    ran = subprocess.run([*mount, sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [*mount, sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True, check=False
+    )
     assert ran.stdout == "all as expected\n", ran.stderr

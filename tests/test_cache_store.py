@@ -34,7 +34,9 @@ def names_at(store: Store, *names: int) -> list[str | None]:
 
 def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess:
     header = f"import sys; sys.path[:0] = [{str(ROOT / 'tests')!r}, {str(ROOT)!r}]\n"
-    return subprocess.run([sys.executable, "-c", header + code, *map(str, arguments)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", header + code, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
 
 
 # Lookup
@@ -141,7 +143,12 @@ def test_folder_is_named_by_feature_and_identity_and_describes_itself(tmp_path):
     content = json.loads((store.folder / "spec.json").read_text())
     assert content == {"feature": "feature", "identity": store.identity, "spec": spec(), "probe": None}
     opened = Store.open(store.folder)
-    assert (opened.feature, opened.identity, opened.spec, opened.outputs) == (store.feature, store.identity, store.spec, store.outputs)
+    assert (opened.feature, opened.identity, opened.spec, opened.outputs) == (
+        store.feature,
+        store.identity,
+        store.spec,
+        store.outputs,
+    )
     assert Store.create(tmp_path, "feature", spec("b")).folder != store.folder
 
 
@@ -158,7 +165,9 @@ def test_a_spec_removed_by_hand_is_written_again(tmp_path):
     assert filled(tmp_path).rows == 1
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"feature": "f", "identity": "0", "spec": {"outputs": [{"name": "x"}]}}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"feature": "f", "identity": "0", "spec": {"outputs": [{"name": "x"}]}}']
+)
 def test_a_damaged_spec_is_named(tmp_path, content):
     store = filled(tmp_path)
     (store.folder / "spec.json").write_text(content)
@@ -192,7 +201,9 @@ def test_two_processes_divide_the_work_and_make_one_cache(tmp_path):
     store, lists = filled(tmp_path), [[10 * i + k for k in range(10)] for i in range(12)]
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(2), context.Queue()
-    workers = [context.Process(target=_add_all, args=(store.folder, order, barrier, answers)) for order in (lists, lists[::-1])]
+    workers = [
+        context.Process(target=_add_all, args=(store.folder, order, barrier, answers)) for order in (lists, lists[::-1])
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -312,7 +323,16 @@ def claim_of_another(folder: Path, **changes: object) -> Path:
         ({"pid": "x"}, 0, False),
         ({"pid": "x"}, 700, True),
     ],
-    ids=["alive", "asleep", "dead", "its number given to another", "other machine", "other machine, silent", "unreadable", "unreadable, old"],
+    ids=[
+        "alive",
+        "asleep",
+        "dead",
+        "its number given to another",
+        "other machine",
+        "other machine, silent",
+        "unreadable",
+        "unreadable, old",
+    ],
 )
 def test_a_stale_claim_falls_to_the_next_one_and_a_live_one_does_not(tmp_path, changes, age, free):
     store = filled(tmp_path)
@@ -322,7 +342,9 @@ def test_a_stale_claim_falls_to_the_next_one_and_a_live_one_does_not(tmp_path, c
     os.utime(path, (time.time() - age, time.time() - age))
     claim = store.claim("a.h5", ttl=600)
     assert (claim is not None) == free
-    assert json.loads(path.read_text())["token"] != "other" if free else json.loads(path.read_text())["token"] == "other"
+    assert (
+        json.loads(path.read_text())["token"] != "other" if free else json.loads(path.read_text())["token"] == "other"
+    )
 
 
 def _take_stale(folder: Path, barrier, answers) -> None:
@@ -384,7 +406,11 @@ def test_leftovers_of_dead_writers_are_swept_and_those_of_live_ones_stay(tmp_pat
         leave(".b.h5.00000000-5-7-abcd.tmp", old=False),
         leave(".spec.json.x1y2z3.tmp", old=False),
     ]
-    for name, old in ((f".c.h5.{me.host}-{2**22 + 1}-7-abcd.tmp", False), (".d.h5.00000000-5-7-abcd.tmp", True), (".spec.json.q1w2.tmp", True)):
+    for name, old in (
+        (f".c.h5.{me.host}-{2**22 + 1}-7-abcd.tmp", False),
+        (".d.h5.00000000-5-7-abcd.tmp", True),
+        (".spec.json.q1w2.tmp", True),
+    ):
         leave(name, old)
     Store.open(store.folder).add(**rows([1]))
     assert sorted(path.name for path in store.folder.glob(".*.tmp")) == sorted(stay)

@@ -25,7 +25,10 @@ INDEXES = {
 }
 
 
-@pytest.fixture(params=[[[7, 0, 5, 3, 1, 10, 2, 6]], [[10, 3], [7, 0, 6], [2, 5, 1]], [[name] for name in NAMES]], ids=["one shard", "some", "many"])
+@pytest.fixture(
+    params=[[[7, 0, 5, 3, 1, 10, 2, 6]], [[10, 3], [7, 0, 6], [2, 5, 1]], [[name] for name in NAMES]],
+    ids=["one shard", "some", "many"],
+)
 def store(request, tmp_path) -> Store:
     return filled(tmp_path, *request.param, outputs=OUTPUTS_AND_LARGE)
 

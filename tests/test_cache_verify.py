@@ -21,7 +21,11 @@ def shard_of(store: Store, names: list[int]) -> Path:
 
 
 def everything(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 def assert_found_and_repaired(root: Path, path: Path, names: list[int]) -> None:
@@ -49,9 +53,17 @@ def test_any_flipped_bit_is_found_and_repaired(tmp_path):
     whole = everything(tmp_path)
     path = shard_of(store, LISTS[1])
     with h5py.File(path) as file:
-        places = [file[name].id.get_offset() + 1 for name in ("keys", "status", "cause", "grid", "states/values", "boxes/offsets")]
+        places = [
+            file[name].id.get_offset() + 1
+            for name in ("keys", "status", "cause", "grid", "states/values", "boxes/offsets")
+        ]
     random = np.random.default_rng(0)
-    places += random.integers(0, path.stat().st_size, 20).tolist() + [0, layout.PAGE - 1, layout.PAGE, path.stat().st_size - 1]
+    places += random.integers(0, path.stat().st_size, 20).tolist() + [
+        0,
+        layout.PAGE - 1,
+        layout.PAGE,
+        path.stat().st_size - 1,
+    ]
     for place in places:
         content = bytearray(path.read_bytes())
         content[place] ^= 1 << random.integers(8)
@@ -74,13 +86,19 @@ def test_a_shard_under_another_name_or_in_another_folder_is_found(tmp_path):
     shutil.copy(shard_of(store, LISTS[2]), stray)
     renamed = store.folder / "renamed.h5"
     shutil.copy(shard_of(store, LISTS[0]), renamed)
-    assert {finding.path: finding.problem.split()[0] for finding in verify(tmp_path)} == {renamed: "holds", stray: "belongs"}
+    assert {finding.path: finding.problem.split()[0] for finding in verify(tmp_path)} == {
+        renamed: "holds",
+        stray: "belongs",
+    }
 
 
 @pytest.mark.parametrize(
     ("array", "value"),
     [
-        ("states/offsets", [0, 9, 4, 5]), ("states/offsets", [1, 4, 4, 5]), ("states/offsets", [0, 1, 1, 1]), ("status", [0, 9, 0]),
+        ("states/offsets", [0, 9, 4, 5]),
+        ("states/offsets", [1, 4, 4, 5]),
+        ("states/offsets", [0, 1, 1, 1]),
+        ("status", [0, 9, 0]),
         ("cause", [0, 0, 7]),
     ],
 )
@@ -110,7 +128,12 @@ def test_a_spec_that_is_not_its_folders_is_found_and_repaired(tmp_path):
     store = filled(tmp_path, *LISTS)
     path = store.folder / "spec.json"
     content = json.loads(path.read_text())
-    for change in ({"spec": {**content["spec"], "tag": "c"}}, {"feature": "other"}, {"identity": "f" * 64}, {"spec": 3}):
+    for change in (
+        {"spec": {**content["spec"], "tag": "c"}},
+        {"feature": "other"},
+        {"identity": "f" * 64},
+        {"spec": 3},
+    ):
         path.write_text(json.dumps({**content, **change}))
         assert [finding.path for finding in verify(tmp_path)] == [path], change
     path.write_text("{")
@@ -134,9 +157,17 @@ def test_leftovers_of_killed_writers_are_found_and_live_writers_left_alone(tmp_p
 def test_usage_lists_rows_and_bytes_of_each_feature(tmp_path):
     store, other = filled(tmp_path, *LISTS), filled(tmp_path, tag="b")
     found = {line.identity: line for line in usage(tmp_path)[0]}
-    assert (found[store.identity].rows, found[store.identity].bytes, found[store.identity].feature) == (8, store.bytes, "feature")
+    assert (found[store.identity].rows, found[store.identity].bytes, found[store.identity].feature) == (
+        8,
+        store.bytes,
+        "feature",
+    )
     assert found[store.identity].mtime == max(path.stat().st_mtime for path in store.folder.glob("*.h5"))
-    assert (found[other.identity].rows, found[other.identity].bytes, found[other.identity].folder) == (0, 0, other.folder)
+    assert (found[other.identity].rows, found[other.identity].bytes, found[other.identity].folder) == (
+        0,
+        0,
+        other.folder,
+    )
 
 
 def test_usage_goes_on_past_a_feature_that_cannot_be_told(tmp_path):

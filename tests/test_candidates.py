@@ -26,7 +26,9 @@ from pipeline.retrieval import SCORERS, Lists, as_given, by_name, by_name_of_typ
 WIKIMEL = Path(__file__).parents[2] / "shared" / "data" / "wikimel"
 
 
-def every_pair(phrases: Sequence[str], names: Sequence[str], ids: Sequence[str], k: int, scorer: str) -> list[list[int]]:
+def every_pair(
+    phrases: Sequence[str], names: Sequence[str], ids: Sequence[str], k: int, scorer: str
+) -> list[list[int]]:
     """The definition, one pair at a time."""
     lists = []
     for phrase in map(default_process, phrases):
@@ -86,7 +88,11 @@ def test_unknown_scorer_names_the_known_ones():
 
 def test_lists_of_the_demo_are_those_of_scoring_every_pair():
     world = make_world(0, 400, 2500)
-    phrases, names, ids = [m.phrase for m in world.mentions[::10]], [e.name for e in world.entities], [e.id for e in world.entities]
+    phrases, names, ids = (
+        [m.phrase for m in world.mentions[::10]],
+        [e.name for e in world.entities],
+        [e.id for e in world.entities],
+    )
     assert len(set(phrases)) > 50
     assert rows(by_name(phrases, names, ids, 100)) == every_pair(phrases, names, ids, 100, "token_set_ratio")
 
@@ -108,7 +114,9 @@ def store_of(root: Path, feature: str, vectors: np.ndarray, broken: Sequence[int
     status = np.full(len(vectors), Status.OK, np.uint8)
     status[list(broken)] = Status.BROKEN
     vectors = np.where((status == Status.OK)[:, None], vectors, 0)
-    store.add(keys, status, ["" if s == Status.OK else "truncated" for s in status], {"pooled": vectors.astype(np.float32)})
+    store.add(
+        keys, status, ["" if s == Status.OK else "truncated" for s in status], {"pooled": vectors.astype(np.float32)}
+    )
     return Store.open(store.folder), keys
 
 
@@ -192,12 +200,16 @@ def test_names_of_a_type_are_those_of_scoring_every_pair_of_that_type(small):
     of = {"Person": ("person",), " work ": ("Work|Place",), "Place": ("Work|Place", "Place"), "Nothing": ()}
     for phrase, kind, listed in zip(phrases, types, rows(lists)):
         among = [row for row, entity_type in enumerate(entity_types) if not kind or entity_type in of[kind]]
-        expected = every_pair([phrase], [names[row] for row in among], [ids[row] for row in among], 7, "token_set_ratio")[0]
+        expected = every_pair(
+            [phrase], [names[row] for row in among], [ids[row] for row in among], 7, "token_set_ratio"
+        )[0]
         assert listed == [among[place] for place in expected]
     assert ((lists.scores > 0) == (lists.ids >= 0)).all()
 
 
-@pytest.mark.parametrize(("types", "entity_types", "side"), [([None, ""], ["a"], "mention"), (["a", "b"], [None], "entity")])
+@pytest.mark.parametrize(
+    ("types", "entity_types", "side"), [([None, ""], ["a"], "mention"), (["a", "b"], [None], "entity")]
+)
 def test_names_of_a_type_need_types_on_both_sides(types, entity_types, side):
     with pytest.raises(UserError, match=f"no {side} has a type"):
         by_name_of_type(["x", "y"], ["x"], types, entity_types, ["Q1"], 2)
@@ -206,15 +218,32 @@ def test_names_of_a_type_need_types_on_both_sides(types, entity_types, side):
 def test_recall_counts_only_golds_of_the_kb():
     lists = Lists(np.array([[0, 1], [1, 0], [2, 3], [0, 1], [0, -1]], np.int32), np.ones((5, 2), np.float32))
     found = recall(lists, np.array([0, 0, 9, -1, -2]), np.array(["train", "train", "train", "train", "test"]))
-    assert found == {"train": {"n": 3, "1": round(1 / 3, 6), "2": round(2 / 3, 6)}, "test": {"n": 0, "1": 0.0, "2": 0.0}}
+    assert found == {
+        "train": {"n": 3, "1": round(1 / 3, 6), "2": round(2 / 3, 6)},
+        "test": {"n": 0, "1": 0.0, "2": 0.0},
+    }
 
 
 def test_build_fills_given_candidates_with_names_of_the_type(tmp_path):
-    mentions = {"phrase": ["Ann", "Ann", "Ann"], "gold": [3, 1, 0], "split": ["test"] * 3, "type": ["person", "ship", "ship"]}
-    entities = {"id": ["Q1", "Q2", "Q3", "Q4"], "name": ["Ann", "Ann II", "Ann Lee", "Anne"], "type": ["person", "ship", "person", "person"]}
+    mentions = {
+        "phrase": ["Ann", "Ann", "Ann"],
+        "gold": [3, 1, 0],
+        "split": ["test"] * 3,
+        "type": ["person", "ship", "ship"],
+    }
+    entities = {
+        "id": ["Q1", "Q2", "Q3", "Q4"],
+        "name": ["Ann", "Ann II", "Ann Lee", "Anne"],
+        "type": ["person", "ship", "person", "person"],
+    }
     pq.write_table(pa.table(mentions), tmp_path / "mentions.parquet")
     pq.write_table(pa.table(entities), tmp_path / "entities.parquet")
-    job = {"dataset": str(tmp_path), "out": str(tmp_path / "lists.npz"), "k": 3, "sources": [{"kind": "given"}, {"kind": "name-of-type"}]}
+    job = {
+        "dataset": str(tmp_path),
+        "out": str(tmp_path / "lists.npz"),
+        "k": 3,
+        "sources": [{"kind": "given"}, {"kind": "name-of-type"}],
+    }
     with pytest.raises(UserError, match="no candidates came with this dataset"):
         build(job)
     pq.write_table(pa.table({"given": pa.array([[3, 2], None, [0]], pa.list_(pa.int32()))}), tmp_path / "given.parquet")
@@ -236,9 +265,15 @@ def test_build_fills_given_candidates_with_names_of_the_type(tmp_path):
 
 @pytest.fixture
 def prepared(tmp_path):
-    mentions = {"phrase": ["Ann", "Ann", "Bob", "Cid"], "gold": [0, 1, 2, -1], "split": ["train", "test", "test", "dev"]}
+    mentions = {
+        "phrase": ["Ann", "Ann", "Bob", "Cid"],
+        "gold": [0, 1, 2, -1],
+        "split": ["train", "test", "test", "dev"],
+    }
     pq.write_table(pa.table(mentions), tmp_path / "mentions.parquet")
-    pq.write_table(pa.table({"id": ["Q1", "Q2", "Q3"], "name": ["Ann", "Ann Lee", "Robert"]}), tmp_path / "entities.parquet")
+    pq.write_table(
+        pa.table({"id": ["Q1", "Q2", "Q3"], "name": ["Ann", "Ann Lee", "Robert"]}), tmp_path / "entities.parquet"
+    )
     return tmp_path
 
 
@@ -250,7 +285,14 @@ def test_build_writes_lists_recall_and_rates_of_every_source(prepared, vectors):
     np.savez(prepared / "mentions.npz", keys=keys[[0, 1, 2, 0]], present=np.array([1, 1, 1, 0], bool))
     dense = {"kind": "dense", "feature": "clip_text", "store": str(store.folder), "output": "pooled"}
     dense |= {"mention_keys": str(prepared / "mentions.npz"), "entity_keys": str(prepared / "entities.npz")}
-    report = build({"dataset": str(prepared), "out": str(prepared / "lists.npz"), "k": 2, "sources": [{"kind": "name", "scorer": "token_set_ratio"}, dense]})
+    report = build(
+        {
+            "dataset": str(prepared),
+            "out": str(prepared / "lists.npz"),
+            "k": 2,
+            "sources": [{"kind": "name", "scorer": "token_set_ratio"}, dense],
+        }
+    )
     with np.load(prepared / "lists.npz", allow_pickle=False) as lists:
         assert (lists["ids"].dtype, lists["scores"].dtype, lists["ids"].shape) == (np.int32, np.float32, (4, 2))
         assert lists["ids"].tolist() == [[0, 1], [0, 1], [2, 1], [-1, -1]]

@@ -16,11 +16,15 @@ DWE = '{"dwe": {"epochs": 2, "width": 16, "joint_width": 16, "patience": 0}}'
 def runs(world, method):
     """Folders of a method's runs, single seeds and means."""
     found = sorted((world.work / "runs" / "small" / method).iterdir())
-    return [path for path in found if not path.name.startswith("mean-")], [path for path in found if path.name.startswith("mean-")]
+    return [path for path in found if not path.name.startswith("mean-")], [
+        path for path in found if path.name.startswith("mean-")
+    ]
 
 
 def stamps(world):
-    return {path: path.stat().st_mtime_ns for path in world.work.rglob("*") if path.is_file() and path.parent.name != "memo"}
+    return {
+        path: path.stat().st_mtime_ns for path in world.work.rglob("*") if path.is_file() and path.parent.name != "memo"
+    }
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,9 @@ def test_a_killed_seed_goes_on_where_it_stopped_and_the_others_are_left_as_they_
     told = {run["seed"]: (path, run) for path in singles for run in [json.loads((path / "run.json").read_text())]}
     assert set(told) == {0, 1, 2} and len(means) == 1
     assert {run["resumed_after"] for _, run in told.values()} == {0, 1}
-    assert {path.name: path.read_bytes() for path in told[0][0].iterdir() if path.is_file()} == world.first, "shared with the single run"
+    assert {path.name: path.read_bytes() for path in told[0][0].iterdir() if path.is_file()} == world.first, (
+        "shared with the single run"
+    )
 
 
 def test_the_mean_is_that_of_the_seeds_and_the_command_ends_with_its_table(world):
@@ -81,11 +87,15 @@ def test_heads_are_compared_training_only_what_is_missing(world, tmp_path):
     assert "would run TrainHead dwe, seed 0" in plan and "would run CompareHeads" in plan and stamps(copy) == before
     said = copy.here(*options)
     assert before.items() <= stamps(copy).items(), "nothing that was there is made again"
-    assert len(runs(copy, "dwe")[0]) == 2 and len(runs(copy, "mimic")[0]) == len(runs(world, "mimic")[0]) + 1, "each, and each without pictures"
+    assert len(runs(copy, "dwe")[0]) == 2 and len(runs(copy, "mimic")[0]) == len(runs(world, "mimic")[0]) + 1, (
+        "each, and each without pictures"
+    )
     for name in ("test, full-kb", "text-only ablation", "Cost and settings", "PUBLISHED figures", "epochs 2 (300)"):
         assert name in said
     folder = next(copy.work.glob("reports/small/compareheads-*"))
-    assert {path.suffix for path in folder.iterdir()} == {".txt", ".ansi", ".md", ".csv", ".tex"} and str(folder) in said
+    assert {path.suffix for path in folder.iterdir()} == {".txt", ".ansi", ".md", ".csv", ".tex"} and str(
+        folder
+    ) in said
     before = stamps(copy)
     assert copy.here(*options) == said and stamps(copy) == before
 
@@ -98,13 +108,22 @@ def test_ablations_are_trained_beside_the_full_method_and_two_runs_compared(worl
     assert "--only '50*'" in said and runs(copy, "mimic")[0] == before
     said = copy.here("Ablate", "--method", "mimic", "--only", "without L_T,10%*")
     assert len(runs(copy, "mimic")[0]) == len(before) + 2, "the full one was there"
-    for name in ("dev, full-kb", "test, rerank", "without L_T", "10% of train", "ref.", "unit_losses vdlu+cmfu (tglu+vdlu+cmfu)"):
+    for name in (
+        "dev, full-kb",
+        "test, rerank",
+        "without L_T",
+        "10% of train",
+        "ref.",
+        "unit_losses vdlu+cmfu (tglu+vdlu+cmfu)",
+    ):
         assert name in said
     assert "PUBLISHED" not in said
     first, second = (path.relative_to(copy.work / "runs").as_posix() for path in runs(copy, "mimic")[0][:2])
     tested = copy.here("CompareRuns", "--run-folder", first, "--against", second, profile=False)
     assert "McNemar" in tested and "test, full-kb: a minus b over 10 mentions" in tested
-    assert "no such run" in copy.luigi("CompareRuns", "--run-folder", first, "--against", "small/mimic/nowhere", profile=False, code=30)
+    assert "no such run" in copy.luigi(
+        "CompareRuns", "--run-folder", first, "--against", "small/mimic/nowhere", profile=False, code=30
+    )
 
 
 def test_a_run_is_explained_by_its_options_or_by_its_folder(world):
@@ -116,7 +135,9 @@ def test_a_run_is_explained_by_its_options_or_by_its_folder(world):
     assert {"score", "units", "id"} <= set(told[0]["candidates"][0])
     named = run.relative_to(world.work / "runs").as_posix()
     before = stamps(world)
-    assert world.here("Explain", "--run-folder", named, "--top", "2") == said and stamps(world) == before, "the same run, and nothing twice"
+    assert world.here("Explain", "--run-folder", named, "--top", "2") == said and stamps(world) == before, (
+        "the same run, and nothing twice"
+    )
     assert "not the run of this method" in world.luigi("Explain", "--run-folder", named, "--candidates", "7", code=None)
     assert "no such run" in world.luigi("Explain", "--run-folder", "small/mimic/nowhere", code=None)
 
@@ -129,7 +150,9 @@ def test_a_report_shows_what_is_trained_in_one_page_and_is_not_written_twice(wor
     data = json.loads(text.partition('<script type="application/json" id="told">')[2].partition("</script>")[0])
     assert data["methods"] == ["mimic"] and len(data["cases"]) == 5 and data["pictures"]
     told = data["cases"][0]["methods"]["mimic"]["top"][0]
-    assert set(told["units"]) == {"tglu", "vdlu", "cmfu"} and told["score"] == pytest.approx(np.mean(list(told["units"].values())), rel=1e-3)
+    assert set(told["units"]) == {"tglu", "vdlu", "cmfu"} and told["score"] == pytest.approx(
+        np.mean(list(told["units"].values())), rel=1e-3
+    )
     assert str(world.root) not in text, "no place of this machine is told"
     before = stamps(world)
     assert world.here("Report", "--cases", "5") == said and stamps(world) == before

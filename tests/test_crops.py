@@ -46,13 +46,17 @@ def test_crops_of_several_pictures_share_a_batch_and_their_rows_do_not_depend_on
             assert values.shape == output.shape and np.isfinite(values).all()
             np.testing.assert_allclose(values, np.asarray(call(made, [item])[output.name][0]), atol=2e-5)
         if output.name in ("vectors", "scores", "gender"):
-            assert not np.allclose(together[output.name][0], together[output.name][1], atol=1e-4), "different crops, different numbers"
+            assert not np.allclose(together[output.name][0], together[output.name][1], atol=1e-4), (
+                "different crops, different numbers"
+            )
 
 
 @pytest.mark.parametrize(("name", "make", "options"), CASES)
 def test_identity_changes_with_the_weights_and_with_nothing_else(saved, tmp_path, name, make, options):
     spec = extractor(name, saved(make), **options).spec(None, LIMITS, {"faces": "f" * 64})
-    other = extractor(name, make(tmp_path / "other", seed=1), **options).spec(tmp_path / "memo.json", LIMITS, {"faces": "f" * 64})
+    other = extractor(name, make(tmp_path / "other", seed=1), **options).spec(
+        tmp_path / "memo.json", LIMITS, {"faces": "f" * 64}
+    )
     assert other != spec
 
     def without(value):
@@ -76,7 +80,14 @@ def test_the_probe_of_the_same_model_is_the_same_and_has_numbers(saved, name, ma
 @pytest.mark.parametrize(("name", "make", "options"), CASES)
 def test_boxes_without_an_area_in_the_picture_cost_themselves_alone(saved, name, make, options):
     made = loaded(name, saved(make), **options, **({"alignment": "box"} if name == "face_embedding" else {}))
-    row = parent((5, 5, 45, 45), (200, 200, 300, 300), (10, 10, 10, 40), (-50, -50, 20, 20), (60, 60, 30, 30), (88.4, 0, 89.2, 70))
+    row = parent(
+        (5, 5, 45, 45),
+        (200, 200, 300, 300),
+        (10, 10, 10, 40),
+        (-50, -50, 20, 20),
+        (60, 60, 30, 30),
+        (88.4, 0, 89.2, 70),
+    )
     found = made.cut(picture(), row)
     assert [number for number, _ in found] == [0, 3, 5]
     rows = call(made, [item for _, item in found])
@@ -92,14 +103,19 @@ def test_a_picture_without_objects_is_its_own_object_and_one_without_faces_has_n
 
 
 def test_the_vector_of_an_object_is_the_whole_picture_extractors_vector_of_its_crop(saved):
-    for name, whole, make in (("object_clip", "clip_image", checkpoints.hf_clip), ("object_resnet", "image_pooled", checkpoints.resnet)):
+    for name, whole, make in (
+        ("object_clip", "clip_image", checkpoints.hf_clip),
+        ("object_resnet", "image_pooled", checkpoints.resnet),
+    ):
         made = loaded(name, saved(make))
         other = build(Feature(whole, whole, {"model": str(saved(make))}, {}, True), Path("."), None)
         other.load("cpu")
         crop = picture().crop((5, 5, 45, 45))
         with torch.inference_mode():
             expected = other(np.stack([other.prepare(crop)]))["pooled"][0]
-        np.testing.assert_allclose(call(made, [made.cut(picture(), parent((5, 5, 45, 45)))[0][1]])["vectors"][0], expected, atol=1e-6)
+        np.testing.assert_allclose(
+            call(made, [made.cut(picture(), parent((5, 5, 45, 45)))[0][1]])["vectors"][0], expected, atol=1e-6
+        )
 
 
 def test_a_strip_a_thousand_times_as_long_as_wide_takes_little_memory(saved):

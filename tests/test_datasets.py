@@ -28,10 +28,24 @@ def test_mimic_records_become_mentions_and_entities(mimic):
     mimic.splits["dev"][0] |= {"mentions": "Ann", "answer": "Q4", "imgPath": "x.jpg"}
     dataset = mimic.load()
     first = dataset.mentions[2]
-    assert (first.id, first.split, first.phrase, first.span, first.gold, first.image) == ("m10", "dev", "Ann", (0, 3), "Q4", "x.jpg")
+    assert (first.id, first.split, first.phrase, first.span, first.gold, first.image) == (
+        "m10",
+        "dev",
+        "Ann",
+        (0, 3),
+        "Q4",
+        "x.jpg",
+    )
     assert [m.split for m in dataset.mentions] == ["train"] * 2 + ["dev"] * 2 + ["test"] * 2
     last = dataset.entities[3]
-    assert (last.id, last.name, last.attributes, last.description, last.images, last.type) == ("Q4", "Name 3", "Sex: male.", "A man.", ("Q4_0.jpg", "Q4_1.jpg"), "person")
+    assert (last.id, last.name, last.attributes, last.description, last.images, last.type) == (
+        "Q4",
+        "Name 3",
+        "Sex: male.",
+        "A man.",
+        ("Q4_0.jpg", "Q4_1.jpg"),
+        "person",
+    )
     assert dataset.entities[0].type is None  # "entity" says nothing
 
 
@@ -71,7 +85,11 @@ def test_percent_encoded_names_are_read(mimic):
     mimic.splits["train"][0] |= {"sentence": "Beyoncé sings 100%", "mentions": "Beyonc%C3%A9"}
     mimic.splits["train"][1]["mentions"] = "100%25 %ff"
     dataset = mimic.load()
-    assert dataset.entities[0].name == "Beyoncé" and dataset.mentions[0].phrase == "Beyoncé" and dataset.mentions[0].span == (0, 7)
+    assert (
+        dataset.entities[0].name == "Beyoncé"
+        and dataset.mentions[0].phrase == "Beyoncé"
+        and dataset.mentions[0].span == (0, 7)
+    )
     assert dataset.mentions[1].phrase == "100%25 %ff"  # no UTF-8 behind it: left alone
 
 
@@ -79,7 +97,11 @@ def test_several_mentions_in_one_record(mimic):
     mimic.splits["train"][0] |= {"mentions": ["Ann", "Bob"], "answer": ["Q1", "nil"]}
     mimic.splits["train"][1] |= {"mentions": ["Bob"], "answer": "Q2"}
     found = mimic.load().mentions
-    assert [(m.id, m.phrase, m.gold) for m in found[:3]] == [("m0.0", "Ann", "Q1"), ("m0.1", "Bob", None), ("m1", "Bob", "Q2")]
+    assert [(m.id, m.phrase, m.gold) for m in found[:3]] == [
+        ("m0.0", "Ann", "Q1"),
+        ("m0.1", "Bob", None),
+        ("m1", "Bob", "Q2"),
+    ]
     mimic.splits["train"][0]["answer"] = ["Q1"]
     assert "2 mentions and 1 answers" in mimic.error()
 
@@ -112,10 +134,16 @@ def test_image_folders_by_either_name_or_by_option(mimic):
     (mimic.folder / "photos" / "a.JPG").write_bytes(b"x")
     mimic.splits["train"][0]["imgPath"] = "a.jpg"
     dataset = mimic.load(mention_images="photos", entity_images="portraits")
-    assert (dataset.mention_images.name, dataset.entity_images.name, dataset.mentions[0].image) == ("photos", "portraits", "a.JPG")
+    assert (dataset.mention_images.name, dataset.entity_images.name, dataset.mentions[0].image) == (
+        "photos",
+        "portraits",
+        "a.JPG",
+    )
 
 
-@pytest.mark.parametrize("path", ["../secret.jpg", "/etc/passwd", "a/../../b.jpg", "a\\b.jpg", "a\0b.jpg", "link.jpg", "out/b.jpg", "sub/"])
+@pytest.mark.parametrize(
+    "path", ["../secret.jpg", "/etc/passwd", "a/../../b.jpg", "a\\b.jpg", "a\0b.jpg", "link.jpg", "out/b.jpg", "sub/"]
+)
 @pytest.mark.parametrize("kind", ["mimic", "jsonl"])
 def test_images_that_leave_the_folder_are_refused(tmp_path, kind, path):
     root = tmp_path / "data"
@@ -155,25 +183,46 @@ def kb(data):
 
 
 MIMIC_ERRORS = {
-    "unknown field": (change(train, sentense="x"), ["TOY_train.json: record 2 ('m1')", "'sentense'", "did you mean 'sentence'", "--ignore-fields sentense"]),
+    "unknown field": (
+        change(train, sentense="x"),
+        ["TOY_train.json: record 2 ('m1')", "'sentense'", "did you mean 'sentence'", "--ignore-fields sentense"],
+    ),
     "missing field": (change(train, sentence=ABSENT), ["TOY_train.json: record 2", "'sentence' is missing"]),
     "empty phrase": (change(train, mentions="  "), ["TOY_train.json: record 2 ('m1')", "'mentions' is empty"]),
     "phrase is a number": (change(train, mentions=7), ["TOY_train.json: record 2", "int 7", "expected a string"]),
     "half a character": (change(train, sentence="a\ud800"), ["record 2", "surrogate"]),
     "duplicate mention": (change(train, id="m0"), ["record 2", "'m0' was already given at", "record 1"]),
     "duplicate entity": (change(kb, qid="Q1"), ["kb_entity.json: record 3 ('Q1')", "already given"]),
-    "duplicate row id": (lambda data: (kb(data).update(id=1), setattr(data, "rows", {"Q1": 0, "Q2": 1, "Q3": 1, "Q4": 3})), ["record 3", "entity id 1", "already given"]),
+    "duplicate row id": (
+        lambda data: (kb(data).update(id=1), setattr(data, "rows", {"Q1": 0, "Q2": 1, "Q3": 1, "Q4": 3})),
+        ["record 3", "entity id 1", "already given"],
+    ),
     "row id is text": (change(kb, id="2"), ["record 3", "'2'", "integer row id"]),
     "empty name": (change(kb, entity_name=""), ["kb_entity.json: record 3", "'entity_name' is empty"]),
     "images are text": (change(kb, image_list="a.jpg"), ["record 3", "'image_list'", "list of file names"]),
     "images are false": (change(kb, image_list=False), ["record 3", "'image_list' holds False"]),
     "half a character in an image": (change(kb, image_list=["\ud800.jpg"]), ["record 3 ('Q3')", "surrogate"]),
     "field with a line break": (change(train, **{"a\nb": 1}), ["record 2 ('m1')", "--ignore-fields a\\nb"]),
-    "other row in qid2id": (lambda data: setattr(data, "rows", {"Q1": 0, "Q2": 1, "Q3": 3, "Q4": 2}), ["record 3 ('Q3')", "has id 2 here and 3 in", "qid2id.json"]),
-    "text in qid2id": (lambda data: setattr(data, "rows", {"Q1": 0, "Q2": "1", "Q3": 2, "Q4": 3}), ["qid2id.json: 'Q2' holds str '1', expected the integer"]),
-    "missing in qid2id": (lambda data: setattr(data, "rows", {"Q1": 0, "Q2": 1, "Q4": 3}), ["record 3 ('Q3')", "none in", "qid2id.json"]),
-    "missing in the KB": (lambda data: data.kb.pop() and setattr(data, "rows", {"Q1": 0, "Q2": 1, "Q3": 2, "Q4": 3}), ["qid2id.json: Q4 has id 3 here", "no record in"]),
-    "record is a list": (lambda data: data.splits["dev"].append([]), ["TOY_dev.json: record 3", "list", "expected an object"]),
+    "other row in qid2id": (
+        lambda data: setattr(data, "rows", {"Q1": 0, "Q2": 1, "Q3": 3, "Q4": 2}),
+        ["record 3 ('Q3')", "has id 2 here and 3 in", "qid2id.json"],
+    ),
+    "text in qid2id": (
+        lambda data: setattr(data, "rows", {"Q1": 0, "Q2": "1", "Q3": 2, "Q4": 3}),
+        ["qid2id.json: 'Q2' holds str '1', expected the integer"],
+    ),
+    "missing in qid2id": (
+        lambda data: setattr(data, "rows", {"Q1": 0, "Q2": 1, "Q4": 3}),
+        ["record 3 ('Q3')", "none in", "qid2id.json"],
+    ),
+    "missing in the KB": (
+        lambda data: data.kb.pop() and setattr(data, "rows", {"Q1": 0, "Q2": 1, "Q3": 2, "Q4": 3}),
+        ["qid2id.json: Q4 has id 3 here", "no record in"],
+    ),
+    "record is a list": (
+        lambda data: data.splits["dev"].append([]),
+        ["TOY_dev.json: record 3", "list", "expected an object"],
+    ),
     "empty split": (lambda data: data.splits["dev"].clear(), ["TOY_dev.json", "empty list"]),
     "split is an object": (lambda data: data.splits.update(dev={"a": 1}), ["TOY_dev.json", "dict", "expected a list"]),
 }
@@ -207,8 +256,18 @@ def test_mimic_missing_and_malformed_files_are_named_with_position(mimic, name):
     ("name", "old", "new", "message"),
     [
         ("qid2id.json", '"Q2"', '"Q1"', ":1:11: malformed JSON (key 'Q1' is given twice in one object)"),
-        ("kb_entity.json", '"qid": "Q1"', '"qid": "Q1", "\\u0071id": "Q9"', ":1:25: malformed JSON (key 'qid' is given twice in one object)"),
-        ("TOY_train.json", '"answer": "Q2"', '"answer": "Q2", "answer": "Q1"', "(key 'answer' is given twice in one object)"),
+        (
+            "kb_entity.json",
+            '"qid": "Q1"',
+            '"qid": "Q1", "\\u0071id": "Q9"',
+            ":1:25: malformed JSON (key 'qid' is given twice in one object)",
+        ),
+        (
+            "TOY_train.json",
+            '"answer": "Q2"',
+            '"answer": "Q2", "answer": "Q1"',
+            "(key 'answer' is given twice in one object)",
+        ),
         ("qid2id.json", '"Q2": 1', '"Q2": ' + "9" * 5000, ":1:17: malformed JSON (a number of more than 4,300 digits)"),
         ("TOY_dev.json", '"Q2"', "[" * 100_000, "malformed JSON (nested too deeply)"),
     ],
@@ -236,7 +295,11 @@ def test_two_files_for_one_split_are_not_mixed(mimic):
 def test_repeated_ids_can_be_numbered_and_extra_fields_allowed(mimic):
     mimic.splits["train"][1] |= {"id": "m0", "caption": "x"}
     mimic.splits["dev"][0]["id"] = "m0"
-    assert [m.id for m in mimic.load(repeated_ids="number", ignore_fields="caption, topics").mentions[:3]] == ["m0", "m0#2", "m0#3"]
+    assert [m.id for m in mimic.load(repeated_ids="number", ignore_fields="caption, topics").mentions[:3]] == [
+        "m0",
+        "m0#2",
+        "m0#3",
+    ]
     assert "--repeated-ids" in refused(lambda: LayoutOptions(repeated_ids="maybe"))
 
 
@@ -265,7 +328,9 @@ def test_the_fingerprint_follows_texts_and_pictures_and_nothing_else(tmp_path):
         data = Mimic(root) if kind == "mimic" else Lines(root)
         picture = root / ("mention_image/a.jpg" if kind == "mimic" else "a.jpg")
         picture.write_bytes(b"one")
-        (data.splits["train"][0] if kind == "mimic" else data.mentions[0])["imgPath" if kind == "mimic" else "image"] = "a.jpg"
+        (data.splits["train"][0] if kind == "mimic" else data.mentions[0])[
+            "imgPath" if kind == "mimic" else "image"
+        ] = "a.jpg"
         data.write()
         first = fingerprint(root, memo=memo)
         (root / "notes.txt").write_text("irrelevant")
@@ -308,7 +373,11 @@ def wikimel():
 
 
 def test_wikimel_is_read_whole(wikimel):
-    assert [sum(m.split == split for m in wikimel.mentions) for split in ("train", "dev", "test")] == [18_092, 2_585, 5_169]
+    assert [sum(m.split == split for m in wikimel.mentions) for split in ("train", "dev", "test")] == [
+        18_092,
+        2_585,
+        5_169,
+    ]
     assert (len(wikimel.entities), wikimel.format) == (18_880, "mimic")
     assert sum(m.image is not None for m in wikimel.mentions) == 2_308
     assert len({m.id for m in wikimel.mentions}) == 25_846

@@ -14,21 +14,55 @@ def lines(tmp_path):
 
 def test_jsonl_records_as_documented(lines):
     lines.entities = [
-        {"id": 7, "name": "Robert", "attributes": {"Sex": "male", "Occupation": ["actor", "singer"], "Born": 1950}, "images": "pics/a.jpg", "type": "person"},
+        {
+            "id": 7,
+            "name": "Robert",
+            "attributes": {"Sex": "male", "Occupation": ["actor", "singer"], "Born": 1950},
+            "images": "pics/a.jpg",
+            "type": "person",
+        },
         {"id": "e1", "name": "Rob", "attributes": "Plays.", "description": "A man.", "images": ["b.jpg", "./c.jpg"]},
     ]
     lines.mentions = [
-        {"id": 1, "sentence": "Bob met Bob.", "mention": "Bob", "start": 8, "end": 11, "image": "pics/m.png", "gold": 7, "split": "train", "type": "person", "group": "easy"},
+        {
+            "id": 1,
+            "sentence": "Bob met Bob.",
+            "mention": "Bob",
+            "start": 8,
+            "end": 11,
+            "image": "pics/m.png",
+            "gold": 7,
+            "split": "train",
+            "type": "person",
+            "group": "easy",
+        },
         "",
-        {"id": 2, "sentence": "Bob met Bob.", "mention": "Bob", "gold": None, "split": "test", "candidates": ["e1", 7, "x", "e1"]},
+        {
+            "id": 2,
+            "sentence": "Bob met Bob.",
+            "mention": "Bob",
+            "gold": None,
+            "split": "test",
+            "candidates": ["e1", 7, "x", "e1"],
+        },
         {"id": 3, "sentence": "Nobody.", "mention": "Bob", "gold": "elsewhere", "split": "dev"},
     ]
     dataset = lines.load()
     first, nil, outside = dataset.mentions
-    assert (first.id, first.span, first.image, first.gold, first.type, first.group) == ("1", (8, 11), "pics/m.png", "7", "person", "easy")
+    assert (first.id, first.span, first.image, first.gold, first.type, first.group) == (
+        "1",
+        (8, 11),
+        "pics/m.png",
+        "7",
+        "person",
+        "easy",
+    )
     assert (nil.gold, nil.span, nil.image, nil.given) == (None, (0, 3), None, ("e1", "7", "x"))
     assert (outside.gold, outside.span, outside.given) == ("elsewhere", None, None)
-    assert (dataset.entities[0].id, dataset.entities[0].attributes) == ("7", "Sex: male. Occupation: actor, singer. Born: 1950.")
+    assert (dataset.entities[0].id, dataset.entities[0].attributes) == (
+        "7",
+        "Sex: male. Occupation: actor, singer. Born: 1950.",
+    )
     assert (dataset.entities[0].images, dataset.entities[1].images) == (("pics/a.jpg",), ("b.jpg", "c.jpg"))
 
 
@@ -51,16 +85,28 @@ JSONL_ERRORS = {
     "unknown field": (change(first, imag="x"), ["mentions.jsonl:1", "'imag'", "did you mean 'image'"]),
     "unknown field of an entity": (change(only, atributes="x"), ["entities.jsonl:1", "did you mean 'attributes'"]),
     "missing gold": (change(first, gold=ABSENT), ["mentions.jsonl:1", "'gold' is missing"]),
-    "unknown split": (change(first, split="tests"), ["mentions.jsonl:1", "'tests'", "did you mean 'test'", "dev, test, train"]),
+    "unknown split": (
+        change(first, split="tests"),
+        ["mentions.jsonl:1", "'tests'", "did you mean 'test'", "dev, test, train"],
+    ),
     "empty phrase": (change(first, mention=""), ["mentions.jsonl:1", "'mention' is empty"]),
     "null id": (change(first, id=None), ["mentions.jsonl:1", "'id'"]),
     "true id": (change(first, id=True), ["mentions.jsonl:1", "'id'", "bool"]),
-    "duplicate id": (lambda data: data.mentions.append(dict(data.mentions[0])), ["mentions.jsonl:2", "'m1' was already given at", "mentions.jsonl:1"]),
-    "duplicate entity": (lambda data: data.entities.append(dict(data.entities[0])), ["entities.jsonl:2", "'e1' was already given"]),
+    "duplicate id": (
+        lambda data: data.mentions.append(dict(data.mentions[0])),
+        ["mentions.jsonl:2", "'m1' was already given at", "mentions.jsonl:1"],
+    ),
+    "duplicate entity": (
+        lambda data: data.entities.append(dict(data.entities[0])),
+        ["entities.jsonl:2", "'e1' was already given"],
+    ),
     "span outside": (change(first, start=8, end=13), ["mentions.jsonl:1", "8..13", "12 characters"]),
     "span backwards": (change(first, start=8, end=8), ["mentions.jsonl:1", "8..8"]),
     "span without end": (change(first, start=8), ["mentions.jsonl:1", "None", "two integers"]),
-    "span elsewhere": (change(first, start=0, end=3), ["mentions.jsonl:1", "'Ann'", "'Bob'", "leave start and end out"]),
+    "span elsewhere": (
+        change(first, start=0, end=3),
+        ["mentions.jsonl:1", "'Ann'", "'Bob'", "leave start and end out"],
+    ),
     "images are numbers": (change(only, images=[1]), ["entities.jsonl:1", "'images'"]),
     "images are zero": (change(only, images=0), ["entities.jsonl:1", "'images' holds 0"]),
     "images are an object": (change(only, images={}), ["entities.jsonl:1", "'images' holds {}"]),
@@ -69,12 +115,21 @@ JSONL_ERRORS = {
     "field with a line break": (change(first, **{"a\nb": 1}), ["mentions.jsonl:1", "--ignore-fields a\\nb"]),
     "attributes nested": (change(only, attributes={"a": {"b": 1}}), ["entities.jsonl:1", "'a'"]),
     "attributes number": (change(only, attributes=5), ["entities.jsonl:1", "'attributes'", "int 5"]),
-    "candidates are text": (change(first, candidates="e1"), ["mentions.jsonl:1", "'candidates'", "expected a list of ids"]),
+    "candidates are text": (
+        change(first, candidates="e1"),
+        ["mentions.jsonl:1", "'candidates'", "expected a list of ids"],
+    ),
     "candidate is null": (change(first, candidates=["e1", None]), ["mentions.jsonl:1", "'candidates' is null"]),
     "no object": (lambda data: data.mentions.insert(0, "[1]"), ["mentions.jsonl:1", "list", "expected an object"]),
     "malformed": (lambda data: data.mentions.append('{"id": "m2", oops}'), ["mentions.jsonl:2:14", "malformed JSON"]),
-    "repeated key": (lambda data: data.mentions.append('{"id": "m2", "id": "m3"}'), ["mentions.jsonl:2:14", "key 'id' is given twice"]),
-    "number too long": (lambda data: data.mentions.append('{"id": ' + "9" * 5000 + "}"), ["mentions.jsonl:2:8", "more than 4,300 digits"]),
+    "repeated key": (
+        lambda data: data.mentions.append('{"id": "m2", "id": "m3"}'),
+        ["mentions.jsonl:2:14", "key 'id' is given twice"],
+    ),
+    "number too long": (
+        lambda data: data.mentions.append('{"id": ' + "9" * 5000 + "}"),
+        ["mentions.jsonl:2:8", "more than 4,300 digits"],
+    ),
     "nested deep": (lambda data: data.mentions.append("[" * 100_000), ["mentions.jsonl:2"]),
     "no mention": (lambda data: data.mentions.clear(), ["mentions.jsonl", "no record"]),
     "no entity": (lambda data: data.entities.clear(), ["entities.jsonl", "no record"]),

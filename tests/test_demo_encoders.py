@@ -61,7 +61,13 @@ def test_detector_sees_nothing_certain_in_an_empty_scene(demo_encoders):
 
     from pipeline.detectors import yolo
 
-    detector = yolo.Detector(yolo.find(str(demo_encoders / "yolo"), demo_encoders, None, False), k=3, min_confidence=0.5, iou=None, image_size=None)
+    detector = yolo.Detector(
+        yolo.find(str(demo_encoders / "yolo"), demo_encoders, None, False),
+        k=3,
+        min_confidence=0.5,
+        iou=None,
+        image_size=None,
+    )
     detector.load("cpu")
     scenes = [detector.prepare(draw(None, {}, random.Random(f"scene {number}"), 112)) for number in range(40)]
     with torch.inference_mode():
@@ -71,7 +77,11 @@ def test_detector_sees_nothing_certain_in_an_empty_scene(demo_encoders):
 def test_face_models_name_attributes_and_celebrities_on_a_fresh_seed(demo_encoders, report):
     for figures in (report["faces"]["held_out"], held_out_faces.evaluate(demo_encoders, celebrities(0), seed=77)):
         assert all(figures[slot] >= 80 for slot in ON_FACES), figures
-        assert figures["celebrities recognised"] >= 80 and figures["celebrities mistaken"] <= 5 and figures["strangers mistaken"] <= 20, figures
+        assert (
+            figures["celebrities recognised"] >= 80
+            and figures["celebrities mistaken"] <= 5
+            and figures["strangers mistaken"] <= 20
+        ), figures
         assert figures["right face of 500"] >= 50, figures
 
 
@@ -79,7 +89,9 @@ def test_celebrities_are_some_of_the_worlds_people_under_names_that_differ():
     world, known = make_world(0), celebrities(0)
     people = [entity for entity in world.entities if entity.kind == "person"]
     assert 20 < len(known) < len(people) / 2
-    assert len({one.label for one in known}) == len(known) and len({one.entity.id for one in known} & {entity.id for entity in people}) == len(known)
+    assert len({one.label for one in known}) == len(known) and len(
+        {one.entity.id for one in known} & {entity.id for entity in people}
+    ) == len(known)
     assert all(one.label.startswith(one.entity.name) for one in known)
     faces = Counter(tuple(entity.traits[slot] for slot in (*ON_FACES, "skin")) for entity in people)
     assert all(faces[tuple(one.entity.traits[slot] for slot in (*ON_FACES, "skin"))] == 1 for one in known)
@@ -101,7 +113,9 @@ def test_recogniser_is_valid_onnx_and_equals_the_network_it_was_written_from(tmp
     pixels = torch.randint(0, 256, (5, 48, 48, 3), dtype=torch.uint8)
     with torch.no_grad():
         expected = embed(train_faces.pooled(trunk, pixels)).numpy()
-    given = onnxruntime.InferenceSession(path).run(None, {"input": (pixels.numpy().transpose(0, 3, 1, 2) / 127.5 - 1).astype(np.float32)})[0]
+    given = onnxruntime.InferenceSession(path).run(
+        None, {"input": (pixels.numpy().transpose(0, 3, 1, 2) / 127.5 - 1).astype(np.float32)}
+    )[0]
     assert np.abs(expected).max() > 0.05
     np.testing.assert_allclose(given, expected, atol=1e-5)
 
@@ -183,7 +197,11 @@ def right(world: World, scores: np.ndarray, regime: str) -> float:
     hits = 0
     for row in rows:
         gold = next(place for place, entity in enumerate(world.entities) if entity.id == mentions[row].gold)
-        rivals = [place for place, entity in enumerate(world.entities) if entity.cluster == world.entities[gold].cluster and place != gold]
+        rivals = [
+            place
+            for place, entity in enumerate(world.entities)
+            if entity.cluster == world.entities[gold].cluster and place != gold
+        ]
         hits += scores[row, gold] > scores[row, rivals].max()
     return hits / len(rows)
 
@@ -205,7 +223,9 @@ def test_pretext_is_fresh_but_shares_the_words(demo_encoders):
     """No thing of the training is an entity of the world, while its texts use the same values."""
     world = make_world(seed=0, n_entities=400, n_mentions=250)
     shown = things(8000, random.Random("drawings ('clip',) 0"))
-    assert not {(thing.name, thing.kind, *thing.traits.values()) for thing in shown} & {(e.name, e.kind, *e.traits.values()) for e in world.entities}
+    assert not {(thing.name, thing.kind, *thing.traits.values()) for thing in shown} & {
+        (e.name, e.kind, *e.traits.values()) for e in world.entities
+    }
     texts = " ".join(entity_text(thing, random.Random(0)) for thing in shown[:2000])
     assert all(role in texts for kind in KINDS.values() for role in kind.roles)
 
@@ -217,7 +237,10 @@ def test_vocabulary_and_texts_follow_from_the_seed():
 
     command = "from pipeline.demo.vocabulary import learn_pieces; print(' '.join(learn_pieces(5)))"
     root = Path(__file__).parents[1]
-    runs = [subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True, cwd=root).stdout for _ in range(2)]
+    runs = [
+        subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True, cwd=root).stdout
+        for _ in range(2)
+    ]
     assert runs[0] == runs[1] == " ".join(learn_pieces(5)) + "\n"
     thing = things(1, random.Random(1))[0]
     for write in (caption, entity_text, mention_text):

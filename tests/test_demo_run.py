@@ -28,15 +28,38 @@ def test_bad_pictures_of_the_demo_are_counted_by_cause_and_are_verdicts_in_the_c
     work, _ = demo_work
     text = next(work.glob("datasets/demo-*/account.txt")).read_text()
     assert "truncated" in text and "not an image" in text
-    receipt = next(r for path in work.glob("receipts/ExtractGroup-*.json") if "clip_image" in (r := json.loads(path.read_text()))["result"]["features"])
+    receipt = next(
+        r
+        for path in work.glob("receipts/ExtractGroup-*.json")
+        if "clip_image" in (r := json.loads(path.read_text()))["result"]["features"]
+    )
     assert receipt["result"]["features"]["clip_image"]["verdicts"]["broken"] > 20
 
 
 def test_the_second_run_does_nothing_and_prints_the_table(demo_work):
     work, said = demo_work
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
-    command = [sys.executable, "-m", "luigi", "--module", "tasks", "TrainHead", "--method", "mimic", "--work-dir", str(work)]
-    again = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=True).stdout
+    command = [
+        sys.executable,
+        "-m",
+        "luigi",
+        "--module",
+        "tasks",
+        "TrainHead",
+        "--method",
+        "mimic",
+        "--work-dir",
+        str(work),
+    ]
+    again = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
     assert again.strip() and said.rstrip().endswith(again.rstrip())
     assert {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()} == before
 
@@ -46,12 +69,39 @@ def test_what_is_found_in_the_demos_pictures_is_what_was_drawn_there(demo_work, 
     work = shutil.copytree(demo_work[0], tmp_path / "artifacts")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     features = "objects,faces,face_attributes,identity,face_embedding"
-    command = [sys.executable, "-m", "luigi", "--module", "tasks", "ExtractFeatures", "--features", features, "--work-dir", str(work)]
+    command = [
+        sys.executable,
+        "-m",
+        "luigi",
+        "--module",
+        "tasks",
+        "ExtractFeatures",
+        "--features",
+        features,
+        "--work-dir",
+        str(work),
+    ]
     subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=1500, check=True)
     findings = [sys.executable, "benchmarks/demo_findings.py", "--work-dir", str(work)]
-    said = subprocess.run(findings, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=True).stdout
+    said = subprocess.run(
+        findings, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=True
+    ).stdout
     shares = {line[:34].strip(): float(line[34:].split()[0]) for line in said.splitlines()}
-    for figure in ("figures found", "faces found (objects)", "faces found (faces)", "objects right", "faces right", "hair", "beard", "glasses", "headgear"):
+    for figure in (
+        "figures found",
+        "faces found (objects)",
+        "faces found (faces)",
+        "objects right",
+        "faces right",
+        "hair",
+        "beard",
+        "glasses",
+        "headgear",
+    ):
         assert shares[figure] >= 80, (figure, said)
-    assert shares["celebrity named"] >= 75 and shares["celebrity under another name"] <= 10 and shares["others named"] <= 25, said
+    assert (
+        shares["celebrity named"] >= 75
+        and shares["celebrity under another name"] <= 10
+        and shares["others named"] <= 25
+    ), said
     assert shares["nearest portrait looks the same"] >= 70, said

@@ -40,7 +40,9 @@ def lines(path: Path) -> list[dict]:
 
 def digest(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return hashlib.sha256(b"".join(str(path.relative_to(folder)).encode() + path.read_bytes() for path in files)).hexdigest()
+    return hashlib.sha256(
+        b"".join(str(path.relative_to(folder)).encode() + path.read_bytes() for path in files)
+    ).hexdigest()
 
 
 def rivals(world: World, mention: DemoMention) -> tuple[DemoEntity, list[DemoEntity]]:
@@ -128,7 +130,10 @@ def test_pictures_of_rivals_differ_by_more_than_chance(world):
     for mention in of_regime(world, "picture-decides")[:60]:
         gold, others = rivals(world, mention)
         for rival in others:
-            one, other = (np.asarray(draw(entity.kind, entity.traits, random.Random(0), 64), dtype=np.int16) for entity in (gold, rival))
+            one, other = (
+                np.asarray(draw(entity.kind, entity.traits, random.Random(0), 64), dtype=np.int16)
+                for entity in (gold, rival)
+            )
             changed = np.abs(one - other).max(axis=-1) > 40
             assert changed.mean() > 0.02, (gold, rival)
 
@@ -151,7 +156,9 @@ def test_golds_are_partly_unseen_in_train_and_partly_outside_the_kb(world):
 
 def test_files_match_what_the_records_list_up_to_the_damage(small):
     entities, mentions = lines(small / "entities.jsonl"), lines(small / "mentions.jsonl")
-    listed = {path for entity in entities for path in entity["images"]} | {mention["image"] for mention in mentions if "image" in mention}
+    listed = {path for entity in entities for path in entity["images"]} | {
+        mention["image"] for mention in mentions if "image" in mention
+    }
     there = {str(path.relative_to(small)) for path in (small / "images").rglob("*") if path.is_file()}
     verdicts: Counter[str] = Counter("absent" for _ in listed - there)
     for name in there:
@@ -190,7 +197,9 @@ def test_boxes_fit_the_figure_and_leave_out_its_scenery(kind):
         box = pen.extent
         assert abs(box[1] - top) <= 5 and box[3] <= 255.1, "lines are as wide as five pixels"
         if kind in ("ship", "city", "locomotive"):
-            assert (left, right) == (0, 240) and 25 <= box[0] and box[2] <= 205, "the water and the rails go on, the figure does not"
+            assert (left, right) == (0, 240) and 25 <= box[0] and box[2] <= 205, (
+                "the water and the rails go on, the figure does not"
+            )
         else:
             assert abs(box[0] - left) <= 5 and abs(box[2] - right) <= 5 and abs(min(box[3], 240) - bottom) <= 5
 
@@ -216,7 +225,9 @@ def test_a_failed_build_leaves_the_old_folder_and_nothing_else(tmp_path):
     with whole_folder(folder) as place:
         (place / "old").write_text("old")
         (place / "old").chmod(0o600)
-    assert (folder / "old").stat().st_mode & 0o777 == 0o777 & folder.stat().st_mode & ~0o111, "readable for whom the folder is"
+    assert (folder / "old").stat().st_mode & 0o777 == 0o777 & folder.stat().st_mode & ~0o111, (
+        "readable for whom the folder is"
+    )
     with pytest.raises(RuntimeError), whole_folder(folder) as place:
         (place / "new").write_text("half")
         raise RuntimeError

@@ -52,7 +52,10 @@ def same(rows, expected, atol):
     boxes, confidences, labels = rows
     assert len(boxes) == len(expected[0])
     np.testing.assert_allclose(confidences, np.sort(expected[1])[::-1], atol=1e-4)
-    ours, theirs = (np.concatenate([boxes, 1e4 * labels[:, None]], 1) for boxes, labels in ((boxes, labels), (expected[0], expected[2])))
+    ours, theirs = (
+        np.concatenate([boxes, 1e4 * labels[:, None]], 1)
+        for boxes, labels in ((boxes, labels), (expected[0], expected[2]))
+    )
     apart = np.abs(ours[:, None] - theirs[None]).max(-1)  # (ours, theirs)
     assert not len(boxes) or max(apart.min(0).max(), apart.min(1).max()) < atol
 
@@ -82,11 +85,19 @@ def test_yolo_finds_what_ultralytics_itself_finds(tmp_path, make):
     counts = []
     for image in images:
         rows = found(made, [image])[0]
-        expected = reference.predict(np.asarray(image)[..., ::-1], imgsz=64, conf=0.25, device="cpu", verbose=False)[0].boxes
+        expected = reference.predict(np.asarray(image)[..., ::-1], imgsz=64, conf=0.25, device="cpu", verbose=False)[
+            0
+        ].boxes
         with_area = ((expected.xyxy[:, 2:] - expected.xyxy[:, :2]) > 0).all(1)
-        same(rows, [values[with_area].numpy() for values in (expected.xyxy, expected.conf, expected.cls)], atol=0.01 * max(image.size) / 64)
+        same(
+            rows,
+            [values[with_area].numpy() for values in (expected.xyxy, expected.conf, expected.cls)],
+            atol=0.01 * max(image.size) / 64,
+        )
         counts.append(len(rows[0]))
-    assert max(counts) > 5 and len(set(counts)) > 2, "the random detector must tell pictures apart for this to mean anything"
+    assert max(counts) > 5 and len(set(counts)) > 2, (
+        "the random detector must tell pictures apart for this to mean anything"
+    )
 
 
 def test_what_yolo_finds_does_not_depend_on_the_batch(tmp_path):
@@ -99,7 +110,12 @@ def test_what_yolo_finds_does_not_depend_on_the_batch(tmp_path):
             np.testing.assert_allclose(values, alone, atol=1e-3)
         boxes, confidences, labels = rows
         assert len(boxes) <= 20 and boxes.dtype == confidences.dtype == np.float32 and labels.dtype == np.int32
-        assert (boxes >= 0).all() and (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, [0, 2]] <= image.width).all() and (boxes[:, [1, 3]] <= image.height).all()
+        assert (
+            (boxes >= 0).all()
+            and (boxes[:, 2:] > boxes[:, :2]).all()
+            and (boxes[:, [0, 2]] <= image.width).all()
+            and (boxes[:, [1, 3]] <= image.height).all()
+        )
         assert (np.diff(confidences) <= 0).all()
 
 
@@ -127,7 +143,9 @@ class Evil:
 
 def test_a_malicious_ultralytics_checkpoint_is_refused_and_never_run(tmp_path):
     trap = tmp_path / "trap"
-    for number, content in enumerate([{"model": Evil(trap)}, {"model": checkpoints.yolo_model(), "train_args": Evil(trap)}]):
+    for number, content in enumerate(
+        [{"model": Evil(trap)}, {"model": checkpoints.yolo_model(), "train_args": Evil(trap)}]
+    ):
         path = tmp_path / f"evil{number}.pt"
         torch.save(content, path)
         with pytest.raises(UserError, match="weights_only") as error:
@@ -145,11 +163,20 @@ def test_a_checkpoint_under_a_name_that_ultralytics_would_replace_is_read_as_it_
     assert made.names()[0] == "person"
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"names": ["a", "b"]}, "cannot be loaded"), ({"names": None}, "lacks"), ({"architecture": []}, "lacks"), ({"image_size": "64"}, "image_size"),
-    ({"architecture": {"nc": 4, "backbone": [[-1, 1, "exec", ["1"]]], "head": []}}, "cannot be loaded"),
-    ({"architecture": {"nc": 4, "activation": "__import__('os').system('true')", "backbone": [], "head": []}}, "cannot be loaded"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"names": ["a", "b"]}, "cannot be loaded"),
+        ({"names": None}, "lacks"),
+        ({"architecture": []}, "lacks"),
+        ({"image_size": "64"}, "image_size"),
+        ({"architecture": {"nc": 4, "backbone": [[-1, 1, "exec", ["1"]]], "head": []}}, "cannot be loaded"),
+        (
+            {"architecture": {"nc": 4, "activation": "__import__('os').system('true')", "backbone": [], "head": []}},
+            "cannot be loaded",
+        ),
+    ],
+)
 def test_a_description_that_is_no_detector_ends_in_one_line(tmp_path, change, said):
     folder = checkpoints.yolo(tmp_path / "model")
     (folder / yolo.CONFIG).write_text(json.dumps({**json.loads((folder / yolo.CONFIG).read_text()), **change}))
@@ -195,7 +222,14 @@ assert SAFE_LOAD and not AUTOINSTALL and not ONLINE and not events.enabled
     for name in ("YOLO_CONFIG_DIR", "XDG_CONFIG_HOME", "OMP_NUM_THREADS"):
         environment.pop(name, None)
     model = checkpoints.yolo_pickled(tmp_path / "model")
-    done = subprocess.run([sys.executable, "-c", script, str(model)], env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(model)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "" and [path for path in home.rglob("*") if path.is_file()] == []
 
@@ -210,6 +244,7 @@ def test_ultralytics_imported_in_another_mode_before_is_refused(tmp_path):
 
 def test_torchvision_finds_what_it_finds_itself(tmp_path):
     import torchvision
+
     from pipeline.detectors.torchvision import Detector
 
     images = [noise(90, 60), noise(61, 100), noise(90, 62, 1), photograph("zidane.jpg"), noise(1, 1)]
@@ -218,7 +253,9 @@ def test_torchvision_finds_what_it_finds_itself(tmp_path):
         folder = checkpoints.torchvision_detector(tmp_path / architecture, 0, architecture, **sizes)
         made = Detector(yolo.find(str(folder), Path("."), None, False), 300, 0.1, None, None)
         made.load("cpu")
-        reference = torchvision.models.get_model(architecture, weights=None, weights_backbone=None, num_classes=4, **sizes).eval()
+        reference = torchvision.models.get_model(
+            architecture, weights=None, weights_backbone=None, num_classes=4, **sizes
+        ).eval()
         reference.load_state_dict(torch.load(folder / "model.pth", weights_only=True))
         heads = getattr(reference, "roi_heads", reference)
         heads.score_thresh, heads.detections_per_img = 0.1, 300
@@ -227,7 +264,11 @@ def test_torchvision_finds_what_it_finds_itself(tmp_path):
             rows = found(made, [image])[0]
             with torch.inference_mode():
                 expected = reference([torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255])[0]
-            same(rows, [expected[name].numpy() for name in ("boxes", "scores", "labels")], atol=2e-5 * max(image.size) + 1e-3)
+            same(
+                rows,
+                [expected[name].numpy() for name in ("boxes", "scores", "labels")],
+                atol=2e-5 * max(image.size) + 1e-3,
+            )
             counts.append(len(rows[0]))
         assert max(counts) > 5, architecture
 
@@ -251,7 +292,11 @@ def test_a_torchvision_description_that_is_no_detector_ends_in_one_line(tmp_path
 
     folder = checkpoints.faster_rcnn(tmp_path / "model")
     config = json.loads((folder / "torchvision.json").read_text())
-    for change, said in [({"architecture": "resnet50"}, "no torchvision detector"), ({"kwargs": {"num_classes": "many"}}, "describes no"), ({"kwargs": {}}, "categories")]:
+    for change, said in [
+        ({"architecture": "resnet50"}, "no torchvision detector"),
+        ({"kwargs": {"num_classes": "many"}}, "describes no"),
+        ({"kwargs": {}}, "categories"),
+    ]:
         (folder / "torchvision.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(UserError, match=said) as error:
             Detector(yolo.find(str(folder), Path("."), None, False), 5, 0.0, None, None).load("cpu")
@@ -268,19 +313,33 @@ def test_torchvisions_own_weights_are_found_by_name_and_a_missing_file_is_named_
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("a connection was tried"))
     place = tmp_path / "hub" / "checkpoints" / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
-    with pytest.raises(UserError, match="fasterrcnn_resnet50_fpn_coco-258fb6c6.pth is not there.*HF_HUB_OFFLINE") as error:
+    with pytest.raises(
+        UserError, match="fasterrcnn_resnet50_fpn_coco-258fb6c6.pth is not there.*HF_HUB_OFFLINE"
+    ) as error:
         find("torchvision:fasterrcnn_resnet50_fpn", Path("."), None)
     assert "\n" not in str(error.value) and str(place) in str(error.value)
     place.parent.mkdir(parents=True)
     place.write_bytes(b"")
     by_name = find("torchvision:fasterrcnn_resnet50_fpn@COCO_V1", Path("."), None)
-    assert by_name.weights == (place,) and by_name.config["categories"][1] == "person" and by_name.config["batch_norm_eps"] == 0
+    assert (
+        by_name.weights == (place,)
+        and by_name.config["categories"][1] == "person"
+        and by_name.config["batch_norm_eps"] == 0
+    )
     folder = tmp_path / "copied"
     folder.mkdir()
     shutil.copy(place, folder)
-    (folder / "torchvision.json").write_text(json.dumps({"architecture": "fasterrcnn_resnet50_fpn", "weights": "COCO_V1"}))
-    assert find(str(folder), Path("."), None).architecture() == by_name.architecture(), "the same file by path is the same model"
-    for reference, said in [("torchvision:resnet51", "resnet50"), ("torchvision:vgg16@COCO_V1", "IMAGENET1K_V1"), ("torchvision:vgg16", "vgg16-397923af.pth")]:
+    (folder / "torchvision.json").write_text(
+        json.dumps({"architecture": "fasterrcnn_resnet50_fpn", "weights": "COCO_V1"})
+    )
+    assert find(str(folder), Path("."), None).architecture() == by_name.architecture(), (
+        "the same file by path is the same model"
+    )
+    for reference, said in [
+        ("torchvision:resnet51", "resnet50"),
+        ("torchvision:vgg16@COCO_V1", "IMAGENET1K_V1"),
+        ("torchvision:vgg16", "vgg16-397923af.pth"),
+    ]:
         with pytest.raises(UserError, match=said):
             find(reference, Path("."), None)
 
@@ -317,14 +376,20 @@ def test_torchvisions_own_weights_are_fetched_once_and_only_whole(tmp_path, monk
             entry = SimpleNamespace(name="IMAGENET1K_V1", url=url, meta={}, transforms=lambda: None)
             monkeypatch.setattr(zoo, "_weights", lambda *_, entry=entry: entry)
             if whole:
-                assert zoo.find("torchvision:vgg16", True)[1].read_bytes() == zoo.find("torchvision:vgg16", True)[1].read_bytes() == content
+                assert (
+                    zoo.find("torchvision:vgg16", True)[1].read_bytes()
+                    == zoo.find("torchvision:vgg16", True)[1].read_bytes()
+                    == content
+                )
             else:
                 with pytest.raises(UserError, match="could not be fetched"):
                     zoo.find("torchvision:vgg16", True)
     finally:
         server.shutdown()
         server.server_close()
-    assert len(asked) == 2 and [path.name for path in (tmp_path / "hub" / "checkpoints").iterdir()] == [f"vgg16-{hashlib.sha256(content).hexdigest()[:8]}.pth"]
+    assert len(asked) == 2 and [path.name for path in (tmp_path / "hub" / "checkpoints").iterdir()] == [
+        f"vgg16-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    ]
 
 
 def test_torchvisions_own_preprocessing_comes_with_its_own_weights(tmp_path, monkeypatch):
@@ -338,5 +403,10 @@ def test_torchvisions_own_preprocessing_comes_with_its_own_weights(tmp_path, mon
     made = build(Feature("image_vgg", "image_vgg", {"model": "torchvision:vgg16"}, {}, True), Path("."), None)
     assert made.writes["pooled"].shape == (4096,) and made.prepare(noise(400, 300)).shape == (224, 224, 3)
     assert made.preprocessing() == {
-        "size": (224, 224), "resize": 256, "interpolation": "bilinear", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "layer": "fc7"
-    }  # fmt: skip
+        "size": (224, 224),
+        "resize": 256,
+        "interpolation": "bilinear",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "layer": "fc7",
+    }

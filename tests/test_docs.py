@@ -25,22 +25,30 @@ def write_named(block: str, folder: Path) -> Path:
 
 
 def test_the_example_extractor_extracts(tmp_path, monkeypatch):
+    from PIL import Image
     from safetensors.torch import save_file
     from torchvision.models import get_model
 
     import pipeline.extractors as extractors
     from pipeline.profile import Feature
-    from PIL import Image
 
-    monkeypatch.setattr(extractors, "__path__", [*extractors.__path__, str(write_named(blocks("adding-an-extractor.md")[0], tmp_path).parent)])
+    monkeypatch.setattr(
+        extractors,
+        "__path__",
+        [*extractors.__path__, str(write_named(blocks("adding-an-extractor.md")[0], tmp_path).parent)],
+    )
     model = tmp_path / "model"
     model.mkdir()
     torch.manual_seed(0)
     convnext = get_model("convnext_tiny", weights=None)
     save_file(convnext.state_dict(), model / "model.safetensors")
-    (model / "torchvision.json").write_text(json.dumps({"architecture": "convnext_tiny", "preprocess": {"crop_size": 64}}))
+    (model / "torchvision.json").write_text(
+        json.dumps({"architecture": "convnext_tiny", "preprocess": {"crop_size": 64}})
+    )
     assert "image_convnext" in extractors.names()
-    made = extractors.build(Feature("image_convnext", "image_convnext", {"model": str(model)}, {}, True), tmp_path, None)
+    made = extractors.build(
+        Feature("image_convnext", "image_convnext", {"model": str(model)}, {}, True), tmp_path, None
+    )
     made.load("cpu")
     picture = made.prepare(Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 80, 3), dtype=np.uint8)))
     with torch.inference_mode():
@@ -59,7 +67,12 @@ def test_the_example_head_trains_and_scores(tmp_path, monkeypatch):
     monkeypatch.setattr(heads.config, "__path__", [*heads.config.__path__, str(tmp_path / "heads" / "config")])
     assert "cosine" in heads.config.methods()
     job = heads_world.build_job(tmp_path / "world")
-    job = {**job, "method": "cosine", "config": {"epochs": 20, "batch_size": 32, "lr": 0.01}, "inputs": [i for i in job["inputs"] if i["role"] == "text"]}
+    job = {
+        **job,
+        "method": "cosine",
+        "config": {"epochs": 20, "batch_size": 32, "lr": 0.01},
+        "inputs": [i for i in job["inputs"] if i["role"] == "text"],
+    }
     done = training.main(job)
     figures = done["metrics"]["test"]["full-kb"]["all"]
     assert figures["H@1"] > 3 / 40, "well above the chance of 1 in 40"
@@ -69,7 +82,11 @@ def test_a_shard_reads_with_plain_h5py_as_the_page_says(tmp_path):
     job = heads_world.build_job(tmp_path / "world")
     text = next(entry for entry in job["inputs"] if entry["role"] == "text" and entry["side"] == "entity")
     plain, library = blocks("cache-format.md")
-    names = {"shard_path": next(Path(text["store"]).glob("*.h5")), "column_path": text["keys"], "store_folder": text["store"]}
+    names = {
+        "shard_path": next(Path(text["store"]).glob("*.h5")),
+        "column_path": text["keys"],
+        "store_folder": text["store"],
+    }
     exec(compile(plain, "cache-format.md", "exec"), names)  # noqa: S102 - the page's own code
     exec(compile(library, "cache-format.md", "exec"), names)  # noqa: S102
     assert names["first"].shape[1:] == (16,) and names["pooled"].shape == (16,)
@@ -102,7 +119,9 @@ def test_commands_name_tasks_and_options_that_there_are(page):
             task = getattr(tasks, command[command.index("tasks") + 1])
             known = {name.replace("_", "-") for name, _ in task.get_params()}
             options = {word[2:] for word in command if word.startswith("--")} - {"module"}
-            shortened = {option for option in options if sum(name.startswith(f"{option}-") for name in known) == 1}  # `--run` is `--run-folder`
+            shortened = {
+                option for option in options if sum(name.startswith(f"{option}-") for name in known) == 1
+            }  # `--run` is `--run-folder`
             assert options <= known | shortened, (line, options - known - shortened)
 
 
@@ -117,6 +136,8 @@ def test_every_setting_in_the_getting_started_table_is_a_parameter():
 
 def test_the_readmes_map_names_every_folder_of_code_and_only_what_there_is():
     table = (ROOT / "README.md").read_text().partition("## The map")[2].partition("\n## ")[0]
-    named = set(re.findall(r"`(\w+)/`", "".join(line.split("|")[1] for line in table.splitlines() if line.count("|") > 2)))
+    named = set(
+        re.findall(r"`(\w+)/`", "".join(line.split("|")[1] for line in table.splitlines() if line.count("|") > 2))
+    )
     code = {path.name for path in ROOT.iterdir() if path.is_dir() and any(path.glob("*.py"))}
     assert code <= named and all((ROOT / name).is_dir() or name == "artifacts" for name in named), (code, named)

@@ -19,18 +19,28 @@ def to_run(page):
 @pytest.fixture(scope="session")
 def after_fifteen_minutes(demo_work, tmp_path_factory):
     """A clone in which a newcomer has followed the first page: the demo's features are there, and two trained heads."""
-    folder = checkout(tmp_path_factory.mktemp("docs") / "clone", shutil.copytree(demo_work[0], tmp_path_factory.mktemp("artifacts") / "artifacts"))
+    folder = checkout(
+        tmp_path_factory.mktemp("docs") / "clone",
+        shutil.copytree(demo_work[0], tmp_path_factory.mktemp("artifacts") / "artifacts"),
+    )
     said = {str(block): run(block, folder) for block in to_run(FIRST)}
     first = next(iter(said))
-    return folder, {**said, first: demo_work[1] + said[first]}  # the demo's first command has said already what the dataset holds
+    return folder, {
+        **said,
+        first: demo_work[1] + said[first],
+    }  # the demo's first command has said already what the dataset holds
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_every_block_of_commands_or_python_says_run_or_show(page):
     for block in blocks(page):
-        assert block.language not in ("sh", "shell", "console"), f"{block}: commands stand in a block of `bash`, what they print in one of `text`"
+        assert block.language not in ("sh", "shell", "console"), (
+            f"{block}: commands stand in a block of `bash`, what they print in one of `text`"
+        )
         if block.language in ("bash", "python"):
-            assert block.mark in ("run", "show"), f"{block}: `{block.language} {block.mark}`; expected run or show behind the language"
+            assert block.mark in ("run", "show"), (
+                f"{block}: `{block.language} {block.mark}`; expected run or show behind the language"
+            )
         else:
             assert not block.mark, f"{block}: {block.mark!r} says nothing behind {block.language!r}"
 

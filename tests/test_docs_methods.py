@@ -14,7 +14,9 @@ EQUATIONS = {"MIMIC": 25, "DRIN": 17, "DWE+": 15, "DSMIP": 20}
 def rows(method):
     """(first cell, second cell) of the method's table."""
     section = PAGE.split(f"## {method}\n")[1].split("\n## ")[0].split("| equation | function |")[1]
-    return [tuple(line.strip("|").split("|", 1)) for line in section.split("\n\n")[0].splitlines() if line.startswith("| ")]
+    return [
+        tuple(line.strip("|").split("|", 1)) for line in section.split("\n\n")[0].splitlines() if line.startswith("| ")
+    ]
 
 
 def numbers(cell):
@@ -40,8 +42,15 @@ def test_every_function_that_is_named_is_there(method):
         files.add(str(path.relative_to(ROOT)))
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
-                known |= {node.name, *(f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef))}
-                known |= {f"{node.name}.{inner.attr}" for inner in ast.walk(node) if isinstance(inner, ast.Attribute) and ast.unparse(inner.value) == "self"}
+                known |= {
+                    node.name,
+                    *(f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)),
+                }
+                known |= {
+                    f"{node.name}.{inner.attr}"
+                    for inner in ast.walk(node)
+                    if isinstance(inner, ast.Attribute) and ast.unparse(inner.value) == "self"
+                }
             elif isinstance(node, ast.FunctionDef):
                 known.add(node.name)
     named = [name for _, cell in rows(method) for name in re.findall(r"`([^`]+)`", cell)]
@@ -54,8 +63,16 @@ def test_every_function_that_is_named_is_there(method):
 def features():
     """Names of features, views, pair features and options that stand in the page as well."""
     from heads.config import config_class
-    from pipeline import pairs
-    from pipeline import views
+    from pipeline import pairs, views
 
-    options = {name for method in ("mimic", "drin", "dwe", "dsmip") for name in config_class(method).__dataclass_fields__}
-    return {path.stem for path in ROOT.glob("pipeline/extractors/*.py")} | {*views.MENTION_TEXTS, *views.ENTITY_TEXTS, *views.FROM_FEATURES, *pairs.names(), *options, "ln_pre"}
+    options = {
+        name for method in ("mimic", "drin", "dwe", "dsmip") for name in config_class(method).__dataclass_fields__
+    }
+    return {path.stem for path in ROOT.glob("pipeline/extractors/*.py")} | {
+        *views.MENTION_TEXTS,
+        *views.ENTITY_TEXTS,
+        *views.FROM_FEATURES,
+        *pairs.names(),
+        *options,
+        "ln_pre",
+    }

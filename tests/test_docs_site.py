@@ -12,7 +12,17 @@ from urllib.parse import unquote, urldefrag
 import pytest
 from documents import ROOT, blocks
 
-LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src", "embed": "src", "object": "data", "link": "href"}
+LOADED = {
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "video": "src",
+    "audio": "src",
+    "embed": "src",
+    "object": "data",
+    "link": "href",
+}
 
 
 class Page(HTMLParser):
@@ -35,8 +45,25 @@ class Page(HTMLParser):
 
 
 def build(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(source / "mkdocs.yml"), "--site-dir", str(out)]
-    return subprocess.run(command, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=300, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--config-file",
+        str(source / "mkdocs.yml"),
+        "--site-dir",
+        str(out),
+    ]
+    return subprocess.run(
+        command,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +91,7 @@ def test_pages_load_nothing_from_elsewhere(site, pages):
         styles = "".join(re.findall(r"<style.*?</style>", path.read_text(), re.S))
         assert not re.search(r"url\(\W*(https?:)?//|@import", styles), path
         # What the theme's script would fetch if a page asked for it: diagrams, and figures about a repository.
-        assert "mermaid" not in path.read_text() and "data-md-component=\"source\"" not in path.read_text(), path
+        assert "mermaid" not in path.read_text() and 'data-md-component="source"' not in path.read_text(), path
     for path in site.rglob("*.css"):
         assert not re.search(r"url\(\W*(https?:)?//|@import", path.read_text()), path
 
@@ -90,7 +117,9 @@ def test_blocks_are_shown_without_their_mark_and_coloured(site):
     for source in (ROOT / "docs").glob("*.md"):
         shown = (site / f"{source.stem}.html").read_text()
         assert "```" not in shown, source.name
-        assert shown.count('<div class="language-bash highlight">') == sum(block.language == "bash" for block in blocks(source)), source.name
+        assert shown.count('<div class="language-bash highlight">') == sum(
+            block.language == "bash" for block in blocks(source)
+        ), source.name
 
 
 def test_a_dead_link_a_dead_anchor_and_a_page_without_a_place_fail_the_build(tmp_path):

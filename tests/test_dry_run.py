@@ -55,13 +55,29 @@ def answers(tmp_path_factory):
         commands = {}
         for name in tasks.__all__:
             parameters = dict(getattr(tasks, name).get_params())
-            named = {"dataset": "small", "data-dir": str(world.data), "profile": str(world.root / "small.yaml"), "work-dir": str(world.work)}
-            given = [part for option, value in named.items() if option.replace("-", "_") in parameters for part in (f"--{option}", value)]
+            named = {
+                "dataset": "small",
+                "data-dir": str(world.data),
+                "profile": str(world.root / "small.yaml"),
+                "work-dir": str(world.work),
+            }
+            given = [
+                part
+                for option, value in named.items()
+                if option.replace("-", "_") in parameters
+                for part in (f"--{option}", value)
+            ]
             commands[name] = [*given, *(part.replace("{data}", str(world.data)) for part in NEEDED.get(name, []))]
         done = subprocess.run(
-            [sys.executable, "-c", LOOK, str(world.root), str(ROOT / "pipeline")], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-            input=json.dumps(commands), capture_output=True, text=True, timeout=600, check=False,
-        )  # fmt: skip
+            [sys.executable, "-c", LOOK, str(world.root), str(ROOT / "pipeline")],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+            input=json.dumps(commands),
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
         said: list[str] = []
         for line in done.stdout.splitlines():
             if line.startswith('{"name"'):
@@ -89,9 +105,15 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(answers, state, name):
 
 def test_what_is_there_is_not_run_again(answers):
     def steps(state, name):
-        return [line.removeprefix("would run ") for line in answers[state, name]["said"].splitlines() if line.startswith("would run ")]
+        return [
+            line.removeprefix("would run ")
+            for line in answers[state, name]["said"].splitlines()
+            if line.startswith("would run ")
+        ]
 
     before, after = steps("nothing", "TrainHead"), steps("something", "TrainHead")
     assert before[0].startswith("PrepareDataset") and not any(step.startswith("PrepareDataset") for step in after)
     assert set(after) <= set(before) and after[-1] == "TrainHead mimic, seed 0"
-    assert steps("something", "SearchHead")[-1] == "SearchHead mimic, 50 trials" and len(steps("something", "SearchHead")) == len(after)
+    assert steps("something", "SearchHead")[-1] == "SearchHead mimic, 50 trials" and len(
+        steps("something", "SearchHead")
+    ) == len(after)

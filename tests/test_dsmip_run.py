@@ -13,7 +13,16 @@ import small_world
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = {"d_t": 8, "d_v": 8, "d_c": 8, "gate_width": 8, "epochs": 1, "prompt_layers": 1, "experts": ["text", "multimodal"], "batch_size": 16}
+SMALL = {
+    "d_t": 8,
+    "d_v": 8,
+    "d_c": 8,
+    "gate_width": 8,
+    "epochs": 1,
+    "prompt_layers": 1,
+    "experts": ["text", "multimodal"],
+    "batch_size": 16,
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +39,16 @@ def world(tmp_path_factory):
 
 
 def arguments(root, **params):
-    named = ["--dataset", "small", "--data-dir", str(root / "data"), "--profile", str(root / "small.yaml"), "--work-dir", str(root / "work")]
+    named = [
+        "--dataset",
+        "small",
+        "--data-dir",
+        str(root / "data"),
+        "--profile",
+        str(root / "small.yaml"),
+        "--work-dir",
+        str(root / "work"),
+    ]
     return ["TrainHead", "--method", "dsmip", "--params", json.dumps(SMALL | params), *named]
 
 
@@ -42,7 +60,9 @@ def stages(root):
     """stage -> when each of its runs was finished."""
     found = {}
     for path in root.glob("work/runs/small/dsmip/*/run.json"):
-        found.setdefault(json.loads(path.read_text())["config"]["stage"], []).append((path.parent.name, path.stat().st_mtime_ns))
+        found.setdefault(json.loads(path.read_text())["config"]["stage"], []).append(
+            (path.parent.name, path.stat().st_mtime_ns)
+        )
     return {stage: sorted(runs) for stage, runs in found.items()}
 
 
@@ -52,27 +72,42 @@ def test_one_command_trains_the_experts_extracts_with_their_prompts_and_trains_t
     first = stages(world)
     assert {stage: len(runs) for stage, runs in first.items()} == {"text": 1, "prompts": 1, "gate": 1}
     shards = {path: path.stat().st_mtime_ns for path in world.glob("work/runs/small/dsmip/*/cache/prompted_*/*.h5")}
-    assert {path.parent.name.rpartition("-")[0] for path in shards} == {"prompted_text", "prompted_image"} and len(shards) == 4, "both sides have their own prompts"
+    assert {path.parent.name.rpartition("-")[0] for path in shards} == {"prompted_text", "prompted_image"} and len(
+        shards
+    ) == 4, "both sides have their own prompts"
     assert not list(world.glob("work/cache/prompted_*"))
     # Another gate: the experts, their prompts and what was extracted with them stay as they are.
     assert train(world, temperature=0.5)[0] == 0
     then = stages(world)
-    assert len(then["gate"]) == 2 and {stage: then[stage] for stage in ("text", "prompts")} == {stage: first[stage] for stage in ("text", "prompts")}
-    assert {path: path.stat().st_mtime_ns for path in world.glob("work/runs/small/dsmip/*/cache/prompted_*/*.h5")} == shards
+    assert len(then["gate"]) == 2 and {stage: then[stage] for stage in ("text", "prompts")} == {
+        stage: first[stage] for stage in ("text", "prompts")
+    }
+    assert {
+        path: path.stat().st_mtime_ns for path in world.glob("work/runs/small/dsmip/*/cache/prompted_*/*.h5")
+    } == shards
     # A shard of prompted features that was deleted comes back alone, and byte for byte.
     lost = sorted(shards)[0]
     content = lost.read_bytes()
     lost.unlink()
     assert train(world)[0] == 0
-    assert lost.read_bytes() == content and {path: path.stat().st_mtime_ns for path in shards if path != lost} == {p: t for p, t in shards.items() if p != lost}
+    assert lost.read_bytes() == content and {path: path.stat().st_mtime_ns for path in shards if path != lost} == {
+        p: t for p, t in shards.items() if p != lost
+    }
     assert stages(world)["prompts"] == first["prompts"]
     # One with a flipped byte is found, and so is a spec that is gone; both come back.
     lost.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     spec = sorted(shards)[-1].with_name("spec.json")
     spec.unlink()
     code, said = commands.run("VerifyCache", "--work-dir", str(world / "work"))
-    assert code == 30 and f"bad: {lost.relative_to(world / 'work')}" in said and f"bad: {spec.relative_to(world / 'work')}: is gone" in said
-    assert "TrainHead --method dsmip" in commands.run("VerifyCache", "--repair", "--work-dir", str(world / "work"))[1] and not lost.exists()
+    assert (
+        code == 30
+        and f"bad: {lost.relative_to(world / 'work')}" in said
+        and f"bad: {spec.relative_to(world / 'work')}: is gone" in said
+    )
+    assert (
+        "TrainHead --method dsmip" in commands.run("VerifyCache", "--repair", "--work-dir", str(world / "work"))[1]
+        and not lost.exists()
+    )
     assert train(world)[0] == 0
     assert lost.read_bytes() == content and spec.exists()
     assert "holds" in commands.run("VerifyCache", "--work-dir", str(world / "work"))[1]
@@ -81,6 +116,14 @@ def test_one_command_trains_the_experts_extracts_with_their_prompts_and_trains_t
 def test_prompts_that_start_elsewhere_than_the_cached_states_are_refused_in_one_line(world):
     shutil.rmtree(world / "work" / "runs", ignore_errors=True)
     command = [sys.executable, "-m", "luigi", "--module", "tasks", *arguments(world, prompt_start=1)]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
     said = done.stdout + done.stderr
     assert done.returncode != 0 and "prompt_start = 1" in said and "block: 0" in said and "Traceback" not in said

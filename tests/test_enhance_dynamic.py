@@ -30,7 +30,9 @@ def persona(seen):
     if number == 5:
         return Reply(completion("I'm sorry, but I can't assist with that."))
     if len(messages) > 2:
-        assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"] and messages[2]["content"] == UNKNOWN
+        assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"] and messages[2][
+            "content"
+        ] == UNKNOWN
         return Reply(completion(f"**{name}** is, as told: {messages[3]['content'].removesuffix(MORE)}"))
     return Reply(completion(f"{name} is a well-known person." if number % 2 == 0 else UNKNOWN))
 
@@ -45,7 +47,13 @@ def model(monkeypatch):
 
 def with_statics(tmp_path, count, known=lambda number: number != 7):
     data = prepared(tmp_path / "data", *people(count))
-    (tmp_path / "pages.jsonl").write_text("".join(json.dumps({"qid": q, "text": f"{name} lives in Red City."}) + "\n" for q, name in people(count) if known(int(q[1:]))))
+    (tmp_path / "pages.jsonl").write_text(
+        "".join(
+            json.dumps({"qid": q, "text": f"{name} lives in Red City."}) + "\n"
+            for q, name in people(count)
+            if known(int(q[1:]))
+        )
+    )
     static.main(static_job(data, pages=str(tmp_path / "pages.jsonl")))
     return data
 
@@ -58,11 +66,17 @@ def test_two_rounds_as_in_the_paper_and_everything_counted(tmp_path, model):
     assert found["Q3"] == "Person 3 is, as told: Person 3 lives in Red City."
     assert model.seen[-1].body["messages"][3]["content"].endswith(f" lives in Red City.{MORE}")
     assert without(data, "dynamic") == {"Q5": "refused", "Q7": "the model does not know"}
-    assert report["first_round"] == {"described": 4, "refused": 1, "unknown": 3} and report["second_round"] == {"described": 2, "refused": 1}
+    assert report["first_round"] == {"described": 4, "refused": 1, "unknown": 3} and report["second_round"] == {
+        "described": 2,
+        "refused": 1,
+    }
     assert report["calls"] == 11 == len(model.seen) and report["tokens_in"] == 220 and report["tokens_out"] == 110
     first = model.seen[0]
     assert first.path == "/v1/chat/completions" and first.headers["Authorization"] == f"Bearer {KEY}"
-    assert first.body["model"] == "small-model" and first.body["messages"][0] == {"role": "system", "content": prompts.INSTRUCTION}
+    assert first.body["model"] == "small-model" and first.body["messages"][0] == {
+        "role": "system",
+        "content": prompts.INSTRUCTION,
+    }
 
 
 def test_nothing_is_asked_twice_and_a_changed_question_or_model_is(tmp_path, model):
@@ -119,24 +133,48 @@ def test_a_dry_run_counts_calls_and_tokens_asks_nothing_and_needs_no_key(tmp_pat
     before, asked = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}, len(model.seen)
     monkeypatch.delenv("OPENAI_API_KEY")
     plan = dynamic.main(dynamic_job(data, rounds=2, dry=True))
-    assert plan["first_round_calls"] == 6 and plan["second_round_calls_at_most"] == 6, "Person 2 is known; Person 1 is not, Person 7 has no page"
+    assert plan["first_round_calls"] == 6 and plan["second_round_calls_at_most"] == 6, (
+        "Person 2 is known; Person 1 is not, Person 7 has no page"
+    )
     assert plan["first_round_tokens_in"] > 6 * 20 and plan["first_round_tokens_out_at_most"] == 300
-    assert len(model.seen) == asked and {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert (
+        len(model.seen) == asked
+        and {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    )
 
 
 def test_a_server_that_fails_limits_and_babbles_is_asked_again(tmp_path, model):
-    for number, trouble in enumerate((
-        [Reply({"error": {"message": "slow down", "code": "rate_limit_exceeded"}}, status=429, headers={"Retry-After": "0"})], [Reply(status=500), Reply(b"<html>", status=502)],
-        [Reply(b"not json"), Reply({"choices": []})], [Reply({"choices": [{"message": {"content": 7}}]})], [Reply(completion(None))], [Reply(wait=3.0)],
-        [Reply(completion("x" * 100), drip=0.05)], [Reply(completion("cut"), cut=True)], [Reply(b"[" * 100_000)],
-    )):  # fmt: skip
+    for number, trouble in enumerate(
+        (
+            [
+                Reply(
+                    {"error": {"message": "slow down", "code": "rate_limit_exceeded"}},
+                    status=429,
+                    headers={"Retry-After": "0"},
+                )
+            ],
+            [Reply(status=500), Reply(b"<html>", status=502)],
+            [Reply(b"not json"), Reply({"choices": []})],
+            [Reply({"choices": [{"message": {"content": 7}}]})],
+            [Reply(completion(None))],
+            [Reply(wait=3.0)],
+            [Reply(completion("x" * 100), drip=0.05)],
+            [Reply(completion("cut"), cut=True)],
+            [Reply(b"[" * 100_000)],
+        )
+    ):
         model.trouble, before = list(trouble), len(model.seen)
-        dynamic.main(dynamic_job(prepared(tmp_path / str(number), *people(1)), llm=f"model-{number}", patience=IMPATIENT))
+        dynamic.main(
+            dynamic_job(prepared(tmp_path / str(number), *people(1)), llm=f"model-{number}", patience=IMPATIENT)
+        )
         assert len(model.seen) - before == len(trouble) + 1, trouble
 
 
 def test_retry_after_holds_all_threads_back(tmp_path, model):
-    model.trouble, model.answer = [Reply(status=429, headers={"Retry-After": "1"})], lambda _: Reply(completion("A person."), wait=0.1)
+    model.trouble, model.answer = (
+        [Reply(status=429, headers={"Retry-After": "1"})],
+        lambda _: Reply(completion("A person."), wait=0.1),
+    )
     dynamic.main(dynamic_job(prepared(tmp_path / "data", *people(12)), concurrency=2))
     late = [seen for seen in model.seen if seen.at - model.seen[0].at < 0.9]
     assert len(late) <= 6 and len(model.seen) == 13, "the other thread would have asked nine times in that second"
@@ -161,7 +199,9 @@ def test_a_dead_server_is_left_alone_and_what_was_answered_is_kept(tmp_path, mod
 
 def test_one_question_that_always_fails_leaves_the_run_open_unless_it_is_allowed(tmp_path, model):
     data = prepared(tmp_path / "data", *people(6))
-    model.answer = lambda seen: Reply(endless=True) if seen.body["messages"][1]["content"].endswith(" 4") else persona(seen)
+    model.answer = lambda seen: (
+        Reply(endless=True) if seen.body["messages"][1]["content"].endswith(" 4") else persona(seen)
+    )
     with pytest.raises(PassingError, match="1 of 6 entities have no answer yet"):
         dynamic.main(dynamic_job(data))
     report = dynamic.main(dynamic_job(data, max_failed=1))
@@ -170,14 +210,24 @@ def test_one_question_that_always_fails_leaves_the_run_open_unless_it_is_allowed
 
 def test_refusals_of_the_server_itself_are_answers(tmp_path, model):
     replies = {
-        "1": Reply(completion(None, "content_filter")), "2": Reply(completion(None, refusal="No.")), "3": Reply({"error": {"code": "content_filter", "message": "x"}}, status=400),
-        "4": Reply({"error": {"code": "context_length_exceeded", "message": "x"}}, status=400), "5": Reply(completion("")), "6": Reply(completion("Six is a person.")),
-    }  # fmt: skip
+        "1": Reply(completion(None, "content_filter")),
+        "2": Reply(completion(None, refusal="No.")),
+        "3": Reply({"error": {"code": "content_filter", "message": "x"}}, status=400),
+        "4": Reply({"error": {"code": "context_length_exceeded", "message": "x"}}, status=400),
+        "5": Reply(completion("")),
+        "6": Reply(completion("Six is a person.")),
+    }
     model.answer = lambda seen: replies[seen.body["messages"][1]["content"].split()[-1]]
     data = prepared(tmp_path / "data", *people(6))
     dynamic.main(dynamic_job(data))
     assert texts(data, "dynamic") == {"Q6": "Six is a person."}
-    assert without(data, "dynamic") == {"Q1": "refused", "Q2": "refused", "Q3": "refused", "Q4": "question too long for the model", "Q5": "empty answer"}
+    assert without(data, "dynamic") == {
+        "Q1": "refused",
+        "Q2": "refused",
+        "Q3": "refused",
+        "Q4": "question too long for the model",
+        "Q5": "empty answer",
+    }
     assert len(model.seen) == 6
 
 
@@ -185,21 +235,36 @@ def test_models_that_want_other_parameters_get_them(tmp_path, model):
     def picky(seen):
         for name in ("max_tokens", "temperature"):
             if name in seen.body:
-                return Reply({"error": {"code": "unsupported_parameter", "param": name, "message": f"{name} is not supported"}}, status=400)
+                return Reply(
+                    {"error": {"code": "unsupported_parameter", "param": name, "message": f"{name} is not supported"}},
+                    status=400,
+                )
         assert seen.body["max_completion_tokens"] == 50
         return persona(seen)
 
     model.answer = picky
     patience = {**QUICK, "tries": 8}
-    assert dynamic.main(dynamic_job(prepared(tmp_path / "data", *people(4)), patience=patience))["first_round"] == {"described": 2, "unknown": 2}
+    assert dynamic.main(dynamic_job(prepared(tmp_path / "data", *people(4)), patience=patience))["first_round"] == {
+        "described": 2,
+        "unknown": 2,
+    }
 
 
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        (Reply({"error": {"message": f"Incorrect API key provided: {KEY}"}}, status=401), r"answers 401: Incorrect API key provided: \*\*\*; check OPENAI_API_KEY"),
-        (Reply({"error": {"message": "Incorrect API key provided: sk-ver***cdef."}}, status=401), r"provided: \*\*\*; check"),
-        (Reply({"error": {"message": "no such model"}}, status=404), "answers 404: no such model; check --llm small-model"),
+        (
+            Reply({"error": {"message": f"Incorrect API key provided: {KEY}"}}, status=401),
+            r"answers 401: Incorrect API key provided: \*\*\*; check OPENAI_API_KEY",
+        ),
+        (
+            Reply({"error": {"message": "Incorrect API key provided: sk-ver***cdef."}}, status=401),
+            r"provided: \*\*\*; check",
+        ),
+        (
+            Reply({"error": {"message": "no such model"}}, status=404),
+            "answers 404: no such model; check --llm small-model",
+        ),
         (Reply({"error": {"code": "insufficient_quota", "message": "pay"}}, status=429), "nothing left to spend"),
         (Reply(status=307, headers={"Location": "http://169.254.1.1/"}), "answers 307, a redirect"),
         (Reply(status=400, endless=True), "answers 400; check"),
@@ -232,16 +297,27 @@ def test_a_missing_key_address_or_model_is_one_line(tmp_path, model, monkeypatch
 def test_two_processes_and_kills_at_every_answer_ask_nothing_twice_that_was_answered(tmp_path, model):
     data = prepared(tmp_path / "data", *people(12))
     job = json.dumps(dynamic_job(data, concurrency=1))
-    command = [sys.executable, "-c", "import json, sys; from pipeline.enhance import dynamic; dynamic.main(json.loads(sys.argv[1]))", job]
+    command = [
+        sys.executable,
+        "-c",
+        "import json, sys; from pipeline.enhance import dynamic; dynamic.main(json.loads(sys.argv[1]))",
+        job,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENAI_LOG": "debug"}
     for _ in range(2):
-        done = subprocess.run(command, env={**environment, "MEL_FAULT": "after-answer:2"}, capture_output=True, check=False)
+        done = subprocess.run(
+            command, env={**environment, "MEL_FAULT": "after-answer:2"}, capture_output=True, check=False
+        )
         assert done.returncode == -9, done.stderr.decode()
-    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(2)
+    ]
     said = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     asked = Counter(seen.body["messages"][1]["content"] for seen in model.seen)
     assert len(asked) == 12 and max(asked.values()) == 1
     assert all(KEY.encode() not in text for text in said), "not even where the client logs all it does"
     for path in tmp_path.rglob("*"):
-        assert not path.is_file() or not any(secret in path.read_bytes() for secret in (KEY.encode(), model.address.encode()))
+        assert not path.is_file() or not any(
+            secret in path.read_bytes() for secret in (KEY.encode(), model.address.encode())
+        )

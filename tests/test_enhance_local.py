@@ -13,7 +13,10 @@ from pipeline.enhance.budget import Budget
 from pipeline.enhance.local import LocalModel
 from pipeline.enhance.prompts import Prompts
 
-@pytest.fixture(scope="module", params=[None, TEMPLATE, NO_SYSTEM], ids=["plain", "template", "template without system role"])
+
+@pytest.fixture(
+    scope="module", params=[None, TEMPLATE, NO_SYSTEM], ids=["plain", "template", "template without system role"]
+)
 def model(request, tmp_path_factory):
     return causal(tmp_path_factory.mktemp("llm") / "model", request.param)
 
@@ -22,8 +25,14 @@ def test_a_local_model_answers_and_its_answers_are_kept(tmp_path, model):
     data = prepared(tmp_path / "data", *people(2), ("Q3", "Person 2"))
     job = dynamic_job(data, llm=f"local:{model}", max_answer=12, concurrency=2)
     report = dynamic.main(job)
-    assert texts(data, "dynamic") == {"Q2": "Person 2 is an actor", "Q3": "Person 2 is an actor"} and without(data, "dynamic") == {"Q1": "the model does not know"}
-    assert report["calls"] == 2 and report["tokens_out"] == 6 + 7 and report["first_round"] == {"described": 2, "unknown": 1}
+    assert texts(data, "dynamic") == {"Q2": "Person 2 is an actor", "Q3": "Person 2 is an actor"} and without(
+        data, "dynamic"
+    ) == {"Q1": "the model does not know"}
+    assert (
+        report["calls"] == 2
+        and report["tokens_out"] == 6 + 7
+        and report["first_round"] == {"described": 2, "unknown": 1}
+    )
     again = dynamic.main(job)
     assert again["calls"] == 0 and again["reused"] == 2
     assert str(tmp_path) not in (data / "descriptions-dynamic.json").read_text()
@@ -55,7 +64,9 @@ def test_a_dry_run_counts_the_models_own_tokens_and_loads_no_weights(tmp_path, m
     data = prepared(tmp_path / "data", *people(3))
     plan = dynamic.main(dynamic_job(data, llm=f"local:{model}", dry=True))
     reader = LocalModel(str(model), 8, 1, "cpu", "fp32", None, Budget())
-    assert plan["first_round_tokens_in"] == sum(len(reader._ids(Prompts().first({"name": name}))) for _, name in people(3))
+    assert plan["first_round_tokens_in"] == sum(
+        len(reader._ids(Prompts().first({"name": name}))) for _, name in people(3)
+    )
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["entities.parquet"]
 
 
@@ -63,12 +74,21 @@ def test_folders_that_are_no_causal_model_are_one_line(tmp_path, model):
     data = prepared(tmp_path / "data", *people(1))
     hub = tmp_path / "hub"
     causal(hub, learn=False)
-    (hub / "config.json").write_text(json.dumps({**json.loads((hub / "config.json").read_text()), "auto_map": {"AutoModelForCausalLM": "evil.Model"}}))
+    (hub / "config.json").write_text(
+        json.dumps(
+            {**json.loads((hub / "config.json").read_text()), "auto_map": {"AutoModelForCausalLM": "evil.Model"}}
+        )
+    )
     broken = causal(tmp_path / "broken", learn=False)
     (broken / "model.safetensors").write_bytes(b"x" * 100)
     bert = tmp_path / "bert"
     checkpoints.bert(bert)
-    for folder, message in ((tmp_path / "none", "no such folder"), (hub, "code of its own"), (broken, "cannot be loaded"), (bert, "lacks|cannot be loaded")):
+    for folder, message in (
+        (tmp_path / "none", "no such folder"),
+        (hub, "code of its own"),
+        (broken, "cannot be loaded"),
+        (bert, "lacks|cannot be loaded"),
+    ):
         with pytest.raises(UserError, match=message) as error:
             dynamic.main(dynamic_job(data, llm=f"local:{folder}"))
         assert "\n" not in str(error.value)

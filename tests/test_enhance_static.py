@@ -30,7 +30,10 @@ def wiki_of(count: int) -> Wiki:
     [
         ("pages.jsonl", '{"qid": "Q1", "text": "%s"}\n\n{"title": "Ben_Powers", "extract": "Ben is an actor."}\n'),
         ("pages.json", '{"Q1": "%s", "Ben Powers": "Ben is an actor."}'),
-        ("list.json", '[{"id": "Q1", "description": "%s"}, {"url": "https://en.wikipedia.org/wiki/Ben_Powers", "abstract": "Ben is an actor."}]'),
+        (
+            "list.json",
+            '[{"id": "Q1", "description": "%s"}, {"url": "https://en.wikipedia.org/wiki/Ben_Powers", "abstract": "Ben is an actor."}]',
+        ),
         ("pages.tsv", "Q1\t%s\nBen Powers\tBen is an actor.\n"),
         ("header.tsv", "qid\tlabel\ttext\nQ1\tx\t%s\nQ2\ty\tBen is an actor.\n"),
         ("entity2desc.tsv", "Q1@@@@%s\nBen_Powers@@@@Ben is an actor.\n"),
@@ -38,15 +41,24 @@ def wiki_of(count: int) -> Wiki:
 )
 def test_every_layout_of_a_page_file_is_read(tmp_path, name, content):
     data = prepared(tmp_path / "data", ("Q1", "Ann Powers"), ("Q2", "Ben Powers"), ("Q3", "Nobody"))
-    (tmp_path / name).write_text("\ufeff" * (not name.endswith(".json")) + content % LONG.replace("\n", "\\n" if "json" in name else "\n" if "@@@@" in content else " "))
+    (tmp_path / name).write_text(
+        "\ufeff" * (not name.endswith(".json"))
+        + content % LONG.replace("\n", "\\n" if "json" in name else "\n" if "@@@@" in content else " ")
+    )
     report = static.main(static_job(data, pages=str(tmp_path / name), max_chars=46))
     assert texts(data, "static") == {"Q1": "Ann Powers is an actor. She lives in Red City.", "Q2": "Ben is an actor."}
-    assert without(data, "static") == {"Q3": "not in the file"} and report["written"] == 2 and report["without"] == {"not in the file": 1}
+    assert (
+        without(data, "static") == {"Q3": "not in the file"}
+        and report["written"] == 2
+        and report["without"] == {"not in the file": 1}
+    )
 
 
 def test_a_name_that_two_entities_have_gives_neither_a_page(tmp_path):
     data = prepared(tmp_path / "data", ("Q1", "Ann Powers"), ("Q2", "Ann Powers"), ("Q3", "Ann Powers"))
-    (tmp_path / "pages.jsonl").write_text('{"title": "Ann Powers", "text": "An actor."}\n{"qid": "Q3", "text": "A ship."}\n')
+    (tmp_path / "pages.jsonl").write_text(
+        '{"title": "Ann Powers", "text": "An actor."}\n{"qid": "Q3", "text": "A ship."}\n'
+    )
     static.main(static_job(data, pages=str(tmp_path / "pages.jsonl")))
     assert texts(data, "static") == {"Q3": "A ship."}
     assert set(without(data, "static").values()) == {"only under a name that several entities have"}
@@ -65,7 +77,7 @@ def test_a_name_that_two_entities_have_gives_neither_a_page(tmp_path):
         ("a.json", b'"x"', "expected an object key"),
         ("a.csv", b"", "expected a file ending in"),
     ],
-)  # fmt: skip
+)
 def test_a_malformed_page_file_is_one_line_with_its_place(tmp_path, name, content, message):
     data = prepared(tmp_path / "data", ("Q1", "Ann"))
     (tmp_path / name).write_bytes(content)
@@ -97,7 +109,11 @@ def test_pages_come_in_batches_by_title_through_redirects_and_continuation(tmp_p
     with serving(wiki) as server:
         report = static.main(static_job(data, wiki_api=server.address + "/w/api.php"))
     found = texts(data, "static")
-    assert len(found) == 45 and found["Q3"] == "Ann Powers is an actor. She lives in Red City." and found["Q4"] == "Four is a person."
+    assert (
+        len(found) == 45
+        and found["Q3"] == "Ann Powers is an actor. She lives in Red City."
+        and found["Q4"] == "Four is a person."
+    )
     assert report["requests"] == len(server.seen) == 3 + 3 + 1, "three batches, each continued until it is whole"
     agent = server.seen[0].headers["User-Agent"]
     assert "mel-cache/" in agent and "a@b.org" in agent and server.seen[0].query["maxlag"] == "5"
@@ -107,23 +123,44 @@ def test_pages_come_in_batches_by_title_through_redirects_and_continuation(tmp_p
 def test_what_is_no_page_of_the_entity_is_told_apart_and_listed(tmp_path, form):
     wiki = Wiki(
         pages={
-            "Ann": {"extract": "Ann is an actor.", "item": "Q1"}, "Ben": {"extract": "Ben may be:", "disambiguation": True}, "Cleo": {"extract": "x", "item": "Q99"},
-            "Ship": {"extract": "A ship."}, "Twin": {"extract": "Twin is a city.", "item": "Q8"},
+            "Ann": {"extract": "Ann is an actor.", "item": "Q1"},
+            "Ben": {"extract": "Ben may be:", "disambiguation": True},
+            "Cleo": {"extract": "x", "item": "Q99"},
+            "Ship": {"extract": "A ship."},
+            "Twin": {"extract": "Twin is a city.", "item": "Q8"},
         },
         redirects={"Old": ("Ship", "History")},
-    )  # fmt: skip
-    data = prepared(tmp_path / "d", ("Q1", "Ann"), ("Q2", "Ben"), ("Q3", "Cleo"), ("Q4", "Old"), ("Q5", "None"), ("Q6", "A|B"), ("Q7", "Twin"), ("Q8", "Twin"), ("x", "Ship"))
+    )
+    data = prepared(
+        tmp_path / "d",
+        ("Q1", "Ann"),
+        ("Q2", "Ben"),
+        ("Q3", "Cleo"),
+        ("Q4", "Old"),
+        ("Q5", "None"),
+        ("Q6", "A|B"),
+        ("Q7", "Twin"),
+        ("Q8", "Twin"),
+        ("x", "Ship"),
+    )
     with serving(wiki) as server:
         static.main(static_job(data, wiki_api=server.address, wiki_text=form))
     assert texts(data, "static") == {"Q1": "Ann is an actor.", "Q8": "Twin is a city.", "x": "A ship."}
     assert without(data, "static") == {
-        "Q2": "disambiguation page", "Q3": "page of another entity", "Q4": "section of another page", "Q5": "no page", "Q6": "name that no page can have",
+        "Q2": "disambiguation page",
+        "Q3": "page of another entity",
+        "Q4": "section of another page",
+        "Q5": "no page",
+        "Q6": "name that no page can have",
         "Q7": "page of another entity",
-    }  # fmt: skip
+    }
 
 
 def test_titles_come_from_the_sitelinks_of_qids_and_one_unknown_qid_does_not_lose_the_others(tmp_path):
-    wiki = Wiki(pages={"Ann Powers (actor)": {"extract": "The actor."}, "Ship": {"extract": "A ship."}}, links={"Q1": "Ann Powers (actor)", "Q2": None, "Q4": "Ship"})
+    wiki = Wiki(
+        pages={"Ann Powers (actor)": {"extract": "The actor."}, "Ship": {"extract": "A ship."}},
+        links={"Q1": "Ann Powers (actor)", "Q2": None, "Q4": "Ship"},
+    )
     data = prepared(tmp_path / "data", ("Q1", "Ann Powers"), ("Q2", "Ann Powers"), ("Q3", "Gone"), ("Q4", "Ship"))
     with serving(wiki) as server:
         static.main(static_job(data, wiki_api=server.address + "/w", wikidata_api=server.address + "/d"))
@@ -138,9 +175,13 @@ def test_a_wiki_that_fails_limits_drips_and_babbles_is_asked_again(tmp_path):
     data = prepared(tmp_path / "data", *people(3))
     with serving(wiki_of(3)) as server:
         for trouble in (
-            [Reply(status=500), Reply(status=503)], [Reply(b"<html>no</html>"), Reply(b"[]")], [Reply(wait=3.0)], [Reply(b"{" + b" " * 100, drip=0.1)],
-            [Reply({"error": {"code": "maxlag", "info": "lagged"}}, headers={"Retry-After": "0"})], [Reply(b'{"query": {}}' * 50, cut=True)],
-        ):  # fmt: skip
+            [Reply(status=500), Reply(status=503)],
+            [Reply(b"<html>no</html>"), Reply(b"[]")],
+            [Reply(wait=3.0)],
+            [Reply(b"{" + b" " * 100, drip=0.1)],
+            [Reply({"error": {"code": "maxlag", "info": "lagged"}}, headers={"Retry-After": "0"})],
+            [Reply(b'{"query": {}}' * 50, cut=True)],
+        ):
             for path in (tmp_path / "kept").glob("*.jsonl"):
                 path.unlink()
             server.trouble = list(trouble)
@@ -189,14 +230,22 @@ def test_a_run_that_broke_off_goes_on_where_it_stopped(tmp_path):
 
 def test_pages_that_cannot_be_had_may_be_left_out_on_request(tmp_path):
     data, wiki = prepared(tmp_path / "data", *people(25)), wiki_of(25)
-    with serving(lambda seen: Reply(status=502) if "Person 9" in seen.query["titles"].split("|") else wiki(seen)) as server:
+    with serving(
+        lambda seen: Reply(status=502) if "Person 9" in seen.query["titles"].split("|") else wiki(seen)
+    ) as server:
         report = static.main(static_job(data, wiki_api=server.address, max_failed=20))
-    assert report["written"] >= 5 and report["without"]["not fetched"] == 25 - report["written"] and 0 < report["without"]["not fetched"] <= 20
+    assert (
+        report["written"] >= 5
+        and report["without"]["not fetched"] == 25 - report["written"]
+        and 0 < report["without"]["not fetched"] <= 20
+    )
 
 
 def test_one_huge_page_costs_that_page_and_is_read_no_further_than_the_limit(tmp_path):
     data, wiki = prepared(tmp_path / "data", *people(5)), wiki_of(5)
-    with serving(lambda seen: Reply(endless=True) if "Person 2" in seen.query["titles"].split("|") else wiki(seen)) as server:
+    with serving(
+        lambda seen: Reply(endless=True) if "Person 2" in seen.query["titles"].split("|") else wiki(seen)
+    ) as server:
         report = static.main(static_job(data, wiki_api=server.address))
     assert report["written"] == 4 and without(data, "static") == {"Q2": "page too large"}
 
@@ -204,10 +253,16 @@ def test_one_huge_page_costs_that_page_and_is_read_no_further_than_the_limit(tmp
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (Reply(status=302, headers={"Location": "http://169.254.1.1/api.php"}), "redirects to http://169.254.1.1/api.php; give the final address"),
+        (
+            Reply(status=302, headers={"Location": "http://169.254.1.1/api.php"}),
+            "redirects to http://169.254.1.1/api.php; give the final address",
+        ),
         (Reply(status=404), "answers 404; check the address"),
         (Reply({"error": {"code": "badvalue", "info": "Bad\nvalue"}}), "refuses query: badvalue: Bad value"),
-        (Reply({"warnings": {"query": {"warnings": 'Unrecognized value for parameter "prop": extracts'}}}), "has no TextExtracts extension; use --wiki-text parse"),
+        (
+            Reply({"warnings": {"query": {"warnings": 'Unrecognized value for parameter "prop": extracts'}}}),
+            "has no TextExtracts extension; use --wiki-text parse",
+        ),
     ],
 )
 def test_what_the_user_must_mend_is_one_line(tmp_path, answer, message):
@@ -217,7 +272,16 @@ def test_what_the_user_must_mend_is_one_line(tmp_path, answer, message):
     assert "\n" not in str(error.value) and len(server.seen) == 1
 
 
-@pytest.mark.parametrize("body", [{"query": None}, {"query": {"pages": [None, 7, {"title": None}]}}, {"query": {"pages": {"1": {"title": "Ann", "extract": 7}}}}, {}, {"query": {"redirects": [{}]}}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"query": None},
+        {"query": {"pages": [None, 7, {"title": None}]}},
+        {"query": {"pages": {"1": {"title": "Ann", "extract": 7}}}},
+        {},
+        {"query": {"redirects": [{}]}},
+    ],
+)
 def test_json_of_another_shape_is_no_page_and_no_crash(tmp_path, body):
     data = prepared(tmp_path / "data", ("Q1", "Ann"))
     with serving(lambda _: Reply(body)) as server:
@@ -227,9 +291,12 @@ def test_json_of_another_shape_is_no_page_and_no_crash(tmp_path, body):
 def test_options_that_lead_nowhere_are_refused(tmp_path):
     data = prepared(tmp_path / "data", ("Q1", "Ann"))
     for options, message in (
-        ({}, "name a file with --pages, or a wiki"), ({"wiki_api": "http://x", "wiki_contact": " "}, "--wiki-contact"), ({"wiki_api": "ftp://x"}, "--wiki-api 'ftp://x'"),
-        ({"wiki_api": "http://user:secret@x/api.php"}, "user name or password"), ({"pages": "nowhere.json"}, "no such file"),
-    ):  # fmt: skip
+        ({}, "name a file with --pages, or a wiki"),
+        ({"wiki_api": "http://x", "wiki_contact": " "}, "--wiki-contact"),
+        ({"wiki_api": "ftp://x"}, "--wiki-api 'ftp://x'"),
+        ({"wiki_api": "http://user:secret@x/api.php"}, "user name or password"),
+        ({"pages": "nowhere.json"}, "no such file"),
+    ):
         with pytest.raises(UserError, match=message) as error:
             static.main(static_job(data, **options))
         assert "secret" not in str(error.value)
@@ -239,21 +306,34 @@ def test_a_dry_run_counts_requests_and_makes_none(tmp_path):
     data = prepared(tmp_path / "data", *people(45))
     with serving(wiki_of(45)) as server:
         report = static.main(static_job(data, wiki_api=server.address, dry=True))
-        assert report["requests"] == 3 and not server.seen and [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["entities.parquet"]
+        assert (
+            report["requests"] == 3
+            and not server.seen
+            and [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["entities.parquet"]
+        )
 
 
 def test_killed_at_any_answer_it_asks_nothing_twice(tmp_path):
     data, wiki = prepared(tmp_path / "data", *people(75)), wiki_of(75)
     with serving(wiki) as server:
         job = static_job(data, wiki_api=server.address)
-        command = [sys.executable, "-c", "import json, sys; from pipeline.enhance import static; static.main(json.loads(sys.argv[1]))", json.dumps(job)]
+        command = [
+            sys.executable,
+            "-c",
+            "import json, sys; from pipeline.enhance import static; static.main(json.loads(sys.argv[1]))",
+            json.dumps(job),
+        ]
         for _ in range(4):
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "MEL_FAULT": "after-answer:1"}
             done = subprocess.run(command, env=environment, capture_output=True, check=False)
             assert done.returncode == -9, done.stderr.decode()
         store = next((tmp_path / "kept").glob("pages-*.jsonl"))
-        store.write_bytes(store.read_bytes() + b'{"key": "Person 1", "val')  # a line cut short, as a power cut leaves it
+        store.write_bytes(
+            store.read_bytes() + b'{"key": "Person 1", "val'
+        )  # a line cut short, as a power cut leaves it
         assert static.main(job)["written"] == 75
-        asked = [title for seen in server.seen if "excontinue" not in seen.query for title in seen.query["titles"].split("|")]
+        asked = [
+            title for seen in server.seen if "excontinue" not in seen.query for title in seen.query["titles"].split("|")
+        ]
         assert sorted(asked) == sorted(set(asked)) and len(asked) == 75
         assert all(json.loads(line) for line in store.read_text().splitlines())

@@ -15,8 +15,14 @@ KEY = "sk-very-secret-0123456789abcdef"
 
 def write_pages(world: World, **changed: str) -> None:
     """Pages of all entities but Q5."""
-    pages = {f"Q{n}": f"{small_world.entity(n)['name']} is number {n}.\nSecond part.\nThird part." for n in range(12) if n != 5} | changed
-    (world.root / "pages.jsonl").write_text("".join(json.dumps({"qid": qid, "text": text}) + "\n" for qid, text in pages.items()))
+    pages = {
+        f"Q{n}": f"{small_world.entity(n)['name']} is number {n}.\nSecond part.\nThird part."
+        for n in range(12)
+        if n != 5
+    } | changed
+    (world.root / "pages.jsonl").write_text(
+        "".join(json.dumps({"qid": qid, "text": text}) + "\n" for qid, text in pages.items())
+    )
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +31,9 @@ def base(tmp_path_factory):
     small_world.write(world.data)
     path = small_world.profile(world.root)
     profile = yaml.safe_load(path.read_text())
-    profile["features"] = {"clip_text": {**profile["features"]["clip_text"], "views": {"entity": ["static", "name_sep_static"]}}}
+    profile["features"] = {
+        "clip_text": {**profile["features"]["clip_text"], "views": {"entity": ["static", "name_sep_static"]}}
+    }
     path.write_text(yaml.safe_dump({"features": profile["features"]}))
     write_pages(world)
     world.here("PrepareDataset")
@@ -33,23 +41,34 @@ def base(tmp_path_factory):
 
 
 def static(world: World, *options: str, **more) -> str:
-    return world.here("EnhanceEntities", "--mode", "static", "--pages", str(world.root / "pages.jsonl"), *options, **more)
+    return world.here(
+        "EnhanceEntities", "--mode", "static", "--pages", str(world.root / "pages.jsonl"), *options, **more
+    )
 
 
 def test_two_descriptions_changed_are_two_texts_re_extracted_and_going_back_costs_nothing(base):
     said = base.luigi("ExtractFeatures", "--features", "clip_text", code=None)
-    assert "no static descriptions yet; `luigi --module tasks EnhanceEntities --mode static` writes them" in said and "Traceback" not in said
+    assert (
+        "no static descriptions yet; `luigi --module tasks EnhanceEntities --mode static` writes them" in said
+        and "Traceback" not in said
+    )
     said = static(base)
     assert "11 of 12 entities have a text" in said and "without, not in the file: 1" in said
     prepared = next(base.work.glob("datasets/small-*"))
     assert texts(prepared, "static")["Q0"] == "Ann Powers is number 0. Second part."
-    assert (prepared / "descriptions-static-without.tsv").read_text() == f"id\tname\twhy\nQ5\t{small_world.entity(5)['name']}\tnot in the file\n"
+    assert (
+        prepared / "descriptions-static-without.tsv"
+    ).read_text() == f"id\tname\twhy\nQ5\t{small_world.entity(5)['name']}\tnot in the file\n"
     assert base.extracted("ExtractFeatures", "--features", "clip_text") == {"clip_text": 22}
-    assert "1 entities have no text in entity.clip_text.static" in base.here("ExtractFeatures", "--features", "clip_text")
+    assert "1 entities have no text in entity.clip_text.static" in base.here(
+        "ExtractFeatures", "--features", "clip_text"
+    )
 
     write_pages(base, Q3="Something else.", Q4="Something new.")
     static(base)
-    assert base.extracted("ExtractFeatures", "--features", "clip_text") == {"clip_text": 4}, "two entities, each under two views"
+    assert base.extracted("ExtractFeatures", "--features", "clip_text") == {"clip_text": 4}, (
+        "two entities, each under two views"
+    )
     write_pages(base)
     static(base)
     assert base.extracted("ExtractFeatures", "--features", "clip_text") == {}
@@ -81,7 +100,9 @@ def test_a_finished_command_does_nothing_and_other_options_write_the_file_anew(b
     static(base, "--paragraphs", "1")
     assert texts(prepared, "static")["Q0"] == "Ann Powers is number 0."
     static(base)
-    assert {path: path.read_bytes() for path in before} == {path: data for path, (_, data) in before.items()}, "the receipt of the first options did not stand any more"
+    assert {path: path.read_bytes() for path in before} == {path: data for path, (_, data) in before.items()}, (
+        "the receipt of the first options did not stand any more"
+    )
 
 
 def answer(seen):
@@ -89,7 +110,12 @@ def answer(seen):
     if len(messages) == 4:
         return Reply(completion("As told, a person.", used=(40, 5)))
     name = messages[1]["content"].removeprefix("Who is this one? ")
-    return Reply(completion("I don't have any information about this person." if name.startswith("Ben") else f"{name} is well known.", used=(20, 7)))
+    return Reply(
+        completion(
+            "I don't have any information about this person." if name.startswith("Ben") else f"{name} is well known.",
+            used=(20, 7),
+        )
+    )
 
 
 def test_dynamic_descriptions_by_one_command_and_the_key_is_nowhere(base, monkeypatch, tmp_path):
@@ -97,7 +123,15 @@ def test_dynamic_descriptions_by_one_command_and_the_key_is_nowhere(base, monkey
         monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
         monkeypatch.setenv("OPENAI_LOG", "debug")
-        command = ["EnhanceEntities", "--mode", "dynamic", "--llm", "small-model", "--pages", str(base.root / "pages.jsonl")]
+        command = [
+            "EnhanceEntities",
+            "--mode",
+            "dynamic",
+            "--llm",
+            "small-model",
+            "--pages",
+            str(base.root / "pages.jsonl"),
+        ]
         said = [base.here(*command, "--dry-run")]
         assert "first round calls: 12" in said[0] and "first round tokens in: " in said[0] and not server.seen
         monkeypatch.setenv("MEL_FAULT", "after-answer:4")
@@ -105,16 +139,32 @@ def test_dynamic_descriptions_by_one_command_and_the_key_is_nowhere(base, monkey
         monkeypatch.delenv("MEL_FAULT")
         assert len(server.seen) == 4
         said.append(base.luigi(*command, "--max-calls", "2", code=30))
-        assert "--max-calls 2 reached in the first round" in said[-1] and "Traceback" not in said[-1] and len(server.seen) == 6
+        assert (
+            "--max-calls 2 reached in the first round" in said[-1]
+            and "Traceback" not in said[-1]
+            and len(server.seen) == 6
+        )
         said.append(base.here(*command, "--price-in", "1", "--price-out", "2"))
-        assert "12 of 12 entities have a text" in said[-1] and '"described": 10, "unknown": 2' in said[-1] and "calls: 8" in said[-1] and "cost: 0.0" in said[-1]
+        assert (
+            "12 of 12 entities have a text" in said[-1]
+            and '"described": 10, "unknown": 2' in said[-1]
+            and "calls: 8" in said[-1]
+            and "cost: 0.0" in said[-1]
+        )
         assert len(server.seen) == 12 + 2
         said.append(base.here(*command))
         assert len(server.seen) == 14 and "12 of 12" in said[-1]
         said.append(base.here(*command, "--answer-chars", "9"))
         assert len(server.seen) == 14, "how much of an answer is taken asks nothing anew"
     receipt = next(receipt for receipt in base.receipts("EnhanceEntities").values() if receipt["run"].get("calls") == 8)
-    assert receipt["run"] | {"seconds": 0} == {"seconds": 0, "reused": 6, "calls": 8, "tokens_in": 6 * 20 + 2 * 40, "tokens_out": 6 * 7 + 2 * 5, "cost": 0.0003}
+    assert receipt["run"] | {"seconds": 0} == {
+        "seconds": 0,
+        "reused": 6,
+        "calls": 8,
+        "tokens_in": 6 * 20 + 2 * 40,
+        "tokens_out": 6 * 7 + 2 * 5,
+        "cost": 0.0003,
+    }
     secrets = [KEY.encode(), KEY[:10].encode(), server.address.encode()]
     for path in base.root.rglob("*"):
         assert not path.is_file() or not any(secret in path.read_bytes() for secret in secrets), path
@@ -122,12 +172,27 @@ def test_dynamic_descriptions_by_one_command_and_the_key_is_nowhere(base, monkey
 
 
 def test_from_a_wiki_and_by_a_local_model_through_the_same_command(base):
-    wiki = Wiki(pages={small_world.entity(n)["name"]: {"extract": f"Page {n} of the wiki.", "item": f"Q{n}"} for n in range(6)})
+    wiki = Wiki(
+        pages={small_world.entity(n)["name"]: {"extract": f"Page {n} of the wiki.", "item": f"Q{n}"} for n in range(6)}
+    )
     with serving(wiki) as server:
-        options = ["--mode", "static", "--wiki-api", f"{server.address}/w/api.php", "--wiki-contact", "me@example.org", "--wiki-rate", "0"]
+        options = [
+            "--mode",
+            "static",
+            "--wiki-api",
+            f"{server.address}/w/api.php",
+            "--wiki-contact",
+            "me@example.org",
+            "--wiki-rate",
+            "0",
+        ]
         assert "requests: 1" in base.here("EnhanceEntities", *options, "--dry-run") and not server.seen
         said = base.here("EnhanceEntities", *options)
-        assert "6 of 12 entities have a text" in said and "without, no page: 6" in said and "me@example.org" in server.seen[0].headers["User-Agent"]
+        assert (
+            "6 of 12 entities have a text" in said
+            and "without, no page: 6" in said
+            and "me@example.org" in server.seen[0].headers["User-Agent"]
+        )
         asked = len(server.seen)
         base.here("EnhanceEntities", *options)
         assert len(server.seen) == asked
@@ -145,7 +210,11 @@ def test_a_dry_run_on_nothing_writes_nothing(base, tmp_path):
     fresh = World(base.root)
     fresh.work = tmp_path / "none"
     said = static(fresh, "--dry-run")
-    assert said.index("would run PrepareDataset") < said.index("would run EnhanceEntities static") < said.index("is known once PrepareDataset is done")
+    assert (
+        said.index("would run PrepareDataset")
+        < said.index("would run EnhanceEntities static")
+        < said.index("is known once PrepareDataset is done")
+    )
     assert not fresh.work.exists()
 
 

@@ -26,7 +26,10 @@ def test_html_gives_its_paragraphs_without_tables_notes_and_styles():
 
 
 def test_markdown_of_a_model_becomes_plain_text():
-    assert describe("## Ann\n**Ann Powers** is an *actor*.\n\n- born 1900\n- lives [here](https://x.org/a)", None, 500) == "Ann Powers is an *actor*. born 1900 lives here"
+    assert (
+        describe("## Ann\n**Ann Powers** is an *actor*.\n\n- born 1900\n- lives [here](https://x.org/a)", None, 500)
+        == "Ann Powers is an *actor*. born 1900 lives here"
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,10 +60,14 @@ def test_hostile_markup_ends_in_a_short_text(part):
 @pytest.mark.parametrize(
     ("name", "key"),
     [
-        ("https://en.wikipedia.org/wiki/AC/DC", "AC/DC"), ("http://www.wikidata.org/entity/Q12", "Q12"), ("ann_Powers ", "Ann Powers"),
-        ("Caf%C3%A9_(film)", "Café (film)"), ("100% Fun", "100% Fun"), ("", ""),
+        ("https://en.wikipedia.org/wiki/AC/DC", "AC/DC"),
+        ("http://www.wikidata.org/entity/Q12", "Q12"),
+        ("ann_Powers ", "Ann Powers"),
+        ("Caf%C3%A9_(film)", "Café (film)"),
+        ("100% Fun", "100% Fun"),
+        ("", ""),
     ],
-)  # fmt: skip
+)
 def test_a_page_has_one_key_however_it_is_written(name, key):
     assert page_key(name) == key and page_key(key) == key
 
@@ -72,8 +79,11 @@ def test_names_that_no_page_can_have_are_told_apart():
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
-        ("Enno Hagenah is a private individual without significant public recognition or fame. Without more specific information, it is difficult to "
-         "provide a comprehensive introduction.", "unknown"),
+        (
+            "Enno Hagenah is a private individual without significant public recognition or fame. Without more specific information, it is difficult to "
+            "provide a comprehensive introduction.",
+            "unknown",
+        ),
         ("I’m sorry, but I couldn't find any information about Bob.", "unknown"),
         ("As an AI language model, I don't have information about that person.", "unknown"),
         ("Could you please provide more context?", "unknown"),
@@ -86,13 +96,17 @@ def test_names_that_no_page_can_have_are_told_apart():
         ("  ...", "empty"),
         ("", "empty"),
     ],
-)  # fmt: skip
+)
 def test_answers_that_say_nothing_are_recognised(answer, kind):
     assert prompts.kind(answer, "stop") == kind
 
 
 def test_what_the_server_says_of_an_answer_counts_too():
-    assert prompts.kind("Ann is", "content_filter") == "refused" and prompts.kind(None, "refusal") == "refused" and prompts.kind(None, "too long") == "too long"
+    assert (
+        prompts.kind("Ann is", "content_filter") == "refused"
+        and prompts.kind(None, "refusal") == "refused"
+        and prompts.kind(None, "too long") == "too long"
+    )
 
 
 def test_names_with_braces_are_left_as_they_are_and_unknown_fields_are_refused():

@@ -14,7 +14,8 @@ from heads import fusion, training
 from heads.explanations import explain, main
 
 CONFIGS = {
-    "drin": {"epochs": 1, "width": 8}, "mimic": {"epochs": 1, "d_t": 8, "d_v": 8, "d_c": 8},
+    "drin": {"epochs": 1, "width": 8},
+    "mimic": {"epochs": 1, "d_t": 8, "d_v": 8, "d_c": 8},
     "fused": {"epochs": 1, "heads": ["drin"], "pair_features": ["text_cls", "name_similarity"], "members": 1},
 }
 
@@ -98,7 +99,9 @@ def test_the_gold_stays_where_only_the_best_are_asked_for(jobs):
     for name, one in cut.items():
         golds = [candidate for candidate in whole[name]["candidates"][2:] if candidate["id"] == one["gold"]]
         longer += len(golds)
-        assert [candidate["id"] for candidate in one["candidates"]] == [candidate["id"] for candidate in [*whole[name]["candidates"][:2], *golds]]
+        assert [candidate["id"] for candidate in one["candidates"]] == [
+            candidate["id"] for candidate in [*whole[name]["candidates"][:2], *golds]
+        ]
     assert longer, "some gold stands below the second place"
 
 

@@ -63,13 +63,34 @@ class Page:
     def token(self):
         return re.search(r'name="token" value="([^"]+)"', self.ask("/link")[1])[1]
 
-    def link(self, sentence="Ann Powers was seen.", phrase="Ann Powers", picture=None, token=None, name="picture.png", **headers):
+    def link(
+        self,
+        sentence="Ann Powers was seen.",
+        phrase="Ann Powers",
+        picture=None,
+        token=None,
+        name="picture.png",
+        **headers,
+    ):
         edge = uuid.uuid4().hex
         fields = {"token": self.token if token is None else token, "sentence": sentence, "phrase": phrase}
-        body = b"".join(f'--{edge}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'.encode() for key, value in fields.items())
+        body = b"".join(
+            f'--{edge}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'.encode()
+            for key, value in fields.items()
+        )
         if picture is not None:
-            body += f'--{edge}\r\nContent-Disposition: form-data; name="picture"; filename="{name}"\r\nContent-Type: image/png\r\n\r\n'.encode() + picture + b"\r\n"
-        return self.ask("/link", "POST", body + f"--{edge}--\r\n".encode(), Content_Type=f"multipart/form-data; boundary={edge}", **headers)
+            body += (
+                f'--{edge}\r\nContent-Disposition: form-data; name="picture"; filename="{name}"\r\nContent-Type: image/png\r\n\r\n'.encode()
+                + picture
+                + b"\r\n"
+            )
+        return self.ask(
+            "/link",
+            "POST",
+            body + f"--{edge}--\r\n".encode(),
+            Content_Type=f"multipart/form-data; boundary={edge}",
+            **headers,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +99,22 @@ def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("explore")
     data = small_world.write(root / "data", mentions=60)
     small_world.picture(data / "mentions" / "<i>'&amp;.png", 5)
-    mention = {"id": HOSTILE, "sentence": HOSTILE, "mention": "Ann Powers", "gold": "Q<u>", "split": "test", "image": "mentions/<i>'&amp;.png", "group": HOSTILE}
-    entity = {"id": "Q<u>", "name": f"Ann Powers {HOSTILE}", "attributes": HOSTILE, "description": HOSTILE, "type": HOSTILE}
+    mention = {
+        "id": HOSTILE,
+        "sentence": HOSTILE,
+        "mention": "Ann Powers",
+        "gold": "Q<u>",
+        "split": "test",
+        "image": "mentions/<i>'&amp;.png",
+        "group": HOSTILE,
+    }
+    entity = {
+        "id": "Q<u>",
+        "name": f"Ann Powers {HOSTILE}",
+        "attributes": HOSTILE,
+        "description": HOSTILE,
+        "type": HOSTILE,
+    }
     nil = {"id": "nil", "sentence": "Nobody knows Zed.", "mention": "Zed", "gold": None, "split": "test"}
     for side, records in (("mentions", [mention, nil]), ("entities", [entity])):
         with open(data / f"{side}.jsonl", "a") as handle:
@@ -91,11 +126,36 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(world):
     root, run = world
-    command = [sys.executable, "-m", "luigi", "--module", "tasks", "Explore", "--run", str(run), "--port", "0", "--dataset", "small", "--data-dir", str(root / "data")]
+    command = [
+        sys.executable,
+        "-m",
+        "luigi",
+        "--module",
+        "tasks",
+        "Explore",
+        "--run",
+        str(run),
+        "--port",
+        "0",
+        "--dataset",
+        "small",
+        "--data-dir",
+        str(root / "data"),
+    ]
     command += ["--profile", str(root / "small.yaml"), "--work-dir", str(root / "work")]
-    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background of a shell inherit that Ctrl-C is ignored
+    heard = functools.partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # tests in the background of a shell inherit that Ctrl-C is ignored
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=heard,
+    )
     said = []
     for line in process.stdout:
         said.append(line)
@@ -112,7 +172,9 @@ def page(world):
 
 def picture(size=(48, 40)):
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(1).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(buffer, "PNG")
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(
+        buffer, "PNG"
+    )
     return buffer.getvalue()
 
 
@@ -140,9 +202,15 @@ def test_mentions_are_found_by_phrase_entity_and_outcome(page):
     assert status == 200 and "17 of 17 mentions" in text
     assert "1 of 17 mentions" in page.ask("/?phrase=zed")[1] and "1 of 17 mentions" in page.ask("/?outcome=NIL")[1]
     assert "0 of 17 mentions" in page.ask("/?phrase=zed&outcome=right")[1]
-    by_outcome = [int(re.search(r"<p>(\d+) of 17", page.ask(f"/?outcome={name}".replace(" ", "%20"))[1])[1]) for name in ("right", "wrong", "NIL", "gold outside the KB")]
+    by_outcome = [
+        int(re.search(r"<p>(\d+) of 17", page.ask(f"/?outcome={name}".replace(" ", "%20"))[1])[1])
+        for name in ("right", "wrong", "NIL", "gold outside the KB")
+    ]
     assert sum(by_outcome) == 17 and by_outcome[2:] == [1, 0] and by_outcome[1]
-    by_entity = [int(re.search(r"<p>(\d+) of 17", page.ask(f"/?entity={name}")[1])[1]) for name in ("q3", "NOEL+harrison", "nobody")]
+    by_entity = [
+        int(re.search(r"<p>(\d+) of 17", page.ask(f"/?entity={name}")[1])[1])
+        for name in ("q3", "NOEL+harrison", "nobody")
+    ]
     assert by_entity[1] >= by_entity[0] > 0 and by_entity[2] == 0
     assert page.ask("/?outcome=no")[0] == 400 and page.ask("/?page=99999")[0] == 200
 
@@ -150,12 +218,20 @@ def test_mentions_are_found_by_phrase_entity_and_outcome(page):
 def test_a_case_shows_picture_gold_and_the_best_entities(page):
     at = re.search(r'href="/case/(\d+)">', page.ask("/?phrase=Ann+Powers&sentence=script")[1])[1]
     status, text, _ = page.ask(f"/case/{at}")
-    assert status == 200 and 'href="data:image/' in text and "<mark>Ann Powers</mark>" in text and len(re.findall("<li[ >]", text)) >= 5
+    assert (
+        status == 200
+        and 'href="data:image/' in text
+        and "<mark>Ann Powers</mark>" in text
+        and len(re.findall("<li[ >]", text)) >= 5
+    )
     assert "Rank of the gold" in text and page.ask("/case/17")[0] == 404 and page.ask("/case/x")[0] == 404
 
 
 def test_hostile_text_is_shown_as_text_everywhere(page):
-    pages = [page.ask(path)[1] for path in ("/", f"/?phrase={HOSTILE.replace(' ', '+').replace('&', '%26')}", "/?entity=%22%3E%3Cscript%3E")]
+    pages = [
+        page.ask(path)[1]
+        for path in ("/", f"/?phrase={HOSTILE.replace(' ', '+').replace('&', '%26')}", "/?entity=%22%3E%3Cscript%3E")
+    ]
     pages += [page.ask(f"/case/{at}")[1] for at in range(17)]
     pages += [page.link(HOSTILE, "Ann Powers", b"none", name="<script>.png")[1], page.link('"><script>', "")[1]]
     assert html.escape(HOSTILE, quote=False) in pages[-2].replace("&#34;", '"').replace("&#39;", "'")
@@ -167,11 +243,25 @@ def test_hostile_text_is_shown_as_text_everywhere(page):
 
 def test_a_sentence_with_a_picture_is_linked(page):
     status, text, _ = page.link(picture=picture())
-    assert status == 200 and "picture: ok" in text and "confidence" in text and len(re.findall("<li[ >]", text)) == 5 and "Ann Powers" in text
+    assert (
+        status == 200
+        and "picture: ok" in text
+        and "confidence" in text
+        and len(re.findall("<li[ >]", text)) == 5
+        and "Ann Powers" in text
+    )
     assert "picture: none" in page.link()[1]
 
 
-@pytest.mark.parametrize("upload, words", [(b"no picture at all", "not an image"), (bomb(), "too many pixels"), (picture()[:300], "truncated"), (b"", "empty file")])
+@pytest.mark.parametrize(
+    "upload, words",
+    [
+        (b"no picture at all", "not an image"),
+        (bomb(), "too many pixels"),
+        (picture()[:300], "truncated"),
+        (b"", "empty file"),
+    ],
+)
 def test_uploads_that_are_no_pictures_end_in_a_message(page, upload, words):
     status, text, _ = page.link(picture=upload)
     assert status == 200 and 'role="alert"' in text and words in text and "Linked without it" in text
@@ -195,7 +285,9 @@ def kilobytes(server, name):
     return int(re.search(rf"{name}:\s+(\d+) kB", (server / "status").read_text())[1])
 
 
-@pytest.mark.parametrize("sentence, phrase", [("", "Ann"), ("Ann", " "), ("x" * (app.SENTENCE + 1), "x"), ("Ann", "y" * (app.PHRASE + 1))])
+@pytest.mark.parametrize(
+    "sentence, phrase", [("", "Ann"), ("Ann", " "), ("x" * (app.SENTENCE + 1), "x"), ("Ann", "y" * (app.PHRASE + 1))]
+)
 def test_fields_that_cannot_be_linked_end_in_a_message(page, sentence, phrase):
     status, text, _ = page.link(sentence, phrase)
     assert status == 400 and 'role="alert"' in text
@@ -213,9 +305,19 @@ def test_pages_elsewhere_can_neither_read_nor_post(page):
 def test_every_answer_forbids_scripts_frames_and_guessing(page):
     for path in ("/", "/link", "/case/0", "/explore.css", "/nowhere"):
         headers = page.ask(path)[2]
-        assert headers["Content-Security-Policy"] == app.POLICY and "script-src" not in app.POLICY and "default-src 'none'" in app.POLICY
-        assert headers["X-Content-Type-Options"] == "nosniff" and headers["X-Frame-Options"] == "DENY" and headers["Cache-Control"] == "no-store"
-    assert page.ask("/console")[0] == 404 and page.ask("/?__debugger__=yes&cmd=resource&f=style.css")[1].startswith("<!doctype html>")
+        assert (
+            headers["Content-Security-Policy"] == app.POLICY
+            and "script-src" not in app.POLICY
+            and "default-src 'none'" in app.POLICY
+        )
+        assert (
+            headers["X-Content-Type-Options"] == "nosniff"
+            and headers["X-Frame-Options"] == "DENY"
+            and headers["Cache-Control"] == "no-store"
+        )
+    assert page.ask("/console")[0] == 404 and page.ask("/?__debugger__=yes&cmd=resource&f=style.css")[1].startswith(
+        "<!doctype html>"
+    )
     assert page.ask("/link", "DELETE")[0] == 405
 
 
@@ -226,33 +328,60 @@ def test_the_page_works_in_a_browser_on_a_phone_and_a_desk(page, tmp_path):
             for width in (390, 1280):
                 tab.open(url + path, width, dark=width == 390)
                 assert tab.value("document.documentElement.scrollWidth <= innerWidth"), (path, width)
-                assert tab.value("getComputedStyle(document.querySelector('header')).borderBottomStyle") == "solid", "the style sheet is read"
+                assert tab.value("getComputedStyle(document.querySelector('header')).borderBottomStyle") == "solid", (
+                    "the style sheet is read"
+                )
         tab.loaded = False
         tab.value("""(() => { const field = name => document.querySelector(`[name=${name}]`);
             field("sentence").value = "Ann Powers was seen."; field("phrase").value = "Ann Powers"; document.querySelector("form").requestSubmit() })()""")
         while not tab.loaded:
             tab._next(time.monotonic() + browser.WAIT)
-        assert tab.value("document.querySelectorAll('ol li').length") == 5 and "picture: none" in tab.value("document.body.innerText")
+        assert tab.value("document.querySelectorAll('ol li').length") == 5 and "picture: none" in tab.value(
+            "document.body.innerText"
+        )
         assert tab.errors == [] and all(asked.startswith(url) for asked in tab.asked)
 
 
 def test_it_listens_on_this_machine_unless_told_otherwise_and_says_so():
-    assert all(map(serve.loopback, ("127.0.0.1", "localhost", "::1", "127.0.0.2"))) and not any(map(serve.loopback, ("0.0.0.0", "::", "192.168.1.4", "box")))  # noqa: S104
-    assert "without a password" not in serve.announced("127.0.0.1", 8080) and "http://127.0.0.1:8080/" in serve.announced("127.0.0.1", 8080)
+    assert all(map(serve.loopback, ("127.0.0.1", "localhost", "::1", "127.0.0.2"))) and not any(
+        map(serve.loopback, ("0.0.0.0", "::", "192.168.1.4", "box"))
+    )  # noqa: S104
+    assert "without a password" not in serve.announced(
+        "127.0.0.1", 8080
+    ) and "http://127.0.0.1:8080/" in serve.announced("127.0.0.1", 8080)
     assert "without a password" in serve.announced("0.0.0.0", 8080) and "http://[::]:80/" in serve.announced("::", 80)  # noqa: S104
 
 
 def test_a_page_for_others_answers_to_addresses_and_its_own_names_alone():
     names = {"localhost", "box.lan"}
-    assert app._known("192.168.1.4:8080", names, local=False) and app._known("[fe80::1]:8080", names, local=False) and app._known("box.lan", names, local=False)
-    assert not app._known("evil.example", names, local=False) and not app._known("192.168.1.4", {"127.0.0.1"}, local=True)
+    assert (
+        app._known("192.168.1.4:8080", names, local=False)
+        and app._known("[fe80::1]:8080", names, local=False)
+        and app._known("box.lan", names, local=False)
+    )
+    assert not app._known("evil.example", names, local=False) and not app._known(
+        "192.168.1.4", {"127.0.0.1"}, local=True
+    )
 
 
-@pytest.mark.parametrize("options, words", [
-    (["--run", "small/mimic/none"], "no such run"), (["--port", "99999"], "--port 99999"), (["--dataset", "demo"], "no finished run"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--run", "small/mimic/none"], "no such run"),
+        (["--port", "99999"], "--port 99999"),
+        (["--dataset", "demo"], "no finished run"),
+    ],
+)
 def test_what_cannot_be_served_is_told_in_one_line(world, options, words, tmp_path):
     command = [sys.executable, "-m", "luigi", "--module", "tasks", "Explore", "--work-dir", str(tmp_path), *options]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     said = done.stdout + done.stderr
     assert done.returncode != 0 and words in said and "Traceback" not in said

@@ -72,7 +72,13 @@ def test_every_extractor_there_is_has_a_case_here():
 @pytest.mark.parametrize(("name", "make"), CASES)
 def test_rows_have_the_declared_shapes_and_do_not_depend_on_their_batch(saved, name, make):
     made = loaded(name, saved(make))
-    units = TEXTS if made.reads == "text" else [photograph(n).reduce(4) for n in ("bus.jpg", "zidane.jpg")] if name == "faces" else pictures()
+    units = (
+        TEXTS
+        if made.reads == "text"
+        else [photograph(n).reduce(4) for n in ("bus.jpg", "zidane.jpg")]
+        if name == "faces"
+        else pictures()
+    )
     together = call(made, units)
     assert list(together) == list(made.writes)
     for output in made.writes.values():
@@ -83,14 +89,18 @@ def test_rows_have_the_declared_shapes_and_do_not_depend_on_their_batch(saved, n
             assert made.reads != "text" or not output.ragged or length == (made.count([unit])[0],)
             assert np.isfinite(values).all() and (output.dtype == "int32" or values.size < 2 or values.std() > 0)
             alone = np.asarray(call(made, [unit])[output.name][0])
-            np.testing.assert_allclose(values, alone, atol=1e-3 if output.name in ("boxes", "landmarks") else 2e-5)  # these are pixels
+            np.testing.assert_allclose(
+                values, alone, atol=1e-3 if output.name in ("boxes", "landmarks") else 2e-5
+            )  # these are pixels
         assert not output.ragged or sum(len(values) for values in together[output.name]) > 0
 
 
 @pytest.mark.parametrize(("name", "make"), CASES)
 def test_pictures_are_prepared_alike_before_and_after_loading_where_an_extractor_says_so(saved, name, make):
     made = extractor(name, saved(make))
-    assert made.loads_first == (made.reads == "text" or hasattr(made, "detector")), "all other pictures can be decoded while the model is loaded"
+    assert made.loads_first == (made.reads == "text" or hasattr(made, "detector")), (
+        "all other pictures can be decoded while the model is loaded"
+    )
     before = [] if made.loads_first else [made.prepare(image) for image in pictures()]
     made.load("cpu")
     for image, prepared in zip(pictures(), before, strict=False):
@@ -108,7 +118,11 @@ def test_a_library_whose_numbers_changed_shows_in_the_probe(saved, name, make):
         for parameter in model.parameters():
             parameter.mul_(torch.rand_like(parameter))
         changed = probe(made)
-    assert any(np.abs(np.subtract(changed[output], values)).max() > TOLERANCE for output, values in kept.items() if output != "offsets")
+    assert any(
+        np.abs(np.subtract(changed[output], values)).max() > TOLERANCE
+        for output, values in kept.items()
+        if output != "offsets"
+    )
 
 
 @pytest.mark.parametrize(("name", "make"), CASES)
@@ -159,7 +173,10 @@ def test_clip_vectors_are_what_transformers_itself_gives(saved):
     folder = saved(checkpoints.hf_clip)
     model, tokenizer = CLIPModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     with torch.inference_mode():
-        expected = [model.get_text_features(**tokenizer(text, return_tensors="pt")).pooler_output[0].numpy() for text in TEXTS[1:]]
+        expected = [
+            model.get_text_features(**tokenizer(text, return_tensors="pt")).pooler_output[0].numpy()
+            for text in TEXTS[1:]
+        ]
     np.testing.assert_allclose(call(loaded("clip_text", folder), TEXTS[1:])["pooled"], expected, atol=1e-5)
 
 
@@ -181,7 +198,10 @@ def test_the_remaining_blocks_turn_cached_layer_states_into_the_models_own_outpu
     states = torch.tensor(call(loaded("clip_layers_image", folder, block=block), images)["states"])
     texts_made = loaded("clip_layers_text", folder, block=block, outputs=["ids", "states"])
     text_rows = call(texts_made, texts)
-    whole_image, whole_text = call(loaded("clip_image", folder), images)["tokens"], call(loaded("clip_text", folder), texts)["tokens"]
+    whole_image, whole_text = (
+        call(loaded("clip_image", folder), images)["tokens"],
+        call(loaded("clip_text", folder), texts)["tokens"],
+    )
     model = texts_made.model
     with torch.inference_mode():
         if make is checkpoints.open_clip_model:
@@ -195,7 +215,11 @@ def test_the_remaining_blocks_turn_cached_layer_states_into_the_models_own_outpu
             row, causal = torch.tensor(row)[None], torch.full((len(ids), len(ids)), -torch.inf).triu(1)
             if make is checkpoints.open_clip_model:
                 if block == 0:
-                    np.testing.assert_allclose(row[0], model.token_embedding(torch.tensor(ids)) + model.positional_embedding[: len(ids)], atol=1e-6)
+                    np.testing.assert_allclose(
+                        row[0],
+                        model.token_embedding(torch.tensor(ids)) + model.positional_embedding[: len(ids)],
+                        atol=1e-6,
+                    )
                 for layer in model.transformer.resblocks[block:]:
                     row = layer(row, attn_mask=causal)
                 row = model.ln_final(row)
@@ -226,10 +250,14 @@ def test_vgg_features_are_the_layers_before_its_classes(saved):
     fc7 = call(made, images)["pooled"]
     assert fc7.shape == (3, 4096) and (fc7 >= 0).all()
     with torch.inference_mode():
-        pixels = made.normalised(np.stack([made.prepare(image) for image in images]), made.preprocess.mean, made.preprocess.std)
+        pixels = made.normalised(
+            np.stack([made.prepare(image) for image in images]), made.preprocess.mean, made.preprocess.std
+        )
         np.testing.assert_allclose(made.model.classifier[6](torch.tensor(fc7)), made.model(pixels), atol=1e-4)
         made.options = type(made.options)(made.options.model, layer="fc6")
-        np.testing.assert_allclose(made.model.classifier[3:5](torch.tensor(call(made, images)["pooled"])), fc7, atol=1e-4)
+        np.testing.assert_allclose(
+            made.model.classifier[3:5](torch.tensor(call(made, images)["pooled"])), fc7, atol=1e-4
+        )
     with pytest.raises(UserError, match="fc6"):
         extractor("image_vgg", saved(checkpoints.vgg), layer="fc8")
 
@@ -251,11 +279,17 @@ class Evil:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize(("name", "make", "file"), [
-    ("image_pooled", checkpoints.resnet, "model.pth"), ("text_tokens", checkpoints.bert, "pytorch_model.bin"),
-    ("clip_image", checkpoints.open_clip_model, "open_clip_pytorch_model.bin"), ("objects", checkpoints.faster_rcnn, "model.pth"),
-    ("faces", checkpoints.mtcnn, "pnet.pt"), ("image_vgg", checkpoints.vgg, "vgg11-0123abcd.pth"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "make", "file"),
+    [
+        ("image_pooled", checkpoints.resnet, "model.pth"),
+        ("text_tokens", checkpoints.bert, "pytorch_model.bin"),
+        ("clip_image", checkpoints.open_clip_model, "open_clip_pytorch_model.bin"),
+        ("objects", checkpoints.faster_rcnn, "model.pth"),
+        ("faces", checkpoints.mtcnn, "pnet.pt"),
+        ("image_vgg", checkpoints.vgg, "vgg11-0123abcd.pth"),
+    ],
+)
 def test_a_malicious_checkpoint_is_refused_and_never_run(saved, tmp_path, name, make, file):
     folder = shutil.copytree(saved(make), tmp_path / "model")
     for weights in folder.glob("*.safetensors"):
@@ -274,7 +308,9 @@ def test_a_malicious_checkpoint_is_refused_and_never_run(saved, tmp_path, name, 
 
 def test_torch_files_of_plain_tensors_are_read(saved, tmp_path):
     plain = loaded("image_pooled", checkpoints.resnet(tmp_path / "pth", file="model.pth"))
-    np.testing.assert_array_equal(call(plain, pictures())["pooled"], call(loaded("image_pooled", saved(checkpoints.resnet)), pictures())["pooled"])
+    np.testing.assert_array_equal(
+        call(plain, pictures())["pooled"], call(loaded("image_pooled", saved(checkpoints.resnet)), pictures())["pooled"]
+    )
 
 
 @pytest.mark.parametrize(("name", "make"), CASES)
@@ -306,10 +342,18 @@ def test_a_model_with_code_of_its_own_is_refused(saved, tmp_path):
         extractor("text_tokens", folder)
 
 
-@pytest.mark.parametrize(("name", "make"), [
-    ("clip_text", checkpoints.bert), ("image_pooled", checkpoints.vit), ("image_patches", checkpoints.resnet), ("image_vgg", checkpoints.resnet),
-    ("image_vgg", checkpoints.hf_resnet), ("image_pooled", checkpoints.faster_rcnn), ("clip_layers_image", checkpoints.vit),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("clip_text", checkpoints.bert),
+        ("image_pooled", checkpoints.vit),
+        ("image_patches", checkpoints.resnet),
+        ("image_vgg", checkpoints.resnet),
+        ("image_vgg", checkpoints.hf_resnet),
+        ("image_pooled", checkpoints.faster_rcnn),
+        ("clip_layers_image", checkpoints.vit),
+    ],
+)
 def test_a_model_of_another_kind_is_refused(saved, name, make):
     with pytest.raises(UserError):
         extractor(name, saved(make)).writes  # noqa: B018

@@ -71,7 +71,9 @@ def test_vectors_are_onnxruntimes_own_of_unit_length_with_the_profiles_colours_a
     for colour, step in (("rgb", 1), ("bgr", -1)):
         made = loaded("face_embedding", path, colour=colour, scale=1.0, mean=[10.0, 20.0, 30.0], std=[60.0, 70.0, 80.0])
         crop = np.asarray(aligned(image, points, 112), np.float32)[..., ::step]
-        expected = session.run(None, {"faces": ((crop - [10, 20, 30]) / [60, 70, 80]).astype(np.float32).transpose(2, 0, 1)[None]})[0][0]
+        expected = session.run(
+            None, {"faces": ((crop - [10, 20, 30]) / [60, 70, 80]).astype(np.float32).transpose(2, 0, 1)[None]}
+        )[0][0]
         row = {"boxes": np.float32([[60, 30, 240, 210]]), "landmarks": points[None]}
         vector = call(made, [made.cut(image, row)[0][1]])["vectors"][0]
         np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-5)
@@ -99,21 +101,36 @@ def test_inception_vectors_are_facenet_pytorchs_own(saved):
     assert [unpack(name) for name in row["names"][0]] == [f"Person {i}" for i in expected.indices[:5].tolist()]
 
 
-@pytest.mark.parametrize(("shape", "output"), [((1, 3, 112, 112), None), (("n", 3, 112, 112), None), (("n", 112, 112, 3), None), (("n", 3, "h", "w"), ("n", "d"))])
+@pytest.mark.parametrize(
+    ("shape", "output"),
+    [
+        ((1, 3, 112, 112), None),
+        (("n", 3, 112, 112), None),
+        (("n", 112, 112, 3), None),
+        (("n", 3, "h", "w"), ("n", "d")),
+    ],
+)
 def test_onnx_models_of_any_batch_and_order_of_axes_give_the_same_vectors(tmp_path, saved, shape, output):
-    made = loaded("face_embedding", checkpoints.onnx_recogniser(tmp_path, shape=shape, output=output), **({"size": 112} if "h" in shape else {}))
+    made = loaded(
+        "face_embedding",
+        checkpoints.onnx_recogniser(tmp_path, shape=shape, output=output),
+        **({"size": 112} if "h" in shape else {}),
+    )
     plain = loaded("face_embedding", saved(checkpoints.onnx_recogniser))
     items = [item for seed in range(3) for _, item in made.cut(picture(seed), parent((5, 5, 65, 65)))]
     np.testing.assert_allclose(call(made, items)["vectors"], call(plain, items)["vectors"], atol=1e-5)
     assert made.writes["vectors"].shape == (8,)
 
 
-@pytest.mark.parametrize(("shape", "options", "message"), [
-    ((1, 1, 112, 112), {}, r"takes faces \[1, 1, 112, 112\].*expected one input of float pictures"),
-    ((1, 3, 112, 96), {}, "expected a square"),
-    ((1, 3, 112, 112), {"size": 160}, "takes pictures of 112 × 112, `size: 160` in the profile"),
-    (("n", 3, "h", "w"), {}, "leaves its input's size open; set `size:`"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((1, 1, 112, 112), {}, r"takes faces \[1, 1, 112, 112\].*expected one input of float pictures"),
+        ((1, 3, 112, 96), {}, "expected a square"),
+        ((1, 3, 112, 112), {"size": 160}, "takes pictures of 112 × 112, `size: 160` in the profile"),
+        (("n", 3, "h", "w"), {}, "leaves its input's size open; set `size:`"),
+    ],
+)
 def test_onnx_models_with_other_inputs_end_in_one_line(tmp_path, shape, options, message):
     path = checkpoints.onnx_recogniser(tmp_path, shape=shape)
     with pytest.raises(UserError, match=message) as error:
@@ -147,22 +164,34 @@ def test_state_dicts_of_other_models_end_in_one_line(saved, tmp_path):
     with pytest.raises(UserError, match="is no InceptionResnetV1"):
         loaded("face_embedding", tmp_path / "other.pt")
     with pytest.raises(UserError, match="has no classes"):
-        loaded("identity", tmp_path / "other.pt", backend="inception", labels=str(saved(checkpoints.inception).with_name("names.txt")))
+        loaded(
+            "identity",
+            tmp_path / "other.pt",
+            backend="inception",
+            labels=str(saved(checkpoints.inception).with_name("names.txt")),
+        )
 
 
-@pytest.mark.parametrize(("name", "options", "message"), [
-    ("face_embedding", {"model": "faces/vggface2.pt"}, "faces/vggface2.pt.*no such file"),
-    ("face_embedding", {"model": "faces/arcface.onnx"}, "faces/arcface.onnx.*no such file"),
-    ("identity", {"model": "vggface2.pt", "backend": "inception", "labels": "names.txt"}, "names.txt.*no such file"),
-    ("identity", {}, "`model` is missing"),
-    ("identity", {"model": "a/b", "backend": "gallery"}, "drop it"),
-    ("face_attributes", {"model": "nowhere"}, "nowhere.*no such folder"),
-    ("face_attributes", {"attributes": ["gender", "shoe size"]}, "shoe size"),
-    ("face_attributes", {"attributes": ["gender"]}, "name DeepFace's weight folder"),
-    ("face_attributes", {"attributes": ["hat"], "model": "nowhere"}, "hat.*unknown"),
-    ("face_attributes", {"attributes": ["box"], "classifiers": {"box": "nowhere"}}, "box.*unknown"),
-    ("face_embedding", {"model": "a.onnx", "mean": [1.0]}, "expected three numbers"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("face_embedding", {"model": "faces/vggface2.pt"}, "faces/vggface2.pt.*no such file"),
+        ("face_embedding", {"model": "faces/arcface.onnx"}, "faces/arcface.onnx.*no such file"),
+        (
+            "identity",
+            {"model": "vggface2.pt", "backend": "inception", "labels": "names.txt"},
+            "names.txt.*no such file",
+        ),
+        ("identity", {}, "`model` is missing"),
+        ("identity", {"model": "a/b", "backend": "gallery"}, "drop it"),
+        ("face_attributes", {"model": "nowhere"}, "nowhere.*no such folder"),
+        ("face_attributes", {"attributes": ["gender", "shoe size"]}, "shoe size"),
+        ("face_attributes", {"attributes": ["gender"]}, "name DeepFace's weight folder"),
+        ("face_attributes", {"attributes": ["hat"], "model": "nowhere"}, "hat.*unknown"),
+        ("face_attributes", {"attributes": ["box"], "classifiers": {"box": "nowhere"}}, "box.*unknown"),
+        ("face_embedding", {"model": "a.onnx", "mean": [1.0]}, "expected three numbers"),
+    ],
+)
 def test_missing_files_and_wrong_options_end_in_one_line(tmp_path, monkeypatch, name, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "vggface2.pt").touch()
@@ -185,7 +214,9 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
-def test_deepface_models_of_full_size_give_what_deepface_itself_gives_and_nothing_is_asked_of_the_network(tmp_path, monkeypatch, no_network):
+def test_deepface_models_of_full_size_give_what_deepface_itself_gives_and_nothing_is_asked_of_the_network(
+    tmp_path, monkeypatch, no_network
+):
     home = tmp_path / "home"
     weights = checkpoints.deepface_weights(home / ".deepface" / "weights")
     made = loaded("face_attributes", home, attributes=["age", "emotion"], classifiers={})
@@ -197,12 +228,20 @@ def test_deepface_models_of_full_size_give_what_deepface_itself_gives_and_nothin
 
     for i, box in enumerate([(10, 10, 90, 130), (60, 20, 190, 150)]):
         crop = np.asarray(image.crop(box))[:, :, ::-1]
-        own = analyze(crop, actions=["age", "emotion"], detector_backend="skip", enforce_detection=False, align=False, silent=True)[0]
-        assert abs(own["age"] - rows["age"][i]) < 1.001 and 0 < rows["age"][i] < 100, "DeepFace cuts the age to a whole number"
-        np.testing.assert_allclose(rows["emotion"][i], [own["emotion"][name] / 100 for name in made.labels()["emotion"]], atol=1e-4)
+        own = analyze(
+            crop, actions=["age", "emotion"], detector_backend="skip", enforce_detection=False, align=False, silent=True
+        )[0]
+        assert abs(own["age"] - rows["age"][i]) < 1.001 and 0 < rows["age"][i] < 100, (
+            "DeepFace cuts the age to a whole number"
+        )
+        np.testing.assert_allclose(
+            rows["emotion"][i], [own["emotion"][name] / 100 for name in made.labels()["emotion"]], atol=1e-4
+        )
     assert np.abs(rows["emotion"][0] - rows["emotion"][1]).max() > 1e-3, "the numbers depend on the face"
     shutil.rmtree(home)
-    assert made.writes["emotion"].shape == (7,) and made.labels() == {"emotion": ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]}
+    assert made.writes["emotion"].shape == (7,) and made.labels() == {
+        "emotion": ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
+    }
     assert weights.name == "weights"
 
 
@@ -261,14 +300,20 @@ def test_the_gallery_names_the_entities_with_the_nearest_portraits_one_name_each
     assert [unpack(name) for name in rows["names"][0][0]] == ["Ada", "Zoë " + "ü" * 45, "", "", ""]
     np.testing.assert_allclose(rows["scores"][0], [[0.8, 0, 0, 0, 0], [1, 0, 0, 0, 0]], atol=1e-3)
     assert rows["box"][0].tolist() == [0, 3] and rows["names"][1].shape == (0, 5, 96)
-    assert {name: np.asarray(rows[name][0]).shape[1:] for name in rows} == {name: output.shape for name, output in made.writes.items()}
+    assert {name: np.asarray(rows[name][0]).shape[1:] for name in rows} == {
+        name: output.shape for name, output in made.writes.items()
+    }
 
 
 def test_the_gallerys_identity_is_that_of_its_faces_and_names():
     eye = np.eye(3, dtype=np.float16)
     spec = gallery([eye[:1], eye[1:2]], ["A", "B"]).spec(None, LIMITS, {"face_embedding": "0" * 64})
     assert gallery([eye[:1], eye[1:2]], ["A", "B"]).spec(None, LIMITS, {"face_embedding": "0" * 64}) == spec
-    for faces, names in (([eye[:1], eye[1:2]], ["A", "C"]), ([eye[:2], eye[:0]], ["A", "B"]), ([eye[:1], eye[2:]], ["A", "B"])):
+    for faces, names in (
+        ([eye[:1], eye[1:2]], ["A", "C"]),
+        ([eye[:2], eye[:0]], ["A", "B"]),
+        ([eye[:1], eye[2:]], ["A", "B"]),
+    ):
         assert gallery(faces, names).spec(None, LIMITS, {"face_embedding": "0" * 64}) != spec
 
 

@@ -26,12 +26,23 @@ def world(tmp_path_factory):
         image.resize((image.width * 2 // 3, image.height * 2 // 3)).save(folder / "images" / f"{name}-small.png")
     Image.new("RGB", (200, 200), (90, 140, 90)).save(folder / "images" / "field.png")
     entities = [
-        {"id": "Q1", "name": "Right Man", "images": ["images/right.png"]}, {"id": "Q2", "name": "Left Man", "images": ["images/field.png", "images/left.png"]},
-        {"id": "Q3", "name": "No Man", "images": ["images/field.png"]}, {"id": "Q4", "name": "Unseen Man"},
-    ]  # fmt: skip
+        {"id": "Q1", "name": "Right Man", "images": ["images/right.png"]},
+        {"id": "Q2", "name": "Left Man", "images": ["images/field.png", "images/left.png"]},
+        {"id": "Q3", "name": "No Man", "images": ["images/field.png"]},
+        {"id": "Q4", "name": "Unseen Man"},
+    ]
     mentions = [
-        {"id": f"m{i}", "sentence": "the man is here", "mention": "man", "gold": gold, "split": split, **({"image": f"images/{image}.png"} if image else {})}
-        for i, (gold, split, image) in enumerate([("Q1", "train", "right-small"), ("Q2", "dev", "left-small"), ("Q3", "test", "field"), ("Q4", "test", None)])
+        {
+            "id": f"m{i}",
+            "sentence": "the man is here",
+            "mention": "man",
+            "gold": gold,
+            "split": split,
+            **({"image": f"images/{image}.png"} if image else {}),
+        }
+        for i, (gold, split, image) in enumerate(
+            [("Q1", "train", "right-small"), ("Q2", "dev", "left-small"), ("Q3", "test", "field"), ("Q4", "test", None)]
+        )
     ]
     for name, records in (("entities", entities), ("mentions", mentions)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -45,7 +56,9 @@ def world(tmp_path_factory):
 
 
 def command(world, *arguments, of_dataset=True):
-    dataset = ["--dataset", "men", "--data-dir", str(world), "--profile", str(world / "faces.yaml")] if of_dataset else []
+    dataset = (
+        ["--dataset", "men", "--data-dir", str(world), "--profile", str(world / "faces.yaml")] if of_dataset else []
+    )
     code, said = commands.run(*arguments, *dataset, "--work-dir", str(world / "artifacts"))
     assert code == 0, said
     return said
@@ -60,8 +73,14 @@ def test_faces_are_matched_with_all_portraits_of_the_kb_and_masked_where_there_a
     by_entity = np.full((4, 4), np.nan)
     for row, listed in enumerate(ids):
         by_entity[row, listed[listed >= 0]] = values[row][listed >= 0]
-    assert np.isnan(by_entity[2:]).all() and np.isnan(by_entity[:, 2:]).all(), "no face in the mention's, or in none of the entity's pictures"
-    assert by_entity[0, 0] > by_entity[0, 1] and by_entity[1, 1] > by_entity[1, 0] and by_entity[[0, 1], [0, 1]].min() > 0.9
+    assert np.isnan(by_entity[2:]).all() and np.isnan(by_entity[:, 2:]).all(), (
+        "no face in the mention's, or in none of the entity's pictures"
+    )
+    assert (
+        by_entity[0, 0] > by_entity[0, 1]
+        and by_entity[1, 1] > by_entity[1, 0]
+        and by_entity[[0, 1], [0, 1]].min() > 0.9
+    )
 
 
 def test_the_kbs_portraits_name_who_is_seen_and_the_names_become_texts(world):
@@ -76,7 +95,11 @@ def test_the_kbs_portraits_name_who_is_seen_and_the_names_become_texts(world):
 
     parent = Parent.read(store, next(world.glob("artifacts/datasets/*/columns-*/mention.identity.image.npz")))
     found = texts("identities", ["man"] * 4, parent.rows(), {})
-    assert found[0][0].startswith("Right Man, score: ") and found[1][0].startswith("Left Man, score: ") and found[2:] == [[], []]
+    assert (
+        found[0][0].startswith("Right Man, score: ")
+        and found[1][0].startswith("Left Man, score: ")
+        and found[2:] == [[], []]
+    )
 
 
 def test_features_made_from_other_features_are_not_taken_for_unused(world):

@@ -33,14 +33,32 @@ def job(tmp_path_factory):
     texts = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
     wants = [{"side": side, "feature": "clip_text", "view": view} for side, view in texts.items()]
     return {
-        "profile": str(profile), "demo": None, "dataset": str(root / "prepared"), "mention_images": str(root / "data"), "entity_images": str(root / "data"),
-        "wants": wants, "cache": str(root / "cache"), "columns": str(root / "columns"), "memo": str(root / "memo"), "rates": str(root / "rates.json"),
-        "device": "cpu", "precision": "fp32", "batch_size": 4, "shard_rows": 8,
-    }  # fmt: skip
+        "profile": str(profile),
+        "demo": None,
+        "dataset": str(root / "prepared"),
+        "mention_images": str(root / "data"),
+        "entity_images": str(root / "data"),
+        "wants": wants,
+        "cache": str(root / "cache"),
+        "columns": str(root / "columns"),
+        "memo": str(root / "memo"),
+        "rates": str(root / "rates.json"),
+        "device": "cpu",
+        "precision": "fp32",
+        "batch_size": 4,
+        "shard_rows": 8,
+    }
 
 
 def images(job):
-    return {**job, "wants": [{"side": side, "feature": name, "view": "image"} for side in ("mention", "entity") for name in ("clip_image", "image_pooled")]}
+    return {
+        **job,
+        "wants": [
+            {"side": side, "feature": name, "view": "image"}
+            for side in ("mention", "entity")
+            for name in ("clip_image", "image_pooled")
+        ],
+    }
 
 
 def shards(cache: str) -> dict[str, bytes]:
@@ -48,15 +66,31 @@ def shards(cache: str) -> dict[str, bytes]:
 
 
 def leftovers(cache: str) -> list[str]:
-    return [path.name for path in Path(cache).rglob("*") if path.is_file() and path.suffix != ".h5" and path.name not in ("spec.json", ".lock")]
+    return [
+        path.name
+        for path in Path(cache).rglob("*")
+        if path.is_file() and path.suffix != ".h5" and path.name not in ("spec.json", ".lock")
+    ]
 
 
 @pytest.mark.parametrize("kind", ["texts", "pictures"])
 def test_an_extraction_killed_at_every_point_and_at_50_random_moments_ends_with_the_same_bytes(job, tmp_path, kind):
-    job = {**(job if kind == "texts" else images(job)), "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")}
+    job = {
+        **(job if kind == "texts" else images(job)),
+        "cache": str(tmp_path / "cache"),
+        "columns": str(tmp_path / "columns"),
+    }
     options = {"job": job, "faults": FAULTS, "kills": 25}
     command = [sys.executable, str(ROOT / "tests" / "kill_loop.py"), json.dumps(options)]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])
     assert all(report["stopped"].values()), report
@@ -72,8 +106,13 @@ def test_an_extraction_killed_at_every_point_and_at_50_random_moments_ends_with_
 def test_two_processes_extract_one_feature_at_once_and_divide_the_work(job, tmp_path):
     job = {**images(job), "cache": str(tmp_path / "cache"), "shard_rows": 2, "batch_size": 2}
     script = f"import json, sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline import extract; print(json.dumps(extract.main(json.loads(sys.argv[1]))['run']))"
-    commands = [[sys.executable, "-c", script, json.dumps({**job, "columns": str(tmp_path / f"columns{n}")})] for n in range(2)]
-    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for command in commands]
+    commands = [
+        [sys.executable, "-c", script, json.dumps({**job, "columns": str(tmp_path / f"columns{n}")})] for n in range(2)
+    ]
+    running = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
     accounts = []
     for process in running:
         out, error = process.communicate(timeout=200)
@@ -81,7 +120,9 @@ def test_two_processes_extract_one_feature_at_once_and_divide_the_work(job, tmp_
         accounts.append(json.loads(out.splitlines()[-1]))
     alone = {**job, "cache": str(tmp_path / "alone"), "columns": str(tmp_path / "columns-alone")}
     rows = extract.main(alone)["run"]["rows"]
-    assert {name: sum(account["rows"][name] for account in accounts) for name in rows} == rows, "no row was done twice, none left out"
+    assert {name: sum(account["rows"][name] for account in accounts) for name in rows} == rows, (
+        "no row was done twice, none left out"
+    )
     assert shards(job["cache"]) == shards(alone["cache"])
 
 
@@ -97,14 +138,18 @@ def tiny_disk(tmp_path):
     """A file system of 2 MB."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("a small file system cannot be mounted here (needs root)")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_disk_that_fills_up_on_the_way_ends_in_one_line_and_leaves_no_half_file(job, tmp_path, tiny_disk, monkeypatch):
+def test_a_disk_that_fills_up_on_the_way_ends_in_one_line_and_leaves_no_half_file(
+    job, tmp_path, tiny_disk, monkeypatch
+):
     monkeypatch.setattr(extract, "MARGIN", -(1 << 40))
     cache = tiny_disk / "cache"
     work = {**images(job), "cache": str(cache), "columns": str(tmp_path / "columns")}
@@ -123,7 +168,12 @@ def test_a_disk_that_fills_up_on_the_way_ends_in_one_line_and_leaves_no_half_fil
 
 
 def test_a_preparation_on_a_full_disk_leaves_all_tables_or_none(tmp_path, tiny_disk):
-    work = {"name": "small", "data_dir": str(small_world.write(tmp_path / "data")), "out": str(tiny_disk / "out"), "memo": str(tmp_path / "memo")}
+    work = {
+        "name": "small",
+        "data_dir": str(small_world.write(tmp_path / "data")),
+        "out": str(tiny_disk / "out"),
+        "memo": str(tmp_path / "memo"),
+    }
     page, failures, filler = 4096, 0, tiny_disk / "filler"
     while True:
         filler.write_bytes(b"")
@@ -140,13 +190,17 @@ def test_a_preparation_on_a_full_disk_leaves_all_tables_or_none(tmp_path, tiny_d
     filler.write_bytes(b"x" * (filler.stat().st_size + shutil.disk_usage(tiny_disk).free))
     with pytest.raises(UserError, match="no space left"):
         prepare(work)
-    assert {path.name: path.read_bytes() for path in (tiny_disk / "out").iterdir()} == whole, "tables that were there stay"
+    assert {path.name: path.read_bytes() for path in (tiny_disk / "out").iterdir()} == whole, (
+        "tables that were there stay"
+    )
 
 
 def test_a_read_only_place_ends_in_one_line(job, tmp_path):
     place = tmp_path / "disk"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=400k", "tmpfs", str(place)], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "ro,size=400k", "tmpfs", str(place)], capture_output=True, check=False
+    ).returncode:
         pytest.skip("a read-only file system cannot be mounted here (needs root)")
     try:
         with pytest.raises(UserError, match="read-only"):
@@ -163,9 +217,13 @@ def test_broken_pictures_are_verdicts_in_the_store_and_are_not_read_again(job, t
     (data / "mentions" / "m2.png").unlink()
     prepare({"name": "small", "data_dir": str(data), "out": str(tmp_path / "prepared")})
     work = {
-        **images(job), "dataset": str(tmp_path / "prepared"), "mention_images": str(data), "entity_images": str(data), "cache": str(tmp_path / "cache"),
+        **images(job),
+        "dataset": str(tmp_path / "prepared"),
+        "mention_images": str(data),
+        "entity_images": str(data),
+        "cache": str(tmp_path / "cache"),
         "columns": str(tmp_path / "columns"),
-    }  # fmt: skip
+    }
     first = extract.main(work)
     verdicts = first["features"]["clip_image"]["verdicts"]
     assert verdicts["broken"] == 2 and verdicts["ok"] == first["features"]["clip_image"]["rows"] - 2
@@ -199,7 +257,10 @@ def test_a_model_that_gives_other_numbers_than_its_cache_is_refused(job, tmp_pat
     store.set_probe({name: [0.5] * len(values) for name, values in store.probe.items()})
     for path in store.folder.glob("*.h5"):
         path.unlink()
-    with pytest.raises(UserError, match=f"no longer gives the numbers its cache.*delete the folder {store.folder} and run the same command again"):
+    with pytest.raises(
+        UserError,
+        match=f"no longer gives the numbers its cache.*delete the folder {store.folder} and run the same command again",
+    ):
         extract.main(work)
     shutil.rmtree(store.folder)
     assert extract.main(work)["run"]["rows"]["clip_text"] > 0
@@ -207,7 +268,11 @@ def test_a_model_that_gives_other_numbers_than_its_cache_is_refused(job, tmp_pat
 
 @pytest.mark.parametrize("kind", ["texts", "pictures"])
 def test_a_model_that_is_refused_leaves_no_empty_store(job, tmp_path, monkeypatch, kind):
-    work = {**(job if kind == "texts" else images(job)), "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")}
+    work = {
+        **(job if kind == "texts" else images(job)),
+        "cache": str(tmp_path / "cache"),
+        "columns": str(tmp_path / "columns"),
+    }
     for name in ("pipeline.extractors.clip_text.ClipText.load", "pipeline.extractors.clip_image.ClipImage.load"):
         monkeypatch.setattr(name, refused)
     with pytest.raises(UserError, match="refused"):
@@ -248,7 +313,13 @@ def test_pictures_are_decoded_while_the_model_is_loaded_and_across_shards(job, t
 
     monkeypatch.setattr(reading, "decode", decode)
     monkeypatch.setattr(ClipImage, "load", load)
-    work = {**images(job), "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns"), "batch_size": 1, "shard_rows": 2}
+    work = {
+        **images(job),
+        "cache": str(tmp_path / "cache"),
+        "columns": str(tmp_path / "columns"),
+        "batch_size": 1,
+        "shard_rows": 2,
+    }
     done = extract.main(work)
     assert set(done["run"]["model_loads"]) == {"clip_image", "image_pooled"} and len(shards(work["cache"])) > 6
 
@@ -267,18 +338,36 @@ def test_memory_that_runs_out_halves_the_batch(job, tmp_path, monkeypatch):
     monkeypatch.setattr(ClipImage, "__call__", hungry)
     work = {**images(job), "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns"), "batch_size": 8}
     done = extract.main(work)
-    assert max(sizes) == 8 and done["features"]["clip_image"]["verdicts"] == {"ok": done["features"]["clip_image"]["rows"]}
+    assert max(sizes) == 8 and done["features"]["clip_image"]["verdicts"] == {
+        "ok": done["features"]["clip_image"]["rows"]
+    }
     calm = {**work, "cache": str(tmp_path / "calm"), "batch_size": 2}
     monkeypatch.undo()
     extract.main(calm)
-    for halved, plain_shard in zip(sorted(Path(work["cache"]).glob("clip_image-*/*.h5")), sorted(Path(calm["cache"]).glob("clip_image-*/*.h5")), strict=True):
-        np.testing.assert_allclose(np.asarray(Shard(halved).fixed("pooled")), np.asarray(Shard(plain_shard).fixed("pooled")), atol=2e-3)
+    for halved, plain_shard in zip(
+        sorted(Path(work["cache"]).glob("clip_image-*/*.h5")),
+        sorted(Path(calm["cache"]).glob("clip_image-*/*.h5")),
+        strict=True,
+    ):
+        np.testing.assert_allclose(
+            np.asarray(Shard(halved).fixed("pooled")), np.asarray(Shard(plain_shard).fixed("pooled")), atol=2e-3
+        )
 
 
 def test_a_stale_claim_of_a_killed_process_does_not_hold_the_next_one(job, tmp_path):
     work = {**job, "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")}
-    command = [sys.executable, "-c", f"import json, sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline import extract; extract.main(json.loads(sys.argv[1]))"]
-    subprocess.run([*command, json.dumps(work)], cwd=ROOT, env={**os.environ, "MEL_FAULT": "mid-write"}, capture_output=True, check=False)
+    command = [
+        sys.executable,
+        "-c",
+        f"import json, sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline import extract; extract.main(json.loads(sys.argv[1]))",
+    ]
+    subprocess.run(
+        [*command, json.dumps(work)],
+        cwd=ROOT,
+        env={**os.environ, "MEL_FAULT": "mid-write"},
+        capture_output=True,
+        check=False,
+    )
     assert list(Path(work["cache"]).rglob("*.claim")), "the killed process left its claim"
     started = time.monotonic()
     extract.main(work)

@@ -10,7 +10,12 @@ LABELS = {"gender": ["Woman", "Man"], "race": ["asian", "white"], "emotion": ["h
 
 
 def faces(count=1):
-    return {"age": np.float32([49.7] * count), "gender": np.float32([[0.2, 0.8]] * count), "race": np.float32([[0.1, 0.9]] * count), "box": np.arange(count)}
+    return {
+        "age": np.float32([49.7] * count),
+        "gender": np.float32([[0.2, 0.8]] * count),
+        "race": np.float32([[0.1, 0.9]] * count),
+        "box": np.arange(count),
+    }
 
 
 def test_the_attribute_sentence_has_the_papers_form_with_the_attributes_there_are():
@@ -21,12 +26,21 @@ def test_the_attribute_sentence_has_the_papers_form_with_the_attributes_there_ar
 
 def test_attributes_that_the_paper_has_not_follow_in_their_own_order():
     labels = LABELS | {"hair": ["long red", "short black"], "beard": ["none", "moustache"]}
-    row = {"hair": np.float32([[0.1, 0.9]]), "beard": np.float32([[0.2, 0.8]]), "gender": np.float32([[0.2, 0.8]]), "box": np.int32([0])}
-    assert texts("face_attributes", ["Ada"], [row], labels) == [["Ada, gender: male, hair: short black, beard: moustache"]]
+    row = {
+        "hair": np.float32([[0.1, 0.9]]),
+        "beard": np.float32([[0.2, 0.8]]),
+        "gender": np.float32([[0.2, 0.8]]),
+        "box": np.int32([0]),
+    }
+    assert texts("face_attributes", ["Ada"], [row], labels) == [
+        ["Ada, gender: male, hair: short black, beard: moustache"]
+    ]
 
 
 def test_mentions_without_picture_or_face_have_no_sentence_and_crowds_have_a_bounded_number():
-    assert [len(found) for found in texts("face_attributes", ["a", "b", "c"], [None, faces(0), faces(50)], LABELS, most=3)] == [0, 0, 3]
+    assert [
+        len(found) for found in texts("face_attributes", ["a", "b", "c"], [None, faces(0), faces(50)], LABELS, most=3)
+    ] == [0, 0, 3]
 
 
 def recognised(*scored):
@@ -35,7 +49,10 @@ def recognised(*scored):
 
 
 def test_names_over_the_threshold_are_told_once_best_first():
-    first, second = recognised(("Barack Obama", 0.76), ("Joe Biden", 0.5)), recognised(("Joe Biden", 0.9), ("Barack Obama", 0.6))
+    first, second = (
+        recognised(("Barack Obama", 0.76), ("Joe Biden", 0.5)),
+        recognised(("Joe Biden", 0.9), ("Barack Obama", 0.6)),
+    )
     row = {"names": np.stack([first[0], second[0]]), "scores": np.stack([first[1], second[1]])}
     assert texts("identities", ["x"], [row], {}) == [["Joe Biden, score: 0.90", "Barack Obama, score: 0.76"]]
     assert texts("identities", ["x"], [row], {}, threshold=0.8) == [["Joe Biden, score: 0.90"]]
@@ -51,7 +68,11 @@ def test_empty_names_are_none_even_with_a_score():
 @pytest.mark.parametrize("name", ["Ada", "Zoë", "名" * 40, "a" * 95 + "é", ""])
 def test_names_survive_packing_up_to_a_whole_character(name):
     found = unpack(pack(name))
-    assert name.startswith(found) and len(pack(name)) == 96 and len(name.encode()) - len(found.encode()) in (0, *range(len(name.encode()) - 96, len(name.encode()) - 92))
+    assert (
+        name.startswith(found)
+        and len(pack(name)) == 96
+        and len(name.encode()) - len(found.encode()) in (0, *range(len(name.encode()) - 96, len(name.encode()) - 92))
+    )
 
 
 def test_another_view_is_refused():

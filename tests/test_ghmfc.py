@@ -24,11 +24,23 @@ def test_ghmfc_records_become_mentions_and_entities(ghmfc):
     ghmfc.files["qid2brief"] = {"Q10": "A woman."}
     dataset = ghmfc.load()
     first = dataset.mentions[2]
-    assert (first.id, first.split, first.phrase, first.span, first.gold, first.image) == ("10", "dev", "Ann", (0, 3), "Q10", "1.jpg")
+    assert (first.id, first.split, first.phrase, first.span, first.gold, first.image) == (
+        "10",
+        "dev",
+        "Ann",
+        (0, 3),
+        "Q10",
+        "1.jpg",
+    )
     assert [m.id for m in dataset.mentions] == ["00", "01", "10", "11", "20", "21"]
     assert [e.id for e in dataset.entities] == ["Q10", "Q2", "Q3"]
     woman, man = dataset.entities[:2]
-    assert (woman.name, woman.attributes, woman.description, woman.images) == ("Ann Lee", "Occupation: singer.", "A woman.", ())
+    assert (woman.name, woman.attributes, woman.description, woman.images) == (
+        "Ann Lee",
+        "Occupation: singer.",
+        "A woman.",
+        (),
+    )
     assert (man.attributes, man.description) == ("", "")
     assert dataset.format == "ghmfc"
 
@@ -65,7 +77,10 @@ def test_ghmfc_nil_and_golds_outside_the_kb(ghmfc, answer):
 def test_ghmfc_several_mentions_in_one_record(ghmfc):
     ghmfc.splits["train"]["00"] |= {"mentions": ["Ann", "Bob"], "entities": ["x", "y"], "answer": ["Q10", "nil"]}
     found = ghmfc.load().mentions
-    assert [(m.id, m.phrase, m.gold, m.given) for m in found[:2]] == [("00.0", "Ann", "Q10", ("Q10",)), ("00.1", "Bob", None, ("Q3", "Q404", "Q2"))]
+    assert [(m.id, m.phrase, m.gold, m.given) for m in found[:2]] == [
+        ("00.0", "Ann", "Q10", ("Q10",)),
+        ("00.1", "Bob", None, ("Q3", "Q404", "Q2")),
+    ]
 
 
 def test_ghmfc_percent_encoded_names_are_read(ghmfc):
@@ -133,25 +148,46 @@ def train(data):
 
 
 GHMFC_ERRORS = {
-    "unknown field": (change(train, sentense="x"), ["train.json: record 2 ('01')", "did you mean 'sentence'", "--ignore-fields sentense"]),
+    "unknown field": (
+        change(train, sentense="x"),
+        ["train.json: record 2 ('01')", "did you mean 'sentence'", "--ignore-fields sentense"],
+    ),
     "missing answer": (change(train, answer=ABSENT), ["train.json: record 2 ('01')", "'answer' is missing"]),
     "empty phrase": (change(train, mentions=" "), ["record 2 ('01')", "'mentions' is empty"]),
     "half a character": (change(train, sentence="a\ud800"), ["record 2 ('01')", "surrogate"]),
-    "answers too few": (change(train, mentions=["a", "b"], answer=["Q1"]), ["record 2 ('01')", "2 mentions and 1 answers"]),
+    "answers too few": (
+        change(train, mentions=["a", "b"], answer=["Q1"]),
+        ["record 2 ('01')", "2 mentions and 1 answers"],
+    ),
     "pictures are no list": (change(train, img_list="a.jpg"), ["record 2 ('01')", "'img_list'", "list of file names"]),
-    "record is a list": (lambda data: data.splits["dev"].update(x=[]), ["dev.json: record 3 ('x')", "list", "expected an object"]),
+    "record is a list": (
+        lambda data: data.splits["dev"].update(x=[]),
+        ["dev.json: record 3 ('x')", "list", "expected an object"],
+    ),
     "split is a list": (lambda data: data.splits.update(dev=[1]), ["dev.json", "found list", "expected an object"]),
     "empty split": (lambda data: data.splits["dev"].clear(), ["dev.json", "an empty object"]),
     "empty key": (lambda data: data.splits["dev"].update({"": train(data)}), ["dev.json: record 3", "'key' is empty"]),
-    "id in two splits": (lambda data: data.splits["dev"].update({"00": train(data)}), ["dev.json: record 3 ('00')", "already given at", "train.json"]),
+    "id in two splits": (
+        lambda data: data.splits["dev"].update({"00": train(data)}),
+        ["dev.json: record 3 ('00')", "already given at", "train.json"],
+    ),
     "name is a number": (lambda data: data.names.update(Q2=7), ["qid2ne.json", "'Q2'", "int 7"]),
     "empty name": (lambda data: data.names.update(Q2=""), ["qid2ne.json", "'Q2' is empty"]),
     "empty qid": (lambda data: data.names.update({" ": "x"}), ["qid2ne.json: record 4", "'QID' is empty"]),
     "half a qid": (lambda data: data.names.update({"Q\ud800": "x"}), ["qid2ne.json: record 4", "surrogate"]),
     "no names": (lambda data: data.names.clear(), ["qid2ne.json", "an empty object"]),
-    "properties are a list": (lambda data: data.files["qid2abs"].update(Q10=["x"]), ["qid2abs.json", "'Q10'", "list ['x']"]),
-    "candidates are text": (lambda data: data.files["search_top100"].update(Bob="Q3"), ["search_top100.json", "'Bob'", "expected a list of ids"]),
-    "candidate is a list": (lambda data: data.files["search_top100"].update(Bob=[["Q3"]]), ["search_top100.json", "'Bob'", "list ['Q3']"]),
+    "properties are a list": (
+        lambda data: data.files["qid2abs"].update(Q10=["x"]),
+        ["qid2abs.json", "'Q10'", "list ['x']"],
+    ),
+    "candidates are text": (
+        lambda data: data.files["search_top100"].update(Bob="Q3"),
+        ["search_top100.json", "'Bob'", "expected a list of ids"],
+    ),
+    "candidate is a list": (
+        lambda data: data.files["search_top100"].update(Bob=[["Q3"]]),
+        ["search_top100.json", "'Bob'", "list ['Q3']"],
+    ),
 }
 
 
@@ -180,6 +216,13 @@ def test_wikimel_reads_the_same_in_this_layout_as_in_the_mimic_release(tmp_path)
     for split in ("train", "dev", "test"):
         records = json.loads((WIKIMEL / f"WIKIMEL_{split}.json").read_text())
         (tmp_path / f"{split}.json").write_text(json.dumps({str(record["id"]): record for record in records}))
-    after = load("wikimel", tmp_path, "ghmfc", LayoutOptions(mention_images=str(WIKIMEL / "mention_image"), entity_images=str(WIKIMEL / "kb_image")))
+    after = load(
+        "wikimel",
+        tmp_path,
+        "ghmfc",
+        LayoutOptions(mention_images=str(WIKIMEL / "mention_image"), entity_images=str(WIKIMEL / "kb_image")),
+    )
     assert after.mentions == before.mentions and len(after.mentions) == 25_846
-    assert sorted(after.entities, key=lambda entity: entity.id) == sorted((replace(e, type=None) for e in before.entities), key=lambda entity: entity.id)
+    assert sorted(after.entities, key=lambda entity: entity.id) == sorted(
+        (replace(e, type=None) for e in before.entities), key=lambda entity: entity.id
+    )

@@ -55,10 +55,17 @@ def cosines(head, method, mentions, entities):
 
 CASES = [(method, {}) for method in BASELINES]
 CASES += [(method, {"projection": False}) for method in ("bert", "clip", "clip_text")]
-CASES += [("melhi", {"threshold": 0.2}), ("jmel", {"loss": "cross_entropy"}), ("dzmned", {"loss": "triplet"}), ("ghmfc", {"contrast": 0.0})]
+CASES += [
+    ("melhi", {"threshold": 0.2}),
+    ("jmel", {"loss": "cross_entropy"}),
+    ("dzmned", {"loss": "triplet"}),
+    ("ghmfc", {"contrast": 0.0}),
+]
 
 
-@pytest.mark.parametrize(("method", "options"), CASES, ids=[f"{method} {options or ''}".strip() for method, options in CASES])
+@pytest.mark.parametrize(
+    ("method", "options"), CASES, ids=[f"{method} {options or ''}".strip() for method, options in CASES]
+)
 def test_scores_and_loss_are_the_reference(method, options):
     head = make(method, **options)
     mentions, entities = head_rows(head.shapes, 6, 1), head_rows(head.shapes, 4, 2)
@@ -70,10 +77,16 @@ def test_scores_and_loss_are_the_reference(method, options):
         loss, parts = head.loss(Batch(mentions, entities, torch.tensor(GOLD)))
     np.testing.assert_allclose(block.numpy(), expected, rtol=1e-5, atol=1e-5)
     real = (lists >= 0).numpy()
-    np.testing.assert_allclose(listed.numpy()[real], np.take_along_axis(expected, lists.clamp(min=0).numpy(), 1)[real], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        listed.numpy()[real], np.take_along_axis(expected, lists.clamp(min=0).numpy(), 1)[real], rtol=1e-5, atol=1e-5
+    )
     want = reference.objective(expected, GOLD, chosen)
     if method == "ghmfc" and chosen["contrast"]:
-        views = [view for view in (reference.guided(plain(mentions, row), weights, chosen) for row in range(6)) if view[1] is not None]
+        views = [
+            view
+            for view in (reference.guided(plain(mentions, row), weights, chosen) for row in range(6))
+            if view[1] is not None
+        ]
         similar = [[reference.cosine(text, image) / chosen["temperature"] for _, image in views] for text, _ in views]
         contrast = np.mean([reference.cross_entropy(row, place) for place, row in enumerate(similar)])
         assert parts["contrast"].item() == pytest.approx(contrast, rel=1e-4) and len(views) > 2
@@ -110,14 +123,21 @@ def test_no_epochs_leave_the_weights_as_they_were(world, tmp_path):
     training.main(job)
     tensors, said = training.read_tensors(Path(job["out"]) / "model.safetensors")
     torch.manual_seed(job["seed"])
-    fresh = make_head("jmel", load_config("jmel", job["config"]), {name: tuple(shape) for name, shape in said["shapes"].items()})
+    fresh = make_head(
+        "jmel", load_config("jmel", job["config"]), {name: tuple(shape) for name, shape in said["shapes"].items()}
+    )
     assert all(torch.equal(tensor, fresh.state_dict()[name]) for name, tensor in tensors.items()) and tensors
 
 
 @pytest.mark.parametrize("method", ["bert", "dzmned", "ghmfc", "jmel", "melhi"])
 def test_training_beats_the_weights_it_starts_from(world, tmp_path, method):
     def reached(epochs):
-        job = job_for(world, method, {"epochs": epochs, "width": 16, "lr": 0.005, "batch_size": 32}, tmp_path / f"{method}{epochs}")
+        job = job_for(
+            world,
+            method,
+            {"epochs": epochs, "width": 16, "lr": 0.005, "batch_size": 32},
+            tmp_path / f"{method}{epochs}",
+        )
         return training.main(job)["metrics"]["test"]["full-kb"]["all"]["MRR"]
 
     assert reached(6) > reached(0) + 0.1

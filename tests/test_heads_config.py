@@ -12,7 +12,9 @@ from heads.config import load_config, methods, to_json
 
 def test_methods_and_configurations_need_no_torch():
     code = "import sys; from heads.config import load_config, methods; [load_config(m, {}) for m in methods()]; print('torch' in sys.modules, *methods())"
-    loaded, *names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded, *names = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert loaded == "False"
     assert names == methods() and "mimic" in names and "base" not in names
 
@@ -67,7 +69,11 @@ def test_mimic_asks_for_what_its_units_read_and_no_more():
         ("entity", "image"): ("clip_image", "image", "tokens", "pooled"),
     }
     assert wanted(everything, text_feature="text_tokens")["entity", "text"][0] == "text_tokens"
-    assert {role for _, role in wanted(["text_tokens"])} == {role for _, role in wanted(everything, image_feature=None)} == {"text"}
+    assert (
+        {role for _, role in wanted(["text_tokens"])}
+        == {role for _, role in wanted(everything, image_feature=None)}
+        == {"text"}
+    )
     assert wanted(everything, units=["cmfu"])["mention", "text"][2:] == ("pooled",)
     assert {role for _, role in wanted(everything, units=["vdlu"])} == {"image"}
     assert wanted(everything, image_global="class_row")["mention", "image"][2:] == ("tokens",)

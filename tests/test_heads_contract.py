@@ -16,11 +16,16 @@ SMALL = {
     "drin": {"width": 16, "hinge": "each"},  # the hinge of the mean is content long before all are learned
     "dwe": {"width": 16, "joint_width": 12, "attention_heads": 4, "dropout": 0.0},
     "dsmip": {"d_t": 8, "d_v": 8, "d_c": 8, "gate_width": 16, "gate_dropout": 0.0},
-    "fused": {"hidden": 192, "members": 2},  # random numbers are learned by heart, which takes more than a real combination
+    "fused": {
+        "hidden": 192,
+        "members": 2,
+    },  # random numbers are learned by heart, which takes more than a real combination
     "mimic": {"d_t": 8, "d_v": 8, "d_c": 8},
     "ranker": {"hidden": 192, "members": 2},
 }
-TEXT_ONLY = {method: {"image_feature": None} for method in ("clip", "drin", "dzmned", "ghmfc", "jmel", "melhi", "mimic")}
+TEXT_ONLY = {
+    method: {"image_feature": None} for method in ("clip", "drin", "dzmned", "ghmfc", "jmel", "melhi", "mimic")
+}
 
 
 @pytest.fixture(params=methods())
@@ -33,7 +38,9 @@ def make(method):
     """A function of (seed, text_only) -> a small head of the method."""
 
     def build(seed=0, text_only=False, **options):
-        config = load_config(method, {**SMALL.get(method, {}), **(TEXT_ONLY.get(method, {}) if text_only else {}), **options})
+        config = load_config(
+            method, {**SMALL.get(method, {}), **(TEXT_ONLY.get(method, {}) if text_only else {}), **options}
+        )
         torch.manual_seed(seed)
         return make_head(method, config, head_shapes(config, text_only))
 
@@ -80,7 +87,10 @@ def test_scores_have_the_shape_of_the_pairs_and_are_fp32(make):
     mentions, entities, lists = features(head, 5, 1), features(head, 9, 2), lists_of(5, 4, 9)
     found = score(head, mentions, entities, lists)
     assert set(found) == {"score", *head.units}
-    assert all(values.shape == (5, 4) and values.dtype == torch.float32 and values.isfinite().all() for values in found.values())
+    assert all(
+        values.shape == (5, 4) and values.dtype == torch.float32 and values.isfinite().all()
+        for values in found.values()
+    )
     if head.scores_blocks:
         with torch.no_grad():
             block = head.score_block(head.encode_mentions(mentions), head.encode_entities(entities))
@@ -90,18 +100,34 @@ def test_scores_have_the_shape_of_the_pairs_and_are_fp32(make):
 
 def test_scores_do_not_depend_on_what_else_is_in_the_batch(make):
     head = make()
-    mentions, entities, lists = features(head, 12, 1, lengths=(1, 30)), features(head, 20, 2, lengths=(1, 30)), lists_of(12, 5, 20)
+    mentions, entities, lists = (
+        features(head, 12, 1, lengths=(1, 30)),
+        features(head, 20, 2, lengths=(1, 30)),
+        lists_of(12, 5, 20),
+    )
     pairs = head_pairs(head.shapes, lists, 3)
     together = score(head, mentions, entities, lists, pairs)["score"]
     order = torch.randperm(12, generator=torch.Generator().manual_seed(4))
-    close(score(head, mentions.take(order), entities, lists[order], {name: values[order] for name, values in pairs.items()})["score"], together[order])
+    close(
+        score(
+            head, mentions.take(order), entities, lists[order], {name: values[order] for name, values in pairs.items()}
+        )["score"],
+        together[order],
+    )
     for row in range(12):
         own = {name: values[row : row + 1] for name, values in pairs.items()}
-        alone = score(head, mentions.take(torch.tensor([row])), entities.take(lists[row]), torch.arange(5)[None, :], own)["score"]
+        alone = score(
+            head, mentions.take(torch.tensor([row])), entities.take(lists[row]), torch.arange(5)[None, :], own
+        )["score"]
         close(alone, together[row : row + 1])
     if head.scores_blocks:
         with torch.no_grad():
-            parts = [head.score_block(head.encode_mentions(mentions.take(torch.tensor(rows))), head.encode_entities(entities)) for rows in ([0, 1], [2, 11])]
+            parts = [
+                head.score_block(
+                    head.encode_mentions(mentions.take(torch.tensor(rows))), head.encode_entities(entities)
+                )
+                for rows in ([0, 1], [2, 11])
+            ]
         close(torch.cat([part["score"] for part in parts]).gather(1, lists[[0, 1, 2, 11]]), together[[0, 1, 2, 11]])
 
 
@@ -110,8 +136,14 @@ def test_where_a_list_ends_nothing_is_read(make):
     mentions, entities, lists = features(head, 6, 1), features(head, 9, 2), lists_of(6, 4, 9)
     pairs = head_pairs(head.shapes, lists, 3)
     longer = torch.cat([torch.full((6, 1), -1), lists, torch.full((6, 3), -1)], 1)
-    beside = {name: torch.cat([values[:, :1] * torch.nan, values, values[:, :3] * torch.nan], 1) for name, values in pairs.items()}
-    close(score(head, mentions, entities, longer, beside)["score"][:, 1:5], score(head, mentions, entities, lists, pairs)["score"])
+    beside = {
+        name: torch.cat([values[:, :1] * torch.nan, values, values[:, :3] * torch.nan], 1)
+        for name, values in pairs.items()
+    }
+    close(
+        score(head, mentions, entities, longer, beside)["score"][:, 1:5],
+        score(head, mentions, entities, lists, pairs)["score"],
+    )
 
 
 def test_missing_features_are_not_read(make):
@@ -130,7 +162,10 @@ def test_missing_features_are_not_read(make):
 
 def test_rows_without_any_feature_have_finite_scores(make):
     head = make()
-    mentions, entities = features(head, 4, 1, missing=1.0, lengths=(0, 1)), features(head, 6, 2, missing=1.0, lengths=(0, 1))
+    mentions, entities = (
+        features(head, 4, 1, missing=1.0, lengths=(0, 1)),
+        features(head, 6, 2, missing=1.0, lengths=(0, 1)),
+    )
     assert score(head, mentions, entities, lists_of(4, 3, 6))["score"].isfinite().all()
     lists = lists_of(4, 3, 6)
     loss, _ = make().loss(batch(head, mentions, entities, lists[:, 0].clone(), lists))
@@ -158,7 +193,10 @@ def test_empty_lists_and_a_batch_of_one_work(make):
 def test_gradients_reach_every_parameter(make):
     head = make().train()
     head.loss(batch_of(head, 12, 12, 1))[0].backward()
-    largest = {name: 0.0 if parameter.grad is None else float(parameter.grad.abs().max()) for name, parameter in head.named_parameters()}
+    largest = {
+        name: 0.0 if parameter.grad is None else float(parameter.grad.abs().max())
+        for name, parameter in head.named_parameters()
+    }
     assert not [name for name, value in largest.items() if value < 1e-7]
 
 

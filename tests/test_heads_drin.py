@@ -48,7 +48,10 @@ def make(seed=3, **options):
 
 def sides(head, seed=1):
     """Features of six mentions and nine entities; the fifth mention has no text and no picture, nor has the entity 6."""
-    mentions, entities = head_rows(head.shapes, 6, seed, lengths=(3, 9)), head_rows(head.shapes, 9, seed + 1, missing=0.2)
+    mentions, entities = (
+        head_rows(head.shapes, 6, seed, lengths=(3, 9)),
+        head_rows(head.shapes, 9, seed + 1, missing=0.2),
+    )
     for rows, absent in ((mentions, 4), (entities, 6)):
         for name in [name for name in rows if name.endswith(".ok")]:
             rows[name][absent] = False
@@ -60,8 +63,12 @@ def plain_mention(rows, row):
     here = torch.tensor([row])
     span = rows["text.span"][row].tolist()
     return {
-        "text": bool(rows["text.ok"][row]), "tokens": rows["text.tokens"].take(here).values.double().numpy(), "pooled": rows["text.pooled"][row].double().numpy(),
-        "offsets": rows["text.offsets"].take(here).values.tolist(), "span": None if span[0] < 0 else span, "image": plain(rows, "image", row),
+        "text": bool(rows["text.ok"][row]),
+        "tokens": rows["text.tokens"].take(here).values.double().numpy(),
+        "pooled": rows["text.pooled"][row].double().numpy(),
+        "offsets": rows["text.offsets"].take(here).values.tolist(),
+        "span": None if span[0] < 0 else span,
+        "image": plain(rows, "image", row),
     }
 
 
@@ -74,9 +81,16 @@ def expected(head, mentions, entities, pairs):
     weights = {name: tensor.double().numpy() for name, tensor in head.state_dict().items()}
     found = []
     for b, row in enumerate(LISTS.tolist()):
-        candidates = [{"text": plain(entities, "text", e), "image": plain(entities, "image", e)} if e >= 0 else {"text": None, "image": None} for e in row]
+        candidates = [
+            {"text": plain(entities, "text", e), "image": plain(entities, "image", e)}
+            if e >= 0
+            else {"text": None, "image": None}
+            for e in row
+        ]
         relations = {
-            kind: [None if value != value else value for value in pairs[name][b].double().tolist()] if name in pairs else [None] * len(row)
+            kind: [None if value != value else value for value in pairs[name][b].double().tolist()]
+            if name in pairs
+            else [None] * len(row)
             for kind, name in RELATIONS.items()
         }
         found.append(reference.texts(plain_mention(mentions, b), candidates, relations, weights, vars(head.config)))
@@ -99,18 +113,31 @@ def test_scores_edges_and_loss_are_the_equations(options):
             assert scores[b, j].item() == pytest.approx(reference.cosine(mention, candidates[j]), abs=1e-5)
             for (mention_name, entity_name), kind in reference.KINDS.items():
                 for place in range(head.config.layers if kind in head.kinds else 0):
-                    found, want = edges[f"edge_{kind}_{place}"][b, j].item(), used[place].get(((mention_name, 0), (entity_name, j)))
+                    found, want = (
+                        edges[f"edge_{kind}_{place}"][b, j].item(),
+                        used[place].get(((mention_name, 0), (entity_name, j))),
+                    )
                     assert np.isnan(found) if want is None else found == pytest.approx(want, rel=1e-5, abs=1e-5)
     lists = [[entity if entity >= 0 else None for entity in row] for row in LISTS.tolist()]
-    without_ends = [([e for e in row if e is not None], [c for e, c in zip(row, graphs[b][1], strict=True) if e is not None]) for b, row in enumerate(lists)]
-    want = reference.loss([(graphs[b][0], kept) for b, (_, kept) in enumerate(without_ends)], [row for row, _ in without_ends], GOLD, vars(head.config))
+    without_ends = [
+        ([e for e in row if e is not None], [c for e, c in zip(row, graphs[b][1], strict=True) if e is not None])
+        for b, row in enumerate(lists)
+    ]
+    want = reference.loss(
+        [(graphs[b][0], kept) for b, (_, kept) in enumerate(without_ends)],
+        [row for row, _ in without_ends],
+        GOLD,
+        vars(head.config),
+    )
     assert loss.item() == pytest.approx(want, rel=1e-5, abs=1e-6)
     assert want > 0
 
 
 def score(head, mentions, entities, lists, pairs):
     with torch.no_grad():
-        return head.eval().score_lists(head.encode_mentions(mentions), head.encode_entities(entities), lists, pairs)["score"]
+        return head.eval().score_lists(head.encode_mentions(mentions), head.encode_entities(entities), lists, pairs)[
+            "score"
+        ]
 
 
 @pytest.mark.parametrize("options", [{}, {"release": True}, {"neighbours": "sum"}], ids=["paper", "release", "sum"])
@@ -120,7 +147,13 @@ def test_where_the_gold_stands_in_the_list_tells_nothing(options):
     pairs = head_pairs(head.shapes, LISTS, 5)
     before = score(head, mentions, entities, LISTS, pairs)
     order = torch.stack([torch.randperm(4, generator=torch.Generator().manual_seed(row)) for row in range(6)])
-    after = score(head, mentions, entities, LISTS.gather(1, order), {name: values.gather(1, order) for name, values in pairs.items()})
+    after = score(
+        head,
+        mentions,
+        entities,
+        LISTS.gather(1, order),
+        {name: values.gather(1, order) for name, values in pairs.items()},
+    )
     real = LISTS.gather(1, order) >= 0
     torch.testing.assert_close(after[real], before.gather(1, order)[real], rtol=1e-5, atol=1e-6)
 
@@ -137,12 +170,20 @@ def test_nothing_but_the_list_is_known_of_the_gold():
     for tensor in values.values():
         tensor[0, gold_place] = torch.nan
     without = score(head, mentions, entities, swapped, values)
-    alone = score(head, mentions, entities.take(torch.tensor([8, 0, 5])), torch.tensor([[0, 1, 2]] + [[-1] * 3] * 5), {n: v[:, [0, 1, 3]] for n, v in pairs.items()})
+    alone = score(
+        head,
+        mentions,
+        entities.take(torch.tensor([8, 0, 5])),
+        torch.tensor([[0, 1, 2]] + [[-1] * 3] * 5),
+        {n: v[:, [0, 1, 3]] for n, v in pairs.items()},
+    )
     others = [0, 1, 3]
     torch.testing.assert_close(without[0, others], alone[0], rtol=1e-6, atol=1e-6)  # as if the gold did not exist
     torch.testing.assert_close(without[1:], before[1:], rtol=0, atol=0)
     entities["text.pooled"][3] += 5.0  # a gold that is not listed may be anything
-    torch.testing.assert_close(score(head, mentions, entities, swapped, values)[0, others], without[0, others], rtol=0, atol=0)
+    torch.testing.assert_close(
+        score(head, mentions, entities, swapped, values)[0, others], without[0, others], rtol=0, atol=0
+    )
 
 
 def test_a_candidate_swapped_for_one_without_edges_moves_no_other_score():
@@ -156,7 +197,9 @@ def test_a_candidate_swapped_for_one_without_edges_moves_no_other_score():
     swapped = LISTS.clone()
     swapped[0, 2] = 7
     others = [0, 1, 3]
-    torch.testing.assert_close(score(head, mentions, entities, swapped, pairs)[0, others], before[0, others], rtol=0, atol=0)
+    torch.testing.assert_close(
+        score(head, mentions, entities, swapped, pairs)[0, others], before[0, others], rtol=0, atol=0
+    )
 
 
 def test_a_mention_whose_gold_is_not_listed_trains_nothing():
@@ -170,18 +213,25 @@ def test_a_mention_whose_gold_is_not_listed_trains_nothing():
 
 
 def test_it_is_a_miss_in_evaluation_and_training_says_how_many_were_skipped(tmp_path):
-    job = job_for(build_job(tmp_path), "drin", {"epochs": 2, "batch_size": 32, "width": 8, "hinge": "each"}, tmp_path / "drin")
+    job = job_for(
+        build_job(tmp_path), "drin", {"epochs": 2, "batch_size": 32, "width": 8, "hinge": "each"}, tmp_path / "drin"
+    )
     result = training.main(job)
     metrics = result["metrics"]["test"]
     assert set(metrics) == {"candidates", "rerank"}
     predictions = pq.read_table(Path(job["out"]) / "predictions.parquet").to_pylist()
     known = [row for row in predictions if row["split"] == "test" and row["gold"] not in (None, "Q-elsewhere")]
     assert 0 < metrics["candidates"]["all"]["recall"] < 1
-    assert metrics["candidates"]["all"]["recall"] == pytest.approx(np.mean([row["rank_candidates"] > 0 for row in known]))
+    assert metrics["candidates"]["all"]["recall"] == pytest.approx(
+        np.mean([row["rank_candidates"] > 0 for row in known])
+    )
     assert metrics["candidates"]["all"]["H@1"] == pytest.approx(np.mean([row["rank_candidates"] == 1 for row in known]))
     assert all(np.isnan(row["gold_score"]) for row in known if row["rank_candidates"] == 0)
     history = json.loads((Path(job["out"]) / "history.json").read_text())["epochs"]
-    lists, gold = np.load(job["candidates"])["ids"], pq.read_table(Path(job["dataset"]) / "mentions.parquet")["gold"].to_numpy()
+    lists, gold = (
+        np.load(job["candidates"])["ids"],
+        pq.read_table(Path(job["dataset"]) / "mentions.parquet")["gold"].to_numpy(),
+    )
     trained = (np.arange(len(gold)) < 96) & (gold >= 0)
     assert history[0]["gold listed"] == pytest.approx((lists == gold[:, None]).any(1)[trained].mean(), abs=1e-6)
 
@@ -210,4 +260,8 @@ def test_the_phrase_is_found_by_its_characters():
     other = dict(mentions)
     other["text.span"] = torch.full((6, 2), -1)
     moved = (head.encode_mentions(type(mentions)(other))["text"] - found).abs().sum(1) > 1e-3
-    assert moved.tolist() == ((mentions["text.span"][:, 0] >= 0) & mentions["text.ok"]).tolist() and moved.any() and not moved.all()
+    assert (
+        moved.tolist() == ((mentions["text.span"][:, 0] >= 0) & mentions["text.ok"]).tolist()
+        and moved.any()
+        and not moved.all()
+    )

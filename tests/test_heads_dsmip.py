@@ -29,8 +29,14 @@ def random_tower(width, projected, blocks, heads, causal, seed, vocabulary=0):
 
     tensors = {"norm.weight": 1 + draw(width), "norm.bias": draw(width), "projection": draw(width, projected)}
     for number in range(blocks):
-        for name, shape in (("ln_1", (width,)), ("ln_2", (width,)), ("attention.in", (3 * width, width)), ("attention.out", (width, width)),
-                            ("mlp.in", (2 * width, width)), ("mlp.out", (width, 2 * width))):  # fmt: skip
+        for name, shape in (
+            ("ln_1", (width,)),
+            ("ln_2", (width,)),
+            ("attention.in", (3 * width, width)),
+            ("attention.out", (width, width)),
+            ("mlp.in", (2 * width, width)),
+            ("mlp.out", (width, 2 * width)),
+        ):
             tensors[f"blocks.{number}.{name}.weight"] = 1 + draw(*shape) if name.startswith("ln") else draw(*shape)
             tensors[f"blocks.{number}.{name}.bias"] = draw(shape[0])
     if vocabulary:
@@ -54,10 +60,14 @@ def inputs(n, seed):
     random = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 7, (n,), generator=random)
     pictured = torch.rand(n, generator=random) > 0.3
-    return Rows({
-        "text.ok": lengths > 0, "text.ids": Ragged(torch.randint(0, 11, (int(lengths.sum()),), generator=random).int(), lengths),
-        "image.ok": pictured, "image.states": torch.randn(n, 5, 12, generator=random) * pictured[:, None, None],
-    })
+    return Rows(
+        {
+            "text.ok": lengths > 0,
+            "text.ids": Ragged(torch.randint(0, 11, (int(lengths.sum()),), generator=random).int(), lengths),
+            "image.ok": pictured,
+            "image.states": torch.randn(n, 5, 12, generator=random) * pictured[:, None, None],
+        }
+    )
 
 
 def test_the_multimodal_expert_has_the_papers_parameters_at_its_sizes():
@@ -66,8 +76,12 @@ def test_the_multimodal_expert_has_the_papers_parameters_at_its_sizes():
         return Tower({**blocks, "projection": torch.empty(width, 512)}, 1, "quick_gelu", False, 0)
 
     config = load_config("dsmip", {"stage": "prompts"})
-    head = make_head("dsmip", config, {"text.ids": (), "image.states": (50, 768)}, towers={"text": meta(512), "image": meta(768)})
-    counts = {name: sum(p.numel() for p in getattr(head, name).parameters()) for name in ("coupling", "prompts", "scoring")}
+    head = make_head(
+        "dsmip", config, {"text.ids": (), "image.states": (50, 768)}, towers={"text": meta(512), "image": meta(768)}
+    )
+    counts = {
+        name: sum(p.numel() for p in getattr(head, name).parameters()) for name in ("coupling", "prompts", "scoring")
+    }
     assert counts["coupling"] == 18 * (512 * 768 + 768) == 7_091_712
     assert counts["prompts"] == 18 * 2 * 512 == 18_432
     assert counts["coupling"] + counts["prompts"] == 7_110_144
@@ -83,21 +97,34 @@ def test_prompted_features_are_those_of_the_equations():
     with torch.no_grad():
         found = head.prompted(rows, "entity")
     prompts = [list(prompt.double()) for prompt in head.prompts["entity"].detach()]
-    coupled = [[coupling.weight.detach().double() @ vector + coupling.bias.detach().double() for vector in prompt]
-               for coupling, prompt in zip(head.coupling["entity"], prompts, strict=True)]  # fmt: skip
+    coupled = [
+        [coupling.weight.detach().double() @ vector + coupling.bias.detach().double() for vector in prompt]
+        for coupling, prompt in zip(head.coupling["entity"], prompts, strict=True)
+    ]
     ids = rows["text.ids"].values.split(rows["text.ids"].lengths.tolist())
     tokens = found["prompted_text.tokens"].values.split(found["prompted_text.tokens"].lengths.tolist())
     for side, row in ((side, row) for side in ("text", "image") for row in range(6)):
         said = made[side][1]
-        blocks = [{name.split(".", 2)[2]: tensor for name, tensor in said.items() if name.startswith(f"blocks.{number}.")} for number in range(3)]
+        blocks = [
+            {name.split(".", 2)[2]: tensor for name, tensor in said.items() if name.startswith(f"blocks.{number}.")}
+            for number in range(3)
+        ]
         if side == "text":
-            states = [said["token_embedding"][token] + said["positional_embedding"][place] for place, token in enumerate(ids[row].tolist())]
-            out = [reference.layer_norm(state, said["norm.weight"], said["norm.bias"]) for state in reference.run(states, blocks, 2, True, prompts)]
+            states = [
+                said["token_embedding"][token] + said["positional_embedding"][place]
+                for place, token in enumerate(ids[row].tolist())
+            ]
+            out = [
+                reference.layer_norm(state, said["norm.weight"], said["norm.bias"])
+                for state in reference.run(states, blocks, 2, True, prompts)
+            ]
             local, pooled = tokens[row], out[-1] @ said["projection"]
         elif rows["image.ok"][row]:
             out = reference.run(list(rows["image.states"][row].double()), blocks, 3, False, coupled)
             local = found["prompted_image.tokens"][row]
-            pooled = reference.layer_norm(out[2], said["norm.weight"], said["norm.bias"]) @ said["projection"]  # the class token, after two prompts
+            pooled = (
+                reference.layer_norm(out[2], said["norm.weight"], said["norm.bias"]) @ said["projection"]
+            )  # the class token, after two prompts
         else:
             assert not found["prompted_image.tokens"][row].any() and not found["prompted_image.pooled"][row].any()
             continue
@@ -112,7 +139,9 @@ def test_without_prompts_the_blocks_give_the_models_own_features(tmp_path, make,
     from pipeline.profile import Feature
 
     folder = make(tmp_path / "clip")
-    read = read_towers(export(find(str(folder), tmp_path, None), {"text": block, "image": block}, tmp_path / "blocks.safetensors"))
+    read = read_towers(
+        export(find(str(folder), tmp_path, None), {"text": block, "image": block}, tmp_path / "blocks.safetensors")
+    )
 
     def extracted(name, units, **options):
         made = build(Feature(name, name, {"model": str(folder), **options}, {}, True), tmp_path, None)
@@ -122,12 +151,16 @@ def test_without_prompts_the_blocks_give_the_models_own_features(tmp_path, make,
 
     from PIL import Image
 
-    pictures = [Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 50, 3), dtype=np.uint8)) for seed in range(3)]
+    pictures = [
+        Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 50, 3), dtype=np.uint8)) for seed in range(3)
+    ]
     texts = ["Powers with Noel Harrison", "a ship"]
     own, cached = extracted("clip_image", pictures), extracted("clip_layers_image", pictures, block=block)
     states = read["image"](torch.from_numpy(np.stack(cached["states"])), [])
     torch.testing.assert_close(states.numpy(), np.stack(own["tokens"]), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(read["image"].project(read["image"].finish(states[:, 0])).numpy(), np.stack(own["pooled"]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        read["image"].project(read["image"].finish(states[:, 0])).numpy(), np.stack(own["pooled"]), rtol=1e-4, atol=1e-4
+    )
     own, cached = extracted("clip_text", texts), extracted("clip_layers_text", texts, block=block)
     for row in range(len(texts)):
         if block:
@@ -136,7 +169,9 @@ def test_without_prompts_the_blocks_give_the_models_own_features(tmp_path, make,
             states = read["text"].embed(torch.from_numpy(cached["ids"][row]).long()[None])
         states = read["text"].finish(read["text"](states, []))
         torch.testing.assert_close(states[0].numpy(), own["tokens"][row], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(read["text"].project(states[:, -1])[0].numpy(), own["pooled"][row], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            read["text"].project(states[:, -1])[0].numpy(), own["pooled"][row], rtol=1e-4, atol=1e-4
+        )
 
 
 def test_a_file_that_holds_no_blocks_is_refused_by_name(tmp_path):
@@ -172,7 +207,12 @@ def test_prompted_features_do_not_depend_on_the_batch():
         alone = head.prompted(rows.take(torch.tensor([3])), "mention")
     for name in ("prompted_text.pooled", "prompted_image.pooled", "prompted_image.tokens"):
         torch.testing.assert_close(together[name][3:4], alone[name], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(together["prompted_text.tokens"].take(torch.tensor([3])).values, alone["prompted_text.tokens"].values, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        together["prompted_text.tokens"].take(torch.tensor([3])).values,
+        alone["prompted_text.tokens"].values,
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 def gate_head(**options):
@@ -187,9 +227,19 @@ def test_the_gate_takes_the_expert_of_the_equations_and_gives_its_score():
         head.scale.copy_(torch.tensor([0.3, -0.2, 0.1]))
         mentions, entities = head_rows(head.shapes, 7, 1), head_rows(head.shapes, 9, 2)
         found = head.score_block(head.encode_mentions(mentions), head.encode_entities(entities))
-    parts = {name.removeprefix("gate."): tensor.double() for name, tensor in head.state_dict().items() if name.startswith("gate.")}
+    parts = {
+        name.removeprefix("gate."): tensor.double()
+        for name, tensor in head.state_dict().items()
+        if name.startswith("gate.")
+    }
     read = [
-        torch.cat([side["gate_text.embedding"] * side["gate_text.ok"][:, None], side["gate_image.pooled"] * side["gate_image.ok"][:, None]], 1).double()
+        torch.cat(
+            [
+                side["gate_text.embedding"] * side["gate_text.ok"][:, None],
+                side["gate_image.pooled"] * side["gate_image.ok"][:, None],
+            ],
+            1,
+        ).double()
         for side in (mentions, entities)
     ]
     chosen = set()
@@ -228,7 +278,9 @@ def test_training_chooses_hard_and_learns_softly():
 
 
 def test_the_gate_starts_from_its_experts_units():
-    expert = make_head("dsmip", load_config("dsmip", {**SMALL, "stage": "visual"}), {"image.tokens": (4, 18), "image.pooled": (16,)})
+    expert = make_head(
+        "dsmip", load_config("dsmip", {**SMALL, "stage": "visual"}), {"image.tokens": (4, 18), "image.pooled": (16,)}
+    )
     head = gate_head()
     head.start("visual", expert.state_dict(), 0.4)
     own = {name.removeprefix("scoring."): tensor for name, tensor in expert.state_dict().items()}
@@ -248,17 +300,34 @@ def test_an_experts_own_training_does_not_depend_on_the_gates_options():
 def test_without_prompts_the_multimodal_expert_reads_the_plain_features():
     available = ["clip_text", "clip_image", "clip_layers_text", "clip_layers_image"]
     config = load_config("dsmip", {"prompts": False})
-    assert {name: params["stage"] for name, (_, params) in config.runs(available).items()} == {name: name for name in ("text", "visual", "multimodal")}
+    assert {name: params["stage"] for name, (_, params) in config.runs(available).items()} == {
+        name: name for name in ("text", "visual", "multimodal")
+    }
     expert = load_config("dsmip", config.runs(available)["multimodal"][1])
     for read in (config, expert):
         features = {want["role"]: want["feature"] for want in read.wants(available)}
-        assert features["prompted_text"] == "clip_text" and features["prompted_image"] == "clip_image" and not set(features.values()) & set(PROMPTED.values())
-    assert expert.trainer == "heads.training:main" and load_config("dsmip", {}).runs(available)["multimodal"][1]["stage"] == "prompts"
-    assert load_config("dsmip", {"prompts": False}).possible(["clip_text", "clip_image"]) == ["text", "visual", "multimodal"]
-    assert "without prompts" in load_config("dsmip", {}).ablations(available) and "without prompts" not in config.ablations(available)
+        assert (
+            features["prompted_text"] == "clip_text"
+            and features["prompted_image"] == "clip_image"
+            and not set(features.values()) & set(PROMPTED.values())
+        )
+    assert (
+        expert.trainer == "heads.training:main"
+        and load_config("dsmip", {}).runs(available)["multimodal"][1]["stage"] == "prompts"
+    )
+    assert load_config("dsmip", {"prompts": False}).possible(["clip_text", "clip_image"]) == [
+        "text",
+        "visual",
+        "multimodal",
+    ]
+    assert "without prompts" in load_config("dsmip", {}).ablations(
+        available
+    ) and "without prompts" not in config.ablations(available)
 
 
-@pytest.mark.parametrize(("params", "stage"), [({"stage": "multimodal"}, "prompts"), ({"stage": "prompts", "prompts": False}, "multimodal")])
+@pytest.mark.parametrize(
+    ("params", "stage"), [({"stage": "multimodal"}, "prompts"), ({"stage": "prompts", "prompts": False}, "multimodal")]
+)
 def test_a_stage_that_does_not_go_with_prompts_is_refused(params, stage):
     with pytest.raises(UserError, match=f"the multimodal expert's stage is '{stage}'"):
         load_config("dsmip", params)
@@ -267,8 +336,14 @@ def test_a_stage_that_does_not_go_with_prompts_is_refused(params, stage):
 def test_both_stages_train_without_prompts(tmp_path):
     job = build_job(tmp_path)
     common = {
-        **{name: 8 for name in ("d_t", "d_v", "d_c")}, "prompts": False, "text_feature": "text_tokens", "image_feature": "image_patches", "epochs": 1,
-        "batch_size": 32, "experts": ["text", "multimodal"], "gate_width": 16,
+        **{name: 8 for name in ("d_t", "d_v", "d_c")},
+        "prompts": False,
+        "text_feature": "text_tokens",
+        "image_feature": "image_patches",
+        "epochs": 1,
+        "batch_size": 32,
+        "experts": ["text", "multimodal"],
+        "gate_width": 16,
     }
     runs = {name: job_for(job, "dsmip", {**common, "stage": name}, tmp_path / name) for name in ("text", "multimodal")}
     for run in runs.values():
@@ -277,4 +352,6 @@ def test_both_stages_train_without_prompts(tmp_path):
     gate = job_for(job, "dsmip", {**common, "epochs": 0}, tmp_path / "gate") | {"heads": runs}
     assert training.main(gate)["metrics"]["test"]["full-kb"]["all"]["n"] > 0
     found = read_tensors(tmp_path / "gate" / "model.safetensors")[0]
-    assert len(learned) > 4 and all(torch.equal(found[name.replace("scoring.", "scoring.multimodal.")], tensor) for name, tensor in learned.items())
+    assert len(learned) > 4 and all(
+        torch.equal(found[name.replace("scoring.", "scoring.multimodal.")], tensor) for name, tensor in learned.items()
+    )

@@ -65,24 +65,38 @@ def test_list_and_block_scores_are_the_equations(options):
         encoded = head.encode_mentions(mentions), head.encode_entities(entities)
         block, listed = head.score_block(*encoded)["score"], head.score_lists(*encoded, lists)["score"]
     rows = [plain(mentions, row, head.columns) for row in range(8)]
-    want = np.array([[reference.score(row, key.double().numpy(), weights, facts) for key in entities["entity.pooled"]] for row in rows])
+    want = np.array(
+        [
+            [reference.score(row, key.double().numpy(), weights, facts) for key in entities["entity.pooled"]]
+            for row in rows
+        ]
+    )
     np.testing.assert_allclose(block.numpy(), want, rtol=1e-5, atol=1e-5)
     real = (lists >= 0).numpy()
-    np.testing.assert_allclose(listed.numpy()[real], np.take_along_axis(want, lists.numpy().clip(0), 1)[real], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        listed.numpy()[real], np.take_along_axis(want, lists.numpy().clip(0), 1)[real], rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {}, {"contrast": "prose"}, {"coarse": False}, {"fine": False}, {"alpha": 0.5, "beta": 3.0, "margin": 0.2, "temperature": 0.5},
-        {"image": "whole"}, {"units": []},
+        {},
+        {"contrast": "prose"},
+        {"coarse": False},
+        {"fine": False},
+        {"alpha": 0.5, "beta": 3.0, "margin": 0.2, "temperature": 0.5},
+        {"image": "whole"},
+        {"units": []},
     ],
     ids=str,
 )
 def test_the_loss_is_equations_10_to_14(options):
     head, (mentions, entities), weights, facts = build({"in_batch_negatives": 8, **options})
     gold = [4, 2, 4, 7, 2, 4, 0, 1]
-    lists = torch.tensor([[4, 0, 3], [1, 1, 2], [4, 5, 6], [7, -1, 0], [-1, 8, 1], [0, 3, 5], [-1, -1, -1], [1, -1, -1]])
+    lists = torch.tensor(
+        [[4, 0, 3], [1, 1, 2], [4, 5, 6], [7, -1, 0], [-1, 8, 1], [0, 3, 5], [-1, -1, -1], [1, -1, -1]]
+    )
     found, parts = head.loss(Batch(mentions, entities, torch.tensor(gold), lists))
     negatives = [
         [entity for entity in listed if entity not in (-1, own)] + [other for other in gold if other != own]
@@ -105,12 +119,16 @@ def test_negatives_are_drawn_anew_and_never_the_gold():
     for columns, real in drawn:
         assert real.tolist() == [[True, True], [False, False], [True, True]]
         assert set(columns[0].tolist()) == {3, 7} and len(set(columns[2].tolist())) == 2
-    assert {frozenset(columns[2].tolist()) for columns, _ in drawn} == {frozenset(pair) for pair in ((1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4))}
+    assert {frozenset(columns[2].tolist()) for columns, _ in drawn} == {
+        frozenset(pair) for pair in ((1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4))
+    }
 
 
 def test_the_number_of_negatives_changes_the_loss_and_only_it():
     few, many = (build({"list_negatives": count, "in_batch_negatives": count}) for count in (1, 8))
-    assert all(torch.equal(a, b) for a, b in zip(few[0].state_dict().values(), many[0].state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(few[0].state_dict().values(), many[0].state_dict().values(), strict=True)
+    )
     lists = torch.arange(9).repeat(8, 1)
     batch = Batch(*few[1], torch.tensor([4, 2, 4, 7, 2, 4, 0, 1]), lists)
     losses = set()
@@ -135,11 +153,16 @@ def test_the_others_of_a_batch_move_the_contrastive_loss_and_no_score():
     pair, whole = torch.tensor([0, 1]), torch.arange(8)
     with torch.no_grad():
         keys = head.encode_entities(entities)
-        alone, together = (head.score_block(head.encode_mentions(mentions.take(rows)), keys)["score"] for rows in (pair, whole))
+        alone, together = (
+            head.score_block(head.encode_mentions(mentions.take(rows)), keys)["score"] for rows in (pair, whole)
+        )
     torch.testing.assert_close(alone, together[:2], rtol=1e-5, atol=1e-6)
     lists = torch.arange(9).repeat(8, 1)
     gold = torch.zeros(8, dtype=torch.int64)
-    few, many = (head.loss(Batch(mentions.take(rows), entities, gold[rows], lists[rows]))[1]["coarse"] for rows in (whole[:4], whole))
+    few, many = (
+        head.loss(Batch(mentions.take(rows), entities, gold[rows], lists[rows]))[1]["coarse"]
+        for rows in (whole[:4], whole)
+    )
     assert few != many
 
 
@@ -148,22 +171,41 @@ def test_what_a_mention_does_not_have_adds_nothing(unit, role):
     head, (mentions, _), _, _ = build({})
     name = head.columns[role]
     emptied = mentions.copy()
-    emptied[name], emptied[f"{role}.ok"] = Ragged(mentions[name].values[:0], torch.zeros(8, dtype=torch.int64)), torch.zeros(8, dtype=torch.bool)
+    emptied[name], emptied[f"{role}.ok"] = (
+        Ragged(mentions[name].values[:0], torch.zeros(8, dtype=torch.int64)),
+        torch.zeros(8, dtype=torch.bool),
+    )
     letter = {"face": "m_f", "identity": "m_s", "image": "m_v"}[unit]
     with torch.no_grad():
         parts, _ = head._parts(type(mentions)(emptied))
         before, _ = head._parts(mentions)
     assert parts[letter][0].abs().max() == 0 and not parts[letter][1].any()
     assert (before[letter][0].abs().sum(1) > 0).tolist() == mentions[f"{role}.ok"].tolist()
-    assert all(torch.equal(parts[other][0], before[other][0]) for other in ("m", "m_t", "m_v", "m_f", "m_s") if other != letter)
+    assert all(
+        torch.equal(parts[other][0], before[other][0]) for other in ("m", "m_t", "m_v", "m_f", "m_s") if other != letter
+    )
 
 
 def test_an_ablated_unit_takes_its_parameters_with_it():
     def named(**options):
-        return {name.split(".")[0] if not name.startswith("maps") else name.split(".")[1] for name, _ in build(options)[0].named_parameters()}
+        return {
+            name.split(".")[0] if not name.startswith("maps") else name.split(".")[1]
+            for name, _ in build(options)[0].named_parameters()
+        }
 
     whole = named()
-    assert whole == {"phrase", "sentence", "objects", "faces", "identities", "entity", "attention", "text_attention", "gate", "fusion"}
+    assert whole == {
+        "phrase",
+        "sentence",
+        "objects",
+        "faces",
+        "identities",
+        "entity",
+        "attention",
+        "text_attention",
+        "gate",
+        "fusion",
+    }
     assert whole - named(units=["identity", "image", "text"]) == {"faces"}
     assert whole - named(units=["image", "text"]) == {"faces", "identities", "gate"}
     assert named(units=["text"]) == {"phrase", "sentence", "entity", "text_attention", "fusion"}
@@ -173,7 +215,9 @@ def test_an_ablated_unit_takes_its_parameters_with_it():
 def test_explained_attention_sums_to_one_over_what_there_is():
     head, (mentions, entities), _, _ = build({"text": "tokens"})
     with torch.no_grad():
-        told = head.explain(head.encode_mentions(mentions), head.encode_entities(entities), torch.zeros(8, 1, dtype=torch.int64))
+        told = head.explain(
+            head.encode_mentions(mentions), head.encode_entities(entities), torch.zeros(8, 1, dtype=torch.int64)
+        )
     assert set(told) == {"attention.objects", "attention.faces", "attention.identities", "attention.sentence"}
     for name, weights in told.items():
         lengths = mentions[head.columns[name.partition(".")[2]]].lengths
@@ -196,8 +240,13 @@ def test_it_asks_for_what_it_reads_and_no_more():
         "entity": ("entity", "clip_text", "name_sep_attributes", "pooled"),
     }
     assert wanted(EVERYTHING, text="tokens")["sentence"][3:] == ("tokens",)
-    assert [wanted(EVERYTHING, entity_text=kind)["entity"][2] for kind in ("static", "dynamic", "description", "name")] == [
-        "name_sep_static", "name_sep_dynamic", "name_sep_description", "name",
+    assert [
+        wanted(EVERYTHING, entity_text=kind)["entity"][2] for kind in ("static", "dynamic", "description", "name")
+    ] == [
+        "name_sep_static",
+        "name_sep_dynamic",
+        "name_sep_description",
+        "name",
     ]
     assert set(wanted(["text_tokens"])) == {"phrase", "sentence", "entity"}
     assert set(wanted(["clip_text", "clip_image"])) == {"phrase", "sentence", "image", "entity"}
@@ -242,4 +291,8 @@ def test_an_entity_without_a_text_ranks_last():
     entities["entity.ok"] = torch.arange(9) != 4
     with torch.no_grad():
         scores = head.score_block(head.encode_mentions(mentions), head.encode_entities(entities))["score"]
-    assert (scores[:, 4] == -1).all() and (scores.min(1).values == -1).all() and (scores[:, torch.arange(9) != 4] > -1).all()
+    assert (
+        (scores[:, 4] == -1).all()
+        and (scores.min(1).values == -1).all()
+        and (scores[:, torch.arange(9) != 4] > -1).all()
+    )

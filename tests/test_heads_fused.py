@@ -28,7 +28,11 @@ def reference(row, weights, hidden, members):
     for own in row:
         level, gap, there = [], [], []
         for place, value in enumerate(own):
-            scaled = [(other[place] - weights["centre"][place]) / weights["scale"][place] for other in row if other[place] is not None]
+            scaled = [
+                (other[place] - weights["centre"][place]) / weights["scale"][place]
+                for other in row
+                if other[place] is not None
+            ]
             mine = None if value is None else (value - weights["centre"][place]) / weights["scale"][place]
             level.append(0 if mine is None else mine)
             gap.append(0 if mine is None else mine - max(scaled))
@@ -51,7 +55,14 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     job = build_job(folder, splits=(96, 160, 60))
     training.main(job)
-    config = {"heads": ["mimic"], "pair_features": ["name_similarity"], "epochs": 8, "lr": 0.02, "batch_size": 64, "least_steps": 0}
+    config = {
+        "heads": ["mimic"],
+        "pair_features": ["name_similarity"],
+        "epochs": 8,
+        "lr": 0.02,
+        "batch_size": 64,
+        "least_steps": 0,
+    }
     fused = job_for(job, "fused", config, folder / "fused") | {"heads": {"mimic": job}}
     return job, fused, fusion.main(fused)
 
@@ -59,7 +70,9 @@ def world(tmp_path_factory):
 @pytest.mark.parametrize("hidden", [0, 5])
 def test_scores_are_those_of_the_formula(hidden):
     torch.manual_seed(1)
-    head = make_head("fused", load_config("fused", {"hidden": hidden, "members": 3}), {"pairs.a": (), "pairs.b": (2,)}).eval()
+    head = make_head(
+        "fused", load_config("fused", {"hidden": hidden, "members": 3}), {"pairs.a": (), "pairs.b": (2,)}
+    ).eval()
     columns = torch.tensor([[3, 1, 4, -1], [2, 0, 5, 6]])
     pairs = {"a": torch.tensor([[0.5, NAN, 2.0, 9.0], [NAN, NAN, NAN, NAN]]), "b": torch.randn(2, 4, 2)}
     pairs["b"][0, 0, 1] = NAN
@@ -71,8 +84,12 @@ def test_scores_are_those_of_the_formula(hidden):
         found = head.score_lists(Rows(), Rows(), columns, pairs)["score"]
     numbers = torch.cat([pairs["a"][:, :, None], pairs["b"]], -1).double().tolist()
     for mention in range(2):
-        rows = [[None if math.isnan(x) else x for x in candidate] for candidate in numbers[mention]][: 3 if mention == 0 else 4]
-        np.testing.assert_allclose(found[mention, : len(rows)], reference(rows, weights, hidden, members=3), rtol=1e-5, atol=1e-5)
+        rows = [[None if math.isnan(x) else x for x in candidate] for candidate in numbers[mention]][
+            : 3 if mention == 0 else 4
+        ]
+        np.testing.assert_allclose(
+            found[mention, : len(rows)], reference(rows, weights, hidden, members=3), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_it_learns_from_the_calibrating_half_of_dev_alone(world, tmp_path):
@@ -104,8 +121,14 @@ def test_every_part_is_shown_alone_and_left_out(world, tmp_path):
     assert all(parts["all"]["test"]["MRR"] > parts[f"only {name}"]["test"]["MRR"] for name in ("frequency", "mimic"))
     own = {name: str(Path(job["out"]) / "parts" / f"{name}.npz") for name in ("frequency", "mimic")}
     alone = {"frequency": own["frequency"]}
-    for name, pairs in {"without name_similarity": own, "only frequency": alone, "without mimic": job["pairs"] | alone}.items():
-        again = training.main({**job, "pairs": pairs, "heads": {}, "out": str(tmp_path / name)})["metrics"]["test"]["rerank"]["all"]
+    for name, pairs in {
+        "without name_similarity": own,
+        "only frequency": alone,
+        "without mimic": job["pairs"] | alone,
+    }.items():
+        again = training.main({**job, "pairs": pairs, "heads": {}, "out": str(tmp_path / name)})["metrics"]["test"][
+            "rerank"
+        ]["all"]
         assert parts[name]["test"] == {figure: again[figure] for figure in ("H@1", "MRR")}
     lines = result["table"].splitlines()
     assert lines[-1].startswith("without ") and sum(line.startswith("only ") for line in lines) == len(names)
@@ -124,7 +147,9 @@ def test_a_part_is_the_score_of_the_run_for_dev_and_test(world):
     listed = [row for row in np.flatnonzero(split != "train") if gold[row] in lists[row] and gold[row] >= 0]
     assert len(listed) > 150
     for row in listed:
-        assert values[row][lists[row] == gold[row]][0] == pytest.approx(said[mentions["id"][row]]["gold_score"], rel=1e-4, abs=1e-5)
+        assert values[row][lists[row] == gold[row]][0] == pytest.approx(
+            said[mentions["id"][row]]["gold_score"], rel=1e-4, abs=1e-5
+        )
     everything = list_scores(job, ("train", "dev", "test"), CPU)
     assert (np.isnan(everything) == (lists < 0)).all()
     np.testing.assert_array_equal(everything[split != "train"], values[split != "train"])
@@ -134,7 +159,8 @@ def test_frequency_counts_golds_of_the_training_mentions(world):
     _, job, _ = world
     mentions = pq.read_table(Path(job["dataset"]) / "mentions.parquet").to_pydict()
     train = [
-        (phrase.lower(), gold) for split, gold, phrase in zip(mentions["split"], mentions["gold"], mentions["phrase"], strict=True)
+        (phrase.lower(), gold)
+        for split, gold, phrase in zip(mentions["split"], mentions["gold"], mentions["phrase"], strict=True)
         if split == "train" and gold >= 0
     ]
     lists = np.load(job["candidates"])["ids"]
@@ -145,10 +171,17 @@ def test_frequency_counts_golds_of_the_training_mentions(world):
         for place in np.flatnonzero(lists[mention] >= 0):
             entity = lists[mention, place]
             itself = mentions["split"][mention] == "train" and mentions["gold"][mention] == entity
-            counts = sum(gold == entity for _, gold in train) - itself, train.count((mentions["phrase"][mention].lower(), entity)) - itself
+            counts = (
+                sum(gold == entity for _, gold in train) - itself,
+                train.count((mentions["phrase"][mention].lower(), entity)) - itself,
+            )
             seen.add(counts)
             np.testing.assert_allclose(found[mention, place], np.log1p(counts), rtol=1e-6)
-    assert max(whole for whole, _ in seen) > 1 and max(own for _, own in seen) > 0 and any(own < whole for whole, own in seen)
+    assert (
+        max(whole for whole, _ in seen) > 1
+        and max(own for _, own in seen) > 0
+        and any(own < whole for whole, own in seen)
+    )
     tenth = fusion.frequency({**job, "train_fraction": 0.1})
     assert (tenth <= found)[lists >= 0].all() and (tenth < found).any()
 
@@ -158,10 +191,20 @@ def test_a_ranker_learns_from_train_and_becomes_a_part(world, tmp_path):
     config = {"pair_features": ["name_similarity"], "epochs": 3, "batch_size": 32, "least_steps": 14}
     ranker = job_for(job, "ranker", config, tmp_path / "ranker")
     result = fusion.ranker(ranker)
-    assert 64 < result["run"]["counts"]["trained on"] == result["run"]["counts"]["train"] <= 96 and result["run"]["epochs"] == 5, "3 steps an epoch"
-    assert read_tensors(tmp_path / "ranker" / "model.safetensors")[1]["shapes"] == {"pairs.frequency": [2], "pairs.name_similarity": []}
+    assert (
+        64 < result["run"]["counts"]["trained on"] == result["run"]["counts"]["train"] <= 96
+        and result["run"]["epochs"] == 5
+    ), "3 steps an epoch"
+    assert read_tensors(tmp_path / "ranker" / "model.safetensors")[1]["shapes"] == {
+        "pairs.frequency": [2],
+        "pairs.name_similarity": [],
+    }
     config = {"heads": ["ranker"], "pair_features": [], "frequency": False, "epochs": 2}
-    job = fusion.with_parts({**fused, "config": config, "pairs": {}, "heads": {"ranker": ranker}, "out": str(tmp_path / "fused")}, ("dev",), CPU)
+    job = fusion.with_parts(
+        {**fused, "config": config, "pairs": {}, "heads": {"ranker": ranker}, "out": str(tmp_path / "fused")},
+        ("dev",),
+        CPU,
+    )
     assert list(job["pairs"]) == ["ranker"]
     values, lists = np.load(job["pairs"]["ranker"])["values"], np.load(job["candidates"])["ids"]
     dev = np.array(pq.read_table(Path(job["dataset"]) / "mentions.parquet")["split"].to_pylist()) == "dev"
@@ -200,7 +243,9 @@ def test_what_cannot_be_fused_is_refused(params, message):
 def test_scores_of_other_lists_are_refused(world, tmp_path):
     job, fused, _ = world
     with pytest.raises(UserError, match="scored other candidate lists"):
-        fusion.main({**fused, "heads": {"mimic": {**job, "candidates": str(tmp_path / "c.npz")}}, "out": str(tmp_path / "out")})
+        fusion.main(
+            {**fused, "heads": {"mimic": {**job, "candidates": str(tmp_path / "c.npz")}}, "out": str(tmp_path / "out")}
+        )
 
 
 def test_pair_features_and_their_needs_are_those_of_the_pipeline():
@@ -217,8 +262,19 @@ def test_pair_features_are_those_the_profile_can_compute():
         return load_config("fused", params).pairs(available)
 
     assert pairs([]) == ["name_similarity", "retrieval"]
-    assert load_config("ranker", {}).pairs([]) == ["name_similarity", "retrieval", "text_length", "word_overlap", "years"]
-    assert pairs(["text_tokens", "face_embedding", "clip_text"]) == ["face_match", "name_similarity", "retrieval", "text_cls"]
+    assert load_config("ranker", {}).pairs([]) == [
+        "name_similarity",
+        "retrieval",
+        "text_length",
+        "word_overlap",
+        "years",
+    ]
+    assert pairs(["text_tokens", "face_embedding", "clip_text"]) == [
+        "face_match",
+        "name_similarity",
+        "retrieval",
+        "text_cls",
+    ]
     assert pairs(["clip_text", "clip_image"], pair_features=["clip_ti"]) == ["clip_ti"]
     assert load_config("fused", {}).wants(["clip_text"]) == []
 

@@ -11,7 +11,9 @@ def test_ties_count_against_us():
     scores = torch.tensor([[3.0, 5.0, 5.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
     assert not_below(scores, torch.tensor([5.0, 1.0])).tolist() == [[False, True, True, False], [True] * 4]
     lists = np.array([[7, 8, 9], [7, 8, 9], [7, 8, -1]])
-    found = rank_in_lists(np.array([[2.0, 2.0, 1.0], [0.5, 2.0, 1.0], [1.0, 2.0, 9.0]], np.float32), lists, np.array([7, 9, 7]))
+    found = rank_in_lists(
+        np.array([[2.0, 2.0, 1.0], [0.5, 2.0, 1.0], [1.0, 2.0, 9.0]], np.float32), lists, np.array([7, 9, 7])
+    )
     assert found.tolist() == [2, 2, 2]
 
 
@@ -68,7 +70,13 @@ def test_parts_split_the_mentions_whose_gold_is_in_the_kb():
     gold = np.array([0, -1, 1, -2, 2])
     found = parts(facts, gold, np.array([False, True, True]))
     assert not found["image on both sides: yes"].any()
-    assert parts(facts, gold, np.array([True, True, True]))["image on both sides: yes"].tolist() == [True, False, False, False, False]
+    assert parts(facts, gold, np.array([True, True, True]))["image on both sides: yes"].tolist() == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
     assert found["all"].tolist() == [True, False, True, False, True]
     assert found["mention image: yes"].tolist() == [True, False, False, False, False]
     assert found["gold image: yes"].tolist() == [False, False, True, False, True]
@@ -77,19 +85,43 @@ def test_parts_split_the_mentions_whose_gold_is_in_the_kb():
     assert found["group: b"].tolist() == [False, False, False, False, True]
     assert not found["sentence in train: yes"].any() and not found["ambiguous phrase: no"].any()
     assert (found["half: choose"] | found["half: calibrate"]).tolist() == [True, False, False, False, False]
-    for name in ("mention image", "gold image", "image on both sides", "phrase is the name", "gold in train", "sentence in train", "ambiguous phrase"):
+    for name in (
+        "mention image",
+        "gold image",
+        "image on both sides",
+        "phrase is the name",
+        "gold in train",
+        "sentence in train",
+        "ambiguous phrase",
+    ):
         np.testing.assert_array_equal(found[f"{name}: yes"] ^ found[f"{name}: no"], found["all"])
 
 
 def test_the_table_shows_every_protocol_with_its_recall_and_the_parts_of_the_last_split():
     whole = figures(np.array([1, 4]), np.array([True, False]))
-    text = table({split: {"full-kb": {"all": whole, "group: a": whole, "NIL": {"n": 7}}, "candidates": {"all": whole}} for split in ("dev", "test")})
+    text = table(
+        {
+            split: {"full-kb": {"all": whole, "group: a": whole, "NIL": {"n": 7}}, "candidates": {"all": whole}}
+            for split in ("dev", "test")
+        }
+    )
     lines = text.splitlines()
     assert [line.split()[:2] for line in lines if "full-kb" in line or "candidates" in line][:4] == [
-        ["dev", "full-kb"], ["dev", "candidates"], ["test", "full-kb"], ["test", "candidates"],
+        ["dev", "full-kb"],
+        ["dev", "candidates"],
+        ["test", "full-kb"],
+        ["test", "candidates"],
     ]
     assert next(line for line in lines if line.startswith("test") and "candidates" in line).split()[2:] == [
-        "2", "50.00", "50.00", "100.00", "100.00", "100.00", "62.50", "2.5", "50.00",
+        "2",
+        "50.00",
+        "50.00",
+        "100.00",
+        "100.00",
+        "100.00",
+        "62.50",
+        "2.5",
+        "50.00",
     ]
     assert next(line for line in lines if line.startswith("NIL")).split() == ["NIL", "7"]
     assert sum(line.startswith("group: a") for line in lines) == 1

@@ -56,7 +56,11 @@ def plain(features, row):
     result = {"pooled": features["text.pooled"][row], "tokens": tokens}
     if "image.tokens" in features:
         there = bool(features["image.ok"][row])
-        result |= {f"image_{name}": features[f"image.{name}"][row] if there else None for name in ("tokens", "pooled") if f"image.{name}" in features}
+        result |= {
+            f"image_{name}": features[f"image.{name}"][row] if there else None
+            for name in ("tokens", "pooled")
+            if f"image.{name}" in features
+        }
     return {name: value if value is None else value.double().numpy() for name, value in result.items()}
 
 
@@ -78,32 +82,44 @@ def test_list_and_block_scores_are_the_equations(options):
 
 
 @pytest.mark.parametrize("drawn", [[], [1, 8]], ids=["golds", "golds and drawn negatives"])
-@pytest.mark.parametrize("options", [{}, {"same_gold_negative": True}, {"release": True}], ids=["paper", "copies are negatives", "release"])
+@pytest.mark.parametrize(
+    "options", [{}, {"same_gold_negative": True}, {"release": True}], ids=["paper", "copies are negatives", "release"]
+)
 def test_the_loss_is_equations_20_to_22(options, drawn):
     head, (mentions, entities), expected = build(options)
     gold = [4, 2, 4, 7, 2, 4]
     distinct, column = np.unique([*gold, *drawn], return_inverse=True)
     loss, parts = head.loss(Batch(mentions, entities.take(torch.from_numpy(distinct)), torch.from_numpy(column[:6])))
     units = ("score", "tglu", "vdlu", "cmfu")
-    pairs, extra = ({name: np.array([[expected(m, e)[name] for e in listed] for m in range(6)]) for name in units} for listed in (gold, drawn))
+    pairs, extra = (
+        {name: np.array([[expected(m, e)[name] for e in listed] for m in range(6)]) for name in units}
+        for listed in (gold, drawn)
+    )
     assert loss.item() == pytest.approx(reference.loss(pairs, extra, gold, copies=bool(options)), rel=1e-5)
     assert sum(part.item() for part in parts.values()) == pytest.approx(loss.item())
 
 
 def test_negatives_of_a_mention_alone_stand_in_its_own_denominator_only():
     head, (mentions, entities), expected = build({"hard_scope": "own"}, mentions=4)
-    gold, drawn = [4, 2, 4, 7], [[1, 8], [2, 1], [-1, 3], [8, 8]]  # mention 1 drew its own gold, mention 2 has one negative only
+    gold, drawn = (
+        [4, 2, 4, 7],
+        [[1, 8], [2, 1], [-1, 3], [8, 8]],
+    )  # mention 1 drew its own gold, mention 2 has one negative only
     distinct = [1, 2, 3, 4, 7, 8]
     place = {entity: row for row, entity in enumerate(distinct)} | {-1: -1}
     batch = Batch(
-        mentions, entities.take(torch.tensor(distinct)), torch.tensor([place[entity] for entity in gold]),
+        mentions,
+        entities.take(torch.tensor(distinct)),
+        torch.tensor([place[entity] for entity in gold]),
         drawn=torch.tensor([[place[entity] for entity in row] for row in drawn]),
-    )  # fmt: skip
+    )
     _, parts = head.loss(batch)
     for name in ("score", "tglu", "vdlu", "cmfu"):
         terms = []
         for m in range(4):
-            others = [g for i, g in enumerate(gold) if i != m and g != gold[m]] + [e for e in drawn[m] if e not in (-1, gold[m])]
+            others = [g for i, g in enumerate(gold) if i != m and g != gold[m]] + [
+                e for e in drawn[m] if e not in (-1, gold[m])
+            ]
             values = np.array([expected(m, e)[name] for e in [gold[m], *others]])
             terms.append(np.log(np.exp(values - values[0]).sum()))
         assert parts[name].item() == pytest.approx(np.mean(terms), rel=1e-5)
@@ -113,14 +129,22 @@ def test_an_aligned_start_scores_likeness_and_refuses_widths_that_differ():
     def make(**widths):
         torch.manual_seed(0)
         shapes = {"text.tokens": (16,), "text.pooled": (widths.get("pooled", 16),)}
-        return make_head("mimic", load_config("mimic", {"image_feature": None, "d_t": 16, "tglu_start": "aligned"}), shapes).eval()
+        return make_head(
+            "mimic", load_config("mimic", {"image_feature": None, "d_t": 16, "tglu_start": "aligned"}), shapes
+        ).eval()
 
     head = make()
     weights = {name: getattr(head.tglu, name).weight for name in ("query", "key", "value", "projection")}
     assert all(torch.equal(weight, weights["query"]) for weight in weights.values())
     torch.testing.assert_close(weights["query"] @ weights["query"].T, torch.eye(16))
     states = torch.randn(5, 16)
-    texts = Rows({"text.ok": torch.ones(5, dtype=torch.bool), "text.pooled": states, "text.tokens": Ragged(states, torch.ones(5, dtype=torch.int64))})
+    texts = Rows(
+        {
+            "text.ok": torch.ones(5, dtype=torch.bool),
+            "text.pooled": states,
+            "text.tokens": Ragged(states, torch.ones(5, dtype=torch.int64)),
+        }
+    )
     with torch.no_grad():
         scores = head.score_block(head.encode_mentions(texts), head.encode_entities(texts))["score"]
     assert (scores.argmax(1) == torch.arange(5)).all(), "each text is most like itself before any training"
@@ -163,7 +187,12 @@ def test_a_unit_left_out_takes_its_loss_and_its_parameters_with_it(unit):
 
 def test_release_sets_all_its_departures_and_yields_to_what_is_given_beside_it():
     config = load_config("mimic", {"release": True, "cmfu_gate": "vector"})
-    assert (config.vdlu_projections, config.attention_bias, config.same_gold_negative, config.missing_image) == (True, True, True, "zero")
+    assert (config.vdlu_projections, config.attention_bias, config.same_gold_negative, config.missing_image) == (
+        True,
+        True,
+        True,
+        "zero",
+    )
     assert (config.mask_padding, config.eps, config.weight_decay, config.cmfu_gate) == (False, 1e-4, 1e-4, "vector")
 
 
@@ -176,4 +205,6 @@ def test_rows_without_text_or_picture_are_no_data():
         assert head.score_block(*sides)["tglu"].abs().max() == 0
         assert head.score_lists(*sides, torch.tensor([[0, 1, 2]]).repeat(5, 1))["tglu"].abs().max() == 0
         assert head.score_block(head.encode_mentions(none), head.encode_entities(texts))["tglu"].abs().max() == 0
-        torch.testing.assert_close(head.encode_entities(none)["m2e.base"], (head.absent_image - head.absent_image.mean()).expand(3, -1))
+        torch.testing.assert_close(
+            head.encode_entities(none)["m2e.base"], (head.absent_image - head.absent_image.mean()).expand(3, -1)
+        )

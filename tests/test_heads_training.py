@@ -57,7 +57,12 @@ def test_metrics_predictions_and_history_fit_each_other(world):
         assert len(row["top"]) == 10 and row["top_score"] == sorted(row["top_score"], reverse=True)
         assert (row["rank_full_kb"] == 1) == (row["top"][0] == row["gold"])
         assert (row["rank_candidates"] > 0) == (row["gold"] in {f"Q{entity}" for entity in lists[row["id"]]})
-        np.testing.assert_allclose(np.mean([row[f"top_{unit}"] for unit in ("tglu", "vdlu", "cmfu")], axis=0), row["top_score"], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            np.mean([row[f"top_{unit}"] for unit in ("tglu", "vdlu", "cmfu")], axis=0),
+            row["top_score"],
+            rtol=1e-5,
+            atol=1e-5,
+        )
     history = json.loads((Path(job["out"]) / "history.json").read_text())
     assert [row["epoch"] for row in history["epochs"]] == [1, 2, 3]
     assert history["best_epoch"] == 1 + int(np.argmax([row["dev MRR"] for row in history["epochs"]]))
@@ -114,7 +119,9 @@ def killed(world, tmp_path_factory):
     jobs = {fault: {**world[0], "out": str(folder / fault.replace(":", "-"))} for fault in EPOCHS_KEPT}
     jobs["other"] = {**world[0], "config": {**world[0]["config"], "lr": 0.001}, "out": str(folder / "other")}
     order = [(fault if fault != "other" else "epoch-end:2", job) for fault, job in jobs.items()]
-    ended = subprocess.run([sys.executable, "-c", KILL, json.dumps(order)], capture_output=True, text=True, check=True).stdout
+    ended = subprocess.run(
+        [sys.executable, "-c", KILL, json.dumps(order)], capture_output=True, text=True, check=True
+    ).stdout
     assert ended.split() == ["-9"] * len(jobs)
     return jobs
 
@@ -125,7 +132,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(world, killed, fault):
     assert not (out / "run.json").exists()
     kept = read_tensors(out / "checkpoint.safetensors")[1]["seconds"]
     run = training.main(killed[fault])["run"]
-    assert run["resumed_after"] == EPOCHS_KEPT[fault] and run["seconds"]["train"] >= round(kept, 3) > 0, "what was done before the kill counts"
+    assert run["resumed_after"] == EPOCHS_KEPT[fault] and run["seconds"]["train"] >= round(kept, 3) > 0, (
+        "what was done before the kill counts"
+    )
     assert bytes_of(out) == world[2]
     assert not (out / "checkpoint.safetensors").exists()
     assert len(list((out / "tensorboard").iterdir())) == 1
@@ -158,7 +167,9 @@ def test_stopping_looks_at_one_half_of_dev_alone(world, tmp_path):
 
 def test_patience_ends_a_run_that_gets_no_better(world, tmp_path):
     job, _, _ = world
-    result = training.main({**job, "config": {**job["config"], "lr": 1e-12, "epochs": 50, "patience": 2}, "out": str(tmp_path)})
+    result = training.main(
+        {**job, "config": {**job["config"], "lr": 1e-12, "epochs": 50, "patience": 2}, "out": str(tmp_path)}
+    )
     assert (result["run"]["best_epoch"], result["run"]["epochs"]) == (1, 3)
 
 
@@ -177,7 +188,9 @@ def test_hard_negatives_come_from_the_mentions_own_lists_anew_at_each_step(world
     index = np.flatnonzero((bundle.table["split"] == "train") & (bundle.gold >= 0))[:16]
     first, second = (bundle.draw(index, 2, 40, np.random.default_rng([0, 1, step])) for step in (1, 2))
     for drawn in (first, second):
-        assert all(entity in bundle.candidates[row] for row, entities in zip(index, drawn, strict=True) for entity in entities)
+        assert all(
+            entity in bundle.candidates[row] for row, entities in zip(index, drawn, strict=True) for entity in entities
+        )
     assert (first != second).any()
     near = bundle.draw(index, 9, 3, np.random.default_rng(0))
     assert all(set(entities) <= set(bundle.candidates[row, :3]) for row, entities in zip(index, near, strict=True))
@@ -191,7 +204,9 @@ def test_hard_negatives_come_from_the_mentions_own_lists_anew_at_each_step(world
 
 def test_the_step_size_falls_to_nothing_over_all_epochs(world):
     job, _, _ = world
-    config = training.load_config("mimic", {**job["config"], "lr": 0.01, "lr_decay": True, "epochs": 2, "image_feature": None})
+    config = training.load_config(
+        "mimic", {**job["config"], "lr": 0.01, "lr_decay": True, "epochs": 2, "image_feature": None}
+    )
     bundle = Bundle.load(job, config.wants(["text_tokens"]), torch.device("cpu"))
     chosen, _ = training.training_mentions(bundle, 1.0)
     head = training.make_head("mimic", config, bundle.shapes)
@@ -227,7 +242,9 @@ def test_resident_and_mapped_features_are_the_same_rows(world):
     columns = [*resident.mentions.columns.values()]
     sizes = sorted(column.bytes() for column in columns)
     settle(columns, torch.device("cpu"), sum(sizes) - 1)
-    assert sorted(column.bytes() for column in columns if column.resident is not None) == sizes[:-1], "the largest no longer fits"
+    assert sorted(column.bytes() for column in columns if column.resident is not None) == sizes[:-1], (
+        "the largest no longer fits"
+    )
     settle(columns, torch.device("cpu"), sum(sizes))
     assert all(column.resident is not None for column in columns)
     index = np.array([*range(100, 140), 3, 3])
@@ -305,5 +322,12 @@ def test_a_head_that_scores_lists_alone_is_judged_on_them(world):
     metrics, columns, _ = evaluate(head.eval(), bundle, quiet=True)
     assert metrics["test"] == {protocol: result["metrics"]["test"][protocol] for protocol in ("candidates", "rerank")}
     listed = columns["rank_candidates"] > 0
-    assert (columns["gold"][listed] == [top[rank - 1] for top, rank in zip(columns["top"], columns["rank_candidates"], strict=True) if 0 < rank <= 10]).all()
+    assert (
+        columns["gold"][listed]
+        == [
+            top[rank - 1]
+            for top, rank in zip(columns["top"], columns["rank_candidates"], strict=True)
+            if 0 < rank <= 10
+        ]
+    ).all()
     assert np.isnan(columns["gold_score"][~listed]).all() and not np.isnan(columns["gold_score"][listed]).any()

@@ -30,37 +30,77 @@ def test_a_commands_help_says_what_it_is_for_and_each_option_once(name):
 def test_without_a_command_all_are_listed_and_without_help_nothing_is_said():
     text = help.asked(["luigi", "--module", "tasks", "--help"], COMMANDS)
     assert all(re.search(rf"^  {name} +\w", text, re.M) for name in COMMANDS)
-    assert help.asked(["luigi", "--module", "tasks", "Status"], COMMANDS) is None and help.asked(["pytest", "--help"], COMMANDS) is None
+    assert (
+        help.asked(["luigi", "--module", "tasks", "Status"], COMMANDS) is None
+        and help.asked(["pytest", "--help"], COMMANDS) is None
+    )
 
 
 def test_defaults_come_from_the_environment_but_never_a_private_one():
     code = "import sys, tasks\nfrom pipeline import help\nprint(help.command(tasks.SearchHead))\nassert not {'torch', 'transformers', 'optuna'} & set(sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MEL_STORAGE": "postgresql://user:secret@host/db", "MEL_DATASET": "mydata"}
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "MEL_STORAGE": "postgresql://user:secret@host/db",
+        "MEL_DATASET": "mydata",
+    }
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True
+    ).stdout
     assert "(mydata)" in said and "secret" not in said and "(required)" in help.command(tasks.BuildPairs)
 
 
 def test_the_command_line_prints_it_and_luigis_own_help_is_still_there():
     for option, wanted in (("--help", "options of every command:"), ("--help-all", "--local-scheduler")):
         command = [sys.executable, "-m", "luigi", "--module", "tasks", "TrainHead", option]
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=True)
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
         assert wanted in done.stdout and not done.stderr
 
 
 @pytest.mark.parametrize("options", ["--help", "--dry-run --work-dir nowhere"])
 def test_a_reader_that_has_read_enough_is_no_error(options, tmp_path):
     command = f"{sys.executable} -m luigi --module tasks TrainHead {options.replace('nowhere', str(tmp_path / 'work'))} | true; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0 and not done.stderr, done.stderr
 
 
-@pytest.mark.parametrize(("words", "line"), [
-    (["TrainHed"], "error: no command 'TrainHed'; did you mean 'TrainHead'?"),
-    (["CompareRuns", "--run-folder", "small/mimic/a"], "error: CompareRuns: requires the 'against' parameter to be set"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["TrainHed"], "error: no command 'TrainHed'; did you mean 'TrainHead'?"),
+        (
+            ["CompareRuns", "--run-folder", "small/mimic/a"],
+            "error: CompareRuns: requires the 'against' parameter to be set",
+        ),
+    ],
+)
 def test_a_mistyped_command_and_an_option_left_out_end_in_one_line(words, line):
     command = [sys.executable, "-m", "luigi", "--module", "tasks", *words]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode and line in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
@@ -76,6 +116,11 @@ def test_a_command_with_an_option_of_each_kind():
         a_long_name_of_a_file = luigi.Parameter(description="a file")
 
     lines = help.command(Kinds).splitlines()
-    for line in ("  --count N               a number (3)", "  --share X               a share (0.5)", "  --quick                 a switch", "  --prune true|false      a choice (True)"):
+    for line in (
+        "  --count N               a number (3)",
+        "  --share X               a share (0.5)",
+        "  --quick                 a switch",
+        "  --prune true|false      a choice (True)",
+    ):
         assert line in lines
     assert lines[lines.index("  --a-long-name-of-a-file FILE") + 1] == " " * 26 + "a file (required)"

@@ -40,7 +40,12 @@ def png_header(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
 
 
 def sixteen_bit() -> bytes:
@@ -81,7 +86,24 @@ def test_every_kind_of_picture_becomes_rgb(kind):
     assert (image.mode, image.size, np.asarray(image).dtype) == ("RGB", (96, 64), np.uint8)
 
 
-@pytest.mark.parametrize("kind", ["jpeg", "progressive", "cmyk", "png", "palette", "rgba", "gif", "animated gif", "animated webp", "animated png", "webp", "bmp", "tiff"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "jpeg",
+        "progressive",
+        "cmyk",
+        "png",
+        "palette",
+        "rgba",
+        "gif",
+        "animated gif",
+        "animated webp",
+        "animated png",
+        "webp",
+        "bmp",
+        "tiff",
+    ],
+)
 def test_colours_survive(kind):
     pixels = np.asarray(decode(GOOD[kind])).astype(int)
     assert np.abs(pixels[10, 10] - (20, 40, 220)).max() < 30
@@ -151,7 +173,18 @@ def test_a_cut_picture_is_never_shown(kind):
         assert caught.value.status == Status.BROKEN
 
 
-@pytest.mark.parametrize("data", [b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"8BPS" + b"\0" * 100, b"RIFF\x24\0\0\0WAVEfmt ", b"BMW builds cars", encoded(drawn(), "ICO"), encoded(drawn(), "PPM")])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n",
+        b"8BPS" + b"\0" * 100,
+        b"RIFF\x24\0\0\0WAVEfmt ",
+        b"BMW builds cars",
+        encoded(drawn(), "ICO"),
+        encoded(drawn(), "PPM"),
+    ],
+)
 def test_formats_outside_the_list_are_not_images(data):
     with pytest.raises(ImageError, match="not an image"):
         decode(data)
@@ -207,7 +240,10 @@ def test_decoding_in_threads_gives_the_pixels_of_decoding_alone():
 
 @pytest.fixture
 def folder(tmp_path):
-    files = {**{f"{kind}.img": data for kind, data in GOOD.items()}, **{f"{cause}.img": data for cause, (data, _) in BAD.items()}}
+    files = {
+        **{f"{kind}.img": data for kind, data in GOOD.items()},
+        **{f"{cause}.img": data for cause, (data, _) in BAD.items()},
+    }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     (tmp_path / "folder.jpg").mkdir()
@@ -233,8 +269,26 @@ def test_scan_reports_the_upright_size_of_the_whole_picture(tmp_path):
 
 
 def test_what_is_no_file_gets_a_verdict_and_does_not_block(folder):
-    found = scan([folder / "folder.jpg", folder / "pipe.jpg", folder / "loop.jpg", folder / "gone.jpg", folder / "jpeg.img" / "x.jpg", folder / ("x" * 300), None])
-    assert [scanned.cause for scanned in found] == ["not a file", "not a file", "no such file", "no such file", "no such file", "no such file", "not listed"]
+    found = scan(
+        [
+            folder / "folder.jpg",
+            folder / "pipe.jpg",
+            folder / "loop.jpg",
+            folder / "gone.jpg",
+            folder / "jpeg.img" / "x.jpg",
+            folder / ("x" * 300),
+            None,
+        ]
+    )
+    assert [scanned.cause for scanned in found] == [
+        "not a file",
+        "not a file",
+        "no such file",
+        "no such file",
+        "no such file",
+        "no such file",
+        "not listed",
+    ]
     assert [scanned.status for scanned in found] == [Status.BROKEN] * 2 + [Status.MISSING] * 5
 
 

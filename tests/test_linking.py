@@ -40,7 +40,9 @@ def linker(world):
 
 def picture(seed=0, size=(48, 40)):
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(buffer, "PNG")
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(
+        buffer, "PNG"
+    )
     return buffer.getvalue()
 
 
@@ -50,23 +52,39 @@ def link(world, folder, lines, method="mimic", **options):
     data = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
     (folder / "new.jsonl").write_bytes(b"\n".join(data) + b"\n")
     job = {
-        "run": str(runs[method]), "input": str(folder / "new.jsonl"), "output": str(folder / "linked.jsonl"), "images": None, "top_k": 5, "chunk": 16,
-        "ignored": [], "device": "auto", "precision": "auto", **options,
+        "run": str(runs[method]),
+        "input": str(folder / "new.jsonl"),
+        "output": str(folder / "linked.jsonl"),
+        "images": None,
+        "top_k": 5,
+        "chunk": 16,
+        "ignored": [],
+        "device": "auto",
+        "precision": "auto",
+        **options,
     }
     said = main(job)
-    found = [[json.loads(line) for line in path.read_text().splitlines()] if path.exists() else [] for path in (
-        folder / "linked.jsonl", folder / "linked.jsonl.rejects.jsonl")]  # fmt: skip
+    found = [
+        [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        for path in (folder / "linked.jsonl", folder / "linked.jsonl.rejects.jsonl")
+    ]
     return *found, said
 
 
 @pytest.mark.parametrize("method", linking_world.METHODS)
 def test_a_runs_own_test_mentions_get_the_answers_of_its_predictions(world, tmp_path, method):
     root, runs = world
-    own = [line for line in (root / "data" / "mentions.jsonl").read_text().splitlines() if json.loads(line)["split"] == "test"]
+    own = [
+        line
+        for line in (root / "data" / "mentions.jsonl").read_text().splitlines()
+        if json.loads(line)["split"] == "test"
+    ]
     assert len(own) == 25
     answers, refused, said = link(world, tmp_path, [line.encode() for line in own], method, images=str(root / "data"))
     told = pq.read_table(runs[method] / "predictions.parquet").to_pydict()
-    expected = {name: (top, scores) for name, top, scores in zip(told["id"], told["top"], told["top_score"], strict=True)}
+    expected = {
+        name: (top, scores) for name, top, scores in zip(told["id"], told["top"], told["top_score"], strict=True)
+    }
     assert not refused and said["mentions"] == 25 and [answer["line"] for answer in answers] == list(range(1, 26))
     for answer, line in zip(answers, own, strict=True):
         top, scores = expected[json.loads(line)["id"]]
@@ -75,13 +93,17 @@ def test_a_runs_own_test_mentions_get_the_answers_of_its_predictions(world, tmp_
 
 
 def test_new_mentions_are_extracted_into_the_runs_cache_once(world, linker):
-    stores = {feature.name.rpartition("-")[0]: Store.open(feature) for feature in (world[0] / "work" / "cache").iterdir()}
+    stores = {
+        feature.name.rpartition("-")[0]: Store.open(feature) for feature in (world[0] / "work" / "cache").iterdir()
+    }
     before = {name: store.rows for name, store in stores.items()}
     first = linker.link("A sentence that nobody has seen, about Powers.", "Powers", picture(7))
     for store in stores.values():
         store.refresh()
     added = {name: stores[name].rows - before[name] for name in stores}
-    assert added["clip_text"] == added["clip_image"] == 1 and added["text_tokens"] == 0, "what mimic reads of this profile, no more"
+    assert added["clip_text"] == added["clip_image"] == 1 and added["text_tokens"] == 0, (
+        "what mimic reads of this profile, no more"
+    )
     again = linker.link("A sentence that nobody has seen, about Powers.", "Powers", picture(7))
     for store in stores.values():
         store.refresh()
@@ -96,23 +118,39 @@ def test_new_mentions_with_and_without_pictures_go_through_every_part(world, met
     alone = linker.link("Powers sails the Blue Ship to a place that is new.", "Blue Ship")
     assert alone.picture == "none" and {entity.id for entity in alone.entities} <= {f"Q{n}" for n in range(12)}
     if method == "fused":  # a gate may choose an expert that reads no picture
-        assert [entity.score for entity in alone.entities] != [entity.score for entity in found.entities], "the picture is read"
+        assert [entity.score for entity in alone.entities] != [entity.score for entity in found.entities], (
+            "the picture is read"
+        )
 
 
 def test_confidence_does_not_depend_on_how_many_are_asked_for(world):
     linker = Linker.load(world[1]["mimic"])
-    linker.calibration = {"fit": {"mean": [0] * 3, "deviation": [1] * 3, "weights": [0, 0, 1], "bias": 0}, "threshold": 0.5}  # by the softmax alone
-    answers = {top_k: linker.link("Sight of the Old Ship and of Ann Powers.", "Powers", top_k=top_k) for top_k in (1, 2, 5, 12)}
+    linker.calibration = {
+        "fit": {"mean": [0] * 3, "deviation": [1] * 3, "weights": [0, 0, 1], "bias": 0},
+        "threshold": 0.5,
+    }  # by the softmax alone
+    answers = {
+        top_k: linker.link("Sight of the Old Ship and of Ann Powers.", "Powers", top_k=top_k) for top_k in (1, 2, 5, 12)
+    }
     assert len({(answer.confidence, answer.nil, answer.entities[0]) for answer in answers.values()}) == 1
     assert [len(answer.entities) for answer in answers.values()] == [1, 2, 5, 12] and 0 < answers[5].confidence < 1
 
 
 def test_what_stands_beside_a_mention_does_not_change_its_answer(world, tmp_path):
-    lines = [{"id": n, "sentence": f"Sight number {n} of the Old Ship and of Ann Powers.", "mention": ("Old Ship", "Ann Powers")[n % 2]} for n in range(9)]
+    lines = [
+        {
+            "id": n,
+            "sentence": f"Sight number {n} of the Old Ship and of Ann Powers.",
+            "mention": ("Old Ship", "Ann Powers")[n % 2],
+        }
+        for n in range(9)
+    ]
     by_one, _, _ = link(world, tmp_path, lines, "drin", chunk=1)
     together, _, _ = link(world, tmp_path, lines, "drin", chunk=64)
     assert [answer["entities"][0]["id"] for answer in by_one] == [answer["entities"][0]["id"] for answer in together]
-    scores = [[[entity["score"] for entity in answer["entities"]] for answer in answers] for answers in (by_one, together)]
+    scores = [
+        [[entity["score"] for entity in answer["entities"]] for answer in answers] for answers in (by_one, together)
+    ]
     assert np.allclose(*scores, atol=1e-4)
 
 
@@ -125,7 +163,12 @@ def test_candidates_that_come_with_a_mention_and_those_of_its_type_are_taken_whe
     assert alone.entities == () and alone.nil and alone.confidence == 0, "no candidate at all"
     linker.scorer.sources = [{"kind": "name-of-type", "scorer": "token_set_ratio"}]
     linker.kb.table["type"][:] = ["person" if row < 4 else "place" for row in range(12)]
-    assert {entity.id for entity in linker.link("Ann Powers was seen.", "Ann Powers", type="person").entities} <= {"Q0", "Q1", "Q2", "Q3"}
+    assert {entity.id for entity in linker.link("Ann Powers was seen.", "Ann Powers", type="person").entities} <= {
+        "Q0",
+        "Q1",
+        "Q2",
+        "Q3",
+    }
     assert linker.link("Ann Powers was seen.", "Ann Powers").entities[0].id in {f"Q{row}" for row in range(12)}
 
 
@@ -137,27 +180,63 @@ def test_broken_lines_go_to_the_rejects_with_number_and_reason_and_the_rest_is_l
     (tmp_path / "in" / "text.png").write_text("no picture")
     good = {"sentence": "Ann Powers again", "mention": "Ann Powers"}
     lines = [
-        good, b"{not json", {**good, "colour": "red"}, b"", {**good, "mention": "  "}, {**good, "image": "../secret.png"}, {**good, "image": "good.png", "id": "with"},
-        {**good, "image": "cut.png"}, {**good, "image": "text.png"}, {**good, "image": "away.png"}, {**good, "sentence": "x" * incoming.MAX_LINE},
-        {**good, "start": 2, "end": 99}, b"[1]", b'{"sentence": "\xff", "mention": "a"}', {"sentence": "no mention"}, b"[" * 100000, {**good, "sentence": None}, good,
-        b'{"sentence": "a", "sentence": "b", "mention": "a"}', b'{"id": ' + b"9" * 5000 + b"}",
-    ]  # fmt: skip
+        good,
+        b"{not json",
+        {**good, "colour": "red"},
+        b"",
+        {**good, "mention": "  "},
+        {**good, "image": "../secret.png"},
+        {**good, "image": "good.png", "id": "with"},
+        {**good, "image": "cut.png"},
+        {**good, "image": "text.png"},
+        {**good, "image": "away.png"},
+        {**good, "sentence": "x" * incoming.MAX_LINE},
+        {**good, "start": 2, "end": 99},
+        b"[1]",
+        b'{"sentence": "\xff", "mention": "a"}',
+        {"sentence": "no mention"},
+        b"[" * 100000,
+        {**good, "sentence": None},
+        good,
+        b'{"sentence": "a", "sentence": "b", "mention": "a"}',
+        b'{"id": ' + b"9" * 5000 + b"}",
+    ]
     answers, refused, said = link(world, tmp_path / "in", lines)
     reasons = {entry["line"]: entry["reason"] for entry in refused}
     expected = {
-        2: "malformed JSON", 3: "unknown field 'colour'", 5: "empty", 6: "..", 11: "longer than", 12: "outside the sentence", 13: "expected an object",
-        14: "not UTF-8", 15: "'mention' is missing", 16: "nested", 19: "key 'sentence' is given twice", 20: "more than 4,300 digits",
-    }  # fmt: skip
+        2: "malformed JSON",
+        3: "unknown field 'colour'",
+        5: "empty",
+        6: "..",
+        11: "longer than",
+        12: "outside the sentence",
+        13: "expected an object",
+        14: "not UTF-8",
+        15: "'mention' is missing",
+        16: "nested",
+        19: "key 'sentence' is given twice",
+        20: "more than 4,300 digits",
+    }
     assert reasons.keys() == expected.keys()
     for line, words in expected.items():
         assert words in reasons[line] and f"line {line}" not in reasons[line], reasons[line]
         assert f"line {line}: " in said["text"] or line > 11, "the first are told"
     assert all(len(entry["begins"]) <= incoming.SHOWN for entry in refused) and "12 refused lines" in said["text"]
     pictures = {answer["line"]: answer["picture"] for answer in answers}
-    assert pictures == {1: "none", 7: "ok", 8: "broken: truncated", 9: "broken: not an image", 10: "missing: no such file", 17: "none", 18: "none"}
+    assert pictures == {
+        1: "none",
+        7: "ok",
+        8: "broken: truncated",
+        9: "broken: not an image",
+        10: "missing: no such file",
+        17: "none",
+        18: "none",
+    }
     assert [answer["id"] for answer in answers] == ["1", "with", "8", "9", "10", "17", "18"]
     link(world, tmp_path / "in", [good])
-    assert not (tmp_path / "in" / "linked.jsonl.rejects.jsonl").exists(), "no refusals of an earlier file beside the answers of this one"
+    assert not (tmp_path / "in" / "linked.jsonl.rejects.jsonl").exists(), (
+        "no refusals of an earlier file beside the answers of this one"
+    )
 
 
 def test_a_failed_command_leaves_the_old_output_and_no_other_files(world, tmp_path, monkeypatch):
@@ -166,12 +245,21 @@ def test_a_failed_command_leaves_the_old_output_and_no_other_files(world, tmp_pa
     monkeypatch.setattr(Linker, "link_all", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         link(world, tmp_path, [{"sentence": "Ben Powers", "mention": "Ben Powers"}])
-    assert (tmp_path / "linked.jsonl").read_bytes() == before and {path.name for path in tmp_path.iterdir()} == {"linked.jsonl", "new.jsonl"}
+    assert (tmp_path / "linked.jsonl").read_bytes() == before and {path.name for path in tmp_path.iterdir()} == {
+        "linked.jsonl",
+        "new.jsonl",
+    }
 
 
-@pytest.mark.parametrize("options, words", [
-    ({"input": "nowhere.jsonl"}, "no such file"), ({"images": "/nowhere/at/all"}, "--images-dir"), ({"top_k": 0}, "--top-k 0"), ({"output": "/nowhere/x.jsonl"}, "--output"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"input": "nowhere.jsonl"}, "no such file"),
+        ({"images": "/nowhere/at/all"}, "--images-dir"),
+        ({"top_k": 0}, "--top-k 0"),
+        ({"output": "/nowhere/x.jsonl"}, "--output"),
+    ],
+)
 def test_wrong_options_are_told_in_one_line(world, tmp_path, options, words):
     options = {name: str(tmp_path / value) if name == "input" else value for name, value in options.items()}
     with pytest.raises(UserError, match=words) as told:
@@ -201,9 +289,15 @@ def test_models_that_were_replaced_since_are_refused_with_both_identities(world,
 
     profile = yaml.safe_load((root / "small.yaml").read_text())
     receipts = [json.loads(path.read_text()) for path in (tmp_path / "work" / "receipts").glob("ExtractGroup-*.json")]
-    known = next(receipt["result"]["features"]["clip_text"]["identity"] for receipt in receipts if "clip_text" in receipt["result"]["features"])
+    known = next(
+        receipt["result"]["features"]["clip_text"]["identity"]
+        for receipt in receipts
+        if "clip_text" in receipt["result"]["features"]
+    )
     profile["features"]["clip_text"]["model"] = str(checkpoints.open_clip_model(tmp_path / "other", seed=1))
-    changed = {name: {**feature, **({"model": str(root / feature["model"])})} for name, feature in profile["features"].items()}
+    changed = {
+        name: {**feature, **({"model": str(root / feature["model"])})} for name, feature in profile["features"].items()
+    }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump({**profile, "features": changed}))
     for path in (tmp_path / "work" / "receipts").glob("ExtractGroup-*.json"):
         receipt = json.loads(path.read_text())
@@ -221,7 +315,11 @@ def test_folders_that_are_no_run_of_a_work_folder_are_told_apart(world, tmp_path
     shutil.copytree(runs["mimic"], tmp_path / "alone")
     with pytest.raises(UserError, match="no receipts"):
         Linker.load(tmp_path / "alone")
-    stages = [path.parent for path in runs["dsmip"].parent.glob("*/run.json") if json.loads(path.read_text())["config"]["stage"] != "gate"]
+    stages = [
+        path.parent
+        for path in runs["dsmip"].parent.glob("*/run.json")
+        if json.loads(path.read_text())["config"]["stage"] != "gate"
+    ]
     assert len(stages) == 2
     for stage in stages:
         with pytest.raises(UserError, match="prepares another run"):
@@ -250,7 +348,9 @@ def test_predictions_on_test_do_not_change_the_calibration(world, tmp_path):
         gold = [0 if where == "test" else row for where, row in zip(split, table["gold"].to_pylist(), strict=True)]
         import pyarrow as pa
 
-        pq.write_table(table.set_column(table.schema.get_field_index("gold"), "gold", pa.array(gold, table["gold"].type)), path)
+        pq.write_table(
+            table.set_column(table.schema.get_field_index("gold"), "gold", pa.array(gold, table["gold"].type)), path
+        )
         _stamp(tmp_path / "work", path)
     assert Linker.load(run).calibration == first
 
@@ -285,7 +385,11 @@ def test_scaling_makes_confidence_the_chance_of_being_right():
 
 
 def test_a_threshold_is_the_best_there_is_and_none_is_needed_where_nothing_is_nil():
-    chance, right, nil = np.array([0.1, 0.4, 0.6, 0.9]), np.array([False, False, True, True]), np.array([True, True, False, False])
+    chance, right, nil = (
+        np.array([0.1, 0.4, 0.6, 0.9]),
+        np.array([False, False, True, True]),
+        np.array([True, True, False, False]),
+    )
     place = calibration.threshold(chance, right, nil)
     assert place == pytest.approx(0.5) and calibration.accuracy(chance, right, nil, place) == 1
     assert calibration.threshold(chance, right, np.zeros(4, bool)) == 0
@@ -319,18 +423,47 @@ def test_a_file_is_linked_chunk_by_chunk(world, tmp_path, monkeypatch):
 
 
 def test_the_command_as_it_is_typed_begins_anew_after_a_kill(world, tmp_path):
-    (tmp_path / "new.jsonl").write_text(json.dumps({"sentence": "Ann Powers", "mention": "Ann Powers"}) + "\n{broken\n" + json.dumps({"sentence": "Old Ship", "mention": "Ship"}))
-    command = [sys.executable, "-m", "luigi", "--module", "tasks", "LinkMentions", "--run", str(world[1]["mimic"]), "--input", str(tmp_path / "new.jsonl")]
-    command += ["--output", str(tmp_path / "linked.jsonl"), "--chunk", "2", "--top-k", "2", "--work-dir", str(world[0] / "work")]
+    (tmp_path / "new.jsonl").write_text(
+        json.dumps({"sentence": "Ann Powers", "mention": "Ann Powers"})
+        + "\n{broken\n"
+        + json.dumps({"sentence": "Old Ship", "mention": "Ship"})
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "luigi",
+        "--module",
+        "tasks",
+        "LinkMentions",
+        "--run",
+        str(world[1]["mimic"]),
+        "--input",
+        str(tmp_path / "new.jsonl"),
+    ]
+    command += [
+        "--output",
+        str(tmp_path / "linked.jsonl"),
+        "--chunk",
+        "2",
+        "--top-k",
+        "2",
+        "--work-dir",
+        str(world[0] / "work"),
+    ]
 
     def typed(**more):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **more}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
         return done.returncode, done.stdout + done.stderr
 
     code, said = typed(MEL_FAULT="linked-chunk")
     assert code != 0 and "signal 9" in said and "Traceback" not in said and not (tmp_path / "linked.jsonl").exists()
     code, said = typed()
     assert code == 0 and "2 mentions" in said and "line 2: malformed JSON" in said, said
-    assert [len(json.loads(line)["entities"]) for line in (tmp_path / "linked.jsonl").read_text().splitlines()] == [2, 2]
+    assert [len(json.loads(line)["entities"]) for line in (tmp_path / "linked.jsonl").read_text().splitlines()] == [
+        2,
+        2,
+    ]
     assert {path.name for path in tmp_path.iterdir()} == {"new.jsonl", "linked.jsonl", "linked.jsonl.rejects.jsonl"}

@@ -54,7 +54,9 @@ def test_a_tokenizer_that_cannot_be_read_ends_in_one_line(bert):
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_states_are_the_models_own_whichever_side_its_tokenizer_pads(bert, pooling):
     right = call(loaded("text_tokens", bert, pooling=pooling), TEXTS)
-    left = call(loaded("text_tokens", changed(bert, "tokenizer_config.json", padding_side="left"), pooling=pooling), TEXTS)
+    left = call(
+        loaded("text_tokens", changed(bert, "tokenizer_config.json", padding_side="left"), pooling=pooling), TEXTS
+    )
     for row in range(len(TEXTS)):
         for output in ("tokens", "pooled", "offsets"):
             np.testing.assert_allclose(left[output][row], right[output][row], atol=1e-6)
@@ -65,7 +67,13 @@ def test_a_text_of_all_the_positions_that_a_roberta_has_is_read(bert):
 
     size = len((bert / "vocab.txt").read_text().split()) if (bert / "vocab.txt").exists() else 200
     config = RobertaConfig(
-        vocab_size=size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=34, pad_token_id=0
+        vocab_size=size,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=34,
+        pad_token_id=0,
     )
     RobertaModel(config).save_pretrained(bert)
     made = loaded("text_tokens", bert, max_tokens=64)
@@ -80,16 +88,22 @@ def test_of_an_encoder_with_a_decoder_the_encoder_is_read(bert):
     from transformers import AutoTokenizer, T5Config, T5EncoderModel, T5Model
 
     tokenizer = AutoTokenizer.from_pretrained(bert)
-    T5Model(T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)).eval().save_pretrained(bert)
+    T5Model(
+        T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    ).eval().save_pretrained(bert)
     rows = call(loaded("text_tokens", bert), TEXTS)
     model = T5EncoderModel.from_pretrained(bert).eval()
     with torch.inference_mode():
         for row, text in zip(rows["tokens"], TEXTS, strict=True):
-            np.testing.assert_allclose(row, model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].numpy(), atol=1e-5)
+            np.testing.assert_allclose(
+                row, model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].numpy(), atol=1e-5
+            )
 
 
 @pytest.mark.parametrize("make", [checkpoints.hf_vit, checkpoints.hf_resnet])
-@pytest.mark.parametrize("told", [{}, {"do_normalize": False}, {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}])
+@pytest.mark.parametrize(
+    "told", [{}, {"do_normalize": False}, {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}]
+)
 def test_pictures_are_normalised_as_the_models_own_library_does(saved, tmp_path, make, told):
     from transformers import AutoImageProcessor
 

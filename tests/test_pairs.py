@@ -16,8 +16,14 @@ from pipeline import pair_scores, pairs
 M, N, K = 23, 17, 6
 PHRASES = [f"Person {i}" if i % 3 else f"the old, (person) {i}" for i in range(M)]
 NAMES = [f"person {i}" if i % 2 else f"Old Person {i} of the Person" for i in range(N)]
-SENTENCES = [f"In {1900 + i} {phrase} sang, {f'and old in {1950 + i}' if i % 2 else 'a song of a Person'}." for i, phrase in enumerate(PHRASES)]
-ATTRIBUTES = [f"Birth: {1850 + i}.{f' Death: {1930 + i}.' if i % 3 else ''} Work: song, songs" if i % 4 else "Sang." for i in range(N)]
+SENTENCES = [
+    f"In {1900 + i} {phrase} sang, {f'and old in {1950 + i}' if i % 2 else 'a song of a Person'}."
+    for i, phrase in enumerate(PHRASES)
+]
+ATTRIBUTES = [
+    f"Birth: {1850 + i}.{f' Death: {1930 + i}.' if i % 3 else ''} Work: song, songs" if i % 4 else "Sang."
+    for i in range(N)
+]
 DESCRIPTIONS = [None if i % 2 else f"Old, no. {i}12345" for i in range(N)]
 
 
@@ -31,8 +37,12 @@ def folder(tmp_path_factory, random):
     folder = tmp_path_factory.mktemp("pairs")
     starts = [len(f"In {1900 + i} ") if i % 5 else -1 for i in range(M)]
     ends = [start + len(phrase) for start, phrase in zip(starts, PHRASES, strict=True)]
-    pq.write_table(pa.table({"phrase": PHRASES, "sentence": SENTENCES, "start": starts, "end": ends}), folder / "mentions.parquet")
-    pq.write_table(pa.table({"name": NAMES, "attributes": ATTRIBUTES, "description": DESCRIPTIONS}), folder / "entities.parquet")
+    pq.write_table(
+        pa.table({"phrase": PHRASES, "sentence": SENTENCES, "start": starts, "end": ends}), folder / "mentions.parquet"
+    )
+    pq.write_table(
+        pa.table({"name": NAMES, "attributes": ATTRIBUTES, "description": DESCRIPTIONS}), folder / "entities.parquet"
+    )
     ids = np.stack([random.permutation(N)[:K] for _ in range(M)]).astype(np.int32)
     ids[3, 2:], ids[7] = -1, -1
     np.savez(folder / "candidates.npz", ids=ids, scores=np.where(ids < 0, 0, random.random((M, K))).astype(np.float32))
@@ -50,20 +60,45 @@ def stored(folder, side, feature, view, outputs, columns, ok, counts=None, extra
     keys = np.stack([np.frombuffer(content_key(feature, f"{side} {view} {i}"), np.uint8) for i in range(n)])
     present = np.ones(n, bool)
     present[-1] = False
-    store = Store.create(folder / "cache", feature, {"side": side, "view": view, "outputs": [output.to_json() for output in outputs]})
+    store = Store.create(
+        folder / "cache", feature, {"side": side, "view": view, "outputs": [output.to_json() for output in outputs]}
+    )
     status = np.where(ok, Status.OK, Status.BROKEN).astype(np.uint8)
     order = np.random.default_rng(1).permutation(n - 1)
     store.add(
-        keys[order], status[order], ["" if good else "cut off" for good in ok[order]],
-        {name: [values[i] for i in order] if isinstance(values, list) else values[order] for name, values in columns.items()},
+        keys[order],
+        status[order],
+        ["" if good else "cut off" for good in ok[order]],
+        {
+            name: [values[i] for i in order] if isinstance(values, list) else values[order]
+            for name, values in columns.items()
+        },
     )
-    saved = {"keys": keys, "present": present, "span": np.full((n, 2), -1), **({} if counts is None else {"counts": counts})}
+    saved = {
+        "keys": keys,
+        "present": present,
+        "span": np.full((n, 2), -1),
+        **({} if counts is None else {"counts": counts}),
+    }
     np.savez(folder / f"{side}.{feature}.{view}.npz", **saved)
-    return {"side": side, "feature": feature, "view": view, "store": str(store.folder), "keys": str(folder / f"{side}.{feature}.{view}.npz")}
+    return {
+        "side": side,
+        "feature": feature,
+        "view": view,
+        "store": str(store.folder),
+        "keys": str(folder / f"{side}.{feature}.{view}.npz"),
+    }
 
 
 def job(folder, name, inputs=(), **more):
-    return {"name": name, "dataset": str(folder), "candidates": str(folder / "candidates.npz"), "inputs": list(inputs), "out": str(folder / f"{name}.npz"), **more}
+    return {
+        "name": name,
+        "dataset": str(folder),
+        "candidates": str(folder / "candidates.npz"),
+        "inputs": list(inputs),
+        "out": str(folder / f"{name}.npz"),
+        **more,
+    }
 
 
 def built(folder, name, inputs=(), **more):
@@ -103,7 +138,9 @@ def held(request, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["clip_ti", "clip_it", "text_cls"])
-def test_cosines_are_those_of_every_pair_and_masked_where_a_side_is_absent(folder, tmp_path, random, small_blocks, held, name):
+def test_cosines_are_those_of_every_pair_and_masked_where_a_side_is_absent(
+    folder, tmp_path, random, small_blocks, held, name
+):
     inputs, vectors, ok = [], [], []
     for (side, view), feature, _ in pairs.READS[name]:
         n = M if side == "mention" else N
@@ -113,7 +150,11 @@ def test_cosines_are_those_of_every_pair_and_masked_where_a_side_is_absent(folde
         ok[-1][-1] = False
     values = built(folder, name, inputs)
     ids, _ = lists(folder)
-    np.testing.assert_allclose(values, expected(ids, lambda i, e: cosine(vectors[0][i], vectors[1][e]) if ok[0][i] and ok[1][e] else None), atol=1e-3)
+    np.testing.assert_allclose(
+        values,
+        expected(ids, lambda i, e: cosine(vectors[0][i], vectors[1][e]) if ok[0][i] and ok[1][e] else None),
+        atol=1e-3,
+    )
     assert np.isnan(values).any() and np.isfinite(values).any()
 
 
@@ -121,7 +162,9 @@ def objects(random, n, most=4):
     """Boxes' confidences, then vectors of the crops kept of them (-1: of the whole picture), for n pictures."""
     confidences = [random.random(random.integers(0, most + 1)).astype(np.float32) for _ in range(n)]
     confidences[0], confidences[1] = np.zeros(2, np.float32), np.zeros(0, np.float32)
-    boxes = [np.flatnonzero(random.random(len(c)) > 0.2).astype(np.int32) if len(c) else np.int32([-1]) for c in confidences]
+    boxes = [
+        np.flatnonzero(random.random(len(c)) > 0.2).astype(np.int32) if len(c) else np.int32([-1]) for c in confidences
+    ]
     boxes[0] = np.int32([0, 1])
     return confidences, boxes, [random.normal(size=(len(b), 5)).astype(np.float16) for b in boxes]
 
@@ -133,9 +176,21 @@ def test_the_object_relation_is_the_weighted_mean_of_all_pairs_of_objects(folder
         ok[side] = random.random(n) > 0.1
         ok[side][:2] = True
         place = tmp_path
-        inputs.append(stored(place, side, "objects", "image", [Output("confidences", (), "float32", True)], {"confidences": confidences}, ok[side]))
+        inputs.append(
+            stored(
+                place,
+                side,
+                "objects",
+                "image",
+                [Output("confidences", (), "float32", True)],
+                {"confidences": confidences},
+                ok[side],
+            )
+        )
         outputs = [Output("vectors", (5,), ragged=True), Output("box", (), "int32", True)]
-        inputs.append(stored(place, side, "object_resnet", "image", outputs, {"vectors": vectors, "box": boxes}, ok[side]))
+        inputs.append(
+            stored(place, side, "object_resnet", "image", outputs, {"vectors": vectors, "box": boxes}, ok[side])
+        )
         ok[side][-1] = False
 
     def relation(i, e):
@@ -146,7 +201,10 @@ def test_the_object_relation_is_the_weighted_mean_of_all_pairs_of_objects(folder
             if not ok[side][row]:
                 return None
             confidences, boxes, vectors = (values[row] for values in sides[side])
-            kept[side] = [(1.0 if b < 0 else float(confidences[b]), v) for b, v in zip(boxes[: most[side]], vectors[: most[side]], strict=True)]
+            kept[side] = [
+                (1.0 if b < 0 else float(confidences[b]), v)
+                for b, v in zip(boxes[: most[side]], vectors[: most[side]], strict=True)
+            ]
         for s, v in kept["mention"]:
             for t, w in kept["entity"]:
                 above, total = above + s * t * cosine(v, w), total + s * t
@@ -155,7 +213,9 @@ def test_the_object_relation_is_the_weighted_mean_of_all_pairs_of_objects(folder
     values = built(folder, "object_relation", inputs)
     ids, _ = lists(folder)
     np.testing.assert_allclose(values, expected(ids, relation), atol=2e-3)
-    assert np.isnan(values[0]).all() and np.isnan(values[:, :][ids == 0]).all(), "confidences that are all zero are masked"
+    assert np.isnan(values[0]).all() and np.isnan(values[:, :][ids == 0]).all(), (
+        "confidences that are all zero are masked"
+    )
     assert np.isfinite(values[1]).any(), "a picture without objects is one object of confidence 1"
 
 
@@ -169,7 +229,9 @@ def test_face_match_is_the_best_cosine_over_all_faces_of_all_pictures_of_an_enti
     counts[-1] = 1
     theirs = [random.normal(size=(random.integers(0, 3), 5)).astype(np.float16) for _ in range(counts.sum())]
     their_ok = random.random(len(theirs)) > 0.2
-    second = stored(folder / "faces", "entity", "face_embedding", "images", outputs, {"vectors": theirs}, their_ok, counts)
+    second = stored(
+        folder / "faces", "entity", "face_embedding", "images", outputs, {"vectors": theirs}, their_ok, counts
+    )
     their_ok[-1] = False
     starts = counts.cumsum() - counts
 
@@ -190,7 +252,9 @@ def test_name_similarity_is_rapidfuzz_on_cleaned_strings_from_0_to_1(folder, sma
     for number, measure in enumerate(pairs.MEASURES[:4]):
         score = getattr(fuzz, measure)
         np.testing.assert_allclose(
-            values[..., number], expected(ids, lambda i, e: score(default_process(PHRASES[i]), default_process(NAMES[e])) / 100), atol=1e-6
+            values[..., number],
+            expected(ids, lambda i, e: score(default_process(PHRASES[i]), default_process(NAMES[e])) / 100),
+            atol=1e-6,
         )
     np.testing.assert_array_equal(values[..., 5], expected(ids, lambda i, e: PHRASES[i].lower() == NAMES[e].lower()))
     assert np.nanmin(values) >= 0 and np.nanmax(values) <= 1 and values[..., 5][ids >= 0].any()
@@ -214,7 +278,9 @@ def test_years_are_those_between_a_sentence_and_the_first_and_last_year_of_an_en
     values = built(folder, "years")
     ids, _ = lists(folder)
     np.testing.assert_array_equal(values[..., 0], expected(ids, lambda i, e: 1900 + i - born(e)))
-    np.testing.assert_array_equal(values[..., 1], expected(ids, lambda i, e: (1950 + i if i % 2 else 1900 + i) - died(e)))
+    np.testing.assert_array_equal(
+        values[..., 1], expected(ids, lambda i, e: (1950 + i if i % 2 else 1900 + i) - died(e))
+    )
     np.testing.assert_array_equal(values[..., 2], expected(ids, lambda i, e: born(e)))
     assert np.isnan(values[ids >= 0]).any() and np.isfinite(values).any()
 
@@ -224,7 +290,10 @@ def words(text):
 
 
 def test_word_overlap_weighs_rare_words_and_leaves_the_phrase_out(folder):
-    texts = [words(f"{attributes} {description or ''}") for attributes, description in zip(ATTRIBUTES, DESCRIPTIONS, strict=True)]
+    texts = [
+        words(f"{attributes} {description or ''}")
+        for attributes, description in zip(ATTRIBUTES, DESCRIPTIONS, strict=True)
+    ]
     names = [words(name) for name in NAMES]
 
     def around(i):
@@ -235,22 +304,42 @@ def test_word_overlap_weighs_rare_words_and_leaves_the_phrase_out(folder):
 
     values = built(folder, "word_overlap")
     ids, _ = lists(folder)
-    np.testing.assert_allclose(values[..., 0], expected(ids, lambda i, e: sum(weight(word, texts) for word in around(i) & texts[e])), rtol=1e-5)
+    np.testing.assert_allclose(
+        values[..., 0], expected(ids, lambda i, e: sum(weight(word, texts) for word in around(i) & texts[e])), rtol=1e-5
+    )
     np.testing.assert_array_equal(values[..., 1], expected(ids, lambda i, e: len(around(i) & texts[e])))
-    np.testing.assert_allclose(values[..., 2], expected(ids, lambda i, e: sum(weight(word, names) for word in around(i) & names[e])), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        values[..., 2],
+        expected(ids, lambda i, e: sum(weight(word, names) for word in around(i) & names[e])),
+        rtol=1e-5,
+        atol=1e-7,
+    )
     assert len(np.unique(values[ids >= 0][:, 0])) > 2 and values[ids >= 0][:, 2].any()
 
 
 def test_text_length_counts_the_words_about_an_entity(folder):
     ids, _ = lists(folder)
-    counted = [len("".join(c if c.isalnum() else " " for c in f"{a} {d or ''}").split()) for a, d in zip(ATTRIBUTES, DESCRIPTIONS, strict=True)]
-    np.testing.assert_allclose(built(folder, "text_length"), expected(ids, lambda i, e: np.log1p(counted[e])), rtol=1e-6)
+    counted = [
+        len("".join(c if c.isalnum() else " " for c in f"{a} {d or ''}").split())
+        for a, d in zip(ATTRIBUTES, DESCRIPTIONS, strict=True)
+    ]
+    np.testing.assert_allclose(
+        built(folder, "text_length"), expected(ids, lambda i, e: np.log1p(counted[e])), rtol=1e-6
+    )
 
 
 def test_pairs_of_a_kb_without_any_face_are_all_masked(folder):
     outputs = [Output("vectors", (5,), ragged=True)]
     inputs = [
-        stored(folder / "none", side, "face_embedding", view, outputs, {"vectors": [np.zeros((0, 5), np.float16)] * n}, np.ones(n, bool))
+        stored(
+            folder / "none",
+            side,
+            "face_embedding",
+            view,
+            outputs,
+            {"vectors": [np.zeros((0, 5), np.float16)] * n},
+            np.ones(n, bool),
+        )
         for side, view, n in (("mention", "image", M), ("entity", "images", N))
     ]
     assert np.isnan(built(folder, "face_match", inputs)).all()
@@ -259,13 +348,22 @@ def test_pairs_of_a_kb_without_any_face_are_all_masked(folder):
 def test_what_a_pair_feature_reads_is_told_and_a_profile_that_lacks_it_is_refused():
     assert pairs.wants("retrieval", []) == pairs.wants("name_similarity", []) == []
     assert pairs.wants("face_match", ["face_embedding", "faces"]) == [
-        {"side": "mention", "feature": "face_embedding", "view": "image"}, {"side": "entity", "feature": "face_embedding", "view": "images"}
-    ]  # fmt: skip
+        {"side": "mention", "feature": "face_embedding", "view": "image"},
+        {"side": "entity", "feature": "face_embedding", "view": "images"},
+    ]
     with pytest.raises(UserError, match="needs clip_image, which the profile does not have"):
         pairs.wants("clip_ti", ["clip_text"])
     with pytest.raises(UserError, match="face_match"):
         pairs.wants("face_macth", [])
-    assert pairs.possible(["clip_text", "clip_image"]) == ["clip_ti", "clip_it", "name_similarity", "retrieval", "word_overlap", "years", "text_length"]
+    assert pairs.possible(["clip_text", "clip_image"]) == [
+        "clip_ti",
+        "clip_it",
+        "name_similarity",
+        "retrieval",
+        "word_overlap",
+        "years",
+        "text_length",
+    ]
 
 
 def test_an_input_that_is_not_there_and_lists_of_another_dataset_end_in_one_line(folder, tmp_path):

@@ -8,7 +8,9 @@ import tasks
 from pipeline.parameters import Choice, Number, TrueOrFalse, Whole
 
 KINDS = {luigi.IntParameter: Whole, luigi.FloatParameter: Number, luigi.ChoiceParameter: Choice}
-FOUND = {name: (command, parameter) for command in tasks.__all__ for name, parameter in getattr(tasks, command).get_params()}
+FOUND = {
+    name: (command, parameter) for command in tasks.__all__ for name, parameter in getattr(tasks, command).get_params()
+}
 
 
 def checked_kind(parameter: luigi.Parameter) -> type | None:
@@ -52,7 +54,16 @@ def test_what_lies_out_of_bounds_is_refused_in_one_line(command, option, value, 
     assert code.startswith(f"error: {option} ") and expected in code and len(code) < 200 and "\n" not in code
 
 
-@pytest.mark.parametrize(("option", "value"), [("--max-bad-images", "0"), ("--max-bad-images", "1"), ("--extract-batch", "0"), ("--shard-rows", "1"), ("--seed", "0")])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--max-bad-images", "0"),
+        ("--max-bad-images", "1"),
+        ("--extract-batch", "0"),
+        ("--shard-rows", "1"),
+        ("--seed", "0"),
+    ],
+)
 def test_the_bounds_themselves_are_allowed(option, value, tmp_path):
     code, said = commands.run("TrainHead", "--dry-run", "--work-dir", str(tmp_path / "work"), option, value)
     assert code == 0 and "would run TrainHead" in said

@@ -28,8 +28,14 @@ def test_every_shipped_profile_is_read_and_its_options_are_known(name):
     [
         ("features: [1", "mine.yaml:1:13: malformed YAML"),
         ("features: !!python/object/apply:os.system [echo]", "malformed YAML"),
-        (GOOD + "features:\n  mine: {}\n", "mine.yaml:4:1: malformed YAML (the key 'features' is given twice in one mapping)"),
-        ("features:\n  clip_text: {model: a/b, model: a/c}\n", "mine.yaml:2:27: malformed YAML (the key 'model' is given twice"),
+        (
+            GOOD + "features:\n  mine: {}\n",
+            "mine.yaml:4:1: malformed YAML (the key 'features' is given twice in one mapping)",
+        ),
+        (
+            "features:\n  clip_text: {model: a/b, model: a/c}\n",
+            "mine.yaml:2:27: malformed YAML (the key 'model' is given twice",
+        ),
         (GOOD + "threads: " + "9" * 5000, "malformed YAML (a value that cannot be read"),
         (GOOD + "threads: 2024-13-45", "malformed YAML (a value that cannot be read"),
         ("[" * 5000, "malformed YAML (nested too deeply)"),
@@ -52,10 +58,18 @@ def test_a_bad_profile_is_one_line_that_names_the_place(tmp_path, text, message)
 
 def test_what_a_merge_key_brings_may_be_overridden(tmp_path):
     base = "features:\n  a: &a {extractor: clip_text, views: &v {mention: [x]}, model: m}\n"
-    loaded = profile.load(write(tmp_path, base + "  b: &b {<<: *a, model: n, views: {<<: *v, entity: [y]}}\n  c: {<<: [*b, *a], extractor: image_vgg}\n"))
+    loaded = profile.load(
+        write(
+            tmp_path,
+            base
+            + "  b: &b {<<: *a, model: n, views: {<<: *v, entity: [y]}}\n  c: {<<: [*b, *a], extractor: image_vgg}\n",
+        )
+    )
     assert {name: (loaded.features[name].extractor, loaded.features[name].options["model"]) for name in "abc"} == {
-        "a": ("clip_text", "m"), "b": ("clip_text", "n"), "c": ("image_vgg", "n"),
-    }  # fmt: skip
+        "a": ("clip_text", "m"),
+        "b": ("clip_text", "n"),
+        "c": ("image_vgg", "n"),
+    }
     assert loaded.features["c"].views == {"mention": ("x",), "entity": ("y",)}
 
 
@@ -77,9 +91,13 @@ def test_bad_head_defaults_are_refused_whichever_head_is_asked_for(tmp_path, hea
 
 
 def test_an_output_that_a_head_reads_and_the_profile_leaves_out_is_named_before_anything_runs(tmp_path):
-    features = "".join(f"  {name}: {{model: m{extra}}}\n" for name, extra in (("clip_text", ", outputs: [pooled]"), ("clip_image", "")))
+    features = "".join(
+        f"  {name}: {{model: m{extra}}}\n" for name, extra in (("clip_text", ", outputs: [pooled]"), ("clip_image", ""))
+    )
     loaded = profile.load(write(tmp_path, f"features:\n{features}"))
-    with pytest.raises(UserError, match="mine.yaml: features.clip_text.outputs: mimic reads tokens too; add it, or leave `outputs` out"):
+    with pytest.raises(
+        UserError, match="mine.yaml: features.clip_text.outputs: mimic reads tokens too; add it, or leave `outputs` out"
+    ):
         jobs.head("mimic", "{}", loaded)
     assert jobs.head("clip", "{}", loaded).wanted, "it reads the pooled vectors alone"
 
@@ -112,11 +130,15 @@ def test_a_model_that_cannot_be_had_says_which_and_how_to_get_it(tmp_path, monke
     loaded = profile.load(write(tmp_path, GOOD.replace("some/model", "no-such-owner/no-such-model")))
     with pytest.raises(UserError) as error:
         build(loaded.feature("clip_text"), loaded.source, None)
-    assert "'no-such-owner/no-such-model'" in str(error.value) and "hf download no-such-owner/no-such-model" in str(error.value)
+    assert "'no-such-owner/no-such-model'" in str(error.value) and "hf download no-such-owner/no-such-model" in str(
+        error.value
+    )
     assert models.stamp("no-such-owner/no-such-model", tmp_path, None) == ["no-such-owner/no-such-model"]
 
 
-@pytest.mark.parametrize("reference", ["package:no_such_package/model", "package:json/../../x", "demo:../x", "./nowhere", "nowhere", "a/b/c"])
+@pytest.mark.parametrize(
+    "reference", ["package:no_such_package/model", "package:json/../../x", "demo:../x", "./nowhere", "nowhere", "a/b/c"]
+)
 def test_a_reference_that_leads_nowhere_or_out_is_refused(tmp_path, reference):
     with pytest.raises(UserError) as error:
         models.locate(reference, tmp_path, tmp_path)
@@ -127,7 +149,9 @@ def test_a_bare_weight_file_is_found_by_its_own_name_or_alone_in_its_folder(tmp_
     (tmp_path / "faces").mkdir()
     (tmp_path / "faces" / "net.onnx").write_bytes(b"1")
     for reference in ("faces/net.onnx", "faces", str(tmp_path / "faces" / "net.onnx")):
-        assert models.find_file(reference, tmp_path, None, "onnx", (".onnx",)).weights == (tmp_path / "faces" / "net.onnx",)
+        assert models.find_file(reference, tmp_path, None, "onnx", (".onnx",)).weights == (
+            tmp_path / "faces" / "net.onnx",
+        )
     with pytest.raises(UserError, match="no .pt file"):
         models.find_file("faces/net.onnx", tmp_path, None, "torch", (".pt",))
     with pytest.raises(UserError, match="no such file .*other.onnx|other.onnx.*no such file"):

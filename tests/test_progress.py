@@ -45,7 +45,9 @@ def test_whoever_starts_a_child_is_told_how_far_it_is(counting, capfd):
     with child.watched(told.append):
         assert child.run(counting, {}) == {"done": 40}
     assert len(told) >= 2 and told[-1]["done"] == told[-1]["total"] == 40 and told[-1]["left_s"] == 0
-    assert [state["done"] for state in told] == sorted({state["done"] for state in told}) and all(state["rate"] > 0 for state in told)
+    assert [state["done"] for state in told] == sorted({state["done"] for state in told}) and all(
+        state["rate"] > 0 for state in told
+    )
     assert progress.text(told[-1]).startswith("counting: 40 of 40 sheeps, ")
     assert "counting:" not in capfd.readouterr().err, "no bar where stderr is no terminal"
 
@@ -69,7 +71,9 @@ def test_lines_of_json_hold_also_what_a_child_prints(counting, monkeypatch, capf
     monkeypatch.setenv("MEL_JSON_LOG", "1")
     child.run(counting, {})
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    assert [(line["event"], line.get("message"), line.get("source")) for line in lines] == [("output", "a line of a library", counting)]
+    assert [(line["event"], line.get("message"), line.get("source")) for line in lines] == [
+        ("output", "a line of a library", counting)
+    ]
 
 
 def test_hashing_a_models_weights_and_drawing_for_the_bootstrap_tell_how_far_they_are(tmp_path, monkeypatch):
@@ -82,7 +86,12 @@ def test_hashing_a_models_weights_and_drawing_for_the_bootstrap_tell_how_far_the
     (tmp_path / "weights.bin").write_bytes(bytes(9 << 20))
     weights_hash([tmp_path / "weights.bin"], None)
     told = progress.read(tmp_path / "progress.json")
-    assert (told["what"], told["unit"], told["done"], told["total"]) == ("hashing weights.bin", "byte", 9 << 20, 9 << 20)
+    assert (told["what"], told["unit"], told["done"], told["total"]) == (
+        "hashing weights.bin",
+        "byte",
+        9 << 20,
+        9 << 20,
+    )
     paired_bootstrap(np.ones((2, 50)), np.zeros((2, 50)), resamples=300)
     told = progress.read(tmp_path / "progress.json")
     assert (told["what"], told["done"], told["total"]) == ("bootstrap", 300, 300)
@@ -98,15 +107,40 @@ def world(tmp_path_factory):
 
 def lines(world, task, *options, code=0, **environment):
     """Lines of JSON that a command wrote on stderr, and its stdout."""
-    command = [sys.executable, "-m", "luigi", "--module", "tasks", task, "--work-dir", str(world.work), "--dataset", "small", "--data-dir", str(world.data), *options]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True, timeout=300, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "luigi",
+        "--module",
+        "tasks",
+        task,
+        "--work-dir",
+        str(world.work),
+        "--dataset",
+        "small",
+        "--data-dir",
+        str(world.data),
+        *options,
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return [json.loads(line) for line in done.stderr.splitlines()], done.stdout
 
 
 def test_every_line_on_stderr_is_json_when_asked_for_and_results_stay_on_stdout(world):
     told, said = lines(world, "PrepareDataset", "--json-log")
-    assert [(line["event"], line["task"]) for line in told if "task" in line and line["event"] != "progress"] == [("start", "PrepareDataset"), ("done", "PrepareDataset")]
+    assert [(line["event"], line["task"]) for line in told if "task" in line and line["event"] != "progress"] == [
+        ("start", "PrepareDataset"),
+        ("done", "PrepareDataset"),
+    ]
     assert all({"time", "level"} <= set(line) for line in told) and "dataset small prepared" in said
     told, _ = lines(world, "ExtractFeatures", "--profile", "nowhere.yaml", code=1, MEL_JSON_LOG="1")
     assert told[-1]["event"] == "error" and "nowhere.yaml: no such profile file" in told[-1]["message"]
@@ -114,7 +148,9 @@ def test_every_line_on_stderr_is_json_when_asked_for_and_results_stay_on_stdout(
     (world.root / "broken" / "mentions.jsonl").write_text("{\n")
     (world.root / "broken" / "entities.jsonl").write_text("{}\n")
     told, _ = lines(world, "PrepareDataset", "--data-dir", str(world.root / "broken"), "--json-log", code=30)
-    assert [line["event"] for line in told if line["level"] == "error"][:1] == ["failed"] and "jsonl:1" in json.dumps(told)
+    assert [line["event"] for line in told if line["level"] == "error"][:1] == ["failed"] and "jsonl:1" in json.dumps(
+        told
+    )
 
 
 @pytest.fixture
@@ -123,7 +159,17 @@ def luigid(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from luigi.cmdline import luigid; luigid()", "--address", "127.0.0.1", "--port", str(port), "--state-path", str(tmp_path / "state")]
+    command = [
+        sys.executable,
+        "-c",
+        "from luigi.cmdline import luigid; luigid()",
+        "--address",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--state-path",
+        str(tmp_path / "state"),
+    ]
     server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -150,7 +196,11 @@ def test_luigis_page_shows_progress_and_messages(world, luigid, tmp_path, monkey
     fresh = World(world.root)
     fresh.work = tmp_path / "work"
     fresh.luigi("PrepareDataset", "--scheduler-url", luigid)
-    found = {name: row for name, row in ask(luigid, "task_list", status="", upstream_status="").items() if name.startswith("PrepareDataset")}
+    found = {
+        name: row
+        for name, row in ask(luigid, "task_list", status="", upstream_status="").items()
+        if name.startswith("PrepareDataset")
+    }
     assert len(found) == 1
     (name,) = found
     assert ask(luigid, "get_task_status_message", task_id=name)["statusMessage"].startswith("done in ")
@@ -168,14 +218,18 @@ def test_status_says_what_there_is_and_what_commands_would_do(world, tmp_path):
     assert row.split()[1] == shard.name.rpartition("-")[2] and int(row.split()[2]) > 0
     assert "trained: nothing" in said and "searched: nothing" in said and str(world.work) in said and "free:" in said
     todo = next(line for line in said.splitlines() if "TrainHead --method mimic" in line)
-    assert "would run" in todo and "ExtractGroup clip_text" in todo and todo.rstrip().endswith("TrainHead mimic, seed 0")
+    assert (
+        "would run" in todo and "ExtractGroup clip_text" in todo and todo.rstrip().endswith("TrainHead mimic, seed 0")
+    )
     assert "no such method; did you mean 'mimic'?" in said
     world.here("TrainHead", "--method", "mimic")
     said = world.here("Status", "--methods", "mimic")
     run = next(world.work.glob("runs/small/mimic/*"))
     row = next(line for line in said.splitlines() if line.startswith("small/mimic")).split()
     figures = json.loads((run / "metrics.json").read_text())["test"]["full-kb"]["all"]
-    assert row[1:4] == [run.name, "0", "full-kb"] and row[4:6] == [f"{100 * figures[name]:.2f}" for name in ("H@1", "MRR")]
+    assert row[1:4] == [run.name, "0", "full-kb"] and row[4:6] == [
+        f"{100 * figures[name]:.2f}" for name in ("H@1", "MRR")
+    ]
     assert "TrainHead --method mimic: done" in said
     (run / "run.json").write_text("{")
     assert run.name in world.here("Status", "--methods", "mimic"), "one broken file does not end the account"

@@ -32,7 +32,9 @@ def test_a_rank_by_name_is_the_place_in_the_list_of_all(small, scorer, monkeypat
     listed = places > 0
     assert 10 < listed.sum() < len(phrases)
     np.testing.assert_array_equal(found[listed], places[listed])
-    assert (found[~listed] > (whole.ids[~listed] >= 0).sum(1)).all(), "what has nothing in common comes after all that has"
+    assert (found[~listed] > (whole.ids[~listed] >= 0).sum(1)).all(), (
+        "what has nothing in common comes after all that has"
+    )
 
 
 def test_below_a_score_of_nothing_all_ranks_are_taken_once(small):
@@ -83,14 +85,29 @@ def test_a_source_without_an_order_leaves_the_rank_to_the_next():
 
 def test_candidates_carry_the_golds_rank(tmp_path):
     names = ["Ann", "Ann Lee", "Ann Leeds", "Robert", "Anne", "Zoe"]
-    mentions = {"phrase": ["Ann", "Ann", "Ann", "Ann", "Bob"], "gold": [0, 4, 5, -1, -2], "split": ["test"] * 5, "type": ["p", "p", "q", "p", "p"]}
+    mentions = {
+        "phrase": ["Ann", "Ann", "Ann", "Ann", "Bob"],
+        "gold": [0, 4, 5, -1, -2],
+        "split": ["test"] * 5,
+        "type": ["p", "p", "q", "p", "p"],
+    }
     entities = {"id": [f"Q{row}" for row in range(6)], "name": names, "type": ["p", "p", "p", "q", "p", "p"]}
     pq.write_table(pa.table(mentions), tmp_path / "mentions.parquet")
     pq.write_table(pa.table(entities), tmp_path / "entities.parquet")
-    pq.write_table(pa.table({"given": pa.array([[0], [0], [3], [0], [0]], pa.list_(pa.int32()))}), tmp_path / "given.parquet")
+    pq.write_table(
+        pa.table({"given": pa.array([[0], [0], [3], [0], [0]], pa.list_(pa.int32()))}), tmp_path / "given.parquet"
+    )
 
     def gold_rank(*kinds: str, k: int = 2, **more: str) -> list[int]:
-        build({"dataset": str(tmp_path), "out": str(tmp_path / "lists.npz"), "k": k, "sources": [{"kind": kind} for kind in kinds], **more})
+        build(
+            {
+                "dataset": str(tmp_path),
+                "out": str(tmp_path / "lists.npz"),
+                "k": k,
+                "sources": [{"kind": kind} for kind in kinds],
+                **more,
+            }
+        )
         with np.load(tmp_path / "lists.npz", allow_pickle=False) as saved:
             return saved["gold_rank"].tolist()
 

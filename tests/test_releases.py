@@ -37,7 +37,16 @@ def test_the_fingerprint_follows_every_text_and_picture(tmp_path, kind):
 
 def luigi(root: Path, *options: str) -> tuple[str, dict, Path]:
     """What BuildCandidates printed, its receipt's result, and its lists."""
-    code, said = commands.run("BuildCandidates", "--work-dir", str(root / "work"), "--dataset", "toy", "--data-dir", str(root / "data"), *options)
+    code, said = commands.run(
+        "BuildCandidates",
+        "--work-dir",
+        str(root / "work"),
+        "--dataset",
+        "toy",
+        "--data-dir",
+        str(root / "data"),
+        *options,
+    )
     assert code == 0, said
     receipt = json.loads(max(root.glob("work/receipts/BuildCandidates-*.json"), key=os.path.getmtime).read_text())
     return said, receipt["result"], root / "work" / receipt["result"]["file"]
@@ -56,7 +65,11 @@ def test_the_wikidiverse_protocol_end_to_end(tmp_path):
     entities = list(data.desc)
     with np.load(path) as lists:
         listed = [[entities[row] for row in row_list if row >= 0] for row_list in lists["ids"].tolist()]
-    filled = ["Lion", "Detroit Lions", "Lions Club"]  # two given, one left to fill; of the other types only what was given
+    filled = [
+        "Lion",
+        "Detroit Lions",
+        "Lions Club",
+    ]  # two given, one left to fill; of the other types only what was given
     assert listed[0] == listed[1] == listed[3] == filled
     assert listed[2][0] == "Lion" and set(listed[2][1:]) == {"Lions Club", "Detroit Lions"}
     assert result["recall"]["given"]["test"] == {"n": 1, "1": 0.0, "3": 0.0}

@@ -24,7 +24,14 @@ def rows(mentions: int, row: int, classes: dict, **outputs) -> Parent:
     """A feature's rows: these outputs for the mention in `row`, nothing for the others."""
     place = np.full(mentions, -1)
     place[row] = 0
-    return Parent(np.zeros((mentions, 16), np.uint8), None, classes, [{name: np.asarray(values) for name, values in outputs.items()}], [b""], place)
+    return Parent(
+        np.zeros((mentions, 16), np.uint8),
+        None,
+        classes,
+        [{name: np.asarray(values) for name, values in outputs.items()}],
+        [b""],
+        place,
+    )
 
 
 def made(job, row=None, told=None, **found):
@@ -32,7 +39,9 @@ def made(job, row=None, told=None, **found):
     source = Source(source.mentions, source.entities, source.roots, found)
     runs = {entry["name"]: Path(entry["run"]) for entry in job["experiments"]}
     names = source.mentions["id"]
-    methods = [Method(name, predictions(run, names), (told or {}).get(name, {}), "rank_rerank") for name, run in runs.items()]
+    methods = [
+        Method(name, predictions(run, names), (told or {}).get(name, {}), "rank_rerank") for name, run in runs.items()
+    ]
     return source, Cases(source, methods, Thumbnails())
 
 
@@ -61,9 +70,15 @@ def test_a_case_has_the_phrase_apart_and_ranks_and_scores_of_the_predictions(job
 def test_units_are_scores_and_an_expert_is_called_by_its_name(job):
     _, cases = made(job)
     answers = cases.case(8)["methods"]
-    assert answers["mimic"]["top"][1]["units"] == {"tglu": 8, "vdlu": 8, "cmfu": 8} and "units" not in answers["drin"]["top"][0]
+    assert (
+        answers["mimic"]["top"][1]["units"] == {"tglu": 8, "vdlu": 8, "cmfu": 8}
+        and "units" not in answers["drin"]["top"][0]
+    )
     experts = next(answer for name, answer in answers.items() if name.startswith("dsmip"))["top"]
-    assert {one["expert"] for one in experts} <= {"text", "multimodal"} and set(experts[0]["units"]) == {"text", "multimodal"}
+    assert {one["expert"] for one in experts} <= {"text", "multimodal"} and set(experts[0]["units"]) == {
+        "text",
+        "multimodal",
+    }
 
 
 def test_boxes_labels_faces_and_attention_stand_in_pixels_of_the_picture(job):
@@ -72,18 +87,39 @@ def test_boxes_labels_faces_and_attention_stand_in_pixels_of_the_picture(job):
         "objects": {"boxes": [[1, 2, 30, 38], [0, 0, 5, 5]], "confidences": [0.9, 0.5], "labels": [1, 0]},
         "faces": {"boxes": [[3, 4, 20, 21], [30, 4, 40, 21]], "confidences": [0.8, 0.7]},
         "face_attributes": {"gender": [[0.2, 0.8]], "age": [41.7], "box": [1]},
-        "identity": {"names": np.stack([[pack(name) for name in ("Ada", "Ben", "", "", "")]] * 2), "scores": [[0.9, 0.6, 0, 0, 0], [0.5, 0.1, 0, 0, 0]], "box": [0, 1]},
+        "identity": {
+            "names": np.stack([[pack(name) for name in ("Ada", "Ben", "", "", "")]] * 2),
+            "scores": [[0.9, 0.6, 0, 0, 0], [0.5, 0.1, 0, 0, 0]],
+            "box": [0, 1],
+        },
     }
     labels = {"objects": {"labels": ["cat", "person"]}, "face_attributes": {"gender": ["Man", "Woman"]}}
     parents = {name: rows(60, row, labels.get(name, {}), **outputs) for name, outputs in found.items()}
-    told = {"mimic": {"m00011": {"attention": {"objects": {"weights": [0.2, 0.8], "boxes": [1, -1]}, "faces": {"weights": [1.0]}, "identities": {"weights": [0.6, 0.4]}}}}}
+    told = {
+        "mimic": {
+            "m00011": {
+                "attention": {
+                    "objects": {"weights": [0.2, 0.8], "boxes": [1, -1]},
+                    "faces": {"weights": [1.0]},
+                    "identities": {"weights": [0.6, 0.4]},
+                }
+            }
+        }
+    }
     _, cases = made(job, told=told, **parents)
     case = cases.case(row)
     assert (case["image"]["width"], case["image"]["height"]) == (48, 40)
-    assert [(one["label"], one["box"], one["score"]) for one in case["objects"]] == [("person", [1, 2, 30, 38], 0.9), ("cat", [0, 0, 5, 5], 0.5)]
-    assert [(one["said"], one["names"]) for one in case["faces"]] == [("", [["Ada", 0.9], ["Ben", 0.6]]), ("gender: female, age: 42", [])]
+    assert [(one["label"], one["box"], one["score"]) for one in case["objects"]] == [
+        ("person", [1, 2, 30, 38], 0.9),
+        ("cat", [0, 0, 5, 5], 0.5),
+    ]
+    assert [(one["said"], one["names"]) for one in case["faces"]] == [
+        ("", [["Ada", 0.9], ["Ben", 0.6]]),
+        ("gender: female, age: 42", []),
+    ]
     assert case["methods"]["mimic"]["attention"] == {
-        "objects": [["cat", 0.2, 1], ["whole picture", 0.8, -1]], "faces": [["gender: female, age: 42", 1.0, 1]],
+        "objects": [["cat", 0.2, 1], ["whole picture", 0.8, -1]],
+        "faces": [["gender: female, age: 42", 1.0, 1]],
         "identities": [["Ada, score: 0.90", 0.6, -1], ["Ben, score: 0.60", 0.4, -1]],
     }
     assert cases.case(row + 3)["objects"] == [] and "attention" not in cases.case(row + 3)["methods"]["mimic"]
@@ -92,7 +128,9 @@ def test_boxes_labels_faces_and_attention_stand_in_pixels_of_the_picture(job):
 def test_what_heads_tell_stands_with_the_candidate_it_is_about(job):
     _, cases = made(job, told={"drin": report_world.asked("drin", ["m00011"])})
     answers = cases.case(11)["methods"]
-    assert all(one["edges"]["ii"] == [0.5, 1.125] and one["pairs"] == {"text_cls": 0.5} for one in answers["drin"]["top"])
+    assert all(
+        one["edges"]["ii"] == [0.5, 1.125] and one["pairs"] == {"text_cls": 0.5} for one in answers["drin"]["top"]
+    )
     assert not any("edges" in one for one in answers["mimic"]["top"])
 
 
@@ -101,9 +139,13 @@ def test_pictures_are_shared_small_without_metadata_and_bounded(job, tmp_path):
     for row in range(60):
         cases.case(row)
     pictures = cases.thumbnails.made
-    assert len(pictures) == len(set(filter(None, (entity["picture"] for entity in cases.entities.values())))) + len({
-        key for key, status in zip(source.mentions["image_key"], source.mentions["image_status"], strict=True) if status == "ok"
-    })
+    assert len(pictures) == len(set(filter(None, (entity["picture"] for entity in cases.entities.values())))) + len(
+        {
+            key
+            for key, status in zip(source.mentions["image_key"], source.mentions["image_status"], strict=True)
+            if status == "ok"
+        }
+    )
     assert all(one.size == (48, 40) and one.uri.startswith("data:image/") for one in pictures.values())
     photo = Image.effect_noise((900, 400), 90).convert("RGB")
     exif = photo.getexif()
@@ -114,7 +156,12 @@ def test_pictures_are_shared_small_without_metadata_and_bounded(job, tmp_path):
     for bounded in (Thumbnails(most=2), Thumbnails(budget=1000)):
         cases = Cases(source, [], bounded)
         shown = [cases.case(row)["image"]["picture"] for row in range(60)]
-        assert 0 < len(bounded.made) <= 2 and bounded.left_out > 0 and set(filter(None, shown)) <= set(bounded.made) and None in shown
+        assert (
+            0 < len(bounded.made) <= 2
+            and bounded.left_out > 0
+            and set(filter(None, shown)) <= set(bounded.made)
+            and None in shown
+        )
 
 
 def test_a_picture_that_is_gone_changed_or_outside_is_left_out(job, tmp_path):

@@ -25,7 +25,10 @@ def write_run(folder, ranks, *, protocols=PROTOCOLS, ids=None, **told):
     listed = np.arange(n) % 10 != 9
     of = {"full-kb": ranks, "candidates": np.where(listed, ranks, 0), "rerank": ranks}
     parts = {"all": np.ones(n, bool), **{f"group: {name}": GROUPS[:n] == name for name in np.unique(GROUPS)}}
-    by_part = {name: {part: figures(of[name][mask], listed[mask]) for part, mask in parts.items()} | {"NIL": {"n": 1}} for name in protocols}
+    by_part = {
+        name: {part: figures(of[name][mask], listed[mask]) for part, mask in parts.items()} | {"NIL": {"n": 1}}
+        for name in protocols
+    }
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps({"dev": by_part, "test": by_part}))
     cost = {"parameters": 1234567, "pairs_per_second": {"candidates": 1000.0}, "seconds": {"train": 12.0}, "epochs": 3}
@@ -48,7 +51,10 @@ def ranks_of(seed, hit):
 def world(tmp_path):
     """Three methods: one with three seeds, one that scores lists alone, and a text-only run of the first."""
     folder = tmp_path / "runs" / "small"
-    seeds = [write_run(folder / "mimic" / f"s{seed}", ranks_of(seed, 0.8), seed=seed, seconds={"train": 10.0 + seed}) for seed in range(3)]
+    seeds = [
+        write_run(folder / "mimic" / f"s{seed}", ranks_of(seed, 0.8), seed=seed, seconds={"train": 10.0 + seed})
+        for seed in range(3)
+    ]
     mean = folder / "mimic" / "mean-x"
     averages.main({"runs": [str(run) for run in seeds], "seeds": [0, 1, 2], "out": str(mean)})
     other = write_run(folder / "dwe" / "s0", ranks_of(7, 0.4), method="dwe")
@@ -60,10 +66,20 @@ def world(tmp_path):
 
 
 def job(world, *names, **more):
-    experiments = [{"name": name, "run": str(world[name]), "settings": f"setting of {name}"} for name in names or ("mimic", "dwe", "drin")]
+    experiments = [
+        {"name": name, "run": str(world[name]), "settings": f"setting of {name}"}
+        for name in names or ("mimic", "dwe", "drin")
+    ]
     return {
-        "dataset": "small", "experiments": experiments, "text_only": [], "reference": "", "skipped": {}, "splits": ["test"], "resamples": 400,
-        "out": str(world["root"] / "report"), **more,
+        "dataset": "small",
+        "experiments": experiments,
+        "text_only": [],
+        "reference": "",
+        "skipped": {},
+        "splits": ["test"],
+        "resamples": 400,
+        "out": str(world["root"] / "report"),
+        **more,
     }
 
 
@@ -78,10 +94,15 @@ def test_the_mean_over_seeds_is_the_mean_and_the_sample_deviation(world):
     made = json.loads((world["mimic"] / "metrics-mean.json").read_text())
     values = [json.loads((run / "metrics.json").read_text())["test"]["full-kb"]["all"]["H@1"] for run in world["seeds"]]
     found = made["metrics"]["test"]["full-kb"]["all"]
-    assert found["n"] == 60 and found["H@1"] == {"mean": pytest.approx(np.mean(values)), "deviation": pytest.approx(np.std(values, ddof=1))}
+    assert found["n"] == 60 and found["H@1"] == {
+        "mean": pytest.approx(np.mean(values)),
+        "deviation": pytest.approx(np.std(values, ddof=1)),
+    }
     assert made["seeds"] == [0, 1, 2] and len(read_experiment("mimic", world["mimic"]).runs) == 3
     said = (world["mimic"] / "metrics-mean.txt").read_text()
-    assert f"{np.mean(values):.2%} ± {np.std(values, ddof=1):.2%}".replace("%", "") in said and "3 seeds (0, 1, 2)" in said
+    assert (
+        f"{np.mean(values):.2%} ± {np.std(values, ddof=1):.2%}".replace("%", "") in said and "3 seeds (0, 1, 2)" in said
+    )
 
 
 def test_a_folder_of_runs_may_be_moved(world):
@@ -95,8 +116,13 @@ def test_every_figure_stands_under_every_protocol_with_the_best_marked(world):
     full, lists = rows_of(text, "test, full-kb (60 mentions)"), rows_of(text, "test, candidates")
     assert list(full) == ["mimic", "dwe"] and list(lists) == ["mimic", "dwe", "drin"]
     values = [json.loads((run / "metrics.json").read_text())["test"]["full-kb"]["all"]["H@1"] for run in world["seeds"]]
-    assert full["mimic"][0] == f"{100 * np.mean(values):.2f} ± {100 * np.std(values, ddof=1):.2f}*" and "*" not in full["dwe"][0]
-    assert full["dwe"][6].rstrip("*") == f"{ranks_of(7, 0.4).mean():.1f}" and full["mimic"][6].endswith("*"), "of MR the smallest is best"
+    assert (
+        full["mimic"][0] == f"{100 * np.mean(values):.2f} ± {100 * np.std(values, ddof=1):.2f}*"
+        and "*" not in full["dwe"][0]
+    )
+    assert full["dwe"][6].rstrip("*") == f"{ranks_of(7, 0.4).mean():.1f}" and full["mimic"][6].endswith("*"), (
+        "of MR the smallest is best"
+    )
     assert lists["drin"][7] == "90.00", "candidate recall, the best of it not marked"
     assert "No such figures: drin" in text
     assert "PUBLISHED figures" in text and text.index("Cost and settings") < text.index("PUBLISHED")
@@ -105,7 +131,11 @@ def test_every_figure_stands_under_every_protocol_with_the_best_marked(world):
 def test_significance_is_against_the_best_over_the_mentions_means(world):
     text = leaderboard.write(job(world))["text"]
     found = rows_of(text, "test, rerank")
-    hits = {"mimic": np.mean([ranks_of(seed, 0.8) == 1 for seed in range(3)], axis=0), "dwe": ranks_of(7, 0.4) == 1, "drin": ranks_of(8, 0.6) == 1}
+    hits = {
+        "mimic": np.mean([ranks_of(seed, 0.8) == 1 for seed in range(3)], axis=0),
+        "dwe": ranks_of(7, 0.4) == 1,
+        "drin": ranks_of(8, 0.6) == 1,
+    }
     order = np.argsort([f"m{number}" for number in range(60)], kind="stable")
     tested = paired_bootstrap(np.stack([hits["dwe"], hits["drin"]])[:, order], hits["mimic"][order], resamples=400)
     expected = holm([one.p for one in tested])
@@ -114,7 +144,11 @@ def test_significance_is_against_the_best_over_the_mentions_means(world):
 
 def test_cost_shows_parameters_times_and_settings(world):
     cost = rows_of(leaderboard.write(job(world))["text"], "Cost and settings")
-    assert cost["mimic"][:3] == ["3", "1,234,567", "11.0 ± 1.0"] and cost["mimic"][-1] == "setting of mimic" and "1,000 ± 0" in cost["mimic"]
+    assert (
+        cost["mimic"][:3] == ["3", "1,234,567", "11.0 ± 1.0"]
+        and cost["mimic"][-1] == "setting of mimic"
+        and "1,000 ± 0" in cost["mimic"]
+    )
     assert cost["dwe"][:3] == ["1", "1,234,567", "12.0"]
 
 
@@ -130,7 +164,10 @@ def test_what_pictures_add_is_shown_by_group_seed_by_seed(world):
     lines = {line.split()[1]: line for line in block.splitlines()[2:-1]}
     assert set(lines) == {"all", "easy", "hard_&_odd"}
     for name, mask in (("all", np.ones(60, bool)), ("easy", GROUPS == "easy")):
-        gains = [100 * ((ranks_of(seed, 0.8) == 1)[mask].mean() - (ranks_of(seed + 20, 0.5) == 1)[mask].mean()) for seed in range(3)]
+        gains = [
+            100 * ((ranks_of(seed, 0.8) == 1)[mask].mean() - (ranks_of(seed + 20, 0.5) == 1)[mask].mean())
+            for seed in range(3)
+        ]
         assert lines[name].rstrip().endswith(f"{np.mean(gains):+.2f} ± {np.std(gains, ddof=1):.2f}")
     by_part = rows_of(text, "test, rerank, H@1 by part")
     assert by_part["group: easy"][0] == "30" and by_part["all"][1].endswith("*") and "score lists alone" in text
@@ -139,30 +176,65 @@ def test_what_pictures_add_is_shown_by_group_seed_by_seed(world):
 def test_ablations_are_set_against_the_full_method_on_dev_and_test(world):
     text = leaderboard.write(job(world, "mimic", "dwe", reference="mimic", splits=["dev", "test"]))["text"]
     found = rows_of(text, "dev, full-kb")
-    before, now = (100 * np.mean([(ranks_of(seed, hit) == 1).mean() for seed in seeds]) for seeds, hit in (((0, 1, 2), 0.8), ((7,), 0.4)))
-    assert found["dwe"][8:10] == [f"{now - before:+.2f}", f"{100 * (now / before - 1):+.1f}%"] and found["mimic"][8:] == ["ref.", "ref."]
+    before, now = (
+        100 * np.mean([(ranks_of(seed, hit) == 1).mean() for seed in seeds])
+        for seeds, hit in (((0, 1, 2), 0.8), ((7,), 0.4))
+    )
+    assert found["dwe"][8:10] == [f"{now - before:+.2f}", f"{100 * (now / before - 1):+.1f}%"] and found["mimic"][
+        8:
+    ] == ["ref.", "ref."]
     assert "PUBLISHED" not in text and rows_of(text, "test, full-kb")
 
 
 def test_all_four_files_are_written_with_what_was_left_out_named(world):
     made = leaderboard.write(job(world, skipped={"dsmip": "the profile lacks 50% & more"}))
     out = Path(job(world)["out"])
-    assert (out / "leaderboard.txt").read_text() == made["text"] + "\n" and "\x1b[1m" in (out / "leaderboard.ansi").read_text()
+    assert (out / "leaderboard.txt").read_text() == made["text"] + "\n" and "\x1b[1m" in (
+        out / "leaderboard.ansi"
+    ).read_text()
     assert "not here: dsmip: the profile lacks 50% & more" in made["text"]
     markdown, latex = (out / "leaderboard.md").read_text(), (out / "leaderboard.tex").read_text()
     assert "**" in markdown and "group: hard\\_&amp;\\_odd" in markdown
-    assert r"group: hard\_\&\_odd" in latex and r"lacks 50\% \& more" in latex and latex.count(r"\begin{table}") == latex.count(r"\end{table}") > 5
+    assert (
+        r"group: hard\_\&\_odd" in latex
+        and r"lacks 50\% \& more" in latex
+        and latex.count(r"\begin{table}") == latex.count(r"\end{table}") > 5
+    )
     rows = list(csv.DictReader((out / "leaderboard.csv").open()))
-    where = {"source": "measured", "method": "dwe", "split": "test", "protocol": "full-kb", "part": "all", "figure": "H@1"}
+    where = {
+        "source": "measured",
+        "method": "dwe",
+        "split": "test",
+        "protocol": "full-kb",
+        "part": "all",
+        "figure": "H@1",
+    }
     one = next(row for row in rows if where.items() <= row.items())
-    assert float(one["mean"]) == pytest.approx((ranks_of(7, 0.4) == 1).mean()) and (one["deviation"], one["n"]) == ("", "60")
+    assert float(one["mean"]) == pytest.approx((ranks_of(7, 0.4) == 1).mean()) and (one["deviation"], one["n"]) == (
+        "",
+        "60",
+    )
     published = [row for row in rows if row["source"] == "published"]
     assert len(published) == 28 and {row["dataset"] for row in published} == {"WikiMEL", "RichpediaMEL", "WikiDiverse"}
-    assert next(row["mean"] for row in published if (row["method"], row["figure"], row["dataset"]) == ("MIMIC", "MRR", "WikiMEL")) == "0.9182"
+    assert (
+        next(
+            row["mean"]
+            for row in published
+            if (row["method"], row["figure"], row["dataset"]) == ("MIMIC", "MRR", "WikiMEL")
+        )
+        == "0.9182"
+    )
 
 
 def compared(world, first, second, **more):
-    given = {"a": str(first), "b": str(second), "roots": [str(world["root"] / "runs")], "split": "test", "protocol": "", "resamples": 400}
+    given = {
+        "a": str(first),
+        "b": str(second),
+        "roots": [str(world["root"] / "runs")],
+        "split": "test",
+        "protocol": "",
+        "resamples": 400,
+    }
     return compare.main({**given, **more})["text"]
 
 
@@ -171,7 +243,11 @@ def test_two_runs_are_compared_mention_by_mention(world):
     a, b = ranks_of(7, 0.4) == 1, ranks_of(0, 0.8) == 1
     row = rows_of(text, "McNemar")["seed 0 against 0"]
     assert list(map(int, row[:4])) == [(a & b).sum(), (a & ~b).sum(), (~a & b).sum(), (~a & ~b).sum()]
-    assert rows_of(text, "test, full-kb")["H@1"][:3] == [f"{a.mean():.2%}", f"{b.mean():.2%}", f"{100 * (a.mean() - b.mean()):+.2f}"]
+    assert rows_of(text, "test, full-kb")["H@1"][:3] == [
+        f"{a.mean():.2%}",
+        f"{b.mean():.2%}",
+        f"{100 * (a.mean() - b.mean()):+.2f}",
+    ]
     assert "a: dwe, seed 0" in text
 
 
@@ -181,9 +257,13 @@ def test_a_run_and_itself_differ_in_nothing_and_order_of_mentions_does_not_matte
     shuffled = np.random.default_rng(0).permutation(60)
     write_run(world["root"] / "shuffled", ranks_of(7, 0.4)[shuffled], ids=[f"m{number}" for number in shuffled])
     table = pq.read_table(world["root"] / "shuffled" / "predictions.parquet").to_pydict()
-    table["gold"] = [name if name is None else f"Q{place[1:]}" for name, place in zip(table["gold"], table["id"], strict=True)]
+    table["gold"] = [
+        name if name is None else f"Q{place[1:]}" for name, place in zip(table["gold"], table["id"], strict=True)
+    ]
     pq.write_table(pa.table(table), world["root"] / "shuffled" / "predictions.parquet")
-    assert {row[-1] for row in rows_of(compared(world, world["dwe"], world["root"] / "shuffled"), "test, full-kb").values()} == {"1.000"}
+    assert {
+        row[-1] for row in rows_of(compared(world, world["dwe"], world["root"] / "shuffled"), "test, full-kb").values()
+    } == {"1.000"}
 
 
 def test_a_run_that_scores_lists_alone_is_compared_on_reranked_lists(world):
@@ -192,7 +272,9 @@ def test_a_run_that_scores_lists_alone_is_compared_on_reranked_lists(world):
 
 def test_seeds_are_compared_by_their_means_and_one_by_one(world):
     text = compared(world, world["mimic"], world["text"])
-    assert "a: the mean over 3 seeds." in text and set(rows_of(text, "McNemar")) == {f"seed {seed} against {seed}" for seed in range(3)}
+    assert "a: the mean over 3 seeds." in text and set(rows_of(text, "McNemar")) == {
+        f"seed {seed} against {seed}" for seed in range(3)
+    }
     assert "different numbers of seeds" in compared(world, world["mimic"], world["dwe"])
 
 
@@ -201,14 +283,20 @@ def test_seeds_are_compared_by_their_means_and_one_by_one(world):
     [
         ("nowhere", {}, "nowhere: no such run"),
         (".", {}, "no finished run there"),
-        ("drin", {"protocol": "full-kb"}, "not measured on test under full-kb; its protocols there: candidates, rerank"),
+        (
+            "drin",
+            {"protocol": "full-kb"},
+            "not measured on test under full-kb; its protocols there: candidates, rerank",
+        ),
         ("dwe", {"split": "train"}, "no protocol that all of"),
         ("short", {}, "60 mentions and 50, 50 in common"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(world, second, more, message):
     write_run(world["root"] / "short", ranks_of(1, 0.5)[:50])
-    place = {"drin": world["drin"], "dwe": world["dwe"], "short": world["root"] / "short", ".": world["root"]}.get(second, second)
+    place = {"drin": world["drin"], "dwe": world["dwe"], "short": world["root"] / "short", ".": world["root"]}.get(
+        second, second
+    )
     with pytest.raises(UserError) as error:
         compared(world, world["dwe"], place, **more)
     assert message in str(error.value).replace(str(world["root"] / "short") + " ", "") and "\n" not in str(error.value)

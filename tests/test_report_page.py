@@ -47,12 +47,25 @@ def told(page: str) -> dict:
 
 
 def test_the_page_holds_all_it_shows_and_names_nothing_to_load(made):
-    assert made["said"]["cases"] == 1000 == len(made["data"]["cases"]) and made["said"]["bytes"] == len(made["text"].encode())
+    assert made["said"]["cases"] == 1000 == len(made["data"]["cases"]) and made["said"]["bytes"] == len(
+        made["text"].encode()
+    )
     markup = re.sub(r"<script.*?</script>|<style.*?</style>", "", made["text"], flags=re.S)
-    assert not re.findall(r"(?:src|href|action|data|poster)\s*=\s*[\"'](?!#|data:)", markup), "only places in the page itself"
+    assert not re.findall(r"(?:src|href|action|data|poster)\s*=\s*[\"'](?!#|data:)", markup), (
+        "only places in the page itself"
+    )
     assert "://" not in markup and "@import" not in made["text"] and "url(" not in made["text"]
     assert "default-src &#39;none&#39;" in made["text"]
-    for name in ("drin", "mimic", "test, rerank", "PUBLISHED", "Learning curves", "mentions by split", "gold in train: yes", "At least one is right"):
+    for name in (
+        "drin",
+        "mimic",
+        "test, rerank",
+        "PUBLISHED",
+        "Learning curves",
+        "mentions by split",
+        "gold in train: yes",
+        "At least one is right",
+    ):
         assert name in markup, name
 
 
@@ -78,14 +91,28 @@ def test_embedded_json_is_what_went_in_and_ends_no_element(text):
 
 def test_curves_lie_within_their_chart_and_mark_the_best_epoch():
     histories = {
-        "a": {"epochs": [{"epoch": epoch, "loss": 10 / epoch, "dev MRR": value} for epoch, value in enumerate((0.2, 0.6, 0.4), 1)]},
-        "b": {"epochs": [{"epoch": 1, "loss": float("nan"), "dev MRR": 0.5}]}, "c": {"epochs": []},
+        "a": {
+            "epochs": [
+                {"epoch": epoch, "loss": 10 / epoch, "dev MRR": value} for epoch, value in enumerate((0.2, 0.6, 0.4), 1)
+            ]
+        },
+        "b": {"epochs": [{"epoch": 1, "loss": float("nan"), "dev MRR": 0.5}]},
+        "c": {"epochs": []},
     }
     both, loss = curves.charts(histories)
-    assert [line.said for line in both.lines] == ["a: 0.6 at epoch 2", "b: 0.5 at epoch 1"] and both.rows[0] == ("a", "3", "0.6000", "2")
+    assert [line.said for line in both.lines] == ["a: 0.6 at epoch 2", "b: 0.5 at epoch 1"] and both.rows[0] == (
+        "a",
+        "3",
+        "0.6000",
+        "2",
+    )
     assert loss.title.startswith("a: ") and loss.lines[0].said == "a: 3.333 at epoch 3"
     places = np.array([point.split(",") for line in both.lines for point in line.points.split()], float)
-    assert (places >= 0).all() and (places <= both.size).all() and ",".join(map(str, both.lines[0].best)) == both.lines[0].points.split()[1]
+    assert (
+        (places >= 0).all()
+        and (places <= both.size).all()
+        and ",".join(map(str, both.lines[0].best)) == both.lines[0].points.split()[1]
+    )
     assert curves.charts({"c": {"epochs": []}}) == []
 
 
@@ -98,7 +125,11 @@ def test_ticks_are_round_few_and_around_the_values(low, high):
 def test_agreement_counts_who_is_right_where_others_are_wrong():
     right = np.array([[1, 1, 0, 0], [1, 0, 1, 0]], bool)
     how_many, pairs = agreement.agreement(["a", "b"], right)
-    assert [[cell.text for cell in row] for row in how_many.rows] == [["none", "1", "25.00"], ["1", "2", "50.00"], ["all 2", "1", "25.00"]]
+    assert [[cell.text for cell in row] for row in how_many.rows] == [
+        ["none", "1", "25.00"],
+        ["1", "2", "50.00"],
+        ["all 2", "1", "25.00"],
+    ]
     assert "75.00" in how_many.notes[0] and "50.00" in how_many.notes[0]
     assert [[cell.text for cell in row] for row in pairs.rows] == [["a", "", "1"], ["b", "1", ""]]
 
@@ -134,34 +165,54 @@ def count(page) -> int:
 
 
 def choose(page, selector: str, value: str) -> None:
-    page.value(f"(() => {{ const field = document.querySelector({json.dumps(selector)}); field.value = {json.dumps(value)};"
-               "field.dispatchEvent(new Event('input', {bubbles: true})); })()")
+    page.value(
+        f"(() => {{ const field = document.querySelector({json.dumps(selector)}); field.value = {json.dumps(value)};"
+        "field.dispatchEvent(new Event('input', {bubbles: true})); })()"
+    )
 
 
 def test_a_thousand_cases_are_there_and_only_what_is_looked_at_is_built(page):
     assert count(page) == 1000
     built = page.value("document.querySelectorAll('article').length")
     assert 0 < built < 100
-    page.value("document.getElementById('more').scrollIntoView({behavior: 'instant'}); new Promise(done => setTimeout(done, 500))")
+    page.value(
+        "document.getElementById('more').scrollIntoView({behavior: 'instant'}); new Promise(done => setTimeout(done, 500))"
+    )
     assert built < page.value("document.querySelectorAll('article').length") < 200
     assert page.value("document.querySelectorAll('article img, article image').length") > 10
-    assert page.value("[...document.querySelectorAll('article img')].slice(0, 5).map(i => i.decode().then(() => 1)).length") == 5
+    assert (
+        page.value(
+            "[...document.querySelectorAll('article img')].slice(0, 5).map(i => i.decode().then(() => 1)).length"
+        )
+        == 5
+    )
 
 
 def test_hostile_text_is_shown_as_text(page, made):
     hurt = report_world.HURT
     page.value("document.getElementById('open').click(); new Promise(done => setTimeout(done, 400))")
     assert hurt in page.value("document.querySelector('article .said').textContent")
-    assert hurt in page.value("document.getElementById('outcomes').textContent") and hurt in page.value("document.querySelector('h1').textContent")
-    assert page.value("document.querySelectorAll('article script, article b:not(.gold b):not(.found b), main iframe, [onerror], [onload]').length") == 0
+    assert hurt in page.value("document.getElementById('outcomes').textContent") and hurt in page.value(
+        "document.querySelector('h1').textContent"
+    )
+    assert (
+        page.value(
+            "document.querySelectorAll('article script, article b:not(.gold b):not(.found b), main iframe, [onerror], [onload]').length"
+        )
+        == 0
+    )
     assert page.value("document.scripts.length") == 2
     choose(page, "#query", "onerror=")
     assert count(page) == 1000, "each sentence says so"
 
 
 def test_nothing_but_the_page_s_own_script_can_run_or_load(page, made):
-    page.value("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.hurt = 3'}))")
-    page.value("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.hurt=4\"><p style=\"color: red\">')")
+    page.value(
+        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.hurt = 3'}))"
+    )
+    page.value(
+        "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.hurt=4\"><p style=\"color: red\">')"
+    )
     refused = page.value("fetch('http://127.0.0.1:9/').then(() => 'came', () => 'refused')")
     assert refused == "refused" and page.value("window.hurt") is None
     assert len(page.errors) >= 3 and all("Content Security Policy" in error for error in page.errors)
@@ -172,15 +223,25 @@ def test_nothing_but_the_page_s_own_script_can_run_or_load(page, made):
 def test_filters_find_what_the_data_says(page, made):
     cases = made["data"]["cases"]
     choose(page, "#query", "gus number")
-    assert count(page) == sum(case["phrase"] == "Gus" or "Gus" in {made["data"]["entities"][i["id"]]["name"] for t in case["methods"].values() for i in t["top"]}
-                              or (case["gold_known"] and made["data"]["entities"][case["gold"]]["name"] == "Gus") for case in cases)
+    assert count(page) == sum(
+        case["phrase"] == "Gus"
+        or "Gus" in {made["data"]["entities"][i["id"]]["name"] for t in case["methods"].values() for i in t["top"]}
+        or (case["gold_known"] and made["data"]["entities"][case["gold"]]["name"] == "Gus")
+        for case in cases
+    )
     choose(page, "#query", "CLEO")
     shown = count(page)
-    assert 0 < shown and "Cléo" in page.value("document.querySelector('article').textContent"), "without regard to case and accents"
+    assert 0 < shown and "Cléo" in page.value("document.querySelector('article').textContent"), (
+        "without regard to case and accents"
+    )
     choose(page, "#query", "")
     choose(page, '[data-method="drin"]', "right")
     choose(page, '[data-method="mimic"]', "wrong")
-    expected = [case for case in cases if case["methods"]["drin"]["right"] is True and case["methods"]["mimic"]["right"] is False]
+    expected = [
+        case
+        for case in cases
+        if case["methods"]["drin"]["right"] is True and case["methods"]["mimic"]["right"] is False
+    ]
     assert count(page) == len(expected) > 20
     ids = page.value("[...document.querySelectorAll('article h3')].map(title => title.id)")
     assert ids == [f"case-{case['id']}" for case in expected[: len(ids)]]
@@ -205,20 +266,40 @@ def test_a_case_shows_its_phrase_gold_candidates_edges_units_and_expert(page, ma
     known = next(case for case in made["data"]["cases"] if case["gold_known"] and case["methods"]["drin"]["right"])
     choose(page, "#query", known["id"])
     assert count(page) == 1
-    assert page.value(f"{article}.querySelectorAll('.answer').length") == 3 and page.value(f"{article}.querySelectorAll('.answer:first-child li').length") == 5
+    assert (
+        page.value(f"{article}.querySelectorAll('.answer').length") == 3
+        and page.value(f"{article}.querySelectorAll('.answer:first-child li').length") == 5
+    )
     assert known["gold"] in page.value(f"{article}.querySelector('.is-gold').textContent")
     told = page.value(f"{article}.textContent")
-    for text in ("Edges", "text–text", "0.251.13".replace("0.25", "0.50"), "Scores of its units", "cross-modal", "expert: ", "Attention over objects", "whole picture"):
+    for text in (
+        "Edges",
+        "text–text",
+        "0.251.13".replace("0.25", "0.50"),
+        "Scores of its units",
+        "cross-modal",
+        "expert: ",
+        "Attention over objects",
+        "whole picture",
+    ):
         assert text in told, text
 
 
 @pytest.mark.parametrize("width", [320, 390, 768])
 def test_narrow_windows_need_no_scrolling_sideways(tab, made, width):
     tab.open(made["path"].as_uri(), width, 800)
-    tab.value("document.querySelectorAll('details').forEach(one => one.open = true); document.getElementById('open').click(); new Promise(done => setTimeout(done, 500))")
-    wide = "[...document.querySelectorAll('main *')].filter(one => one.getBoundingClientRect().right > WIDTH + 1 && !one.closest('.scroll, svg')).map(one => one.outerHTML.slice(0, 120))".replace("WIDTH", str(width))
+    tab.value(
+        "document.querySelectorAll('details').forEach(one => one.open = true); document.getElementById('open').click(); new Promise(done => setTimeout(done, 500))"
+    )
+    wide = "[...document.querySelectorAll('main *')].filter(one => one.getBoundingClientRect().right > WIDTH + 1 && !one.closest('.scroll, svg')).map(one => one.outerHTML.slice(0, 120))".replace(
+        "WIDTH", str(width)
+    )
     assert tab.value("document.documentElement.scrollWidth") <= width, tab.value(wide)
-    assert tab.value("[...document.querySelectorAll('button, select')].every(one => one.getBoundingClientRect().right <= " + str(width) + ")")
+    assert tab.value(
+        "[...document.querySelectorAll('button, select')].every(one => one.getBoundingClientRect().right <= "
+        + str(width)
+        + ")"
+    )
 
 
 def test_dark_is_dark_and_both_schemes_are_readable(tab, made):
@@ -226,7 +307,20 @@ def test_dark_is_dark_and_both_schemes_are_readable(tab, made):
     for dark in (False, True):
         tab.open(made["path"].as_uri(), dark=dark)
         light[dark] = tab.value("getComputedStyle(document.body).backgroundColor")
-        for selector in ("body", ".note", ".tag", ".verdict", ".tile .small", "td.best", ".entry small", "mark", "thead th", ".bar a", "button", ".chart .tick"):
+        for selector in (
+            "body",
+            ".note",
+            ".tag",
+            ".verdict",
+            ".tile .small",
+            "td.best",
+            ".entry small",
+            "mark",
+            "thead th",
+            ".bar a",
+            "button",
+            ".chart .tick",
+        ):
             ratio = tab.value(f"({CONTRAST})({json.dumps(selector)})")
             assert ratio >= 4.5, (selector, dark, ratio)
     brightness = {dark: sum(map(int, re.findall(r"\d+", colour)[:3])) for dark, colour in light.items()}
@@ -250,11 +344,18 @@ CONTRAST = """selector => {
 
 
 def test_it_can_be_used_by_keyboard_and_every_field_is_named(page):
-    assert page.value("[...document.querySelectorAll('input, select')].every(one => one.labels.length && one.labels[0].textContent.trim())")
-    assert page.value("[...document.querySelectorAll('img')].every(one => one.alt) && [...document.querySelectorAll('svg:not([aria-hidden])')].every(one => one.getAttribute('aria-label'))")
+    assert page.value(
+        "[...document.querySelectorAll('input, select')].every(one => one.labels.length && one.labels[0].textContent.trim())"
+    )
+    assert page.value(
+        "[...document.querySelectorAll('img')].every(one => one.alt) && [...document.querySelectorAll('svg:not([aria-hidden])')].every(one => one.getAttribute('aria-label'))"
+    )
     page.key("Tab")
     assert page.value("document.activeElement.textContent") == "Skip to the cases"
     page.key("Enter")
     page.key("Tab")
-    assert page.value("document.activeElement.id") == "query" and page.value("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    assert (
+        page.value("document.activeElement.id") == "query"
+        and page.value("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    )
     assert 0 <= page.value("document.activeElement.getBoundingClientRect().top") < 900

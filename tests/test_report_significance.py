@@ -53,7 +53,9 @@ def test_the_bootstrap_is_the_same_again_alone_or_among_others_and_in_any_chunks
     a, b = random.random((3, 50)), random.random((3, 50))
     whole = paired_bootstrap(a, b, resamples=500)
     assert paired_bootstrap(a, b, resamples=500) == whole
-    assert [paired_bootstrap(a[k : k + 1], b[k : k + 1], resamples=500)[0].p for k in range(3)] == [one.p for one in whole]
+    assert [paired_bootstrap(a[k : k + 1], b[k : k + 1], resamples=500)[0].p for k in range(3)] == [
+        one.p for one in whole
+    ]
     monkeypatch.setattr("report.significance.CHUNK", 50 * 7)
     assert [one.p for one in paired_bootstrap(a, b, resamples=500)] == [one.p for one in whole]
     assert paired_bootstrap(b, a, resamples=500)[0].p == whole[0].p

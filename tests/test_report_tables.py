@@ -9,7 +9,9 @@ import pytest
 from report.published import published
 from report.tables import Cell, as_latex, as_markdown, as_text, escape_latex, escape_markdown, table
 
-HOSTILE = "a|b <script>alert(1)</script> *x* _y_ `z` [l](u) #1 $5_000 50% & ~^ {c} \\input{/etc/passwd}\nnext\x1b[31m\u202e"
+HOSTILE = (
+    "a|b <script>alert(1)</script> *x* _y_ `z` [l](u) #1 $5_000 50% & ~^ {c} \\input{/etc/passwd}\nnext\x1b[31m\u202e"
+)
 
 
 def shown(name="mimic"):
@@ -31,9 +33,18 @@ def test_text_marks_the_best_and_sets_numbers_right_and_words_left():
 
 def test_markdown_and_latex_set_the_best_bold():
     lines = as_markdown(shown()).splitlines()
-    assert lines[2:6] == ["|  | H@1 | protocol |", "|---|---:|---|", "| mimic | **71.20 ± 0.30** | full-kb |", "| dwe | 9.00 ± 1.00 | full-kb |"]
+    assert lines[2:6] == [
+        "|  | H@1 | protocol |",
+        "|---|---:|---|",
+        "| mimic | **71.20 ± 0.30** | full-kb |",
+        "| dwe | 9.00 ± 1.00 | full-kb |",
+    ]
     made = as_latex(shown())
-    assert r"mimic & \textbf{71.20 $\pm$ 0.30} & full-kb \\" in made and r"\begin{tabular}{lrl}" in made and "A note." in made
+    assert (
+        r"mimic & \textbf{71.20 $\pm$ 0.30} & full-kb \\" in made
+        and r"\begin{tabular}{lrl}" in made
+        and "A note." in made
+    )
 
 
 def test_a_hostile_name_stays_a_name():
@@ -42,7 +53,13 @@ def test_a_hostile_name_stays_a_name():
         assert len(text.splitlines()) == len(form(shown()).splitlines()) and "\x1b" not in text and "\u202e" not in text
     markdown = as_markdown(shown(HOSTILE))
     assert "<script" not in markdown and len(re.findall(r"(?<!\\)\|", markdown.splitlines()[4])) == 4
-    for plain, escaped in (("*x*", r"\*x\*"), ("_y_", r"\_y\_"), ("[l](u)", r"\[l\](u)"), ("&", "&amp;"), ("\\", "\\\\")):
+    for plain, escaped in (
+        ("*x*", r"\*x\*"),
+        ("_y_", r"\_y\_"),
+        ("[l](u)", r"\[l\](u)"),
+        ("&", "&amp;"),
+        ("\\", "\\\\"),
+    ):
         assert escaped in escape_markdown(HOSTILE) and escape_markdown(plain) == escaped
     assert escape_latex("\\input{x}") == r"\textbackslash{}input\{x\}"
     assert re.sub(r"\\(text\w+\{\}|[{}&%$#_])|\{[\[\]]\}", "", escape_latex(HOSTILE)).isprintable()
@@ -54,9 +71,13 @@ def test_latex_compiles(tmp_path):
         pytest.skip("no pdflatex on this machine")
     (tmp_path / "t.tex").write_text(
         "\\documentclass{article}\\usepackage[utf8]{inputenc}\\usepackage[T1]{fontenc}\\usepackage{booktabs}\\begin{document}\n"
-        + as_latex(shown(HOSTILE)) + as_latex(published()) + "\\end{document}\n"
+        + as_latex(shown(HOSTILE))
+        + as_latex(published())
+        + "\\end{document}\n"
     )
-    subprocess.run(["pdflatex", "-halt-on-error", "-no-shell-escape", "t.tex"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(
+        ["pdflatex", "-halt-on-error", "-no-shell-escape", "t.tex"], cwd=tmp_path, check=True, capture_output=True
+    )
 
 
 def test_published_figures_are_called_published_in_every_form():

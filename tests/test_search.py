@@ -28,14 +28,26 @@ from linking import jobs, search, spaces, studies
 from pipeline import profile as profiles
 
 ROOT = Path(__file__).resolve().parents[1]
-SPACE = {"lr": {"low": 1e-4, "high": 3e-2, "log": True}, "d_t": {"choices": [4, 8]}, "batch_size": {"low": 16, "high": 48, "step": 16}}
+SPACE = {
+    "lr": {"low": 1e-4, "high": 3e-2, "log": True},
+    "d_t": {"choices": [4, 8]},
+    "batch_size": {"low": 16, "high": 48, "step": 16},
+}
 
 
 def search_job(training_job, out, trials=4, space=SPACE, **more):
     config = {**to_json(load_config("mimic", training_job["config"])), **more.pop("config", {})}
     return {
-        "training": {**training_job, "config": config, "out": str(out)}, "space": checked(config_class("mimic"), space, "space"), "given": {"epochs": config["epochs"]},
-        "trials": trials, "prune": True, "storage": "", "study": "study", "out": str(out), "depends": {}, **more,
+        "training": {**training_job, "config": config, "out": str(out)},
+        "space": checked(config_class("mimic"), space, "space"),
+        "given": {"epochs": config["epochs"]},
+        "trials": trials,
+        "prune": True,
+        "storage": "",
+        "study": "study",
+        "out": str(out),
+        "depends": {},
+        **more,
     }
 
 
@@ -61,8 +73,12 @@ def test_the_first_trial_has_the_values_the_search_starts_from_and_the_best_trai
     assert best == found["best"] and set(best) == {"epochs", *SPACE}
     training.main({**job, "config": {**job["config"], **best}, "out": str(tmp_path)})
     history = json.loads((tmp_path / "history.json").read_text())
-    assert max(row["dev MRR"] for row in history["epochs"]) == found["value"] == max(float(row["dev MRR"]) for row in told)
-    assert all((sweep / name).read_bytes().startswith(b"\x89PNG") for name in ("history.png", "importance.png", "parallel.png"))
+    assert (
+        max(row["dev MRR"] for row in history["epochs"]) == found["value"] == max(float(row["dev MRR"]) for row in told)
+    )
+    assert all(
+        (sweep / name).read_bytes().startswith(b"\x89PNG") for name in ("history.png", "importance.png", "parallel.png")
+    )
     assert json.loads((sweep / "study.json").read_text())["trials"] == {"complete": 4}
 
 
@@ -80,7 +96,9 @@ def changed(job, folder, split):
     table = pq.read_table(Path(job["dataset"]) / "mentions.parquet")
     here = table["split"].to_numpy(zero_copy_only=False) == split
     gold = np.where(here, random.integers(0, 40, len(here)), table["gold"].to_numpy()).astype(np.int32)
-    names = [f"Q{row}" if mine else name for row, mine, name in zip(gold, here, table["gold_id"].to_pylist(), strict=True)]
+    names = [
+        f"Q{row}" if mine else name for row, mine, name in zip(gold, here, table["gold_id"].to_pylist(), strict=True)
+    ]
     columns = {**{name: table[name] for name in table.column_names}, "gold": gold, "gold_id": names}
     pq.write_table(pa.table(columns), folder / "mentions.parquet")
     shutil.copy(Path(job["dataset"]) / "entities.parquet", folder)
@@ -112,7 +130,9 @@ def test_trials_that_do_worse_than_half_of_the_others_are_stopped(world, tmp_pat
     told = rows(tmp_path / "with")
     pruned = [row for row in told if row["state"] == "pruned"]
     assert pruned and all(studies.WARMUP <= int(row["epochs"]) < 8 and float(row["lr"]) == 5.0 for row in pruned)
-    assert max(float(row["dev MRR"]) for row in told if row["state"] == "complete") > max(float(row["dev MRR"]) for row in pruned)
+    assert max(float(row["dev MRR"]) for row in told if row["state"] == "complete") > max(
+        float(row["dev MRR"]) for row in pruned
+    )
     search.main(search_job(world[0], tmp_path / "without", 12, space, config=config, prune=False))
     assert {(row["state"], row["epochs"]) for row in rows(tmp_path / "without")} == {("complete", "8")}
 
@@ -131,7 +151,12 @@ RUN = "import json, sys; from linking import search; print(json.dumps(search.mai
 
 
 def start(job, **environment):
-    return subprocess.Popen([sys.executable, "-c", RUN, json.dumps(job)], env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, json.dumps(job)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def states(out):
@@ -174,7 +199,12 @@ def test_trials_of_dead_processes_are_queued_again_and_those_of_live_ones_left_a
     gone = subprocess.Popen(["true"])
     gone.wait()
     host = here.split("-")[0]
-    workers = {"mine": here, "ended": f"{host}-{gone.pid}-x-00", "elsewhere": elsewhere.format("00"), "elsewhere, silent": elsewhere.format("11")}
+    workers = {
+        "mine": here,
+        "ended": f"{host}-{gone.pid}-x-00",
+        "elsewhere": elsewhere.format("00"),
+        "elsewhere, silent": elsewhere.format("11"),
+    }
     for worker in workers.values():
         trial = study.ask()
         search.draw(trial, job["space"])
@@ -191,10 +221,17 @@ def test_trials_of_dead_processes_are_queued_again_and_those_of_live_ones_left_a
 def postgres(tmp_path_factory):
     """The URL of an empty database of a server started here."""
     pytest.importorskip("psycopg", reason="no driver: pip install 'psycopg[binary]'")
-    tools = [shutil.which(name) or next(iter(sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))), None) for name in ("initdb", "postgres")]
+    tools = [
+        shutil.which(name) or next(iter(sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))), None)
+        for name in ("initdb", "postgres")
+    ]
     if not all(tools):
         pytest.skip("no PostgreSQL server (initdb, postgres) on this machine")
-    user = next((entry.pw_name for entry in pwd.getpwall() if entry.pw_name in ("postgres", "nobody")), None) if os.getuid() == 0 else None
+    user = (
+        next((entry.pw_name for entry in pwd.getpwall() if entry.pw_name in ("postgres", "nobody")), None)
+        if os.getuid() == 0
+        else None
+    )
     if os.getuid() == 0 and user is None:
         pytest.skip("PostgreSQL refuses to run as root, and there is no other user to run it as")
     folder = Path("/tmp") / f"mel-postgres-{os.getpid()}"  # its socket's path must be short
@@ -205,9 +242,18 @@ def postgres(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     identity = {"user": user} if user else {}
-    subprocess.run([str(tools[0]), "-D", str(folder / "data"), "-A", "trust", "-U", "mel"], check=True, capture_output=True, cwd=folder, **identity)
+    subprocess.run(
+        [str(tools[0]), "-D", str(folder / "data"), "-A", "trust", "-U", "mel"],
+        check=True,
+        capture_output=True,
+        cwd=folder,
+        **identity,
+    )
     server = subprocess.Popen(
-        [str(tools[1]), "-D", str(folder / "data"), "-p", str(port), "-h", "127.0.0.1", "-k", str(folder)], cwd=folder, stderr=subprocess.DEVNULL, **identity
+        [str(tools[1]), "-D", str(folder / "data"), "-p", str(port), "-h", "127.0.0.1", "-k", str(folder)],
+        cwd=folder,
+        stderr=subprocess.DEVNULL,
+        **identity,
     )
     try:
         import psycopg
@@ -261,9 +307,14 @@ def test_every_methods_own_space_is_one_that_it_can_be_searched_in(method):
         return
     assert "lr" in asked.space
     assert asked.head.runs == jobs.head(method, "{}", profile).runs, "runs that it reads are those of the plain method"
-    assert set(spaces.drawn(asked.space, load_config(method, asked.head.config))) == set(asked.space), "the first trial has what TrainHead would take"
+    assert set(spaces.drawn(asked.space, load_config(method, asked.head.config))) == set(asked.space), (
+        "the first trial has what TrainHead would take"
+    )
     for values in ("low", "high"):
-        drawn = {name: entry.get(values, entry.get("choices", [None])[0 if values == "low" else -1]) for name, entry in asked.space.items()}
+        drawn = {
+            name: entry.get(values, entry.get("choices", [None])[0 if values == "low" else -1])
+            for name, entry in asked.space.items()
+        }
         assert load_config(method, {**asked.head.config, **drawn}).wants(list(profile.features)) == asked.head.wanted
 
 
@@ -291,7 +342,11 @@ def test_every_methods_own_space_is_one_that_it_can_be_searched_in(method):
         ("dsmip", "d_t: {choices: [32, 64]}", "changes the runs that are read"),
         ("mimic", "- lr", "expected options with their bounds"),
         ("mimic", "lr: {low: 1", "malformed YAML"),
-        ("mimic", "d_t: {choices: [8]}\nd_t: {choices: [4]}", "space.yaml:2:1: malformed YAML (the key 'd_t' is given twice"),
+        (
+            "mimic",
+            "d_t: {choices: [8]}\nd_t: {choices: [4]}",
+            "space.yaml:2:1: malformed YAML (the key 'd_t' is given twice",
+        ),
         ("mimic", "lr: !!python/object/apply:os.system ['true']", "malformed YAML"),
     ],
 )
@@ -318,7 +373,9 @@ def test_a_study_is_named_by_all_that_its_trials_depend_on_but_what_is_drawn(tmp
     def study(params, **depends):
         asked = spaces.search("mimic", params, "", profile)
         made = {"depends": {"config": asked.head.config, "features": "a", **depends}}
-        return spaces.search_job(asked, made, label="demo", paths=Paths(tmp_path), trials=3, prune=True, storage="")["study"]
+        return spaces.search_job(asked, made, label="demo", paths=Paths(tmp_path), trials=3, prune=True, storage="")[
+            "study"
+        ]
 
     assert study("{}") == study('{"lr": 0.005}') != study('{"epochs": 3}')
     assert study("{}") != study("{}", features="b")
@@ -326,9 +383,10 @@ def test_a_study_is_named_by_all_that_its_trials_depend_on_but_what_is_drawn(tmp
 
 
 def test_a_head_trained_on_other_features_is_refused_with_both_identities_named(world, tmp_path):
+    import torch
+
     from cache.store import Store
     from heads.runs import list_scores
-    import torch
 
     job = {**world[0], "out": str(tmp_path / "run")}
     training.main({**job, "config": {**job["config"], "epochs": 1}})
@@ -337,18 +395,28 @@ def test_a_head_trained_on_other_features_is_refused_with_both_identities_named(
     entry = next(entry for entry in other["inputs"] if entry["side"] == "entity")
     spec = json.loads((Path(entry["store"]) / "spec.json").read_text())["spec"]
     store = Store.create(tmp_path / "other" / "cache", "text_tokens", {**spec, "made by": "other weights"})
-    changed = {**job, "inputs": [{**row, "store": str(store.folder)} if row["side"] == "entity" else row for row in job["inputs"]]}
+    changed = {
+        **job,
+        "inputs": [{**row, "store": str(store.folder)} if row["side"] == "entity" else row for row in job["inputs"]],
+    }
     with pytest.raises(UserError) as error:
         list_scores(changed, ("dev",), torch.device("cpu"))
-    assert all(text in str(error.value) for text in (str(tmp_path / "run"), store.identity[:16], Store.open(Path(entry["store"])).identity[:16]))
+    assert all(
+        text in str(error.value)
+        for text in (str(tmp_path / "run"), store.identity[:16], Store.open(Path(entry["store"])).identity[:16])
+    )
 
 
 def test_a_search_over_the_fusion_reads_its_heads_scores_of_dev_alone(world, tmp_path):
     job = {**world[0], "out": str(tmp_path / "run"), "config": {**world[0]["config"], "epochs": 1}}
     training.main(job)
-    fused = job_for(job, "fused", {"heads": ["mimic"], "pair_features": ["name_similarity"], "epochs": 4}, tmp_path / "sweep") | {"heads": {"mimic": job}}
+    fused = job_for(
+        job, "fused", {"heads": ["mimic"], "pair_features": ["name_similarity"], "epochs": 4}, tmp_path / "sweep"
+    ) | {"heads": {"mimic": job}}
     fused["config"] = to_json(load_config("fused", fused["config"]))
-    space = checked(config_class("fused"), {"hidden": {"choices": [0, 4]}, "lr": {"low": 0.003, "high": 0.1, "log": True}}, "space")
+    space = checked(
+        config_class("fused"), {"hidden": {"choices": [0, 4]}, "lr": {"low": 0.003, "high": 0.1, "log": True}}, "space"
+    )
     search.main(search_job(job, tmp_path / "sweep", 3) | {"training": fused, "space": space})
     split = pq.read_table(Path(job["dataset"]) / "mentions.parquet")["split"].to_numpy(zero_copy_only=False)
     scores = np.load(tmp_path / "sweep" / "parts" / "mimic.npz")["values"]
@@ -358,7 +426,15 @@ def test_a_search_over_the_fusion_reads_its_heads_scores_of_dev_alone(world, tmp
 
 def test_a_search_over_the_gate_starts_each_trial_from_the_trained_experts(tmp_path):
     job = build_job(tmp_path)
-    common = {"text_feature": "text_tokens", "image_feature": "image_patches", "experts": ["text", "visual"], "epochs": 1, "batch_size": 32, "d_t": 8, "d_v": 8}
+    common = {
+        "text_feature": "text_tokens",
+        "image_feature": "image_patches",
+        "experts": ["text", "visual"],
+        "epochs": 1,
+        "batch_size": 32,
+        "d_t": 8,
+        "d_v": 8,
+    }
     experts = {}
     for expert in ("text", "visual"):
         experts[expert] = job_for(job, "dsmip", {**common, "stage": expert}, tmp_path / expert)
@@ -366,8 +442,17 @@ def test_a_search_over_the_gate_starts_each_trial_from_the_trained_experts(tmp_p
     before = {expert: (tmp_path / expert / "model.safetensors").read_bytes() for expert in experts}
     gate = job_for(job, "dsmip", {**common, "gate_width": 16}, tmp_path / "sweep") | {"heads": experts}
     gate["config"] = to_json(load_config("dsmip", gate["config"]))
-    space = checked(config_class("dsmip"), {"lr": {"low": 1e-9, "high": 1e-8, "log": True}, "gate_dropout": {"low": 0.0, "high": 0.1}}, "space")
+    space = checked(
+        config_class("dsmip"),
+        {"lr": {"low": 1e-9, "high": 1e-8, "log": True}, "gate_dropout": {"low": 0.0, "high": 0.1}},
+        "space",
+    )
     found = search.main(search_job(job, tmp_path / "sweep", 2) | {"training": gate, "space": space})
-    lone = {expert: json.loads((tmp_path / expert / "history.json").read_text())["epochs"][-1]["dev MRR"] for expert in experts}
-    assert found["value"] >= min(lone.values()) > 1 / 10, "hardly trained, the gate already has what its experts learned"
+    lone = {
+        expert: json.loads((tmp_path / expert / "history.json").read_text())["epochs"][-1]["dev MRR"]
+        for expert in experts
+    }
+    assert found["value"] >= min(lone.values()) > 1 / 10, (
+        "hardly trained, the gate already has what its experts learned"
+    )
     assert {expert: (tmp_path / expert / "model.safetensors").read_bytes() for expert in experts} == before

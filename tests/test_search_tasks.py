@@ -21,7 +21,17 @@ def base(tmp_path_factory):
 
 
 def search(world, *options, **more):
-    return world.here("SearchHead", "--method", "mimic", "--n-trials", "2", "--space", str(world.root / "space.yaml"), *options, **more)
+    return world.here(
+        "SearchHead",
+        "--method",
+        "mimic",
+        "--n-trials",
+        "2",
+        "--space",
+        str(world.root / "space.yaml"),
+        *options,
+        **more,
+    )
 
 
 def sweep(world):

@@ -31,7 +31,11 @@ class World:
         self.root, self.data, self.work = root, root / "data", root / "work"
 
     def arguments(self, task: str, profile: bool = True) -> list[str]:
-        named = ["--dataset", "small", "--data-dir", str(self.data), "--profile", str(self.root / "small.yaml")] if profile else []
+        named = (
+            ["--dataset", "small", "--data-dir", str(self.data), "--profile", str(self.root / "small.yaml")]
+            if profile
+            else []
+        )
         return [task, "--work-dir", str(self.work), *named]
 
     def command(self, task: str, profile: bool = True) -> list[str]:
@@ -47,7 +51,9 @@ class World:
         """Output of a command on this world; `code` is the exit status it must have (None: any but 0)."""
         command = [*self.command(task, profile), *options]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
         output = done.stdout + done.stderr
         assert (done.returncode != 0) if code is None else done.returncode == code, output
         return output
@@ -62,12 +68,16 @@ class World:
         rows: dict[str, int] = {}
         for name, receipt in self.receipts("ExtractGroup").items():
             if receipt != before.get(name):
-                assert set(receipt["run"]["model_loads"]) == {feature for feature, count in receipt["run"]["rows"].items() if count}
+                assert set(receipt["run"]["model_loads"]) == {
+                    feature for feature, count in receipt["run"]["rows"].items() if count
+                }
                 rows.update({feature: count for feature, count in receipt["run"]["rows"].items() if count})
         return rows
 
     def shards(self) -> dict[str, bytes]:
-        return {path.relative_to(self.work).as_posix(): path.read_bytes() for path in sorted(self.work.glob("cache/*/*.h5"))}
+        return {
+            path.relative_to(self.work).as_posix(): path.read_bytes() for path in sorted(self.work.glob("cache/*/*.h5"))
+        }
 
 
 def processes_of(session: int) -> list[int]:
@@ -107,22 +117,32 @@ def world(base, tmp_path):
 def test_a_work_folder_and_its_data_may_be_moved(world):
     before = {path: path.stat().st_mtime_ns for path in world.work.rglob("*") if path.is_file()}
     assert "MRR" in world.luigi("TrainHead", "--method", "mimic")
-    assert {path: path.stat().st_mtime_ns for path in world.work.rglob("*") if path.is_file() and path.parent.name != "memo"}.items() <= before.items()
+    assert {
+        path: path.stat().st_mtime_ns for path in world.work.rglob("*") if path.is_file() and path.parent.name != "memo"
+    }.items() <= before.items()
 
 
 def test_extraction_says_what_lies_where_and_training_ends_with_its_table(base):
     for feature in ("text_tokens", "clip_text", "clip_image", "image_pooled"):
         assert feature in base.said
     assert str(base.work / "cache") in base.said
-    assert "full-kb" in base.trained and "MRR" in base.trained and str(base.work / "runs" / "small" / "mimic") in base.trained
+    assert (
+        "full-kb" in base.trained
+        and "MRR" in base.trained
+        and str(base.work / "runs" / "small" / "mimic") in base.trained
+    )
     run = next(base.work.glob("runs/small/mimic/*"))
-    assert {"config.json", "metrics.json", "model.safetensors", "predictions.parquet", "history.json"} <= {path.name for path in run.iterdir()}
+    assert {"config.json", "metrics.json", "model.safetensors", "predictions.parquet", "history.json"} <= {
+        path.name for path in run.iterdir()
+    }
 
 
 def test_a_finished_command_does_nothing_and_prints_its_table_again(base):
     before = {path: path.stat().st_mtime_ns for path in base.work.rglob("*") if path.is_file()}
     again = base.luigi("TrainHead", "--method", "mimic")
-    assert "MRR" in again and {path: path.stat().st_mtime_ns for path in base.work.rglob("*") if path.is_file()} == before
+    assert (
+        "MRR" in again and {path: path.stat().st_mtime_ns for path in base.work.rglob("*") if path.is_file()} == before
+    )
 
 
 def test_a_heads_parameter_runs_the_head_alone(world):
@@ -134,11 +154,15 @@ def test_a_heads_parameter_runs_the_head_alone(world):
 
 def test_a_head_finds_what_a_wider_extraction_has_left_without_a_process(base):
     found = base.receipts("ExtractGroup").values()
-    wide, narrow = ([receipt for receipt in found if ("device" in receipt["run"]) == worked] for worked in (True, False))
+    wide, narrow = (
+        [receipt for receipt in found if ("device" in receipt["run"]) == worked] for worked in (True, False)
+    )
     assert wide and narrow
     for receipt in narrow:
         (of,) = [other for other in wide if receipt["result"]["columns"].items() <= other["result"]["columns"].items()]
-        assert all(entry in of["files"] for entry in receipt["files"]) and len(receipt["files"]) > len(receipt["result"]["columns"])
+        assert all(entry in of["files"] for entry in receipt["files"]) and len(receipt["files"]) > len(
+            receipt["result"]["columns"]
+        )
         assert receipt["run"]["rows"] == dict.fromkeys(receipt["result"]["features"], 0)
 
 
@@ -147,7 +171,12 @@ def test_new_entities_are_extracted_alone(world):
     added = [small_world.entity(number) for number in (12, 13)]
     images = sum("images" in entity for entity in added)
     texts = 2 * 2  # under the views of MIMIC and of DSMIP
-    assert world.extracted("ExtractFeatures") == {"clip_text": texts, "text_tokens": 2, "clip_image": images, "image_pooled": images}
+    assert world.extracted("ExtractFeatures") == {
+        "clip_text": texts,
+        "text_tokens": 2,
+        "clip_image": images,
+        "image_pooled": images,
+    }
 
 
 def test_other_weights_re_extract_that_feature_alone(world):
@@ -186,7 +215,9 @@ def test_files_that_were_touched_are_read_again_and_nothing_else_is_done(world):
     made = {path: path.stat().st_mtime_ns for path in world.work.rglob("*.*") if "memo" not in path.parts}
     assert {path.name.partition("-")[0] for path in made.keys() - before.keys()} == {"PrepareDataset"}
     again = {path.name for path, time in before.items() if made[path] != time}
-    assert again == {"mentions.parquet", "entities.parquet", "account.json", "account.txt"}, "the same bytes under the same names"
+    assert again == {"mentions.parquet", "entities.parquet", "account.json", "account.txt"}, (
+        "the same bytes under the same names"
+    )
 
 
 def test_a_picture_replaced_under_its_old_name_is_extracted_again_alone(world):
@@ -240,17 +271,29 @@ def test_workers_that_are_spawned_as_on_macos_do_the_same(base, tmp_path):
     fresh.work = tmp_path / "work"
     code = "import multiprocessing; multiprocessing.set_start_method('spawn'); from luigi.cmdline import luigi_run; luigi_run()"
     command = [sys.executable, "-c", code, "--module", "tasks", *fresh.arguments("PrepareDataset"), "--workers", "2"]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0 and f"dataset small prepared in {fresh.work}" in done.stdout, done.stdout + done.stderr
     again = fresh.here("PrepareDataset")
-    assert done.stdout.count("mentions by split") == again.count("mentions by split") == 1, "the account, whether it was done already or not"
+    assert done.stdout.count("mentions by split") == again.count("mentions by split") == 1, (
+        "the account, whether it was done already or not"
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_a_killed_command_leaves_no_process_behind(world):
     command, environment = world.command("TrainHead"), {**os.environ, "PYTHONPATH": str(ROOT)}
     options = ["--params", '{"epochs": 100000, "patience": 100000}', "--workers", "2"]
-    running = subprocess.Popen([*command, *options], cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    running = subprocess.Popen(
+        [*command, *options], cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+    )
     until(lambda: len(processes_of(running.pid)) == 3)  # Luigi, its worker, and the child that trains
     running.kill()
     running.wait()
@@ -267,7 +310,9 @@ def test_a_flipped_byte_is_found_by_name_and_repair_refills_exactly_that_shard(w
     data[place] ^= 0xFF
     path.write_bytes(bytes(data))
     said = world.luigi("VerifyCache", profile=False, code=30)
-    assert Path(victim).name in said and sum(Path(name).name in said for name in before) == 1 and "Traceback" not in said
+    assert (
+        Path(victim).name in said and sum(Path(name).name in said for name in before) == 1 and "Traceback" not in said
+    )
     world.here("VerifyCache", "--repair", profile=False)
     assert not path.exists()
     assert set(world.extracted("ExtractFeatures")) == {"clip_text"}
@@ -281,7 +326,11 @@ def test_a_spec_that_is_damaged_or_gone_is_named_and_made_again(world):
     spec.write_bytes(b"?" + spec.read_bytes()[1:])
     assert "removed 1 bad file" in world.here("VerifyCache", "--repair", profile=False) and not spec.exists()
     said = world.here("VerifyCache", "--repair", profile=False)
-    assert f"bad: {spec.relative_to(world.work)}: is gone" in said and "removed 0" in said and "tasks ExtractFeatures` makes again" in said
+    assert (
+        f"bad: {spec.relative_to(world.work)}: is gone" in said
+        and "removed 0" in said
+        and "tasks ExtractFeatures` makes again" in said
+    )
     assert f"left as it is: {spec} is gone" in world.here("CleanCache", profile=False)
     line = next(line for line in world.here("EstimateCache").splitlines() if line.startswith("image_pooled"))
     assert line.split()[2] == "0"
@@ -323,7 +372,9 @@ def test_clean_refuses_a_profile_that_does_not_exist_and_names_one_that_is_gone(
     assert code == 30 and f"{profile}: no such profile file" in caplog.text and world.shards() == before
     said = world.here("CleanCache", profile=False)
     assert f"the profile {profile}, which features were extracted with, is gone" in said and "clip_text-" in said
-    assert "every feature in the cache is asked for" in world.here("CleanCache", "--profiles", str(moved), "--remove", profile=False)
+    assert "every feature in the cache is asked for" in world.here(
+        "CleanCache", "--profiles", str(moved), "--remove", profile=False
+    )
     assert world.shards() == before
 
 

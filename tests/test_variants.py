@@ -13,8 +13,19 @@ from linking.jobs import FOUR, head
 from pipeline.profile import Feature, Profile
 
 FEATURES = (
-    "clip_text", "clip_image", "text_tokens", "image_pooled", "image_patches", "objects", "object_clip", "object_resnet", "face_attributes",
-    "identity", "image_vgg", "clip_layers_text", "clip_layers_image",
+    "clip_text",
+    "clip_image",
+    "text_tokens",
+    "image_pooled",
+    "image_patches",
+    "objects",
+    "object_clip",
+    "object_resnet",
+    "face_attributes",
+    "identity",
+    "image_vgg",
+    "clip_layers_text",
+    "clip_layers_image",
 )
 SEEN = {"image", "images", "face_attributes", "identities"}
 
@@ -44,14 +55,20 @@ def test_text_only_reads_nothing_of_a_picture(method):
     given = profile(*FEATURES)
     chosen = head(method, variants.text_only(method, "{}", given), given)
     assert {want["view"] for want in head(method, "{}", given).wants} & SEEN
-    assert chosen.wants and not chosen.runs.keys() & {"visual", "multimodal"} and not {want["view"] for want in chosen.wants} & SEEN
+    assert (
+        chosen.wants
+        and not chosen.runs.keys() & {"visual", "multimodal"}
+        and not {want["view"] for want in chosen.wants} & SEEN
+    )
     assert not {"clip_ti", "clip_it", "object_relation", "face_match"} & set(chosen.pairs)
 
 
 def test_fused_text_only_takes_its_heads_without_pictures_too():
     given = profile(*FEATURES)
     chosen = head("fused", variants.text_only("fused", "{}", given), given)
-    assert chosen.pairs == ["name_similarity", "retrieval", "text_cls"] and set(chosen.runs) == set(head("fused", "{}", given).runs)
+    assert chosen.pairs == ["name_similarity", "retrieval", "text_cls"] and set(chosen.runs) == set(
+        head("fused", "{}", given).runs
+    )
     for method, params in chosen.runs.values():
         assert json.dumps(params) == variants.text_only(method, "{}", given)
 
@@ -77,16 +94,33 @@ def test_the_four_methods_have_the_ablations_of_their_papers():
     assert names["mimic"] >= of_units | {TEXT_ONLY, "10% of train", "20% of train", "d_t = 32", "batch_size = 64"}
     assert "d_t = 96" not in names["mimic"]
     assert names["dwe"] >= {
-        "without face", "without face, identity", TEXT_ONLY, "mention alone", "whole picture instead of objects", "without L_coarse",
-        "without L_fine", "in_batch_negatives = 4", "beta = 1.0",
+        "without face",
+        "without face, identity",
+        TEXT_ONLY,
+        "mention alone",
+        "whole picture instead of objects",
+        "without L_coarse",
+        "without L_fine",
+        "in_batch_negatives = 4",
+        "beta = 1.0",
     }
-    assert names["dsmip"] >= {TEXT_ONLY, "visual expert alone", "multimodal expert alone", "without prompts", "10% of train"}
+    assert names["dsmip"] >= {
+        TEXT_ONLY,
+        "visual expert alone",
+        "multimodal expert alone",
+        "without prompts",
+        "10% of train",
+    }
 
 
 def test_an_ablation_keeps_the_other_parameters_and_takes_its_share_of_train():
     given = profile("clip_text", "clip_image", heads={"mimic": {"d_t": 8}})
     found, _ = variants.ablations("mimic", '{"lr": 0.5, "units": ["tglu", "vdlu"]}', given)
-    assert json.loads(found["without VDLU + L_V"].params) == {"lr": 0.5, "units": ["tglu"], "unit_losses": ["tglu", "cmfu"]}
+    assert json.loads(found["without VDLU + L_V"].params) == {
+        "lr": 0.5,
+        "units": ["tglu"],
+        "unit_losses": ["tglu", "cmfu"],
+    }
     assert "without CMFU + L_C" not in found and found["without L_T"].train_fraction is None
     assert found["20% of train"] == variants.Variant('{"lr": 0.5, "units": ["tglu", "vdlu"]}', 0.2)
 
@@ -101,15 +135,21 @@ def test_patterns_choose_ablations_and_one_that_fits_nothing_is_refused():
 
 def test_settings_name_what_is_not_the_methods_default():
     given = profile("clip_text", "clip_image", heads={"mimic": {"d_t": 8, "lr": 0.001, "units": ["tglu"]}})
-    assert variants.settings("mimic", '{"image_feature": null}', given) == "image_feature none (auto), d_t 8 (96), units tglu (tglu+vdlu+cmfu)"
+    assert (
+        variants.settings("mimic", '{"image_feature": null}', given)
+        == "image_feature none (auto), d_t 8 (96), units tglu (tglu+vdlu+cmfu)"
+    )
 
 
 def test_methods_without_their_features_are_left_out_by_name_and_wrong_ones_refused():
     found, skipped = variants.possible("mimic,clip-text,drin", '{"mimic": {"lr": 0.5}}', profile("clip_text"))
     assert found == {"mimic": '{"lr": 0.5}', "clip_text": "{}"} and set(skipped) == {"drin"}
     for methods_named, params, message in (
-        ("mimic,mimc", "{}", "did you mean 'mimic'"), ("mimic,mimic", "{}", "each once"), ("", "{}", "one or more methods"),
-        ("mimic", '{"dwe": {}}', "not among --methods"), ("mimic", '{"mimic": 3}', "expected a JSON object"),
+        ("mimic,mimc", "{}", "did you mean 'mimic'"),
+        ("mimic,mimic", "{}", "each once"),
+        ("", "{}", "one or more methods"),
+        ("mimic", '{"dwe": {}}', "not among --methods"),
+        ("mimic", '{"mimic": 3}', "expected a JSON object"),
         ("mimic", '{"mimic": {"lrr": 1}}', "unknown key"),
         ("drin", "{}", "serves none"),
     ):

@@ -67,7 +67,10 @@ def test_the_mention_view_spans_the_whole_string():
 
 def test_entity_texts_are_cut_at_a_word_and_absent_ones_are_none():
     rows = dict(names=["Ann", "Bob"], attributes=["Sex: female. Born: 1900.", ""], descriptions=["", "A man."])
-    assert entity_texts("description", **rows, count=words, limit=9) == [None, entity_texts("description", **rows, count=words, limit=9)[1]]
+    assert entity_texts("description", **rows, count=words, limit=9) == [
+        None,
+        entity_texts("description", **rows, count=words, limit=9)[1],
+    ]
     cut = entity_texts("name_sep_attributes", **rows, count=words, limit=6)
     assert cut[0].string == "Ann [SEP] Sex: female." and cut[0].cut
     assert cut[1].string == "Bob [SEP] " and not cut[1].cut

@@ -17,12 +17,19 @@ def diverse(tmp_path):
 def test_wikidiverse_records_become_mentions_and_entities(diverse):
     dataset = diverse.load()
     first = dataset.mentions[0]
-    assert (first.id, first.split, first.phrase, first.span, first.gold) == ("train.0", "train", "Lions", (4, 9), "Detroit Lions")
+    assert (first.id, first.split, first.phrase, first.span, first.gold) == (
+        "train.0",
+        "train",
+        "Lions",
+        (4, 9),
+        "Detroit Lions",
+    )
     assert (first.type, first.group, first.given) == ("Organization", "sports", ("Lion", "Detroit Lions", "Elsewhere"))
     assert first.image == digest("Run.jpg") + ".jpg"
     assert [m.id for m in dataset.mentions] == ["train.0", "train.1", "dev.0", "dev.1", "test.0", "test.1"]
     assert [(e.id, e.name, e.description, e.type) for e in dataset.entities[:2]] == [
-        ("Detroit Lions", "Detroit Lions", "A team.", "Organization"), ("Lion", "Lion", "A cat.", "Species"),
+        ("Detroit Lions", "Detroit Lions", "A team.", "Organization"),
+        ("Lion", "Lion", "A cat.", "Species"),
     ]
 
 
@@ -69,7 +76,9 @@ def test_wikidiverse_the_kb_is_what_the_description_files_name_first_description
     (diverse.folder / "entities").mkdir()
     tsv = "entity@@@@description\nLion@@@@Another text.\nIron_Man@@@@A man\nin iron.\n\nMercury_(planet)@@@@A @@@@ planet.\n"
     (diverse.folder / "entities" / "wikipedia_entity2desc_filtered.tsv").write_text(tsv)
-    (diverse.folder / "entities" / "entity2brief_train.json").write_text(json.dumps({"Iron_Man": "x", "Sun": "A star."}))
+    (diverse.folder / "entities" / "entity2brief_train.json").write_text(
+        json.dumps({"Iron_Man": "x", "Sun": "A star."})
+    )
     found = {e.id: e.description for e in load("toy", diverse.folder).entities}
     added = {"Iron Man": "A man in iron.", "Mercury (planet)": "A @@@@ planet.", "Sun": "A star."}
     assert found == diverse.desc | added and list(found)[:1] == ["Detroit Lions"]
@@ -97,14 +106,18 @@ def test_wikidiverse_a_picture_is_named_by_the_md5_of_its_urls_file_name(diverse
 
 
 def test_wikidiverse_pictures_that_leave_the_folder_are_refused(diverse, tmp_path_factory):
-    (diverse.folder / "wikinewsImgs" / (digest("Run.jpg") + ".jpg")).symlink_to(tmp_path_factory.mktemp("outside") / "b.jpg")
+    (diverse.folder / "wikinewsImgs" / (digest("Run.jpg") + ".jpg")).symlink_to(
+        tmp_path_factory.mktemp("outside") / "b.jpg"
+    )
     assert "train_w_10cands.json: record 1 ('Lions')" in diverse.error()
 
 
 def test_wikidiverse_entity_pictures_that_are_there_count(diverse):
     diverse.write()
     (diverse.folder / "images").mkdir()
-    (diverse.folder / "wikipedia_entity2imgs.tsv").write_text("entity@@@@images\nLion@@@@https://x/1.jpg[AND]https://x/2.svg[AND]https://x/3.png\nGone@@@@https://x/1.jpg\n")
+    (diverse.folder / "wikipedia_entity2imgs.tsv").write_text(
+        "entity@@@@images\nLion@@@@https://x/1.jpg[AND]https://x/2.svg[AND]https://x/3.png\nGone@@@@https://x/1.jpg\n"
+    )
     for name in (digest("1.jpg") + ".jpg", digest("2.svg") + ".png"):
         (diverse.folder / "images" / name).write_bytes(b"x")
     images = {e.id: e.images for e in load("toy", diverse.folder).entities}
@@ -132,25 +145,58 @@ def test_wikidiverse_folders_of_the_release(diverse):
         (diverse.folder / place).mkdir()
         for path in diverse.folder.rglob("*_w_10cands.json"):
             path.rename(diverse.folder / place / path.name)
-        assert len(load("toy", diverse.folder).mentions) == 6 and layout(diverse.folder).__name__.endswith("wikidiverse")
+        assert len(load("toy", diverse.folder).mentions) == 6 and layout(diverse.folder).__name__.endswith(
+            "wikidiverse"
+        )
 
 
 WIKIDIVERSE_ERRORS = {
     "annotations without candidates": (
-        lambda data: data.splits.update(test=[["The Lions.", "x.jpg", "sports", []]]), ["test_w_10cands.json: record 1", "a list of 4", "11 fields", "10 candidates"],
+        lambda data: data.splits.update(test=[["The Lions.", "x.jpg", "sports", []]]),
+        ["test_w_10cands.json: record 1", "a list of 4", "11 fields", "10 candidates"],
     ),
-    "record is an object": (lambda data: data.splits["test"].append({}), ["test_w_10cands.json: record 3", "found dict"]),
-    "split is an object": (lambda data: data.splits.update(test={"a": 1}), ["test_w_10cands.json", "dict", "list of mentions"]),
+    "record is an object": (
+        lambda data: data.splits["test"].append({}),
+        ["test_w_10cands.json: record 3", "found dict"],
+    ),
+    "split is an object": (
+        lambda data: data.splits.update(test={"a": 1}),
+        ["test_w_10cands.json", "dict", "list of mentions"],
+    ),
     "empty split": (lambda data: data.splits.update(test=[]), ["test_w_10cands.json", "an empty list"]),
-    "empty phrase": (lambda data: data.splits.update(test=[data.mention(mention="")]), ["record 1 ('')", "'mention' is empty"]),
+    "empty phrase": (
+        lambda data: data.splits.update(test=[data.mention(mention="")]),
+        ["record 1 ('')", "'mention' is empty"],
+    ),
     "phrase is a number": (lambda data: data.splits.update(test=[data.mention(mention=7)]), ["record 1", "int 7"]),
-    "half a character": (lambda data: data.splits.update(test=[data.mention(sentence="\ud800")]), ["record 1 ('Lions')", "surrogate"]),
-    "offsets are text": (lambda data: data.splits.update(test=[data.mention(start="4")]), ["record 1 ('Lions')", "'4'", "two integers"]),
-    "candidates are text": (lambda data: data.splits.update(test=[data.mention(candidates="x")]), ["record 1 ('Lions')", "'candidates'", "list of entity URLs"]),
-    "candidate is a list": (lambda data: data.splits.update(test=[data.mention(candidates=[["x"]])]), ["record 1 ('Lions')", "'candidates'"]),
-    "half a candidate": (lambda data: data.splits.update(test=[data.mention(candidates=["\ud800"])]), ["record 1 ('Lions')", "surrogate"]),
-    "URL is a number": (lambda data: data.splits.update(test=[data.mention(entity=3)]), ["record 1 ('Lions')", "'entity URL'", "int 3"]),
-    "half an image": (lambda data: data.splits.update(test=[data.mention(image="\ud800.jpg")]), ["record 1 ('Lions')", "surrogate"]),
+    "half a character": (
+        lambda data: data.splits.update(test=[data.mention(sentence="\ud800")]),
+        ["record 1 ('Lions')", "surrogate"],
+    ),
+    "offsets are text": (
+        lambda data: data.splits.update(test=[data.mention(start="4")]),
+        ["record 1 ('Lions')", "'4'", "two integers"],
+    ),
+    "candidates are text": (
+        lambda data: data.splits.update(test=[data.mention(candidates="x")]),
+        ["record 1 ('Lions')", "'candidates'", "list of entity URLs"],
+    ),
+    "candidate is a list": (
+        lambda data: data.splits.update(test=[data.mention(candidates=[["x"]])]),
+        ["record 1 ('Lions')", "'candidates'"],
+    ),
+    "half a candidate": (
+        lambda data: data.splits.update(test=[data.mention(candidates=["\ud800"])]),
+        ["record 1 ('Lions')", "surrogate"],
+    ),
+    "URL is a number": (
+        lambda data: data.splits.update(test=[data.mention(entity=3)]),
+        ["record 1 ('Lions')", "'entity URL'", "int 3"],
+    ),
+    "half an image": (
+        lambda data: data.splits.update(test=[data.mention(image="\ud800.jpg")]),
+        ["record 1 ('Lions')", "surrogate"],
+    ),
     "description is a list": (lambda data: data.desc.update(Lion=["x"]), ["entity2desc.json", "'Lion'", "list ['x']"]),
     "entity without a name": (lambda data: data.desc.update({"_": "x"}), ["entity2desc.json", "without a name", "'x'"]),
     "half an entity": (lambda data: data.desc.update({"\ud800": "x"}), ["entity2desc.json", "surrogate"]),

@@ -12,7 +12,11 @@ from heads.config.base import HeadConfig, build
 
 def methods() -> list[str]:
     """The methods there are: the modules of this package, but for `base` and those whose names start with an underscore."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base" and not module.name.startswith("_"))
+    return sorted(
+        module.name
+        for module in pkgutil.iter_modules(__path__)
+        if module.name != "base" and not module.name.startswith("_")
+    )
 
 
 def config_class(method: str) -> type[HeadConfig]:
@@ -21,7 +25,9 @@ def config_class(method: str) -> type[HeadConfig]:
         raise UserError(f"--method {method!r}: no such method{nearest(method, methods())}")
     module = importlib.import_module(f"heads.config.{method}")
     return next(
-        value for value in vars(module).values() if isinstance(value, type) and issubclass(value, HeadConfig) and value.__module__ == module.__name__
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, HeadConfig) and value.__module__ == module.__name__
     )
 
 
@@ -35,4 +41,6 @@ def load_config(method: str, params: Mapping[str, Any], where: str = "") -> Head
 
 def to_json(config: HeadConfig) -> dict[str, Any]:
     """All options as plain JSON values; `load_config(method, to_json(config))` gives the configuration back."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()}
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()
+    }

@@ -30,13 +30,17 @@ class BaselineConfig(HeadConfig):
     READS: ClassVar[dict[str, list[str]]] = {"text": ["pooled"], "image": ["pooled"]}
     """Role -> outputs: text (mention and sentence, name and attributes), phrase (the mention alone, the name alone), image."""
     VIEWS: ClassVar[dict[str, dict[str, str]]] = {
-        "text": {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}, "phrase": {"mention": "mention", "entity": "name"},
+        "text": {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"},
+        "phrase": {"mention": "mention", "entity": "name"},
         "image": {"mention": "image", "entity": "image"},
     }
     positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "width", "temperature")
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "lr": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": {"choices": [32, 64, 128, 256]}, "width": {"choices": [128, 256, 512]},
-        "temperature": {"low": 0.01, "high": 0.2, "log": True}, "hard_negatives": {"choices": [0, 1, 2, 4]},
+        "lr": {"low": 1e-4, "high": 1e-2, "log": True},
+        "batch_size": {"choices": [32, 64, 128, 256]},
+        "width": {"choices": [128, 256, 512]},
+        "temperature": {"low": 0.01, "high": 0.2, "log": True},
+        "hard_negatives": {"choices": [0, 1, 2, 4]},
     }
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -48,11 +52,19 @@ class BaselineConfig(HeadConfig):
         """See `HeadConfig.wants`."""
         text = self.pick("text_feature", self.TEXT, available)
         if text is None:
-            raise UserError(f"this method reads a text feature ({' or '.join(self.TEXT)}), there are: {', '.join(sorted(available))}; add one to the profile")
-        of = {"text": text, "phrase": text, "image": self.pick("image_feature", self.IMAGE, available) if "image" in self.READS else None}
+            raise UserError(
+                f"this method reads a text feature ({' or '.join(self.TEXT)}), there are: {', '.join(sorted(available))}; add one to the profile"
+            )
+        of = {
+            "text": text,
+            "phrase": text,
+            "image": self.pick("image_feature", self.IMAGE, available) if "image" in self.READS else None,
+        }
         return [
             {"side": side, "role": role, "feature": of[role], "view": self.VIEWS[role][side], "outputs": list(outputs)}
-            for side in ("mention", "entity") for role, outputs in self.READS.items() if of[role]
+            for side in ("mention", "entity")
+            for role, outputs in self.READS.items()
+            if of[role]
         ]
 
 

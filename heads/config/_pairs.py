@@ -29,11 +29,25 @@ class PairsConfig(HeadConfig):
 
     positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "members")
     FEATURES: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "name_similarity": (), "retrieval": (), "word_overlap": (), "years": (), "text_length": (), "face_match": ("face_embedding",),
-        "text_cls": ("text_tokens",), "clip_ti": ("clip_text", "clip_image"), "clip_it": ("clip_text", "clip_image"),
+        "name_similarity": (),
+        "retrieval": (),
+        "word_overlap": (),
+        "years": (),
+        "text_length": (),
+        "face_match": ("face_embedding",),
+        "text_cls": ("text_tokens",),
+        "clip_ti": ("clip_text", "clip_image"),
+        "clip_it": ("clip_text", "clip_image"),
         "object_relation": ("objects", "object_resnet"),
     }
-    OF_TEXT: ClassVar[tuple[str, ...]] = ("name_similarity", "retrieval", "text_cls", "text_length", "word_overlap", "years")
+    OF_TEXT: ClassVar[tuple[str, ...]] = (
+        "name_similarity",
+        "retrieval",
+        "text_cls",
+        "text_length",
+        "word_overlap",
+        "years",
+    )
     USUAL: ClassVar[tuple[str, ...]] = tuple(FEATURES)
 
     def __post_init__(self) -> None:
@@ -50,5 +64,9 @@ class PairsConfig(HeadConfig):
         """See `HeadConfig.pairs`."""
         chosen: list[str] = []
         for name in self.pair_features:
-            chosen += [name] if name != "auto" else [name for name in self.USUAL if set(self.FEATURES[name]) <= set(available)]
+            chosen += (
+                [name]
+                if name != "auto"
+                else [name for name in self.USUAL if set(self.FEATURES[name]) <= set(available)]
+            )
         return sorted(name for name in set(chosen) if not self.text_only or name in self.OF_TEXT)

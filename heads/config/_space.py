@@ -22,17 +22,24 @@ def checked(kind: type[HeadConfig], space: Any, where: str) -> dict[str, dict[st
     Raises `UserError` for an unknown option or key (with the nearest right one), and for bounds that are none. `where` names the space in messages.
     """
     if not isinstance(space, Mapping) or not space:
-        raise UserError(f"{where}: expected options with their bounds or choices, like `lr: {{low: 0.0001, high: 0.01, log: true}}`")
+        raise UserError(
+            f"{where}: expected options with their bounds or choices, like `lr: {{low: 0.0001, high: 0.01, log: true}}`"
+        )
     hints = typing.get_type_hints(kind)
     options = {option.name: hints[option.name] for option in dataclasses.fields(kind)}
-    return {str(name): _entry(kind, str(name), options, entry, f"{where}: {name}") for name, entry in sorted(space.items(), key=lambda pair: str(pair[0]))}
+    return {
+        str(name): _entry(kind, str(name), options, entry, f"{where}: {name}")
+        for name, entry in sorted(space.items(), key=lambda pair: str(pair[0]))
+    }
 
 
 def _entry(kind: type[HeadConfig], name: str, options: Mapping[str, Any], entry: Any, where: str) -> dict[str, Any]:
     if name not in options:
         raise UserError(f"{where}: there is no such option{nearest(name, options)}")
     if name in kind.presets:
-        raise UserError(f"{where}: it stands for several others at once; search those ({', '.join(kind.presets[name])}), or give it with --params")
+        raise UserError(
+            f"{where}: it stands for several others at once; search those ({', '.join(kind.presets[name])}), or give it with --params"
+        )
     if not isinstance(entry, Mapping):
         raise UserError(f"{where} = {entry!r:.60}: expected {{low, high}} (and log or step) or {{choices}}")
     for key in entry:
@@ -62,13 +69,21 @@ def _range(entry: Mapping[str, Any], kind: type, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: {' and '.join(missing)} missing; give both, or choices")
     low, high, log, step = entry["low"], entry["high"], entry.get("log", False), entry.get("step")
     for key, value in (("low", low), ("high", high), *([("step", step)] if step is not None else [])):
-        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int) or not abs(value) < float("inf"):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float) if kind is float else int)
+            or not abs(value) < float("inf")
+        ):
             # YAML reads 1e-3 as a text; it wants 1.0e-3
             hint = " (write 1e-3 as 0.001 or 1.0e-3: YAML takes it for a text)" if isinstance(value, str) else ""
             raise UserError(f"{where}: {key} = {value!r}: expected a {'whole ' if kind is int else ''}number{hint}")
     if not isinstance(log, bool):
         raise UserError(f"{where}: log = {log!r}: expected true or false")
     if low > high or (log and low <= 0) or (step is not None and (step <= 0 or log)):
-        problem = "step goes with no log, and is more than 0" if step is not None and (step <= 0 or log) else "a logarithm wants more than 0"
+        problem = (
+            "step goes with no log, and is more than 0"
+            if step is not None and (step <= 0 or log)
+            else "a logarithm wants more than 0"
+        )
         raise UserError(f"{where}: low = {low!r}, high = {high!r}: {'low is above high' if low > high else problem}")
     return {"kind": kind.__name__, "low": kind(low), "high": kind(high), "log": log, "step": step}

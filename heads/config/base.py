@@ -53,8 +53,14 @@ class HeadConfig:
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and (value < 0 or (value == 0 and option.name in self.positive)):
-                raise UserError(f"{option.name} = {value!r}: expected {'more than 0' if option.name in self.positive else '0 or more'}")
+            if (
+                isinstance(value, (int, float))
+                and not isinstance(value, bool)
+                and (value < 0 or (value == 0 and option.name in self.positive))
+            ):
+                raise UserError(
+                    f"{option.name} = {value!r}: expected {'more than 0' if option.name in self.positive else '0 or more'}"
+                )
 
     def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
         """The features this head reads, of those `available` by name: `{"side", "role", "feature", "view", "outputs"}` each.
@@ -95,7 +101,10 @@ class HeadConfig:
     def variations(self) -> dict[str, dict[str, Any]]:
         """One parameter changed at a time, by `sensitivity`: name -> parameters in place of these."""
         return {
-            f"{option} = {value}": {option: value} for option, values in self.sensitivity.items() for value in values if value != getattr(self, option)
+            f"{option} = {value}": {option: value}
+            for option, values in self.sensitivity.items()
+            for value in values
+            if value != getattr(self, option)
         }
 
     def pick(self, option: str, known: tuple[str, ...], available: Collection[str]) -> str | None:
@@ -143,7 +152,9 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     if kind is Literal:
         if isinstance(value, str) and value in arguments:
             return value
-        raise UserError(f"{where} = {value!r}: expected one of {', '.join(map(repr, arguments))}" + _near_value(value, arguments))
+        raise UserError(
+            f"{where} = {value!r}: expected one of {', '.join(map(repr, arguments))}" + _near_value(value, arguments)
+        )
     if kind is tuple:
         if isinstance(value, (list, tuple)):
             return tuple(_typed(part, arguments[0], where) for part in value)

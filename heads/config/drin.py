@@ -12,7 +12,9 @@ EDGES: tuple[Edge, ...] = ("tt", "ti", "it", "ii")
 RELATIONS: Mapping[Edge, str] = {"tt": "text_cls", "ti": "clip_ti", "it": "clip_it", "ii": "object_relation"}
 """Kind of edge -> the pair feature that is its initial weight, eq. 6, 7, 8 and 11."""
 NEEDS: Mapping[str, tuple[str, ...]] = {
-    "text_cls": ("text_tokens",), "clip_ti": ("clip_text", "clip_image"), "clip_it": ("clip_text", "clip_image"),
+    "text_cls": ("text_tokens",),
+    "clip_ti": ("clip_text", "clip_image"),
+    "clip_it": ("clip_text", "clip_image"),
     "object_relation": ("objects", "object_resnet"),
 }
 
@@ -57,8 +59,12 @@ class DrinConfig(HeadConfig):
     IMAGE: ClassVar[tuple[str, ...]] = ("image_pooled", "clip_image", "image_patches")
     positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "width", "layers")
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "lr": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": {"choices": [32, 64, 128]}, "width": {"choices": [128, 256, 512, 768]},
-        "layers": {"low": 1, "high": 4}, "margin": {"low": 0.05, "high": 0.5}, "negatives": {"choices": ["batch", "candidates"]},
+        "lr": {"low": 1e-4, "high": 1e-2, "log": True},
+        "batch_size": {"choices": [32, 64, 128]},
+        "width": {"choices": [128, 256, 512, 768]},
+        "layers": {"low": 1, "high": 4},
+        "margin": {"low": 0.05, "high": 0.5},
+        "negatives": {"choices": ["batch", "candidates"]},
     }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "release": {"negatives": "candidates", "hinge": "each", "tt": "phrase", "layer_norm": True}
@@ -74,8 +80,11 @@ class DrinConfig(HeadConfig):
         edges = self._possible(available)
         spelled = {"t": "text", "i": "image"}
         without = {
-            f"without {spelled[edge[0]]}-to-{spelled[edge[1]]} edges": {"edges": [other for other in self.edges if other != edge]}
-            for edge in edges if len(edges) > 1
+            f"without {spelled[edge[0]]}-to-{spelled[edge[1]]} edges": {
+                "edges": [other for other in self.edges if other != edge]
+            }
+            for edge in edges
+            if len(edges) > 1
         }
         layers = {f"L = {count}": {"layers": count} for count in range(1, 6) if count != self.layers}
         static = {} if self.static_edges or self.layers == 1 else {"static edges": {"static_edges": True}}
@@ -91,15 +100,26 @@ class DrinConfig(HeadConfig):
         text = self.pick("text_feature", (), available)
         assert text is not None
         wanted: list[dict[str, Any]] = [
-            {"side": "mention", "role": "text", "feature": text, "view": "sentence", "outputs": ["tokens", "pooled", "offsets"]},
+            {
+                "side": "mention",
+                "role": "text",
+                "feature": text,
+                "view": "sentence",
+                "outputs": ["tokens", "pooled", "offsets"],
+            },
             {"side": "entity", "role": "text", "feature": text, "view": "name_sep_attributes", "outputs": ["pooled"]},
         ]
         if {"ti", "it"} & set(self._possible(available)):
             image = self.pick("image_feature", self.IMAGE, available)
-            wanted += [{"side": side, "role": "image", "feature": image, "view": "image", "outputs": ["pooled"]} for side in ("mention", "entity")]
+            wanted += [
+                {"side": side, "role": "image", "feature": image, "view": "image", "outputs": ["pooled"]}
+                for side in ("mention", "entity")
+            ]
         return wanted
 
     def _possible(self, available: Collection[str]) -> list[Edge]:
         """The kinds of edges that the features allow."""
         pictures = self.pick("image_feature", self.IMAGE, available) is not None
-        return [edge for edge in self.edges if (edge == "tt" or pictures) and set(NEEDS[RELATIONS[edge]]) <= set(available)]
+        return [
+            edge for edge in self.edges if (edge == "tt" or pictures) and set(NEEDS[RELATIONS[edge]]) <= set(available)
+        ]

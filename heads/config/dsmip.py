@@ -65,20 +65,55 @@ class DsmipConfig(HeadConfig):
 
     GATE_IMAGE: ClassVar[tuple[str, ...]] = ("image_vgg", "image_pooled", "image_patches")
     positive: ClassVar[tuple[str, ...]] = (
-        *HeadConfig.positive, "d_t", "d_v", "d_c", "text_scale", "gate_width", "temperature", "prompt_layers", "prompt_length",
+        *HeadConfig.positive,
+        "d_t",
+        "d_v",
+        "d_c",
+        "text_scale",
+        "gate_width",
+        "temperature",
+        "prompt_layers",
+        "prompt_length",
     )
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "lr": {"low": 3e-5, "high": 3e-3, "log": True}, "gate_width": {"choices": [128, 256, 512]}, "gate_dropout": {"low": 0.0, "high": 0.4},
-        "temperature": {"low": 0.05, "high": 1.0, "log": True}, "batch_size": {"choices": [32, 64, 128, 256]}, "hard_negatives": {"choices": [0, 1, 2, 4]},
-        "d_t": {"choices": [32, 64, 96, 128]}, "d_v": {"choices": [32, 64, 96, 128]}, "d_c": {"choices": [32, 64, 96, 128]},
-        "text_scale": {"low": 0.03, "high": 1.0, "log": True}, "prompt_length": {"low": 1, "high": 4}, "prompt_layers": {"low": 1, "high": 9},
+        "lr": {"low": 3e-5, "high": 3e-3, "log": True},
+        "gate_width": {"choices": [128, 256, 512]},
+        "gate_dropout": {"low": 0.0, "high": 0.4},
+        "temperature": {"low": 0.05, "high": 1.0, "log": True},
+        "batch_size": {"choices": [32, 64, 128, 256]},
+        "hard_negatives": {"choices": [0, 1, 2, 4]},
+        "d_t": {"choices": [32, 64, 96, 128]},
+        "d_v": {"choices": [32, 64, 96, 128]},
+        "d_c": {"choices": [32, 64, 96, 128]},
+        "text_scale": {"low": 0.03, "high": 1.0, "log": True},
+        "prompt_length": {"low": 1, "high": 4},
+        "prompt_layers": {"low": 1, "high": 9},
     }
     GATE_SPACE: ClassVar[tuple[str, ...]] = ("lr", "gate_width", "gate_dropout", "temperature")
-    SHARED: ClassVar[tuple[str, ...]] = ("batch_size", "patience", "weight_decay", "eps", "clip_norm", "eval_candidates", "hard_negatives")
+    SHARED: ClassVar[tuple[str, ...]] = (
+        "batch_size",
+        "patience",
+        "weight_decay",
+        "eps",
+        "clip_norm",
+        "eval_candidates",
+        "hard_negatives",
+    )
     READ_BY: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "text": ("text_feature", "d_t", "text_scale"),
         "visual": ("image_feature", "d_v", "missing_image"),
-        "prompts": ("layers_text", "layers_image", "prompt_layers", "prompt_length", "prompt_start", "d_t", "d_v", "d_c", "text_scale", "missing_image"),
+        "prompts": (
+            "layers_text",
+            "layers_image",
+            "prompt_layers",
+            "prompt_length",
+            "prompt_start",
+            "d_t",
+            "d_v",
+            "d_c",
+            "text_scale",
+            "missing_image",
+        ),
         "multimodal": ("text_feature", "image_feature", "prompts", "d_t", "d_v", "d_c", "text_scale", "missing_image"),
     }
 
@@ -87,7 +122,9 @@ class DsmipConfig(HeadConfig):
         if not self.experts or len(set(self.experts)) != len(self.experts):
             raise UserError(f"experts = {list(self.experts)}: expected at least one of {', '.join(EXPERTS)}, each once")
         if self.stage == ("multimodal" if self.prompts else "prompts"):
-            raise UserError(f"stage = {self.stage!r}: with prompts = {str(self.prompts).lower()} the multimodal expert's stage is {self.stage_of('multimodal')!r}")
+            raise UserError(
+                f"stage = {self.stage!r}: with prompts = {str(self.prompts).lower()} the multimodal expert's stage is {self.stage_of('multimodal')!r}"
+            )
         if self.gate_dropout >= 1:
             raise UserError(f"gate_dropout = {self.gate_dropout}: expected less than 1")
 
@@ -108,13 +145,18 @@ class DsmipConfig(HeadConfig):
     def possible(self, available: Collection[str]) -> list[Expert]:
         """The experts whose features are there. Raises `UserError` where none is."""
         needs: dict[Expert, set[str]] = {
-            "text": {self.text_feature}, "visual": {self.image_feature},
-            "multimodal": {self.layers_text, self.layers_image} if self.prompts else {self.text_feature, self.image_feature},
+            "text": {self.text_feature},
+            "visual": {self.image_feature},
+            "multimodal": {self.layers_text, self.layers_image}
+            if self.prompts
+            else {self.text_feature, self.image_feature},
         }
         found: list[Expert] = [expert for expert in self.experts if needs[expert] <= set(available)]
         if not found:
             lacking = sorted(set().union(*(needs[expert] for expert in self.experts)) - set(available))
-            raise UserError(f"dsmip: none of its experts ({', '.join(self.experts)}) has its features; the profile lacks {', '.join(lacking)}")
+            raise UserError(
+                f"dsmip: none of its experts ({', '.join(self.experts)}) has its features; the profile lacks {', '.join(lacking)}"
+            )
         return found
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -123,8 +165,14 @@ class DsmipConfig(HeadConfig):
         if self.stage != "gate":
             return {}
         experts = self.possible(available)
-        alone = {f"{expert} expert alone": {"experts": [expert]} for expert in experts if expert != "text" and len(experts) > 1}
-        two = {"text and multimodal experts": {"experts": ["text", "multimodal"]}} if set(experts) == set(EXPERTS) else {}
+        alone = {
+            f"{expert} expert alone": {"experts": [expert]}
+            for expert in experts
+            if expert != "text" and len(experts) > 1
+        }
+        two = (
+            {"text and multimodal experts": {"experts": ["text", "multimodal"]}} if set(experts) == set(EXPERTS) else {}
+        )
         plain = self.prompts and "multimodal" in experts and {self.text_feature, self.image_feature} <= set(available)
         without = {"without prompts": {"prompts": False}} if plain else {}
         text = {TEXT_ONLY: {"experts": ["text"]}} if "text" in experts and len(experts) > 1 else {}
@@ -137,7 +185,11 @@ class DsmipConfig(HeadConfig):
 
     def pinned(self) -> dict[str, Any]:
         """See `HeadConfig.pinned`: the experts stay as they were trained."""
-        return {"expert_lr": self.expert_lr or self.lr, "expert_epochs": self.expert_epochs or self.epochs} if self.stage == "gate" else {}
+        return (
+            {"expert_lr": self.expert_lr or self.lr, "expert_epochs": self.expert_epochs or self.epochs}
+            if self.stage == "gate"
+            else {}
+        )
 
     def runs(self, available: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
         """See `HeadConfig.runs`: the experts that the gate starts from."""
@@ -155,7 +207,9 @@ class DsmipConfig(HeadConfig):
         """See `HeadConfig.wants`. Text under `word : context` and `name : attributes` (section 3.2.1)."""
         if self.stage == "gate":
             experts = self.possible(available)
-            return [want for expert in experts for want in self._of_expert(expert)] + (self._of_gate(available) if len(experts) > 1 else [])
+            return [want for expert in experts for want in self._of_expert(expert)] + (
+                self._of_gate(available) if len(experts) > 1 else []
+            )
         expert: Expert = next(expert for expert in EXPERTS if self.stage_of(expert) == self.stage)
         lacking = sorted({want["feature"] for want in self._of_expert(expert)} - {*available, *PROMPTED.values()})
         if lacking:
@@ -172,7 +226,9 @@ class DsmipConfig(HeadConfig):
             of_text = "states" if self.prompt_start else "ids"  # before the first block the token ids say all
             return _both("text", self.layers_text, [of_text], text=True) + _both("image", self.layers_image, ["states"])
         features = PROMPTED if self.prompts else {"text": self.text_feature, "image": self.image_feature}
-        return _both(PROMPTED["text"], features["text"], states, text=True) + _both(PROMPTED["image"], features["image"], states)
+        return _both(PROMPTED["text"], features["text"], states, text=True) + _both(
+            PROMPTED["image"], features["image"], states
+        )
 
     def _of_gate(self, available: Collection[str]) -> list[dict[str, Any]]:
         wanted = []
@@ -185,5 +241,12 @@ class DsmipConfig(HeadConfig):
 
 
 def _both(role: str, feature: str, outputs: list[str], text: bool = False) -> list[dict[str, Any]]:
-    views = {"mention": "mention_colon_sentence", "entity": "name_colon_attributes"} if text else {"mention": "image", "entity": "image"}
-    return [{"side": side, "role": role, "feature": feature, "view": view, "outputs": outputs} for side, view in views.items()]
+    views = (
+        {"mention": "mention_colon_sentence", "entity": "name_colon_attributes"}
+        if text
+        else {"mention": "image", "entity": "image"}
+    )
+    return [
+        {"side": side, "role": role, "feature": feature, "view": view, "outputs": outputs}
+        for side, view in views.items()
+    ]

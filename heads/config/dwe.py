@@ -64,19 +64,37 @@ class DweConfig(HeadConfig):
     FACES: ClassVar[str] = "face_attributes"
     IDENTITY: ClassVar[str] = "identity"
     ENTITY_VIEWS: ClassVar[Mapping[str, str]] = {
-        "properties": "name_sep_attributes", "static": "name_sep_static", "dynamic": "name_sep_dynamic",
-        "description": "name_sep_description", "name": "name",
+        "properties": "name_sep_attributes",
+        "static": "name_sep_static",
+        "dynamic": "name_sep_dynamic",
+        "description": "name_sep_description",
+        "name": "name",
     }
-    positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "width", "joint_width", "attention_heads", "temperature")
+    positive: ClassVar[tuple[str, ...]] = (
+        *HeadConfig.positive,
+        "width",
+        "joint_width",
+        "attention_heads",
+        "temperature",
+    )
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "lr": {"low": 3e-5, "high": 3e-3, "log": True}, "batch_size": {"choices": [32, 64, 128]}, "dropout": {"low": 0.0, "high": 0.5},
-        "width": {"choices": [128, 256, 512]}, "joint_width": {"choices": [128, 256, 512]}, "attention_heads": {"choices": [2, 4, 8]},
-        "margin": {"low": 0.1, "high": 0.8}, "temperature": {"low": 0.05, "high": 0.5, "log": True},
-        "alpha": {"low": 0.03, "high": 3.0, "log": True}, "beta": {"low": 1.0, "high": 30.0, "log": True},
+        "lr": {"low": 3e-5, "high": 3e-3, "log": True},
+        "batch_size": {"choices": [32, 64, 128]},
+        "dropout": {"low": 0.0, "high": 0.5},
+        "width": {"choices": [128, 256, 512]},
+        "joint_width": {"choices": [128, 256, 512]},
+        "attention_heads": {"choices": [2, 4, 8]},
+        "margin": {"low": 0.1, "high": 0.8},
+        "temperature": {"low": 0.05, "high": 0.5, "log": True},
+        "alpha": {"low": 0.03, "high": 3.0, "log": True},
+        "beta": {"low": 1.0, "high": 30.0, "log": True},
     }
 
     sensitivity: ClassVar[Mapping[str, tuple[Any, ...]]] = {  # figure 6
-        "in_batch_negatives": (0, 1, 2, 4, 8), "batch_size": (16, 32, 64, 128), "alpha": (0.1, 1.0, 10.0), "beta": (1.0, 10.0, 100.0),
+        "in_batch_negatives": (0, 1, 2, 4, 8),
+        "batch_size": (16, 32, 64, 128),
+        "alpha": (0.1, 1.0, 10.0),
+        "beta": (1.0, 10.0, 100.0),
     }
 
     def __post_init__(self) -> None:
@@ -90,8 +108,15 @@ class DweConfig(HeadConfig):
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
         """See `HeadConfig.ablations`. Table 9, one kind of input after another, table 10, whole pictures, table 11, a contrastive loss."""
-        objects, image = self.pick("object_feature", self.OBJECTS, available), self.pick("image_feature", self.IMAGE, available)
-        there = {"face": self.FACES in available, "identity": self.IDENTITY in available, "image": objects is not None or image is not None}
+        objects, image = (
+            self.pick("object_feature", self.OBJECTS, available),
+            self.pick("image_feature", self.IMAGE, available),
+        )
+        there = {
+            "face": self.FACES in available,
+            "identity": self.IDENTITY in available,
+            "image": objects is not None or image is not None,
+        }
         gone: list[str] = []
         found: dict[str, dict[str, Any]] = {}
         for unit in (unit for unit, known in there.items() if known and unit in self.units):
@@ -99,19 +124,32 @@ class DweConfig(HeadConfig):
             found[f"without {', '.join(gone)}"] = {"units": [other for other in self.units if other not in gone]}
         if gone:
             found.popitem()  # without any of them, text alone is left
-            found[TEXT_ONLY] = {"units": [unit for unit in self.units if unit == "text"], "coarse": False, "fine": False}
+            found[TEXT_ONLY] = {
+                "units": [unit for unit in self.units if unit == "text"],
+                "coarse": False,
+                "fine": False,
+            }
         found["mention alone"] = {"units": [], "coarse": False, "fine": False}
         if objects and image and self.image != "whole" and "image" in self.units:
             found["whole picture instead of objects"] = {"image": "whole"}
-        aligned = {"coarse": image if self.contrast == "prose" else there["image"], "fine": objects if self.contrast == "prose" else there["face"]}
-        found |= {f"without L_{loss}": {loss: False} for loss, known in aligned.items() if known and there["image"] and getattr(self, loss)}
+        aligned = {
+            "coarse": image if self.contrast == "prose" else there["image"],
+            "fine": objects if self.contrast == "prose" else there["face"],
+        }
+        found |= {
+            f"without L_{loss}": {loss: False}
+            for loss, known in aligned.items()
+            if known and there["image"] and getattr(self, loss)
+        }
         return found
 
     def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
         """See `HeadConfig.wants`. Roles of the mention: phrase (m), sentence (t), objects (d), image (v), faces (f), identities (s); entity (g_e)."""
         text = self.pick("text_feature", self.TEXT, available)
         if text is None:
-            raise UserError(f"dwe reads a text feature ({' or '.join(self.TEXT)}), there are: {', '.join(sorted(available))}; add one to the profile")
+            raise UserError(
+                f"dwe reads a text feature ({' or '.join(self.TEXT)}), there are: {', '.join(sorted(available))}; add one to the profile"
+            )
         wanted = [_want("mention", "phrase", text, "mention", "pooled")]
         if "text" in self.units or self._aligns_pictures:
             wanted.append(_want("mention", "sentence", text, "sentence", self.text))
@@ -129,12 +167,19 @@ class DweConfig(HeadConfig):
 
     def _pictures(self, available: Collection[str]) -> list[dict[str, Any]]:
         """Objects and whole pictures, those of them that something reads."""
-        objects, image = self.pick("object_feature", self.OBJECTS, available), self.pick("image_feature", self.IMAGE, available)
+        objects, image = (
+            self.pick("object_feature", self.OBJECTS, available),
+            self.pick("image_feature", self.IMAGE, available),
+        )
         seen = "image" in self.units
         if self.image == "objects" and seen and objects is None:
-            raise UserError(f"image = 'objects': the profile has no {' or '.join(self.OBJECTS)}; add it, or take \"image\": \"whole\"")
+            raise UserError(
+                f'image = \'objects\': the profile has no {" or ".join(self.OBJECTS)}; add it, or take "image": "whole"'
+            )
         if self._aligns_pictures and image is None:
-            raise UserError(f"contrast = 'prose' aligns sentences with pictures and the profile has no feature of those ({', '.join(self.IMAGE)})")
+            raise UserError(
+                f"contrast = 'prose' aligns sentences with pictures and the profile has no feature of those ({', '.join(self.IMAGE)})"
+            )
         wanted = []
         by_objects = objects is not None and self.image != "whole"
         if objects and seen and by_objects:

@@ -27,10 +27,18 @@ class FusedConfig(PairsConfig):
     fits_on: ClassVar[str] = "calibrate"
     USUAL_HEADS: ClassVar[tuple[str, ...]] = ("drin", "dsmip", "dwe", "mimic", "ranker")
     USUAL: ClassVar[tuple[str, ...]] = (
-        "name_similarity", "retrieval", "face_match", "text_cls", "clip_ti", "clip_it", "object_relation",  # more than dev's half can teach is the ranker's
+        "name_similarity",
+        "retrieval",
+        "face_match",
+        "text_cls",
+        "clip_ti",
+        "clip_it",
+        "object_relation",  # more than dev's half can teach is the ranker's
     )
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "lr": {"low": 1e-3, "high": 0.1, "log": True}, "batch_size": {"choices": [32, 64, 128]}, "hidden": {"choices": [0, 8, 16, 24, 32]},
+        "lr": {"low": 1e-3, "high": 0.1, "log": True},
+        "batch_size": {"choices": [32, 64, 128]},
+        "hidden": {"choices": [0, 8, 16, 24, 32]},
         "weight_decay": {"low": 1e-3, "high": 0.3, "log": True},
     }
 
@@ -43,12 +51,17 @@ class FusedConfig(PairsConfig):
 
     def runs(self, available: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
         """See `HeadConfig.runs`."""
-        return {method: (method, _without_pictures(method, available) if self.text_only else {}) for method in self._methods(available)}
+        return {
+            method: (method, _without_pictures(method, available) if self.text_only else {})
+            for method in self._methods(available)
+        }
 
     def _methods(self, available: Collection[str]) -> list[str]:
         chosen: list[str] = []
         for name in self.heads:
-            chosen += [name] if name != "auto" else [method for method in self.USUAL_HEADS if _served(method, available)]
+            chosen += (
+                [name] if name != "auto" else [method for method in self.USUAL_HEADS if _served(method, available)]
+            )
         return sorted(set(chosen))
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -56,10 +69,19 @@ class FusedConfig(PairsConfig):
         methods = self._methods(available)
         heads = {f"without {name}": {"heads": [other for other in methods if other != name]} for name in methods}
         rest = {
-            "without pair features": {"pair_features": []}, "without frequency": {"frequency": False}, "weighted sum": {"hidden": 0},
+            "without pair features": {"pair_features": []},
+            "without frequency": {"frequency": False},
+            "weighted sum": {"hidden": 0},
             TEXT_ONLY: {"text_only": True},
         }
-        return {**heads, **{name: changes for name, changes in rest.items() if any(value != getattr(self, key) for key, value in changes.items())}}
+        return {
+            **heads,
+            **{
+                name: changes
+                for name, changes in rest.items()
+                if any(value != getattr(self, key) for key, value in changes.items())
+            },
+        }
 
 
 def _served(method: str, available: Collection[str]) -> bool:

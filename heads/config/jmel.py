@@ -14,5 +14,6 @@ class JmelConfig(BaselineConfig):
     loss: Literal["cross_entropy", "triplet"] = "triplet"
 
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        **{name: entry for name, entry in BaselineConfig.space.items() if name != "temperature"}, "margin": {"low": 0.1, "high": 1.0},
+        **{name: entry for name, entry in BaselineConfig.space.items() if name != "temperature"},
+        "margin": {"low": 0.1, "high": 1.0},
     }

@@ -62,8 +62,12 @@ class MimicConfig(HeadConfig):
     IMAGE: ClassVar[tuple[str, ...]] = ("clip_image", "image_patches")
     positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "d_t", "d_v", "d_c", "text_scale")
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "lr": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": {"choices": [32, 64, 128, 256]}, "text_scale": {"low": 0.03, "high": 1.0, "log": True},
-        "d_t": {"choices": [32, 64, 96, 128]}, "d_v": {"choices": [32, 64, 96, 128]}, "d_c": {"choices": [32, 64, 96, 128]},
+        "lr": {"low": 1e-4, "high": 1e-2, "log": True},
+        "batch_size": {"choices": [32, 64, 128, 256]},
+        "text_scale": {"low": 0.03, "high": 1.0, "log": True},
+        "d_t": {"choices": [32, 64, 96, 128]},
+        "d_v": {"choices": [32, 64, 96, 128]},
+        "d_c": {"choices": [32, 64, 96, 128]},
         "hard_negatives": {"choices": [0, 1, 2, 4]},
     }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -80,7 +84,11 @@ class MimicConfig(HeadConfig):
     }
 
     sensitivity: ClassVar[Mapping[str, tuple[Any, ...]]] = {  # figure 5
-        "d_t": (32, 64, 96, 128), "d_v": (32, 64, 96, 128), "d_c": (32, 64, 96, 128), "lr": (1e-4, 3e-4, 1e-3, 3e-3), "batch_size": (32, 64, 128, 256),
+        "d_t": (32, 64, 96, 128),
+        "d_v": (32, 64, 96, 128),
+        "d_c": (32, 64, 96, 128),
+        "lr": (1e-4, 3e-4, 1e-3, 3e-3),
+        "batch_size": (32, 64, 128, 256),
     }
 
     def __post_init__(self) -> None:
@@ -94,10 +102,18 @@ class MimicConfig(HeadConfig):
         if self.pick("image_feature", self.IMAGE, available) is None:
             return low
         without = {unit: [other for other in self.units if other != unit] for unit in self.units}
-        losses = {f"without L_{unit[0].upper()}": {"unit_losses": [other for other in self.unit_losses if other != unit]} for unit in self.unit_losses if unit in self.units}
+        losses = {
+            f"without L_{unit[0].upper()}": {"unit_losses": [other for other in self.unit_losses if other != unit]}
+            for unit in self.unit_losses
+            if unit in self.units
+        }
         units = {
-            f"without {unit.upper()} + L_{unit[0].upper()}": {"units": others, "unit_losses": [other for other in self.unit_losses if other != unit]}
-            for unit, others in without.items() if others
+            f"without {unit.upper()} + L_{unit[0].upper()}": {
+                "units": others,
+                "unit_losses": [other for other in self.unit_losses if other != unit],
+            }
+            for unit, others in without.items()
+            if others
         }
         return {**losses, **units, TEXT_ONLY: {"image_feature": None}, **low}
 
@@ -106,10 +122,14 @@ class MimicConfig(HeadConfig):
         image = self.pick("image_feature", self.IMAGE, available)
         units = set(self.units) if image else {"tglu"} & set(self.units)
         if not units:
-            raise UserError(f"units = {list(self.units)} need image features and there are none; add 'tglu' or choose a profile with images")
+            raise UserError(
+                f"units = {list(self.units)} need image features and there are none; add 'tglu' or choose a profile with images"
+            )
         text = self.pick("text_feature", self.TEXT, available) if units & {"tglu", "cmfu"} else None
         if text is None and units & {"tglu", "cmfu"}:
-            raise UserError(f"mimic reads a text feature ({' or '.join(self.TEXT)}), there are: {', '.join(sorted(available))}; add one to the profile")
+            raise UserError(
+                f"mimic reads a text feature ({' or '.join(self.TEXT)}), there are: {', '.join(sorted(available))}; add one to the profile"
+            )
         wanted: list[dict[str, Any]] = []
         for side, text_view in (("mention", "mention_sep_sentence"), ("entity", "name_sep_attributes")):
             if text:

@@ -22,7 +22,9 @@ class RankerConfig(PairsConfig):
 
     trainer: ClassVar[str] = "heads.fusion:ranker"
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "lr": {"low": 1e-3, "high": 0.1, "log": True}, "batch_size": {"choices": [32, 64, 128, 256]}, "hidden": {"choices": [0, 16, 32, 48]},
+        "lr": {"low": 1e-3, "high": 0.1, "log": True},
+        "batch_size": {"choices": [32, 64, 128, 256]},
+        "hidden": {"choices": [0, 16, 32, 48]},
         "weight_decay": {"low": 1e-3, "high": 0.3, "log": True},
     }
 

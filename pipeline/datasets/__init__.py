@@ -61,7 +61,9 @@ def layout(data_dir: Path, format: str | None = None) -> ModuleType:
     if not found:
         raise UserError(f"{data_dir}: no dataset recognised; looked for {looked_for}")
     if len(found) > 1:
-        raise UserError(f"{data_dir}: files of {' and '.join(found)} found; say which with --format (looked for {looked_for})")
+        raise UserError(
+            f"{data_dir}: files of {' and '.join(found)} found; say which with --format (looked for {looked_for})"
+        )
     return modules[found[0]]
 
 

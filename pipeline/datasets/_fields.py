@@ -13,11 +13,15 @@ from cache.files import inside, parse_json, read_lines
 def check_fields(record: Any, where: str, required: Sequence[str], optional: Sequence[str]) -> None:
     """Raise `UserError` unless `record` is an object with all required fields and no unknown one."""
     if not isinstance(record, dict):
-        raise UserError(f"{where}: found {type(record).__name__}, expected an object with the fields {', '.join(required)}")
+        raise UserError(
+            f"{where}: found {type(record).__name__}, expected an object with the fields {', '.join(required)}"
+        )
     known = (*required, *optional)
     for name in record:
         if name not in known:
-            raise UserError(f"{where}: unknown field {name!r}{nearest(name, known)}; --ignore-fields {name} reads past it")
+            raise UserError(
+                f"{where}: unknown field {name!r}{nearest(name, known)}; --ignore-fields {name} reads past it"
+            )
     for name in required:
         if name not in record:
             raise UserError(f"{where}: field {name!r} is missing; add it")
@@ -44,7 +48,9 @@ def _check_characters(value: str, what: str) -> None:
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise UserError(f"{what} holds half of a surrogate pair at character {error.start}; write the character whole") from error
+            raise UserError(
+                f"{what} holds half of a surrogate pair at character {error.start}; write the character whole"
+            ) from error
 
 
 def label(record: dict, name: str, where: str) -> str:
@@ -70,7 +76,9 @@ def image_list(record: dict, name: str, where: str, single: bool = False) -> lis
     value = record.get(name)
     listed = [] if value is None or value == "" else [value] if single and isinstance(value, str) else value
     if not isinstance(listed, list) or not all(isinstance(path, str) for path in listed):
-        raise UserError(f"{where}: field {name!r} holds {value!r:.60}, expected {'a path or ' if single else ''}a list of file names")
+        raise UserError(
+            f"{where}: field {name!r} holds {value!r:.60}, expected {'a path or ' if single else ''}a list of file names"
+        )
     return [path for path in listed if path]
 
 
@@ -86,7 +94,9 @@ class Unique:
             self.seen[value] = where
             return value
         if repeated == "refuse":
-            raise UserError(f"{where}: {self.kind} {value!r} was already given at {self.seen[value]}; ids must be unique: {self.remedy}")
+            raise UserError(
+                f"{where}: {self.kind} {value!r} was already given at {self.seen[value]}; ids must be unique: {self.remedy}"
+            )
         count = 2
         while f"{value}#{count}" in self.seen:
             count += 1
@@ -126,5 +136,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             value = parse_json(line, unique=True)
         except json.JSONDecodeError as error:
-            raise UserError(f"{where}:{error.colno}: malformed JSON ({error.msg}); each line must hold one whole JSON object") from error
+            raise UserError(
+                f"{where}:{error.colno}: malformed JSON ({error.msg}); each line must hold one whole JSON object"
+            ) from error
         yield where, value

@@ -19,7 +19,10 @@ def split_files(folder: Path, dev: str = "dev", ending: str = r"\.json") -> dict
     """Files `*_{split}` plus `ending` of each split, by name. dev, ending: regular expressions, of the words for dev and of what follows."""
     names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
     words = {split: dev if split == "dev" else split for split in SPLITS}
-    return {split: [folder / name for name in names if re.fullmatch(rf"(.*[_-])?({word}){ending}", name)] for split, word in words.items()}
+    return {
+        split: [folder / name for name in names if re.fullmatch(rf"(.*[_-])?({word}){ending}", name)]
+        for split, word in words.items()
+    }
 
 
 def one_each(files: dict[str, list[Path]], folder: Path, form: str, layout: str) -> list[Path]:
@@ -37,7 +40,9 @@ def read_keyed(path: Path) -> dict[str, Any]:
     """A JSON object. Raises `UserError` for anything else, and for a key given twice."""
     value = read_json(path, unique=True)
     if not isinstance(value, dict) or not value:
-        raise UserError(f"{path}: found {'an empty object' if value == {} else type(value).__name__}, expected an object with one field for each record")
+        raise UserError(
+            f"{path}: found {'an empty object' if value == {} else type(value).__name__}, expected an object with one field for each record"
+        )
     return value
 
 
@@ -63,7 +68,9 @@ def phrases_and_golds(record: dict, where: str) -> list[tuple[str, str | None]]:
     elif not isinstance(golds, list):
         golds = [golds]
     if len(phrases) != len(golds) or not phrases:
-        raise UserError(f"{where}: {len(phrases)} mentions and {len(golds)} answers, expected one answer for each mention")
+        raise UserError(
+            f"{where}: {len(phrases)} mentions and {len(golds)} answers, expected one answer for each mention"
+        )
     pairs = []
     for phrase, gold in zip(phrases, golds):
         phrase = text({"mentions": phrase}, "mentions", where, empty=False)
@@ -88,7 +95,12 @@ class Pictures:
         if self.holds(path):
             return path
         stems = dict.fromkeys(os.path.splitext(form)[0] for form in (name, unquote(name)))
-        others = [name, unquote(name), *(stem + extension for stem in stems for extension in EXTENSIONS), name.split(".")[0] + ".jpg"]
+        others = [
+            name,
+            unquote(name),
+            *(stem + extension for stem in stems for extension in EXTENSIONS),
+            name.split(".")[0] + ".jpg",
+        ]
         found = next((other for other in others if other in self.names), None)
         return path if found is None else self.folder.check(found, where)
 

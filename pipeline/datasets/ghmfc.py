@@ -21,7 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 from cache.errors import UserError
 from pipeline.datasets._fields import ImageFolder, Unique, check_fields, image_list, labels, text
-from pipeline.datasets._release import EXTENSIONS, Pictures, decoded, first_folder, one_each, phrases_and_golds, read_keyed, split_files, stamps_below
+from pipeline.datasets._release import (
+    EXTENSIONS,
+    Pictures,
+    decoded,
+    first_folder,
+    one_each,
+    phrases_and_golds,
+    read_keyed,
+    split_files,
+    stamps_below,
+)
 from pipeline.records import SPLITS, Dataset, Entity, Mention
 from pipeline.spans import find_span
 
@@ -40,7 +50,11 @@ def _splits(folder: Path) -> dict[str, list[Path]]:
 
 
 def _candidates(folder: Path) -> Path | None:
-    found = {int(match[1]): path for path in folder.glob("search_top*.json") if (match := re.fullmatch(r"search_top(\d{1,9})\.json", path.name))}
+    found = {
+        int(match[1]): path
+        for path in folder.glob("search_top*.json")
+        if (match := re.fullmatch(r"search_top(\d{1,9})\.json", path.name))
+    }
     return found[max(found)] if found else None
 
 
@@ -56,7 +70,9 @@ def sources(folder: Path) -> list[Path]:
 
 
 def _roots(folder: Path, options: "LayoutOptions") -> tuple[Path, Path]:
-    return first_folder(folder, options.mention_images, ("images", "KVQAimgs")), first_folder(folder, options.entity_images, ("kb_image",))
+    return first_folder(folder, options.mention_images, ("images", "KVQAimgs")), first_folder(
+        folder, options.entity_images, ("kb_image",)
+    )
 
 
 def _entity_pictures(root: Path, qids: Container[str]) -> dict[str, tuple[str, ...]]:
@@ -116,7 +132,11 @@ def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
     mention_root, entity_root = _roots(folder, options)
     paths = sources(folder)
     entities, lists = _entities(folder, entity_root), _lists(_candidates(folder))
-    pictures, seen, mentions = Pictures(mention_root), Unique("mention id", "rename or remove one, or pass --repeated-ids number"), []
+    pictures, seen, mentions = (
+        Pictures(mention_root),
+        Unique("mention id", "rename or remove one, or pass --repeated-ids number"),
+        [],
+    )
     for split, path in zip(SPLITS, paths[-3:]):
         for key, where, record in _records(path, options):
             sentence, image = text(record, "sentence", where, default=""), _picture(key, record, pictures, where)

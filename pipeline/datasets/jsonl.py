@@ -69,11 +69,17 @@ def span_of(record: dict, sentence: str, phrase: str, where: str) -> tuple[int, 
     if start is None and end is None:
         return find_span(sentence, phrase)
     if type(start) is not int or type(end) is not int:
-        raise UserError(f"{where}: start {start!r} and end {end!r}, expected two integers; leave both out to have the phrase looked up")
+        raise UserError(
+            f"{where}: start {start!r} and end {end!r}, expected two integers; leave both out to have the phrase looked up"
+        )
     if not 0 <= start < end <= len(sentence):
-        raise UserError(f"{where}: span {start}..{end} lies outside the sentence of {len(sentence)} characters; offsets count characters from 0")
+        raise UserError(
+            f"{where}: span {start}..{end} lies outside the sentence of {len(sentence)} characters; offsets count characters from 0"
+        )
     if bare(sentence[start:end]) != bare(phrase):
-        raise UserError(f"{where}: span {start}..{end} covers {sentence[start:end]!r:.60}, not the mention {phrase!r:.60}; leave start and end out to have it looked up")
+        raise UserError(
+            f"{where}: span {start}..{end} covers {sentence[start:end]!r:.60}, not the mention {phrase!r:.60}; leave start and end out to have it looked up"
+        )
     return start, end
 
 
@@ -104,7 +110,11 @@ def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
         )
         seen.name(entity.id, where)
         entities.append(entity)
-    pictures, seen, mentions = ImageFolder(mention_root), Unique("mention id", "rename or remove one, or pass --repeated-ids number"), []
+    pictures, seen, mentions = (
+        ImageFolder(mention_root),
+        Unique("mention id", "rename or remove one, or pass --repeated-ids number"),
+        [],
+    )
     for where, record in json_lines(folder / "mentions.jsonl"):
         check_fields(record, where, _REQUIRED, (*_OPTIONAL, *options.ignored))
         split = text(record, "split", where, empty=False)

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 from cache.errors import UserError
 from cache.files import read_json
 from pipeline.datasets._fields import Unique, check_fields, image_list, label, text
-from pipeline.datasets._release import Pictures, decoded, first_folder, one_each, phrases_and_golds, split_files, stamps_below
+from pipeline.datasets._release import (
+    Pictures,
+    decoded,
+    first_folder,
+    one_each,
+    phrases_and_golds,
+    split_files,
+    stamps_below,
+)
 from pipeline.records import SPLITS, Dataset, Entity, Mention
 from pipeline.spans import find_span
 
@@ -43,13 +51,17 @@ def sources(folder: Path) -> list[Path]:
 
 
 def _roots(folder: Path, options: "LayoutOptions") -> tuple[Path, Path]:
-    return first_folder(folder, options.mention_images, ("mention_image", "mention_images")), first_folder(folder, options.entity_images, ("kb_image",))
+    return first_folder(folder, options.mention_images, ("mention_image", "mention_images")), first_folder(
+        folder, options.entity_images, ("kb_image",)
+    )
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     records = read_json(path, unique=True)
     if not isinstance(records, list) or not records:
-        raise UserError(f"{path}: found {'an empty list' if records == [] else type(records).__name__}, expected a list of records")
+        raise UserError(
+            f"{path}: found {'an empty list' if records == [] else type(records).__name__}, expected a list of records"
+        )
     for number, record in enumerate(records, 1):
         name = record.get("qid", record.get("id")) if isinstance(record, dict) else None
         yield f"{path}: record {number}" + ("" if name is None else f" ({name!r:.40})"), record
@@ -83,13 +95,19 @@ def _entities(folder: Path, root: Path, options: "LayoutOptions") -> list[Entity
         number_of[qid] = number
     for qid, number in rows.items():
         if type(number) is not int and qid.lower() != "nil":
-            raise UserError(f"{path}: {qid!r:.60} holds {type(number).__name__} {number!r:.40}, expected the integer row id of kb_entity.json")
+            raise UserError(
+                f"{path}: {qid!r:.60} holds {type(number).__name__} {number!r:.40}, expected the integer row id of kb_entity.json"
+            )
     for qid, where in qids.seen.items():
         if rows.get(qid) != number_of[qid]:
-            raise UserError(f"{where}: {qid} has id {number_of[qid]} here and {rows.get(qid, 'none')} in {path}; make both from the same release")
+            raise UserError(
+                f"{where}: {qid} has id {number_of[qid]} here and {rows.get(qid, 'none')} in {path}; make both from the same release"
+            )
     extra = next((qid for qid in rows if qid not in qids.seen and qid.lower() != "nil"), None)
     if extra is not None:
-        raise UserError(f"{path}: {extra} has id {rows[extra]} here and no record in {folder / 'kb_entity.json'}; make both from the same release")
+        raise UserError(
+            f"{path}: {extra} has id {rows[extra]} here and no record in {folder / 'kb_entity.json'}; make both from the same release"
+        )
     return sorted(entities, key=lambda entity: number_of[entity.id])
 
 
@@ -97,7 +115,11 @@ def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
     mention_root, entity_root = _roots(folder, options)
     paths = sources(folder)
     entities = _entities(folder, entity_root, options)
-    pictures, seen, mentions = Pictures(mention_root), Unique("mention id", "rename or remove one, or pass --repeated-ids number"), []
+    pictures, seen, mentions = (
+        Pictures(mention_root),
+        Unique("mention id", "rename or remove one, or pass --repeated-ids number"),
+        [],
+    )
     for split, path in zip(SPLITS, paths[2:]):
         for where, record in _records(path):
             check_fields(record, where, _MENTION_REQUIRED, (*_MENTION_OPTIONAL, *options.ignored))

@@ -33,8 +33,22 @@ from pipeline.spans import bare, find_span
 if TYPE_CHECKING:
     from pipeline.datasets import LayoutOptions
 
-FILES = "{train,valid,test}_w_10cands.json and entity2desc.json, wikipedia_entity2desc_filtered.tsv or entity2brief*.json"
-_FIELDS = ("sentence", "image URL", "mention", "type", "left context", "right context", "entity URL", "candidates", "topic", "start", "end")
+FILES = (
+    "{train,valid,test}_w_10cands.json and entity2desc.json, wikipedia_entity2desc_filtered.tsv or entity2brief*.json"
+)
+_FIELDS = (
+    "sentence",
+    "image URL",
+    "mention",
+    "type",
+    "left context",
+    "right context",
+    "entity URL",
+    "candidates",
+    "topic",
+    "start",
+    "end",
+)
 _EXTENSION = re.compile(r"\.(?:jpe?g|png|svg|gif|webp|bmp|tiff?)$", re.IGNORECASE)
 _HEADS = ("entity", "title", "name")
 
@@ -47,7 +61,9 @@ def _splits(folder: Path) -> tuple[Path, dict[str, list[Path]]]:
 
 
 def _kb_files(folder: Path, *patterns: str) -> list[Path]:
-    found = [path for pattern in patterns for place in (folder, folder / "entities") for path in sorted(place.glob(pattern))]
+    found = [
+        path for pattern in patterns for place in (folder, folder / "entities") for path in sorted(place.glob(pattern))
+    ]
     return [path for path in found if path.is_file()]
 
 
@@ -65,7 +81,9 @@ def sources(folder: Path) -> list[Path]:
     splits = one_each(files, place, "{split}_w_10cands.json (valid for dev)", f"the layout `wikidiverse` is {FILES}")
     described = _descriptions(folder)
     if not described:
-        raise UserError(f"{folder}: no file that describes the entities; add entity2desc.json, wikipedia_entity2desc_filtered.tsv or entity2brief*.json")
+        raise UserError(
+            f"{folder}: no file that describes the entities; add entity2desc.json, wikipedia_entity2desc_filtered.tsv or entity2brief*.json"
+        )
     return [*described, *_kb_files(folder, "wikipedia_entity2imgs.tsv", "type2entity.json"), *splits]
 
 
@@ -145,7 +163,9 @@ def _entities(folder: Path, root: Path) -> list[Entity]:
         for name, description in _pairs(path):
             title = _title(text({"entity": name}, "entity", str(path)))
             if not title:
-                raise UserError(f"{path}: an entity without a name, described as {description!r:.60}; name it or remove it")
+                raise UserError(
+                    f"{path}: an entity without a name, described as {description!r:.60}; name it or remove it"
+                )
             descriptions[title] = descriptions.get(title) or description.strip()
     titles, pictures = _Titles(descriptions), _Pictures(root)
     images: dict[str, list[str]] = {}
@@ -164,19 +184,25 @@ def _entities(folder: Path, root: Path) -> list[Entity]:
     entities = []
     for title, description in descriptions.items():
         shown, kinds = dict.fromkeys(images.get(title, ())), dict.fromkeys(types.get(title, ()))
-        entities.append(Entity(id=title, name=title, description=description, images=tuple(shown), type="|".join(kinds) or None))
+        entities.append(
+            Entity(id=title, name=title, description=description, images=tuple(shown), type="|".join(kinds) or None)
+        )
     return entities
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     records = read_json(path)
     if not isinstance(records, list) or not records:
-        raise UserError(f"{path}: found {'an empty list' if records == [] else type(records).__name__}, expected a list of mentions")
+        raise UserError(
+            f"{path}: found {'an empty list' if records == [] else type(records).__name__}, expected a list of mentions"
+        )
     for number, record in enumerate(records, 1):
         where = f"{path}: record {number}"
         if not isinstance(record, list) or len(record) != len(_FIELDS):
             found = f"a list of {len(record)}" if isinstance(record, list) else type(record).__name__
-            raise UserError(f"{where}: found {found}, expected a list of 11 fields ({', '.join(_FIELDS)}); take the release's file with 10 candidates")
+            raise UserError(
+                f"{where}: found {found}, expected a list of 11 fields ({', '.join(_FIELDS)}); take the release's file with 10 candidates"
+            )
         named = dict(zip(_FIELDS, record))
         yield where + (f" ({named['mention']!r:.40})" if isinstance(named["mention"], str) else ""), named
 
@@ -185,7 +211,9 @@ def _span(record: dict, sentence: str, phrase: str, where: str) -> tuple[int, in
     """The offsets given, if they cover the phrase; else the nearest place where it stands; else what they cover, if it is as long (a misspelling)."""
     start, end = record["start"], record["end"]
     if type(start) is not int or type(end) is not int:
-        raise UserError(f"{where}: start {start!r:.20} and end {end!r:.20}, expected two integers: character offsets of the mention, end exclusive")
+        raise UserError(
+            f"{where}: start {start!r:.20} and end {end!r:.20}, expected two integers: character offsets of the mention, end exclusive"
+        )
     inside = 0 <= start < end <= len(sentence)
     if inside and bare(sentence[start:end]) == bare(phrase):
         return start, end
@@ -196,7 +224,13 @@ def _given(record: dict, titles: _Titles, where: str) -> tuple[str, ...]:
     listed = record["candidates"]
     if not isinstance(listed, list) or not all(isinstance(candidate, str) for candidate in listed):
         raise UserError(f"{where}: field 'candidates' holds {listed!r:.60}, expected a list of entity URLs")
-    return tuple(dict.fromkeys(titles.find(text({"candidates": candidate}, "candidates", where)) for candidate in listed if not is_nil(candidate)))
+    return tuple(
+        dict.fromkeys(
+            titles.find(text({"candidates": candidate}, "candidates", where))
+            for candidate in listed
+            if not is_nil(candidate)
+        )
+    )
 
 
 def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:

@@ -31,7 +31,9 @@ def draw(kind: str | None, traits: dict[str, str], rng: random.Random, size: int
     return draw_boxed(kind, traits, rng, size)[0]
 
 
-def draw_boxed(kind: str | None, traits: dict[str, str], rng: random.Random, size: int) -> tuple[Image.Image, dict[str, Box]]:
+def draw_boxed(
+    kind: str | None, traits: dict[str, str], rng: random.Random, size: int
+) -> tuple[Image.Image, dict[str, Box]]:
     """`draw`, and where in the picture (in its pixels) the figure stands, under its kind, and its parts (`face`), under their names."""
     full = size * SUPERSAMPLE
     image = _background(full, rng)
@@ -58,7 +60,12 @@ def _background(full: int, rng: random.Random) -> Image.Image:
     horizon = full * rng.uniform(0.5, 0.9)
     canvas.rectangle([0, horizon, full, full], fill=_pale(rng))
     for _ in range(rng.randint(0, 4)):
-        x, y, width, height = (rng.uniform(0, full), rng.uniform(0, full), rng.uniform(0.08, 0.3) * full, rng.uniform(0.08, 0.3) * full)
+        x, y, width, height = (
+            rng.uniform(0, full),
+            rng.uniform(0, full),
+            rng.uniform(0.08, 0.3) * full,
+            rng.uniform(0.08, 0.3) * full,
+        )
         shape = canvas.ellipse if rng.random() < 0.5 else canvas.rectangle
         shape([x - width, y - height, x + width, y + height], fill=_pale(rng))
     return image

@@ -38,10 +38,14 @@ def train_encoders(folder: Path, seed: int = 0) -> dict[str, Any]:
     begun = time.perf_counter()
     with whole_folder(folder) as place:
         try:
-            with ProcessPoolExecutor(len(SHARES), mp_context=multiprocessing.get_context("spawn"), initializer=follow_parent) as pool:
+            with ProcessPoolExecutor(
+                len(SHARES), mp_context=multiprocessing.get_context("spawn"), initializer=follow_parent
+            ) as pool:
                 parts = list(pool.map(_train_share, SHARES, [place] * len(SHARES), [seed] * len(SHARES)))
         except BrokenProcessPool:
-            raise PassingError("demo encoders: a training process was killed (out of memory?); free about 2 GB and run the same command again") from None
+            raise PassingError(
+                "demo encoders: a training process was killed (out of memory?); free about 2 GB and run the same command again"
+            ) from None
         report: dict[str, Any] = {name: entry for part in parts for name, entry in part.items()}
         report["seconds"] = round(time.perf_counter() - begun, 1)
         write_json(place / "report.json", report)
@@ -53,7 +57,15 @@ def _train_share(names: tuple[str, ...], folder: Path, seed: int) -> dict[str, A
     import torch
     import transformers
 
-    from pipeline.demo import held_out_boxes, held_out_faces, train_bert, train_clip, train_faces, train_vision, train_yolo
+    from pipeline.demo import (
+        held_out_boxes,
+        held_out_faces,
+        train_bert,
+        train_clip,
+        train_faces,
+        train_vision,
+        train_yolo,
+    )
     from pipeline.demo.faces import celebrities
     from pipeline.demo.held_out import evaluate
     from pipeline.demo.pretext import pictures, things
@@ -70,7 +82,9 @@ def _train_share(names: tuple[str, ...], folder: Path, seed: int) -> dict[str, A
     for name in names:
         begun = time.perf_counter(), time.process_time()
         if name == "clip":
-            entry = train_clip.train(folder, pieces, shown, pixels, text_steps=220, image_steps=650, rate=2e-3, seed=seed)
+            entry = train_clip.train(
+                folder, pieces, shown, pixels, text_steps=220, image_steps=650, rate=2e-3, seed=seed
+            )
         elif name == "bert":
             entry = train_bert.train(folder, pieces, steps=120, rate=2.5e-3, seed=seed)
         elif name == "faces":
@@ -78,8 +92,13 @@ def _train_share(names: tuple[str, ...], folder: Path, seed: int) -> dict[str, A
         elif name == "yolo":
             entry = train_yolo.train(folder, steps=250, rate=4e-3, seed=seed)
         else:
-            entry = train_vision.train(name, folder, shown, pixels, steps=150 if name == "resnet" else 600, rate=2e-3, seed=seed)
-        entry |= {"seconds": round(time.perf_counter() - begun[0], 1), "cpu_seconds": round(time.process_time() - begun[1], 1)}
+            entry = train_vision.train(
+                name, folder, shown, pixels, steps=150 if name == "resnet" else 600, rate=2e-3, seed=seed
+            )
+        entry |= {
+            "seconds": round(time.perf_counter() - begun[0], 1),
+            "cpu_seconds": round(time.process_time() - begun[1], 1),
+        }
         if name == "faces":
             figures = held_out_faces.evaluate(folder, celebrities(seed), seed)
         elif name == "yolo":

@@ -40,8 +40,18 @@ def face(traits: dict[str, str], rng: random.Random) -> np.ndarray:
     image, boxes = draw_boxed("person", traits, rng, rng.choice(SIZES))
     left, top, right, bottom = boxes["face"]
     wide, high = LOOSE * (right - left), LOOSE * (bottom - top)
-    cut = (left + rng.uniform(-wide, wide), top + rng.uniform(-high, high), right + rng.uniform(-wide, wide), bottom + rng.uniform(-high, high))
-    inside = (max(0, round(cut[0])), max(0, round(cut[1])), min(image.width, round(cut[2])), min(image.height, round(cut[3])))
+    cut = (
+        left + rng.uniform(-wide, wide),
+        top + rng.uniform(-high, high),
+        right + rng.uniform(-wide, wide),
+        bottom + rng.uniform(-high, high),
+    )
+    inside = (
+        max(0, round(cut[0])),
+        max(0, round(cut[1])),
+        min(image.width, round(cut[2])),
+        min(image.height, round(cut[3])),
+    )
     return np.asarray(image.crop(inside).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
@@ -74,6 +84,8 @@ def celebrities(seed: int) -> list[Celebrity]:
         role = one.traits["role"]
         if named[one.name] == 1:
             return one.name
-        return f"{one.name} ({role})" if with_role[one.name, role] == 1 else f"{one.name} ({role}, {one.traits['decade']})"
+        return (
+            f"{one.name} ({role})" if with_role[one.name, role] == 1 else f"{one.name} ({role}, {one.traits['decade']})"
+        )
 
     return [Celebrity(label(one), one) for one in chosen]

@@ -48,7 +48,10 @@ def _take_name(temporary: Path, folder: Path) -> None:
         with contextlib.suppress(OSError):
             os.rename(temporary, folder)
             return
-        with contextlib.suppress(FileNotFoundError), tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent) as old:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent) as old,
+        ):
             os.rename(folder, Path(old) / "folder")
     os.rename(temporary, folder)
 

@@ -77,7 +77,9 @@ def _clip(folder: Path, trained: bool) -> tuple[Encode, Encode]:
 
     def images(pictures: list[Image.Image]) -> np.ndarray:
         with torch.inference_mode():
-            return model.encode_image(torch.stack([preprocess(picture) for picture in pictures]), normalize=True).numpy()
+            return model.encode_image(
+                torch.stack([preprocess(picture) for picture in pictures]), normalize=True
+            ).numpy()
 
     def texts(strings: list[str]) -> np.ndarray:
         with torch.inference_mode():
@@ -103,7 +105,10 @@ def _torchvision(folder: Path, trained: bool) -> Encode:
     prepared = shape["preprocess"]
 
     def encode(pictures: list[Image.Image]) -> np.ndarray:
-        scaled = [functional.to_tensor(picture.resize((prepared["crop_size"],) * 2, Image.Resampling.BICUBIC)) for picture in pictures]
+        scaled = [
+            functional.to_tensor(picture.resize((prepared["crop_size"],) * 2, Image.Resampling.BICUBIC))
+            for picture in pictures
+        ]
         with torch.inference_mode():
             return model(functional.normalize(torch.stack(scaled), prepared["mean"], prepared["std"])).numpy()
 
@@ -131,7 +136,10 @@ def _probe_drawings(rng: random.Random) -> Callable[[Encode], float]:
     people = [Thing("", "person", KINDS["person"].draw_traits(rng)) for _ in range(FEW + TESTED)]
     anything = things(FEW + TESTED, rng)
     of_people, of_anything = _drawings(people, rng), _drawings(anything, rng)
-    hair, dress = [thing.traits["hair"].split()[1] for thing in people], [thing.traits["dress"].split()[0] for thing in people]
+    hair, dress = (
+        [thing.traits["hair"].split()[1] for thing in people],
+        [thing.traits["dress"].split()[0] for thing in people],
+    )
 
     def probe(encode: Encode) -> float:
         vectors = encode(of_people)
@@ -148,7 +156,9 @@ def _probe_sentences(rng: random.Random) -> Callable[[Encode], float]:
     for place in range(SENTENCES + TESTED):
         kind = rng.choice(list(KINDS))
         half = 0 if place < SENTENCES else 1
-        told = rng.choice([("role", rng.choice(KINDS[kind].roles[half::2])), ("fame", rng.choice(KINDS[kind].fames[half::2]))])
+        told = rng.choice(
+            [("role", rng.choice(KINDS[kind].roles[half::2])), ("fame", rng.choice(KINDS[kind].fames[half::2]))]
+        )
         article = "the " if told[0] == "role" else ""
         texts.append(rng.choice(NEUTRAL).replace("{m}", f"{full_name(rng)}, {article}{KINDS[kind].phrase(*told)},"))
         answers.append(kind)
@@ -163,5 +173,7 @@ def _linear_probe(vectors: np.ndarray, answers: list[str], known: int = FEW) -> 
     scaled = (vectors - vectors[:known].mean(0)) / (vectors[:known].std(0) + 1e-6)
     scaled = np.concatenate([scaled, np.ones((len(scaled), 1))], axis=1)
     learn = scaled[:known]
-    weights = np.linalg.solve(learn.T @ learn + RIDGE * np.eye(learn.shape[1]), learn.T @ np.eye(len(classes))[right[:known]])
+    weights = np.linalg.solve(
+        learn.T @ learn + RIDGE * np.eye(learn.shape[1]), learn.T @ np.eye(len(classes))[right[:known]]
+    )
     return float(np.mean((scaled[known:] @ weights).argmax(1) == right[known:]))

@@ -18,7 +18,9 @@ def evaluate(folder: Path, seed: int) -> dict[str, float]:
     import torch
 
     rng = random.Random(f"held out yolo {seed}")
-    detector = yolo.Detector(yolo.find(str(folder), folder, None, fetch=False), k=10, min_confidence=CONFIDENT, iou=None, image_size=None)
+    detector = yolo.Detector(
+        yolo.find(str(folder), folder, None, fetch=False), k=10, min_confidence=CONFIDENT, iou=None, image_size=None
+    )
     detector.load("cpu")
     names = detector.names()
     drawn = [draw_boxed(thing.kind, thing.traits, rng, rng.choice(SIZES)) for thing in things(TESTED, rng)]
@@ -28,11 +30,18 @@ def evaluate(folder: Path, seed: int) -> dict[str, float]:
     idle = total = 0
     for (_, there), (boxes, _, labels) in zip(drawn, found, strict=True):
         seen = [(names[label], tuple(box)) for box, label in zip(boxes.tolist(), labels.tolist(), strict=True)]
-        covered += [(name, any(name == other and overlap(box, place) >= OVERLAP for other, place in seen)) for name, box in there.items()]
+        covered += [
+            (name, any(name == other and overlap(box, place) >= OVERLAP for other, place in seen))
+            for name, box in there.items()
+        ]
         idle += sum(name not in there or overlap(there[name], place) < OVERLAP for name, place in seen)
         total += len(seen)
     faces = [right for name, right in covered if name == "face"]
-    shares = {"found": sum(right for _, right in covered) / len(covered), "faces found": sum(faces) / len(faces), "boxes beside": idle / max(total, 1)}
+    shares = {
+        "found": sum(right for _, right in covered) / len(covered),
+        "faces found": sum(faces) / len(faces),
+        "boxes beside": idle / max(total, 1),
+    }
     return {figure: round(100 * share, 1) for figure, share in shares.items()}
 
 

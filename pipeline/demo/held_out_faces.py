@@ -23,13 +23,20 @@ def evaluate(folder: Path, known: list[Celebrity], seed: int) -> dict[str, float
     figures = {}
     for slot in ON_FACES:
         names, chances = _classify(folder / f"face_{slot}", first)
-        figures[slot] = np.mean([names[best] == traits[slot] for best, traits in zip(chances.argmax(1), people, strict=True)])
-    names, chances = _classify(folder / "face_celebrities", faces([one.entity.traits for one in known for _ in range(EACH)], rng))
+        figures[slot] = np.mean(
+            [names[best] == traits[slot] for best, traits in zip(chances.argmax(1), people, strict=True)]
+        )
+    names, chances = _classify(
+        folder / "face_celebrities", faces([one.entity.traits for one in known for _ in range(EACH)], rng)
+    )
     right = np.array([names[best] for best in chances.argmax(1)]) == np.repeat([one.label for one in known], EACH)
     sure = chances.max(1) > SURE
     figures |= {"celebrities recognised": np.mean(right & sure), "celebrities mistaken": np.mean(~right & sure)}
     figures["strangers mistaken"] = np.mean(_classify(folder / "face_celebrities", first)[1].max(1) > SURE)
-    cosines = _embed(folder / "face_recogniser" / "recogniser.onnx", first) @ _embed(folder / "face_recogniser" / "recogniser.onnx", second).T
+    cosines = (
+        _embed(folder / "face_recogniser" / "recogniser.onnx", first)
+        @ _embed(folder / "face_recogniser" / "recogniser.onnx", second).T
+    )
     figures[f"right face of {TESTED}"] = np.mean(cosines.argmax(1) == np.arange(TESTED))
     return {figure: round(100 * float(share), 1) for figure, share in figures.items()}
 

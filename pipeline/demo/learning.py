@@ -23,7 +23,9 @@ def minimise(model: "nn.Module", loss_at: Callable[[int], "Tensor"], steps: int,
     others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=WARM_UP, cycle_momentum=False)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rate, total_steps=steps, pct_start=WARM_UP, cycle_momentum=False
+    )
     model.train()
     losses = []
     with Bar(steps, f"training {type(model).__name__}", "step") as bar:

@@ -12,8 +12,25 @@ from dataclasses import dataclass
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "black", "white")
 COUNTS = ("one", "two", "three", "four")
 DECADES = ("1790s", "1820s", "1850s", "1880s", "1910s", "1940s", "1970s", "1990s")
-REGIONS = ("Northmark", "Ostland", "Silverfell", "Karst", "Lowmoor", "Highwater", "Sundrey", "Eastfold", "Greyhaven", "Amberley", "Tarn", "Westreach")
-TELLING = ("role", "decade", "fame")  # told slots that tell the members of a cluster apart; the region is theirs together
+REGIONS = (
+    "Northmark",
+    "Ostland",
+    "Silverfell",
+    "Karst",
+    "Lowmoor",
+    "Highwater",
+    "Sundrey",
+    "Eastfold",
+    "Greyhaven",
+    "Amberley",
+    "Tarn",
+    "Westreach",
+)
+TELLING = (
+    "role",
+    "decade",
+    "fame",
+)  # told slots that tell the members of a cluster apart; the region is theirs together
 TOLD = (*TELLING, "region")
 ON_FACES = ("hair", "beard", "glasses", "headgear")  # slots of a person that a face shows
 
@@ -52,7 +69,12 @@ class Kind:
 
     def draw_traits(self, rng: random.Random) -> dict[str, str]:
         """Traits of a random entity of this kind, without its type."""
-        told = {"role": rng.choice(self.roles), "decade": rng.choice(DECADES), "fame": rng.choice(self.fames), "region": rng.choice(REGIONS)}
+        told = {
+            "role": rng.choice(self.roles),
+            "decade": rng.choice(DECADES),
+            "fame": rng.choice(self.fames),
+            "region": rng.choice(REGIONS),
+        }
         return told | {slot: " ".join(_different(visible.words, rng)) for slot, visible in self.visible.items()}
 
     def phrase(self, slot: str, value: str) -> str:
@@ -113,7 +135,16 @@ KINDS = {
             "rig": Visible((COUNTS, COLOURS, ("sails", "funnels")), "{0} {1} {2}"),
         },
         roles=("whaler", "ferry", "frigate", "liner", "trawler", "icebreaker", "yacht", "cable layer"),
-        fames=("a mutiny", "a polar voyage", "its ballroom", "a lost cargo", "a rescue", "its speed", "a collision", "a treasure"),
+        fames=(
+            "a mutiny",
+            "a polar voyage",
+            "its ballroom",
+            "a lost cargo",
+            "a rescue",
+            "its speed",
+            "a collision",
+            "a treasure",
+        ),
         begun="launched",
     ),
     "city": Kind(
@@ -132,20 +163,51 @@ KINDS = {
             "pattern": Visible((("stripes", "hoops", "cross", "halves"),)),
             "emblem": Visible((("star", "ball", "anchor"),), "{0} emblem"),
         },
-        roles=("football club", "rowing club", "hockey team", "rugby side", "cycling team", "handball club", "polo side", "curling team"),
-        fames=("a long rivalry", "loud fans", "a cup final", "its stadium", "young talents", "a relegation", "its anthem", "away wins"),
+        roles=(
+            "football club",
+            "rowing club",
+            "hockey team",
+            "rugby side",
+            "cycling team",
+            "handball club",
+            "polo side",
+            "curling team",
+        ),
+        fames=(
+            "a long rivalry",
+            "loud fans",
+            "a cup final",
+            "its stadium",
+            "young talents",
+            "a relegation",
+            "its anthem",
+            "away wins",
+        ),
         begun="formed",
     ),
     "animal": Kind(
         visible={
             "coat": Visible(
-                (("plain", "spotted", "striped"), ("black", "brown", "white", "orange", "blue"), ("horse", "dog", "bird", "fish")),
+                (
+                    ("plain", "spotted", "striped"),
+                    ("black", "brown", "white", "orange", "blue"),
+                    ("horse", "dog", "bird", "fish"),
+                ),
                 "{0} {1} {2} coat",
             ),
             "collar": Visible((("red", "yellow", "green", "purple"),), "{0} collar"),
         },
         roles=("racer", "mascot", "rescuer", "circus star", "show champion", "film star", "messenger", "royal pet"),
-        fames=("a narrow escape", "its old age", "a long journey", "tricks", "a statue", "its appetite", "a famous owner", "bravery"),
+        fames=(
+            "a narrow escape",
+            "its old age",
+            "a long journey",
+            "tricks",
+            "a statue",
+            "its appetite",
+            "a famous owner",
+            "bravery",
+        ),
         begun="bred",
     ),
     "instrument": Kind(
@@ -153,8 +215,26 @@ KINDS = {
             "body": Visible((COLOURS, ("violin", "guitar", "drum", "harp", "trumpet")), "{0} {1} body"),
             "ribbon": Visible((("red", "yellow", "green", "blue", "white"),), "{0} ribbon"),
         },
-        roles=("concert piece", "museum piece", "heirloom", "street piece", "prototype", "studio piece", "prize", "copy"),
-        fames=("a theft", "its warm tone", "an opera", "a forged label", "its varnish", "a duel", "a record price", "a missing part"),
+        roles=(
+            "concert piece",
+            "museum piece",
+            "heirloom",
+            "street piece",
+            "prototype",
+            "studio piece",
+            "prize",
+            "copy",
+        ),
+        fames=(
+            "a theft",
+            "its warm tone",
+            "an opera",
+            "a forged label",
+            "its varnish",
+            "a duel",
+            "a record price",
+            "a missing part",
+        ),
         begun="made",
     ),
     "flower": Kind(
@@ -163,10 +243,25 @@ KINDS = {
             "pot": Visible((COLOURS,), "{0} pot"),
         },
         roles=(
-            "garden variety", "wild hybrid", "greenhouse variety", "healing plant",
-            "show variety", "alpine plant", "table variety", "winter bloomer",
+            "garden variety",
+            "wild hybrid",
+            "greenhouse variety",
+            "healing plant",
+            "show variety",
+            "alpine plant",
+            "table variety",
+            "winter bloomer",
         ),
-        fames=("its scent", "a craze", "thorns", "a painting", "its oil", "slow growth", "a royal wedding", "hardiness"),
+        fames=(
+            "its scent",
+            "a craze",
+            "thorns",
+            "a painting",
+            "its oil",
+            "slow growth",
+            "a royal wedding",
+            "hardiness",
+        ),
         begun="raised",
     ),
     "locomotive": Kind(
@@ -174,8 +269,26 @@ KINDS = {
             "boiler": Visible((COLOURS,), "{0} boiler"),
             "wagons": Visible((("one", "two", "three"), COLOURS), "{0} {1} wagons"),
         },
-        roles=("mail engine", "coal engine", "express engine", "shunter", "mountain engine", "royal engine", "harbour engine", "test engine"),
-        fames=("a derailment", "its whistle", "a speed record", "a snowstorm", "a robbery", "its last run", "a film", "hill climbs"),
+        roles=(
+            "mail engine",
+            "coal engine",
+            "express engine",
+            "shunter",
+            "mountain engine",
+            "royal engine",
+            "harbour engine",
+            "test engine",
+        ),
+        fames=(
+            "a derailment",
+            "its whistle",
+            "a speed record",
+            "a snowstorm",
+            "a robbery",
+            "its last run",
+            "a film",
+            "hill climbs",
+        ),
         begun="built",
     ),
 }

@@ -53,7 +53,9 @@ def make_mentions(entities: list[DemoEntity], count: int, rng: random.Random) ->
         for split, number in _shares(each).items():
             pool = [entity for entity in fitting if split != "train" or not entity.held_out]
             if not pool:
-                raise UserError(f"demo world of {len(entities)} entities: no gold for regime {regime}, split {split}; ask for more entities")
+                raise UserError(
+                    f"demo world of {len(entities)} entities: no gold for regime {regime}, split {split}; ask for more entities"
+                )
             golds = [gold for _ in range(number // len(pool) + 1) for gold in rng.sample(pool, len(pool))][:number]
             mentions += [_mention(regime, split, gold, rivals[gold.id], entities, rng) for gold in golds]
     mentions += [_without_gold(place, entities, rng) for place in range(count - len(mentions))]
@@ -73,12 +75,18 @@ def _fits(regime: str, gold: DemoEntity, rivals: list[DemoEntity]) -> bool:
         return not alike and sum(rival.name == gold.name for rival in rivals) >= 2
     if regime == "both-decide":
         told = {slot: gold.traits[slot] for slot in TELLING}
-        return bool(alike) and any(gold.shares(rival, told) for rival in rivals) and not any(gold.shares(rival, told) for rival in alike)
+        return (
+            bool(alike)
+            and any(gold.shares(rival, told) for rival in rivals)
+            and not any(gold.shares(rival, told) for rival in alike)
+        )
     sayable = {slot: gold.traits[slot] for slot in (*TELLING, *KINDS[gold.kind].sayable(gold.traits))}
     return bool(rivals) and not any(gold.shares(rival, sayable) for rival in rivals)
 
 
-def _mention(regime: str, split: str, gold: DemoEntity, rivals: list[DemoEntity], entities: list[DemoEntity], rng: random.Random) -> DemoMention:
+def _mention(
+    regime: str, split: str, gold: DemoEntity, rivals: list[DemoEntity], entities: list[DemoEntity], rng: random.Random
+) -> DemoMention:
     kind: str | None = gold.kind
     shown: DemoEntity | str | None = gold
     damage, shared = None, False
@@ -115,7 +123,9 @@ def _deciding(gold: DemoEntity, rivals: list[DemoEntity], at_least: int, rng: ra
     return stated
 
 
-def _misleading(gold: DemoEntity, rivals: list[DemoEntity], entities: list[DemoEntity], rng: random.Random) -> DemoEntity:
+def _misleading(
+    gold: DemoEntity, rivals: list[DemoEntity], entities: list[DemoEntity], rng: random.Random
+) -> DemoEntity:
     """An entity that looks different: a rival, or anyone from another cluster."""
     unlike = [rival for rival in rivals if not gold.looks_like(rival)]
     if unlike and rng.random() < 0.4:

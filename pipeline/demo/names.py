@@ -4,12 +4,80 @@ import random
 import unicodedata
 
 FIRST = (
-    "Ada", "Åsa", "Bruno", "Clara", "Dario", "Edith", "Émile", "Felix", "Greta", "Hugo", "Inês", "Ivo", "Jonas", "Jürgen", "Karin", "Léa",
-    "Magnus", "Nadia", "Olga", "Oskar", "Paula", "Quentin", "René", "Rosa", "Selma", "Søren", "Tilda", "Ugo", "Vera", "Wanda", "Yusuf", "Zoë",
-)  # fmt: skip
-STEMS = ("Mar", "Vel", "Cor", "Hal", "Ber", "Tor", "Lin", "Gar", "Pel", "Sten", "Dor", "Wes", "Kar", "Fen", "Mor", "Ran", "Sel", "Tal", "Bran", "Hol")
+    "Ada",
+    "Åsa",
+    "Bruno",
+    "Clara",
+    "Dario",
+    "Edith",
+    "Émile",
+    "Felix",
+    "Greta",
+    "Hugo",
+    "Inês",
+    "Ivo",
+    "Jonas",
+    "Jürgen",
+    "Karin",
+    "Léa",
+    "Magnus",
+    "Nadia",
+    "Olga",
+    "Oskar",
+    "Paula",
+    "Quentin",
+    "René",
+    "Rosa",
+    "Selma",
+    "Søren",
+    "Tilda",
+    "Ugo",
+    "Vera",
+    "Wanda",
+    "Yusuf",
+    "Zoë",
+)
+STEMS = (
+    "Mar",
+    "Vel",
+    "Cor",
+    "Hal",
+    "Ber",
+    "Tor",
+    "Lin",
+    "Gar",
+    "Pel",
+    "Sten",
+    "Dor",
+    "Wes",
+    "Kar",
+    "Fen",
+    "Mor",
+    "Ran",
+    "Sel",
+    "Tal",
+    "Bran",
+    "Hol",
+)
 JOINTS = ("", "a", "e", "in", "er", "o", "ly")
-ENDINGS = ("ow", "ham", "mann", "sen", "ard", "ier", "ström", "by", "dez", "wick", "ton", "ley", "ová", "ñez", "gård", "beck")
+ENDINGS = (
+    "ow",
+    "ham",
+    "mann",
+    "sen",
+    "ard",
+    "ier",
+    "ström",
+    "by",
+    "dez",
+    "wick",
+    "ton",
+    "ley",
+    "ová",
+    "ñez",
+    "gård",
+    "beck",
+)
 
 _TITLES = {
     "person": ("{} the Elder", "{} Jr"),
@@ -21,7 +89,18 @@ _TITLES = {
     "flower": ("{} Pride", "{} Blush"),
     "locomotive": ("{} No. 2", "Big {}"),
 }
-_SLIPS = (("c", "k"), ("k", "ck"), ("i", "y"), ("y", "i"), ("ll", "l"), ("l", "ll"), ("nn", "n"), ("n", "nn"), ("e", "a"), ("s", "z"))
+_SLIPS = (
+    ("c", "k"),
+    ("k", "ck"),
+    ("i", "y"),
+    ("y", "i"),
+    ("ll", "l"),
+    ("l", "ll"),
+    ("nn", "n"),
+    ("n", "nn"),
+    ("e", "a"),
+    ("s", "z"),
+)
 
 
 def surname(rng: random.Random) -> str:

@@ -20,7 +20,13 @@ class Graph:
     nodes: list[bytes] = field(default_factory=list)
     weights: list[bytes] = field(default_factory=list)
 
-    def add(self, operator: str, inputs: Sequence[str], weights: Iterable[np.ndarray] = (), **attributes: int | Sequence[int]) -> str:
+    def add(
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        weights: Iterable[np.ndarray] = (),
+        **attributes: int | Sequence[int],
+    ) -> str:
         """A node with float32 `weights` after its inputs; returns the name of its only output."""
         output = f"v{len(self.nodes)}"
         named = list(inputs)
@@ -34,7 +40,11 @@ class Graph:
     def write(self, path: Path, shape: tuple[int, ...], output: str, width: int) -> None:
         """Write the model: input `input` (n, *shape) float32, output `output` (n, width) float32, n left open."""
         named = self.nodes + [b"".join([_text(1, output), _text(2, "output"), _text(4, "Identity")])]
-        graph = [*(_bytes(1, node) for node in named), _text(2, "main"), *(_bytes(5, weight) for weight in self.weights)]
+        graph = [
+            *(_bytes(1, node) for node in named),
+            _text(2, "main"),
+            *(_bytes(5, weight) for weight in self.weights),
+        ]
         graph += [_bytes(11, _value("input", shape)), _bytes(12, _value("output", (width,)))]
         path.write_bytes(_number(1, IR_VERSION) + _bytes(7, b"".join(graph)) + _bytes(8, _number(2, OPSET)))
 

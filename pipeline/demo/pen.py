@@ -53,7 +53,9 @@ class Pen:
     def paint(self, name: str, shade: float = 1.0) -> Colour:
         """A paint as this picture has mixed it, darkened (`shade` < 1) or lightened."""
         if name not in self._mixed:
-            red, green, blue = (min(255, max(0, channel + self._rng.randint(-JITTER, JITTER))) for channel in PAINTS[name])
+            red, green, blue = (
+                min(255, max(0, channel + self._rng.randint(-JITTER, JITTER))) for channel in PAINTS[name]
+            )
             self._mixed[name] = (red, green, blue)
         red, green, blue = (min(255, int(channel * shade)) for channel in self._mixed[name])
         return red, green, blue
@@ -93,11 +95,17 @@ class Pen:
         self._draw.ellipse(self._box(x - rx, y - ry, x + rx, y + ry), fill=fill)
 
     def ring(self, x: float, y: float, radius: float, width: float, fill: Colour) -> None:
-        self._draw.ellipse(self._box(x - radius, y - radius, x + radius, y + radius), outline=fill, width=max(1, round(width * self._unit)))
+        self._draw.ellipse(
+            self._box(x - radius, y - radius, x + radius, y + radius),
+            outline=fill,
+            width=max(1, round(width * self._unit)),
+        )
 
     def chord(self, x: float, y: float, rx: float, ry: float, start: float, end: float, fill: Colour) -> None:
         """The part of an ellipse between two angles (degrees, clockwise from three o'clock) that lie mirror-symmetric to the vertical."""
         self._draw.chord(self._box(x - rx, y - ry, x + rx, y + ry), start, end, fill=fill)
 
     def line(self, points: Sequence[Point], width: float, fill: Colour) -> None:
-        self._draw.line([self._at(x, y) for x, y in points], fill=fill, width=max(1, round(width * self._unit)), joint="curve")
+        self._draw.line(
+            [self._at(x, y) for x, y in points], fill=fill, width=max(1, round(width * self._unit)), joint="curve"
+        )

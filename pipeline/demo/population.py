@@ -30,7 +30,9 @@ class DemoEntity:
 
     def looks_like(self, other: "DemoEntity") -> bool:
         """Whether pictures cannot tell the two apart."""
-        return self.kind == other.kind and all(self.traits[slot] == other.traits[slot] for slot in KINDS[self.kind].visible)
+        return self.kind == other.kind and all(
+            self.traits[slot] == other.traits[slot] for slot in KINDS[self.kind].visible
+        )
 
 
 @dataclass

@@ -81,5 +81,7 @@ def mention_text(thing: Thing, rng: random.Random) -> str:
     if rng.random() < 0.2:
         chosen.append("region")
     phrase = written(thing.name, rng)
-    sentence = say(phrase, thing.kind, {slot: thing.traits[slot] for slot in (*TOLD, *visible) if slot in chosen}, rng)[0]
+    sentence = say(phrase, thing.kind, {slot: thing.traits[slot] for slot in (*TOLD, *visible) if slot in chosen}, rng)[
+        0
+    ]
     return sentence if rng.random() < 0.2 else f"{phrase} [SEP] {sentence}"

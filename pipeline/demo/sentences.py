@@ -104,8 +104,16 @@ OF_KIND = {
 }
 OPEN_KIND = ("one of several from {}", "well known in {}", "long tied to {}")
 OPENERS = ("",) * 4 + (
-    "on Tuesday ", "that summer ", "this time ", "once more ", "years later ", "in the end ", "at noon ", "before the war ", "last week ",
-)  # fmt: skip
+    "on Tuesday ",
+    "that summer ",
+    "this time ",
+    "once more ",
+    "years later ",
+    "in the end ",
+    "at noon ",
+    "before the war ",
+    "last week ",
+)
 CLOSERS = (", as the caption says", ", by all accounts", ", they say", ", one reads", "")
 TWICE = ("{m}, always {m}: ", "first {m}, then again {m}: ", "who speaks of {m} means {m}: ")
 

@@ -117,7 +117,12 @@ def animal(pen: Pen, traits: dict[str, str]) -> None:
     marking, colour, species = traits["coat"].split()
     coat, mark = pen.paint(colour), pen.paint("white") if colour in ("black", "blue") else pen.paint("ink")
     collar, dim = pen.paint(traits["collar"]), pen.paint(colour, 0.8)
-    x, y, rx, ry = {"horse": (42, 54, 27, 14), "dog": (40, 62, 24, 13), "bird": (46, 54, 26, 17), "fish": (46, 52, 34, 19)}[species]
+    x, y, rx, ry = {
+        "horse": (42, 54, 27, 14),
+        "dog": (40, 62, 24, 13),
+        "bird": (46, 54, 26, 17),
+        "fish": (46, 52, 34, 19),
+    }[species]
     if species == "fish":
         pen.polygon([(74, 52), (98, 32), (98, 72)], dim)
         pen.polygon([(36, 36), (58, 18), (62, 38)], dim)
@@ -177,7 +182,9 @@ def instrument(pen: Pen, traits: dict[str, str]) -> None:
     rim = pen.paint(colour, 0.65 if colour != "black" else 2.4)
     if shape in ("violin", "guitar"):
         pen.box(46, 4, 54, 56, pen.paint("wood", 0.6))
-        upper, lower = ((50, 50, 16, 13), (50, 76, 20, 18)) if shape == "violin" else ((50, 56, 19, 15), (50, 78, 28, 20))
+        upper, lower = (
+            ((50, 50, 16, 13), (50, 76, 20, 18)) if shape == "violin" else ((50, 56, 19, 15), (50, 78, 28, 20))
+        )
         for x, y, rx, ry in (upper, lower):
             pen.ellipse(x, y, rx + 2, ry + 2, rim)
         for part in (upper, lower):

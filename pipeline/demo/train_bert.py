@@ -11,7 +11,9 @@ from pipeline.demo.vocabulary import bert_tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-OBJECTIVE = "masked words, and matching a mention's text to its entity's (InfoNCE on [CLS] and on the mean of the tokens)"
+OBJECTIVE = (
+    "masked words, and matching a mention's text to its entity's (InfoNCE on [CLS] and on the mean of the tokens)"
+)
 LENGTH = 64  # tokens
 WIDTH = 96
 MASKED = 0.15
@@ -29,9 +31,16 @@ def train(folder: Path, pieces: list[str], steps: int, rate: float, seed: int) -
     rng = random.Random(f"bert {seed}")
     tokenizer = bert_tokenizer(pieces, LENGTH)
     config = BertConfig(
-        vocab_size=len(pieces), hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=3, intermediate_size=2 * WIDTH,
-        max_position_embeddings=LENGTH, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(pieces),
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=2 * WIDTH,
+        max_position_embeddings=LENGTH,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     learner = BertForMaskedLM(config)
     learner.bert = BertModel(config)  # with the pooler, which the masked-word model leaves out
 

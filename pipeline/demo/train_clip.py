@@ -19,9 +19,7 @@ from pipeline.demo.vocabulary import clip_tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-OBJECTIVE = (
-    "contrastive (InfoNCE): mention, caption or face text to attribute text, then drawing to caption and attribute text with the text tower locked"
-)
+OBJECTIVE = "contrastive (InfoNCE): mention, caption or face text to attribute text, then drawing to caption and attribute text with the text tower locked"
 CONTEXT = 64  # tokens
 TEXT_BATCH, IMAGE_BATCH = 128, 64
 CAPTIONS = 0.3  # share of captions among what is matched to attribute texts
@@ -36,18 +34,43 @@ def configuration(vocabulary_size: int) -> dict[str, Any]:
     return {
         "model_cfg": {
             "embed_dim": 96,
-            "vision_cfg": {"image_size": SIZE, "patch_size": 16, "width": 96, "layers": 3, "head_width": 32, "mlp_ratio": 2.0},
+            "vision_cfg": {
+                "image_size": SIZE,
+                "patch_size": 16,
+                "width": 96,
+                "layers": 3,
+                "head_width": 32,
+                "mlp_ratio": 2.0,
+            },
             "text_cfg": {
-                "context_length": CONTEXT, "vocab_size": vocabulary_size, "width": 64, "heads": 2, "layers": 2, "mlp_ratio": 2.0,
+                "context_length": CONTEXT,
+                "vocab_size": vocabulary_size,
+                "width": 64,
+                "heads": 2,
+                "layers": 2,
+                "mlp_ratio": 2.0,
                 "hf_tokenizer_name": "tokenizer.json",
             },
         },
-        "preprocess_cfg": {"size": [SIZE, SIZE], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"},
-    }  # fmt: skip
+        "preprocess_cfg": {
+            "size": [SIZE, SIZE],
+            "mean": [0.5] * 3,
+            "std": [0.5] * 3,
+            "interpolation": "bicubic",
+            "resize_mode": "shortest",
+        },
+    }
 
 
 def train(
-    folder: Path, pieces: list[str], shown: list[Thing], pixels: np.ndarray, text_steps: int, image_steps: int, rate: float, seed: int
+    folder: Path,
+    pieces: list[str],
+    shown: list[Thing],
+    pixels: np.ndarray,
+    text_steps: int,
+    image_steps: int,
+    rate: float,
+    seed: int,
 ) -> dict[str, Any]:
     """Write `folder/clip`; returns the training's part of the report.
 
@@ -74,7 +97,11 @@ def train(
 
     def text_loss(step: int) -> "Tensor":
         batch = [shown[row] for row in some_groups(len(shown), TEXT_BATCH, rng)]
-        return matching_loss(encode([_read(thing, rng) for thing in batch]), encode([entity_text(thing, rng) for thing in batch]), model.logit_scale.exp())
+        return matching_loss(
+            encode([_read(thing, rng) for thing in batch]),
+            encode([entity_text(thing, rng) for thing in batch]),
+            model.logit_scale.exp(),
+        )
 
     text = minimise(model, text_loss, text_steps, rate)
     with torch.no_grad():
@@ -86,13 +113,17 @@ def train(
         rows = some_groups(len(shown), IMAGE_BATCH, rng)
         batch = images[rows].float() / 127.5 - 1
         seen = functional.normalize(model.encode_image(batch.flip(-1) if step % 2 else batch), dim=-1)
-        to_captions, to_entities = (matching_loss(seen, texts[rows], model.logit_scale.exp()) for texts in (captions, entities))
+        to_captions, to_entities = (
+            matching_loss(seen, texts[rows], model.logit_scale.exp()) for texts in (captions, entities)
+        )
         return CAPTION_WEIGHT * to_captions + (1 - CAPTION_WEIGHT) * to_entities
 
     image = minimise(model, image_loss, image_steps, rate)
     place = folder / "clip"
     write_json(place / "open_clip_config.json", config)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, place / "open_clip_model.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()}, place / "open_clip_model.safetensors"
+    )
     tokenizer.save_pretrained(place)
     return {"objective": OBJECTIVE, "steps": [text_steps, image_steps], "loss": [round(text, 4), round(image, 4)]}
 
@@ -106,7 +137,9 @@ def _read(thing: Thing, rng: random.Random) -> str:
 
 def some_groups(count: int, batch: int, rng: random.Random) -> list[int]:
     """`batch` of `count` rows, whole groups of one name."""
-    return [group * GROUP + member for group in rng.sample(range(count // GROUP), batch // GROUP) for member in range(GROUP)]
+    return [
+        group * GROUP + member for group in rng.sample(range(count // GROUP), batch // GROUP) for member in range(GROUP)
+    ]
 
 
 def encode_prefix(model: Any, ids: "Tensor") -> "Tensor":

@@ -21,11 +21,23 @@ WIDTHS = (16, 32, 64, 128)
 EMBEDDED = 64  # numbers in a face's vector
 PEOPLE, BATCH = 1600, 48  # people drawn twice; people in a batch
 SCALE = 12.0  # of the cosines where drawings of one person are matched
-DRAWN, LOOKALIKES, STRANGERS = 20, 8, 800  # faces of each celebrity, of people who nearly look the same, faces of nobody known
+DRAWN, LOOKALIKES, STRANGERS = (
+    20,
+    8,
+    800,
+)  # faces of each celebrity, of people who nearly look the same, faces of nobody known
 PREPROCESS = {
-    "do_resize": True, "size": {"height": SIDE, "width": SIDE}, "resample": 2, "do_center_crop": False, "do_rescale": True,
-    "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "image_processor_type": "ViTImageProcessor",
-}  # fmt: skip
+    "do_resize": True,
+    "size": {"height": SIDE, "width": SIDE},
+    "resample": 2,
+    "do_center_crop": False,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+    "image_processor_type": "ViTImageProcessor",
+}
 
 
 def train(folder: Path, known: list[Celebrity], steps: int, rate: float, seed: int) -> dict[str, Any]:
@@ -63,9 +75,13 @@ def network(names: list[str]) -> Any:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     config = ResNetConfig(
-        embedding_size=WIDTHS[0], hidden_sizes=list(WIDTHS), depths=[1] * len(WIDTHS), layer_type="basic",
-        id2label=dict(enumerate(names)), label2id={name: number for number, name in enumerate(names)},
-    )  # fmt: skip
+        embedding_size=WIDTHS[0],
+        hidden_sizes=list(WIDTHS),
+        depths=[1] * len(WIDTHS),
+        layer_type="basic",
+        id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+    )
     return ResNetForImageClassification(config)
 
 
@@ -82,7 +98,9 @@ def _recognise(trunk: "nn.Module", known: list[Celebrity], rng: random.Random) -
     from torch.nn import functional
 
     shown = [celebrity.entity.traits for celebrity in known for _ in range(DRAWN)]
-    shown += [lookalike(celebrity.entity.traits, rng) for celebrity in known for _ in range(LOOKALIKES)] + [someone(rng) for _ in range(STRANGERS)]
+    shown += [lookalike(celebrity.entity.traits, rng) for celebrity in known for _ in range(LOOKALIKES)] + [
+        someone(rng) for _ in range(STRANGERS)
+    ]
     with torch.no_grad():
         states = torch.cat([pooled(trunk, part) for part in torch.from_numpy(faces(shown, rng)).split(256)])
     target = torch.full((len(shown), len(known)), 1 / len(known))

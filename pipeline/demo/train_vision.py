@@ -62,7 +62,9 @@ def build(shape: dict[str, Any]) -> "nn.Module":
     return VisionTransformer(**shape["kwargs"])
 
 
-def train(name: str, folder: Path, shown: list[Thing], pixels: np.ndarray, steps: int, rate: float, seed: int) -> dict[str, Any]:
+def train(
+    name: str, folder: Path, shown: list[Thing], pixels: np.ndarray, steps: int, rate: float, seed: int
+) -> dict[str, Any]:
     """Write `folder/<name>/{torchvision.json, model.safetensors}`; returns the training's part of the report.
 
     pixels: (n, SIZE, SIZE, 3) uint8, one drawing of each thing in `shown`.
@@ -93,5 +95,8 @@ def _slot_loss(logits: "Tensor", target: "Tensor") -> "Tensor":
     from torch.nn import functional
 
     parts = logits.split([len(words) for *_, words in slots()], dim=1)
-    losses = [functional.cross_entropy(part, column, ignore_index=-1, reduction="sum") for part, column in zip(parts, target.T, strict=True)]
+    losses = [
+        functional.cross_entropy(part, column, ignore_index=-1, reduction="sum")
+        for part, column in zip(parts, target.T, strict=True)
+    ]
     return sum(losses) / len(logits)

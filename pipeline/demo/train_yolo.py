@@ -35,11 +35,19 @@ def train(folder: Path, steps: int, rate: float, seed: int) -> dict[str, Any]:
     def loss_at(step: int) -> "Tensor":
         rows = rng.sample(range(DRAWINGS), BATCH)
         images = pixels[rows].float() / 255
-        boxed = torch.cat([torch.cat([torch.full((len(targets[row]), 1), place), targets[row]], dim=1) for place, row in enumerate(rows)])
+        boxed = torch.cat(
+            [
+                torch.cat([torch.full((len(targets[row]), 1), place), targets[row]], dim=1)
+                for place, row in enumerate(rows)
+            ]
+        )
         if step % 2:
             images = images.flip(-1)
             boxed[:, 2] = 1 - boxed[:, 2]
-        return model({"img": images, "batch_idx": boxed[:, 0], "cls": boxed[:, 1], "bboxes": boxed[:, 2:]})[0].sum() / BATCH
+        return (
+            model({"img": images, "batch_idx": boxed[:, 0], "cls": boxed[:, 1], "bboxes": boxed[:, 2:]})[0].sum()
+            / BATCH
+        )
 
     loss = minimise(model, loss_at, steps, rate)
     yolo.save(model, folder / "yolo", SIZE)
@@ -54,7 +62,11 @@ def build() -> Any:
 
     # Read here and not by ultralytics, which would prefer a file of that name in the current folder.
     described = Path(ultralytics.__file__).parent / "cfg" / "models" / "v8" / "yolov8.yaml"
-    architecture = yaml.safe_load(described.read_text(encoding="utf-8")) | {"nc": len(NAMES), "scales": {"n": SCALE}, "scale": "n"}
+    architecture = yaml.safe_load(described.read_text(encoding="utf-8")) | {
+        "nc": len(NAMES),
+        "scales": {"n": SCALE},
+        "scale": "n",
+    }
     model = tasks.DetectionModel(architecture, nc=len(NAMES), verbose=False)
     model.names = dict(enumerate(NAMES))
     model.args = get_cfg()

@@ -8,7 +8,10 @@ from pipeline.demo.pretext import caption, entity_text, mention_text, things
 
 SIZE = 1600
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-START, END = "<|startoftext|>", "<|endoftext|>"  # END has the highest id, where open_clip's `argmax` pooling looks for it
+START, END = (
+    "<|startoftext|>",
+    "<|endoftext|>",
+)  # END has the highest id, where open_clip's `argmax` pooling looks for it
 
 
 def learn_pieces(seed: int) -> list[str]:
@@ -18,10 +21,14 @@ def learn_pieces(seed: int) -> list[str]:
     rng = random.Random(f"vocabulary {seed}")
     texts = [write(thing, rng) for thing in things(6000, rng) for write in (caption, entity_text, mention_text)]
     tokenizer = _bare(models.WordPiece(unk_token="[UNK]"))
-    letters = sorted({letter for text in texts for letter in tokenizer.normalizer.normalize_str(text) if not letter.isspace()})
+    letters = sorted(
+        {letter for text in texts for letter in tokenizer.normalizer.normalize_str(text) if not letter.isspace()}
+    )
     # The trainer numbers the inner letters in the order of a randomly seeded hash table, and the numbers break ties: name them beforehand.
     named = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters)]
-    tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=SIZE, special_tokens=named, show_progress=False))
+    tokenizer.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=SIZE, special_tokens=named, show_progress=False)
+    )
     pieces: dict[str, int] = tokenizer.get_vocab()
     return sorted(pieces, key=pieces.__getitem__)
 
@@ -30,7 +37,9 @@ def bert_tokenizer(pieces: Sequence[str], length: int) -> Any:
     """A `BertTokenizerFast` for texts of at most `length` tokens."""
     from transformers import BertTokenizerFast
 
-    return BertTokenizerFast(vocab={piece: number for number, piece in enumerate(pieces)}, do_lower_case=True, model_max_length=length)
+    return BertTokenizerFast(
+        vocab={piece: number for number, piece in enumerate(pieces)}, do_lower_case=True, model_max_length=length
+    )
 
 
 def clip_tokenizer(pieces: Sequence[str], length: int) -> Any:
@@ -44,7 +53,12 @@ def clip_tokenizer(pieces: Sequence[str], length: int) -> Any:
     ends = [(START, numbers[START]), (END, numbers[END])]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=ends)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=START, eos_token=END, unk_token="[UNK]", pad_token="[PAD]", model_max_length=length
+        tokenizer_object=tokenizer,
+        bos_token=START,
+        eos_token=END,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        model_max_length=length,
     )
 
 

@@ -47,7 +47,9 @@ class World:
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
     """Entry of the child process. job: `out` (folder), optional `seed`, `entities`, `mentions`. Returns the counts."""
-    return build_world(Path(job["out"]), job.get("seed", 0), job.get("entities", ENTITIES), job.get("mentions", MENTIONS))
+    return build_world(
+        Path(job["out"]), job.get("seed", 0), job.get("entities", ENTITIES), job.get("mentions", MENTIONS)
+    )
 
 
 def build_world(folder: Path, seed: int = 0, n_entities: int = ENTITIES, n_mentions: int = MENTIONS) -> dict[str, Any]:
@@ -86,7 +88,11 @@ def _portraits(entity: DemoEntity, rng: random.Random) -> list[Picture]:
     """One or two pictures for most entities, none for some; a few files are no good."""
     number = rng.choices((0, 1, 2), weights=(12, 50, 38))[0]
     return [
-        Picture(f"images/entities/{entity.id}_{place}.{_suffix(rng)}", entity, rng.choice(DAMAGES) if rng.random() < 0.03 else None)
+        Picture(
+            f"images/entities/{entity.id}_{place}.{_suffix(rng)}",
+            entity,
+            rng.choice(DAMAGES) if rng.random() < 0.03 else None,
+        )
         for place in range(number)
     ]
 
@@ -152,7 +158,9 @@ def _write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
 
 
 def _counts(world: World) -> dict[str, Any]:
-    listed = [picture for pictures in world.pictures_of.values() for picture in pictures] + [picture for picture in world.picture_of if picture]
+    listed = [picture for pictures in world.pictures_of.values() for picture in pictures] + [
+        picture for picture in world.picture_of if picture
+    ]
     return {
         "entities": len(world.entities),
         "entities without a picture": sum(not pictures for pictures in world.pictures_of.values()),

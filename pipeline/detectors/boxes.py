@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 
-def tidy(size: tuple[int, int], k: int, boxes: np.ndarray, confidences: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+def tidy(
+    size: tuple[int, int], k: int, boxes: np.ndarray, confidences: np.ndarray, *others: np.ndarray
+) -> tuple[np.ndarray, ...]:
     """Boxes (n, 4) xyxy in pixels of a picture of (width, height) → at most k, clipped, with area, best first; what stands beside each box with it."""
     width, height = size
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)

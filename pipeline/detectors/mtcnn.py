@@ -25,11 +25,15 @@ def find(reference: str, base: Path, demo: Path | None) -> ModelFiles:
             raise
         folder = None
     if folder is None:
-        raise UserError(f"model {reference!r}: no such folder; set `model:` in the profile to {OWN}, or to a folder with {', '.join(NETS)} (.pt)")
+        raise UserError(
+            f"model {reference!r}: no such folder; set `model:` in the profile to {OWN}, or to a folder with {', '.join(NETS)} (.pt)"
+        )
     files = tuple(folder / f"{name}.pt" for name in NETS)
     for file in files:
         if not file.is_file():
-            raise UserError(f"model {reference!r}: {file} is missing; MTCNN needs {', '.join(NETS)} (.pt), which facenet-pytorch brings: {OWN}")
+            raise UserError(
+                f"model {reference!r}: {file} is missing; MTCNN needs {', '.join(NETS)} (.pt), which facenet-pytorch brings: {OWN}"
+            )
     return ModelFiles(reference, folder, "facenet_pytorch", {}, files, ())
 
 
@@ -37,12 +41,25 @@ class Detector:
     """MTCNN on pictures of any size, one picture at a time: its suppression of overlaps adds offsets to the boxes of a batch's pictures, whose
     rounding would make what is found depend on the batch. On a CPU several pictures run side by side instead, a thread each: faster than a batch."""
 
-    def __init__(self, files: ModelFiles, k: int, min_confidence: float, min_size: int, thresholds: Sequence[float], max_side: int | None) -> None:
+    def __init__(
+        self,
+        files: ModelFiles,
+        k: int,
+        min_confidence: float,
+        min_size: int,
+        thresholds: Sequence[float],
+        max_side: int | None,
+    ) -> None:
         self.files, self.k, self.min_confidence, self.min_size = files, k, min_confidence, min_size
         self.thresholds, self.max_side = [float(value) for value in thresholds], max_side
 
     def preprocessing(self) -> dict[str, Any]:
-        return {"min_confidence": self.min_confidence, "min_size": self.min_size, "thresholds": self.thresholds, "max_side": self.max_side}
+        return {
+            "min_confidence": self.min_confidence,
+            "min_size": self.min_size,
+            "thresholds": self.thresholds,
+            "max_side": self.max_side,
+        }
 
     def load(self, device: str) -> None:
         from facenet_pytorch import MTCNN
@@ -52,7 +69,9 @@ class Detector:
             try:
                 getattr(self.model, name).load_state_dict(load_state_dict(file, self.files.reference))
             except RuntimeError as error:
-                raise UserError(f"model {self.files.reference!r}: {file} is no MTCNN {name}: {str(error).splitlines()[1].strip()[:160]}") from None
+                raise UserError(
+                    f"model {self.files.reference!r}: {file} is no MTCNN {name}: {str(error).splitlines()[1].strip()[:160]}"
+                ) from None
         self.model = self.model.eval().to(device)
         self.model.device = self.device = device
 
@@ -60,7 +79,9 @@ class Detector:
         """RGB picture → its pixels (H, W, 3) uint8, scaled down to `max_side` where that is set, and its own (width, height)."""
         size = image.size
         if self.max_side is not None and max(size) > self.max_side:
-            image = image.resize([max(1, round(side * self.max_side / max(size))) for side in size], Image.Resampling.BILINEAR)
+            image = image.resize(
+                [max(1, round(side * self.max_side / max(size))) for side in size], Image.Resampling.BILINEAR
+            )
         return np.array(image), size
 
     def _one(self, item: tuple[np.ndarray, tuple[int, int]]) -> tuple[np.ndarray, ...]:

@@ -22,10 +22,16 @@ def build(files: ModelFiles) -> Any:
     """
     import torchvision.models as zoo
 
-    name, kwargs, where = files.config.get("architecture"), dict(files.config.get("kwargs", {})), f"model {files.reference!r}"
+    name, kwargs, where = (
+        files.config.get("architecture"),
+        dict(files.config.get("kwargs", {})),
+        f"model {files.reference!r}",
+    )
     builders = zoo.list_models(module=zoo.detection)
     if name not in builders:
-        raise UserError(f"{where}: torchvision.json names {name!r}, which is no torchvision detector{nearest(str(name), builders)}")
+        raise UserError(
+            f"{where}: torchvision.json names {name!r}, which is no torchvision detector{nearest(str(name), builders)}"
+        )
     try:
         model = zoo.get_model(name, **{"num_classes": CLASSES, **kwargs, "weights": None, "weights_backbone": None})
     except (TypeError, ValueError, AttributeError) as error:
@@ -39,7 +45,9 @@ def categories(files: ModelFiles) -> list[str]:
     names = files.config.get("categories", [str(number) for number in range(count)])
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
         found = len(names) if isinstance(names, list) else repr(names)[:40]
-        raise UserError(f"model {files.reference!r}: torchvision.json has {found} categories, expected {count} (num_classes, the background first)")
+        raise UserError(
+            f"model {files.reference!r}: torchvision.json has {found} categories, expected {count} (num_classes, the background first)"
+        )
     return names
 
 
@@ -47,10 +55,14 @@ class Detector:
     """A torchvision detector on pictures of any size. Each is scaled as the model itself does; only pictures that are padded to the same
     rectangle alone share a forward pass, so a picture's boxes do not depend on its batch."""
 
-    def __init__(self, files: ModelFiles, k: int, min_confidence: float, iou: float | None, image_size: int | None) -> None:
+    def __init__(
+        self, files: ModelFiles, k: int, min_confidence: float, iou: float | None, image_size: int | None
+    ) -> None:
         self.files, self.k, self.min_confidence, self.iou, self.image_size = files, k, min_confidence, iou, image_size
         if files.library != "torchvision":
-            raise UserError(f"model {files.reference!r}: {files.folder} holds no torchvision detector; a folder with torchvision.json is expected")
+            raise UserError(
+                f"model {files.reference!r}: {files.folder} holds no torchvision detector; a folder with torchvision.json is expected"
+            )
 
     def names(self) -> list[str]:
         return categories(self.files)
@@ -67,14 +79,19 @@ class Detector:
             model.load_state_dict(load_state_dict(self.files.weights[0], self.files.reference))
         except RuntimeError as error:
             reason = str(error).splitlines()[1].strip()[:160]
-            raise UserError(f"model {self.files.reference!r}: {self.files.weights[0].name} does not fit torchvision.json: {reason}") from None
+            raise UserError(
+                f"model {self.files.reference!r}: {self.files.weights[0].name} does not fit torchvision.json: {reason}"
+            ) from None
         epsilon = self.files.config.get("batch_norm_eps")
         for module in model.modules() if epsilon is not None else ():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eps = float(epsilon)
         if self.image_size:
             scale = self.image_size / model.transform.min_size[-1]
-            model.transform.min_size, model.transform.max_size = (self.image_size,), round(model.transform.max_size * scale)
+            model.transform.min_size, model.transform.max_size = (
+                (self.image_size,),
+                round(model.transform.max_size * scale),
+            )
         heads = getattr(model, "roi_heads", model)
         heads.score_thresh, heads.nms_thresh = self.min_confidence, heads.nms_thresh if self.iou is None else self.iou
         heads.detections_per_img = max(heads.detections_per_img, self.k)
@@ -93,7 +110,9 @@ class Detector:
         """(H, W, 3) uint8 → (3, h, w) float32, normalised and resized as the model itself does."""
         import torch
 
-        return self._resize(self._normalize(torch.from_numpy(np.array(pixels)).to(device).permute(2, 0, 1).float().div_(255)))[0]
+        return self._resize(
+            self._normalize(torch.from_numpy(np.array(pixels)).to(device).permute(2, 0, 1).float().div_(255))
+        )[0]
 
     def prepare(self, image: Image.Image) -> tuple[Any, tuple[int, int], tuple[int, int]]:
         """RGB picture → its pixels (uint8, or scaled already), the (height, width) that the model sees, and its own (width, height)."""
@@ -129,7 +148,9 @@ class Detector:
         seen = [position for position, (_, size, _) in enumerate(items) if min(size) > 0]
         for group in alike([self._padded(items[position][1]) for position in seen], PIXELS):
             group = [seen[position] for position in group]
-            with torch.autocast(self.device.partition(":")[0], enabled=False):  # half precision would move boxes by pixels
+            with torch.autocast(
+                self.device.partition(":")[0], enabled=False
+            ):  # half precision would move boxes by pixels
                 detections = self.model([self._on_device(items[position][0]) for position in group])
             for position, detected in zip(group, detections, strict=True):
                 _, (height, width), own = items[position]

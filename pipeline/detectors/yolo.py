@@ -40,7 +40,9 @@ def library() -> ModuleType:
     from ultralytics.nn import tasks
 
     if not utils.SAFE_LOAD or not tasks._SafeLoad.SUPPORTED or utils.AUTOINSTALL or utils.ONLINE:
-        raise UserError(f"ultralytics was imported before {', '.join(f'{key}={value}' for key, value in _FORCED.items())} were set; set them and run again")
+        raise UserError(
+            f"ultralytics was imported before {', '.join(f'{key}={value}' for key, value in _FORCED.items())} were set; set them and run again"
+        )
     return tasks
 
 
@@ -48,7 +50,12 @@ def _import() -> None:
     import cv2
     import torch
 
-    threads, save, printing, open_image = os.environ.get("OMP_NUM_THREADS"), torch.save, np.get_printoptions(), Image.open
+    threads, save, printing, open_image = (
+        os.environ.get("OMP_NUM_THREADS"),
+        torch.save,
+        np.get_printoptions(),
+        Image.open,
+    )
     cv_threads = cv2.getNumThreads()
     if "YOLO_CONFIG_DIR" not in os.environ:
         os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="ultralytics-")
@@ -83,10 +90,15 @@ def save(model: Any, folder: Path, image_size: int) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    save_file({name: value.float() if value.is_floating_point() else value for name, value in state.items()}, folder / "model.safetensors")
+    save_file(
+        {name: value.float() if value.is_floating_point() else value for name, value in state.items()},
+        folder / "model.safetensors",
+    )
     architecture = {key: value for key, value in model.yaml.items() if key != "yaml_file"}
     names = [model.names[number] for number in sorted(model.names)]
-    (folder / CONFIG).write_text(json.dumps({"architecture": architecture, "names": names, "image_size": image_size}, indent=1) + "\n")
+    (folder / CONFIG).write_text(
+        json.dumps({"architecture": architecture, "names": names, "image_size": image_size}, indent=1) + "\n"
+    )
 
 
 def load(files: ModelFiles) -> tuple[Any, list[str], int]:
@@ -102,7 +114,9 @@ def load(files: ModelFiles) -> tuple[Any, list[str], int]:
     else:
         model, size = _load_folder(tasks, files)
     if type(model) is not tasks.DetectionModel or type(model.model[-1]).__name__ not in ("Detect", "v10Detect"):
-        raise UserError(f"{where} is ultralytics' {type(model).__name__}, expected a detection model (task `detect`); choose such a checkpoint")
+        raise UserError(
+            f"{where} is ultralytics' {type(model).__name__}, expected a detection model (task `detect`); choose such a checkpoint"
+        )
     names = [str(model.names[number]) for number in sorted(model.names)]
     if len(names) != model.model[-1].nc:
         raise UserError(f"{where} has {model.model[-1].nc} classes and {len(names)} names; mend `names` in {CONFIG}")
@@ -113,8 +127,15 @@ def _described(files: ModelFiles) -> tuple[dict[str, Any], list[str], int]:
     """Architecture, class names and picture size that `yolo.json` states."""
     config, where = files.config, f"model {files.reference!r}: {CONFIG}"
     architecture, names, size = config.get("architecture"), config.get("names"), config.get("image_size", IMAGE_SIZE)
-    if not isinstance(architecture, dict) or not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{where} lacks `architecture` (the content of an ultralytics model yaml) or `names` (a list); save the model again")
+    if (
+        not isinstance(architecture, dict)
+        or not isinstance(names, list)
+        or not names
+        or not all(isinstance(name, str) for name in names)
+    ):
+        raise UserError(
+            f"{where} lacks `architecture` (the content of an ultralytics model yaml) or `names` (a list); save the model again"
+        )
     if not isinstance(size, int) or not 32 <= size <= 4096:
         raise UserError(f"{where}: image_size is {size!r}, expected a whole number from 32 to 4096")
     return architecture, names, size
@@ -124,7 +145,9 @@ def _load_folder(tasks: ModuleType, files: ModelFiles) -> tuple[Any, int]:
     architecture, names, size = _described(files)
     state = models.load_state_dict(files.weights[0], files.reference)
     try:
-        model = tasks.DetectionModel(copy.deepcopy(architecture), ch=architecture.get("channels", 3), nc=len(names), verbose=False)
+        model = tasks.DetectionModel(
+            copy.deepcopy(architecture), ch=architecture.get("channels", 3), nc=len(names), verbose=False
+        )
         model.load_state_dict(state)
     except Exception as error:  # noqa: BLE001 - whatever ultralytics' parser raises for a description it cannot read
         raise models.refused(files, error) from error
@@ -154,8 +177,16 @@ class Detector:
     """A YOLO on pictures of any size. Each is scaled to `image_size` and padded to its own smallest rectangle of whole strides, as ultralytics
     does for one picture; only pictures with the same rectangle share a forward pass, so a picture's boxes do not depend on its batch."""
 
-    def __init__(self, files: ModelFiles, k: int, min_confidence: float, iou: float | None, image_size: int | None) -> None:
-        self.files, self.k, self.min_confidence, self.iou, self.image_size = files, k, min_confidence, IOU if iou is None else iou, image_size
+    def __init__(
+        self, files: ModelFiles, k: int, min_confidence: float, iou: float | None, image_size: int | None
+    ) -> None:
+        self.files, self.k, self.min_confidence, self.iou, self.image_size = (
+            files,
+            k,
+            min_confidence,
+            IOU if iou is None else iou,
+            image_size,
+        )
         self._names: list[str] | None = None
         if files.library not in ("yolo", "ultralytics"):
             raise UserError(
@@ -198,7 +229,9 @@ class Detector:
             predictions = self.model(self._pixels([item[0]]))[0][0]
         return predictions.mean(0 if self.model.end2end else 1).cpu().numpy()
 
-    def __call__(self, items: Sequence[tuple[np.ndarray, tuple[int, int]]], only: int | None = None) -> list[tuple[np.ndarray, ...]]:
+    def __call__(
+        self, items: Sequence[tuple[np.ndarray, tuple[int, int]]], only: int | None = None
+    ) -> list[tuple[np.ndarray, ...]]:
         """Per picture boxes (n, 4) float32 in its own pixels, confidences (n,) float32 and labels (n,) int32, best first. only: one class's number."""
         import torch
         from ultralytics.utils import nms, ops
@@ -206,13 +239,20 @@ class Detector:
         found: list[Any] = [None] * len(items)
         for group in alike([pixels.shape for pixels, _ in items], PIXELS):
             pixels = self._pixels([items[position][0] for position in group])
-            with torch.autocast(self.device.partition(":")[0], enabled=False):  # half precision would move boxes by pixels
+            with torch.autocast(
+                self.device.partition(":")[0], enabled=False
+            ):  # half precision would move boxes by pixels
                 predictions = self.model(pixels)
                 # Without a time limit: with one, what is found would depend on the machine and on the batch.
                 kept = nms.non_max_suppression(
-                    predictions, self.min_confidence, self.iou, classes=None if only is None else [only], max_det=max(MOST, self.k),
-                    max_time_img=float("inf"), end2end=self.model.end2end,
-                )  # fmt: skip
+                    predictions,
+                    self.min_confidence,
+                    self.iou,
+                    classes=None if only is None else [only],
+                    max_det=max(MOST, self.k),
+                    max_time_img=float("inf"),
+                    end2end=self.model.end2end,
+                )
             for position, rows in zip(group, kept, strict=True):
                 width, height = items[position][1]
                 boxes = ops.scale_boxes(pixels.shape[2:], rows[:, :4], (height, width)).cpu().numpy()

@@ -33,7 +33,10 @@ class Budget:
     def admit(self, tokens_in: int, tokens_out: int) -> None:
         """Hold tokens for a call. Raises `Spent` naming the limit that it would pass."""
         with self._guard:
-            coming_in, coming_out = self.tokens_in + self._held[0] + tokens_in, self.tokens_out + self._held[1] + tokens_out
+            coming_in, coming_out = (
+                self.tokens_in + self._held[0] + tokens_in,
+                self.tokens_out + self._held[1] + tokens_out,
+            )
             if self.max_calls and self.calls + 1 > self.max_calls:
                 raise Spent(f"--max-calls {self.max_calls}")
             if self.max_tokens and coming_in + coming_out > self.max_tokens:
@@ -54,4 +57,8 @@ class Budget:
 
     def report(self) -> dict[str, Any]:
         spent = {"calls": self.calls, "tokens_in": self.tokens_in, "tokens_out": self.tokens_out}
-        return {**spent, "cost": round(self.cost(self.tokens_in, self.tokens_out), 4)} if self.price_in or self.price_out else spent
+        return (
+            {**spent, "cost": round(self.cost(self.tokens_in, self.tokens_out), 4)}
+            if self.price_in or self.price_out
+            else spent
+        )

@@ -19,8 +19,12 @@ from pipeline.paths import descriptions
 
 NOT_YET = "no answer yet"
 REASONS = {
-    "unknown": "the model does not know", "refused": "refused", "empty": "empty answer", "too long": "question too long for the model", NOT_YET: NOT_YET,
-}  # fmt: skip
+    "unknown": "the model does not know",
+    "refused": "refused",
+    "empty": "empty answer",
+    "too long": "question too long for the model",
+    NOT_YET: NOT_YET,
+}
 UNANSWERED = {"text": None, "finish": NOT_YET}
 Conversation = list[dict[str, str]]
 
@@ -37,13 +41,17 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     entities = output.read_entities(Path(job["dataset"]))
     asked = prompts.Prompts(job["instruction"], job["question"], job["again"])
     dry = bool(job.get("dry"))
-    later = dry and not descriptions(Path(job["dataset"]), "static").exists()  # a dry run may come before the static texts
+    later = (
+        dry and not descriptions(Path(job["dataset"]), "static").exists()
+    )  # a dry run may come before the static texts
     statics = output.read_texts(Path(job["dataset"]), "static") if job["rounds"] == 2 and not later else {}
     budget = Budget(**job.get("limits") or {})
     model = _model(job, budget)
     records = [
         {"name": name, "type": kind or "", "attributes": attributes or "", "static": statics.get(key, "")}
-        for key, name, kind, attributes in zip(*(entities[column] for column in ("id", "name", "type", "attributes")), strict=True)
+        for key, name, kind, attributes in zip(
+            *(entities[column] for column in ("id", "name", "type", "attributes")), strict=True
+        )
     ]
     place = Path(job["kept"]) / f"answers-{hashlib.sha256(model.identity.encode()).hexdigest()[:12]}.jsonl"
     with opened(place, writable=not dry) as kept:
@@ -74,7 +82,15 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 def _model(job: dict[str, Any], budget: Budget) -> RemoteModel | LocalModel:
     if job["llm"].startswith(LOCAL):
         memo = Path(job["memo"]) / "weights.json" if job.get("memo") and not job.get("dry") else None
-        return LocalModel(job["llm"][len(LOCAL) :], job["max_answer"], job["concurrency"], job["device"], job["precision"], memo, budget)
+        return LocalModel(
+            job["llm"][len(LOCAL) :],
+            job["max_answer"],
+            job["concurrency"],
+            job["device"],
+            job["precision"],
+            memo,
+            budget,
+        )
     if not job["llm"]:
         raise UserError("--llm: name the model at OPENAI_BASE_URL (or set OPENAI_MODEL), or a folder as local:FOLDER")
     pace, patience = Pace(job["rate"]), Patience(**{"timeout": 120.0, "bytes": 4 << 20, **(job.get("patience") or {})})
@@ -83,10 +99,14 @@ def _model(job: dict[str, Any], budget: Budget) -> RemoteModel | LocalModel:
 
 def _open(answer: dict[str, Any]) -> bool:
     """Whether the second round is due: the model said that it does not know, or nothing, or declined for want of knowing."""
-    return prompts.kind(answer["text"], answer["finish"]) in ("unknown", "refused", "empty") and answer["finish"] not in ("content_filter", "refusal")
+    return prompts.kind(answer["text"], answer["finish"]) in ("unknown", "refused", "empty") and answer[
+        "finish"
+    ] not in ("content_filter", "refusal")
 
 
-def _results(first: Sequence[dict], second: Sequence[dict | None], max_chars: int) -> tuple[list[str | None], list[str | None], dict[str, Any]]:
+def _results(
+    first: Sequence[dict], second: Sequence[dict | None], max_chars: int
+) -> tuple[list[str | None], list[str | None], dict[str, Any]]:
     """Texts, reasons where there is none, and the counts of both rounds. second: None where no second round was held."""
     rounds: tuple[Counter, Counter] = (Counter(), Counter())
     texts: list[str | None] = []
@@ -99,7 +119,11 @@ def _results(first: Sequence[dict], second: Sequence[dict | None], max_chars: in
         text = prompts.taken(last["text"], max_chars) if kind == "described" else ""
         texts.append(text or None)
         reasons.append(None if text else REASONS.get(kind, REASONS["empty"]))
-    return texts, reasons, {"first_round": dict(sorted(rounds[0].items())), "second_round": dict(sorted(rounds[1].items()))}
+    return (
+        texts,
+        reasons,
+        {"first_round": dict(sorted(rounds[0].items())), "second_round": dict(sorted(rounds[1].items()))},
+    )
 
 
 class _Talk:
@@ -110,7 +134,9 @@ class _Talk:
 
     def key(self, conversation: Conversation) -> str:
         """Hash of model, settings and question."""
-        return hashlib.sha256(canonical_json([self.model.identity, self.model.settings, conversation]).encode()).hexdigest()[:32]
+        return hashlib.sha256(
+            canonical_json([self.model.identity, self.model.settings, conversation]).encode()
+        ).hexdigest()[:32]
 
     def answer(self, conversation: Conversation) -> dict[str, Any] | None:
         return self.kept.get(self.key(conversation))
@@ -140,12 +166,18 @@ class _Talk:
                 self.model.ask(list(waiting.values()), deliver)
             except Spent as limit:
                 left = len(self.missing(conversations))
-                raise UserError(f"{limit} reached in the {what}: {len(keys) - left:,} answered, {left:,} still open; the same command goes on there") from None
+                raise UserError(
+                    f"{limit} reached in the {what}: {len(keys) - left:,} answered, {left:,} still open; the same command goes on there"
+                ) from None
             except GivenUp as error:
                 left = len(self.missing(conversations))
-                raise PassingError(f"{error}; {left:,} questions of the {what} are still open; the same command goes on there") from None
+                raise PassingError(
+                    f"{error}; {left:,} questions of the {what} are still open; the same command goes on there"
+                ) from None
 
-    def estimate(self, first: Sequence[Conversation], records: Sequence[dict[str, str]], asked: prompts.Prompts) -> dict[str, Any]:
+    def estimate(
+        self, first: Sequence[Conversation], records: Sequence[dict[str, str]], asked: prompts.Prompts
+    ) -> dict[str, Any]:
         """Calls and tokens to come: those of the first round, and at most those of the second."""
         waiting = list(self.missing(first).values())
         longest = self.model.settings["max_tokens"]
@@ -159,9 +191,10 @@ class _Talk:
                 unknown += answer is None
         again = list(self.missing(again).values())
         return {
-            "first_round_calls": len(waiting), "first_round_tokens_in": sum(tokens), "first_round_tokens_out_at_most": longest * len(waiting),
-            "second_round_calls_at_most": len(again), "second_round_tokens_in_at_most": sum(map(self.model.count, again)) + longest * unknown,
+            "first_round_calls": len(waiting),
+            "first_round_tokens_in": sum(tokens),
+            "first_round_tokens_out_at_most": longest * len(waiting),
+            "second_round_calls_at_most": len(again),
+            "second_round_tokens_in_at_most": sum(map(self.model.count, again)) + longest * unknown,
             "second_round_tokens_out_at_most": longest * len(again),
-        }  # fmt: skip
-
-
+        }

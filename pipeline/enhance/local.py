@@ -18,12 +18,18 @@ Conversation = list[dict[str, str]]
 class LocalModel:
     """The model in `folder`. Greedy decoding: the same question has the same answer."""
 
-    def __init__(self, folder: str, max_answer: int, batch: int, device: str, precision: str, memo: Path | None, budget: Budget) -> None:
+    def __init__(
+        self, folder: str, max_answer: int, batch: int, device: str, precision: str, memo: Path | None, budget: Budget
+    ) -> None:
         if not Path(folder).expanduser().is_dir():
-            raise UserError(f"--llm local:{folder}: no such folder; name one that holds a model as `save_pretrained` writes it")
+            raise UserError(
+                f"--llm local:{folder}: no such folder; name one that holds a model as `save_pretrained` writes it"
+            )
         self.files = models.find(str(Path(folder).expanduser().absolute()), Path.cwd(), None)
         if self.files.library != "transformers":
-            raise UserError(f"--llm local:{folder}: a model of {self.files.library}, expected a causal language model of transformers")
+            raise UserError(
+                f"--llm local:{folder}: a model of {self.files.library}, expected a causal language model of transformers"
+            )
         self.identity = "local:" + weights_hash([*self.files.weights, *self.files.tokenizer], memo)
         self.settings = {"max_tokens": max_answer, "temperature": 0.0}
         self.batch, self.device, self.precision, self.budget, self.failed = max(1, batch), device, precision, budget, 0
@@ -36,7 +42,9 @@ class LocalModel:
             if self._tokenizer.pad_token_id is None:
                 self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.unk_token
             if self._tokenizer.pad_token_id is None:
-                raise UserError(f"--llm local:{self.files.folder}: its tokenizer has neither a padding nor an end token")
+                raise UserError(
+                    f"--llm local:{self.files.folder}: its tokenizer has neither a padding nor an end token"
+                )
         return self._tokenizer
 
     def written(self, conversation: Conversation) -> str:
@@ -48,11 +56,15 @@ class LocalModel:
         except Exception as error:  # noqa: BLE001 - the template is the model's own (sandboxed) code
             merged = _without_system(conversation)
             if merged == conversation:
-                raise UserError(f"--llm local:{self.files.folder}: its chat template fails: {type(error).__name__}: {brief(error)}") from None
+                raise UserError(
+                    f"--llm local:{self.files.folder}: its chat template fails: {type(error).__name__}: {brief(error)}"
+                ) from None
             return self.written(merged)
 
     def _ids(self, conversation: Conversation) -> list[int]:
-        return self.tokenizer(self.written(conversation), add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
+        return self.tokenizer(self.written(conversation), add_special_tokens=not self.tokenizer.chat_template)[
+            "input_ids"
+        ]
 
     def count(self, conversation: Conversation) -> int:
         """Tokens of a question."""
@@ -70,7 +82,11 @@ class LocalModel:
         questions = [self._ids(conversation) for conversation in conversations]
         room = getattr(self.model.config, "max_position_embeddings", None)
         order = sorted(range(len(questions)), key=lambda number: (len(questions[number]), number))
-        for number in [number for number in order if not questions[number] or room and len(questions[number]) + self.settings["max_tokens"] > room]:
+        for number in [
+            number
+            for number in order
+            if not questions[number] or room and len(questions[number]) + self.settings["max_tokens"] > room
+        ]:
             deliver(number, {"text": None, "finish": "too long", "tokens_in": 0, "tokens_out": 0})
             order.remove(number)
         for start in range(0, len(order), self.batch):
@@ -96,16 +112,28 @@ class LocalModel:
         ends = self.model.generation_config.eos_token_id
         ends = self.tokenizer.eos_token_id if ends is None else ends
         settings = GenerationConfig(
-            max_new_tokens=self.settings["max_tokens"], do_sample=False, pad_token_id=self.tokenizer.pad_token_id, eos_token_id=ends
+            max_new_tokens=self.settings["max_tokens"],
+            do_sample=False,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=ends,
         )
-        made = self.model.generate(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], generation_config=settings)
+        made = self.model.generate(
+            input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], generation_config=settings
+        )
         stops = set(ends if isinstance(ends, list) else [ends])
         answers = []
         for question, row in zip(questions, made[:, padded["input_ids"].shape[1] :].tolist(), strict=True):
             end = next((place for place, token in enumerate(row) if token in stops), None)
             text = self.tokenizer.decode(row if end is None else row[:end], skip_special_tokens=True)
             finish = "length" if end is None else "stop"
-            answers.append({"text": text, "finish": finish, "tokens_in": len(question), "tokens_out": len(row) if end is None else end + 1})
+            answers.append(
+                {
+                    "text": text,
+                    "finish": finish,
+                    "tokens_in": len(question),
+                    "tokens_out": len(row) if end is None else end + 1,
+                }
+            )
         return answers
 
 

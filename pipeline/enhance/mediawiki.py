@@ -16,7 +16,13 @@ from pipeline.enhance.text import LONGEST, html_text
 EXTRACTS = 20  # introductions in one answer, the API's own limit
 ITEMS = 50  # QIDs in one request
 URL_BYTES = 6000
-_PASSING_CODES = {"maxlag", "ratelimited", "readonly", "internal_api_error_DBQueryError", "internal_api_error_DBConnectionError"}
+_PASSING_CODES = {
+    "maxlag",
+    "ratelimited",
+    "readonly",
+    "internal_api_error_DBQueryError",
+    "internal_api_error_DBConnectionError",
+}
 STOPPED_AFTER = 3  # requests in a row that failed for good: the server is not there
 
 
@@ -32,7 +38,9 @@ class MediaWiki:
         self.address, self.pace, self.patience, self.form, self.requests = address, pace, patience, form, 0
         agent = f"mel-cache/{pipeline.__version__} (entity descriptions for entity linking; {contact}) httpx/{httpx.__version__}"
         timeout = httpx.Timeout(patience.timeout)
-        self.client = httpx.Client(headers={"User-Agent": agent, "Accept-Encoding": "gzip"}, timeout=timeout, follow_redirects=False)
+        self.client = httpx.Client(
+            headers={"User-Agent": agent, "Accept-Encoding": "gzip"}, timeout=timeout, follow_redirects=False
+        )
 
     def close(self) -> None:
         self.client.close()
@@ -41,14 +49,20 @@ class MediaWiki:
         started = time.monotonic()
         self.requests += 1
         try:
-            with self.client.stream("GET", self.address, params={**parameters, "format": "json", "formatversion": "2", "maxlag": "5"}) as answer:
+            with self.client.stream(
+                "GET", self.address, params={**parameters, "format": "json", "formatversion": "2", "maxlag": "5"}
+            ) as answer:
                 status, after = answer.status_code, retry_after(answer.headers)
                 if answer.is_redirect:
-                    raise UserError(f"{self.address} redirects to {brief(answer.headers.get('location', 'nowhere'))}; give the final address")
+                    raise UserError(
+                        f"{self.address} redirects to {brief(answer.headers.get('location', 'nowhere'))}; give the final address"
+                    )
                 if status in PASSING:
                     raise Again(f"{self.address} answers {status}", after)
                 if status != 200:
-                    raise UserError(f"{self.address} answers {status}; check the address (it must be the wiki's api.php) and --wiki-contact")
+                    raise UserError(
+                        f"{self.address} answers {status}; check the address (it must be the wiki's api.php) and --wiki-contact"
+                    )
                 body = read(answer.iter_bytes(), self.patience, started)
         except httpx.HTTPError as error:
             raise Again(f"{self.address}: {type(error).__name__} {brief(error)}".rstrip()) from None
@@ -71,7 +85,9 @@ class MediaWiki:
         content = self.ask(parameters)
         if "error" in content:
             error = content["error"] if isinstance(content["error"], dict) else {}
-            raise UserError(f"{self.address} refuses {parameters.get('action')}: {brief(error.get('code'))}: {brief(error.get('info'))}")
+            raise UserError(
+                f"{self.address} refuses {parameters.get('action')}: {brief(error.get('code'))}: {brief(error.get('info'))}"
+            )
         return content
 
     # Introductions
@@ -82,24 +98,38 @@ class MediaWiki:
 
     def _extracts(self, titles: Sequence[str]) -> dict[str, dict[str, Any]]:
         parameters = {
-            "action": "query", "prop": "extracts|pageprops", "ppprop": "disambiguation|wikibase_item", "exintro": "1", "explaintext": "1",
-            "exlimit": "max", "redirects": "1", "titles": "|".join(titles),
-        }  # fmt: skip
+            "action": "query",
+            "prop": "extracts|pageprops",
+            "ppprop": "disambiguation|wikibase_item",
+            "exintro": "1",
+            "explaintext": "1",
+            "exlimit": "max",
+            "redirects": "1",
+            "titles": "|".join(titles),
+        }
         names: dict[str, str] = {}
         sections: set[str] = set()
         pages: dict[str, dict[str, Any]] = {}
         more: dict[str, str] = {}
         for _ in range(2 + len(titles)):
             content = self._checked({**parameters, **more})
-            if "extracts" in brief(content.get("warnings", ""), 2000) and "nrecognized" in brief(content.get("warnings", ""), 2000):
+            if "extracts" in brief(content.get("warnings", ""), 2000) and "nrecognized" in brief(
+                content.get("warnings", ""), 2000
+            ):
                 raise UserError(f"{self.address} has no TextExtracts extension; use --wiki-text parse")
             query = content.get("query") if isinstance(content.get("query"), dict) else {}
             for hop in [*_records(query, "normalized"), *_records(query, "redirects")]:
                 names[str(hop.get("from"))] = str(hop.get("to"))
                 sections |= {str(hop.get("from"))} if hop.get("tofragment") else set()
             for page in _records(query, "pages"):
-                pages.setdefault(str(page.get("title")), {}).update({key: value for key, value in page.items() if value is not None})
-            more = {str(key): str(value) for key, value in content["continue"].items()} if isinstance(content.get("continue"), dict) else {}
+                pages.setdefault(str(page.get("title")), {}).update(
+                    {key: value for key, value in page.items() if value is not None}
+                )
+            more = (
+                {str(key): str(value) for key, value in content["continue"].items()}
+                if isinstance(content.get("continue"), dict)
+                else {}
+            )
             if not more:
                 break
         return {title: self._verdict(*_followed(title, names), pages, sections) for title in titles}
@@ -122,8 +152,14 @@ class MediaWiki:
 
     def _parsed(self, title: str) -> dict[str, Any]:
         parameters = {
-            "action": "parse", "page": title, "prop": "text|properties", "section": "0", "redirects": "1", "disableeditsection": "1", "disabletoc": "1",
-        }  # fmt: skip
+            "action": "parse",
+            "page": title,
+            "prop": "text|properties",
+            "section": "0",
+            "redirects": "1",
+            "disableeditsection": "1",
+            "disabletoc": "1",
+        }
         content = self.ask(parameters)
         if "error" in content:
             error = content["error"] if isinstance(content["error"], dict) else {}
@@ -138,7 +174,11 @@ class MediaWiki:
             return {"none": "disambiguation page"}
         text = html_text(parse["text"]) if isinstance(parse.get("text"), str) else ""
         item = properties.get("wikibase_item")
-        return {"text": text[:LONGEST], "item": item if isinstance(item, str) else None} if text else {"none": "page without text"}
+        return (
+            {"text": text[:LONGEST], "item": item if isinstance(item, str) else None}
+            if text
+            else {"none": "page without text"}
+        )
 
     # Titles behind QIDs
 
@@ -146,13 +186,17 @@ class MediaWiki:
         """QID → title of its page on `site` (e.g. `enwiki`), None where it has none."""
         left, found = list(qids), dict.fromkeys(qids)
         while left:
-            content = self.ask({"action": "wbgetentities", "ids": "|".join(left), "props": "sitelinks", "sitefilter": site})
+            content = self.ask(
+                {"action": "wbgetentities", "ids": "|".join(left), "props": "sitelinks", "sitefilter": site}
+            )
             error = content.get("error")
             if isinstance(error, dict):
                 if error.get("code") == "no-such-entity" and error.get("id") in left:
                     left.remove(error["id"])  # one unknown id fails the whole request
                     continue
-                raise UserError(f"{self.address} refuses wbgetentities: {brief(error.get('code'))}: {brief(error.get('info'))}")
+                raise UserError(
+                    f"{self.address} refuses wbgetentities: {brief(error.get('code'))}: {brief(error.get('info'))}"
+                )
             entities = content.get("entities") if isinstance(content.get("entities"), dict) else {}
             for qid, entity in entities.items():
                 entity = entity if isinstance(entity, dict) else {}

@@ -37,13 +37,17 @@ def read_texts(dataset: Path, mode: str) -> dict[str, str]:
     try:
         table = pq.read_table(path, columns=["id", "text"]).to_pydict()
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete it and run `luigi --module tasks EnhanceEntities --mode {mode}` again") from None
+        raise UserError(
+            f"{path} cannot be read ({error}); delete it and run `luigi --module tasks EnhanceEntities --mode {mode}` again"
+        ) from None
     return {name: text for name, text in zip(table["id"], table["text"], strict=True) if text}
 
 
 def missing(path: Path, mode: str) -> UserError:
     """The one line for texts that are not there."""
-    return UserError(f"{path}: this dataset has no {mode} descriptions yet; `luigi --module tasks EnhanceEntities --mode {mode}` writes them")
+    return UserError(
+        f"{path}: this dataset has no {mode} descriptions yet; `luigi --module tasks EnhanceEntities --mode {mode}` writes them"
+    )
 
 
 def stamp(path: Path, mode: str) -> str:
@@ -68,15 +72,22 @@ def _hash(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def write(
-    dataset: Path, mode: str, entities: dict[str, list[Any]], texts: Sequence[str | None], reasons: Sequence[str | None], counts: dict[str, Any],
+    dataset: Path,
+    mode: str,
+    entities: dict[str, list[Any]],
+    texts: Sequence[str | None],
+    reasons: Sequence[str | None],
+    counts: dict[str, Any],
     run: dict[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Write `descriptions-<mode>` .parquet, .json (the report) and -without.tsv (id, name, why); same input, same bytes.
 
     counts: what is in the report besides. run: what this run alone did; it is in the returned report only.
     """
     sink = io.BytesIO()
-    pq.write_table(pa.table([pa.array(entities["id"], pa.string()), pa.array(list(texts), pa.string())], schema=SCHEMA), sink)
+    pq.write_table(
+        pa.table([pa.array(entities["id"], pa.string()), pa.array(list(texts), pa.string())], schema=SCHEMA), sink
+    )
     rows = zip(entities["id"], entities["name"], texts, reasons, strict=True)
     without = [(name, label, reason) for name, label, text, reason in rows if text is None]
     report = {
@@ -102,7 +113,11 @@ def said(report: dict[str, Any]) -> str:
         lines = [f"{report['mode']} descriptions: {report['written']:,} of {report['entities']:,} entities have a text"]
         lines += [f"  without, {reason}: {count:,}" for reason, count in report["without"].items()]
     for name, value in report.items():
-        if name not in ("mode", "entities", "written", "without", "characters", "file", "sha256") and value not in (None, {}, ""):
+        if name not in ("mode", "entities", "written", "without", "characters", "file", "sha256") and value not in (
+            None,
+            {},
+            "",
+        ):
             shown = f"{value:,}" if isinstance(value, int) else json.dumps(value) if isinstance(value, dict) else value
             lines.append(f"  {name.replace('_', ' ')}: {shown}")
     return "\n".join(lines)

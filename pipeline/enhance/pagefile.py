@@ -25,7 +25,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             while line := handle.readline(MAX_LINE):
                 number += 1
                 if len(line) == MAX_LINE:
-                    raise UserError(f"{path}:{number}: a line of more than {MAX_LINE >> 20} MB, expected one page a line")
+                    raise UserError(
+                        f"{path}:{number}: a line of more than {MAX_LINE >> 20} MB, expected one page a line"
+                    )
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError:
         raise UserError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
@@ -36,11 +38,15 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _of_record(record: Any, where: str) -> Iterator[tuple[str, str]]:
     """(key, text) for each key that a record has."""
     if not isinstance(record, dict):
-        raise UserError(f"{where}: found {type(record).__name__}, expected an object with one of {', '.join(KEYS)} and one of {', '.join(TEXTS)}")
+        raise UserError(
+            f"{where}: found {type(record).__name__}, expected an object with one of {', '.join(KEYS)} and one of {', '.join(TEXTS)}"
+        )
     keys = [str(record[name]) for name in KEYS if isinstance(record.get(name), str) or type(record.get(name)) is int]
     text = next((record[name] for name in TEXTS if record.get(name) is not None), "")
     if not keys:
-        raise UserError(f"{where}: no key; expected a text in one of the fields {', '.join(KEYS)}, found {', '.join(record) or 'nothing'}")
+        raise UserError(
+            f"{where}: no key; expected a text in one of the fields {', '.join(KEYS)}, found {', '.join(record) or 'nothing'}"
+        )
     if not isinstance(text, str):
         raise UserError(f"{where}: the text is {type(text).__name__}, expected a string")
     for key in keys:
@@ -53,14 +59,18 @@ def _json_lines(path: Path) -> Iterator[tuple[str, str]]:
             try:
                 record = parse_json(line)
             except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{number}: malformed JSON ({error.msg}); each line must hold one JSON object") from None
+                raise UserError(
+                    f"{path}:{number}: malformed JSON ({error.msg}); each line must hold one JSON object"
+                ) from None
             yield from _of_record(record, f"{path}:{number}")
 
 
 def _json(path: Path) -> Iterator[tuple[str, str]]:
     """An object key → text (or key → record), or a list of records."""
     if path.is_file() and path.stat().st_size > MAX_JSON:
-        raise UserError(f"--pages {path}: more than {MAX_JSON >> 30} GB of one JSON value; convert it to JSON Lines, one page a line")
+        raise UserError(
+            f"--pages {path}: more than {MAX_JSON >> 30} GB of one JSON value; convert it to JSON Lines, one page a line"
+        )
     content = read_json(path)
     if isinstance(content, list):
         for number, record in enumerate(content):
@@ -69,7 +79,11 @@ def _json(path: Path) -> Iterator[tuple[str, str]]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: found {type(content).__name__}, expected an object key → text or a list of records")
     for key, value in content.items():
-        text = next((value[name] for name in TEXTS if value.get(name) is not None), "") if isinstance(value, dict) else value
+        text = (
+            next((value[name] for name in TEXTS if value.get(name) is not None), "")
+            if isinstance(value, dict)
+            else value
+        )
         if not isinstance(text, str | None):
             raise UserError(f"{path}: {key!r:.60} holds {type(text).__name__}, expected a text")
         yield key, text or ""

@@ -22,7 +22,9 @@ def check_address(option: str, address: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"{option} {address!r:.100}: expected an address like https://HOST/w/api.php")
     if parts.username or parts.password:
-        raise UserError(f"{option}: an address with a user name or password in it is not used, because it would be written into logs")
+        raise UserError(
+            f"{option}: an address with a user name or password in it is not used, because it would be written into logs"
+        )
     return address
 
 
@@ -97,9 +99,15 @@ def persist(request: Callable[[], T], pace: Pace, patience: Patience, stop: thre
             return request()
         except Again as again:
             reason = str(again)
-            wait = min(patience.most, patience.first * 2**attempt) * random.uniform(0.5, 1.0) if again.after is None else again.after
+            wait = (
+                min(patience.most, patience.first * 2**attempt) * random.uniform(0.5, 1.0)
+                if again.after is None
+                else again.after
+            )
             if wait > patience.longest:
-                raise GivenUp(f"{reason}; the server asks to wait {wait:,.0f} s; run the same command again then") from None
+                raise GivenUp(
+                    f"{reason}; the server asks to wait {wait:,.0f} s; run the same command again then"
+                ) from None
         if attempt + 1 < patience.tries:
             if stop is not None and stop.wait(0):
                 break

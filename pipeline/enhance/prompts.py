@@ -47,7 +47,11 @@ class Prompts:
     again: str = AGAIN
 
     def __post_init__(self) -> None:
-        texts = {"--instruction": (self.instruction, FIELDS), "--question": (self.question, FIELDS), "--question-again": (self.again, (*FIELDS, "static"))}
+        texts = {
+            "--instruction": (self.instruction, FIELDS),
+            "--question": (self.question, FIELDS),
+            "--question-again": (self.again, (*FIELDS, "static")),
+        }
         for option, (text, fields) in texts.items():
             for name in re.findall(r"\{(\w*)\}", text):
                 if name not in fields:

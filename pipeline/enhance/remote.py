@@ -10,7 +10,19 @@ from typing import Any
 
 from cache.errors import UserError
 from pipeline.enhance.budget import Budget
-from pipeline.enhance.patience import PASSING, Again, GivenUp, Pace, Patience, TooLarge, brief, check_address, persist, read, retry_after
+from pipeline.enhance.patience import (
+    PASSING,
+    Again,
+    GivenUp,
+    Pace,
+    Patience,
+    TooLarge,
+    brief,
+    check_address,
+    persist,
+    read,
+    retry_after,
+)
 
 Answer = dict[str, Any]  # text (str or None), finish, tokens_in, tokens_out
 Conversation = list[dict[str, str]]
@@ -45,13 +57,24 @@ def _look(response: Any) -> None:
             if len(body) > ERROR_BYTES or time.monotonic() > until:
                 break
     response.close()
-    raise _Status(response.status_code, {key.lower(): value for key, value in response.headers.items()}, body[:ERROR_BYTES])
+    raise _Status(
+        response.status_code, {key.lower(): value for key, value in response.headers.items()}, body[:ERROR_BYTES]
+    )
 
 
 class RemoteModel:
     """`name` at OPENAI_BASE_URL with OPENAI_API_KEY. Neither address nor key is printed or written; messages of the server are cleared of them."""
 
-    def __init__(self, name: str, max_answer: int, temperature: float, concurrency: int, pace: Pace, patience: Patience, budget: Budget) -> None:
+    def __init__(
+        self,
+        name: str,
+        max_answer: int,
+        temperature: float,
+        concurrency: int,
+        pace: Pace,
+        patience: Patience,
+        budget: Budget,
+    ) -> None:
         self.identity = name
         self.settings = {"max_tokens": max_answer, "temperature": temperature}
         self.concurrency, self.pace, self.patience, self.budget = concurrency, pace, patience, budget
@@ -66,11 +89,17 @@ class RemoteModel:
         """Read address and key from the environment. Raises `UserError` where they are not there."""
         import openai
 
-        self._secrets = [value for value in (os.environ.get("OPENAI_API_KEY"), os.environ.get("OPENAI_BASE_URL")) if value]
+        self._secrets = [
+            value for value in (os.environ.get("OPENAI_API_KEY"), os.environ.get("OPENAI_BASE_URL")) if value
+        ]
         if not os.environ.get("OPENAI_API_KEY"):
-            raise UserError("OPENAI_API_KEY is not set; a server without keys takes any text, e.g. `export OPENAI_API_KEY=none`")
+            raise UserError(
+                "OPENAI_API_KEY is not set; a server without keys takes any text, e.g. `export OPENAI_API_KEY=none`"
+            )
         if not os.environ.get("OPENAI_BASE_URL"):
-            raise UserError("OPENAI_BASE_URL is not set; name the server, e.g. `export OPENAI_BASE_URL=http://localhost:8000/v1`")
+            raise UserError(
+                "OPENAI_BASE_URL is not set; name the server, e.g. `export OPENAI_BASE_URL=http://localhost:8000/v1`"
+            )
         check_address("OPENAI_BASE_URL", os.environ["OPENAI_BASE_URL"])
         transport = openai.DefaultHttpxClient(follow_redirects=False, event_hooks={"response": [_look]})
         self.client = openai.OpenAI(max_retries=0, timeout=self.patience.timeout, http_client=transport)
@@ -81,7 +110,9 @@ class RemoteModel:
             told = told.replace(secret, "***")
             if len(secret) > 12:
                 # Servers quote keys in part: sk-ab***yz.
-                told = " ".join("***" if secret[:6] in word or secret[-6:] in word else word for word in told.split(" "))
+                told = " ".join(
+                    "***" if secret[:6] in word or secret[-6:] in word else word for word in told.split(" ")
+                )
         return told[:200]
 
     def _once(self, conversation: Conversation) -> Answer:
@@ -95,23 +126,36 @@ class RemoteModel:
                 body = read(response.iter_bytes(), self.patience, started)
         except _Status as status:
             return self._refused(status)
-        except openai.APIConnectionError as error:  # a time-out is one; clients before version 3 wrap what a hook raises
+        except (
+            openai.APIConnectionError
+        ) as error:  # a time-out is one; clients before version 3 wrap what a hook raises
             if isinstance(error.__cause__, _Status):
                 return self._refused(error.__cause__)
-            raise Again(f"the model's server (OPENAI_BASE_URL): {self._clear(type(error.__cause__ or error).__name__)}") from None
+            raise Again(
+                f"the model's server (OPENAI_BASE_URL): {self._clear(type(error.__cause__ or error).__name__)}"
+            ) from None
         except openai.OpenAIError as error:
             raise Again(f"the model's server: {self._clear(error)}") from None
         except (TooLarge, Again):
             raise
         except Exception as error:
-            if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "h11"):  # while the body was read
+            if type(error).__module__.partition(".")[0] in (
+                "httpx",
+                "httpx2",
+                "httpcore",
+                "httpcore2",
+                "h11",
+            ):  # while the body was read
                 raise Again(f"the model's server: {type(error).__name__}") from None
             raise
         return self._parsed(body)
 
     def _refused(self, status: _Status) -> Answer:
         """What an error answer means: an answer of its own, `Again`, a changed request, or the end."""
-        code, told = str(status.error.get("code") or status.error.get("type") or ""), self._clear(status.error.get("message") or "")
+        code, told = (
+            str(status.error.get("code") or status.error.get("type") or ""),
+            self._clear(status.error.get("message") or ""),
+        )
         said = f"the model's server answers {status.status}" + (f": {told}" if told else "")
         if code == "insufficient_quota":
             raise UserError(f"{said}; the account has nothing left to spend. The same command goes on where it stopped")
@@ -144,7 +188,10 @@ class RemoteModel:
                 raise TypeError
             if message.get("refusal"):
                 text, finish = text or str(message["refusal"]), "refusal"
-            tokens = [usage.get(name) if type(usage.get(name)) is int and usage[name] >= 0 else None for name in ("prompt_tokens", "completion_tokens")]
+            tokens = [
+                usage.get(name) if type(usage.get(name)) is int and usage[name] >= 0 else None
+                for name in ("prompt_tokens", "completion_tokens")
+            ]
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
             raise Again("the model's server answers with something that is no chat completion") from None
         if text is None and finish not in ("content_filter", "refusal", "length"):
@@ -163,7 +210,11 @@ class RemoteModel:
             try:
                 answer = self._once(conversation)
                 tokens_in = held[0] if answer["tokens_in"] is None else answer["tokens_in"]
-                tokens_out = -(-len((answer["text"] or "").encode()) // 3) if answer["tokens_out"] is None else answer["tokens_out"]
+                tokens_out = (
+                    -(-len((answer["text"] or "").encode()) // 3)
+                    if answer["tokens_out"] is None
+                    else answer["tokens_out"]
+                )
                 used = (tokens_in, tokens_out)
                 return {**answer, "tokens_in": tokens_in, "tokens_out": tokens_out}
             finally:

@@ -31,7 +31,9 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     elif job.get("wiki_api"):
         raw, reasons, counts = _from_wiki(entities, job)
     else:
-        raise UserError("EnhanceEntities --mode static: name a file with --pages, or a wiki with --wiki-api https://HOST/w/api.php")
+        raise UserError(
+            "EnhanceEntities --mode static: name a file with --pages, or a wiki with --wiki-api https://HOST/w/api.php"
+        )
     if job.get("dry"):
         return {"mode": "static", "entities": len(raw), **counts}
     failed = reasons.count(FAILED)
@@ -64,13 +66,19 @@ def _from_file(entities: dict[str, list[Any]], path: Path) -> tuple[list[str | N
     for by_id, by_name in keys:
         text = found.get(by_id) or (None if by_name in shared else found.get(by_name))
         raw.append(text)
-        reasons.append(None if text else "only under a name that several entities have" if by_name in found else "not in the file")
+        reasons.append(
+            None if text else "only under a name that several entities have" if by_name in found else "not in the file"
+        )
     return raw, reasons, {}
 
 
-def _from_wiki(entities: dict[str, list[Any]], job: dict[str, Any]) -> tuple[list[str | None], list[str | None], dict[str, Any]]:
+def _from_wiki(
+    entities: dict[str, list[Any]], job: dict[str, Any]
+) -> tuple[list[str | None], list[str | None], dict[str, Any]]:
     if not job["wiki_contact"].strip():
-        raise UserError("--wiki-contact: give an e-mail or web address; wikis ask that programs say whom they belong to")
+        raise UserError(
+            "--wiki-contact: give an e-mail or web address; wikis ask that programs say whom they belong to"
+        )
     api, writable = check_address("--wiki-api", job["wiki_api"]), not job.get("dry")
     pace, patience, kept = Pace(job["wiki_rate"]), Patience(**job.get("patience") or {}), Path(job["kept"])
     ids, counts = entities["id"], {"requests": 0, "reused": 0}
@@ -82,7 +90,9 @@ def _from_wiki(entities: dict[str, list[Any]], job: dict[str, Any]) -> tuple[lis
         qids = sorted({name for name in ids if QID.fullmatch(name)})
         place = kept / store_name("sitelinks", address, job["wiki_site"])
         with opened(place, writable) as links, closing(MediaWiki(address, job["wiki_contact"], pace, patience)) as wiki:
-            _fill(links, qids, ITEMS, lambda group: _titled(wiki.sitelinks(group, job["wiki_site"])), "QIDs", job, counts)
+            _fill(
+                links, qids, ITEMS, lambda group: _titled(wiki.sitelinks(group, job["wiki_site"])), "QIDs", job, counts
+            )
             counts["requests"] += wiki.requests
             for row, name in enumerate(ids):
                 if name in links:
@@ -91,13 +101,21 @@ def _from_wiki(entities: dict[str, list[Any]], job: dict[str, Any]) -> tuple[lis
                 elif QID.fullmatch(name) and writable:
                     unfetched.add(row)
     place = kept / store_name("pages", api, job["wiki_text"])
-    with opened(place, writable) as pages, closing(MediaWiki(api, job["wiki_contact"], pace, patience, job["wiki_text"])) as wiki:
-        wanted = sorted({title for row, title in enumerate(titles) if title and row not in unfetched and possible(title)})
-        _fill(pages, wanted, EXTRACTS if job["wiki_text"] == "extracts" else 1, wiki.introductions, "pages", job, counts)
+    with (
+        opened(place, writable) as pages,
+        closing(MediaWiki(api, job["wiki_contact"], pace, patience, job["wiki_text"])) as wiki,
+    ):
+        wanted = sorted(
+            {title for row, title in enumerate(titles) if title and row not in unfetched and possible(title)}
+        )
+        _fill(
+            pages, wanted, EXTRACTS if job["wiki_text"] == "extracts" else 1, wiki.introductions, "pages", job, counts
+        )
         counts["requests"] += wiki.requests
         shared = _shared(entities)
         rows = [
-            (None, FAILED) if row in unfetched else _page(ids[row], title, row in linked, shared, pages) for row, title in enumerate(titles)
+            (None, FAILED) if row in unfetched else _page(ids[row], title, row in linked, shared, pages)
+            for row, title in enumerate(titles)
         ]
     return [text for text, _ in rows], [reason for _, reason in rows], counts
 
@@ -126,7 +144,9 @@ def _page(name: str, title: str | None, by_link: bool, shared: set[str], pages: 
     return page["text"], None
 
 
-def _fill(kept: Kept, wanted: list[str], size: int, fetch: Any, what: str, job: dict[str, Any], counts: dict[str, Any]) -> None:
+def _fill(
+    kept: Kept, wanted: list[str], size: int, fetch: Any, what: str, job: dict[str, Any], counts: dict[str, Any]
+) -> None:
     """Fetch what is not kept yet, in batches; a batch that is too large is halved, one that fails is left for the next run."""
     missing = [key for key in wanted if key not in kept]
     counts["reused"] += len(wanted) - len(missing)

@@ -66,7 +66,10 @@ class Kept:
     def put_all(self, values: Mapping[str, Any]) -> None:
         """Append values and make them durable; keys that are there already are left alone. Raises `UserError` where the disk is full or read-only."""
         with self._guard:
-            lines = {key: json.dumps({"key": key, "value": value}, allow_nan=False).encode() + b"\n" for key, value in values.items()}
+            lines = {
+                key: json.dumps({"key": key, "value": value}, allow_nan=False).encode() + b"\n"
+                for key, value in values.items()
+            }
             new = {key: line for key, line in lines.items() if key not in self.places}
             with explained(self.path):
                 self._handle.write(b"".join(new.values()))

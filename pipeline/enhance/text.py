@@ -7,7 +7,10 @@ import unicodedata
 LONGEST = 200_000  # characters of a page that are looked at; its first paragraphs stand far before
 _TAGS = re.compile(r"</?[A-Za-z][^<>]{0,500}>")
 _REFERENCE = re.compile(r"<ref\b[^<>]{0,500}/>|<ref\b[^<>]{0,500}>.{0,5000}?</ref\s*>", re.S | re.I)
-_NOTE = re.compile(r"\[(?:\d{1,3}|[a-z]|(?:note|nb|lower-alpha|n) \d{1,3}|citation needed|update|clarification needed|who\?|when\?|edit)\]", re.I)
+_NOTE = re.compile(
+    r"\[(?:\d{1,3}|[a-z]|(?:note|nb|lower-alpha|n) \d{1,3}|citation needed|update|clarification needed|who\?|when\?|edit)\]",
+    re.I,
+)
 _LINK = re.compile(r"\[\[(?:[^\[\]|]{0,300}\|)?([^\[\]|]{0,300})\]\]")
 _WEB_LINK = re.compile(r"\[https?://[^\s\]]{1,500}(?: ([^\]\[]{0,300}))?\]")
 _MARKDOWN_LINK = re.compile(r"\[([^\[\]]{1,300})\]\(https?://[^\s()]{1,500}\)")
@@ -15,7 +18,9 @@ _EMPHASIS = re.compile(r"'{2,5}|\*{2,3}|__|(?<!\w)`{1,3}|`{1,3}(?!\w)")
 _HEADING = re.compile(r"={2,6}[^=\n]{1,200}={2,6}|#{1,6} .{0,200}")
 _BULLET = re.compile(r"(?:[-*•–]|\d{1,2}[.)]) +")
 _EMPTY_BRACKETS = re.compile(r"\s?\([\s,;:/–-]{0,20}\)")
-_BRACKET_START = re.compile(r"\([\s,;:]{1,20}(?=\S)")  # what stood first in the brackets was a template: a pronunciation, as a rule
+_BRACKET_START = re.compile(
+    r"\([\s,;:]{1,20}(?=\S)"
+)  # what stood first in the brackets was a template: a pronunciation, as a rule
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]{0,2}(?=\s|$)")
 _KEPT = "\n\t\u200c\u200d"  # of the control and format characters; the joiners spell words in some scripts
 _ENDS = tuple(".!?:;…\"'”’)]。！？")
@@ -52,7 +57,9 @@ def paragraphs(raw: str) -> list[str]:
     for pattern in (_MARKDOWN_LINK, _LINK, _WEB_LINK):
         text = pattern.sub(lambda match: match[1] or "", text)
     text = _BRACKET_START.sub("(", _EMPTY_BRACKETS.sub("", _EMPHASIS.sub("", _NOTE.sub("", text))))
-    text = unicodedata.normalize("NFC", "".join(c if c in _KEPT or not unicodedata.category(c).startswith("C") else "" for c in text))
+    text = unicodedata.normalize(
+        "NFC", "".join(c if c in _KEPT or not unicodedata.category(c).startswith("C") else "" for c in text)
+    )
     found: list[list[str]] = []
     fresh = True
     for line in text.split("\n"):
@@ -76,7 +83,9 @@ def shorten(text: str, limit: int) -> str:
     """At most `limit` characters: up to the last whole sentence if that keeps half of them, else the last whole word."""
     if len(text) <= limit:
         return text
-    end = next((match.end() for match in reversed(list(_SENTENCE_END.finditer(text, 0, limit))) if match.end() > limit // 2), 0)
+    end = next(
+        (match.end() for match in reversed(list(_SENTENCE_END.finditer(text, 0, limit))) if match.end() > limit // 2), 0
+    )
     if not end:
         end = text.rfind(" ", 0, limit + 1)
     return text[: end if end > 0 else limit].rstrip()

@@ -41,9 +41,15 @@ def check_options(feature: Feature, where: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in feature.options:
         if key not in fields:
-            raise UserError(f"{where}: features.{feature.name}: unknown key {key!r}{nearest(key, [*fields, 'views', 'extractor', 'by_default'])}")
+            raise UserError(
+                f"{where}: features.{feature.name}: unknown key {key!r}{nearest(key, [*fields, 'views', 'extractor', 'by_default'])}"
+            )
     for name, field in fields.items():
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING and name not in feature.options:
+        if (
+            field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+            and name not in feature.options
+        ):
             raise UserError(f"{where}: features.{feature.name}: `{name}` is missing; add it to the profile")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in feature.options.items()}
     try:

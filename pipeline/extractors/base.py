@@ -112,7 +112,9 @@ class Extractor(ABC):
         """Output -> names of its classes, in the order of its numbers; kept with the store."""
         return {}
 
-    def spec(self, memo: Path | None, limits: Mapping[str, int], parents: Mapping[str, str] | None = None) -> dict[str, Any]:
+    def spec(
+        self, memo: Path | None, limits: Mapping[str, int], parents: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """The feature's identity in clear: everything that decides its numbers, nothing that does not.
 
         limits: of picture decoding. parents: identities of the features it reads, by name.
@@ -170,7 +172,9 @@ class TextExtractor(Extractor):
         """Raises `UserError` for the first string that does not fit."""
         for string, length in zip(strings, lengths, strict=True):
             if length > self.limit:
-                raise UserError(f"text of {length} tokens for {self.options.model!r}, at most {self.limit} fit: {string[:60]!r}…; its view must cut it")
+                raise UserError(
+                    f"text of {length} tokens for {self.options.model!r}, at most {self.limit} fit: {string[:60]!r}…; its view must cut it"
+                )
 
 
 class PictureExtractor(Extractor):
@@ -190,7 +194,9 @@ class PictureExtractor(Extractor):
 
         pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float().div_(255)
         shape = (1, 3, 1, 1)
-        return pixels.sub_(torch.tensor(mean, device=self.device).view(shape)).div_(torch.tensor(std, device=self.device).view(shape))
+        return pixels.sub_(torch.tensor(mean, device=self.device).view(shape)).div_(
+            torch.tensor(std, device=self.device).view(shape)
+        )
 
 
 class ImageExtractor(PictureExtractor):
@@ -214,7 +220,9 @@ class CropExtractor(PictureExtractor):
     @property
     def writes(self) -> dict[str, Output]:
         """See `Extractor.writes`; always ragged, and with `box`."""
-        return {name: dataclasses.replace(output, ragged=True) for name, output in super().writes.items()} | {BOX.name: BOX}
+        return {name: dataclasses.replace(output, ragged=True) for name, output in super().writes.items()} | {
+            BOX.name: BOX
+        }
 
     def cut(self, image: Any, parent: Mapping[str, np.ndarray]) -> list[tuple[int, Any]]:
         """(position of the box, prepared crop) of every box that has an area inside the picture. parent: the row of `of`, `boxes` (L, 4) in pixels."""

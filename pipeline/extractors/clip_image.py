@@ -19,12 +19,17 @@ class ClipImage(base.ImageExtractor):
         self.widths = clip.widths(files)
         where = f"model {options.model!r}"
         if files.library == "open_clip":
-            self.preprocess = preprocess.from_open_clip(files.config.get("preprocess_cfg", {}), self.widths["image_size"], where)
+            self.preprocess = preprocess.from_open_clip(
+                files.config.get("preprocess_cfg", {}), self.widths["image_size"], where
+            )
         else:
             self.preprocess = preprocess.from_transformers(files.preprocessor(), where)
 
     def possible(self) -> dict[str, Output]:
-        outputs = [Output("tokens", (self.widths["patches"] + 1, self.widths["vision"])), Output("pooled", (self.widths["projection"],))]
+        outputs = [
+            Output("tokens", (self.widths["patches"] + 1, self.widths["vision"])),
+            Output("pooled", (self.widths["projection"],)),
+        ]
         return {output.name: output for output in outputs}
 
     def preprocessing(self) -> dict:
@@ -40,7 +45,9 @@ class ClipImage(base.ImageExtractor):
         pixels = self.normalised(batch, self.preprocess.mean, self.preprocess.std)
         if self.files.library == "open_clip":
             kept = []
-            handle = self.model.visual.transformer.register_forward_hook(lambda module, inputs, output: kept.append(output))
+            handle = self.model.visual.transformer.register_forward_hook(
+                lambda module, inputs, output: kept.append(output)
+            )
             try:
                 pooled = self.model.visual(pixels)
             finally:

@@ -29,7 +29,11 @@ class ClipLayersText(clip_text.ClipText):
 
     def possible(self) -> dict[str, Output]:
         width = self.widths["text"]
-        outputs = [Output("ids", (), "int32", ragged=True), Output("states", (width,), ragged=True), Output("embedding", (width,))]
+        outputs = [
+            Output("ids", (), "int32", ragged=True),
+            Output("states", (width,), ragged=True),
+            Output("embedding", (width,)),
+        ]
         return {output.name: output for output in outputs}
 
     def usual(self) -> tuple[str, ...]:
@@ -47,7 +51,10 @@ class ClipLayersText(clip_text.ClipText):
                 tower = getattr(self.model, "text", self.model)
                 embedded = tower.token_embedding(tokens) + tower.positional_embedding[:width]
                 blocks, batch_first = tower.transformer.resblocks, tower.transformer.batch_first
-                states = clip.entering(blocks[self.options.block], lambda: tower.transformer(embedded, attn_mask=tower.attn_mask[:width, :width]))
+                states = clip.entering(
+                    blocks[self.options.block],
+                    lambda: tower.transformer(embedded, attn_mask=tower.attn_mask[:width, :width]),
+                )
                 states = states if batch_first else states.transpose(0, 1)
             else:
                 # Attention is causal: what follows the end token changes nothing before it, so no mask is needed.
@@ -61,7 +68,11 @@ class ClipLayersText(clip_text.ClipText):
         """(b, width): the mean over each text's own tokens; over start and end token where it has no others."""
         import torch
 
-        table = getattr(self.model, "text", self.model).token_embedding if self.files.library == "open_clip" else self.model.text_model.embeddings.token_embedding
+        table = (
+            getattr(self.model, "text", self.model).token_embedding
+            if self.files.library == "open_clip"
+            else self.model.text_model.embeddings.token_embedding
+        )
         end = torch.tensor(lengths, device=self.device)[:, None]
         place = torch.arange(tokens.shape[1], device=self.device)[None, :]
         own = torch.where(end > 2, (place > 0) & (place < end - 1), place < end)

@@ -35,7 +35,10 @@ class ClipText(base.TextExtractor):
         self.widths = clip.widths(files)
 
     def possible(self) -> dict[str, Output]:
-        outputs = [Output("tokens", (self.widths["text"],), ragged=True), Output("pooled", (self.widths["projection"],))]
+        outputs = [
+            Output("tokens", (self.widths["text"],), ragged=True),
+            Output("pooled", (self.widths["projection"],)),
+        ]
         return {output.name: output for output in outputs}
 
     @property
@@ -93,9 +96,13 @@ class ClipText(base.TextExtractor):
             states = tower.ln_final(tower.transformer(states, attn_mask=tower.attn_mask[:width, :width]))
             projection = tower.text_projection
             pooled = states[rows_index, end]
-            pooled = projection(pooled) if callable(projection) else pooled if projection is None else pooled @ projection
+            pooled = (
+                projection(pooled) if callable(projection) else pooled if projection is None else pooled @ projection
+            )
         else:
-            states = self.model.text_model(input_ids=tokens, attention_mask=(torch.arange(width, device=self.device) <= end[:, None]).long()).last_hidden_state
+            states = self.model.text_model(
+                input_ids=tokens, attention_mask=(torch.arange(width, device=self.device) <= end[:, None]).long()
+            ).last_hidden_state
             pooled = self.model.text_projection(states[rows_index, end])
         rows = {"tokens": base.to_rows(states, lengths), "pooled": base.to_array(pooled)}
         return {name: rows[name] for name in self.writes}

@@ -17,7 +17,6 @@ from pipeline.recognisers.align import widened
 from pipeline.recognisers.classifier import Classifier, midpoints
 from pipeline.recognisers.spared import spared
 
-
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -36,16 +35,28 @@ class Options(base.DerivedOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.attributes, tuple) or not self.attributes or len(set(self.attributes)) < len(self.attributes):
+        if (
+            not isinstance(self.attributes, tuple)
+            or not self.attributes
+            or len(set(self.attributes)) < len(self.attributes)
+        ):
             raise ValueError(f"attributes are {self.attributes!r}, expected a list of {', '.join(deepface.MODELS)}")
-        if not isinstance(self.classifiers, Mapping) or not all(isinstance(value, str) and value for value in self.classifiers.values()):
+        if not isinstance(self.classifiers, Mapping) or not all(
+            isinstance(value, str) and value for value in self.classifiers.values()
+        ):
             raise ValueError(f"classifiers are {self.classifiers!r}, expected attribute: model")
         for name in (*self.attributes, *self.classifiers):
-            if name not in deepface.MODELS and (name not in self.classifiers or not _NAME.fullmatch(name) or name == base.BOX.name):
-                raise ValueError(f"attribute {name!r} is unknown; known: {', '.join(deepface.MODELS)}, and any word in `classifiers` that has a model there")
+            if name not in deepface.MODELS and (
+                name not in self.classifiers or not _NAME.fullmatch(name) or name == base.BOX.name
+            ):
+                raise ValueError(
+                    f"attribute {name!r} is unknown; known: {', '.join(deepface.MODELS)}, and any word in `classifiers` that has a model there"
+                )
         lacking = [name for name in self.attributes if name not in self.classifiers]
         if lacking and not self.model:
-            raise ValueError(f"{', '.join(lacking)}: name DeepFace's weight folder in `model`, or a classifier each in `classifiers`")
+            raise ValueError(
+                f"{', '.join(lacking)}: name DeepFace's weight folder in `model`, or a classifier each in `classifiers`"
+            )
         if not isinstance(self.margin, int | float) or not 0 <= self.margin <= 4:
             raise ValueError(f"margin is {self.margin!r}, expected a share from 0 to 4")
 
@@ -60,7 +71,11 @@ class FaceAttributes(base.CropExtractor):
         super().__init__(options, None)
         self.sources = files
         self.classifiers = {name: Classifier(files[name]) for name in options.attributes if name in options.classifiers}
-        self.years = {name: midpoints(found.labels, found.files.reference) for name, found in self.classifiers.items() if name == "age"}
+        self.years = {
+            name: midpoints(found.labels, found.files.reference)
+            for name, found in self.classifiers.items()
+            if name == "age"
+        }
 
     @classmethod
     def find(cls, options: Options, base: Path, demo: Path | None, fetch: bool) -> dict[str, ModelFiles]:
@@ -84,12 +99,18 @@ class FaceAttributes(base.CropExtractor):
         return {name: Output(name, shape, "float32", ragged=True) for name, shape in shapes.items()}
 
     def preprocessing(self) -> dict:
-        return {"margin": float(self.options.margin), "classifiers": {name: found.prepare.to_json() for name, found in self.classifiers.items()}}
+        return {
+            "margin": float(self.options.margin),
+            "classifiers": {name: found.prepare.to_json() for name, found in self.classifiers.items()},
+        }
 
-    def spec(self, memo: Path | None, limits: Mapping[str, int], parents: Mapping[str, str] | None = None) -> dict[str, Any]:
+    def spec(
+        self, memo: Path | None, limits: Mapping[str, int], parents: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """See `Extractor.spec`; each attribute has a model of its own."""
         each = {
-            name: {"architecture": files.architecture(), "weights": weights_hash(list(files.weights), memo)} for name, files in self.sources.items()
+            name: {"architecture": files.architecture(), "weights": weights_hash(list(files.weights), memo)}
+            for name, files in self.sources.items()
         }
         return super().spec(memo, limits, parents) | {"models": each}
 
@@ -106,7 +127,11 @@ class FaceAttributes(base.CropExtractor):
         self.device = device
         for found in self.classifiers.values():
             found.load(device)
-        self.clients = {name: deepface.load(name, files, device) for name, files in self.sources.items() if name not in self.classifiers}
+        self.clients = {
+            name: deepface.load(name, files, device)
+            for name, files in self.sources.items()
+            if name not in self.classifiers
+        }
 
     def collate(self, items: Any) -> list[dict[str, np.ndarray]]:
         return list(items)
@@ -124,7 +149,10 @@ class FaceAttributes(base.CropExtractor):
             crops = stacked[name] if name in self.classifiers else stacked["deepface"]
             rows[name] = spared(lambda crops, name=name: self._find(name, crops), crops)
         failed = [any(rows[name][i] is None for name in rows) for i in range(len(batch))]
-        return {name: [None if bad else row for row, bad in zip(values, failed, strict=True)] for name, values in rows.items()}
+        return {
+            name: [None if bad else row for row, bad in zip(values, failed, strict=True)]
+            for name, values in rows.items()
+        }
 
 
 extractor = FaceAttributes

@@ -46,7 +46,11 @@ class Options(base.DerivedOptions):
         if not isinstance(self.scale, int | float) or not self.scale > 0:
             raise ValueError(f"scale is {self.scale!r}, expected a number above 0")
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if not isinstance(values, tuple) or len(values) != 3 or not all(isinstance(value, int | float) for value in values):
+            if (
+                not isinstance(values, tuple)
+                or len(values) != 3
+                or not all(isinstance(value, int | float) for value in values)
+            ):
                 raise ValueError(f"{name} is {values!r}, expected three numbers")
         if not all(value > 0 for value in self.std):
             raise ValueError(f"std is {self.std!r}, expected three numbers above 0")
@@ -78,9 +82,13 @@ class FaceEmbedding(base.CropExtractor):
             return self.options.size or inception.SIZE
         own = self.onnx.size
         if own is None and not self.options.size:
-            raise UserError(f"model {self.options.model!r}: the file leaves its input's size open; set `size:` in the profile")
+            raise UserError(
+                f"model {self.options.model!r}: the file leaves its input's size open; set `size:` in the profile"
+            )
         if own is not None and self.options.size not in (0, own):
-            raise UserError(f"model {self.options.model!r} takes pictures of {own} × {own}, `size: {self.options.size}` in the profile; mend or drop it")
+            raise UserError(
+                f"model {self.options.model!r} takes pictures of {own} × {own}, `size: {self.options.size}` in the profile; mend or drop it"
+            )
         return own or self.options.size
 
     def possible(self) -> dict[str, Output]:
@@ -99,7 +107,9 @@ class FaceEmbedding(base.CropExtractor):
         if self.alignment == "box":
             return super().cut(image, widened(parent, self.options.margin))
         if "landmarks" not in parent:
-            raise UserError(f"{self.options.of} has no landmarks to align faces by; set `alignment: box`, or detect faces with mtcnn")
+            raise UserError(
+                f"{self.options.of} has no landmarks to align faces by; set `alignment: box`, or detect faces with mtcnn"
+            )
         faces = [(number, aligned(image, points, self.size)) for number, points in enumerate(parent["landmarks"])]
         return [(number, np.asarray(face)) for number, face in faces if face is not None]
 
@@ -117,13 +127,17 @@ class FaceEmbedding(base.CropExtractor):
         if not self.onnx:
             return base.to_array(self.model(inception.normalised(crops, self.device)))
         pixels = crops[..., ::-1] if self.options.colour == "bgr" else crops
-        scaled = (pixels.astype(np.float32) / np.float32(self.options.scale) - np.float32(self.options.mean)) / np.float32(self.options.std)
+        scaled = (
+            pixels.astype(np.float32) / np.float32(self.options.scale) - np.float32(self.options.mean)
+        ) / np.float32(self.options.std)
         return self.onnx(scaled)
 
     def __call__(self, batch: np.ndarray) -> dict[str, list[np.ndarray | None]]:
         def unit(crops: np.ndarray) -> np.ndarray:
             vectors = self._vectors(crops)
-            with np.errstate(divide="ignore", invalid="ignore"):  # a vector of zeros has no direction: that crop is left out
+            with np.errstate(
+                divide="ignore", invalid="ignore"
+            ):  # a vector of zeros has no direction: that crop is left out
                 return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
         return {"vectors": spared(unit, batch)}

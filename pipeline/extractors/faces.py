@@ -66,14 +66,25 @@ class Faces(Detecting):
     def __init__(self, options: Options, files: ModelFiles) -> None:
         super().__init__(options, files)
         if options.backend == "mtcnn":
-            self.detector = mtcnn.Detector(files, options.k, float(options.min_confidence or 0), options.min_size, options.thresholds, options.max_side)
+            self.detector = mtcnn.Detector(
+                files,
+                options.k,
+                float(options.min_confidence or 0),
+                options.min_size,
+                options.thresholds,
+                options.max_side,
+            )
         else:
             least = 0.25 if options.min_confidence is None else float(options.min_confidence)
             self.detector = yolo.Detector(files, options.k, least, options.iou, options.image_size)
 
     @classmethod
     def find(cls, options: Options, base: Path, demo: Path | None, fetch: bool) -> ModelFiles:
-        return mtcnn.find(options.model, base, demo) if options.backend == "mtcnn" else yolo.find(options.model, base, demo, fetch)
+        return (
+            mtcnn.find(options.model, base, demo)
+            if options.backend == "mtcnn"
+            else yolo.find(options.model, base, demo, fetch)
+        )
 
     def possible(self) -> dict[str, Output]:
         outputs = [Output("boxes", (4,), "float32", ragged=True), Output("confidences", (), "float32", ragged=True)]
@@ -89,7 +100,9 @@ class Faces(Detecting):
         if self.options.backend == "yolo":
             names, wanted = self.detector.names(), self.options.face_class
             if wanted not in names:
-                raise UserError(f"model {self.options.model!r} has no class {wanted!r} to take for faces{nearest(wanted, names)}; set `face_class:`")
+                raise UserError(
+                    f"model {self.options.model!r} has no class {wanted!r} to take for faces{nearest(wanted, names)}; set `face_class:`"
+                )
             self.only = names.index(wanted)
         super().load(device)
 

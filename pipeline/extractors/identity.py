@@ -44,7 +44,9 @@ class Options(base.DerivedOptions):
         if not self.model and self.backend != "gallery":
             raise ValueError(f"`model` is missing; backend {self.backend} needs one")
         if self.model and self.backend == "gallery":
-            raise ValueError(f"model is {self.model!r}, but the gallery reads face_embedding alone; drop it, and name that feature in `of`")
+            raise ValueError(
+                f"model is {self.model!r}, but the gallery reads face_embedding alone; drop it, and name that feature in `of`"
+            )
         if bool(self.labels) != (self.backend == "inception"):
             raise ValueError("`labels`, a file of names, belongs to backend inception, and it needs one")
         if not isinstance(self.margin, int | float) or not 0 <= self.margin <= 4:
@@ -69,7 +71,9 @@ class Identity(base.CropExtractor):
 
     @classmethod
     def kind(cls, options: Options) -> type[base.Extractor]:
-        return {"classifier": IdentityClassifier, "inception": IdentityInception, "gallery": IdentityGallery}[options.backend]
+        return {"classifier": IdentityClassifier, "inception": IdentityInception, "gallery": IdentityGallery}[
+            options.backend
+        ]
 
     @classmethod
     def references(cls, options: Options) -> list[str]:
@@ -86,7 +90,9 @@ class Identity(base.CropExtractor):
         raise NotImplementedError
 
     def probe(self, batch: np.ndarray) -> dict[str, Any]:
-        return {"scores": self.probabilities(batch)}  # class by class: two names as likely as each other may change places on another device
+        return {
+            "scores": self.probabilities(batch)
+        }  # class by class: two names as likely as each other may change places on another device
 
     def __call__(self, batch: np.ndarray) -> dict[str, list[np.ndarray | None]]:
         rows = spared(self.probabilities, batch)
@@ -131,7 +137,9 @@ class IdentityInception(Identity):
             named = [models.locate(options.labels, base, demo, fetch=False)]
         place = next((place for place in named if place is not None and place.is_file()), None)
         if place is None:
-            raise UserError(f"labels {options.labels!r}: no such file; set `labels:` in the profile to a file with one name per class, a line each")
+            raise UserError(
+                f"labels {options.labels!r}: no such file; set `labels:` in the profile to a file with one name per class, a line each"
+            )
         return inception.find(options.model, base, demo), place.absolute()
 
     def preprocessing(self) -> dict:
@@ -144,7 +152,9 @@ class IdentityInception(Identity):
         self.model, self.device = inception.load(self.files, device, classify=True), device
         classes = self.model.logits.out_features
         if classes != len(self.names):
-            raise UserError(f"labels {self.labels_file}: {len(self.names)} names for the {classes} classes of {self.options.model!r}; expected one each")
+            raise UserError(
+                f"labels {self.labels_file}: {len(self.names)} names for the {classes} classes of {self.options.model!r}; expected one each"
+            )
 
     def probabilities(self, crops: np.ndarray) -> np.ndarray:
         return base.to_array(self.model(inception.normalised(crops, self.device)).float().softmax(1))
@@ -164,7 +174,11 @@ class IdentityGallery(base.RowsExtractor):
         shown = np.flatnonzero(counts)
         self.names = [kb.names[i] for i in shown]
         self.starts = counts[shown].cumsum() - counts[shown]
-        self.vectors = np.concatenate([np.asarray(faces[i], np.float32) for i in shown]) if len(shown) else np.zeros((0, 1), np.float32)
+        self.vectors = (
+            np.concatenate([np.asarray(faces[i], np.float32) for i in shown])
+            if len(shown)
+            else np.zeros((0, 1), np.float32)
+        )
         said = hashlib.sha256(np.ascontiguousarray(self.vectors).tobytes() + self.starts.tobytes())
         self.gallery = identity([self.names, said.hexdigest()])
 
@@ -181,7 +195,10 @@ class IdentityGallery(base.RowsExtractor):
         if not len(self.names):
             return best(np.zeros((len(faces), 0), np.float32), [])
         step = max(1, _BLOCK // len(self.vectors))
-        parts = [best(np.maximum.reduceat(faces[i : i + step] @ self.vectors.T, self.starts, axis=1), self.names) for i in range(0, len(faces), step)]
+        parts = [
+            best(np.maximum.reduceat(faces[i : i + step] @ self.vectors.T, self.starts, axis=1), self.names)
+            for i in range(0, len(faces), step)
+        ]
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     def __call__(self, batch: Sequence[Mapping[str, np.ndarray]]) -> dict[str, list[np.ndarray]]:

@@ -26,7 +26,9 @@ class ImagePatches(vision.Backbone):
                 raise UserError(f"model {self.options.model!r}: torchvision.json names no Vision Transformer")
             patch, width = model.patch_size, model.hidden_dim
         else:
-            raise UserError(f"model {self.options.model!r}: {self.files.folder} holds no Vision Transformer; a torchvision or transformers ViT is expected")
+            raise UserError(
+                f"model {self.options.model!r}: {self.files.folder} holds no Vision Transformer; a torchvision or transformers ViT is expected"
+            )
         height, wide = self.preprocess.size
         return (height // patch) * (wide // patch) + 1, width
 

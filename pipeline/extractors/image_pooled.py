@@ -22,7 +22,9 @@ class ImagePooled(vision.Backbone):
                 model = vision.torchvision_model(self.files)
             if hasattr(model, "layer4") and hasattr(model, "fc"):
                 return model.fc.in_features
-        raise UserError(f"model {self.options.model!r}: {self.files.folder} holds no ResNet; a torchvision or transformers ResNet is expected")
+        raise UserError(
+            f"model {self.options.model!r}: {self.files.folder} holds no ResNet; a torchvision or transformers ResNet is expected"
+        )
 
     def possible(self) -> dict[str, Output]:
         width = self._width()

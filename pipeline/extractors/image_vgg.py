@@ -31,7 +31,9 @@ class ImageVGG(vision.Backbone):
 
     def __init__(self, options, files) -> None:
         if files.library != "torchvision":
-            raise UserError(f"model {options.model!r}: {files.folder} holds no VGG; a torchvision VGG is expected (docs/models.md)")
+            raise UserError(
+                f"model {options.model!r}: {files.folder} holds no VGG; a torchvision VGG is expected (docs/models.md)"
+            )
         super().__init__(options, files)
 
     def possible(self) -> dict[str, Output]:

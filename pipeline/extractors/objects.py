@@ -30,7 +30,10 @@ class Options(base.Options):
         for name, (value, low, high) in whole.items():
             if type(value) is not int or not low <= value <= high:
                 raise ValueError(f"{name} is {value!r}, expected a whole number from {low} to {high}")
-        for name, value in {"min_confidence": self.min_confidence, "iou": 0.5 if self.iou is None else self.iou}.items():
+        for name, value in {
+            "min_confidence": self.min_confidence,
+            "iou": 0.5 if self.iou is None else self.iou,
+        }.items():
             if type(value) not in (int, float) or not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value!r}, expected a number from 0 to 1")
 
@@ -53,7 +56,9 @@ class Objects(Detecting):
 
     def possible(self) -> dict[str, Output]:
         outputs = [
-            Output("boxes", (4,), "float32", ragged=True), Output("confidences", (), "float32", ragged=True), Output("labels", (), "int32", ragged=True)
+            Output("boxes", (4,), "float32", ragged=True),
+            Output("confidences", (), "float32", ragged=True),
+            Output("labels", (), "int32", ragged=True),
         ]
         return {output.name: output for output in outputs}
 

@@ -91,7 +91,9 @@ def from_transformers(config: Mapping[str, Any], where: str) -> Preprocess:
     """From `ModelFiles.preprocessor` of a transformers model (shortest edge and centre crop, plain resize, or ConvNeXt's crop fraction)."""
     for key, usual in {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255}.items():
         if key in config and config[key] != usual and not (key == "rescale_factor" and abs(config[key] - usual) < 1e-6):
-            raise UserError(f"{where}: preprocessor_config.json says {key} {config[key]!r}, which is not supported; expected {usual!r}")
+            raise UserError(
+                f"{where}: preprocessor_config.json says {key} {config[key]!r}, which is not supported; expected {usual!r}"
+            )
     size = config["size"]
     target = _pair(config.get("crop_size", size) if config.get("do_center_crop") else size, where)
     resize: int | None = None

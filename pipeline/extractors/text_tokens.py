@@ -12,7 +12,17 @@ from pipeline.models import load_tokenizer, load_transformers
 
 # Architectures whose first position stands behind that of the padding token: RoBERTa's 514 positions hold 512 tokens.
 _COUNTED_FROM_PADDING = {
-    "camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "luke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
 }
 
 
@@ -39,11 +49,19 @@ class TextTokens(base.TextExtractor):
 
     def possible(self) -> dict[str, Output]:
         if self.files.library != "transformers":
-            raise UserError(f"model {self.options.model!r}: {self.files.folder} holds a model of {self.files.library}; a Hugging Face text encoder is expected")
+            raise UserError(
+                f"model {self.options.model!r}: {self.files.folder} holds a model of {self.files.library}; a Hugging Face text encoder is expected"
+            )
         width = self.files.config.get("hidden_size") or self.files.config.get("dim") or self.files.config.get("d_model")
         if not isinstance(width, int):
-            raise UserError(f"model {self.options.model!r}: its config.json names no hidden_size; a Hugging Face text encoder is expected")
-        outputs = [Output("tokens", (width,), ragged=True), Output("pooled", (width,)), Output("offsets", (2,), "int32", ragged=True)]
+            raise UserError(
+                f"model {self.options.model!r}: its config.json names no hidden_size; a Hugging Face text encoder is expected"
+            )
+        outputs = [
+            Output("tokens", (width,), ragged=True),
+            Output("pooled", (width,)),
+            Output("offsets", (2,), "int32", ragged=True),
+        ]
         return {output.name: output for output in outputs}
 
     def preprocessing(self) -> dict[str, str]:
@@ -64,13 +82,17 @@ class TextTokens(base.TextExtractor):
             self._tokenizer = load_tokenizer(self.files)
             self._tokenizer.padding_side = "right"  # a row's states are its first ones
             if not self._tokenizer.is_fast:
-                raise UserError(f"model {self.options.model!r}: its tokenizer gives no character offsets; a fast tokenizer (tokenizer.json) is needed")
+                raise UserError(
+                    f"model {self.options.model!r}: its tokenizer gives no character offsets; a fast tokenizer (tokenizer.json) is needed"
+                )
         return self._tokenizer
 
     def count(self, strings: Sequence[str]) -> list[int]:
         if not strings:
             return []
-        return [len(ids) for ids in self.tokenizer(list(strings), verbose=False, return_attention_mask=False)["input_ids"]]
+        return [
+            len(ids) for ids in self.tokenizer(list(strings), verbose=False, return_attention_mask=False)["input_ids"]
+        ]
 
     def load(self, device: str) -> None:
         model = load_transformers(self.files, "AutoModel", device)
@@ -83,7 +105,9 @@ class TextTokens(base.TextExtractor):
         lengths = [len(ids) for ids in encoded["input_ids"]]
         self.refuse_long(batch, lengths)
         offsets = [np.asarray(pairs, dtype=np.int32).reshape(-1, 2) for pairs in encoded.pop("offset_mapping")]
-        padded = self.tokenizer.pad(encoded, padding="max_length", max_length=base.padded_length(max(lengths), self.limit), return_tensors="pt")
+        padded = self.tokenizer.pad(
+            encoded, padding="max_length", max_length=base.padded_length(max(lengths), self.limit), return_tensors="pt"
+        )
         padded = padded.to(self.device)
         states = self.model(**padded).last_hidden_state
         if self.options.pooling == "mean":

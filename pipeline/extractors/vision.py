@@ -42,14 +42,18 @@ def torchvision_model(files: ModelFiles) -> Any:
     name, kwargs = files.config.get("architecture"), dict(files.config.get("kwargs", {}))
     try:
         if name == "ResNet":
-            return zoo.ResNet(**{**kwargs, "block": {"BasicBlock": BasicBlock, "Bottleneck": Bottleneck}[kwargs["block"]]})
+            return zoo.ResNet(
+                **{**kwargs, "block": {"BasicBlock": BasicBlock, "Bottleneck": Bottleneck}[kwargs["block"]]}
+            )
         if name == "VisionTransformer":
             return zoo.VisionTransformer(**kwargs)
         if name not in zoo.list_models(module=zoo):  # detectors and their like, whose builders fetch a backbone unasked
             raise ValueError("no backbone of that name")
         return zoo.get_model(name, weights=None, **kwargs)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"model {files.reference!r}: torchvision.json describes no torchvision model: {name!r} {kwargs!r} ({error})") from None
+        raise UserError(
+            f"model {files.reference!r}: torchvision.json describes no torchvision model: {name!r} {kwargs!r} ({error})"
+        ) from None
 
 
 def load(files: ModelFiles, device: str) -> Any:
@@ -59,7 +63,9 @@ def load(files: ModelFiles, device: str) -> Any:
         try:
             model.load_state_dict(load_state_dict(files.weights[0], files.reference))
         except RuntimeError as error:
-            raise UserError(f"model {files.reference!r}: {files.weights[0].name} does not fit torchvision.json: {str(error).splitlines()[1].strip()[:160]}") from None
+            raise UserError(
+                f"model {files.reference!r}: {files.weights[0].name} does not fit torchvision.json: {str(error).splitlines()[1].strip()[:160]}"
+            ) from None
         return model.eval().to(device)
     return load_transformers(files, "AutoModel", device)
 

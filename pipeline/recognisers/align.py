@@ -6,7 +6,9 @@ import numpy as np
 from PIL import Image
 
 # Eyes, nose and corners of the mouth in a face of 112 × 112 pixels, as the recognisers of the ArcFace family are trained on.
-TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
+TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
 TEMPLATE_SIZE = 112
 
 
@@ -51,7 +53,10 @@ def aligned(image: Image.Image, landmarks: Sequence[Sequence[float]], size: int)
     if factor > 1:
         corners = back[:, :2] @ np.array([[0, size, 0, size], [0, 0, size, size]]) + back[:, 2:]
         left, top = (int(max(0, np.floor(side.min()) - factor)) for side in corners)
-        right, bottom = int(min(image.width, np.ceil(corners[0].max()) + factor)), int(min(image.height, np.ceil(corners[1].max()) + factor))
+        right, bottom = (
+            int(min(image.width, np.ceil(corners[0].max()) + factor)),
+            int(min(image.height, np.ceil(corners[1].max()) + factor)),
+        )
         if right - left < factor or bottom - top < factor:
             return None
         image = image.crop((left, top, right, bottom)).reduce(factor)

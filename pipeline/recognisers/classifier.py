@@ -15,13 +15,19 @@ class Classifier:
     def __init__(self, files: ModelFiles) -> None:
         names = files.config.get("id2label")
         if files.library != "transformers" or not isinstance(names, dict) or not names:
-            raise UserError(f"model {files.reference!r}: {files.folder} is no image classifier of transformers (its config.json has no id2label)")
+            raise UserError(
+                f"model {files.reference!r}: {files.folder} is no image classifier of transformers (its config.json has no id2label)"
+            )
         try:
             ordered = sorted((int(number), str(name)) for number, name in names.items())
         except ValueError:
-            raise UserError(f"model {files.reference!r}: id2label of its config.json does not count its classes from 0; save the model again") from None
+            raise UserError(
+                f"model {files.reference!r}: id2label of its config.json does not count its classes from 0; save the model again"
+            ) from None
         if [number for number, _ in ordered] != list(range(len(ordered))):
-            raise UserError(f"model {files.reference!r}: id2label of its config.json does not count its classes from 0; save the model again")
+            raise UserError(
+                f"model {files.reference!r}: id2label of its config.json does not count its classes from 0; save the model again"
+            )
         self.files = files
         self.labels = [name for _, name in ordered]
         self.prepare = preprocess.from_transformers(files.preprocessor(), f"model {files.reference!r}")
@@ -36,7 +42,10 @@ class Classifier:
         import torch
 
         pixels = torch.from_numpy(np.ascontiguousarray(crops)).to(self.device).permute(0, 3, 1, 2).float().div_(255)
-        mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in (self.prepare.mean, self.prepare.std))
+        mean, std = (
+            torch.tensor(values, device=self.device).view(1, 3, 1, 1)
+            for values in (self.prepare.mean, self.prepare.std)
+        )
         return self.model(pixel_values=(pixels - mean) / std).logits.float().softmax(1).cpu().numpy()
 
 
@@ -46,7 +55,9 @@ def midpoints(labels: list[str], reference: str) -> np.ndarray:
 
     found = [[float(number) for number in re.findall(r"\d+", label)] for label in labels]
     if not all(found):
-        raise UserError(f"model {reference!r} as classifier of age: its class {labels[found.index([])]!r} has no number in it; choose another model")
+        raise UserError(
+            f"model {reference!r} as classifier of age: its class {labels[found.index([])]!r} has no number in it; choose another model"
+        )
     return np.array([sum(numbers) / len(numbers) for numbers in found], np.float32)
 
 

@@ -19,14 +19,26 @@ SIZE = 224
 MODELS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "age": ("Age", "age_model_weights.pth", ()),
     "gender": ("Gender", "gender_model_weights.pth", ("Woman", "Man")),
-    "race": ("Race", "race_model_single_batch.pth", ("asian", "indian", "black", "white", "middle eastern", "latino hispanic")),
-    "emotion": ("Emotion", "facial_expression_model_weights.pth", ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")),
+    "race": (
+        "Race",
+        "race_model_single_batch.pth",
+        ("asian", "indian", "black", "white", "middle eastern", "latino hispanic"),
+    ),
+    "emotion": (
+        "Emotion",
+        "facial_expression_model_weights.pth",
+        ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"),
+    ),
 }
 
 
 def place(reference: str) -> str:
     """The reference as a path where it means DeepFace's own folder."""
-    return str(Path(os.environ.get("DEEPFACE_HOME") or Path.home()) / ".deepface" / "weights") if reference == HOME else reference
+    return (
+        str(Path(os.environ.get("DEEPFACE_HOME") or Path.home()) / ".deepface" / "weights")
+        if reference == HOME
+        else reference
+    )
 
 
 def weights_folder(reference: str, base: Path, demo: Path | None) -> Path:
@@ -35,7 +47,9 @@ def weights_folder(reference: str, base: Path, demo: Path | None) -> Path:
         return Path(place(reference))
     folder = locate(reference, base, demo, fetch=False)
     if folder is None or not folder.is_dir():
-        raise UserError(f"model {reference!r}: no such folder; expected the one that holds DeepFace's weight files, or `deepface` for DEEPFACE_HOME")
+        raise UserError(
+            f"model {reference!r}: no such folder; expected the one that holds DeepFace's weight files, or `deepface` for DEEPFACE_HOME"
+        )
     inner = folder / ".deepface" / "weights"
     return inner if inner.is_dir() else folder
 
@@ -75,14 +89,18 @@ def load(attribute: str, files: ModelFiles, device: str) -> Any:
     from deepface.modules import modeling
 
     if not backend_utils.is_pytorch():
-        raise UserError("DeepFace is already running on another backend in this process; set DEEPFACE_BACKEND_ENGINE=pytorch")
+        raise UserError(
+            "DeepFace is already running on another backend in this process; set DEEPFACE_BACKEND_ENGINE=pytorch"
+        )
     import torch
 
     try:
         with _home_of(files.weights[0]):
             client = modeling.get_model_class("facial_attribute", MODELS[attribute][0])()
     except Exception as error:  # noqa: BLE001 - DeepFace wraps what torch raises in ValueError, or lets RuntimeError pass
-        raise UserError(f"model {files.reference!r}: {files.weights[0]} is refused by DeepFace: {summary(error)}") from None
+        raise UserError(
+            f"model {files.reference!r}: {files.weights[0]} is refused by DeepFace: {summary(error)}"
+        ) from None
     client.device = torch.device(device)
     client.model = client.model.to(client.device)
     return client

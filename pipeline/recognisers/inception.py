@@ -29,7 +29,9 @@ def load(files: ModelFiles, device: str, classify: bool) -> Any:
     state = load_state_dict(path, files.reference)
     head = state.get("logits.weight")
     if classify and (head is None or head.ndim != 2):
-        raise UserError(f"model {files.reference!r}: {path.name} has no classes (logits.weight), it gives vectors alone; use it for face_embedding")
+        raise UserError(
+            f"model {files.reference!r}: {path.name} has no classes (logits.weight), it gives vectors alone; use it for face_embedding"
+        )
     model = InceptionResnetV1(classify=classify, num_classes=len(head) if classify else None)
     if not classify:
         state = {name: value for name, value in state.items() if not name.startswith("logits.")}
@@ -37,7 +39,9 @@ def load(files: ModelFiles, device: str, classify: bool) -> Any:
         model.load_state_dict(state)
     except RuntimeError as error:
         first = next((line.strip() for line in str(error).splitlines()[1:]), "")
-        raise UserError(f"model {files.reference!r}: {path.name} is no InceptionResnetV1 of facenet-pytorch: {first[:160]}") from None
+        raise UserError(
+            f"model {files.reference!r}: {path.name} is no InceptionResnetV1 of facenet-pytorch: {first[:160]}"
+        ) from None
     return model.eval().to(device)
 
 

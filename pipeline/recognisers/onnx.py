@@ -47,9 +47,14 @@ class Recogniser:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the cores to the decoders
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "0"
+        )  # waiting threads leave the cores to the decoders
         wanted = ["CUDAExecutionProvider"] if self.device.startswith("cuda") else []
-        providers = [*(name for name in wanted if name in onnxruntime.get_available_providers()), "CPUExecutionProvider"]
+        providers = [
+            *(name for name in wanted if name in onnxruntime.get_available_providers()),
+            "CPUExecutionProvider",
+        ]
         try:
             return onnxruntime.InferenceSession(self.files.weights[0], options, providers=providers)
         except Exception as error:  # noqa: BLE001 - onnxruntime has an exception class for each of its own failures
@@ -60,7 +65,12 @@ class Recogniser:
         inputs = self.session.get_inputs()
         shapes = ", ".join(f"{entry.name} {entry.shape} {entry.type}" for entry in inputs)
         shape = inputs[0].shape if inputs else []
-        if len(inputs) != 1 or len(shape) != 4 or 3 not in (shape[1], shape[3]) or inputs[0].type not in ("tensor(float)", "tensor(float16)"):
+        if (
+            len(inputs) != 1
+            or len(shape) != 4
+            or 3 not in (shape[1], shape[3])
+            or inputs[0].type not in ("tensor(float)", "tensor(float16)")
+        ):
             wanted = "expected one input of float pictures, (batch, 3, height, width) or (batch, height, width, 3)"
             raise self._refuse(f"takes {shapes or 'nothing'}", wanted)
         return inputs[0]
@@ -76,7 +86,10 @@ class Recogniser:
 
     @property
     def size(self) -> int | None:
-        sides = [side if isinstance(side, int) else None for side in (self._input.shape[1:3] if self.channels_last else self._input.shape[2:])]
+        sides = [
+            side if isinstance(side, int) else None
+            for side in (self._input.shape[1:3] if self.channels_last else self._input.shape[2:])
+        ]
         if sides[0] != sides[1]:
             raise self._refuse(f"takes pictures of {self._input.shape}", "expected a square")
         return sides[0]
@@ -104,5 +117,8 @@ class Recogniser:
             rows.append(self.session.run(None, {self._input.name: padded})[0][: len(part)])
         vectors = np.concatenate(rows).astype(np.float32)
         if vectors.ndim != 2:
-            raise self._refuse(f"gives {vectors.shape[1:]} for a picture", "expected one vector; its first output must be the embedding")
+            raise self._refuse(
+                f"gives {vectors.shape[1:]} for a picture",
+                "expected one vector; its first output must be the embedding",
+            )
         return vectors

@@ -17,7 +17,9 @@ BESIDE = 200_000  # bytes of the form's other fields, and of what stands between
 DRAINED = 1 << 30  # bytes of a larger upload that are read away, so that its sender gets to read why it is refused
 SENTENCE, PHRASE = 10_000, 500  # characters
 PAGE = 50
-POLICY = "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
 
 
 def make(book: Book, link: Callable[..., Any], hosts: set[str], local: bool = True) -> Flask:
@@ -33,15 +35,24 @@ def make(book: Book, link: Callable[..., Any], hosts: set[str], local: bool = Tr
         """A page elsewhere whose name was pointed at this machine sends its own name; one that posts a form here does not know the token."""
         if not _known(request.host, hosts, local):
             abort(403, "this host name is not one of this page's; open the address that the command printed")
-        if request.method == "POST" and request.headers.get("Origin", f"http://{request.host}") != f"http://{request.host}":
+        if (
+            request.method == "POST"
+            and request.headers.get("Origin", f"http://{request.host}") != f"http://{request.host}"
+        ):
             abort(403, "the form comes from another page")
 
     @app.after_request
     def close(response: Response) -> Response:
-        response.headers.update({
-            "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin", "Cache-Control": "no-store",
-            "Cross-Origin-Resource-Policy": "same-origin", "X-Frame-Options": "DENY",
-        })
+        response.headers.update(
+            {
+                "Content-Security-Policy": POLICY,
+                "X-Content-Type-Options": "nosniff",
+                "Referrer-Policy": "same-origin",
+                "Cache-Control": "no-store",
+                "Cross-Origin-Resource-Policy": "same-origin",
+                "X-Frame-Options": "DENY",
+            }
+        )
         return response
 
     @app.errorhandler(HTTPException)
@@ -49,7 +60,10 @@ def make(book: Book, link: Callable[..., Any], hosts: set[str], local: bool = Tr
         if isinstance(error, RequestEntityTooLarge):
             if (request.content_length or 0) > UPLOAD + BESIDE:
                 _drain(request.environ)
-            return render_template("message.html", message=f"The upload is too large: a picture may have {UPLOAD // 1_000_000} MB. Choose a smaller one."), 413
+            return render_template(
+                "message.html",
+                message=f"The upload is too large: a picture may have {UPLOAD // 1_000_000} MB. Choose a smaller one.",
+            ), 413
         return render_template("message.html", message=f"{error.name}: {error.description}"), error.code or 500
 
     @app.get("/")
@@ -60,7 +74,15 @@ def make(book: Book, link: Callable[..., Any], hosts: set[str], local: bool = Tr
         found, page = book.search(**asked), max(1, request.args.get("page", 1, type=int))
         pages = max(1, -(-len(found) // PAGE))
         shown = [book.line(at) for at in found[(min(page, pages) - 1) * PAGE :][:PAGE]]
-        return render_template("search.html", asked=asked, lines=shown, found=len(found), of=len(book.rows), page=min(page, pages), pages=pages)
+        return render_template(
+            "search.html",
+            asked=asked,
+            lines=shown,
+            found=len(found),
+            of=len(book.rows),
+            page=min(page, pages),
+            pages=pages,
+        )
 
     @app.get("/case/<int:at>")
     def case(at: int) -> str:
@@ -68,7 +90,16 @@ def make(book: Book, link: Callable[..., Any], hosts: set[str], local: bool = Tr
             abort(404, f"there are {len(book.rows)} cases")
         made, entities, pictures = book.case(at)
         (answer,) = made["methods"].values()
-        return render_template("case.html", at=at, last=len(book.rows) - 1, case=made, answer=answer, entities=entities, pictures=pictures, outcome=book.outcome[at])
+        return render_template(
+            "case.html",
+            at=at,
+            last=len(book.rows) - 1,
+            case=made,
+            answer=answer,
+            entities=entities,
+            pictures=pictures,
+            outcome=book.outcome[at],
+        )
 
     @app.get("/link")
     def form() -> str:
@@ -93,7 +124,9 @@ def make(book: Book, link: Callable[..., Any], hosts: set[str], local: bool = Tr
         if found.picture not in ("ok", "none"):
             message = f"The uploaded file cannot be used as a picture ({found.picture}). Linked without it."
         entities, pictures = book.shown([entity.id for entity in found.entities])
-        return render_template("link.html", given=given, message=message, found=found, entities=entities, pictures=pictures)
+        return render_template(
+            "link.html", given=given, message=message, found=found, entities=entities, pictures=pictures
+        )
 
     @app.get("/explore.css")
     def style() -> Response:

@@ -41,7 +41,10 @@ class Book:
             for feature in FOUND:
                 column = one.extraction["columns"].get(f"mention.{feature}.image")
                 if column:
-                    merged[feature] = {"store": str(run.paths.cache / one.extraction["features"][feature]["store"]), "column": str(run.paths.root / column)}
+                    merged[feature] = {
+                        "store": str(run.paths.cache / one.extraction["features"][feature]["store"]),
+                        "column": str(run.paths.root / column),
+                    }
         source = Source.read(run.prepared, roots, merged)
         path = run.folder / "predictions.parquet"
         table = pq.read_table(path, filters=[("split", "=", split)])
@@ -51,23 +54,50 @@ class Book:
         predicted = {row["id"]: row for row in table.to_pylist()}
         names = dict(zip(source.entities["id"], source.entities["name"], strict=True))
         rows, outcome, phrases, text, entities = [], [], [], [], []
-        for row, (mention, phrase, sentence, gold) in enumerate(zip(*(source.mentions[name] for name in ("id", "phrase", "sentence", "gold_id")), strict=True)):
+        for row, (mention, phrase, sentence, gold) in enumerate(
+            zip(*(source.mentions[name] for name in ("id", "phrase", "sentence", "gold_id")), strict=True)
+        ):
             if mention not in predicted:
                 continue
             answer = predicted[mention]
             rows.append(row)
-            outcome.append("NIL" if gold is None else "gold outside the KB" if gold not in names else "right" if answer[rank] == 1 else "wrong")
+            outcome.append(
+                "NIL"
+                if gold is None
+                else "gold outside the KB"
+                if gold not in names
+                else "right"
+                if answer[rank] == 1
+                else "wrong"
+            )
             phrases.append(phrase.casefold())
             text.append(f"{phrase}\n{sentence}".casefold())
-            entities.append("\n".join(f"{name}\n{names.get(name, '')}" for name in [gold or "", *answer["top"][:5]]).casefold())
-        return cls(f"{run.label}/{run.method}/{run.folder.name}", source, Method(run.method, predicted, rank=rank), rows, outcome, phrases, text, entities, names, limits)
+            entities.append(
+                "\n".join(f"{name}\n{names.get(name, '')}" for name in [gold or "", *answer["top"][:5]]).casefold()
+            )
+        return cls(
+            f"{run.label}/{run.method}/{run.folder.name}",
+            source,
+            Method(run.method, predicted, rank=rank),
+            rows,
+            outcome,
+            phrases,
+            text,
+            entities,
+            names,
+            limits,
+        )
 
     def search(self, phrase: str = "", sentence: str = "", entity: str = "", outcome: str = "") -> list[int]:
         """Positions in `rows` of the mentions whose phrase, sentence and entities hold these words, letter case aside; of one outcome where it is named."""
         phrase, sentence, entity = (text.strip().casefold() for text in (phrase, sentence, entity))
         return [
-            at for at in range(len(self.rows))
-            if phrase in self.phrases[at] and sentence in self.text[at] and entity in self.entities[at] and outcome in ("", self.outcome[at])
+            at
+            for at in range(len(self.rows))
+            if phrase in self.phrases[at]
+            and sentence in self.text[at]
+            and entity in self.entities[at]
+            and outcome in ("", self.outcome[at])
         ]
 
     def line(self, at: int) -> dict[str, Any]:
@@ -76,8 +106,13 @@ class Book:
         top = self.method.predictions[table["id"][row]]["top"][:1]
         gold = table["gold_id"][row]
         return {
-            "at": at, "id": table["id"][row], "phrase": table["phrase"][row], "sentence": table["sentence"][row], "outcome": self.outcome[at],
-            "gold": None if gold is None else (gold, self.names.get(gold, "")), "top": (top[0], self.names.get(top[0], "")) if top else None,
+            "at": at,
+            "id": table["id"][row],
+            "phrase": table["phrase"][row],
+            "sentence": table["sentence"][row],
+            "outcome": self.outcome[at],
+            "gold": None if gold is None else (gold, self.names.get(gold, "")),
+            "top": (top[0], self.names.get(top[0], "")) if top else None,
             "picture": table["image_status"][row],
         }
 

@@ -54,17 +54,27 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     run = finished.read(Path(job["run"]))
     profile = next((one.profile for one in run.tree() if one.profile), None)
     limits = Limits(**profile.limits) if profile else Limits()
-    book = Book.read(run, {side: Path(job["source"]) / folder for side, folder in run.images.items()}, job["split"], limits)
+    book = Book.read(
+        run, {side: Path(job["source"]) / folder for side, folder in run.images.items()}, job["split"], limits
+    )
     host, local = job["host"], loopback(job["host"])
-    hosts = {"localhost", "127.0.0.1", "[::1]"} if local else {"localhost", host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
+    hosts = (
+        {"localhost", "127.0.0.1", "[::1]"}
+        if local
+        else {"localhost", host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
+    )
     app = make(book, Once(job["run"], job["device"], job["precision"]), hosts, local)
     try:
         server = make_server(host, job["port"], app, threaded=True, request_handler=_Handler)
     except (OSError, SystemExit, OverflowError) as error:
-        raise UserError(f"--host {host} --port {job['port']}: the address cannot be had ({error}); choose another --port") from error
+        raise UserError(
+            f"--host {host} --port {job['port']}: the address cannot be had ({error}); choose another --port"
+        ) from error
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: threading.Thread(target=server.shutdown, daemon=True).start())
-    print(f"{len(book.rows):,} mentions of {job['split']} by {book.name}{announced(host, server.server_port)}", flush=True)
+    print(
+        f"{len(book.rows):,} mentions of {job['split']} by {book.name}{announced(host, server.server_port)}", flush=True
+    )
     server.serve_forever(poll_interval=0.2)
     server.server_close()
     return {}

@@ -17,12 +17,18 @@ def render(context: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"shade": shade, "depth": depth, "worded": worded}
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(script)}; base-uri 'none'; form-action 'none'"
     return environment.get_template("page.html").render(
-        **context, policy=policy, style=Markup(style), script=Markup(script), data=Markup(embedded(data)),  # noqa: S704 - ours, and escaped
+        **context,
+        policy=policy,
+        style=Markup(style),
+        script=Markup(script),
+        data=Markup(embedded(data)),  # noqa: S704 - ours, and escaped
     )
 
 

@@ -45,7 +45,12 @@ def compose(job: dict[str, Any], ask: Callable[[str, Sequence[str]], dict[str, d
     rows = choose(source.mentions, split, dict(zip(ids.tolist(), right.T, strict=True)), job["cases"])
     names = [source.mentions["id"][row] for row in rows]
     methods = [
-        Method(entry.name, predictions(entry.experiment.runs[0].folder, names), ask(entry.name, names), f"rank_{protocol.replace('-', '_')}")
+        Method(
+            entry.name,
+            predictions(entry.experiment.runs[0].folder, names),
+            ask(entry.name, names),
+            f"rank_{protocol.replace('-', '_')}",
+        )
         for entry in entries
     ]
     made = Cases(source, methods, Thumbnails(Limits(**job["limits"]), budget=job["pictures"]))
@@ -53,34 +58,62 @@ def compose(job: dict[str, Any], ask: Callable[[str, Sequence[str]], dict[str, d
     with Bar(len(rows), "cases", "case") as progress:
         cases = []
         for row in rows:
-            cases.append(made.case(row) | {"parts": [number for number, mask in enumerate(of_parts.values()) if mask[row]]})
+            cases.append(
+                made.case(row) | {"parts": [number for number, mask in enumerate(of_parts.values()) if mask[row]]}
+            )
             progress.update(1)
     there = sorted({number for one in cases for number in one["parts"]})
     for one in cases:
         one["parts"] = [there.index(number) for number in one["parts"]]
     data = {
-        "cases": cases, "entities": made.entities, "pictures": {name: picture.uri for name, picture in made.thumbnails.made.items()},
-        "parts": [list(of_parts)[number] for number in there], "methods": [method.name for method in methods],
+        "cases": cases,
+        "entities": made.entities,
+        "pictures": {name: picture.uri for name, picture in made.thumbnails.made.items()},
+        "parts": [list(of_parts)[number] for number in there],
+        "methods": [method.name for method in methods],
         "kinds": {entry.name: entry.experiment.told.get("method", entry.name) for entry in entries},
     }
     in_split = source.mentions["split"].count(split)
     histories = {entry.name: read_json(entry.experiment.runs[0].folder / "history.json") for entry in entries}
     figures = {entry.name: entry.averages[split][protocol]["all"] for entry in entries}
-    by_title = {"part": [one for one in tables if "by part" in one.title], "cost": [one for one in tables if one.title.startswith("Cost")]}
+    by_title = {
+        "part": [one for one in tables if "by part" in one.title],
+        "cost": [one for one in tables if one.title.startswith("Cost")],
+    }
     by_title["published"] = [one for one in tables if one.title.startswith("PUBLISHED")]
     apart = [one for group in by_title.values() for one in group]
     context = {
-        "dataset": job["dataset"], "split": split, "protocol": protocol, "figures": figures, "mentions": in_split, "right": right, "ids": ids,
-        "entities": len(source.entities["id"]), "standings": [one for one in tables if not any(one is other for other in apart)], **by_title,
-        "agreement": agreement.agreement([entry.name for entry in entries], right), "charts": curves.charts(histories),
-        "account": [table(title, ["", *heads], [[label, *(f"{value:,}" for value in values)] for label, values in grid]) for title, heads, grid in grids(account)],
-        "skipped": job["skipped"], "cases": len(cases), "top": TOP, "left_out": made.thumbnails.left_out, "command": job["command"],
+        "dataset": job["dataset"],
+        "split": split,
+        "protocol": protocol,
+        "figures": figures,
+        "mentions": in_split,
+        "right": right,
+        "ids": ids,
+        "entities": len(source.entities["id"]),
+        "standings": [one for one in tables if not any(one is other for other in apart)],
+        **by_title,
+        "agreement": agreement.agreement([entry.name for entry in entries], right),
+        "charts": curves.charts(histories),
+        "account": [
+            table(title, ["", *heads], [[label, *(f"{value:,}" for value in values)] for label, values in grid])
+            for title, heads, grid in grids(account)
+        ],
+        "skipped": job["skipped"],
+        "cases": len(cases),
+        "top": TOP,
+        "left_out": made.thumbnails.left_out,
+        "command": job["command"],
     }
     page = render(context, data)
     write_atomic(Path(job["out"]), page)
     thumbnails = made.thumbnails
     return {
-        "file": job["out"], "cases": len(cases), "pictures": len(thumbnails.made), "left_out": thumbnails.left_out, "bytes": len(page.encode()),
+        "file": job["out"],
+        "cases": len(cases),
+        "pictures": len(thumbnails.made),
+        "left_out": thumbnails.left_out,
+        "bytes": len(page.encode()),
     }
 
 
@@ -115,13 +148,25 @@ def told(job: Mapping[str, Any], name: str, names: Sequence[str]) -> dict[str, d
     """What the head behind a name tells of these mentions, by id; nothing where it is not asked."""
     if not job["explain"] or name not in job["runs"] or not names:
         return {}
-    return {one["id"]: one for one in explain({**job["runs"][name], "device": job["device"]}, split=job["splits"][-1], mentions=names, top=4 * TOP)}
+    return {
+        one["id"]: one
+        for one in explain(
+            {**job["runs"][name], "device": job["device"]}, split=job["splits"][-1], mentions=names, top=4 * TOP
+        )
+    }
 
 
 def membership(source: Source) -> dict[str, np.ndarray]:
     """Part -> (M,) bool: the parts that figures are given for, and mentions without a gold in the KB."""
-    table = {name: np.array(values, dtype=object) for name, values in source.mentions.items() if name in ("split", "group", "gold_id", "image_status")}
-    table |= {name: np.array(source.mentions[name], bool) for name in ("phrase_is_name", "gold_in_train", "sentence_in_train", "ambiguous")}
+    table = {
+        name: np.array(values, dtype=object)
+        for name, values in source.mentions.items()
+        if name in ("split", "group", "gold_id", "image_status")
+    }
+    table |= {
+        name: np.array(source.mentions[name], bool)
+        for name in ("phrase_is_name", "gold_in_train", "sentence_in_train", "ambiguous")
+    }
     gold = np.array(source.mentions["gold"], np.int64)
     found = parts(table, gold, np.array([status == "ok" for status in source.entities["image_status"]], bool))
     found = {name: mask for name, mask in found.items() if name != "all" and not name.startswith("half: ")}
