@@ -2,10 +2,10 @@
 
 ExtractFeatures and TrainHead are the two commands of every day, CompareHeads the third; Luigi's `--help` after a NAME lists its options.
 
-- a dataset: PrepareDataset, EnhanceEntities, and for the demo DemoWorld, DemoEncoders (pipeline/tasks.py)
-- features: ExtractFeatures, its groups ExtractGroup; heads: BuildCandidates, BuildPairs, TrainHead, PromptedFeatures, SearchHead (linking/tasks.py)
-- new mentions: LinkMentions (linking/link_tasks.py)
-- reports: CompareHeads, Ablate, CompareRuns (report/tasks.py), Explain, Report (report/look.py), Explore (report/explore_task.py)
+- a dataset: PrepareDataset, EnhanceEntities, and for the demo DemoWorld, DemoEncoders (mel_cache/commands/dataset.py)
+- features: ExtractFeatures, its groups ExtractGroup; heads: BuildCandidates, BuildPairs, TrainHead, PromptedFeatures, SearchHead (mel_cache/commands/heads.py)
+- new mentions: LinkMentions (mel_cache/commands/mentions.py)
+- reports: CompareHeads, Ablate, CompareRuns (mel_cache/commands/compare.py), Explain, Report (mel_cache/commands/look.py), Explore (mel_cache/commands/explore.py)
 - what there is: Status; upkeep of the cache: VerifyCache, EstimateCache, CleanCache (here)
 
 Each task says what it reads and what it leaves behind.
@@ -17,17 +17,26 @@ import sys
 
 import luigi
 
-from cache.errors import UserError
-from linking import jobs
-from linking.link_tasks import LinkMentions
-from linking.tasks import BuildCandidates, BuildPairs, ExtractFeatures, PromptedFeatures, SearchHead, TrainHead
-from pipeline import child, help, logs, wants
-from pipeline.task import Task, Tool
-from pipeline.tasks import DemoEncoders, DemoWorld, EnhanceEntities, ExtractGroup, OnProfile, PrepareDataset
+from experiments import jobs
+from foundation import child, logs
+from foundation.errors import UserError
+from mel_cache.commands import help
+from mel_cache.commands.compare import Ablate, CompareHeads, CompareRuns
+from mel_cache.commands.dataset import DemoEncoders, DemoWorld, EnhanceEntities, ExtractGroup, OnProfile, PrepareDataset
+from mel_cache.commands.explore import Explore
+from mel_cache.commands.heads import (
+    BuildCandidates,
+    BuildPairs,
+    ExtractFeatures,
+    PromptedFeatures,
+    SearchHead,
+    TrainHead,
+)
+from mel_cache.commands.look import Explain, Report
+from mel_cache.commands.mentions import LinkMentions
+from mel_cache.commands.task import Task, Tool
+from pipeline.extraction import wants
 from report import status
-from report.explore_task import Explore
-from report.look import Explain, Report
-from report.tasks import Ablate, CompareHeads, CompareRuns
 
 __all__ = [
     "Ablate",
@@ -73,7 +82,7 @@ class VerifyCache(Tool):
             "prompted": list(map(str, self.paths.prompted())),
             "repair": self.repair,
         }
-        found = child.run("pipeline.upkeep:verify", job)
+        found = child.run("pipeline.extraction.maintenance:verify", job)
         logs.say(found["text"])
         if found["bad"] and not self.repair:
             raise UserError(
@@ -97,7 +106,7 @@ class EstimateCache(Tool, OnProfile):
                 jobs_now.append(group.job(estimate=True))
             else:
                 later += wants.features_of(json.loads(group.plan))
-        logs.say(child.run("pipeline.upkeep:estimate", {"jobs": jobs_now, "later": later})["text"])
+        logs.say(child.run("pipeline.extraction.maintenance:estimate", {"jobs": jobs_now, "later": later})["text"])
 
 
 class CleanCache(Tool):
@@ -119,7 +128,7 @@ class CleanCache(Tool):
             "demo": str(self.clone(DemoEncoders).place),
             "remove": self.remove,
         }
-        logs.say(child.run("pipeline.upkeep:clean", job)["text"])
+        logs.say(child.run("pipeline.extraction.maintenance:clean", job)["text"])
 
 
 class Status(Tool, OnProfile):

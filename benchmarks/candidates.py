@@ -24,7 +24,7 @@ from rapidfuzz.utils import default_process
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.retrieval import SCORERS, by_name  # noqa: E402
+from pipeline.candidates.retrieval import SCORERS, by_name  # noqa: E402
 
 
 def machine() -> str:

@@ -21,8 +21,8 @@ from pipeline.demo.faces import celebrities
 from pipeline.demo.held_out_boxes import overlap
 from pipeline.demo.looks import KINDS, ON_FACES
 from pipeline.demo.world import SIZES, Picture, World, make_world
-from pipeline.feature_texts import THRESHOLD, names
-from pipeline.parents import KnowledgeBase, Parent
+from pipeline.extraction.feature_texts import THRESHOLD, names
+from pipeline.extraction.parents import KnowledgeBase, Parent
 
 
 def found_in(work: Path, side: str, feature: str, view: str = "image") -> Parent:

@@ -1,6 +1,6 @@
 """Extraction beside its bare parts: `python benchmarks/extraction.py [--images 2000] [--device auto] [--wikimel DIR] [--json OUT]`.
 
-images: the whole of `pipeline.extract.main` over JPEG files with a ViT-B/32 CLIP of random weights, against bare decoding and preparing (same
+images: the whole of `pipeline.extraction.stage.main` over JPEG files with a ViT-B/32 CLIP of random weights, against bare decoding and preparing (same
 threads) and against the bare model on prepared pictures (same batches); the target is at most 1.15 × the slower of the two. On a GPU the last also at
 each precision, bare. memory: the highest anonymous memory of an extraction of a quarter of the pictures and of all of them, each in a process of its
 own and in shards of --shard-rows rows, so that both write several; and of the halves of the longer one (allocators fill up at first). accelerator: the
@@ -64,7 +64,7 @@ def write_clip(folder: Path, layers: int) -> Path:
 
 def prepared_dataset(root: Path, images: list[Path]) -> Path:
     """A prepared dataset whose entities have one picture each."""
-    from pipeline.account import prepare
+    from pipeline.datasets.account import prepare
 
     entities = [
         {"id": f"Q{i}", "name": f"entity {i}", "images": [path.relative_to(root).as_posix()]}
@@ -127,13 +127,13 @@ def extract_alone(job: dict, prepare: Callable[[], None], results: "multiprocess
     import open_clip  # noqa: F401 - imported before the clock starts, as it is for the bare parts
     import torch  # noqa: F401
 
-    from pipeline import extract
+    from pipeline.extraction import stage
 
     prepare()
 
     with PeakAnonymous() as memory:
         started = time.perf_counter()
-        account = extract.main(job)
+        account = stage.main(job)
         seconds = time.perf_counter() - started
     results.put((seconds, account["run"], memory.halves, sum(file.endswith(".h5") for file in account["files"])))
 
@@ -160,10 +160,10 @@ def in_own_process(job: dict, prepare: Callable[[], None] = nothing) -> tuple[fl
 def images_benchmark(count: int, device: str, shard_rows: int, layers: int) -> dict[str, float]:
     import torch
 
-    from pipeline.device import autocast, choose
+    from foundation.device import autocast, choose
+    from pipeline.datasets.images import Limits, decode
     from pipeline.extractors import build
-    from pipeline.images import Limits, decode
-    from pipeline.profile import Feature
+    from pipeline.profiles.profile import Feature
 
     device = choose(device)
     with tempfile.TemporaryDirectory() as name:
@@ -241,9 +241,9 @@ class Waiting:
 
 
 def accelerator_benchmark(count: int, shard_rows: int, starts: float, per_second: float) -> dict[str, float]:
+    from pipeline.datasets.images import Limits, decode
     from pipeline.extractors import build
-    from pipeline.images import Limits, decode
-    from pipeline.profile import Feature
+    from pipeline.profiles.profile import Feature
 
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -282,8 +282,8 @@ def accelerator_benchmark(count: int, shard_rows: int, starts: float, per_second
 def text_benchmark(wikimel: Path, rows: int, device: str) -> dict[str, float]:
     import torch
 
-    from pipeline import extract
-    from pipeline.account import prepare
+    from pipeline.datasets.account import prepare
+    from pipeline.extraction import stage
 
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -302,22 +302,22 @@ def text_benchmark(wikimel: Path, rows: int, device: str) -> dict[str, float]:
         wants = [{"side": "mention", "feature": "text_tokens", "view": "mention_sep_sentence"}]
         job = extraction_job(root, root / "prepared", profile, "buckets", wants, device)
         started = time.perf_counter()
-        done = extract.main(job)
+        done = stage.main(job)
         bucketed = done["features"]["text_tokens"]["extracted"] / (time.perf_counter() - started)
 
-        from pipeline.extractors import base
+        from pipeline.extraction import base
 
         plain = base.padded_length
         try:
+            import pipeline.extraction.runner
             import pipeline.extractors.text_tokens
-            import pipeline.runner
 
-            base.padded_length = pipeline.runner.padded_length = lambda length, limit: limit
+            base.padded_length = pipeline.extraction.runner.padded_length = lambda length, limit: limit
             started = time.perf_counter()
-            done = extract.main({**job, "cache": str(root / "fixed")})
+            done = stage.main({**job, "cache": str(root / "fixed")})
             fixed = done["features"]["text_tokens"]["extracted"] / (time.perf_counter() - started)
         finally:
-            base.padded_length = pipeline.runner.padded_length = plain
+            base.padded_length = pipeline.extraction.runner.padded_length = plain
     del torch
     return {
         "rows": done["features"]["text_tokens"]["extracted"],

@@ -1,7 +1,7 @@
 """Faces on real photographs: `python benchmarks/faces.py --onnx MODEL.onnx [--wikimel DIR] [--bare 300] [--json OUT]`.
 
 speed: all pictures of the set through `faces` (MTCNN), then the found faces through `face_embedding` (the ONNX recogniser) and `object_resnet` (a
-ResNet-18 of random weights, as costly as a trained one), each by the whole of `pipeline.extract.main`; beside them the same models bare, on prepared
+ResNet-18 of random weights, as costly as a trained one), each by the whole of `pipeline.extraction.stage.main`; beside them the same models bare, on prepared
 input of `--bare` of the pictures in the same batches. The target is at most 1.2 × the bare model's time; the ratio of CPU seconds, loading included,
 is less disturbed by other work. match: `face_match` alone on the test mentions with a found face on both sides, the best entity with a face taken:
 among the candidate list, and among all of the KB.
@@ -47,7 +47,7 @@ def extracted(
     root: Path, base: dict[str, Any], features: list[str], upstream: dict[str, Any]
 ) -> tuple[dict[str, Any], np.ndarray]:
     """The result of one extraction of the mentions' and all the entities' pictures, and its seconds by the clock and of CPU."""
-    from pipeline import extract
+    from pipeline.extraction import stage
 
     wants = [
         {"side": side, "feature": name, "view": view}
@@ -55,7 +55,7 @@ def extracted(
         for side, view in (("mention", "image"), ("entity", "images"))
     ]
     started = now()
-    done = extract.main({**base, "wants": wants, "upstream": upstream, "columns": str(root / "columns" / features[0])})
+    done = stage.main({**base, "wants": wants, "upstream": upstream, "columns": str(root / "columns" / features[0])})
     return done, now() - started
 
 
@@ -68,10 +68,10 @@ def bare(profile: Path, dataset: Path, roots: dict[str, Path], count: int) -> di
     """Seconds per picture, by the clock and of CPU, of each model alone, on prepared input, and of decoding alone."""
     import torch
 
-    from pipeline import profile as profiles
-    from pipeline import units
+    from pipeline.datasets.images import Limits, decode
+    from pipeline.extraction import units
     from pipeline.extractors import build
-    from pipeline.images import Limits, decode
+    from pipeline.profiles import profile as profiles
 
     loaded = profiles.load(str(profile))
     made = {name: build(loaded.feature(name), loaded.source, None) for name in loaded.features}
@@ -114,7 +114,8 @@ def match(root: Path, dataset: Path, result: dict[str, Any], cache: Path) -> dic
     """How often the entity with the best face match is the gold, on test."""
     import pyarrow.parquet as parquet
 
-    from pipeline import candidates, pairs
+    from pipeline.candidates import stage as candidates
+    from pipeline.pairs import stage as pairs
 
     candidates.build({"dataset": str(dataset), "out": str(root / "candidates.npz"), "k": 100})
     mentions = parquet.read_table(dataset / "mentions.parquet", columns=["gold", "split"]).to_pydict()
@@ -157,7 +158,7 @@ def match(root: Path, dataset: Path, result: dict[str, Any], cache: Path) -> dic
 
 
 def main() -> None:
-    from pipeline.account import prepare
+    from pipeline.datasets.account import prepare
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--onnx", type=Path, required=True)

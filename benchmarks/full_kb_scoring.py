@@ -22,9 +22,9 @@ from torch import Tensor
 
 from heads.base import Ragged, Rows, make_head
 from heads.config import load_config
-from heads.mimic import Mimic
+from heads.methods._mimic_units import Dual
+from heads.methods.mimic import Mimic
 from heads.scoring import score_kb
-from heads.units import Dual
 
 SHAPES = {"text.tokens": (512,), "text.pooled": (512,), "image.tokens": (50, 768), "image.pooled": (512,)}
 LENGTH = 40

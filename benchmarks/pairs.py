@@ -51,7 +51,7 @@ def stored(folder: Path, side: str, feature: str, view: str, columns: dict[str, 
 def main() -> None:
     from extraction import PeakAnonymous
 
-    from pipeline import pairs
+    from pipeline.pairs import stage as pairs
 
     parser = argparse.ArgumentParser(description=__doc__)
     for name, value in (("mentions", 26000), ("entities", 19000), ("candidates", 100)):

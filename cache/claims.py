@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.files import explained, link_new, locked, make_folder
+from foundation.files import explained, link_new, locked, make_folder
 
 TTL = 600.0  # seconds without a sign of life after which a claim is stale
 UNKNOWN_AGE = 3600.0  # seconds after which a temporary file of a writer that cannot be asked for (another machine) counts as left behind

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.errors import UserError
 from cache.identity import KEY_BYTES, Output
+from foundation.errors import UserError
 
 BLOCK_BYTES = 16 << 20  # what is cast, checked and written at a time
 

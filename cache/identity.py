@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import UserError
-from cache.files import locked, read_json, write_json
-from cache.progress import Bar
+from foundation.errors import UserError
+from foundation.files import locked, read_json, write_json
+from foundation.progress import Bar
 
 RULES = 2
 """Raised by hand when what an identity is made of changes: finished tasks then look again at what they hold."""

@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 
 from cache.columns import BLOCK_BYTES, Pending
-from cache.errors import PassingError, UserError
-from cache.files import error_number, free_bytes
 from cache.identity import DTYPES
+from foundation.errors import PassingError, UserError
+from foundation.files import error_number, free_bytes
 
 LAYOUT = 1  # raised when names or meaning of a shard's arrays or attributes change; then MIGRATIONS gets a function
 PAGE = 4096  # every array starts at a multiple of this; the first page is the user block, see `seal`

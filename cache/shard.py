@@ -11,10 +11,10 @@ import numpy as np
 from cache import layout
 from cache.claims import temporary_name
 from cache.columns import Column, cause_codes, check_keys, pending, whole
-from cache.errors import UserError
-from cache.files import explained, fault_point, link_new
 from cache.identity import KEY_BYTES, Output
 from cache.layout import REMEDY, Array
+from foundation.errors import UserError
+from foundation.files import explained, fault_point, link_new
 
 
 class Status(IntEnum):

@@ -14,12 +14,12 @@ import numpy as np
 
 from cache import claims, shard
 from cache.columns import Column
-from cache.errors import UserError
-from cache.files import make_folder, read_json, write_json
 from cache.identity import Output, identity
 from cache.index import Index, as_void
 from cache.layout import REFILL, REMEDY
 from cache.shard import Shard
+from foundation.errors import UserError
+from foundation.files import make_folder, read_json, write_json
 
 SPEC = "spec.json"
 

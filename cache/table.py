@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import UserError
 from cache.layout import REMEDY
 from cache.shard import Shard, Status
 from cache.store import Store
+from foundation.errors import UserError
 
 # Bytes of a row from which copying row by row is faster than fancy indexing per shard and scattering; measured on mapped rows of 2 to 64 kB.
 _LARGE_ROW = 8192

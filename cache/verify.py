@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from cache import claims, layout
-from cache.errors import UserError
-from cache.files import explained, sync_folder
 from cache.identity import Output, identity
-from cache.progress import Bar
 from cache.shard import Shard, Status
 from cache.store import SPEC, Store, folder_name
+from foundation.errors import UserError
+from foundation.files import explained, sync_folder
+from foundation.progress import Bar
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def make_head(method: str, config: HeadConfig, shapes: Mapping[str, tuple[int, .
 
     A module with heads of several stages says with `head_class(config)` which of them is meant. frozen: models that a stage runs live.
     """
-    module = importlib.import_module(f"heads.{method}")
+    module = importlib.import_module(f"heads.methods.{method}")
     if hasattr(module, "head_class"):
         return module.head_class(config)(config, shapes, **frozen)
     kind = next(

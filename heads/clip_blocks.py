@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from cache.errors import UserError
+from foundation.errors import UserError
 
 Activation = {"gelu": F.gelu, "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x)}
 
@@ -80,7 +80,7 @@ class Tower(nn.Module):
 
 
 def read_towers(path: Path) -> dict[str, Tower]:
-    """`{"text", "image"}` from the file that `linking.clip_blocks.export` writes. Raises `UserError` for a file of another kind."""
+    """`{"text", "image"}` from the file that `experiments.clip_blocks.export` writes. Raises `UserError` for a file of another kind."""
     try:
         with safe_open(path, framework="pt") as file:
             said: dict[str, Any] = json.loads(file.metadata()["towers"])

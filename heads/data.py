@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from cache.errors import UserError
-from cache.progress import Bar
 from cache.store import Store
 from cache.table import Table
+from foundation.errors import UserError
+from foundation.progress import Bar
 from heads.base import Batch, Ragged, Rows
 
 T = TypeVar("T")
@@ -114,7 +114,7 @@ class Several:
 
 @dataclass(frozen=True)
 class Keys:
-    """A key column: the rows of a feature behind each record, as extraction leaves them (see `pipeline.units.Column`)."""
+    """A key column: the rows of a feature behind each record, as extraction leaves them (see `pipeline.extraction.units.Column`)."""
 
     keys: np.ndarray
     present: np.ndarray

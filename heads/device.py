@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from cache.errors import UserError
+from foundation.errors import UserError
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cache.files import write_atomic
-from cache.progress import Bar
+from foundation.files import write_atomic
+from foundation.progress import Bar
 from heads.base import Head
 from heads.data import Bundle
 from heads.metrics import Metrics, figures, parts, rank_in_lists, rerank

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache.errors import UserError, nearest
-from cache.files import write_atomic
-from cache.progress import Bar
 from cache.store import Store
 from cache.table import Table
+from foundation.errors import UserError, nearest
+from foundation.files import write_atomic
+from foundation.progress import Bar
 from heads import fusion
 from heads.base import Head
 from heads.config import load_config

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import torch
 from rapidfuzz.utils import default_process
 
-from cache.errors import UserError
-from cache.files import read_json, write_atomic, write_json
-from cache.progress import Bar
+from foundation.errors import UserError
+from foundation.files import read_json, write_atomic, write_json
+from foundation.progress import Bar
 from heads import training
 from heads.base import Head
 from heads.config import load_config

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache.errors import UserError
-from cache.progress import Bar
 from cache.store import Store
+from foundation.errors import UserError
+from foundation.progress import Bar
 from heads.base import Head, make_head
 from heads.checkpoint import read_tensors
 from heads.config import load_config

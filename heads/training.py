@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache.errors import UserError
-from cache.files import fault_point, read_json, write_json
-from cache.progress import Bar
 from cache.store import Store
+from foundation.errors import UserError
+from foundation.files import fault_point, read_json, write_json
+from foundation.progress import Bar
 from heads.base import Batch, Head, make_head
 from heads.checkpoint import load_optimizer, optimizer_tensors, part, read_tensors, write_tensors
 from heads.clip_blocks import read_towers

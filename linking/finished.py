@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.errors import UserError
-from cache.files import read_json
+from foundation import receipts
+from foundation.errors import UserError
+from foundation.files import read_json
+from foundation.paths import Paths
 from heads.config import load_config
-from pipeline import profile as profiles
-from pipeline import receipts, wants
-from pipeline.paths import Paths
-from pipeline.profile import Profile
+from pipeline.extraction import wants
+from pipeline.profiles import profile as profiles
+from pipeline.profiles.profile import Profile
 
 REMEDY = "give the command that trained it once more: what stands is not done again"
 

@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from cache.errors import UserError
-from cache.files import read_json, write_json
 from cache.identity import weights_hash
 from cache.shard import Status
+from foundation.errors import UserError
+from foundation.files import read_json, write_json
 from heads.config import load_config
 from heads.device import pick_device
 from heads.metrics import dev_half
 from linking import calibration, finished
 from linking.scorer import Chunk, Kb, Scorer, known_stores
-from pipeline.fresh import Fresh, Known
-from pipeline.images import Limits
-from pipeline.records import Mention
-from pipeline.scan import scan
-from pipeline.spans import find_span
-from pipeline.tables import STATUS_NAMES
+from pipeline.datasets.images import Limits
+from pipeline.datasets.records import Mention
+from pipeline.datasets.scan import scan
+from pipeline.datasets.spans import find_span
+from pipeline.datasets.tables import STATUS_NAMES
+from pipeline.extraction.new_mentions import Fresh, Known
 
 CALIBRATION = "calibration.json"
 CHUNK = 256

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from cache.errors import UserError
-from cache.files import explained, fault_point, sync_folder
-from cache.progress import Bar
+from foundation.errors import UserError
+from foundation.files import explained, fault_point, sync_folder
+from foundation.progress import Bar
+from linking import incoming
+from linking.incoming import Line
 from linking.linker import Linked, Linker
-from pipeline import incoming
-from pipeline.incoming import Line
 
 TOLD = 5  # refused lines that are named in the summary
 

@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from cache.errors import UserError
 from cache.identity import identity, weights_hash
 from cache.store import Store
 from cache.table import Table
+from experiments import jobs, prompts
+from foundation.errors import UserError
 from heads.base import Ragged, Rows
 from heads.config import load_config
 from heads.config.dsmip import PROMPTED
@@ -21,12 +22,14 @@ from heads.data import Bundle, Keys, Side, settle_all
 from heads.fusion import Frequency
 from heads.runs import load_head, refuse_other_features
 from heads.scoring import entity_chunks, score_kb, score_lists
-from linking import jobs, prompts
 from linking.finished import Finished
-from pipeline import candidates, pair_scores, pairs, wants
-from pipeline.pair_texts import Texts
-from pipeline.retrieval import Lists, as_given
-from pipeline.units import Column, column_name
+from pipeline.candidates import stage as candidates
+from pipeline.candidates.retrieval import Lists, as_given
+from pipeline.extraction import wants
+from pipeline.extraction.units import Column, column_name
+from pipeline.pairs import scores as pair_scores
+from pipeline.pairs import stage as pairs
+from pipeline.pairs.texts import Texts
 
 HELD_BYTES = 1 << 30  # of the KB's encodings kept between two chunks of mentions
 DEPTH = 10  # entities that are scored again by themselves, as a run's predictions list them

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from cache.files import read_json, write_atomic, write_json
+from foundation.files import read_json, write_atomic, write_json
 from report.runs import MEAN
 from report.tables import as_text, table
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import UserError
-from cache.files import inside
 from cache.store import Store
-from pipeline.feature_texts import MOST, THRESHOLD, names, sentences, unpack
-from pipeline.parents import Parent
-from pipeline.units import read_tables
+from foundation.errors import UserError
+from foundation.files import inside
+from pipeline.extraction.feature_texts import MOST, THRESHOLD, names, sentences, unpack
+from pipeline.extraction.parents import Parent
+from pipeline.extraction.units import read_tables
 from report.thumbnails import LARGE, SMALL, Thumbnails
 
 FOUND = ("objects", "faces", "face_attributes", "identity")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from report.runs import Experiment, paired, read_experiment, shared_protocol
 from report.significance import RESAMPLES, Difference, mcnemar, p_said, paired_bootstrap
 from report.tables import as_text, table

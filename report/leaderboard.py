@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from cache.files import write_atomic
+from foundation.files import write_atomic
 from report.averages import FIGURES, Averages, averages, said, spread
+from report.long_csv import tidy
 from report.published import published
 from report.runs import Experiment, ranks, read_experiment, shared_protocol
 from report.significance import RESAMPLES, holm, p_said, paired_bootstrap
 from report.tables import Cell, Table, as_latex, as_markdown, as_text, table
-from report.tidy import tidy
 
 GROUP = "group: "
 UNGROUPED = ["mention image: yes", "mention image: no", "gold image: yes", "gold image: no", "image on both sides: yes"]

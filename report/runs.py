@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import UserError
-from cache.files import read_json
+from foundation.errors import UserError
+from foundation.files import read_json
 
 PROTOCOLS = ("full-kb", "candidates", "rerank")
 MEAN = "metrics-mean.json"

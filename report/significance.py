@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.progress import Bar
+from foundation.progress import Bar
 
 RESAMPLES = 10_000
 CHUNK = 4_000_000

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cache import verify
-from cache.errors import UserError
-from cache.files import free_bytes, read_json
-from pipeline.paths import Paths
+from foundation.errors import UserError
+from foundation.files import free_bytes, read_json
+from foundation.paths import Paths
 
 NEWEST = 15
 """Runs and searches that are listed; of older ones their number is told."""

@@ -170,7 +170,7 @@ def hf_vit(folder: Path, seed: int = 0) -> Path:
 
 def yolo_model(seed: int = 0, classes: tuple[str, ...] = ("person", "ship", "tower", "face")):
     """A YOLOv8 an eighth as wide, random but not blind: its batch norms have seen pictures, so that what it finds depends on the picture."""
-    from pipeline.detectors import yolo
+    from pipeline.models.detectors import yolo
 
     tasks = yolo.library()
     architecture = {**tasks.yaml_model_load("yolov8n.yaml"), "nc": len(classes), "scales": {"n": [0.33, 0.0625, 256]}}
@@ -187,7 +187,7 @@ def yolo_model(seed: int = 0, classes: tuple[str, ...] = ("person", "ship", "tow
 
 
 def yolo(folder: Path, seed: int = 0) -> Path:
-    from pipeline.detectors import yolo as detector
+    from pipeline.models.detectors import yolo as detector
 
     detector.save(yolo_model(seed), folder, 64)
     return folder
@@ -275,7 +275,7 @@ def deepface_weights(folder: Path, seed: int = 0, attributes: tuple[str, ...] = 
     import os
 
     os.environ["DEEPFACE_BACKEND_ENGINE"] = "pytorch"
-    from pipeline.recognisers.deepface import MODELS
+    from pipeline.models.recognisers.deepface import MODELS
 
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)

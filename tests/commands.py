@@ -4,7 +4,6 @@ For tests of what a command computes and leaves. Exit codes, one-line errors, ki
 """
 
 import contextlib
-import importlib
 import io
 import json
 from typing import Any
@@ -12,7 +11,9 @@ from typing import Any
 from luigi.retcodes import run_with_retcodes
 from luigi.task_register import Register
 
-from pipeline import child, task
+from foundation import child
+from foundation.contracts import to_json
+from mel_cache.commands import task
 
 
 def run(*arguments: str) -> tuple[Any, str]:
@@ -28,10 +29,10 @@ def run(*arguments: str) -> tuple[Any, str]:
     return code, said.getvalue()
 
 
-def call(target: str, job: dict[str, Any], threads: int = 0) -> dict[str, Any]:
+def call(target: str, job: Any, result: type | None = None, threads: int = 0) -> Any:
     """What `child.run` does, without the process."""
-    module, function = target.split(":")
-    return json.loads(json.dumps(getattr(importlib.import_module(module), function)(json.loads(json.dumps(job)))))
+    text = json.dumps(child.call(target, json.loads(json.dumps(to_json(job)))))
+    return child.restored(result, json.loads(text))
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from pipeline.extractors import build
-from pipeline.profile import Feature
-from pipeline.recognisers.align import TEMPLATE
+from pipeline.models.recognisers.align import TEMPLATE
+from pipeline.profiles.profile import Feature
 
 LIMITS = {"max_pixels": 1, "max_bytes": 1}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cache.errors import UserError
+from foundation.errors import UserError
 
 ABSENT = object()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_faults import refused
 
-from pipeline.datasets import LayoutOptions, load
+from pipeline.datasets.layouts import LayoutOptions, load
 
 
 def mention(number: int, **changes) -> dict:

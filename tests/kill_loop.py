@@ -15,7 +15,7 @@ from pathlib import Path
 
 def attempt(job: dict, kill_after: float | None, fault: str | None) -> tuple[bool, float]:
     """One extraction in a forked child. Returns whether it finished, and the seconds it took."""
-    from pipeline import extract
+    from pipeline.extraction import stage
 
     started = time.monotonic()
     child = os.fork()
@@ -24,7 +24,7 @@ def attempt(job: dict, kill_after: float | None, fault: str | None) -> tuple[boo
         try:
             if fault:
                 os.environ["MEL_FAULT"] = fault
-            extract.main(job)
+            stage.main(job)
             code = 0
         finally:
             os._exit(code)
@@ -47,7 +47,7 @@ def main(job: dict, faults: list[str], kills: int) -> dict:
     import torch
     import torchvision  # noqa: F401
 
-    import pipeline.extract  # noqa: F401
+    import pipeline.extraction.stage  # noqa: F401
 
     torch.set_num_threads(1)
     finished, _ = attempt({**job, "cache": job["cache"] + "-calm", "columns": job["columns"] + "-calm"}, None, None)

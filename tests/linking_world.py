@@ -30,7 +30,7 @@ METHODS = ("mimic", "drin", "dwe", "dsmip", "fused")
 def train(root: Path, monkeypatch, method: str = "fused") -> dict[str, Path]:
     """Method → its run's folder; dataset, profile and work folder lie in `root`. One command: what `fused` combines is trained before it."""
     import tasks
-    from pipeline import child
+    from foundation import child
 
     if not (root / "data").exists():
         small_world.write(root / "data", mentions=100)

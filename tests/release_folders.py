@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_faults import refused
 
-from pipeline.datasets import LayoutOptions, load
+from pipeline.datasets.layouts import LayoutOptions, load
 
 WIKI = "https://en.wikipedia.org/wiki/"
 

@@ -11,7 +11,7 @@ from small_world import picture
 
 from heads.evaluation import write_predictions
 from heads.metrics import figures, parts
-from pipeline import account
+from pipeline.datasets import account
 
 HURT = "</script><script>window.hurt=1</script><img src=x onerror='window.hurt=2'><!--<script>"
 NAMES = [

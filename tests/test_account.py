@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cache.errors import UserError
-from pipeline.account import prepare, table
-from pipeline.images import image_key
+from foundation.errors import UserError
+from pipeline.datasets.account import prepare, table
+from pipeline.datasets.images import image_key
 
 WIKIMEL = Path(__file__).parents[2] / "shared" / "data" / "wikimel"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import ahead
+from pipeline.extraction import ahead
 
 COUNT, SIZE = 8, 1000  # results of a batch, bytes of each
 

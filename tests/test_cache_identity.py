@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import UserError
 from cache.identity import Output, canonical_json, content_key, identity, weights_hash
+from foundation.errors import UserError
 
 
 def test_keys_and_identities_never_change_between_versions():

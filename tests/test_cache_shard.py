@@ -14,12 +14,12 @@ import pytest
 from cache_rows import LENGTHS, OUTPUTS, filled, keys_of, row, rows
 
 from cache import layout
-from cache.errors import UserError
 from cache.identity import Output
 from cache.layout import PAGE, H5Array
 from cache.shard import Shard, Status, write
 from cache.store import Store
 from cache.table import Table
+from foundation.errors import UserError
 
 NAMES = [0, 1, 2, 3, 5, 6, 7]
 DTYPES = (
@@ -292,7 +292,7 @@ import os, resource, sys
 sys.path[:0] = [{str(Path(__file__).parents[1])!r}]
 from pathlib import Path
 from cache import layout, shard
-from cache.errors import PassingError
+from foundation.errors import PassingError
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
 try:
     while True:
@@ -340,7 +340,7 @@ import os, sys
 sys.path[:0] = [{tests!r}, {root!r}]
 from pathlib import Path
 from cache import layout
-from cache.errors import UserError
+from foundation.errors import UserError
 from cache_rows import rows, spec
 from cache.store import Store
 

@@ -16,13 +16,13 @@ import pytest
 from cache_rows import filled, keys_of, rows, spec
 
 from cache import claims
-from cache.errors import UserError
-from cache.files import write_json
 from cache.identity import Output
 from cache.shard import Status
 from cache.store import Store
 from cache.table import Table
 from cache.verify import verify
+from foundation.errors import UserError
+from foundation.files import write_json
 
 ROOT = Path(__file__).parents[1]
 

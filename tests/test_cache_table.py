@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from cache_rows import OUTPUTS, filled, keys_of, row
 
-from cache.errors import UserError
 from cache.identity import Output
 from cache.shard import Status
 from cache.store import Store
 from cache.table import Table
+from foundation.errors import UserError
 
 LARGE = Output("large", (50, 100))  # copied row by row
 OUTPUTS_AND_LARGE = (*OUTPUTS, LARGE)

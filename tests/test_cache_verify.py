@@ -9,9 +9,9 @@ import pytest
 from cache_rows import filled, keys_of, rows
 
 from cache import claims, layout
-from cache.errors import UserError
 from cache.store import Store
 from cache.verify import remove, repair, usage, verify
+from foundation.errors import UserError
 
 LISTS = ([0, 1, 2], [3, 5, 6], [7, 8])
 

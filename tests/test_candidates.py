@@ -12,16 +12,16 @@ import pytest
 from rapidfuzz import fuzz
 from rapidfuzz.utils import default_process
 
-from cache.errors import UserError
 from cache.identity import Output
 from cache.shard import Status
 from cache.store import Store
 from cache.table import Table
-from pipeline import retrieval
-from pipeline.candidates import build, merge, recall
-from pipeline.datasets import load
+from foundation.errors import UserError
+from pipeline.candidates import retrieval
+from pipeline.candidates.retrieval import SCORERS, Lists, as_given, by_name, by_name_of_type, by_vector
+from pipeline.candidates.stage import build, merge, recall
+from pipeline.datasets.layouts import load
 from pipeline.demo.world import make_world
-from pipeline.retrieval import SCORERS, Lists, as_given, by_name, by_name_of_type, by_vector
 
 WIKIMEL = Path(__file__).parents[2] / "shared" / "data" / "wikimel"
 

@@ -10,10 +10,10 @@ import torch
 from crop_cases import LIMITS, call, extractor, loaded, parent, picture
 from PIL import Image
 
+from pipeline.extraction.probe import probe
 from pipeline.extractors import build
-from pipeline.probe import probe
-from pipeline.profile import Feature
-from pipeline.recognisers.spared import spared
+from pipeline.models.recognisers.per_crop import spared
+from pipeline.profiles.profile import Feature
 
 CASES = [
     ("object_clip", checkpoints.open_clip_model, {}),

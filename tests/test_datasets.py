@@ -7,8 +7,8 @@ import pytest
 from data_faults import ABSENT, change, refused
 from dataset_folders import Lines, Mimic
 
-from pipeline.datasets import LayoutOptions, formats, layout, load
-from pipeline.fingerprint import fingerprint
+from pipeline.datasets.fingerprint import fingerprint
+from pipeline.datasets.layouts import LayoutOptions, formats, layout, load
 
 WIKIMEL = Path(__file__).parents[2] / "shared" / "data" / "wikimel"
 

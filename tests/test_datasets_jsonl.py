@@ -4,7 +4,7 @@ import pytest
 from data_faults import ABSENT, change, refused
 from dataset_folders import Lines
 
-from pipeline.datasets import load
+from pipeline.datasets.layouts import load
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def test_detector_covers_the_drawn_figures_and_faces_on_a_fresh_seed(demo_encode
 def test_detector_sees_nothing_certain_in_an_empty_scene(demo_encoders):
     import torch
 
-    from pipeline.detectors import yolo
+    from pipeline.models.detectors import yolo
 
     detector = yolo.Detector(
         yolo.find(str(demo_encoders / "yolo"), demo_encoders, None, False),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from pipeline.demo.drawing import FIGURES, draw, draw_boxed
 from pipeline.demo.folder import whole_folder
 from pipeline.demo.looks import KINDS, attributes

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cache.errors import UserError
-from pipeline.detectors import yolo
-from pipeline.detectors.boxes import alike, tidy
+from foundation.errors import UserError
+from pipeline.models.detectors import yolo
+from pipeline.models.detectors.boxes import alike, tidy
 
 PROJECT = Path(__file__).parents[1]
 
@@ -208,7 +208,7 @@ socket.getaddrinfo = socket.create_connection = socket.socket.connect = forbidde
 import cv2, numpy, torch
 from PIL import Image
 before = torch.save, Image.open, dict(numpy.get_printoptions()), cv2.getNumThreads(), os.environ.get("OMP_NUM_THREADS")
-from pipeline.detectors import yolo
+from pipeline.models.detectors import yolo
 made = yolo.Detector(yolo.find(sys.argv[1], yolo.Path("."), None, True), 3, 0.25, None, None)
 made.load("cpu")
 assert before == (torch.save, Image.open, dict(numpy.get_printoptions()), cv2.getNumThreads(), os.environ.get("OMP_NUM_THREADS"))
@@ -235,7 +235,7 @@ assert SAFE_LOAD and not AUTOINSTALL and not ONLINE and not events.enabled
 
 
 def test_ultralytics_imported_in_another_mode_before_is_refused(tmp_path):
-    script = "import ultralytics.nn.tasks; from pipeline.detectors import yolo; yolo.library()"
+    script = "import ultralytics.nn.tasks; from pipeline.models.detectors import yolo; yolo.library()"
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "YOLO_CONFIG_DIR": str(tmp_path), "YOLO_OFFLINE": "true"}
     environment.pop("ULTRALYTICS_SAFE_LOAD", None)
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300)
@@ -245,7 +245,7 @@ def test_ultralytics_imported_in_another_mode_before_is_refused(tmp_path):
 def test_torchvision_finds_what_it_finds_itself(tmp_path):
     import torchvision
 
-    from pipeline.detectors.torchvision import Detector
+    from pipeline.models.detectors.torchvision import Detector
 
     images = [noise(90, 60), noise(61, 100), noise(90, 62, 1), photograph("zidane.jpg"), noise(1, 1)]
     for architecture in ("fasterrcnn_resnet50_fpn", "ssdlite320_mobilenet_v3_large", "retinanet_resnet50_fpn"):
@@ -274,7 +274,7 @@ def test_torchvision_finds_what_it_finds_itself(tmp_path):
 
 
 def test_a_picture_too_thin_for_torchvisions_scale_has_no_objects_and_spoils_no_batch(tmp_path):
-    from pipeline.detectors.torchvision import Detector
+    from pipeline.models.detectors.torchvision import Detector
 
     files = yolo.find(str(checkpoints.faster_rcnn(tmp_path / "model")), Path("."), None, False)
     made = Detector(files, 5, 0.0, 0.5, 48)
@@ -288,7 +288,7 @@ def test_a_picture_too_thin_for_torchvisions_scale_has_no_objects_and_spoils_no_
 
 
 def test_a_torchvision_description_that_is_no_detector_ends_in_one_line(tmp_path):
-    from pipeline.detectors.torchvision import Detector
+    from pipeline.models.detectors.torchvision import Detector
 
     folder = checkpoints.faster_rcnn(tmp_path / "model")
     config = json.loads((folder / "torchvision.json").read_text())
@@ -307,7 +307,7 @@ def test_torchvisions_own_weights_are_found_by_name_and_a_missing_file_is_named_
     """Offline: the file's place is torchvision's own, and no connection is tried."""
     import socket
 
-    from pipeline.models import find
+    from pipeline.models.references import find
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -351,7 +351,7 @@ def test_torchvisions_own_weights_are_fetched_once_and_only_whole(tmp_path, monk
     import threading
     from types import SimpleNamespace
 
-    from pipeline import zoo
+    from pipeline.models import zoo
 
     content, asked = b"weights", []
 
@@ -394,7 +394,7 @@ def test_torchvisions_own_weights_are_fetched_once_and_only_whole(tmp_path, monk
 
 def test_torchvisions_own_preprocessing_comes_with_its_own_weights(tmp_path, monkeypatch):
     from pipeline.extractors import build
-    from pipeline.profile import Feature
+    from pipeline.profiles.profile import Feature
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     place = tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth"

@@ -30,7 +30,7 @@ def test_the_example_extractor_extracts(tmp_path, monkeypatch):
     from torchvision.models import get_model
 
     import pipeline.extractors as extractors
-    from pipeline.profile import Feature
+    from pipeline.profiles.profile import Feature
 
     monkeypatch.setattr(
         extractors,
@@ -59,11 +59,12 @@ def test_the_example_extractor_extracts(tmp_path, monkeypatch):
 def test_the_example_head_trains_and_scores(tmp_path, monkeypatch):
     import heads
     import heads.config
+    import heads.methods
     from heads import training
 
     for block in blocks("adding-a-head.md"):
         write_named(block, tmp_path)
-    monkeypatch.setattr(heads, "__path__", [*heads.__path__, str(tmp_path / "heads")])
+    monkeypatch.setattr(heads.methods, "__path__", [*heads.methods.__path__, str(tmp_path / "heads" / "methods")])
     monkeypatch.setattr(heads.config, "__path__", [*heads.config.__path__, str(tmp_path / "heads" / "config")])
     assert "cosine" in heads.config.methods()
     job = heads_world.build_job(tmp_path / "world")
@@ -102,7 +103,7 @@ def test_links_and_paths_lead_somewhere(page):
         assert (page.parent / target).exists(), target
     for path in re.findall(r"`((?:pipeline|heads|cache|linking|tests|benchmarks|docs)/[\w./-]+\.\w+)`", text):
         if "NAME" not in path and "<" not in path:
-            assert (ROOT / path).exists() or path in ("heads/cosine.py", "heads/config/cosine.py"), path
+            assert (ROOT / path).exists() or path in ("heads/methods/cosine.py", "heads/config/cosine.py"), path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

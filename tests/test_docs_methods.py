@@ -38,7 +38,7 @@ def test_every_numbered_equation_is_mapped(method):
 @pytest.mark.parametrize("method", EQUATIONS)
 def test_every_function_that_is_named_is_there(method):
     known, files = set(), set()
-    for path in (*ROOT.glob("heads/*.py"), *ROOT.glob("pipeline/*.py")):
+    for path in (*ROOT.glob("heads/**/*.py"), *ROOT.glob("pipeline/**/*.py")):
         files.add(str(path.relative_to(ROOT)))
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
@@ -63,7 +63,8 @@ def test_every_function_that_is_named_is_there(method):
 def features():
     """Names of features, views, pair features and options that stand in the page as well."""
     from heads.config import config_class
-    from pipeline import pairs, views
+    from pipeline.extraction import views
+    from pipeline.pairs import stage as pairs
 
     options = {
         name for method in ("mimic", "drin", "dwe", "dsmip") for name in config_class(method).__dataclass_fields__

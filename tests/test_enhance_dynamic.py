@@ -12,7 +12,7 @@ import pytest
 from enhance_world import IMPATIENT, QUICK, dynamic_job, people, prepared, static_job, texts, without
 from loopback import Reply, completion, serving
 
-from cache.errors import PassingError, UserError
+from foundation.errors import PassingError, UserError
 from pipeline.enhance import dynamic, prompts, static
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,7 +7,7 @@ import pytest
 from causal_model import NO_SYSTEM, TEMPLATE, causal
 from enhance_world import dynamic_job, people, prepared, texts, without
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from pipeline.enhance import dynamic
 from pipeline.enhance.budget import Budget
 from pipeline.enhance.local import LocalModel

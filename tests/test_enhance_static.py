@@ -11,7 +11,7 @@ import pytest
 from enhance_world import IMPATIENT, people, prepared, static_job, texts, without
 from loopback import Reply, Wiki, serving
 
-from cache.errors import PassingError, UserError
+from foundation.errors import PassingError, UserError
 from pipeline.enhance import static
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from heads import fusion, training
 from heads.explanations import explain, main
 

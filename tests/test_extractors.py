@@ -13,11 +13,11 @@ from PIL import Image
 from test_crops import CASES as CROPS
 from test_detectors import photograph
 
-from cache.errors import UserError
+from foundation.errors import UserError
+from pipeline.extraction.base import TextExtractor
+from pipeline.extraction.probe import TOLERANCE, probe
 from pipeline.extractors import build, names
-from pipeline.extractors.base import TextExtractor
-from pipeline.probe import TOLERANCE, probe
-from pipeline.profile import Feature
+from pipeline.profiles.profile import Feature
 
 CASES = [
     ("text_tokens", checkpoints.bert),
@@ -360,7 +360,7 @@ def test_a_model_of_another_kind_is_refused(saved, name, make):
 
 
 def test_the_demo_and_a_gpu_that_is_not_there_end_in_one_line():
-    from pipeline import device
+    from foundation import device
 
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="--device cuda"):

@@ -13,11 +13,11 @@ import torch
 from crop_cases import LIMITS, call, extractor, loaded, parent, picture
 from PIL import Image, ImageDraw
 
-from cache.errors import UserError
+from foundation.errors import UserError
+from pipeline.extraction.feature_texts import unpack
 from pipeline.extractors import build
-from pipeline.feature_texts import unpack
-from pipeline.profile import Feature
-from pipeline.recognisers.align import TEMPLATE, aligned
+from pipeline.models.recognisers.align import TEMPLATE, aligned
+from pipeline.profiles.profile import Feature
 
 
 def ages(folder: Path, seed: int = 0) -> Path:
@@ -252,7 +252,7 @@ def test_names_of_files_and_classes_are_deepfaces_own():
     os.environ["DEEPFACE_BACKEND_ENGINE"] = "pytorch"
     from deepface.models.demography import DemographyUtils
 
-    from pipeline.recognisers.deepface import MODELS
+    from pipeline.models.recognisers.deepface import MODELS
 
     for attribute, (name, file, labels) in MODELS.items():
         module = importlib.import_module(f"deepface.models.demography.pytorch.{name}")

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from test_detectors import noise, photograph
 
-from cache.errors import UserError
-from pipeline.detectors import mtcnn
+from foundation.errors import UserError
 from pipeline.extractors import build
-from pipeline.profile import Feature
+from pipeline.models.detectors import mtcnn
+from pipeline.profiles.profile import Feature
 
 
 def faces(**options):

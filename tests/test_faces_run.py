@@ -1,7 +1,6 @@
 """From photographs to pair features and texts, through the commands: faces, their vectors, the KB's portraits as gallery, face_match."""
 
 import json
-from pathlib import Path
 
 import checkpoints
 import commands
@@ -11,7 +10,7 @@ from PIL import Image
 from test_detectors import photograph
 
 from cache.store import Store
-from pipeline.feature_texts import texts
+from pipeline.extraction.feature_texts import texts
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +90,7 @@ def test_the_kbs_portraits_name_who_is_seen_and_the_names_become_texts(world):
         assert len(saved["counts"]) == 4 and saved["counts"][2:].tolist() == [0, 0] and (saved["counts"][:2] >= 1).all()
     store = Store.open(next(world.glob("artifacts/cache/identity-*")))
     assert set(store.outputs) == {"names", "scores", "box"}
-    from pipeline.parents import Parent
+    from pipeline.extraction.parents import Parent
 
     parent = Parent.read(store, next(world.glob("artifacts/datasets/*/columns-*/mention.identity.image.npz")))
     found = texts("identities", ["man"] * 4, parent.rows(), {})

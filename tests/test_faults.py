@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import small_world
 
-from cache.errors import PassingError, UserError
 from cache.shard import Shard
 from cache.store import Store
-from pipeline import extract
-from pipeline.account import prepare
+from foundation.errors import PassingError, UserError
+from pipeline.datasets.account import prepare
+from pipeline.extraction import stage
 
 ROOT = Path(__file__).resolve().parents[1]
 FAULTS = ["before-write", "mid-write", "before-link", "after-link", "mid-write:3", "after-link:4"]
@@ -105,7 +105,7 @@ def test_an_extraction_killed_at_every_point_and_at_50_random_moments_ends_with_
 
 def test_two_processes_extract_one_feature_at_once_and_divide_the_work(job, tmp_path):
     job = {**images(job), "cache": str(tmp_path / "cache"), "shard_rows": 2, "batch_size": 2}
-    script = f"import json, sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline import extract; print(json.dumps(extract.main(json.loads(sys.argv[1]))['run']))"
+    script = f"import json, sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline.extraction import stage; print(json.dumps(stage.main(json.loads(sys.argv[1]))['run']))"
     commands = [
         [sys.executable, "-c", script, json.dumps({**job, "columns": str(tmp_path / f"columns{n}")})] for n in range(2)
     ]
@@ -119,7 +119,7 @@ def test_two_processes_extract_one_feature_at_once_and_divide_the_work(job, tmp_
         assert process.returncode == 0, error[-2000:]
         accounts.append(json.loads(out.splitlines()[-1]))
     alone = {**job, "cache": str(tmp_path / "alone"), "columns": str(tmp_path / "columns-alone")}
-    rows = extract.main(alone)["run"]["rows"]
+    rows = stage.main(alone)["run"]["rows"]
     assert {name: sum(account["rows"][name] for account in accounts) for name in rows} == rows, (
         "no row was done twice, none left out"
     )
@@ -127,9 +127,9 @@ def test_two_processes_extract_one_feature_at_once_and_divide_the_work(job, tmp_
 
 
 def test_a_full_disk_is_refused_before_the_first_row(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(extract, "free_bytes", lambda path: 1000)
+    monkeypatch.setattr(stage, "free_bytes", lambda path: 1000)
     with pytest.raises(UserError, match="no space for the features.*MB to come and 67 MB to be kept free, 0 MB free"):
-        extract.main({**job, "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")})
+        stage.main({**job, "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")})
     assert not list(tmp_path.rglob("*.h5"))
 
 
@@ -150,20 +150,20 @@ def tiny_disk(tmp_path):
 def test_a_disk_that_fills_up_on_the_way_ends_in_one_line_and_leaves_no_half_file(
     job, tmp_path, tiny_disk, monkeypatch
 ):
-    monkeypatch.setattr(extract, "MARGIN", -(1 << 40))
+    monkeypatch.setattr(stage, "MARGIN", -(1 << 40))
     cache = tiny_disk / "cache"
     work = {**images(job), "cache": str(cache), "columns": str(tmp_path / "columns")}
     (tiny_disk / "filler").write_bytes(b"x" * (shutil.disk_usage(tiny_disk).free - 160_000))
     with pytest.raises(UserError, match="no space left") as error:
-        extract.main(work)
+        stage.main(work)
     assert "\n" not in str(error.value)
     for path in cache.rglob("*.h5"):
         assert len(Shard(path).keys), "what has a final name is whole"
     for path in tiny_disk.glob("filler*"):
         path.unlink()
-    extract.main(work)
+    stage.main(work)
     calm = {**work, "cache": str(tmp_path / "calm")}
-    extract.main(calm)
+    stage.main(calm)
     assert shards(str(cache)) == shards(calm["cache"])
 
 
@@ -204,7 +204,7 @@ def test_a_read_only_place_ends_in_one_line(job, tmp_path):
         pytest.skip("a read-only file system cannot be mounted here (needs root)")
     try:
         with pytest.raises(UserError, match="read-only"):
-            extract.main({**job, "cache": str(place / "cache"), "columns": str(tmp_path / "columns")})
+            stage.main({**job, "cache": str(place / "cache"), "columns": str(tmp_path / "columns")})
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
@@ -224,15 +224,15 @@ def test_broken_pictures_are_verdicts_in_the_store_and_are_not_read_again(job, t
         "cache": str(tmp_path / "cache"),
         "columns": str(tmp_path / "columns"),
     }
-    first = extract.main(work)
+    first = stage.main(work)
     verdicts = first["features"]["clip_image"]["verdicts"]
     assert verdicts["broken"] == 2 and verdicts["ok"] == first["features"]["clip_image"]["rows"] - 2
-    again = extract.main(work)
+    again = stage.main(work)
     assert again["run"]["model_loads"] == [] and again["features"]["clip_image"]["verdicts"] == verdicts
 
 
 def test_a_picture_that_cannot_be_read_now_leaves_the_task_undone_and_is_done_later(job, tmp_path, monkeypatch):
-    from pipeline import reading
+    from pipeline.extraction import reading
 
     plain = reading.decode
     calls = []
@@ -246,13 +246,13 @@ def test_a_picture_that_cannot_be_read_now_leaves_the_task_undone_and_is_done_la
     monkeypatch.setattr(reading, "decode", flaky)
     work = {**images(job), "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")}
     with pytest.raises(PassingError, match="1 pictures could not be read and stay undone.*run the same command again"):
-        extract.main(work)
-    assert extract.main(work)["run"]["rows"] == {"clip_image": 1, "image_pooled": 1}
+        stage.main(work)
+    assert stage.main(work)["run"]["rows"] == {"clip_image": 1, "image_pooled": 1}
 
 
 def test_a_model_that_gives_other_numbers_than_its_cache_is_refused(job, tmp_path):
     work = {**job, "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")}
-    extract.main(work)
+    stage.main(work)
     store = Store.open(next(Path(work["cache"]).glob("clip_text-*")))
     store.set_probe({name: [0.5] * len(values) for name, values in store.probe.items()})
     for path in store.folder.glob("*.h5"):
@@ -261,9 +261,9 @@ def test_a_model_that_gives_other_numbers_than_its_cache_is_refused(job, tmp_pat
         UserError,
         match=f"no longer gives the numbers its cache.*delete the folder {store.folder} and run the same command again",
     ):
-        extract.main(work)
+        stage.main(work)
     shutil.rmtree(store.folder)
-    assert extract.main(work)["run"]["rows"]["clip_text"] > 0
+    assert stage.main(work)["run"]["rows"]["clip_text"] > 0
 
 
 @pytest.mark.parametrize("kind", ["texts", "pictures"])
@@ -276,7 +276,7 @@ def test_a_model_that_is_refused_leaves_no_empty_store(job, tmp_path, monkeypatc
     for name in ("pipeline.extractors.clip_text.ClipText.load", "pipeline.extractors.clip_image.ClipImage.load"):
         monkeypatch.setattr(name, refused)
     with pytest.raises(UserError, match="refused"):
-        extract.main(work)
+        stage.main(work)
     assert [path.name.partition("-")[0] for path in (tmp_path / "cache").iterdir()] == []
 
 
@@ -286,18 +286,18 @@ def refused(self, device):
 
 def test_a_spec_that_was_lost_is_made_again_and_no_row_with_it(job, tmp_path):
     work = {**job, "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")}
-    files = extract.main(work)["files"]
+    files = stage.main(work)["files"]
     (lost,) = [Path(file) for file in files if file.endswith("spec.json")]
     content = json.loads(lost.read_text())
     lost.unlink()
-    assert extract.main({**work, "estimate": True})["estimates"][0]["rows"] == 0 and not lost.exists()
-    again = extract.main(work)
+    assert stage.main({**work, "estimate": True})["estimates"][0]["rows"] == 0 and not lost.exists()
+    again = stage.main(work)
     assert again["run"]["rows"] == {"clip_text": 0} and again["run"]["model_loads"] == [] and again["files"] == files
     assert json.loads(lost.read_text()) == {**content, "probe": None}
 
 
 def test_pictures_are_decoded_while_the_model_is_loaded_and_across_shards(job, tmp_path, monkeypatch):
-    from pipeline import reading
+    from pipeline.extraction import reading
     from pipeline.extractors.clip_image import ClipImage
 
     plain_decode, plain_load, decoded = reading.decode, ClipImage.load, threading.Semaphore(0)
@@ -320,7 +320,7 @@ def test_pictures_are_decoded_while_the_model_is_loaded_and_across_shards(job, t
         "batch_size": 1,
         "shard_rows": 2,
     }
-    done = extract.main(work)
+    done = stage.main(work)
     assert set(done["run"]["model_loads"]) == {"clip_image", "image_pooled"} and len(shards(work["cache"])) > 6
 
 
@@ -337,13 +337,13 @@ def test_memory_that_runs_out_halves_the_batch(job, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ClipImage, "__call__", hungry)
     work = {**images(job), "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns"), "batch_size": 8}
-    done = extract.main(work)
+    done = stage.main(work)
     assert max(sizes) == 8 and done["features"]["clip_image"]["verdicts"] == {
         "ok": done["features"]["clip_image"]["rows"]
     }
     calm = {**work, "cache": str(tmp_path / "calm"), "batch_size": 2}
     monkeypatch.undo()
-    extract.main(calm)
+    stage.main(calm)
     for halved, plain_shard in zip(
         sorted(Path(work["cache"]).glob("clip_image-*/*.h5")),
         sorted(Path(calm["cache"]).glob("clip_image-*/*.h5")),
@@ -359,7 +359,7 @@ def test_a_stale_claim_of_a_killed_process_does_not_hold_the_next_one(job, tmp_p
     command = [
         sys.executable,
         "-c",
-        f"import json, sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline import extract; extract.main(json.loads(sys.argv[1]))",
+        f"import json, sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline.extraction import stage; stage.main(json.loads(sys.argv[1]))",
     ]
     subprocess.run(
         [*command, json.dumps(work)],
@@ -370,5 +370,5 @@ def test_a_stale_claim_of_a_killed_process_does_not_hold_the_next_one(job, tmp_p
     )
     assert list(Path(work["cache"]).rglob("*.claim")), "the killed process left its claim"
     started = time.monotonic()
-    extract.main(work)
+    stage.main(work)
     assert time.monotonic() - started < 60, "a claim of a dead process is not waited out"

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cache.errors import UserError
-from pipeline.feature_texts import pack, texts, unpack
+from foundation.errors import UserError
+from pipeline.extraction.feature_texts import pack, texts, unpack
 
 LABELS = {"gender": ["Woman", "Man"], "race": ["asian", "white"], "emotion": ["happy", "sad"]}
 

@@ -8,7 +8,7 @@ import pytest
 from data_faults import ABSENT, change, refused
 from release_folders import Ghmfc
 
-from pipeline.datasets import LayoutOptions, load
+from pipeline.datasets.layouts import LayoutOptions, load
 
 WIKIMEL = Path(__file__).parents[2] / "shared" / "data" / "wikimel"
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from heads_world import build_job, head_rows, head_shapes, job_for
 
-from cache.errors import UserError
+from experiments import jobs
+from foundation.errors import UserError
 from heads import training
 from heads.base import Batch, make_head
 from heads.config import load_config
-from linking import jobs
-from pipeline.profile import load
+from pipeline.profiles.profile import load
 
 BASELINES = sorted(reference.VECTORS)
 GOLD = [2, 0, 2, 1, 3, 0]

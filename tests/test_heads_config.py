@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from heads.config import load_config, methods, to_json
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from heads_world import build_job, head_pairs, head_rows, head_shapes, job_for
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from heads import training
 from heads.base import Batch, make_head
 from heads.config import load_config

@@ -7,15 +7,15 @@ import pytest
 import torch
 from heads_world import build_job, head_rows, head_shapes, job_for
 
-from cache.errors import UserError
+from experiments.clip_blocks import export
+from foundation.errors import UserError
 from heads import training
 from heads.base import Batch, Ragged, Rows, make_head
 from heads.checkpoint import read_tensors
 from heads.clip_blocks import Tower, read_towers, tower
 from heads.config import load_config
 from heads.config.dsmip import PROMPTED
-from linking.clip_blocks import export
-from pipeline.models import find
+from pipeline.models.references import find
 
 SMALL = {"d_t": 8, "d_v": 8, "d_c": 8, "gate_width": 16, "gate_dropout": 0.0}
 
@@ -136,7 +136,7 @@ def test_prompted_features_are_those_of_the_equations():
 @pytest.mark.parametrize("block", [0, 1])
 def test_without_prompts_the_blocks_give_the_models_own_features(tmp_path, make, block):
     from pipeline.extractors import build
-    from pipeline.profile import Feature
+    from pipeline.profiles.profile import Feature
 
     folder = make(tmp_path / "clip")
     read = read_towers(

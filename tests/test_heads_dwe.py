@@ -9,7 +9,7 @@ import pytest
 import torch
 from heads_world import build_job, head_rows, head_shapes, job_for
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from heads import training
 from heads.base import Batch, Ragged, make_head
 from heads.config import load_config
@@ -110,7 +110,7 @@ def test_the_loss_is_equations_10_to_14(options):
 
 
 def test_negatives_are_drawn_anew_and_never_the_gold():
-    from heads.dwe import _draw
+    from heads.methods.dwe import _draw
 
     lists = torch.tensor([[3, 5, 7, -1], [5, -1, -1, -1], [1, 2, 3, 4]])
     allowed = (lists >= 0) & (lists != torch.tensor([[5], [5], [9]]))

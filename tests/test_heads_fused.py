@@ -10,7 +10,7 @@ import pytest
 import torch
 from heads_world import build_job, job_for
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from heads import fusion, training
 from heads.base import Rows, make_head
 from heads.checkpoint import read_tensors
@@ -250,7 +250,7 @@ def test_scores_of_other_lists_are_refused(world, tmp_path):
 
 def test_pair_features_and_their_needs_are_those_of_the_pipeline():
     from heads.config.fused import FusedConfig
-    from pipeline import pairs
+    from pipeline.pairs import stage as pairs
 
     needs = {name: set(FusedConfig.FEATURES[name]) for name in FusedConfig.FEATURES}
     assert set(FusedConfig.USUAL) | set(FusedConfig.OF_TEXT) == set(needs)

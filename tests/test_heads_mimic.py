@@ -6,7 +6,7 @@ import pytest
 import torch
 from heads_world import head_rows, head_shapes
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from heads import scoring
 from heads.base import Batch, Ragged, Rows, make_head
 from heads.config import load_config

@@ -13,7 +13,7 @@ import torch
 from heads_world import build_job
 from safetensors import safe_open
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from heads import training
 from heads.base import Ragged
 from heads.checkpoint import read_tensors

@@ -10,7 +10,7 @@ import pytest
 from documents import ROOT
 
 import tasks
-from pipeline import help
+from mel_cache.commands import help
 
 COMMANDS = {name: getattr(tasks, name) for name in tasks.__all__}
 
@@ -37,7 +37,7 @@ def test_without_a_command_all_are_listed_and_without_help_nothing_is_said():
 
 
 def test_defaults_come_from_the_environment_but_never_a_private_one():
-    code = "import sys, tasks\nfrom pipeline import help\nprint(help.command(tasks.SearchHead))\nassert not {'torch', 'transformers', 'optuna'} & set(sys.modules)"
+    code = "import sys, tasks\nfrom mel_cache.commands import help\nprint(help.command(tasks.SearchHead))\nassert not {'torch', 'transformers', 'optuna'} & set(sys.modules)"
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),

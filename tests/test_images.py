@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFile
 
-from cache.errors import PassingError
 from cache.identity import content_key
 from cache.shard import Status
-from pipeline import images
-from pipeline import scan as scanning
-from pipeline.images import ImageError, Limits, decode, image_key
-from pipeline.scan import scan
+from foundation.errors import PassingError
+from pipeline.datasets import images
+from pipeline.datasets import scan as scanning
+from pipeline.datasets.images import ImageError, Limits, decode, image_key
+from pipeline.datasets.scan import scan
 
 
 def drawn(mode: str = "RGB", size: tuple[int, int] = (96, 64)) -> Image.Image:

@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cache.errors import UserError
 from cache.store import Store
-from linking import Linker, calibration
+from foundation.errors import UserError
+from linking import Linker, calibration, incoming
 from linking.mentions import main
-from pipeline import incoming
 
 ROOT = Path(__file__).resolve().parents[1]
 

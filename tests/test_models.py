@@ -10,8 +10,8 @@ import pytest
 import torch
 from test_extractors import TEXTS, call, extractor, loaded, pictures
 
-from cache.errors import UserError
-from pipeline import models, zoo
+from foundation.errors import UserError
+from pipeline.models import references, zoo
 
 LIMITS = {"max_pixels": 1, "max_bytes": 1}
 
@@ -146,15 +146,16 @@ def test_a_download_that_was_interrupted_goes_on(bert, tmp_path, monkeypatch):
         return str(there)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    assert models.locate("someone/bert", tmp_path, None, fetch=False) is None
-    assert models.find("someone/bert", tmp_path, None).weights[0].is_file()
+    assert references.locate("someone/bert", tmp_path, None, fetch=False) is None
+    assert references.find("someone/bert", tmp_path, None).weights[0].is_file()
     assert asked == [True, True, False]
-    assert models.find("someone/bert", tmp_path, None, fetch=False).folder == there, "nothing is fetched twice"
+    assert references.find("someone/bert", tmp_path, None, fetch=False).folder == there, "nothing is fetched twice"
 
 
 def test_a_raised_version_is_part_of_what_an_extraction_asks_for(monkeypatch):
-    from pipeline import profile, wants
+    from pipeline.extraction import wants
     from pipeline.extractors.text_tokens import TextTokens
+    from pipeline.profiles import profile
 
     listed = [{"side": "entity", "feature": "text_tokens", "view": "name_sep_attributes"}]
     before = wants.request(profile.load("demo"), listed, None)

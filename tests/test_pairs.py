@@ -7,11 +7,12 @@ import pytest
 from rapidfuzz import fuzz
 from rapidfuzz.utils import default_process
 
-from cache.errors import UserError
 from cache.identity import Output, content_key
 from cache.shard import Status
 from cache.store import Store
-from pipeline import pair_scores, pairs
+from foundation.errors import UserError
+from pipeline.pairs import scores as pair_scores
+from pipeline.pairs import stage as pairs
 
 M, N, K = 23, 17, 6
 PHRASES = [f"Person {i}" if i % 3 else f"the old, (person) {i}" for i in range(M)]

@@ -5,7 +5,7 @@ import luigi
 import pytest
 
 import tasks
-from pipeline.parameters import Choice, Number, TrueOrFalse, Whole
+from mel_cache.commands.parameters import Choice, Number, TrueOrFalse, Whole
 
 KINDS = {luigi.IntParameter: Whole, luigi.FloatParameter: Number, luigi.ChoiceParameter: Choice}
 FOUND = {

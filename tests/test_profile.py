@@ -2,10 +2,11 @@
 
 import pytest
 
-from cache.errors import UserError
-from linking import jobs
-from pipeline import models, profile
+from experiments import jobs
+from foundation.errors import UserError
 from pipeline.extractors import build, check_options
+from pipeline.models import references
+from pipeline.profiles import profile
 
 GOOD = "features:\n  clip_text:\n    model: some/model\n"
 
@@ -133,7 +134,7 @@ def test_a_model_that_cannot_be_had_says_which_and_how_to_get_it(tmp_path, monke
     assert "'no-such-owner/no-such-model'" in str(error.value) and "hf download no-such-owner/no-such-model" in str(
         error.value
     )
-    assert models.stamp("no-such-owner/no-such-model", tmp_path, None) == ["no-such-owner/no-such-model"]
+    assert references.stamp("no-such-owner/no-such-model", tmp_path, None) == ["no-such-owner/no-such-model"]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_a_model_that_cannot_be_had_says_which_and_how_to_get_it(tmp_path, monke
 )
 def test_a_reference_that_leads_nowhere_or_out_is_refused(tmp_path, reference):
     with pytest.raises(UserError) as error:
-        models.locate(reference, tmp_path, tmp_path)
+        references.locate(reference, tmp_path, tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -149,18 +150,18 @@ def test_a_bare_weight_file_is_found_by_its_own_name_or_alone_in_its_folder(tmp_
     (tmp_path / "faces").mkdir()
     (tmp_path / "faces" / "net.onnx").write_bytes(b"1")
     for reference in ("faces/net.onnx", "faces", str(tmp_path / "faces" / "net.onnx")):
-        assert models.find_file(reference, tmp_path, None, "onnx", (".onnx",)).weights == (
+        assert references.find_file(reference, tmp_path, None, "onnx", (".onnx",)).weights == (
             tmp_path / "faces" / "net.onnx",
         )
     with pytest.raises(UserError, match="no .pt file"):
-        models.find_file("faces/net.onnx", tmp_path, None, "torch", (".pt",))
+        references.find_file("faces/net.onnx", tmp_path, None, "torch", (".pt",))
     with pytest.raises(UserError, match="no such file .*other.onnx|other.onnx.*no such file"):
-        models.find_file("other.onnx", tmp_path, None, "onnx", (".onnx",))
+        references.find_file("other.onnx", tmp_path, None, "onnx", (".onnx",))
     with pytest.raises(UserError, match="is a file; expected the model's folder"):
-        models.find("faces/net.onnx", tmp_path, None)
-    before = models.stamp("faces/net.onnx", tmp_path, None)
+        references.find("faces/net.onnx", tmp_path, None)
+    before = references.stamp("faces/net.onnx", tmp_path, None)
     (tmp_path / "faces" / "net.onnx").write_bytes(b"22")
-    assert models.stamp("faces/net.onnx", tmp_path, None) != before
+    assert references.stamp("faces/net.onnx", tmp_path, None) != before
     (tmp_path / "faces" / "second.onnx").write_bytes(b"1")
     with pytest.raises(UserError, match="holds 2"):
-        models.find_file("faces", tmp_path, None, "onnx", (".onnx",))
+        references.find_file("faces", tmp_path, None, "onnx", (".onnx",))

@@ -16,12 +16,11 @@ import pytest
 import small_world
 from test_tasks import ROOT, World
 
-from cache import progress
-from pipeline import child
+from foundation import child, progress
 
 WORK = """
 import sys, time
-from cache.progress import Bar
+from foundation.progress import Bar
 def work(job):
     print("a line of a library", file=sys.stderr, flush=True)
     with Bar(40, "counting", "sheep") as bar:
@@ -55,7 +54,7 @@ def test_whoever_starts_a_child_is_told_how_far_it_is(counting, capfd):
 def test_a_terminal_shows_a_bar_with_rate_and_time_left(counting):
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (24, 100))
-    code = f"from pipeline import child; child.run({counting!r}, {{}})"
+    code = f"from foundation import child; child.run({counting!r}, {{}})"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])}
     done = subprocess.Popen([sys.executable, "-c", code], stderr=follower, env=environment)
     os.close(follower)

@@ -9,9 +9,9 @@ import pytest
 from test_candidates import store_of
 
 from cache.table import Table
-from pipeline import ranks, retrieval
-from pipeline.candidates import build
-from pipeline.retrieval import SCORERS
+from pipeline.candidates import ranks, retrieval
+from pipeline.candidates.retrieval import SCORERS
+from pipeline.candidates.stage import build
 
 
 @pytest.fixture(scope="module")

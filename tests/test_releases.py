@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from release_folders import WIKI, Ghmfc, Wikidiverse
 
-from pipeline.datasets import layout
-from pipeline.fingerprint import fingerprint
+from pipeline.datasets.fingerprint import fingerprint
+from pipeline.datasets.layouts import layout
 
 
 @pytest.mark.parametrize("kind", [Ghmfc, Wikidiverse])

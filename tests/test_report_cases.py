@@ -7,9 +7,9 @@ import pytest
 import report_world
 from PIL import Image
 
-from pipeline.feature_texts import pack
-from pipeline.images import Limits
-from pipeline.parents import Parent
+from pipeline.datasets.images import Limits
+from pipeline.extraction.feature_texts import pack
+from pipeline.extraction.parents import Parent
 from report.cases import Cases, Method, Source
 from report.page.write import choose, predictions
 from report.thumbnails import Thumbnails, thumbnail

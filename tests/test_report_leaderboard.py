@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from heads.metrics import figures
 from report import averages, compare, leaderboard
 from report.runs import read_experiment

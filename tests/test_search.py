@@ -19,13 +19,13 @@ import pytest
 from heads_world import build_job, job_for
 from optuna.trial import TrialState
 
-from cache.errors import UserError
+from experiments import jobs, search, spaces, studies
+from foundation.errors import UserError
 from heads import training
 from heads.config import config_class, load_config, methods, to_json
 from heads.config._space import checked
 from heads.data import Bundle
-from linking import jobs, search, spaces, studies
-from pipeline import profile as profiles
+from pipeline.profiles import profile as profiles
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = {
@@ -147,7 +147,9 @@ def test_values_that_cannot_be_trained_are_told_and_passed_over(world, tmp_path)
         search.main(search_job(world[0], tmp_path / "none", 2, {"lr": {"choices": [1e30]}}))
 
 
-RUN = "import json, sys; from linking import search; print(json.dumps(search.main(json.loads(sys.argv[1]))['best']))"
+RUN = (
+    "import json, sys; from experiments import search; print(json.dumps(search.main(json.loads(sys.argv[1]))['best']))"
+)
 
 
 def start(job, **environment):
@@ -366,7 +368,7 @@ def test_a_space_file_that_is_not_there_or_too_long_is_refused(tmp_path):
 
 
 def test_a_study_is_named_by_all_that_its_trials_depend_on_but_what_is_drawn(tmp_path):
-    from pipeline.paths import Paths
+    from foundation.paths import Paths
 
     profile = profiles.load("demo")
 

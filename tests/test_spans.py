@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from pipeline.spans import bare, find_span
+from pipeline.datasets.spans import bare, find_span
 
 
 def found(sentence: str, phrase: str, near: int | None = None) -> str | None:

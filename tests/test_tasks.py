@@ -19,7 +19,7 @@ import small_world
 import yaml
 from PIL import Image
 
-from pipeline import scan
+from pipeline.datasets import scan
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import UserError
+from experiments import variants
+from experiments.jobs import FOUR, head
+from foundation.errors import UserError
 from heads.config import config_class, load_config, methods
 from heads.config.base import TEXT_ONLY
-from linking import variants
-from linking.jobs import FOUR, head
-from pipeline.profile import Feature, Profile
+from pipeline.profiles.profile import Feature, Profile
 
 FEATURES = (
     "clip_text",

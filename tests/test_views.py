@@ -2,8 +2,8 @@
 
 import pytest
 
-from cache.errors import UserError
-from pipeline.views import entity_texts, mention_texts
+from foundation.errors import UserError
+from pipeline.extraction.views import entity_texts, mention_texts
 
 
 def words(strings):

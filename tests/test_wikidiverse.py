@@ -6,7 +6,7 @@ import pytest
 from data_faults import refused
 from release_folders import WIKI, Wikidiverse, digest
 
-from pipeline.datasets import layout, load
+from pipeline.datasets.layouts import layout, load
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from cache.errors import UserError, nearest
+from foundation.errors import UserError, nearest
 from heads.config.base import HeadConfig, build
 
 

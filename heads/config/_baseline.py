@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from heads.config.base import TEXT_ONLY, HeadConfig
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from cache.errors import UserError, nearest
+from foundation.errors import UserError, nearest
 from heads.config.base import HeadConfig
 
 

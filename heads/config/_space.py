@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from cache.errors import UserError, nearest
+from foundation.errors import UserError, nearest
 from heads.config.base import HeadConfig
 
 RANGE = ("low", "high", "log", "step")

@@ -4,11 +4,11 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
-from cache.errors import UserError, nearest
+from foundation.errors import UserError, nearest
 
 TEXT_ONLY = "text only"
 """The ablation that every method has: itself, without anything that a picture tells."""
@@ -87,7 +87,7 @@ class HeadConfig:
         return {}
 
     def pairs(self, available: Collection[str]) -> list[str]:
-        """The pair features (see `pipeline.pairs`) this head reads, given the features `available`; none by default."""
+        """The pair features (see `pipeline.pairs.stage`) this head reads, given the features `available`; none by default."""
         return []
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:

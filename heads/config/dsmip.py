@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from heads.config.base import TEXT_ONLY, HeadConfig
 
 Expert = Literal["text", "visual", "multimodal"]
@@ -131,7 +131,7 @@ class DsmipConfig(HeadConfig):
     @property
     def trainer(self) -> str:  # type: ignore[override]
         """See `HeadConfig.trainer`: prompts are learned with a model beside the cache."""
-        return "linking.prompts:train" if self.stage == "prompts" else HeadConfig.trainer
+        return "experiments.prompts:train" if self.stage == "prompts" else HeadConfig.trainer
 
     @property
     def evaluates(self) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from heads.config._baseline import BaselineConfig
 
 

@@ -13,9 +13,9 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from cache.errors import PassingError
-from cache.files import write_json
-from pipeline.child import follow_parent
+from foundation.child import follow_parent
+from foundation.errors import PassingError
+from foundation.files import write_json
 from pipeline.demo.folder import whole_folder
 
 THINGS = 8000  # drawn for each process

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cache.files import explained, make_folder
+from foundation.files import explained, make_folder
 
 ABANDONED = 3600  # seconds after which an unfinished folder belongs to no running build
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cache.files import read_json
+from foundation.files import read_json
 from pipeline.demo.drawing import draw
 from pipeline.demo.looks import KINDS
 from pipeline.demo.names import full_name

@@ -7,7 +7,7 @@ from pipeline.demo.drawing import draw_boxed
 from pipeline.demo.pen import Box
 from pipeline.demo.pretext import things
 from pipeline.demo.world import SIZES
-from pipeline.detectors import yolo
+from pipeline.models.detectors import yolo
 
 TESTED = 400  # drawings
 CONFIDENT, OVERLAP = 0.25, 0.5

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cache.progress import Bar
+from foundation.progress import Bar
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass, replace
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from pipeline.demo.looks import KINDS, TELLING
 from pipeline.demo.names import full_name, misspelled, without_accents, written
 from pipeline.demo.population import DemoEntity

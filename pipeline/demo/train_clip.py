@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.files import write_json
+from foundation.files import write_json
 from pipeline.demo.learning import matching_loss, minimise
 from pipeline.demo.pretext import GROUP, SIZE, Thing, caption, entity_text, face_text, mention_text
 from pipeline.demo.vocabulary import clip_tokenizer

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.files import write_json
+from foundation.files import write_json
 from pipeline.demo.faces import SIDE, Celebrity, faces, labels, lookalike, someone
 from pipeline.demo.learning import matching_loss, minimise
 from pipeline.demo.looks import ON_FACES

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.files import write_json
+from foundation.files import write_json
 from pipeline.demo.learning import minimise
 from pipeline.demo.looks import KINDS
 from pipeline.demo.pretext import SIZE, Thing

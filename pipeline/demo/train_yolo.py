@@ -12,7 +12,7 @@ from pipeline.demo.learning import minimise
 from pipeline.demo.looks import KINDS
 from pipeline.demo.pen import Box
 from pipeline.demo.pretext import SIZE, things
-from pipeline.detectors import yolo
+from pipeline.models.detectors import yolo
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.progress import Bar
+from foundation.progress import Bar
 from pipeline.demo.drawing import draw
 from pipeline.demo.folder import whole_folder
 from pipeline.demo.looks import attributes

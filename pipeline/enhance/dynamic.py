@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cache.errors import PassingError, UserError
 from cache.identity import canonical_json
-from cache.progress import Bar
+from foundation.errors import PassingError, UserError
+from foundation.paths import descriptions
+from foundation.progress import Bar
 from pipeline.enhance import LOCAL, output, prompts
 from pipeline.enhance.budget import Budget, Spent
 from pipeline.enhance.local import LocalModel
 from pipeline.enhance.patience import GivenUp, Pace, Patience
 from pipeline.enhance.remote import RemoteModel
 from pipeline.enhance.store import Kept, opened
-from pipeline.paths import descriptions
 
 NOT_YET = "no answer yet"
 REASONS = {

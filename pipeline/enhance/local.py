@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cache.errors import UserError
 from cache.identity import weights_hash
-from pipeline import device as devices
-from pipeline import models
+from foundation import device as devices
+from foundation.errors import UserError
 from pipeline.enhance.budget import Budget
 from pipeline.enhance.patience import brief
+from pipeline.models import references
 
 Answer = dict[str, Any]
 Conversation = list[dict[str, str]]
@@ -25,7 +25,7 @@ class LocalModel:
             raise UserError(
                 f"--llm local:{folder}: no such folder; name one that holds a model as `save_pretrained` writes it"
             )
-        self.files = models.find(str(Path(folder).expanduser().absolute()), Path.cwd(), None)
+        self.files = references.find(str(Path(folder).expanduser().absolute()), Path.cwd(), None)
         if self.files.library != "transformers":
             raise UserError(
                 f"--llm local:{folder}: a model of {self.files.library}, expected a causal language model of transformers"
@@ -37,7 +37,7 @@ class LocalModel:
     @property
     def tokenizer(self) -> Any:
         if not hasattr(self, "_tokenizer"):
-            self._tokenizer = models.load_tokenizer(self.files)
+            self._tokenizer = references.load_tokenizer(self.files)
             self._tokenizer.padding_side = "left"
             if self._tokenizer.pad_token_id is None:
                 self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.unk_token
@@ -73,7 +73,7 @@ class LocalModel:
     def open(self) -> None:
         """Load the weights. Raises `UserError` where the files or the device are refused."""
         self.device = devices.choose(self.device)
-        self.model = models.load_transformers(self.files, "AutoModelForCausalLM", self.device)
+        self.model = references.load_transformers(self.files, "AutoModelForCausalLM", self.device)
 
     def ask(self, conversations: Sequence[Conversation], deliver: Callable[[int, Answer], None]) -> None:
         """Answer the conversations in batches of like length and hand each answer over. Raises `Spent` where a limit would be passed."""

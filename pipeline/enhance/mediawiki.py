@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 import pipeline
-from cache.errors import UserError
+from foundation.errors import UserError
 from pipeline.enhance.patience import PASSING, Again, Pace, Patience, brief, persist, read, retry_after
 from pipeline.enhance.text import LONGEST, html_text
 

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cache.errors import UserError
-from cache.files import write_atomic, write_json
-from pipeline.paths import descriptions
+from foundation.errors import UserError
+from foundation.files import write_atomic, write_json
+from foundation.paths import descriptions
 
 RUN = ("requests", "reused", "calls", "tokens_in", "tokens_out", "cost")  # figures of one run, not of its result
 SCHEMA = pa.schema({"id": pa.string(), "text": pa.string()})

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from cache.errors import UserError
-from cache.files import parse_json, read_json
+from foundation.errors import UserError
+from foundation.files import parse_json, read_json
 from pipeline.enhance.text import LONGEST
 from pipeline.enhance.titles import page_key
 

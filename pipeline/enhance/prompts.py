@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cache.errors import UserError, nearest
+from foundation.errors import UserError, nearest
 from pipeline.enhance.text import describe
 
 # DWE+, section 3.2. The paper asks this of every entity, whatever its type.

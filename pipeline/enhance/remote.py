@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from pipeline.enhance.budget import Budget
 from pipeline.enhance.patience import (
     PASSING,

@@ -5,8 +5,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from cache.errors import PassingError, UserError
-from cache.progress import Bar
+from foundation.errors import PassingError, UserError
+from foundation.progress import Bar
 from pipeline.enhance import output, pagefile
 from pipeline.enhance.mediawiki import EXTRACTS, ITEMS, STOPPED_AFTER, MediaWiki, batches, store_name
 from pipeline.enhance.patience import GivenUp, Pace, Patience, TooLarge, check_address

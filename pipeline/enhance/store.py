@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cache.files import explained, fault_point, locked, make_folder
+from foundation.files import explained, fault_point, locked, make_folder
 
 
 class Kept:

@@ -6,16 +6,14 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-from cache.errors import UserError, nearest
-from pipeline.extractors.base import Extractor
-from pipeline.profile import Feature
-
-_NOT_EXTRACTORS = {"base", "preprocess", "clip", "vision", "detecting"}
+from foundation.errors import UserError, nearest
+from pipeline.extraction.base import Extractor
+from pipeline.profiles.profile import Feature
 
 
 def names() -> list[str]:
     """Names of the extractors, read from the files without importing them."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_EXTRACTORS)
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def extractor_class(name: str) -> type[Extractor]:

@@ -4,7 +4,8 @@ import numpy as np
 from PIL import Image
 
 from cache.identity import Output
-from pipeline.extractors import base, clip, preprocess
+from pipeline.extraction import base
+from pipeline.models import clip, preprocess
 
 
 class ClipImage(base.ImageExtractor):

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cache.identity import Output
-from pipeline.extractors import base, clip
+from pipeline.extraction import base
 from pipeline.extractors.clip_image import ClipImage
+from pipeline.models import clip
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cache.identity import Output
-from pipeline.extractors import base, clip, clip_text
+from pipeline.extraction import base
+from pipeline.extractors import clip_text
+from pipeline.models import clip
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from cache.identity import Output
-from pipeline.extractors import base, clip
-from pipeline.models import load_tokenizer, refused
+from pipeline.extraction import base
+from pipeline.models import clip
+from pipeline.models.references import load_tokenizer, refused
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from cache.identity import Output, weights_hash
-from pipeline import models
-from pipeline.extractors import base
-from pipeline.models import ModelFiles
-from pipeline.recognisers import deepface
-from pipeline.recognisers.align import widened
-from pipeline.recognisers.classifier import Classifier, midpoints
-from pipeline.recognisers.spared import spared
+from pipeline.extraction import base
+from pipeline.models import references
+from pipeline.models.recognisers import deepface
+from pipeline.models.recognisers.align import widened
+from pipeline.models.recognisers.classifier import Classifier, midpoints
+from pipeline.models.recognisers.per_crop import spared
+from pipeline.models.references import ModelFiles
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -81,7 +81,7 @@ class FaceAttributes(base.CropExtractor):
     def find(cls, options: Options, base: Path, demo: Path | None, fetch: bool) -> dict[str, ModelFiles]:
         own = {name: options.classifiers[name] for name in options.attributes if name in options.classifiers}
         deep = {name: deepface.find(name, options.model, base, demo) for name in options.attributes if name not in own}
-        return deep | {name: models.find(reference, base, demo, fetch) for name, reference in own.items()}
+        return deep | {name: references.find(reference, base, demo, fetch) for name, reference in own.items()}
 
     @classmethod
     def references(cls, options: Options) -> list[str]:

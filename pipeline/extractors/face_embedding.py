@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import UserError
 from cache.identity import Output
-from pipeline.extractors import base
-from pipeline.models import ModelFiles
-from pipeline.recognisers import inception, onnx
-from pipeline.recognisers.align import TEMPLATE, aligned, widened
-from pipeline.recognisers.spared import spared
+from foundation.errors import UserError
+from pipeline.extraction import base
+from pipeline.models.recognisers import inception, onnx
+from pipeline.models.recognisers.align import TEMPLATE, aligned, widened
+from pipeline.models.recognisers.per_crop import spared
+from pipeline.models.references import ModelFiles
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import UserError, nearest
 from cache.identity import Output
-from pipeline.detectors import mtcnn, yolo
-from pipeline.extractors import base
-from pipeline.extractors.detecting import Detecting
-from pipeline.models import ModelFiles
+from foundation.errors import UserError, nearest
+from pipeline.extraction import base
+from pipeline.extraction.detections import Detecting
+from pipeline.models.detectors import mtcnn, yolo
+from pipeline.models.references import ModelFiles
 
 _BACKENDS = ("mtcnn", "yolo")
 

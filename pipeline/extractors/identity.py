@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import UserError
 from cache.identity import Output, identity
-from pipeline import models
-from pipeline.extractors import base
-from pipeline.feature_texts import NAME_BYTES, pack
-from pipeline.models import ModelFiles
-from pipeline.recognisers import inception
-from pipeline.recognisers.align import widened
-from pipeline.recognisers.classifier import Classifier
-from pipeline.recognisers.names import read_names
-from pipeline.recognisers.spared import spared
+from foundation.errors import UserError
+from pipeline.extraction import base
+from pipeline.extraction.feature_texts import NAME_BYTES, pack
+from pipeline.models import references
+from pipeline.models.recognisers import inception
+from pipeline.models.recognisers.align import widened
+from pipeline.models.recognisers.classifier import Classifier
+from pipeline.models.recognisers.names import read_names
+from pipeline.models.recognisers.per_crop import spared
+from pipeline.models.references import ModelFiles
 
 BEST = 5
 OUTPUTS = (Output("names", (BEST, NAME_BYTES), "uint8", ragged=True), Output("scores", (BEST,), "float32", ragged=True))
@@ -134,7 +134,7 @@ class IdentityInception(Identity):
         scheme = options.labels.partition(":")[0]
         named: list[Path | None] = [Path(options.labels).expanduser(), base / options.labels]
         if scheme in ("demo", "package"):
-            named = [models.locate(options.labels, base, demo, fetch=False)]
+            named = [references.locate(options.labels, base, demo, fetch=False)]
         place = next((place for place in named if place is not None and place.is_file()), None)
         if place is None:
             raise UserError(

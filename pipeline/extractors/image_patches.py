@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from cache.errors import UserError
 from cache.identity import Output
-from pipeline.extractors import base, vision
+from foundation.errors import UserError
+from pipeline.extraction import backbones, base
 
 
-class ImagePatches(vision.Backbone):
+class ImagePatches(backbones.Backbone):
     """tokens (P + 1, width): class token, then patches, after the last LayerNorm · pooled (width): the class token's state."""
 
     VERSION = 1
@@ -21,7 +21,7 @@ class ImagePatches(vision.Backbone):
             import torch
 
             with torch.device("meta"):
-                model = vision.torchvision_model(self.files)
+                model = backbones.torchvision_model(self.files)
             if not hasattr(model, "encoder") or not hasattr(model, "patch_size"):
                 raise UserError(f"model {self.options.model!r}: torchvision.json names no Vision Transformer")
             patch, width = model.patch_size, model.hidden_dim
@@ -39,7 +39,7 @@ class ImagePatches(vision.Backbone):
     def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         pixels = self.normalised(batch, self.preprocess.mean, self.preprocess.std)
         if self.files.library == "torchvision":
-            states = vision.capture(self.model, self.model.encoder, pixels)
+            states = backbones.capture(self.model, self.model.encoder, pixels)
         else:
             states = self.model(pixel_values=pixels).last_hidden_state
         rows = {"tokens": base.to_array(states), "pooled": base.to_array(states[:, 0])}

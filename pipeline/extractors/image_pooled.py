@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from cache.errors import UserError
 from cache.identity import Output
-from pipeline.extractors import base, vision
+from foundation.errors import UserError
+from pipeline.extraction import backbones, base
 
 
-class ImagePooled(vision.Backbone):
+class ImagePooled(backbones.Backbone):
     """pooled (d): global average of the last stage · grid (49, d) for 224 pixels: its cells row by row, only where `outputs` names it."""
 
     VERSION = 1
@@ -19,7 +19,7 @@ class ImagePooled(vision.Backbone):
             import torch
 
             with torch.device("meta"):
-                model = vision.torchvision_model(self.files)
+                model = backbones.torchvision_model(self.files)
             if hasattr(model, "layer4") and hasattr(model, "fc"):
                 return model.fc.in_features
         raise UserError(
@@ -37,7 +37,7 @@ class ImagePooled(vision.Backbone):
     def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         pixels = self.normalised(batch, self.preprocess.mean, self.preprocess.std)
         if self.files.library == "torchvision":
-            stage = vision.capture(self.model, self.model.layer4, pixels)
+            stage = backbones.capture(self.model, self.model.layer4, pixels)
         else:
             stage = self.model(pixel_values=pixels).last_hidden_state
         grid = stage.flatten(2).transpose(1, 2)  # (b, cells, d)

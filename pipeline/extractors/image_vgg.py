@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.errors import UserError
 from cache.identity import Output
-from pipeline.extractors import base, vision
+from foundation.errors import UserError
+from pipeline.extraction import backbones, base
 
 _UP_TO = {"fc6": 2, "fc7": 5}  # modules of torchvision's classifier, up to and with the ReLU
 
@@ -23,7 +23,7 @@ class Options(base.Options):
             raise ValueError(f"layer is {self.layer!r}, expected 'fc6' or 'fc7'")
 
 
-class ImageVGG(vision.Backbone):
+class ImageVGG(backbones.Backbone):
     """pooled (4096): the feature of DSMIP's gate (paper: "the 4096-dimensional visual feature extracted by VGG")."""
 
     VERSION = 1
@@ -41,7 +41,7 @@ class ImageVGG(vision.Backbone):
         from torchvision.models import VGG
 
         with torch.device("meta"):
-            model = vision.torchvision_model(self.files)
+            model = backbones.torchvision_model(self.files)
         if not isinstance(model, VGG):
             raise UserError(f"model {self.options.model!r}: torchvision.json names no VGG but {type(model).__name__}")
         return {"pooled": Output("pooled", (model.classifier[0 if self.options.layer == "fc6" else 3].out_features,))}

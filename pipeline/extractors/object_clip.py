@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from cache.identity import Output
-from pipeline.extractors import base
+from pipeline.extraction import base
 from pipeline.extractors.clip_image import ClipImage
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from cache.identity import Output
-from pipeline.detectors import torchvision, yolo
-from pipeline.extractors import base
-from pipeline.extractors.detecting import Detecting
-from pipeline.models import ModelFiles
+from pipeline.extraction import base
+from pipeline.extraction.detections import Detecting
+from pipeline.models.detectors import torchvision, yolo
+from pipeline.models.references import ModelFiles
 
 
 @dataclass(frozen=True)

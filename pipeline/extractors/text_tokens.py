@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.errors import UserError
 from cache.identity import Output
-from pipeline.extractors import base
-from pipeline.models import load_tokenizer, load_transformers
+from foundation.errors import UserError
+from pipeline.extraction import base
+from pipeline.models.references import load_tokenizer, load_transformers
 
 # Architectures whose first position stands behind that of the padding token: RoBERTa's 514 positions hold 512 tokens.
 _COUNTED_FROM_PADDING = {

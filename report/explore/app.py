@@ -9,7 +9,7 @@ from typing import Any
 from flask import Flask, Response, abort, render_template, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from cache.errors import PassingError, UserError
+from foundation.errors import PassingError, UserError
 from report.explore.book import OUTCOMES, Book
 
 UPLOAD = 20_000_000  # bytes of a picture

@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from linking.finished import Finished
-from pipeline.images import Limits
+from pipeline.datasets.images import Limits
 from report.cases import FOUND, Cases, Method, Source
 from report.thumbnails import Thumbnails
 

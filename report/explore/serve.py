@@ -10,9 +10,9 @@ from typing import Any
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from cache.errors import UserError
+from foundation.errors import UserError
 from linking import finished
-from pipeline.images import Limits
+from pipeline.datasets.images import Limits
 from report.explore.app import make
 from report.explore.book import Book
 

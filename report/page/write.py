@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from cache.errors import UserError
-from cache.files import read_json, write_atomic
-from cache.progress import Bar
+from foundation.errors import UserError
+from foundation.files import read_json, write_atomic
+from foundation.progress import Bar
 from heads.explanations import by_hash, explain
 from heads.metrics import parts
-from pipeline.account import grids
-from pipeline.images import Limits
+from pipeline.datasets.account import grids
+from pipeline.datasets.images import Limits
 from report import agreement, curves, leaderboard
 from report.cases import TOP, Cases, Method, Source
 from report.page.render import render

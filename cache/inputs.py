@@ -1,0 +1,30 @@
+"""What a reader asks of the cache, as data: a feature under a view of one side, and where its rows lie."""
+
+from pathlib import Path
+from typing import Literal
+
+from foundation.contracts import contract
+
+Side = Literal["mention", "entity"]
+
+
+@contract
+class Want:
+    """A feature under a view of one side: `clip_text` of every mention's `sentence`."""
+
+    side: Side
+    feature: str
+    view: str
+
+    @property
+    def column(self) -> str:
+        """The name of its key column, `mention.clip_text.sentence`."""
+        return f"{self.side}.{self.feature}.{self.view}"
+
+
+@contract
+class Input(Want):
+    """A want with the place of its rows. store: folder of the feature's store. keys: .npz file of the key column, a row per record."""
+
+    store: Path
+    keys: Path

@@ -1,0 +1,1 @@
+"""Training jobs, variants, learned prompts and searches: where the pipeline and the heads meet."""

@@ -1,0 +1,254 @@
+"""Training jobs: a head's configuration from the profile and the command line, joined with what extraction left."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from cache.identity import identity
+from foundation.errors import UserError, nearest
+from foundation.files import parse_json, read_json
+from foundation.paths import Paths
+from heads.config import load_config, methods, to_json
+from heads.config.dsmip import PROMPTED
+from pipeline.extraction.units import column_name
+from pipeline.profiles.profile import Profile
+
+FOUR = ("drin", "mimic", "dwe", "dsmip")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A method with its full configuration (plain JSON values) and the features it wants: {side, role, feature, view, outputs} each.
+
+    runs: the finished runs it reads, label -> (method, parameters); trainer: the function that trains it.
+    """
+
+    method: str
+    config: Mapping[str, Any]
+    wanted: list[dict[str, Any]]
+    pairs: list[str]
+    runs: Mapping[str, tuple[str, dict[str, Any]]]
+    trainer: str
+
+    @property
+    def prompted(self) -> bool:
+        """Whether it reads features that DSMIP's learned prompts made."""
+        return any(want["feature"] in PROMPTED.values() for want in self.wanted)
+
+    @property
+    def wants(self) -> list[dict[str, str]]:
+        """side, feature and view of each want: what extraction needs to know. Features with learned prompts come from a run, not from here."""
+        distinct = {
+            (want["side"], want["feature"], want["view"])
+            for want in self.wanted
+            if want["feature"] not in PROMPTED.values()
+        }
+        return [{"side": side, "feature": feature, "view": view} for side, feature, view in sorted(distinct)]
+
+
+def parameters(text: str) -> dict[str, Any]:
+    """`--params`: a JSON object, or `@FILE` with one. Raises `UserError` where it is neither."""
+    if text.startswith("@"):
+        value = read_json(Path(text[1:]))
+    else:
+        try:
+            value = parse_json(text)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"--params, column {error.colno}: malformed JSON ({error.msg}); write it like '{{\"lr\": 0.001}}'"
+            ) from None
+    if not isinstance(value, dict):
+        raise UserError(f"--params is {text:.60}, expected a JSON object like '{{\"lr\": 0.001}}'")
+    return value
+
+
+def check_heads(profile: Profile) -> None:
+    """Raises `UserError` for an unknown method under the profile's `heads`, and for an option of one that the method does not take."""
+    for method, params in profile.heads.items():
+        if method not in methods():
+            raise UserError(f"{profile.path}: heads.{method}: no such method{nearest(method, methods())}")
+        load_config(method, params, f"{profile.path}: heads.{method}")
+
+
+def head(method: str, params: str, profile: Profile, last: Mapping[str, Any] = MappingProxyType({})) -> Head:
+    """The method's defaults, then the profile's for it, then `--params`, then `last`.
+
+    `clip-text` is `clip_text`: a method has the name of its module, and may be given as the papers write it. Raises `UserError` for an unknown
+    method or key, wherever it stands.
+    """
+    check_heads(profile)
+    method = method.replace("-", "_")
+    config = load_config(method, {**profile.heads.get(method, {}), **parameters(params), **last})
+    available = list(profile.features)
+    wanted = config.wants(available)
+    _check_outputs(method, wanted, profile)
+    return Head(method, to_json(config), wanted, config.pairs(available), config.runs(available), config.trainer)
+
+
+def _check_outputs(method: str, wanted: Sequence[Mapping[str, Any]], profile: Profile) -> None:
+    """Raises `UserError` where the profile has a feature written without an output that the method reads."""
+    for want in wanted:
+        written = (
+            profile.features[want["feature"]].options.get("outputs") if want["feature"] in profile.features else None
+        )
+        lacking = [output for output in want["outputs"] if written and output not in written]
+        if lacking:
+            raise UserError(
+                f"{profile.path}: features.{want['feature']}.outputs: {method} reads {', '.join(lacking)} too; add it, or leave `outputs` out"
+            )
+
+
+def usual_wants(profile: Profile) -> list[dict[str, str]]:
+    """side, feature and view of all that the four methods read with their default parameters; a method that this profile cannot serve is left out."""
+    listed: list[dict[str, str]] = []
+    for method in (name for name in FOUR if name in methods()):
+        try:
+            chosen = head(method, "{}", profile)
+        except UserError:
+            continue
+        listed += [*chosen.wants, *(want for pair in chosen.pairs for want in pair_wants(pair, profile))]
+    return listed
+
+
+def pair_wants(name: str, profile: Profile) -> list[dict[str, str]]:
+    """side, feature and view of what a pair feature is computed from. Raises `UserError` for an unknown one, or where the profile lacks a feature."""
+    from pipeline.pairs import stage
+
+    return stage.wants(name, list(profile.features))
+
+
+def pair_version() -> int:
+    """Raised by hand when pair features of the same inputs give other numbers."""
+    from pipeline.pairs import stage
+
+    return stage.VERSION
+
+
+def rows_of(extraction: Mapping[str, Any], columns: Iterable[str], paths: Paths) -> dict[str, str]:
+    """Column -> SHA-256 (hex) of its keys: which texts and pictures its records had. The identity of a feature says what was done, not to what."""
+    found = {}
+    for name in sorted(columns):
+        with open(paths.root / extraction["columns"][name], "rb") as handle:
+            found[name] = hashlib.file_digest(handle, "sha256").hexdigest()
+    return found
+
+
+def pair_job(
+    name: str,
+    *,
+    extraction: Mapping[str, Any],
+    candidates: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    paths: Paths,
+) -> dict[str, Any]:
+    """The job of `pipeline.pairs.stage.build`; its file is named by the candidate lists and the features and rows it reads."""
+    features = extraction["features"]
+    read = {key: value["identity"] for key, value in features.items()}
+    rows = rows_of(extraction, extraction["columns"], paths)
+    digest = identity(
+        {"pair": name, "version": pair_version(), "candidates": candidates["digest"], "features": read, "rows": rows}
+    )
+    inputs = []
+    for column, path in sorted(extraction["columns"].items()):
+        side, feature, view = column.split(".")
+        store = str(paths.cache / features[feature]["store"])
+        inputs.append({"side": side, "feature": feature, "view": view, "store": store, "keys": str(paths.root / path)})
+    folder = paths.root / dataset["folder"]
+    return {
+        "name": name,
+        "dataset": str(folder),
+        "candidates": str(paths.root / candidates["file"]),
+        "inputs": inputs,
+        "digest": digest,
+        "out": str(folder / f"pairs-{name}-{digest[:12]}.npz"),
+    }
+
+
+def training_job(
+    chosen: Head,
+    *,
+    extraction: Mapping[str, Any],
+    candidates: Mapping[str, Any],
+    pairs: Mapping[str, Mapping[str, Any]],
+    dataset: Mapping[str, Any],
+    dataset_content: str,
+    label: str,
+    paths: Paths,
+    seed: int,
+    train_fraction: float,
+    heads: Mapping[str, Mapping[str, Any]],
+    prompted: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The job of `heads.training.main`. heads: the jobs of the finished runs it reads, by label. prompted: inputs that learned prompts have made.
+
+    The run's folder is named by what the run depends on: configuration, seed, fraction, dataset, candidates, the identities of its features, and the
+    texts and pictures that those were made of, which come from other features and descriptions too.
+    So the same experiment has one folder, whatever task or profile led to it.
+    """
+    extracted = [want for want in chosen.wanted if want["feature"] not in PROMPTED.values()]
+    features = {want["feature"]: extraction["features"][want["feature"]] for want in extracted}
+    depends = {
+        "method": chosen.method,
+        "config": chosen.config,
+        "seed": seed,
+        "train_fraction": train_fraction,
+        "dataset": dataset_content,
+        "candidates": candidates["digest"],
+        "features": {name: feature["identity"] for name, feature in features.items()},
+        "rows": rows_of(
+            extraction, {column_name(want["side"], want["feature"], want["view"]) for want in extracted}, paths
+        ),
+        "pairs": {name: pair["digest"] for name, pair in pairs.items()},
+    }
+    if heads:
+        depends["heads"] = {name: run["depends"] for name, run in heads.items()}
+    if prompted:
+        depends["prompted"] = sorted(entry["identity"] for entry in prompted)
+    inputs = [
+        {
+            **{key: want[key] for key in ("side", "role", "feature", "view", "outputs")},
+            "store": str(paths.cache / features[want["feature"]]["store"]),
+            "keys": str(paths.root / extraction["columns"][column_name(want["side"], want["feature"], want["view"])]),
+        }
+        for want in extracted
+    ]
+    return {
+        "method": chosen.method,
+        "config": dict(chosen.config),
+        "seed": seed,
+        "train_fraction": train_fraction,
+        "inputs": [*inputs, *prompted],
+        "dataset": str(paths.root / dataset["folder"]),
+        "candidates": str(paths.root / candidates["file"]),
+        "depends": depends,
+        "pairs": {name: str(paths.root / pair["file"]) for name, pair in pairs.items()},
+        "heads": dict(heads),
+        "out": str(paths.run(label, chosen.method, identity(depends))),
+    }
+
+
+def live_clip(
+    chosen: Head, extraction: Mapping[str, Any], profile: Profile, profile_name: str, demo: Path, paths: Paths
+) -> dict[str, Any]:
+    """What the stage that learns prompts needs beside a training job: the CLIP behind the cached states, and where its blocks are put.
+
+    Raises `UserError` where text and picture states are of different models, or do not enter the block that the head's `prompt_start` says.
+    """
+    names = [chosen.config["layers_text"], chosen.config["layers_image"]]
+    options = [profile.feature(name).options for name in names]
+    if options[0].get("model") != options[1].get("model"):
+        raise UserError(
+            f"profile {profile.name!r}: {names[0]} and {names[1]} are of different models; prompts need one CLIP for both"
+        )
+    start, blocks = chosen.config["prompt_start"], [option.get("block", 0) for option in options]
+    if blocks != [start, start]:
+        raise UserError(
+            f"prompt_start = {start}: the profile's {names[0]} and {names[1]} have `block: {blocks[0]}` and `block: {blocks[1]}`; make all three the same"
+        )
+    digest = identity([extraction["features"][name]["identity"] for name in names])
+    clip = {"profile": profile_name, "feature": names[1], "demo": str(demo), "start": {"text": start, "image": start}}
+    return {"clip": clip, "blocks": str(paths.blocks(digest))}

@@ -1,0 +1,178 @@
+"""A search over one head's hyper-parameters: an Optuna study whose trials train over tensors that are loaded once."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from optuna.trial import TrialState
+
+from experiments import prompts, spaces, studies, sweep_report
+from foundation.errors import UserError
+from foundation.files import fault_point, locked
+from foundation.progress import Bar
+from heads import fusion, training
+from heads.config import load_config
+from heads.data import Bundle
+from heads.device import pick_device, pick_precision, repeatable
+
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+WAIT = 1.0  # seconds between two looks at the trials that other processes have under way
+
+
+class Surplus(Exception):
+    """Another process began the last of the trials a moment before."""
+
+
+@dataclass
+class Sweep:
+    """What all trials of this process share. trained: seconds in their epochs; done: trials it had a part in."""
+
+    job: Mapping[str, Any]
+    base: Mapping[str, Any]
+    bundle: Bundle
+    chosen: np.ndarray
+    precision: str
+    study: optuna.Study
+    worker: str
+    trained: float = 0.0
+    done: int = 0
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """Best dev MRR of a head trained with the drawn values. Raises `optuna.TrialPruned` where it is stopped early, or cannot be trained."""
+        trial.set_user_attr(studies.WORKER, self.worker)
+        before = [
+            other
+            for other in self.study.get_trials(deepcopy=False)
+            if other.number < trial.number and other.state != TrialState.FAIL
+        ]
+        if len(before) >= self.job["trials"]:
+            raise Surplus
+        state, seed = training.State(), int(self.job["training"]["seed"])
+        try:
+            config = load_config(self.job["training"]["method"], {**self.base, **draw(trial, self.job["space"])})
+            head = training.new_head(self.job["training"], config, self.bundle, self.chosen, seed)
+            _, optimizer = training.make_optimizer(head, config)
+            trial.set_user_attr(
+                "parameters", sum(parameter.numel() for parameter in head.parameters() if parameter.requires_grad)
+            )
+
+            def after(state: training.State, best: Mapping[str, torch.Tensor]) -> None:
+                fault_point("trial-epoch")
+                trial.report(state.history[-1].get("dev MRR", 0.0), state.epoch)
+                if self.job["prune"] and trial.should_prune():
+                    raise optuna.TrialPruned
+
+            training.run_epochs(
+                head, optimizer, config, self.bundle, self.chosen, seed, self.precision, after, state, {}
+            )
+        except (UserError, torch.OutOfMemoryError) as error:
+            trial.set_user_attr("refused", str(error)[:300])
+            raise optuna.TrialPruned from error
+        finally:
+            self.trained += state.seconds
+            self.done += 1
+            for name, value in (
+                ("seconds", round(state.seconds, 3)),
+                ("epochs", state.epoch),
+                ("best_epoch", state.best_epoch),
+            ):
+                trial.set_user_attr(name, value)
+        return state.best
+
+    def finished(self) -> int:
+        """Trials of the study that came to an end, by whichever process."""
+        return len(self.study.get_trials(deepcopy=False, states=COUNTED))
+
+    def best(self) -> dict[str, str]:
+        """The best figure so far, for the bar."""
+        values = [
+            trial.value
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if trial.value is not None
+        ]
+        return {"best": f"{max(values):.4f}"} if values else {}
+
+    def left(self) -> int:
+        """How many trials nobody has begun; those of dead processes are queued again first."""
+        studies.requeue_dead(self.study, self.job)
+        trials = self.study.get_trials(deepcopy=False)
+        return self.job["trials"] - sum(trial.state in (*COUNTED, TrialState.RUNNING) for trial in trials)
+
+    def run(self) -> None:
+        """Trials until the study has as many as are wanted; waits for those that others have under way, and takes over what they leave."""
+        with Bar(self.job["trials"], "trials", "trial", self.finished()) as bar:
+            while True:
+                if self.left() > 0:
+                    self.study.optimize(self.objective, n_trials=1, catch=(Surplus,))
+                elif any(trial.state == TrialState.RUNNING for trial in self.study.get_trials(deepcopy=False)):
+                    time.sleep(WAIT)
+                else:
+                    return
+                bar.update(self.finished() - bar.done)
+                bar.show(**self.best())
+
+
+def main(job: dict[str, Any]) -> dict[str, Any]:
+    """Run, join or go on with a search; write what it found.
+
+    job: training (a job of `heads.training.main`, with the values that the search starts from), space (see `heads.config._space`), given (parameters
+    beside the drawn ones), trials (in the whole study), prune, storage (a URL, or empty for a journal beside the results), study (its name), out
+    (folder). Writes best.json, trials.csv, study.json and pictures. Returns `{"best", "text", "run"}`. The test split takes no part: its golds and
+    lists are put out of sight before the first trial. Raises `UserError`.
+    """
+    started, out = time.monotonic(), Path(job["out"])
+    studies.quiet()
+    asked = job["training"]
+    device = pick_device(asked.get("device", "auto"))
+    config = load_config(asked["method"], asked["config"])
+    worker = studies.worker_name()
+    with repeatable(asked.get("threads")), studies.at_work(out, worker):
+        if config.trainer.startswith("heads.fusion:"):
+            asked = fusion.with_parts(asked, ("dev",), device)
+        elif config.trainer == "experiments.prompts:train":
+            asked = {**asked, "towers": str(prompts.blocks(asked))}
+        job = {**job, "training": asked}
+        bundle = Bundle.load(asked, training.wanted(asked, config), device)
+        bundle.hide("test")
+        chosen, _ = training.training_mentions(bundle, float(asked.get("train_fraction", 1.0)), config.fits_on)
+        loaded = time.monotonic()
+        study = studies.open_study(job)
+        with locked(out / ".lock"):
+            first = spaces.drawn(job["space"], config)
+            if first and not study.get_trials(deepcopy=False):
+                study.enqueue_trial(studies.encoded(first, job["space"]))
+        precision = pick_precision(asked.get("precision", "auto"), device)
+        sweep = Sweep(job, asked["config"], bundle, chosen, precision, study, worker)
+        sweep.run()
+    found = sweep_report.write(study, job, out)
+    run = {
+        "device": str(device),
+        "trials": sweep.done,
+        "seconds": {
+            "load": round(loaded - started, 3),
+            "train": round(sweep.trained, 3),
+            "all": round(time.monotonic() - started, 3),
+        },
+    }
+    return {**found, "run": run}
+
+
+def draw(trial: optuna.Trial, space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The trial's values for the options of a space."""
+    values: dict[str, Any] = {}
+    for name, entry in space.items():
+        if "choices" in entry:
+            choices = {studies.code(choice): choice for choice in entry["choices"]}
+            values[name] = choices[trial.suggest_categorical(name, list(choices))]
+        elif entry["kind"] == "int":
+            values[name] = trial.suggest_int(
+                name, entry["low"], entry["high"], step=entry["step"] or 1, log=entry["log"]
+            )
+        else:
+            values[name] = trial.suggest_float(name, entry["low"], entry["high"], step=entry["step"], log=entry["log"])
+    return values

@@ -1,0 +1,141 @@
+"""What a search over one head draws and what it leaves alone: the space, checked against the head's configuration and the features it reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cache.identity import identity
+from experiments import jobs
+from foundation.errors import UserError
+from foundation.paths import Paths
+from heads.config import config_class, load_config, to_json
+from heads.config._space import checked
+from pipeline.profiles.profile import Profile, plain_yaml
+
+FILES = ("best.json", "trials.csv", "study.json", "history.png", "importance.png", "parallel.png")
+"""What a search leaves in its folder beside the study itself."""
+LARGEST = 1 << 20
+"""Bytes a space file may have."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A head, the options that are drawn for it, and the parameters that are given (`--params`, and those that keep the runs it reads as they are)."""
+
+    head: jobs.Head
+    space: Mapping[str, Mapping[str, Any]]
+    given: Mapping[str, Any]
+
+
+def search(method: str, params: str, file: str, profile: Profile) -> Search:
+    """The search that a command asks for. file: the space instead of the method's own, or empty.
+
+    Raises `UserError` for a space that is malformed, that holds values which the head refuses, or that changes what the head reads: all trials share
+    the tensors that were loaded once.
+    """
+    head = jobs.head(method, params, profile)
+    config = load_config(head.method, head.config)
+    pinned = config.pinned()
+    if pinned:
+        head = jobs.head(method, params, profile, pinned)
+    where = file or f"the search space of {head.method}"
+    space = checked(config_class(head.method), _read(Path(file)) if file else config.searched(), where)
+    if not file:
+        space = holding(space, to_json(load_config(head.method, head.config)))
+    available = list(profile.features)
+    same = _reads(load_config(head.method, head.config), available)
+    for name, entry in space.items():
+        for value in entry.get("choices", [entry.get("low"), entry.get("high")]):
+            try:
+                changed = load_config(head.method, {**head.config, name: value})
+                reads = _reads(changed, available)
+            except UserError as error:
+                if f"{name} =" in str(error):
+                    raise UserError(f"{where}: {error}") from None
+                continue  # together with another drawn value it may do
+            for what, found in reads.items():
+                if found != same[what]:
+                    raise UserError(
+                        f"{where}: {name} = {value!r} changes {what}, which are loaded once for all trials; "
+                        f"take {name} out and search once for each, with --params '{{\"{name}\": …}}'"
+                    )
+    return Search(head, space, {**jobs.parameters(params), **pinned})
+
+
+def holding(space: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The space, wide enough for the values that the search starts from: a profile may set others than the method's own space foresees."""
+    found = {}
+    for name, entry in space.items():
+        value = values[name]
+        if "choices" in entry:
+            found[name] = {"choices": [*entry["choices"], *([] if value in entry["choices"] else [value])]}
+        elif entry["step"] is None and not (entry["log"] and value <= 0):
+            found[name] = {**entry, "low": min(entry["low"], value), "high": max(entry["high"], value)}
+        else:
+            found[name] = dict(entry)
+    return found
+
+
+def _reads(config: Any, available: list[str]) -> dict[str, Any]:
+    return {
+        "the features that are read": config.wants(available),
+        "the pair features that are read": config.pairs(available),
+        "the runs that are read": config.runs(available),
+    }
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.stat().st_size > LARGEST:
+            raise UserError(
+                f"{path}: {path.stat().st_size:,} bytes, at most {LARGEST:,} are read; a space is a few lines"
+            )
+        return plain_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--space {path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"--space {path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not plain text"
+        raise UserError(
+            f"--space {path}{place}: malformed YAML ({problem}); write it like `lr: {{low: 0.0001, high: 0.01, log: true}}`"
+        ) from None
+
+
+def search_job(
+    asked: Search, training: Mapping[str, Any], *, label: str, paths: Paths, trials: int, prune: bool, storage: str
+) -> dict[str, Any]:
+    """The job of `experiments.search.main`. training: the job of the head with the values that the search starts from.
+
+    The study is named by all that a trial depends on but the drawn options. So the same search, also on another machine, is one study.
+    """
+    depends = dict(training["depends"])
+    depends["config"] = {name: value for name, value in depends["config"].items() if name not in asked.space}
+    depends |= {"space": asked.space, "prune": prune}
+    digest = identity(depends)
+    return {
+        "training": {**training, "out": str(paths.sweep(label, asked.head.method, digest))},
+        "space": asked.space,
+        "given": dict(asked.given),
+        "trials": trials,
+        "prune": prune,
+        "storage": storage,
+        "study": f"{label}-{asked.head.method}-{digest[:16]}",
+        "out": str(paths.sweep(label, asked.head.method, digest)),
+        "depends": depends,
+    }
+
+
+def drawn(space: Mapping[str, Mapping[str, Any]], config: Any) -> dict[str, Any]:
+    """The values of a configuration for the options of a space; nothing where one of them is outside of it."""
+    values = {name: to_json(config)[name] for name in space}
+    inside = all(
+        value in entry["choices"] if "choices" in entry else entry["low"] <= value <= entry["high"]
+        for value, entry in ((values[name], entry) for name, entry in space.items())
+    )
+    return values if inside else {}

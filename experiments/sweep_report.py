@@ -1,0 +1,129 @@
+"""What a search leaves: the best parameters, every trial as a table, and three pictures."""
+
+import csv
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from experiments.studies import decoded
+from foundation.errors import UserError
+from foundation.files import write_atomic, write_json
+
+PICTURES = ("history.png", "importance.png", "parallel.png")
+TOLD = ("epochs", "best_epoch", "seconds", "parameters", "again", "refused")
+DPI = 130
+
+
+def write(study: optuna.Study, job: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """best.json (for `TrainHead --params @best.json`), trials.csv, study.json and the pictures. Raises `UserError` where no trial came to its end."""
+    trials = study.get_trials(deepcopy=False)
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if not complete:
+        said = next(
+            (trial.user_attrs["refused"] for trial in trials if "refused" in trial.user_attrs), "none was finished"
+        )
+        raise UserError(
+            f"{out}: none of {len(trials)} trials could be trained to the end, the last said: {said}; mend the space or raise --n-trials"
+        )
+    best = max(complete, key=lambda trial: (trial.value, -trial.number))
+    params = {**job["given"], **decoded(best.params, job["space"])}
+    counts = {
+        state.name.lower(): sum(trial.state == state for trial in trials)
+        for state in TrialState
+        if any(trial.state == state for trial in trials)
+    }
+    importance = importances(study)
+    write_json(out / "best.json", params)
+    write_atomic(out / "trials.csv", table(trials, job["space"]))
+    write_json(
+        out / "study.json",
+        {
+            "study": job["study"],
+            "depends": job["depends"],
+            "trials": counts,
+            "best": {"trial": best.number, "dev MRR": best.value, "params": params},
+            "importance": importance,
+        },
+    )
+    pictures(study, importance, out)
+    refused = sum("refused" in trial.user_attrs for trial in trials)
+    lines = [
+        f"{', '.join(f'{count} {state}' for state, count in counts.items())}"
+        + (f" ({refused} could not be trained)" if refused else "")
+    ]
+    lines += [
+        f"best dev MRR {100 * best.value:.2f} (trial {best.number})",
+        *(f"  {name} = {value!r}" for name, value in params.items()),
+    ]
+    lines += (
+        [f"importance: {', '.join(f'{name} {share:.0%}' for name, share in importance.items())}"] if importance else []
+    )
+    return {"best": params, "value": best.value, "counts": counts, "text": "\n".join(lines)}
+
+
+def importances(study: optuna.Study) -> dict[str, float]:
+    """Share of each drawn option in what tells the good trials from the others (PED-ANOVA), the greatest first; empty while too few say something."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(complete) < 4 or len({trial.value for trial in complete}) < 2:
+        return {}
+    found = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
+    total = sum(found.values())
+    return {name: round(share / total, 6) for name, share in found.items()} if total > 0 else {}
+
+
+def table(trials: list[FrozenTrial], space: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row per trial: number, state, best dev MRR so far, drawn values, what is told of its training."""
+    sink = io.StringIO()
+    rows = csv.writer(sink, lineterminator="\n")
+    rows.writerow(["trial", "state", "dev MRR", *space, *TOLD])
+    for trial in trials:
+        reached = trial.value if trial.value is not None else max(trial.intermediate_values.values(), default=None)
+        rows.writerow(
+            [
+                trial.number,
+                trial.state.name.lower(),
+                reached,
+                *(trial.params.get(name) for name in space),
+                *(trial.user_attrs.get(name) for name in TOLD),
+            ]
+        )
+    return sink.getvalue()
+
+
+def pictures(study: optuna.Study, importance: Mapping[str, float], out: Path) -> None:
+    """History, importance and parallel coordinates as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from optuna.visualization import matplotlib as plots
+
+    def bars() -> Any:
+        _, axes = pyplot.subplots()
+        names = list(importance)[::-1]
+        axes.barh(names, [importance[name] for name in names])
+        axes.set_title("Importance of each option" if names else "Importance: too few trials were trained to the end")
+        axes.set_xlabel("share (PED-ANOVA)")
+        return axes
+
+    made: tuple[Callable[[], Any], ...] = (
+        lambda: plots.plot_optimization_history(study, target_name="dev MRR"),
+        bars,
+        lambda: plots.plot_parallel_coordinate(study, target_name="dev MRR"),
+    )
+    with pyplot.style.context("default"), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="Attempting to set identical low and high"
+        )  # where all trials reached the same
+        for name, make in zip(PICTURES, made, strict=True):
+            figure = make().figure
+            figure.set_size_inches(max(7.0, 1.3 * len(importance)) if name == "parallel.png" else 7.0, 4.5)
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")
+            pyplot.close(figure)
+            write_atomic(out / name, buffer.getvalue())

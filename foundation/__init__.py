@@ -1,0 +1,1 @@
+"""What every room stands on: errors, files, progress, logs, paths, receipts, child processes, the device. Knows nothing of entity linking."""

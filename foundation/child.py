@@ -1,0 +1,166 @@
+"""Runs one heavy function in a fresh process, so that the parent stays free of torch and device memory comes back."""
+
+import contextlib
+import contextvars
+import dataclasses
+import importlib
+import inspect
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from foundation import logs, progress
+from foundation.contracts import from_json, to_json
+from foundation.errors import PassingError, UserError
+
+_ERRORS = {"UserError": UserError, "PassingError": PassingError}
+_LOOK = 0.5  # seconds between two looks at a child's progress
+_WATCH: contextvars.ContextVar[Callable[[dict[str, Any]], None] | None] = contextvars.ContextVar("watch", default=None)
+
+
+@contextlib.contextmanager
+def watched(watch: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Inside, `watch` is told of the progress of every child (see `foundation.progress.Bar.state`)."""
+    token = _WATCH.set(watch)
+    try:
+        yield
+    finally:
+        _WATCH.reset(token)
+
+
+def run(target: str, job: Any, result: Any = None, threads: int = 0) -> Any:
+    """Call `target` ("package.module:function") with `job` in a spawned interpreter and return what it returned.
+
+    job and result: contracts, which travel as JSON; the function's annotations say how they are restored there. threads: of torch and what it calls (0: one per core), unless OMP_NUM_THREADS says how many.
+    A `UserError` or `PassingError` of the child is raised here again. Its stdout and stderr are the caller's.
+    """
+    environment = dict(os.environ)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        environment.setdefault(name, str(threads or cores))
+    # Waiting threads that spin steal the cores from whatever else runs: five times slower on a shared machine, no faster on an idle one.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Freed tensors stay with the process: glibc else gives each large one back and has its pages zeroed anew, a quarter of a training's CPU time.
+    environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 30))
+    environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 33))
+    environment.setdefault("TOKENIZERS_PARALLELISM", "true")
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).resolve().parents[1]), *filter(None, [environment.get("PYTHONPATH")])]
+    )
+    with tempfile.TemporaryDirectory(prefix="mel-") as folder:
+        job_file, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
+        job_file.write_text(json.dumps(to_json(job)))
+        environment[progress.FILE] = str(Path(folder) / "progress.json")
+        command = [sys.executable, "-m", "foundation.child", target, str(job_file), str(answer), str(os.getpid())]
+        told = {"stderr": subprocess.PIPE, "text": True, "errors": "replace"} if logs.wanted() else {}
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, **told)
+        relay = threading.Thread(target=logs.relay, args=(process.stderr, target), daemon=True) if told else None
+        if relay:
+            relay.start()
+        try:
+            code = _wait(process, Path(environment[progress.FILE]))
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        finally:
+            if relay:
+                relay.join(5)
+        if answer.exists():
+            answered = json.loads(answer.read_text())
+            if "error" in answered:
+                raise _ERRORS[answered["kind"]](answered["error"])
+            return restored(result, answered["result"])
+    if code == -signal.SIGINT:
+        raise UserError("stopped")
+    if code == -signal.SIGKILL:
+        raise UserError(
+            f"{target} was killed (signal 9); if memory ran out, choose a smaller --extract-batch. The same command goes on where it stopped"
+        )
+    raise RuntimeError(f"{target} ended with exit code {code}; its traceback stands above")
+
+
+def call(target: str, job: Any) -> Any:
+    """`target` called with the contract that `job`, its JSON, stands for; its result as JSON."""
+    module, name = target.split(":")
+    function = getattr(importlib.import_module(module), name)
+    parameter = next(iter(inspect.signature(function).parameters))
+    return to_json(function(restored(typing.get_type_hints(function).get(parameter), job)))
+
+
+def restored(kind: Any, value: Any) -> Any:
+    """The contract of type `kind` behind JSON `value`; the value itself where `kind` is no contract."""
+    return from_json(kind, value) if dataclasses.is_dataclass(kind) else value
+
+
+def _wait(process: subprocess.Popen[Any], noted: Path) -> int:
+    """Exit code of the child; whoever watches is told of its progress until then."""
+    watch, last = _WATCH.get(), None
+    while True:
+        try:
+            code: int | None = process.wait(_LOOK if watch else None)
+        except subprocess.TimeoutExpired:
+            code = None
+        state = progress.read(noted) if watch else None
+        if watch and state is not None and state != last:
+            watch(state)
+            last = state
+        if code is not None:
+            return code
+
+
+def follow_parent() -> None:
+    """End this process of `multiprocessing` when its parent is gone, and with it the children it has run; in a process of another kind do nothing.
+
+    Ctrl-C, which all of them hear, is the parent's to answer.
+    """
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def quiet_interrupt(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """A `sys.excepthook`: Ctrl-C ends a command with a line, not with a traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("stopped; the same command goes on where it stopped", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def _follow(parent: int) -> None:
+    """End this process when its parent is gone: a killed command leaves no worker behind."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _main(target: str, job_file: str, answer: str, parent: str) -> int:
+    threading.Thread(target=_follow, args=(int(parent),), daemon=True).start()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback
+    try:
+        result = {"result": call(target, json.loads(Path(job_file).read_text()))}
+    except (UserError, PassingError) as error:
+        result = {"kind": type(error).__name__, "error": str(error)}
+    Path(answer).write_text(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(*sys.argv[1:]))

@@ -1,0 +1,71 @@
+"""Contracts: the frozen dataclasses that one room hands another, and their way through JSON. No torch."""
+
+import dataclasses
+import functools
+import json
+import typing
+from typing import Any, TypeVar, cast, dataclass_transform
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from foundation.errors import UserError, nearest
+
+T = TypeVar("T")
+_CONFIG = ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def contract(kind: type[T]) -> type[T]:
+    """Class decorator: a frozen dataclass with keyword-only fields that JSON holds and that refuses a field it does not know.
+
+    Its fields are plain values, paths, tuples, mappings with text keys, and other contracts.
+    """
+    made = dataclasses.dataclass(frozen=True, kw_only=True)(kind)
+    made.__pydantic_config__ = _CONFIG  # type: ignore[attr-defined]  # read by pydantic
+    return made
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def to_json(value: Any) -> Any:
+    """A contract as plain JSON values: paths become texts, tuples lists."""
+    return json.loads(json.dumps(_adapter(type(value)).dump_python(value), default=str))
+
+
+def from_json(kind: type[T], value: Any, where: str = "") -> T:
+    """The contract of type `kind` that `to_json` gave `value` for.
+
+    where: what an error names as the place, a file or an option. Raises `UserError` for a field that is unknown (with the nearest right one),
+    missing or of the wrong type.
+    """
+    try:
+        return cast(T, _adapter(kind).validate_json(json.dumps(value)))
+    except ValidationError as error:
+        raise UserError(message(error, where or kind.__name__, kind)) from None
+
+
+def message(error: ValidationError, where: str, kind: Any = None) -> str:
+    """The first of pydantic's complaints as one line: the place, what was found, what was expected."""
+    first = error.errors(include_url=False)[0]
+    path = ".".join(map(str, first["loc"]))
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _names(kind, first["loc"][:-1])
+        return f"{where}: unknown key {str(first['loc'][-1])!r}{nearest(str(first['loc'][-1]), known)}"
+    if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{where}: `{path}` is missing"
+    return f"{where}: {path} = {first['input']!r:.60}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+
+
+def _names(kind: Any, path: tuple[int | str, ...]) -> list[str]:
+    """The fields of the dataclass that `path` leads to from `kind`; none where it leads into a mapping or a union."""
+    for step in path:
+        if dataclasses.is_dataclass(kind) and isinstance(step, str):
+            kind = typing.get_type_hints(kind).get(step)
+        elif typing.get_origin(kind) in (tuple, list) and isinstance(step, int):
+            kind = typing.get_args(kind)[0]
+        elif typing.get_args(kind) and isinstance(step, str):
+            kind = typing.get_args(kind)[-1]
+    return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []

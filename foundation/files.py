@@ -1,0 +1,278 @@
+"""Small file operations that either happen whole or not at all."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from foundation.errors import UserError
+
+_FOR_THE_USER = {
+    errno.ENOSPC: "no space left; free some or choose another --work-dir",
+    errno.EDQUOT: "disk quota exceeded; free some space or choose another --work-dir",
+    errno.EFBIG: "the file system, or `ulimit -f`, allows no file of that size; choose another --work-dir",
+    errno.EEXIST: "a file of that name is in the way; remove it or choose another --work-dir",
+    errno.ENOTDIR: "a file stands where a folder is expected; remove it or choose another --work-dir",
+    errno.EROFS: "the file system is read-only; choose another --work-dir",
+    errno.EACCES: "permission denied; choose a --work-dir that can be written",
+    errno.EPERM: "operation not permitted; choose a --work-dir that can be written",
+}
+
+
+def error_number(error: Exception) -> int | None:
+    """The system's number of an error. HDF5 tells it in its text alone (`errno = 28`), as an `OSError` or, on close, a `RuntimeError`."""
+    told = re.search(r"errno = (\d+)", str(error))
+    return int(told[1]) if told else getattr(error, "errno", None)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn a failure to write `path` that only the user can mend (space, quota, permission) into a `UserError`; others pass through."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if error_number(error) in _FOR_THE_USER:
+            raise UserError(f"cannot write {path}: {_FOR_THE_USER[error_number(error)]}") from error
+        raise
+
+
+def make_folder(path: Path) -> Path:
+    """Create `path` and its parents. Raises `UserError` when it cannot be made."""
+    with explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries, so that a name that was given survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes | str, temporary: Path | None = None) -> None:
+    """Replace `path` by `data`: a reader sees the old content or the new, never a part.
+
+    temporary: the name to write under, in the same folder, for who sweeps up after killed writers; else a random one.
+    Raises `UserError` for a full, read-only or forbidden place; nothing is left behind then.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    with explained(path):
+        name = temporary or path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            with os.fdopen(descriptor, "wb") as handle:
+                handle.write(data.encode() if isinstance(data, str) else data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+        sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any, temporary: Path | None = None) -> None:
+    """`write_atomic` of indented JSON (UTF-8, no NaN)."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", temporary)
+
+
+@contextlib.contextmanager
+def together(*paths: Path) -> Iterator[None]:
+    """Inside, files of one folder are written that are of use together: if one fails, those that were not there before go, with them an empty folder."""
+    new = [path for path in paths if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            paths[0].parent.rmdir()
+        raise
+
+
+class _Repeated(Exception):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Repeated
+    return found
+
+
+_MARKS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:]')
+
+
+def _repeated(text: str) -> tuple[str, int]:
+    """The first key that is given twice in one object of well-formed JSON, and where it stands the second time."""
+    seen: list[set[str]] = []
+    last = None
+    for mark in _MARKS.finditer(text):
+        if mark[0] in "{[":
+            seen.append(set())
+        elif mark[0] in "}]":
+            seen.pop()
+        elif mark[0] == ":":
+            key = json.loads(last[0])
+            if key in seen[-1]:
+                return key, last.start()
+            seen[-1].add(key)
+        else:
+            last = mark
+    raise ValueError("no key is given twice")
+
+
+def parse_json(text: str, unique: bool = False) -> Any:
+    """`json.loads`, with a `json.JSONDecodeError` for all that it does not take: numbers too long and objects too deep are among it.
+
+    unique: and keys given twice in one object, of which it would keep the last.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique if unique else None)
+    except json.JSONDecodeError:
+        raise
+    except _Repeated:
+        key, place = _repeated(text)
+        raise json.JSONDecodeError(f"key {key!r:.60} is given twice in one object", text, place) from None
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", text, 0) from None
+    except ValueError:
+        most = sys.get_int_max_str_digits()
+        found = re.search(rf"[0-9]{{{most + 1},}}", text)
+        raise json.JSONDecodeError(
+            f"a number of more than {most:,} digits", text, found.start() if found else 0
+        ) from None
+
+
+def read_json(path: Path, unique: bool = False) -> Any:
+    """Parse a JSON file; see `parse_json`. Raises `UserError` with line and column when it is malformed, or when it is missing."""
+    try:
+        return parse_json(Path(path).read_text(encoding="utf-8").removeprefix("\ufeff"), unique)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}:{error.colno}: malformed JSON ({error.msg}); mend the file at that position"
+        ) from error
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, line without its end) of a UTF-8 file. Raises `UserError` with the line that holds other bytes."""
+    with open(path, "rb") as handle:
+        for number, raw in enumerate(handle, 1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path}:{number}: not UTF-8 at byte {error.start} of the line; save the file as UTF-8"
+                ) from error
+            yield number, line.rstrip("\r\n")
+
+
+def link_new(temporary: Path, final: Path) -> bool:
+    """Give `temporary` its `final` name without replacing a file that has it; the temporary name is gone afterwards.
+
+    Returns False when `final` already existed (its content is left alone). Falls back to an exclusive rename protocol where the file system
+    knows no hard links.
+    """
+    with explained(final):
+        try:
+            os.link(temporary, final)
+            made = True
+        except FileExistsError:
+            made = False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
+                raise
+            made = not final.exists()
+            if made:
+                os.replace(temporary, final)
+                sync_folder(final.parent)
+                return True
+        os.unlink(temporary)
+        sync_folder(final.parent)
+        return made
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path` (made if need be) for a moment; the system lets go of it when the process dies.
+
+    Where the file system knows no locks, the body runs without one: callers stay correct, they may only do work twice.
+    """
+    descriptor = _take_lock(path)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take_lock(path: Path) -> int:
+    """Descriptor of the locked file; one that its holder removed meanwhile is made again."""
+    while True:
+        with explained(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return descriptor
+        os.close(descriptor)
+
+
+_passed: Counter[str] = Counter()
+
+
+def fault_point(name: str) -> None:
+    """Test aid: kill this process (SIGKILL) where the environment variable `MEL_FAULT` names this point, as `name` or `name:n` (n-th passing).
+
+    Points: `before-write`, `mid-write`, `before-link`, `after-link` of a shard, `after-answer` of a wiki or language model, `before-receipt` of a
+    task. Without the variable nothing happens.
+    """
+    wanted, _, passing = os.environ.get("MEL_FAULT", "").partition(":")
+    if wanted == name:
+        _passed[name] += 1
+        if _passed[name] == int(passing or 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes on the file system of `path` or of its nearest existing parent."""
+    path = Path(path).absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def inside(root: Path, relative: str) -> Path:
+    """`root / relative`, proven to stay under `root` after symbolic links are resolved.
+
+    Raises `UserError` for absolute paths, `..`, NUL bytes and links that lead out.
+    """
+    if "\0" in relative or os.path.isabs(relative) or "\\" in relative or ".." in Path(relative).parts:
+        raise UserError(f"path {relative!r} leaves the folder {root}; only paths relative to that folder are read")
+    path = Path(root) / relative
+    base = os.path.realpath(root)
+    if os.path.commonpath([base, os.path.realpath(path)]) != base:
+        raise UserError(
+            f"path {relative!r} leaves the folder {root} through a symbolic link; copy the file into the folder"
+        )
+    return path

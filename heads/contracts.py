@@ -1,0 +1,82 @@
+"""What heads are given and give back: wanted features, training jobs, results. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+from cache.inputs import Input, Want
+from foundation.contracts import contract
+
+
+@contract
+class HeadWant(Want):
+    """A feature that a head reads. role: the head's name for it. outputs: those of the extractor's outputs that it reads."""
+
+    role: str
+    outputs: tuple[str, ...]
+
+
+@contract
+class HeadInput(HeadWant, Input):
+    """A head's want with the place of its rows. identity: of a feature that a run's learned prompts made, else None."""
+
+    identity: str | None = None
+
+
+@contract
+class Compute:
+    """Where and how something runs. device: auto, cpu, cuda, cuda:N or mps. precision: auto, fp32, fp16 or bf16. threads: None for the library's own."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+
+
+@contract
+class LiveClip:
+    """The CLIP behind cached states whose blocks run live while prompts are learned.
+
+    profile, feature: the profile and the feature whose model it is. demo: folder of the demo's encoders. start: first live block, by tower
+    (`text`, `image`). blocks: file that the frozen blocks are taken to, one for all runs over the same states.
+    """
+
+    profile: str
+    feature: str
+    demo: Path
+    start: Mapping[str, int]
+    blocks: Path
+
+
+@contract
+class TrainingJob:
+    """One run of one head.
+
+    config: the method's full configuration, plain values. inputs: what the head reads. dataset: prepared folder (mentions.parquet,
+    entities.parquet). candidates: .npz of ids and, where known, gold_rank. pairs: pair feature -> .npz of values beside the candidates.
+    heads: the finished runs that it reads, by label. depends: all that names the run, in clear. out: the run's folder. live: for the stage that
+    learns prompts.
+    """
+
+    method: str
+    config: Mapping[str, Any]
+    inputs: tuple[HeadInput, ...]
+    dataset: Path
+    candidates: Path
+    out: Path
+    seed: int = 0
+    train_fraction: float = 1.0
+    pairs: Mapping[str, Path] = field(default_factory=dict)
+    heads: Mapping[str, "TrainingJob"] = field(default_factory=dict)
+    depends: Mapping[str, Any] = field(default_factory=dict)
+    live: LiveClip | None = None
+    compute: Compute = Compute()
+
+
+@contract
+class TrainingResult:
+    """What a run ended with. metrics: split -> protocol -> part -> figures. table: the same as text. run: the contents of run.json."""
+
+    metrics: Mapping[str, Any]
+    table: str
+    run: Mapping[str, Any]

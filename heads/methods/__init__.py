@@ -1,0 +1,1 @@
+"""The methods, one file each; private parts beside them with an underscore."""

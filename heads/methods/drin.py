@@ -1,0 +1,142 @@
+"""DRIN (Xing et al., ACM MM 2023): a dynamic graph over a mention and its candidates."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from heads.base import NO_PAIRS, Batch, Head, Rows
+from heads.config.drin import RELATIONS, DrinConfig
+from heads.layers import phrase_mean
+from heads.losses import margin_ranking
+from heads.methods._drin_graph import ENDS, Edges, GraphLayer, Vertices, interact
+
+
+class Drin(Head):
+    """Vertices (eq. 2 to 5), edges (eq. 6 to 11, cached as pair features), relation interaction (eq. 12, 13), cosine of the texts (eq. 14).
+
+    Reads `text.pooled` on both sides, `text.tokens` and `text.offsets` (ragged) of mentions, `image.pooled`, and the pair features of `RELATIONS`.
+    The gold takes part as any candidate does: where it is not listed, the graph does not know it.
+    """
+
+    config: DrinConfig
+    uses_candidates = True
+    scores_blocks = False
+
+    def __init__(self, config: DrinConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__(config, shapes)
+        pictured = "image.pooled" in shapes
+        own = {"tt"} if config.tt == "phrase" else set()
+        self.kinds = [
+            kind
+            for kind in config.edges
+            if (kind in own or f"pairs.{RELATIONS[kind]}" in shapes) and (kind == "tt" or pictured)
+        ]
+        self.mention_text = nn.Linear(shapes["text.pooled"][-1], config.width, bias=False)
+        self.entity_text = nn.Linear(shapes["text.pooled"][-1], config.width, bias=False)
+        if pictured:
+            self.mention_image = nn.Linear(shapes["image.pooled"][-1], config.width, bias=False)
+            self.entity_image = nn.Linear(shapes["image.pooled"][-1], config.width, bias=False)
+        mean, scaled = config.neighbours == "mean", config.edge_scale == "width"
+        dynamic = [
+            not config.static_edges and place < config.layers - 1 for place in range(config.layers if self.kinds else 0)
+        ]
+        self.layers = nn.ModuleList(
+            GraphLayer(config.width, moving, config.layer_norm, mean, scaled) for moving in dynamic
+        )
+
+    def encode_mentions(self, inputs: Rows) -> Rows:
+        """`V_mt = W_mt mean(BERT(T_m)[b:e])`, eq. 2, and `V_mv = W_mv ResNet(V_m)`, eq. 4, 0 where there is none.
+
+        The pooled vector ([CLS] where the feature's pooling is `cls`) stands for a phrase that is not found in its sentence.
+        """
+        phrase = phrase_mean(
+            inputs["text.tokens"], inputs["text.offsets"], inputs["text.span"], inputs["text.pooled"].float()
+        )
+        return self._encode(inputs, phrase, "mention")
+
+    def encode_entities(self, inputs: Rows) -> Rows:
+        """`V_et = W_et BERT(T_e)[CLS]`, eq. 3, and `V_ev = W_ev ResNet(V_e)`, eq. 5, 0 where there is none."""
+        return self._encode(inputs, inputs["text.pooled"].float(), "entity")
+
+    def score_lists(
+        self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
+    ) -> dict[str, Tensor]:
+        """See `Head.score_lists`; `S(m, e_i) = cos(T_m, T_e_i)`, eq. 14."""
+        with torch.autocast(columns.device.type, enabled=False):
+            mention, candidates, _ = self._interact(mentions, entities, columns, pairs)
+            return {"score": F.cosine_similarity(mention[:, None], candidates, dim=-1)}
+
+    def explain(
+        self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
+    ) -> dict[str, Tensor]:
+        """`edge_<kind>_<l>` (B, r): the edges A^l that layer l + 1 used, from A^0 on; NaN where there is none."""
+        _, live = self._edges(mentions, entities, columns, pairs)
+        with torch.autocast(columns.device.type, enabled=False):
+            _, _, used = self._interact(mentions, entities, columns, pairs)
+        return {
+            f"edge_{kind}_{place}": edges[kind].masked_fill(~live[kind], torch.nan)
+            for place, edges in enumerate(used)
+            for kind in self.kinds
+        }
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Eq. 17, as a mean over the mentions whose gold is among their candidates; the others are skipped.
+
+        `negatives: batch`: every entity of every list of the mini-batch but the gold, each as its own list's graph has left it.
+        """
+        assert batch.candidates is not None
+        mentions, entities = self.encode_mentions(batch.mentions), self.encode_entities(batch.entities)
+        with torch.autocast(batch.gold.device.type, enabled=False):
+            mention, candidates, _ = self._interact(mentions, entities, batch.candidates, batch.pairs)
+            listed, gold = batch.candidates >= 0, batch.candidates == batch.gold[:, None]
+            scores = F.cosine_similarity(mention[:, None], candidates, dim=-1)  # (B, r)
+            positive = (scores * gold).sum(1)
+            negative = listed & ~gold
+            if self.config.negatives == "batch":
+                negative = (listed & (batch.candidates != batch.gold[:, None, None])).flatten(1)  # (B, B * r)
+                scores = F.normalize(mention, dim=-1) @ F.normalize(candidates.flatten(0, 1), dim=-1).T
+            known = gold.any(1)
+            value = margin_ranking(positive, scores, negative, known, self.config.margin, self.config.hinge == "mean")
+        return value, {"gold listed": known.float().mean()}
+
+    def _encode(self, inputs: Rows, text: Tensor, side: str) -> Rows:
+        present = inputs["text.ok"]
+        columns = Rows({"text": (getattr(self, f"{side}_text")(text) * present[:, None]).float(), "text.ok": present})
+        if self.config.tt == "phrase":
+            columns["phrase"] = F.normalize(text, dim=-1) * present[:, None]
+        if "image.pooled" in self.shapes:
+            columns["image.ok"] = inputs["image.ok"]
+            columns["image"] = (
+                getattr(self, f"{side}_image")(inputs["image.pooled"].float()) * inputs["image.ok"][:, None]
+            ).float()
+        return columns
+
+    def _edges(
+        self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor]
+    ) -> tuple[Edges, dict[str, Tensor]]:
+        """A^0, 0 where there is no edge, and the mask M of those there are, (B, r) by kind."""
+        rows = columns.clamp(min=0)
+        live = {}
+        weights = {}
+        for kind in self.kinds:
+            if kind == "tt" and self.config.tt == "phrase":
+                values = torch.bmm(F.embedding(rows, entities["phrase"]), mentions["phrase"][:, :, None])[:, :, 0]
+            else:
+                values = pairs[RELATIONS[kind]]
+            of_mention, of_entity = ("image.ok" if end.endswith("v") else "text.ok" for end in ENDS[kind])
+            live[kind] = (columns >= 0) & ~values.isnan() & mentions[of_mention][:, None] & entities[of_entity][rows]
+            weights[kind] = values.masked_fill(~live[kind], 0.0)
+        return weights, live
+
+    def _interact(
+        self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, list[Edges]]:
+        """What `heads.methods._drin_graph.interact` gives for each mention's list."""
+        weights, live = self._edges(mentions, entities, columns, pairs)
+        rows = columns.clamp(min=0)
+        vertices: Vertices = {"mt": mentions["text"], "et": F.embedding(rows, entities["text"])}
+        if "image" in mentions:
+            vertices |= {"mv": mentions["image"], "ev": F.embedding(rows, entities["image"])}
+        return interact(self.layers, vertices, weights, live)

@@ -1,0 +1,303 @@
+"""DSMIP (dynamic modality selection and interactive prompt learning): three experts, learned prompts, and a gate that picks one expert per pair."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from heads.base import Batch, Head, Ragged, Rows
+from heads.clip_blocks import Tower
+from heads.config.dsmip import PROMPTED, DsmipConfig, Expert
+from heads.config.mimic import MimicConfig
+from heads.layers import Pairing
+from heads.losses import in_batch_cross_entropy
+from heads.methods._one_encoder import Sided
+from heads.methods.mimic import Mimic
+
+UNITS: Mapping[Expert, tuple[str, ...]] = {
+    "text": ("tglu",),
+    "visual": ("vdlu",),
+    "multimodal": ("tglu", "vdlu", "cmfu"),
+}
+ROLES: Mapping[Expert, Mapping[str, str]] = {
+    "text": {"text": "text"},
+    "visual": {"image": "image"},
+    "multimodal": {PROMPTED["text"]: "text", PROMPTED["image"]: "image"},
+}
+"""Which roles of the inputs an expert reads, and as what."""
+
+
+def head_class(config: DsmipConfig) -> type[Head]:
+    """The head that a stage trains."""
+    return {"gate": Dsmip, "prompts": PromptExpert}.get(config.stage) or partial(AloneExpert, expert=config.stage)
+
+
+def scoring_units(expert: Expert, config: DsmipConfig, shapes: Mapping[str, tuple[int, ...]]) -> Mimic:
+    """An expert's units, eq. 9 to 14: MIMIC's, of which the text expert has U_T, the visual one U_V and the multimodal one all three."""
+    own = {
+        f"{role}.{name.split('.')[1]}": shape
+        for asked, role in ROLES[expert].items()
+        for name, shape in shapes.items()
+        if name.startswith(f"{asked}.")
+    }
+    sizes = {name: getattr(config, name) for name in ("d_t", "d_v", "d_c", "text_scale", "missing_image")}
+    return Mimic(MimicConfig(units=UNITS[expert], unit_losses=(), **sizes), own)
+
+
+def read_by(expert: Expert, inputs: Rows) -> Rows:
+    """The inputs of an expert under the names its units know."""
+    found = Rows()
+    for asked, role in ROLES[expert].items():
+        found |= {
+            f"{role}{name.removeprefix(asked)}": column
+            for name, column in inputs.items()
+            if name.startswith(f"{asked}.")
+        }
+    return found
+
+
+class AloneExpert(Sided):
+    """First stage: the text or the visual expert by itself (without prompts the multimodal one too), on one in-batch cross-entropy."""
+
+    def __init__(self, config: DsmipConfig, shapes: Mapping[str, tuple[int, ...]], expert: Expert) -> None:
+        super().__init__(config, shapes)
+        self.expert: Expert = expert
+        self.scoring = scoring_units(expert, config, shapes)
+
+    def encode(self, inputs: Rows, side: str) -> Rows:
+        """See `Sided.encode`."""
+        return self.scoring.encode(self._read(inputs, side), side)
+
+    def score(self, mentions: Rows, entities: Rows, pairing: Pairing) -> dict[str, Tensor]:
+        """See `Sided.score`."""
+        return {"score": self.scoring.score(mentions, entities, pairing)["score"]}
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy of the golds of the batch, section 3.4."""
+        value = in_batch_cross_entropy(
+            self.score_block(self.encode_mentions(batch.mentions), self.encode_entities(batch.entities))["score"],
+            batch.gold,
+        )
+        return value, {"score": value}
+
+    def _read(self, inputs: Rows, side: str) -> Rows:
+        return read_by(self.expert, inputs)
+
+
+class PromptExpert(AloneExpert):
+    """First stage: the multimodal expert with its prompts, over a frozen CLIP's blocks run live (section 3.2.3).
+
+    Reads `text.ids` (or `text.states`, where the prompts start at a deeper block) and `image.states`. A prompt is (r, d_t) per block and side; a
+    Linear per block and side, the coupling function F, makes the image tower's prompts of it, (r, d_v).
+    """
+
+    def __init__(self, config: DsmipConfig, shapes: Mapping[str, tuple[int, ...]], towers: Mapping[str, Tower]) -> None:
+        text, image = towers["text"], towers["image"]
+        prompted = {
+            f"{PROMPTED['text']}.tokens": (text.width,),
+            f"{PROMPTED['text']}.pooled": (text.projected,),
+            f"{PROMPTED['image']}.tokens": (config.prompt_length + shapes["image.states"][0], image.width),
+            f"{PROMPTED['image']}.pooled": (image.projected,),
+        }
+        super().__init__(config, prompted, "multimodal")
+        self.shapes = dict(shapes)
+        self.text, self.image = text, image
+        depth = min(config.prompt_layers, text.blocks - text.start, image.blocks - image.start)
+        self.prompts = nn.ParameterDict(
+            {side: torch.randn(depth, config.prompt_length, text.width) * 0.02 for side in ("mention", "entity")}
+        )
+        self.coupling = nn.ModuleDict(
+            {
+                side: nn.ModuleList([nn.Linear(text.width, image.width) for _ in range(depth)])
+                for side in ("mention", "entity")
+            }
+        )
+
+    def prompted(self, inputs: Rows, side: str) -> Rows:
+        """Features with one side's prompts: `text.tokens` (ragged, r + L), `text.pooled`, `image.tokens` (r + P + 1), `image.pooled`, as CLIP's own are.
+
+        Rows without a text or a picture are of length 0, or zeros, as in any other feature.
+        """
+        columns = Rows({f"{PROMPTED[kind]}.ok": inputs[f"{kind}.ok"] for kind in ("text", "image")})
+        for kind, rows in (("text", self.prompted_text(inputs, side)), ("image", self.prompted_image(inputs, side))):
+            columns |= {f"{PROMPTED[kind]}.{name}": column for name, column in rows.items()}
+        return columns
+
+    def prompted_image(self, inputs: Rows, side: str) -> Rows:
+        """`tokens` (n, r + P + 1, d_v) leaving the last block and `pooled` (n, d_z), the class token's, zeros without a picture; eq. 8."""
+        couplings = [
+            coupling(prompt) for coupling, prompt in zip(self.coupling[side], self.prompts[side], strict=True)
+        ]  # F(P)
+        present = inputs["image.ok"].nonzero().squeeze(1)
+        states = self.image(inputs["image.states"][present].float(), couplings)
+        pooled = self.image.project(self.image.finish(states[:, len(couplings[0])]))
+        rows = {"tokens": states, "pooled": pooled}
+        return Rows(
+            {
+                name: row.new_zeros(len(inputs["image.ok"]), *row.shape[1:]).index_copy(0, present, row)
+                for name, row in rows.items()
+            }
+        )
+
+    def prompted_text(self, inputs: Rows, side: str) -> Rows:
+        """`tokens` ragged (r + L, d_t) after the last LayerNorm and `pooled` (n, d_z), the end token's, nothing without a text; eq. 7."""
+        prompts = list(self.prompts[side])
+        cached = inputs["text.ids"] if "text.ids" in inputs else inputs["text.states"]
+        device = cached.values.device
+        lengths, longest = cached.lengths, int(cached.lengths.max()) if len(cached.lengths) else 0
+        first = len(prompts[0])
+        if not longest:
+            empty = torch.zeros(len(lengths), self.text.projected, device=device)
+            return Rows({"tokens": Ragged(empty.new_zeros(0, self.text.width), lengths), "pooled": empty})
+        padded = cached.padded(torch.arange(len(lengths)), longest)
+        states = self.text.embed(padded.long()) if padded.ndim == 2 else padded.float()
+        states = self.text.finish(self.text(states, prompts))  # causal: what pads the end is never seen
+        last = (lengths.to(device) - 1).clamp(min=0) + first
+        pooled = self.text.project(states[torch.arange(len(states), device=device), last])  # the end-of-text token
+        real = (lengths > 0).to(device)
+        kept = torch.where(lengths > 0, lengths + first, 0)
+        place = torch.arange(states.shape[1], device=device)[None, :] < kept.to(device)[:, None]
+        return Rows({"tokens": Ragged(states[place], kept), "pooled": pooled * real[:, None]})
+
+    def _read(self, inputs: Rows, side: str) -> Rows:
+        return read_by(self.expert, self.prompted(inputs, side))
+
+
+class Gate(nn.Module):
+    """Modality selection (section 3.3): an MLP per side, and one FC over both, which splits into a part of each side that is computed once."""
+
+    def __init__(self, config: DsmipConfig, width: int, experts: int) -> None:
+        super().__init__()
+        self.sides = nn.ModuleDict({side: self._mlp(config, width) for side in ("mention", "entity")})
+        self.last = nn.ModuleDict(
+            {
+                "mention": nn.Linear(config.gate_width, experts),
+                "entity": nn.Linear(config.gate_width, experts, bias=False),
+            }
+        )
+
+    @staticmethod
+    def _mlp(config: DsmipConfig, width: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for entering in (width, config.gate_width):
+            layers += [nn.Linear(entering, config.gate_width), nn.LeakyReLU(), nn.Dropout(config.gate_dropout)]
+        return nn.Sequential(*layers)
+
+    def encode(self, side: str, inputs: Tensor) -> Tensor:
+        """f = [text; image] (n, width) → this side's part of FC [h_m; h_e], (n, experts)."""
+        return self.last[side](self.sides[side](inputs))
+
+
+class Dsmip(Sided):
+    """Second stage: `S = z . [S_text, S_visual, S_mm]` with a hard choice z, gate and units trained together; encoders and prompts are frozen."""
+
+    def __init__(self, config: DsmipConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__(config, shapes)
+        roles = {name.split(".")[0] for name in shapes}
+        self.experts: tuple[Expert, ...] = tuple(expert for expert in config.experts if set(ROLES[expert]) <= roles)
+        self.scoring = nn.ModuleDict({expert: scoring_units(expert, config, shapes) for expert in self.experts})
+        self.gated = len(self.experts) > 1
+        self.units = (*self.experts, "expert") if self.gated else ()
+        if self.gated:
+            self.gate_roles = tuple(
+                name for name in ("gate_text.embedding", "gate_text.pooled", "gate_image.pooled") if name in shapes
+            )
+            self.gate = Gate(config, sum(shapes[name][-1] for name in self.gate_roles), len(self.experts))
+            if "visual" in self.experts and config.missing_image == "null":
+                # No pair without both pictures takes this expert, so nothing would ever move what stands for an absent one.
+                visual = self.scoring["visual"]
+                absent = visual.absent_image.detach()
+                del visual.absent_image
+                visual.register_buffer("absent_image", absent)
+            self.reached: dict[str, float] = {}
+            self.register_buffer("centre", torch.full((len(self.experts),), float("nan")))
+            if config.expert_scale:
+                self.scale = nn.Parameter(torch.zeros(len(self.experts)))
+
+    def start(self, label: str, tensors: Mapping[str, Tensor], best: float) -> None:
+        """Take an expert's units as its first stage left them. label: the expert; tensors: its run's weights; best: dev MRR it reached by itself.
+
+        The gate begins with the best of them (ours, `gate_start`): from an even start the scales of untrained choices would decide.
+        """
+        units = {
+            name.removeprefix("scoring."): tensor for name, tensor in tensors.items() if name.startswith("scoring.")
+        }
+        self.scoring[label].load_state_dict(units)
+        if self.gated and self.config.gate_start:
+            self.reached[label] = best
+            favourite = max(self.reached, key=lambda expert: self.reached[expert])
+            with torch.no_grad():
+                self.gate.last["mention"].bias.copy_(
+                    torch.tensor([self.config.gate_start * (expert == favourite) for expert in self.experts])
+                )
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy of the golds of the batch."""
+        scores = self.score_block(self.encode_mentions(batch.mentions), self.encode_entities(batch.entities))
+        value = in_batch_cross_entropy(scores["score"], batch.gold)
+        logged = {"score": value}
+        if self.gated:
+            of_gold = scores["expert"][torch.arange(len(batch.gold), device=batch.gold.device), batch.gold]
+            logged |= {
+                f"takes {expert}": (of_gold == number).float().mean() for number, expert in enumerate(self.experts)
+            }
+        return value, logged
+
+    def encode(self, inputs: Rows, side: str) -> Rows:
+        """See `Sided.encode`: the columns of each expert, and of the gate."""
+        columns = Rows()
+        for expert in self.experts:
+            encoded = self.scoring[expert].encode(read_by(expert, inputs), side)
+            columns |= {f"{expert}/{name}": column for name, column in encoded.items()}
+        if self.gated:
+            read = torch.cat(
+                [inputs[name].float() * inputs[f"{name.split('.')[0]}.ok"][:, None] for name in self.gate_roles], 1
+            )
+            columns["gate"] = self.gate.encode(side, read).float()
+            if "visual" in self.experts:
+                columns["pictured"] = inputs["image.ok"]
+        return columns
+
+    def score(self, mentions: Rows, entities: Rows, pairing: Pairing) -> dict[str, Tensor]:
+        """`S = sum_i z_i S_i`, eq. 15 and 16; `expert` is the number of the one that was chosen, in the order of `experts`."""
+        scores = {}
+        for expert in self.experts:
+            sides = [
+                Rows({name.split("/", 1)[1]: column for name, column in side.items() if name.startswith(f"{expert}/")})
+                for side in (mentions, entities)
+            ]
+            scores[expert] = self.scoring[expert].score(*sides, pairing)["score"]
+        if not self.gated:
+            return {"score": scores[self.experts[0]]}
+        each = torch.stack(list(scores.values()), -1)  # (..., experts)
+        if self.config.expert_scale:
+            if self.training and self.centre.isnan().any():
+                self.centre.copy_(each.detach().flatten(0, -2).mean(0))
+            each = (each - self.centre.nan_to_num()) * self.scale.exp()
+        logits = self._preference(mentions, entities, pairing)
+        chosen = self._one_hot(logits)
+        return {"score": (chosen * each).sum(-1), **scores, "expert": chosen.argmax(-1).float()}
+
+    def _preference(self, mentions: Rows, entities: Rows, pairing: Pairing) -> Tensor:
+        """log pi (..., experts): `log softmax(ReLU(FC [h_m; h_e]))`; the visual expert only where both sides have a picture."""
+        parts = [
+            pairing.mention(mentions["gate"][:, number]) + pairing.entity(entities["gate"][:, number])
+            for number in range(len(self.experts))
+        ]
+        logits = F.relu(torch.stack(parts, -1))
+        if "visual" in self.experts:
+            both = pairing.mention(mentions["pictured"]) & pairing.entity(entities["pictured"])
+            visual = torch.tensor([expert == "visual" for expert in self.experts], device=logits.device)
+            logits = logits.masked_fill(visual & ~both[..., None], float("-inf"))
+        return logits.log_softmax(-1)
+
+    def _one_hot(self, preference: Tensor) -> Tensor:
+        """The choice z: forward hard, backward through the softmax at temperature tau (straight through)."""
+        if not self.training and not self.config.gate_noise:
+            return F.one_hot(preference.argmax(-1), len(self.experts)).to(preference.dtype)
+        noise = -torch.empty_like(preference).exponential_().log()  # Gumbel(0, 1)
+        soft = ((preference + noise) / self.config.temperature).softmax(-1)
+        hard = F.one_hot(soft.argmax(-1), len(self.experts)).to(soft.dtype)
+        return hard + soft - soft.detach()

@@ -1,0 +1,102 @@
+"""New mentions to link, one JSON object per line, read and checked line by line in constant memory."""
+
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from foundation.errors import UserError
+from foundation.files import parse_json
+from pipeline.datasets.layouts._fields import ImageFolder, check_fields, label, labels, text
+from pipeline.datasets.layouts.jsonl import span_of
+from pipeline.datasets.records import Mention
+
+MAX_LINE = 1 << 20  # bytes of one line
+SHOWN = 200  # characters of a refused line that are kept
+REQUIRED = ("sentence", "mention")
+# A dataset's own mentions.jsonl may be given as it is: what it says of the right answer is not read.
+OPTIONAL = ("id", "start", "end", "image", "type", "candidates", "gold", "split", "group")
+_FOLDERS = 1024  # picture folders remembered as safe
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line that is not blank. number: from 1; size: bytes of the input up to its end; mention, or why there is none, and how the line begins."""
+
+    number: int
+    size: int
+    mention: Mention | None
+    reason: str = ""
+    begins: str = ""
+
+
+def read(path: Path, images: Path, ignored: Collection[str] = ()) -> Iterator[Line]:
+    """The lines of a file of mentions, in order. images: folder that their pictures must not leave; ignored: further fields that are passed over.
+
+    A mention without an id has its line's number as one. Raises `UserError` where the file cannot be read.
+    """
+    folder = ImageFolder(images)
+    try:
+        with open(path, "rb") as handle:
+            for number, raw, size in _lines(handle):
+                if len(folder.parents) > _FOLDERS:
+                    folder = ImageFolder(images)
+                if raw.strip():
+                    yield _checked(number, raw, size, folder, ignored)
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror}; --input names a file of mentions, one JSON object per line (docs/linking.md)"
+        ) from error
+
+
+def _lines(handle: BinaryIO) -> Iterator[tuple[int, bytes, int]]:
+    """(number, the first `MAX_LINE` + 1 bytes, bytes read so far) of each line."""
+    number = size = 0
+    while raw := handle.readline(MAX_LINE + 1):
+        number, size = number + 1, size + len(raw)
+        rest = raw
+        while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
+            rest = handle.readline(MAX_LINE + 1)
+            size += len(rest)
+        yield number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw, size
+
+
+def _checked(number: int, raw: bytes, size: int, folder: ImageFolder, ignored: Collection[str]) -> Line:
+    try:
+        return Line(number, size, _mention(number, raw, folder, ignored))
+    except UserError as error:
+        return Line(
+            number,
+            size,
+            None,
+            str(error).removeprefix(f"line {number}: "),
+            raw[: 4 * SHOWN].decode("utf-8", "replace").strip()[:SHOWN],
+        )
+
+
+def _mention(number: int, raw: bytes, folder: ImageFolder, ignored: Collection[str]) -> Mention:
+    where = f"line {number}"
+    if len(raw) > MAX_LINE:
+        raise UserError(f"{where}: longer than {MAX_LINE:,} bytes; a sentence is enough around a mention")
+    try:
+        record = parse_json(raw.decode("utf-8").rstrip("\r\n"), unique=True)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{where}: malformed JSON at column {error.colno} ({error.msg}); each line must hold one whole JSON object"
+        ) from error
+    check_fields(record, where, REQUIRED, (*OPTIONAL, *ignored))
+    sentence, phrase = text(record, "sentence", where, default=""), text(record, "mention", where, empty=False)
+    image = text(record, "image", where)
+    return Mention(
+        id=label(record, "id", where) if record.get("id") is not None else str(number),
+        sentence=sentence,
+        phrase=phrase,
+        split="test",
+        span=span_of(record, sentence, phrase, where),
+        image=folder.check(image, where) if image else None,
+        type=text(record, "type", where),
+        given=labels(record, "candidates", where),
+    )

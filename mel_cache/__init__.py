@@ -1,0 +1,1 @@
+"""Extract once, train anywhere: the Python API."""

@@ -1,0 +1,61 @@
+"""The task that serves a page over a finished run."""
+
+from pathlib import Path
+
+import luigi
+
+from foundation.errors import UserError
+from foundation.files import read_json
+from mel_cache.commands.dataset import OnProfile
+from mel_cache.commands.mentions import folder_of
+from mel_cache.commands.parameters import Choice, Whole
+from mel_cache.commands.task import Tool
+
+
+class Explore(Tool, OnProfile):
+    """Serves a page on this machine over a finished run, until it is stopped: search by phrase, entity and outcome, cases, and a form that links.
+
+    The run is --run, or the one of --dataset that was finished last. Other datasets than the demo need --data-dir, for their pictures.
+    """
+
+    run_folder = luigi.Parameter(
+        default="",
+        description="--run: a run's folder, or <dataset>/<method>/<hash> under artifacts/runs; empty: the last one",
+    )
+    port = Whole(least=0, most=65535, default=8080, description="port; 0: a free one")
+    host = luigi.Parameter(
+        default="127.0.0.1", description="address to listen on; any other than this machine's own lets others in"
+    )
+    split = Choice(choices=("test", "dev"), default="test", description="test or dev")
+
+    def folder_of_run(self) -> Path:
+        """Raises `UserError` where there is none, or it is of another dataset."""
+        if self.run_folder:
+            folder = folder_of(self.run_folder, self.paths)
+            if folder.parent.parent.name != self.dataset:
+                raise UserError(
+                    f"--run {self.run_folder}: of dataset {folder.parent.parent.name!r}; name it (--dataset, and --data-dir for its pictures)"
+                )
+            return folder
+        found = [
+            path.parent
+            for path in (self.paths.root / "runs" / self.dataset).glob("*/*/run.json")
+            if read_json(path.with_name("metrics.json"))
+        ]
+        if not found:
+            raise UserError(
+                f"no finished run of dataset {self.dataset} under {self.paths.root / 'runs'}; train a head first (TrainHead)"
+            )
+        return max(found, key=lambda folder: ((folder / "run.json").stat().st_mtime_ns, folder.name))
+
+    def act(self) -> None:
+        job = {
+            "run": str(self.folder_of_run()),
+            "source": str(self.source),
+            "host": self.host,
+            "port": self.port,
+            "split": self.split,
+            "device": self.device,
+            "precision": self.precision,
+        }
+        self.run_child("report.explore.serve:main", job)

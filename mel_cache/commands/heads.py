@@ -1,0 +1,393 @@
+"""Tasks from features to trained heads: what heads want extracted, candidate lists, pair features, training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import luigi
+from luigi.parameter import ParameterVisibility
+
+from experiments import jobs, spaces
+from foundation import child, logs
+from foundation.errors import UserError
+from foundation.files import write_atomic, write_json
+from mel_cache.commands.dataset import ExtractGroup, OnProfile, PrepareDataset
+from mel_cache.commands.parameters import MOST_SEED, Number, TrueOrFalse, Whole
+from mel_cache.commands.task import Task, setting, stop
+from pipeline.extraction import wants
+
+
+class ExtractFeatures(OnProfile):
+    """Runs the pretrained models once over everything that is not in the cache yet; leaves shards under artifacts/cache/.
+
+    Without --features: all that DRIN, MIMIC, DWE+ and DSMIP read of this profile, and every feature that is not marked `by_default: false`.
+    """
+
+    features = luigi.Parameter(
+        default="", description="comma-separated features (what they are made from comes along); empty: everything"
+    )
+    wants = luigi.Parameter(
+        default="", description="JSON list of {side, feature, view} instead of --features; heads use it"
+    )
+
+    def groups(self) -> list[ExtractGroup]:
+        try:
+            jobs.check_heads(self.profile_content)
+            asked = wants.listed(self.profile_content, self.features, self.wants, jobs.usual_wants)
+            plans = wants.plans(self.profile_content, asked)
+            beside = ",".join(sorted({name for plan in plans for name in wants.features_of(plan)}))
+            return [self.clone(ExtractGroup, plan=json.dumps(plan), beside=beside) for plan in plans]
+        except UserError as error:
+            stop(error)
+            raise
+
+    def needs(self) -> list[Task]:
+        return self.groups()
+
+    def request(self) -> dict[str, Any] | None:
+        digests = [group.digest() for group in self.groups()]
+        return {"groups": digests} if all(digests) else None
+
+    def make(self) -> dict[str, Any]:
+        return {"result": wants.merged([group.resolved() for group in self.groups()]), "files": []}
+
+    def summary(self, receipt: dict[str, Any]) -> str:
+        return wants.describe(receipt) + f"\ncache: {self.paths.cache}"
+
+
+class BuildCandidates(OnProfile):
+    """Lists the entities each mention is compared with: by fuzzy name, and by any further source; prints the recall of each."""
+
+    candidates = setting("candidates", 100, "entities per mention", Whole, least=1)
+    scorer = setting("scorer", "token_set_ratio", "rapidfuzz scorer of the name sources")
+    sources = setting(
+        "sources",
+        "name",
+        "comma-separated sources: name, name-of-type (entities of the mention's type), given (the lists that came with the dataset), "
+        "dense:FEATURE (nearest by cosine of the pooled output of a cached feature)",
+    )
+    merge = setting(
+        "merge",
+        "round-robin",
+        "how several sources become one list: round-robin by rank, or append (the first whole, then what is new in the next)",
+    )
+
+    def dense(self) -> list[str]:
+        return [source.partition(":")[2] for source in self.sources.split(",") if source.startswith("dense:")]
+
+    def needs(self) -> list[Task]:
+        extraction = [self.clone(ExtractFeatures, features=",".join(self.dense()), wants="")] if self.dense() else []
+        return [self.clone(PrepareDataset), *extraction]
+
+    def request(self) -> dict[str, Any] | None:
+        dataset, *extraction = [task.content() for task in self.needs()]
+        own = {"k": self.candidates, "scorer": self.scorer, "sources": self.sources, "merge": self.merge}
+        return {**own, "dataset": dataset, "upstream": extraction} if dataset and all(extraction) else None
+
+    def make(self) -> dict[str, Any]:
+        folder = self.folder(self.clone(PrepareDataset).resolved()["folder"])
+        out = folder / f"candidates-{self.digest()[:12]}.npz"
+        columns = self.needs()[-1].resolved() if self.dense() else {}
+        listed = wants.candidate_sources(self.sources, self.scorer, columns, self.paths)
+        job = {"dataset": str(folder), "k": self.candidates, "sources": listed, "merge": self.merge, "out": str(out)}
+        report = self.run_child("pipeline.candidates.stage:build", job)
+        logs.say(report.pop("table", ""))
+        return {"result": {"file": self.paths.relative(out), "digest": self.digest(), **report}, "files": [out]}
+
+    def summary(self, receipt: dict[str, Any]) -> str:
+        return f"candidates: {self.folder(receipt['result']['file'])}\n{json.dumps(receipt['result'].get('recall'), indent=1)}"
+
+
+class BuildPairs(BuildCandidates):
+    """Computes one pair feature (numbers per mention and candidate) from cached features: one file per candidate list and features read."""
+
+    pair = luigi.Parameter(
+        description="the pair feature: clip_ti, clip_it, text_cls, object_relation, name_similarity, face_match, retrieval, word_overlap, years or text_length"
+    )
+
+    def extraction(self) -> ExtractFeatures | None:
+        try:
+            listed = jobs.pair_wants(self.pair, self.profile_content)
+        except UserError as error:
+            stop(error)
+            raise
+        return self.clone(ExtractFeatures, features="", wants=json.dumps(listed)) if listed else None
+
+    def needs(self) -> list[Task]:
+        extraction = self.extraction()
+        return [self.clone(BuildCandidates), *([extraction] if extraction else [])]
+
+    def brief(self) -> str:
+        return f" {self.pair}"
+
+    def request(self) -> dict[str, Any] | None:
+        upstream = [task.digest() for task in self.needs()]
+        return {"pair": self.pair, "version": jobs.pair_version(), "upstream": upstream} if all(upstream) else None
+
+    def make(self) -> dict[str, Any]:
+        extraction = self.extraction()
+        job = jobs.pair_job(
+            self.pair,
+            extraction=extraction.resolved() if extraction else {"features": {}, "columns": {}},
+            candidates=self.clone(BuildCandidates).resolved(),
+            dataset=self.clone(PrepareDataset).resolved(),
+            paths=self.paths,
+        )
+        report = self.run_child("pipeline.pairs.stage:build", job)
+        return {
+            "result": {"file": self.paths.relative(Path(job["out"])), "digest": job["digest"], **report},
+            "files": [job["out"]],
+        }
+
+    def summary(self, receipt: dict[str, Any]) -> str:
+        return f"{self.pair}: {self.folder(receipt['result']['file'])}"
+
+
+class TrainHead(BuildCandidates):
+    """Trains one head over the cached features and evaluates it; only the head runs again when its hyper-parameters change.
+
+    Writes artifacts/runs/<dataset>/<method>/<hash>/: config.json, model.safetensors, metrics.json, predictions.parquet, learning curves.
+    With --seeds N, N such runs (those of single seeds are shared), and their mean ± deviation in <method>/mean-<hash>/.
+    """
+
+    method = luigi.Parameter(default="mimic", description="the head: a file under heads/config/")
+    params = luigi.Parameter(
+        default="{}", description="hyper-parameters as JSON, e.g. '{\"lr\": 0.001}', or @FILE with such JSON"
+    )
+    seed = Whole(least=0, most=MOST_SEED, default=0, description="seed of the head's initialisation and batches")
+    seeds = Whole(
+        least=1,
+        default=1,
+        description="number of seeds, from --seed on: one run each, and their mean and standard deviation",
+    )
+    train_fraction = Number(
+        more_than=0, most=1, default=1.0, description="share of the training mentions used (low-resource experiments)"
+    )
+    on_device = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        try:
+            self.head = jobs.head(self.method, self.params, self.profile_content)
+        except UserError as error:
+            stop(error)
+
+    def extraction(self) -> Task:
+        return self.clone(ExtractFeatures, features="", wants=json.dumps(self.head.wants))
+
+    def pairs(self) -> dict[str, BuildPairs]:
+        return {name: self.clone(BuildPairs, pair=name) for name in self.head.pairs}
+
+    def of_seeds(self) -> list["TrainHead"]:
+        """The runs behind the mean over several seeds."""
+        return [self.clone(TrainHead, seed=seed, seeds=1) for seed in range(self.seed, self.seed + self.seeds)]
+
+    def needs(self) -> list[Task]:
+        if self.seeds > 1:
+            return [*self.of_seeds()]
+        return [
+            self.extraction(),
+            self.clone(BuildCandidates),
+            *self.pairs().values(),
+            *self.runs().values(),
+            *self.prompted(),
+        ]
+
+    def runs(self) -> dict[str, "TrainHead"]:
+        """The runs that this one reads: DSMIP's experts, or the heads that are fused."""
+        return {
+            label: self.clone(TrainHead, method=method, params=json.dumps(params), seeds=1)
+            for label, (method, params) in self.head.runs.items()
+        }
+
+    def prompted(self) -> list["PromptedFeatures"]:
+        return [self.clone(PromptedFeatures)] if self.head.prompted else []
+
+    def brief(self) -> str:
+        stage = f" ({self.head.config['stage']})" if "stage" in self.head.config else ""
+        return f" {self.head.method}{stage}, " + (
+            f"seed {self.seed}" if self.seeds == 1 else f"mean over {self.seeds} seeds"
+        )
+
+    def request(self) -> dict[str, Any] | None:
+        upstream = [task.digest() for task in self.needs()]
+        if self.seeds > 1:
+            return {"runs": upstream} if all(upstream) else None
+        own = {
+            "method": self.head.method,
+            "config": self.head.config,
+            "seed": self.seed,
+            "train_fraction": self.train_fraction,
+        }
+        return {**own, "upstream": upstream} if all(upstream) else None
+
+    def mean(self) -> dict[str, Any]:
+        """Mean and standard deviation over the seeds."""
+        runs = [task.folder(task.resolved()["run"]) for task in self.of_seeds()]
+        out = runs[0].with_name(f"mean-{self.digest()[:16]}")
+        child.run(
+            "report.averages:main",
+            {"runs": [str(run) for run in runs], "seeds": [task.seed for task in self.of_seeds()], "out": str(out)},
+        )
+        return {
+            "result": {"run": self.paths.relative(out)},
+            "files": [out / "metrics-mean.json", out / "metrics-mean.txt"],
+        }
+
+    def job(self) -> dict[str, Any]:
+        """The training job, as `heads.training.main` takes it."""
+        job = jobs.training_job(
+            self.head,
+            extraction=self.extraction().resolved(),
+            candidates=self.clone(BuildCandidates).resolved(),
+            pairs={name: task.resolved() for name, task in self.pairs().items()},
+            dataset=self.clone(PrepareDataset).resolved(),
+            dataset_content=self.clone(PrepareDataset).content(),
+            label=self.dataset,
+            paths=self.paths,
+            seed=self.seed,
+            train_fraction=self.train_fraction,
+            heads={name: task.job() for name, task in self.runs().items()},
+            prompted=[entry for task in self.prompted() for entry in task.inputs()],
+        )
+        if self.head.config.get("stage") == "prompts":
+            job |= jobs.live_clip(
+                self.head,
+                self.extraction().resolved(),
+                self.profile_content,
+                self.profile,
+                self.demo_encoders(),
+                self.paths,
+            )
+        return job
+
+    def make(self) -> dict[str, Any]:
+        if self.seeds > 1:
+            return self.mean()
+        job = self.job()
+        out = Path(job["out"])
+        trained = self.run_child(self.head.trainer, {**job, "device": self.device, "precision": self.precision})
+        write_json(out / "config.json", job["depends"])
+        write_atomic(out / "metrics.txt", trained["table"] + "\n")
+        files = [
+            out / name
+            for name in ("config.json", "model.safetensors", "metrics.json", "predictions.parquet", "metrics.txt")
+        ]
+        return {"result": {"run": self.paths.relative(out)}, "files": files, "run": trained["run"]}
+
+    def summary(self, receipt: dict[str, Any]) -> str:
+        run = self.folder(receipt["result"]["run"])
+        dataset = self.folder(self.clone(PrepareDataset).resolved()["folder"])
+        shown = "metrics.txt" if self.seeds == 1 else "metrics-mean.txt"
+        return f"{(run / shown).read_text()}\nrun:     {run}\ndataset: {dataset}\ncache:   {self.paths.cache}"
+
+
+class PromptedFeatures(TrainHead):
+    """Extracts text and pictures once more with the prompts that DSMIP's first stage learned, into a cache that belongs to that run."""
+
+    def learned(self) -> TrainHead:
+        """The run that learned the prompts."""
+        return self.runs()["multimodal"]
+
+    def needs(self) -> list[Task]:
+        return [self.learned()]
+
+    def request(self) -> dict[str, Any] | None:
+        learned = self.learned().digest()
+        return learned and {"prompts": learned}
+
+    def make(self) -> dict[str, Any]:
+        made = self.run_child("experiments.prompts:extract", {**self.learned().job(), "device": self.device})
+        inputs = [
+            {
+                **entry,
+                "store": self.paths.relative(Path(entry["store"])),
+                "keys": self.paths.relative(Path(entry["keys"])),
+            }
+            for entry in made["inputs"]
+        ]
+        return {"result": {"inputs": inputs}, "files": made["files"], "run": made["run"]}
+
+    def inputs(self) -> list[dict[str, Any]]:
+        """The training inputs that the prompts made."""
+        return [
+            {**entry, **{key: str(self.folder(entry[key])) for key in ("store", "keys")}}
+            for entry in self.resolved()["inputs"]
+        ]
+
+    def summary(self, receipt: dict[str, Any]) -> str:
+        return f"prompted features of {self.learned().job()['out']}"
+
+
+class SearchHead(TrainHead):
+    """Searches a head's hyper-parameters on the choosing half of dev (Optuna); all trials share the tensors of one process. Only the head runs.
+
+    Writes artifacts/sweeps/<dataset>/<method>/<hash>/: best.json (for `TrainHead --params @best.json`), trials.csv and pictures. A search that was
+    stopped goes on; a larger --n-trials adds to it; the same command elsewhere joins it.
+    """
+
+    n_trials = Whole(least=1, default=50, description="trials in the whole study, by all that take part")
+    space = luigi.Parameter(
+        default="",
+        description="YAML file with the search space; empty: the method's own, which stands in heads/config/",
+    )
+    prune = TrueOrFalse(default=True, description="stop trials early that do worse than half of the others")
+    storage = setting(
+        "storage",
+        "",
+        "where the study is kept: empty, a journal file beside the results (safe on a shared disk), or a database's URL, e.g. PostgreSQL's",
+        significant=False,
+        visibility=ParameterVisibility.PRIVATE,
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        try:
+            if self.seeds != 1:
+                raise UserError(
+                    "--seeds: all trials of a search have one --seed; train the best with several, TrainHead --params @best.json --seeds 3"
+                )
+            if self.storage and "://" not in self.storage:
+                raise UserError(
+                    "--storage: expected a URL like postgresql+psycopg://user@host/database, or nothing for a journal file"
+                )
+            self.asked = spaces.search(self.method, self.params, self.space, self.profile_content)
+        except UserError as error:
+            stop(error)
+        self.head = self.asked.head
+
+    def brief(self) -> str:
+        return f" {self.head.method}, {self.n_trials} trials"
+
+    def request(self) -> dict[str, Any] | None:
+        request = super().request()
+        return request and {
+            **request,
+            "given": dict(self.asked.given),
+            "space": self.asked.space,
+            "prune": self.prune,
+            "n_trials": self.n_trials,
+        }
+
+    def make(self) -> dict[str, Any]:
+        training = {**self.job(), "device": self.device, "precision": self.precision}
+        job = spaces.search_job(
+            self.asked,
+            training,
+            label=self.dataset,
+            paths=self.paths,
+            trials=self.n_trials,
+            prune=self.prune,
+            storage=self.storage,
+        )
+        found, out = self.run_child("experiments.search:main", job), Path(job["out"])
+        files = [out / name for name in spaces.FILES]
+        return {
+            "result": {"sweep": self.paths.relative(out), "text": found["text"], "best": found["best"]},
+            "files": files,
+            "run": found["run"],
+        }
+
+    def summary(self, receipt: dict[str, Any]) -> str:
+        sweep = self.folder(receipt["result"]["sweep"])
+        return f"{receipt['result']['text']}\nsweep: {sweep}\ntrain it: luigi --module tasks TrainHead --method {self.method} --params @{sweep / 'best.json'}"

@@ -1,0 +1,239 @@
+"""Tasks that show what trained heads do: Explain, mention by mention, as a file; Report, as a page."""
+
+from typing import Any
+
+import luigi
+
+from experiments import jobs, variants
+from foundation.errors import UserError
+from heads.config import methods as known_methods
+from mel_cache.commands import trained
+from mel_cache.commands.compare import CompareHeads, Leaderboard
+from mel_cache.commands.dataset import ExtractGroup, PrepareDataset
+from mel_cache.commands.heads import BuildCandidates, TrainHead
+from mel_cache.commands.parameters import Choice, TrueOrFalse, Whole
+from mel_cache.commands.task import Task, stop
+from pipeline.extraction import wants
+from report.cases import FOUND
+
+SPLITS = ("train", "dev", "test")
+PAGE = 1
+"""Raised when pages are to be written anew."""
+MOST_CASES = 5000
+
+
+class Explain(BuildCandidates):
+    """Writes what a trained head has to tell per mention and candidate: scores of units, edges before and after, attention, chosen experts.
+
+    Leaves explain-<split>-<hash>.jsonl in the run's folder, a line per mention (docs/report.md). The run is --run-folder, or the one that TrainHead
+    makes of the same options.
+    """
+
+    method = TrainHead.method
+    params = TrainHead.params
+    seed = TrainHead.seed
+    train_fraction = TrainHead.train_fraction
+    run_folder = luigi.Parameter(
+        default="",
+        description="the run's folder, or <dataset>/<method>/<hash> under artifacts/runs; instead of --method and --params",
+    )
+    split = Choice(choices=SPLITS, default="test", description="train, dev or test")
+    mentions = luigi.Parameter(default="", description="comma-separated ids of mentions; empty: all of the split")
+    sample = Whole(
+        least=0, default=0, description="at most so many mentions of the split, always the same ones; 0: all"
+    )
+    top = Whole(
+        least=0,
+        default=0,
+        description="of each mention only its best so many candidates, and the gold; 0: its whole list",
+    )
+    on_device = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        try:
+            self.trained = trained.find(self, self.run_folder) if self.run_folder else self.clone(TrainHead, seeds=1)
+            if self.trained.seeds != 1:
+                raise UserError(f"{self.run_folder}: the mean over several seeds; name the run of one of them")
+        except UserError as error:
+            stop(error)
+
+    def needs(self) -> list[Task]:
+        return [self.trained]
+
+    def request(self) -> dict[str, Any] | None:
+        run = self.trained.digest()
+        return run and {
+            "run": run,
+            "split": self.split,
+            "mentions": self.mentions,
+            "sample": self.sample,
+            "top": self.top,
+        }
+
+    def make(self) -> dict[str, Any]:
+        job = self.trained.job()
+        file = self.folder(self.trained.resolved()["run"]) / f"explain-{self.split}-{self.digest()[:8]}.jsonl"
+        said = self.run_child(
+            "heads.explanations:main",
+            {
+                **job,
+                "device": self.device,
+                "file": str(file),
+                "split": self.split,
+                "sample": self.sample,
+                "top": self.top,
+                "mentions": [name.strip() for name in self.mentions.split(",") if name.strip()],
+            },
+        )
+        return {"result": {**said, "file": self.paths.relative(file)}, "files": [file]}
+
+    def summary(self, receipt: dict[str, Any]) -> str:
+        result = receipt["result"]
+        return f"{result['mentions']} mentions of {self.split} explained: {self.folder(result['file'])}"
+
+
+class Report(Leaderboard):
+    """Writes one HTML page that holds all it shows: dataset, leaderboard, learning curves, parts, where methods disagree, and cases with pictures.
+
+    Leaves artifacts/reports/<dataset>/report-<hash>/report.html. Without --methods and --runs: every method that is trained with its default
+    parameters. What --methods names and is not trained yet is trained.
+    """
+
+    methods = luigi.Parameter(default="", description="comma-separated methods; empty: those that are trained already")
+    params = CompareHeads.params
+    runs = luigi.Parameter(
+        default="",
+        description="comma-separated run folders, or <dataset>/<method>/<hash> under artifacts/runs, beside --methods or in their place",
+    )
+    text_only = CompareHeads.text_only
+    split = Choice(choices=SPLITS[1:], default="test", description="dev or test")
+    cases = Whole(least=0, most=MOST_CASES, default=300, description="the most mentions that are shown one by one")
+    picture_mb = Whole(least=0, default=40, description="megabytes of small pictures that the page may hold")
+    explain = TrueOrFalse(
+        default=True, description="ask the heads what else they tell: edges, attention, pair features"
+    )
+    on_device = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        try:
+            self.skipped: dict[str, str] = {}
+            self.shown = self._named() if self.methods or self.runs else self._finished()
+        except UserError as error:
+            stop(error)
+
+    @property
+    def splits(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.split,)
+
+    def _named(self) -> dict[str, TrainHead]:
+        found: dict[str, TrainHead] = {}
+        if self.methods:
+            possible, self.skipped = variants.possible(self.methods, self.params, self.profile_content)
+            found = {method: self.clone(TrainHead, method=method, params=params) for method, params in possible.items()}
+        for named in filter(None, (name.strip() for name in self.runs.split(","))):
+            task = trained.find(self, named)
+            name = task.head.method
+            found[name if name not in found else f"{name} {named.rstrip('/').rpartition('/')[2][:8]}"] = task
+        return found
+
+    def _finished(self) -> dict[str, TrainHead]:
+        """Methods whose run with default parameters is done."""
+        found = {}
+        papers = [*jobs.FOUR, "fused"]
+        listed = [*papers, *(name for name in known_methods() if name not in papers)]
+        for method, params in variants.possible(",".join(listed), "{}", self.profile_content)[0].items():
+            task = self.clone(TrainHead, method=method, params=params)
+            if task.done():
+                found[method] = task
+        if not found:
+            raise UserError(
+                "no trained head for this dataset and profile; name methods to train (--methods drin,mimic,dwe,dsmip,fused), or run folders (--runs)"
+            )
+        return found
+
+    def experiments(self) -> dict[str, TrainHead]:
+        return self.shown
+
+    def without_pictures(self) -> dict[str, TrainHead]:
+        if not self.text_only:
+            return {}
+        found = {
+            name: variants.text_only(task.method, task.params, self.profile_content)
+            for name, task in self.shown.items()
+        }
+        return {
+            name: self.shown[name].clone(TrainHead, params=params)
+            for name, params in found.items()
+            if params is not None
+        }
+
+    def request(self) -> dict[str, Any] | None:
+        request = super().request()
+        own = {"page": PAGE, "cases": self.cases, "pictures": self.picture_mb, "explain": self.explain}
+        return request and {**request, **own}
+
+    def found(self) -> dict[str, dict[str, str]]:
+        """Rows of detectors and recognisers that were extracted for these heads: where they lie."""
+        groups: dict[str, ExtractGroup] = {}
+        seen: set[str] = set()
+
+        def walk(task: Task) -> None:
+            if task.task_id in seen:
+                return
+            seen.add(task.task_id)
+            if isinstance(task, ExtractGroup):
+                groups[task.task_id] = task
+            for needed in task.needs():
+                walk(needed)
+
+        for task in self.shown.values():
+            walk(task)
+        merged = wants.merged([group.resolved() for group in groups.values()])
+        columns = {name: f"mention.{name}.image" for name in FOUND}
+        return {
+            name: {
+                "store": str(self.paths.cache / merged["features"][name]["store"]),
+                "column": str(self.folder(merged["columns"][column])),
+            }
+            for name, column in columns.items()
+            if column in merged["columns"]
+        }
+
+    def make(self) -> dict[str, Any]:
+        out = self.paths.report(self.dataset, "report", self.digest()) / "report.html"
+        prepared = self.clone(PrepareDataset).resolved()
+        experiments, alone = (
+            [self.entry(name, task) for name, task in listed.items()]
+            for listed in (self.experiments(), self.without_pictures())
+        )
+        single = {name: task if task.seeds == 1 else task.of_seeds()[0] for name, task in self.shown.items()}
+        written = self.run_child(
+            "report.page.write:write",
+            {
+                "dataset": self.dataset,
+                "experiments": experiments,
+                "text_only": alone,
+                "reference": "",
+                "skipped": self.skipped,
+                "splits": self.splits,
+                "runs": {name: task.job() for name, task in single.items()},
+                "data": str(self.folder(prepared["folder"])),
+                "found": self.found(),
+                "roots": {side: str(self.source / prepared[f"{side}_images"]) for side in ("mention", "entity")},
+                "limits": dict(self.profile_content.limits),
+                "cases": self.cases,
+                "pictures": self.picture_mb * 1_000_000,
+                "explain": self.explain,
+                "device": self.device,
+                "out": str(out),
+                "command": f"luigi --module tasks Report --dataset {self.dataset} --methods {','.join(task.head.method for task in self.shown.values())}",
+            },
+        )
+        return {"result": {**written, "file": self.paths.relative(out)}, "files": [out]}
+
+    def summary(self, receipt: dict[str, Any]) -> str:
+        result = receipt["result"]
+        left = f", {result['left_out']} left out" if result["left_out"] else ""
+        return f"{result['cases']} cases, {result['pictures']} pictures{left}, {result['bytes'] / 1e6:.1f} MB\nreport: {self.folder(result['file'])}"

@@ -1,0 +1,71 @@
+"""The task that links new mentions with a finished run."""
+
+from pathlib import Path
+
+import luigi
+
+from foundation import child, logs
+from foundation.errors import UserError
+from foundation.paths import Paths
+from mel_cache.commands.dataset import OnProfile
+from mel_cache.commands.parameters import Whole
+from mel_cache.commands.task import Tool
+
+
+def folder_of(named: str, paths: Paths) -> Path:
+    """A run's folder, named as it is or as <dataset>/<method>/<hash> under the work folder's runs. Raises `UserError` where there is none."""
+    found = next(
+        (
+            place.absolute()
+            for place in (Path(named).expanduser(), paths.root / "runs" / named)
+            if named and place.is_dir()
+        ),
+        None,
+    )
+    if found is None:
+        raise UserError(
+            f"--run {named}: no such run, neither as a folder nor under {paths.root / 'runs'}; TrainHead prints it as `run:`"
+        )
+    return found
+
+
+class LinkMentions(Tool):
+    """Links a file of new mentions against the KB of a finished run: --run FOLDER --input NEW.jsonl --output LINKED.jsonl.
+
+    Reads lines in the layout of mentions.jsonl (docs/linking.md). Writes, line by line, the best entities with scores, a confidence and NIL; lines
+    that are refused to OUTPUT.rejects.jsonl; features of the new mentions to the run's cache; calibration.json beside the run, once.
+    """
+
+    # Luigi's own task has methods `run`, `input` and `output`; its command line takes `--run` for `--run-folder`, and so on.
+    run_folder = luigi.Parameter(description="--run: a run's folder, or <dataset>/<method>/<hash> under artifacts/runs")
+    input_file = luigi.Parameter(description="--input: mentions, one JSON object per line")
+    output_file = luigi.Parameter(description="--output: the file to write")
+    images_dir = luigi.Parameter(
+        default="", description="folder that the mentions' pictures lie in; empty: that of the input"
+    )
+    top_k = Whole(least=1, default=5, description="entities per mention")
+    chunk = Whole(
+        least=1,
+        default=1024,
+        description="mentions in memory at once; what is new of them is one shard of each feature",
+    )
+    ignore_fields = luigi.Parameter(
+        default="", description="comma-separated fields of the lines that are passed over instead of refused"
+    )
+    device = OnProfile.device
+    precision = OnProfile.precision
+    resources = {"device": 1}
+
+    def act(self) -> None:
+        job = {
+            "run": str(folder_of(self.run_folder, self.paths)),
+            "input": self.input_file,
+            "output": self.output_file,
+            "images": self.images_dir or None,
+            "top_k": self.top_k,
+            "chunk": self.chunk,
+            "ignored": [name.strip() for name in self.ignore_fields.split(",") if name.strip()],
+            "device": self.device,
+            "precision": self.precision,
+        }
+        logs.say(child.run("linking.mentions:main", job)["text"])

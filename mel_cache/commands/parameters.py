@@ -1,0 +1,70 @@
+"""Kinds of parameters that check what they are given: a value that cannot be meant ends the command in one line that names the option. No torch."""
+
+import math
+from typing import Any
+
+import luigi
+
+from foundation.errors import UserError
+from mel_cache.commands.task import stop
+
+MOST_SEED = 2**32 - 1
+"""What every library's generator takes."""
+
+
+class _Checked(luigi.Parameter):
+    """expected: what its values are, in words."""
+
+    expected = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        if hasattr(super(), "__set_name__"):  # since luigi 3.8
+            super().__set_name__(owner, name)
+        self.option = f"--{name.replace('_', '-')}"
+
+    def parse(self, text: str) -> Any:
+        try:
+            return super().parse(text)
+        except ValueError:
+            self.refuse(text)
+
+    def refuse(self, value: Any) -> None:
+        stop(UserError(f"{self.option} {value!s:.60}: expected {self.expected}"))
+
+
+class _Bounded(_Checked):
+    """least, most: bounds of the value, themselves allowed; more_than: a bound that is not."""
+
+    kind = ""
+
+    def __init__(
+        self, *, least: float = -math.inf, most: float = math.inf, more_than: float = -math.inf, **more: Any
+    ) -> None:
+        super().__init__(**more)
+        self.least, self.most, self.more_than = least, most, more_than
+        bounds = (("more than", more_than), ("at least", least), ("at most", most))
+        self.expected = ", ".join([self.kind, *(f"{words} {bound}" for words, bound in bounds if math.isfinite(bound))])
+
+    def normalize(self, value: Any) -> Any:
+        if not (self.least <= value <= self.most and value > self.more_than and math.isfinite(value)):
+            self.refuse(value)
+        return super().normalize(value)
+
+
+class Whole(_Bounded, luigi.IntParameter):
+    kind = "a whole number"
+
+
+class Number(_Bounded, luigi.FloatParameter):
+    kind = "a number"
+
+
+class Choice(_Checked, luigi.ChoiceParameter):
+    def __init__(self, *, choices: tuple[str, ...], **more: Any) -> None:
+        super().__init__(choices=choices, **more)
+        self.expected = " or ".join(choices)
+
+
+class TrueOrFalse(_Checked, luigi.BoolParameter):
+    parsing = luigi.BoolParameter.EXPLICIT_PARSING
+    expected = "true or false"

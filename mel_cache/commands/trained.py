@@ -1,0 +1,39 @@
+"""From a run's folder back to the task that trained it."""
+
+import json
+from pathlib import Path
+
+from foundation.errors import UserError
+from foundation.files import read_json
+from mel_cache.commands.heads import BuildCandidates, TrainHead
+from report.runs import MEAN
+
+
+def find(task: BuildCandidates, named: str) -> TrainHead:
+    """The task behind a run's folder, or `<dataset>/<method>/<hash>` below the work folder's runs; that of several seeds for a mean over them.
+
+    task: gives dataset, profile and candidates. Raises `UserError` where there is no such run, or where it was made from other ones.
+    """
+    places = [Path(named).expanduser(), task.paths.root / named, task.paths.root / "runs" / named]
+    folder = next((place.absolute() for place in places if place.is_dir()), None)
+    if folder is None:
+        raise UserError(f"{named}: no such run, neither as a folder nor under {task.paths.root / 'runs'}")
+    first, more = folder, {"seeds": 1}
+    if (folder / MEAN).exists():
+        mean = read_json(folder / MEAN)
+        first, more = (folder / mean["runs"][0]).resolve(), {"seeds": len(mean["seeds"])}
+    said = read_json(first / "config.json")
+    trained = task.clone(
+        TrainHead,
+        method=said["method"],
+        params=json.dumps(said["config"]),
+        seed=said["seed"],
+        train_fraction=said["train_fraction"],
+        **more,
+    )
+    if not trained.done() or trained.folder(trained.resolved()["run"]).resolve() != folder.resolve():
+        raise UserError(
+            f"{folder}: not the run of this method, configuration and seed over dataset {task.dataset}, profile {task.profile} and its {task.candidates} "
+            "candidates as they are now; name those it was trained on (--dataset, --data-dir, --profile, --candidates), or train it again (TrainHead)"
+        )
+    return trained

@@ -1,0 +1,1 @@
+"""Candidate lists: which entities a mention is compared with."""

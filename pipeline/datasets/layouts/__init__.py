@@ -1,0 +1,75 @@
+"""Dataset layouts, one module each, recognised by the files that are there.
+
+A layout module offers
+  FILES                       what it is recognised by, in words
+  recognises(folder)          whether those files are there
+  load(name, folder, options) the `Dataset`, checked
+  stamps(folder, options)     (name, size, mtime_ns) of every picture file that counts, in any order
+  sources(folder)             the text files it reads
+"""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from foundation.errors import UserError, nearest
+from pipeline.datasets.records import Dataset
+
+
+@dataclass(frozen=True)
+class LayoutOptions:
+    """What differs between datasets of one layout.
+
+    mention_images, entity_images: image folders, relative to the data folder or absolute; None means the layout's own.
+    ignore_fields: fields beside the layout's own that records may carry, separated by commas; they are not read.
+    repeated_ids: `refuse` mention ids given twice, or `number` them (`7`, `7#2`, …) for a release that numbers sentences.
+    """
+
+    mention_images: str | None = None
+    entity_images: str | None = None
+    ignore_fields: str = ""
+    repeated_ids: str = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.repeated_ids not in ("refuse", "number"):
+            raise UserError(f"--repeated-ids {self.repeated_ids!r}: expected refuse or number")
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.ignore_fields.split(",") if name.strip())
+
+
+def formats() -> list[str]:
+    """Names of the layouts there are."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def layout(data_dir: Path, format: str | None = None) -> ModuleType:
+    """The layout module for a folder: the one asked for, or the only one that recognises its files. Raises `UserError` otherwise."""
+    data_dir = Path(data_dir)
+    if not data_dir.is_dir():
+        raise UserError(f"{data_dir}: no such folder; --data-dir must name the folder that holds the dataset")
+    if format is not None and format not in formats():
+        raise UserError(f"--format {format!r} is unknown{nearest(format, formats())}")
+    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in ([format] if format else formats())}
+    if format:
+        return modules[format]
+    found = [name for name, module in modules.items() if module.recognises(data_dir)]
+    looked_for = "; ".join(f"{name}: {module.FILES}" for name, module in modules.items())
+    if not found:
+        raise UserError(f"{data_dir}: no dataset recognised; looked for {looked_for}")
+    if len(found) > 1:
+        raise UserError(
+            f"{data_dir}: files of {' and '.join(found)} found; say which with --format (looked for {looked_for})"
+        )
+    return modules[found[0]]
+
+
+def load(name: str, data_dir: Path, format: str | None = None, options: LayoutOptions = LayoutOptions()) -> Dataset:
+    """Read a dataset into records. Raises `UserError` naming file, record and remedy for anything malformed."""
+    try:
+        return layout(data_dir, format).load(name, Path(data_dir), options)
+    except OSError as error:
+        raise UserError(f"{error.filename or data_dir}: {error.strerror}; the dataset needs this file") from error

@@ -1,0 +1,133 @@
+"""What the layouts of published releases share: split files, pictures under other names, percent-encoded names, several mentions in a record."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from foundation.errors import UserError
+from foundation.files import read_json
+from pipeline.datasets.layouts._fields import ImageFolder, text
+from pipeline.datasets.records import SPLITS
+
+EXTENSIONS = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".PNG", ".gif", ".webp")
+
+
+def split_files(folder: Path, dev: str = "dev", ending: str = r"\.json") -> dict[str, list[Path]]:
+    """Files `*_{split}` plus `ending` of each split, by name. dev, ending: regular expressions, of the words for dev and of what follows."""
+    names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
+    words = {split: dev if split == "dev" else split for split in SPLITS}
+    return {
+        split: [folder / name for name in names if re.fullmatch(rf"(.*[_-])?({word}){ending}", name)]
+        for split, word in words.items()
+    }
+
+
+def one_each(files: dict[str, list[Path]], folder: Path, form: str, layout: str) -> list[Path]:
+    """The file of each split, in the order of `SPLITS`. form: a file name with `{split}` in it. Raises `UserError` where a split has none or several."""
+    paths = []
+    for split, found in files.items():
+        if len(found) != 1:
+            names = " and ".join(path.name for path in found) or "none"
+            raise UserError(f"{folder}: expected one file {form.format(split=split)}, found {names}; {layout}")
+        paths += found
+    return paths
+
+
+def read_keyed(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises `UserError` for anything else, and for a key given twice."""
+    value = read_json(path, unique=True)
+    if not isinstance(value, dict) or not value:
+        raise UserError(
+            f"{path}: found {'an empty object' if value == {} else type(value).__name__}, expected an object with one field for each record"
+        )
+    return value
+
+
+def decoded(value: str) -> str:
+    """`value` without percent-encoding, if UTF-8 stands behind it."""
+    try:
+        plain = unquote(value, errors="strict")
+    except UnicodeDecodeError:
+        return value
+    return plain if plain.strip() else value
+
+
+def is_nil(value: str) -> bool:
+    """Whether an answer says that the KB has no entity for the mention."""
+    return value.strip().lower() in ("", "nil")
+
+
+def phrases_and_golds(record: dict, where: str) -> list[tuple[str, str | None]]:
+    """`mentions` and `answer` are two strings, or two lists of the same length. The phrases are given as they stand in the record."""
+    phrases, golds = record["mentions"], record["answer"]
+    if not isinstance(phrases, list):
+        phrases, golds = [phrases], [golds]
+    elif not isinstance(golds, list):
+        golds = [golds]
+    if len(phrases) != len(golds) or not phrases:
+        raise UserError(
+            f"{where}: {len(phrases)} mentions and {len(golds)} answers, expected one answer for each mention"
+        )
+    pairs = []
+    for phrase, gold in zip(phrases, golds):
+        phrase = text({"mentions": phrase}, "mentions", where, empty=False)
+        gold = text({"answer": gold}, "answer", where, default="")
+        pairs.append((phrase, None if is_nil(gold) else gold))
+    return pairs
+
+
+class Pictures:
+    """Finds the file that stands for a listed picture."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = ImageFolder(root)
+        self.names = {entry.name for entry in os.scandir(root)} if root.is_dir() else set()
+
+    def find(self, listed: str, where: str) -> str:
+        """Path relative to the folder; the listed name itself where no file stands for it."""
+        if re.match(r"https?://", listed):
+            listed = listed.rstrip("/").rsplit("/", 1)[-1]
+        path = self.folder.check(listed, where)
+        name = path.rsplit("/", 1)[-1]
+        if self.holds(path):
+            return path
+        stems = dict.fromkeys(os.path.splitext(form)[0] for form in (name, unquote(name)))
+        others = [
+            name,
+            unquote(name),
+            *(stem + extension for stem in stems for extension in EXTENSIONS),
+            name.split(".")[0] + ".jpg",
+        ]
+        found = next((other for other in others if other in self.names), None)
+        return path if found is None else self.folder.check(found, where)
+
+    def holds(self, path: str) -> bool:
+        return path in self.names or ("/" in path and (self.folder.root / path).is_file())
+
+
+def first_folder(folder: Path, given: str | None, usual: Sequence[str]) -> Path:
+    """The picture folder: the one given by option, or the first of the usual ones that is there, or the first."""
+    if given:
+        return folder / given
+    return next((folder / name for name in usual if (folder / name).is_dir()), folder / usual[0])
+
+
+def stamps_below(roots: dict[str, Path]) -> Iterator[tuple[str, int, int]]:
+    """(name, size, mtime_ns) of every file below the picture folders: which of them a record means depends on what is there."""
+    for side, root in roots.items():
+        waiting = [(root, "")] if root.is_dir() else []
+        while waiting:
+            place, prefix = waiting.pop()
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append((Path(entry.path), f"{prefix}{entry.name}/"))
+                        continue
+                    try:
+                        stat = entry.stat()
+                        yield f"{side}/{prefix}{entry.name}", stat.st_size, stat.st_mtime_ns
+                    except OSError:
+                        yield f"{side}/{prefix}{entry.name}", -1, -1

@@ -1,0 +1,161 @@
+"""Layout `ghmfc`: WikiMEL and Richpedia-MEL as the releases of GHMFC and DWE lay them out.
+
+    qid2ne.json                {QID: name}: the KB
+    qid2abs.json               optional {QID: properties}: "Occupation: actor. Languages: English."
+    qid2brief.json             optional {QID: description}
+    *{train,dev,test}.json     {key: {id, sentence, mentions, answer (QID), imgPath | img_list, entities}}; `valid` for `dev` is read too
+    search_top100.json         optional {mention: [QIDs]}: the candidates, best first; of several search_top*.json the one with the largest number
+    images/ or KVQAimgs/       pictures named in imgPath, or the first one in img_list that is there, or, where a record has neither field, by its key
+    kb_image/                  optional pictures of the entities, named QID.jpg, QID_0.jpg, QID_1.jpg, …
+
+A mention's id is its key: `id` numbers sentences, of which several mentions may come. `entities` is the gold's name, `brief` its description: neither
+is ever kept. Texts of QIDs that qid2ne.json does not name are not read. Names and phrases may be percent-encoded, and a picture may lie there under
+another extension.
+"""
+
+import os
+import re
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.datasets.layouts._fields import ImageFolder, Unique, check_fields, image_list, labels, text
+from pipeline.datasets.layouts._release import (
+    EXTENSIONS,
+    Pictures,
+    decoded,
+    first_folder,
+    one_each,
+    phrases_and_golds,
+    read_keyed,
+    split_files,
+    stamps_below,
+)
+from pipeline.datasets.records import SPLITS, Dataset, Entity, Mention
+from pipeline.datasets.spans import find_span
+
+if TYPE_CHECKING:
+    from pipeline.datasets.layouts import LayoutOptions
+
+FILES = "qid2ne.json and *{train,dev,test}.json"
+_REQUIRED = ("sentence", "mentions", "answer")
+# Read: imgPath, img_list and mention_type. The others are of no use here, or would tell the answer.
+_OPTIONAL = ("id", "imgPath", "img_list", "mention_type", "entities", "brief")
+_ENTITY_PICTURE = re.compile(r"(.+?)(?:[_-](\d{1,9}))?\.(?:jpe?g|png|gif|webp|bmp|tiff?)", re.IGNORECASE)
+
+
+def _splits(folder: Path) -> dict[str, list[Path]]:
+    return split_files(folder, dev="dev|valid")
+
+
+def _candidates(folder: Path) -> Path | None:
+    found = {
+        int(match[1]): path
+        for path in folder.glob("search_top*.json")
+        if (match := re.fullmatch(r"search_top(\d{1,9})\.json", path.name))
+    }
+    return found[max(found)] if found else None
+
+
+def recognises(folder: Path) -> bool:
+    return (folder / "qid2ne.json").is_file() and any(_splits(folder).values())
+
+
+def sources(folder: Path) -> list[Path]:
+    """The splits come last. Raises `UserError` where one has no file or several."""
+    splits = one_each(_splits(folder), folder, "*{split}.json", f"the layout `ghmfc` is {FILES}")
+    optional = [folder / "qid2abs.json", folder / "qid2brief.json", _candidates(folder)]
+    return [folder / "qid2ne.json", *(path for path in optional if path is not None and path.is_file()), *splits]
+
+
+def _roots(folder: Path, options: "LayoutOptions") -> tuple[Path, Path]:
+    return first_folder(folder, options.mention_images, ("images", "KVQAimgs")), first_folder(
+        folder, options.entity_images, ("kb_image",)
+    )
+
+
+def _entity_pictures(root: Path, qids: Container[str]) -> dict[str, tuple[str, ...]]:
+    """QID -> its pictures, in the order of their numbers."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    folder = ImageFolder(root)
+    for name in os.listdir(root) if root.is_dir() else ():
+        match = _ENTITY_PICTURE.fullmatch(name)
+        if match and match[1] in qids:
+            found.setdefault(match[1], []).append((int(match[2] or -1), folder.check(name, str(root))))
+    return {qid: tuple(name for _, name in sorted(pictures)) for qid, pictures in found.items()}
+
+
+def _entities(folder: Path, root: Path) -> list[Entity]:
+    path = folder / "qid2ne.json"
+    names = read_keyed(path)
+    texts = {name: folder / f"{name}.json" for name in ("qid2abs", "qid2brief")}
+    read = {name: read_keyed(file) if file.is_file() else {} for name, file in texts.items()}
+    pictures, entities = _entity_pictures(root, names), []
+    for number, qid in enumerate(names, 1):
+        entity = Entity(
+            id=text({"QID": qid}, "QID", f"{path}: record {number}", empty=False),
+            name=decoded(text(names, qid, str(path), empty=False)),
+            attributes=text(read["qid2abs"], qid, str(texts["qid2abs"]), default=""),
+            description=text(read["qid2brief"], qid, str(texts["qid2brief"]), default=""),
+            images=pictures.get(qid, ()),
+        )
+        entities.append(entity)
+    return entities
+
+
+def _lists(path: Path | None) -> dict[str, tuple[str, ...] | None]:
+    """Phrase -> QIDs."""
+    listed = read_keyed(path) if path is not None else {}
+    return {phrase: labels(listed, phrase, str(path)) for phrase in listed}
+
+
+def _picture(key: str, record: dict, pictures: Pictures, where: str) -> str | None:
+    if "imgPath" not in record and "img_list" not in record:
+        named = next((key + extension for extension in EXTENSIONS if key + extension in pictures.names), None)
+        return named and pictures.find(named, where)
+    listed, single = image_list(record, "img_list", where), text(record, "imgPath", where)
+    found = [pictures.find(image, where) for image in ([single] if single else listed)]
+    return next((path for path in found if pictures.holds(path)), found[0] if found else None)
+
+
+def _records(path: Path, options: "LayoutOptions") -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(key, place, record) of each record of a split."""
+    for number, (key, record) in enumerate(read_keyed(path).items(), 1):
+        where = f"{path}: record {number} ({key!r:.40})"
+        text({"key": key}, "key", where, empty=False)
+        check_fields(record, where, _REQUIRED, (*_OPTIONAL, *options.ignored))
+        yield key, where, record
+
+
+def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
+    mention_root, entity_root = _roots(folder, options)
+    paths = sources(folder)
+    entities, lists = _entities(folder, entity_root), _lists(_candidates(folder))
+    pictures, seen, mentions = (
+        Pictures(mention_root),
+        Unique("mention id", "rename or remove one, or pass --repeated-ids number"),
+        [],
+    )
+    for split, path in zip(SPLITS, paths[-3:]):
+        for key, where, record in _records(path, options):
+            sentence, image = text(record, "sentence", where, default=""), _picture(key, record, pictures, where)
+            pairs = phrases_and_golds(record, where)
+            for number, (written, gold) in enumerate(pairs):
+                phrase = decoded(written)
+                mention = Mention(
+                    id=seen.name(key + (f".{number}" if len(pairs) > 1 else ""), where, options.repeated_ids),
+                    sentence=sentence,
+                    phrase=phrase,
+                    split=split,
+                    gold=gold,
+                    span=find_span(sentence, phrase),
+                    image=image,
+                    type=text(record, "mention_type", where),
+                    given=lists.get(written, lists.get(phrase)),
+                )
+                mentions.append(mention)
+    return Dataset(name, "ghmfc", mentions, entities, mention_root, entity_root, paths)
+
+
+def stamps(folder: Path, options: "LayoutOptions") -> Iterator[tuple[str, int, int]]:
+    return stamps_below(dict(zip(("mentions", "entities"), _roots(folder, options))))

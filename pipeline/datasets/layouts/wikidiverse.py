@@ -1,0 +1,270 @@
+"""Layout `wikidiverse`: the original WikiDiverse release, with its ten candidates for each mention.
+
+    {train,valid,test}_w_10cands.json    in the folder itself, in wikidiverse_w_cands/ or in candidates/; a list of mentions, each a list of 11 fields:
+                                         sentence, image URL, mention, type, left context, right context, entity URL, candidates, topic, start, end
+    wikipedia_entity2desc_filtered.tsv   in the folder itself or in entities/; lines `entity@@@@description`
+    entity2desc.json, entity2brief*.json there too; {entity: description}. One of these files must be there: the KB is what they name
+    wikipedia_entity2imgs.tsv            optional, there too; lines `entity@@@@URL[AND]URL…`
+    type2entity.json                     optional, there too; {type: [entities]}
+    wikinewsImgs/ or images/             the mentions' pictures
+    wikipediaImgs/ or images/            optional, the entities' pictures
+
+An entity's id and name is the title of its Wikipedia page, whatever spelling the release uses in a place: address, percent-encoding, `_` or `-` for a
+blank. Where several files describe one, the first description counts. A picture's file is the MD5 of the last part of its URL (or of the whole URL)
+with that part's extension; SVG became PNG. The release gives addresses of the entities' pictures, not the pictures: those that are there count, the
+others are not missing. A mention's id is its split and number, its group the topic. Entity URL `nil` is NIL. An entity's type comes from
+type2entity.json alone, never from a mention.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foundation.errors import UserError
+from foundation.files import read_json, read_lines
+from pipeline.datasets.layouts._fields import ImageFolder, text
+from pipeline.datasets.layouts._release import (
+    decoded,
+    first_folder,
+    is_nil,
+    one_each,
+    read_keyed,
+    split_files,
+    stamps_below,
+)
+from pipeline.datasets.records import SPLITS, Dataset, Entity, Mention
+from pipeline.datasets.spans import bare, find_span
+
+if TYPE_CHECKING:
+    from pipeline.datasets.layouts import LayoutOptions
+
+FILES = (
+    "{train,valid,test}_w_10cands.json and entity2desc.json, wikipedia_entity2desc_filtered.tsv or entity2brief*.json"
+)
+_FIELDS = (
+    "sentence",
+    "image URL",
+    "mention",
+    "type",
+    "left context",
+    "right context",
+    "entity URL",
+    "candidates",
+    "topic",
+    "start",
+    "end",
+)
+_EXTENSION = re.compile(r"\.(?:jpe?g|png|svg|gif|webp|bmp|tiff?)$", re.IGNORECASE)
+_HEADS = ("entity", "title", "name")
+
+
+def _splits(folder: Path) -> tuple[Path, dict[str, list[Path]]]:
+    """The folder that holds the splits, and their files."""
+    places = [folder, folder / "wikidiverse_w_cands", folder / "candidates"]
+    found = [(place, split_files(place, dev="valid|dev", ending=r"_w_\d+cands\.json")) for place in places]
+    return next((entry for entry in found if any(entry[1].values())), found[0])
+
+
+def _kb_files(folder: Path, *patterns: str) -> list[Path]:
+    found = [
+        path for pattern in patterns for place in (folder, folder / "entities") for path in sorted(place.glob(pattern))
+    ]
+    return [path for path in found if path.is_file()]
+
+
+def _descriptions(folder: Path) -> list[Path]:
+    return _kb_files(folder, "entity2desc.json", "wikipedia_entity2desc*.tsv", "entity2brief*.json")
+
+
+def recognises(folder: Path) -> bool:
+    return any(_splits(folder)[1].values())
+
+
+def sources(folder: Path) -> list[Path]:
+    """The splits come last. Raises `UserError` where one has no file or several, or where no file describes the entities."""
+    place, files = _splits(folder)
+    splits = one_each(files, place, "{split}_w_10cands.json (valid for dev)", f"the layout `wikidiverse` is {FILES}")
+    described = _descriptions(folder)
+    if not described:
+        raise UserError(
+            f"{folder}: no file that describes the entities; add entity2desc.json, wikipedia_entity2desc_filtered.tsv or entity2brief*.json"
+        )
+    return [*described, *_kb_files(folder, "wikipedia_entity2imgs.tsv", "type2entity.json"), *splits]
+
+
+def _roots(folder: Path, options: "LayoutOptions") -> tuple[Path, Path]:
+    mentions = first_folder(folder, options.mention_images, ("wikinewsImgs", "images"))
+    return mentions, first_folder(folder, options.entity_images, ("wikipediaImgs", "images"))
+
+
+def _title(reference: str) -> str:
+    """The page's title, from its address or as it stands. A few addresses carry stray characters in front."""
+    _, found, address = reference.partition("/wiki/")
+    title = decoded(address.partition("#")[0] or address) if found else decoded(reference)
+    return " ".join(title.replace("_", " ").split())
+
+
+class _Titles:
+    """Finds the KB's spelling of a title: the title itself, else the only one that differs in case or in `-` for a blank alone."""
+
+    def __init__(self, titles: Iterable[str]) -> None:
+        self.titles, self.loose = set(titles), {}
+        for title in self.titles:
+            key = self._key(title)
+            self.loose[key] = None if key in self.loose else title
+
+    @staticmethod
+    def _key(title: str) -> str:
+        return " ".join(title.replace("-", " ").casefold().split())
+
+    def find(self, reference: str) -> str:
+        title = _title(reference)
+        return title if title in self.titles else self.loose.get(self._key(title)) or title
+
+
+class _Pictures:
+    """Finds the file of a URL's picture."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder, self.names, self.by_digest = ImageFolder(root), set(), {}
+        for name in sorted(os.listdir(root)) if root.is_dir() else ():
+            self.names.add(name)
+            if re.fullmatch(r"[0-9a-f]{32}[\w.-]*", name, re.ASCII):
+                self.by_digest.setdefault(name[:32], name)
+
+    def find(self, url: str, where: str) -> tuple[str, bool]:
+        """The file's path relative to the folder, and whether it is there."""
+        last = url.rsplit("/", 1)[-1]
+        digests = [hashlib.md5(part.encode(), usedforsecurity=False).hexdigest() for part in (last, url)]
+        extension = _EXTENSION.search(last)
+        expected = digests[0] + (re.sub(r"\.svg$", ".png", extension[0], flags=re.IGNORECASE) if extension else "")
+        found = [name for name in (expected, *map(self.by_digest.get, digests)) if name in self.names]
+        return (self.folder.check(found[0], where), True) if found else (expected, False)
+
+
+def _pairs(path: Path) -> Iterator[tuple[str, str]]:
+    """(entity, text) of a JSON object, or of lines `entity@@@@text`: the first may be a head, one without `@@@@` goes on from the line before."""
+    if path.suffix == ".json":
+        for name, value in read_keyed(path).items():
+            yield name, text({name: value}, name, str(path), default="")
+        return
+    name, parts = None, []
+    for number, line in read_lines(path):
+        first, separator, rest = line.partition("@@@@")
+        if not separator:
+            parts.append(line.strip())
+            continue
+        if name is not None:
+            yield name, " ".join(filter(None, parts))
+        name, parts = (None, []) if number == 1 and first.strip().lower() in _HEADS else (first, [rest.strip()])
+    if name is None:
+        raise UserError(f"{path}: no line of the form entity@@@@text; take the release's own file")
+    yield name, " ".join(filter(None, parts))
+
+
+def _entities(folder: Path, root: Path) -> list[Entity]:
+    descriptions: dict[str, str] = {}
+    for path in _descriptions(folder):
+        for name, description in _pairs(path):
+            title = _title(text({"entity": name}, "entity", str(path)))
+            if not title:
+                raise UserError(
+                    f"{path}: an entity without a name, described as {description!r:.60}; name it or remove it"
+                )
+            descriptions[title] = descriptions.get(title) or description.strip()
+    titles, pictures = _Titles(descriptions), _Pictures(root)
+    images: dict[str, list[str]] = {}
+    for path in _kb_files(folder, "wikipedia_entity2imgs.tsv"):
+        for name, urls in _pairs(path):
+            found = [pictures.find(url, f"{path}: {name!r:.60}") for url in re.split(r"\[AND\]|\s", urls) if url]
+            images.setdefault(titles.find(name), []).extend(image for image, there in found if there)
+    types: dict[str, list[str]] = {}
+    for path in _kb_files(folder, "type2entity.json"):
+        for kind, names in read_keyed(path).items():
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise UserError(f"{path}: type {kind!r:.40} holds {names!r:.60}, expected a list of entities")
+            text({"type": kind}, "type", str(path), empty=False)
+            for name in names:
+                types.setdefault(titles.find(name), []).append(kind)
+    entities = []
+    for title, description in descriptions.items():
+        shown, kinds = dict.fromkeys(images.get(title, ())), dict.fromkeys(types.get(title, ()))
+        entities.append(
+            Entity(id=title, name=title, description=description, images=tuple(shown), type="|".join(kinds) or None)
+        )
+    return entities
+
+
+def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    records = read_json(path)
+    if not isinstance(records, list) or not records:
+        raise UserError(
+            f"{path}: found {'an empty list' if records == [] else type(records).__name__}, expected a list of mentions"
+        )
+    for number, record in enumerate(records, 1):
+        where = f"{path}: record {number}"
+        if not isinstance(record, list) or len(record) != len(_FIELDS):
+            found = f"a list of {len(record)}" if isinstance(record, list) else type(record).__name__
+            raise UserError(
+                f"{where}: found {found}, expected a list of 11 fields ({', '.join(_FIELDS)}); take the release's file with 10 candidates"
+            )
+        named = dict(zip(_FIELDS, record))
+        yield where + (f" ({named['mention']!r:.40})" if isinstance(named["mention"], str) else ""), named
+
+
+def _span(record: dict, sentence: str, phrase: str, where: str) -> tuple[int, int] | None:
+    """The offsets given, if they cover the phrase; else the nearest place where it stands; else what they cover, if it is as long (a misspelling)."""
+    start, end = record["start"], record["end"]
+    if type(start) is not int or type(end) is not int:
+        raise UserError(
+            f"{where}: start {start!r:.20} and end {end!r:.20}, expected two integers: character offsets of the mention, end exclusive"
+        )
+    inside = 0 <= start < end <= len(sentence)
+    if inside and bare(sentence[start:end]) == bare(phrase):
+        return start, end
+    return find_span(sentence, phrase, near=start) or ((start, end) if inside and end - start == len(phrase) else None)
+
+
+def _given(record: dict, titles: _Titles, where: str) -> tuple[str, ...]:
+    listed = record["candidates"]
+    if not isinstance(listed, list) or not all(isinstance(candidate, str) for candidate in listed):
+        raise UserError(f"{where}: field 'candidates' holds {listed!r:.60}, expected a list of entity URLs")
+    return tuple(
+        dict.fromkeys(
+            titles.find(text({"candidates": candidate}, "candidates", where))
+            for candidate in listed
+            if not is_nil(candidate)
+        )
+    )
+
+
+def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
+    mention_root, entity_root = _roots(folder, options)
+    paths = sources(folder)
+    entities = _entities(folder, entity_root)
+    titles, pictures, mentions = _Titles(entity.id for entity in entities), _Pictures(mention_root), []
+    for split, path in zip(SPLITS, paths[-3:]):
+        for number, (where, record) in enumerate(_records(path)):
+            sentence, phrase = text(record, "sentence", where, default=""), text(record, "mention", where, empty=False)
+            url, entity = text(record, "image URL", where), text(record, "entity URL", where, default="")
+            mention = Mention(
+                id=f"{split}.{number}",
+                sentence=sentence,
+                phrase=phrase,
+                split=split,
+                gold=None if is_nil(entity) else titles.find(entity),
+                span=_span(record, sentence, phrase, where),
+                image=pictures.find(url.strip(), where)[0] if url and url.strip() else None,
+                type=text(record, "type", where),
+                group=text(record, "topic", where),
+                given=_given(record, titles, where),
+            )
+            mentions.append(mention)
+    return Dataset(name, "wikidiverse", mentions, entities, mention_root, entity_root, paths)
+
+
+def stamps(folder: Path, options: "LayoutOptions") -> Iterator[tuple[str, int, int]]:
+    return stamps_below(dict(zip(("mentions", "entities"), _roots(folder, options))))

@@ -1,0 +1,148 @@
+"""The verdict on every listed picture file, remembered from one scan to the next."""
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cache.identity import KEY_BYTES
+from cache.shard import Status
+from foundation.errors import PassingError
+from foundation.files import write_atomic
+from foundation.progress import Bar
+from pipeline.datasets.images import ImageError, Limits, decode_with_size, image_key, read_picture
+
+# Raise when a verdict or a decoded pixel changes for some file: memoised verdicts of other versions are not used.
+DECODER_VERSION = 1
+_DRAFT = (64, 64)
+_CHUNK = 10_000  # files between two savings of the memo
+
+
+class Scan(NamedTuple):
+    """Verdict on one file. key: content key, None where the bytes were not read; width, height: upright size in pixels, 0 where unknown."""
+
+    status: Status
+    cause: str | None
+    key: bytes | None
+    width: int
+    height: int
+
+
+def _examine(path: str, limits: Limits) -> Scan | PassingError:
+    key = None
+    try:
+        data = read_picture(path, limits)
+        key = image_key(data)
+        _, (width, height) = decode_with_size(data, limits, _DRAFT)
+        return Scan(Status.OK, None, key, width, height)
+    except FileNotFoundError:
+        return Scan(Status.MISSING, "no such file", None, 0, 0)
+    except ImageError as error:
+        return Scan(error.status, error.cause, key, 0, 0)
+    except PassingError as error:
+        return error
+    except MemoryError:
+        return PassingError(f"{path}: not enough memory to decode it")
+
+
+_SCHEMA = pa.schema(
+    {
+        "path": pa.string(),
+        "size": pa.int64(),
+        "mtime_ns": pa.int64(),
+        "status": pa.uint8(),
+        "cause": pa.string(),
+        "key": pa.binary(KEY_BYTES),
+        "width": pa.int32(),
+        "height": pa.int32(),
+    }
+)
+
+
+class _Memo:
+    """Verdicts of earlier scans, valid while a file's size and mtime, the limits and the decoder stay as they were."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self.path = Path(path)
+        self.rules = {b"rules": repr((DECODER_VERSION, asdict(limits))).encode()}
+        self.rows: dict[str, tuple[int, int, Scan]] = {}
+        try:
+            table = pq.ParquetFile(self.path).read()
+            if table.schema.metadata == self.rules and table.schema.equals(_SCHEMA):
+                columns = [column.to_pylist() for column in table.columns]
+                for name, size, mtime, status, *rest in zip(*columns):
+                    self.rows[name] = (size, mtime, Scan(Status(status), *rest))
+        except (OSError, pa.ArrowInvalid, ValueError):
+            pass  # a memo may be lost: everything is read again
+
+    def save(self) -> None:
+        rows = [
+            (name, size, mtime, int(scan.status), *scan[1:]) for name, (size, mtime, scan) in sorted(self.rows.items())
+        ]
+        columns = [
+            pa.array(column, field.type) for column, field in zip(zip(*rows) if rows else [[]] * len(_SCHEMA), _SCHEMA)
+        ]
+        sink = io.BytesIO()
+        pq.write_table(pa.table(columns, schema=_SCHEMA.with_metadata(self.rules)), sink)
+        write_atomic(self.path, sink.getvalue())
+
+
+def scan(
+    paths: Sequence[Path | None],
+    limits: Limits = Limits(),
+    memo: Path | None = None,
+    workers: int | None = None,
+    rescan: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Scan]:
+    """Verdict on each file, in order; None is a picture that is not listed (MISSING, "not listed").
+
+    A file whose size and mtime are those of an earlier scan with the same limits is not read again unless `rescan`; `memo` is the file that holds the
+    earlier verdicts, saved as the scan goes on. progress: called with (files done, files to do). workers: threads, by default one per core.
+    Raises `PassingError` at the end, with all other verdicts saved, when some file could not be read.
+    """
+    names = list(dict.fromkeys(os.fspath(path) for path in paths if path is not None))
+    known = _Memo(memo, limits) if memo else None
+    verdicts: dict[str, Scan] = {}
+    stamps: dict[str, tuple[int, int]] = {}
+    for name in names:
+        try:
+            found = os.stat(name)
+        except OSError:
+            continue  # reading it tells the missing from the unreadable
+        stamps[name] = (found.st_size, found.st_mtime_ns)
+        size, mtime, verdict = known.rows.get(name, (None, None, None)) if known and not rescan else (None, None, None)
+        if (size, mtime) == stamps[name]:
+            verdicts[name] = verdict
+    waiting = [name for name in names if name not in verdicts]
+    failures = []
+    with (
+        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        Bar(len(waiting), "looking at pictures", "picture") as bar,
+    ):
+        for begin in range(0, len(waiting), _CHUNK):
+            chunk = waiting[begin : begin + _CHUNK]
+            for name, verdict in zip(chunk, pool.map(lambda name: _examine(name, limits), chunk)):
+                bar.update()
+                if isinstance(verdict, PassingError):
+                    failures.append(verdict)
+                    continue
+                verdicts[name] = verdict
+                if known and name in stamps and verdict.status != Status.MISSING:
+                    known.rows[name] = (*stamps[name], verdict)
+            if known:
+                known.save()
+            if progress:
+                progress(begin + len(chunk), len(waiting))
+    if failures:
+        raise PassingError(
+            f"{len(failures)} of {len(names)} pictures could not be read now, the first: {failures[0]}; mend that and run again"
+        )
+    unlisted = Scan(Status.MISSING, "not listed", None, 0, 0)
+    return [unlisted if path is None else verdicts[os.fspath(path)] for path in paths]

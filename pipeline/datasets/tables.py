@@ -1,0 +1,125 @@
+"""The tables a prepared dataset consists of: mentions.parquet, entities.parquet and, where candidates came with the mentions, given.parquet."""
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cache.identity import KEY_BYTES
+from cache.shard import Status
+from pipeline.datasets.records import Dataset
+from pipeline.datasets.scan import Scan
+
+# Values of the column `gold` that are no row of entities.parquet.
+NIL, OUTSIDE_KB = -1, -2
+STATUS_NAMES = {Status.OK: "ok", Status.MISSING: "missing", Status.BROKEN: "broken", Status.TOO_LARGE: "too_large"}
+
+MENTION_SCHEMA = pa.schema(
+    {name: pa.string() for name in ("id", "split", "sentence", "phrase")}
+    | {name: pa.int32() for name in ("start", "end", "gold")}
+    | {name: pa.string() for name in ("gold_id", "type", "group", "image", "image_status", "image_cause")}
+    | {"image_key": pa.binary(KEY_BYTES)}
+    | {name: pa.bool_() for name in ("phrase_is_name", "gold_in_train", "sentence_in_train", "ambiguous")}
+)
+ENTITY_SCHEMA = pa.schema(
+    {name: pa.string() for name in ("id", "name", "type", "attributes", "description")}
+    | {
+        "images": pa.list_(pa.string()),
+        "image_keys": pa.list_(pa.binary(KEY_BYTES)),
+        "image": pa.string(),
+        "image_status": pa.string(),
+        "image_key": pa.binary(KEY_BYTES),
+        "train_count": pa.int32(),
+    }
+)
+GIVEN_SCHEMA = pa.schema({"given": pa.list_(pa.int32())})
+
+
+def mention_columns(dataset: Dataset, scans: dict[str, Scan]) -> dict[str, list]:
+    """Columns of mentions.parquet, one row per mention in the dataset's order. scans: verdict by listed image path."""
+    mentions, entities = dataset.mentions, dataset.entities
+    row_of = {entity.id: row for row, entity in enumerate(entities)}
+    gold = [NIL if m.gold is None else row_of.get(m.gold, OUTSIDE_KB) for m in mentions]
+    train_sentences = {m.sentence for m in mentions if m.split == "train"}
+    train_golds = {g for m, g in zip(mentions, gold) if m.split == "train" and g >= 0}
+    alike = Counter(entity.name.casefold() for entity in entities)
+    golds_of: dict[str, set] = {}
+    for m in mentions:
+        golds_of.setdefault(m.phrase.casefold(), set()).add(m.gold)
+    images = [scans.get(m.image) for m in mentions]
+    return {
+        "id": [m.id for m in mentions],
+        "split": [m.split for m in mentions],
+        "sentence": [m.sentence for m in mentions],
+        "phrase": [m.phrase for m in mentions],
+        "start": [m.span[0] if m.span else -1 for m in mentions],
+        "end": [m.span[1] if m.span else -1 for m in mentions],
+        "gold": gold,
+        "gold_id": [m.gold for m in mentions],
+        "type": [m.type for m in mentions],
+        "group": [m.group for m in mentions],
+        "image": [m.image for m in mentions],
+        "image_status": ["none" if i is None else STATUS_NAMES[i.status] for i in images],
+        "image_cause": [i and i.cause for i in images],
+        "image_key": [i and i.key for i in images],
+        "phrase_is_name": [
+            g >= 0 and m.phrase.casefold() == entities[g].name.casefold() for m, g in zip(mentions, gold)
+        ],
+        "gold_in_train": [g in train_golds for g in gold],
+        "sentence_in_train": [m.sentence in train_sentences for m in mentions],
+        "ambiguous": [alike[m.phrase.casefold()] > 1 or len(golds_of[m.phrase.casefold()]) > 1 for m in mentions],
+    }
+
+
+def entity_columns(dataset: Dataset, scans: dict[str, Scan], train_golds: Iterable[int]) -> dict[str, list]:
+    """Columns of entities.parquet, one row per entity in the dataset's order. train_golds: rows of the training mentions' golds, with repetitions."""
+    entities, counts = dataset.entities, Counter(train_golds)
+    chosen = []
+    for entity in entities:
+        usable = [image for image in entity.images if scans[image].status == Status.OK]
+        chosen.append((usable or entity.images or (None,))[0])
+    verdicts = [scans.get(image) for image in chosen]
+    usable = [verdict is not None and verdict.status == Status.OK for verdict in verdicts]
+    return {
+        "id": [e.id for e in entities],
+        "name": [e.name for e in entities],
+        "type": [e.type for e in entities],
+        "attributes": [e.attributes for e in entities],
+        "description": [e.description for e in entities],
+        "images": [list(e.images) for e in entities],
+        "image_keys": [
+            [scans[image].key if scans[image].status == Status.OK else None for image in e.images] for e in entities
+        ],
+        "image": [image if ok else None for image, ok in zip(chosen, usable)],
+        "image_status": ["none" if v is None else STATUS_NAMES[v.status] for v in verdicts],
+        "image_key": [v.key if ok else None for v, ok in zip(verdicts, usable)],
+        "train_count": [counts[row] for row in range(len(entities))],
+    }
+
+
+def given_columns(dataset: Dataset) -> dict[str, list] | None:
+    """Columns of given.parquet, one row per mention: rows of the entities that came with it as candidates, best first, those in the KB alone; null where
+    none came. None where none came with any mention."""
+    if all(m.given is None for m in dataset.mentions):
+        return None
+    row_of = {entity.id: row for row, entity in enumerate(dataset.entities)}
+    return {"given": [m.given and [row_of[name] for name in m.given if name in row_of] for m in dataset.mentions]}
+
+
+def content(*parts: Mapping[str, list]) -> str:
+    """SHA-256 (hex) over the columns of several tables: the same for the same rows, whichever machine and library wrote them."""
+    digest = hashlib.sha256()
+    for columns in parts:
+        digest.update(json.dumps(columns, sort_keys=True, default=bytes.hex).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def parquet_bytes(columns: dict[str, list], schema: pa.Schema) -> bytes:
+    """A Parquet file with these columns; the same bytes for the same columns."""
+    sink = io.BytesIO()
+    pq.write_table(pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema), sink)
+    return sink.getvalue()

@@ -1,0 +1,1 @@
+"""From wanted views of records to rows of the cache."""

@@ -1,0 +1,274 @@
+"""The contract every extractor keeps: what it reads, what it writes, how it is named, loaded and called."""
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cache.identity import Output, weights_hash
+from foundation.errors import UserError
+from pipeline.models import references
+from pipeline.models.references import ModelFiles
+
+Row = np.ndarray  # one row of one output: (*shape) or, ragged, (L, *shape)
+BOX = Output("box", (), "int32", ragged=True)
+BUCKET = 8  # text is padded to the next multiple of this, so a row's padded length depends on the row alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options every extractor has. model: see `pipeline.models.references.locate`. outputs: which outputs are written (empty: the usual ones)."""
+
+    model: str
+    outputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str) or not self.model:
+            raise ValueError(f"model is {self.model!r}, expected a folder or a hub id")
+        self._check_outputs()
+
+    def _check_outputs(self) -> None:
+        if not isinstance(self.outputs, tuple) or not all(isinstance(name, str) for name in self.outputs):
+            raise ValueError(f"outputs is {self.outputs!r}, expected a list of names")
+
+
+@dataclasses.dataclass(frozen=True)
+class DerivedOptions(Options):
+    """Options of extractors that read another feature. of: the name of that feature in the profile. model: "" where there is none to load."""
+
+    model: str = ""
+    of: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str):
+            raise ValueError(f"model is {self.model!r}, expected a folder or a hub id")
+        if not isinstance(self.of, str) or not self.of:
+            raise ValueError(f"of is {self.of!r}, expected the name of the feature that is read")
+        self._check_outputs()
+
+
+class Extractor(ABC):
+    """One pretrained model behind one feature.
+
+    VERSION is raised by hand when the same weights and options give other numbers. reads: `text` (strings), `image` (pictures), `crops` (boxes of
+    another feature, cut from the picture) or `rows` (rows of another feature alone). probed: whether a fixed input's output is kept beside the
+    store, to notice a library whose numbers have changed. loads_first: whether the model must be there before units are read; false where `prepare`
+    needs none, so that pictures are decoded while it is loaded. needs_kb: see `RowsExtractor.bind`.
+    """
+
+    VERSION: ClassVar[int]
+    reads: ClassVar[str]
+    probed: ClassVar[bool] = True
+    loads_first: ClassVar[bool] = True
+    needs_kb: ClassVar[bool] = False
+    Options: ClassVar[type[Options]] = Options
+
+    @classmethod
+    def kind(cls, options: Options) -> "type[Extractor]":
+        """The class that these options ask for: where one feature has several backends, each is a subclass."""
+        return cls
+
+    def __init__(self, options: Options, files: ModelFiles | None) -> None:
+        self.options = options
+        self.files = files
+        self.device = "cpu"
+
+    @classmethod
+    def find(cls, options: Any, base: Path, demo: Path | None, fetch: bool) -> ModelFiles | None:
+        """The files of the model that the options name. base: what relative paths start from. An extractor of bare weight files overrides it."""
+        return references.find(options.model, base, demo, fetch) if options.model else None
+
+    @classmethod
+    def references(cls, options: Any) -> list[str]:
+        """Everything in the options that names files; a task's request says of each in which state it is."""
+        return [options.model] if options.model else []
+
+    @abstractmethod
+    def possible(self) -> dict[str, Output]:
+        """Every output this model can give, known from its configuration alone; the usual ones first."""
+
+    def usual(self) -> tuple[str, ...]:
+        """Outputs written when the profile does not say."""
+        return tuple(self.possible())
+
+    @property
+    def writes(self) -> dict[str, Output]:
+        """The outputs that are written. Raises `UserError` for a name this model has not."""
+        possible = self.possible()
+        for name in self.options.outputs:
+            if name not in possible:
+                raise UserError(f"model {self.options.model!r} has no output {name!r}; it has: {', '.join(possible)}")
+        return {name: possible[name] for name in self.options.outputs or self.usual()}
+
+    def preprocessing(self) -> Mapping[str, Any]:
+        """What happens to the unit before the model sees it, as JSON; part of the identity."""
+        return {}
+
+    def labels(self) -> Mapping[str, Sequence[str]]:
+        """Output -> names of its classes, in the order of its numbers; kept with the store."""
+        return {}
+
+    def spec(
+        self, memo: Path | None, limits: Mapping[str, int], parents: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """The feature's identity in clear: everything that decides its numbers, nothing that does not.
+
+        limits: of picture decoding. parents: identities of the features it reads, by name.
+        """
+        spec: dict[str, Any] = {
+            "extractor": type(self).__module__.rpartition(".")[2],
+            "version": self.VERSION,
+            "preprocessing": dict(self.preprocessing()),
+            "outputs": [output.to_json() for output in self.writes.values()],
+        }
+        if self.files is not None:
+            spec |= {"architecture": self.files.architecture(), "weights": weights_hash(list(self.files.weights), memo)}
+        if self.reads == "text" and self.files.tokenizer:
+            spec["tokenizer"] = weights_hash(list(self.files.tokenizer), memo)
+        if self.reads in ("image", "crops"):
+            spec["limits"] = dict(limits)
+        if self.labels():
+            spec["labels"] = {output: list(names) for output, names in self.labels().items()}
+        if parents:
+            spec["reads"] = sorted(parents.values())  # by what they are: names are the profile's
+        return spec
+
+    @abstractmethod
+    def load(self, device: str) -> None:
+        """Load the weights onto `device`. Raises `UserError` where the files are refused."""
+
+    def collate(self, items: Sequence[Any]) -> Any:
+        """The items of a batch as `__call__` takes them."""
+        return items
+
+    @abstractmethod
+    def __call__(self, batch: Any) -> dict[str, Sequence[Row] | np.ndarray]:
+        """Rows of each written output for a batch: a list of strings, or collated pictures as `prepare` gives them."""
+
+    def probe(self, batch: Any) -> dict[str, Any]:
+        """What is kept of the fixed input's output, see `pipeline.extraction.probe`. An extractor that may find nothing there gives numbers from inside its model."""
+        return self(batch)
+
+
+class TextExtractor(Extractor):
+    """Reads strings. The view has cut them to `max_tokens`; what does not fit is refused, never truncated."""
+
+    reads = "text"
+
+    @property
+    @abstractmethod
+    def limit(self) -> int:
+        """The most tokens, special ones included, that a string may have."""
+
+    @abstractmethod
+    def count(self, strings: Sequence[str]) -> list[int]:
+        """Tokens of each string, special ones included. Needs no weights."""
+
+    def refuse_long(self, strings: Sequence[str], lengths: Sequence[int]) -> None:
+        """Raises `UserError` for the first string that does not fit."""
+        for string, length in zip(strings, lengths, strict=True):
+            if length > self.limit:
+                raise UserError(
+                    f"text of {length} tokens for {self.options.model!r}, at most {self.limit} fit: {string[:60]!r}…; its view must cut it"
+                )
+
+
+class PictureExtractor(Extractor):
+    """Reads pictures or parts of them."""
+
+    @abstractmethod
+    def prepare(self, image: Any) -> Any:
+        """What this model sees of an upright RGB `PIL.Image` of any size: usually (H, W, 3) uint8. Runs in worker threads."""
+
+    def collate(self, items: Sequence[Any]) -> Any:
+        """(b, H, W, 3) uint8 from pictures of one size."""
+        return np.stack(items)
+
+    def normalised(self, batch: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Any:
+        """(b, H, W, 3) uint8 → (b, 3, H, W) float32 tensor on the device, `(x / 255 − mean) / std`."""
+        import torch
+
+        pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        shape = (1, 3, 1, 1)
+        return pixels.sub_(torch.tensor(mean, device=self.device).view(shape)).div_(
+            torch.tensor(std, device=self.device).view(shape)
+        )
+
+
+class ImageExtractor(PictureExtractor):
+    """Reads pictures, decoded once for all image extractors of a run. Ragged outputs are lists of (L, *shape) rows."""
+
+    reads = "image"
+
+
+class CropExtractor(PictureExtractor):
+    """Reads the boxes that the feature `of` found, cut from the original picture; the crops of many pictures share a batch.
+
+    Its outputs are ragged, a row per crop, `__call__` gives one each. A row may be None: that crop is left out, and counted. The runner adds
+    the output `box` () int32: the position of each row's box among the boxes of `of`, -1 for the whole picture.
+    whole_if_none: a picture in which nothing was found gives the whole picture as its one crop.
+    """
+
+    reads = "crops"
+    whole_if_none: ClassVar[bool] = False
+    Options: ClassVar[type[Options]] = DerivedOptions
+
+    @property
+    def writes(self) -> dict[str, Output]:
+        """See `Extractor.writes`; always ragged, and with `box`."""
+        return {name: dataclasses.replace(output, ragged=True) for name, output in super().writes.items()} | {
+            BOX.name: BOX
+        }
+
+    def cut(self, image: Any, parent: Mapping[str, np.ndarray]) -> list[tuple[int, Any]]:
+        """(position of the box, prepared crop) of every box that has an area inside the picture. parent: the row of `of`, `boxes` (L, 4) in pixels."""
+        found = []
+        for number, box in enumerate(parent["boxes"]):
+            left, top, right, bottom = clipped(box, image.size)
+            if right > left and bottom > top:
+                found.append((number, self.prepare(image.crop((left, top, right, bottom)))))
+        if not len(parent["boxes"]) and self.whole_if_none:
+            found.append((-1, self.prepare(image)))
+        return found
+
+
+class RowsExtractor(Extractor):
+    """Computed from the rows of the feature `of` alone: `__call__` takes a list of `{output: row}` and gives a row each."""
+
+    reads = "rows"
+    probed = False
+    Options: ClassVar[type[Options]] = DerivedOptions
+
+    def bind(self, kb: Any) -> None:
+        """Take what of the knowledge base the numbers depend on (`needs_kb`); called before `spec`, which must then tell it.
+
+        kb: `ids` and `names` of the N entities, `rows(output)`: a list of N (L, *shape) arrays of `of`, of length 0 where an entity has none.
+        """
+
+
+def clipped(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """A box (left, top, right, bottom) in pixels, widened to whole ones and clipped to a picture of `size` (width, height)."""
+    left, top, right, bottom = (float(side) for side in box)
+    inside = (math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom))
+    width, height = size
+    return max(0, inside[0]), max(0, inside[1]), min(width, inside[2]), min(height, inside[3])
+
+
+def padded_length(length: int, limit: int) -> int:
+    """The length a row of `length` tokens is padded to: the next multiple of `BUCKET`, at most `limit`."""
+    return min(limit, -(-length // BUCKET) * BUCKET)
+
+
+def to_rows(states: Any, lengths: Sequence[int]) -> list[Row]:
+    """(b, L, d) tensor → one (length, d) float32 array per row, padding left out."""
+    states = states.float().cpu().numpy()
+    return [states[i, :length] for i, length in enumerate(lengths)]
+
+
+def to_array(tensor: Any) -> np.ndarray:
+    """Tensor on any device and precision → float32 array."""
+    return tensor.float().cpu().numpy()

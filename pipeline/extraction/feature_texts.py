@@ -1,0 +1,78 @@
+"""Texts made of what was found in a mention's picture: the attribute sentence of each face and the names of those recognised."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from foundation.errors import UserError, nearest
+
+NAME_BYTES = 96
+THRESHOLD = 0.5  # a name recognised with no more than this is no text (DWE+, section 3)
+MOST = 8  # texts of one mention, the best first
+_ORDER = ("gender", "race", "age", "emotion")
+_SAID = {"man": "male", "woman": "female"}  # DWE+ says male and female, DeepFace Man and Woman
+
+Row = Mapping[str, np.ndarray]
+
+
+def pack(name: str) -> np.ndarray:
+    """A name as (96,) uint8: UTF-8, cut at a character, zeros behind."""
+    data = name.encode("utf-8", "replace")[:NAME_BYTES].decode("utf-8", "ignore").encode()
+    return np.frombuffer(data.ljust(NAME_BYTES, b"\0"), np.uint8)
+
+
+def unpack(row: np.ndarray) -> str:
+    """Inverse of `pack`."""
+    return np.asarray(row, np.uint8).tobytes().rstrip(b"\0").decode("utf-8", "replace")
+
+
+def texts(
+    view: str,
+    phrases: Sequence[str],
+    rows: Sequence[Row | None],
+    labels: Mapping[str, Sequence[str]],
+    threshold: float = THRESHOLD,
+    most: int = MOST,
+) -> list[list[str]]:
+    """The strings of `view` for each mention, at most `most`, none where its picture has no row.
+
+    rows: of `face_attributes` or `identity`, by output. labels: names of an output's classes. Raises `UserError` for another view.
+    """
+    makers = {
+        "face_attributes": lambda phrase, row: sentences(phrase, row, labels),
+        "identities": lambda phrase, row: names(row, threshold),
+    }
+    if view not in makers:
+        raise UserError(f"no view {view!r} of what was found in a picture{nearest(view, makers)}")
+    return [
+        makers[view](phrase, row)[:most] if row is not None else [] for phrase, row in zip(phrases, rows, strict=True)
+    ]
+
+
+def sentences(phrase: str, row: Row, labels: Mapping[str, Sequence[str]]) -> list[str]:
+    """`<mention>, gender: male, race: white, age: 50` for each face, of the attributes that were found; the likeliest class of each. Attributes that
+    the paper has not follow in the order of the row."""
+    found = [name for name in _ORDER if name in row] + [name for name in row if name in labels and name not in _ORDER]
+    parts = []
+    for face in range(len(row[found[0]]) if found else 0):
+        said = [phrase]
+        for name in found:
+            if name == "age":
+                value = str(round(float(row[name][face])))
+            else:
+                label = labels[name][int(np.argmax(row[name][face]))].lower()
+                value = _SAID.get(label, label)
+            said.append(f"{name}: {value}")
+        parts.append(", ".join(said))
+    return parts
+
+
+def names(row: Row, threshold: float = THRESHOLD) -> list[str]:
+    """`Barack Obama, score: 0.76` for each name with a score over `threshold` on any of the faces, the best first."""
+    best: dict[str, float] = {}
+    for packed, scores in zip(row["names"], row["scores"], strict=True):
+        for name, score in zip(packed, scores, strict=True):
+            said = unpack(name)
+            if said and score > threshold:
+                best[said] = max(best.get(said, 0.0), float(score))
+    return [f"{name}, score: {score:.2f}" for name, score in sorted(best.items(), key=lambda item: (-item[1], item[0]))]

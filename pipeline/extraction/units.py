@@ -1,0 +1,222 @@
+"""The units behind the wanted views: content keys per record and view, and what to read for each key."""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+
+from cache.identity import KEY_BYTES, content_key
+from foundation.errors import UserError
+from foundation.files import write_atomic
+from pipeline.enhance import output
+from pipeline.extraction import views
+from pipeline.extraction.base import Extractor, TextExtractor
+from pipeline.extraction.parents import Parent
+
+
+@dataclass
+class Units:
+    """Distinct units of one feature: keys (n, 16) uint8 and, beside each, what is read: a string, a `Picture`, a `Part` or a parent's row."""
+
+    keys: np.ndarray
+    sources: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture file and the key of the bytes it had when the dataset was prepared."""
+
+    path: str
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What another feature found in a picture. parent: that feature's row, by output."""
+
+    picture: Picture
+    parent: dict[str, np.ndarray]
+
+
+@dataclass
+class Column:
+    """One record table under one view: keys (n, 16) uint8, present (n,) bool, span (n, 2) int32 (−1: none), texts that were cut to fit.
+
+    counts: None where each record has one key. Else (records,) int64: how many of the n keys, one record's after another's, each record has.
+    """
+
+    keys: np.ndarray
+    present: np.ndarray
+    span: np.ndarray
+    cut: int = 0
+    sources: list[Any] = field(default_factory=list)
+    counts: np.ndarray | None = None
+
+    def save(self, path: Path) -> None:
+        buffer = io.BytesIO()
+        counts = {} if self.counts is None else {"counts": self.counts}
+        np.savez(buffer, keys=self.keys, present=self.present, span=self.span, **counts)
+        write_atomic(path, buffer.getvalue())
+
+
+def column_name(side: str, feature: str, view: str) -> str:
+    """File name of a column, without its suffix."""
+    return f"{side}.{feature}.{view}"
+
+
+def _column(keys: Sequence[bytes | None], sources: list[Any], counts: Sequence[int] | None = None) -> Column:
+    """The column of these keys, None where a record has none."""
+    present = np.array([key is not None for key in keys], bool)
+    joined = b"".join(key or bytes(KEY_BYTES) for key in keys)
+    rows = np.frombuffer(joined, np.uint8).reshape(-1, KEY_BYTES).copy()
+    return Column(
+        rows,
+        present,
+        np.full((len(rows), 2), -1, np.int32),
+        sources=sources,
+        counts=None if counts is None else np.array(counts, np.int64),
+    )
+
+
+def image_column(table: dict[str, list], root: Path) -> Column:
+    """The record's picture: the first usable one. A listed picture that is broken keeps its key, so that its verdict is a row of the store."""
+    keys = [key if path is not None else None for path, key in zip(table["image"], table["image_key"], strict=True)]
+    sources = [
+        None if key is None else Picture(str(root / path), key) for path, key in zip(table["image"], keys, strict=True)
+    ]
+    return _column(keys, sources)
+
+
+def images_column(table: dict[str, list], root: Path) -> Column:
+    """All usable pictures of each record."""
+    sources = [
+        Picture(str(root / path), key)
+        for paths, keys in zip(table["images"], table["image_keys"], strict=True)
+        for path, key in zip(paths, keys, strict=True)
+        if key is not None
+    ]
+    counts = [sum(key is not None for key in keys) for keys in table["image_keys"]]
+    return _column([source.key for source in sources], sources, counts)
+
+
+def text_column(side: str, view: str, table: dict[str, list], extractor: TextExtractor) -> Column:
+    """The record's string under `view`, cut to the extractor's limit; its hash is its key."""
+    if side == "mention":
+        spans = [(start, end) if start >= 0 else None for start, end in zip(table["start"], table["end"], strict=True)]
+        texts: Sequence[views.Text | None] = views.mention_texts(
+            view, table["phrase"], table["sentence"], spans, extractor.count, extractor.limit
+        )
+    else:
+        written = table.get(views.enhanced(side, view) or "", ())
+        texts = views.entity_texts(
+            view, table["name"], table["attributes"], table["description"], extractor.count, extractor.limit, written
+        )
+    keys = [None if text is None else content_key("text", text.string) for text in texts]
+    column = _column(keys, [text and text.string for text in texts])
+    for row, text in enumerate(texts):
+        if text is not None:
+            column.cut += text.cut
+            column.span[row] = text.span or (-1, -1)
+    return column
+
+
+def feature_text_column(view: str, table: dict[str, list], extractor: TextExtractor, parent: Parent) -> Column:
+    """The strings that `view` makes of what was found in each mention's picture: none, one or several."""
+    from pipeline.extraction.feature_texts import texts
+
+    listed = texts(view, table["phrase"], parent.rows(), parent.labels)
+    strings, cut = views.shortened(
+        [string for strings in listed for string in strings], extractor.count, extractor.limit
+    )
+    column = _column([content_key("text", string) for string in strings], strings, [len(strings) for strings in listed])
+    column.cut = cut
+    return column
+
+
+def part_column(pictures: Column | None, parent: Parent, reads: str) -> Column:
+    """Rows derived from `parent`'s rows: keyed by what the parent read and by what it found, so that another find is another unit.
+
+    pictures: the column of the pictures themselves, which crops are cut from.
+    """
+    keys: list[bytes | None] = []
+    sources: list[Any] = []
+    for place, row in enumerate(parent.rows()):
+        keys.append(None if row is None else content_key(reads, parent.keys[place].tobytes(), parent.digest(place)))
+        sources.append(None if row is None else Part(pictures.sources[place], row) if pictures else row)
+    return _column(keys, sources, parent.counts)
+
+
+def read_tables(dataset: Path, modes: Iterable[str] = ()) -> dict[str, dict[str, list]]:
+    """The prepared dataset's mentions and entities as columns of Python values.
+
+    modes: `static`, `dynamic` texts of the entities that are read with them, each a column of that name, empty where an entity has none.
+    """
+    tables = {}
+    for side, name in (("mention", "mentions"), ("entity", "entities")):
+        path = dataset / f"{name}.parquet"
+        try:
+            tables[side] = parquet.ParquetFile(path).read().to_pydict()
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}); delete that folder and run the command again") from None
+    for mode in modes:
+        written = output.read_texts(dataset, mode)
+        tables["entity"][mode] = [written.get(name, "") for name in tables["entity"]["id"]]
+    return tables
+
+
+@dataclass(frozen=True)
+class Records:
+    """What columns are made of. tables: as `read_tables` gives them. roots: folder of each side's pictures. parents: rows of the features that others
+    read, by (side, feature, view)."""
+
+    tables: dict[str, dict[str, list]]
+    roots: dict[str, Path]
+    parents: dict[tuple[str, str, str], Parent] = field(default_factory=dict)
+
+    def pictures(self, side: str, view: str) -> Column:
+        """The column of a picture view. Raises `UserError` for a view of several pictures on a side that has one."""
+        if view == views.IMAGE:
+            return image_column(self.tables[side], self.roots[side])
+        if "images" not in self.tables[side]:
+            raise UserError(f"view {view!r}: a {side} has one picture; its view is {views.IMAGE!r}")
+        return images_column(self.tables[side], self.roots[side])
+
+
+def column(side: str, view: str, records: Records, extractor: Extractor) -> Column:
+    """The column of one want. Raises `UserError` where the view does not suit the extractor."""
+    if side not in records.tables:
+        raise UserError(f"unknown side {side!r}; expected mention or entity")
+    if isinstance(extractor, TextExtractor):
+        if side == "mention" and view in views.FROM_FEATURES:
+            return feature_text_column(
+                view, records.tables[side], extractor, records.parents[side, views.FROM_FEATURES[view], views.IMAGE]
+            )
+        return text_column(side, view, records.tables[side], extractor)
+    if view not in views.PICTURES:
+        raise UserError(
+            f"view {view!r} is a text, but {extractor.options.model!r} reads pictures; their view is {views.IMAGE!r}"
+        )
+    if extractor.reads == "image":
+        return records.pictures(side, view)
+    parent = records.parents[side, extractor.options.of, view]
+    return part_column(records.pictures(side, view) if extractor.reads == "crops" else None, parent, extractor.reads)
+
+
+def distinct(columns: Sequence[Column]) -> Units:
+    """The distinct units of several columns, ordered by key."""
+    keys = (
+        np.concatenate([column.keys[column.present] for column in columns])
+        if columns
+        else np.zeros((0, KEY_BYTES), np.uint8)
+    )
+    sources = [
+        source for column in columns for source, present in zip(column.sources, column.present, strict=True) if present
+    ]
+    if not len(keys):
+        return Units(keys, [])
+    _, first = np.unique(keys.view(f"V{KEY_BYTES}").ravel(), return_index=True)
+    return Units(keys[first], [sources[i] for i in first])

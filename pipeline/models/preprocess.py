@@ -1,0 +1,125 @@
+"""Resizing, cropping and normalising pictures as the model's own library would, stated as plain numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from foundation.errors import UserError
+
+_INTERPOLATION = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+_STRIP = 32  # sides
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """size: (height, width) the model sees. resize: pixels of the shorter side before the centre crop; None: squash to `size` at once."""
+
+    size: tuple[int, int]
+    resize: int | None
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """RGB picture → (H, W, 3) uint8."""
+        height, width = self.size
+        resample = _INTERPOLATION[self.interpolation]
+        if self.resize is None:
+            return np.asarray(image.resize((width, height), resample))
+        # Of a strip, a thousand times as long as wide, the middle that is kept at the end is cut first: the rest would fill the memory.
+        longest = _STRIP * min(image.size)
+        if max(image.size) > longest:
+            left, top = (max(0, (side - longest) // 2) for side in image.size)
+            image = image.crop((left, top, min(image.width, left + longest), min(image.height, top + longest)))
+        scale = self.resize / min(image.size)
+        scaled = tuple(max(int(side * scale), 1) if side != min(image.size) else self.resize for side in image.size)
+        if image.size != scaled:
+            image = image.resize(scaled, resample)
+        # A centre crop; a crop larger than the picture is filled with black, as torchvision does.
+        left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
+        return np.asarray(image.crop((left, top, left + width, top + height)))
+
+
+def _pair(value: Any, where: str) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, Mapping) and {"height", "width"} <= set(value):
+        return int(value["height"]), int(value["width"])
+    if isinstance(value, Mapping) and "shortest_edge" in value:
+        return int(value["shortest_edge"]), int(value["shortest_edge"])
+    if isinstance(value, Sequence) and len(value) == 2:
+        return int(value[0]), int(value[1])
+    raise UserError(f"{where}: picture size is {value!r}, expected a number, [height, width] or {{height, width}}")
+
+
+def _triple(value: Any, where: str) -> tuple[float, float, float]:
+    if not isinstance(value, Sequence) or len(value) != 3:
+        raise UserError(f"{where}: mean and std are three numbers, found {value!r}")
+    return float(value[0]), float(value[1]), float(value[2])
+
+
+def _interpolation(value: Any, where: str) -> str:
+    name = {number: name for name, number in _INTERPOLATION.items()}.get(value, value)
+    if name not in _INTERPOLATION:
+        raise UserError(f"{where}: interpolation is {value!r}, expected one of {', '.join(_INTERPOLATION)}")
+    return name
+
+
+def from_open_clip(config: Mapping[str, Any], image_size: Any, where: str) -> Preprocess:
+    """From `preprocess_cfg` of an open_clip configuration (its defaults where a key is missing)."""
+    mode = config.get("resize_mode", "shortest")
+    if mode not in ("shortest", "squash"):
+        raise UserError(f"{where}: resize_mode {mode!r} is not supported; expected `shortest` or `squash`")
+    size = _pair(config.get("size", image_size), where)
+    return Preprocess(
+        size=size,
+        resize=min(size) if mode == "shortest" else None,
+        interpolation=_interpolation(config.get("interpolation", "bicubic"), where),
+        mean=_triple(config.get("mean", (0.48145466, 0.4578275, 0.40821073)), where),
+        std=_triple(config.get("std", (0.26862954, 0.26130258, 0.27577711)), where),
+    )
+
+
+def from_transformers(config: Mapping[str, Any], where: str) -> Preprocess:
+    """From `ModelFiles.preprocessor` of a transformers model (shortest edge and centre crop, plain resize, or ConvNeXt's crop fraction)."""
+    for key, usual in {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255}.items():
+        if key in config and config[key] != usual and not (key == "rescale_factor" and abs(config[key] - usual) < 1e-6):
+            raise UserError(
+                f"{where}: preprocessor_config.json says {key} {config[key]!r}, which is not supported; expected {usual!r}"
+            )
+    size = config["size"]
+    target = _pair(config.get("crop_size", size) if config.get("do_center_crop") else size, where)
+    resize: int | None = None
+    if config.get("crop_pct") is not None and min(target) < 384:
+        resize = int(min(target) / float(config["crop_pct"]))
+    elif isinstance(size, Mapping) and "shortest_edge" in size:
+        resize = int(size["shortest_edge"])
+    elif config.get("do_center_crop") and isinstance(size, int):
+        resize = size
+    return Preprocess(
+        size=target,
+        resize=resize,
+        interpolation=_interpolation(config["resample"], where),
+        mean=_triple(config["image_mean"] if config.get("do_normalize", True) else (0, 0, 0), where),
+        std=_triple(config["image_std"] if config.get("do_normalize", True) else (1, 1, 1), where),
+    )
+
+
+def from_torchvision(config: Mapping[str, Any], where: str) -> Preprocess:
+    """From `preprocess` of a `torchvision.json`: crop_size, resize_size, interpolation, mean, std, named as in torchvision's own presets."""
+    size = _pair(config.get("crop_size", 224), where)
+    resize = config.get("resize_size", min(size))
+    return Preprocess(
+        size=size,
+        resize=None if resize is None else int(resize),
+        interpolation=_interpolation(config.get("interpolation", "bilinear"), where),
+        mean=_triple(config.get("mean", IMAGENET_MEAN), where),
+        std=_triple(config.get("std", IMAGENET_STD), where),
+    )

@@ -1,0 +1,52 @@
+"""facenet-pytorch's InceptionResnetV1 from a state dict on this machine; its own download is never asked."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foundation.errors import UserError
+from pipeline.models.references import ModelFiles, find_file, load_state_dict
+
+WIDTH = 512
+SIZE = 160
+SUFFIXES = (".pt", ".pth", ".safetensors")
+
+
+def find(reference: str, base: Path, demo: Path | None) -> ModelFiles:
+    """The state dict's file. Raises `UserError` with its name where it is missing."""
+    return find_file(reference, base, demo, "facenet_pytorch InceptionResnetV1", SUFFIXES)
+
+
+def load(files: ModelFiles, device: str, classify: bool) -> Any:
+    """The network in evaluation mode; with `classify` it gives logits of the classes in the file, else vectors (b, 512) of unit length.
+
+    Raises `UserError` where the file holds another network, or no classes where they are asked for.
+    """
+    from facenet_pytorch import InceptionResnetV1
+
+    path = files.weights[0]
+    state = load_state_dict(path, files.reference)
+    head = state.get("logits.weight")
+    if classify and (head is None or head.ndim != 2):
+        raise UserError(
+            f"model {files.reference!r}: {path.name} has no classes (logits.weight), it gives vectors alone; use it for face_embedding"
+        )
+    model = InceptionResnetV1(classify=classify, num_classes=len(head) if classify else None)
+    if not classify:
+        state = {name: value for name, value in state.items() if not name.startswith("logits.")}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = next((line.strip() for line in str(error).splitlines()[1:]), "")
+        raise UserError(
+            f"model {files.reference!r}: {path.name} is no InceptionResnetV1 of facenet-pytorch: {first[:160]}"
+        ) from None
+    return model.eval().to(device)
+
+
+def normalised(crops: np.ndarray, device: str) -> Any:
+    """(b, H, W, 3) uint8 → (b, 3, H, W) float32, `(x − 127.5) / 128` as the network was trained on."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(crops)).to(device).permute(0, 3, 1, 2).float().sub_(127.5).div_(128)

@@ -1,0 +1,1 @@
+"""Pair features: numbers per mention and candidate."""

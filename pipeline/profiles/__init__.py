@@ -1,0 +1,1 @@
+"""Profiles: which model and preprocessing stand behind each feature."""
