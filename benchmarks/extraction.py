@@ -193,7 +193,7 @@ def images_benchmark(count: int, device: str, shard_rows: int, layers: int) -> d
                     extractor(pixels)
                 forward[precision] = time.perf_counter() - started
         model_seconds = list(forward.values())[-1]  # the precision that `auto` takes
-        del prepared, batches, extractor
+        del prepared, batches
 
         quarter = in_own_process(
             extraction_job(
