@@ -356,6 +356,17 @@ def test_the_fingerprint_follows_texts_and_pictures_and_nothing_else(tmp_path):
     assert "unknown layout option 'mention_image'" in refused(lambda: fingerprint(root, options={"mention_image": "x"}))
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (Lines, "597f0cff0956e567"),
+        (Mimic, "6a3d48bf53dd32eb"),
+    ],
+)
+def test_a_dataset_prepared_by_an_earlier_version_keeps_its_fingerprint(tmp_path, kind, expected):
+    assert fingerprint(kind(tmp_path).write(), options={"repeated_ids": "refuse"}).startswith(expected)
+
+
 def test_the_fingerprint_trusts_size_and_mtime_of_a_text_until_rescan(lines, tmp_path):
     memo, path = tmp_path / "memo.json", lines.write() / "entities.jsonl"
     first, stamp = fingerprint(lines.folder, memo=memo), path.stat().st_mtime_ns

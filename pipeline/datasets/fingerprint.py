@@ -61,7 +61,9 @@ def fingerprint(
     if memo and remembered != known:
         with contextlib.suppress(UserError):
             write_json(memo, remembered)
-    reading = {"format": module.__name__, "options": dataclasses.asdict(chosen), "contents": contents}
+    # The name that is hashed is a layout's in the first version: a layout keeps it wherever its module lies.
+    hashed_name = f"pipeline.datasets.{module.__name__.rpartition('.')[2]}"
+    reading = {"format": hashed_name, "options": dataclasses.asdict(chosen), "contents": contents}
     digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode())
     for name, size, mtime_ns in stamps:
         digest.update(f"{name}\0{size}\0{mtime_ns}\n".encode("utf-8", "surrogatepass"))
