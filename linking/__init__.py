@@ -1,15 +1,15 @@
-"""Where the pipeline and the heads meet."""
+"""New mentions linked against the KB of a finished run."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from linking.linker import Linked, Linker
+    from linking.linker import Hints, Linked, Linker
 
-__all__ = ["Linked", "Linker"]
+__all__ = ["Hints", "Linked", "Linker"]
 
 
 def __getattr__(name: str) -> Any:
-    """`from linking import Linker`, which imports torch, only where it is asked for."""
+    """Import `linking.linker`, and torch with it, when one of its names is used for the first time."""
     if name in __all__:
         from linking import linker
 

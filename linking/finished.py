@@ -22,10 +22,11 @@ REMEDY = "give the command that trained it once more: what stands is not done ag
 class Finished:
     """A run and what it reads.
 
-    extraction: features (name -> identity and store) and columns (column name -> file of keys); retrieval: the same of what dense sources of
-    candidates read; candidates: k, scorer, sources, merge, file; prepared: folder of the dataset's tables; images: each side's folder of pictures
-    below the dataset's own; pairs: names of its pair features; runs: those that it combines, by method; prompted: inputs that learned prompts have
-    made, by the run `prompts`.
+    extraction: features (name -> identity and store) and columns (column name -> file of keys); retrieval: the same
+    of what dense sources of candidates read; candidates: k, scorer, sources, merge, file; prepared: folder of the
+    dataset's tables; images: each side's folder of pictures below the dataset's own; pairs: names of its pair
+    features; runs: those that it combines, by method; prompted: inputs that learned prompts have made, by the run
+    `prompts`.
     """
 
     folder: Path

@@ -22,7 +22,10 @@ _FOLDERS = 1024  # picture folders remembered as safe
 
 @dataclass(frozen=True)
 class Line:
-    """One line that is not blank. number: from 1; size: bytes of the input up to its end; mention, or why there is none, and how the line begins."""
+    """One line that is not blank: a mention, or the reason why it is refused and how the line begins.
+
+    number: from 1. size: bytes of the input up to the line's end.
+    """
 
     number: int
     size: int
@@ -32,8 +35,9 @@ class Line:
 
 
 def read(path: Path, images: Path, ignored: Collection[str] = ()) -> Iterator[Line]:
-    """The lines of a file of mentions, in order. images: folder that their pictures must not leave; ignored: further fields that are passed over.
+    """The lines of a file of mentions, in order.
 
+    images: folder that their pictures must not leave. ignored: further fields that are passed over.
     A mention without an id has its line's number as one. Raises `UserError` where the file cannot be read.
     """
     folder = ImageFolder(images)

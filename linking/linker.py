@@ -1,4 +1,4 @@
-"""Links new mentions with a trained head: the same features, candidates and scores as its run, a confidence, and NIL."""
+"""Links new mentions with a trained head: features, candidates and scores as in its run, a confidence, and NIL."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,18 @@ import pyarrow.parquet as pq
 
 from cache.identity import weights_hash
 from cache.shard import Status
+from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.files import read_json, write_json
 from heads.config import load_config
 from heads.device import pick_device
 from heads.metrics import dev_half
 from linking import calibration, finished
+from linking.contracts import Calibration
 from linking.scorer import Chunk, Kb, Scorer, known_stores
 from pipeline.datasets.images import Limits
 from pipeline.datasets.records import Mention
-from pipeline.datasets.scan import scan
+from pipeline.datasets.scan import Scan, scan
 from pipeline.datasets.spans import find_span
 from pipeline.datasets.tables import STATUS_NAMES
 from pipeline.extraction.new_mentions import Fresh, Known
@@ -29,11 +31,12 @@ from pipeline.extraction.new_mentions import Fresh, Known
 CALIBRATION = "calibration.json"
 CHUNK = 256
 TOP = 5
+_NOTHING = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """An entity of the KB with its score for a mention."""
+    """An entity of the KB with its score for a mention, on the head's own scale."""
 
     id: str
     name: str
@@ -42,8 +45,12 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Linked:
-    """A mention's answer. entities: the best of the KB, best first. confidence: the chance that the first is right, None where the run has no
-    calibration. nil: no entity of the KB is meant, as far as one can tell. picture: "none", "ok", or why it was left out."""
+    """A mention's answer.
+
+    mention: the phrase. entities: the best of the KB, best first. confidence: the chance that the first is right,
+    None where the run has no calibration. nil: whether no entity of the KB seems to be meant. picture: "none", "ok",
+    or why it was left out.
+    """
 
     mention: str
     entities: tuple[Ranked, ...]
@@ -52,7 +59,7 @@ class Linked:
     picture: str
 
     def to_json(self) -> dict[str, Any]:
-        """As a line of LinkMentions' output."""
+        """The fields of LinkMentions' output for this mention."""
         entities = [{"id": entity.id, "name": entity.name, "score": entity.score} for entity in self.entities]
         return {
             "mention": self.mention,
@@ -63,8 +70,24 @@ class Linked:
         }
 
 
+@dataclass(frozen=True)
+class Hints:
+    """What else is known of a mention.
+
+    span: characters of the phrase in the sentence, end exclusive; looked up where it is None. type, candidates
+    (entity ids): read by runs whose candidate sources are `name-of-type` and `given`.
+    """
+
+    span: tuple[int, int] | None = None
+    type: str | None = None
+    candidates: Sequence[str] | None = None
+
+
 class Linker:
-    """A run, loaded: `Linker.load(run).link(sentence, phrase, image)`. Calls from several threads wait for each other."""
+    """A run with its models in memory, for many mentions: `Linker.load(run).link(sentence, phrase, image)`.
+
+    Calls from several threads wait for each other.
+    """
 
     def __init__(self, run: finished.Finished, device: str = "auto", precision: str = "auto") -> None:
         self.run, self.device, self.lock = run, pick_device(device), threading.RLock()
@@ -94,7 +117,10 @@ class Linker:
 
     @classmethod
     def load(cls, run: str | Path, device: str = "auto", precision: str = "auto") -> "Linker":
-        """The run in a folder under artifacts/runs/. Raises `UserError` where there is none, or where its features are not those it was trained on."""
+        """The run in a folder under artifacts/runs/.
+
+        Raises `UserError` where there is none, or its features are not those it was trained on.
+        """
         return cls(finished.read(Path(run)), device, precision)
 
     def link(
@@ -102,48 +128,46 @@ class Linker:
         sentence: str,
         phrase: str,
         image: str | Path | bytes | None = None,
-        *,
-        span: tuple[int, int] | None = None,
-        type: str | None = None,
-        candidates: Sequence[str] | None = None,
         top_k: int = TOP,
+        hints: Hints = Hints(),
     ) -> Linked:
         """The answer for one mention.
 
-        image: a picture's path, or its bytes. span: characters of the phrase in the sentence; looked up where it is not given. type, candidates: read
-        by runs whose candidates are those `name-of-type` and `given`. Raises `UserError` for an empty phrase or a span outside the sentence.
+        image: a picture's path, or its bytes. top_k: entities listed. Raises `UserError` for an empty phrase or a
+        span outside the sentence, and `PassingError` where the picture cannot be read now.
         """
+        span, given = hints.span, hints.candidates
         if not phrase.strip():
             raise UserError("the phrase is empty; name the words of the sentence that mean the entity")
         if span is not None and not 0 <= span[0] < span[1] <= len(sentence):
             raise UserError(
-                f"span {span[0]}..{span[1]} lies outside the sentence of {len(sentence)} characters; leave it out to have the phrase looked up"
+                f"span {span[0]}..{span[1]} lies outside the sentence of {len(sentence)} characters; "
+                "leave it out to have the phrase looked up"
             )
-        span = span or find_span(sentence, phrase)
         with TemporaryDirectory(prefix="mel-") as folder:
             root = Path(folder)
             if isinstance(image, bytes):
                 (root / "picture").write_bytes(image)
-                path = "picture"
+                path: str | None = "picture"
             else:
                 path = str(Path(image).absolute()) if image is not None else None
             mention = Mention(
-                "new",
-                sentence,
-                phrase,
-                "test",
-                None,
-                span,
-                path,
-                type,
-                None,
-                tuple(candidates) if candidates is not None else None,
+                id="new",
+                sentence=sentence,
+                phrase=phrase,
+                split="test",
+                span=span or find_span(sentence, phrase),
+                image=path,
+                type=hints.type,
+                given=None if given is None else tuple(given),
             )
             return self.link_all([mention], root, top_k)[0]
 
     def link_all(self, mentions: Sequence[Mention], root: Path, top_k: int = TOP) -> list[Linked]:
-        """The answers for some mentions, all in memory at once. root: folder that their pictures' paths start from. Raises `PassingError` where a
-        picture cannot be read now."""
+        """The answers for some mentions, all in memory at once. root: folder that their pictures' paths start from.
+
+        Raises `PassingError` where a picture cannot be read now.
+        """
         if top_k < 1:
             raise UserError(f"top_k is {top_k}, expected at least 1")
         if not mentions:
@@ -153,7 +177,7 @@ class Linker:
             mention.image is not None and verdict.key is not None
             for mention, verdict in zip(mentions, verdicts, strict=True)
         ]
-        table = {
+        table: dict[str, list[Any]] = {
             "sentence": [mention.sentence for mention in mentions],
             "phrase": [mention.phrase for mention in mentions],
             "start": [mention.span[0] if mention.span else -1 for mention in mentions],
@@ -163,58 +187,49 @@ class Linker:
             "image": [mention.image if use else None for mention, use in zip(mentions, usable, strict=True)],
             "image_key": [verdict.key if use else None for verdict, use in zip(verdicts, usable, strict=True)],
         }
-        pictures = [
-            "none"
-            if mention.image is None
-            else "ok"
-            if verdict.status == Status.OK
-            else f"{STATUS_NAMES[verdict.status].replace('_', ' ')}: {verdict.cause}"
-            for mention, verdict in zip(mentions, verdicts, strict=True)
-        ]
         with self.lock:
             rows, scores = self._top(table, root, max(calibration.DEPTH, top_k))
-        values, _ = calibration.material(scores)
-        fitted, place = self.calibration["fit"], self.calibration["threshold"]
-        chance = calibration.confidence(fitted, values) if fitted else None
+        fitted, cut = self.calibration.fit, self.calibration.threshold
+        values, _ = calibration.evidence(scores)
+        chances = calibration.confidence(fitted, values).tolist() if fitted else [None] * len(mentions)
         answers = []
-        for at, mention in enumerate(mentions):
-            listed = [
-                self._ranked(row, score)
+        for at, (mention, verdict, chance) in enumerate(zip(mentions, verdicts, chances, strict=True)):
+            entities = [
+                Ranked(self.kb.table["id"][row], self.kb.table["name"][row], score)
                 for row, score in zip(rows[at].tolist(), scores[at].tolist(), strict=True)
                 if row >= 0 and np.isfinite(score)
             ]
-            sure = None if chance is None else float(chance[at])
-            nil = not listed or (sure is not None and sure < place)
-            answers.append(Linked(mention.phrase, tuple(listed[:top_k]), sure, nil, pictures[at]))
+            nil = not entities or (chance is not None and cut is not None and chance < cut)
+            answers.append(Linked(mention.phrase, tuple(entities[:top_k]), chance, nil, _picture(mention, verdict)))
         return answers
-
-    def _ranked(self, row: int, score: float) -> Ranked:
-        return Ranked(self.kb.table["id"][row], self.kb.table["name"][row], score)
 
     def _rows(self, given: Sequence[str] | None) -> list[int] | None:
         return None if given is None else [self.kb.rows[name] for name in given if name in self.kb.rows]
 
     def _top(
-        self, table: Mapping[str, list], root: Path, depth: int, without: np.ndarray = np.empty(0, np.int64)
+        self, table: Mapping[str, list], root: Path, depth: int, without: np.ndarray = _NOTHING
     ) -> tuple[np.ndarray, np.ndarray]:
         columns = self.fresh.columns(table, root) if self.fresh else {}
         return self.scorer.top(Chunk(table, columns, without), depth)
 
     # Calibration
 
-    def _calibration(self) -> dict[str, Any]:
-        """What calibration.json says; made where it is not there, or of other weights."""
+    def _calibration(self) -> Calibration:
+        """The contents of calibration.json; measured where it is not there, or of other weights."""
         path, model = self.run.folder / CALIBRATION, weights_hash([self.run.folder / "model.safetensors"], None)
         if path.exists():
-            said = read_json(path)
-            if said.get("model") == model and said.get("version") == calibration.VERSION:
-                return said
-        said = {"version": calibration.VERSION, "model": model, **self._calibrate()}
-        write_json(path, said)
-        return said
+            content = read_json(path)
+            if content.get("model") == model and content.get("version") == calibration.VERSION:
+                return from_json(Calibration, content, str(path))
+        measured = self._measure(model)
+        write_json(path, to_json(measured))
+        return measured
 
-    def _calibrate(self) -> dict[str, Any]:
-        """Confidence and threshold from the half of dev that chose nothing; for a head whose weights were learned there, from the other half."""
+    def _measure(self, model: str) -> Calibration:
+        """Fit confidence and the NIL threshold on the half of dev that early stopping did not use.
+
+        For a head that trains on that half: on the other one.
+        """
         half = "choose" if load_config(self.run.method, self.run.config).fits_on == "calibrate" else "calibrate"
         table = pq.read_table(self.run.prepared / "mentions.parquet", filters=[("split", "=", "dev")]).to_pydict()
         golds = [
@@ -232,18 +247,23 @@ class Linker:
         table = {name: [values[at] for at in kept] for name, values in table.items()} | {
             "given": self._given(table["id"], kept)
         }
-        best, scores = [np.empty((0, 1), np.int64)], [np.empty((0, calibration.DEPTH), np.float32)]
+        first, top = [np.empty((0, 1), np.int64)], [np.empty((0, calibration.DEPTH), np.float32)]
         for start in range(0, len(kept), CHUNK):
             part = {name: values[start : start + CHUNK] for name, values in table.items()}
-            rows, found = self._top(part, Path(), calibration.DEPTH, hidden)
-            best.append(rows[:, :1])
-            scores.append(np.pad(found, ((0, 0), (0, calibration.DEPTH - found.shape[1])), constant_values=-np.inf))
+            rows, scores = self._top(part, Path(), calibration.DEPTH, hidden)
+            first.append(rows[:, :1])
+            top.append(np.pad(scores, ((0, 0), (0, calibration.DEPTH - scores.shape[1])), constant_values=-np.inf))
         nil = (gold < 0) | np.isin(gold, hidden)
-        right = (np.concatenate(best)[:, 0] == gold) & ~nil
-        values, plain = calibration.material(np.concatenate(scores))
-        folds = np.array([calibration.part(golds[at], calibration.FOLDS, b"fold") for at in kept], np.int64)
-        made = calibration.calibrate(values, plain, right, nil, folds)
-        return {"part": f"dev, half: {half}", "nil": {"own": own, "hidden entities": len(hidden)}, **made}
+        right = (np.concatenate(first)[:, 0] == gold) & ~nil
+        folds = np.array([calibration.bucket(golds[at], calibration.FOLDS, b"fold") for at in kept], np.int64)
+        scaling = calibration.calibrate(*calibration.evidence(np.concatenate(top)), right, nil, folds)
+        return Calibration(
+            version=calibration.VERSION,
+            model=model,
+            part=f"dev, half: {half}",
+            nil={"own": own, "hidden entities": len(hidden)},
+            **vars(scaling),
+        )
 
     def _given(self, ids: Sequence[str], kept: Sequence[int]) -> list[list[int] | None]:
         """The candidates that came with the kept mentions of dev."""
@@ -254,3 +274,12 @@ class Linker:
         given = pq.ParquetFile(path).read()["given"].to_pylist()
         dev = [listed for listed, split in zip(given, splits, strict=True) if split == "dev"]
         return [dev[at] for at in kept]
+
+
+def _picture(mention: Mention, verdict: Scan) -> str:
+    """See `Linked.picture`."""
+    if mention.image is None:
+        return "none"
+    if verdict.status == Status.OK:
+        return "ok"
+    return f"{STATUS_NAMES[verdict.status].replace('_', ' ')}: {verdict.cause}"

@@ -1,4 +1,4 @@
-"""Links a file of mentions, chunk by chunk: answers in the order of the input, refused lines with their reasons beside them."""
+"""Links a file of mentions, chunk by chunk: answers in the input's order, refused lines in a file beside them."""
 
 import contextlib
 import fcntl
@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,101 +14,112 @@ from foundation.errors import UserError
 from foundation.files import explained, fault_point, sync_folder
 from foundation.progress import Bar
 from linking import incoming
+from linking.contracts import LinkCounts, LinkJob, LinkResult
 from linking.incoming import Line
-from linking.linker import Linked, Linker
+from linking.linker import Linker
 
-TOLD = 5  # refused lines that are named in the summary
+NAMED = 5  # refused lines that the summary names
 
 
-def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Link every line of `job["input"]`.
+def link(job: LinkJob) -> LinkResult:
+    """Link every line of the job's input against the KB of its run.
 
-    job: run, input, output, images (folder of the pictures; None: the input's), top_k, chunk (mentions in memory at once), ignored (fields), device,
-    precision. Nothing stands at `output` before all is done; a run that was killed begins anew, over features that are in the cache by then. Returns
-    counts, and the text that sums them up. Raises `UserError`.
+    Nothing stands at `job.output` before all is done; when it is killed and started again, it begins anew, over
+    features that are in the cache by then. Raises `UserError` for a folder or file that is not there, and where the
+    run cannot be linked with; `PassingError` where a picture cannot be read now.
     """
-    source, output = Path(job["input"]).absolute(), Path(job["output"]).absolute()
-    images = Path(job["images"]).absolute() if job["images"] else source.parent
+    source, output = job.input.absolute(), job.output.absolute()
+    images = job.images.absolute() if job.images else source.parent
     rejects = output.with_name(f"{output.name}.rejects.jsonl")
-    for path, what in ((source.parent, "--input"), (images, "--images-dir"), (output.parent, "--output")):
+    for path, option in ((source.parent, "--input"), (images, "--images-dir"), (output.parent, "--output")):
         if not path.is_dir():
-            raise UserError(f"{what}: {path} is no folder; name one that is there")
+            raise UserError(f"{option}: there is no folder {path}; create it, or name another")
     if source in (output, rejects):
         raise UserError(f"--output {output}: that is the input; name another file")
     if not source.is_file():
         raise UserError(
             f"--input {source}: no such file; it holds mentions, one JSON object per line (docs/linking.md)"
         )
-    if job["chunk"] < 1 or job["top_k"] < 1:
-        raise UserError(f"--chunk {job['chunk']}, --top-k {job['top_k']}: expected 1 or more")
-    linker = Linker.load(job["run"], job["device"], job["precision"])
-    began, counts, told = (
-        time.monotonic(),
-        {"mentions": 0, "NIL": 0, "pictures": 0, "pictures left out": 0, "refused lines": 0},
-        [],
-    )
-    with _written(output, rejects) as (answers, refused), Bar(source.stat().st_size, "linking", "byte") as bar:
-        held: list[Line] = []
-        for line in incoming.read(source, images, job["ignored"]):
-            held.append(line)
-            if len(held) == job["chunk"]:
-                told += _chunk(linker, held, images, job["top_k"], answers, refused, counts)
+    if job.chunk < 1 or job.top_k < 1:
+        raise UserError(f"--chunk {job.chunk}, --top-k {job.top_k}: expected 1 or more")
+    linker = Linker.load(job.run, job.compute.device, job.compute.precision)
+    started = time.monotonic()
+    with _written(output, rejects) as files, Bar(source.stat().st_size, "linking", "byte") as bar:
+        writer = _Writer(linker, images, job.top_k, *files)
+        chunk: list[Line] = []
+        for line in incoming.read(source, images, job.ignored):
+            chunk.append(line)
+            if len(chunk) == job.chunk:
+                writer.add(chunk)
                 bar.update(line.size - bar.done)
-                held, told = [], told[:TOLD]
-        told += _chunk(linker, held, images, job["top_k"], answers, refused, counts)
-    seconds = time.monotonic() - began
-    return {**counts, "seconds": round(seconds, 3), "text": _summary(counts, told[:TOLD], seconds, output, rejects)}
+                chunk = []
+        writer.add(chunk)
+    return LinkResult(
+        counts=LinkCounts(**vars(writer.counts)),
+        output=output,
+        rejects=rejects if writer.counts.refused else None,
+        refusals=tuple(writer.refusals),
+        seconds=round(time.monotonic() - started, 3),
+    )
 
 
-def _chunk(
-    linker: Linker,
-    lines: list[Line],
-    images: Path,
-    top_k: int,
-    answers: IO[str],
-    refused: IO[str],
-    counts: dict[str, int],
-) -> list[str]:
-    """Link some lines and write them. Returns what is told of those that were refused."""
-    good = [line for line in lines if line.mention is not None]
-    for line, linked in zip(
-        good, linker.link_all([line.mention for line in good if line.mention], images, top_k), strict=True
-    ):
-        answers.write(
-            json.dumps(
-                {"line": line.number, "id": line.mention.id if line.mention else None, **linked.to_json()},
-                ensure_ascii=False,
-            )
-            + "\n"
-        )
-        _count(counts, linked)
-    told = []
-    for line in lines:
-        if line.mention is None:
-            counts["refused lines"] += 1
-            told.append(f"line {line.number}: {line.reason}")
-            refused.write(
-                json.dumps({"line": line.number, "reason": line.reason, "begins": line.begins}, ensure_ascii=False)
-                + "\n"
-            )
-    fault_point("linked-chunk")
-    return told
+@dataclass
+class _Counts:
+    """See `LinkCounts`."""
+
+    mentions: int = 0
+    nil: int = 0
+    pictures: int = 0
+    pictures_left_out: int = 0
+    refused: int = 0
 
 
-def _count(counts: dict[str, int], linked: Linked) -> None:
-    counts["mentions"] += 1
-    counts["NIL"] += linked.nil
-    counts["pictures"] += linked.picture == "ok"
-    counts["pictures left out"] += linked.picture not in ("ok", "none")
+@dataclass
+class _Writer:
+    """Links chunks of lines and writes what they come to. refusals: the first `NAMED` refused lines, in words."""
+
+    linker: Linker
+    images: Path
+    top_k: int
+    answers: IO[str]
+    rejects: IO[str]
+    counts: _Counts = field(default_factory=_Counts)
+    refusals: list[str] = field(default_factory=list)
+
+    def add(self, lines: list[Line]) -> None:
+        """Write the answers of the good lines and the reasons of the others."""
+        good = [(line.number, line.mention) for line in lines if line.mention is not None]
+        answers = self.linker.link_all([mention for _, mention in good], self.images, self.top_k)
+        for (number, mention), answer in zip(good, answers, strict=True):
+            _write_line(self.answers, {"line": number, "id": mention.id, **answer.to_json()})
+            self.counts.mentions += 1
+            self.counts.nil += answer.nil
+            self.counts.pictures += answer.picture == "ok"
+            self.counts.pictures_left_out += answer.picture not in ("ok", "none")
+        for line in lines:
+            if line.mention is None:
+                _write_line(self.rejects, {"line": line.number, "reason": line.reason, "begins": line.begins})
+                self.counts.refused += 1
+                if len(self.refusals) < NAMED:
+                    self.refusals.append(f"line {line.number}: {line.reason}")
+        fault_point("linked-chunk")
+
+
+def _write_line(file: IO[str], record: dict[str, Any]) -> None:
+    file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager
 def _written(output: Path, rejects: Path) -> Iterator[tuple[IO[str], IO[str]]]:
-    """Two files under temporary names, which get their own when all is written; without a refused line there is no file of them."""
+    """Two files under temporary names, which get their own names when all is written.
+
+    Without a refused line there is no file of them.
+    Raises `UserError` where another process writes them.
+    """
     parts = [path.with_name(f".{path.name}.part") for path in (output, rejects)]
     with explained(output), contextlib.ExitStack() as stack:
         handles = [stack.enter_context(open(part, "a", encoding="utf-8")) for part in parts]
-        for part, handle in zip(parts, handles, strict=True):
+        for handle in handles:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -133,11 +145,3 @@ def _written(output: Path, rejects: Path) -> Iterator[tuple[IO[str], IO[str]]]:
             rejects.unlink(missing_ok=True)
         os.replace(parts[0], output)
         sync_folder(output.parent)
-
-
-def _summary(counts: dict[str, int], told: list[str], seconds: float, output: Path, rejects: Path) -> str:
-    said = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    lines = [f"{said}; {counts['mentions'] / max(seconds, 1e-9):,.1f} mentions per second", *told]
-    if counts["refused lines"] > len(told):
-        lines.append(f"… and {counts['refused lines'] - len(told):,} more")
-    return "\n".join([*lines, *([f"refused: {rejects}"] if counts["refused lines"] else []), f"linked:  {output}"])

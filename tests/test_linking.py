@@ -1,5 +1,6 @@
-"""New mentions through a finished run: the run's own answers for its own mentions, features of new ones, confidence, refusals."""
+"""New mentions through a finished run: the run's own answers, features of new mentions, confidence, refusals."""
 
+import dataclasses
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import checkpoints
+import commands
 import linking_world
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,9 +18,10 @@ import pytest
 from PIL import Image
 
 from cache.store import Store
+from foundation.contracts import from_json
 from foundation.errors import UserError
-from linking import Linker, calibration, incoming
-from linking.mentions import main
+from linking import Hints, Linker, calibration, incoming, mentions
+from linking.contracts import Calibration, Fit, LinkJob
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,28 +49,16 @@ def picture(seed=0, size=(48, 40)):
 
 
 def link(world, folder, lines, method="mimic", **options):
-    """Answers, refusals and what was said of a file with these lines (records, or bytes as they are)."""
-    root, runs = world
+    """Answers and refusals of a file with these lines (records, or bytes as they are), and the result."""
     data = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
     (folder / "new.jsonl").write_bytes(b"\n".join(data) + b"\n")
-    job = {
-        "run": str(runs[method]),
-        "input": str(folder / "new.jsonl"),
-        "output": str(folder / "linked.jsonl"),
-        "images": None,
-        "top_k": 5,
-        "chunk": 16,
-        "ignored": [],
-        "device": "auto",
-        "precision": "auto",
-        **options,
-    }
-    said = main(job)
-    found = [
+    named = {"run": world[1][method], "input": folder / "new.jsonl", "output": folder / "linked.jsonl", "chunk": 16}
+    result = mentions.link(LinkJob(**{**named, **options}))
+    answers, refusals = (
         [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         for path in (folder / "linked.jsonl", folder / "linked.jsonl.rejects.jsonl")
-    ]
-    return *found, said
+    )
+    return answers, refusals, result
 
 
 @pytest.mark.parametrize("method", linking_world.METHODS)
@@ -79,12 +70,13 @@ def test_a_runs_own_test_mentions_get_the_answers_of_its_predictions(world, tmp_
         if json.loads(line)["split"] == "test"
     ]
     assert len(own) == 25
-    answers, refused, said = link(world, tmp_path, [line.encode() for line in own], method, images=str(root / "data"))
-    told = pq.read_table(runs[method] / "predictions.parquet").to_pydict()
+    answers, refused, result = link(world, tmp_path, [line.encode() for line in own], method, images=root / "data")
+    predicted = pq.read_table(runs[method] / "predictions.parquet").to_pydict()
     expected = {
-        name: (top, scores) for name, top, scores in zip(told["id"], told["top"], told["top_score"], strict=True)
+        name: (top, scores)
+        for name, top, scores in zip(predicted["id"], predicted["top"], predicted["top_score"], strict=True)
     }
-    assert not refused and said["mentions"] == 25 and [answer["line"] for answer in answers] == list(range(1, 26))
+    assert not refused and result.counts.mentions == 25 and [answer["line"] for answer in answers] == list(range(1, 26))
     for answer, line in zip(answers, own, strict=True):
         top, scores = expected[json.loads(line)["id"]]
         assert answer["entities"][0]["id"] == top[0]
@@ -124,10 +116,8 @@ def test_new_mentions_with_and_without_pictures_go_through_every_part(world, met
 
 def test_confidence_does_not_depend_on_how_many_are_asked_for(world):
     linker = Linker.load(world[1]["mimic"])
-    linker.calibration = {
-        "fit": {"mean": [0] * 3, "deviation": [1] * 3, "weights": [0, 0, 1], "bias": 0},
-        "threshold": 0.5,
-    }  # by the softmax alone
+    of_softmax = Fit(mean=(0, 0, 0), deviation=(1, 1, 1), weights=(0, 0, 1), bias=0)
+    linker.calibration = dataclasses.replace(linker.calibration, fit=of_softmax, threshold=0.5)
     answers = {
         top_k: linker.link("Sight of the Old Ship and of Ann Powers.", "Powers", top_k=top_k) for top_k in (1, 2, 5, 12)
     }
@@ -156,18 +146,14 @@ def test_what_stands_beside_a_mention_does_not_change_its_answer(world, tmp_path
 def test_candidates_that_come_with_a_mention_and_those_of_its_type_are_taken_where_the_run_takes_them(world):
     linker = Linker.load(world[1]["drin"])
     linker.scorer.sources = [{"kind": "given"}]
-    found = linker.link("Ann Powers was seen.", "Ann Powers", candidates=["Q5", "nobody", "Q2"])
+    found = linker.link("Ann Powers was seen.", "Ann Powers", hints=Hints(candidates=["Q5", "nobody", "Q2"]))
     assert {entity.id for entity in found.entities} == {"Q5", "Q2"}
     alone = linker.link("Ann Powers was seen.", "Ann Powers")
     assert alone.entities == () and alone.nil and alone.confidence == 0, "no candidate at all"
     linker.scorer.sources = [{"kind": "name-of-type", "scorer": "token_set_ratio"}]
     linker.kb.table["type"][:] = ["person" if row < 4 else "place" for row in range(12)]
-    assert {entity.id for entity in linker.link("Ann Powers was seen.", "Ann Powers", type="person").entities} <= {
-        "Q0",
-        "Q1",
-        "Q2",
-        "Q3",
-    }
+    of_type = linker.link("Ann Powers was seen.", "Ann Powers", hints=Hints(type="person"))
+    assert {entity.id for entity in of_type.entities} <= {"Q0", "Q1", "Q2", "Q3"}
     assert linker.link("Ann Powers was seen.", "Ann Powers").entities[0].id in {f"Q{row}" for row in range(12)}
 
 
@@ -200,7 +186,7 @@ def test_broken_lines_go_to_the_rejects_with_number_and_reason_and_the_rest_is_l
         b'{"sentence": "a", "sentence": "b", "mention": "a"}',
         b'{"id": ' + b"9" * 5000 + b"}",
     ]
-    answers, refused, said = link(world, tmp_path / "in", lines)
+    answers, refused, result = link(world, tmp_path / "in", lines)
     reasons = {entry["line"]: entry["reason"] for entry in refused}
     expected = {
         2: "malformed JSON",
@@ -219,8 +205,8 @@ def test_broken_lines_go_to_the_rejects_with_number_and_reason_and_the_rest_is_l
     assert reasons.keys() == expected.keys()
     for line, words in expected.items():
         assert words in reasons[line] and f"line {line}" not in reasons[line], reasons[line]
-        assert f"line {line}: " in said["text"] or line > 11, "the first are told"
-    assert all(len(entry["begins"]) <= incoming.SHOWN for entry in refused) and "12 refused lines" in said["text"]
+        assert f"line {line}: " in result.text or line > 11, "the first are named"
+    assert all(len(entry["begins"]) <= incoming.SHOWN for entry in refused) and "12 refused lines" in result.text
     pictures = {answer["line"]: answer["picture"] for answer in answers}
     assert pictures == {
         1: "none",
@@ -253,17 +239,17 @@ def test_a_failed_command_leaves_the_old_output_and_no_other_files(world, tmp_pa
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"input": "nowhere.jsonl"}, "no such file"),
-        ({"images": "/nowhere/at/all"}, "--images-dir"),
+        ({"input": Path("nowhere.jsonl")}, "no such file"),
+        ({"images": Path("/nowhere/at/all")}, "--images-dir"),
         ({"top_k": 0}, "--top-k 0"),
-        ({"output": "/nowhere/x.jsonl"}, "--output"),
+        ({"output": Path("/nowhere/x.jsonl")}, "--output"),
     ],
 )
-def test_wrong_options_are_told_in_one_line(world, tmp_path, options, words):
-    options = {name: str(tmp_path / value) if name == "input" else value for name, value in options.items()}
-    with pytest.raises(UserError, match=words) as told:
+def test_a_wrong_option_is_refused_in_one_line_that_names_it(world, tmp_path, options, words):
+    options = {name: tmp_path / value if name == "input" else value for name, value in options.items()}
+    with pytest.raises(UserError, match=words) as error:
         link(world, tmp_path, [], **options)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_head_that_was_trained_on_other_features_is_refused_with_both_identities(world, tmp_path):
@@ -308,7 +294,7 @@ def test_models_that_were_replaced_since_are_refused_with_both_identities(world,
 
 
 def test_folders_that_are_no_run_of_a_work_folder_are_told_apart(world, tmp_path):
-    root, runs = world
+    runs = world[1]
     with pytest.raises(UserError, match="no trained head"):
         Linker.load(tmp_path)
     shutil.copytree(runs["mimic"], tmp_path / "alone")
@@ -325,13 +311,13 @@ def test_folders_that_are_no_run_of_a_work_folder_are_told_apart(world, tmp_path
             Linker.load(stage)
 
 
-def test_calibration_is_kept_with_the_run_and_made_from_the_part_that_chose_nothing(world, linker):
-    said = json.loads((world[1]["mimic"] / "calibration.json").read_text())
-    assert said["part"] == "dev, half: calibrate" and said["nil"]["own"] == 0 and said["nil"]["hidden entities"] > 0
-    assert 0 < said["counts"]["NIL"] < said["counts"]["mentions"] < 61, "hidden golds, in a half of dev"
-    assert said["reliability"].keys() >= {"ECE", "Brier", "accuracy with NIL"} and linker.calibration == said
+def test_calibration_is_kept_with_the_run_and_measured_on_the_half_of_dev_that_chose_nothing(world, linker):
+    kept = from_json(Calibration, json.loads((world[1]["mimic"] / "calibration.json").read_text()))
+    assert kept.part == "dev, half: calibrate" and kept.nil["own"] == 0 and kept.nil["hidden entities"] > 0
+    assert 0 < kept.counts["NIL"] < kept.counts["mentions"] < 61, "hidden golds, in a half of dev"
+    assert kept.reliability.keys() >= {"ECE", "Brier", "accuracy with NIL"} and linker.calibration == kept
     fused = Linker.load(world[1]["fused"]).calibration
-    assert fused["part"] == "dev, half: choose", "the other half has taught it its weights"
+    assert fused.part == "dev, half: choose", "the other half has taught it its weights"
 
 
 def test_predictions_on_test_do_not_change_the_calibration(world, tmp_path):
@@ -374,13 +360,13 @@ def draws(count=4000, seed=0):
 
 def test_scaling_makes_confidence_the_chance_of_being_right():
     scores, right = draws()
-    values, plain = calibration.material(scores)
-    said = calibration.calibrate(values, plain, right, ~right, np.arange(len(right)) % 5)
-    assert said["reliability"]["ECE"]["before"] > 0.2 and said["reliability"]["ECE"]["after"] < 0.03
-    assert said["reliability"]["Brier"]["after"] < said["reliability"]["Brier"]["before"]
-    chance = calibration.confidence(said["fit"], values)
+    values, softmax = calibration.evidence(scores)
+    scaling = calibration.calibrate(values, softmax, right, ~right, np.arange(len(right)) % 5)
+    error, brier = scaling.reliability["ECE"], scaling.reliability["Brier"]
+    assert error["before"] > 0.2 and error["after"] < 0.03 and brier["after"] < brier["before"]
+    chance = calibration.confidence(scaling.fit, values)
     assert (np.diff(chance[np.argsort(scores[:, 0])]) > -1e-9).all(), "a larger lead is never worth less"
-    assert said["threshold"] == pytest.approx(0.5, abs=0.08), "with a wrong answer as good as NIL, the better bet"
+    assert scaling.threshold == pytest.approx(0.5, abs=0.08), "with a wrong answer as good as NIL, the better bet"
 
 
 def test_a_threshold_is_the_best_there_is_and_none_is_needed_where_nothing_is_nil():
@@ -389,36 +375,45 @@ def test_a_threshold_is_the_best_there_is_and_none_is_needed_where_nothing_is_ni
         np.array([False, False, True, True]),
         np.array([True, True, False, False]),
     )
-    place = calibration.threshold(chance, right, nil)
-    assert place == pytest.approx(0.5) and calibration.accuracy(chance, right, nil, place) == 1
+    cut = calibration.threshold(chance, right, nil)
+    assert cut == pytest.approx(0.5) and calibration.accuracy(chance, right, nil, cut) == 1
     assert calibration.threshold(chance, right, np.zeros(4, bool)) == 0
 
 
 @pytest.mark.parametrize("count", [0, calibration.FEWEST - 1])
 def test_too_few_mentions_of_dev_give_no_confidence(count):
     scores, right = draws(count)
-    said = calibration.calibrate(*calibration.material(scores), right, ~right, np.zeros(count, int))
-    assert said["fit"] is None and said["threshold"] is None
+    scaling = calibration.calibrate(*calibration.evidence(scores), right, ~right, np.zeros(count, int))
+    assert scaling.fit is None and scaling.threshold is None
 
 
 def test_lists_that_end_early_and_constant_scores_have_finite_confidence():
     scores = np.array([[3.0, -np.inf], [-np.inf, -np.inf], [3.0, 3.0], [3.0, 1.0]] * 4, np.float32)
-    values, plain = calibration.material(scores)
+    values, softmax = calibration.evidence(scores)
     fitted = calibration.fit(values, np.array([True, False, False, True] * 4))
     chance = calibration.confidence(fitted, values)
-    assert np.isfinite(chance).all() and (chance[1::4] == 0).all() and np.isfinite(plain).all()
+    assert np.isfinite(chance).all() and (chance[1::4] == 0).all() and np.isfinite(softmax).all()
 
 
 def test_a_file_is_linked_chunk_by_chunk(world, tmp_path, monkeypatch):
     held, real = [], Linker.link_all
 
-    def counted(self, mentions, *rest):
-        held.append(len(mentions))
-        return real(self, mentions, *rest)
+    def counted(self, chunk, *rest):
+        held.append(len(chunk))
+        return real(self, chunk, *rest)
 
     monkeypatch.setattr(Linker, "link_all", counted)
     answers, _, _ = link(world, tmp_path, [{"sentence": "Ann Powers", "mention": "Ann Powers"}] * 7, chunk=3)
     assert held == [3, 3, 1] and len(answers) == 7
+
+
+def test_a_file_whose_lines_are_all_refused_is_not_a_success(world, tmp_path, caplog):
+    (tmp_path / "new.jsonl").write_text("{broken\n[]\n")
+    named = ("--run", str(world[1]["mimic"]), "--work-dir", str(world[0] / "work"))
+    files = ("--input", str(tmp_path / "new.jsonl"), "--output", str(tmp_path / "linked.jsonl"))
+    code, printed = commands.run("LinkMentions", *named, *files)
+    assert code != 0 and "line 1: malformed JSON" in printed, printed
+    assert "every line was refused" in caplog.text and "linked.jsonl.rejects.jsonl" in caplog.text
 
 
 def test_the_command_as_it_is_typed_begins_anew_after_a_kill(world, tmp_path):

@@ -1,19 +1,25 @@
 """The task that links new mentions with a finished run."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import luigi
 
 from foundation import child, logs
 from foundation.errors import UserError
 from foundation.paths import Paths
+from heads.contracts import Compute
+from linking.contracts import LinkJob, LinkResult
 from mel_cache.commands.dataset import OnProfile
 from mel_cache.commands.parameters import Whole
 from mel_cache.commands.task import Tool
 
 
 def folder_of(named: str, paths: Paths) -> Path:
-    """A run's folder, named as it is or as <dataset>/<method>/<hash> under the work folder's runs. Raises `UserError` where there is none."""
+    """A run's folder, named as it is or as <dataset>/<method>/<hash> under the work folder's runs.
+
+    Raises `UserError` where there is none.
+    """
     found = next(
         (
             place.absolute()
@@ -24,19 +30,21 @@ def folder_of(named: str, paths: Paths) -> Path:
     )
     if found is None:
         raise UserError(
-            f"--run {named}: no such run, neither as a folder nor under {paths.root / 'runs'}; TrainHead prints it as `run:`"
+            f"--run {named}: no such run, neither as a folder nor under {paths.root / 'runs'}; "
+            "TrainHead prints it as `run:`"
         )
     return found
 
 
 class LinkMentions(Tool):
-    """Links a file of new mentions against the KB of a finished run: --run FOLDER --input NEW.jsonl --output LINKED.jsonl.
+    """Links new mentions against the KB of a finished run: --run FOLDER --input NEW.jsonl --output LINKED.jsonl.
 
-    Reads lines in the layout of mentions.jsonl (docs/linking.md). Writes, line by line, the best entities with scores, a confidence and NIL; lines
-    that are refused to OUTPUT.rejects.jsonl; features of the new mentions to the run's cache; calibration.json beside the run, once.
+    Reads lines in the layout of mentions.jsonl (docs/linking.md). Writes, line by line, the best entities with
+    scores, a confidence and NIL; lines that are refused to OUTPUT.rejects.jsonl; features of the new mentions to the
+    run's cache; calibration.json beside the run, once.
     """
 
-    # Luigi's own task has methods `run`, `input` and `output`; its command line takes `--run` for `--run-folder`, and so on.
+    # Luigi's own task has methods `run`, `input` and `output`; its command line takes `--run` for `--run-folder`.
     run_folder = luigi.Parameter(description="--run: a run's folder, or <dataset>/<method>/<hash> under artifacts/runs")
     input_file = luigi.Parameter(description="--input: mentions, one JSON object per line")
     output_file = luigi.Parameter(description="--output: the file to write")
@@ -54,18 +62,20 @@ class LinkMentions(Tool):
     )
     device = OnProfile.device
     precision = OnProfile.precision
-    resources = {"device": 1}
+    resources: ClassVar = {"device": 1}
 
     def act(self) -> None:
-        job = {
-            "run": str(folder_of(self.run_folder, self.paths)),
-            "input": self.input_file,
-            "output": self.output_file,
-            "images": self.images_dir or None,
-            "top_k": self.top_k,
-            "chunk": self.chunk,
-            "ignored": [name.strip() for name in self.ignore_fields.split(",") if name.strip()],
-            "device": self.device,
-            "precision": self.precision,
-        }
-        logs.say(child.run("linking.mentions:main", job)["text"])
+        job = LinkJob(
+            run=folder_of(self.run_folder, self.paths),
+            input=Path(self.input_file),
+            output=Path(self.output_file),
+            images=Path(self.images_dir) if self.images_dir else None,
+            top_k=self.top_k,
+            chunk=self.chunk,
+            ignored=tuple(name.strip() for name in self.ignore_fields.split(",") if name.strip()),
+            compute=Compute(device=self.device, precision=self.precision),
+        )
+        result = child.run("linking.mentions:link", job, LinkResult)
+        logs.say(result.text)
+        if result.counts.refused and not result.counts.mentions:
+            raise UserError(f"--input {self.input_file}: every line was refused; the reasons are in {result.rejects}")
