@@ -1,11 +1,12 @@
 # make demo: install, extract the demo's features, train every method, print their table.
 # make test: install what tests need, run all tests in WORKERS processes.  make docs: the documentation as a site, in site/.
+# make check: format, lint and types alone.  make coverage: the tests once more, with the lines that they run.
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 LUIGI = $(VENV)/bin/luigi --module tasks
 
-.PHONY: demo test docs clean
+.PHONY: demo test check coverage docs clean
 
 demo: $(VENV)/.installed
 	$(LUIGI) ExtractFeatures
@@ -13,6 +14,15 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -n $(WORKERS)
+
+check: $(VENV)/.installed-test
+	$(VENV)/bin/python -m ruff format --check --quiet .
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m mypy
+
+coverage: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check 'pytest-cov>=7'
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --cov --cov-report=term
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict

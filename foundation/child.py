@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from foundation import logs, progress
+from foundation import extras, logs, progress
 from foundation.contracts import from_json, to_json
 from foundation.errors import PassingError, UserError
 
@@ -93,9 +93,10 @@ def run(target: str, job: Any, result: Any = None, threads: int = 0) -> Any:
 def call(target: str, job: Any) -> Any:
     """`target` called with the contract that `job`, its JSON, stands for; its result as JSON."""
     module, name = target.split(":")
-    function = getattr(importlib.import_module(module), name)
-    parameter = next(iter(inspect.signature(function).parameters))
-    return to_json(function(restored(typing.get_type_hints(function).get(parameter), job)))
+    with extras.explained():
+        function = getattr(importlib.import_module(module), name)
+        parameter = next(iter(inspect.signature(function).parameters))
+        return to_json(function(restored(typing.get_type_hints(function).get(parameter), job)))
 
 
 def restored(kind: Any, value: Any) -> Any:

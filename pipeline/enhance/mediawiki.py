@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-import pipeline
+from foundation import extras
 from foundation.errors import UserError
 from pipeline.enhance.patience import PASSING, Again, Pace, Patience, brief, persist, read, retry_after
 from pipeline.enhance.text import LONGEST, html_text
@@ -36,7 +36,8 @@ class MediaWiki:
 
     def __init__(self, address: str, contact: str, pace: Pace, patience: Patience, form: str = "extracts") -> None:
         self.address, self.pace, self.patience, self.form, self.requests = address, pace, patience, form, 0
-        agent = f"mel-cache/{pipeline.__version__} (entity descriptions for entity linking; {contact}) httpx/{httpx.__version__}"
+        purpose = f"(entity descriptions for entity linking; {contact})"
+        agent = f"{extras.DISTRIBUTION}/{extras.version()} {purpose} httpx/{httpx.__version__}"
         timeout = httpx.Timeout(patience.timeout)
         self.client = httpx.Client(
             headers={"User-Agent": agent, "Accept-Encoding": "gzip"}, timeout=timeout, follow_redirects=False

@@ -1,0 +1,74 @@
+"""Packages that only some commands need: which extra of `pip install` brings them, and the line that says so where one lacks."""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from foundation.errors import UserError
+
+DISTRIBUTION = "mel-cache"
+
+
+@dataclass(frozen=True)
+class Extra:
+    """modules: what is imported. purpose: what does not work without them."""
+
+    modules: tuple[str, ...]
+    purpose: str
+
+
+EXTRAS: Mapping[str, Extra] = {
+    "extract": Extra(
+        ("transformers", "open_clip", "torchvision", "tokenizers"),
+        "ExtractFeatures, DemoEncoders, LinkMentions over new texts and pictures, local language models",
+    ),
+    "faces": Extra(("facenet_pytorch", "deepface", "onnxruntime", "cv2"), "the features of faces"),
+    "yolo": Extra(("ultralytics", "cv2"), "YOLO detectors (AGPL-3.0), those of the demo among them"),
+    "text": Extra(("httpx", "openai"), "EnhanceEntities from a wiki or a language model's server"),
+    "search": Extra(("optuna", "matplotlib"), "SearchHead"),
+    "report": Extra(("flask", "werkzeug", "jinja2", "tensorboard"), "Report, Explore, TensorBoard's curves"),
+    "postgres": Extra(("psycopg",), "SearchHead with its study in PostgreSQL"),
+}
+"""By name, as in setup.cfg."""
+
+
+def version() -> str:
+    """This package's version; `0` in a checkout that is not installed."""
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
+
+
+def lacking(extra: str) -> list[str]:
+    """The modules of an extra that are not installed; none of them is imported."""
+    return [name for name in EXTRAS[extra].modules if importlib.util.find_spec(name) is None]
+
+
+def need(*modules: str) -> None:
+    """Raises `UserError` with the command that installs them where one of `modules` is not installed; nothing is imported."""
+    for name in modules:
+        if importlib.util.find_spec(name) is None:
+            raise _missing(name)
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Inside, a package that an extra would have brought and that cannot be imported is a `UserError` with the command that installs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if _extras_of(error.name or ""):
+            raise _missing(error.name or "") from error
+        raise
+
+
+def _extras_of(module: str) -> list[str]:
+    return [name for name, extra in EXTRAS.items() if module.partition(".")[0] in extra.modules]
+
+
+def _missing(module: str) -> UserError:
+    extra = (_extras_of(module) or ["all"])[0]
+    return UserError(f"the package {module.partition('.')[0]} is not installed: pip install '{DISTRIBUTION}[{extra}]'")
