@@ -3,40 +3,34 @@
 ExtractFeatures and TrainHead are the two commands of every day, CompareHeads the third; Luigi's `--help` after a NAME lists its options.
 
 - a dataset: PrepareDataset, EnhanceEntities, and for the demo DemoWorld, DemoEncoders (mel_cache/commands/dataset.py)
-- features: ExtractFeatures, its groups ExtractGroup; heads: BuildCandidates, BuildPairs, TrainHead, PromptedFeatures, SearchHead (mel_cache/commands/heads.py)
+- features: ExtractFeatures, its groups ExtractGroup (mel_cache/commands/features.py)
+- heads: BuildCandidates, BuildPairs, TrainHead, PromptedFeatures, SearchHead (mel_cache/commands/heads.py)
 - new mentions: LinkMentions (mel_cache/commands/mentions.py)
 - reports: CompareHeads, Ablate, CompareRuns (mel_cache/commands/compare.py), Explain, Report (mel_cache/commands/look.py), Explore (mel_cache/commands/explore.py)
-- what there is: Status; upkeep of the cache: VerifyCache, EstimateCache, CleanCache (here)
+- what there is: Status; upkeep of the cache: VerifyCache, EstimateCache, CleanCache (mel_cache/commands/upkeep.py)
 
 Each task says what it reads and what it leaves behind.
 """
 
-import json
 import os
 import sys
 
-import luigi
-
-from experiments import jobs
-from foundation import child, logs
-from foundation.errors import UserError
+from foundation import child
 from mel_cache.commands import help
 from mel_cache.commands.compare import Ablate, CompareHeads, CompareRuns
-from mel_cache.commands.dataset import DemoEncoders, DemoWorld, EnhanceEntities, ExtractGroup, OnProfile, PrepareDataset
+from mel_cache.commands.dataset import DemoEncoders, DemoWorld, EnhanceEntities, PrepareDataset
 from mel_cache.commands.explore import Explore
+from mel_cache.commands.features import ExtractFeatures, ExtractGroup
 from mel_cache.commands.heads import (
     BuildCandidates,
     BuildPairs,
-    ExtractFeatures,
     PromptedFeatures,
     SearchHead,
     TrainHead,
 )
 from mel_cache.commands.look import Explain, Report
 from mel_cache.commands.mentions import LinkMentions
-from mel_cache.commands.task import Task, Tool
-from pipeline.extraction import wants
-from report import status
+from mel_cache.commands.upkeep import CleanCache, EstimateCache, Status, VerifyCache
 
 __all__ = [
     "Ablate",
@@ -62,92 +56,6 @@ __all__ = [
     "TrainHead",
     "VerifyCache",
 ]
-
-
-class VerifyCache(Tool):
-    """Checks every checksum of the cache, and of the features that runs have made for themselves, and names what is bad or gone.
-
-    --repair removes what is bad, and the next run makes exactly that again.
-    """
-
-    repair = luigi.BoolParameter(default=False, description="remove what is bad")
-
-    def brief(self) -> str:
-        return f": check every shard in {self.paths.cache}{', remove bad ones' if self.repair else ''}"
-
-    def act(self) -> None:
-        job = {
-            "root": str(self.paths.root),
-            "cache": str(self.paths.cache),
-            "prompted": list(map(str, self.paths.prompted())),
-            "repair": self.repair,
-        }
-        found = child.run("pipeline.extraction.maintenance:verify", job)
-        logs.say(found["text"])
-        if found["bad"] and not self.repair:
-            raise UserError(
-                f"{found['bad']} bad or missing file(s) under {self.paths.root}; `luigi --module tasks VerifyCache --repair` removes what is bad "
-                "and says what makes it again"
-            )
-
-
-class EstimateCache(Tool, OnProfile):
-    """Says what ExtractFeatures would add: rows, bytes, and time at the last measured rate. Extracts nothing."""
-
-    features = ExtractFeatures.features
-
-    def requires(self) -> list[Task]:
-        return [] if self.dry_run else self.needs_of_profile()
-
-    def act(self) -> None:
-        jobs_now, later = [], []
-        for group in self.clone(ExtractFeatures).groups():
-            if all(needed.done() for needed in group.upstream()):
-                jobs_now.append(group.job(estimate=True))
-            else:
-                later += wants.features_of(json.loads(group.plan))
-        logs.say(child.run("pipeline.extraction.maintenance:estimate", {"jobs": jobs_now, "later": later})["text"])
-
-
-class CleanCache(Tool):
-    """Lists the features that no profile asks for any more; --remove deletes them."""
-
-    demo_seed = DemoWorld.demo_seed
-    profiles = luigi.Parameter(default="", description="comma-separated further profile files whose features are kept")
-    remove = luigi.BoolParameter(default=False, description="delete what is listed")
-
-    def brief(self) -> str:
-        return f": {'delete' if self.remove else 'list'} what no profile in use asks for in {self.paths.cache}"
-
-    def act(self) -> None:
-        job = {
-            "cache": str(self.paths.cache),
-            "receipts": str(self.paths.receipts),
-            "memo": str(self.paths.memo),
-            "profiles": [name for name in self.profiles.split(",") if name],
-            "demo": str(self.clone(DemoEncoders).place),
-            "remove": self.remove,
-        }
-        logs.say(child.run("pipeline.extraction.maintenance:clean", job)["text"])
-
-
-class Status(Tool, OnProfile):
-    """Says what is extracted, trained and searched, with sizes and last measured rates, and what ExtractFeatures and TrainHead would do now."""
-
-    methods = luigi.Parameter(
-        default="", description="comma-separated methods to say it for; empty: those of the papers, and fused"
-    )
-
-    def act(self) -> None:
-        logs.say(f"{status.text(self.paths)}\n\nwith dataset {self.dataset} and profile {self.profile}")
-        logs.say(f"  ExtractFeatures: {self.clone(ExtractFeatures).to_do()}")
-        for method in filter(None, self.methods.split(",")) if self.methods else (*jobs.FOUR, "fused"):
-            try:
-                jobs.head(method, "{}", self.profile_content)
-            except UserError as error:
-                logs.say(f"  TrainHead --method {method}: not with this profile ({error})")
-                continue
-            logs.say(f"  TrainHead --method {method}: {self.clone(TrainHead, method=method).to_do()}")
 
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

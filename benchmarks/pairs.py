@@ -88,11 +88,11 @@ def main() -> None:
             inputs = [
                 stored(
                     folder / name,
-                    want["side"],
-                    want["feature"],
-                    want["view"],
-                    kinds[want["feature"]](want["side"]),
-                    counts[want["side"]],
+                    want.side,
+                    want.feature,
+                    want.view,
+                    kinds[want.feature](want.side),
+                    counts[want.side],
                 )
                 for want in pairs.wants(name, kinds)
             ]

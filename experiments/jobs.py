@@ -9,12 +9,13 @@ from types import MappingProxyType
 from typing import Any
 
 from cache.identity import identity
+from cache.inputs import Want
 from foundation.errors import UserError, nearest
 from foundation.files import parse_json, read_json
 from foundation.paths import Paths
 from heads.config import load_config, methods, to_json
 from heads.config.dsmip import PROMPTED
-from pipeline.extraction.units import column_name
+from pipeline.extraction.contracts import Extraction
 from pipeline.profiles.profile import Profile
 
 FOUR = ("drin", "mimic", "dwe", "dsmip")
@@ -40,14 +41,14 @@ class Head:
         return any(want["feature"] in PROMPTED.values() for want in self.wanted)
 
     @property
-    def wants(self) -> list[dict[str, str]]:
-        """side, feature and view of each want: what extraction needs to know. Features with learned prompts come from a run, not from here."""
+    def wants(self) -> list[Want]:
+        """What of it is to be extracted, each once. Features with learned prompts are not among it: a run makes them."""
         distinct = {
             (want["side"], want["feature"], want["view"])
             for want in self.wanted
             if want["feature"] not in PROMPTED.values()
         }
-        return [{"side": side, "feature": feature, "view": view} for side, feature, view in sorted(distinct)]
+        return [Want(side=side, feature=feature, view=view) for side, feature, view in sorted(distinct)]
 
 
 def parameters(text: str) -> dict[str, Any]:
@@ -102,9 +103,9 @@ def _check_outputs(method: str, wanted: Sequence[Mapping[str, Any]], profile: Pr
             )
 
 
-def usual_wants(profile: Profile) -> list[dict[str, str]]:
-    """side, feature and view of all that the four methods read with their default parameters; a method that this profile cannot serve is left out."""
-    listed: list[dict[str, str]] = []
+def usual_wants(profile: Profile) -> list[Want]:
+    """What the four methods read with their default parameters; a method that this profile cannot serve is left out."""
+    listed: list[Want] = []
     for method in (name for name in FOUR if name in methods()):
         try:
             chosen = head(method, "{}", profile)
@@ -114,8 +115,8 @@ def usual_wants(profile: Profile) -> list[dict[str, str]]:
     return listed
 
 
-def pair_wants(name: str, profile: Profile) -> list[dict[str, str]]:
-    """side, feature and view of what a pair feature is computed from. Raises `UserError` for an unknown one, or where the profile lacks a feature."""
+def pair_wants(name: str, profile: Profile) -> list[Want]:
+    """What a pair feature is computed from. Raises `UserError` for an unknown one, or where the profile lacks a feature."""
     from pipeline.pairs import stage
 
     return stage.wants(name, list(profile.features))
@@ -128,11 +129,11 @@ def pair_version() -> int:
     return stage.VERSION
 
 
-def rows_of(extraction: Mapping[str, Any], columns: Iterable[str], paths: Paths) -> dict[str, str]:
+def rows_of(extraction: Extraction, columns: Iterable[str], paths: Paths) -> dict[str, str]:
     """Column -> SHA-256 (hex) of its keys: which texts and pictures its records had. The identity of a feature says what was done, not to what."""
     found = {}
     for name in sorted(columns):
-        with open(paths.root / extraction["columns"][name], "rb") as handle:
+        with open(paths.root / extraction.columns[name], "rb") as handle:
             found[name] = hashlib.file_digest(handle, "sha256").hexdigest()
     return found
 
@@ -140,22 +141,22 @@ def rows_of(extraction: Mapping[str, Any], columns: Iterable[str], paths: Paths)
 def pair_job(
     name: str,
     *,
-    extraction: Mapping[str, Any],
+    extraction: Extraction,
     candidates: Mapping[str, Any],
     dataset: Mapping[str, Any],
     paths: Paths,
 ) -> dict[str, Any]:
     """The job of `pipeline.pairs.stage.build`; its file is named by the candidate lists and the features and rows it reads."""
-    features = extraction["features"]
-    read = {key: value["identity"] for key, value in features.items()}
-    rows = rows_of(extraction, extraction["columns"], paths)
+    features = extraction.features
+    read = {name: feature.identity for name, feature in features.items()}
+    rows = rows_of(extraction, extraction.columns, paths)
     digest = identity(
         {"pair": name, "version": pair_version(), "candidates": candidates["digest"], "features": read, "rows": rows}
     )
     inputs = []
-    for column, path in sorted(extraction["columns"].items()):
+    for column, path in sorted(extraction.columns.items()):
         side, feature, view = column.split(".")
-        store = str(paths.cache / features[feature]["store"])
+        store = str(paths.cache / features[feature].store)
         inputs.append({"side": side, "feature": feature, "view": view, "store": store, "keys": str(paths.root / path)})
     folder = paths.root / dataset["folder"]
     return {
@@ -171,7 +172,7 @@ def pair_job(
 def training_job(
     chosen: Head,
     *,
-    extraction: Mapping[str, Any],
+    extraction: Extraction,
     candidates: Mapping[str, Any],
     pairs: Mapping[str, Mapping[str, Any]],
     dataset: Mapping[str, Any],
@@ -190,7 +191,7 @@ def training_job(
     So the same experiment has one folder, whatever task or profile led to it.
     """
     extracted = [want for want in chosen.wanted if want["feature"] not in PROMPTED.values()]
-    features = {want["feature"]: extraction["features"][want["feature"]] for want in extracted}
+    features = {want["feature"]: extraction.features[want["feature"]] for want in extracted}
     depends = {
         "method": chosen.method,
         "config": chosen.config,
@@ -198,10 +199,8 @@ def training_job(
         "train_fraction": train_fraction,
         "dataset": dataset_content,
         "candidates": candidates["digest"],
-        "features": {name: feature["identity"] for name, feature in features.items()},
-        "rows": rows_of(
-            extraction, {column_name(want["side"], want["feature"], want["view"]) for want in extracted}, paths
-        ),
+        "features": {name: feature.identity for name, feature in features.items()},
+        "rows": rows_of(extraction, {_column(want) for want in extracted}, paths),
         "pairs": {name: pair["digest"] for name, pair in pairs.items()},
     }
     if heads:
@@ -211,8 +210,8 @@ def training_job(
     inputs = [
         {
             **{key: want[key] for key in ("side", "role", "feature", "view", "outputs")},
-            "store": str(paths.cache / features[want["feature"]]["store"]),
-            "keys": str(paths.root / extraction["columns"][column_name(want["side"], want["feature"], want["view"])]),
+            "store": str(paths.cache / features[want["feature"]].store),
+            "keys": str(paths.root / extraction.columns[_column(want)]),
         }
         for want in extracted
     ]
@@ -231,8 +230,12 @@ def training_job(
     }
 
 
+def _column(want: Mapping[str, Any]) -> str:
+    return Want(side=want["side"], feature=want["feature"], view=want["view"]).column
+
+
 def live_clip(
-    chosen: Head, extraction: Mapping[str, Any], profile: Profile, profile_name: str, demo: Path, paths: Paths
+    chosen: Head, extraction: Extraction, profile: Profile, profile_name: str, demo: Path, paths: Paths
 ) -> dict[str, Any]:
     """What the stage that learns prompts needs beside a training job: the CLIP behind the cached states, and where its blocks are put.
 
@@ -249,6 +252,6 @@ def live_clip(
         raise UserError(
             f"prompt_start = {start}: the profile's {names[0]} and {names[1]} have `block: {blocks[0]}` and `block: {blocks[1]}`; make all three the same"
         )
-    digest = identity([extraction["features"][name]["identity"] for name in names])
+    digest = identity([extraction.features[name].identity for name in names])
     clip = {"profile": profile_name, "feature": names[1], "demo": str(demo), "start": {"text": start, "image": start}}
     return {"clip": clip, "blocks": str(paths.blocks(digest))}

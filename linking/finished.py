@@ -12,6 +12,7 @@ from foundation.files import read_json
 from foundation.paths import Paths
 from heads.config import load_config
 from pipeline.extraction import wants
+from pipeline.extraction.contracts import Extraction
 from pipeline.profiles import profile as profiles
 from pipeline.profiles.profile import Profile
 
@@ -22,11 +23,10 @@ REMEDY = "give the command that trained it once more: what stands is not done ag
 class Finished:
     """A run and what it reads.
 
-    extraction: features (name -> identity and store) and columns (column name -> file of keys); retrieval: the same
-    of what dense sources of candidates read; candidates: k, scorer, sources, merge, file; prepared: folder of the
-    dataset's tables; images: each side's folder of pictures below the dataset's own; pairs: names of its pair
-    features; runs: those that it combines, by method; prompted: inputs that learned prompts have made, by the run
-    `prompts`.
+    extraction: of all that it reads; retrieval: of what dense sources of candidates read; candidates: k, scorer, sources,
+    merge, file; prepared: folder of the dataset's tables; images: each side's folder of pictures below the dataset's own;
+    pairs: names of its pair features; runs: those that it combines, by method; prompted: inputs that learned prompts have
+    made, by the run `prompts`.
     """
 
     folder: Path
@@ -39,9 +39,9 @@ class Finished:
     prepared: Path
     images: Mapping[str, str]
     candidates: Mapping[str, Any]
-    retrieval: Mapping[str, Any]
+    retrieval: Extraction
     pairs: list[str]
-    extraction: Mapping[str, Any]
+    extraction: Extraction
     runs: Mapping[str, "Finished"]
     prompted: list[dict[str, Any]]
     prompts: "Finished | None"
@@ -134,7 +134,7 @@ class _Book:
             *self._upstream([*parts.get("BuildPairs", []), candidates], "ExtractFeatures"),
         ]
         groups = [self.receipt(digest) for one in extractions for digest in one["request"]["groups"]]
-        dense = [one["result"] for one in self._upstream([candidates], "ExtractFeatures")]
+        dense = [Extraction.of_receipt(one["result"]) for one in self._upstream([candidates], "ExtractFeatures")]
         made = parts.get("PromptedFeatures", [])
         prepared = self._prepared(candidates["request"]["dataset"])
         runs = (
@@ -156,7 +156,7 @@ class _Book:
             candidates={**candidates["request"], "file": candidates["result"]["file"]},
             retrieval=wants.merged(dense),
             pairs=[one["request"]["pair"] for one in parts.get("BuildPairs", [])],
-            extraction=wants.merged([one["result"] for one in extractions]),
+            extraction=wants.merged(Extraction.of_receipt(one["result"]) for one in extractions),
             runs=runs,
             prompted=[entry for one in made for entry in one["result"]["inputs"]],
             prompts=self.run(self.receipt(made[0]["request"]["prompts"])) if made else None,

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from cache.identity import weights_hash
+from cache.inputs import Want
 from cache.shard import Status
 from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
@@ -26,6 +27,7 @@ from pipeline.datasets.records import Mention
 from pipeline.datasets.scan import Scan, scan
 from pipeline.datasets.spans import find_span
 from pipeline.datasets.tables import STATUS_NAMES
+from pipeline.extraction.contracts import Runtime
 from pipeline.extraction.new_mentions import Fresh, Known
 
 CALIBRATION = "calibration.json"
@@ -97,22 +99,16 @@ class Linker:
         self.scorer = Scorer(run, self.kb, stores, self.device)
         profile = next((one.profile for one in runs if one.profile), None)
         self.limits = Limits(**profile.limits) if profile else Limits()
-        columns = {name: run.paths.root / path for one in runs for name, path in one.extraction["columns"].items()}
-        listed = sorted(
-            {(feature, view) for side, feature, view in (name.split(".") for name in columns) if side == "mention"}
-        )
-        place = {
-            "device": device,
-            "precision": precision,
-            "batch_size": 0,
-            "shard_rows": 4096,
-            "cache": run.paths.cache,
-            "memo": run.paths.memo,
-            "rates": run.paths.rates,
-        }
+        columns = {name: run.paths.root / path for one in runs for name, path in one.extraction.columns.items()}
+        listed = [
+            Want(side="mention", feature=feature, view=view)
+            for side, feature, view in (name.split(".") for name in sorted(columns))
+            if side == "mention"
+        ]
+        runtime = Runtime(device=device, precision=precision)
         demo = next((one.demo for one in runs if one.demo), None)
         known = Known(stores, columns, {name: self.kb.table[name] for name in ("id", "name")})
-        self.fresh = Fresh(profile, demo, listed, known, place) if listed and profile else None
+        self.fresh = Fresh(profile, demo, listed, known, run.paths, runtime) if listed and profile else None
         self.calibration = self._calibration()
 
     @classmethod

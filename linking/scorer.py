@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from cache.identity import identity, weights_hash
+from cache.inputs import Want
 from cache.store import Store
 from cache.table import Table
 from experiments import jobs, prompts
@@ -26,7 +27,7 @@ from linking.finished import Finished
 from pipeline.candidates import stage as candidates
 from pipeline.candidates.retrieval import Lists, as_given
 from pipeline.extraction import wants
-from pipeline.extraction.units import Column, column_name
+from pipeline.extraction.units import Column
 from pipeline.pairs import scores as pair_scores
 from pipeline.pairs import stage as pairs
 from pipeline.pairs.texts import Texts
@@ -64,10 +65,10 @@ class Kb:
 @dataclass
 class Chunk:
     """Some mentions. table: columns phrase, type, given (rows of the KB, or None) and those of mentions.parquet that views read; columns: keys of
-    what is extracted of them, by (feature, view); without: rows of the KB that are taken for absent. made: pair features, scores once computed."""
+    what is extracted of them; without: rows of the KB that are taken for absent. made: pair features, scores once computed."""
 
     table: Mapping[str, list]
-    columns: Mapping[tuple[str, str], Column]
+    columns: Mapping[Want, Column]
     without: np.ndarray
     lists: Lists | None = None
     made: dict[str, np.ndarray] = field(default_factory=dict)
@@ -77,7 +78,7 @@ class Chunk:
 
     def keys(self, feature: str, view: str) -> Keys:
         """The key column of a feature under a view."""
-        column = self.columns[feature, view]
+        column = self.columns[Want(side="mention", feature=feature, view=view)]
         return Keys(column.keys, column.present, column.span, column.counts)
 
 
@@ -119,7 +120,7 @@ class Scorer:
         named = (
             want["keys"]
             if "keys" in want
-            else self.run.extraction["columns"][column_name("entity", want["feature"], want["view"])]
+            else self.run.extraction.columns[Want(side="entity", feature=want["feature"], view=want["view"]).column]
         )
         return self.run.paths.root / named
 
@@ -204,8 +205,8 @@ class Scorer:
         if name not in chunk.made:
 
             def rows(side: str, feature: str, view: str, output: str) -> pair_scores.Rows:
-                kb = self.run.paths.root / self.run.extraction["columns"].get(column_name("entity", feature, view), "")
-                keys = Keys.load(kb) if side == "entity" else chunk.keys(feature, view)
+                kb = self.run.extraction.columns.get(Want(side="entity", feature=feature, view=view).column, "")
+                keys = Keys.load(self.run.paths.root / kb) if side == "entity" else chunk.keys(feature, view)
                 return pair_scores.Rows(Table(self.stores[feature], output, keys.keys, keys.present), keys.counts)
 
             chunk.made[name] = pairs.numbers(name, chunk.table, self.kb.texts, lists.ids, lists.scores, rows)[0].astype(
@@ -289,9 +290,9 @@ def known_stores(runs: Sequence[Finished]) -> dict[str, Store]:
     """Feature -> store, of all that these runs were trained on. Raises `UserError` where two of them read different features of one name."""
     found: dict[str, Store] = {}
     for run in runs:
-        for name, feature in run.extraction["features"].items():
-            store = found.setdefault(name, Store.open(run.paths.cache / feature["store"]))
-            if store.identity != feature["identity"]:
+        for name, feature in run.extraction.features.items():
+            store = found.setdefault(name, Store.open(run.paths.cache / feature.store))
+            if store.identity != feature.identity:
                 raise UserError(
                     f"{run.folder}: reads {name} {feature['identity'][:16]}, another part of it {store.identity[:16]}; train both on the same"
                 )

@@ -10,10 +10,17 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-def attempt(job: dict, kill_after: float | None, fault: str | None) -> tuple[bool, float]:
+from foundation.contracts import from_json  # noqa: E402 - found by the line above
+from foundation.paths import Paths  # noqa: E402
+from pipeline.extraction.contracts import ExtractionJob  # noqa: E402
+
+
+def attempt(job: ExtractionJob, kill_after: float | None, fault: str | None) -> tuple[bool, float]:
     """One extraction in a forked child. Returns whether it finished, and the seconds it took."""
     from pipeline.extraction import stage
 
@@ -24,7 +31,7 @@ def attempt(job: dict, kill_after: float | None, fault: str | None) -> tuple[boo
         try:
             if fault:
                 os.environ["MEL_FAULT"] = fault
-            stage.main(job)
+            stage.extract(job)
             code = 0
         finally:
             os._exit(code)
@@ -42,7 +49,13 @@ def attempt(job: dict, kill_after: float | None, fault: str | None) -> tuple[boo
     return os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0, time.monotonic() - started
 
 
-def main(job: dict, faults: list[str], kills: int) -> dict:
+def at(suffix: str, job: ExtractionJob) -> ExtractionJob:
+    """The job in a work folder beside its own."""
+    work = job.work.with_name(job.work.name + suffix)
+    return replace(job, work=work, columns=work / "columns")
+
+
+def main(job: ExtractionJob, faults: list[str], kills: int) -> dict:
     import open_clip  # noqa: F401 - loaded before the forks
     import torch
     import torchvision  # noqa: F401
@@ -50,13 +63,12 @@ def main(job: dict, faults: list[str], kills: int) -> dict:
     import pipeline.extraction.stage  # noqa: F401
 
     torch.set_num_threads(1)
-    finished, _ = attempt({**job, "cache": job["cache"] + "-calm", "columns": job["columns"] + "-calm"}, None, None)
+    finished, _ = attempt(at("-calm", job), None, None)
     assert finished
-    warm = {**job, "cache": job["cache"] + "-warm"}
-    seconds = attempt(warm, None, None)[1]
+    seconds = attempt(at("-warm", job), None, None)[1]
     killed, left = 0, {}
     for fault in faults:
-        done, _ = attempt({**job, "cache": f"{job['cache']}-{fault.partition(':')[0]}"}, None, fault)
+        done, _ = attempt(at(f"-{fault.partition(':')[0]}", job), None, fault)
         left[fault] = not done
     chance = random.Random(0)
     for _ in range(8 * kills):
@@ -65,13 +77,13 @@ def main(job: dict, faults: list[str], kills: int) -> dict:
         if killed == kills:
             break
         if done:  # nothing is left to interrupt: begin again
-            shutil.rmtree(job["cache"], ignore_errors=True)
+            shutil.rmtree(Paths(job.work).cache, ignore_errors=True)
     assert attempt(job, None, None)[0]
     for fault in faults:
-        assert attempt({**job, "cache": f"{job['cache']}-{fault.partition(':')[0]}"}, None, None)[0]
+        assert attempt(at(f"-{fault.partition(':')[0]}", job), None, None)[0]
     return {"killed": killed, "stopped": left, "seconds": seconds}
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    print(json.dumps(main(**json.loads(sys.argv[1]))))
+    options = json.loads(sys.argv[1])
+    print(json.dumps(main(from_json(ExtractionJob, options["job"]), options["faults"], options["kills"])))

@@ -7,19 +7,32 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small_world
 
+from cache.inputs import Want
 from cache.shard import Shard
 from cache.store import Store
+from foundation.contracts import to_json
 from foundation.errors import PassingError, UserError
+from foundation.paths import Paths
 from pipeline.datasets.account import prepare
 from pipeline.extraction import stage
+from pipeline.extraction.contracts import ExtractionJob, Runtime
 
 ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = """
+import json, sys
+from foundation.contracts import from_json, to_json
+from pipeline.extraction import stage
+from pipeline.extraction.contracts import ExtractionJob, Runtime
+from pipeline.extraction.contracts import ExtractionJob
+print(json.dumps(to_json(stage.extract(from_json(ExtractionJob, json.loads(sys.argv[1]))).account)))
+"""
 FAULTS = ["before-write", "mid-write", "before-link", "after-link", "mid-write:3", "after-link:4"]
 
 
@@ -31,56 +44,45 @@ def job(tmp_path_factory):
     profile = small_world.profile(root)
     prepare({"name": "small", "data_dir": str(root / "data"), "out": str(root / "prepared")})
     texts = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
-    wants = [{"side": side, "feature": "clip_text", "view": view} for side, view in texts.items()]
-    return {
-        "profile": str(profile),
-        "demo": None,
-        "dataset": str(root / "prepared"),
-        "mention_images": str(root / "data"),
-        "entity_images": str(root / "data"),
-        "wants": wants,
-        "cache": str(root / "cache"),
-        "columns": str(root / "columns"),
-        "memo": str(root / "memo"),
-        "rates": str(root / "rates.json"),
-        "device": "cpu",
-        "precision": "fp32",
-        "batch_size": 4,
-        "shard_rows": 8,
-    }
+    return ExtractionJob(
+        profile=str(profile),
+        dataset=root / "prepared",
+        images={"mention": root / "data", "entity": root / "data"},
+        wants=tuple(Want(side=side, feature="clip_text", view=view) for side, view in texts.items()),
+        work=root,
+        columns=root / "columns",
+        runtime=Runtime(device="cpu", precision="fp32", batch_size=4, shard_rows=8),
+    )
 
 
-def images(job):
-    return {
-        **job,
-        "wants": [
-            {"side": side, "feature": name, "view": "image"}
-            for side in ("mention", "entity")
-            for name in ("clip_image", "image_pooled")
-        ],
-    }
+def at(work: Path, job: ExtractionJob, **runtime: int) -> ExtractionJob:
+    """The job in another work folder."""
+    return replace(job, work=work, columns=work / "columns", runtime=replace(job.runtime, **runtime))
 
 
-def shards(cache: str) -> dict[str, bytes]:
-    return {path.relative_to(cache).as_posix(): path.read_bytes() for path in sorted(Path(cache).glob("*/*.h5"))}
+def images(job: ExtractionJob) -> ExtractionJob:
+    names, sides = ("clip_image", "image_pooled"), ("mention", "entity")
+    return replace(job, wants=tuple(Want(side=side, feature=name, view="image") for side in sides for name in names))
 
 
-def leftovers(cache: str) -> list[str]:
+def shards(work: Path) -> dict[str, bytes]:
+    cache = Paths(work).cache
+    return {path.relative_to(cache).as_posix(): path.read_bytes() for path in sorted(cache.glob("*/*.h5"))}
+
+
+def leftovers(work: Path) -> list[str]:
     return [
         path.name
-        for path in Path(cache).rglob("*")
+        for path in Paths(work).cache.rglob("*")
         if path.is_file() and path.suffix != ".h5" and path.name not in ("spec.json", ".lock")
     ]
 
 
 @pytest.mark.parametrize("kind", ["texts", "pictures"])
 def test_an_extraction_killed_at_every_point_and_at_50_random_moments_ends_with_the_same_bytes(job, tmp_path, kind):
-    job = {
-        **(job if kind == "texts" else images(job)),
-        "cache": str(tmp_path / "cache"),
-        "columns": str(tmp_path / "columns"),
-    }
-    options = {"job": job, "faults": FAULTS, "kills": 25}
+    work = tmp_path / "work"
+    job = at(work, job if kind == "texts" else images(job))
+    options = {"job": to_json(job), "faults": FAULTS, "kills": 25}
     command = [sys.executable, str(ROOT / "tests" / "kill_loop.py"), json.dumps(options)]
     done = subprocess.run(
         command,
@@ -95,20 +97,18 @@ def test_an_extraction_killed_at_every_point_and_at_50_random_moments_ends_with_
     report = json.loads(done.stdout.splitlines()[-1])
     assert all(report["stopped"].values()), report
     assert report["killed"] == 25, report
-    calm = shards(job["cache"] + "-calm")
+    calm = shards(tmp_path / "work-calm")
     assert len(calm) > 4
-    assert shards(job["cache"]) == calm
+    assert shards(work) == calm
     for fault in FAULTS:
-        assert shards(f"{job['cache']}-{fault.partition(':')[0]}") == calm, fault
-    assert [name for name in leftovers(job["cache"]) if not name.endswith(".claim")] == []
+        assert shards(tmp_path / f"work-{fault.partition(':')[0]}") == calm, fault
+    assert [name for name in leftovers(work) if not name.endswith(".claim")] == []
 
 
 def test_two_processes_extract_one_feature_at_once_and_divide_the_work(job, tmp_path):
-    job = {**images(job), "cache": str(tmp_path / "cache"), "shard_rows": 2, "batch_size": 2}
-    script = f"import json, sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline.extraction import stage; print(json.dumps(stage.main(json.loads(sys.argv[1]))['run']))"
-    commands = [
-        [sys.executable, "-c", script, json.dumps({**job, "columns": str(tmp_path / f"columns{n}")})] for n in range(2)
-    ]
+    job = at(tmp_path / "shared", images(job), shard_rows=2, batch_size=2)
+    jobs = [replace(job, columns=job.work / f"columns{number}") for number in range(2)]
+    commands = [[sys.executable, "-c", SCRIPT, json.dumps(to_json(one))] for one in jobs]
     running = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for command in commands
@@ -118,18 +118,18 @@ def test_two_processes_extract_one_feature_at_once_and_divide_the_work(job, tmp_
         out, error = process.communicate(timeout=200)
         assert process.returncode == 0, error[-2000:]
         accounts.append(json.loads(out.splitlines()[-1]))
-    alone = {**job, "cache": str(tmp_path / "alone"), "columns": str(tmp_path / "columns-alone")}
-    rows = stage.main(alone)["run"]["rows"]
+    alone = at(tmp_path / "alone", job)
+    rows = stage.extract(alone).account.rows
     assert {name: sum(account["rows"][name] for account in accounts) for name in rows} == rows, (
         "no row was done twice, none left out"
     )
-    assert shards(job["cache"]) == shards(alone["cache"])
+    assert shards(job.work) == shards(alone.work)
 
 
 def test_a_full_disk_is_refused_before_the_first_row(job, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "free_bytes", lambda path: 1000)
     with pytest.raises(UserError, match="no space for the features.*MB to come and 67 MB to be kept free, 0 MB free"):
-        stage.main({**job, "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")})
+        stage.extract(at(tmp_path, job))
     assert not list(tmp_path.rglob("*.h5"))
 
 
@@ -151,20 +151,19 @@ def test_a_disk_that_fills_up_on_the_way_ends_in_one_line_and_leaves_no_half_fil
     job, tmp_path, tiny_disk, monkeypatch
 ):
     monkeypatch.setattr(stage, "MARGIN", -(1 << 40))
-    cache = tiny_disk / "cache"
-    work = {**images(job), "cache": str(cache), "columns": str(tmp_path / "columns")}
+    work = at(tiny_disk, images(job))
     (tiny_disk / "filler").write_bytes(b"x" * (shutil.disk_usage(tiny_disk).free - 160_000))
     with pytest.raises(UserError, match="no space left") as error:
-        stage.main(work)
+        stage.extract(work)
     assert "\n" not in str(error.value)
-    for path in cache.rglob("*.h5"):
+    for path in tiny_disk.rglob("*.h5"):
         assert len(Shard(path).keys), "what has a final name is whole"
     for path in tiny_disk.glob("filler*"):
         path.unlink()
-    stage.main(work)
-    calm = {**work, "cache": str(tmp_path / "calm")}
-    stage.main(calm)
-    assert shards(str(cache)) == shards(calm["cache"])
+    stage.extract(work)
+    calm = at(tmp_path / "calm", work)
+    stage.extract(calm)
+    assert shards(tiny_disk) == shards(calm.work)
 
 
 def test_a_preparation_on_a_full_disk_leaves_all_tables_or_none(tmp_path, tiny_disk):
@@ -204,7 +203,7 @@ def test_a_read_only_place_ends_in_one_line(job, tmp_path):
         pytest.skip("a read-only file system cannot be mounted here (needs root)")
     try:
         with pytest.raises(UserError, match="read-only"):
-            stage.main({**job, "cache": str(place / "cache"), "columns": str(tmp_path / "columns")})
+            stage.extract(at(place, job))
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
@@ -216,19 +215,11 @@ def test_broken_pictures_are_verdicts_in_the_store_and_are_not_read_again(job, t
     (data / "mentions" / "m1.png").write_text("not a picture")
     (data / "mentions" / "m2.png").unlink()
     prepare({"name": "small", "data_dir": str(data), "out": str(tmp_path / "prepared")})
-    work = {
-        **images(job),
-        "dataset": str(tmp_path / "prepared"),
-        "mention_images": str(data),
-        "entity_images": str(data),
-        "cache": str(tmp_path / "cache"),
-        "columns": str(tmp_path / "columns"),
-    }
-    first = stage.main(work)
-    verdicts = first["features"]["clip_image"]["verdicts"]
-    assert verdicts["broken"] == 2 and verdicts["ok"] == first["features"]["clip_image"]["rows"] - 2
-    again = stage.main(work)
-    assert again["run"]["model_loads"] == [] and again["features"]["clip_image"]["verdicts"] == verdicts
+    work = replace(at(tmp_path, images(job)), dataset=tmp_path / "prepared", images={"mention": data, "entity": data})
+    first = stage.extract(work).extraction.features["clip_image"]
+    assert first.verdicts["broken"] == 2 and first.verdicts["ok"] == first.rows - 2
+    again = stage.extract(work)
+    assert again.account.model_loads == () and again.extraction.features["clip_image"].verdicts == first.verdicts
 
 
 def test_a_picture_that_cannot_be_read_now_leaves_the_task_undone_and_is_done_later(job, tmp_path, monkeypatch):
@@ -244,16 +235,16 @@ def test_a_picture_that_cannot_be_read_now_leaves_the_task_undone_and_is_done_la
         return plain(data, limits)
 
     monkeypatch.setattr(reading, "decode", flaky)
-    work = {**images(job), "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")}
+    work = at(tmp_path, images(job))
     with pytest.raises(PassingError, match="1 pictures could not be read and stay undone.*run the same command again"):
-        stage.main(work)
-    assert stage.main(work)["run"]["rows"] == {"clip_image": 1, "image_pooled": 1}
+        stage.extract(work)
+    assert stage.extract(work).account.rows == {"clip_image": 1, "image_pooled": 1}
 
 
 def test_a_model_that_gives_other_numbers_than_its_cache_is_refused(job, tmp_path):
-    work = {**job, "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")}
-    stage.main(work)
-    store = Store.open(next(Path(work["cache"]).glob("clip_text-*")))
+    work = at(tmp_path, job)
+    stage.extract(work)
+    store = Store.open(next(Paths(tmp_path).cache.glob("clip_text-*")))
     store.set_probe({name: [0.5] * len(values) for name, values in store.probe.items()})
     for path in store.folder.glob("*.h5"):
         path.unlink()
@@ -261,22 +252,18 @@ def test_a_model_that_gives_other_numbers_than_its_cache_is_refused(job, tmp_pat
         UserError,
         match=f"no longer gives the numbers its cache.*delete the folder {store.folder} and run the same command again",
     ):
-        stage.main(work)
+        stage.extract(work)
     shutil.rmtree(store.folder)
-    assert stage.main(work)["run"]["rows"]["clip_text"] > 0
+    assert stage.extract(work).account.rows["clip_text"] > 0
 
 
 @pytest.mark.parametrize("kind", ["texts", "pictures"])
 def test_a_model_that_is_refused_leaves_no_empty_store(job, tmp_path, monkeypatch, kind):
-    work = {
-        **(job if kind == "texts" else images(job)),
-        "cache": str(tmp_path / "cache"),
-        "columns": str(tmp_path / "columns"),
-    }
+    work = at(tmp_path, job if kind == "texts" else images(job))
     for name in ("pipeline.extractors.clip_text.ClipText.load", "pipeline.extractors.clip_image.ClipImage.load"):
         monkeypatch.setattr(name, refused)
     with pytest.raises(UserError, match="refused"):
-        stage.main(work)
+        stage.extract(work)
     assert [path.name.partition("-")[0] for path in (tmp_path / "cache").iterdir()] == []
 
 
@@ -285,14 +272,14 @@ def refused(self, device):
 
 
 def test_a_spec_that_was_lost_is_made_again_and_no_row_with_it(job, tmp_path):
-    work = {**job, "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")}
-    files = stage.main(work)["files"]
-    (lost,) = [Path(file) for file in files if file.endswith("spec.json")]
+    work = at(tmp_path, job)
+    files = stage.extract(work).files
+    (lost,) = [tmp_path / file for file in files if file.endswith("spec.json")]
     content = json.loads(lost.read_text())
     lost.unlink()
-    assert stage.main({**work, "estimate": True})["estimates"][0]["rows"] == 0 and not lost.exists()
-    again = stage.main(work)
-    assert again["run"]["rows"] == {"clip_text": 0} and again["run"]["model_loads"] == [] and again["files"] == files
+    assert stage.estimate(work).features[0].rows == 0 and not lost.exists()
+    again = stage.extract(work)
+    assert again.account.rows == {"clip_text": 0} and again.account.model_loads == () and again.files == files
     assert json.loads(lost.read_text()) == {**content, "probe": None}
 
 
@@ -313,15 +300,8 @@ def test_pictures_are_decoded_while_the_model_is_loaded_and_across_shards(job, t
 
     monkeypatch.setattr(reading, "decode", decode)
     monkeypatch.setattr(ClipImage, "load", load)
-    work = {
-        **images(job),
-        "cache": str(tmp_path / "cache"),
-        "columns": str(tmp_path / "columns"),
-        "batch_size": 1,
-        "shard_rows": 2,
-    }
-    done = stage.main(work)
-    assert set(done["run"]["model_loads"]) == {"clip_image", "image_pooled"} and len(shards(work["cache"])) > 6
+    account = stage.extract(at(tmp_path, images(job), batch_size=1, shard_rows=2)).account
+    assert set(account.model_loads) == {"clip_image", "image_pooled"} and len(shards(tmp_path)) > 6
 
 
 def test_memory_that_runs_out_halves_the_batch(job, tmp_path, monkeypatch):
@@ -336,17 +316,15 @@ def test_memory_that_runs_out_halves_the_batch(job, tmp_path, monkeypatch):
         return plain(self, batch)
 
     monkeypatch.setattr(ClipImage, "__call__", hungry)
-    work = {**images(job), "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns"), "batch_size": 8}
-    done = stage.main(work)
-    assert max(sizes) == 8 and done["features"]["clip_image"]["verdicts"] == {
-        "ok": done["features"]["clip_image"]["rows"]
-    }
-    calm = {**work, "cache": str(tmp_path / "calm"), "batch_size": 2}
+    work = at(tmp_path / "hungry", images(job), batch_size=8)
+    rows = stage.extract(work).extraction.features["clip_image"]
+    assert max(sizes) == 8 and rows.verdicts == {"ok": rows.rows}
+    calm = at(tmp_path / "calm", work, batch_size=2)
     monkeypatch.undo()
-    stage.main(calm)
+    stage.extract(calm)
     for halved, plain_shard in zip(
-        sorted(Path(work["cache"]).glob("clip_image-*/*.h5")),
-        sorted(Path(calm["cache"]).glob("clip_image-*/*.h5")),
+        sorted(Paths(work.work).cache.glob("clip_image-*/*.h5")),
+        sorted(Paths(calm.work).cache.glob("clip_image-*/*.h5")),
         strict=True,
     ):
         np.testing.assert_allclose(
@@ -355,20 +333,15 @@ def test_memory_that_runs_out_halves_the_batch(job, tmp_path, monkeypatch):
 
 
 def test_a_stale_claim_of_a_killed_process_does_not_hold_the_next_one(job, tmp_path):
-    work = {**job, "cache": str(tmp_path / "cache"), "columns": str(tmp_path / "columns")}
-    command = [
-        sys.executable,
-        "-c",
-        f"import json, sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline.extraction import stage; stage.main(json.loads(sys.argv[1]))",
-    ]
+    work = at(tmp_path, job)
     subprocess.run(
-        [*command, json.dumps(work)],
+        [sys.executable, "-c", SCRIPT, json.dumps(to_json(work))],
         cwd=ROOT,
         env={**os.environ, "MEL_FAULT": "mid-write"},
         capture_output=True,
         check=False,
     )
-    assert list(Path(work["cache"]).rglob("*.claim")), "the killed process left its claim"
+    assert list(tmp_path.rglob("*.claim")), "the killed process left its claim"
     started = time.monotonic()
-    stage.main(work)
+    stage.extract(work)
     assert time.monotonic() - started < 60, "a claim of a dead process is not waited out"

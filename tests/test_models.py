@@ -153,11 +153,12 @@ def test_a_download_that_was_interrupted_goes_on(bert, tmp_path, monkeypatch):
 
 
 def test_a_raised_version_is_part_of_what_an_extraction_asks_for(monkeypatch):
+    from cache.inputs import Want
     from pipeline.extraction import wants
     from pipeline.extractors.text_tokens import TextTokens
     from pipeline.profiles import profile
 
-    listed = [{"side": "entity", "feature": "text_tokens", "view": "name_sep_attributes"}]
+    listed = [Want(side="entity", feature="text_tokens", view="name_sep_attributes")]
     before = wants.request(profile.load("demo"), listed, None)
     monkeypatch.setattr(TextTokens, "VERSION", TextTokens.VERSION + 1)
     assert wants.request(profile.load("demo"), listed, None) != before

@@ -8,6 +8,7 @@ from rapidfuzz import fuzz
 from rapidfuzz.utils import default_process
 
 from cache.identity import Output, content_key
+from cache.inputs import Want
 from cache.shard import Status
 from cache.store import Store
 from foundation.errors import UserError
@@ -349,8 +350,8 @@ def test_pairs_of_a_kb_without_any_face_are_all_masked(folder):
 def test_what_a_pair_feature_reads_is_told_and_a_profile_that_lacks_it_is_refused():
     assert pairs.wants("retrieval", []) == pairs.wants("name_similarity", []) == []
     assert pairs.wants("face_match", ["face_embedding", "faces"]) == [
-        {"side": "mention", "feature": "face_embedding", "view": "image"},
-        {"side": "entity", "feature": "face_embedding", "view": "images"},
+        Want(side="mention", feature="face_embedding", view="image"),
+        Want(side="entity", feature="face_embedding", view="images"),
     ]
     with pytest.raises(UserError, match="needs clip_image, which the profile does not have"):
         pairs.wants("clip_ti", ["clip_text"])

@@ -54,11 +54,11 @@ def test_every_ablation_is_a_configuration_that_is_not_the_full_one(method):
 def test_text_only_reads_nothing_of_a_picture(method):
     given = profile(*FEATURES)
     chosen = head(method, variants.text_only(method, "{}", given), given)
-    assert {want["view"] for want in head(method, "{}", given).wants} & SEEN
+    assert {want.view for want in head(method, "{}", given).wants} & SEEN
     assert (
         chosen.wants
         and not chosen.runs.keys() & {"visual", "multimodal"}
-        and not {want["view"] for want in chosen.wants} & SEEN
+        and not {want.view for want in chosen.wants} & SEEN
     )
     assert not {"clip_ti", "clip_it", "object_relation", "face_match"} & set(chosen.pairs)
 

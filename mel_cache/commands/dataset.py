@@ -1,4 +1,4 @@
-"""Tasks from a dataset's files to groups of extracted features, and the parameters that everything on a dataset or a profile shares."""
+"""Tasks on a dataset's files, and the parameters that everything on a dataset shares."""
 
 import json
 import os
@@ -8,15 +8,14 @@ from typing import Any
 
 import luigi
 
-from foundation import child, logs, receipts
+from foundation import child, logs
 from foundation import device as devices
 from foundation.errors import UserError
 from mel_cache.commands import enhance
 from mel_cache.commands.enhance import Options
-from mel_cache.commands.parameters import MOST_SEED, Number, Whole
+from mel_cache.commands.parameters import DEVICE, MOST_SEED, PRECISION, Number, Whole
 from mel_cache.commands.task import Task, asked, began, once, setting, stop
 from pipeline.enhance import LOCAL, output
-from pipeline.extraction import wants
 from pipeline.profiles import profile
 
 LONGEST_LABEL = 100
@@ -215,49 +214,6 @@ class PrepareDataset(OnDataset):
         return f"{(folder / 'account.txt').read_text()}\ndataset {self.dataset} prepared in {folder}"
 
 
-class OnProfile(OnDataset):
-    """Parameters of everything that runs models."""
-
-    profile = PrepareDataset.profile
-    device = setting("device", "auto", "auto, cpu, cuda, cuda:N or mps", significant=False)
-    precision = setting(
-        "precision", "auto", "auto (fp16 on CUDA, fp32 elsewhere), fp32, fp16 or bf16", significant=False
-    )
-    extract_batch = setting(
-        "extract_batch", 0, "rows per extraction batch; 0: chosen by device", Whole, least=0, significant=False
-    )
-    shard_rows = setting("shard_rows", 4096, "most rows in one shard", Whole, least=1, significant=False)
-    on_device = False  # whether the task puts models on the device
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        try:
-            devices.check(self.device, self.precision)
-            self.profile_content = profile.load(self.profile)
-        except UserError as error:
-            stop(error)
-
-    @property
-    def resources(self) -> dict[str, int]:
-        """Tasks that put models on the device run one at a time, unless the profile says that its models are small."""
-        return {"device": 1} if self.on_device and not self.profile_content.threads else {}
-
-    def run_child(self, target: str, job: Any, result: Any = None) -> Any:
-        """`child.run` with the profile's number of threads."""
-        return child.run(target, job, result, self.profile_content.threads)
-
-    def needs_of_profile(self) -> list[Task]:
-        """The dataset and, where the profile's models come from the demo, its encoders."""
-        uses_demo = any(
-            str(feature.options.get("model", "")).startswith("demo:")
-            for feature in self.profile_content.features.values()
-        )
-        return [self.clone(PrepareDataset), *([self.clone(DemoEncoders)] if uses_demo else [])]
-
-    def demo_encoders(self) -> Path:
-        return self.clone(DemoEncoders).place
-
-
 class EnhanceEntities(Options, OnDataset):
     """Writes a text per entity (--mode static: from its page; dynamic: by a language model), to be read by the text views of that name.
 
@@ -265,8 +221,8 @@ class EnhanceEntities(Options, OnDataset):
     """
 
     profile = PrepareDataset.profile
-    device = OnProfile.device
-    precision = OnProfile.precision
+    device = DEVICE
+    precision = PRECISION
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -343,114 +299,3 @@ class EnhanceEntities(Options, OnDataset):
     def summary(self, receipt: dict[str, Any]) -> str:
         run = {name: value for name, value in receipt["run"].items() if name in output.RUN}
         return f"{output.said({**receipt['result'], **run})}\n{self.folder(receipt['result']['file'])}"
-
-
-class ExtractGroup(OnProfile):
-    """Extracts one group of features that are read together (all texts, say, or all whole pictures): ExtractFeatures makes these."""
-
-    plan = luigi.Parameter(
-        description="JSON {wants: list of {side, feature, view}, after: plans of the groups whose rows these are made from}"
-    )
-    beside = luigi.Parameter(
-        default="", significant=False, description="comma-separated features whose models must be there too"
-    )
-    on_device = True
-
-    def wants(self) -> list[dict[str, str]]:
-        return json.loads(self.plan)["wants"]
-
-    def upstream(self) -> list["ExtractGroup"]:
-        """The groups whose rows this one reads."""
-        return [self.clone(ExtractGroup, plan=json.dumps(plan)) for plan in json.loads(self.plan)["after"]]
-
-    def needs(self) -> list[Task]:
-        return [*self.needs_of_profile(), *self.upstream()]
-
-    def brief(self) -> str:
-        return " " + ", ".join(wants.features_of(json.loads(self.plan)))
-
-    def request(self) -> dict[str, Any] | None:
-        prepared, upstream = self.clone(PrepareDataset).content(), [group.digest() for group in self.upstream()]
-        if prepared is None or not all(upstream):
-            return None
-        features = wants.request(self.profile_content, self.wants(), self.demo_encoders())
-        written = {
-            mode: output.stamp(self.paths.descriptions(self.dataset, prepared, mode), mode)
-            for mode in wants.enhanced(self.wants())
-        }
-        return {
-            "dataset": prepared,
-            "wants": self.wants(),
-            "features": features,
-            "upstream": upstream,
-            **({"descriptions": written} if written else {}),
-        }
-
-    def job(self, **more: Any) -> dict[str, Any]:
-        """The extraction job, as `pipeline.extraction.stage.main` takes it. Raises `UserError` while a group that this one reads is not extracted."""
-        dataset = self.clone(PrepareDataset).resolved()
-        read = wants.merged([group.resolved() for group in self.upstream()])
-        upstream = {
-            "features": {name: str(self.paths.cache / feature["store"]) for name, feature in read["features"].items()},
-            "columns": {name: str(self.folder(path)) for name, path in read["columns"].items()},
-        }
-        return {
-            "profile": self.profile,
-            "demo": str(self.demo_encoders()),
-            "dataset": str(self.folder(dataset["folder"])),
-            "mention_images": str(self.source / dataset["mention_images"]),
-            "entity_images": str(self.source / dataset["entity_images"]),
-            "wants": self.wants(),
-            "upstream": upstream,
-            "cache": str(self.paths.cache),
-            "memo": str(self.paths.memo),
-            "rates": str(self.paths.rates),
-            "device": self.device,
-            "precision": self.precision,
-            "batch_size": self.extract_batch,
-            "shard_rows": self.shard_rows,
-            "columns": str(self.folder(dataset["folder"]) / f"columns-{self.digest()[:12]}"),
-            **more,
-        }
-
-    def made(self) -> dict[str, Any]:
-        """The answer of `pipeline.extraction.stage.main`, its paths relative to the work folder; no process is started where a wider group has done the same."""
-        wider = self._wider()
-        if wider:
-            return wants.part_of(wider, self.wants())
-        made = self.run_child(
-            "pipeline.extraction.stage:main", self.job(beside=[name for name in self.beside.split(",") if name])
-        )
-        made["columns"] = {name: self.paths.relative(Path(path)) for name, path in made["columns"].items()}
-        return made | {"files": [self.paths.relative(Path(path)) for path in made["files"]]}
-
-    def _wider(self) -> dict[str, Any] | None:
-        """The standing receipt of another group that holds all that this one wants: of the same dataset, by the same models, from the same rows."""
-        request, read = self.request(), wants.merged([group.resolved() for group in self.upstream()])
-
-        def standing(path: Path) -> dict[str, Any] | None:
-            return receipts.standing(self.paths.root, path)
-
-        for found in filter(None, map(standing, sorted(self.paths.receipts.glob(f"{self.get_task_family()}-*.json")))):
-            if wants.within(request, found["request"]):
-                above = [
-                    standing(self.paths.receipt(self.get_task_family(), digest))
-                    for digest in found["request"]["upstream"]
-                ]
-                if None not in above and wants.same_rows(read, wants.merged([receipt["result"] for receipt in above])):
-                    return found
-        return None
-
-    def make(self) -> dict[str, Any]:
-        made = self.made()
-        named = self.profile if self.profile in profile.names() else str(Path(self.profile).absolute())
-        demo = {"demo": self.paths.relative(self.demo_encoders())} if len(self.needs_of_profile()) > 1 else {}
-        result = {"profile": named, **demo, **{key: made[key] for key in ("features", "columns", "cut", "without")}}
-        return {
-            "result": result,
-            "files": [self.folder(path) for path in (*made["columns"].values(), *made["files"])],
-            "run": made["run"],
-        }
-
-    def summary(self, receipt: dict[str, Any]) -> str:
-        return wants.describe(receipt)

@@ -6,7 +6,7 @@ import luigi
 
 from foundation.errors import UserError
 from foundation.files import read_json
-from mel_cache.commands.dataset import OnProfile
+from mel_cache.commands.features import OnProfile
 from mel_cache.commands.mentions import folder_of
 from mel_cache.commands.parameters import Choice, Whole
 from mel_cache.commands.task import Tool

@@ -1,4 +1,4 @@
-"""Tasks from features to trained heads: what heads want extracted, candidate lists, pair features, training."""
+"""Tasks from features to trained heads: candidate lists, pair features, training."""
 
 import json
 from pathlib import Path
@@ -11,48 +11,12 @@ from experiments import jobs, spaces
 from foundation import child, logs
 from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
-from mel_cache.commands.dataset import ExtractGroup, OnProfile, PrepareDataset
+from mel_cache.commands.dataset import PrepareDataset
+from mel_cache.commands.features import ExtractFeatures, OnProfile, wants_json
 from mel_cache.commands.parameters import MOST_SEED, Number, TrueOrFalse, Whole
 from mel_cache.commands.task import Task, setting, stop
 from pipeline.extraction import wants
-
-
-class ExtractFeatures(OnProfile):
-    """Runs the pretrained models once over everything that is not in the cache yet; leaves shards under artifacts/cache/.
-
-    Without --features: all that DRIN, MIMIC, DWE+ and DSMIP read of this profile, and every feature that is not marked `by_default: false`.
-    """
-
-    features = luigi.Parameter(
-        default="", description="comma-separated features (what they are made from comes along); empty: everything"
-    )
-    wants = luigi.Parameter(
-        default="", description="JSON list of {side, feature, view} instead of --features; heads use it"
-    )
-
-    def groups(self) -> list[ExtractGroup]:
-        try:
-            jobs.check_heads(self.profile_content)
-            asked = wants.listed(self.profile_content, self.features, self.wants, jobs.usual_wants)
-            plans = wants.plans(self.profile_content, asked)
-            beside = ",".join(sorted({name for plan in plans for name in wants.features_of(plan)}))
-            return [self.clone(ExtractGroup, plan=json.dumps(plan), beside=beside) for plan in plans]
-        except UserError as error:
-            stop(error)
-            raise
-
-    def needs(self) -> list[Task]:
-        return self.groups()
-
-    def request(self) -> dict[str, Any] | None:
-        digests = [group.digest() for group in self.groups()]
-        return {"groups": digests} if all(digests) else None
-
-    def make(self) -> dict[str, Any]:
-        return {"result": wants.merged([group.resolved() for group in self.groups()]), "files": []}
-
-    def summary(self, receipt: dict[str, Any]) -> str:
-        return wants.describe(receipt) + f"\ncache: {self.paths.cache}"
+from pipeline.extraction.contracts import Extraction
 
 
 class BuildCandidates(OnProfile):
@@ -87,7 +51,7 @@ class BuildCandidates(OnProfile):
     def make(self) -> dict[str, Any]:
         folder = self.folder(self.clone(PrepareDataset).resolved()["folder"])
         out = folder / f"candidates-{self.digest()[:12]}.npz"
-        columns = self.needs()[-1].resolved() if self.dense() else {}
+        columns = self.needs()[-1].result() if self.dense() else Extraction()
         listed = wants.candidate_sources(self.sources, self.scorer, columns, self.paths)
         job = {"dataset": str(folder), "k": self.candidates, "sources": listed, "merge": self.merge, "out": str(out)}
         report = self.run_child("pipeline.candidates.stage:build", job)
@@ -111,7 +75,7 @@ class BuildPairs(BuildCandidates):
         except UserError as error:
             stop(error)
             raise
-        return self.clone(ExtractFeatures, features="", wants=json.dumps(listed)) if listed else None
+        return self.clone(ExtractFeatures, features="", wants=wants_json(listed)) if listed else None
 
     def needs(self) -> list[Task]:
         extraction = self.extraction()
@@ -128,7 +92,7 @@ class BuildPairs(BuildCandidates):
         extraction = self.extraction()
         job = jobs.pair_job(
             self.pair,
-            extraction=extraction.resolved() if extraction else {"features": {}, "columns": {}},
+            extraction=extraction.result() if extraction else Extraction(),
             candidates=self.clone(BuildCandidates).resolved(),
             dataset=self.clone(PrepareDataset).resolved(),
             paths=self.paths,
@@ -172,8 +136,8 @@ class TrainHead(BuildCandidates):
         except UserError as error:
             stop(error)
 
-    def extraction(self) -> Task:
-        return self.clone(ExtractFeatures, features="", wants=json.dumps(self.head.wants))
+    def extraction(self) -> ExtractFeatures:
+        return self.clone(ExtractFeatures, features="", wants=wants_json(self.head.wants))
 
     def pairs(self) -> dict[str, BuildPairs]:
         return {name: self.clone(BuildPairs, pair=name) for name in self.head.pairs}
@@ -238,7 +202,7 @@ class TrainHead(BuildCandidates):
         """The training job, as `heads.training.main` takes it."""
         job = jobs.training_job(
             self.head,
-            extraction=self.extraction().resolved(),
+            extraction=self.extraction().result(),
             candidates=self.clone(BuildCandidates).resolved(),
             pairs={name: task.resolved() for name, task in self.pairs().items()},
             dataset=self.clone(PrepareDataset).resolved(),
@@ -253,7 +217,7 @@ class TrainHead(BuildCandidates):
         if self.head.config.get("stage") == "prompts":
             job |= jobs.live_clip(
                 self.head,
-                self.extraction().resolved(),
+                self.extraction().result(),
                 self.profile_content,
                 self.profile,
                 self.demo_encoders(),

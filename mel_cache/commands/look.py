@@ -9,7 +9,8 @@ from foundation.errors import UserError
 from heads.config import methods as known_methods
 from mel_cache.commands import trained
 from mel_cache.commands.compare import CompareHeads, Leaderboard
-from mel_cache.commands.dataset import ExtractGroup, PrepareDataset
+from mel_cache.commands.dataset import PrepareDataset
+from mel_cache.commands.features import ExtractGroup
 from mel_cache.commands.heads import BuildCandidates, TrainHead
 from mel_cache.commands.parameters import Choice, TrueOrFalse, Whole
 from mel_cache.commands.task import Task, stop
@@ -190,15 +191,15 @@ class Report(Leaderboard):
 
         for task in self.shown.values():
             walk(task)
-        merged = wants.merged([group.resolved() for group in groups.values()])
+        merged = wants.merged(group.result() for group in groups.values())
         columns = {name: f"mention.{name}.image" for name in FOUND}
         return {
             name: {
-                "store": str(self.paths.cache / merged["features"][name]["store"]),
-                "column": str(self.folder(merged["columns"][column])),
+                "store": str(self.paths.cache / merged.features[name].store),
+                "column": str(self.folder(merged.columns[column])),
             }
             for name, column in columns.items()
-            if column in merged["columns"]
+            if column in merged.columns
         }
 
     def make(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from foundation.errors import UserError
 from foundation.paths import Paths
 from heads.contracts import Compute
 from linking.contracts import LinkJob, LinkResult
-from mel_cache.commands.dataset import OnProfile
+from mel_cache.commands.features import OnProfile
 from mel_cache.commands.parameters import Whole
 from mel_cache.commands.task import Tool
 

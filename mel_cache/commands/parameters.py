@@ -6,7 +6,7 @@ from typing import Any
 import luigi
 
 from foundation.errors import UserError
-from mel_cache.commands.task import stop
+from mel_cache.commands.task import setting, stop
 
 MOST_SEED = 2**32 - 1
 """What every library's generator takes."""
@@ -68,3 +68,8 @@ class Choice(_Checked, luigi.ChoiceParameter):
 class TrueOrFalse(_Checked, luigi.BoolParameter):
     parsing = luigi.BoolParameter.EXPLICIT_PARSING
     expected = "true or false"
+
+
+DEVICE = setting("device", "auto", "auto, cpu, cuda, cuda:N or mps", significant=False)
+PRECISION = setting("precision", "auto", "auto (fp16 on CUDA, fp32 elsewhere), fp32, fp16 or bf16", significant=False)
+"""Where models run and in which numbers: parameters of every command that runs one."""

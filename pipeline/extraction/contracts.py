@@ -1,10 +1,60 @@
 """What extraction is given and gives back. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import field
+from pathlib import Path
+from typing import Any
 
-from cache.inputs import Want
-from foundation.contracts import contract
+from cache.inputs import Input, Side, Want
+from foundation.contracts import contract, from_json, to_json
+from foundation.paths import Paths
+
+
+@contract
+class Plan:
+    """Wants that are extracted together. after: plans of the groups whose rows these are made from."""
+
+    wants: tuple[Want, ...]
+    after: tuple["Plan", ...] = ()
+
+
+@contract
+class Runtime:
+    """How models run. device: auto, cpu, cuda, cuda:N or mps. precision: auto, fp32, fp16 or bf16. batch_size: rows per batch, 0: chosen by device.
+    shard_rows: most rows in one shard."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int = 0
+    shard_rows: int = 4096
+
+
+@contract
+class ExtractionJob:
+    """One group of features to extract.
+
+    profile: name or path. dataset: prepared folder (mentions.parquet, entities.parquet). images: folder of each side's pictures. work: the work
+    folder, which holds the cache. columns: folder inside it that the key columns are written to. demo: folder of the demo's encoders.
+    upstream: the rows that the wanted ones are made from. beside: further features, none of whose models may be missing either.
+    """
+
+    profile: str
+    dataset: Path
+    images: Mapping[Side, Path]
+    wants: tuple[Want, ...]
+    work: Path
+    columns: Path
+    demo: Path | None = None
+    upstream: tuple[Input, ...] = ()
+    beside: tuple[str, ...] = ()
+    runtime: Runtime = Runtime()
+
+
+@contract
+class EstimateJob:
+    """Extractions to estimate together; their result is one table."""
+
+    extractions: tuple[ExtractionJob, ...]
 
 
 @contract
@@ -43,10 +93,79 @@ class Extraction:
     profile: str | None = None
     demo: str | None = None
 
+    @classmethod
+    def of_receipt(cls, result: Mapping[str, Any]) -> "Extraction":
+        """The `result` of a receipt of ExtractGroup or ExtractFeatures."""
+        return from_json(cls, result, "a receipt's result")
+
+    def inputs(self, wants: Iterable[Want], paths: Paths) -> tuple[Input, ...]:
+        """The wants with the place of their rows in the work folder."""
+        return tuple(
+            Input(
+                side=want.side,
+                feature=want.feature,
+                view=want.view,
+                store=paths.cache / self.features[want.feature].store,
+                keys=paths.root / self.columns[want.column],
+            )
+            for want in wants
+        )
+
+    def to_receipt(self) -> dict[str, Any]:
+        """The result for a receipt: JSON without what is None."""
+        whole = _without_none(to_json(self))
+        return {**whole, "features": {name: _without_none(rows) for name, rows in whole["features"].items()}}
+
 
 @contract
-class Plan:
-    """Wants that are extracted together. after: plans of the groups whose rows these are made from."""
+class Account:
+    """What an extraction did. rows: feature -> rows added. model_loads: features whose model was loaded. stages: `read`, `model`, `write` -> seconds.
+    seconds: all of it."""
 
-    wants: tuple[Want, ...]
-    after: tuple["Plan", ...] = ()
+    rows: Mapping[str, int]
+    model_loads: tuple[str, ...] = ()
+    device: str | None = None
+    stages: Mapping[str, float] | None = None
+    seconds: float | None = None
+
+    def to_receipt(self) -> dict[str, Any]:
+        """The account for a receipt: JSON without what is None."""
+        return _without_none(to_json(self))
+
+
+@contract
+class ExtractionResult:
+    """extraction: for the receipt. files: the shards that hold the wanted rows, relative to the work folder. account: of this run."""
+
+    extraction: Extraction
+    files: tuple[str, ...]
+    account: Account
+
+
+@contract
+class FeatureEstimate:
+    """wanted: distinct units. rows: those that are not in the cache. bytes: they will take (an upper bound where pictures are broken). seconds: at
+    the last measured rate, None where none was measured."""
+
+    feature: str
+    wanted: int
+    rows: int
+    bytes: int
+    seconds: float | None
+
+
+@contract
+class Estimate:
+    """What an extraction would add. free_bytes: on the cache's disk."""
+
+    features: tuple[FeatureEstimate, ...]
+    free_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        """All that is to come."""
+        return sum(feature.bytes for feature in self.features)
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,5 +1,6 @@
 """Looking after the cache: verify, estimate, clean."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from foundation.files import read_json
 from pipeline.datasets.images import Limits
 from pipeline.extraction import stage, wants
 from pipeline.extraction.base import DerivedOptions
+from pipeline.extraction.contracts import Estimate, EstimateJob
 from pipeline.extractors import build
 from pipeline.profiles import profile as profiles
 
@@ -44,30 +46,30 @@ def verify(job: dict[str, Any]) -> dict[str, Any]:
     return {"text": "\n".join(lines), "bad": len(found) + len(prompted)}
 
 
-def estimate(job: dict[str, Any]) -> dict[str, Any]:
-    """The estimates of several extraction jobs as a table."""
-    lines, total, free = [f"{'feature':<18}{'rows wanted':>13}{'to do':>10}{'megabytes':>12}{'time':>14}"], 0, 0
-    for part in job["jobs"]:
-        found = stage.main(part)
-        free = found["free_bytes"]
-        for entry in found["estimates"]:
-            total += entry["bytes"]
-            time = (
-                "-"
-                if not entry["rows"]
-                else "not measured"
-                if entry["seconds"] is None
-                else f"{entry['seconds']:,.0f} s"
-            )
-            lines.append(
-                f"{entry['feature']:<18}{entry['wanted']:>13,}{entry['rows']:>10,}{entry['bytes'] / 1e6:>12,.1f}{time:>14}"
-            )
-    if job.get("later"):
-        lines.append(f"not known before what they are made from is extracted: {', '.join(sorted(set(job['later'])))}")
-    lines.append(
-        f"to come: {total / 1e6:,.1f} MB; free: {free / 1e6:,.0f} MB. Time is at the rate last measured here; nothing was extracted"
+def estimate(job: EstimateJob) -> Estimate:
+    """What several extractions would add to the cache; nothing is extracted or written. Raises `UserError`."""
+    estimates = [stage.estimate(one) for one in job.extractions]
+    return Estimate(
+        features=tuple(feature for one in estimates for feature in one.features),
+        free_bytes=estimates[-1].free_bytes if estimates else 0,
     )
-    return {"text": "\n".join(lines)}
+
+
+def describe(estimate: Estimate, later: Sequence[str] = ()) -> str:
+    """The estimate as a table. later: features whose rows cannot be counted yet."""
+    lines = [f"{'feature':<18}{'rows wanted':>13}{'to do':>10}{'megabytes':>12}{'time':>14}"]
+    for feature in estimate.features:
+        time = "-" if not feature.rows else "not measured" if feature.seconds is None else f"{feature.seconds:,.0f} s"
+        lines.append(
+            f"{feature.feature:<18}{feature.wanted:>13,}{feature.rows:>10,}{feature.bytes / 1e6:>12,.1f}{time:>14}"
+        )
+    if later:
+        lines.append(f"not known before what they are made from is extracted: {', '.join(later)}")
+    lines.append(
+        f"to come: {estimate.bytes / 1e6:,.1f} MB; free: {estimate.free_bytes / 1e6:,.0f} MB. "
+        "Time is at the rate last measured here; nothing was extracted"
+    )
+    return "\n".join(lines)
 
 
 def _receipts(folder: Path) -> list[dict[str, Any]]:

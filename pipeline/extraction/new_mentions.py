@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from cache.identity import identity
+from cache.inputs import Want
 from cache.store import Store
 from foundation.errors import UserError
+from foundation.paths import Paths
 from pipeline.datasets.images import Limits
 from pipeline.extraction import stage, units, wants
 from pipeline.extraction.base import Extractor
+from pipeline.extraction.contracts import Plan, Runtime
 from pipeline.extraction.parents import Parent
 from pipeline.extraction.runner import Feature, Runner
-from pipeline.extraction.views import FROM_FEATURES, IMAGE, IMAGES
+from pipeline.extraction.views import IMAGES
 from pipeline.extractors import build
 from pipeline.profiles.profile import Profile
-
-Want = tuple[str, str]  # feature, view
 
 
 @dataclass(frozen=True)
@@ -36,39 +37,41 @@ class _Group:
 
 
 class Fresh:
-    """Extracts `listed` (feature, view) of mentions, and all that they are made from.
+    """Extracts the wants `listed` of mentions, and all that they are made from.
 
-    place: cache, memo, rates (paths), device, precision, batch_size, shard_rows. Raises `UserError` where the profile's models now give a feature
-    of another identity than the one that is known.
+    demo: folder of the demo's encoders. paths: of the work folder that the cache is in. Raises `UserError` where the profile's models now give a
+    feature of another identity than the one that is known.
     """
 
     def __init__(
-        self, profile: Profile, demo: Path | None, listed: Sequence[Want], known: Known, place: Mapping[str, Any]
+        self,
+        profile: Profile,
+        demo: Path | None,
+        listed: Sequence[Want],
+        known: Known,
+        paths: Paths,
+        runtime: Runtime,
     ) -> None:
         self.profile, self.known = profile, known
-        asked = [{"side": "mention", "feature": feature, "view": view} for feature, view in listed]
-        self.limits, self.loaded = Limits(**profile.limits), list[str]()
-        self.groups = [_Group(group, self._runner(place)) for group in _ordered(wants.plans(profile, asked))]
+        self.limits, loaded = Limits(**profile.limits), list[str]()
+        self.groups = [
+            _Group(group, Runner(runtime, self.limits, paths.rates, loaded=loaded))
+            for group in _ordered(wants.plans(profile, listed))
+        ]
         self.extractors: dict[str, Extractor] = {}
         self.specs: dict[str, dict[str, Any]] = {}
-        for name in sorted({feature for group in self.groups for feature, _ in group.wants}):
+        for name in wants.features_of(want for group in self.groups for want in group.wants):
             self.extractors[name] = build(profile.feature(name), profile.source, demo)
-            self.specs[name] = self._spec(name, Path(place["memo"]))
-
-    def _runner(self, place: Mapping[str, Any]) -> Runner:
-        rest = {name: place[name] for name in ("device", "precision", "batch_size", "shard_rows")}
-        return Runner(limits=self.limits, loaded=self.loaded, rates=Path(place["rates"]), **rest)
+            self.specs[name] = self._spec(name, paths.memo)
 
     def _spec(self, name: str, memo: Path) -> dict[str, Any]:
         """The feature's spec. Raises `UserError` where it is not of the known identity."""
         extractor, parents = self.extractors[name], {}
         if extractor.needs_kb:
-            column = self.known.columns[units.column_name("entity", extractor.options.of, IMAGES)]
-            parents = {
-                ("entity", extractor.options.of, IMAGES): Parent.read(self.known.stores[extractor.options.of], column)
-            }
+            parent = Want(side="entity", feature=extractor.options.of, view=IMAGES)
+            parents = {parent: Parent.read(self.known.stores[parent.feature], self.known.columns[parent.column])}
         records = units.Records({"entity": dict(self.known.entities)}, {}, parents)
-        spec = stage.spec_of(extractor, records, dict(self.known.stores), self.limits, memo)
+        spec = stage.spec_of(extractor, records, self.known.stores, self.limits, memo)
         now, store = identity(spec), self.known.stores[name]
         if now != store.identity:
             raise UserError(
@@ -82,49 +85,44 @@ class Fresh:
 
         root: folder that the pictures' paths start from. Raises `PassingError` where a picture cannot be read now.
         """
-        made: dict[Want, units.Column] = {}
+        columns: dict[Want, units.Column] = {}
         for group in self.groups:
-            parents = {("mention", *want): self._parent(made, want) for want in self._reads(group.wants)}
+            parents = {
+                parent: self._parent(parent, columns[parent])
+                for want in group.wants
+                for parent in wants.requirements(self.profile, want)
+                if parent.side == "mention"
+            }
             records = units.Records({"mention": dict(table)}, {"mention": root}, parents)
-            own = {want: units.column("mention", want[1], records, self.extractors[want[0]]) for want in group.wants}
+            own = {
+                want: units.column(want.side, want.view, records, self.extractors[want.feature]) for want in group.wants
+            }
             features = []
-            for name in dict.fromkeys(feature for feature, _ in group.wants):
-                wanted = units.distinct([column for (feature, _), column in own.items() if feature == name])
+            for name in wants.features_of(group.wants):
+                wanted = units.distinct([column for want, column in own.items() if want.feature == name])
                 store = self.known.stores[name]
                 features.append(
                     Feature(name, self.extractors[name], self.specs[name], store, wanted, store.missing(wanted.keys))
                 )
             group.runner.run(features)
-            made |= own
-        return made
+            columns |= own
+        return columns
 
-    def _parent(self, made: Mapping[Want, units.Column], want: Want) -> Parent:
-        column = made[want]
-        return Parent.of(self.known.stores[want[0]], column.keys, column.present, column.counts)
-
-    def _reads(self, listed: Sequence[Want]) -> list[Want]:
-        """The columns whose rows these are made from."""
-        found = []
-        for feature, view in listed:
-            extractor = self.extractors[feature]
-            if view in FROM_FEATURES and extractor.reads == "text":
-                found.append((FROM_FEATURES[view], IMAGE))
-            elif extractor.reads in ("crops", "rows"):
-                found.append((extractor.options.of, view))
-        return list(dict.fromkeys(found))
+    def _parent(self, want: Want, column: units.Column) -> Parent:
+        return Parent.of(self.known.stores[want.feature], column.keys, column.present, column.counts)
 
 
-def _ordered(plans: Sequence[Mapping[str, Any]]) -> Iterator[list[Want]]:
+def _ordered(plans: Sequence[Plan]) -> Iterator[list[Want]]:
     """The mention's wants of each group once, those before it that it reads."""
     seen: set[tuple[Want, ...]] = set()
 
-    def walk(plan: Mapping[str, Any]) -> Iterator[list[Want]]:
-        for before in plan["after"]:
+    def walk(plan: Plan) -> Iterator[list[Want]]:
+        for before in plan.after:
             yield from walk(before)
-        own = [(want["feature"], want["view"]) for want in plan["wants"] if want["side"] == "mention"]
-        if own and tuple(own) not in seen:
-            seen.add(tuple(own))
-            yield own
+        own = tuple(want for want in plan.wants if want.side == "mention")
+        if own and own not in seen:
+            seen.add(own)
+            yield list(own)
 
     for plan in plans:
         yield from walk(plan)

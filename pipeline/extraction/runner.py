@@ -19,6 +19,7 @@ from foundation.progress import Bar
 from pipeline.datasets.images import Limits
 from pipeline.extraction import reading
 from pipeline.extraction.base import Extractor, TextExtractor, padded_length
+from pipeline.extraction.contracts import Account, Runtime
 from pipeline.extraction.probe import check_probe
 from pipeline.extraction.units import Units
 
@@ -85,18 +86,19 @@ class Runner:
     May run several times for the same features: their models stay loaded.
     """
 
-    device: str
-    precision: str
-    batch_size: int
-    shard_rows: int
+    runtime: Runtime
     limits: Limits
     rates: Path
     account: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "model": 0.0, "write": 0.0})
     loaded: list[str] = field(default_factory=list)
     undone: list[str] = field(default_factory=list)
 
-    def run(self, features: Sequence[Feature]) -> dict[str, Any]:
-        """Extract what is missing. Returns the account: seconds by stage, models loaded, rows extracted by feature.
+    def __post_init__(self) -> None:
+        self.device, self.precision = self.runtime.device, self.runtime.precision
+        self.batch_size, self.shard_rows = self.runtime.batch_size, self.runtime.shard_rows
+
+    def run(self, features: Sequence[Feature]) -> Account:
+        """Extract what is missing; returns the account.
 
         Raises `PassingError` at the end where rows could not be read for a reason that may pass; everything else is in the cache by then.
         """
@@ -119,12 +121,12 @@ class Runner:
             raise PassingError(
                 f"{len(self.undone)} pictures could not be read and stay undone, first: {self.undone[0]}; run the same command again"
             )
-        return {
-            "device": self.device,
-            "stages": {name: round(seconds, 3) for name, seconds in self.account.items()},
-            "model_loads": self.loaded,
-            "rows": {feature.name: feature.extracted for feature in features},
-        }
+        return Account(
+            device=self.device,
+            stages={name: round(seconds, 3) for name, seconds in self.account.items()},
+            model_loads=tuple(self.loaded),
+            rows={feature.name: feature.extracted for feature in features},
+        )
 
     def _load(self, feature: Feature) -> None:
         """Load the model: before anything is read where that needs it, else at its first batch, while pictures are decoded."""

@@ -1,7 +1,7 @@
 """The units behind the wanted views: content keys per record and view, and what to read for each key."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 
 from cache.identity import KEY_BYTES, content_key
+from cache.inputs import Side, Want
 from foundation.errors import UserError
 from foundation.files import write_atomic
 from pipeline.enhance import output
@@ -61,11 +62,6 @@ class Column:
         counts = {} if self.counts is None else {"counts": self.counts}
         np.savez(buffer, keys=self.keys, present=self.present, span=self.span, **counts)
         write_atomic(path, buffer.getvalue())
-
-
-def column_name(side: str, feature: str, view: str) -> str:
-    """File name of a column, without its suffix."""
-    return f"{side}.{feature}.{view}"
 
 
 def _column(keys: Sequence[bytes | None], sources: list[Any], counts: Sequence[int] | None = None) -> Column:
@@ -170,14 +166,14 @@ def read_tables(dataset: Path, modes: Iterable[str] = ()) -> dict[str, dict[str,
 
 @dataclass(frozen=True)
 class Records:
-    """What columns are made of. tables: as `read_tables` gives them. roots: folder of each side's pictures. parents: rows of the features that others
-    read, by (side, feature, view)."""
+    """What columns are made of. tables: as `read_tables` gives them. roots: folder of each side's pictures. parents: the rows that others are made
+    from."""
 
-    tables: dict[str, dict[str, list]]
-    roots: dict[str, Path]
-    parents: dict[tuple[str, str, str], Parent] = field(default_factory=dict)
+    tables: Mapping[str, dict[str, list]]
+    roots: Mapping[Side, Path]
+    parents: Mapping[Want, Parent] = field(default_factory=dict)
 
-    def pictures(self, side: str, view: str) -> Column:
+    def pictures(self, side: Side, view: str) -> Column:
         """The column of a picture view. Raises `UserError` for a view of several pictures on a side that has one."""
         if view == views.IMAGE:
             return image_column(self.tables[side], self.roots[side])
@@ -186,15 +182,12 @@ class Records:
         return images_column(self.tables[side], self.roots[side])
 
 
-def column(side: str, view: str, records: Records, extractor: Extractor) -> Column:
+def column(side: Side, view: str, records: Records, extractor: Extractor) -> Column:
     """The column of one want. Raises `UserError` where the view does not suit the extractor."""
-    if side not in records.tables:
-        raise UserError(f"unknown side {side!r}; expected mention or entity")
     if isinstance(extractor, TextExtractor):
         if side == "mention" and view in views.FROM_FEATURES:
-            return feature_text_column(
-                view, records.tables[side], extractor, records.parents[side, views.FROM_FEATURES[view], views.IMAGE]
-            )
+            parent = Want(side=side, feature=views.FROM_FEATURES[view], view=views.IMAGE)
+            return feature_text_column(view, records.tables[side], extractor, records.parents[parent])
         return text_column(side, view, records.tables[side], extractor)
     if view not in views.PICTURES:
         raise UserError(
@@ -202,8 +195,10 @@ def column(side: str, view: str, records: Records, extractor: Extractor) -> Colu
         )
     if extractor.reads == "image":
         return records.pictures(side, view)
-    parent = records.parents[side, extractor.options.of, view]
-    return part_column(records.pictures(side, view) if extractor.reads == "crops" else None, parent, extractor.reads)
+    parent = Want(side=side, feature=extractor.options.of, view=view)
+    return part_column(
+        records.pictures(side, view) if extractor.reads == "crops" else None, records.parents[parent], extractor.reads
+    )
 
 
 def distinct(columns: Sequence[Column]) -> Units:

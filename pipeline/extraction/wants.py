@@ -1,15 +1,20 @@
 """Wants: which feature under which view of which side; from profiles and heads to extraction groups and their order."""
 
+import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cache.identity import RULES
+from cache.inputs import Want
+from foundation.contracts import from_json
 from foundation.errors import UserError
+from foundation.files import parse_json
 from foundation.paths import Paths
 from pipeline import extractors
 from pipeline.extraction import views
+from pipeline.extraction.contracts import Extraction, FeatureRows, Plan
 from pipeline.extraction.views import FROM_FEATURES, IMAGE, IMAGES
 from pipeline.models import references
 from pipeline.profiles.profile import Profile
@@ -17,69 +22,64 @@ from pipeline.profiles.profile import Profile
 USUAL_TEXTS = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
 USUAL_PICTURES = {"mention": IMAGE, "entity": IMAGE}
 
-Want = dict[str, str]
-
 
 def of_feature(profile: Profile, name: str) -> list[Want]:
-    """The wants of one feature when nobody asks for particular views: the profile's, or the usual ones of its kind."""
+    """The wants of one feature when no views are named: the profile's views, or the usual ones of its kind."""
     feature = profile.feature(name)
     usual = USUAL_TEXTS if _reads(profile, name) == "text" else USUAL_PICTURES
     listed = feature.views or {side: (view,) for side, view in usual.items()}
-    return [{"side": side, "feature": name, "view": view} for side in sorted(listed) for view in listed[side]]
+    return [Want(side=side, feature=name, view=view) for side in sorted(listed) for view in listed[side]]
 
 
-def plans(profile: Profile, listed: Sequence[Want]) -> list[dict[str, Any]]:
-    """The wants and all they need, as groups that are extracted together: `{"wants": […], "after": [plans of the groups they read]}`.
+def plans(profile: Profile, listed: Sequence[Want]) -> list[Plan]:
+    """The wants and all they need, as groups that are extracted together.
 
     One group for all features that read whole pictures (a picture is decoded once), one for those that cut the same boxes, one for all texts (one
     process is started), and one for each other feature; texts made of what was found in pictures are apart from those that need not wait for it.
+    Raises `UserError` where features read each other.
     """
-    closed: dict[tuple[str, str, str], list[Want]] = {}
+    needed: dict[Want, list[Want]] = {}
 
     def close(want: Want) -> None:
-        if _key(want) not in closed:
-            closed[
-                _key(want)
-            ] = []  # set before going on, so that features which read each other end in an error below, not in a loop
-            closed[_key(want)] = needed = requirements(profile, want)
-            for each in needed:
+        if want not in needed:
+            needed[want] = []  # set before going on: features that read each other end in an error below, not in a loop
+            needed[want] = requirements(profile, want)
+            for each in needed[want]:
                 close(each)
 
     for want in listed:
-        close({key: want[key] for key in ("side", "feature", "view")})
-    groups: dict[str, list[tuple[str, str, str]]] = {}
-    for key in sorted(closed, key=lambda key: (key[1], key[0], key[2])):
-        groups.setdefault(_group(profile, key), []).append(key)
-    made: dict[str, dict[str, Any]] = {}
+        close(want)
+    groups: dict[str, list[Want]] = {}
+    for want in sorted(needed, key=lambda want: (want.feature, want.side, want.view)):
+        groups.setdefault(_group(profile, want), []).append(want)
+    planned: dict[str, Plan] = {}
 
-    def make(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    def plan(name: str, above: tuple[str, ...] = ()) -> Plan:
         if name in above:
             raise UserError(
                 f"profile {profile.name!r}: features read each other: {' → '.join([*above, name])}; mend `of:`"
             )
-        if name not in made:
-            after = sorted({_group(profile, _key(want)) for key in groups[name] for want in closed[key]})
-            wants = [{"side": side, "feature": feature, "view": view} for side, feature, view in groups[name]]
-            made[name] = {"wants": wants, "after": [make(other, (*above, name)) for other in after]}
-        return made[name]
+        if name not in planned:
+            after = sorted({_group(profile, each) for want in groups[name] for each in needed[want]})
+            planned[name] = Plan(wants=tuple(groups[name]), after=tuple(plan(other, (*above, name)) for other in after))
+        return planned[name]
 
-    return [make(name) for name in sorted(groups)]
+    return [plan(name) for name in sorted(groups)]
 
 
 def requirements(profile: Profile, want: Want) -> list[Want]:
     """The wants whose rows `want` is made from."""
-    side, name, view = _key(want)
-    if _reads(profile, name) == "text":
-        if side == "mention" and view in FROM_FEATURES:
-            return [{"side": side, "feature": FROM_FEATURES[view], "view": IMAGE}]
+    if _reads(profile, want.feature) == "text":
+        if want.side == "mention" and want.view in FROM_FEATURES:
+            return [Want(side=want.side, feature=FROM_FEATURES[want.view], view=IMAGE)]
         return []
-    kind = extractors.extractor_kind(profile.feature(name), _where(profile))
+    kind = extractors.extractor_kind(profile.feature(want.feature), _where(profile))
     if kind.reads not in ("crops", "rows"):
         return []
-    parent = parent_of(profile, name)
-    needed = [{"side": side, "feature": parent, "view": view}]
+    parent = parent_of(profile, want.feature)
+    needed = [Want(side=want.side, feature=parent, view=want.view)]
     if kind.needs_kb:
-        needed.append({"side": "entity", "feature": parent, "view": IMAGES})
+        needed.append(Want(side="entity", feature=parent, view=IMAGES))
     return needed
 
 
@@ -101,35 +101,31 @@ def _where(profile: Profile) -> str:
     return f"profile {profile.name!r}"
 
 
-def _key(want: Mapping[str, str]) -> tuple[str, str, str]:
-    return want["side"], want["feature"], want["view"]
-
-
-def _group(profile: Profile, key: tuple[str, str, str]) -> str:
-    side, name, view = key
-    reads = _reads(profile, name)
+def _group(profile: Profile, want: Want) -> str:
+    """The name of the group that a want is extracted in."""
+    reads = _reads(profile, want.feature)
     if reads == "image":
         return "image"
     if reads == "crops":
-        return f"crops of {parent_of(profile, name)}"
+        return f"crops of {parent_of(profile, want.feature)}"
     if reads == "text":
-        return "text of features" if side == "mention" and view in FROM_FEATURES else "text"
-    return name
+        return "text of features" if want.side == "mention" and want.view in FROM_FEATURES else "text"
+    return want.feature
 
 
-def features_of(plan: Mapping[str, Any]) -> list[str]:
-    """Names of the features that a plan extracts."""
-    return sorted({want["feature"] for want in plan["wants"]})
+def features_of(listed: Iterable[Want]) -> list[str]:
+    """Names of the features of these wants, each once, sorted."""
+    return sorted({want.feature for want in listed})
 
 
-def enhanced(listed: Sequence[Mapping[str, str]]) -> list[str]:
+def enhanced(listed: Iterable[Want]) -> list[str]:
     """`static`, `dynamic`: the texts by EnhanceEntities that these wants read."""
-    return sorted({mode for want in listed if (mode := views.enhanced(want["side"], want["view"]))})
+    return sorted({mode for want in listed if (mode := views.enhanced(want.side, want.view))})
 
 
-def request(profile: Profile, listed: Sequence[Mapping[str, str]], demo: Path | None) -> dict[str, Any]:
-    """What decides the wanted features: their options, the state of their models' files, and the versions of our own code."""
-    names = sorted({want["feature"] for want in listed})
+def request(profile: Profile, listed: Iterable[Want], demo: Path | None) -> dict[str, Any]:
+    """What decides the wanted features, as JSON: their options, the state of their models' files, and the versions of our own code."""
+    names = features_of(listed)
     kinds = {name: extractors.extractor_kind(profile.feature(name), _where(profile)) for name in names}
 
     def stamps(name: str) -> list[Any]:
@@ -153,85 +149,82 @@ def request(profile: Profile, listed: Sequence[Mapping[str, str]], demo: Path | 
 
 
 def within(own: Mapping[str, Any], wider: Mapping[str, Any]) -> bool:
-    """Whether a group's request wants nothing that another's does not, of the same dataset and by the same models and options."""
+    """Whether `own` asks for a subset of what `wider` extracted, of the same dataset and by the same models and options (both: requests of groups)."""
     mine, theirs = own["features"], wider["features"]
     return (
         all(own.get(key) == wider.get(key) for key in ("dataset", "descriptions"))
         and all(want in wider["wants"] for want in own["wants"])
         and mine["limits"] == theirs["limits"]
-        and all(theirs[key].get(name) == found for key in ("features", "models") for name, found in mine[key].items())
+        and all(theirs[key].get(name) == value for key in ("features", "models") for name, value in mine[key].items())
     )
 
 
-def same_rows(own: Mapping[str, Any], wider: Mapping[str, Any]) -> bool:
-    """Whether what a group reads of others is among what another group has read: the same rows of the same features (results as `merged` gives them)."""
-    identities = {name: feature["identity"] for name, feature in own["features"].items()}
-    theirs = {name: feature["identity"] for name, feature in wider["features"].items()}
-    return identities.items() <= theirs.items() and own["columns"].items() <= wider["columns"].items()
+def same_rows(own: Extraction, wider: Extraction) -> bool:
+    """Whether `wider` holds all rows of `own`: the same features of the same units."""
+    identities = {name: feature.identity for name, feature in own.features.items()}
+    theirs = {name: feature.identity for name, feature in wider.features.items()}
+    return identities.items() <= theirs.items() and own.columns.items() <= wider.columns.items()
 
 
-def part_of(receipt: Mapping[str, Any], listed: Sequence[Want]) -> dict[str, Any]:
-    """What a wider group's receipt says of these wants, as `pipeline.extraction.stage.main` answers when nothing was missing; paths as in the receipt."""
-    from pipeline.extraction.units import column_name
-
-    result, columns = receipt["result"], [column_name(*_key(want)) for want in listed]
-    features = {want["feature"]: {**result["features"][want["feature"]], "extracted": 0} for want in listed}
-    stores = {feature["store"] for feature in features.values()}
-    return {
-        "features": features,
-        "columns": {name: result["columns"][name] for name in columns},
-        "files": [entry["path"] for entry in receipt["files"] if Path(entry["path"]).parent.name in stores],
-        "cut": {name: result["cut"][name] for name in columns},
-        "without": {name: result["without"][name] for name in columns if name in result["without"]},
-        "run": {"model_loads": [], "rows": dict.fromkeys(features, 0)},
-    }
+def part_of(wider: Extraction, listed: Iterable[Want]) -> Extraction:
+    """What an extraction holds of these wants, as if it were done again and nothing were missing."""
+    columns = [want.column for want in listed]
+    return Extraction(
+        features={want.feature: dataclasses.replace(wider.features[want.feature], extracted=0) for want in listed},
+        columns={name: wider.columns[name] for name in columns},
+        cut={name: wider.cut[name] for name in columns},
+        without={name: wider.without[name] for name in columns if name in wider.without},
+    )
 
 
-def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merged(parts: Iterable[Extraction]) -> Extraction:
     """The results of several groups as one. The rows of a feature that was extracted in two groups are added up."""
-    result: dict[str, dict[str, Any]] = {"features": {}, "columns": {}, "cut": {}, "without": {}}
+    parts = list(parts)
+    features: dict[str, FeatureRows] = {}
     for part in parts:
-        for name in ("columns", "cut", "without"):
-            result[name] |= part.get(name, {})
-        for name, feature in part["features"].items():
-            known = result["features"].get(name)
-            if known is not None:
-                both = {
-                    verdict: known["verdicts"].get(verdict, 0) + feature["verdicts"].get(verdict, 0)
-                    for verdict in {**known["verdicts"], **feature["verdicts"]}
-                }
-                feature = feature | {
-                    "rows": known["rows"] + feature["rows"],
-                    "extracted": known["extracted"] + feature["extracted"],
-                    "verdicts": both,
-                }
-            result["features"][name] = feature
-    return result
+        for name, feature in part.features.items():
+            features[name] = _added(features[name], feature) if name in features else feature
+    return Extraction(
+        features=features,
+        columns={name: path for part in parts for name, path in part.columns.items()},
+        cut={name: count for part in parts for name, count in part.cut.items()},
+        without={name: count for part in parts for name, count in part.without.items()},
+    )
 
 
-def describe(receipt: Mapping[str, Any]) -> str:
+def _added(one: FeatureRows, other: FeatureRows) -> FeatureRows:
+    verdicts = dict.fromkeys((*one.verdicts, *other.verdicts), 0)
+    return dataclasses.replace(
+        other,
+        rows=one.rows + other.rows,
+        extracted=one.extracted + other.extracted,
+        verdicts={name: one.verdicts.get(name, 0) + other.verdicts.get(name, 0) for name in verdicts},
+    )
+
+
+def describe(extraction: Extraction) -> str:
     """A table of an extraction's result: rows and verdicts by feature, and where each lies."""
-    width = max([16, *(len(name) + 1 for name in receipt["result"]["features"])])
+    features = sorted(extraction.features.items())
+    width = max([16, *(len(name) + 1 for name, _ in features)])
     lines = [f"{'feature':<{width}}{'rows':>10}  {'verdicts':<34}store"]
-    for name, feature in sorted(receipt["result"]["features"].items()):
-        verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in feature["verdicts"].items())
-        lines.append(f"{name:<{width}}{feature['rows']:>10,}  {verdicts:<34}{feature['store']}")
-    for name, feature in sorted(receipt["result"]["features"].items()):
-        if feature.get("crops", {}).get("lost"):
-            lines.append(
-                f"{feature['crops']['lost']:,} of {feature['crops']['boxes']:,} boxes gave {name} no row (outside the picture, no area, or the model failed)"
-            )
-    cut = {name: count for name, count in receipt["result"]["cut"].items() if count}
-    lines += [f"{count:,} texts of {name} were cut to fit" for name, count in sorted(cut.items())]
-    without = {name: count for name, count in receipt["result"].get("without", {}).items() if count}
-    lines += [f"{count:,} entities have no text in {name}" for name, count in sorted(without.items())]
+    for name, feature in features:
+        verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in feature.verdicts.items())
+        lines.append(f"{name:<{width}}{feature.rows:>10,}  {verdicts:<34}{feature.store}")
+    lines += [
+        f"{feature.crops.lost:,} of {feature.crops.boxes:,} boxes gave {name} no row "
+        "(outside the picture, no area, or the model failed)"
+        for name, feature in features
+        if feature.crops and feature.crops.lost
+    ]
+    lines += [f"{count:,} texts of {name} were cut to fit" for name, count in sorted(extraction.cut.items()) if count]
+    lines += [
+        f"{count:,} entities have no text in {name}" for name, count in sorted(extraction.without.items()) if count
+    ]
     return "\n".join(lines)
 
 
-def candidate_sources(sources: str, scorer: str, extraction: Mapping[str, Any], paths: Paths) -> list[dict[str, Any]]:
+def candidate_sources(sources: str, scorer: str, extraction: Extraction, paths: Paths) -> list[dict[str, Any]]:
     """`name,dense:clip_text` → the sources as `pipeline.candidates.stage.build` takes them. Raises `UserError` for an unknown kind."""
-    from pipeline.extraction.units import column_name
-
     listed: list[dict[str, Any]] = []
     for source in filter(None, (part.strip() for part in sources.split(","))):
         kind, _, feature = source.partition(":")
@@ -240,9 +233,9 @@ def candidate_sources(sources: str, scorer: str, extraction: Mapping[str, Any], 
         elif source == "given":
             listed.append({"kind": source})
         elif kind == "dense" and feature:
-            columns = extraction["columns"]
+            columns = extraction.columns
             found = {
-                side: next((c for c in sorted(columns) if c.startswith(column_name(side, feature, ""))), None)
+                side: next((c for c in sorted(columns) if c.startswith(f"{side}.{feature}.")), None)
                 for side in ("mention", "entity")
             }
             if None in found.values():
@@ -254,7 +247,7 @@ def candidate_sources(sources: str, scorer: str, extraction: Mapping[str, Any], 
                     "kind": "dense",
                     "feature": feature,
                     "output": "pooled",
-                    "store": str(paths.cache / extraction["features"][feature]["store"]),
+                    "store": str(paths.cache / extraction.features[feature].store),
                     "mention_keys": str(paths.root / columns[found["mention"]]),
                     "entity_keys": str(paths.root / columns[found["entity"]]),
                 }
@@ -267,10 +260,13 @@ def candidate_sources(sources: str, scorer: str, extraction: Mapping[str, Any], 
 
 
 def listed(profile: Profile, features: str, wants: str, usual: Callable[[Profile], Sequence[Want]]) -> list[Want]:
-    """The wants of a command: `features` (comma-separated names), or `wants` (a JSON list) in their place, or else what `usual` says that the
-    methods read of a profile, and every feature of it that is extracted by default."""
+    """The wants of a command.
+
+    features: comma-separated names. wants: a JSON list of {side, feature, view} in their place. usual: what the methods read of a profile, which is
+    extracted besides every feature of it that is extracted by default where neither is given. Raises `UserError` where `wants` is no such list.
+    """
     if wants:
-        return json.loads(wants)
+        return list(parse_wants(wants))
     names = [name.strip() for name in features.split(",") if name.strip()]
     if names:
         return [want for name in names for want in of_feature(profile, name)]
@@ -283,3 +279,11 @@ def listed(profile: Profile, features: str, wants: str, usual: Callable[[Profile
             for want in of_feature(profile, name)
         ),
     ]
+
+
+def parse_wants(text: str) -> tuple[Want, ...]:
+    """The wants of `--wants`. Raises `UserError` where it is no JSON list of them."""
+    try:
+        return from_json(tuple[Want, ...], parse_json(text), "--wants")
+    except json.JSONDecodeError as error:
+        raise UserError(f"--wants, column {error.colno}: malformed JSON ({error.msg})") from None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from cache.inputs import Side, Want
 from cache.store import Store
 from cache.table import Table
 from foundation.errors import UserError, nearest
@@ -33,7 +34,7 @@ MENTION_OBJECTS, ENTITY_OBJECTS = 3, 1  # DRIN's release: the best boxes of a me
 _SENTENCE, _ENTITY_TEXT = ("mention", "sentence"), ("entity", "name_sep_attributes")
 _MENTION_IMAGE, _ENTITY_IMAGE = ("mention", "image"), ("entity", "image")
 # Pair feature → (side, view), feature and outputs that it reads of the profile. DRIN, section 3.2: ti, it, tt and ii.
-READS: Mapping[str, tuple[tuple[tuple[str, str], str, tuple[str, ...]], ...]] = {
+READS: Mapping[str, tuple[tuple[tuple[Side, str], str, tuple[str, ...]], ...]] = {
     "clip_ti": ((_SENTENCE, "clip_text", ("pooled",)), (_ENTITY_IMAGE, "clip_image", ("pooled",))),
     "clip_it": ((_MENTION_IMAGE, "clip_image", ("pooled",)), (_ENTITY_TEXT, "clip_text", ("pooled",))),
     "text_cls": ((_SENTENCE, "text_tokens", ("pooled",)), (_ENTITY_TEXT, "text_tokens", ("pooled",))),
@@ -57,8 +58,8 @@ def names() -> list[str]:
     return list(READS)
 
 
-def wants(name: str, profile_features: Collection[str]) -> list[dict[str, str]]:
-    """What the pair feature reads of the cache: `{side, feature, view}` each.
+def wants(name: str, profile_features: Collection[str]) -> list[Want]:
+    """What the pair feature reads of the cache.
 
     Raises `UserError` for an unknown name, or where the profile lacks a feature it needs.
     """
@@ -69,7 +70,7 @@ def wants(name: str, profile_features: Collection[str]) -> list[dict[str, str]]:
         raise UserError(
             f"pair feature {name!r} needs {', '.join(lacking)}, which the profile does not have; add it there (docs/models.md)"
         )
-    return [{"side": side, "feature": feature, "view": view} for (side, view), feature, _ in READS[name]]
+    return [Want(side=side, feature=feature, view=view) for (side, view), feature, _ in READS[name]]
 
 
 def possible(profile_features: Collection[str]) -> list[str]:

@@ -39,10 +39,10 @@ class Book:
         merged: dict[str, dict[str, str]] = {}
         for one in run.tree():
             for feature in FOUND:
-                column = one.extraction["columns"].get(f"mention.{feature}.image")
+                column = one.extraction.columns.get(f"mention.{feature}.image")
                 if column:
                     merged[feature] = {
-                        "store": str(run.paths.cache / one.extraction["features"][feature]["store"]),
+                        "store": str(run.paths.cache / one.extraction.features[feature].store),
                         "column": str(run.paths.root / column),
                     }
         source = Source.read(run.prepared, roots, merged)
