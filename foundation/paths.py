@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from foundation.errors import UserError
+
 
 def descriptions(dataset: Path, mode: str, kind: str = ".parquet") -> Path:
     """A file of the texts that `EnhanceEntities --mode MODE` leaves in a prepared dataset's folder."""
@@ -53,6 +55,19 @@ class Paths:
 
     def run(self, dataset: str, method: str, digest: str) -> Path:
         return self.root / "runs" / dataset / method / digest[:16]
+
+    def find_run(self, name: str) -> Path:
+        """The folder of a run, or of a mean over seeds: named as a path, or as <dataset>/<method>/<hash>.
+
+        Raises `UserError` where there is no such folder.
+        """
+        for path in (Path(name).expanduser(), self.root / name, self.root / "runs" / name):
+            if name and path.is_dir():
+                return path.absolute()
+        raise UserError(
+            f"{name}: no such run, neither as a folder nor under {self.root / 'runs'}; "
+            "name the folder that TrainHead printed as `run:`, or <dataset>/<method>/<hash>"
+        )
 
     def prompted(self) -> list[Path]:
         """The folders of features that were made with prompts that a run has learned; they belong to those runs."""

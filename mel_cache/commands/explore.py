@@ -7,7 +7,6 @@ import luigi
 from foundation.errors import UserError
 from foundation.files import read_json
 from mel_cache.commands.features import OnProfile
-from mel_cache.commands.mentions import folder_of
 from mel_cache.commands.parameters import Choice, Whole
 from mel_cache.commands.task import Tool
 
@@ -31,7 +30,7 @@ class Explore(Tool, OnProfile):
     def folder_of_run(self) -> Path:
         """Raises `UserError` where there is none, or it is of another dataset."""
         if self.run_folder:
-            folder = folder_of(self.run_folder, self.paths)
+            folder = self.paths.find_run(self.run_folder)
             if folder.parent.parent.name != self.dataset:
                 raise UserError(
                     f"--run {self.run_folder}: of dataset {folder.parent.parent.name!r}; name it (--dataset, and --data-dir for its pictures)"

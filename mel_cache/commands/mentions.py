@@ -7,33 +7,11 @@ import luigi
 
 from foundation import child, logs
 from foundation.errors import UserError
-from foundation.paths import Paths
 from heads.contracts import Compute
 from linking.contracts import LinkJob, LinkResult
 from mel_cache.commands.features import OnProfile
 from mel_cache.commands.parameters import Whole
 from mel_cache.commands.task import Tool
-
-
-def folder_of(named: str, paths: Paths) -> Path:
-    """A run's folder, named as it is or as <dataset>/<method>/<hash> under the work folder's runs.
-
-    Raises `UserError` where there is none.
-    """
-    found = next(
-        (
-            place.absolute()
-            for place in (Path(named).expanduser(), paths.root / "runs" / named)
-            if named and place.is_dir()
-        ),
-        None,
-    )
-    if found is None:
-        raise UserError(
-            f"--run {named}: no such run, neither as a folder nor under {paths.root / 'runs'}; "
-            "TrainHead prints it as `run:`"
-        )
-    return found
 
 
 class LinkMentions(Tool):
@@ -66,7 +44,7 @@ class LinkMentions(Tool):
 
     def act(self) -> None:
         job = LinkJob(
-            run=folder_of(self.run_folder, self.paths),
+            run=self.paths.find_run(self.run_folder),
             input=Path(self.input_file),
             output=Path(self.output_file),
             images=Path(self.images_dir) if self.images_dir else None,

@@ -1,7 +1,6 @@
 """From a run's folder back to the task that trained it."""
 
 import json
-from pathlib import Path
 
 from foundation.errors import UserError
 from foundation.files import read_json
@@ -14,10 +13,7 @@ def find(task: BuildCandidates, named: str) -> TrainHead:
 
     task: gives dataset, profile and candidates. Raises `UserError` where there is no such run, or where it was made from other ones.
     """
-    places = [Path(named).expanduser(), task.paths.root / named, task.paths.root / "runs" / named]
-    folder = next((place.absolute() for place in places if place.is_dir()), None)
-    if folder is None:
-        raise UserError(f"{named}: no such run, neither as a folder nor under {task.paths.root / 'runs'}")
+    folder = task.paths.find_run(named)
     first, more = folder, {"seeds": 1}
     if (folder / MEAN).exists():
         mean = read_json(folder / MEAN)
