@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cache.identity import Output, weights_hash
+from foundation import plugins
 from foundation.errors import UserError
 from pipeline.models import references
 from pipeline.models.references import ModelFiles
@@ -119,16 +120,18 @@ class Extractor(ABC):
 
         limits: of picture decoding. parents: identities of the features it reads, by name.
         """
+        plugin = plugins.digest_of(type(self))
         spec: dict[str, Any] = {
             "extractor": type(self).__module__.rpartition(".")[2],
             "version": self.VERSION,
+            **({"plugin": plugin} if plugin else {}),
             "preprocessing": dict(self.preprocessing()),
             "outputs": [output.to_json() for output in self.writes.values()],
         }
         if self.files is not None:
             spec |= {"architecture": self.files.architecture(), "weights": weights_hash(list(self.files.weights), memo)}
-        if self.reads == "text" and self.files.tokenizer:
-            spec["tokenizer"] = weights_hash(list(self.files.tokenizer), memo)
+            if self.reads == "text" and self.files.tokenizer:
+                spec["tokenizer"] = weights_hash(list(self.files.tokenizer), memo)
         if self.reads in ("image", "crops"):
             spec["limits"] = dict(limits)
         if self.labels():

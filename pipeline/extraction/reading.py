@@ -10,8 +10,8 @@ import numpy as np
 
 from foundation.errors import PassingError
 from pipeline.datasets.images import ImageError, Limits, decode, image_key
-from pipeline.extraction import ahead
 from pipeline.extraction.base import CropExtractor, Extractor, TextExtractor, padded_length
+from pipeline.extraction.batches import batches
 from pipeline.extraction.units import Part, Picture
 
 BYTES = 256 << 20  # of prepared pictures: of a batch, and of what waits for the model besides
@@ -94,7 +94,7 @@ def pictures(
 ) -> Iterator[Done]:
     """The shards of pictures, or of crops of them, each picture decoded once for all extractors and ahead of the model, across shards too."""
     one = functools.partial(_prepared, list(extractors.values()), limits)
-    for sources, start, prepared in ahead.batches(one, shards, batch_size, BYTES):
+    for sources, start, prepared in batches(one, shards, batch_size, BYTES):
         if start == 0:
             done = Done.whole(
                 {name: _empty(extractor, len(sources)) for name, extractor in extractors.items()}, len(sources)

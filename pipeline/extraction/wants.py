@@ -8,6 +8,7 @@ from typing import Any
 
 from cache.identity import RULES
 from cache.inputs import Want
+from foundation import plugins
 from foundation.contracts import from_json
 from foundation.errors import UserError
 from foundation.files import parse_json
@@ -139,7 +140,7 @@ def request(profile: Profile, listed: Iterable[Want], demo: Path | None) -> dict
         "features": {
             name: {
                 "extractor": profile.feature(name).extractor,
-                "version": [RULES, kinds[name].VERSION],
+                "version": [RULES, kinds[name].VERSION, *filter(None, [plugins.digest_of(kinds[name])])],
                 "options": dict(profile.feature(name).options),
             }
             for name in names

@@ -1,4 +1,4 @@
-"""Extractors, one file and one class each; a feature's `extractor:` names the module."""
+"""Extractors, one file and one class each; a feature's `extractor:` names the file, or a plugin (see `foundation.plugins`)."""
 
 import dataclasses
 import importlib
@@ -6,21 +6,31 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
+from foundation import plugins
 from foundation.errors import UserError, nearest
 from pipeline.extraction.base import Extractor
 from pipeline.profiles.profile import Feature
 
 
 def names() -> list[str]:
-    """Names of the extractors, read from the files without importing them."""
+    """Names of the package's own extractors, read from the files without importing them."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def extractor_class(name: str) -> type[Extractor]:
-    """The class in `pipeline/extractors/<name>.py`. Raises `UserError` for an unknown name."""
-    if name not in names():
-        raise UserError(f"no extractor {name!r}{nearest(name, names())}")
-    return importlib.import_module(f"pipeline.extractors.{name}").extractor
+    """The class in `pipeline/extractors/<name>.py`, or that of a plugin. Raises `UserError` for an unknown name, and for a plugin that is no extractor."""
+    own = names()
+    if name in own:
+        return importlib.import_module(f"pipeline.extractors.{name}").extractor
+    found = plugins.find("extractor", own)
+    if name not in found:
+        raise UserError(f"no extractor {name!r}{nearest(name, [*own, *found])}")
+    kind, file = found[name].value, found[name].file
+    if not (isinstance(kind, type) and issubclass(kind, Extractor)):
+        raise UserError(
+            f"{file}: `extractor` is {kind!r:.60}, expected a subclass of pipeline.extraction.base.Extractor"
+        )
+    return kind
 
 
 def reads(feature: Feature, where: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.extraction import ahead
+from pipeline.extraction import batches
 
 COUNT, SIZE = 8, 1000  # results of a batch, bytes of each
 
@@ -24,7 +24,7 @@ def test_batches_come_in_order_and_end_at_the_count_or_at_the_bytes():
 
     found = [
         (start, [int(result[0]) for result in results])
-        for _, start, results in ahead.batches(work, [range(len(sizes))], COUNT, 100)
+        for _, start, results in batches.batches(work, [range(len(sizes))], COUNT, 100)
     ]
     ends = [
         8,
@@ -41,7 +41,7 @@ def test_no_batch_reaches_across_the_end_of_a_run():
     runs = [range(0, 10), range(10, 11), range(11, 27)]
     found = [
         (run, start, results)
-        for run, start, results in ahead.batches(lambda number: number, iter(runs), COUNT, 1 << 20)
+        for run, start, results in batches.batches(lambda number: number, iter(runs), COUNT, 1 << 20)
     ]
     assert [(run, start) for run, start, _ in found] == [
         (runs[0], 0),
@@ -67,7 +67,7 @@ def test_the_next_run_is_begun_while_the_model_is_at_this_one_and_not_long_befor
         return np.zeros(SIZE, np.uint8)
 
     asked_at = []
-    for run, start, _ in ahead.batches(work, runs(), COUNT, 1 << 30):
+    for run, start, _ in batches.batches(work, runs(), COUNT, 1 << 30):
         asked_at.append(len(asked))
         if run[0] + start == next_run - COUNT:
             assert done.acquire(timeout=60), (
@@ -93,12 +93,12 @@ def test_what_waits_is_bounded_by_bytes_as_well_as_by_count(limit):
         return made
 
     taken = 0
-    for _, start, results in ahead.batches(work, [range(100)], COUNT, limit):
+    for _, start, results in batches.batches(work, [range(100)], COUNT, limit):
         assert start == taken
         taken += len(results)
         time.sleep(0.02)  # a model that is slower than the threads
         del results
-    of_count = (1 + ahead.BATCHES) * COUNT * SIZE
+    of_count = (1 + batches.AHEAD) * COUNT * SIZE
     assert taken == 100 and most[0] <= min(of_count, 2 * limit) + (threads + 1) * SIZE
     assert most[0] > 2 * COUNT * SIZE or limit < COUNT * SIZE, "it does run ahead"
 
@@ -106,7 +106,7 @@ def test_what_waits_is_bounded_by_bytes_as_well_as_by_count(limit):
 def test_a_model_that_fails_is_not_waited_for():
     before = threading.active_count()
     with pytest.raises(RuntimeError, match="the model"):
-        for _ in ahead.batches(lambda number: np.zeros(SIZE), [range(100)], COUNT, SIZE):
+        for _ in batches.batches(lambda number: np.zeros(SIZE), [range(100)], COUNT, SIZE):
             raise RuntimeError("the model")
     assert threading.active_count() == before
 
@@ -117,7 +117,7 @@ def test_an_error_in_a_thread_is_raised_where_its_result_would_have_come():
 
     taken = 0
     with pytest.raises(ZeroDivisionError):
-        for *_, results in ahead.batches(work, [range(100)], 10, 1 << 20):
+        for *_, results in batches.batches(work, [range(100)], 10, 1 << 20):
             taken += len(results)
     assert taken == 40, "what came before it is done"
 
@@ -125,6 +125,6 @@ def test_an_error_in_a_thread_is_raised_where_its_result_would_have_come():
 def test_bytes_are_those_of_arrays_tensors_and_pictures_in_whatever_holds_them():
     import torch
 
-    assert ahead.held((np.zeros((3, 4), np.float32), (4, 3))) == pytest.approx(48, abs=120)
-    assert ahead.held(torch.zeros(1000)) == 4000
-    assert ahead.held([{"a": Image.new("RGB", (100, 50))}, np.zeros(7000, np.uint8)]) == 22_000
+    assert batches.held((np.zeros((3, 4), np.float32), (4, 3))) == pytest.approx(48, abs=120)
+    assert batches.held(torch.zeros(1000)) == 4000
+    assert batches.held([{"a": Image.new("RGB", (100, 50))}, np.zeros(7000, np.uint8)]) == 22_000
