@@ -1,27 +1,50 @@
 """Metrics of several seeds: mean and sample standard deviation of each figure."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 from foundation.files import read_json, write_atomic, write_json
-from report.runs import MEAN
-from report.tables import as_text, table
+from foundation.tables import as_text, text_table
+from report.contracts import AverageJob, AverageResult
+from report.runs import MEAN, Figures, Metrics
 
 FIGURES = ("H@1", "H@3", "H@5", "H@10", "H@20", "MRR", "MR", "recall")
 
-Averages = dict[str, dict[str, dict[str, dict[str, Any]]]]
-"""split -> protocol -> part -> n, and for each figure {"mean", "deviation"} (None for a single seed)."""
+
+@dataclass(frozen=True)
+class Average:
+    """deviation: sample standard deviation (n - 1), None for a single value."""
+
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> "Average":
+        """Of one or more values."""
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None)
 
 
-def averages(metrics: Sequence[Mapping[str, Any]]) -> Averages:
-    """Over runs on the same mentions, `metrics.json` of each. What is not in all of them is left out."""
+@dataclass(frozen=True)
+class PartAverages:
+    """The averages of one part. n: its mentions. figures: those of `FIGURES` that every run has."""
+
+    n: int
+    figures: Mapping[str, Average]
+
+
+Averages = Mapping[str, Mapping[str, Mapping[str, PartAverages]]]
+"""split -> protocol -> part -> averages."""
+
+
+def averages(metrics: Sequence[Metrics]) -> Averages:
+    """Over runs on the same mentions. What is not in the metrics of all of them is left out."""
     first = metrics[0]
     return {
         split: {
             protocol: {
-                part: _figures([one[split][protocol][part] for one in metrics])
+                part: _part_averages([one[split][protocol][part] for one in metrics])
                 for part in parts
                 if all(part in one.get(split, {}).get(protocol, {}) for one in metrics)
             }
@@ -31,59 +54,60 @@ def averages(metrics: Sequence[Mapping[str, Any]]) -> Averages:
     }
 
 
-def _figures(values: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    result: dict[str, Any] = {"n": values[0]["n"]}
-    return result | {
-        name: spread([one[name] for one in values]) for name in FIGURES if all(name in one for one in values)
+def _part_averages(values: Sequence[Figures]) -> PartAverages:
+    shared = [name for name in FIGURES if all(name in one for one in values)]
+    return PartAverages(int(values[0]["n"]), {name: Average.over([one[name] for one in values]) for name in shared})
+
+
+def average_text(figure: str, value: Average | None) -> str:
+    """A figure as tables show it: percent but for MR, `71.20 ± 0.30` over several seeds; "–" where there is none."""
+    if value is None:
+        return "–"
+    factor, digits = (1, 1) if figure == "MR" else (100, 2)
+    text = f"{value.mean * factor:.{digits}f}"
+    return text if value.deviation is None else f"{text} ± {value.deviation * factor:.{digits}f}"
+
+
+def average(job: AverageJob) -> AverageResult:
+    """Write metrics-mean.json (seeds, the runs' folders relative to it, averages) and metrics-mean.txt to `job.out`."""
+    over_seeds = averages([read_json(folder / "metrics.json") for folder in job.runs])
+    runs = [f"../{folder.relative_to(job.out.parent).as_posix()}" for folder in job.runs]
+    write_json(job.out / MEAN, {"seeds": list(job.seeds), "runs": runs, "metrics": _plain(over_seeds)})
+    table = averages_text(over_seeds, job.seeds)
+    write_atomic(job.out / "metrics-mean.txt", table + "\n")
+    return AverageResult(table=table)
+
+
+def _plain(over_seeds: Averages) -> dict[str, Any]:
+    """As metrics-mean.json holds it: split -> protocol -> part -> n, and for each figure {"mean", "deviation"}."""
+    return {
+        split: {
+            protocol: {
+                part: {"n": one.n}
+                | {name: {"mean": value.mean, "deviation": value.deviation} for name, value in one.figures.items()}
+                for part, one in parts.items()
+            }
+            for protocol, parts in protocols.items()
+        }
+        for split, protocols in over_seeds.items()
     }
 
 
-def spread(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean and sample standard deviation (n - 1); no deviation for a single value."""
-    return {"mean": fmean(values), "deviation": stdev(values) if len(values) > 1 else None}
+def averages_text(over_seeds: Averages, seeds: Sequence[int]) -> str:
+    """Every split and protocol, then the parts of the last split under its first protocol."""
 
+    def row(name: str, one: PartAverages) -> list[str]:
+        return [name, str(one.n), *(average_text(figure, one.figures.get(figure)) for figure in FIGURES)]
 
-def said(name: str, value: Mapping[str, float | None] | None) -> str:
-    """A figure as tables show it: percent but for MR, with its deviation where there is one; "–" where there is none."""
-    if value is None:
-        return "–"
-    factor, digits = (1, 1) if name == "MR" else (100, 2)
-    mean, deviation = value["mean"], value["deviation"]
-    assert mean is not None
-    return f"{mean * factor:.{digits}f}" + (f" ± {deviation * factor:.{digits}f}" if deviation is not None else "")
-
-
-def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Write the mean over seeds. job: runs (folders, a seed each), seeds, out (folder). Returns `{"table"}`.
-
-    Leaves metrics-mean.json (seeds, the runs relative to it, averages) and metrics-mean.txt.
-    """
-    out = Path(job["out"])
-    folders = [Path(folder) for folder in job["runs"]]
-    made = averages([read_json(folder / "metrics.json") for folder in folders])
-    relative = [folder.relative_to(out.parent).as_posix() for folder in folders]
-    write_json(out / MEAN, {"seeds": job["seeds"], "runs": [f"../{path}" for path in relative], "metrics": made})
-    text = as_said(made, job["seeds"])
-    write_atomic(out / "metrics-mean.txt", text + "\n")
-    return {"table": text}
-
-
-def as_said(made: Averages, seeds: Sequence[int]) -> str:
-    """Every split and protocol, then the parts of the last split under its first protocol, mean ± standard deviation."""
-    rows = [
-        [f"{split}  {protocol}", str(parts["all"]["n"]), *(said(name, parts["all"].get(name)) for name in FIGURES)]
-        for split, protocols in made.items()
+    header = ["", "n", *FIGURES]
+    split, protocols = list(over_seeds.items())[-1]
+    protocol, parts = next(iter(protocols.items()))
+    whole = [
+        row(f"{split}  {protocol}", parts["all"])
+        for split, protocols in over_seeds.items()
         for protocol, parts in protocols.items()
     ]
-    split, protocols = list(made.items())[-1]
-    protocol, parts = next(iter(protocols.items()))
-    by_part = [
-        [name, str(values["n"]), *(said(figure, values.get(figure)) for figure in FIGURES)]
-        for name, values in parts.items()
-        if name != "all"
-    ]
+    by_part = [row(name, one) for name, one in parts.items() if name != "all"]
     title = f"mean ± standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))})"
-    header = ["", "n", *FIGURES]
-    return (
-        as_text(table(title, header, rows)) + "\n\n" + as_text(table(f"{split}  {protocol}, by part", header, by_part))
-    )
+    tables = text_table(header, whole, title), text_table(header, by_part, f"{split}  {protocol}, by part")
+    return "\n\n".join(map(as_text, tables))

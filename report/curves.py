@@ -1,33 +1,39 @@
 """Learning curves as coordinates that a template draws: one small chart per figure, a line per method."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+from report.runs import Epoch
 
 LARGE, SMALL = (720, 280), (340, 180)
 """Width and height in pixels, of the chart of all methods and of those of one."""
 LEFT, RIGHT, TOP, BOTTOM = 46, 70, 14, 32
+Point = tuple[int, float]
+"""Epoch and value."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """name; number of its colour; points "x,y x,y ..."; end: where its name stands; best: the marked point, and what it says."""
+class Curve:
+    """One method's line, in pixels. colour: number of its colour. points: "x,y x,y ...". end: where its name stands.
+    best: the marked point. label: what it says."""
 
     name: str
     colour: int
     points: str
     end: tuple[float, float]
     best: tuple[float, float]
-    said: str
+    label: str
 
 
 @dataclass(frozen=True)
 class Chart:
-    """title; lines; ticks (place in pixels, text) of both axes; table: the same numbers, a row (method, epochs, best, at epoch) per line."""
+    """A figure by epoch. x_ticks, y_ticks: place in pixels and text. rows: the same as numbers, a row (method, epochs,
+    best, at epoch) per curve. size: width and height in pixels."""
 
     title: str
-    lines: tuple[Line, ...]
+    curves: tuple[Curve, ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
     rows: tuple[tuple[str, ...], ...]
@@ -35,38 +41,33 @@ class Chart:
     right: int = RIGHT
 
 
-def charts(histories: Mapping[str, Mapping[str, Any]]) -> list[Chart]:
-    """histories: method -> its history.json. Dev MRR of all methods together, then the loss of each by itself, as scales differ; nothing for those
-    that were not trained by epochs."""
-    there = {name: one["epochs"] for name, one in histories.items() if one.get("epochs")}
+def charts(histories: Mapping[str, Sequence[Epoch]]) -> list[Chart]:
+    """Of the epochs of each method: dev MRR of all together, then the loss of each by itself, as scales differ.
+
+    Nothing for methods that were not trained by epochs.
+    """
+    trained = {name: epochs for name, epochs in histories.items() if epochs}
     colours = {name: number for number, name in enumerate(histories)}
-    found = [
-        _chart(
-            "MRR on dev, by epoch",
-            {name: _points(rows, "dev MRR") for name, rows in there.items()},
-            colours,
-            max,
-            LARGE,
-        )
-    ]
-    found += [
-        _chart(f"{name}: training loss, by epoch", {name: _points(rows, "loss")}, colours, min, SMALL)
-        for name, rows in there.items()
-    ]
-    return [chart for chart in found if chart.lines]
+    mrr = {name: _points((epoch.number, epoch.dev_mrr) for epoch in epochs) for name, epochs in trained.items()}
+    drawn = [_chart("MRR on dev, by epoch", mrr, colours, max, LARGE)]
+    for name, epochs in trained.items():
+        losses = {name: _points((epoch.number, epoch.loss) for epoch in epochs)}
+        drawn.append(_chart(f"{name}: training loss, by epoch", losses, colours, min, SMALL))
+    return [chart for chart in drawn if chart.curves]
 
 
-def _points(rows: Sequence[Mapping[str, float]], figure: str) -> list[tuple[int, float]]:
-    return [(int(row["epoch"]), float(row[figure])) for row in rows if figure in row and math.isfinite(row[figure])]
+def _points(values: Iterable[tuple[int, float | None]]) -> list[Point]:
+    return [(epoch, value) for epoch, value in values if value is not None and math.isfinite(value)]
 
 
 def _chart(
     title: str,
-    series: Mapping[str, list[tuple[int, float]]],
+    series: Mapping[str, list[Point]],
     colours: Mapping[str, int],
-    best: Any,
+    best: Callable[..., Any],
     size: tuple[int, int],
 ) -> Chart:
+    """best: `max` or `min`, which of a curve's points is marked."""
     series = {name: points for name, points in series.items() if points}
     if not series:
         return Chart(title, (), (), (), (), size)
@@ -83,18 +84,20 @@ def _chart(
             height - BOTTOM - up * (height - TOP - BOTTOM), 1
         )
 
-    lines, rows = [], []
+    curves: list[Curve] = []
+    rows: list[tuple[str, ...]] = []
     for name, points in series.items():
         top = best(points, key=lambda point: point[1])
         shown = [place(point) for point in points]
-        said = f"{name}: {top[1]:.4g} at epoch {top[0]}"
-        lines.append(Line(name, colours[name] % 8, " ".join(f"{x},{y}" for x, y in shown), shown[-1], place(top), said))
+        label = f"{name}: {top[1]:.4g} at epoch {top[0]}"
+        path = " ".join(f"{x},{y}" for x, y in shown)
+        curves.append(Curve(name, colours[name] % 8, path, shown[-1], place(top), label))
         rows.append((name, str(points[-1][0]), f"{top[1]:.4f}", str(top[0])))
     every = max(1, math.ceil(longest / (width // 48)))
     x_ticks = [(place((epoch, low))[0], str(epoch)) for epoch in range(1, longest + 1, every)]
     return Chart(
         title,
-        tuple(_apart(lines, height - BOTTOM + 8)),
+        tuple(_apart(curves, height - BOTTOM + 8)),
         tuple(x_ticks),
         tuple((place((1, step))[1], f"{step:g}") for step in steps),
         tuple(rows),
@@ -102,19 +105,14 @@ def _chart(
     )
 
 
-def _apart(lines: list[Line], bottom: float) -> list[Line]:
-    """The same lines, their names at least 13 pixels from each other and above `bottom`."""
+def _apart(curves: list[Curve], bottom: float) -> list[Curve]:
+    """The same curves, their names at least 13 pixels from each other and above `bottom`."""
     lowest, placed = -math.inf, {}
-    for line in sorted(lines, key=lambda line: line.end[1]):
-        lowest = max(line.end[1], lowest + 13)
-        placed[line.name] = lowest
+    for curve in sorted(curves, key=lambda curve: curve.end[1]):
+        lowest = max(curve.end[1], lowest + 13)
+        placed[curve.name] = lowest
     over = max(0.0, lowest - bottom)
-    return [
-        Line(
-            line.name, line.colour, line.points, (line.end[0], round(placed[line.name] - over, 1)), line.best, line.said
-        )
-        for line in lines
-    ]
+    return [replace(curve, end=(curve.end[0], round(placed[curve.name] - over, 1))) for curve in curves]
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:

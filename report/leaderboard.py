@@ -1,19 +1,18 @@
-"""The leaderboard: methods side by side under every protocol, with deviations over seeds, significance, and what each costs."""
+"""The leaderboard: methods side by side under every protocol, with deviations over seeds, significance, and costs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from foundation.files import write_atomic
-from report.averages import FIGURES, Averages, averages, said, spread
-from report.long_csv import tidy
+from foundation.tables import Cell, TextTable, as_latex, as_markdown, as_text, text_table
+from report.averages import FIGURES, Average, Averages, PartAverages, average_text, averages
+from report.contracts import LeaderboardJob, LeaderboardResult, NamedRun, TablesJob
+from report.long_csv import long_csv
 from report.published import published
-from report.runs import Experiment, ranks, read_experiment, shared_protocol
-from report.significance import RESAMPLES, holm, p_said, paired_bootstrap
-from report.tables import Cell, Table, as_latex, as_markdown, as_text, table
+from report.runs import PROTOCOLS, Experiment, ranks, read_experiment, shared_protocol
+from report.significance import holm, p_text, paired_bootstrap
 
 GROUP = "group: "
 UNGROUPED = ["mention image: yes", "mention image: no", "gold image: yes", "gold image: no", "image on both sides: yes"]
@@ -21,7 +20,7 @@ UNGROUPED = ["mention image: yes", "mention image: no", "gold image: yes", "gold
 
 @dataclass(frozen=True)
 class Entry:
-    """An experiment with its averages. settings: options that differ from their defaults."""
+    """An experiment with its averages over seeds. settings: options that differ from their defaults."""
 
     experiment: Experiment
     averages: Averages
@@ -32,132 +31,152 @@ class Entry:
         return self.experiment.name
 
 
-def write(job: dict[str, Any]) -> dict[str, Any]:
-    """Write leaderboard.txt, .ansi (the same for a terminal, the best in bold), .md, .tex and .csv.
+@dataclass(frozen=True)
+class Standings:
+    """Everything a leaderboard says. entries, text_only: of the job's runs, by their names.
 
-    job: dataset (label), experiments (list of {name, run, settings}), text_only (the same, by the names of those that they belong to), reference (a
-    name that the others are compared with; empty: the best), skipped (name -> reason), splits, out (folder), and optionally resamples.
-    Returns `{"text"}`.
+    by_protocol: a table for each split and protocol. against_text: None without text-only runs. published: None for
+    ablations, which are set against a reference.
     """
-    entries, alone, tables = compared(job)
-    skipped = [f"not here: {name}: {reason}" for name, reason in job["skipped"].items()]
-    heading = f"{job['dataset']}: {', '.join(entry.name for entry in entries)}"
-    out = Path(job["out"])
+
+    entries: Sequence[Entry]
+    text_only: Mapping[str, Entry]
+    by_protocol: Sequence[TextTable]
+    by_part: TextTable
+    against_text: TextTable | None
+    costs: TextTable
+    published: TextTable | None
+
+    def tables(self) -> list[TextTable]:
+        """All of them, in the order in which they are shown."""
+        listed = [*self.by_protocol, self.by_part, self.against_text, self.costs, self.published]
+        return [table for table in listed if table is not None]
+
+
+def write_leaderboard(job: LeaderboardJob) -> LeaderboardResult:
+    """Write leaderboard.txt, .ansi (the same for a terminal, the best in bold), .md, .tex and .csv into `job.out`.
+
+    Raises `UserError` for a folder without a finished run.
+    """
+    standings = make_standings(job.tables)
+    tables = standings.tables()
+    skipped = [f"not here: {name}: {reason}" for name, reason in job.tables.skipped.items()]
+    heading = f"{job.tables.dataset}: {', '.join(entry.name for entry in standings.entries)}"
     text = "\n\n".join([heading, *map(as_text, tables), *skipped])
-    notes = table("Left out", ["", "reason"], list(job["skipped"].items()))
-    listed = [*tables, *([notes] if skipped else [])]
-    write_atomic(out / "leaderboard.txt", text + "\n")
-    write_atomic(
-        out / "leaderboard.ansi", "\n\n".join([heading, *(as_text(one, bold=True) for one in tables), *skipped]) + "\n"
+    in_bold = "\n\n".join([heading, *(as_text(table, bold=True) for table in tables), *skipped])
+    listed = [*tables, *([text_table(["", "reason"], job.tables.skipped.items(), "Left out")] if skipped else [])]
+    text_only = {f"{name}, text only": entry.averages for name, entry in standings.text_only.items()}
+    measured = {entry.name: entry.averages for entry in standings.entries} | text_only
+    contents = {
+        "txt": text + "\n",
+        "ansi": in_bold + "\n",
+        "md": "\n".join(map(as_markdown, listed)),
+        "csv": long_csv(job.tables.dataset, measured, with_published=standings.published is not None),
+        "tex": "% needs \\usepackage{booktabs}\n" + "\n".join(map(as_latex, listed)),
+    }
+    files = {job.out / f"leaderboard.{kind}": content for kind, content in contents.items()}
+    for path, content in files.items():
+        write_atomic(path, content)
+    return LeaderboardResult(text=text, files=tuple(files))
+
+
+def make_standings(job: TablesJob) -> Standings:
+    """The tables over a job's runs. Raises `UserError` for a folder without a finished run."""
+    entries = [_entry(run) for run in job.runs]
+    text_only = {run.name: _entry(run) for run in job.text_only}
+    last = job.splits[-1]
+    return Standings(
+        entries=entries,
+        text_only=text_only,
+        by_protocol=[
+            standing(entries, split, protocol, job.reference, job.resamples)
+            for split in job.splits
+            for protocol in _protocols(entries, split)
+        ],
+        by_part=by_part(entries, last),
+        against_text=against_text(entries, text_only, last) if text_only else None,
+        costs=costs(entries),
+        published=None if job.reference else published(),
     )
-    write_atomic(out / "leaderboard.md", "\n".join(map(as_markdown, listed)))
-    write_atomic(out / "leaderboard.tex", "% needs \\usepackage{booktabs}\n" + "\n".join(map(as_latex, listed)))
-    measured = {entry.name: entry.averages for entry in [*entries, *_renamed(alone)]}
-    write_atomic(out / "leaderboard.csv", tidy(job["dataset"], measured, not job["reference"]))
-    return {"text": text}
 
 
-def compared(job: dict[str, Any]) -> tuple[list[Entry], dict[str, Entry], list[Table]]:
-    """The experiments of a job of `write`, the text-only ones by name, and all tables in their order."""
-    entries = [_entry(one) for one in job["experiments"]]
-    alone = {one["name"]: _entry(one) for one in job["text_only"]}
-    resamples = job.get("resamples", RESAMPLES)
-    tables: list[Table] = []
-    for split in job["splits"]:
-        tables += [
-            standing(entries, split, protocol, job["reference"], resamples) for protocol in _protocols(entries, split)
-        ]
-    last = job["splits"][-1]
-    tables.append(by_part(entries, last))
-    if alone:
-        tables.append(against_text(entries, alone, last))
-    return entries, alone, [*tables, costs(entries), *([] if job["reference"] else [published()])]
-
-
-def _entry(said_of: dict[str, Any]) -> Entry:
-    experiment = read_experiment(said_of["name"], Path(said_of["run"]))
-    return Entry(experiment, averages([run.metrics for run in experiment.runs]), said_of["settings"])
-
-
-def _renamed(alone: dict[str, Entry]) -> list[Entry]:
-    return [
-        Entry(Experiment(f"{name}, text only", one.experiment.runs), one.averages, one.settings)
-        for name, one in alone.items()
-    ]
+def _entry(run: NamedRun) -> Entry:
+    experiment = read_experiment(run.name, run.folder)
+    return Entry(experiment, averages([one.metrics for one in experiment.runs]), run.settings)
 
 
 def _protocols(entries: Sequence[Entry], split: str) -> list[str]:
-    there = [protocol for entry in entries for protocol in entry.experiment.protocols(split)]
-    return [protocol for protocol in ("full-kb", "candidates", "rerank") if protocol in there]
+    there = {protocol for entry in entries for protocol in entry.experiment.protocols(split)}
+    return [protocol for protocol in PROTOCOLS if protocol in there]
 
 
-def standing(entries: Sequence[Entry], split: str, protocol: str, reference: str, resamples: int) -> Table:
-    """Every figure under one protocol, the best of each marked; p of H@1 and MRR against the best (or against `reference`)."""
+def standing(entries: Sequence[Entry], split: str, protocol: str, reference: str, resamples: int) -> TextTable:
+    """Every figure under one protocol, the best of each marked; p of H@1 and MRR against the best (or `reference`)."""
     here = [entry for entry in entries if protocol in entry.experiment.protocols(split)]
     figures = {entry.name: entry.averages[split][protocol]["all"] for entry in here}
-    best = {name: _best(name, [figures[entry.name].get(name) for entry in here]) for name in FIGURES}
-    compared = _compared(here, split, protocol, reference, resamples)
-    differs = ["Δ H@1", "relative"] if reference else []
+    best = {name: _best(name, [one.figures.get(name) for one in figures.values()]) for name in FIGURES}
+    p_values = _p_values(here, split, protocol, reference, resamples)
     rows = []
     for entry in here:
         values = figures[entry.name]
         row: list[Cell | str] = [entry.name]
         row += [
-            Cell(said(name, values.get(name)), name != "recall" and _is(best[name], values.get(name)))
+            Cell(average_text(name, value), best=name != "recall" and _is(best[name], value))
             for name in FIGURES
+            for value in [values.figures.get(name)]
         ]
         if reference:
-            row += _change(figures.get(reference), values, entry.name == reference)
-        rows.append([*row, *compared[entry.name]])
-    counts = sorted({values["n"] for values in figures.values()})
+            row += ["", ""] if entry.name == reference else _change(figures.get(reference), values)
+        rows.append([*row, *p_values[entry.name]])
+    counts = sorted({values.n for values in figures.values()})
     absent = [entry.name for entry in entries if entry not in here]
     seeds = max(len(entry.experiment.runs) for entry in here)
-    return table(
-        f"{split}, {protocol} ({', '.join(map(str, counts))} mentions)",
-        ["", *FIGURES, *differs, "p H@1", "p MRR"],
+    return text_table(
+        ["", *FIGURES, *(["Δ H@1", "relative"] if reference else []), "p H@1", "p MRR"],
         rows,
-        f"p against {reference or 'the best'}: paired bootstrap over mentions, Holm-adjusted over this table"
-        + (f"; mean ± standard deviation over {seeds} seeds." if seeds > 1 else "."),
-        f"No such figures: {', '.join(absent)} (scores lists alone)." if absent else "",
+        f"{split}, {protocol} ({', '.join(map(str, counts))} mentions)",
+        [
+            f"p against {reference or 'the best'}: paired bootstrap over mentions, Holm-adjusted over this table"
+            + (f"; mean ± standard deviation over {seeds} seeds." if seeds > 1 else "."),
+            f"No such figures: {', '.join(absent)} (scores lists alone)." if absent else "",
+        ],
     )
 
 
-def _is(best: float | None, value: dict[str, Any] | None) -> bool:
-    return best is not None and value is not None and value["mean"] == best
+def _is(best: float | None, value: Average | None) -> bool:
+    return best is not None and value is not None and value.mean == best
 
 
-def _best(name: str, values: Sequence[dict[str, Any] | None]) -> float | None:
+def _best(figure: str, values: Sequence[Average | None]) -> float | None:
     """The best mean: of MR the smallest. None where all are equal: nothing is then marked."""
-    means = {value["mean"] for value in values if value is not None}
-    return (min if name == "MR" else max)(means) if len(means) > 1 else None
+    means = {value.mean for value in values if value is not None}
+    return (min if figure == "MR" else max)(means) if len(means) > 1 else None
 
 
-def _change(of_reference: dict[str, Any] | None, values: dict[str, Any], itself: bool) -> list[str]:
+def _change(of_reference: PartAverages | None, values: PartAverages) -> list[str]:
     """H@1 minus the reference's, in points and as a share of it."""
-    if itself or of_reference is None:
+    if of_reference is None:
         return ["", ""]
-    before, now = of_reference["H@1"]["mean"], values["H@1"]["mean"]
+    before, now = of_reference.figures["H@1"].mean, values.figures["H@1"].mean
     return [f"{(now - before) * 100:+.2f}", f"{now / before - 1:+.1%}" if before else "–"]
 
 
-def _compared(here: Sequence[Entry], split: str, protocol: str, reference: str, resamples: int) -> dict[str, list[str]]:
-    """name -> p of H@1 and of MRR against the best of each, or against `reference`."""
+def _p_values(here: Sequence[Entry], split: str, protocol: str, reference: str, resamples: int) -> dict[str, list[str]]:
+    """name -> p of H@1 and of MRR against the best of each, or against `reference`; "–" where the mentions differ."""
     if len(here) == 1:
         return {here[0].name: ["", ""]}
-    measures = {entry.name: ranks(entry.experiment, split, protocol) for entry in here}
-    first = next(iter(measures.values()))
-    alike = {
-        name: np.array_equal(one.ids, first.ids) and np.array_equal(one.gold, first.gold)
-        for name, one in measures.items()
+    of_entry = {entry.name: ranks(entry.experiment, split, protocol) for entry in here}
+    first = next(iter(of_entry.values()))
+    comparable = {
+        name: one.measures()
+        for name, one in of_entry.items()
+        if np.array_equal(one.ids, first.ids) and np.array_equal(one.gold, first.gold)
     }
     columns = []
     for place in range(2):
-        values = {name: one.measures()[place] for name, one in measures.items() if alike[name]}
-        chosen = (
-            reference
-            if reference in values
-            else max(values, key=lambda name: values[name].mean() if len(values[name]) else 0.0)
-        )
+        values = {name: measures[place] for name, measures in comparable.items()}
+        means = {name: one.mean() if len(one) else 0.0 for name, one in values.items()}
+        chosen = reference if reference in values else max(means, key=means.__getitem__)
         others = [name for name in values if name != chosen]
         tested = (
             paired_bootstrap(np.stack([values[name] for name in others]), values[chosen], resamples=resamples)
@@ -165,113 +184,96 @@ def _compared(here: Sequence[Entry], split: str, protocol: str, reference: str, 
             else []
         )
         adjusted = dict(zip(others, holm([one.p for one in tested]), strict=True))
-        shown = {name: p_said(p) for name, p in adjusted.items()} | {chosen: "ref." if reference else "best"}
-        columns.append({name: shown.get(name, "–") for name in measures})
+        shown = {name: p_text(p) for name, p in adjusted.items()} | {chosen: "ref." if reference else "best"}
+        columns.append({name: shown.get(name, "–") for name in of_entry})
     return {entry.name: [column[entry.name] for column in columns] for entry in here}
 
 
-def by_part(entries: Sequence[Entry], split: str) -> Table:
+def by_part(entries: Sequence[Entry], split: str) -> TextTable:
     """H@1 of every part of the split, a column per experiment, the best of each part marked."""
     protocol = shared_protocol([entry.experiment for entry in entries], split)
     figures = [entry.averages[split][protocol] for entry in entries]
-    parts = [name for name in figures[0] if all("H@1" in one.get(name, {}) for one in figures)]
+    parts = [name for name in figures[0] if all(name in one and "H@1" in one[name].figures for one in figures)]
     rows = []
     for part in parts:
-        values = [one[part] for one in figures]
-        best = _best("H@1", [value["H@1"] for value in values])
-        cells = [Cell(said("H@1", value["H@1"]), _is(best, value["H@1"])) for value in values]
-        rows.append([part, str(values[0]["n"]), *cells])
-    return table(
-        f"{split}, {protocol}, H@1 by part", ["", "n", *(entry.name for entry in entries)], rows, _why(protocol)
+        values = [one[part].figures["H@1"] for one in figures]
+        best = _best("H@1", values)
+        cells = [Cell(average_text("H@1", value), _is(best, value)) for value in values]
+        rows.append([Cell(part), Cell(str(figures[0][part].n)), *cells])
+    reranked = (
+        "Some of them score lists alone: the list by the head's score, then the rest of the KB in retrieval order."
+    )
+    return text_table(
+        ["", "n", *(entry.name for entry in entries)],
+        rows,
+        f"{split}, {protocol}, H@1 by part",
+        [reranked if protocol == "rerank" else ""],
     )
 
 
-def _why(protocol: str) -> str:
-    if protocol != "rerank":
-        return ""
-    return "Some of them score lists alone: the list by the head's score, then the rest of the KB in retrieval order."
-
-
-def against_text(entries: Sequence[Entry], alone: dict[str, Entry], split: str) -> Table:
-    """H@1 of each method and of itself without pictures, over all and by group (or by who has a picture, where the data has no groups)."""
-    rows: list[list[Cell | str]] = []
+def against_text(entries: Sequence[Entry], text_only: Mapping[str, Entry], split: str) -> TextTable:
+    """H@1 of each method and of itself without pictures, over all and by group (by who has a picture without groups)."""
+    rows: list[list[str]] = []
     for entry in entries:
-        if entry.name not in alone:
+        if entry.name not in text_only:
             continue
-        protocol = shared_protocol([entry.experiment, alone[entry.name].experiment], split)
-        both = entry.averages[split][protocol], alone[entry.name].averages[split][protocol]
+        pair = entry, text_only[entry.name]
+        protocol = shared_protocol([one.experiment for one in pair], split)
+        both = [one.averages[split][protocol] for one in pair]
         parts = [part for part in both[0] if part.startswith(GROUP)] or UNGROUPED
         for part in ["all", *parts]:
-            if all("H@1" in one.get(part, {}) for one in both):
-                runs = zip(entry.experiment.runs, alone[entry.name].experiment.runs, strict=True)
-                gains = [
-                    run.metrics[split][protocol][part]["H@1"] - other.metrics[split][protocol][part]["H@1"]
-                    for run, other in runs
-                ]
-                with_pictures, without = (said("H@1", one[part]["H@1"]) for one in both)
-                rows.append(
-                    [
-                        entry.name,
-                        part.removeprefix(GROUP),
-                        protocol,
-                        str(both[0][part]["n"]),
-                        with_pictures,
-                        without,
-                        _gain(gains),
-                    ]
-                )
-    header = ["", "mentions", "protocol", "n", "as it is", "text only", "gain"]
-    return table(
-        f"{split}, H@1 of each method and of its text-only ablation", header, rows, "gain: points of H@1, seed by seed."
+            if all(part in one and "H@1" in one[part].figures for one in both):
+                by_seed = [[run.metrics[split][protocol][part]["H@1"] for run in one.experiment.runs] for one in pair]
+                gains = [with_pictures - without for with_pictures, without in zip(*by_seed, strict=True)]
+                where = [entry.name, part.removeprefix(GROUP), protocol, str(both[0][part].n)]
+                rows.append([*where, *(average_text("H@1", one[part].figures["H@1"]) for one in both), _gain(gains)])
+    return text_table(
+        ["", "mentions", "protocol", "n", "as it is", "text only", "gain"],
+        rows,
+        f"{split}, H@1 of each method and of its text-only ablation",
+        ["gain: points of H@1, seed by seed."],
     )
 
 
 def _gain(gains: Sequence[float]) -> str:
-    value = spread([gain * 100 for gain in gains])
-    return f"{value['mean']:+.2f}" + (f" ± {value['deviation']:.2f}" if value["deviation"] is not None else "")
+    value = Average.over([gain * 100 for gain in gains])
+    return f"{value.mean:+.2f}" + ("" if value.deviation is None else f" ± {value.deviation:.2f}")
 
 
-def costs(entries: Sequence[Entry]) -> Table:
+def costs(entries: Sequence[Entry]) -> TextTable:
     """Trainable parameters, seconds of training, pairs per second, the device, and the settings behind the figures."""
     rows = []
     for entry in entries:
-        told = [run.told for run in entry.experiment.runs]
-        first = told[0]
-        speeds = [[one.get("pairs_per_second", {}).get(name) for one in told] for name in ("candidates", "full-kb")]
-        seconds = [one.get("seconds", {}).get("train") for one in told]
+        records = [run.record for run in entry.experiment.runs]
+        first = records[0]
         rows.append(
             [
                 entry.name,
-                str(len(told)),
-                f"{first['parameters']:,}" if "parameters" in first else "–",
-                _over(seconds, "{:.1f}"),
-                *(_over(values, "{:,.0f}") for values in speeds),
-                " / ".join(str(one.get("epochs", "–")) for one in told),
-                f"{first.get('device', '–')}, {first.get('precision', '–')}",
+                str(len(records)),
+                "–" if first.parameters is None else f"{first.parameters:,}",
+                _mean_text([one.train_seconds for one in records], "{:.1f}"),
+                *(
+                    _mean_text([one.pairs_per_second.get(name) for one in records], "{:,.0f}")
+                    for name in ("candidates", "full-kb")
+                ),
+                " / ".join("–" if one.epochs is None else str(one.epochs) for one in records),
+                f"{first.device or '–'}, {first.precision or '–'}",
                 entry.settings or "none",
             ]
         )
-    header = [
-        "",
-        "seeds",
-        "parameters",
-        "train s",
-        "pairs/s, lists",
-        "pairs/s, KB",
-        "epochs",
-        "device",
-        "settings other than the method's defaults",
-    ]
-    note = "parameters: trainable ones. Speeds: encoding both sides and scoring, features read from the cache."
-    return table("Cost and settings", header, rows, note)
+    header = ["", "seeds", "parameters", "train s", "pairs/s, lists", "pairs/s, KB", "epochs", "device"]
+    return text_table(
+        [*header, "settings other than the method's defaults"],
+        rows,
+        "Cost and settings",
+        ["parameters: trainable ones. Speeds: encoding both sides and scoring, features read from the cache."],
+    )
 
 
-def _over(values: Sequence[float | None], form: str) -> str:
+def _mean_text(values: Sequence[float | None], form: str) -> str:
     """Mean (± deviation) of what is known."""
     known = [value for value in values if value is not None]
     if not known:
         return "–"
-    value = spread(known)
-    return form.format(value["mean"]) + (
-        f" ± {form.format(value['deviation'])}" if value["deviation"] is not None else ""
-    )
+    value = Average.over(known)
+    return form.format(value.mean) + ("" if value.deviation is None else f" ± {form.format(value.deviation)}")

@@ -10,7 +10,7 @@ from report.published import DATASETS, PUBLISHED
 COLUMNS = ("source", "dataset", "split", "protocol", "part", "method", "figure", "n", "mean", "deviation")
 
 
-def tidy(dataset: str, measured: Mapping[str, Averages], with_published: bool) -> str:
+def long_csv(dataset: str, measured: Mapping[str, Averages], with_published: bool) -> str:
     """source is "measured" or "published"; figures are fractions of 1, MR a rank; an empty cell is unknown."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -18,28 +18,17 @@ def tidy(dataset: str, measured: Mapping[str, Averages], with_published: bool) -
     for method, splits in measured.items():
         for split, protocols in splits.items():
             for protocol, parts in protocols.items():
-                for part, values in parts.items():
-                    for figure in FIGURES:
-                        if figure in values:
-                            mean, deviation = values[figure]["mean"], values[figure]["deviation"]
-                            where = [dataset, split, protocol, part, method, figure, values["n"]]
-                            writer.writerow(["measured", *where, mean, "" if deviation is None else deviation])
-    for method, figures, values, protocol in PUBLISHED if with_published else ():
-        for name, value in zip(DATASETS, values, strict=True):
-            for figure, number in zip(figures.split(" / "), value.split(" / "), strict=False):
+                for part, one in parts.items():
+                    for figure in filter(one.figures.__contains__, FIGURES):
+                        value = one.figures[figure]
+                        deviation = "" if value.deviation is None else value.deviation
+                        where = [dataset, split, protocol, part, method, figure, one.n]
+                        writer.writerow(["measured", *where, value.mean, deviation])
+    for line in PUBLISHED if with_published else ():
+        for name, values in zip(DATASETS, line.values, strict=True):
+            # "–" alone stands for all of a line's figures
+            for figure, number in zip(line.figures.split(" / "), values.split(" / "), strict=False):
                 if number != "–":
-                    writer.writerow(
-                        [
-                            "published",
-                            name,
-                            "test",
-                            protocol,
-                            "all",
-                            method,
-                            figure,
-                            "",
-                            round(float(number) / 100, 4),
-                            "",
-                        ]
-                    )
+                    where = [name, "test", line.protocol, "all", line.method, figure, ""]
+                    writer.writerow(["published", *where, round(float(number) / 100, 4), ""])
     return out.getvalue()

@@ -1,44 +1,111 @@
-"""Finished runs as reports read them: one folder per seed, several seeds of one configuration together, ranks mention by mention."""
+"""Finished runs as reports read them: one folder per seed, several seeds of one configuration together."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from foundation.errors import UserError
 from foundation.files import read_json
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 PROTOCOLS = ("full-kb", "candidates", "rerank")
 MEAN = "metrics-mean.json"
+
+Figures = Mapping[str, float]
+"""n, H@1, …, MRR and recall as fractions of 1, and MR as a rank, of one part of a split."""
+Metrics = Mapping[str, Mapping[str, Mapping[str, Figures]]]
+"""split -> protocol -> part -> figures, as metrics.json holds them."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What run.json says of a run's configuration and cost; None, or no entry, where it says nothing of it.
+
+    parameters: number of trainable ones. train_seconds: of training. pairs_per_second: scored, by "candidates" and
+    "full-kb".
+    """
+
+    method: str | None = None
+    seed: int | None = None
+    parameters: int | None = None
+    train_seconds: float | None = None
+    epochs: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    pairs_per_second: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "RunRecord":
+        """The record in the parsed content of run.json."""
+        plain = {name: content.get(name) for name in ("method", "seed", "parameters", "epochs", "device", "precision")}
+        seconds, speeds = content.get("seconds") or {}, content.get("pairs_per_second") or {}
+        return cls(**plain, train_seconds=seconds.get("train"), pairs_per_second=speeds)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of a training. loss: mean over its batches; dev_mrr: MRR on dev after it; None where not measured."""
+
+    number: int
+    loss: float | None = None
+    dev_mrr: float | None = None
+
+
+@dataclass(frozen=True)
+class RankColumns:
+    """Columns of predictions.parquet, a row for each mention of dev and test. ranks: protocol -> rank of the gold, 0 for none."""
+
+    id: np.ndarray
+    split: np.ndarray
+    gold: np.ndarray
+    ranks: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One mention's row of predictions.parquet.
+
+    ranks: protocol -> rank of the gold, 0 where it has none. top: ids of the best entities, the best first.
+    top_scores: "score" and each of the head's units -> the scores of those entities; gold_scores: the gold's, NaN where
+    unknown.
+    """
+
+    ranks: Mapping[str, int]
+    top: Sequence[str]
+    top_scores: Mapping[str, Sequence[float]]
+    gold_scores: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder: metrics (split -> protocol -> part -> figure), and `told`, what it says of its configuration and cost."""
+    """A finished run."""
 
     folder: Path
-    metrics: Mapping[str, Any]
-    told: Mapping[str, Any]
+    metrics: Metrics
+    record: RunRecord
 
     @cached_property
-    def predictions(self) -> Mapping[str, np.ndarray]:
-        """Columns id, split, gold and the ranks per protocol (0: none), one row per mention of dev and test."""
-        import pyarrow.parquet as pq
+    def rank_columns(self) -> RankColumns:
+        """Raises `UserError` where the predictions cannot be read."""
+        columns = ("id", "split", "gold", *(_rank_column(protocol) for protocol in PROTOCOLS))
+        read = _read_predictions(self.folder, columns)
+        table = {name: read[name].to_numpy(zero_copy_only=False) for name in read.column_names}
+        ranks = {protocol: table.get(_rank_column(protocol)) for protocol in PROTOCOLS}
+        there = {protocol: values for protocol, values in ranks.items() if values is not None}
+        return RankColumns(table["id"], table["split"], table["gold"], there)
 
-        path = self.folder / "predictions.parquet"
-        try:
-            names = [
-                name
-                for name in pq.read_schema(path).names
-                if name in ("id", "split", "gold") or name.startswith("rank_")
-            ]
-            read = pq.read_table(path, columns=names)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); train the head again") from error
-        return {name: read[name].to_numpy(zero_copy_only=False) for name in names}
+    def epochs(self) -> list[Epoch]:
+        """The learning curve in history.json; empty for a head that is not trained by epochs."""
+        return [
+            Epoch(int(row["epoch"]), row.get("loss"), row.get("dev MRR"))
+            for row in read_json(self.folder / "history.json").get("epochs") or []
+        ]
 
 
 @dataclass(frozen=True)
@@ -49,9 +116,9 @@ class Experiment:
     runs: tuple[Run, ...]
 
     @property
-    def told(self) -> Mapping[str, Any]:
-        """What the first run says; configuration and parameters are the same for all."""
-        return self.runs[0].told
+    def record(self) -> RunRecord:
+        """The first run's; method and parameters are the same for all."""
+        return self.runs[0].record
 
     def protocols(self, split: str) -> list[str]:
         """Those that every run was measured under."""
@@ -59,16 +126,13 @@ class Experiment:
 
 
 def read_run(folder: Path) -> Run:
-    """Raises `UserError` where there is no finished run."""
+    """The run in a folder. Raises `UserError` where no finished one is there."""
     if not (folder / "metrics.json").exists():
         raise UserError(
             f"{folder}: no finished run there (no metrics.json); name the folder that TrainHead printed as `run:`"
         )
-    return Run(
-        folder,
-        read_json(folder / "metrics.json"),
-        read_json(folder / "run.json") if (folder / "run.json").exists() else {},
-    )
+    record = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
+    return Run(folder, read_json(folder / "metrics.json"), RunRecord.of(record))
 
 
 def read_experiment(name: str, folder: Path) -> Experiment:
@@ -79,23 +143,62 @@ def read_experiment(name: str, folder: Path) -> Experiment:
     return Experiment(name, (read_run(folder),))
 
 
+def read_predictions(folder: Path, split: str = "", ids: Iterable[str] | None = None) -> dict[str, Prediction]:
+    """mention id -> prediction, of a run's mentions of `split` ("": all) that are among `ids` (None: all).
+
+    Raises `UserError` where the predictions cannot be read.
+    """
+    filters: list[tuple[str, str, Any]] = [("split", "=", split)] if split else []
+    filters += [] if ids is None else [("id", "in", list(ids))]
+    rows = [] if filters and filters[-1][2] == [] else _read_predictions(folder, filters=filters or None).to_pylist()
+    return {row["id"]: _prediction(row) for row in rows}
+
+
+def _prediction(row: Mapping[str, Any]) -> Prediction:
+    return Prediction(
+        {protocol: row[_rank_column(protocol)] for protocol in PROTOCOLS if _rank_column(protocol) in row},
+        row["top"],
+        {name.removeprefix("top_"): values for name, values in row.items() if name.startswith("top_")},
+        {name.removeprefix("gold_"): value for name, value in row.items() if name.startswith("gold_")},
+    )
+
+
+def _rank_column(protocol: str) -> str:
+    return f"rank_{protocol.replace('-', '_')}"
+
+
+def _read_predictions(folder: Path, columns: Sequence[str] | None = None, filters: Any = None) -> "pa.Table":
+    """columns: those that are read, where they are there (None: all)."""
+    import pyarrow.parquet as pq
+
+    path = folder / "predictions.parquet"
+    try:
+        names = columns and [name for name in pq.read_schema(path).names if name in columns]
+        return pq.read_table(path, columns=names, filters=filters)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); train the head again") from error
+
+
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks of the gold under one protocol, mentions with a gold in the KB alone. ids (n,); of (S, n): a row per seed, 0 where it is not listed."""
+    """Ranks of the gold under one protocol, of the n mentions whose gold is in the KB.
+
+    ids, gold: (n,). ranks: (S, n), a row per seed, 0 where the gold is not listed.
+    """
 
     ids: np.ndarray
     gold: np.ndarray
-    of: np.ndarray
+    ranks: np.ndarray
 
     @property
     def hits(self) -> np.ndarray:
-        """(S, n) whether the gold is first."""
-        return self.of == 1
+        """(S, n) bool, whether the gold is first."""
+        return self.ranks == 1
 
     @property
     def reciprocal(self) -> np.ndarray:
         """(S, n) 1 / rank, 0 where it has none."""
-        return np.where(self.of > 0, 1 / np.maximum(self.of, 1), 0.0)
+        return np.where(self.ranks > 0, 1 / np.maximum(self.ranks, 1), 0.0)
 
     def measures(self) -> np.ndarray:
         """(2, n) H@1 and MRR of each mention, the mean over seeds."""
@@ -103,14 +206,17 @@ class Ranks:
 
 
 def ranks(experiment: Experiment, split: str, protocol: str) -> Ranks:
-    """Of all its runs, in the order of the mentions' ids. Raises `UserError` where the runs do not have the same mentions or not that protocol."""
+    """Of all its runs, in the order of the mentions' ids.
+
+    Raises `UserError` where the runs do not have the same mentions or not that protocol.
+    """
     if protocol not in experiment.protocols(split):
         there = ", ".join(experiment.protocols(split)) or "none"
         raise UserError(f"{experiment.name}: not measured on {split} under {protocol}; its protocols there: {there}")
-    found = [_of_run(run, split, protocol) for run in experiment.runs]
-    for run, other in zip(experiment.runs, found, strict=True):
-        _same_mentions(str(experiment.runs[0].folder), found[0], str(run.folder), other)
-    return Ranks(found[0].ids, found[0].gold, np.concatenate([other.of for other in found]))
+    by_run = [_of_run(run, split, protocol) for run in experiment.runs]
+    for run, other in zip(experiment.runs, by_run, strict=True):
+        _same_mentions(str(experiment.runs[0].folder), by_run[0], str(run.folder), other)
+    return Ranks(by_run[0].ids, by_run[0].gold, np.concatenate([other.ranks for other in by_run]))
 
 
 def paired(first: Experiment, second: Experiment, split: str, protocol: str) -> tuple[Ranks, Ranks]:
@@ -121,14 +227,10 @@ def paired(first: Experiment, second: Experiment, split: str, protocol: str) -> 
 
 
 def _of_run(run: Run, split: str, protocol: str) -> Ranks:
-    table = run.predictions
-    known = (table["split"] == split) & (table["rank_rerank"] > 0)  # every gold in the KB has a place in this protocol
-    order = np.argsort(table["id"][known].astype(str), kind="stable")
-    return Ranks(
-        table["id"][known][order],
-        table["gold"][known][order],
-        table[f"rank_{protocol.replace('-', '_')}"][known][order][None],
-    )
+    table = run.rank_columns
+    known = (table.split == split) & (table.ranks["rerank"] > 0)  # every gold in the KB has a rank in this protocol
+    order = np.argsort(table.id[known].astype(str), kind="stable")
+    return Ranks(table.id[known][order], table.gold[known][order], table.ranks[protocol][known][order][None])
 
 
 def _same_mentions(first_name: str, first: Ranks, second_name: str, second: Ranks) -> None:
@@ -136,18 +238,18 @@ def _same_mentions(first_name: str, first: Ranks, second_name: str, second: Rank
         return
     common = len(set(first.ids.tolist()) & set(second.ids.tolist()))
     raise UserError(
-        f"{first_name} has {len(first.ids)} mentions and {second_name} {len(second.ids)}, {common} in common, or other golds for them; "
-        "only runs on the same dataset can be compared"
+        f"{first_name} has {len(first.ids)} mentions and {second_name} {len(second.ids)}, {common} in common, or other "
+        "golds for them; only runs on the same dataset can be compared"
     )
 
 
 def shared_protocol(experiments: Sequence[Experiment], split: str) -> str:
-    """The protocol whose figures can stand side by side: the full KB if all were ranked in it, else the reranked lists."""
-    common = [
-        name for name in ("full-kb", "rerank", "candidates") if all(name in one.protocols(split) for one in experiments)
-    ]
-    if not common:
-        raise UserError(
-            f"no protocol that all of {', '.join(one.name for one in experiments)} were measured under on {split}"
-        )
-    return common[0]
+    """The protocol whose figures can stand side by side: the full KB if all were ranked in it, else reranked lists.
+
+    Raises `UserError` where there is none.
+    """
+    for protocol in ("full-kb", "rerank", "candidates"):
+        if all(protocol in experiment.protocols(split) for experiment in experiments):
+            return protocol
+    names = ", ".join(experiment.name for experiment in experiments)
+    raise UserError(f"no protocol that all of {names} were measured under on {split}")

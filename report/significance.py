@@ -1,49 +1,29 @@
 """Whether two methods differ on the same mentions: McNemar's exact test, the paired bootstrap, Holm's correction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from foundation.progress import Bar
+from report.contracts import RESAMPLES, Difference, McNemar
 
-RESAMPLES = 10_000
 CHUNK = 4_000_000
 """Drawn mentions in memory at a time."""
-
-
-@dataclass(frozen=True)
-class McNemar:
-    """both, first, second, neither: mentions that both methods get right, only one of them, none. p: two-sided, exact."""
-
-    both: int
-    first: int
-    second: int
-    neither: int
-    p: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """mean: first minus second. low, high: percentile interval of the resampled differences. p: two-sided."""
-
-    mean: float
-    low: float
-    high: float
-    p: float
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
     """McNemar's test on hits of two methods, (n,) bool each, mention by mention.
 
-    Exact: under the null each mention that only one gets right is as likely the one's as the other's, so that the smaller count is binomial.
+    Exact: under the null, a mention that only one method gets right is as likely the first's as the second's, so that
+    the smaller count is binomial.
     """
     from scipy.stats import binomtest
 
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
     discordant = only_first + only_second
     p = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
-    return McNemar(int((first & second).sum()), only_first, only_second, int((~first & ~second).sum()), p)
+    both, neither = int((first & second).sum()), int((~first & ~second).sum())
+    return McNemar(both=both, first=only_first, second=only_second, neither=neither, p=p)
 
 
 def paired_bootstrap(
@@ -51,20 +31,22 @@ def paired_bootstrap(
 ) -> list[Difference]:
     """The difference of means of each row of `first` and `second`, (m, n) measures of the same n mentions.
 
-    Mentions are drawn with replacement, the same ones for both methods and for every row. p is the share of resampled differences at least as far
-    from the observed one as that is from 0, counting the observed one itself. Differences without any mention are 0 with p = 1.
+    Mentions are drawn with replacement, the same ones for both methods and for every row. p is the share of resampled
+    differences at least as far from the observed one as that is from 0, counting the observed one itself. Differences
+    without any mention are 0 with p = 1. level: of the interval.
     """
     paired = np.asarray(first, float) - np.asarray(second, float)
     measures, n = paired.shape
     if not n:
-        return [Difference(0.0, 0.0, 0.0, 1.0)] * measures
+        return [Difference(mean=0.0, low=0.0, high=0.0, p=1.0)] * measures
     observed = paired.mean(1)
     drawn = _resampled_means(paired, resamples, np.random.default_rng(seed))
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     slack = 1e-12  # sums in another order round differently; an equal difference is as far
     beyond = (np.abs(drawn - observed) >= np.abs(observed) - slack).sum(0)
     p = (1 + beyond) / (1 + resamples)
-    return [Difference(*map(float, row)) for row in zip(observed, low, high, p, strict=True)]
+    rows = zip(observed.tolist(), low.tolist(), high.tolist(), p.tolist(), strict=True)
+    return [Difference(mean=mean, low=low, high=high, p=p) for mean, low, high, p in rows]
 
 
 def _resampled_means(values: np.ndarray, resamples: int, random: np.random.Generator) -> np.ndarray:
@@ -91,6 +73,6 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def p_said(p: float) -> str:
+def p_text(p: float) -> str:
     """A p-value to three digits."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -16,7 +16,7 @@ LARGE, SMALL = 320, 96
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An encoded small copy, and the upright size (width, height) of the picture itself, in whose pixels boxes are given."""
+    """An encoded small copy. size: upright width and height of the picture itself, in whose pixels boxes are given."""
 
     data: bytes
     kind: str
@@ -30,15 +30,16 @@ class Thumbnail:
 
 @dataclass
 class Thumbnails:
-    """Those made so far, by name: a picture behind many records is there once. most, budget: number and bytes after which no more are made.
+    """Thumbnails by name: a picture behind many records is there once. most, budget: their number and bytes at most.
 
-    left_out: pictures that would not fit any more. unusable: those that are gone, changed since the dataset was prepared, or broken.
+    left_out: pictures that would not fit any more. unusable: those that are gone, changed since the dataset was
+    prepared, or broken.
     """
 
     limits: Limits = field(default_factory=Limits)
     most: int = 12_000
     budget: int = 48_000_000
-    made: dict[str, Thumbnail] = field(default_factory=dict)
+    by_name: dict[str, Thumbnail] = field(default_factory=dict)
     left_out: int = 0
     unusable: int = 0
     _bytes: int = 0
@@ -50,28 +51,31 @@ class Thumbnails:
         None where there is none: see `left_out` and `unusable`.
         """
         name = f"{key.hex()}-{side}"
-        if name in self.made:
+        if name in self.by_name:
             return name
         if name in self._failed:
             return None
-        if len(self.made) >= self.most or self._bytes >= self.budget:
+        if len(self.by_name) >= self.most or self._bytes >= self.budget:
             self.left_out += 1
             return None
         try:
             data = read_picture(path, self.limits)
             if image_key(data) != key:
                 raise FileNotFoundError(f"{path}: another picture now")
-            self.made[name] = thumbnail(data, side, self.limits)
+            self.by_name[name] = thumbnail(data, side, self.limits)
         except (FileNotFoundError, PassingError, ImageError):
             self.unusable += 1
             self._failed.add(name)
             return None
-        self._bytes += len(self.made[name].data)
+        self._bytes += len(self.by_name[name].data)
         return name
 
 
 def thumbnail(data: bytes, side: int, limits: Limits) -> Thumbnail:
-    """A picture file's bytes as a copy of at most `side` pixels, without its metadata. Raises `ImageError` where it is no usable picture."""
+    """A picture file's bytes as a copy of at most `side` pixels, without its metadata.
+
+    Raises `ImageError` where it is no usable picture.
+    """
     image, size = decode_with_size(data, limits, (side, side))
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     out, kind = io.BytesIO(), "webp" if features.check("webp") else "jpeg"
@@ -79,3 +83,8 @@ def thumbnail(data: bytes, side: int, limits: Limits) -> Thumbnail:
     plain.paste(image)
     plain.save(out, kind, quality=72)
     return Thumbnail(out.getvalue(), kind, size)
+
+
+def uris(thumbnails: Thumbnails) -> dict[str, str]:
+    """name -> `data:` URI."""
+    return {name: one.uri for name, one in thumbnails.by_name.items()}

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from small_world import picture
 from heads.evaluation import write_predictions
 from heads.metrics import figures, parts
 from pipeline.datasets import account
+from report.contracts import CasesJob, NamedRun, PageJob, TablesJob
 
 HURT = "</script><script>window.hurt=1</script><img src=x onerror='window.hurt=2'><!--<script>"
 NAMES = [
@@ -27,8 +29,8 @@ NAMES = [
 GROUPS = ("easy", "hard <i>group</i>")
 
 
-def dataset(folder: Path, mentions: int) -> dict[str, Any]:
-    """Files in the jsonl layout and the prepared tables; a third of the mentions each in train, dev and test. Returns the job's part about them."""
+def dataset(folder: Path, mentions: int, cases: int) -> CasesJob:
+    """Files in the jsonl layout and the prepared tables; a third of the mentions each in train, dev and test."""
     data = folder / "data"
     entities = [
         {
@@ -67,11 +69,8 @@ def dataset(folder: Path, mentions: int) -> dict[str, Any]:
         (data / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     out = folder / "prepared"
     made = account.prepare({"name": "small", "data_dir": str(data), "out": str(out), "format": "jsonl"})
-    return {
-        "dataset": f"small {HURT}",
-        "data": str(out),
-        "roots": {side: made[f"{side}_images"] for side in ("mention", "entity")},
-    }
+    images = {side: Path(made[f"{side}_images"]) for side in ("mention", "entity")}
+    return CasesJob(prepared=out, images=images, most=cases, picture_bytes=10_000_000)
 
 
 def run(folder: Path, data: Path, method: str, seed: int, hit: float, units: tuple[str, ...] = ()) -> Path:
@@ -117,7 +116,7 @@ def run(folder: Path, data: Path, method: str, seed: int, hit: float, units: tup
         for split, by_part in of_split.items()
     }
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    told = {
+    record = {
         "method": method,
         "seed": seed,
         "parameters": 1234,
@@ -125,43 +124,33 @@ def run(folder: Path, data: Path, method: str, seed: int, hit: float, units: tup
         "epochs": 5,
         "pairs_per_second": {"candidates": 10.0},
     }
-    (folder / "run.json").write_text(json.dumps(told))
+    (folder / "run.json").write_text(json.dumps(record))
     epochs = [{"epoch": epoch, "loss": 1 / epoch, "dev MRR": 0.5 + 0.04 * min(epoch, 4)} for epoch in range(1, 6)]
     (folder / "history.json").write_text(json.dumps({"best_epoch": 4, "epochs": epochs}))
     return folder
 
 
-def job(folder: Path, mentions: int = 60, cases: int = 1000) -> dict[str, Any]:
+def job(folder: Path, mentions: int = 60, cases: int = 1000) -> PageJob:
     """A report's job over three methods, one of them with units, one with experts."""
-    said = dataset(folder, mentions)
-    data = Path(said["data"])
+    shown = dataset(folder, mentions, cases)
     runs = {
-        "drin": run(folder / "runs" / "drin", data, "drin", 1, 0.5),
-        "mimic": run(folder / "runs" / "mimic", data, "mimic", 2, 0.7, ("tglu", "vdlu", "cmfu")),
-        f"dsmip {HURT}": run(folder / "runs" / "dsmip", data, "dsmip", 3, 0.6, ("text", "multimodal", "expert")),
+        "drin": run(folder / "runs" / "drin", shown.prepared, "drin", 1, 0.5),
+        "mimic": run(folder / "runs" / "mimic", shown.prepared, "mimic", 2, 0.7, ("tglu", "vdlu", "cmfu")),
+        f"dsmip {HURT}": run(
+            folder / "runs" / "dsmip", shown.prepared, "dsmip", 3, 0.6, ("text", "multimodal", "expert")
+        ),
     }
-    return {
-        **said,
-        "experiments": [{"name": name, "run": str(place), "settings": f"lr 1 {HURT}"} for name, place in runs.items()],
-        "text_only": [],
-        "reference": "",
-        "skipped": {"dwe": f"no feature {HURT}"},
-        "splits": ["test"],
-        "runs": {},
-        "found": {},
-        "limits": {},
-        "cases": cases,
-        "pictures": 10_000_000,
-        "explain": False,
-        "device": "cpu",
-        "out": str(folder / "report.html"),
-        "command": f"luigi {HURT}",
-        "resamples": 200,
-    }
+    tables = TablesJob(
+        dataset=f"small {HURT}",
+        runs=tuple(NamedRun(name=name, folder=place, settings=f"lr 1 {HURT}") for name, place in runs.items()),
+        skipped={"dwe": f"no feature {HURT}"},
+        resamples=200,
+    )
+    return PageJob(tables=tables, cases=shown, out=folder / "report.html", command=f"luigi {HURT}")
 
 
-def asked(name: str, ids: Any) -> dict[str, dict[str, Any]]:
-    """What heads might tell: of DRIN edges, of the others attention."""
+def explanations(name: str, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What heads might tell of these mentions: DRIN edges, the others attention."""
     candidates = [
         {
             "id": f"Q{number}",
@@ -171,6 +160,8 @@ def asked(name: str, ids: Any) -> dict[str, dict[str, Any]]:
         }
         for number in range(8)
     ]
-    told: dict[str, Any] = {"candidates": candidates if name == "drin" else []}
-    told["attention"] = {} if name == "drin" else {"objects": {"weights": [0.7, 0.3], "boxes": [0, -1]}}
-    return {one: {"id": one, **told} for one in ids}
+    attention = {"objects": {"weights": [0.7, 0.3], "boxes": [0, -1]}}
+    answer = (
+        {"candidates": candidates, "attention": {}} if name == "drin" else {"candidates": [], "attention": attention}
+    )
+    return {one: {"id": one, **answer} for one in ids}

@@ -353,15 +353,9 @@ def test_it_listens_on_this_machine_unless_told_otherwise_and_says_so():
 
 
 def test_a_page_for_others_answers_to_addresses_and_its_own_names_alone():
-    names = {"localhost", "box.lan"}
-    assert (
-        app._known("192.168.1.4:8080", names, local=False)
-        and app._known("[fe80::1]:8080", names, local=False)
-        and app._known("box.lan", names, local=False)
-    )
-    assert not app._known("evil.example", names, local=False) and not app._known(
-        "192.168.1.4", {"127.0.0.1"}, local=True
-    )
+    others = app.Hosts(frozenset({"localhost", "box.lan"}), addresses=True)
+    assert all(map(others.known, ("192.168.1.4:8080", "[fe80::1]:8080", "box.lan")))
+    assert not others.known("evil.example") and not app.Hosts(frozenset({"127.0.0.1"})).known("192.168.1.4")
 
 
 @pytest.mark.parametrize(

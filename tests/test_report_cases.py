@@ -1,7 +1,5 @@
 """The cases behind the page: what they say of mentions, pictures, detections and methods."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import report_world
@@ -11,7 +9,8 @@ from pipeline.datasets.images import Limits
 from pipeline.extraction.feature_texts import pack
 from pipeline.extraction.parents import Parent
 from report.cases import Cases, Method, Source
-from report.page.write import choose, predictions
+from report.page.write import choose
+from report.runs import read_predictions
 from report.thumbnails import Thumbnails, thumbnail
 
 
@@ -34,13 +33,12 @@ def rows(mentions: int, row: int, classes: dict, **outputs) -> Parent:
     )
 
 
-def made(job, row=None, told=None, **found):
-    source = Source.read(Path(job["data"]), {side: Path(root) for side, root in job["roots"].items()}, {})
-    source = Source(source.mentions, source.entities, source.roots, found)
-    runs = {entry["name"]: Path(entry["run"]) for entry in job["experiments"]}
-    names = source.mentions["id"]
+def made(job, explanations=None, **detections):
+    source = Source.read(job.cases.prepared, job.cases.images, ())
+    source = Source(source.mentions, source.entities, source.images, detections)
     methods = [
-        Method(name, predictions(run, names), (told or {}).get(name, {}), "rank_rerank") for name, run in runs.items()
+        Method(run.name, read_predictions(run.folder), (explanations or {}).get(run.name, {}), "rerank")
+        for run in job.tables.runs
     ]
     return source, Cases(source, methods, Thumbnails())
 
@@ -53,14 +51,14 @@ def test_a_case_has_the_phrase_apart_and_ranks_and_scores_of_the_predictions(job
         assert "".join(case["text"]) == source.mentions["sentence"][row] and case["text"][1] == case["phrase"]
         for method in cases.methods:
             predicted, answer = method.predictions[case["id"]], case["methods"][method.name]
-            assert [one["id"] for one in answer["top"]] == predicted["top"][:5] and answer["top"][0]["score"] == 9
-            assert answer["rank"] == predicted["rank_rerank"]
+            assert [one["id"] for one in answer["top"]] == predicted.top[:5] and answer["top"][0]["score"] == 9
+            assert answer["rank"] == predicted.ranks["rerank"]
             if not case["gold_known"]:
                 assert answer["right"] is None and "gold" not in answer
                 continue
             right[answer["right"]] += 1
-            assert answer["right"] == (predicted["top"][0] == case["gold"])
-            assert ("gold" in answer) == (case["gold"] not in predicted["top"][:5])
+            assert answer["right"] == (predicted.top[0] == case["gold"])
+            assert ("gold" in answer) == (case["gold"] not in predicted.top[:5])
             if "gold" in answer:
                 assert answer["gold"]["id"] == case["gold"] and answer["gold"]["score"] == 10 - answer["rank"]
     assert min(right.values()) > 10
@@ -106,14 +104,14 @@ def test_boxes_labels_faces_and_attention_stand_in_pixels_of_the_picture(job):
             }
         }
     }
-    _, cases = made(job, told=told, **parents)
+    _, cases = made(job, explanations=told, **parents)
     case = cases.case(row)
     assert (case["image"]["width"], case["image"]["height"]) == (48, 40)
     assert [(one["label"], one["box"], one["score"]) for one in case["objects"]] == [
         ("person", [1, 2, 30, 38], 0.9),
         ("cat", [0, 0, 5, 5], 0.5),
     ]
-    assert [(one["said"], one["names"]) for one in case["faces"]] == [
+    assert [(one["attributes"], one["names"]) for one in case["faces"]] == [
         ("", [["Ada", 0.9], ["Ben", 0.6]]),
         ("gender: female, age: 42", []),
     ]
@@ -126,7 +124,7 @@ def test_boxes_labels_faces_and_attention_stand_in_pixels_of_the_picture(job):
 
 
 def test_what_heads_tell_stands_with_the_candidate_it_is_about(job):
-    _, cases = made(job, told={"drin": report_world.asked("drin", ["m00011"])})
+    _, cases = made(job, explanations={"drin": report_world.explanations("drin", ["m00011"])})
     answers = cases.case(11)["methods"]
     assert all(
         one["edges"]["ii"] == [0.5, 1.125] and one["pairs"] == {"text_cls": 0.5} for one in answers["drin"]["top"]
@@ -138,7 +136,7 @@ def test_pictures_are_shared_small_without_metadata_and_bounded(job, tmp_path):
     source, cases = made(job)
     for row in range(60):
         cases.case(row)
-    pictures = cases.thumbnails.made
+    pictures = cases.thumbnails.by_name
     assert len(pictures) == len(set(filter(None, (entity["picture"] for entity in cases.entities.values())))) + len(
         {
             key
@@ -157,9 +155,9 @@ def test_pictures_are_shared_small_without_metadata_and_bounded(job, tmp_path):
         cases = Cases(source, [], bounded)
         shown = [cases.case(row)["image"]["picture"] for row in range(60)]
         assert (
-            0 < len(bounded.made) <= 2
+            0 < len(bounded.by_name) <= 2
             and bounded.left_out > 0
-            and set(filter(None, shown)) <= set(bounded.made)
+            and set(filter(None, shown)) <= set(bounded.by_name)
             and None in shown
         )
 
@@ -175,7 +173,7 @@ def test_a_picture_that_is_gone_changed_or_outside_is_left_out(job, tmp_path):
             table["image_key"][row] = bytes(16)
         else:
             table["image"][row] = "../mentions.jsonl"
-        cases = Cases(Source(table, source.entities, source.roots), [], Thumbnails())
+        cases = Cases(Source(table, source.entities, source.images), [], Thumbnails())
         assert cases.case(row)["image"]["picture"] is None and cases.case(row)["image"]["status"] == "ok", broken
 
 
@@ -185,8 +183,8 @@ def test_a_phrase_that_is_not_in_the_sentence_and_a_very_long_sentence(job):
     table["start"][0] = table["end"][0] = -1
     long = "a " * 5000 + "Gus" + " b" * 5000
     table["sentence"][1], table["phrase"][1], table["start"][1], table["end"][1] = long, "Gus", 10000, 10003
-    cases = Cases(Source(table, source.entities, source.roots), [], Thumbnails())
-    assert not cases.case(0)["found"] and cases.case(0)["text"][0] == table["sentence"][0]
+    cases = Cases(Source(table, source.entities, source.images), [], Thumbnails())
+    assert not cases.case(0)["phrase_found"] and cases.case(0)["text"][0] == table["sentence"][0]
     before, phrase, after = cases.case(1)["text"]
     assert phrase == "Gus" and len(before) < 1300 and len(after) < 1300
 

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +10,10 @@ import pytest
 
 from foundation.errors import UserError
 from heads.metrics import figures
-from report import averages, compare, leaderboard
+from report.averages import average
+from report.compare import compare
+from report.contracts import AverageJob, ComparisonJob, LeaderboardJob, NamedRun, TablesJob
+from report.leaderboard import write_leaderboard
 from report.runs import read_experiment
 from report.significance import holm, paired_bootstrap
 
@@ -56,31 +58,28 @@ def world(tmp_path):
         for seed in range(3)
     ]
     mean = folder / "mimic" / "mean-x"
-    averages.main({"runs": [str(run) for run in seeds], "seeds": [0, 1, 2], "out": str(mean)})
+    average(AverageJob(runs=tuple(seeds), seeds=(0, 1, 2), out=mean))
     other = write_run(folder / "dwe" / "s0", ranks_of(7, 0.4), method="dwe")
     lists = write_run(folder / "drin" / "s0", ranks_of(8, 0.6), method="drin", protocols=PROTOCOLS[1:])
     alone = [write_run(folder / "mimic" / f"t{seed}", ranks_of(seed + 20, 0.5), seed=seed) for seed in range(3)]
     text = folder / "mimic" / "mean-t"
-    averages.main({"runs": [str(run) for run in alone], "seeds": [0, 1, 2], "out": str(text)})
+    average(AverageJob(runs=tuple(alone), seeds=(0, 1, 2), out=text))
     return {"mimic": mean, "dwe": other, "drin": lists, "text": text, "seeds": seeds, "alone": alone, "root": tmp_path}
 
 
 def job(world, *names, **more):
-    experiments = [
-        {"name": name, "run": str(world[name]), "settings": f"setting of {name}"}
+    runs = tuple(
+        NamedRun(name=name, folder=world[name], settings=f"setting of {name}")
         for name in names or ("mimic", "dwe", "drin")
-    ]
-    return {
-        "dataset": "small",
-        "experiments": experiments,
-        "text_only": [],
-        "reference": "",
-        "skipped": {},
-        "splits": ["test"],
-        "resamples": 400,
-        "out": str(world["root"] / "report"),
-        **more,
-    }
+    )
+    return LeaderboardJob(
+        tables=TablesJob(dataset="small", runs=runs, **{"resamples": 400, **more}), out=world["root"] / "report"
+    )
+
+
+def written(world, *names, **more):
+    """The text of a leaderboard."""
+    return write_leaderboard(job(world, *names, **more)).text
 
 
 def rows_of(text, title):
@@ -112,7 +111,7 @@ def test_a_folder_of_runs_may_be_moved(world):
 
 
 def test_every_figure_stands_under_every_protocol_with_the_best_marked(world):
-    text = leaderboard.write(job(world))["text"]
+    text = written(world)
     full, lists = rows_of(text, "test, full-kb (60 mentions)"), rows_of(text, "test, candidates")
     assert list(full) == ["mimic", "dwe"] and list(lists) == ["mimic", "dwe", "drin"]
     values = [json.loads((run / "metrics.json").read_text())["test"]["full-kb"]["all"]["H@1"] for run in world["seeds"]]
@@ -129,7 +128,7 @@ def test_every_figure_stands_under_every_protocol_with_the_best_marked(world):
 
 
 def test_significance_is_against_the_best_over_the_mentions_means(world):
-    text = leaderboard.write(job(world))["text"]
+    text = written(world)
     found = rows_of(text, "test, rerank")
     hits = {
         "mimic": np.mean([ranks_of(seed, 0.8) == 1 for seed in range(3)], axis=0),
@@ -143,7 +142,7 @@ def test_significance_is_against_the_best_over_the_mentions_means(world):
 
 
 def test_cost_shows_parameters_times_and_settings(world):
-    cost = rows_of(leaderboard.write(job(world))["text"], "Cost and settings")
+    cost = rows_of(written(world), "Cost and settings")
     assert (
         cost["mimic"][:3] == ["3", "1,234,567", "11.0 ± 1.0"]
         and cost["mimic"][-1] == "setting of mimic"
@@ -154,12 +153,12 @@ def test_cost_shows_parameters_times_and_settings(world):
 
 def test_a_run_of_before_costs_were_recorded_is_shown_without_them(world):
     (world["dwe"] / "run.json").write_text(json.dumps({"method": "dwe", "seed": 0}))
-    assert rows_of(leaderboard.write(job(world))["text"], "Cost and settings")["dwe"][1:3] == ["–", "–"]
+    assert rows_of(written(world), "Cost and settings")["dwe"][1:3] == ["–", "–"]
 
 
 def test_what_pictures_add_is_shown_by_group_seed_by_seed(world):
-    alone = [{"name": "mimic", "run": str(world["text"]), "settings": ""}]
-    text = leaderboard.write(job(world, text_only=alone))["text"]
+    alone = (NamedRun(name="mimic", folder=world["text"]),)
+    text = written(world, text_only=alone)
     block = next(block for block in text.split("\n\n") if "text-only ablation" in block)
     lines = {line.split()[1]: line for line in block.splitlines()[2:-1]}
     assert set(lines) == {"all", "easy", "hard_&_odd"}
@@ -174,7 +173,7 @@ def test_what_pictures_add_is_shown_by_group_seed_by_seed(world):
 
 
 def test_ablations_are_set_against_the_full_method_on_dev_and_test(world):
-    text = leaderboard.write(job(world, "mimic", "dwe", reference="mimic", splits=["dev", "test"]))["text"]
+    text = written(world, "mimic", "dwe", reference="mimic", splits=("dev", "test"))
     found = rows_of(text, "dev, full-kb")
     before, now = (
         100 * np.mean([(ranks_of(seed, hit) == 1).mean() for seed in seeds])
@@ -187,12 +186,12 @@ def test_ablations_are_set_against_the_full_method_on_dev_and_test(world):
 
 
 def test_all_four_files_are_written_with_what_was_left_out_named(world):
-    made = leaderboard.write(job(world, skipped={"dsmip": "the profile lacks 50% & more"}))
-    out = Path(job(world)["out"])
-    assert (out / "leaderboard.txt").read_text() == made["text"] + "\n" and "\x1b[1m" in (
+    made = write_leaderboard(job(world, skipped={"dsmip": "the profile lacks 50% & more"}))
+    out = job(world).out
+    assert (out / "leaderboard.txt").read_text() == made.text + "\n" and "\x1b[1m" in (
         out / "leaderboard.ansi"
     ).read_text()
-    assert "not here: dsmip: the profile lacks 50% & more" in made["text"]
+    assert "not here: dsmip: the profile lacks 50% & more" in made.text
     markdown, latex = (out / "leaderboard.md").read_text(), (out / "leaderboard.tex").read_text()
     assert "**" in markdown and "group: hard\\_&amp;\\_odd" in markdown
     assert (
@@ -226,33 +225,30 @@ def test_all_four_files_are_written_with_what_was_left_out_named(world):
     )
 
 
-def compared(world, first, second, **more):
-    given = {
-        "a": str(first),
-        "b": str(second),
-        "roots": [str(world["root"] / "runs")],
-        "split": "test",
-        "protocol": "",
-        "resamples": 400,
-    }
-    return compare.main({**given, **more})["text"]
+def compared(first, second, **more):
+    """The result of a comparison of two runs' folders."""
+    first, second = (NamedRun(name=str(folder), folder=folder) for folder in (first, second))
+    return compare(ComparisonJob(first=first, second=second, **{"resamples": 400, **more}))
 
 
 def test_two_runs_are_compared_mention_by_mention(world):
-    text = compared(world, "small/dwe/s0", world["seeds"][0])
+    result = compared(world["dwe"], world["seeds"][0])
     a, b = ranks_of(7, 0.4) == 1, ranks_of(0, 0.8) == 1
-    row = rows_of(text, "McNemar")["seed 0 against 0"]
-    assert list(map(int, row[:4])) == [(a & b).sum(), (a & ~b).sum(), (~a & b).sum(), (~a & ~b).sum()]
-    assert rows_of(text, "test, full-kb")["H@1"][:3] == [
-        f"{a.mean():.2%}",
-        f"{b.mean():.2%}",
-        f"{100 * (a.mean() - b.mean()):+.2f}",
-    ]
-    assert "a: dwe, seed 0" in text
+    alone = [(a & b).sum(), (a & ~b).sum(), (~a & b).sum(), (~a & ~b).sum()]
+    row = rows_of(result.text, "McNemar")["seed 0 against 0"]
+    assert list(map(int, row[:4])) == alone
+    difference = a.mean() - b.mean()
+    shares = [f"{a.mean():.2%}", f"{b.mean():.2%}", f"{100 * difference:+.2f}"]
+    assert rows_of(result.text, "test, full-kb")["H@1"][:3] == shares
+    assert f"a: dwe, seed 0: {world['dwe']}" in result.text
+    (test,) = result.mcnemar
+    assert [test.both, test.first, test.second, test.neither] == alone and (row[-1] == "< 0.001") == (test.p < 0.001)
+    assert (result.protocol, result.mentions) == ("full-kb", 60) and list(result.differences) == ["H@1", "MRR"]
+    assert result.differences["H@1"].mean == pytest.approx(difference)
 
 
 def test_a_run_and_itself_differ_in_nothing_and_order_of_mentions_does_not_matter(world):
-    same = rows_of(compared(world, world["dwe"], world["dwe"]), "test, full-kb")
+    same = rows_of(compared(world["dwe"], world["dwe"]).text, "test, full-kb")
     assert {row[-1] for row in same.values()} == {"1.000"}
     shuffled = np.random.default_rng(0).permutation(60)
     write_run(world["root"] / "shuffled", ranks_of(7, 0.4)[shuffled], ids=[f"m{number}" for number in shuffled])
@@ -261,27 +257,25 @@ def test_a_run_and_itself_differ_in_nothing_and_order_of_mentions_does_not_matte
         name if name is None else f"Q{place[1:]}" for name, place in zip(table["gold"], table["id"], strict=True)
     ]
     pq.write_table(pa.table(table), world["root"] / "shuffled" / "predictions.parquet")
-    assert {
-        row[-1] for row in rows_of(compared(world, world["dwe"], world["root"] / "shuffled"), "test, full-kb").values()
-    } == {"1.000"}
+    same = rows_of(compared(world["dwe"], world["root"] / "shuffled").text, "test, full-kb")
+    assert {row[-1] for row in same.values()} == {"1.000"}
 
 
 def test_a_run_that_scores_lists_alone_is_compared_on_reranked_lists(world):
-    assert "test, rerank: a minus b" in compared(world, world["drin"], world["dwe"])
+    assert "test, rerank: a minus b" in compared(world["drin"], world["dwe"]).text
 
 
 def test_seeds_are_compared_by_their_means_and_one_by_one(world):
-    text = compared(world, world["mimic"], world["text"])
+    text = compared(world["mimic"], world["text"]).text
     assert "a: the mean over 3 seeds." in text and set(rows_of(text, "McNemar")) == {
         f"seed {seed} against {seed}" for seed in range(3)
     }
-    assert "different numbers of seeds" in compared(world, world["mimic"], world["dwe"])
+    assert "different numbers of seeds" in compared(world["mimic"], world["dwe"]).text
 
 
 @pytest.mark.parametrize(
     ("second", "more", "message"),
     [
-        ("nowhere", {}, "nowhere: no such run"),
         (".", {}, "no finished run there"),
         (
             "drin",
@@ -294,9 +288,7 @@ def test_seeds_are_compared_by_their_means_and_one_by_one(world):
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(world, second, more, message):
     write_run(world["root"] / "short", ranks_of(1, 0.5)[:50])
-    place = {"drin": world["drin"], "dwe": world["dwe"], "short": world["root"] / "short", ".": world["root"]}.get(
-        second, second
-    )
+    place = {"drin": world["drin"], "dwe": world["dwe"], "short": world["root"] / "short", ".": world["root"]}[second]
     with pytest.raises(UserError) as error:
-        compared(world, world["dwe"], place, **more)
+        compared(world["dwe"], place, **more)
     assert message in str(error.value).replace(str(world["root"] / "short") + " ", "") and "\n" not in str(error.value)

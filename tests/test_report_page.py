@@ -3,7 +3,6 @@
 import html.parser
 import json
 import re
-from pathlib import Path
 
 import browser
 import numpy as np
@@ -12,7 +11,8 @@ import report_world
 
 from report import agreement, curves
 from report.page.render import embedded
-from report.page.write import compose, write
+from report.page.write import write_explained, write_page
+from report.runs import Epoch
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +20,9 @@ def made(tmp_path_factory):
     """A page of 1,000 cases, and what stands in it as data."""
     folder = tmp_path_factory.mktemp("page")
     job = report_world.job(folder, mentions=3200, cases=1000)
-    said = compose(job, report_world.asked)
-    text = Path(job["out"]).read_text(encoding="utf-8")
-    return {"path": Path(job["out"]), "text": text, "said": said, "data": told(text), "job": job}
+    result = write_explained(job, report_world.explanations)
+    text = job.out.read_text(encoding="utf-8")
+    return {"path": job.out, "text": text, "result": result, "data": told(text)}
 
 
 def told(page: str) -> dict:
@@ -47,7 +47,7 @@ def told(page: str) -> dict:
 
 
 def test_the_page_holds_all_it_shows_and_names_nothing_to_load(made):
-    assert made["said"]["cases"] == 1000 == len(made["data"]["cases"]) and made["said"]["bytes"] == len(
+    assert made["result"].cases == 1000 == len(made["data"]["cases"]) and made["result"].bytes == len(
         made["text"].encode()
     )
     markup = re.sub(r"<script.*?</script>|<style.*?</style>", "", made["text"], flags=re.S)
@@ -91,29 +91,25 @@ def test_embedded_json_is_what_went_in_and_ends_no_element(text):
 
 def test_curves_lie_within_their_chart_and_mark_the_best_epoch():
     histories = {
-        "a": {
-            "epochs": [
-                {"epoch": epoch, "loss": 10 / epoch, "dev MRR": value} for epoch, value in enumerate((0.2, 0.6, 0.4), 1)
-            ]
-        },
-        "b": {"epochs": [{"epoch": 1, "loss": float("nan"), "dev MRR": 0.5}]},
-        "c": {"epochs": []},
+        "a": [Epoch(epoch, 10 / epoch, value) for epoch, value in enumerate((0.2, 0.6, 0.4), 1)],
+        "b": [Epoch(1, float("nan"), 0.5)],
+        "c": [],
     }
     both, loss = curves.charts(histories)
-    assert [line.said for line in both.lines] == ["a: 0.6 at epoch 2", "b: 0.5 at epoch 1"] and both.rows[0] == (
+    assert [line.label for line in both.curves] == ["a: 0.6 at epoch 2", "b: 0.5 at epoch 1"] and both.rows[0] == (
         "a",
         "3",
         "0.6000",
         "2",
     )
-    assert loss.title.startswith("a: ") and loss.lines[0].said == "a: 3.333 at epoch 3"
-    places = np.array([point.split(",") for line in both.lines for point in line.points.split()], float)
+    assert loss.title.startswith("a: ") and loss.curves[0].label == "a: 3.333 at epoch 3"
+    places = np.array([point.split(",") for line in both.curves for point in line.points.split()], float)
     assert (
         (places >= 0).all()
         and (places <= both.size).all()
-        and ",".join(map(str, both.lines[0].best)) == both.lines[0].points.split()[1]
+        and ",".join(map(str, both.curves[0].best)) == both.curves[0].points.split()[1]
     )
-    assert curves.charts({"c": {"epochs": []}}) == []
+    assert curves.charts({"c": []}) == []
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.61, 0.64), (5, 5), (-3, 700), (1e-6, 2e-6), (0, 0)])
@@ -136,8 +132,8 @@ def test_agreement_counts_who_is_right_where_others_are_wrong():
 
 def test_a_page_without_cases_and_without_asking_the_heads(tmp_path):
     job = report_world.job(tmp_path, mentions=30, cases=0)
-    assert write(job)["cases"] == 0
-    assert told(Path(job["out"]).read_text())["cases"] == []
+    assert write_page(job).cases == 0
+    assert told(job.out.read_text())["cases"] == []
 
 
 # In the browser.

@@ -1,6 +1,7 @@
 """Tasks that set finished runs side by side: leaderboards, ablations, tests of significance. What is not trained yet is trained."""
 
-import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import luigi
@@ -8,9 +9,18 @@ import luigi
 from experiments import variants
 from foundation import child, logs
 from foundation.errors import UserError
+from foundation.tables import terminal_takes_bold
 from mel_cache.commands.heads import BuildCandidates, TrainHead
 from mel_cache.commands.parameters import Whole
 from mel_cache.commands.task import Task, Tool, stop
+from report.contracts import (
+    ComparisonJob,
+    ComparisonResult,
+    LeaderboardJob,
+    LeaderboardResult,
+    NamedRun,
+    TablesJob,
+)
 
 LAYOUT = 1
 """Raised when leaderboards are to be written anew."""
@@ -22,7 +32,7 @@ class Leaderboard(BuildCandidates):
     seed = TrainHead.seed
     seeds = TrainHead.seeds
     train_fraction = TrainHead.train_fraction
-    splits = ("test",)
+    splits: tuple[str, ...] = ("test",)
     reference = ""
     skipped: dict[str, str]
 
@@ -55,34 +65,37 @@ class Leaderboard(BuildCandidates):
             "layout": LAYOUT,
         }
 
-    def entry(self, name: str, task: TrainHead) -> dict[str, str]:
-        settings = variants.settings(task.method, task.params, self.profile_content)
-        return {"name": name, "run": str(task.folder(task.resolved()["run"])), "settings": settings}
+    def named_runs(self, tasks: Mapping[str, TrainHead]) -> tuple[NamedRun, ...]:
+        """The runs of finished tasks, under their names."""
+        return tuple(
+            NamedRun(
+                name=name,
+                folder=task.folder(task.resolved()["run"]),
+                settings=variants.settings(task.method, task.params, self.profile_content),
+            )
+            for name, task in tasks.items()
+        )
+
+    def tables_job(self) -> TablesJob:
+        """What the leaderboard's tables are made of."""
+        return TablesJob(
+            dataset=self.dataset,
+            runs=self.named_runs(self.experiments()),
+            text_only=self.named_runs(self.without_pictures()),
+            reference=self.reference,
+            skipped=self.skipped,
+            splits=self.splits,
+        )
 
     def make(self) -> dict[str, Any]:
         out = self.paths.report(self.dataset, self.get_task_family().lower(), self.digest())
-        experiments, alone = (
-            [self.entry(name, task) for name, task in listed.items()]
-            for listed in (self.experiments(), self.without_pictures())
-        )
-        self.run_child(
-            "report.leaderboard:write",
-            {
-                "dataset": self.dataset,
-                "experiments": experiments,
-                "text_only": alone,
-                "reference": self.reference,
-                "skipped": self.skipped,
-                "splits": self.splits,
-                "out": str(out),
-            },
-        )
-        files = [out / f"leaderboard.{kind}" for kind in ("txt", "ansi", "md", "csv", "tex")]
-        return {"result": {"folder": self.paths.relative(out)}, "files": files}
+        job = LeaderboardJob(tables=self.tables_job(), out=out)
+        written = self.run_child("report.leaderboard:write_leaderboard", job, LeaderboardResult)
+        return {"result": {"folder": self.paths.relative(out)}, "files": written.files}
 
     def summary(self, receipt: dict[str, Any]) -> str:
         folder = self.folder(receipt["result"]["folder"])
-        text = (folder / ("leaderboard.ansi" if sys.stdout.isatty() else "leaderboard.txt")).read_text()
+        text = (folder / ("leaderboard.ansi" if terminal_takes_bold() else "leaderboard.txt")).read_text()
         return f"{text}\nleaderboard: {folder} (txt, md, csv, tex)"
 
 
@@ -178,13 +191,21 @@ class CompareRuns(Tool):
         return f": {self.run_folder} against {self.against} on {self.split}"
 
     def act(self) -> None:
-        job = {
-            "a": self.run_folder,
-            "b": self.against,
-            "roots": [str(self.paths.root), str(self.paths.root / "runs")],
-            "split": self.split,
-            "protocol": self.protocol,
-            "resamples": self.resamples,
-            "seed": self.bootstrap_seed,
-        }
-        logs.say(child.run("report.compare:main", job)["text"])
+        job = ComparisonJob(
+            first=self.named(self.run_folder),
+            second=self.named(self.against),
+            split=self.split,
+            protocol=self.protocol,
+            resamples=self.resamples,
+            seed=self.bootstrap_seed,
+        )
+        logs.say(child.run("report.compare:compare", job, ComparisonResult).text)
+
+    def named(self, name: str) -> NamedRun:
+        """The run of that name. Raises `UserError` where there is none."""
+        for place in (Path(name).expanduser(), self.paths.root / name, self.paths.root / "runs" / name):
+            if place.is_dir():
+                return NamedRun(name=name, folder=place)
+        raise UserError(
+            f"{name}: no such run; name the folder that TrainHead printed as `run:`, or <dataset>/<method>/<hash>"
+        )

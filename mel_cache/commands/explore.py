@@ -6,9 +6,11 @@ import luigi
 
 from foundation.errors import UserError
 from foundation.files import read_json
+from heads.contracts import Compute
 from mel_cache.commands.features import OnProfile
 from mel_cache.commands.parameters import Choice, Whole
 from mel_cache.commands.task import Tool
+from report.contracts import ServeJob
 
 
 class Explore(Tool, OnProfile):
@@ -48,13 +50,12 @@ class Explore(Tool, OnProfile):
         return max(found, key=lambda folder: ((folder / "run.json").stat().st_mtime_ns, folder.name))
 
     def act(self) -> None:
-        job = {
-            "run": str(self.folder_of_run()),
-            "source": str(self.source),
-            "host": self.host,
-            "port": self.port,
-            "split": self.split,
-            "device": self.device,
-            "precision": self.precision,
-        }
-        self.run_child("report.explore.serve:main", job)
+        job = ServeJob(
+            run=self.folder_of_run(),
+            source=self.source,
+            host=self.host,
+            port=self.port,
+            split=self.split,
+            compute=Compute(device=self.device, precision=self.precision),
+        )
+        self.run_child("report.explore.serve:serve", job)

@@ -17,6 +17,7 @@ from mel_cache.commands.parameters import MOST_SEED, Number, TrueOrFalse, Whole
 from mel_cache.commands.task import Task, setting, stop
 from pipeline.extraction import wants
 from pipeline.extraction.contracts import Extraction
+from report.contracts import AverageJob, AverageResult
 
 
 class BuildCandidates(OnProfile):
@@ -187,12 +188,10 @@ class TrainHead(BuildCandidates):
 
     def mean(self) -> dict[str, Any]:
         """Mean and standard deviation over the seeds."""
-        runs = [task.folder(task.resolved()["run"]) for task in self.of_seeds()]
+        runs = tuple(task.folder(task.resolved()["run"]) for task in self.of_seeds())
         out = runs[0].with_name(f"mean-{self.digest()[:16]}")
-        child.run(
-            "report.averages:main",
-            {"runs": [str(run) for run in runs], "seeds": [task.seed for task in self.of_seeds()], "out": str(out)},
-        )
+        job = AverageJob(runs=runs, seeds=tuple(task.seed for task in self.of_seeds()), out=out)
+        child.run("report.averages:average", job, AverageResult)
         return {
             "result": {"run": self.paths.relative(out)},
             "files": [out / "metrics-mean.json", out / "metrics-mean.txt"],

@@ -4,9 +4,12 @@ from typing import Any
 
 import luigi
 
+from cache.inputs import Input, Want
 from experiments import jobs, variants
+from foundation.contracts import to_json
 from foundation.errors import UserError
 from heads.config import methods as known_methods
+from heads.contracts import Compute
 from mel_cache.commands import trained
 from mel_cache.commands.compare import CompareHeads, Leaderboard
 from mel_cache.commands.dataset import PrepareDataset
@@ -15,7 +18,7 @@ from mel_cache.commands.heads import BuildCandidates, TrainHead
 from mel_cache.commands.parameters import Choice, TrueOrFalse, Whole
 from mel_cache.commands.task import Task, stop
 from pipeline.extraction import wants
-from report.cases import FOUND
+from report.contracts import DETECTIONS, CasesJob, PageJob, PageResult
 
 SPLITS = ("train", "dev", "test")
 PAGE = 1
@@ -175,8 +178,8 @@ class Report(Leaderboard):
         own = {"page": PAGE, "cases": self.cases, "pictures": self.picture_mb, "explain": self.explain}
         return request and {**request, **own}
 
-    def found(self) -> dict[str, dict[str, str]]:
-        """Rows of detectors and recognisers that were extracted for these heads: where they lie."""
+    def detections(self) -> tuple[Input, ...]:
+        """Rows of detectors and recognisers that were extracted for these heads."""
         groups: dict[str, ExtractGroup] = {}
         seen: set[str] = set()
 
@@ -192,47 +195,28 @@ class Report(Leaderboard):
         for task in self.shown.values():
             walk(task)
         merged = wants.merged(group.result() for group in groups.values())
-        columns = {name: f"mention.{name}.image" for name in FOUND}
-        return {
-            name: {
-                "store": str(self.paths.cache / merged.features[name].store),
-                "column": str(self.folder(merged.columns[column])),
-            }
-            for name, column in columns.items()
-            if column in merged.columns
-        }
+        listed = (Want(side="mention", feature=name, view="image") for name in DETECTIONS)
+        return merged.inputs((want for want in listed if want.column in merged.columns), self.paths)
 
     def make(self) -> dict[str, Any]:
         out = self.paths.report(self.dataset, "report", self.digest()) / "report.html"
         prepared = self.clone(PrepareDataset).resolved()
-        experiments, alone = (
-            [self.entry(name, task) for name, task in listed.items()]
-            for listed in (self.experiments(), self.without_pictures())
-        )
         single = {name: task if task.seeds == 1 else task.of_seeds()[0] for name, task in self.shown.items()}
-        written = self.run_child(
-            "report.page.write:write",
-            {
-                "dataset": self.dataset,
-                "experiments": experiments,
-                "text_only": alone,
-                "reference": "",
-                "skipped": self.skipped,
-                "splits": self.splits,
-                "runs": {name: task.job() for name, task in single.items()},
-                "data": str(self.folder(prepared["folder"])),
-                "found": self.found(),
-                "roots": {side: str(self.source / prepared[f"{side}_images"]) for side in ("mention", "entity")},
-                "limits": dict(self.profile_content.limits),
-                "cases": self.cases,
-                "pictures": self.picture_mb * 1_000_000,
-                "explain": self.explain,
-                "device": self.device,
-                "out": str(out),
-                "command": f"luigi --module tasks Report --dataset {self.dataset} --methods {','.join(task.head.method for task in self.shown.values())}",
-            },
+        methods = ",".join(task.head.method for task in self.shown.values())
+        cases = CasesJob(
+            prepared=self.folder(prepared["folder"]),
+            images={side: self.source / prepared[f"{side}_images"] for side in ("mention", "entity")},
+            limits=dict(self.profile_content.limits),
+            detections=self.detections(),
+            most=self.cases,
+            picture_bytes=self.picture_mb * 1_000_000,
+            trainings={name: task.job() for name, task in single.items()} if self.explain else {},
+            compute=Compute(device=self.device),
         )
-        return {"result": {**written, "file": self.paths.relative(out)}, "files": [out]}
+        command = f"luigi --module tasks Report --dataset {self.dataset} --methods {methods}"
+        job = PageJob(tables=self.tables_job(), cases=cases, out=out, command=command)
+        written = self.run_child("report.page.write:write_page", job, PageResult)
+        return {"result": {**to_json(written), "file": self.paths.relative(out)}, "files": [out]}
 
     def summary(self, receipt: dict[str, Any]) -> str:
         result = receipt["result"]

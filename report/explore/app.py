@@ -1,16 +1,17 @@
-"""The page's routes and guards: own host names alone, a token in every form, uploads cut off at their limit, no scripts."""
+"""The page's routes and guards: own host names alone, a token in every form, a limit on uploads, no scripts."""
 
 import hmac
 import ipaddress
 import secrets
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from flask import Flask, Response, abort, render_template, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from foundation.errors import PassingError, UserError
-from report.explore.book import OUTCOMES, Book
+from report.explore.book import OUTCOMES, Book, Query
 
 UPLOAD = 20_000_000  # bytes of a picture
 BESIDE = 200_000  # bytes of the form's other fields, and of what stands between them
@@ -22,8 +23,30 @@ POLICY = (
 )
 
 
-def make(book: Book, link: Callable[..., Any], hosts: set[str], local: bool = True) -> Flask:
-    """The application. link: as `Linker.link`; hosts: names by which it may be asked for, without port; local: no others, not even addresses."""
+@dataclass(frozen=True)
+class Hosts:
+    """What the page may be called by in a request's Host header, ports aside. names: in small letters. addresses:
+    whether any IP address will do too; a name that someone else owns is never one."""
+
+    names: frozenset[str]
+    addresses: bool = False
+
+    def known(self, host: str) -> bool:
+        """host: a Host header."""
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
+        if name.lower() in self.names:
+            return True
+        if not self.addresses:
+            return False
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return True
+
+
+def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
+    """The application. link: as `Linker.link`, called with sentence, phrase and a picture's bytes or None."""
     app = Flask(__name__, static_folder=None, template_folder="pages")
     app.config |= {"MAX_CONTENT_LENGTH": UPLOAD + BESIDE, "MAX_FORM_MEMORY_SIZE": BESIDE, "MAX_FORM_PARTS": 16}
     app.jinja_options = {"autoescape": True}
@@ -32,13 +55,12 @@ def make(book: Book, link: Callable[..., Any], hosts: set[str], local: bool = Tr
 
     @app.before_request
     def guard() -> None:
-        """A page elsewhere whose name was pointed at this machine sends its own name; one that posts a form here does not know the token."""
-        if not _known(request.host, hosts, local):
+        """A page elsewhere whose name was pointed at this machine sends its own name; one that posts a form here does
+        not know the token."""
+        if not hosts.known(request.host):
             abort(403, "this host name is not one of this page's; open the address that the command printed")
-        if (
-            request.method == "POST"
-            and request.headers.get("Origin", f"http://{request.host}") != f"http://{request.host}"
-        ):
+        own = f"http://{request.host}"
+        if request.method == "POST" and request.headers.get("Origin", own) != own:
             abort(403, "the form comes from another page")
 
     @app.after_request
@@ -68,37 +90,37 @@ def make(book: Book, link: Callable[..., Any], hosts: set[str], local: bool = Tr
 
     @app.get("/")
     def search() -> str:
-        asked = {name: request.args.get(name, "")[:PHRASE] for name in ("phrase", "sentence", "entity", "outcome")}
-        if asked["outcome"] not in ("", *OUTCOMES):
+        query = Query(**{one.name: request.args.get(one.name, "")[:PHRASE] for one in fields(Query)})
+        if query.outcome not in ("", *OUTCOMES):
             abort(400, "no such outcome")
-        found, page = book.search(**asked), max(1, request.args.get("page", 1, type=int))
-        pages = max(1, -(-len(found) // PAGE))
-        shown = [book.line(at) for at in found[(min(page, pages) - 1) * PAGE :][:PAGE]]
+        fitting = book.search(query)
+        pages = max(1, -(-len(fitting) // PAGE))
+        page = min(max(1, request.args.get("page", 1, type=int)), pages)
         return render_template(
             "search.html",
-            asked=asked,
-            lines=shown,
-            found=len(found),
-            of=len(book.rows),
-            page=min(page, pages),
+            query=asdict(query),
+            lines=[book.line(at) for at in fitting[(page - 1) * PAGE :][:PAGE]],
+            fitting=len(fitting),
+            of=len(book.mentions),
+            page=page,
             pages=pages,
         )
 
     @app.get("/case/<int:at>")
     def case(at: int) -> str:
-        if at >= len(book.rows):
-            abort(404, f"there are {len(book.rows)} cases")
-        made, entities, pictures = book.case(at)
-        (answer,) = made["methods"].values()
+        if at >= len(book.mentions):
+            abort(404, f"there are {len(book.mentions)} cases")
+        shown_case, shown = book.case(at)
+        (answer,) = shown_case["methods"].values()
         return render_template(
             "case.html",
             at=at,
-            last=len(book.rows) - 1,
-            case=made,
+            last=len(book.mentions) - 1,
+            case=shown_case,
             answer=answer,
-            entities=entities,
-            pictures=pictures,
-            outcome=book.outcome[at],
+            entities=shown.entities,
+            pictures=shown.pictures,
+            outcome=book.mentions[at].outcome,
         )
 
     @app.get("/link")
@@ -118,14 +140,14 @@ def make(book: Book, link: Callable[..., Any], hosts: set[str], local: bool = Tr
         if message:
             return render_template("link.html", given=given, message=message), 400
         try:
-            found = link(given["sentence"], given["phrase"], picture)
+            linked = link(given["sentence"], given["phrase"], picture)
         except (UserError, PassingError) as error:
             return render_template("link.html", given=given, message=str(error)), 400
-        if found.picture not in ("ok", "none"):
-            message = f"The uploaded file cannot be used as a picture ({found.picture}). Linked without it."
-        entities, pictures = book.shown([entity.id for entity in found.entities])
+        if linked.picture not in ("ok", "none"):
+            message = f"The uploaded file cannot be used as a picture ({linked.picture}). Linked without it."
+        shown = book.shown([entity.id for entity in linked.entities])
         return render_template(
-            "link.html", given=given, message=message, found=found, entities=entities, pictures=pictures
+            "link.html", given=given, message=message, linked=linked, entities=shown.entities, pictures=shown.pictures
         )
 
     @app.get("/explore.css")
@@ -142,20 +164,6 @@ def _unfit(given: dict[str, str]) -> str:
     if len(given["sentence"]) > SENTENCE or len(given["phrase"]) > PHRASE:
         return f"A sentence has at most {SENTENCE:,} characters here, a phrase {PHRASE}."
     return ""
-
-
-def _known(host: str, hosts: set[str], local: bool) -> bool:
-    """Whether the page may be asked for under this name. A name that someone else owns is never an address."""
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
-    if name.lower() in hosts:
-        return True
-    if local:
-        return False
-    try:
-        ipaddress.ip_address(name.strip("[]"))
-    except ValueError:
-        return False
-    return True
 
 
 def _drain(environ: dict[str, Any]) -> None:

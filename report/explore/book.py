@@ -5,128 +5,133 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
+from cache.inputs import Input, Want
 from foundation.errors import UserError
 from linking.finished import Finished
 from pipeline.datasets.images import Limits
-from report.cases import FOUND, Cases, Method, Source
-from report.thumbnails import Thumbnails
+from report.cases import Cases, Method, Source
+from report.contracts import DETECTIONS
+from report.runs import read_predictions
+from report.thumbnails import Thumbnails, uris
 
 OUTCOMES = ("right", "wrong", "NIL", "gold outside the KB")
 """Of a mention: its gold is first, another entity is; there is no gold; it is not in the KB."""
 
 
 @dataclass(frozen=True)
+class Query:
+    """Words that a mention's phrase, sentence and entities must hold, letter case aside; "" for any. outcome: one of
+    `OUTCOMES`, or ""."""
+
+    phrase: str = ""
+    sentence: str = ""
+    entity: str = ""
+    outcome: str = ""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A predicted mention. row: in the dataset's table. phrase, text (phrase and sentence) and entities (names and ids
+    of the gold and of the best five) in small letters, for the search."""
+
+    row: int
+    outcome: str
+    phrase: str
+    text: str
+    entities: str
+
+    def fits(self, query: Query) -> bool:
+        return (
+            query.phrase.strip().casefold() in self.phrase
+            and query.sentence.strip().casefold() in self.text
+            and query.entity.strip().casefold() in self.entities
+            and query.outcome in ("", self.outcome)
+        )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a page shows of entities, by id (see `report.cases.Cases.entities`). pictures: name -> `data:` URI."""
+
+    entities: Mapping[str, Mapping[str, Any]]
+    pictures: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Book:
-    """The mentions of one split that were predicted. rows: of the dataset's table; outcome, text (phrase and sentence) and entities (names and ids of the
-    gold and of what was predicted), in small letters: beside them. names: entity id -> name."""
+    """The mentions of one split that were predicted. name: of the run. names: entity id -> name."""
 
     name: str
     source: Source
     method: Method
-    rows: Sequence[int]
-    outcome: Sequence[str]
-    phrases: Sequence[str]
-    text: Sequence[str]
-    entities: Sequence[str]
+    mentions: Sequence[Listed]
     names: Mapping[str, str]
     limits: Limits
 
     @classmethod
-    def read(cls, run: Finished, roots: Mapping[str, Path], split: str, limits: Limits) -> "Book":
-        """roots: folder of each side's pictures. Raises `UserError` where the run has no predictions of the split."""
-        merged: dict[str, dict[str, str]] = {}
-        for one in run.tree():
-            for feature in FOUND:
-                column = one.extraction.columns.get(f"mention.{feature}.image")
-                if column:
-                    merged[feature] = {
-                        "store": str(run.paths.cache / one.extraction.features[feature].store),
-                        "column": str(run.paths.root / column),
-                    }
-        source = Source.read(run.prepared, roots, merged)
-        path = run.folder / "predictions.parquet"
-        table = pq.read_table(path, filters=[("split", "=", split)])
-        if not len(table):
-            raise UserError(f"{path}: no mention of {split}; choose another --split")
-        rank = "rank_full_kb" if "rank_full_kb" in table.column_names else "rank_rerank"
-        predicted = {row["id"]: row for row in table.to_pylist()}
+    def read(cls, run: Finished, images: Mapping[str, Path], split: str, limits: Limits) -> "Book":
+        """images: side -> folder of its pictures. Raises `UserError` where the run has no predictions of the split."""
+        source = Source.read(run.prepared, images, detections(run))
+        predictions = read_predictions(run.folder, split)
+        if not predictions:
+            raise UserError(f"{run.folder / 'predictions.parquet'}: no mention of {split}; choose another --split")
+        protocol = "full-kb" if "full-kb" in next(iter(predictions.values())).ranks else "rerank"
         names = dict(zip(source.entities["id"], source.entities["name"], strict=True))
-        rows, outcome, phrases, text, entities = [], [], [], [], []
-        for row, (mention, phrase, sentence, gold) in enumerate(
-            zip(*(source.mentions[name] for name in ("id", "phrase", "sentence", "gold_id")), strict=True)
-        ):
-            if mention not in predicted:
+        columns = (source.mentions[name] for name in ("id", "phrase", "sentence", "gold_id"))
+        mentions = []
+        for row, (mention, phrase, sentence, gold) in enumerate(zip(*columns, strict=True)):
+            if mention not in predictions:
                 continue
-            answer = predicted[mention]
-            rows.append(row)
-            outcome.append(
-                "NIL"
-                if gold is None
-                else "gold outside the KB"
-                if gold not in names
-                else "right"
-                if answer[rank] == 1
-                else "wrong"
-            )
-            phrases.append(phrase.casefold())
-            text.append(f"{phrase}\n{sentence}".casefold())
-            entities.append(
-                "\n".join(f"{name}\n{names.get(name, '')}" for name in [gold or "", *answer["top"][:5]]).casefold()
-            )
-        return cls(
-            f"{run.label}/{run.method}/{run.folder.name}",
-            source,
-            Method(run.method, predicted, rank=rank),
-            rows,
-            outcome,
-            phrases,
-            text,
-            entities,
-            names,
-            limits,
-        )
+            prediction = predictions[mention]
+            verdict = "right" if prediction.ranks[protocol] == 1 else "wrong"
+            outcome = "NIL" if gold is None else verdict if gold in names else "gold outside the KB"
+            entities = "\n".join(f"{name}\n{names.get(name, '')}" for name in [gold or "", *prediction.top[:5]])
+            text = f"{phrase}\n{sentence}"
+            mentions.append(Listed(row, outcome, phrase.casefold(), text.casefold(), entities.casefold()))
+        method = Method(run.method, predictions, protocol=protocol)
+        return cls(f"{run.label}/{run.method}/{run.folder.name}", source, method, mentions, names, limits)
 
-    def search(self, phrase: str = "", sentence: str = "", entity: str = "", outcome: str = "") -> list[int]:
-        """Positions in `rows` of the mentions whose phrase, sentence and entities hold these words, letter case aside; of one outcome where it is named."""
-        phrase, sentence, entity = (text.strip().casefold() for text in (phrase, sentence, entity))
-        return [
-            at
-            for at in range(len(self.rows))
-            if phrase in self.phrases[at]
-            and sentence in self.text[at]
-            and entity in self.entities[at]
-            and outcome in ("", self.outcome[at])
-        ]
+    def search(self, query: Query) -> list[int]:
+        """Positions in `mentions` of those that fit."""
+        return [at for at, listed in enumerate(self.mentions) if listed.fits(query)]
 
     def line(self, at: int) -> dict[str, Any]:
-        """A mention as a list shows it: id, phrase, sentence, outcome, state of its picture; gold and first entity, id and name each."""
-        row, table = self.rows[at], self.source.mentions
-        top = self.method.predictions[table["id"][row]]["top"][:1]
+        """A mention as a list shows it: id, phrase, sentence, outcome, state of its picture; id and name of the gold
+        and of the first entity."""
+        listed, table = self.mentions[at], self.source.mentions
+        row = listed.row
+        top = self.method.predictions[table["id"][row]].top[:1]
         gold = table["gold_id"][row]
         return {
             "at": at,
             "id": table["id"][row],
             "phrase": table["phrase"][row],
             "sentence": table["sentence"][row],
-            "outcome": self.outcome[at],
+            "outcome": listed.outcome,
             "gold": None if gold is None else (gold, self.names.get(gold, "")),
             "top": (top[0], self.names.get(top[0], "")) if top else None,
             "picture": table["image_status"][row],
         }
 
-    def case(self, at: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, str]]:
-        """A case (see `report.cases.Cases.case`), the entities that it names, and small pictures by name as `data:` URIs."""
-        made = Thumbnails(self.limits)
-        cases = Cases(self.source, [self.method], made)
-        case = cases.case(self.rows[at])
-        return case, cases.entities, {name: thumbnail.uri for name, thumbnail in made.made.items()}
+    def case(self, at: int) -> tuple[dict[str, Any], Shown]:
+        """A case (see `report.cases.Cases.case`), and the entities that it names."""
+        cases = Cases(self.source, [self.method], Thumbnails(self.limits))
+        case = cases.case(self.mentions[at].row)
+        return case, Shown(cases.entities, uris(cases.thumbnails))
 
-    def shown(self, ids: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-        """What a page shows of some entities, and their pictures."""
-        made = Thumbnails(self.limits)
-        cases = Cases(self.source, [self.method], made)
+    def shown(self, ids: Sequence[str]) -> Shown:
+        """These entities."""
+        cases = Cases(self.source, [self.method], Thumbnails(self.limits))
         for name in ids:
             cases.entity(name)
-        return cases.entities, {name: thumbnail.uri for name, thumbnail in made.made.items()}
+        return Shown(cases.entities, uris(cases.thumbnails))
+
+
+def detections(run: Finished) -> list[Input]:
+    """Rows of detectors and recognisers that were extracted for the mentions' pictures of a run, or of those it reads."""
+    by_feature: dict[str, Input] = {}
+    for one in run.tree():
+        listed = (Want(side="mention", feature=name, view="image") for name in DETECTIONS)
+        there = one.extraction.inputs((want for want in listed if want.column in one.extraction.columns), run.paths)
+        by_feature |= {each.feature: each for each in there}
+    return list(by_feature.values())

@@ -1,20 +1,24 @@
 """Serves the page until it is stopped: Werkzeug's threaded server, no debugger, no reloading."""
 
-import functools
 import ipaddress
 import signal
 import socket
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from foundation.errors import UserError
+from heads.contracts import Compute
 from linking import finished
 from pipeline.datasets.images import Limits
-from report.explore.app import make
+from report.contracts import ServeJob
+from report.explore.app import Hosts, make
 from report.explore.book import Book
+
+if TYPE_CHECKING:
+    from linking.linker import Linked, Linker
 
 SILENCE = 60  # seconds after which a connection that says nothing is closed
 
@@ -22,62 +26,49 @@ SILENCE = 60  # seconds after which a connection that says nothing is closed
 class _Handler(WSGIRequestHandler):
     timeout = SILENCE
 
-    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - the library's name
+    def log(self, type: str, message: str, *args: Any) -> None:
         """No line per request; what a request holds may be anyone's text."""
 
 
 class Once:
     """`Linker.link` of a run, loaded at the first call; calls wait for each other."""
 
-    def __init__(self, run: str, device: str, precision: str) -> None:
-        self.load = functools.partial(self._load, run, device, precision)
-        self.lock, self.linker = threading.Lock(), None
+    def __init__(self, run: Path, compute: Compute) -> None:
+        self.run, self.compute, self.lock = run, compute, threading.Lock()
+        self.linker: Linker | None = None
 
-    @staticmethod
-    def _load(run: str, device: str, precision: str) -> Any:
+    def __call__(self, sentence: str, phrase: str, image: bytes | None) -> "Linked":
+        """See `Linker.link`."""
         from linking.linker import Linker
 
-        return Linker.load(run, device, precision)
-
-    def __call__(self, sentence: str, phrase: str, image: bytes | None) -> Any:
-        """See `Linker.link`."""
         with self.lock:
-            self.linker = self.linker or self.load()
+            self.linker = self.linker or Linker.load(self.run, self.compute.device, self.compute.precision)
             return self.linker.link(sentence, phrase, image)
 
 
-def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Serve `job["run"]` at `job["host"]`, `job["port"]` (0: a free one) until a signal ends it.
-
-    job: also source (the dataset's own folder), split, device, precision. Raises `UserError` where the address cannot be had.
-    """
-    run = finished.read(Path(job["run"]))
+def serve(job: ServeJob) -> None:
+    """Serve the page until a signal ends the process. Raises `UserError` where the address cannot be had."""
+    run = finished.read(job.run)
     profile = next((one.profile for one in run.tree() if one.profile), None)
     limits = Limits(**profile.limits) if profile else Limits()
-    book = Book.read(
-        run, {side: Path(job["source"]) / folder for side, folder in run.images.items()}, job["split"], limits
-    )
-    host, local = job["host"], loopback(job["host"])
-    hosts = (
-        {"localhost", "127.0.0.1", "[::1]"}
-        if local
-        else {"localhost", host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
-    )
-    app = make(book, Once(job["run"], job["device"], job["precision"]), hosts, local)
+    book = Book.read(run, {side: job.source / folder for side, folder in run.images.items()}, job.split, limits)
+    names = {"127.0.0.1", "[::1]"}
+    if not loopback(job.host):
+        names = {job.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
+    hosts = Hosts(frozenset({"localhost", *names}), addresses=not loopback(job.host))
+    app = make(book, Once(job.run, job.compute), hosts)
     try:
-        server = make_server(host, job["port"], app, threaded=True, request_handler=_Handler)
+        server = make_server(job.host, job.port, app, threaded=True, request_handler=_Handler)
     except (OSError, SystemExit, OverflowError) as error:
         raise UserError(
-            f"--host {host} --port {job['port']}: the address cannot be had ({error}); choose another --port"
+            f"--host {job.host} --port {job.port}: the address cannot be had ({error}); choose another --port"
         ) from error
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: threading.Thread(target=server.shutdown, daemon=True).start())
-    print(
-        f"{len(book.rows):,} mentions of {job['split']} by {book.name}{announced(host, server.server_port)}", flush=True
-    )
+    where = announced(job.host, server.server_port)
+    print(f"{len(book.mentions):,} mentions of {job.split} by {book.name}{where}", flush=True)
     server.serve_forever(poll_interval=0.2)
     server.server_close()
-    return {}
 
 
 def announced(host: str, port: int) -> str:
@@ -86,8 +77,8 @@ def announced(host: str, port: int) -> str:
     if loopback(host):
         return shown
     return (
-        f"{shown}\nlistening on {host}, not for this machine alone: whoever reaches this port sees the dataset and uses the models, without a password; "
-        "leave --host out to keep it here"
+        f"{shown}\nlistening on {host}, not for this machine alone: whoever reaches this port sees the dataset and uses the "
+        "models, without a password; leave --host out to keep it here"
     )
 
 

@@ -59,8 +59,8 @@
 
   function text(one, book) {
     const [before, phrase, after] = one.text;
-    const sentence = el("p", { class: "said" }, before, one.found ? el("mark", { text: phrase }) : null, after);
-    const lost = one.found ? null : el("p", { class: "absent", text: `The phrase “${one.phrase}” was not found in the sentence.` });
+    const sentence = el("p", { class: "said" }, before, one.phrase_found ? el("mark", { text: phrase }) : null, after);
+    const lost = one.phrase_found ? null : el("p", { class: "absent", text: `The phrase “${one.phrase}” was not found in the sentence.` });
     const without = one.image.picture || one.image.status === "none" ? null : el("p", { class: "absent", text: `Picture: ${one.image.status}.` });
     const none = one.image.status === "none" ? el("p", { class: "absent", text: "No picture." }) : null;
     return el("div", {}, sentence, lost, without, none, gold(one, book));
@@ -117,7 +117,7 @@
       mark(found.box, "face", name);
       if (found.names.length) called(found.box, found.names[0][0]);
       const names = found.names.map(([who, score]) => `${who} (${percent(score)})`).join(", ");
-      const said = [`face, ${percent(found.score)}`, names && `recognised: ${names}`, found.said].filter(Boolean).join("; ");
+      const said = [`face, ${percent(found.score)}`, names && `recognised: ${names}`, found.attributes].filter(Boolean).join("; ");
       listed.push(el("li", { class: "of-face" }, el("b", { text: name }), el("span", { text: said })));
     });
     const label = `Picture beside “${one.phrase}”, with ${one.objects.length} objects and ${one.faces.length} faces marked`;

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from report.tables import worded
+from foundation.tables import word_columns
 
 HERE = Path(__file__).parent
 
@@ -20,20 +20,23 @@ def render(context: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"shade": shade, "depth": depth, "worded": worded}
+    environment.filters |= {"shade": shade, "depth": depth, "word_columns": word_columns}
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    policy = f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(script)}; base-uri 'none'; form-action 'none'"
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
     return environment.get_template("page.html").render(
         **context,
         policy=policy,
         style=Markup(style),
         script=Markup(script),
-        data=Markup(embedded(data)),  # noqa: S704 - ours, and escaped
+        data=Markup(embedded(data)),
     )
 
 
 def embedded(data: Any) -> str:
-    """JSON that can stand in a `<script type="application/json">`: no `<`, so that nothing in it ends the element or opens a comment."""
+    """JSON that can stand in a `<script type="application/json">`: without `<`, nothing in it ends the element."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

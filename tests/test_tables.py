@@ -6,8 +6,18 @@ import subprocess
 
 import pytest
 
+from foundation.tables import (
+    Cell,
+    as_latex,
+    as_markdown,
+    as_text,
+    escape_latex,
+    escape_markdown,
+    terminal_takes_bold,
+    terminal_width,
+    text_table,
+)
 from report.published import published
-from report.tables import Cell, as_latex, as_markdown, as_text, escape_latex, escape_markdown, table
 
 HOSTILE = (
     "a|b <script>alert(1)</script> *x* _y_ `z` [l](u) #1 $5_000 50% & ~^ {c} \\input{/etc/passwd}\nnext\x1b[31m\u202e"
@@ -16,7 +26,7 @@ HOSTILE = (
 
 def shown(name="mimic"):
     rows = [[name, Cell("71.20 ± 0.30", True), "full-kb"], ["dwe", "9.00 ± 1.00", "full-kb"]]
-    return table("Figures", ["", "H@1", "protocol"], rows, "A note.", "")
+    return text_table(["", "H@1", "protocol"], rows, "Figures", ["A note.", ""])
 
 
 def test_text_marks_the_best_and_sets_numbers_right_and_words_left():
@@ -31,17 +41,35 @@ def test_text_marks_the_best_and_sets_numbers_right_and_words_left():
     assert bold.count("\x1b[1m") == 1 and re.sub(r"\x1b\[\d+m", "", bold) == as_text(shown())
 
 
+def test_wide_characters_take_two_columns():
+    lines = as_text(text_table(["", "n"], [["日本", "1"], ["ab", "2"]])).splitlines()
+    assert lines == ["      n", "日本  1", "ab    2"]
+
+
+def test_a_table_wider_than_the_terminal_is_wrapped_in_its_widest_column(monkeypatch):
+    words = "one two three four five six seven eight nine ten"
+    table = text_table(["", "n", "text"], [["a", "1,234", words], ["b", "5", "eleven"]], "T", ["A note."])
+    lines = as_text(table, width=30).splitlines()
+    assert max(map(len, lines)) <= 30 and " ".join(line[10:].strip() for line in lines[2:5]) == words
+    assert as_text(table, width=200) == as_text(table)
+    monkeypatch.setenv("COLUMNS", "30")
+    assert terminal_width() == 30
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert not terminal_takes_bold()
+
+
 def test_markdown_and_latex_set_the_best_bold():
     lines = as_markdown(shown()).splitlines()
     assert lines[2:6] == [
-        "|  | H@1 | protocol |",
-        "|---|---:|---|",
-        "| mimic | **71.20 ± 0.30** | full-kb |",
-        "| dwe | 9.00 ± 1.00 | full-kb |",
+        "|       |              H@1 | protocol   |",
+        "|:------|-----------------:|:-----------|",
+        "| mimic | **71.20 ± 0.30** | full-kb    |",
+        "| dwe   |      9.00 ± 1.00 | full-kb    |",
     ]
     made = as_latex(shown())
     assert (
-        r"mimic & \textbf{71.20 $\pm$ 0.30} & full-kb \\" in made
+        r"mimic & \textbf{71.20 $\pm$ 0.30} & full-kb    \\" in made
         and r"\begin{tabular}{lrl}" in made
         and "A note." in made
     )
