@@ -2,7 +2,8 @@
 
 ExtractFeatures and TrainHead are the two commands of every day, CompareHeads the third; Luigi's `--help` after a NAME lists its options.
 
-- a dataset: PrepareDataset, EnhanceEntities, and for the demo DemoWorld, DemoEncoders (mel_cache/commands/dataset.py)
+- a dataset: PrepareDataset, and for the demo DemoWorld, DemoEncoders (mel_cache/commands/dataset.py)
+- texts of entities: EnhanceEntities (mel_cache/commands/enhance.py)
 - features: ExtractFeatures, its groups ExtractGroup (mel_cache/commands/features.py)
 - heads: BuildCandidates, BuildPairs, TrainHead, PromptedFeatures, SearchHead (mel_cache/commands/heads.py)
 - new mentions: LinkMentions (mel_cache/commands/mentions.py)
@@ -18,7 +19,8 @@ import sys
 from foundation import child
 from mel_cache.commands import help
 from mel_cache.commands.compare import Ablate, CompareHeads, CompareRuns
-from mel_cache.commands.dataset import DemoEncoders, DemoWorld, EnhanceEntities, PrepareDataset
+from mel_cache.commands.dataset import DemoEncoders, DemoWorld, PrepareDataset
+from mel_cache.commands.enhance import EnhanceEntities
 from mel_cache.commands.explore import Explore
 from mel_cache.commands.features import ExtractFeatures, ExtractGroup
 from mel_cache.commands.heads import (

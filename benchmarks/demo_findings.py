@@ -20,7 +20,7 @@ from pipeline.demo.drawing import draw_boxed
 from pipeline.demo.faces import celebrities
 from pipeline.demo.held_out_boxes import overlap
 from pipeline.demo.looks import KINDS, ON_FACES
-from pipeline.demo.world import SIZES, Picture, World, make_world
+from pipeline.demo.world import SIZES, DemoPicture, World, make_world
 from pipeline.extraction.feature_texts import THRESHOLD, names
 from pipeline.extraction.parents import KnowledgeBase, Parent
 
@@ -35,7 +35,7 @@ def found_in(work: Path, side: str, feature: str, view: str = "image") -> Parent
     raise SystemExit(f"no {feature} of the {side} side in {work}; `luigi --module tasks ExtractFeatures` extracts it")
 
 
-def drawn(picture: Picture, seed: int) -> tuple[Image.Image, dict]:
+def drawn(picture: DemoPicture, seed: int) -> tuple[Image.Image, dict]:
     """The picture before it was compressed, and its boxes."""
     rng = random.Random(f"picture {seed} {picture.path}")
     kind, traits = (picture.shown.kind, picture.shown.traits) if picture.shown else (None, {})
@@ -46,7 +46,7 @@ def share(hits: list[bool]) -> str:
     return f"{100 * float(np.mean(hits)) if hits else float('nan'):5.1f} % of {len(hits)}"
 
 
-def boxes(pictures: list[Picture], objects: list, faces: list, labels: list[str], seed: int) -> dict[str, str]:
+def boxes(pictures: list[DemoPicture], objects: list, faces: list, labels: list[str], seed: int) -> dict[str, str]:
     figures: dict[str, list[bool]] = {
         "figures found": [],
         "faces found (objects)": [],
@@ -71,7 +71,7 @@ def boxes(pictures: list[Picture], objects: list, faces: list, labels: list[str]
     return {name: share(hits) for name, hits in figures.items()}
 
 
-def people(pictures: list[Picture], attributes: list, labels: dict, identities: list, seed: int) -> dict[str, str]:
+def people(pictures: list[DemoPicture], attributes: list, labels: dict, identities: list, seed: int) -> dict[str, str]:
     figures: dict[str, list[bool]] = {slot: [] for slot in ON_FACES} | {
         "celebrity named": [],
         "celebrity under another name": [],
@@ -113,7 +113,7 @@ def nearest_faces(world: World, mention_faces: Parent, entity_faces: Parent) -> 
     return {"nearest portrait looks the same": share(hits)}
 
 
-def sheet(pictures: list[Picture], objects: list, faces: list, labels: list[str], seed: int, path: Path) -> None:
+def sheet(pictures: list[DemoPicture], objects: list, faces: list, labels: list[str], seed: int, path: Path) -> None:
     """48 pictures with their boxes: objects in red, faces in magenta."""
     page = Image.new("RGB", (8 * 150, 6 * 150))
     for place, number in enumerate(random.Random(0).sample(range(len(pictures)), 48)):

@@ -68,7 +68,8 @@ def write_clip(folder: Path, layers: int) -> Path:
 
 def prepared_dataset(root: Path, images: list[Path]) -> Path:
     """A prepared dataset whose entities have one picture each."""
-    from pipeline.datasets.account import prepare
+    from pipeline.datasets.contracts import PrepareJob
+    from pipeline.datasets.prepare import prepare
 
     entities = [
         {"id": f"Q{i}", "name": f"entity {i}", "images": [path.relative_to(root).as_posix()]}
@@ -78,7 +79,7 @@ def prepared_dataset(root: Path, images: list[Path]) -> Path:
     (root / "entities.jsonl").write_text("".join(json.dumps(entity) + "\n" for entity in entities))
     (root / "mentions.jsonl").write_text(json.dumps(mention) + "\n")
     out = root / f"prepared-{len(images)}"
-    prepare({"name": "bench", "data_dir": str(root), "out": str(out)})
+    prepare(PrepareJob(name="bench", data_dir=root, out=out))
     return out
 
 
@@ -278,12 +279,13 @@ def accelerator_benchmark(count: int, shard_rows: int, starts: float, per_second
 def text_benchmark(wikimel: Path, rows: int, device: str) -> dict[str, float]:
     import torch
 
-    from pipeline.datasets.account import prepare
+    from pipeline.datasets.contracts import PrepareJob
+    from pipeline.datasets.prepare import prepare
     from pipeline.extraction import stage
 
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        prepare({"name": "wikimel", "data_dir": str(wikimel), "out": str(root / "prepared")})
+        prepare(PrepareJob(name="wikimel", data_dir=wikimel, out=root / "prepared"))
         import pyarrow.parquet as parquet
 
         table = parquet.read_table(root / "prepared" / "mentions.parquet")

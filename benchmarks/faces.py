@@ -160,7 +160,8 @@ def match(root: Path, dataset: Path, extraction: Extraction) -> dict[str, Any]:
 
 
 def main() -> None:
-    from pipeline.datasets.account import prepare
+    from pipeline.datasets.contracts import PrepareJob
+    from pipeline.datasets.prepare import prepare
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--onnx", type=Path, required=True)
@@ -173,8 +174,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         profile = write_profile(root, options.onnx.absolute())
-        account = prepare({"name": "wikimel", "data_dir": str(options.wikimel), "out": str(root / "prepared")})
-        roots = {side: Path(account[f"{side}_images"]) for side in ("mention", "entity")}
+        dataset = prepare(PrepareJob(name="wikimel", data_dir=options.wikimel, out=root / "prepared"))
+        roots = {"mention": dataset.mention_images, "entity": dataset.entity_images}
         job = ExtractionJob(
             profile=str(profile),
             dataset=root / "prepared",

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from pipeline.datasets.records import Entity
 from pipeline.enhance.budget import Budget
+from pipeline.enhance.contracts import ModelOptions
 from pipeline.enhance.local import LocalModel
 from pipeline.enhance.prompts import Prompts
 
@@ -41,10 +43,11 @@ def causal(folder: Path, template: str | None = None, learn: bool = True, seed: 
     fast.save_pretrained(folder)
     model.eval().save_pretrained(folder)
     if learn:
-        reader = LocalModel(str(folder), 8, 4, "cpu", "fp32", None, Budget())
+        reader = LocalModel(ModelOptions(name=f"local:{folder}"), Budget())
         optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
         rows = [
-            (reader._ids(Prompts().first({"name": name})), fast(text)["input_ids"] + [1]) for name, text in said.items()
+            (reader._ids(Prompts().first(Entity(name, name))), fast(text)["input_ids"] + [1])
+            for name, text in said.items()
         ]
         for _ in range(60):
             for question, answer in rows:

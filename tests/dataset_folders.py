@@ -5,7 +5,8 @@ from pathlib import Path
 
 from data_faults import refused
 
-from pipeline.datasets.layouts import LayoutOptions, load
+from pipeline.datasets.contracts import LayoutOptions
+from pipeline.datasets.layouts import load
 
 
 def mention(number: int, **changes) -> dict:

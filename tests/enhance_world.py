@@ -1,5 +1,6 @@
 """A prepared dataset of a few entities, and jobs over it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.enhance import output
-from pipeline.enhance.prompts import AGAIN, INSTRUCTION, QUESTION
+from pipeline.enhance.contracts import DynamicJob, ModelOptions, Patience, StaticJob, Wiki
 
-QUICK = {"tries": 3, "first": 0.01, "most": 0.05, "longest": 5.0, "timeout": 20.0, "whole": 60.0, "bytes": 200_000}
-IMPATIENT = {**QUICK, "timeout": 1.5, "whole": 3.0}
+QUICK = Patience(tries=3, first=0.01, most=0.05, longest=5.0, timeout=20.0, whole=60.0, bytes=200_000)
+IMPATIENT = replace(QUICK, timeout=1.5, whole=3.0)
+MODEL = ModelOptions(name="small-model", max_answer=50, device="cpu", precision="fp32", patience=QUICK)
 
 
 def prepared(folder: Path, *entities: tuple[str, str]) -> Path:
@@ -32,47 +34,19 @@ def people(count: int) -> list[tuple[str, str]]:
     return [(f"Q{n + 1}", f"Person {n + 1}") for n in range(count)]
 
 
-def static_job(dataset: Path, **more: Any) -> dict[str, Any]:
-    job = {
-        "dataset": str(dataset),
-        "pages": "",
-        "wiki_api": "",
-        "wiki_text": "extracts",
-        "wiki_contact": "a@b.org",
-        "wiki_rate": 0,
-        "wikidata_api": "",
-        "wiki_site": "enwiki",
-        "paragraphs": 2,
-        "max_chars": 500,
-        "kept": str(dataset.parent / "kept"),
-        "max_failed": 0,
-        "patience": QUICK,
-    }
-    return {**job, **more}
+def wiki_at(address: str, **more: Any) -> Wiki:
+    """A wiki that is asked as fast as it answers."""
+    return Wiki(**{"api": address, "contact": "a@b.org", "rate": 0, **more})
 
 
-def dynamic_job(dataset: Path, **more: Any) -> dict[str, Any]:
-    job = {
-        "dataset": str(dataset),
-        "llm": "small-model",
-        "instruction": INSTRUCTION,
-        "question": QUESTION,
-        "again": AGAIN,
-        "rounds": 1,
-        "max_answer": 50,
-        "temperature": 0.0,
-        "max_chars": 500,
-        "concurrency": 4,
-        "rate": 0,
-        "limits": {},
-        "max_failed": 0,
-        "kept": str(dataset.parent / "kept"),
-        "memo": str(dataset.parent / "memo"),
-        "device": "cpu",
-        "precision": "fp32",
-        "patience": QUICK,
-    }
-    return {**job, **more}
+def static_job(dataset: Path, **more: Any) -> StaticJob:
+    common = {"dataset": dataset, "answers": dataset.parent / "kept", "max_chars": 500, "patience": QUICK}
+    return StaticJob(**{**common, **more})
+
+
+def dynamic_job(dataset: Path, model: ModelOptions = MODEL, **more: Any) -> DynamicJob:
+    common = {"dataset": dataset, "answers": dataset.parent / "kept", "rounds": 1, "max_chars": 500}
+    return DynamicJob(**{**common, "model": model, **more})
 
 
 def texts(dataset: Path, mode: str) -> dict[str, str]:

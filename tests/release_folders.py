@@ -6,7 +6,8 @@ from pathlib import Path
 
 from data_faults import refused
 
-from pipeline.datasets.layouts import LayoutOptions, load
+from pipeline.datasets.contracts import LayoutOptions
+from pipeline.datasets.layouts import load
 
 WIKI = "https://en.wikipedia.org/wiki/"
 

@@ -12,7 +12,8 @@ from small_world import picture
 
 from heads.evaluation import write_predictions
 from heads.metrics import figures, parts
-from pipeline.datasets import account
+from pipeline.datasets.contracts import PrepareJob
+from pipeline.datasets.prepare import prepare
 from report.contracts import CasesJob, NamedRun, PageJob, TablesJob
 
 HURT = "</script><script>window.hurt=1</script><img src=x onerror='window.hurt=2'><!--<script>"
@@ -68,8 +69,8 @@ def dataset(folder: Path, mentions: int, cases: int) -> CasesJob:
     for name, records in (("entities", entities), ("mentions", listed)):
         (data / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     out = folder / "prepared"
-    made = account.prepare({"name": "small", "data_dir": str(data), "out": str(out), "format": "jsonl"})
-    images = {side: Path(made[f"{side}_images"]) for side in ("mention", "entity")}
+    dataset = prepare(PrepareJob(name="small", data_dir=data, out=out, format="jsonl"))
+    images = {"mention": dataset.mention_images, "entity": dataset.entity_images}
     return CasesJob(prepared=out, images=images, most=cases, picture_bytes=10_000_000)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 from PIL import Image
 
 from foundation.errors import UserError
-from pipeline.datasets.account import prepare, table
+from pipeline.datasets.account import as_text
+from pipeline.datasets.contracts import LayoutOptions, Limits, PrepareJob
 from pipeline.datasets.images import image_key
+from pipeline.datasets.prepare import prepare
 
 WIKIMEL = Path(__file__).parents[2] / "shared" / "data" / "wikimel"
 
@@ -79,19 +82,13 @@ def job(tmp_path):
     Image.new("1", (300, 200)).save(data / "big.png")
     for name, records in (("entities", ENTITIES), ("mentions", MENTIONS)):
         (data / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    limits = {"max_pixels": 59_999, "max_bytes": 10_000_000}
-    return {
-        "name": "toy",
-        "data_dir": str(data),
-        "out": str(tmp_path / "out"),
-        "memo": str(tmp_path / "memo"),
-        "limits": limits,
-        "max_bad_images": 0.8,
-    }
+    limits = Limits(max_pixels=59_999, max_bytes=10_000_000)
+    out, memo = tmp_path / "out", tmp_path / "memo"
+    return PrepareJob(name="toy", data_dir=data, out=out, memo=memo, limits=limits, max_bad_images=0.8)
 
 
-def columns(job: dict, name: str) -> dict[str, list]:
-    return pq.read_table(Path(job["out"]) / f"{name}.parquet").to_pydict()
+def columns(job: PrepareJob, name: str) -> dict[str, list]:
+    return pq.read_table(job.out / f"{name}.parquet").to_pydict()
 
 
 def test_mentions_table(job):
@@ -134,11 +131,12 @@ def test_entities_table_takes_the_first_usable_picture(job):
 
 
 def test_account_counts(job):
-    account = prepare(job)
-    assert json.loads((Path(job["out"]) / "account.json").read_text()) == {
-        key: value for key, value in account.items() if key not in ("content", "mention_images", "entity_images")
-    }
-    assert account["mention_images"] == account["entity_images"] == job["data_dir"]
+    dataset = prepare(job)
+    account = dataset.account
+    assert json.loads((job.out / "account.json").read_text()) == account
+    assert (dataset.name, dataset.folder, len(dataset.content)) == ("toy", job.out, 64)
+    assert dataset.mention_images == dataset.entity_images == job.data_dir
+    assert sorted(dataset.files) == sorted(job.out.iterdir())
     test, everything, kb = account["splits"]["test"], account["splits"]["all"], account["entities"]
     expected = {
         "mentions": 4,
@@ -184,9 +182,9 @@ def test_account_counts(job):
 
 
 def test_printed_account_is_aligned_and_names_every_count(job):
-    account = prepare(job)
-    text = (Path(job["out"]) / "account.txt").read_text()
-    assert text == table(account)
+    account = prepare(job).account
+    text = (job.out / "account.txt").read_text()
+    assert text == as_text(account)
     first = text.split("\n\n")[1].splitlines()
     assert len({len(line) for line in first}) == 1
     for wanted in (
@@ -207,14 +205,14 @@ def test_the_same_data_gives_the_same_bytes(job, tmp_path):
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.iterdir())}
 
     prepare(job)
-    prepare(job | {"out": str(tmp_path / "again"), "memo": None, "workers": 1})
+    prepare(replace(job, out=tmp_path / "again", memo=None, workers=1))
     assert digests(tmp_path / "out") == digests(tmp_path / "again")
     assert len(digests(tmp_path / "out")) == 4
 
 
 def test_too_many_bad_pictures_stop_with_counts_and_the_option_and_nothing_written(job):
     with pytest.raises(UserError) as caught:
-        prepare(job | {"max_bad_images": 0.2})
+        prepare(replace(job, max_bad_images=0.2))
     message = str(caught.value)
     assert "\n" not in message
     for part in (
@@ -228,23 +226,23 @@ def test_too_many_bad_pictures_stop_with_counts_and_the_option_and_nothing_writt
         "--mention-images",
     ):
         assert part in message
-    assert not Path(job["out"]).exists()
+    assert not job.out.exists()
 
 
 def test_exactly_the_limit_is_allowed(job):
-    prepare(job | {"max_bad_images": 7 / 12})
+    prepare(replace(job, max_bad_images=7 / 12))
     with pytest.raises(UserError):
-        prepare(job | {"max_bad_images": 6.9 / 12})
+        prepare(replace(job, max_bad_images=6.9 / 12))
 
 
 def test_a_missing_image_folder_is_named(job):
     with pytest.raises(UserError, match="nowhere.*does not exist"):
-        prepare(job | {"options": {"mention_images": "nowhere"}, "max_bad_images": 0.2})
+        prepare(replace(job, options=LayoutOptions(mention_images="nowhere"), max_bad_images=0.2))
 
 
 def test_a_replaced_picture_changes_its_key(job):
     prepare(job)
-    (Path(job["data_dir"]) / "b.jpg").write_bytes(picture(9))
+    (job.data_dir / "b.jpg").write_bytes(picture(9))
     prepare(job)
     assert columns(job, "entities")["image_key"][2] == image_key(picture(9))
 
@@ -254,7 +252,7 @@ def wikimel(tmp_path_factory):
     if not WIKIMEL.is_dir():
         pytest.skip("the real data under ../shared is not there")
     out = tmp_path_factory.mktemp("wikimel")
-    return prepare({"name": "wikimel", "data_dir": str(WIKIMEL), "out": str(out)})
+    return prepare(PrepareJob(name="wikimel", data_dir=WIKIMEL, out=out)).account
 
 
 def test_wikimel_account(wikimel):
@@ -272,11 +270,11 @@ def test_candidates_that_came_with_mentions_are_kept_as_rows_and_counted(job, tm
         [],
         ["elsewhere"],
     )
-    assert "given" not in prepare(job) and not (Path(job["out"]) / "given.parquet").exists()
-    (Path(job["data_dir"]) / "mentions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    account = prepare(job)
+    assert "given" not in prepare(job).account and not (job.out / "given.parquet").exists()
+    (job.data_dir / "mentions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    account = prepare(job).account
     assert columns(job, "given")["given"] == [None, None, None, [3, 2], [], [], None, None]
     assert account["given"]["dev"] == {"mentions": 1, "gold": 1, "candidates": 3, "outside_kb": 1}
     assert account["given"]["test"] == {"mentions": 2, "gold": 0, "candidates": 1, "outside_kb": 1}
     assert account["given"]["all"] == {"mentions": 3, "gold": 1, "candidates": 4, "outside_kb": 2}
-    assert "candidates that came with the data" in table(account)
+    assert "candidates that came with the data" in as_text(account)

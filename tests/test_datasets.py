@@ -7,8 +7,10 @@ import pytest
 from data_faults import ABSENT, change, refused
 from dataset_folders import Lines, Mimic
 
+from foundation.contracts import from_json
+from pipeline.datasets.contracts import LayoutOptions
 from pipeline.datasets.fingerprint import fingerprint
-from pipeline.datasets.layouts import LayoutOptions, formats, layout, load
+from pipeline.datasets.layouts import formats, layout, load
 
 WIKIMEL = Path(__file__).parents[2] / "shared" / "data" / "wikimel"
 
@@ -353,7 +355,7 @@ def test_the_fingerprint_follows_texts_and_pictures_and_nothing_else(tmp_path):
         text = root / ("kb_entity.json" if kind == "mimic" else "entities.jsonl")
         text.write_text(text.read_text().replace("Name 0", "Name X").replace("Robert", "Rupert"))
         assert fingerprint(root, memo=memo) != first
-    assert "unknown layout option 'mention_image'" in refused(lambda: fingerprint(root, options={"mention_image": "x"}))
+    assert "did you mean 'mention_images'" in refused(lambda: from_json(LayoutOptions, {"mention_image": "x"}))
 
 
 @pytest.mark.parametrize(
@@ -364,7 +366,7 @@ def test_the_fingerprint_follows_texts_and_pictures_and_nothing_else(tmp_path):
     ],
 )
 def test_a_dataset_prepared_by_an_earlier_version_keeps_its_fingerprint(tmp_path, kind, expected):
-    assert fingerprint(kind(tmp_path).write(), options={"repeated_ids": "refuse"}).startswith(expected)
+    assert fingerprint(kind(tmp_path).write(), options=LayoutOptions(repeated_ids="refuse")).startswith(expected)
 
 
 def test_the_fingerprint_trusts_size_and_mtime_of_a_text_until_rescan(lines, tmp_path):

@@ -19,7 +19,7 @@ from pipeline.demo.looks import KINDS, attributes
 from pipeline.demo.mentions import REGIMES, DemoMention
 from pipeline.demo.pen import Pen
 from pipeline.demo.population import DemoEntity
-from pipeline.demo.world import World, build_world, main, make_world
+from pipeline.demo.world import World, build_world, make_world
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def fits(mention: DemoMention, gold: DemoEntity, rival: DemoEntity) -> bool:
 
 
 def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(small, tmp_path):
-    main({"out": tmp_path / "again", "seed": 3, "entities": 60, "mentions": 250})
-    main({"out": tmp_path / "other", "seed": 4, "entities": 60, "mentions": 250})
+    build_world(tmp_path / "again", seed=3, n_entities=60, n_mentions=250)
+    build_world(tmp_path / "other", seed=4, n_entities=60, n_mentions=250)
     assert digest(tmp_path / "again") == digest(small)
     assert digest(tmp_path / "other") != digest(small)
 

@@ -6,14 +6,17 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from enhance_world import IMPATIENT, QUICK, dynamic_job, people, prepared, static_job, texts, without
+from enhance_world import IMPATIENT, MODEL, QUICK, dynamic_job, people, prepared, static_job, texts, without
 from loopback import Reply, completion, serving
 
+from foundation.contracts import to_json
 from foundation.errors import PassingError, UserError
 from pipeline.enhance import dynamic, prompts, static
+from pipeline.enhance.contracts import SpendingLimits
 
 ROOT = Path(__file__).resolve().parents[1]
 KEY = "sk-very-secret-0123456789abcdef"
@@ -54,23 +57,25 @@ def with_statics(tmp_path, count, known=lambda number: number != 7):
             if known(int(q[1:]))
         )
     )
-    static.main(static_job(data, pages=str(tmp_path / "pages.jsonl")))
+    static.describe(static_job(data, pages=tmp_path / "pages.jsonl"))
     return data
 
 
 def test_two_rounds_as_in_the_paper_and_everything_counted(tmp_path, model):
     data = with_statics(tmp_path, 8)
-    report = dynamic.main(dynamic_job(data, rounds=2))
+    report = dynamic.describe(dynamic_job(data, rounds=2))
     found = texts(data, "dynamic")
     assert found["Q2"] == "Person 2 is a well-known person."
     assert found["Q3"] == "Person 3 is, as told: Person 3 lives in Red City."
     assert model.seen[-1].body["messages"][3]["content"].endswith(f" lives in Red City.{MORE}")
     assert without(data, "dynamic") == {"Q5": "refused", "Q7": "the model does not know"}
-    assert report["first_round"] == {"described": 4, "refused": 1, "unknown": 3} and report["second_round"] == {
+    assert report.first_round == {"described": 4, "refused": 1, "unknown": 3} and report.second_round == {
         "described": 2,
         "refused": 1,
     }
-    assert report["calls"] == 11 == len(model.seen) and report["tokens_in"] == 220 and report["tokens_out"] == 110
+    assert (
+        report.usage.calls == 11 == len(model.seen) and report.usage.tokens_in == 220 and report.usage.tokens_out == 110
+    )
     first = model.seen[0]
     assert first.path == "/v1/chat/completions" and first.headers["Authorization"] == f"Bearer {KEY}"
     assert first.body["model"] == "small-model" and first.body["messages"][0] == {
@@ -81,62 +86,70 @@ def test_two_rounds_as_in_the_paper_and_everything_counted(tmp_path, model):
 
 def test_nothing_is_asked_twice_and_a_changed_question_or_model_is(tmp_path, model):
     data = with_statics(tmp_path, 8)
-    dynamic.main(dynamic_job(data, rounds=2))
+    dynamic.describe(dynamic_job(data, rounds=2))
     files = {path.name: path.read_bytes() for path in data.iterdir()}
     asked = len(model.seen)
-    report = dynamic.main(dynamic_job(data, rounds=2))
-    assert len(model.seen) == asked and report["calls"] == 0 and report["reused"] == 11
+    report = dynamic.describe(dynamic_job(data, rounds=2))
+    assert len(model.seen) == asked and report.usage.calls == 0 and report.usage.reused == 11
     assert {path.name: path.read_bytes() for path in data.iterdir()} == files
-    dynamic.main(dynamic_job(data, rounds=2, max_chars=30))
+    dynamic.describe(dynamic_job(data, rounds=2, max_chars=30))
     assert len(model.seen) == asked, "how long the text may be changes no question"
-    dynamic.main(dynamic_job(data, llm="other-model"))
+    dynamic.describe(dynamic_job(data, replace(MODEL, name="other-model")))
     assert len(model.seen) == asked + 8
     renamed = prepared(tmp_path / "renamed", *people(8), ("Q9", "Person 2"), ("Q10", "Person 10"))
-    dynamic.main(dynamic_job(renamed))
+    dynamic.describe(dynamic_job(renamed))
     assert len(model.seen) == asked + 9, "one new name; the other entity's name was asked of before"
 
 
 def test_the_second_round_without_static_texts_names_the_command(tmp_path, model):
     data = prepared(tmp_path / "data", *people(2))
     with pytest.raises(UserError, match="luigi --module tasks EnhanceEntities --mode static"):
-        dynamic.main(dynamic_job(data, rounds=2))
+        dynamic.describe(dynamic_job(data, rounds=2))
     assert not model.seen
 
 
 def test_calls_run_side_by_side_up_to_the_limit(tmp_path, model):
     model.answer = lambda seen: Reply(completion("Somebody is a person."), wait=0.05)
-    dynamic.main(dynamic_job(prepared(tmp_path / "data", *people(24)), concurrency=3))
+    dynamic.describe(dynamic_job(prepared(tmp_path / "data", *people(24)), model=replace(MODEL, concurrency=3)))
     assert len(model.seen) == 24 and model.most == 3
 
 
 def test_limits_end_the_run_before_they_are_passed_and_the_same_command_goes_on(tmp_path, model):
     data = prepared(tmp_path / "data", *people(20))
     with pytest.raises(UserError, match=r"--max-calls 6 reached in the first round: 6 answered, 14 still open"):
-        dynamic.main(dynamic_job(data, limits={"max_calls": 6}))
+        dynamic.describe(dynamic_job(data, limits=SpendingLimits(max_calls=6)))
     assert len(model.seen) == 6
     held = 50 + 4 + -(-len(prompts.INSTRUCTION) // 3) + 4 + 8
     with pytest.raises(UserError, match="--max-tokens"):
-        dynamic.main(dynamic_job(data, limits={"max_tokens": held + 100}, concurrency=1))
+        dynamic.describe(
+            dynamic_job(data, limits=SpendingLimits(max_tokens=held + 100), model=replace(MODEL, concurrency=1))
+        )
     assert len(model.seen) == 6 + 4, "30 real tokens each: three calls leave room for a fourth, four do not for a fifth"
     with pytest.raises(UserError, match="--max-cost 0.001"):
-        dynamic.main(dynamic_job(data, limits={"max_cost": 0.001, "price_in": 1.0, "price_out": 10.0}, concurrency=1))
+        dynamic.describe(
+            dynamic_job(
+                data,
+                limits=SpendingLimits(max_cost=0.001, price_in=1.0, price_out=10.0),
+                model=replace(MODEL, concurrency=1),
+            )
+        )
     spent = len(model.seen) - 10
     assert 0 < spent * (20 * 1.0 + 10 * 10.0) / 1e6 <= 0.001
-    report = dynamic.main(dynamic_job(data))
-    assert len(model.seen) == 20 and report["calls"] == 10 - spent
+    report = dynamic.describe(dynamic_job(data))
+    assert len(model.seen) == 20 and report.usage.calls == 10 - spent
     assert max(Counter(seen.body["messages"][1]["content"] for seen in model.seen).values()) == 1
 
 
 def test_a_dry_run_counts_calls_and_tokens_asks_nothing_and_needs_no_key(tmp_path, model, monkeypatch):
     data = with_statics(tmp_path, 8)
-    dynamic.main(dynamic_job(prepared(tmp_path / "few", *people(2))))
+    dynamic.describe(dynamic_job(prepared(tmp_path / "few", *people(2))))
     before, asked = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}, len(model.seen)
     monkeypatch.delenv("OPENAI_API_KEY")
-    plan = dynamic.main(dynamic_job(data, rounds=2, dry=True))
-    assert plan["first_round_calls"] == 6 and plan["second_round_calls_at_most"] == 6, (
+    plan = dynamic.estimate(dynamic_job(data, rounds=2))
+    assert plan.first_round_calls == 6 and plan.second_round_calls_at_most == 6, (
         "Person 2 is known; Person 1 is not, Person 7 has no page"
     )
-    assert plan["first_round_tokens_in"] > 6 * 20 and plan["first_round_tokens_out_at_most"] == 300
+    assert plan.first_round_tokens_in > 6 * 20 and plan.first_round_tokens_out_at_most == 300
     assert (
         len(model.seen) == asked
         and {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -164,8 +177,10 @@ def test_a_server_that_fails_limits_and_babbles_is_asked_again(tmp_path, model):
         )
     ):
         model.trouble, before = list(trouble), len(model.seen)
-        dynamic.main(
-            dynamic_job(prepared(tmp_path / str(number), *people(1)), llm=f"model-{number}", patience=IMPATIENT)
+        dynamic.describe(
+            dynamic_job(
+                prepared(tmp_path / str(number), *people(1)), replace(MODEL, name=f"model-{number}", patience=IMPATIENT)
+            )
         )
         assert len(model.seen) - before == len(trouble) + 1, trouble
 
@@ -175,7 +190,7 @@ def test_retry_after_holds_all_threads_back(tmp_path, model):
         [Reply(status=429, headers={"Retry-After": "1"})],
         lambda _: Reply(completion("A person."), wait=0.1),
     )
-    dynamic.main(dynamic_job(prepared(tmp_path / "data", *people(12)), concurrency=2))
+    dynamic.describe(dynamic_job(prepared(tmp_path / "data", *people(12)), model=replace(MODEL, concurrency=2)))
     late = [seen for seen in model.seen if seen.at - model.seen[0].at < 0.9]
     assert len(late) <= 6 and len(model.seen) == 13, "the other thread would have asked nine times in that second"
 
@@ -191,10 +206,10 @@ def test_a_dead_server_is_left_alone_and_what_was_answered_is_kept(tmp_path, mod
 
     model.answer = dying
     with pytest.raises(PassingError, match="30 questions of the first round are still open"):
-        dynamic.main(dynamic_job(data, concurrency=2))
+        dynamic.describe(dynamic_job(data, model=replace(MODEL, concurrency=2)))
     assert len(model.seen) < 10 + 3 * 8
     model.answer = persona
-    assert dynamic.main(dynamic_job(data))["calls"] == 30
+    assert dynamic.describe(dynamic_job(data)).usage.calls == 30
 
 
 def test_one_question_that_always_fails_leaves_the_run_open_unless_it_is_allowed(tmp_path, model):
@@ -203,9 +218,9 @@ def test_one_question_that_always_fails_leaves_the_run_open_unless_it_is_allowed
         Reply(endless=True) if seen.body["messages"][1]["content"].endswith(" 4") else persona(seen)
     )
     with pytest.raises(PassingError, match="1 of 6 entities have no answer yet"):
-        dynamic.main(dynamic_job(data))
-    report = dynamic.main(dynamic_job(data, max_failed=1))
-    assert report["without"]["no answer yet"] == 1 and without(data, "dynamic")["Q4"] == "no answer yet"
+        dynamic.describe(dynamic_job(data))
+    report = dynamic.describe(dynamic_job(data, max_failed=1))
+    assert report.without["no answer yet"] == 1 and without(data, "dynamic")["Q4"] == "no answer yet"
 
 
 def test_refusals_of_the_server_itself_are_answers(tmp_path, model):
@@ -219,7 +234,7 @@ def test_refusals_of_the_server_itself_are_answers(tmp_path, model):
     }
     model.answer = lambda seen: replies[seen.body["messages"][1]["content"].split()[-1]]
     data = prepared(tmp_path / "data", *people(6))
-    dynamic.main(dynamic_job(data))
+    dynamic.describe(dynamic_job(data))
     assert texts(data, "dynamic") == {"Q6": "Six is a person."}
     assert without(data, "dynamic") == {
         "Q1": "refused",
@@ -243,8 +258,8 @@ def test_models_that_want_other_parameters_get_them(tmp_path, model):
         return persona(seen)
 
     model.answer = picky
-    patience = {**QUICK, "tries": 8}
-    assert dynamic.main(dynamic_job(prepared(tmp_path / "data", *people(4)), patience=patience))["first_round"] == {
+    model_options = replace(MODEL, patience=replace(QUICK, tries=8))
+    assert dynamic.describe(dynamic_job(prepared(tmp_path / "data", *people(4)), model=model_options)).first_round == {
         "described": 2,
         "unknown": 2,
     }
@@ -274,33 +289,33 @@ def test_models_that_want_other_parameters_get_them(tmp_path, model):
 def test_what_the_user_must_mend_is_one_line_and_ends_the_run_at_once(tmp_path, model, reply, message):
     model.answer = lambda _: reply
     with pytest.raises(UserError, match=message) as error:
-        dynamic.main(dynamic_job(prepared(tmp_path / "data", *people(30)), concurrency=2))
+        dynamic.describe(dynamic_job(prepared(tmp_path / "data", *people(30)), model=replace(MODEL, concurrency=2)))
     assert len(model.seen) <= 4 and KEY not in str(error.value) and "cdef" not in str(error.value)
 
 
 def test_a_missing_key_address_or_model_is_one_line(tmp_path, model, monkeypatch):
     data = prepared(tmp_path / "data", *people(1))
     with pytest.raises(UserError, match="--llm: name the model"):
-        dynamic.main(dynamic_job(data, llm=""))
+        dynamic.describe(dynamic_job(data, replace(MODEL, name="")))
     monkeypatch.setenv("OPENAI_BASE_URL", "http://user:hidden@127.0.0.1/v1")
     with pytest.raises(UserError, match="OPENAI_BASE_URL: an address with a user name") as error:
-        dynamic.main(dynamic_job(data))
+        dynamic.describe(dynamic_job(data))
     assert "hidden" not in str(error.value)
     monkeypatch.delenv("OPENAI_BASE_URL")
     with pytest.raises(UserError, match="OPENAI_BASE_URL is not set"):
-        dynamic.main(dynamic_job(data))
+        dynamic.describe(dynamic_job(data))
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
-        dynamic.main(dynamic_job(data))
+        dynamic.describe(dynamic_job(data))
 
 
 def test_two_processes_and_kills_at_every_answer_ask_nothing_twice_that_was_answered(tmp_path, model):
     data = prepared(tmp_path / "data", *people(12))
-    job = json.dumps(dynamic_job(data, concurrency=1))
+    job = json.dumps(to_json(dynamic_job(data, model=replace(MODEL, concurrency=1))))
     command = [
         sys.executable,
         "-c",
-        "import json, sys; from pipeline.enhance import dynamic; dynamic.main(json.loads(sys.argv[1]))",
+        "import json, sys; from foundation import child; child.call('pipeline.enhance.dynamic:describe', json.loads(sys.argv[1]))",
         job,
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENAI_LOG": "debug"}

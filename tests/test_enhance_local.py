@@ -1,17 +1,26 @@
 """Dynamic descriptions by a real causal model of transformers in a local folder, with and without a chat template."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import checkpoints
 import pytest
 from causal_model import NO_SYSTEM, TEMPLATE, causal
-from enhance_world import dynamic_job, people, prepared, texts, without
+from enhance_world import MODEL, dynamic_job, people, prepared, texts, without
 
 from foundation.errors import UserError
+from pipeline.datasets.records import Entity
 from pipeline.enhance import dynamic
 from pipeline.enhance.budget import Budget
+from pipeline.enhance.contracts import ModelOptions
 from pipeline.enhance.local import LocalModel
 from pipeline.enhance.prompts import Prompts
+
+
+def local(folder: Path, **more: Any) -> ModelOptions:
+    return replace(MODEL, name=f"local:{folder}", **more)
 
 
 @pytest.fixture(
@@ -23,24 +32,24 @@ def model(request, tmp_path_factory):
 
 def test_a_local_model_answers_and_its_answers_are_kept(tmp_path, model):
     data = prepared(tmp_path / "data", *people(2), ("Q3", "Person 2"))
-    job = dynamic_job(data, llm=f"local:{model}", max_answer=12, concurrency=2)
-    report = dynamic.main(job)
+    job = dynamic_job(data, local(model, max_answer=12, concurrency=2))
+    report = dynamic.describe(job)
     assert texts(data, "dynamic") == {"Q2": "Person 2 is an actor", "Q3": "Person 2 is an actor"} and without(
         data, "dynamic"
     ) == {"Q1": "the model does not know"}
     assert (
-        report["calls"] == 2
-        and report["tokens_out"] == 6 + 7
-        and report["first_round"] == {"described": 2, "unknown": 1}
+        report.usage.calls == 2
+        and report.usage.tokens_out == 6 + 7
+        and report.first_round == {"described": 2, "unknown": 1}
     )
-    again = dynamic.main(job)
-    assert again["calls"] == 0 and again["reused"] == 2
+    again = dynamic.describe(job)
+    assert again.usage.calls == 0 and again.usage.reused == 2
     assert str(tmp_path) not in (data / "descriptions-dynamic.json").read_text()
 
 
 def test_a_question_that_does_not_fit_the_model_is_told_apart(tmp_path, model):
     data = prepared(tmp_path / "data", ("Q1", "Person " * 200), ("Q2", "Person 2"))
-    dynamic.main(dynamic_job(data, llm=f"local:{model}", max_answer=12))
+    dynamic.describe(dynamic_job(data, local(model, max_answer=12)))
     assert without(data, "dynamic") == {"Q1": "question too long for the model"}
 
 
@@ -48,24 +57,24 @@ def test_batches_do_not_change_the_answers(tmp_path, model):
     found = []
     for size in (1, 5):
         data = prepared(tmp_path / str(size) / "data", *people(5))
-        dynamic.main(dynamic_job(data, llm=f"local:{model}", max_answer=12, concurrency=size))
+        dynamic.describe(dynamic_job(data, local(model, max_answer=12, concurrency=size)))
         found.append({path.name: path.read_bytes() for path in data.glob("descriptions-*")})
     assert found[0] == found[1]
 
 
 def test_other_weights_are_another_model(tmp_path, model):
     data = prepared(tmp_path / "data", *people(2))
-    dynamic.main(dynamic_job(data, llm=f"local:{model}", max_answer=12))
+    dynamic.describe(dynamic_job(data, local(model, max_answer=12)))
     other = causal(tmp_path / "other", learn=False)
-    assert dynamic.main(dynamic_job(data, llm=f"local:{other}", max_answer=12))["calls"] == 2
+    assert dynamic.describe(dynamic_job(data, local(other, max_answer=12))).usage.calls == 2
 
 
 def test_a_dry_run_counts_the_models_own_tokens_and_loads_no_weights(tmp_path, model):
     data = prepared(tmp_path / "data", *people(3))
-    plan = dynamic.main(dynamic_job(data, llm=f"local:{model}", dry=True))
-    reader = LocalModel(str(model), 8, 1, "cpu", "fp32", None, Budget())
-    assert plan["first_round_tokens_in"] == sum(
-        len(reader._ids(Prompts().first({"name": name}))) for _, name in people(3)
+    plan = dynamic.estimate(dynamic_job(data, local(model)))
+    reader = LocalModel(local(model), Budget())
+    assert plan.first_round_tokens_in == sum(
+        len(reader._ids(Prompts().first(Entity(name, name)))) for _, name in people(3)
     )
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["entities.parquet"]
 
@@ -90,5 +99,5 @@ def test_folders_that_are_no_causal_model_are_one_line(tmp_path, model):
         (bert, "lacks|cannot be loaded"),
     ):
         with pytest.raises(UserError, match=message) as error:
-            dynamic.main(dynamic_job(data, llm=f"local:{folder}"))
+            dynamic.describe(dynamic_job(data, local(folder)))
         assert "\n" not in str(error.value)

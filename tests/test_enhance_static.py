@@ -8,9 +8,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from enhance_world import IMPATIENT, people, prepared, static_job, texts, without
+from enhance_world import IMPATIENT, people, prepared, static_job, texts, wiki_at, without
 from loopback import Reply, Wiki, serving
 
+from foundation.contracts import to_json
 from foundation.errors import PassingError, UserError
 from pipeline.enhance import static
 
@@ -45,12 +46,12 @@ def test_every_layout_of_a_page_file_is_read(tmp_path, name, content):
         "\ufeff" * (not name.endswith(".json"))
         + content % LONG.replace("\n", "\\n" if "json" in name else "\n" if "@@@@" in content else " ")
     )
-    report = static.main(static_job(data, pages=str(tmp_path / name), max_chars=46))
+    report = static.describe(static_job(data, pages=tmp_path / name, max_chars=46))
     assert texts(data, "static") == {"Q1": "Ann Powers is an actor. She lives in Red City.", "Q2": "Ben is an actor."}
     assert (
         without(data, "static") == {"Q3": "not in the file"}
-        and report["written"] == 2
-        and report["without"] == {"not in the file": 1}
+        and report.written == 2
+        and report.without == {"not in the file": 1}
     )
 
 
@@ -59,7 +60,7 @@ def test_a_name_that_two_entities_have_gives_neither_a_page(tmp_path):
     (tmp_path / "pages.jsonl").write_text(
         '{"title": "Ann Powers", "text": "An actor."}\n{"qid": "Q3", "text": "A ship."}\n'
     )
-    static.main(static_job(data, pages=str(tmp_path / "pages.jsonl")))
+    static.describe(static_job(data, pages=tmp_path / "pages.jsonl"))
     assert texts(data, "static") == {"Q3": "A ship."}
     assert set(without(data, "static").values()) == {"only under a name that several entities have"}
 
@@ -82,7 +83,7 @@ def test_a_malformed_page_file_is_one_line_with_its_place(tmp_path, name, conten
     data = prepared(tmp_path / "data", ("Q1", "Ann"))
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as error:
-        static.main(static_job(data, pages=str(tmp_path / name)))
+        static.describe(static_job(data, pages=tmp_path / name))
     assert "\n" not in str(error.value) and not (data / "descriptions-static.parquet").exists()
 
 
@@ -91,7 +92,7 @@ def test_the_files_are_the_same_bytes_for_the_same_pages(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"qid": "Q1", "text": "x."}\n')
     before = None
     for _ in range(2):
-        static.main(static_job(data, pages=str(tmp_path / "p.jsonl")))
+        static.describe(static_job(data, pages=tmp_path / "p.jsonl"))
         after = {path.name: path.read_bytes() for path in data.iterdir()}
         assert before in (None, after)
         before = after
@@ -107,14 +108,14 @@ def test_pages_come_in_batches_by_title_through_redirects_and_continuation(tmp_p
     wiki.pages["Person Four"] = {"extract": "Four is a person.", "item": "Q4"}
     data = prepared(tmp_path / "data", *people(45))
     with serving(wiki) as server:
-        report = static.main(static_job(data, wiki_api=server.address + "/w/api.php"))
+        report = static.describe(static_job(data, wiki=wiki_at(server.address + "/w/api.php")))
     found = texts(data, "static")
     assert (
         len(found) == 45
         and found["Q3"] == "Ann Powers is an actor. She lives in Red City."
         and found["Q4"] == "Four is a person."
     )
-    assert report["requests"] == len(server.seen) == 3 + 3 + 1, "three batches, each continued until it is whole"
+    assert report.usage.requests == len(server.seen) == 3 + 3 + 1, "three batches, each continued until it is whole"
     agent = server.seen[0].headers["User-Agent"]
     assert "mel-cache/" in agent and "a@b.org" in agent and server.seen[0].query["maxlag"] == "5"
 
@@ -144,7 +145,7 @@ def test_what_is_no_page_of_the_entity_is_told_apart_and_listed(tmp_path, form):
         ("x", "Ship"),
     )
     with serving(wiki) as server:
-        static.main(static_job(data, wiki_api=server.address, wiki_text=form))
+        static.describe(static_job(data, wiki=wiki_at(server.address, form=form)))
     assert texts(data, "static") == {"Q1": "Ann is an actor.", "Q8": "Twin is a city.", "x": "A ship."}
     assert without(data, "static") == {
         "Q2": "disambiguation page",
@@ -163,12 +164,14 @@ def test_titles_come_from_the_sitelinks_of_qids_and_one_unknown_qid_does_not_los
     )
     data = prepared(tmp_path / "data", ("Q1", "Ann Powers"), ("Q2", "Ann Powers"), ("Q3", "Gone"), ("Q4", "Ship"))
     with serving(wiki) as server:
-        static.main(static_job(data, wiki_api=server.address + "/w", wikidata_api=server.address + "/d"))
+        static.describe(static_job(data, wiki=wiki_at(server.address + "/w", wikidata_api=server.address + "/d")))
         assert texts(data, "static") == {"Q1": "The actor.", "Q4": "A ship."}
         assert without(data, "static") == {"Q2": "no page on this wiki", "Q3": "no page on this wiki"}
         before = len(server.seen)
-        report = static.main(static_job(data, wiki_api=server.address + "/w", wikidata_api=server.address + "/d"))
-        assert len(server.seen) == before and report["requests"] == 0 and report["reused"] == 6
+        report = static.describe(
+            static_job(data, wiki=wiki_at(server.address + "/w", wikidata_api=server.address + "/d"))
+        )
+        assert len(server.seen) == before and report.usage.requests == 0 and report.usage.reused == 6
 
 
 def test_a_wiki_that_fails_limits_drips_and_babbles_is_asked_again(tmp_path):
@@ -185,27 +188,27 @@ def test_a_wiki_that_fails_limits_drips_and_babbles_is_asked_again(tmp_path):
             for path in (tmp_path / "kept").glob("*.jsonl"):
                 path.unlink()
             server.trouble = list(trouble)
-            report = static.main(static_job(data, wiki_api=server.address, patience=IMPATIENT))
-            assert report["written"] == 3 and report["requests"] == 1 + len(trouble), trouble
+            report = static.describe(static_job(data, wiki=wiki_at(server.address), patience=IMPATIENT))
+            assert report.written == 3 and report.usage.requests == 1 + len(trouble), trouble
 
 
 def test_retry_after_is_honoured_and_a_wait_that_is_too_long_ends_the_run(tmp_path):
     data = prepared(tmp_path / "data", *people(1))
     with serving(wiki_of(1)) as server:
         server.trouble = [Reply(status=429, headers={"Retry-After": "1"})]
-        static.main(static_job(data, wiki_api=server.address))
+        static.describe(static_job(data, wiki=wiki_at(server.address)))
         assert server.seen[1].at - server.seen[0].at >= 1.0
     data = prepared(tmp_path / "other" / "data", *people(61))
     with serving(lambda _: Reply(status=429, headers={"Retry-After": "86400"})) as server:
         with pytest.raises(PassingError, match="asks to wait 86,400 s"):
-            static.main(static_job(data, wiki_api=server.address))
+            static.describe(static_job(data, wiki=wiki_at(server.address)))
         assert len(server.seen) == 3, "a server that says no three times is left alone"
 
 
 def test_the_rate_is_kept(tmp_path):
     data = prepared(tmp_path / "data", *people(61))
     with serving(wiki_of(0)) as server:
-        static.main(static_job(data, wiki_api=server.address, wiki_rate=10))
+        static.describe(static_job(data, wiki=wiki_at(server.address, rate=10)))
     assert len(server.seen) == 10 and server.seen[-1].at - server.seen[0].at > 0.5, "nine gaps of a tenth of a second"
 
 
@@ -219,13 +222,13 @@ def test_a_run_that_broke_off_goes_on_where_it_stopped(tmp_path):
 
     with serving(answer) as server:
         with pytest.raises(PassingError, match="25 of 45 pages could not be fetched now"):
-            static.main(static_job(data, wiki_api=server.address))
+            static.describe(static_job(data, wiki=wiki_at(server.address)))
         assert not (data / "descriptions-static.parquet").exists()
         fine.set()
         before = len(server.seen)
-        report = static.main(static_job(data, wiki_api=server.address))
+        report = static.describe(static_job(data, wiki=wiki_at(server.address)))
         asked = {title for seen in server.seen[before:] for title in seen.query["titles"].split("|")}
-        assert len(asked) == 25 and report["reused"] == 20 and report["written"] == 45
+        assert len(asked) == 25 and report.usage.reused == 20 and report.written == 45
 
 
 def test_pages_that_cannot_be_had_may_be_left_out_on_request(tmp_path):
@@ -233,11 +236,11 @@ def test_pages_that_cannot_be_had_may_be_left_out_on_request(tmp_path):
     with serving(
         lambda seen: Reply(status=502) if "Person 9" in seen.query["titles"].split("|") else wiki(seen)
     ) as server:
-        report = static.main(static_job(data, wiki_api=server.address, max_failed=20))
+        report = static.describe(static_job(data, wiki=wiki_at(server.address), max_failed=20))
     assert (
-        report["written"] >= 5
-        and report["without"]["not fetched"] == 25 - report["written"]
-        and 0 < report["without"]["not fetched"] <= 20
+        report.written >= 5
+        and report.without["not fetched"] == 25 - report.written
+        and 0 < report.without["not fetched"] <= 20
     )
 
 
@@ -246,8 +249,8 @@ def test_one_huge_page_costs_that_page_and_is_read_no_further_than_the_limit(tmp
     with serving(
         lambda seen: Reply(endless=True) if "Person 2" in seen.query["titles"].split("|") else wiki(seen)
     ) as server:
-        report = static.main(static_job(data, wiki_api=server.address))
-    assert report["written"] == 4 and without(data, "static") == {"Q2": "page too large"}
+        report = static.describe(static_job(data, wiki=wiki_at(server.address)))
+    assert report.written == 4 and without(data, "static") == {"Q2": "page too large"}
 
 
 @pytest.mark.parametrize(
@@ -268,7 +271,7 @@ def test_one_huge_page_costs_that_page_and_is_read_no_further_than_the_limit(tmp
 def test_what_the_user_must_mend_is_one_line(tmp_path, answer, message):
     data = prepared(tmp_path / "data", ("Q1", "Ann"))
     with serving(lambda _: answer) as server, pytest.raises(UserError, match=message) as error:
-        static.main(static_job(data, wiki_api=server.address))
+        static.describe(static_job(data, wiki=wiki_at(server.address)))
     assert "\n" not in str(error.value) and len(server.seen) == 1
 
 
@@ -285,29 +288,29 @@ def test_what_the_user_must_mend_is_one_line(tmp_path, answer, message):
 def test_json_of_another_shape_is_no_page_and_no_crash(tmp_path, body):
     data = prepared(tmp_path / "data", ("Q1", "Ann"))
     with serving(lambda _: Reply(body)) as server:
-        assert static.main(static_job(data, wiki_api=server.address))["written"] == 0
+        assert static.describe(static_job(data, wiki=wiki_at(server.address))).written == 0
 
 
 def test_options_that_lead_nowhere_are_refused(tmp_path):
     data = prepared(tmp_path / "data", ("Q1", "Ann"))
     for options, message in (
         ({}, "name a file with --pages, or a wiki"),
-        ({"wiki_api": "http://x", "wiki_contact": " "}, "--wiki-contact"),
-        ({"wiki_api": "ftp://x"}, "--wiki-api 'ftp://x'"),
-        ({"wiki_api": "http://user:secret@x/api.php"}, "user name or password"),
-        ({"pages": "nowhere.json"}, "no such file"),
+        ({"wiki": wiki_at("http://x", contact=" ")}, "--wiki-contact"),
+        ({"wiki": wiki_at("ftp://x")}, "--wiki-api 'ftp://x'"),
+        ({"wiki": wiki_at("http://user:secret@x/api.php")}, "user name or password"),
+        ({"pages": Path("nowhere.json")}, "no such file"),
     ):
         with pytest.raises(UserError, match=message) as error:
-            static.main(static_job(data, **options))
+            static.describe(static_job(data, **options))
         assert "secret" not in str(error.value)
 
 
 def test_a_dry_run_counts_requests_and_makes_none(tmp_path):
     data = prepared(tmp_path / "data", *people(45))
     with serving(wiki_of(45)) as server:
-        report = static.main(static_job(data, wiki_api=server.address, dry=True))
+        plan = static.estimate(static_job(data, wiki=wiki_at(server.address)))
         assert (
-            report["requests"] == 3
+            plan.requests == 3
             and not server.seen
             and [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["entities.parquet"]
         )
@@ -316,12 +319,13 @@ def test_a_dry_run_counts_requests_and_makes_none(tmp_path):
 def test_killed_at_any_answer_it_asks_nothing_twice(tmp_path):
     data, wiki = prepared(tmp_path / "data", *people(75)), wiki_of(75)
     with serving(wiki) as server:
-        job = static_job(data, wiki_api=server.address)
+        job = static_job(data, wiki=wiki_at(server.address))
         command = [
             sys.executable,
             "-c",
-            "import json, sys; from pipeline.enhance import static; static.main(json.loads(sys.argv[1]))",
-            json.dumps(job),
+            "import json, sys; from foundation import child; "
+            "child.call('pipeline.enhance.static:describe', json.loads(sys.argv[1]))",
+            json.dumps(to_json(job)),
         ]
         for _ in range(4):
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "MEL_FAULT": "after-answer:1"}
@@ -331,7 +335,7 @@ def test_killed_at_any_answer_it_asks_nothing_twice(tmp_path):
         store.write_bytes(
             store.read_bytes() + b'{"key": "Person 1", "val'
         )  # a line cut short, as a power cut leaves it
-        assert static.main(job)["written"] == 75
+        assert static.describe(job).written == 75
         asked = [
             title for seen in server.seen if "excontinue" not in seen.query for title in seen.query["titles"].split("|")
         ]

@@ -2,8 +2,9 @@
 
 import pytest
 
+from pipeline.datasets.records import Entity
 from pipeline.enhance import prompts
-from pipeline.enhance.text import describe, html_text, paragraphs, shorten
+from pipeline.enhance.text import html_text, opening, paragraphs, shorten
 from pipeline.enhance.titles import page_key, possible
 
 
@@ -17,17 +18,17 @@ def test_wikitext_loses_markup_references_and_everything_after_the_introduction(
 
 def test_lines_broken_in_mid_sentence_are_one_paragraph_and_the_first_two_are_taken():
     raw = "Ann Powers is an actor\nwho lives in\nRed City.\nSecond one.\n\n\nThird one."
-    assert describe(raw, 2, 1000) == "Ann Powers is an actor who lives in Red City. Second one."
+    assert opening(raw, 2, 1000) == "Ann Powers is an actor who lives in Red City. Second one."
 
 
 def test_html_gives_its_paragraphs_without_tables_notes_and_styles():
     page = "<div><table><tr><td><p>box</p></td></tr></table><p>Hello <b>World</b><sup>[1]</sup>.</p><style>p {}</style><p></p><p>Two &lt; three.</p>"
-    assert describe(html_text(page), 2, 100) == "Hello World. Two < three."
+    assert opening(html_text(page), 2, 100) == "Hello World. Two < three."
 
 
 def test_markdown_of_a_model_becomes_plain_text():
     assert (
-        describe("## Ann\n**Ann Powers** is an *actor*.\n\n- born 1900\n- lives [here](https://x.org/a)", None, 500)
+        opening("## Ann\n**Ann Powers** is an *actor*.\n\n- born 1900\n- lives [here](https://x.org/a)", None, 500)
         == "Ann Powers is an *actor*. born 1900 lives here"
     )
 
@@ -46,14 +47,14 @@ def test_a_long_text_ends_at_a_sentence_else_at_a_word(text, limit, kept):
 
 
 def test_control_characters_and_half_surrogates_are_not_written():
-    assert describe("A\x00nn\u200b is\ud800 a\tn actor.", None, 100) == "Ann is a n actor."
-    describe("\ud800\udfff", None, 10).encode()
+    assert opening("A\x00nn\u200b is\ud800 a\tn actor.", None, 100) == "Ann is a n actor."
+    opening("\ud800\udfff", None, 10).encode()
 
 
 @pytest.mark.parametrize("part", ["{{", "[[", "<ref ", "'", "(", "= ", "<!--", "[https://", "a\n", "<p>a<b>", "</"])
 def test_hostile_markup_ends_in_a_short_text(part):
     raw = part * (1_000_000 // len(part))
-    for text in (describe(raw, 2, 100), describe(html_text(raw), 2, 100)):
+    for text in (opening(raw, 2, 100), opening(html_text(raw), 2, 100)):
         assert len(text) <= 100
 
 
@@ -110,7 +111,7 @@ def test_what_the_server_says_of_an_answer_counts_too():
 
 
 def test_names_with_braces_are_left_as_they_are_and_unknown_fields_are_refused():
-    asked = prompts.Prompts()
-    assert asked.first({"name": "{static} {0}", "static": "x"})[-1]["content"] == "Who is this one? {static} {0}"
+    questions = prompts.Prompts()
+    assert questions.first(Entity("x", "{static} {0}"))[-1]["content"] == "Who is this one? {static} {0}"
     with pytest.raises(Exception, match=r"--question: unknown field \{nmae\}; did you mean 'name'"):
         prompts.Prompts(question="Who is {nmae}?")

@@ -20,7 +20,8 @@ from cache.store import Store
 from foundation.contracts import to_json
 from foundation.errors import PassingError, UserError
 from foundation.paths import Paths
-from pipeline.datasets.account import prepare
+from pipeline.datasets.contracts import PrepareJob
+from pipeline.datasets.prepare import prepare
 from pipeline.extraction import stage
 from pipeline.extraction.contracts import ExtractionJob, Runtime
 
@@ -30,7 +31,6 @@ import json, sys
 from foundation.contracts import from_json, to_json
 from pipeline.extraction import stage
 from pipeline.extraction.contracts import ExtractionJob, Runtime
-from pipeline.extraction.contracts import ExtractionJob
 print(json.dumps(to_json(stage.extract(from_json(ExtractionJob, json.loads(sys.argv[1]))).account)))
 """
 FAULTS = ["before-write", "mid-write", "before-link", "after-link", "mid-write:3", "after-link:4"]
@@ -42,7 +42,7 @@ def job(tmp_path_factory):
     root = tmp_path_factory.mktemp("faults")
     small_world.write(root / "data")
     profile = small_world.profile(root)
-    prepare({"name": "small", "data_dir": str(root / "data"), "out": str(root / "prepared")})
+    prepare(PrepareJob(name="small", data_dir=root / "data", out=root / "prepared"))
     texts = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
     return ExtractionJob(
         profile=str(profile),
@@ -167,12 +167,8 @@ def test_a_disk_that_fills_up_on_the_way_ends_in_one_line_and_leaves_no_half_fil
 
 
 def test_a_preparation_on_a_full_disk_leaves_all_tables_or_none(tmp_path, tiny_disk):
-    work = {
-        "name": "small",
-        "data_dir": str(small_world.write(tmp_path / "data")),
-        "out": str(tiny_disk / "out"),
-        "memo": str(tmp_path / "memo"),
-    }
+    data = small_world.write(tmp_path / "data")
+    work = PrepareJob(name="small", data_dir=data, out=tiny_disk / "out", memo=tmp_path / "memo")
     page, failures, filler = 4096, 0, tiny_disk / "filler"
     while True:
         filler.write_bytes(b"")
@@ -214,7 +210,7 @@ def test_broken_pictures_are_verdicts_in_the_store_and_are_not_read_again(job, t
     (data / "mentions" / "m0.png").write_bytes(whole[: len(whole) // 2])
     (data / "mentions" / "m1.png").write_text("not a picture")
     (data / "mentions" / "m2.png").unlink()
-    prepare({"name": "small", "data_dir": str(data), "out": str(tmp_path / "prepared")})
+    prepare(PrepareJob(name="small", data_dir=data, out=tmp_path / "prepared"))
     work = replace(at(tmp_path, images(job)), dataset=tmp_path / "prepared", images={"mention": data, "entity": data})
     first = stage.extract(work).extraction.features["clip_image"]
     assert first.verdicts["broken"] == 2 and first.verdicts["ok"] == first.rows - 2

@@ -8,7 +8,8 @@ import pytest
 from data_faults import ABSENT, change, refused
 from release_folders import Ghmfc
 
-from pipeline.datasets.layouts import LayoutOptions, load
+from pipeline.datasets.contracts import LayoutOptions
+from pipeline.datasets.layouts import load
 
 WIKIMEL = Path(__file__).parents[2] / "shared" / "data" / "wikimel"
 

@@ -352,17 +352,22 @@ def test_a_long_scan_keeps_what_it_has_done(tmp_path, monkeypatch):
     paths = [tmp_path / f"{number}.png" for number in range(5)]
     for path in paths:
         path.write_bytes(GOOD["png"])
-    steps = []
+    examined = []
 
-    def stop_in_the_middle(done: int, total: int) -> None:
-        steps.append((done, total))
-        if done == 4:
+    def stop_at_the_last(path: str, limits: Limits) -> object:
+        if path == str(paths[4]) and len(examined) < 5:
             raise KeyboardInterrupt
+        examined.append(path)
+        return examine(path, limits)
 
+    examine = scanning._examine
+    monkeypatch.setattr(scanning, "_examine", stop_at_the_last)
     with pytest.raises(KeyboardInterrupt):
-        scan(paths, memo=tmp_path / "memo.parquet", progress=stop_in_the_middle)
-    scan(paths, memo=tmp_path / "memo.parquet", progress=lambda done, total: steps.append((done, total)))
-    assert steps == [(2, 5), (4, 5), (1, 1)]
+        scan(paths, memo=tmp_path / "memo.parquet")
+    assert sorted(examined) == [str(path) for path in paths[:4]]
+    examined += ["all before"]
+    scan(paths, memo=tmp_path / "memo.parquet")
+    assert examined[5:] == [str(paths[4])], "what was seen before the interruption is not read again"
 
 
 def test_real_portraits_are_usable():

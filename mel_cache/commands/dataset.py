@@ -9,13 +9,11 @@ from typing import Any
 import luigi
 
 from foundation import child, logs
-from foundation import device as devices
 from foundation.errors import UserError
-from mel_cache.commands import enhance
-from mel_cache.commands.enhance import Options
-from mel_cache.commands.parameters import DEVICE, MOST_SEED, PRECISION, Number, Whole
+from mel_cache.commands.parameters import MOST_SEED, Number, Whole
 from mel_cache.commands.task import Task, asked, began, once, setting, stop
-from pipeline.enhance import LOCAL, output
+from pipeline.datasets.contracts import ACCOUNT, CONTENT, Dataset, LayoutOptions, Limits, PrepareJob
+from pipeline.demo.contracts import DemoJob
 from pipeline.profiles import profile
 
 LONGEST_LABEL = 100
@@ -35,7 +33,7 @@ class DemoWorld(Task):
         return self.paths.demo("world", self.digest())
 
     def make(self) -> dict[str, Any]:
-        counts = child.run("pipeline.demo.world:main", {"out": str(self.place), "seed": self.demo_seed})
+        counts = child.run("pipeline.demo.world:draw_world", DemoJob(out=self.place, seed=self.demo_seed))
         return {"result": counts, "files": [self.place / "mentions.jsonl", self.place / "entities.jsonl"]}
 
     def summary(self, receipt: dict[str, Any]) -> str:
@@ -56,7 +54,7 @@ class DemoEncoders(Task):
         return self.paths.demo("encoders", self.digest())
 
     def make(self) -> dict[str, Any]:
-        report = child.run("pipeline.demo.encoders:main", {"out": str(self.place), "seed": self.demo_seed})
+        report = child.run("pipeline.demo.encoders:train_encoders", DemoJob(out=self.place, seed=self.demo_seed))
         return {"result": report, "files": [path for path in self.place.rglob("*") if path.is_file()]}
 
     def summary(self, receipt: dict[str, Any]) -> str:
@@ -114,12 +112,13 @@ class OnDataset(Task):
                 )
             )
 
-    def layout(self) -> dict[str, str]:
-        """The layout options that were given."""
-        given = {
-            name: getattr(self, name) for name in ("mention_images", "entity_images", "ignore_fields", "repeated_ids")
-        }
-        return {name: value for name, value in given.items() if value}
+    def layout_options(self) -> LayoutOptions:
+        return LayoutOptions(
+            mention_images=self.mention_images or None,
+            entity_images=self.entity_images or None,
+            ignore_fields=self.ignore_fields,
+            repeated_ids=self.repeated_ids or "refuse",
+        )
 
     @property
     def source(self) -> Path:
@@ -135,7 +134,7 @@ class OnDataset(Task):
         if self.dataset == "demo" and not self.clone(DemoWorld).done():
             return None
         memo = None if self.dry_run else self.paths.memo / "fingerprints.json"
-        return fingerprint(self.source, self.format or None, self.layout(), memo, rescan=self.rescan)
+        return fingerprint(self.source, self.format or None, self.layout_options(), memo, rescan=self.rescan)
 
 
 TABLES = 3
@@ -178,124 +177,35 @@ class PrepareDataset(OnDataset):
     def brief(self) -> str:
         return ", every picture again" if self.rescan else ""
 
+    def job(self) -> PrepareJob:
+        return PrepareJob(
+            name=self.dataset,
+            data_dir=self.source,
+            out=self.paths.dataset(self.dataset, CONTENT),
+            format=self.format or None,
+            options=self.layout_options(),
+            limits=Limits(**profile.load(self.profile).limits),
+            memo=self.paths.memo,
+            rescan=self.rescan,
+            max_bad_images=self.max_bad_images,
+        )
+
     def make(self) -> dict[str, Any]:
         started = time.time()
-        account = child.run(
-            "pipeline.datasets.account:prepare",
-            {
-                "name": self.dataset,
-                "data_dir": str(self.source),
-                "format": self.format or None,
-                "options": self.layout(),
-                "out": str(self.paths.dataset(self.dataset, "{content}")),
-                "limits": dict(profile.load(self.profile).limits),
-                "memo": str(self.paths.memo),
-                "rescan": self.rescan,
-                "max_bad_images": self.max_bad_images,
-            },
-        )
-        out = self.paths.dataset(self.dataset, account["content"])
-        given = ["given.parquet"] if "given" in account else []
-        files = [out / name for name in ("mentions.parquet", "entities.parquet", *given, "account.json", "account.txt")]
+        dataset = child.run("pipeline.datasets.prepare:prepare", self.job(), Dataset)
         if self != asked():  # else its summary says it
-            logs.say(files[-1].read_text())
+            logs.say((dataset.folder / ACCOUNT).read_text())
         return {
             "result": {
-                "folder": self.paths.relative(out),
-                "content": account["content"],
-                **{side: os.path.relpath(account[side], self.source) for side in ("mention_images", "entity_images")},
+                "folder": self.paths.relative(dataset.folder),
+                "content": dataset.content,
+                "mention_images": os.path.relpath(dataset.mention_images, self.source),
+                "entity_images": os.path.relpath(dataset.entity_images, self.source),
             },
-            "files": files,
+            "files": dataset.files,
             "run": {"rescanned": started} if self.rescan else {},
         }
 
     def summary(self, receipt: dict[str, Any]) -> str:
         folder = self.folder(receipt["result"]["folder"])
-        return f"{(folder / 'account.txt').read_text()}\ndataset {self.dataset} prepared in {folder}"
-
-
-class EnhanceEntities(Options, OnDataset):
-    """Writes a text per entity (--mode static: from its page; dynamic: by a language model), to be read by the text views of that name.
-
-    Leaves descriptions-<mode>.parquet, a report and the list of entities without a text beside the prepared dataset's tables.
-    """
-
-    profile = PrepareDataset.profile
-    device = DEVICE
-    precision = PRECISION
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        try:
-            devices.check(self.device, self.precision)
-            enhance.check(self)
-        except UserError as error:
-            stop(error)
-
-    @property
-    def resources(self) -> dict[str, int]:
-        return {"device": 1} if self.mode == "dynamic" and self.llm.startswith(LOCAL) else {}
-
-    def needs(self) -> list[Task]:
-        """The dataset; for a second round, the static texts if it is said where they come from (else those that are there are used)."""
-        first = self.mode == "dynamic" and self.rounds == 2 and (self.pages or self.wiki_api)
-        return [self.clone(PrepareDataset), *([self.clone(EnhanceEntities, mode="static")] if first else [])]
-
-    def brief(self) -> str:
-        return f" {self.mode}"
-
-    def request(self) -> dict[str, Any] | None:
-        prepared = self.clone(PrepareDataset).content()
-        if prepared is None:
-            return None
-        own = {"dataset": prepared, "mode": self.mode}
-        if self.mode == "static":
-            return {**own, **enhance.static_request(self)}
-        static = self.paths.descriptions(self.dataset, prepared, "static")
-        if self.rounds == 1:
-            return {**own, **enhance.dynamic_request(self)}
-        if len(self.needs()) == 2 and not static.exists():
-            return None
-        return {**own, **enhance.dynamic_request(self), "static": output.stamp(static, "static")}
-
-    def receipt(self) -> dict[str, Any] | None:
-        """The standing receipt, unless other options have written the file since."""
-        receipt = super().receipt()
-        return (
-            receipt
-            if receipt and output.content(self.folder(receipt["result"]["file"])) == receipt["result"]["sha256"]
-            else None
-        )
-
-    def enhance(self, **more: Any) -> dict[str, Any]:
-        job = {"dataset": str(self.folder(self.clone(PrepareDataset).resolved()["folder"])), **more}
-        if self.mode == "static":
-            return child.run("pipeline.enhance.static:main", {**enhance.static_job(self, self.paths.answers), **job})
-        asked = enhance.dynamic_job(self, self.paths.answers, self.paths.memo, self.device, self.precision)
-        return child.run("pipeline.enhance.dynamic:main", {**asked, **job})
-
-    def make(self) -> dict[str, Any]:
-        report = self.enhance()
-        file = self.paths.descriptions(self.dataset, self.clone(PrepareDataset).content(), self.mode)
-        files = [file, file.with_suffix(".json"), file.with_name(f"{file.stem}-without.tsv")]
-        result = {name: value for name, value in report.items() if name not in output.RUN}
-        run = {name: report[name] for name in output.RUN if name in report}
-        return {
-            "result": {**result, "file": self.paths.relative(file), "sha256": output.content(file)},
-            "files": files,
-            "run": run,
-        }
-
-    def run(self) -> None:
-        super().run()
-        if self.dry_run and not self.done():
-            prepared = self.clone(PrepareDataset).done()
-            logs.say(
-                output.said(self.enhance(dry=True))
-                if prepared
-                else "how much it would ask is known once PrepareDataset is done"
-            )
-
-    def summary(self, receipt: dict[str, Any]) -> str:
-        run = {name: value for name, value in receipt["run"].items() if name in output.RUN}
-        return f"{output.said({**receipt['result'], **run})}\n{self.folder(receipt['result']['file'])}"
+        return f"{(folder / ACCOUNT).read_text()}\ndataset {self.dataset} prepared in {folder}"

@@ -1,21 +1,47 @@
-"""The parameters of `EnhanceEntities`, and the jobs that they make. No torch."""
+"""EnhanceEntities: a text per entity, from its page or from a language model."""
 
 import os
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import luigi
 
+from foundation import child, logs
+from foundation import device as devices
 from foundation.errors import UserError
-from mel_cache.commands.parameters import Number, Whole
-from mel_cache.commands.task import setting
+from mel_cache.commands.dataset import OnDataset, PrepareDataset
+from mel_cache.commands.parameters import DEVICE, PRECISION, Number, Whole
+from mel_cache.commands.task import Task, setting, stop
 from pipeline.enhance import LOCAL, output, pagefile, prompts
+from pipeline.enhance.contracts import (
+    MODEL_PATIENCE,
+    DynamicEstimate,
+    DynamicJob,
+    ModelOptions,
+    Patience,
+    Report,
+    SpendingLimits,
+    StaticEstimate,
+    StaticJob,
+    Usage,
+    Wiki,
+    set_fields,
+)
 from pipeline.extraction.views import ENHANCED
 from pipeline.models import references
 
+_TEXT_OPTIONS = ("paragraphs", "page_chars", "max_failed")
+_WIKI_OPTIONS = ("wiki_api", "wiki_text", "wikidata_api", "wiki_site")
+_MODEL_OPTIONS = ("llm", "rounds", "max_answer", "temperature", "answer_chars", "max_failed")
+_PROMPT_OPTIONS = ("instruction", "question", "question_again")
 
-class Options:
-    """What `EnhanceEntities` can be told. Settings: also `MEL_<NAME>` in the environment or section `[mel]` of luigi.cfg."""
+
+class EnhanceEntities(OnDataset):
+    """Writes a text per entity (--mode static: from its page; dynamic: by a language model), for the text views of that name.
+
+    Leaves descriptions-<mode>.parquet, a report and the list of entities without a text beside the prepared dataset's tables.
+    """
 
     mode = luigi.Parameter(
         default="",
@@ -103,97 +129,187 @@ class Options:
     )
     tries = setting("tries", 5, "tries of one request", Whole, least=1, significant=False)
 
+    profile = PrepareDataset.profile
+    device = DEVICE
+    precision = PRECISION
 
-def check(task: Options) -> None:
-    """Raises `UserError` for options that cannot be meant; nothing is read but whether files are there."""
-    if task.mode not in ENHANCED:
-        raise UserError(f"--mode {task.mode!r}: expected {' or '.join(ENHANCED)}")
-    if task.wiki_text not in ("extracts", "parse"):
-        raise UserError(f"--wiki-text {task.wiki_text!r}: expected extracts or parse")
-    if task.max_cost and not (task.price_in or task.price_out):
-        raise UserError(
-            "--max-cost: without --price-in and --price-out nothing costs anything; give the prices of a million tokens"
-        )
-    if task.pages and task.wiki_api:
-        raise UserError("--pages and --wiki-api: give one of them")
-    if task.pages:
-        pagefile.check(Path(task.pages).expanduser())
-    elif task.mode == "static" and not task.wiki_api:
-        raise UserError(
-            "EnhanceEntities --mode static: name a file with --pages, or a wiki with --wiki-api https://HOST/w/api.php"
-        )
-    if task.mode == "dynamic":
-        prompts.Prompts(task.instruction, task.question, task.question_again)
-        if not task.llm:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        try:
+            devices.check(self.device, self.precision)
+            self.check()
+        except UserError as error:
+            stop(error)
+
+    def check(self) -> None:
+        """Raises `UserError` for options that contradict each other or name files that are not there; reads no file."""
+        if self.mode not in ENHANCED:
+            raise UserError(f"--mode {self.mode!r}: expected {' or '.join(ENHANCED)}")
+        if self.wiki_text not in ("extracts", "parse"):
+            raise UserError(f"--wiki-text {self.wiki_text!r}: expected extracts or parse")
+        if self.max_cost and not (self.price_in or self.price_out):
             raise UserError(
-                "EnhanceEntities --mode dynamic: name the model with --llm or OPENAI_MODEL, or a folder as --llm local:FOLDER"
+                "--max-cost: without --price-in and --price-out nothing costs anything; give the prices of a million tokens"
             )
+        if self.pages and self.wiki_api:
+            raise UserError("--pages and --wiki-api: give one of them")
+        if self.pages:
+            pagefile.check(Path(self.pages).expanduser())
+        elif self.mode == "static" and not self.wiki_api:
+            raise UserError(
+                "EnhanceEntities --mode static: name a file with --pages, or a wiki with --wiki-api https://HOST/w/api.php"
+            )
+        if self.mode == "dynamic":
+            self.questions()
+            if not self.llm:
+                raise UserError(
+                    "EnhanceEntities --mode dynamic: name the model with --llm or OPENAI_MODEL, or a folder as "
+                    "--llm local:FOLDER"
+                )
 
+    @property
+    def resources(self) -> dict[str, int]:
+        return {"device": 1} if self.mode == "dynamic" and self.llm.startswith(LOCAL) else {}
 
-def _patience(task: Options) -> dict[str, Any]:
-    return {"tries": task.tries, **({"timeout": task.server_timeout} if task.server_timeout else {})}
+    def needs(self) -> list[Task]:
+        """The dataset; for a second round, the static texts where options say how to write them (else those that are
+        there are used).
+        """
+        first = self.mode == "dynamic" and self.rounds == 2 and (self.pages or self.wiki_api)
+        return [self.clone(PrepareDataset), *([self.clone(EnhanceEntities, mode="static")] if first else [])]
 
+    def brief(self) -> str:
+        return f" {self.mode}"
 
-def static_request(task: Options) -> dict[str, Any]:
-    """What decides the static texts."""
-    taken = {"paragraphs": task.paragraphs, "page_chars": task.page_chars, "max_failed": task.max_failed}
-    if task.pages:
-        return {**taken, "pages": output.content(Path(task.pages).expanduser().absolute())}
-    return {**taken, **{name: getattr(task, name) for name in ("wiki_api", "wiki_text", "wikidata_api", "wiki_site")}}
+    # What the result depends on
 
+    def request(self) -> dict[str, Any] | None:
+        content = self.clone(PrepareDataset).content()
+        if content is None:
+            return None
+        common = {"dataset": content, "mode": self.mode}
+        if self.mode == "static":
+            return {**common, **self.options(_TEXT_OPTIONS), **self.source_of_pages()}
+        own = {**common, **self.options((*_MODEL_OPTIONS, *_PROMPT_OPTIONS)), **self.local_model()}
+        if self.rounds == 1:
+            return own
+        static = self.paths.descriptions(self.dataset, content, "static")
+        if len(self.needs()) == 2 and not static.exists():
+            return None
+        return {**own, "static": output.stamp(static, "static")}
 
-def static_job(task: Options, answers: Path) -> dict[str, Any]:
-    """The job of `pipeline.enhance.static.main`, but for the dataset."""
-    same = (
-        "wiki_api",
-        "wiki_text",
-        "wiki_contact",
-        "wiki_rate",
-        "wikidata_api",
-        "wiki_site",
-        "paragraphs",
-        "max_failed",
-    )
-    pages = str(Path(task.pages).expanduser().absolute()) if task.pages else ""
-    named = {name: getattr(task, name) for name in same}
-    return {**named, "pages": pages, "max_chars": task.page_chars, "kept": str(answers), "patience": _patience(task)}
+    def options(self, names: tuple[str, ...]) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names}
 
+    def source_of_pages(self) -> dict[str, Any]:
+        return {"pages": output.content(self.page_file())} if self.pages else self.options(_WIKI_OPTIONS)
 
-def dynamic_request(task: Options) -> dict[str, Any]:
-    """What decides the dynamic texts, but for the static ones that are asked with. Never an address, never a key."""
-    same = (
-        "llm",
-        "rounds",
-        "instruction",
-        "question",
-        "question_again",
-        "max_answer",
-        "temperature",
-        "answer_chars",
-        "max_failed",
-    )
-    asked = {name: getattr(task, name) for name in same}
-    if task.llm.startswith(LOCAL):
-        folder = Path(task.llm[len(LOCAL) :]).expanduser().absolute()
-        asked |= {"llm": LOCAL + folder.name, "weights": references.stamp(str(folder), Path.cwd(), None)[1:]}
-    return asked
+    def page_file(self) -> Path:
+        return Path(self.pages).expanduser().absolute()
 
+    def local_model(self) -> dict[str, Any]:
+        """A local model's name and weights, in place of its folder; nothing for a remote model."""
+        folder = self.model().folder
+        if folder is None:
+            return {}
+        return {"llm": LOCAL + Path(folder).name, "weights": references.stamp(folder, Path.cwd(), None)[1:]}
 
-def dynamic_job(task: Options, answers: Path, memo: Path, device: str, precision: str) -> dict[str, Any]:
-    """The job of `pipeline.enhance.dynamic.main`, but for the dataset."""
-    same = ("rounds", "instruction", "question", "max_answer", "temperature", "concurrency", "max_failed")
-    llm = LOCAL + str(Path(task.llm[len(LOCAL) :]).expanduser().absolute()) if task.llm.startswith(LOCAL) else task.llm
-    limits = {name: getattr(task, name) for name in ("max_calls", "max_tokens", "max_cost", "price_in", "price_out")}
-    return {
-        **{name: getattr(task, name) for name in same},
-        "llm": llm,
-        "again": task.question_again,
-        "max_chars": task.answer_chars,
-        "rate": task.calls_per_minute / 60,
-        "limits": limits,
-        "kept": str(answers),
-        "memo": str(memo),
-        "device": device,
-        "precision": precision,
-        "patience": _patience(task),
-    }
+    # The job
+
+    def questions(self) -> prompts.Prompts:
+        return prompts.Prompts(instruction=self.instruction, question=self.question, again=self.question_again)
+
+    def patience(self, usual: Patience) -> Patience:
+        return replace(usual, tries=self.tries, timeout=self.server_timeout or usual.timeout)
+
+    def model(self) -> ModelOptions:
+        local = self.llm.startswith(LOCAL)
+        return ModelOptions(
+            name=LOCAL + str(Path(self.llm.removeprefix(LOCAL)).expanduser().absolute()) if local else self.llm,
+            max_answer=self.max_answer,
+            temperature=self.temperature,
+            concurrency=self.concurrency,
+            rate=self.calls_per_minute / 60,
+            device=self.device,
+            precision=self.precision,
+            memo=self.paths.memo,
+            patience=self.patience(MODEL_PATIENCE),
+        )
+
+    def prepared(self) -> Path:
+        """Folder of the prepared dataset."""
+        return self.folder(self.clone(PrepareDataset).resolved()["folder"])
+
+    def static_job(self) -> StaticJob:
+        wiki = Wiki(
+            api=self.wiki_api,
+            form=self.wiki_text,
+            contact=self.wiki_contact,
+            rate=self.wiki_rate,
+            wikidata_api=self.wikidata_api,
+            site=self.wiki_site,
+        )
+        return StaticJob(
+            dataset=self.prepared(),
+            answers=self.paths.answers,
+            pages=self.page_file() if self.pages else None,
+            wiki=wiki if self.wiki_api else None,
+            paragraphs=self.paragraphs,
+            max_chars=self.page_chars,
+            max_failed=self.max_failed,
+            patience=self.patience(Patience()),
+        )
+
+    def dynamic_job(self) -> DynamicJob:
+        return DynamicJob(
+            dataset=self.prepared(),
+            answers=self.paths.answers,
+            model=self.model(),
+            prompts=self.questions(),
+            rounds=self.rounds,
+            max_chars=self.answer_chars,
+            limits=SpendingLimits(**self.options(tuple(field.name for field in fields(SpendingLimits)))),
+            max_failed=self.max_failed,
+        )
+
+    def describe(self) -> Report:
+        if self.mode == "static":
+            return child.run("pipeline.enhance.static:describe", self.static_job(), Report)
+        return child.run("pipeline.enhance.dynamic:describe", self.dynamic_job(), Report)
+
+    def estimate(self) -> StaticEstimate | DynamicEstimate:
+        if self.mode == "static":
+            return child.run("pipeline.enhance.static:estimate", self.static_job(), StaticEstimate)
+        return child.run("pipeline.enhance.dynamic:estimate", self.dynamic_job(), DynamicEstimate)
+
+    # The result
+
+    def make(self) -> dict[str, Any]:
+        report = self.describe()
+        file = self.paths.descriptions(self.dataset, self.clone(PrepareDataset).content(), self.mode)
+        return {
+            "result": {**report.result(), "file": self.paths.relative(file), "sha256": output.content(file)},
+            "files": [file, file.with_suffix(".json"), file.with_name(f"{file.stem}-without.tsv")],
+            "run": set_fields(report.usage),
+        }
+
+    def receipt(self) -> dict[str, Any] | None:
+        """The standing receipt, unless other options have written the file since."""
+        receipt = super().receipt()
+        if receipt is None:
+            return None
+        result = receipt["result"]
+        return receipt if output.content(self.folder(result["file"])) == result["sha256"] else None
+
+    def run(self) -> None:
+        super().run()
+        if self.dry_run and not self.done():
+            ready = self.clone(PrepareDataset).done()
+            unknown = "how much it would ask is known once PrepareDataset is done"
+            logs.say(output.outlook(self.mode, self.estimate()) if ready else unknown)
+
+    def summary(self, receipt: dict[str, Any]) -> str:
+        own = {name: value for name, value in receipt["result"].items() if name not in ("file", "sha256")}
+        usage = {name: value for name, value in receipt["run"].items() if name != "seconds"}
+        report = Report(**own, usage=Usage(**usage))
+        return f"{output.summary(report)}\n{self.folder(receipt['result']['file'])}"

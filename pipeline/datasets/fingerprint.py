@@ -6,20 +6,11 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from foundation.errors import UserError
 from foundation.files import read_json, write_json
-from pipeline.datasets.layouts import LayoutOptions, layout
-
-
-def layout_options(options: dict[str, Any] | None) -> LayoutOptions:
-    """`LayoutOptions` of a job's JSON. Raises `UserError` for an unknown option."""
-    known = [field.name for field in dataclasses.fields(LayoutOptions)]
-    for name in options or {}:
-        if name not in known:
-            raise UserError(f"unknown layout option {name!r}; known: {', '.join(known)}")
-    return LayoutOptions(**(options or {}))
+from pipeline.datasets.contracts import LayoutOptions
+from pipeline.datasets.layouts import layout
 
 
 def _content(path: Path, memo: dict[str, list], rescan: bool) -> str:
@@ -37,7 +28,7 @@ def _content(path: Path, memo: dict[str, list], rescan: bool) -> str:
 def fingerprint(
     data_dir: Path,
     format: str | None = None,
-    options: dict[str, Any] | None = None,
+    options: LayoutOptions = LayoutOptions(),
     memo: Path | None = None,
     rescan: bool = False,
 ) -> str:
@@ -46,7 +37,6 @@ def fingerprint(
     memo: JSON file that remembers content hashes by path, size and mtime, so that text files are read once; `rescan` reads them again.
     Neither the folder's place nor its name counts. Raises `UserError` for a layout that is not recognised or a missing text file.
     """
-    data_dir, chosen = Path(data_dir), layout_options(options)
     module = layout(data_dir, format)
     try:
         known = read_json(memo) if memo and Path(memo).exists() else {}
@@ -55,7 +45,7 @@ def fingerprint(
     remembered = dict(known) if isinstance(known, dict) else {}
     try:
         contents = [(path.name, _content(path, remembered, rescan)) for path in module.sources(data_dir)]
-        stamps = sorted(module.stamps(data_dir, chosen))
+        stamps = sorted(module.stamps(data_dir, options))
     except OSError as error:
         raise UserError(f"{error.filename or data_dir}: {error.strerror}; the dataset needs this file") from error
     if memo and remembered != known:
@@ -63,7 +53,7 @@ def fingerprint(
             write_json(memo, remembered)
     # The name that is hashed is a layout's in the first version: a layout keeps it wherever its module lies.
     hashed_name = f"pipeline.datasets.{module.__name__.rpartition('.')[2]}"
-    reading = {"format": hashed_name, "options": dataclasses.asdict(chosen), "contents": contents}
+    reading = {"format": hashed_name, "options": dataclasses.asdict(options), "contents": contents}
     digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode())
     for name, size, mtime_ns in stamps:
         digest.update(f"{name}\0{size}\0{mtime_ns}\n".encode("utf-8", "surrogatepass"))

@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image, ImageFile
 from cache.identity import content_key
 from cache.shard import Status
 from foundation.errors import PassingError, UserError
+from pipeline.datasets.contracts import Limits
 
 # Formats whose decoders are widely fuzzed and need no outside program; never PostScript, PSD, icons with embedded files …
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
@@ -43,14 +43,6 @@ if not set(_FORMATS) <= set(Image.OPEN):
 Image.MAX_IMAGE_PIXELS = None
 # What Pillow notes about damaged metadata must neither flood the log nor, under `-W error`, become a verdict.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Largest picture that is decoded: pixels (width × height) and bytes of the file."""
-
-    max_pixels: int = 64_000_000
-    max_bytes: int = 50_000_000
 
 
 class ImageError(Exception):

@@ -1,4 +1,4 @@
-"""Mention, Entity, Dataset: the data model everything else speaks."""
+"""Mention, Entity, RawDataset: what a dataset's files say, whatever their layout."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +46,8 @@ class Entity:
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """Mentions and KB of one dataset as its files give them; nothing is dropped.
+class RawDataset:
+    """Mentions and KB of one dataset as its files give them; nothing is dropped. `Dataset` is what preparing makes of it.
 
     sources: the text files read, for the fingerprint.
     """

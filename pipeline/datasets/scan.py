@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +16,8 @@ from cache.shard import Status
 from foundation.errors import PassingError
 from foundation.files import write_atomic
 from foundation.progress import Bar
-from pipeline.datasets.images import ImageError, Limits, decode_with_size, image_key, read_picture
+from pipeline.datasets.contracts import Limits
+from pipeline.datasets.images import ImageError, decode_with_size, image_key, read_picture
 
 # Raise when a verdict or a decoded pixel changes for some file: memoised verdicts of other versions are not used.
 DECODER_VERSION = 1
@@ -97,14 +98,13 @@ def scan(
     paths: Sequence[Path | None],
     limits: Limits = Limits(),
     memo: Path | None = None,
-    workers: int | None = None,
     rescan: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
 ) -> list[Scan]:
     """Verdict on each file, in order; None is a picture that is not listed (MISSING, "not listed").
 
     A file whose size and mtime are those of an earlier scan with the same limits is not read again unless `rescan`; `memo` is the file that holds the
-    earlier verdicts, saved as the scan goes on. progress: called with (files done, files to do). workers: threads, by default one per core.
+    earlier verdicts, saved as the scan goes on. workers: threads, by default one per core.
     Raises `PassingError` at the end, with all other verdicts saved, when some file could not be read.
     """
     names = list(dict.fromkeys(os.fspath(path) for path in paths if path is not None))
@@ -138,8 +138,6 @@ def scan(
                     known.rows[name] = (*stamps[name], verdict)
             if known:
                 known.save()
-            if progress:
-                progress(begin + len(chunk), len(waiting))
     if failures:
         raise PassingError(
             f"{len(failures)} of {len(names)} pictures could not be read now, the first: {failures[0]}; mend that and run again"

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from cache.identity import KEY_BYTES
 from cache.shard import Status
-from pipeline.datasets.records import Dataset
+from pipeline.datasets.records import RawDataset
 from pipeline.datasets.scan import Scan
 
 # Values of the column `gold` that are no row of entities.parquet.
@@ -39,9 +39,9 @@ ENTITY_SCHEMA = pa.schema(
 GIVEN_SCHEMA = pa.schema({"given": pa.list_(pa.int32())})
 
 
-def mention_columns(dataset: Dataset, scans: dict[str, Scan]) -> dict[str, list]:
+def mention_columns(raw: RawDataset, scans: dict[str, Scan]) -> dict[str, list]:
     """Columns of mentions.parquet, one row per mention in the dataset's order. scans: verdict by listed image path."""
-    mentions, entities = dataset.mentions, dataset.entities
+    mentions, entities = raw.mentions, raw.entities
     row_of = {entity.id: row for row, entity in enumerate(entities)}
     gold = [NIL if m.gold is None else row_of.get(m.gold, OUTSIDE_KB) for m in mentions]
     train_sentences = {m.sentence for m in mentions if m.split == "train"}
@@ -75,9 +75,9 @@ def mention_columns(dataset: Dataset, scans: dict[str, Scan]) -> dict[str, list]
     }
 
 
-def entity_columns(dataset: Dataset, scans: dict[str, Scan], train_golds: Iterable[int]) -> dict[str, list]:
+def entity_columns(raw: RawDataset, scans: dict[str, Scan], train_golds: Iterable[int]) -> dict[str, list]:
     """Columns of entities.parquet, one row per entity in the dataset's order. train_golds: rows of the training mentions' golds, with repetitions."""
-    entities, counts = dataset.entities, Counter(train_golds)
+    entities, counts = raw.entities, Counter(train_golds)
     chosen = []
     for entity in entities:
         usable = [image for image in entity.images if scans[image].status == Status.OK]
@@ -101,13 +101,13 @@ def entity_columns(dataset: Dataset, scans: dict[str, Scan], train_golds: Iterab
     }
 
 
-def given_columns(dataset: Dataset) -> dict[str, list] | None:
+def given_columns(raw: RawDataset) -> dict[str, list] | None:
     """Columns of given.parquet, one row per mention: rows of the entities that came with it as candidates, best first, those in the KB alone; null where
     none came. None where none came with any mention."""
-    if all(m.given is None for m in dataset.mentions):
+    if all(m.given is None for m in raw.mentions):
         return None
-    row_of = {entity.id: row for row, entity in enumerate(dataset.entities)}
-    return {"given": [m.given and [row_of[name] for name in m.given if name in row_of] for m in dataset.mentions]}
+    row_of = {entity.id: row for row, entity in enumerate(raw.entities)}
+    return {"given": [m.given and [row_of[name] for name in m.given if name in row_of] for m in raw.mentions]}
 
 
 def content(*parts: Mapping[str, list]) -> str:

@@ -16,32 +16,36 @@ from typing import Any
 from foundation.child import follow_parent
 from foundation.errors import PassingError
 from foundation.files import write_json
+from pipeline.demo.contracts import DemoJob
 from pipeline.demo.folder import whole_folder
+from pipeline.demo.learning import Schedule
 
 THINGS = 8000  # drawn for each process
 SHARES = (("clip", "yolo"), ("bert", "resnet", "vit", "faces"))  # what each process trains: about equal times
 OWN_DRAWINGS = ("faces", "yolo")  # these draw for themselves
+SCHEDULES = {
+    "bert": Schedule(120, 2.5e-3),
+    "resnet": Schedule(150, 2e-3),
+    "vit": Schedule(600, 2e-3),
+    "faces": Schedule(250, 3e-3),
+    "yolo": Schedule(250, 4e-3),
+}
+CLIP_SCHEDULES = (Schedule(220, 2e-3), Schedule(650, 2e-3))
 
 
-def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Entry of the child process. job: `out` (folder), optional `seed`. Returns the report."""
-    return train_encoders(Path(job["out"]), job.get("seed", 0))
-
-
-def train_encoders(folder: Path, seed: int = 0) -> dict[str, Any]:
-    """Write `bert/`, `clip/`, `resnet/`, `vit/`, `yolo/`, `face_*/` and `report.json` into `folder`, which appears whole or not at all; returns the
-    report.
+def train_encoders(job: DemoJob) -> dict[str, Any]:
+    """Write `bert/`, `clip/`, `resnet/`, `vit/`, `yolo/`, `face_*/` and `report.json` into `job.out`; returns the report.
 
     Raises `PassingError` when one of the processes is killed.
     Report: encoder → objective, steps, loss, seconds, held-out figures in percent; and the seconds of all together.
     """
     begun = time.perf_counter()
-    with whole_folder(folder) as place:
+    with whole_folder(job.out) as place:
         try:
             with ProcessPoolExecutor(
                 len(SHARES), mp_context=multiprocessing.get_context("spawn"), initializer=follow_parent
             ) as pool:
-                parts = list(pool.map(_train_share, SHARES, [place] * len(SHARES), [seed] * len(SHARES)))
+                parts = list(pool.map(_train_share, SHARES, [place] * len(SHARES), [job.seed] * len(SHARES)))
         except BrokenProcessPool:
             raise PassingError(
                 "demo encoders: a training process was killed (out of memory?); free about 2 GB and run the same command again"
@@ -68,7 +72,7 @@ def _train_share(names: tuple[str, ...], folder: Path, seed: int) -> dict[str, A
     )
     from pipeline.demo.faces import celebrities
     from pipeline.demo.held_out import evaluate
-    from pipeline.demo.pretext import pictures, things
+    from pipeline.demo.pretext import Drawings, pictures, things
     from pipeline.demo.vocabulary import learn_pieces
 
     # One thread: two of them would wait for each other wherever other work shares the cores, and results would depend on their number.
@@ -77,24 +81,20 @@ def _train_share(names: tuple[str, ...], folder: Path, seed: int) -> dict[str, A
     pieces = learn_pieces(seed)
     rng = random.Random(f"drawings {tuple(name for name in names if name not in OWN_DRAWINGS)} {seed}")
     shown = things(THINGS, rng)
-    pixels = pictures(shown, rng)
+    drawings = Drawings(shown, pictures(shown, rng))
     report = {}
     for name in names:
         begun = time.perf_counter(), time.process_time()
         if name == "clip":
-            entry = train_clip.train(
-                folder, pieces, shown, pixels, text_steps=220, image_steps=650, rate=2e-3, seed=seed
-            )
+            entry = train_clip.train(folder, pieces, drawings, CLIP_SCHEDULES, seed)
         elif name == "bert":
-            entry = train_bert.train(folder, pieces, steps=120, rate=2.5e-3, seed=seed)
+            entry = train_bert.train(folder, pieces, SCHEDULES[name], seed)
         elif name == "faces":
-            entry = train_faces.train(folder, celebrities(seed), steps=250, rate=3e-3, seed=seed)
+            entry = train_faces.train(folder, celebrities(seed), SCHEDULES[name], seed)
         elif name == "yolo":
-            entry = train_yolo.train(folder, steps=250, rate=4e-3, seed=seed)
+            entry = train_yolo.train(folder, SCHEDULES[name], seed)
         else:
-            entry = train_vision.train(
-                name, folder, shown, pixels, steps=150 if name == "resnet" else 600, rate=2e-3, seed=seed
-            )
+            entry = train_vision.train(name, folder, drawings, SCHEDULES[name], seed)
         entry |= {
             "seconds": round(time.perf_counter() - begun[0], 1),
             "cpu_seconds": round(time.process_time() - begun[1], 1),

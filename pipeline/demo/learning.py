@@ -1,7 +1,7 @@
 """The one training loop of the demo's encoders."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from foundation.progress import Bar
 
@@ -12,18 +12,26 @@ WARM_UP = 0.1  # share of the steps
 DECAY = 0.05
 
 
-def minimise(model: "nn.Module", loss_at: Callable[[int], "Tensor"], steps: int, rate: float) -> float:
-    """AdamW with warm-up and cosine decay over `steps` calls of `loss_at(step)`; returns the mean loss of the last tenth.
+class Schedule(NamedTuple):
+    """How long and how fast a model learns; rate: the highest learning rate."""
+
+    steps: int
+    rate: float
+
+
+def minimise(model: "nn.Module", loss_at: Callable[[int], "Tensor"], schedule: Schedule) -> float:
+    """AdamW with warm-up and cosine decay over the steps of `loss_at(step)`; returns the mean loss of the last tenth.
 
     The model is in training mode meanwhile and in evaluation mode afterwards.
     """
     import torch
 
+    steps, rate = schedule
     matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
+    pace = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, total_steps=steps, pct_start=WARM_UP, cycle_momentum=False
     )
     model.train()
@@ -35,7 +43,7 @@ def minimise(model: "nn.Module", loss_at: Callable[[int], "Tensor"], steps: int,
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            schedule.step()
+            pace.step()
             losses.append(loss.item())
             bar.update()
     model.eval()

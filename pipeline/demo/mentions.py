@@ -37,6 +37,14 @@ class DemoMention:
     shared: bool = False
 
 
+@dataclass(frozen=True)
+class _Cast:
+    """Who can be mentioned. rivals: by entity id, the others of its cluster."""
+
+    entities: list[DemoEntity]
+    rivals: dict[str, list[DemoEntity]]
+
+
 def make_mentions(entities: list[DemoEntity], count: int, rng: random.Random) -> list[DemoMention]:
     """`count` mentions in random order: as many of each regime, and a few whose gold is not in the KB.
 
@@ -45,11 +53,14 @@ def make_mentions(entities: list[DemoEntity], count: int, rng: random.Random) ->
     clusters: dict[int, list[DemoEntity]] = {}
     for entity in entities:
         clusters.setdefault(entity.cluster, []).append(entity)
-    rivals = {entity.id: [other for other in clusters[entity.cluster] if other is not entity] for entity in entities}
+    cast = _Cast(
+        entities,
+        {entity.id: [other for other in clusters[entity.cluster] if other is not entity] for entity in entities},
+    )
     each = (count - count // EXTRAS) // len(REGIMES)
     mentions: list[DemoMention] = []
     for regime in REGIMES:
-        fitting = [entity for entity in entities if _fits(regime, entity, rivals[entity.id])]
+        fitting = [entity for entity in entities if _fits(regime, entity, cast.rivals[entity.id])]
         for split, number in _shares(each).items():
             pool = [entity for entity in fitting if split != "train" or not entity.held_out]
             if not pool:
@@ -57,7 +68,7 @@ def make_mentions(entities: list[DemoEntity], count: int, rng: random.Random) ->
                     f"demo world of {len(entities)} entities: no gold for regime {regime}, split {split}; ask for more entities"
                 )
             golds = [gold for _ in range(number // len(pool) + 1) for gold in rng.sample(pool, len(pool))][:number]
-            mentions += [_mention(regime, split, gold, rivals[gold.id], entities, rng) for gold in golds]
+            mentions += [_mention(regime, split, gold, cast, rng) for gold in golds]
     mentions += [_without_gold(place, entities, rng) for place in range(count - len(mentions))]
     rng.shuffle(mentions)
     return mentions
@@ -84,9 +95,8 @@ def _fits(regime: str, gold: DemoEntity, rivals: list[DemoEntity]) -> bool:
     return bool(rivals) and not any(gold.shares(rival, sayable) for rival in rivals)
 
 
-def _mention(
-    regime: str, split: str, gold: DemoEntity, rivals: list[DemoEntity], entities: list[DemoEntity], rng: random.Random
-) -> DemoMention:
+def _mention(regime: str, split: str, gold: DemoEntity, cast: _Cast, rng: random.Random) -> DemoMention:
+    rivals = cast.rivals[gold.id]
     kind: str | None = gold.kind
     shown: DemoEntity | str | None = gold
     damage, shared = None, False
@@ -100,7 +110,7 @@ def _mention(
     if regime == "text-decides" and rng.random() < 0.5:
         shown = "scene"
     elif regime == "picture-misleads":
-        shown = _misleading(gold, rivals, entities, rng)
+        shown = _misleading(gold, cast, rng)
     elif regime == "picture-missing":
         damage = rng.choice(DAMAGES) if rng.random() < 0.3 else None
         shown = gold if damage else None
@@ -123,14 +133,14 @@ def _deciding(gold: DemoEntity, rivals: list[DemoEntity], at_least: int, rng: ra
     return stated
 
 
-def _misleading(
-    gold: DemoEntity, rivals: list[DemoEntity], entities: list[DemoEntity], rng: random.Random
-) -> DemoEntity:
+def _misleading(gold: DemoEntity, cast: _Cast, rng: random.Random) -> DemoEntity:
     """An entity that looks different: a rival, or anyone from another cluster."""
-    unlike = [rival for rival in rivals if not gold.looks_like(rival)]
+    unlike = [rival for rival in cast.rivals[gold.id] if not gold.looks_like(rival)]
     if unlike and rng.random() < 0.4:
         return rng.choice(unlike)
-    return rng.choice([entity for entity in entities if entity.cluster != gold.cluster and not gold.looks_like(entity)])
+    return rng.choice(
+        [entity for entity in cast.entities if entity.cluster != gold.cluster and not gold.looks_like(entity)]
+    )
 
 
 def _text(name: str, kind: str | None, stated: dict[str, str], rng: random.Random) -> tuple[str, str, int | None]:

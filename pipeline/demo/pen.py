@@ -101,8 +101,11 @@ class Pen:
             width=max(1, round(width * self._unit)),
         )
 
-    def chord(self, x: float, y: float, rx: float, ry: float, start: float, end: float, fill: Colour) -> None:
-        """The part of an ellipse between two angles (degrees, clockwise from three o'clock) that lie mirror-symmetric to the vertical."""
+    def chord(self, centre: Point, radii: Point, angles: tuple[float, float], fill: Colour) -> None:
+        """The part of an ellipse between two angles (degrees, clockwise from three o'clock), each the other's mirror
+        image at the vertical.
+        """
+        (x, y), (rx, ry), (start, end) = centre, radii, angles
         self._draw.chord(self._box(x - rx, y - ry, x + rx, y + ry), start, end, fill=fill)
 
     def line(self, points: Sequence[Point], width: float, fill: Colour) -> None:

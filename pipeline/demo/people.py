@@ -50,7 +50,7 @@ def _dress(pen: Pen, colour: str, cut: str, neck: Colour) -> None:
 
 
 def _hair(pen: Pen, style: str, hair: Colour) -> None:
-    pen.chord(50, 36, 20, 21, 188, 352, hair)
+    pen.chord((50, 36), (20, 21), (188, 352), hair)
     if style == "curly":
         for x, y in ((33, 22), (42, 16), (52, 14), (62, 18), (68, 25)):
             pen.ellipse(x, y, 8.5, 8.5, hair)
@@ -72,7 +72,7 @@ def _face(pen: Pen, skin: str) -> None:
 
 def _beard(pen: Pen, beard: str, hair: Colour) -> None:
     if beard == "beard":
-        pen.chord(50, 47, 18.5, 24, 8, 172, hair)
+        pen.chord((50, 47), (18.5, 24), (8, 172), hair)
         pen.polygon([(40, 47), (60, 47), (64, 53), (36, 53)], hair)
     elif beard == "moustache":
         pen.polygon([(50, 47), (60, 49), (66, 54), (50, 52.5), (34, 54), (40, 49)], hair)
@@ -98,7 +98,7 @@ def _headgear(pen: Pen, headgear: str) -> None:
         pen.polygon([(33, 22), (36, 2), (64, 2), (67, 22)], pen.paint("brown"))
         pen.box(34, 16, 66, 20, pen.paint("ink"))
     elif headgear == "cap":
-        pen.chord(50, 27, 22, 22, 180, 360, pen.paint("blue"))
+        pen.chord((50, 27), (22, 22), (180, 360), pen.paint("blue"))
         pen.polygon([(50, 24), (84, 27), (82, 32), (50, 29)], pen.paint("blue", 0.7))
     elif headgear == "crown":
         pen.polygon([(30, 25), (27, 3), (39, 14), (50, 0), (61, 14), (73, 3), (70, 25)], pen.paint("gold"))

@@ -24,6 +24,14 @@ class Thing:
     traits: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Drawings:
+    """Things and one drawing of each; pixels: (n, SIZE, SIZE, 3) uint8."""
+
+    things: list[Thing]
+    pixels: np.ndarray
+
+
 def things(count: int, rng: random.Random) -> list[Thing]:
     """`count` random things, groups of `GROUP` next to each other."""
     made: list[Thing] = []

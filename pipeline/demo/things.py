@@ -57,7 +57,7 @@ def _landmark(pen: Pen, landmark: str) -> None:
     stone, ink = pen.paint("grey", 1.6), pen.paint("ink")
     if landmark == "dome":
         pen.box(64, 58, 98, 90, stone)
-        pen.chord(81, 58, 17, 22, 180, 360, pen.paint("gold"))
+        pen.chord((81, 58), (17, 22), (180, 360), pen.paint("gold"))
         pen.line([(81, 24), (81, 38)], 2, ink)
     elif landmark == "bridge":
         with pen.scenery():

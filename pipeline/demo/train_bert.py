@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.demo.learning import matching_loss, minimise
+from pipeline.demo.learning import Schedule, matching_loss, minimise
 from pipeline.demo.pretext import entity_text, mention_text, things
 from pipeline.demo.vocabulary import bert_tokenizer
 
@@ -21,7 +21,7 @@ BATCH = 96  # pairs of texts
 SCALE = 12.0  # of the cosines in the matching loss
 
 
-def train(folder: Path, pieces: list[str], steps: int, rate: float, seed: int) -> dict[str, Any]:
+def train(folder: Path, pieces: list[str], schedule: Schedule, seed: int) -> dict[str, Any]:
     """Write `folder/bert` (`save_pretrained` of model and tokenizer); returns the training's part of the report."""
     import torch
     from torch.nn import functional
@@ -54,10 +54,10 @@ def train(folder: Path, pieces: list[str], steps: int, rate: float, seed: int) -
         words = functional.cross_entropy(learner.cls(states.last_hidden_state[hidden]), batch.input_ids[hidden])
         return words + _matching(states, batch.attention_mask)
 
-    loss = minimise(learner, loss_at, steps, rate)
+    loss = minimise(learner, loss_at, schedule)
     learner.bert.save_pretrained(folder / "bert")
     tokenizer.save_pretrained(folder / "bert")
-    return {"objective": OBJECTIVE, "steps": steps, "loss": round(loss, 4)}
+    return {"objective": OBJECTIVE, "steps": schedule.steps, "loss": round(loss, 4)}
 
 
 def _matching(states: Any, mask: "Tensor") -> "Tensor":

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foundation.files import write_json
-from pipeline.demo.learning import matching_loss, minimise
-from pipeline.demo.pretext import GROUP, SIZE, Thing, caption, entity_text, face_text, mention_text
+from pipeline.demo.learning import Schedule, matching_loss, minimise
+from pipeline.demo.pretext import GROUP, SIZE, Drawings, Thing, caption, entity_text, face_text, mention_text
 from pipeline.demo.vocabulary import clip_tokenizer
 
 if TYPE_CHECKING:
@@ -63,25 +63,16 @@ def configuration(vocabulary_size: int) -> dict[str, Any]:
 
 
 def train(
-    folder: Path,
-    pieces: list[str],
-    shown: list[Thing],
-    pixels: np.ndarray,
-    text_steps: int,
-    image_steps: int,
-    rate: float,
-    seed: int,
+    folder: Path, pieces: list[str], drawings: Drawings, schedules: tuple[Schedule, Schedule], seed: int
 ) -> dict[str, Any]:
-    """Write `folder/clip`; returns the training's part of the report.
-
-    pixels: (n, SIZE, SIZE, 3) uint8, one drawing of each thing in `shown`.
-    """
+    """Write `folder/clip`; returns the training's part of the report. schedules: of the text tower, of the image tower."""
     import open_clip
     import torch
     from safetensors.torch import save_file
     from torch.nn import functional
 
     torch.manual_seed(seed)
+    shown = drawings.things
     rng = random.Random(f"clip {seed}")
     tokenizer = clip_tokenizer(pieces, CONTEXT)
     config = configuration(len(tokenizer))
@@ -103,11 +94,11 @@ def train(
             model.logit_scale.exp(),
         )
 
-    text = minimise(model, text_loss, text_steps, rate)
+    text = minimise(model, text_loss, schedules[0])
     with torch.no_grad():
         captions, entities = (encode([write(thing, rng) for thing in shown]) for write in (caption, entity_text))
         model.logit_scale.fill_(float(np.log(SCALE)))
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    images = torch.from_numpy(drawings.pixels).permute(0, 3, 1, 2)
 
     def image_loss(step: int) -> "Tensor":
         rows = some_groups(len(shown), IMAGE_BATCH, rng)
@@ -118,14 +109,18 @@ def train(
         )
         return CAPTION_WEIGHT * to_captions + (1 - CAPTION_WEIGHT) * to_entities
 
-    image = minimise(model, image_loss, image_steps, rate)
+    image = minimise(model, image_loss, schedules[1])
     place = folder / "clip"
     write_json(place / "open_clip_config.json", config)
     save_file(
         {name: value.contiguous() for name, value in model.state_dict().items()}, place / "open_clip_model.safetensors"
     )
     tokenizer.save_pretrained(place)
-    return {"objective": OBJECTIVE, "steps": [text_steps, image_steps], "loss": [round(text, 4), round(image, 4)]}
+    return {
+        "objective": OBJECTIVE,
+        "steps": [schedule.steps for schedule in schedules],
+        "loss": [round(text, 4), round(image, 4)],
+    }
 
 
 def _read(thing: Thing, rng: random.Random) -> str:

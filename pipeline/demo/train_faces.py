@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from foundation.files import write_json
 from pipeline.demo.faces import SIDE, Celebrity, faces, labels, lookalike, someone
-from pipeline.demo.learning import matching_loss, minimise
+from pipeline.demo.learning import Schedule, matching_loss, minimise
 from pipeline.demo.looks import ON_FACES
 from pipeline.demo.onnx_file import Graph
 
@@ -40,7 +40,7 @@ PREPROCESS = {
 }
 
 
-def train(folder: Path, known: list[Celebrity], steps: int, rate: float, seed: int) -> dict[str, Any]:
+def train(folder: Path, known: list[Celebrity], schedule: Schedule, seed: int) -> dict[str, Any]:
     """Write `folder/face_*`; returns the training's part of the report."""
     import torch
     from torch import nn
@@ -62,12 +62,12 @@ def train(folder: Path, known: list[Celebrity], steps: int, rate: float, seed: i
         one, other = functional.normalize(embed(states), dim=-1).chunk(2)
         return sum(named) + matching_loss(one, other, SCALE)
 
-    loss = minimise(nn.ModuleList([trunk, heads, embed]), loss_at, steps, rate)
+    loss = minimise(nn.ModuleList([trunk, heads, embed]), loss_at, schedule)
     for slot, head in heads.items():
         _save(folder / f"face_{slot}", trunk, head, labels(slot))
     _save(folder / "face_celebrities", trunk, _recognise(trunk, known, rng), [celebrity.label for celebrity in known])
     export(folder / "face_recogniser", trunk, embed)
-    return {"objective": OBJECTIVE, "steps": steps, "loss": round(loss, 4), "celebrities": len(known)}
+    return {"objective": OBJECTIVE, "steps": schedule.steps, "loss": round(loss, 4), "celebrities": len(known)}
 
 
 def network(names: list[str]) -> Any:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foundation.files import write_json
-from pipeline.demo.learning import minimise
+from pipeline.demo.learning import Schedule, minimise
 from pipeline.demo.looks import KINDS
-from pipeline.demo.pretext import SIZE, Thing
+from pipeline.demo.pretext import SIZE, Drawings, Thing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,13 +62,8 @@ def build(shape: dict[str, Any]) -> "nn.Module":
     return VisionTransformer(**shape["kwargs"])
 
 
-def train(
-    name: str, folder: Path, shown: list[Thing], pixels: np.ndarray, steps: int, rate: float, seed: int
-) -> dict[str, Any]:
-    """Write `folder/<name>/{torchvision.json, model.safetensors}`; returns the training's part of the report.
-
-    pixels: (n, SIZE, SIZE, 3) uint8, one drawing of each thing in `shown`.
-    """
+def train(name: str, folder: Path, drawings: Drawings, schedule: Schedule, seed: int) -> dict[str, Any]:
+    """Write `folder/<name>/{torchvision.json, model.safetensors}`; returns the training's part of the report."""
     import torch
     from safetensors.torch import save_file
 
@@ -76,19 +71,19 @@ def train(
     rng = random.Random(f"{name} {seed}")
     shape = architecture(name)
     model = build(shape)
-    target = torch.from_numpy(answers(shown))
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    target = torch.from_numpy(answers(drawings.things))
+    images = torch.from_numpy(drawings.pixels).permute(0, 3, 1, 2)
 
     def loss_at(step: int) -> "Tensor":
-        rows = rng.sample(range(len(shown)), BATCH)
+        rows = rng.sample(range(len(drawings.things)), BATCH)
         batch = images[rows].float() / 127.5 - 1
         return _slot_loss(model(batch.flip(-1) if step % 2 else batch), target[rows])
 
-    loss = minimise(model, loss_at, steps, rate)
+    loss = minimise(model, loss_at, schedule)
     place = folder / name
     write_json(place / "torchvision.json", shape)
     save_file(model.state_dict(), place / "model.safetensors")
-    return {"objective": OBJECTIVE, "steps": steps, "loss": round(loss, 4)}
+    return {"objective": OBJECTIVE, "steps": schedule.steps, "loss": round(loss, 4)}
 
 
 def _slot_loss(logits: "Tensor", target: "Tensor") -> "Tensor":

@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from pipeline.demo.drawing import draw_boxed
-from pipeline.demo.learning import minimise
+from pipeline.demo.learning import Schedule, minimise
 from pipeline.demo.looks import KINDS
 from pipeline.demo.pen import Box
 from pipeline.demo.pretext import SIZE, things
@@ -23,7 +23,7 @@ DRAWINGS, BATCH = 3000, 32
 SCALE = [0.33, 0.125, 1024]  # depth, width, most channels; YOLOv8n has width 0.25
 
 
-def train(folder: Path, steps: int, rate: float, seed: int) -> dict[str, Any]:
+def train(folder: Path, schedule: Schedule, seed: int) -> dict[str, Any]:
     """Write `folder/yolo/{yolo.json, model.safetensors}`; returns the training's part of the report."""
     import torch
 
@@ -49,9 +49,9 @@ def train(folder: Path, steps: int, rate: float, seed: int) -> dict[str, Any]:
             / BATCH
         )
 
-    loss = minimise(model, loss_at, steps, rate)
+    loss = minimise(model, loss_at, schedule)
     yolo.save(model, folder / "yolo", SIZE)
-    return {"objective": OBJECTIVE, "steps": steps, "loss": round(loss, 4)}
+    return {"objective": OBJECTIVE, "steps": schedule.steps, "loss": round(loss, 4)}
 
 
 def build() -> Any:

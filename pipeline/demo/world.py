@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.progress import Bar
+from pipeline.demo.contracts import DemoJob
 from pipeline.demo.drawing import draw
 from pipeline.demo.folder import whole_folder
 from pipeline.demo.looks import attributes
@@ -27,7 +28,7 @@ NOT_A_PICTURE = b"<!doctype html><title>404</title><p>The picture has moved.</p>
 
 
 @dataclass(frozen=True)
-class Picture:
+class DemoPicture:
     """A file to write: the entity it shows (None: an empty scene) and what goes wrong with it."""
 
     path: str
@@ -41,15 +42,13 @@ class World:
 
     entities: list[DemoEntity]
     mentions: list[DemoMention]
-    pictures_of: dict[str, list[Picture]]
-    picture_of: list[Picture | None]
+    pictures_of: dict[str, list[DemoPicture]]
+    picture_of: list[DemoPicture | None]
 
 
-def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Entry of the child process. job: `out` (folder), optional `seed`, `entities`, `mentions`. Returns the counts."""
-    return build_world(
-        Path(job["out"]), job.get("seed", 0), job.get("entities", ENTITIES), job.get("mentions", MENTIONS)
-    )
+def draw_world(job: DemoJob) -> dict[str, Any]:
+    """Write the world of the seed as `build_world` does, in its usual size; returns the counts."""
+    return build_world(job.out, job.seed)
 
 
 def build_world(folder: Path, seed: int = 0, n_entities: int = ENTITIES, n_mentions: int = MENTIONS) -> dict[str, Any]:
@@ -74,8 +73,8 @@ def make_world(seed: int, n_entities: int = ENTITIES, n_mentions: int = MENTIONS
     entities = make_population(n_entities, rng)
     mentions = make_mentions(entities, n_mentions, rng)
     pictures_of = {entity.id: _portraits(entity, rng) for entity in entities}
-    picture_of: list[Picture | None] = []
-    usual: dict[str, Picture] = {}
+    picture_of: list[DemoPicture | None] = []
+    usual: dict[str, DemoPicture] = {}
     for number, mention in enumerate(mentions):
         picture = _mention_picture(f"images/mentions/{number:05d}", mention, rng)
         if mention.shared and mention.gold is not None:
@@ -84,11 +83,11 @@ def make_world(seed: int, n_entities: int = ENTITIES, n_mentions: int = MENTIONS
     return World(entities, mentions, pictures_of, picture_of)
 
 
-def _portraits(entity: DemoEntity, rng: random.Random) -> list[Picture]:
+def _portraits(entity: DemoEntity, rng: random.Random) -> list[DemoPicture]:
     """One or two pictures for most entities, none for some; a few files are no good."""
     number = rng.choices((0, 1, 2), weights=(12, 50, 38))[0]
     return [
-        Picture(
+        DemoPicture(
             f"images/entities/{entity.id}_{place}.{_suffix(rng)}",
             entity,
             rng.choice(DAMAGES) if rng.random() < 0.03 else None,
@@ -97,18 +96,18 @@ def _portraits(entity: DemoEntity, rng: random.Random) -> list[Picture]:
     ]
 
 
-def _mention_picture(stem: str, mention: DemoMention, rng: random.Random) -> Picture | None:
+def _mention_picture(stem: str, mention: DemoMention, rng: random.Random) -> DemoPicture | None:
     if mention.shown is None:
         return None
     shown = mention.shown if isinstance(mention.shown, DemoEntity) else None
-    return Picture(f"{stem}.{_suffix(rng)}", shown, mention.damage)
+    return DemoPicture(f"{stem}.{_suffix(rng)}", shown, mention.damage)
 
 
 def _suffix(rng: random.Random) -> str:
     return "jpg" if rng.random() < 0.75 else "png"
 
 
-def _write_picture(place: Path, picture: Picture, seed: int) -> None:
+def _write_picture(place: Path, picture: DemoPicture, seed: int) -> None:
     if picture.damage == "absent":
         return
     path = place / picture.path

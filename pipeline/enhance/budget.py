@@ -1,8 +1,9 @@
-"""Limits on what a run may spend, and what it has spent: calls, tokens, money."""
+"""What a run has spent, and may still spend: calls, tokens, money."""
 
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+
+from pipeline.enhance.contracts import SpendingLimits, Usage
 
 
 class Spent(Exception):
@@ -11,16 +12,13 @@ class Spent(Exception):
 
 @dataclass
 class Budget:
-    """max_calls, max_tokens, max_cost: of this run, 0 for no limit. price_in, price_out: per million tokens, in any currency.
+    """A run's spending under its limits, for any number of threads.
 
-    A call is admitted with an estimate of its tokens, so that a limit holds also while several calls are under way; its real use is booked after.
+    A call is admitted with an estimate of its tokens, so that a limit holds also while several calls are under way; its
+    real use is booked afterwards.
     """
 
-    max_calls: int = 0
-    max_tokens: int = 0
-    max_cost: float = 0.0
-    price_in: float = 0.0
-    price_out: float = 0.0
+    limits: SpendingLimits = SpendingLimits()
     calls: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
@@ -28,21 +26,22 @@ class Budget:
     _guard: threading.Lock = field(default_factory=threading.Lock)
 
     def cost(self, tokens_in: int, tokens_out: int) -> float:
-        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+        return (tokens_in * self.limits.price_in + tokens_out * self.limits.price_out) / 1e6
 
     def admit(self, tokens_in: int, tokens_out: int) -> None:
         """Hold tokens for a call. Raises `Spent` naming the limit that it would pass."""
+        limits = self.limits
         with self._guard:
             coming_in, coming_out = (
                 self.tokens_in + self._held[0] + tokens_in,
                 self.tokens_out + self._held[1] + tokens_out,
             )
-            if self.max_calls and self.calls + 1 > self.max_calls:
-                raise Spent(f"--max-calls {self.max_calls}")
-            if self.max_tokens and coming_in + coming_out > self.max_tokens:
-                raise Spent(f"--max-tokens {self.max_tokens}")
-            if self.max_cost and self.cost(coming_in, coming_out) > self.max_cost:
-                raise Spent(f"--max-cost {self.max_cost:g}")
+            if limits.max_calls and self.calls + 1 > limits.max_calls:
+                raise Spent(f"--max-calls {limits.max_calls}")
+            if limits.max_tokens and coming_in + coming_out > limits.max_tokens:
+                raise Spent(f"--max-tokens {limits.max_tokens}")
+            if limits.max_cost and self.cost(coming_in, coming_out) > limits.max_cost:
+                raise Spent(f"--max-cost {limits.max_cost:g}")
             self.calls += 1
             self._held[0] += tokens_in
             self._held[1] += tokens_out
@@ -55,10 +54,13 @@ class Budget:
             self.tokens_in += used[0]
             self.tokens_out += used[1]
 
-    def report(self) -> dict[str, Any]:
-        spent = {"calls": self.calls, "tokens_in": self.tokens_in, "tokens_out": self.tokens_out}
-        return (
-            {**spent, "cost": round(self.cost(self.tokens_in, self.tokens_out), 4)}
-            if self.price_in or self.price_out
-            else spent
+    def usage(self, reused: int) -> Usage:
+        """What was spent; reused: answers that were kept from earlier runs."""
+        priced = self.limits.price_in or self.limits.price_out
+        return Usage(
+            reused=reused,
+            calls=self.calls,
+            tokens_in=self.tokens_in,
+            tokens_out=self.tokens_out,
+            cost=round(self.cost(self.tokens_in, self.tokens_out), 4) if priced else None,
         )

@@ -1,19 +1,24 @@
 """Dynamic descriptions: a language model is asked about each entity, and once more with the static text where it does not know."""
 
+import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from cache.identity import canonical_json
 from foundation.errors import PassingError, UserError
 from foundation.paths import descriptions
 from foundation.progress import Bar
+from pipeline.datasets.records import Entity
 from pipeline.enhance import LOCAL, output, prompts
 from pipeline.enhance.budget import Budget, Spent
+from pipeline.enhance.chat import Answer, Conversation, LanguageModel
+from pipeline.enhance.contracts import DynamicEstimate, DynamicJob, ModelOptions, Report
 from pipeline.enhance.local import LocalModel
-from pipeline.enhance.patience import GivenUp, Pace, Patience
+from pipeline.enhance.output import Outcome
+from pipeline.enhance.patience import GivenUp
 from pipeline.enhance.remote import RemoteModel
 from pipeline.enhance.store import Kept, opened
 
@@ -25,129 +30,113 @@ REASONS = {
     "too long": "question too long for the model",
     NOT_YET: NOT_YET,
 }
-UNANSWERED = {"text": None, "finish": NOT_YET}
-Conversation = list[dict[str, str]]
+UNANSWERED = Answer(None, NOT_YET)
 
 
-def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Write the dynamic descriptions of a prepared dataset.
+def describe(job: DynamicJob) -> Report:
+    """Write the dynamic descriptions of a prepared dataset; a second round reads its static descriptions.
 
-    job: dataset (prepared folder); llm (`local:FOLDER`, or a model's name at OPENAI_BASE_URL); instruction, question, again; rounds (1 or 2; the
-    second needs the static descriptions); max_answer (tokens), temperature, max_chars; concurrency (calls or, local, rows at once), rate (calls
-    a second, 0: no limit); limits (fields of `Budget`); max_failed; kept (folder of the answers), memo, device, precision; patience (fields of
-    `Patience`); dry (count only, write nothing).
-    Returns the report. Raises `UserError`, and `PassingError` where questions stay open; every answer is kept, and the same job goes on.
+    Raises `UserError` for what the user must mend and at a limit, `PassingError` where questions stay open; every answer
+    is kept, and the same job goes on there.
     """
-    entities = output.read_entities(Path(job["dataset"]))
-    asked = prompts.Prompts(job["instruction"], job["question"], job["again"])
-    dry = bool(job.get("dry"))
-    later = (
-        dry and not descriptions(Path(job["dataset"]), "static").exists()
-    )  # a dry run may come before the static texts
-    statics = output.read_texts(Path(job["dataset"]), "static") if job["rounds"] == 2 and not later else {}
-    budget = Budget(**job.get("limits") or {})
-    model = _model(job, budget)
-    records = [
-        {"name": name, "type": kind or "", "attributes": attributes or "", "static": statics.get(key, "")}
-        for key, name, kind, attributes in zip(
-            *(entities[column] for column in ("id", "name", "type", "attributes")), strict=True
+    entities = output.read_entities(job.dataset)
+    statics = output.read_texts(job.dataset, "static") if job.rounds == 2 else {}
+    budget = Budget(job.limits)
+    with _interviewer(job.model, job.answers, budget, writable=True) as interviewer:
+        first = [job.prompts.first(entity) for entity in entities]
+        interviewer.hold(first, "first round")
+        answers = [interviewer.answer(conversation) for conversation in first]
+        second: list[Conversation | None] = []
+        for entity, answer in zip(entities, answers, strict=True):
+            static = statics.get(entity.id)
+            if static and answer and _leaves_open(answer):
+                second.append(job.prompts.second(entity, static, answer.text or ""))
+            else:
+                second.append(None)
+        interviewer.hold([conversation for conversation in second if conversation], "second round")
+        again = [interviewer.answer(turns) or UNANSWERED if turns else None for turns in second]
+    rounds = [(answer or UNANSWERED, later) for answer, later in zip(answers, again, strict=True)]
+    outcomes = [_outcome(later or answer, job.max_chars) for answer, later in rounds]
+    failed = sum(outcome.reason == NOT_YET for outcome in outcomes)
+    if failed > job.max_failed:
+        raise PassingError(
+            f"{failed:,} of {len(outcomes):,} entities have no answer yet; the same command asks for these alone, and "
+            f"--max-failed {failed} goes on without them"
         )
-    ]
-    place = Path(job["kept"]) / f"answers-{hashlib.sha256(model.identity.encode()).hexdigest()[:12]}.jsonl"
-    with opened(place, writable=not dry) as kept:
-        talk = _Talk(model, kept, job)
-        first = [asked.first(record) for record in records]
-        if dry:
-            return {"mode": "dynamic", "entities": len(records), **talk.estimate(first, records, asked)}
-        talk.hold(first, "first round")
-        answers = [talk.answer(conversation) for conversation in first]
-        second = [
-            asked.second(record, answer["text"] or "") if record["static"] and answer and _open(answer) else None
-            for record, answer in zip(records, answers, strict=True)
-        ]
-        talk.hold([conversation for conversation in second if conversation], "second round")
-        again = [None if conversation is None else talk.answer(conversation) or UNANSWERED for conversation in second]
-        texts, reasons, counts = _results([answer or UNANSWERED for answer in answers], again, job["max_chars"])
-        failed = reasons.count(NOT_YET)
-        if failed > job.get("max_failed", 0):
-            raise PassingError(
-                f"{failed:,} of {len(texts):,} entities have no answer yet; the same command asks for these alone, and --max-failed {failed} goes on "
-                "without them"
-            )
-    named = LOCAL + Path(job["llm"][len(LOCAL) :]).name if job["llm"].startswith(LOCAL) else job["llm"]
-    run = {"reused": talk.reused, **budget.report()}
-    return output.write(Path(job["dataset"]), "dynamic", entities, texts, reasons, {"model": named, **counts}, run)
-
-
-def _model(job: dict[str, Any], budget: Budget) -> RemoteModel | LocalModel:
-    if job["llm"].startswith(LOCAL):
-        memo = Path(job["memo"]) / "weights.json" if job.get("memo") and not job.get("dry") else None
-        return LocalModel(
-            job["llm"][len(LOCAL) :],
-            job["max_answer"],
-            job["concurrency"],
-            job["device"],
-            job["precision"],
-            memo,
-            budget,
-        )
-    if not job["llm"]:
-        raise UserError("--llm: name the model at OPENAI_BASE_URL (or set OPENAI_MODEL), or a folder as local:FOLDER")
-    pace, patience = Pace(job["rate"]), Patience(**{"timeout": 120.0, "bytes": 4 << 20, **(job.get("patience") or {})})
-    return RemoteModel(job["llm"], job["max_answer"], job["temperature"], job["concurrency"], pace, patience, budget)
-
-
-def _open(answer: dict[str, Any]) -> bool:
-    """Whether the second round is due: the model said that it does not know, or nothing, or declined for want of knowing."""
-    return prompts.kind(answer["text"], answer["finish"]) in ("unknown", "refused", "empty") and answer[
-        "finish"
-    ] not in ("content_filter", "refusal")
-
-
-def _results(
-    first: Sequence[dict], second: Sequence[dict | None], max_chars: int
-) -> tuple[list[str | None], list[str | None], dict[str, Any]]:
-    """Texts, reasons where there is none, and the counts of both rounds. second: None where no second round was held."""
-    rounds: tuple[Counter, Counter] = (Counter(), Counter())
-    texts: list[str | None] = []
-    reasons: list[str | None] = []
-    for answers in zip(first, second, strict=True):
-        kinds = [answer and prompts.kind(answer["text"], answer["finish"]) for answer in answers]
-        for number, kind in enumerate(kinds):
-            rounds[number].update([kind] if kind else [])
-        last, kind = (answers[0], kinds[0]) if answers[1] is None else (answers[1], kinds[1])
-        text = prompts.taken(last["text"], max_chars) if kind == "described" else ""
-        texts.append(text or None)
-        reasons.append(None if text else REASONS.get(kind, REASONS["empty"]))
-    return (
-        texts,
-        reasons,
-        {"first_round": dict(sorted(rounds[0].items())), "second_round": dict(sorted(rounds[1].items()))},
+    folder = job.model.folder
+    report = replace(
+        output.report("dynamic", outcomes),
+        model=job.model.name if folder is None else LOCAL + Path(folder).name,
+        first_round=_kinds([answer for answer, _ in rounds]),
+        second_round=_kinds([later for _, later in rounds if later]),
+        usage=budget.usage(interviewer.reused),
     )
+    return output.write(job.dataset, entities, outcomes, report)
 
 
-class _Talk:
-    """Conversations with one model: each is held once, ever."""
+def estimate(job: DynamicJob) -> DynamicEstimate:
+    """How much the job would ask. Asks nothing, writes nothing, needs no key; the static texts may be missing still."""
+    entities = output.read_entities(job.dataset)
+    second = job.rounds == 2 and descriptions(job.dataset, "static").exists()
+    statics = output.read_texts(job.dataset, "static") if second else {}
+    with _interviewer(replace(job.model, memo=None), job.answers, Budget(), writable=False) as interviewer:
+        return interviewer.estimate(entities, statics, job.prompts)
 
-    def __init__(self, model: RemoteModel | LocalModel, kept: Kept, job: dict[str, Any]) -> None:
-        self.model, self.kept, self.job, self.reused, self.opened = model, kept, job, 0, False
+
+@contextlib.contextmanager
+def _interviewer(options: ModelOptions, answers: Path, budget: Budget, writable: bool) -> Iterator["_Interviewer"]:
+    if not options.name:
+        raise UserError("--llm: name the model at OPENAI_BASE_URL (or set OPENAI_MODEL), or a folder as local:FOLDER")
+    model: LanguageModel = RemoteModel(options, budget) if options.folder is None else LocalModel(options, budget)
+    name = f"answers-{hashlib.sha256(model.identity.encode()).hexdigest()[:12]}.jsonl"
+    with opened(answers / name, writable) as kept:
+        yield _Interviewer(model, kept)
+
+
+def _kind(answer: Answer) -> str:
+    return prompts.kind(answer.text, answer.finish)
+
+
+def _kinds(answers: Sequence[Answer]) -> dict[str, int]:
+    return dict(sorted(Counter(map(_kind, answers)).items()))
+
+
+def _leaves_open(answer: Answer) -> bool:
+    """Whether the second round is due: the model does not know, says nothing, or declines for want of knowing."""
+    return _kind(answer) in ("unknown", "refused", "empty") and answer.finish not in ("content_filter", "refusal")
+
+
+def _outcome(answer: Answer, max_chars: int) -> Outcome:
+    kind = _kind(answer)
+    text = prompts.description(answer.text or "", max_chars) if kind == "described" else ""
+    return Outcome(text, None) if text else Outcome(None, REASONS.get(kind, REASONS["empty"]))
+
+
+class _Interviewer:
+    """Holds conversations with one model, each once ever. reused: conversations that were held in earlier runs."""
+
+    def __init__(self, model: LanguageModel, kept: Kept) -> None:
+        self.model, self.kept, self.reused, self.opened = model, kept, 0, False
 
     def key(self, conversation: Conversation) -> str:
         """Hash of model, settings and question."""
-        return hashlib.sha256(
-            canonical_json([self.model.identity, self.model.settings, conversation]).encode()
-        ).hexdigest()[:32]
+        content = canonical_json([self.model.identity, self.model.settings, conversation])
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
 
-    def answer(self, conversation: Conversation) -> dict[str, Any] | None:
-        return self.kept.get(self.key(conversation))
+    def answer(self, conversation: Conversation) -> Answer | None:
+        value = self.kept.get(self.key(conversation))
+        return None if value is None else Answer(**value)
 
     def missing(self, conversations: Sequence[Conversation]) -> dict[str, Conversation]:
-        """The distinct conversations that were not held yet."""
+        """The distinct conversations that were not held yet, by key."""
         by_key = {self.key(conversation): conversation for conversation in conversations}
         return {key: conversation for key, conversation in by_key.items() if key not in self.kept}
 
-    def hold(self, conversations: Sequence[Conversation], what: str) -> None:
-        """Ask what was not asked before; answers are kept as they come. Raises `UserError` at a limit, `PassingError` where the server is gone."""
+    def hold(self, conversations: Sequence[Conversation], unit: str) -> None:
+        """Ask what was not asked before, and keep each answer as it comes. unit: names the round in messages.
+
+        Raises `UserError` at a limit, `PassingError` where the server is gone.
+        """
         waiting = self.missing(conversations)
         self.reused += len({self.key(conversation) for conversation in conversations}) - len(waiting)
         if not waiting:
@@ -156,10 +145,10 @@ class _Talk:
             self.model.open()
             self.opened = True
         keys = list(waiting)
-        with Bar(len(keys), what, "answer") as bar:
+        with Bar(len(keys), unit, "answer") as bar:
 
-            def deliver(number: int, answer: dict[str, Any]) -> None:
-                self.kept.put(keys[number], answer)
+            def deliver(place: int, answer: Answer) -> None:
+                self.kept.put(keys[place], asdict(answer))
                 bar.update()
 
             try:
@@ -167,34 +156,36 @@ class _Talk:
             except Spent as limit:
                 left = len(self.missing(conversations))
                 raise UserError(
-                    f"{limit} reached in the {what}: {len(keys) - left:,} answered, {left:,} still open; the same command goes on there"
+                    f"{limit} reached in the {unit}: {len(keys) - left:,} answered, {left:,} still open; "
+                    "the same command goes on there"
                 ) from None
             except GivenUp as error:
                 left = len(self.missing(conversations))
                 raise PassingError(
-                    f"{error}; {left:,} questions of the {what} are still open; the same command goes on there"
+                    f"{error}; {left:,} questions of the {unit} are still open; the same command goes on there"
                 ) from None
 
     def estimate(
-        self, first: Sequence[Conversation], records: Sequence[dict[str, str]], asked: prompts.Prompts
-    ) -> dict[str, Any]:
-        """Calls and tokens to come: those of the first round, and at most those of the second."""
+        self, entities: Sequence[Entity], statics: Mapping[str, str], questions: prompts.Prompts
+    ) -> DynamicEstimate:
+        """Calls and tokens to come. statics: static text by entity id, for the second round."""
+        first = [questions.first(entity) for entity in entities]
         waiting = list(self.missing(first).values())
         longest = self.model.settings["max_tokens"]
-        tokens = [self.model.count(conversation) for conversation in waiting]
-        again: list[Conversation] = []
+        later: list[Conversation] = []
         unknown = 0
-        for record, conversation in zip(records, first, strict=True):
-            answer = self.answer(conversation)
-            if record["static"] and (answer is None or _open(answer)):
-                again.append(asked.second(record, (answer or {}).get("text") or ""))
+        for entity, conversation in zip(entities, first, strict=True):
+            answer, static = self.answer(conversation), statics.get(entity.id)
+            if static and (answer is None or _leaves_open(answer)):
+                later.append(questions.second(entity, static, (answer and answer.text) or ""))
                 unknown += answer is None
-        again = list(self.missing(again).values())
-        return {
-            "first_round_calls": len(waiting),
-            "first_round_tokens_in": sum(tokens),
-            "first_round_tokens_out_at_most": longest * len(waiting),
-            "second_round_calls_at_most": len(again),
-            "second_round_tokens_in_at_most": sum(map(self.model.count, again)) + longest * unknown,
-            "second_round_tokens_out_at_most": longest * len(again),
-        }
+        later = list(self.missing(later).values())
+        return DynamicEstimate(
+            entities=len(entities),
+            first_round_calls=len(waiting),
+            first_round_tokens_in=sum(map(self.model.count, waiting)),
+            first_round_tokens_out_at_most=longest * len(waiting),
+            second_round_calls_at_most=len(later),
+            second_round_tokens_in_at_most=sum(map(self.model.count, later)) + longest * unknown,
+            second_round_tokens_out_at_most=longest * len(later),
+        )

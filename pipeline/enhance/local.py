@@ -7,32 +7,36 @@ from typing import Any
 from cache.identity import weights_hash
 from foundation import device as devices
 from foundation.errors import UserError
+from pipeline.enhance import LOCAL
 from pipeline.enhance.budget import Budget
+from pipeline.enhance.chat import Answer, Conversation
+from pipeline.enhance.contracts import ModelOptions
 from pipeline.enhance.patience import brief
 from pipeline.models import references
 
-Answer = dict[str, Any]
-Conversation = list[dict[str, str]]
-
 
 class LocalModel:
-    """The model in `folder`. Greedy decoding: the same question has the same answer."""
+    """The model in the folder that `options` names. Greedy decoding: the same question has the same answer.
 
-    def __init__(
-        self, folder: str, max_answer: int, batch: int, device: str, precision: str, memo: Path | None, budget: Budget
-    ) -> None:
-        if not Path(folder).expanduser().is_dir():
+    Raises `UserError` where the folder holds no causal language model of transformers.
+    """
+
+    def __init__(self, options: ModelOptions, budget: Budget) -> None:
+        folder, place = options.name, Path(options.folder or "").expanduser().absolute()
+        if not place.is_dir():
             raise UserError(
-                f"--llm local:{folder}: no such folder; name one that holds a model as `save_pretrained` writes it"
+                f"--llm {folder}: no such folder; name one that holds a model as `save_pretrained` writes it"
             )
-        self.files = references.find(str(Path(folder).expanduser().absolute()), Path.cwd(), None)
+        self.files = references.find(str(place), Path.cwd(), None)
         if self.files.library != "transformers":
             raise UserError(
-                f"--llm local:{folder}: a model of {self.files.library}, expected a causal language model of transformers"
+                f"--llm {folder}: a model of {self.files.library}, expected a causal language model of transformers"
             )
-        self.identity = "local:" + weights_hash([*self.files.weights, *self.files.tokenizer], memo)
-        self.settings = {"max_tokens": max_answer, "temperature": 0.0}
-        self.batch, self.device, self.precision, self.budget, self.failed = max(1, batch), device, precision, budget, 0
+        memo = options.memo / "weights.json" if options.memo else None
+        self.identity = LOCAL + weights_hash([*self.files.weights, *self.files.tokenizer], memo)
+        self.settings: dict[str, Any] = {"max_tokens": options.max_answer, "temperature": 0.0}
+        self.batch, self.device, self.precision = max(1, options.concurrency), options.device, options.precision
+        self.budget = budget
 
     @property
     def tokenizer(self) -> Any:
@@ -87,7 +91,7 @@ class LocalModel:
             for number in order
             if not questions[number] or room and len(questions[number]) + self.settings["max_tokens"] > room
         ]:
-            deliver(number, {"text": None, "finish": "too long", "tokens_in": 0, "tokens_out": 0})
+            deliver(number, Answer(None, "too long"))
             order.remove(number)
         for start in range(0, len(order), self.batch):
             rows, held = [], []
@@ -102,7 +106,7 @@ class LocalModel:
                     with torch.inference_mode(), devices.autocast(self.device, self.precision):
                         answers = self._generate([questions[number] for number in rows])
                     for number, hold, answer in zip(rows, held, answers, strict=True):
-                        self.budget.settle(hold, (answer["tokens_in"], answer["tokens_out"]))
+                        self.budget.settle(hold, (answer.tokens_in or 0, answer.tokens_out or 0))
                         deliver(number, answer)
 
     def _generate(self, questions: list[list[int]]) -> list[Answer]:
@@ -117,23 +121,16 @@ class LocalModel:
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=ends,
         )
-        made = self.model.generate(
+        generated = self.model.generate(
             input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], generation_config=settings
         )
         stops = set(ends if isinstance(ends, list) else [ends])
         answers = []
-        for question, row in zip(questions, made[:, padded["input_ids"].shape[1] :].tolist(), strict=True):
+        for question, row in zip(questions, generated[:, padded["input_ids"].shape[1] :].tolist(), strict=True):
             end = next((place for place, token in enumerate(row) if token in stops), None)
             text = self.tokenizer.decode(row if end is None else row[:end], skip_special_tokens=True)
             finish = "length" if end is None else "stop"
-            answers.append(
-                {
-                    "text": text,
-                    "finish": finish,
-                    "tokens_in": len(question),
-                    "tokens_out": len(row) if end is None else end + 1,
-                }
-            )
+            answers.append(Answer(text, finish, len(question), len(row) if end is None else end + 1))
         return answers
 
 

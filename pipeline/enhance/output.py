@@ -5,9 +5,9 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,18 +15,27 @@ import pyarrow.parquet as pq
 from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
 from foundation.paths import descriptions
+from pipeline.datasets.records import Entity
+from pipeline.enhance.contracts import DynamicEstimate, Report, StaticEstimate, set_fields
 
-RUN = ("requests", "reused", "calls", "tokens_in", "tokens_out", "cost")  # figures of one run, not of its result
 SCHEMA = pa.schema({"id": pa.string(), "text": pa.string()})
 
 
-def read_entities(dataset: Path) -> dict[str, list[Any]]:
-    """id, name, type and attributes of the prepared dataset's entities, in their order."""
+class Outcome(NamedTuple):
+    """An entity's text, or why it has none."""
+
+    text: str | None
+    reason: str | None
+
+
+def read_entities(dataset: Path) -> list[Entity]:
+    """id, name, type and attributes of the prepared dataset's entities, in their order. Raises `UserError`."""
     path = dataset / "entities.parquet"
     try:
-        return pq.read_table(path, columns=["id", "name", "type", "attributes"]).to_pydict()
+        rows = pq.read_table(path, columns=["id", "name", "type", "attributes"]).to_pylist()
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete that folder and run the command again") from None
+    return [Entity(**{**row, "attributes": row["attributes"] or ""}) for row in rows]
 
 
 def read_texts(dataset: Path, mode: str) -> dict[str, str]:
@@ -71,53 +80,54 @@ def _hash(path: Path, size: int, mtime_ns: int) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def write(
-    dataset: Path,
-    mode: str,
-    entities: dict[str, list[Any]],
-    texts: Sequence[str | None],
-    reasons: Sequence[str | None],
-    counts: dict[str, Any],
-    run: dict[str, Any],
-) -> dict[str, Any]:
-    """Write `descriptions-<mode>` .parquet, .json (the report) and -without.tsv (id, name, why); same input, same bytes.
-
-    counts: what is in the report besides. run: what this run alone did; it is in the returned report only.
-    """
-    sink = io.BytesIO()
-    pq.write_table(
-        pa.table([pa.array(entities["id"], pa.string()), pa.array(list(texts), pa.string())], schema=SCHEMA), sink
+def report(mode: str, outcomes: Sequence[Outcome]) -> Report:
+    """The report on these outcomes, usage and rounds left out."""
+    return Report(
+        mode=mode,
+        entities=len(outcomes),
+        written=sum(outcome.text is not None for outcome in outcomes),
+        without=dict(sorted(Counter(str(reason) for text, reason in outcomes if text is None).items())),
+        characters=sum(len(outcome.text) for outcome in outcomes if outcome.text),
     )
-    rows = zip(entities["id"], entities["name"], texts, reasons, strict=True)
-    without = [(name, label, reason) for name, label, text, reason in rows if text is None]
-    report = {
-        "mode": mode,
-        "entities": len(texts),
-        "written": len(texts) - len(without),
-        "without": dict(sorted(Counter(reason for _, _, reason in without).items())),
-        "characters": sum(len(text) for text in texts if text),
-        **counts,
-    }
+
+
+def write(dataset: Path, entities: Sequence[Entity], outcomes: Sequence[Outcome], report: Report) -> Report:
+    """Write `descriptions-<mode>` .parquet (id, text), .json (the report) and -without.tsv (id, name, why).
+
+    Same input, same bytes: the run's usage is in the returned report only.
+    """
+    columns = [[entity.id for entity in entities], [outcome.text for outcome in outcomes]]
+    sink = io.BytesIO()
+    pq.write_table(pa.table([pa.array(column, pa.string()) for column in columns], schema=SCHEMA), sink)
+    pairs = zip(entities, outcomes, strict=True)
+    without = [(entity.id, entity.name, outcome.reason) for entity, outcome in pairs if outcome.text is None]
     plain = str.maketrans("\t\r\n", "   ")
     lines = ["id\tname\twhy", *("\t".join(str(cell).translate(plain) for cell in row) for row in without)]
-    write_atomic(descriptions(dataset, mode, "-without.tsv"), "\n".join(lines) + "\n")
-    write_json(descriptions(dataset, mode, ".json"), report)
-    write_atomic(descriptions(dataset, mode), sink.getvalue())
-    return {**report, **run}
+    write_atomic(descriptions(dataset, report.mode, "-without.tsv"), "\n".join(lines) + "\n")
+    write_json(descriptions(dataset, report.mode, ".json"), report.result())
+    write_atomic(descriptions(dataset, report.mode), sink.getvalue())
+    return report
 
 
-def said(report: dict[str, Any]) -> str:
-    """The report, or what a dry run counted, as lines for the reader."""
-    lines = [f"{report['mode']} descriptions of {report['entities']:,} entities"]
-    if "written" in report:
-        lines = [f"{report['mode']} descriptions: {report['written']:,} of {report['entities']:,} entities have a text"]
-        lines += [f"  without, {reason}: {count:,}" for reason, count in report["without"].items()]
-    for name, value in report.items():
-        if name not in ("mode", "entities", "written", "without", "characters", "file", "sha256") and value not in (
-            None,
-            {},
-            "",
-        ):
+def summary(report: Report) -> str:
+    """A report as lines for the reader."""
+    lines = [f"{report.mode} descriptions: {report.written:,} of {report.entities:,} entities have a text"]
+    lines += [f"  without, {reason}: {count:,}" for reason, count in report.without.items()]
+    rounds = {"model": report.model, "first_round": report.first_round, "second_round": report.second_round}
+    return "\n".join([*lines, *_figures({**rounds, **set_fields(report.usage)})])
+
+
+def outlook(mode: str, estimate: StaticEstimate | DynamicEstimate) -> str:
+    """An estimate as lines for the reader."""
+    figures = {name: value for name, value in set_fields(estimate).items() if name != "entities"}
+    return "\n".join([f"{mode} descriptions of {estimate.entities:,} entities", *_figures(figures)])
+
+
+def _figures(values: Mapping[str, Any]) -> list[str]:
+    """One line for each value that is there: a number, a text or counts."""
+    lines = []
+    for name, value in values.items():
+        if value not in (None, {}, ""):
             shown = f"{value:,}" if isinstance(value, int) else json.dumps(value) if isinstance(value, dict) else value
             lines.append(f"  {name.replace('_', ' ')}: {shown}")
-    return "\n".join(lines)
+    return lines

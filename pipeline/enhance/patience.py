@@ -5,12 +5,12 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from foundation.errors import PassingError, UserError
+from pipeline.enhance.contracts import Patience
 
 T = TypeVar("T")
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
@@ -26,21 +26,6 @@ def check_address(option: str, address: str) -> str:
             f"{option}: an address with a user name or password in it is not used, because it would be written into logs"
         )
     return address
-
-
-@dataclass(frozen=True)
-class Patience:
-    """tries: of one request. first: seconds before the second, doubled each time up to `most`. longest: the longest wait a server may ask for.
-    timeout: seconds without a byte. whole: seconds for one answer. bytes: most of one answer.
-    """
-
-    tries: int = 5
-    first: float = 1.0
-    most: float = 60.0
-    longest: float = 300.0
-    timeout: float = 30.0
-    whole: float = 300.0
-    bytes: int = 8 << 20
 
 
 class Again(Exception):

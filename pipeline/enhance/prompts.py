@@ -1,11 +1,13 @@
-"""What a language model is asked about an entity, in up to two rounds, and how its answers are taken."""
+"""The questions to a language model about an entity, in up to two rounds, and what its answers mean."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from foundation.contracts import contract
 from foundation.errors import UserError, nearest
-from pipeline.enhance.text import describe
+from pipeline.datasets.records import Entity
+from pipeline.enhance.chat import Conversation
+from pipeline.enhance.text import opening
 
 # DWE+, section 3.2. The paper asks this of every entity, whatever its type.
 INSTRUCTION = "You are a helpful assistant designed to give a comprehensive introduction about people."
@@ -38,9 +40,13 @@ _UNKNOWN = re.compile(
 LOOKED_AT = 400  # characters: who does not know says so at once; further on such words belong to the person described
 
 
-@dataclass(frozen=True)
+@contract
 class Prompts:
-    """The instruction and the two questions; `{name}`, `{type}`, `{attributes}` and, the second time, `{static}` stand for the entity's."""
+    """The instruction and the two questions. `{name}`, `{type}`, `{attributes}` and, in the second, `{static}` (its static
+    text) stand for the entity's.
+
+    Raises `UserError` for another field in braces, and for a first question that names no entity.
+    """
 
     instruction: str = INSTRUCTION
     question: str = QUESTION
@@ -59,24 +65,30 @@ class Prompts:
         if "{name}" not in self.question and "{attributes}" not in self.question:
             raise UserError("--question: it names no entity; put {name} where the entity's name belongs")
 
-    def first(self, entity: Mapping[str, str]) -> list[dict[str, str]]:
+    def first(self, entity: Entity) -> Conversation:
         """The conversation of the first round."""
-        system = [{"role": "system", "content": _filled(self.instruction, entity)}] if self.instruction.strip() else []
-        return [*system, {"role": "user", "content": _filled(self.question, entity)}]
+        values = _values(entity)
+        system = [{"role": "system", "content": _filled(self.instruction, values)}] if self.instruction.strip() else []
+        return [*system, {"role": "user", "content": _filled(self.question, values)}]
 
-    def second(self, entity: Mapping[str, str], answer: str) -> list[dict[str, str]]:
-        """The conversation of the second round: the first with its answer, then what the entity's page says.
+    def second(self, entity: Entity, static: str, answer: str) -> Conversation:
+        """The conversation of the second round: the first, its answer, and the entity's static text.
 
         An answer without a word is left out, and both questions become one: servers refuse empty turns.
         """
-        first, again, said = self.first(entity), _filled(self.again, entity), _spoken(answer).strip()
-        if not said:
+        first, spoken = self.first(entity), _spoken(answer).strip()
+        again = _filled(self.again, {**_values(entity), "static": static})
+        if not spoken:
             return [*first[:-1], {"role": "user", "content": f"{first[-1]['content']}\n\n{again}"}]
-        return [*first, {"role": "assistant", "content": said}, {"role": "user", "content": again}]
+        return [*first, {"role": "assistant", "content": spoken}, {"role": "user", "content": again}]
 
 
-def _filled(text: str, entity: Mapping[str, str]) -> str:
-    return re.sub(r"\{(\w+)\}", lambda match: entity.get(match[1]) or "", text)
+def _values(entity: Entity) -> dict[str, str]:
+    return {"name": entity.name, "type": entity.type or "", "attributes": entity.attributes}
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1]) or "", text)
 
 
 def kind(text: str | None, finish: str) -> str:
@@ -97,9 +109,9 @@ def kind(text: str | None, finish: str) -> str:
     return "unknown" if _UNKNOWN.search(start) else "described"
 
 
-def taken(text: str, max_chars: int) -> str:
+def description(text: str, max_chars: int) -> str:
     """The description in an answer: plain text of at most `max_chars` characters, ended at a sentence."""
-    return describe(_spoken(text), None, max_chars)
+    return opening(_spoken(text), None, max_chars)
 
 
 def _spoken(text: str) -> str:

@@ -6,16 +6,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any
 
 from foundation.errors import UserError
 from pipeline.enhance.budget import Budget
+from pipeline.enhance.chat import Answer, Conversation
+from pipeline.enhance.contracts import ModelOptions
 from pipeline.enhance.patience import (
     PASSING,
     Again,
     GivenUp,
     Pace,
-    Patience,
     TooLarge,
     brief,
     check_address,
@@ -24,8 +26,6 @@ from pipeline.enhance.patience import (
     retry_after,
 )
 
-Answer = dict[str, Any]  # text (str or None), finish, tokens_in, tokens_out
-Conversation = list[dict[str, str]]
 STOPPED_AFTER = 5  # calls in a row that failed for good
 ERROR_BYTES = 65536
 ERROR_SECONDS = 30
@@ -63,23 +63,17 @@ def _look(response: Any) -> None:
 
 
 class RemoteModel:
-    """`name` at OPENAI_BASE_URL with OPENAI_API_KEY. Neither address nor key is printed or written; messages of the server are cleared of them."""
+    """The model that `options` names, at OPENAI_BASE_URL with OPENAI_API_KEY.
 
-    def __init__(
-        self,
-        name: str,
-        max_answer: int,
-        temperature: float,
-        concurrency: int,
-        pace: Pace,
-        patience: Patience,
-        budget: Budget,
-    ) -> None:
-        self.identity = name
-        self.settings = {"max_tokens": max_answer, "temperature": temperature}
-        self.concurrency, self.pace, self.patience, self.budget = concurrency, pace, patience, budget
-        self.failed = 0
-        self._sent: dict[str, Any] = dict(self.settings)
+    Neither address nor key is printed or written: messages of the server are cleared of them.
+    """
+
+    def __init__(self, options: ModelOptions, budget: Budget) -> None:
+        self.identity = options.name
+        self.settings: dict[str, Any] = {"max_tokens": options.max_answer, "temperature": options.temperature}
+        self.concurrency, self.pace, self.patience = options.concurrency, Pace(options.rate), options.patience
+        self.budget = budget
+        self._sent = dict(self.settings)
 
     def count(self, conversation: Conversation) -> int:
         """Tokens of a question, as good as one can tell without the model's tokenizer: a token is three to four letters of English."""
@@ -105,15 +99,15 @@ class RemoteModel:
         self.client = openai.OpenAI(max_retries=0, timeout=self.patience.timeout, http_client=transport)
 
     def _clear(self, message: Any) -> str:
-        told = brief(message, 2000)
+        text = brief(message, 2000)
         for secret in sorted(self._secrets, key=len, reverse=True):
-            told = told.replace(secret, "***")
+            text = text.replace(secret, "***")
             if len(secret) > 12:
                 # Servers quote keys in part: sk-ab***yz.
-                told = " ".join(
-                    "***" if secret[:6] in word or secret[-6:] in word else word for word in told.split(" ")
+                text = " ".join(
+                    "***" if secret[:6] in word or secret[-6:] in word else word for word in text.split(" ")
                 )
-        return told[:200]
+        return text[:200]
 
     def _once(self, conversation: Conversation) -> Answer:
         import openai
@@ -152,31 +146,31 @@ class RemoteModel:
 
     def _refused(self, status: _Status) -> Answer:
         """What an error answer means: an answer of its own, `Again`, a changed request, or the end."""
-        code, told = (
-            str(status.error.get("code") or status.error.get("type") or ""),
-            self._clear(status.error.get("message") or ""),
-        )
-        said = f"the model's server answers {status.status}" + (f": {told}" if told else "")
+        code = str(status.error.get("code") or status.error.get("type") or "")
+        detail = self._clear(status.error.get("message") or "")
+        message = f"the model's server answers {status.status}" + (f": {detail}" if detail else "")
         if code == "insufficient_quota":
-            raise UserError(f"{said}; the account has nothing left to spend. The same command goes on where it stopped")
+            raise UserError(
+                f"{message}; the account has nothing left to spend. The same command goes on where it stopped"
+            )
         if status.status in PASSING:
-            raise Again(said, retry_after(status.headers))
+            raise Again(message, retry_after(status.headers))
         if code in ("content_filter", "content_policy_violation"):
-            return {"text": None, "finish": "content_filter", "tokens_in": 0, "tokens_out": 0}
+            return Answer(None, "content_filter")
         if code in _TOO_LONG or status.status == 413:
-            return {"text": None, "finish": "too long", "tokens_in": 0, "tokens_out": 0}
+            return Answer(None, "too long")
         if status.status in (401, 403):
-            raise UserError(f"{said}; check OPENAI_API_KEY")
+            raise UserError(f"{message}; check OPENAI_API_KEY")
         if 300 <= status.status < 400:
-            raise UserError(f"{said}, a redirect; set OPENAI_BASE_URL to the final address")
+            raise UserError(f"{message}, a redirect; set OPENAI_BASE_URL to the final address")
         parameter = status.error.get("param")
         if status.status == 400 and code.startswith("unsupported") and parameter in self.settings:
             # Reasoning models count their answer under another name and have one temperature. Another thread may have noticed it before.
             self._sent = {key: value for key, value in self._sent.items() if key != parameter}
             if parameter == "max_tokens":
                 self._sent["max_completion_tokens"] = self.settings["max_tokens"]
-            raise Again(said, 0.0)
-        raise UserError(f"{said}; check --llm {self.identity} and OPENAI_BASE_URL")
+            raise Again(message, 0.0)
+        raise UserError(f"{message}; check --llm {self.identity} and OPENAI_BASE_URL")
 
     def _parsed(self, body: bytes) -> Answer:
         try:
@@ -196,7 +190,7 @@ class RemoteModel:
             raise Again("the model's server answers with something that is no chat completion") from None
         if text is None and finish not in ("content_filter", "refusal", "length"):
             raise Again("the model's server answers without a text")
-        return {"text": text, "finish": finish, "tokens_in": tokens[0], "tokens_out": tokens[1]}
+        return Answer(text, finish, *tokens)
 
     def _answer(self, conversation: Conversation, stop: threading.Event) -> Answer:
         """One conversation's answer. Raises `GivenUp`, `Spent` or `UserError`."""
@@ -209,14 +203,12 @@ class RemoteModel:
             used = (0, 0)
             try:
                 answer = self._once(conversation)
-                tokens_in = held[0] if answer["tokens_in"] is None else answer["tokens_in"]
-                tokens_out = (
-                    -(-len((answer["text"] or "").encode()) // 3)
-                    if answer["tokens_out"] is None
-                    else answer["tokens_out"]
+                guess = -(-len((answer.text or "").encode()) // 3)
+                used = (
+                    held[0] if answer.tokens_in is None else answer.tokens_in,
+                    guess if answer.tokens_out is None else answer.tokens_out,
                 )
-                used = (tokens_in, tokens_out)
-                return {**answer, "tokens_in": tokens_in, "tokens_out": tokens_out}
+                return replace(answer, tokens_in=used[0], tokens_out=used[1])
             finally:
                 self.budget.settle(held, used)
 
@@ -228,7 +220,7 @@ class RemoteModel:
     def ask(self, conversations: Sequence[Conversation], deliver: Callable[[int, Answer], None]) -> None:
         """Answer each conversation and hand it over as soon as it is there, in any order, from several threads.
 
-        Raises `UserError` or `Spent` for what ends the run, and `GivenUp` after `STOPPED_AFTER` failures in a row; `failed` counts single failures.
+        Raises `UserError` or `Spent` for what ends the run, and `GivenUp` after `STOPPED_AFTER` failures in a row;
         """
         stop, in_a_row, guard = threading.Event(), [0], threading.Lock()
 
@@ -242,7 +234,6 @@ class RemoteModel:
                 if stop.is_set():
                     return
                 with guard:
-                    self.failed += 1
                     in_a_row[0] += 1
                     if in_a_row[0] < STOPPED_AFTER:
                         return

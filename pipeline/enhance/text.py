@@ -91,7 +91,7 @@ def shorten(text: str, limit: int) -> str:
     return text[: end if end > 0 else limit].rstrip()
 
 
-def describe(raw: str, count: int | None, limit: int) -> str:
+def opening(raw: str, count: int | None, limit: int) -> str:
     """The first `count` paragraphs (None: all) as one line of at most `limit` characters; empty where nothing readable is there."""
     return shorten(" ".join(paragraphs(raw)[:count]), limit)
 

@@ -3,42 +3,19 @@
 A layout module offers
   FILES                       what it is recognised by, in words
   recognises(folder)          whether those files are there
-  load(name, folder, options) the `Dataset`, checked
+  load(name, folder, options) the `RawDataset`, checked
   stamps(folder, options)     (name, size, mtime_ns) of every picture file that counts, in any order
   sources(folder)             the text files it reads
 """
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from foundation.errors import UserError, nearest
-from pipeline.datasets.records import Dataset
-
-
-@dataclass(frozen=True)
-class LayoutOptions:
-    """What differs between datasets of one layout.
-
-    mention_images, entity_images: image folders, relative to the data folder or absolute; None means the layout's own.
-    ignore_fields: fields beside the layout's own that records may carry, separated by commas; they are not read.
-    repeated_ids: `refuse` mention ids given twice, or `number` them (`7`, `7#2`, …) for a release that numbers sentences.
-    """
-
-    mention_images: str | None = None
-    entity_images: str | None = None
-    ignore_fields: str = ""
-    repeated_ids: str = "refuse"
-
-    def __post_init__(self) -> None:
-        if self.repeated_ids not in ("refuse", "number"):
-            raise UserError(f"--repeated-ids {self.repeated_ids!r}: expected refuse or number")
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        return tuple(name.strip() for name in self.ignore_fields.split(",") if name.strip())
+from pipeline.datasets.contracts import LayoutOptions
+from pipeline.datasets.records import RawDataset
 
 
 def formats() -> list[str]:
@@ -67,7 +44,7 @@ def layout(data_dir: Path, format: str | None = None) -> ModuleType:
     return modules[found[0]]
 
 
-def load(name: str, data_dir: Path, format: str | None = None, options: LayoutOptions = LayoutOptions()) -> Dataset:
+def load(name: str, data_dir: Path, format: str | None = None, options: LayoutOptions = LayoutOptions()) -> RawDataset:
     """Read a dataset into records. Raises `UserError` naming file, record and remedy for anything malformed."""
     try:
         return layout(data_dir, format).load(name, Path(data_dir), options)

@@ -17,8 +17,9 @@ import os
 import re
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.datasets.contracts import LayoutOptions
 from pipeline.datasets.layouts._fields import ImageFolder, Unique, check_fields, image_list, labels, text
 from pipeline.datasets.layouts._release import (
     EXTENSIONS,
@@ -31,11 +32,8 @@ from pipeline.datasets.layouts._release import (
     split_files,
     stamps_below,
 )
-from pipeline.datasets.records import SPLITS, Dataset, Entity, Mention
+from pipeline.datasets.records import SPLITS, Entity, Mention, RawDataset
 from pipeline.datasets.spans import find_span
-
-if TYPE_CHECKING:
-    from pipeline.datasets.layouts import LayoutOptions
 
 FILES = "qid2ne.json and *{train,dev,test}.json"
 _REQUIRED = ("sentence", "mentions", "answer")
@@ -68,7 +66,7 @@ def sources(folder: Path) -> list[Path]:
     return [folder / "qid2ne.json", *(path for path in optional if path is not None and path.is_file()), *splits]
 
 
-def _roots(folder: Path, options: "LayoutOptions") -> tuple[Path, Path]:
+def _roots(folder: Path, options: LayoutOptions) -> tuple[Path, Path]:
     return first_folder(folder, options.mention_images, ("images", "KVQAimgs")), first_folder(
         folder, options.entity_images, ("kb_image",)
     )
@@ -118,7 +116,7 @@ def _picture(key: str, record: dict, pictures: Pictures, where: str) -> str | No
     return next((path for path in found if pictures.holds(path)), found[0] if found else None)
 
 
-def _records(path: Path, options: "LayoutOptions") -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _records(path: Path, options: LayoutOptions) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(key, place, record) of each record of a split."""
     for number, (key, record) in enumerate(read_keyed(path).items(), 1):
         where = f"{path}: record {number} ({key!r:.40})"
@@ -127,7 +125,7 @@ def _records(path: Path, options: "LayoutOptions") -> Iterator[tuple[str, str, d
         yield key, where, record
 
 
-def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
+def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     mention_root, entity_root = _roots(folder, options)
     paths = sources(folder)
     entities, lists = _entities(folder, entity_root), _lists(_candidates(folder))
@@ -154,8 +152,8 @@ def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
                     given=lists.get(written, lists.get(phrase)),
                 )
                 mentions.append(mention)
-    return Dataset(name, "ghmfc", mentions, entities, mention_root, entity_root, paths)
+    return RawDataset(name, "ghmfc", mentions, entities, mention_root, entity_root, paths)
 
 
-def stamps(folder: Path, options: "LayoutOptions") -> Iterator[tuple[str, int, int]]:
+def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int]]:
     return stamps_below(dict(zip(("mentions", "entities"), _roots(folder, options))))

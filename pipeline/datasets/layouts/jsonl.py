@@ -34,9 +34,10 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from foundation.errors import UserError, nearest
+from pipeline.datasets.contracts import LayoutOptions
 from pipeline.datasets.layouts._fields import (
     ImageFolder,
     Unique,
@@ -47,11 +48,8 @@ from pipeline.datasets.layouts._fields import (
     labels,
     text,
 )
-from pipeline.datasets.records import SPLITS, Dataset, Entity, Mention
+from pipeline.datasets.records import SPLITS, Entity, Mention, RawDataset
 from pipeline.datasets.spans import bare, find_span
-
-if TYPE_CHECKING:
-    from pipeline.datasets.layouts import LayoutOptions
 
 FILES = "mentions.jsonl and entities.jsonl"
 _REQUIRED = ("id", "sentence", "mention", "gold", "split")
@@ -68,7 +66,7 @@ def sources(folder: Path) -> list[Path]:
     return [folder / "entities.jsonl", folder / "mentions.jsonl"]
 
 
-def _roots(folder: Path, options: "LayoutOptions") -> tuple[Path, Path]:
+def _roots(folder: Path, options: LayoutOptions) -> tuple[Path, Path]:
     return folder / (options.mention_images or ""), folder / (options.entity_images or "")
 
 
@@ -104,7 +102,7 @@ def _attributes(value: Any, where: str) -> str:
     return text({"attributes": value}, "attributes", where, default="")
 
 
-def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
+def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     mention_root, entity_root = _roots(folder, options)
     pictures, seen, entities = ImageFolder(entity_root), Unique("entity id"), []
     for where, record in json_lines(folder / "entities.jsonl"):
@@ -146,10 +144,10 @@ def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
         mentions.append(mention)
     if not entities or not mentions:
         raise UserError(f"{folder / ('mentions.jsonl' if entities else 'entities.jsonl')}: holds no record")
-    return Dataset(name, "jsonl", mentions, entities, mention_root, entity_root, sources(folder))
+    return RawDataset(name, "jsonl", mentions, entities, mention_root, entity_root, sources(folder))
 
 
-def stamps(folder: Path, options: "LayoutOptions") -> Iterator[tuple[str, int, int]]:
+def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int]]:
     """Listed files only, so that whatever else lies in the folder (results, an editor's files) does not count."""
     mention_root, entity_root = _roots(folder, options)
     for side, root in (("mentions", mention_root), ("entities", entity_root)):

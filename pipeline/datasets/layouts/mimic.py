@@ -12,10 +12,11 @@ the picture may lie there under another extension: the release converted what it
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from foundation.errors import UserError
 from foundation.files import read_json
+from pipeline.datasets.contracts import LayoutOptions
 from pipeline.datasets.layouts._fields import Unique, check_fields, image_list, label, text
 from pipeline.datasets.layouts._release import (
     Pictures,
@@ -26,11 +27,8 @@ from pipeline.datasets.layouts._release import (
     split_files,
     stamps_below,
 )
-from pipeline.datasets.records import SPLITS, Dataset, Entity, Mention
+from pipeline.datasets.records import SPLITS, Entity, Mention, RawDataset
 from pipeline.datasets.spans import find_span
-
-if TYPE_CHECKING:
-    from pipeline.datasets.layouts import LayoutOptions
 
 FILES = "qid2id.json, kb_entity.json and *_{train,dev,test}.json"
 _MENTION_REQUIRED = ("id", "sentence", "mentions", "answer")
@@ -50,7 +48,7 @@ def sources(folder: Path) -> list[Path]:
     return [folder / "qid2id.json", folder / "kb_entity.json", *splits]
 
 
-def _roots(folder: Path, options: "LayoutOptions") -> tuple[Path, Path]:
+def _roots(folder: Path, options: LayoutOptions) -> tuple[Path, Path]:
     return first_folder(folder, options.mention_images, ("mention_image", "mention_images")), first_folder(
         folder, options.entity_images, ("kb_image",)
     )
@@ -67,7 +65,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
         yield f"{path}: record {number}" + ("" if name is None else f" ({name!r:.40})"), record
 
 
-def _entities(folder: Path, root: Path, options: "LayoutOptions") -> list[Entity]:
+def _entities(folder: Path, root: Path, options: LayoutOptions) -> list[Entity]:
     """In the order of their row ids. Raises `UserError` where qid2id.json says otherwise."""
     path = folder / "qid2id.json"
     rows = read_json(path, unique=True)
@@ -111,7 +109,7 @@ def _entities(folder: Path, root: Path, options: "LayoutOptions") -> list[Entity
     return sorted(entities, key=lambda entity: number_of[entity.id])
 
 
-def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
+def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     mention_root, entity_root = _roots(folder, options)
     paths = sources(folder)
     entities = _entities(folder, entity_root, options)
@@ -139,8 +137,8 @@ def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
                     type=text(record, "mention_type", where),
                 )
                 mentions.append(mention)
-    return Dataset(name, "mimic", mentions, entities, mention_root, entity_root, paths)
+    return RawDataset(name, "mimic", mentions, entities, mention_root, entity_root, paths)
 
 
-def stamps(folder: Path, options: "LayoutOptions") -> Iterator[tuple[str, int, int]]:
+def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int]]:
     return stamps_below(dict(zip(("mentions", "entities"), _roots(folder, options))))

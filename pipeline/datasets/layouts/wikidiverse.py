@@ -21,10 +21,11 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from foundation.errors import UserError
 from foundation.files import read_json, read_lines
+from pipeline.datasets.contracts import LayoutOptions
 from pipeline.datasets.layouts._fields import ImageFolder, text
 from pipeline.datasets.layouts._release import (
     decoded,
@@ -35,11 +36,8 @@ from pipeline.datasets.layouts._release import (
     split_files,
     stamps_below,
 )
-from pipeline.datasets.records import SPLITS, Dataset, Entity, Mention
+from pipeline.datasets.records import SPLITS, Entity, Mention, RawDataset
 from pipeline.datasets.spans import bare, find_span
-
-if TYPE_CHECKING:
-    from pipeline.datasets.layouts import LayoutOptions
 
 FILES = (
     "{train,valid,test}_w_10cands.json and entity2desc.json, wikipedia_entity2desc_filtered.tsv or entity2brief*.json"
@@ -95,7 +93,7 @@ def sources(folder: Path) -> list[Path]:
     return [*described, *_kb_files(folder, "wikipedia_entity2imgs.tsv", "type2entity.json"), *splits]
 
 
-def _roots(folder: Path, options: "LayoutOptions") -> tuple[Path, Path]:
+def _roots(folder: Path, options: LayoutOptions) -> tuple[Path, Path]:
     mentions = first_folder(folder, options.mention_images, ("wikinewsImgs", "images"))
     return mentions, first_folder(folder, options.entity_images, ("wikipediaImgs", "images"))
 
@@ -241,7 +239,7 @@ def _given(record: dict, titles: _Titles, where: str) -> tuple[str, ...]:
     )
 
 
-def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
+def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     mention_root, entity_root = _roots(folder, options)
     paths = sources(folder)
     entities = _entities(folder, entity_root)
@@ -263,8 +261,8 @@ def load(name: str, folder: Path, options: "LayoutOptions") -> Dataset:
                 given=_given(record, titles, where),
             )
             mentions.append(mention)
-    return Dataset(name, "wikidiverse", mentions, entities, mention_root, entity_root, paths)
+    return RawDataset(name, "wikidiverse", mentions, entities, mention_root, entity_root, paths)
 
 
-def stamps(folder: Path, options: "LayoutOptions") -> Iterator[tuple[str, int, int]]:
+def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int]]:
     return stamps_below(dict(zip(("mentions", "entities"), _roots(folder, options))))

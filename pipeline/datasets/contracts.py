@@ -1,0 +1,86 @@
+"""Contracts of the datasets' room: what preparing a dataset takes and what it leaves. No torch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from foundation.contracts import contract
+from foundation.errors import UserError
+
+CONTENT = "{content}"
+ACCOUNT = "account.txt"
+MAX_BAD_IMAGES = 0.2
+
+
+@contract
+class Limits:
+    """Largest picture that is decoded: pixels (width x height) and bytes of the file."""
+
+    max_pixels: int = 64_000_000
+    max_bytes: int = 50_000_000
+
+
+@contract
+class LayoutOptions:
+    """What differs between datasets of one layout.
+
+    mention_images, entity_images: image folders, relative to the data folder or absolute; None: the layout's own.
+    ignore_fields: further fields that records may carry, separated by commas; they are not read.
+    repeated_ids: `refuse` mention ids given twice, or `number` them (`7`, `7#2`, …) for a release that numbers
+    sentences. Raises `UserError` for another value.
+    """
+
+    mention_images: str | None = None
+    entity_images: str | None = None
+    ignore_fields: str = ""
+    repeated_ids: str = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.repeated_ids not in ("refuse", "number"):
+            raise UserError(f"--repeated-ids {self.repeated_ids!r}: expected refuse or number")
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.ignore_fields.split(",") if name.strip())
+
+
+@contract
+class PrepareJob:
+    """A dataset to prepare.
+
+    name: its label. data_dir: folder with its files.
+    out: folder for the tables; `{content}` in its last part becomes the first 12 digits of the hash of the tables' rows.
+    format: the layout's name; None: recognised from the files. limits: of pictures.
+    memo: folder that remembers the pictures' verdicts; None: every picture is read. rescan: read them all the same.
+    workers: threads that read pictures; None: one per core.
+    max_bad_images: share of the listed images that may be missing, broken or too large.
+    """
+
+    name: str
+    data_dir: Path
+    out: Path
+    format: str | None = None
+    options: LayoutOptions = LayoutOptions()
+    limits: Limits = Limits()
+    memo: Path | None = None
+    rescan: bool = False
+    workers: int | None = None
+    max_bad_images: float = MAX_BAD_IMAGES
+
+
+@contract
+class Dataset:
+    """A prepared dataset.
+
+    folder: where its tables lie. content: SHA-256 (hex) of the tables' rows.
+    mention_images, entity_images: absolute image folders. account: what is in it, as in account.json.
+    files: what preparing wrote, in its folder.
+    """
+
+    name: str
+    content: str
+    folder: Path
+    mention_images: Path
+    entity_images: Path
+    account: Mapping[str, Any]
+    files: tuple[Path, ...]

@@ -1,0 +1,90 @@
+"""Prepares a dataset: reads its files, looks at every picture, writes tables and the account of what is in it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from foundation.errors import UserError
+from foundation.files import together, write_atomic, write_json
+from pipeline.datasets import tables
+from pipeline.datasets.account import account_of, as_text
+from pipeline.datasets.contracts import ACCOUNT, CONTENT, Dataset, PrepareJob
+from pipeline.datasets.layouts import load
+from pipeline.datasets.records import RawDataset
+from pipeline.datasets.scan import scan
+
+
+def prepare(job: PrepareJob) -> Dataset:
+    """Write mentions.parquet, entities.parquet, account.json and account.txt into `job.out`, and given.parquet where
+    candidates came with the mentions.
+
+    The files know neither place nor time: the same data gives the same bytes. Raises `UserError` for malformed files,
+    too many bad images or a full disk (nothing is written then), `PassingError` when pictures could not be read now.
+    """
+    raw = load(job.name, job.data_dir.absolute(), job.format, job.options)
+    mention_paths = list(dict.fromkeys(m.image for m in raw.mentions if m.image is not None))
+    entity_paths = list(dict.fromkeys(image for entity in raw.entities for image in entity.images))
+    files = [
+        *(raw.mention_images / path for path in mention_paths),
+        *(raw.entity_images / path for path in entity_paths),
+    ]
+    memo = job.memo / f"images-{job.name}.parquet" if job.memo else None
+    verdicts = scan(files, job.limits, memo, job.rescan, job.workers)
+    mention_scans = dict(zip(mention_paths, verdicts[: len(mention_paths)], strict=True))
+    entity_scans = dict(zip(entity_paths, verdicts[len(mention_paths) :], strict=True))
+
+    mentions = tables.mention_columns(raw, mention_scans)
+    pairs = zip(mentions["gold"], mentions["split"], strict=True)
+    train_golds = [gold for gold, split in pairs if split == "train" and gold >= 0]
+    entities = tables.entity_columns(raw, entity_scans, train_golds)
+    account = account_of(raw, mentions, mention_scans, entity_scans)
+    _refuse_bad_images(account, raw, job.max_bad_images)
+
+    written = {
+        "mentions.parquet": tables.parquet_bytes(mentions, tables.MENTION_SCHEMA),
+        "entities.parquet": tables.parquet_bytes(entities, tables.ENTITY_SCHEMA),
+    }
+    given = tables.given_columns(raw)
+    if given is not None:
+        written["given.parquet"] = tables.parquet_bytes(given, tables.GIVEN_SCHEMA)
+    content = tables.content(mentions, entities, *([] if given is None else [given]))
+    out = Path(str(job.out).replace(CONTENT, content[:12]))
+    paths = [out / name for name in (*written, "account.json", ACCOUNT)]
+    with together(*paths):
+        for name, data in written.items():
+            write_atomic(out / name, data)
+        write_json(out / "account.json", account)
+        write_atomic(out / ACCOUNT, as_text(account))
+    return Dataset(
+        name=job.name,
+        content=content,
+        folder=out,
+        mention_images=raw.mention_images,
+        entity_images=raw.entity_images,
+        account=account,
+        files=tuple(paths),
+    )
+
+
+def _refuse_bad_images(account: Mapping[str, Any], raw: RawDataset, limit: float) -> None:
+    """Raises `UserError` where more than the share `limit` of the listed images cannot be used."""
+    sides = {
+        "mention": (account["splits"]["all"]["images"], raw.mention_images),
+        "entity": (account["entities"]["images"], raw.entity_images),
+    }
+    listed = sum(counts["listed"] for counts, _ in sides.values())
+    bad = listed - sum(counts["ok"] for counts, _ in sides.values())
+    if not listed or bad <= limit * listed:
+        return
+    parts = [
+        f"{counts['listed'] - counts['ok']:,} of {counts['listed']:,} {side} images in {folder} "
+        f"({counts['missing']:,} missing, {counts['broken']:,} broken, {counts['too_large']:,} too large)"
+        + ("" if folder.is_dir() else ", a folder that does not exist")
+        for side, (counts, folder) in sides.items()
+        if counts["listed"] > counts["ok"]
+    ]
+    raise UserError(
+        f"{raw.name}: {bad / listed:.1%} of the listed images cannot be used, at most {limit:.1%} may: "
+        f"{'; '.join(parts)}; complete the folders, name others with --mention-images and --entity-images, "
+        "or raise --max-bad-images"
+    )
