@@ -1,4 +1,4 @@
-"""MkDocs hook: README, CONTRIBUTING and CHANGELOG are pages of the site too, with their links as they have to be there."""
+"""MkDocs hook: the pages at the repository's top are pages of the site too, with their links changed accordingly."""
 
 import re
 from pathlib import Path
@@ -7,18 +7,23 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
+}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that stand at the repository's top."""
+    """Add the pages at the repository's top."""
     for name, page in PAGES.items():
         files.append(File.generated(config, page, content=for_site((ROOT / name).read_text())))
     return files
 
 
 def for_site(text: str) -> str:
-    """Links to pages lead to them within the site; the names of other files of the repository stay, without a link."""
+    """The text with links to pages of the site; names of other files of the repository lose their link."""
 
     def link(match: re.Match[str]) -> str:
         name, target = match.groups()

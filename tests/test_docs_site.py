@@ -79,8 +79,8 @@ def pages(site):
     return {path: Page(path.read_text()) for path in site.rglob("*.html")}
 
 
-def test_every_page_of_the_folder_and_the_three_at_the_top_are_there(site):
-    wanted = {path.stem for path in (ROOT / "docs").glob("*.md")} | {"index", "contributing", "changelog"}
+def test_every_page_of_the_folder_and_those_at_the_top_are_there(site):
+    wanted = {path.stem for path in (ROOT / "docs").glob("*.md")} | {"index", "contributing", "changelog", "security"}
     assert wanted <= {path.stem for path in site.glob("*.html")}
     assert not list(site.rglob("*.py"))
 
@@ -124,7 +124,7 @@ def test_blocks_are_shown_without_their_mark_and_coloured(site):
 
 def test_a_dead_link_a_dead_anchor_and_a_page_without_a_place_fail_the_build(tmp_path):
     shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("mkdocs.yml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for name in ("mkdocs.yml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "docs" / "forgotten.md").write_text("# Forgotten\n")
     with (tmp_path / "docs" / "demo.md").open("a") as page:
