@@ -8,7 +8,7 @@ ExtractFeatures and TrainHead are the two commands of every day, CompareHeads th
 - heads: BuildCandidates, BuildPairs, TrainHead, PromptedFeatures, SearchHead (mel_cache/commands/heads.py)
 - new mentions: LinkMentions (mel_cache/commands/mentions.py)
 - reports: CompareHeads, Ablate, CompareRuns (mel_cache/commands/compare.py), Explain, Report (mel_cache/commands/look.py), Explore (mel_cache/commands/explore.py)
-- what there is: Status; upkeep of the cache: VerifyCache, EstimateCache, CleanCache (mel_cache/commands/upkeep.py)
+- what there is: Status (mel_cache/commands/status.py); upkeep of the cache: VerifyCache, EstimateCache, CleanCache (mel_cache/commands/upkeep.py)
 
 Each task says what it reads and what it leaves behind.
 """
@@ -32,7 +32,8 @@ from mel_cache.commands.heads import (
 )
 from mel_cache.commands.look import Explain, Report
 from mel_cache.commands.mentions import LinkMentions
-from mel_cache.commands.upkeep import CleanCache, EstimateCache, Status, VerifyCache
+from mel_cache.commands.status import Status
+from mel_cache.commands.upkeep import CleanCache, EstimateCache, VerifyCache
 
 __all__ = [
     "Ablate",

@@ -1,7 +1,7 @@
 """What lies in a work folder: sizes, features with their last measured rates, trained heads, searches."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,25 +10,30 @@ from cache import verify
 from foundation.errors import UserError
 from foundation.files import free_bytes, read_json
 from foundation.paths import Paths
+from foundation.tables import as_text, text_table
+from report.runs import RunRecord
 
 NEWEST = 15
-"""Runs and searches that are listed; of older ones their number is told."""
+"""Runs and searches that are listed; of older ones only the number is given."""
 
 
-def text(paths: Paths) -> str:
-    """The whole account. Nothing is written and nothing is loaded but file headers."""
+def text(paths: Paths, width: int | None = None) -> str:
+    """The whole account, its tables at most `width` characters wide (None: as wide as they are).
+
+    Nothing is written, and nothing is loaded but file headers.
+    """
     if not paths.root.is_dir():
         return f"{paths.root}: nothing there yet; free: {size(free_bytes(paths.root))}"
-    return "\n\n".join(filter(None, [sizes(paths), features(paths), runs(paths), searches(paths)]))
+    return "\n\n".join([sizes(paths), features(paths, width), runs(paths, width), searches(paths, width)])
 
 
 def size(count: float) -> str:
-    """Bytes as a reader wants them: `12.3 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+    """Bytes for a reader: `12.3 MB`."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:,.0f} B" if unit == "B" else f"{count:,.1f} {unit}"
         count /= 1000
-    raise AssertionError
+    return f"{count:,.1f} GB"
 
 
 def sizes(paths: Paths) -> str:
@@ -42,76 +47,72 @@ def sizes(paths: Paths) -> str:
     return f"{paths.root}: {size(sum(parts.values()))} ({listed or 'empty'}); free: {size(free_bytes(paths.root))}"
 
 
-def features(paths: Paths) -> str:
+def features(paths: Paths, width: int | None = None) -> str:
     """The features in the cache, and how fast each was extracted last."""
     rates = _json(paths.rates)
+    listed, problems = verify.usage(paths.cache)
     rows = []
-    found, problems = verify.usage(paths.cache)
-    for entry in found:
+    for entry in listed:
         rate = rates.get(entry.feature, {})
-        told = f"{rate['rows_per_s']:g}/s on {rate['device']}" if "rows_per_s" in rate else "-"
-        rows.append(
-            [entry.feature, entry.identity[:16], f"{entry.rows:,}", size(entry.bytes), told, _when(entry.mtime)]
-        )
-    return "\n".join([_grid("extracted", ["identity", "rows", "size", "last rate", "written"], rows), *problems])
+        measured = f"{rate['rows_per_s']:g}/s on {rate['device']}" if "rows_per_s" in rate else "-"
+        what = [entry.feature, entry.identity[:16], f"{entry.rows:,}", size(entry.bytes)]
+        rows.append([*what, measured, _when(entry.mtime)])
+    header = ["extracted", "identity", "rows", "size", "last rate", "written"]
+    return "\n".join([_listing(header, rows, width), *problems])
 
 
-def runs(paths: Paths) -> str:
+def runs(paths: Paths, width: int | None = None) -> str:
     """Trained heads, the newest first: test figures under their first protocol."""
+    files = _newest(paths.root.glob("runs/*/*/*/run.json"))
     rows = []
-    for file in _newest(paths.root.glob("runs/*/*/*/run.json")):
-        run, metrics = _json(file), _json(file.with_name("metrics.json"))
-        shown = next(iter(metrics.get("test", metrics.get("dev", {})).items()), ("-", {}))
-        figures = shown[1].get("all", {})
-        cells = [f"{100 * figures[name]:.2f}" if name in figures else "-" for name in ("H@1", "MRR")]
-        seconds = run.get("seconds", {}).get("train")
+    for file in files[:NEWEST]:
+        record, metrics = RunRecord.of(_json(file)), _json(file.with_name("metrics.json"))
+        protocol, parts = next(iter(metrics.get("test", metrics.get("dev", {})).items()), ("-", {}))
+        figures = parts.get("all", {})
         rows.append(
             [
                 "/".join(file.parts[-4:-2]),
                 file.parent.name,
-                str(run.get("seed", "-")),
-                shown[0],
-                *cells,
-                str(run.get("epochs", "-")),
-                "-" if seconds is None else f"{seconds:,.0f} s",
+                "-" if record.seed is None else str(record.seed),
+                protocol,
+                *(f"{100 * figures[name]:.2f}" if name in figures else "-" for name in ("H@1", "MRR")),
+                "-" if record.epochs is None else str(record.epochs),
+                "-" if record.train_seconds is None else f"{record.train_seconds:,.0f} s",
                 _when(file.stat().st_mtime),
             ]
         )
-    return _grid("trained", ["run", "seed", "protocol", "H@1", "MRR", "epochs", "training", "written"], rows)
+    header = ["trained", "run", "seed", "protocol", "H@1", "MRR", "epochs", "training", "written"]
+    return _listing(header, rows, width, older=len(files) - len(rows))
 
 
-def searches(paths: Paths) -> str:
+def searches(paths: Paths, width: int | None = None) -> str:
     """Searches, the newest first."""
+    files = _newest(paths.root.glob("sweeps/*/*/*/study.json"))
     rows = []
-    for file in _newest(paths.root.glob("sweeps/*/*/*/study.json")):
+    for file in files[:NEWEST]:
         study = _json(file)
-        best = study.get("best", {})
-        reached = f"{100 * best['dev MRR']:.2f}" if "dev MRR" in best else "-"
-        counts = study.get("trials", {})
-        drawn = {
-            name: value
-            for name, value in best.get("params", {}).items()
-            if name in study.get("importance", {}) or not study.get("importance")
-        }
+        best, counts, importance = study.get("best", {}), study.get("trials", {}), study.get("importance", {})
+        drawn = {name: value for name, value in best.get("params", {}).items() if name in importance or not importance}
         rows.append(
             [
                 "/".join(file.parts[-4:-2]),
                 file.parent.name,
                 f"{counts.get('complete', 0)} + {counts.get('pruned', 0)}",
-                reached,
+                f"{100 * best['dev MRR']:.2f}" if "dev MRR" in best else "-",
                 json.dumps(drawn)[:60],
                 _when(file.stat().st_mtime),
             ]
         )
-    return _grid("searched", ["search", "trials + pruned", "dev MRR", "best", "written"], rows)
+    header = ["searched", "search", "trials + pruned", "dev MRR", "best", "written"]
+    return _listing(header, rows, width, older=len(files) - len(rows))
 
 
-def _newest(files: Any) -> list[Path]:
+def _newest(files: Iterable[Path]) -> list[Path]:
     return sorted(files, key=lambda file: -file.stat().st_mtime)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """What a file says; nothing where it cannot be read: an account never fails for one file."""
+def _json(path: Path) -> Mapping[str, Any]:
+    """The object in a JSON file; empty where it cannot be read: one broken file does not end the account."""
     try:
         value = read_json(path)
     except (UserError, OSError):
@@ -123,11 +124,8 @@ def _when(moment: float) -> str:
     return datetime.fromtimestamp(moment).strftime("%Y-%m-%d %H:%M")
 
 
-def _grid(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _listing(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, older: int = 0) -> str:
     if not rows:
-        return f"{title}: nothing"
-    table = [[title, *heads], *rows[:NEWEST]] if title != "extracted" else [[title, *heads], *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    more = len(rows) - len(table) + 1
-    return "\n".join(lines + ([f"and {more} older"] if more > 0 else []))
+        return f"{header[0]}: nothing"
+    table = as_text(text_table(header, rows), width=width)
+    return f"{table}\nand {older} older" if older else table

@@ -1,18 +1,15 @@
-"""Tasks that look after the work folder: what there is, checks of the cache, estimates, cleaning."""
+"""Tasks that look after the cache: checks, estimates, cleaning."""
 
 import luigi
 
-from experiments import jobs
 from foundation import child, logs
 from foundation.errors import UserError
 from mel_cache.commands.dataset import DemoEncoders, DemoWorld
 from mel_cache.commands.features import ExtractFeatures, OnProfile
-from mel_cache.commands.heads import TrainHead
 from mel_cache.commands.task import Task, Tool
 from pipeline.extraction import wants
 from pipeline.extraction.contracts import Estimate, EstimateJob
 from pipeline.extraction.maintenance import describe
-from report import status
 
 
 class VerifyCache(Tool):
@@ -78,22 +75,3 @@ class CleanCache(Tool):
             "remove": self.remove,
         }
         logs.say(child.run("pipeline.extraction.maintenance:clean", job)["text"])
-
-
-class Status(Tool, OnProfile):
-    """Says what is extracted, trained and searched, with sizes and last measured rates, and what ExtractFeatures and TrainHead would do now."""
-
-    methods = luigi.Parameter(
-        default="", description="comma-separated methods to say it for; empty: those of the papers, and fused"
-    )
-
-    def act(self) -> None:
-        logs.say(f"{status.text(self.paths)}\n\nwith dataset {self.dataset} and profile {self.profile}")
-        logs.say(f"  ExtractFeatures: {self.clone(ExtractFeatures).to_do()}")
-        for method in filter(None, self.methods.split(",")) if self.methods else (*jobs.FOUR, "fused"):
-            try:
-                jobs.head(method, "{}", self.profile_content)
-            except UserError as error:
-                logs.say(f"  TrainHead --method {method}: not with this profile ({error})")
-                continue
-            logs.say(f"  TrainHead --method {method}: {self.clone(TrainHead, method=method).to_do()}")
