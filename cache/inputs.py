@@ -6,6 +6,7 @@ from typing import Literal
 from foundation.contracts import contract
 
 Side = Literal["mention", "entity"]
+SIDES: tuple[Side, Side] = ("mention", "entity")
 
 
 @contract

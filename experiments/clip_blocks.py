@@ -1,6 +1,7 @@
 """Takes a CLIP apart into the tensors that `heads.clip_blocks` runs live: one neutral form for open_clip's and transformers' checkpoints."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pipeline.models import clip
 from pipeline.models.references import ModelFiles
 
 
-def export(files: ModelFiles, start: dict[str, int], out: Path) -> Path:
+def export(files: ModelFiles, start: Mapping[str, int], out: Path) -> Path:
     """Write the blocks of both towers from block `start["text"]` and `start["image"]` on to `out` (safetensors); returns `out`.
 
     Raises `UserError` where the checkpoint is refused, or its blocks are not CLIP's.
@@ -22,7 +23,7 @@ def export(files: ModelFiles, start: dict[str, int], out: Path) -> Path:
     return out
 
 
-def towers(files: ModelFiles, start: dict[str, int]) -> tuple[dict[str, Any], dict[str, Any]]:
+def towers(files: ModelFiles, start: Mapping[str, int]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tensors by name (`text.blocks.0.ln_1.weight`, …) and, per tower, `{"heads", "activation", "causal", "start"}`."""
     model = clip.load(files, "cpu")
     text, image = _open_clip(model) if files.library == "open_clip" else _transformers(model)

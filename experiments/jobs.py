@@ -14,41 +14,42 @@ from foundation.errors import UserError, nearest
 from foundation.files import parse_json, read_json
 from foundation.paths import Paths
 from heads.config import load_config, methods, to_json
-from heads.config.dsmip import PROMPTED
-from pipeline.extraction.contracts import Extraction
+from heads.config.dsmip import PROMPTED, DsmipConfig
+from heads.contracts import HeadInput, HeadWant, LiveClip, TrainingJob
+from pipeline.extraction.contracts import Extraction, FeatureRows
 from pipeline.profiles.profile import Profile
 
 FOUR = ("drin", "mimic", "dwe", "dsmip")
 
 
 @dataclass(frozen=True)
-class Head:
-    """A method with its full configuration (plain JSON values) and the features it wants: {side, role, feature, view, outputs} each.
+class HeadSpec:
+    """A method with its full configuration (plain JSON values), the features and the pair features that it reads.
 
-    runs: the finished runs it reads, label -> (method, parameters); trainer: the function that trains it.
+    runs: the finished runs it reads, label -> (method, parameters).
     """
 
     method: str
     config: Mapping[str, Any]
-    wanted: list[dict[str, Any]]
-    pairs: list[str]
+    wanted: Sequence[HeadWant]
+    pairs: Sequence[str]
     runs: Mapping[str, tuple[str, dict[str, Any]]]
-    trainer: str
 
     @property
     def prompted(self) -> bool:
         """Whether it reads features that DSMIP's learned prompts made."""
-        return any(want["feature"] in PROMPTED.values() for want in self.wanted)
+        return any(want.feature in PROMPTED.values() for want in self.wanted)
+
+    @property
+    def extracted(self) -> list[HeadWant]:
+        """The wants that extraction serves; features with learned prompts come from a run."""
+        return [want for want in self.wanted if want.feature not in PROMPTED.values()]
 
     @property
     def wants(self) -> list[Want]:
-        """What of it is to be extracted, each once. Features with learned prompts are not among it: a run makes them."""
-        distinct = {
-            (want["side"], want["feature"], want["view"])
-            for want in self.wanted
-            if want["feature"] not in PROMPTED.values()
-        }
-        return [Want(side=side, feature=feature, view=view) for side, feature, view in sorted(distinct)]
+        """What of it is to be extracted, each once."""
+        distinct = sorted({(want.side, want.feature, want.view) for want in self.extracted})
+        return [Want(side=side, feature=feature, view=view) for side, feature, view in distinct]
 
 
 def parameters(text: str) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def check_heads(profile: Profile) -> None:
         load_config(method, params, f"{profile.path}: heads.{method}")
 
 
-def head(method: str, params: str, profile: Profile, last: Mapping[str, Any] = MappingProxyType({})) -> Head:
+def head_spec(method: str, params: str, profile: Profile, last: Mapping[str, Any] = MappingProxyType({})) -> HeadSpec:
     """The method's defaults, then the profile's for it, then `--params`, then `last`.
 
     `clip-text` is `clip_text`: a method has the name of its module, and may be given as the papers write it. Raises `UserError` for an unknown
@@ -87,19 +88,17 @@ def head(method: str, params: str, profile: Profile, last: Mapping[str, Any] = M
     available = list(profile.features)
     wanted = config.wants(available)
     _check_outputs(method, wanted, profile)
-    return Head(method, to_json(config), wanted, config.pairs(available), config.runs(available), config.trainer)
+    return HeadSpec(method, to_json(config), wanted, config.pairs(available), config.runs(available))
 
 
-def _check_outputs(method: str, wanted: Sequence[Mapping[str, Any]], profile: Profile) -> None:
+def _check_outputs(method: str, wanted: Sequence[HeadWant], profile: Profile) -> None:
     """Raises `UserError` where the profile has a feature written without an output that the method reads."""
     for want in wanted:
-        written = (
-            profile.features[want["feature"]].options.get("outputs") if want["feature"] in profile.features else None
-        )
-        lacking = [output for output in want["outputs"] if written and output not in written]
+        written = profile.features[want.feature].options.get("outputs") if want.feature in profile.features else None
+        lacking = [output for output in want.outputs if written and output not in written]
         if lacking:
             raise UserError(
-                f"{profile.path}: features.{want['feature']}.outputs: {method} reads {', '.join(lacking)} too; add it, or leave `outputs` out"
+                f"{profile.path}: features.{want.feature}.outputs: {method} reads {', '.join(lacking)} too; add it, or leave `outputs` out"
             )
 
 
@@ -108,7 +107,7 @@ def usual_wants(profile: Profile) -> list[Want]:
     listed: list[Want] = []
     for method in (name for name in FOUR if name in methods()):
         try:
-            chosen = head(method, "{}", profile)
+            chosen = head_spec(method, "{}", profile)
         except UserError:
             continue
         listed += [*chosen.wants, *(want for pair in chosen.pairs for want in pair_wants(pair, profile))]
@@ -169,89 +168,115 @@ def pair_job(
     }
 
 
-def training_job(
-    chosen: Head,
-    *,
-    extraction: Extraction,
-    candidates: Mapping[str, Any],
-    pairs: Mapping[str, Mapping[str, Any]],
-    dataset: Mapping[str, Any],
-    dataset_content: str,
-    label: str,
-    paths: Paths,
-    seed: int,
-    train_fraction: float,
-    heads: Mapping[str, Mapping[str, Any]],
-    prompted: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """The job of `heads.training.main`. heads: the jobs of the finished runs it reads, by label. prompted: inputs that learned prompts have made.
+@dataclass(frozen=True)
+class Upstream:
+    """What the steps before training left.
+
+    extraction, candidates: results of those steps. pairs: pair feature -> result of its step. dataset: prepared folder, relative to the work
+    folder; content: hash of what it holds. heads: jobs of the finished runs that this one reads, by label. prompted: inputs that learned prompts
+    have made.
+    """
+
+    extraction: Extraction
+    candidates: Mapping[str, Any]
+    pairs: Mapping[str, Mapping[str, Any]]
+    dataset: str
+    content: str
+    heads: Mapping[str, TrainingJob]
+    prompted: Sequence[HeadInput]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a head is trained beside its configuration. label: the dataset's, which the run's folder is below."""
+
+    label: str
+    seed: int
+    train_fraction: float
+
+
+def training_job(spec: HeadSpec, upstream: Upstream, trial: Trial, paths: Paths) -> TrainingJob:
+    """The job that trains a head over what the steps before it left.
 
     The run's folder is named by what the run depends on: configuration, seed, fraction, dataset, candidates, the identities of its features, and the
     texts and pictures that those were made of, which come from other features and descriptions too.
     So the same experiment has one folder, whatever task or profile led to it.
     """
-    extracted = [want for want in chosen.wanted if want["feature"] not in PROMPTED.values()]
-    features = {want["feature"]: extraction.features[want["feature"]] for want in extracted}
+    extraction = upstream.extraction
+    features = {want.feature: extraction.features[want.feature] for want in spec.extracted}
     depends = {
-        "method": chosen.method,
-        "config": chosen.config,
-        "seed": seed,
-        "train_fraction": train_fraction,
-        "dataset": dataset_content,
-        "candidates": candidates["digest"],
+        "method": spec.method,
+        "config": spec.config,
+        "seed": trial.seed,
+        "train_fraction": trial.train_fraction,
+        "dataset": upstream.content,
+        "candidates": upstream.candidates["digest"],
         "features": {name: feature.identity for name, feature in features.items()},
-        "rows": rows_of(extraction, {_column(want) for want in extracted}, paths),
-        "pairs": {name: pair["digest"] for name, pair in pairs.items()},
+        "rows": rows_of(extraction, {want.column for want in spec.extracted}, paths),
+        "pairs": {name: pair["digest"] for name, pair in upstream.pairs.items()},
     }
-    if heads:
-        depends["heads"] = {name: run["depends"] for name, run in heads.items()}
-    if prompted:
-        depends["prompted"] = sorted(entry["identity"] for entry in prompted)
+    if upstream.heads:
+        depends["heads"] = {name: run.depends for name, run in upstream.heads.items()}
+    if upstream.prompted:
+        depends["prompted"] = sorted(str(one.identity) for one in upstream.prompted)
     inputs = [
-        {
-            **{key: want[key] for key in ("side", "role", "feature", "view", "outputs")},
-            "store": str(paths.cache / features[want["feature"]].store),
-            "keys": str(paths.root / extraction.columns[_column(want)]),
-        }
-        for want in extracted
+        HeadInput(
+            side=want.side,
+            feature=want.feature,
+            view=want.view,
+            role=want.role,
+            outputs=want.outputs,
+            store=paths.cache / features[want.feature].store,
+            keys=paths.root / extraction.columns[want.column],
+        )
+        for want in spec.extracted
     ]
-    return {
-        "method": chosen.method,
-        "config": dict(chosen.config),
-        "seed": seed,
-        "train_fraction": train_fraction,
-        "inputs": [*inputs, *prompted],
-        "dataset": str(paths.root / dataset["folder"]),
-        "candidates": str(paths.root / candidates["file"]),
-        "depends": depends,
-        "pairs": {name: str(paths.root / pair["file"]) for name, pair in pairs.items()},
-        "heads": dict(heads),
-        "out": str(paths.run(label, chosen.method, identity(depends))),
-    }
+    return TrainingJob(
+        method=spec.method,
+        config=dict(spec.config),
+        seed=trial.seed,
+        train_fraction=trial.train_fraction,
+        inputs=(*inputs, *upstream.prompted),
+        dataset=paths.root / upstream.dataset,
+        candidates=paths.root / upstream.candidates["file"],
+        depends=depends,
+        pairs={name: paths.root / pair["file"] for name, pair in upstream.pairs.items()},
+        heads=dict(upstream.heads),
+        out=paths.run(trial.label, spec.method, identity(depends)),
+    )
 
 
-def _column(want: Mapping[str, Any]) -> str:
-    return Want(side=want["side"], feature=want["feature"], view=want["view"]).column
+@dataclass(frozen=True)
+class ClipSource:
+    """Where a CLIP is found again. reference: the profile's name or file. demo: folder of the demo's encoders."""
+
+    profile: Profile
+    reference: str
+    demo: Path
 
 
-def live_clip(
-    chosen: Head, extraction: Extraction, profile: Profile, profile_name: str, demo: Path, paths: Paths
-) -> dict[str, Any]:
-    """What the stage that learns prompts needs beside a training job: the CLIP behind the cached states, and where its blocks are put.
+def live_clip(config: DsmipConfig, features: Mapping[str, FeatureRows], source: ClipSource, paths: Paths) -> LiveClip:
+    """What the stage that learns prompts needs beside its features: the CLIP behind the cached states, and where its blocks are put.
 
-    Raises `UserError` where text and picture states are of different models, or do not enter the block that the head's `prompt_start` says.
+    features: name -> result of its extraction. Raises `UserError` where text and picture states are of different models, or do not enter the block
+    that `prompt_start` says.
     """
-    names = [chosen.config["layers_text"], chosen.config["layers_image"]]
-    options = [profile.feature(name).options for name in names]
+    names = [config.layers_text, config.layers_image]
+    options = [source.profile.feature(name).options for name in names]
     if options[0].get("model") != options[1].get("model"):
         raise UserError(
-            f"profile {profile.name!r}: {names[0]} and {names[1]} are of different models; prompts need one CLIP for both"
+            f"profile {source.profile.name!r}: {names[0]} and {names[1]} are of different models; prompts need one CLIP for both"
         )
-    start, blocks = chosen.config["prompt_start"], [option.get("block", 0) for option in options]
+    start, blocks = config.prompt_start, [option.get("block", 0) for option in options]
     if blocks != [start, start]:
         raise UserError(
             f"prompt_start = {start}: the profile's {names[0]} and {names[1]} have `block: {blocks[0]}` and `block: {blocks[1]}`; make all three the same"
         )
-    digest = identity([extraction.features[name].identity for name in names])
-    clip = {"profile": profile_name, "feature": names[1], "demo": str(demo), "start": {"text": start, "image": start}}
-    return {"clip": clip, "blocks": str(paths.blocks(digest))}
+    digest = identity([features[name].identity for name in names])
+    return LiveClip(
+        profile=source.reference,
+        feature=names[1],
+        demo=source.demo,
+        start={"text": start, "image": start},
+        blocks=paths.blocks(digest),
+    )

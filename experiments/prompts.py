@@ -10,9 +10,11 @@ from cache.identity import Output, identity, weights_hash
 from cache.shard import Status
 from cache.store import Store
 from cache.table import Table
+from experiments.contracts import PromptOutputs
 from foundation.files import fault_point
 from foundation.progress import Bar
 from heads.config.dsmip import PROMPTED
+from heads.contracts import HeadInput, LiveClip, TrainingJob, TrainingResult
 from pipeline.extractors import build
 from pipeline.profiles import profile as profiles
 
@@ -21,64 +23,61 @@ BATCH = 64
 SHARD_ROWS = 2048
 
 
-def train(job: dict[str, Any]) -> dict[str, Any]:
-    """Learn prompts: `heads.training.main` with the blocks of the CLIP behind the cached states, taken apart beside the run.
-
-    job: as there, and clip: profile, feature (the one whose model it is), demo (folder of the demo's encoders), start (first block by tower).
-    """
+def train(job: TrainingJob) -> TrainingResult:
+    """Learn prompts: `heads.training.train` with the blocks of the CLIP behind the cached states."""
     from heads import training
 
-    return training.main({**job, "towers": str(blocks(job))})
+    assert job.live is not None
+    blocks(job.live)
+    return training.train(job)
 
 
-def blocks(job: dict[str, Any]) -> Path:
+def blocks(clip: LiveClip) -> Path:
     """The frozen blocks, taken from their checkpoint where they are not there: one file for all runs over the same states."""
     from experiments.clip_blocks import export
 
-    place, clip = Path(job["blocks"]), job["clip"]
-    if not place.exists():
-        profile = profiles.load(clip["profile"])
-        extractor = build(profile.feature(clip["feature"]), profile.source, Path(clip["demo"]))
-        export(extractor.files, clip["start"], place)
-    return place
+    if not clip.blocks.exists():
+        profile = profiles.load(clip.profile)
+        extractor = build(profile.feature(clip.feature), profile.source, clip.demo)
+        export(extractor.files, clip.start, clip.blocks)
+    return clip.blocks
 
 
-def extract(job: dict[str, Any]) -> dict[str, Any]:
-    """Extract the features with a run's prompts into `cache/` in its folder: only what is not there yet.
-
-    job: the training job of the run that learned them. Returns the inputs of the second stage, the files of their stores, and the run's account:
-    rows extracted by feature.
-    """
+def extract(job: TrainingJob) -> PromptOutputs:
+    """Extract the features with a run's prompts into `cache/` in its folder: only what is not there yet. job: of the run that learned them."""
     from heads.device import pick_device
     from heads.runs import load_head
 
-    device, out = pick_device(job.get("device", "auto")), Path(job["out"])
-    head = load_head(out, device, {"towers": str(blocks(job))})
+    assert job.live is not None
+    device, out = pick_device(job.compute.device), job.out
+    head = load_head(out, device, blocks(job.live))
     learned = weights_hash([out / "model.safetensors"], None)
-    inputs, files, rows = [], [], {}
-    for entry in job["inputs"]:
-        kind, side = entry["role"], entry["side"]
-        states = Store.open(Path(entry["store"]))
-        with np.load(entry["keys"], allow_pickle=False) as saved:
+    inputs: list[HeadInput] = []
+    files: list[Path] = []
+    rows = {}
+    for one in job.inputs:
+        kind, side = one.role, one.side
+        states = Store.open(one.store)
+        with np.load(one.keys, allow_pickle=False) as saved:
             keys = np.ascontiguousarray(saved["keys"])[saved["present"]]
         keys = np.unique(keys.view("V16")).view(np.uint8).reshape(-1, 16)
         spec = spec_of(head, kind, side, learned, states.identity)
         store = Store.create(out / "cache", PROMPTED[kind], spec)
         rows[f"{side} {PROMPTED[kind]}"] = fill(store, keys, head, kind, side, states, device)
-        files += map(str, store.files_for(keys))
+        files += store.files_for(keys)
         inputs.append(
-            {
-                "side": side,
-                "role": PROMPTED[kind],
-                "feature": PROMPTED[kind],
-                "view": entry["view"],
-                "outputs": [output["name"] for output in spec["outputs"]],
-                "store": str(store.folder),
-                "keys": entry["keys"],
-                "identity": identity(spec),
-            }
+            HeadInput(
+                side=side,
+                role=PROMPTED[kind],
+                feature=PROMPTED[kind],
+                view=one.view,
+                outputs=tuple(output["name"] for output in spec["outputs"]),
+                store=store.folder,
+                keys=one.keys,
+                identity=identity(spec),
+            )
         )
-    return {"inputs": inputs, "files": files, "run": {"device": str(device), "rows": rows}}
+    return PromptOutputs(inputs=tuple(inputs), files=tuple(files), run={"device": str(device), "rows": rows})
 
 
 def spec_of(head: Any, kind: str, side: str, learned: str, states: str) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from optuna.trial import TrialState
 
 from experiments import prompts, spaces, studies, sweep_report
+from experiments.contracts import SearchJob, SearchResult
 from foundation.errors import UserError
 from foundation.files import fault_point, locked
 from foundation.progress import Bar
@@ -32,8 +32,7 @@ class Surplus(Exception):
 class Sweep:
     """What all trials of this process share. trained: seconds in their epochs; done: trials it had a part in."""
 
-    job: Mapping[str, Any]
-    base: Mapping[str, Any]
+    job: SearchJob
     bundle: Bundle
     chosen: np.ndarray
     precision: str
@@ -50,12 +49,13 @@ class Sweep:
             for other in self.study.get_trials(deepcopy=False)
             if other.number < trial.number and other.state != TrialState.FAIL
         ]
-        if len(before) >= self.job["trials"]:
+        if len(before) >= self.job.study.trials:
             raise Surplus
-        state, seed = training.State(), int(self.job["training"]["seed"])
+        asked = self.job.training
+        state, seed = training.State(), asked.seed
         try:
-            config = load_config(self.job["training"]["method"], {**self.base, **draw(trial, self.job["space"])})
-            head = training.new_head(self.job["training"], config, self.bundle, self.chosen, seed)
+            config = load_config(asked.method, {**asked.config, **draw(trial, self.job.space)})
+            head = training.new_head(asked, config, self.bundle, self.chosen, seed)
             _, optimizer = training.make_optimizer(head, config)
             trial.set_user_attr(
                 "parameters", sum(parameter.numel() for parameter in head.parameters() if parameter.requires_grad)
@@ -64,7 +64,7 @@ class Sweep:
             def after(state: training.State, best: Mapping[str, torch.Tensor]) -> None:
                 fault_point("trial-epoch")
                 trial.report(state.history[-1].get("dev MRR", 0.0), state.epoch)
-                if self.job["prune"] and trial.should_prune():
+                if self.job.study.prune and trial.should_prune():
                     raise optuna.TrialPruned
 
             training.run_epochs(
@@ -101,11 +101,11 @@ class Sweep:
         """How many trials nobody has begun; those of dead processes are queued again first."""
         studies.requeue_dead(self.study, self.job)
         trials = self.study.get_trials(deepcopy=False)
-        return self.job["trials"] - sum(trial.state in (*COUNTED, TrialState.RUNNING) for trial in trials)
+        return self.job.study.trials - sum(trial.state in (*COUNTED, TrialState.RUNNING) for trial in trials)
 
     def run(self) -> None:
         """Trials until the study has as many as are wanted; waits for those that others have under way, and takes over what they leave."""
-        with Bar(self.job["trials"], "trials", "trial", self.finished()) as bar:
+        with Bar(self.job.study.trials, "trials", "trial", self.finished()) as bar:
             while True:
                 if self.left() > 0:
                     self.study.optimize(self.objective, n_trials=1, catch=(Surplus,))
@@ -117,37 +117,33 @@ class Sweep:
                 bar.show(**self.best())
 
 
-def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Run, join or go on with a search; write what it found.
+def search(job: SearchJob) -> SearchResult:
+    """Run, join or go on with a search. Writes best.json, trials.csv, study.json and pictures to its folder.
 
-    job: training (a job of `heads.training.main`, with the values that the search starts from), space (see `heads.config._space`), given (parameters
-    beside the drawn ones), trials (in the whole study), prune, storage (a URL, or empty for a journal beside the results), study (its name), out
-    (folder). Writes best.json, trials.csv, study.json and pictures. Returns `{"best", "text", "run"}`. The test split takes no part: its golds and
-    lists are put out of sight before the first trial. Raises `UserError`.
+    The test split takes no part: its golds and lists are put out of sight before the first trial. Raises `UserError`.
     """
-    started, out = time.monotonic(), Path(job["out"])
+    started, out = time.monotonic(), job.out
     studies.quiet()
-    asked = job["training"]
-    device = pick_device(asked.get("device", "auto"))
-    config = load_config(asked["method"], asked["config"])
+    asked = job.training
+    device = pick_device(asked.compute.device)
+    config = load_config(asked.method, asked.config)
     worker = studies.worker_name()
-    with repeatable(asked.get("threads")), studies.at_work(out, worker):
-        if config.trainer.startswith("heads.fusion:"):
-            asked = fusion.with_parts(asked, ("dev",), device)
-        elif config.trainer == "experiments.prompts:train":
-            asked = {**asked, "towers": str(prompts.blocks(asked))}
-        job = {**job, "training": asked}
-        bundle = Bundle.load(asked, training.wanted(asked, config), device)
+    with repeatable(asked.compute.threads), studies.at_work(out, worker):
+        asked = fusion.with_parts(asked, ("dev",), device)
+        if asked.live:
+            prompts.blocks(asked.live)
+        job = replace(job, training=asked)
+        bundle = Bundle.load(asked, device)
         bundle.hide("test")
-        chosen, _ = training.training_mentions(bundle, float(asked.get("train_fraction", 1.0)), config.fits_on)
+        chosen, _ = training.training_mentions(bundle, asked.train_fraction, config.fits_on)
         loaded = time.monotonic()
         study = studies.open_study(job)
         with locked(out / ".lock"):
-            first = spaces.drawn(job["space"], config)
+            first = spaces.drawn(job.space, config)
             if first and not study.get_trials(deepcopy=False):
-                study.enqueue_trial(studies.encoded(first, job["space"]))
-        precision = pick_precision(asked.get("precision", "auto"), device)
-        sweep = Sweep(job, asked["config"], bundle, chosen, precision, study, worker)
+                study.enqueue_trial(studies.encoded(first, job.space))
+        precision = pick_precision(asked.compute.precision, device)
+        sweep = Sweep(job, bundle, chosen, precision, study, worker)
         sweep.run()
     found = sweep_report.write(study, job, out)
     run = {
@@ -159,7 +155,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
             "all": round(time.monotonic() - started, 3),
         },
     }
-    return {**found, "run": run}
+    return SearchResult(**found, run=run)
 
 
 def draw(trial: optuna.Trial, space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a search over one head draws and what it leaves alone: the space, checked against the head's configuration and the features it reads."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,12 @@ import yaml
 
 from cache.identity import identity
 from experiments import jobs
+from experiments.contracts import SearchJob, Study
 from foundation.errors import UserError
 from foundation.paths import Paths
 from heads.config import config_class, load_config, to_json
 from heads.config._space import checked
+from heads.contracts import TrainingJob
 from pipeline.profiles.profile import Profile, plain_yaml
 
 FILES = ("best.json", "trials.csv", "study.json", "history.png", "importance.png", "parallel.png")
@@ -25,7 +27,7 @@ LARGEST = 1 << 20
 class Search:
     """A head, the options that are drawn for it, and the parameters that are given (`--params`, and those that keep the runs it reads as they are)."""
 
-    head: jobs.Head
+    head: jobs.HeadSpec
     space: Mapping[str, Mapping[str, Any]]
     given: Mapping[str, Any]
 
@@ -36,11 +38,11 @@ def search(method: str, params: str, file: str, profile: Profile) -> Search:
     Raises `UserError` for a space that is malformed, that holds values which the head refuses, or that changes what the head reads: all trials share
     the tensors that were loaded once.
     """
-    head = jobs.head(method, params, profile)
+    head = jobs.head_spec(method, params, profile)
     config = load_config(head.method, head.config)
     pinned = config.pinned()
     if pinned:
-        head = jobs.head(method, params, profile, pinned)
+        head = jobs.head_spec(method, params, profile, pinned)
     where = file or f"the search space of {head.method}"
     space = checked(config_class(head.method), _read(Path(file)) if file else config.searched(), where)
     if not file:
@@ -107,28 +109,23 @@ def _read(path: Path) -> Any:
         ) from None
 
 
-def search_job(
-    asked: Search, training: Mapping[str, Any], *, label: str, paths: Paths, trials: int, prune: bool, storage: str
-) -> dict[str, Any]:
-    """The job of `experiments.search.main`. training: the job of the head with the values that the search starts from.
+def search_job(asked: Search, training: TrainingJob, label: str, paths: Paths, study: Study) -> SearchJob:
+    """The job of a search. training: the job of the head with the values that the search starts from. label: the dataset's.
 
     The study is named by all that a trial depends on but the drawn options. So the same search, also on another machine, is one study.
     """
-    depends = dict(training["depends"])
+    depends = dict(training.depends)
     depends["config"] = {name: value for name, value in depends["config"].items() if name not in asked.space}
-    depends |= {"space": asked.space, "prune": prune}
+    depends |= {"space": asked.space, "prune": study.prune}
     digest = identity(depends)
-    return {
-        "training": {**training, "out": str(paths.sweep(label, asked.head.method, digest))},
-        "space": asked.space,
-        "given": dict(asked.given),
-        "trials": trials,
-        "prune": prune,
-        "storage": storage,
-        "study": f"{label}-{asked.head.method}-{digest[:16]}",
-        "out": str(paths.sweep(label, asked.head.method, digest)),
-        "depends": depends,
-    }
+    return SearchJob(
+        training=replace(training, out=paths.sweep(label, asked.head.method, digest)),
+        space=asked.space,
+        given=asked.given,
+        study=study,
+        name=f"{label}-{asked.head.method}-{digest[:16]}",
+        depends=depends,
+    )
 
 
 def drawn(space: Mapping[str, Mapping[str, Any]], config: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from cache import claims
+from experiments.contracts import SearchJob
 from foundation.errors import UserError
 from foundation.files import explained, make_folder
 
@@ -60,18 +61,18 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
-def open_study(job: Mapping[str, Any]) -> optuna.Study:
+def open_study(job: SearchJob) -> optuna.Study:
     """The study of a search job, made where it is not there yet."""
-    storage = open_storage(job["storage"], Path(job["out"]))
+    storage = open_storage(job.study.storage, job.out)
     pruner = (
         optuna.pruners.MedianPruner(n_startup_trials=STARTUP // 2, n_warmup_steps=WARMUP)
-        if job["prune"]
+        if job.study.prune
         else optuna.pruners.NopPruner()
     )
-    sampler = Sampler(int(job["training"]["seed"]))
+    sampler = Sampler(job.training.seed)
     return optuna.create_study(
         storage=storage,
-        study_name=job["study"],
+        study_name=job.name,
         direction="maximize",
         sampler=sampler,
         pruner=pruner,
@@ -135,12 +136,12 @@ def at_work(out: Path, worker: str) -> Iterator[None]:
         yield
 
 
-def requeue_dead(study: optuna.Study, job: Mapping[str, Any]) -> list[int]:
+def requeue_dead(study: optuna.Study, job: SearchJob) -> list[int]:
     """Fail the running trials of processes that are dead and queue their values again. Returns their numbers."""
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     if not running:
         return []
-    signs = None if job["storage"] else {path.stem for path in claims.live(Path(job["out"]) / "workers", TTL)}
+    signs = None if job.study.storage else {path.stem for path in claims.live(job.out / "workers", TTL)}
     dead = []
     for trial in running:
         if not _dead(trial, signs):

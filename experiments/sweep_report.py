@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from experiments.contracts import SearchJob
 from experiments.studies import decoded
 from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
@@ -19,7 +20,7 @@ TOLD = ("epochs", "best_epoch", "seconds", "parameters", "again", "refused")
 DPI = 130
 
 
-def write(study: optuna.Study, job: Mapping[str, Any], out: Path) -> dict[str, Any]:
+def write(study: optuna.Study, job: SearchJob, out: Path) -> dict[str, Any]:
     """best.json (for `TrainHead --params @best.json`), trials.csv, study.json and the pictures. Raises `UserError` where no trial came to its end."""
     trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
@@ -31,7 +32,7 @@ def write(study: optuna.Study, job: Mapping[str, Any], out: Path) -> dict[str, A
             f"{out}: none of {len(trials)} trials could be trained to the end, the last said: {said}; mend the space or raise --n-trials"
         )
     best = max(complete, key=lambda trial: (trial.value, -trial.number))
-    params = {**job["given"], **decoded(best.params, job["space"])}
+    params = {**job.given, **decoded(best.params, job.space)}
     counts = {
         state.name.lower(): sum(trial.state == state for trial in trials)
         for state in TrialState
@@ -39,12 +40,12 @@ def write(study: optuna.Study, job: Mapping[str, Any], out: Path) -> dict[str, A
     }
     importance = importances(study)
     write_json(out / "best.json", params)
-    write_atomic(out / "trials.csv", table(trials, job["space"]))
+    write_atomic(out / "trials.csv", table(trials, job.space))
     write_json(
         out / "study.json",
         {
-            "study": job["study"],
-            "depends": job["depends"],
+            "study": job.name,
+            "depends": job.depends,
             "trials": counts,
             "best": {"trial": best.number, "dev MRR": best.value, "params": params},
             "importance": importance,

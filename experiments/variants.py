@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from experiments.jobs import check_heads, head, parameters
+from experiments.jobs import check_heads, head_spec, parameters
 from foundation.errors import UserError, nearest
 from heads.config import config_class, load_config, to_json
 from heads.config.base import TEXT_ONLY
@@ -25,7 +25,7 @@ def ablations(
 ) -> tuple[dict[str, Variant], dict[str, str]]:
     """name -> variant of every ablation (and, with `sensitivity`, of every other value of a parameter) that the profile allows, and name -> reason
     of those it does not. only: comma-separated patterns of names (`without*`). Raises `UserError` for a pattern that fits nothing."""
-    chosen = head(method, params, profile)
+    chosen = head_spec(method, params, profile)
     config = load_config(chosen.method, chosen.config)
     listed = config.ablations(list(profile.features)) | (config.variations() if sensitivity else {})
     named = _matching(listed, only)
@@ -35,7 +35,7 @@ def ablations(
         fraction = changes.pop("train_fraction", None)
         variant = Variant(json.dumps(parameters(params) | changes), fraction)
         try:
-            head(method, variant.params, profile)
+            head_spec(method, variant.params, profile)
         except UserError as error:
             skipped[name] = str(error)
             continue
@@ -64,7 +64,7 @@ def possible(methods: str, params: str, profile: Profile) -> tuple[dict[str, str
     for method, given in by_method(params, names).items():
         load_config(method, {**profile.heads.get(method, {}), **json.loads(given)})
         try:
-            head(method, given, profile)
+            head_spec(method, given, profile)
             found[method] = given
         except UserError as error:
             skipped[method] = str(error)
@@ -84,7 +84,7 @@ def text_only(method: str, params: str, profile: Profile) -> str | None:
 
 def settings(method: str, params: str, profile: Profile) -> str:
     """The options that this profile or `params` set otherwise than the method's defaults, `d_t 32 (96), lr 0.002 (0.001)`: value and default."""
-    chosen = head(method, params, profile)
+    chosen = head_spec(method, params, profile)
     defaults = to_json(config_class(chosen.method)())
     return ", ".join(
         f"{key} {_said(value)} ({_said(defaults[key])})"

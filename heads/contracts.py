@@ -80,3 +80,33 @@ class TrainingResult:
     metrics: Mapping[str, Any]
     table: str
     run: Mapping[str, Any]
+
+
+@contract
+class Selection:
+    """The mentions and candidates that are explained.
+
+    mentions: ids; none: all of the split. sample: the most mentions, 0: all. top: the best so many candidates of each mention, and its gold
+    (0: its whole list).
+    """
+
+    split: str
+    mentions: tuple[str, ...] = ()
+    sample: int = 0
+    top: int = 0
+
+
+@contract
+class ExplanationJob:
+    """A finished run, what of it is explained, and the file that the lines go to."""
+
+    run: TrainingJob
+    selection: Selection
+    file: Path
+
+
+@contract
+class Explanations:
+    """How many mentions were explained."""
+
+    mentions: int

@@ -2,9 +2,10 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,8 +18,10 @@ from cache.table import Table
 from foundation.errors import UserError
 from foundation.progress import Bar
 from heads.base import Batch, Ragged, Rows
+from heads.contracts import HeadInput, TrainingJob
 
 T = TypeVar("T")
+CPU = torch.device("cpu")
 
 
 class Column:
@@ -185,12 +188,23 @@ class Bundle:
     pairs: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, job: dict[str, Any], wanted: list[dict[str, Any]], device: torch.device) -> "Bundle":
-        """Open what `job` names (see `heads.training.main`), outputs as `wanted` says, small columns moved to the device.
+    def load(cls, job: TrainingJob, device: torch.device) -> "Bundle":
+        """All that a job names. Raises `UserError` where its files do not fit each other."""
+        return cls.read(job.dataset, job.candidates, job.inputs, job.pairs, device)
 
-        Raises `UserError` where a wanted input is not among the job's, or where files do not fit each other.
+    @classmethod
+    def read(
+        cls,
+        folder: Path,
+        candidates_file: Path,
+        inputs: Sequence[HeadInput] = (),
+        pairs: Mapping[str, Path] = MappingProxyType({}),
+        device: torch.device = CPU,
+    ) -> "Bundle":
+        """A prepared dataset with its candidate lists, features and pair features; small columns are moved to the device.
+
+        Raises `UserError` where the files do not fit each other.
         """
-        folder = Path(job["dataset"])
         mentions, entities = (
             pq.ParquetFile(folder / "mentions.parquet").read(),
             pq.ParquetFile(folder / "entities.parquet").read(columns=["id", "image_status"]),
@@ -202,44 +216,31 @@ class Bundle:
         }
         counts = {"mention": len(mentions), "entity": len(entities)}
         sides = {side: Side({}, {}, {}, device) for side in counts}
-        for want in wanted:
-            side = want["side"]
-            entry = next(
-                (
-                    entry
-                    for entry in job["inputs"]
-                    if all(entry[key] == want[key] for key in ("side", "role", "feature", "view"))
-                ),
-                None,
-            )
-            if entry is None:
-                raise UserError(
-                    f"{want['feature']} under view {want['view']!r} of the {side}s is not among the inputs; run ExtractFeatures for this method"
-                )
-            keys = Keys.load(Path(entry["keys"]))
+        for one in inputs:
+            side, keys = one.side, Keys.load(one.keys)
             if keys.records != counts[side] or keys.keys.shape != (
                 keys.records if keys.counts is None else int(keys.counts.sum()),
                 16,
             ):
                 raise UserError(
-                    f"{entry['keys']}: {keys.records} keys for {counts[side]} {side}s of {folder}; run ExtractFeatures again"
+                    f"{one.keys}: {keys.records} keys for {counts[side]} {side}s of {folder}; run ExtractFeatures again"
                 )
-            sides[side].add(want["role"], want["outputs"], Store.open(Path(entry["store"])), keys)
+            sides[side].add(one.role, one.outputs, Store.open(one.store), keys)
         shapes = {name: column.shape for name, column in sides["entity"].columns.items()}
         for name, column in sides["mention"].columns.items():
             if shapes.setdefault(name, column.shape) != column.shape:
                 raise UserError(
                     f"{name}: rows of shape {column.shape} for mentions and {shapes[name]} for entities; both sides need the same feature"
                 )
-        with np.load(job["candidates"], allow_pickle=False) as saved:
+        with np.load(candidates_file, allow_pickle=False) as saved:
             candidates = saved["ids"].astype(np.int64)
             rank = saved["gold_rank"].astype(np.int64) if "gold_rank" in saved.files else np.full(len(candidates), -1)
         if len(candidates) != counts["mention"] or candidates.max(initial=-1) >= counts["entity"]:
             raise UserError(
-                f"{job['candidates']}: lists do not fit the {counts['mention']} mentions and {counts['entity']} entities of {folder}; build them again"
+                f"{candidates_file}: lists do not fit the {counts['mention']} mentions and {counts['entity']} entities of {folder}; build them again"
             )
-        pairs = {name: _pair_feature(Path(path), candidates) for name, path in sorted(job.get("pairs", {}).items())}
-        shapes |= {f"pairs.{name}": values.shape[2:] for name, values in pairs.items()}
+        beside = {name: _pair_feature(path, candidates) for name, path in sorted(pairs.items())}
+        shapes |= {f"pairs.{name}": values.shape[2:] for name, values in beside.items()}
         settle([*sides["mention"].columns.values(), *sides["entity"].columns.values()], device, _budget(device))
         image = np.asarray(entities["image_status"].to_numpy(zero_copy_only=False)) == "ok"
         names = np.asarray(entities["id"].to_numpy(zero_copy_only=False))
@@ -253,7 +254,7 @@ class Bundle:
             candidates,
             rank,
             shapes,
-            pairs,
+            beside,
         )
 
     def hide(self, split: str) -> None:

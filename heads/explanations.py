@@ -1,7 +1,7 @@
 """What a trained head has to tell of its decisions, mention by mention: units, edges, attention, chosen experts, pair features."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -17,66 +17,60 @@ from foundation.progress import Bar
 from heads import fusion
 from heads.base import Head
 from heads.config import load_config
+from heads.contracts import ExplanationJob, Explanations, Selection, TrainingJob
 from heads.data import Bundle
 from heads.device import pick_device
 from heads.evaluation import SPLITS
 from heads.runs import load_head, refuse_other_features
 from heads.scoring import LISTS, encode
-from heads.training import wanted
 
 EDGE, ATTENTION, EXPERT = "edge_", "attention.", "expert"
 
 
-def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Write one line of JSON per mention into `job["file"]`; see `explain` for what stands in it.
-
-    job: a finished run's (see `heads.training.main`), and file, split, mentions (ids; none: all of the split), sample (most mentions, 0: all),
-    top (see `explain`). Returns `{"mentions"}`. Raises `UserError`.
-    """
-    lines = [
-        json.dumps(one, ensure_ascii=False, allow_nan=False)
-        for one in explain(job, split=job["split"], mentions=job["mentions"], sample=job["sample"], top=job["top"])
-    ]
-    write_atomic(Path(job["file"]), "".join(f"{line}\n" for line in lines))
-    return {"mentions": len(lines)}
+def write(job: ExplanationJob) -> Explanations:
+    """Write one line of JSON per mention into the job's file; see `explain` for what stands in it. Raises `UserError`."""
+    lines = [json.dumps(one, ensure_ascii=False, allow_nan=False) for one in explain(job.run, job.selection)]
+    write_atomic(job.file, "".join(f"{line}\n" for line in lines))
+    return Explanations(mentions=len(lines))
 
 
-def explain(
-    job: Mapping[str, Any], *, split: str, mentions: Sequence[str] = (), sample: int = 0, top: int = 0
-) -> Iterator[dict[str, Any]]:
-    """What the run of `job` tells of each mention over its candidate list, plain JSON values; numbers to six digits.
+def explain(run: TrainingJob, selection: Selection) -> Iterator[dict[str, Any]]:
+    """What a finished run tells of each mention over its candidate list, plain JSON values; numbers to six digits.
 
     id, split, gold (id or None); candidates: the best first, of each id and score, and where the head has them `units` (name -> score), `expert` (the
     one that DSMIP's gate chose), `edges` (DRIN: kind -> weight A^0, A^1, ... that each layer used) and `pairs` (pair feature -> value or values);
     attention: role -> {"weights": one per object, face or name} and, where the role's feature was cut from boxes, "boxes": the numbers of theirs.
-    top: only the best so many candidates, and the gold (0: all of the list). Raises `UserError` for an unknown mention or split.
+    Raises `UserError` for an unknown mention or split.
     """
-    device = pick_device(job.get("device", "auto"))
-    config = load_config(job["method"], job["config"])
+    device = pick_device(run.compute.device)
+    config = load_config(run.method, run.config)
     if not config.evaluates:
         raise UserError(
-            f"{job['out']}: a stage that scores nothing by itself; explain the run of {job['method']} that goes on from it"
+            f"{run.out}: a stage that scores nothing by itself; explain the run of {run.method} that goes on from it"
         )
-    if config.trainer.startswith(f"{fusion.__name__}:"):  # its parts are pair features, kept in its folder
-        if job.get("heads") and split not in SPLITS:
-            raise UserError(
-                f"--split {split}: a fused run keeps the scores of its heads for {' and '.join(SPLITS)} alone"
-            )
-        job = fusion.with_parts(dict(job), SPLITS, device)
-    head = load_head(Path(job["out"]), device, job)
-    refuse_other_features(head, Path(job["out"]), job["inputs"])
-    bundle = Bundle.load(dict(job), wanted(dict(job), head.config), device)
-    index = chosen(bundle.table, split, mentions, sample)
-    boxes = _boxes(job)
+    if run.heads and config.training == "combination" and selection.split not in SPLITS:
+        raise UserError(
+            f"--split {selection.split}: a {run.method} run keeps the scores of its heads for {' and '.join(SPLITS)} alone"
+        )
+    run = fusion.with_parts(run, SPLITS, device)  # parts are pair features, kept in the run's folder
+    head = load_head(run.out, device)
+    refuse_other_features(head, run.out, run.inputs)
+    bundle = Bundle.load(run, device)
+    index = chosen(bundle.table, selection)
+    boxes = _boxes(run)
     with Bar(len(index), "explaining", "mention") as progress:
         for start in range(0, len(index), LISTS):
             part = index[start : start + LISTS]
-            yield from _part(head, bundle, part, boxes, top)
+            yield from _part(head, bundle, part, boxes, selection.top)
             progress.update(len(part))
 
 
-def chosen(table: Mapping[str, np.ndarray], split: str, mentions: Sequence[str], sample: int) -> np.ndarray:
-    """Rows of the asked mentions of a split, in their order; of a sample, those with the lowest hash of their id, so that 10 are part of 20."""
+def chosen(table: Mapping[str, np.ndarray], selection: Selection) -> np.ndarray:
+    """Rows of the selected mentions in the table's order; of a sample, those with the lowest hash of their id, so that 10 are part of 20.
+
+    Raises `UserError` for a split without mentions and for a mention that is not in it.
+    """
+    split, mentions, sample = selection.split, selection.mentions, selection.sample
     here = np.flatnonzero(table["split"] == split)
     if not len(here):
         raise UserError(f"--split {split}: no mention is in it{nearest(split, sorted(set(table['split'].tolist())))}")
@@ -184,13 +178,13 @@ class _Boxes:
         return self.table.ragged_flat(np.array([row]))[0].astype(int).tolist()
 
 
-def _boxes(job: Mapping[str, Any]) -> dict[str, _Boxes]:
+def _boxes(job: TrainingJob) -> dict[str, _Boxes]:
     """By role, of the mentions' inputs that were cut from boxes."""
     found = {}
-    for entry in job["inputs"]:
-        store = Store.open(Path(entry["store"]))
-        if entry["side"] == "mention" and "box" in store.outputs:
-            found[entry["role"]] = _Boxes(store, Path(entry["keys"]))
+    for one in job.inputs:
+        store = Store.open(one.store)
+        if one.side == "mention" and "box" in store.outputs:
+            found[one.role] = _Boxes(store, one.keys)
     return found
 
 

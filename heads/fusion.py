@@ -20,6 +20,8 @@ from foundation.progress import Bar
 from heads import training
 from heads.base import Head
 from heads.config import load_config
+from heads.config._pairs import PairsConfig
+from heads.contracts import TrainingJob, TrainingResult
 from heads.data import Bundle
 from heads.device import pick_device, pick_precision, repeatable
 from heads.evaluation import SPLITS
@@ -34,75 +36,68 @@ THREADS = 1
 """Of torch while fitting: its products are so small that threads wait for each other longer than they compute, most of all on cores that are shared."""
 
 
-def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Learn the combination, then the same of each part alone and of all parts but each.
+def train(job: TrainingJob) -> TrainingResult:
+    """Learn a network over pair features, the scores of the job's heads and training frequency.
 
-    job: as `heads.training.main` takes it, and heads: method -> the job of its finished run over the same candidate lists. Writes what training
-    writes, and parts.json: "all", "only NAME", "without NAME" -> split -> figures. Returns training's result, its table with the parts' below.
+    For a configuration that `shows_parts`, also learn the same of each part alone and of all parts but each; parts.json in the run's folder has
+    their figures ("all", "only NAME", "without NAME" -> split -> figures), and the result's table ends with them.
     """
-    job = with_parts(job, SPLITS, pick_device(job.get("device", "auto")))
-    result = training.main({**job, "threads": THREADS})
-    return {**result, "table": f"{result['table']}\n\n{parts_table(_parts(job, result['metrics']))}"}
+    config = _config(job)
+    job = with_parts(job, SPLITS, pick_device(job.compute.device))
+    result = training.train(replace(job, compute=replace(job.compute, threads=THREADS)))
+    if not config.shows_parts:
+        return result
+    return replace(result, table=f"{result.table}\n\n{parts_table(_parts(job, result.metrics))}")
 
 
-def ranker(job: dict[str, Any]) -> dict[str, Any]:
-    """Learn a network over pair features and frequency from train. job and result: as of `heads.training.main`."""
-    return training.main({**with_parts(job, (), pick_device(job.get("device", "auto"))), "threads": THREADS})
+def with_parts(job: TrainingJob, splits: Collection[str], device: torch.device) -> TrainingJob:
+    """The job with all its parts as pair features: those of the profile, the scores of its heads for the mentions of `splits`, the frequency; and
+    with as many epochs as `least_steps` takes. Jobs of other kinds of heads are returned as they are."""
+    if load_config(job.method, job.config).training != "combination":
+        return job
+    config, out = _config(job), job.out / "parts"
+    pairs = dict(job.pairs)
+    for method, run in sorted(job.heads.items()):
+        if run.candidates != job.candidates:
+            raise UserError(f"{run.out}: scored other candidate lists than {job.candidates}; train {method} on these")
 
+        def scores(run: TrainingJob = run) -> np.ndarray:
+            return list_scores(with_parts(run, splits, device), splits, device)
 
-def with_parts(job: dict[str, Any], splits: Collection[str], device: torch.device) -> dict[str, Any]:
-    """The job with all its parts as pair features: those of the profile, the scores of its heads for the mentions of `splits`, the frequency; and with
-    as many epochs as `least_steps` takes."""
-    out = Path(job["out"]) / "parts"
-    config = load_config(job["method"], job["config"])
-    pairs = dict(job.get("pairs", {}))
-    for method, run in sorted(job.get("heads", {}).items()):
-        if Path(run["candidates"]) != Path(job["candidates"]):
-            raise UserError(
-                f"{run['out']}: scored other candidate lists than {job['candidates']}; train {method} on these"
-            )
-        pairs[method] = _kept(
-            out / f"{method}.npz", lambda run=run: list_scores(_scored(run, splits, device), splits, device)
-        )
+        pairs[method] = _kept(out / f"{method}.npz", scores)
     if config.frequency:
         pairs["frequency"] = _kept(out / "frequency.npz", lambda: frequency(job))
     if not pairs:
         raise UserError(
-            f"{job['method']}: it has nothing to read; name heads or pair_features that this profile has, or set frequency"
+            f"{job.method}: it has nothing to read; name heads or pair_features that this profile has, or set frequency"
         )
-    fraction = (
-        float(job.get("train_fraction", 1.0)) if config.fits_on == "train" else 1.0
-    )  # heads and frequency saw it; dev's half is learned from whole
-    bundle = Bundle.load({**job, "pairs": {}}, [], torch.device("cpu"))
+    # heads and frequency saw the fraction; dev's half is learned from whole
+    fraction = job.train_fraction if config.fits_on == "train" else 1.0
+    bundle = Bundle.read(job.dataset, job.candidates)
     steps = -(-len(training.training_mentions(bundle, fraction, config.fits_on)[0]) // config.batch_size)
     epochs = max(config.epochs, -(-config.least_steps // steps)) if config.epochs else 0
-    return {
-        **job,
-        "config": {**job["config"], "epochs": epochs},
-        "pairs": pairs,
-        "heads": {},
-        "train_fraction": fraction,
-    }
+    return replace(job, config={**job.config, "epochs": epochs}, pairs=pairs, heads={}, train_fraction=fraction)
 
 
-def _scored(run: dict[str, Any], splits: Collection[str], device: torch.device) -> dict[str, Any]:
-    return (
-        with_parts(run, splits, device)
-        if load_config(run["method"], run["config"]).trainer.startswith(f"{__name__}:")
-        else run
-    )
+def _config(job: TrainingJob) -> PairsConfig:
+    config = load_config(job.method, job.config)
+    assert isinstance(config, PairsConfig)
+    return config
 
 
-def frequency(job: dict[str, Any]) -> np.ndarray:
+def frequency(job: TrainingJob) -> np.ndarray:
     """(M, k, 2) float32 log(1 + n), n: how often each candidate is a gold of the training mentions that heads see, and how often it is that of the
     mention's own phrase there (letter case and punctuation aside); a training mention itself is not counted for it. NaN where a list ends."""
-    bundle = Bundle.load({**job, "pairs": {}, "heads": {}}, [], torch.device("cpu"))
-    phrases = pq.ParquetFile(Path(job["dataset"]) / "mentions.parquet").read(columns=["phrase"])["phrase"].to_pylist()
-    fraction = float(job.get("train_fraction", 1.0))
+    bundle, phrases = Bundle.read(job.dataset, job.candidates), read_phrases(job.dataset)
     itself = np.full(len(phrases), -1)
-    chosen, _ = training.training_mentions(bundle, fraction)
+    chosen, _ = training.training_mentions(bundle, job.train_fraction)
     itself[chosen] = bundle.gold[chosen]
-    return Frequency.of(bundle, phrases, fraction).of_lists(phrases, bundle.candidates, itself)
+    return Frequency.of(bundle, phrases, job.train_fraction).of_lists(phrases, bundle.candidates, itself)
+
+
+def read_phrases(dataset: Path) -> list[str]:
+    """The phrases of all mentions of a prepared dataset."""
+    return pq.ParquetFile(dataset / "mentions.parquet").read(columns=["phrase"])["phrase"].to_pylist()
 
 
 @dataclass(frozen=True)
@@ -153,16 +148,16 @@ def parts_table(parts: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join("  ".join(line) for line in padded)
 
 
-def _parts(job: dict[str, Any], metrics: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+def _parts(job: TrainingJob, metrics: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
     """The figures of all parts together, of each alone and of all but each; each learned as the run itself was, over the same tensors in memory."""
-    path = Path(job["out"]) / "parts.json"
+    path = job.out / "parts.json"
     if path.exists():
         return read_json(path)
-    names = sorted(job["pairs"])
+    names = sorted(job.pairs)
     subsets = {f"only {name}": [name] for name in names}
     subsets |= {f"without {name}": [other for other in names if other != name] for name in names if len(names) > 1}
-    device = pick_device(job.get("device", "auto"))
-    bundle = Bundle.load(job, [], device)
+    device = pick_device(job.compute.device)
+    bundle = Bundle.load(job, device)
     found = {"all": {split: _shown(metrics.get(split, {}).get(PROTOCOL, {}).get(part, {})) for split, part in SHOWN}}
     started = {name: _start(job, bundle, subset) for name, subset in subsets.items()}
     workers = 1 if device.type == "cuda" else os.cpu_count() or 1
@@ -179,20 +174,20 @@ def _parts(job: dict[str, Any], metrics: dict[str, Any]) -> dict[str, dict[str, 
     return found
 
 
-def _start(job: dict[str, Any], bundle: Bundle, subset: list[str]) -> tuple[Head, Bundle, np.ndarray]:
+def _start(job: TrainingJob, bundle: Bundle, subset: list[str]) -> tuple[Head, Bundle, np.ndarray]:
     """An untrained combination of some parts alone, what it reads and its training mentions. Draws from torch's generator: one at a time."""
     shapes = {f"pairs.{part}": bundle.shapes[f"pairs.{part}"] for part in subset}
     bundle = replace(bundle, pairs={part: bundle.pairs[part] for part in subset}, shapes=shapes)
-    config = load_config(job["method"], job["config"])
+    config = load_config(job.method, job.config)
     chosen, _ = training.training_mentions(bundle, 1.0, config.fits_on)
-    return training.new_head(job, config, bundle, chosen, int(job["seed"])), bundle, chosen
+    return training.new_head(job, config, bundle, chosen, job.seed), bundle, chosen
 
 
 def _fit_again(
-    head: Head, bundle: Bundle, chosen: np.ndarray, job: dict[str, Any], device: torch.device
+    head: Head, bundle: Bundle, chosen: np.ndarray, job: TrainingJob, device: torch.device
 ) -> dict[str, dict[str, float]]:
-    """The figures of a combination that is learned by the steps of `heads.training.main`, without leaving a run."""
-    config, precision = head.config, pick_precision(job.get("precision", "auto"), device)
+    """The figures of a combination that is learned by the steps of `heads.training.train`, without leaving a run."""
+    config, precision = head.config, pick_precision(job.compute.precision, device)
     optimizer = training.make_optimizer(head, config)[1]
     best = training.run_epochs(
         head,
@@ -200,7 +195,7 @@ def _fit_again(
         config,
         bundle,
         chosen,
-        int(job["seed"]),
+        job.seed,
         precision,
         lambda state, best: None,
         training.State(),
@@ -227,11 +222,11 @@ def _shown(values: Mapping[str, float]) -> dict[str, float]:
     return {figure: values.get(figure, float("nan")) for figure in FIGURES}
 
 
-def _kept(path: Path, make: Callable[[], np.ndarray]) -> str:
+def _kept(path: Path, make: Callable[[], np.ndarray]) -> Path:
     """Path of a part's values; made where the file is not there. The run's folder is named by all they depend on."""
     if not path.exists():
         buffer = io.BytesIO()
         np.savez(buffer, values=make())
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, buffer.getvalue())
-    return str(path)
+    return path

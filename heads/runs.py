@@ -1,8 +1,7 @@
 """Trained runs: a head back from its folder, and its scores of candidate lists."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +12,17 @@ from foundation.progress import Bar
 from heads.base import Head, make_head
 from heads.checkpoint import read_tensors
 from heads.config import load_config
+from heads.contracts import HeadInput, TrainingJob
 from heads.data import Bundle
 from heads.scoring import score_lists
-from heads.training import frozen, wanted
+from heads.training import frozen
 
 
-def load_head(folder: Path, device: torch.device, job: Mapping[str, Any] | None = None) -> Head:
-    """The head of a finished run, ready to score. job: the run's, for stages that run a model live. Raises `UserError` where the folder holds none."""
+def load_head(folder: Path, device: torch.device, blocks: Path | None = None) -> Head:
+    """The head of a finished run, ready to score. blocks: of the CLIP that learned prompts go through, for the stage that learned them.
+
+    Raises `UserError` where the folder holds none.
+    """
     path = folder / "model.safetensors"
     if not path.exists():
         raise UserError(f"{path}: no such file; train that head first (TrainHead)")
@@ -28,38 +31,38 @@ def load_head(folder: Path, device: torch.device, job: Mapping[str, Any] | None 
         said["method"],
         load_config(said["method"], said["config"]),
         {name: tuple(shape) for name, shape in said["shapes"].items()},
-        **frozen(job or {}),
+        **frozen(blocks),
     )
     head.load_state_dict(tensors)
     head.features = said.get("features", {})
     return head.to(device).eval()
 
 
-def refuse_other_features(head: Head, folder: Path, inputs: Sequence[Mapping[str, Any]]) -> None:
-    """Raises `UserError` where an input (side, role, store) is of another feature than the one that the head of `folder` was trained on."""
-    for entry in inputs:
-        store = Store.open(Path(entry["store"]))
-        trained = head.features.get(f"{entry['side']} {entry['role']}", store.identity)
+def refuse_other_features(head: Head, folder: Path, inputs: Sequence[HeadInput]) -> None:
+    """Raises `UserError` where an input is of another feature than the one that the head of `folder` was trained on."""
+    for one in inputs:
+        store = Store.open(one.store)
+        trained = head.features.get(f"{one.side} {one.role}", store.identity)
         if trained != store.identity:
             raise UserError(
-                f"{folder}: the head reads {entry['role']} of the {entry['side']}s as feature {trained[:16]} gives it, and is given {store.folder.name.rpartition('-')[0]} "
+                f"{folder}: the head reads {one.role} of the {one.side}s as feature {trained[:16]} gives it, and is given {store.folder.name.rpartition('-')[0]} "
                 f"{store.identity[:16]}; use the profile and weights that it was trained with, or train it on these (TrainHead)"
             )
 
 
-def list_scores(job: dict[str, Any], splits: Collection[str], device: torch.device) -> np.ndarray:
+def list_scores(job: TrainingJob, splits: Collection[str], device: torch.device) -> np.ndarray:
     """Scores (M, k) float32 of a finished run for the candidate lists of all mentions of `splits`, NaN for the others and where a list ends.
 
-    job: as `heads.training.main` took it; with other inputs, dataset and lists it scores other mentions.
+    job: the one that the run was trained with; with other inputs, dataset and lists it scores other mentions.
     """
-    head = load_head(Path(job["out"]), device)
-    refuse_other_features(head, Path(job["out"]), job["inputs"])
-    bundle = Bundle.load(job, wanted(job, head.config), device)
+    head = load_head(job.out, device)
+    refuse_other_features(head, job.out, job.inputs)
+    bundle = Bundle.load(job, device)
     if bundle.shapes != head.shapes:
-        raise UserError(f"{job['out']}: the run read {head.shapes}, the features have {bundle.shapes}; train it again")
+        raise UserError(f"{job.out}: the run read {head.shapes}, the features have {bundle.shapes}; train it again")
     index = np.flatnonzero(np.isin(bundle.table["split"], sorted(splits)))
     values = np.full(bundle.candidates.shape, np.nan, np.float32)
-    with Bar(len(index), f"scores of {job['method']}", "mention") as bar:
+    with Bar(len(index), f"scores of {job.method}", "mention") as bar:
         scores = score_lists(
             head, bundle.mentions, bundle.entities, index, bundle.candidates[index], bundle.pairs_of(index), bar.update
         )["score"]

@@ -23,6 +23,7 @@ from heads.checkpoint import load_optimizer, optimizer_tensors, part, read_tenso
 from heads.clip_blocks import read_towers
 from heads.config import load_config, to_json
 from heads.config.base import HeadConfig
+from heads.contracts import TrainingJob, TrainingResult
 from heads.data import Bundle, prefetch
 from heads.device import autocast, pick_device, pick_precision, repeatable
 from heads.evaluation import evaluate, write_predictions
@@ -48,34 +49,30 @@ class State:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def main(job: dict[str, Any]) -> dict[str, Any]:
+def train(job: TrainingJob) -> TrainingResult:
     """Train a head and evaluate it; a run that was killed goes on after its last whole epoch, to the same bytes.
 
-    job: method, config (full or partial), seed, device, precision, threads (optional), train_fraction, dataset (folder with mentions.parquet and
-    entities.parquet), inputs (side, role, feature, view, outputs, store, keys), candidates (npz of ids and, where known, gold_rank), pairs (name ->
-    npz of values beside the candidates), out (the run's folder).
-    Writes model.safetensors, metrics.json, predictions.parquet, history.json, tensorboard/ and run.json, the last of all. Returns
-    `{"metrics", "table", "run"}`. Raises `UserError`.
+    Writes model.safetensors, metrics.json, predictions.parquet, history.json and tensorboard/ to the run's folder, and run.json when all of them
+    are there; a run that is complete is read, not trained again. Raises `UserError`.
     """
-    config = load_config(job["method"], job["config"])
-    out = Path(job["out"])
+    config, out = load_config(job.method, job.config), job.out
     digest = _digest(job, config)
     if (out / "run.json").exists() and all((out / name).exists() for name in OUTPUTS):
         run = read_json(out / "run.json")
         if run["job"] == digest:
             return _result(out, run)
-    device = pick_device(job.get("device", "auto"))
-    with repeatable(job.get("threads")):
+    device = pick_device(job.compute.device)
+    with repeatable(job.compute.threads):
         return _train(job, config, out, digest, device)
 
 
-def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, device: torch.device) -> dict[str, Any]:
+def _train(job: TrainingJob, config: HeadConfig, out: Path, digest: str, device: torch.device) -> TrainingResult:
     started = time.monotonic()
     quiet = not sys.stderr.isatty()
-    seed, precision = int(job["seed"]), pick_precision(job.get("precision", "auto"), device)
+    seed, precision = job.seed, pick_precision(job.compute.precision, device)
     (out / "run.json").unlink(missing_ok=True)
-    bundle = Bundle.load(job, wanted(job, config), device)
-    chosen, counts = training_mentions(bundle, float(job.get("train_fraction", 1.0)), config.fits_on)
+    bundle = Bundle.load(job, device)
+    chosen, counts = training_mentions(bundle, job.train_fraction, config.fits_on)
     head = new_head(job, config, bundle, chosen, seed)
     loaded = time.monotonic()
     state, best = _fit(head, config, bundle, chosen, out, digest, seed, precision, quiet)
@@ -86,7 +83,7 @@ def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, devi
         evaluate(head, bundle, quiet) if config.evaluates else ({}, {"id": np.empty(0, str)}, None)
     )
     said = {
-        "method": job["method"],
+        "method": job.method,
         "config": to_json(config),
         "shapes": bundle.shapes,
         "seed": seed,
@@ -100,7 +97,7 @@ def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, devi
     fault_point("run-before-end")
     run = {
         "job": digest,
-        "method": job["method"],
+        "method": job.method,
         "config": to_json(config),
         "seed": seed,
         "device": str(device),
@@ -122,37 +119,28 @@ def _train(job: dict[str, Any], config: HeadConfig, out: Path, digest: str, devi
     return _result(out, run)
 
 
-def new_head(job: dict[str, Any], config: HeadConfig, bundle: Bundle, chosen: np.ndarray, seed: int) -> Head:
+def new_head(job: TrainingJob, config: HeadConfig, bundle: Bundle, chosen: np.ndarray, seed: int) -> Head:
     """The head before its first epoch, initialised from `seed` or from the runs that it goes on from. chosen: its training mentions."""
     torch.manual_seed(seed)
-    head = make_head(job["method"], config, bundle.shapes, **frozen(job)).to(bundle.mentions.device)
-    for label, run in sorted(job.get("heads", {}).items()):
-        history = read_json(Path(run["out"]) / "history.json")
+    head = make_head(job.method, config, bundle.shapes, **frozen(job.live.blocks if job.live else None)).to(
+        bundle.mentions.device
+    )
+    for label, run in sorted(job.heads.items()):
+        history = read_json(run.out / "history.json")
         best = max((row.get("dev MRR", 0.0) for row in history["epochs"]), default=0.0)
-        head.start(label, read_tensors(Path(run["out"]) / "model.safetensors")[0], best)
+        head.start(label, read_tensors(run.out / "model.safetensors")[0], best)
     head.prepare(*bundle.lists_of(chosen))
     return head
 
 
-def features_read(job: Mapping[str, Any]) -> dict[str, str]:
+def features_read(job: TrainingJob) -> dict[str, str]:
     """Identity of the feature behind each of the job's inputs, by "side role"."""
-    return {f"{entry['side']} {entry['role']}": Store.open(Path(entry["store"])).identity for entry in job["inputs"]}
+    return {f"{one.side} {one.role}": Store.open(one.store).identity for one in job.inputs}
 
 
-def frozen(job: Mapping[str, Any]) -> dict[str, Any]:
-    """The models that a stage runs live, beside the cached features: none, or the blocks of a frozen CLIP (`towers`: their file)."""
-    return {"towers": read_towers(Path(job["towers"]))} if "towers" in job else {}
-
-
-def wanted(job: dict[str, Any], config: HeadConfig) -> list[dict[str, Any]]:
-    """What the head reads: the inputs as the job lists them, or, where they name no outputs, what the configuration wants of their features.
-
-    Whoever made the job saw the whole profile; what a configuration wants can depend on features that are no input themselves.
-    """
-    inputs = job["inputs"]
-    return (
-        inputs if all("outputs" in entry for entry in inputs) else config.wants({entry["feature"] for entry in inputs})
-    )
+def frozen(blocks: Path | None) -> dict[str, Any]:
+    """The models that a stage runs live, beside the cached features: none, or the `blocks` of a frozen CLIP."""
+    return {"towers": read_towers(blocks)} if blocks else {}
 
 
 def _fit(
@@ -236,31 +224,27 @@ def run_epochs(
     return best or head.state_dict()
 
 
-def _result(out: Path, run: dict[str, Any]) -> dict[str, Any]:
+def _result(out: Path, run: dict[str, Any]) -> TrainingResult:
     metrics = read_json(out / "metrics.json")
-    return {"metrics": metrics, "table": table(metrics), "run": run}
+    return TrainingResult(metrics=metrics, table=table(metrics), run=run)
 
 
-def _digest(job: dict[str, Any], config: HeadConfig) -> str:
+def _digest(job: TrainingJob, config: HeadConfig) -> str:
     """Hash of all that the result depends on: configuration, data and the features' identities; not of paths or of the device."""
     hashed = blake2b(digest_size=16)
-    said = {key: job[key] for key in ("method", "seed")} | {
+    inputs = sorted(job.inputs, key=lambda one: (one.side, one.role, one.view))
+    depends = {
+        "method": job.method,
+        "seed": job.seed,
         "config": to_json(config),
-        "train_fraction": job.get("train_fraction", 1.0),
+        "train_fraction": job.train_fraction,
+        "inputs": sorted([one.side, one.role, one.view, Store.open(one.store).identity] for one in inputs),
     }
-    said["inputs"] = sorted(
-        [entry["side"], entry["role"], entry["view"], Store.open(Path(entry["store"])).identity]
-        for entry in job["inputs"]
-    )
-    hashed.update(json.dumps(said, sort_keys=True).encode())
-    folder = Path(job["dataset"])
-    keys = [
-        Path(entry["keys"])
-        for entry in sorted(job["inputs"], key=lambda entry: (entry["side"], entry["role"], entry["view"]))
-    ]
-    pairs = [Path(path) for _, path in sorted(job.get("pairs", {}).items())]
-    pairs += [Path(run["out"]) / "model.safetensors" for _, run in sorted(job.get("heads", {}).items())]
-    for path in [folder / "mentions.parquet", folder / "entities.parquet", Path(job["candidates"]), *keys, *pairs]:
+    hashed.update(json.dumps(depends, sort_keys=True).encode())
+    tables = [job.dataset / "mentions.parquet", job.dataset / "entities.parquet"]
+    pairs = [path for _, path in sorted(job.pairs.items())]
+    pairs += [run.out / "model.safetensors" for _, run in sorted(job.heads.items())]
+    for path in [*tables, job.candidates, *(one.keys for one in inputs), *pairs]:
         try:
             hashed.update(blake2b(path.read_bytes()).digest())
         except FileNotFoundError as error:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from foundation import receipts
+from foundation.contracts import from_json
 from foundation.errors import UserError
 from foundation.files import read_json
 from foundation.paths import Paths
 from heads.config import load_config
+from heads.contracts import HeadInput
 from pipeline.extraction import wants
 from pipeline.extraction.contracts import Extraction
 from pipeline.profiles import profile as profiles
@@ -43,7 +45,7 @@ class Finished:
     pairs: list[str]
     extraction: Extraction
     runs: Mapping[str, "Finished"]
-    prompted: list[dict[str, Any]]
+    prompted: list[HeadInput]
     prompts: "Finished | None"
 
     @functools.cached_property
@@ -158,7 +160,7 @@ class _Book:
             pairs=[one["request"]["pair"] for one in parts.get("BuildPairs", [])],
             extraction=wants.merged(Extraction.of_receipt(one["result"]) for one in extractions),
             runs=runs,
-            prompted=[entry for one in made for entry in one["result"]["inputs"]],
+            prompted=[from_json(HeadInput, entry) for one in made for entry in one["result"]["inputs"]],
             prompts=self.run(self.receipt(made[0]["request"]["prompts"])) if made else None,
         )
 

@@ -1,7 +1,7 @@
 """One trained head over new mentions: its inputs, candidates and scores, the KB's side read once and kept."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from experiments import jobs, prompts
 from foundation.errors import UserError
 from heads.base import Ragged, Rows
 from heads.config import load_config
-from heads.config.dsmip import PROMPTED
+from heads.config.dsmip import PROMPTED, DsmipConfig
+from heads.contracts import HeadInput
 from heads.data import Bundle, Keys, Side, settle_all
-from heads.fusion import Frequency
+from heads.fusion import Frequency, read_phrases
 from heads.runs import load_head, refuse_other_features
 from heads.scoring import entity_chunks, score_kb, score_lists
 from linking.finished import Finished
@@ -89,12 +90,13 @@ class Scorer:
         self.run, self.kb, self.stores, self.device = run, kb, stores, device
         self.head = load_head(run.folder, device)
         self.parts = {method: Scorer(part, kb, stores, device) for method, part in run.runs.items()}
-        self.wanted = [*self._profiled(), *run.prompted]
+        self.inputs = self._inputs()
+        refuse_other_features(self.head, run.folder, self.inputs)
         self.prompts = _Prompts(run, stores, device) if run.prompts else None
         self.entities = Side({}, {}, {}, device)
-        for want in self.wanted:
-            if want["side"] == "entity":
-                self.entities.add(want["role"], want["outputs"], self._store(want), Keys.load(self._kb_keys(want)))
+        for one in self.inputs:
+            if one.side == "entity":
+                self.entities.add(one.role, one.outputs, Store.open(one.store), Keys.load(one.keys))
         settle_all(self.entities, device)
         self.sources = wants.candidate_sources(
             run.candidates["sources"], run.candidates["scorer"], run.retrieval, run.paths
@@ -102,40 +104,34 @@ class Scorer:
         self.frequency = self._frequency()
         self.held: list[tuple[int, Rows]] | None = None
 
-    def _profiled(self) -> list[dict[str, Any]]:
-        """Inputs from the profile's features. Raises `UserError` where they are of another identity than those the head was trained on."""
-        config = load_config(self.run.method, self.run.config)
-        asked = config.wants(list(self.run.profile.features) if self.run.profile else [])
-        listed = [want for want in asked if want["feature"] not in PROMPTED.values()]
-        given = [{**want, "store": str(self.stores[want["feature"]].folder)} for want in listed] + [
-            {**entry, "store": str(self.run.paths.root / entry["store"])} for entry in self.run.prompted
+    def _inputs(self) -> list[HeadInput]:
+        """What the head reads of the KB, and the names of what it reads of mentions: their keys come with each chunk."""
+        config, columns = load_config(self.run.method, self.run.config), self.run.extraction.columns
+        wanted = config.wants(list(self.run.profile.features) if self.run.profile else [])
+        root = self.run.paths.root
+        profiled = [
+            HeadInput(
+                side=want.side,
+                feature=want.feature,
+                view=want.view,
+                role=want.role,
+                outputs=want.outputs,
+                store=self.stores[want.feature].folder,
+                keys=root / columns[want.column],
+            )
+            for want in wanted
+            if want.feature not in PROMPTED.values()
         ]
-        refuse_other_features(self.head, self.run.folder, given)
-        return listed
-
-    def _store(self, want: Mapping[str, Any]) -> Store:
-        return Store.open(self.run.paths.root / want["store"]) if "store" in want else self.stores[want["feature"]]
-
-    def _kb_keys(self, want: Mapping[str, Any]) -> Path:
-        named = (
-            want["keys"]
-            if "keys" in want
-            else self.run.extraction.columns[Want(side="entity", feature=want["feature"], view=want["view"]).column]
-        )
-        return self.run.paths.root / named
+        return [
+            *profiled,
+            *(replace(one, store=root / one.store, keys=root / one.keys) for one in self.run.prompted),
+        ]
 
     def _frequency(self) -> Frequency | None:
         if "pairs.frequency" not in self.head.shapes:
             return None
-        folder = self.run.prepared
-        job = {
-            "dataset": str(folder),
-            "candidates": str(self.run.paths.root / self.run.candidates["file"]),
-            "inputs": [],
-            "pairs": {},
-        }
-        phrases = pq.ParquetFile(folder / "mentions.parquet").read(columns=["phrase"])["phrase"].to_pylist()
-        return Frequency.of(Bundle.load(job, [], torch.device("cpu")), phrases, self.run.train_fraction)
+        bundle = Bundle.read(self.run.prepared, self.run.paths.root / self.run.candidates["file"])
+        return Frequency.of(bundle, read_phrases(self.run.prepared), self.run.train_fraction)
 
     # One chunk
 
@@ -217,14 +213,13 @@ class Scorer:
     def _side(self, chunk: Chunk) -> Side:
         """The mentions' columns."""
         side = Side({}, {}, {}, self.device)
-        for want in self.wanted:
-            if want["side"] == "mention":
-                feature = want["feature"]
-                if self.prompts and feature in PROMPTED.values():
-                    store, keys = self.prompts.extract(want, self._store(want), chunk)
+        for one in self.inputs:
+            if one.side == "mention":
+                if self.prompts and one.feature in PROMPTED.values():
+                    store, keys = self.prompts.extract(one, chunk)
                 else:
-                    store, keys = self.stores[feature], chunk.keys(feature, want["view"])
-                side.add(want["role"], want["outputs"], store, keys)
+                    store, keys = self.stores[one.feature], chunk.keys(one.feature, one.view)
+                side.add(one.role, one.outputs, store, keys)
         return side
 
     @torch.no_grad()
@@ -247,21 +242,23 @@ class _Prompts:
     def __init__(self, run: Finished, stores: Mapping[str, Store], device: torch.device) -> None:
         learned, self.device, self.stores = run.prompts, device, stores
         assert learned is not None and learned.profile is not None and learned.reference is not None
-        chosen = jobs.Head(learned.method, learned.config, [], [], {}, "")
-        demo = learned.demo or learned.paths.root
-        live = jobs.live_clip(chosen, learned.extraction, learned.profile, learned.reference, demo, learned.paths)
-        self.head = load_head(learned.folder, device, {"towers": str(prompts.blocks(live))})
+        config = load_config(learned.method, learned.config)
+        assert isinstance(config, DsmipConfig)
+        source = jobs.ClipSource(learned.profile, learned.reference, learned.demo or learned.paths.root)
+        live = jobs.live_clip(config, learned.extraction.features, source, learned.paths)
+        self.head = load_head(learned.folder, device, prompts.blocks(live))
         self.weights = weights_hash([learned.folder / "model.safetensors"], None)
-        self.states = {"text": learned.config["layers_text"], "image": learned.config["layers_image"]}
+        self.states = {"text": config.layers_text, "image": config.layers_image}
 
-    def extract(self, want: Mapping[str, Any], store: Store, chunk: Chunk) -> tuple[Store, Keys]:
-        """The store and key column of a prompted want, its rows there by then."""
-        kind = next(kind for kind, feature in PROMPTED.items() if feature == want["feature"])
-        states, keys = self.stores[self.states[kind]], chunk.keys(self.states[kind], want["view"])
+    def extract(self, one: HeadInput, chunk: Chunk) -> tuple[Store, Keys]:
+        """The store and key column of a prompted input, its rows for the chunk's mentions added."""
+        store = Store.open(one.store)
+        kind = next(kind for kind, feature in PROMPTED.items() if feature == one.feature)
+        states, keys = self.stores[self.states[kind]], chunk.keys(self.states[kind], one.view)
         now = identity(prompts.spec_of(self.head, kind, "mention", self.weights, states.identity))
         if now != store.identity:
             raise UserError(
-                f"{want['feature']}: the run reads {store.identity[:16]}, its prompts now give {now[:16]}; train it again (TrainHead)"
+                f"{one.feature}: the run reads {store.identity[:16]}, its prompts now give {now[:16]}; train it again (TrainHead)"
             )
         distinct = np.unique(keys.keys[keys.present].view("V16")).view(np.uint8).reshape(-1, 16)
         prompts.fill(store, distinct, self.head, kind, "mention", states, self.device)
@@ -294,6 +291,6 @@ def known_stores(runs: Sequence[Finished]) -> dict[str, Store]:
             store = found.setdefault(name, Store.open(run.paths.cache / feature.store))
             if store.identity != feature.identity:
                 raise UserError(
-                    f"{run.folder}: reads {name} {feature['identity'][:16]}, another part of it {store.identity[:16]}; train both on the same"
+                    f"{run.folder}: reads {name} {feature.identity[:16]}, another part of it {store.identity[:16]}; train both on the same"
                 )
     return found

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any
 
 from cache.inputs import Input
 from foundation.contracts import contract
-from heads.contracts import Compute
+from heads.contracts import Compute, TrainingJob
 
 RESAMPLES = 10_000
 """Draws of the bootstrap."""
@@ -139,7 +138,7 @@ class CasesJob:
     detections: tuple[Input, ...] = ()
     most: int = 300
     picture_bytes: int = 40_000_000
-    trainings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    trainings: Mapping[str, TrainingJob] = field(default_factory=dict)
     compute: Compute = Compute()
 
 

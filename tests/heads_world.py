@@ -1,6 +1,7 @@
 """A small world of cached features for the tests of heads: every entity has a latent vector that its mentions share, with noise."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pyarrow.parquet as pq
 import torch
 
 from cache.identity import Output, content_key
+from cache.inputs import Side
 from cache.shard import Status
 from cache.store import Store
 from heads.base import Ragged, Rows
 from heads.config import load_config
 from heads.config.base import HeadConfig
+from heads.contracts import Compute, HeadInput, TrainingJob
 
 CLIP_TEXT = [Output("tokens", (24,), ragged=True), Output("pooled", (16,))]
 TEXT = [Output("tokens", (16,), ragged=True), Output("pooled", (16,)), Output("offsets", (2,), "int32", ragged=True)]
@@ -51,7 +54,7 @@ RAGGED = (
 def head_shapes(config: HeadConfig, text_only: bool = False) -> dict[str, tuple[int, ...]]:
     """The shapes of what a head asks for, of the features here (those of text alone)."""
     available = [name for name in FEATURES if not text_only or name in ("text_tokens", "clip_text")]
-    wanted = {(want["role"], want["feature"], output) for want in config.wants(available) for output in want["outputs"]}
+    wanted = {(want.role, want.feature, output) for want in config.wants(available) for output in want.outputs}
     shapes = {
         f"{role}.{output.name}": output.shape
         for role, feature, name in sorted(wanted)
@@ -117,7 +120,7 @@ def build_job(
     images: bool = True,
     k: int = 10,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> TrainingJob:
     """Stores, tables and candidate lists under `folder`, and the job that trains MIMIC on them into `folder / "run"`.
 
     Odd ones among the mentions: the first of each split has a NIL gold, the second one outside the KB, every seventh list misses its gold.
@@ -134,7 +137,10 @@ def build_job(
     split = np.repeat(["train", "dev", "test"], splits)
     starts = np.cumsum([0, *splits[:-1]])
     gold[starts], gold[starts + 1] = -1, -2
-    sides = {"mention": latent[np.maximum(gold, 0)] + 0.3 * random.normal(size=(n, 12)), "entity": latent}
+    sides: dict[Side, Any] = {
+        "mention": latent[np.maximum(gold, 0)] + 0.3 * random.normal(size=(n, 12)),
+        "entity": latent,
+    }
     inputs = []
     image_ok = {}
     for side, values in sides.items():
@@ -193,40 +199,46 @@ def build_job(
         elif gold[row] >= 0:
             lists[row][lists[row] == gold[row]] = -1
     np.savez(folder / "candidates.npz", ids=lists, scores=np.zeros(lists.shape, np.float32))
-    return {
-        "method": "mimic",
-        "config": {"epochs": 3, "batch_size": 32, "lr": 0.003, "d_t": 8, "d_v": 8, "d_c": 8},
-        "seed": 1,
-        "device": "cpu",
-        "precision": "auto",
-        "threads": 1,
-        "out": str(folder / "run"),
-        "dataset": str(folder),
-        "inputs": inputs,
-        "candidates": str(folder / "candidates.npz"),
-        "train_fraction": 1.0,
-    }
+    return TrainingJob(
+        method="mimic",
+        config={"epochs": 3, "batch_size": 32, "lr": 0.003, "d_t": 8, "d_v": 8, "d_c": 8},
+        seed=1,
+        compute=Compute(device="cpu", threads=1),
+        out=folder / "run",
+        dataset=folder,
+        inputs=tuple(inputs),
+        candidates=folder / "candidates.npz",
+    )
 
 
-def job_for(job: dict[str, Any], method: str, config: dict[str, Any], out: Path) -> dict[str, Any]:
+def job_for(job: TrainingJob, method: str, config: Mapping[str, Any], out: Path) -> TrainingJob:
     """The job of another method over the stores of `build_job`: each want read from the store of its side and feature, pair features higher for golds."""
     chosen = load_config(method, config)
-    stores = {(entry["side"], entry["feature"]): entry for entry in job["inputs"]}
+    stores = {(one.side, one.feature): one for one in job.inputs}
     available = {feature for _, feature in stores}
-    lists = np.load(job["candidates"])["ids"]
-    gold = pq.read_table(Path(job["dataset"]) / "mentions.parquet")["gold"].to_numpy()
+    lists = np.load(job.candidates)["ids"]
+    gold = pq.read_table(job.dataset / "mentions.parquet")["gold"].to_numpy()
     pairs = {}
     for name in chosen.pairs(available):
         values = 0.5 * np.random.default_rng(len(name)).random(lists.shape, np.float32) + 0.4 * (lists == gold[:, None])
-        pairs[name] = str(Path(job["dataset"]) / f"pairs-{name}.npz")
+        pairs[name] = job.dataset / f"pairs-{name}.npz"
         np.savez(pairs[name], values=np.where(lists < 0, np.nan, values).astype(np.float32))
-    inputs = [{**stores[want["side"], want["feature"]], **want} for want in chosen.wants(available)]
-    return {**job, "method": method, "config": config, "inputs": inputs, "pairs": pairs, "out": str(out)}
+    inputs = tuple(
+        replace(stores[want.side, want.feature], role=want.role, view=want.view, outputs=want.outputs)
+        for want in chosen.wants(available)
+    )
+    return replace(job, method=method, config=config, inputs=inputs, pairs=pairs, out=out)
 
 
 def _store(
-    folder: Path, side: str, role: str, feature: str, outputs: list[Output], columns: dict[str, Any], status: np.ndarray
-) -> dict[str, Any]:
+    folder: Path,
+    side: Side,
+    role: str,
+    feature: str,
+    outputs: list[Output],
+    columns: dict[str, Any],
+    status: np.ndarray,
+) -> HeadInput:
     store = Store.create(
         folder / "cache",
         feature,
@@ -249,4 +261,5 @@ def _store(
     phrase = [3, 5] if (side, role) == ("mention", "text") else [-1, -1]  # a text's second token
     np.savez(path, keys=keys, present=np.ones(n, bool), span=np.tile(np.int32(phrase), (n, 1)))
     view = {"text": {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}[side], "image": "image"}[role]
-    return {"side": side, "role": role, "feature": feature, "view": view, "store": str(store.folder), "keys": str(path)}
+    read = ("tokens", "pooled")  # by MIMIC
+    return HeadInput(side=side, role=role, feature=feature, view=view, outputs=read, store=store.folder, keys=path)

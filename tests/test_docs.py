@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import documents
@@ -68,30 +69,26 @@ def test_the_example_head_trains_and_scores(tmp_path, monkeypatch):
     monkeypatch.setattr(heads.config, "__path__", [*heads.config.__path__, str(tmp_path / "heads" / "config")])
     assert "cosine" in heads.config.methods()
     job = heads_world.build_job(tmp_path / "world")
-    job = {
-        **job,
-        "method": "cosine",
-        "config": {"epochs": 20, "batch_size": 32, "lr": 0.01},
-        "inputs": [i for i in job["inputs"] if i["role"] == "text"],
-    }
-    done = training.main(job)
-    figures = done["metrics"]["test"]["full-kb"]["all"]
+    config = {"epochs": 20, "batch_size": 32, "lr": 0.01}
+    texts = tuple(one for one in job.inputs if one.role == "text")
+    done = training.train(replace(job, method="cosine", config=config, inputs=texts))
+    figures = done.metrics["test"]["full-kb"]["all"]
     assert figures["H@1"] > 3 / 40, "well above the chance of 1 in 40"
 
 
 def test_a_shard_reads_with_plain_h5py_as_the_page_says(tmp_path):
     job = heads_world.build_job(tmp_path / "world")
-    text = next(entry for entry in job["inputs"] if entry["role"] == "text" and entry["side"] == "entity")
+    text = next(one for one in job.inputs if one.role == "text" and one.side == "entity")
     plain, library = blocks("cache-format.md")
     names = {
-        "shard_path": next(Path(text["store"]).glob("*.h5")),
-        "column_path": text["keys"],
-        "store_folder": text["store"],
+        "shard_path": next(text.store.glob("*.h5")),
+        "column_path": text.keys,
+        "store_folder": text.store,
     }
     exec(compile(plain, "cache-format.md", "exec"), names)  # noqa: S102 - the page's own code
     exec(compile(library, "cache-format.md", "exec"), names)  # noqa: S102
     assert names["first"].shape[1:] == (16,) and names["pooled"].shape == (16,)
-    row = [bytes(key) for key in np.load(text["keys"])["keys"]].index(bytes(names["keys"][0]))
+    row = [bytes(key) for key in np.load(text.keys)["keys"]].index(bytes(names["keys"][0]))
     if row < 4:
         np.testing.assert_array_equal(names["values"][row, : names["lengths"][row]], names["first"])
 

@@ -1,7 +1,7 @@
 """The baselines against what their pages say, row by row in float64; heads with nothing to train; the command line's names."""
 
 import json
-from pathlib import Path
+from dataclasses import replace
 
 import baseline_reference as reference
 import numpy as np
@@ -109,22 +109,22 @@ def world(tmp_path_factory):
 
 def test_a_head_with_nothing_to_train_is_evaluated_as_it_is(world, tmp_path):
     job = job_for(world, "bert", {"projection": False}, tmp_path / "bert")
-    result = training.main(job)
-    assert (result["run"]["epochs"], result["run"]["best_epoch"]) == (0, 0)
-    assert json.loads((Path(job["out"]) / "history.json").read_text()) == {"best_epoch": 0, "epochs": []}
-    assert result["metrics"]["test"]["full-kb"]["all"]["n"] == 38
-    written = {name: (Path(job["out"]) / name).read_bytes() for name in training.OUTPUTS}
-    assert training.main({**job, "out": str(tmp_path / "again")})["metrics"] == result["metrics"]
+    result = training.train(job)
+    assert (result.run["epochs"], result.run["best_epoch"]) == (0, 0)
+    assert json.loads((job.out / "history.json").read_text()) == {"best_epoch": 0, "epochs": []}
+    assert result.metrics["test"]["full-kb"]["all"]["n"] == 38
+    written = {name: (job.out / name).read_bytes() for name in training.OUTPUTS}
+    assert training.train(replace(job, out=tmp_path / "again")).metrics == result.metrics
     assert written == {name: (tmp_path / "again" / name).read_bytes() for name in training.OUTPUTS}
 
 
 def test_no_epochs_leave_the_weights_as_they_were(world, tmp_path):
     job = job_for(world, "jmel", {"epochs": 0, "width": 8}, tmp_path / "jmel")
-    training.main(job)
-    tensors, said = training.read_tensors(Path(job["out"]) / "model.safetensors")
-    torch.manual_seed(job["seed"])
+    training.train(job)
+    tensors, said = training.read_tensors(job.out / "model.safetensors")
+    torch.manual_seed(job.seed)
     fresh = make_head(
-        "jmel", load_config("jmel", job["config"]), {name: tuple(shape) for name, shape in said["shapes"].items()}
+        "jmel", load_config("jmel", job.config), {name: tuple(shape) for name, shape in said["shapes"].items()}
     )
     assert all(torch.equal(tensor, fresh.state_dict()[name]) for name, tensor in tensors.items()) and tensors
 
@@ -138,16 +138,16 @@ def test_training_beats_the_weights_it_starts_from(world, tmp_path, method):
             {"epochs": epochs, "width": 16, "lr": 0.005, "batch_size": 32},
             tmp_path / f"{method}{epochs}",
         )
-        return training.main(job)["metrics"]["test"]["full-kb"]["all"]["MRR"]
+        return training.train(job).metrics["test"]["full-kb"]["all"]["MRR"]
 
     assert reached(6) > reached(0) + 0.1
 
 
 def test_a_method_may_be_named_as_the_papers_write_it():
     profile = load("demo")
-    assert jobs.head("clip-text", "{}", profile) == jobs.head("clip_text", "{}", profile)
+    assert jobs.head_spec("clip-text", "{}", profile) == jobs.head_spec("clip_text", "{}", profile)
     with pytest.raises(UserError, match=r"'clip_txt': no such method; did you mean 'clip_text'"):
-        jobs.head("clip-txt", "{}", profile)
+        jobs.head_spec("clip-txt", "{}", profile)
 
 
 def test_a_profile_without_the_encoder_is_refused():

@@ -59,7 +59,7 @@ def test_a_configuration_survives_json(params):
 def test_mimic_asks_for_what_its_units_read_and_no_more():
     def wanted(available, **params):
         wants = load_config("mimic", params).wants(available)
-        return {(want["side"], want["role"]): (want["feature"], want["view"], *want["outputs"]) for want in wants}
+        return {(want.side, want.role): (want.feature, want.view, *want.outputs) for want in wants}
 
     everything = ["clip_image", "clip_text", "image_patches", "text_tokens"]
     assert wanted(everything) == {

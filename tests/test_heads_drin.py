@@ -1,7 +1,6 @@
 """DRIN against its equations over the whole graph in float64; what it may not know; its ablations."""
 
 import json
-from pathlib import Path
 
 import drin_reference as reference
 import numpy as np
@@ -216,10 +215,10 @@ def test_it_is_a_miss_in_evaluation_and_training_says_how_many_were_skipped(tmp_
     job = job_for(
         build_job(tmp_path), "drin", {"epochs": 2, "batch_size": 32, "width": 8, "hinge": "each"}, tmp_path / "drin"
     )
-    result = training.main(job)
-    metrics = result["metrics"]["test"]
+    result = training.train(job)
+    metrics = result.metrics["test"]
     assert set(metrics) == {"candidates", "rerank"}
-    predictions = pq.read_table(Path(job["out"]) / "predictions.parquet").to_pylist()
+    predictions = pq.read_table(job.out / "predictions.parquet").to_pylist()
     known = [row for row in predictions if row["split"] == "test" and row["gold"] not in (None, "Q-elsewhere")]
     assert 0 < metrics["candidates"]["all"]["recall"] < 1
     assert metrics["candidates"]["all"]["recall"] == pytest.approx(
@@ -227,10 +226,10 @@ def test_it_is_a_miss_in_evaluation_and_training_says_how_many_were_skipped(tmp_
     )
     assert metrics["candidates"]["all"]["H@1"] == pytest.approx(np.mean([row["rank_candidates"] == 1 for row in known]))
     assert all(np.isnan(row["gold_score"]) for row in known if row["rank_candidates"] == 0)
-    history = json.loads((Path(job["out"]) / "history.json").read_text())["epochs"]
+    history = json.loads((job.out / "history.json").read_text())["epochs"]
     lists, gold = (
-        np.load(job["candidates"])["ids"],
-        pq.read_table(Path(job["dataset"]) / "mentions.parquet")["gold"].to_numpy(),
+        np.load(job.candidates)["ids"],
+        pq.read_table(job.dataset / "mentions.parquet")["gold"].to_numpy(),
     )
     trained = (np.arange(len(gold)) < 96) & (gold >= 0)
     assert history[0]["gold listed"] == pytest.approx((lists == gold[:, None]).any(1)[trained].mean(), abs=1e-6)
@@ -239,7 +238,7 @@ def test_it_is_a_miss_in_evaluation_and_training_says_how_many_were_skipped(tmp_
 def test_features_decide_which_edges_there_are():
     def read(available, **params):
         config = load_config("drin", params)
-        return config.pairs(available), sorted({want["role"] for want in config.wants(available)})
+        return config.pairs(available), sorted({want.role for want in config.wants(available)})
 
     everything = ["clip_image", "clip_text", "image_pooled", "object_resnet", "objects", "text_tokens"]
     assert read(everything) == (["text_cls", "clip_ti", "clip_it", "object_relation"], ["image", "text"])

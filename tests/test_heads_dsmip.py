@@ -1,5 +1,7 @@
 """DSMIP against its paper: prompts over a frozen CLIP, parameters counted, the gate's choice, and what each stage hands on."""
 
+from dataclasses import replace
+
 import checkpoints
 import dsmip_reference as reference
 import numpy as np
@@ -305,16 +307,13 @@ def test_without_prompts_the_multimodal_expert_reads_the_plain_features():
     }
     expert = load_config("dsmip", config.runs(available)["multimodal"][1])
     for read in (config, expert):
-        features = {want["role"]: want["feature"] for want in read.wants(available)}
+        features = {want.role: want.feature for want in read.wants(available)}
         assert (
             features["prompted_text"] == "clip_text"
             and features["prompted_image"] == "clip_image"
             and not set(features.values()) & set(PROMPTED.values())
         )
-    assert (
-        expert.trainer == "heads.training:main"
-        and load_config("dsmip", {}).runs(available)["multimodal"][1]["stage"] == "prompts"
-    )
+    assert expert.training == "head" and load_config("dsmip", {}).runs(available)["multimodal"][1]["stage"] == "prompts"
     assert load_config("dsmip", {"prompts": False}).possible(["clip_text", "clip_image"]) == [
         "text",
         "visual",
@@ -347,10 +346,10 @@ def test_both_stages_train_without_prompts(tmp_path):
     }
     runs = {name: job_for(job, "dsmip", {**common, "stage": name}, tmp_path / name) for name in ("text", "multimodal")}
     for run in runs.values():
-        training.main(run)
+        training.train(run)
     learned = read_tensors(tmp_path / "multimodal" / "model.safetensors")[0]
-    gate = job_for(job, "dsmip", {**common, "epochs": 0}, tmp_path / "gate") | {"heads": runs}
-    assert training.main(gate)["metrics"]["test"]["full-kb"]["all"]["n"] > 0
+    gate = replace(job_for(job, "dsmip", {**common, "epochs": 0}, tmp_path / "gate"), heads=runs)
+    assert training.train(gate).metrics["test"]["full-kb"]["all"]["n"] > 0
     found = read_tensors(tmp_path / "gate" / "model.safetensors")[0]
     assert len(learned) > 4 and all(
         torch.equal(found[name.replace("scoring.", "scoring.multimodal.")], tensor) for name, tensor in learned.items()

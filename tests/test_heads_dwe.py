@@ -228,7 +228,7 @@ def test_explained_attention_sums_to_one_over_what_there_is():
 def test_it_asks_for_what_it_reads_and_no_more():
     def wanted(available, **params):
         wants = load_config("dwe", params).wants(available)
-        return {want["role"]: (want["side"], want["feature"], want["view"], *want["outputs"]) for want in wants}
+        return {want.role: (want.side, want.feature, want.view, *want.outputs) for want in wants}
 
     whole = wanted(EVERYTHING)
     assert whole == {
@@ -277,8 +277,8 @@ def test_what_cannot_be_is_refused_in_one_line(params, available, message):
 def test_it_trains_over_a_cache_of_text_and_whole_pictures(tmp_path):
     job = build_job(tmp_path)
     config = {**SMALL, "epochs": 12, "batch_size": 32, "lr": 0.01, "dropout": 0.1}
-    done = training.main(job_for(job, "dwe", config, tmp_path / "dwe"))
-    assert done["metrics"]["test"]["full-kb"]["all"]["H@1"] > 6 / 40, "well above the chance of 1 in 40"
+    done = training.train(job_for(job, "dwe", config, tmp_path / "dwe"))
+    assert done.metrics["test"]["full-kb"]["all"]["H@1"] > 6 / 40, "well above the chance of 1 in 40"
     history = json.loads((Path(tmp_path) / "dwe" / "history.json").read_text())["epochs"]
     assert {"triplet", "coarse", "loss"} <= set(history[0]) and history[-1]["triplet"] < history[0]["triplet"]
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -54,7 +54,7 @@ def world(tmp_path_factory):
     """A dataset with a trained MIMIC, and the job that fuses it."""
     folder = tmp_path_factory.mktemp("world")
     job = build_job(folder, splits=(96, 160, 60))
-    training.main(job)
+    training.train(job)
     config = {
         "heads": ["mimic"],
         "pair_features": ["name_similarity"],
@@ -63,8 +63,8 @@ def world(tmp_path_factory):
         "batch_size": 64,
         "least_steps": 0,
     }
-    fused = job_for(job, "fused", config, folder / "fused") | {"heads": {"mimic": job}}
-    return job, fused, fusion.main(fused)
+    fused = replace(job_for(job, "fused", config, folder / "fused"), heads={"mimic": job})
+    return job, fused, fusion.train(fused)
 
 
 @pytest.mark.parametrize("hidden", [0, 5])
@@ -94,18 +94,18 @@ def test_scores_are_those_of_the_formula(hidden):
 
 def test_it_learns_from_the_calibrating_half_of_dev_alone(world, tmp_path):
     _, job, _ = world
-    mentions = pq.read_table(Path(job["dataset"]) / "mentions.parquet").to_pydict()
+    mentions = pq.read_table(job.dataset / "mentions.parquet").to_pydict()
     rows = zip(mentions["split"], mentions["gold_id"], strict=True)
     half = np.array([split == "dev" and dev_half(str(gold)) == "calibrate" for split, gold in rows])
     weights = {}
     for name, spoiled in (("whole", np.zeros(len(half), bool)), ("others", ~half), ("own", half)):
         pairs = {}
-        for part, path in job["pairs"].items():
+        for part, path in job.pairs.items():
             values = np.load(path)["values"].copy()
             values[spoiled] = np.random.default_rng(0).random(values[spoiled].shape)
-            pairs[part] = str(tmp_path / f"{name}-{part}.npz")
+            pairs[part] = tmp_path / f"{name}-{part}.npz"
             np.savez(pairs[part], values=values)
-        training.main({**job, "config": {"epochs": 1}, "pairs": pairs, "out": str(tmp_path / name)})
+        training.train(replace(job, config={"epochs": 1}, pairs=pairs, out=tmp_path / name))
         weights[name] = (tmp_path / name / "model.safetensors").read_bytes()
     assert weights["whole"] == weights["others"] != weights["own"]
     counts = json.loads((tmp_path / "whole" / "run.json").read_text())["counts"]
@@ -114,36 +114,36 @@ def test_it_learns_from_the_calibrating_half_of_dev_alone(world, tmp_path):
 
 def test_every_part_is_shown_alone_and_left_out(world, tmp_path):
     _, job, result = world
-    parts = json.loads((Path(job["out"]) / "parts.json").read_text())
+    parts = json.loads((job.out / "parts.json").read_text())
     names = ["frequency", "mimic", "name_similarity"]
     assert sorted(parts) == sorted(["all", *(f"only {name}" for name in names), *(f"without {name}" for name in names)])
-    assert parts["all"]["test"]["H@1"] == result["metrics"]["test"]["rerank"]["all"]["H@1"]
+    assert parts["all"]["test"]["H@1"] == result.metrics["test"]["rerank"]["all"]["H@1"]
     assert all(parts["all"]["test"]["MRR"] > parts[f"only {name}"]["test"]["MRR"] for name in ("frequency", "mimic"))
-    own = {name: str(Path(job["out"]) / "parts" / f"{name}.npz") for name in ("frequency", "mimic")}
+    own = {name: job.out / "parts" / f"{name}.npz" for name in ("frequency", "mimic")}
     alone = {"frequency": own["frequency"]}
     for name, pairs in {
         "without name_similarity": own,
         "only frequency": alone,
-        "without mimic": job["pairs"] | alone,
+        "without mimic": {**job.pairs, **alone},
     }.items():
-        again = training.main({**job, "pairs": pairs, "heads": {}, "out": str(tmp_path / name)})["metrics"]["test"][
-            "rerank"
-        ]["all"]
+        again = training.train(replace(job, pairs=pairs, heads={}, out=tmp_path / name)).metrics["test"]["rerank"][
+            "all"
+        ]
         assert parts[name]["test"] == {figure: again[figure] for figure in ("H@1", "MRR")}
-    lines = result["table"].splitlines()
+    lines = result.table.splitlines()
     assert lines[-1].startswith("without ") and sum(line.startswith("only ") for line in lines) == len(names)
-    assert not [path for path in (Path(job["out"]) / "parts").iterdir() if path.is_dir()]
-    assert fusion.main(job)["table"] == result["table"]
+    assert not [path for path in (job.out / "parts").iterdir() if path.is_dir()]
+    assert fusion.train(job).table == result.table
 
 
 def test_a_part_is_the_score_of_the_run_for_dev_and_test(world):
     job, fused, _ = world
-    values = np.load(Path(fused["out"]) / "parts" / "mimic.npz")["values"]
-    lists = np.load(job["candidates"])["ids"]
-    mentions = pq.read_table(Path(job["dataset"]) / "mentions.parquet").to_pydict()
+    values = np.load(fused.out / "parts" / "mimic.npz")["values"]
+    lists = np.load(job.candidates)["ids"]
+    mentions = pq.read_table(job.dataset / "mentions.parquet").to_pydict()
     split, gold = np.array(mentions["split"]), np.array(mentions["gold"])
     assert np.isnan(values[split == "train"]).all() and (np.isnan(values) == (lists < 0))[split != "train"].all()
-    said = {row["id"]: row for row in pq.read_table(Path(job["out"]) / "predictions.parquet").to_pylist()}
+    said = {row["id"]: row for row in pq.read_table(job.out / "predictions.parquet").to_pylist()}
     listed = [row for row in np.flatnonzero(split != "train") if gold[row] in lists[row] and gold[row] >= 0]
     assert len(listed) > 150
     for row in listed:
@@ -157,13 +157,13 @@ def test_a_part_is_the_score_of_the_run_for_dev_and_test(world):
 
 def test_frequency_counts_golds_of_the_training_mentions(world):
     _, job, _ = world
-    mentions = pq.read_table(Path(job["dataset"]) / "mentions.parquet").to_pydict()
+    mentions = pq.read_table(job.dataset / "mentions.parquet").to_pydict()
     train = [
         (phrase.lower(), gold)
         for split, gold, phrase in zip(mentions["split"], mentions["gold"], mentions["phrase"], strict=True)
         if split == "train" and gold >= 0
     ]
-    lists = np.load(job["candidates"])["ids"]
+    lists = np.load(job.candidates)["ids"]
     found = fusion.frequency(job)
     assert found.shape == (*lists.shape, 2) and np.isnan(found[lists < 0]).all()
     seen = set()
@@ -182,7 +182,7 @@ def test_frequency_counts_golds_of_the_training_mentions(world):
         and max(own for _, own in seen) > 0
         and any(own < whole for whole, own in seen)
     )
-    tenth = fusion.frequency({**job, "train_fraction": 0.1})
+    tenth = fusion.frequency(replace(job, train_fraction=0.1))
     assert (tenth <= found)[lists >= 0].all() and (tenth < found).any()
 
 
@@ -190,10 +190,9 @@ def test_a_ranker_learns_from_train_and_becomes_a_part(world, tmp_path):
     job, fused, _ = world
     config = {"pair_features": ["name_similarity"], "epochs": 3, "batch_size": 32, "least_steps": 14}
     ranker = job_for(job, "ranker", config, tmp_path / "ranker")
-    result = fusion.ranker(ranker)
+    result = fusion.train(ranker)
     assert (
-        64 < result["run"]["counts"]["trained on"] == result["run"]["counts"]["train"] <= 96
-        and result["run"]["epochs"] == 5
+        64 < result.run["counts"]["trained on"] == result.run["counts"]["train"] <= 96 and result.run["epochs"] == 5
     ), "3 steps an epoch"
     assert read_tensors(tmp_path / "ranker" / "model.safetensors")[1]["shapes"] == {
         "pairs.frequency": [2],
@@ -201,16 +200,16 @@ def test_a_ranker_learns_from_train_and_becomes_a_part(world, tmp_path):
     }
     config = {"heads": ["ranker"], "pair_features": [], "frequency": False, "epochs": 2}
     job = fusion.with_parts(
-        {**fused, "config": config, "pairs": {}, "heads": {"ranker": ranker}, "out": str(tmp_path / "fused")},
+        replace(fused, config=config, pairs={}, heads={"ranker": ranker}, out=tmp_path / "fused"),
         ("dev",),
         CPU,
     )
-    assert list(job["pairs"]) == ["ranker"]
-    values, lists = np.load(job["pairs"]["ranker"])["values"], np.load(job["candidates"])["ids"]
-    dev = np.array(pq.read_table(Path(job["dataset"]) / "mentions.parquet")["split"].to_pylist()) == "dev"
+    assert list(job.pairs) == ["ranker"]
+    values, lists = np.load(job.pairs["ranker"])["values"], np.load(job.candidates)["ids"]
+    dev = np.array(pq.read_table(job.dataset / "mentions.parquet")["split"].to_pylist()) == "dev"
     np.testing.assert_array_equal(np.isfinite(values), (lists >= 0) & dev[:, None])
     said = {row["id"]: row for row in pq.read_table(tmp_path / "ranker" / "predictions.parquet").to_pylist()}
-    ids = pq.read_table(Path(job["dataset"]) / "mentions.parquet")["id"].to_pylist()
+    ids = pq.read_table(job.dataset / "mentions.parquet")["id"].to_pylist()
     for row in np.flatnonzero(dev):
         if (lists[row] >= 0).any():
             assert np.nanmax(values[row]) == pytest.approx(said[ids[row]]["top_score"][0], rel=1e-4, abs=1e-5)
@@ -218,9 +217,9 @@ def test_a_ranker_learns_from_train_and_becomes_a_part(world, tmp_path):
 
 def test_a_run_comes_back_from_its_folder(world, tmp_path):
     job, fused, _ = world
-    head = load_head(Path(fused["out"]), CPU)
-    assert head.config == load_config("fused", fused["config"]) and not head.training
-    assert torch.equal(head.centre, read_tensors(Path(fused["out"]) / "model.safetensors")[0]["centre"])
+    head = load_head(fused.out, CPU)
+    assert head.config == load_config("fused", fused.config) and not head.training
+    assert torch.equal(head.centre, read_tensors(fused.out / "model.safetensors")[0]["centre"])
     with pytest.raises(UserError, match="train that head first"):
         load_head(tmp_path, CPU)
 
@@ -243,9 +242,8 @@ def test_what_cannot_be_fused_is_refused(params, message):
 def test_scores_of_other_lists_are_refused(world, tmp_path):
     job, fused, _ = world
     with pytest.raises(UserError, match="scored other candidate lists"):
-        fusion.main(
-            {**fused, "heads": {"mimic": {**job, "candidates": str(tmp_path / "c.npz")}}, "out": str(tmp_path / "out")}
-        )
+        other = replace(job, candidates=tmp_path / "c.npz")
+        fusion.train(replace(fused, heads={"mimic": other}, out=tmp_path / "out"))
 
 
 def test_pair_features_and_their_needs_are_those_of_the_pipeline():

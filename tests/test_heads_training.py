@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ import torch
 from heads_world import build_job
 from safetensors import safe_open
 
+from foundation.contracts import to_json
 from foundation.errors import UserError
 from heads import training
 from heads.base import Ragged
 from heads.checkpoint import read_tensors
-from heads.data import Bundle, prefetch, settle
+from heads.contracts import Compute
+from heads.data import CPU, Bundle, prefetch, settle
 from heads.evaluation import evaluate
 from heads.metrics import dev_half
 
@@ -28,21 +31,26 @@ def bytes_of(folder):
     return {name: (Path(folder) / name).read_bytes() for name in COMPARED}
 
 
+def text_alone(job):
+    """The job with its text inputs alone."""
+    return replace(job, inputs=tuple(one for one in job.inputs if one.role == "text"))
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A job, what training it returned, and the bytes it wrote."""
     folder = tmp_path_factory.mktemp("world")
     job = build_job(folder)
-    return job, training.main(job), bytes_of(job["out"])
+    return job, training.train(job), bytes_of(job.out)
 
 
 def test_metrics_predictions_and_history_fit_each_other(world):
     job, result, _ = world
-    metrics = json.loads((Path(job["out"]) / "metrics.json").read_text())
-    assert metrics == result["metrics"]
+    metrics = json.loads((job.out / "metrics.json").read_text())
+    assert metrics == result.metrics
     assert set(metrics) == {"dev", "test"} and list(metrics["test"]) == ["full-kb", "candidates", "rerank"]
-    predictions = pq.read_table(Path(job["out"]) / "predictions.parquet").to_pylist()
-    mentions = pq.read_table(Path(job["dataset"]) / "mentions.parquet", columns=["id", "split"]).to_pylist()
+    predictions = pq.read_table(job.out / "predictions.parquet").to_pylist()
+    mentions = pq.read_table(job.dataset / "mentions.parquet", columns=["id", "split"]).to_pylist()
     assert [row["id"] for row in predictions] == [row["id"] for row in mentions if row["split"] != "train"]
     for split, protocols in metrics.items():
         known = [row for row in predictions if row["split"] == split and row["gold"] not in (None, "Q-elsewhere")]
@@ -52,7 +60,7 @@ def test_metrics_predictions_and_history_fit_each_other(world):
             assert figures["all"]["H@1"] == pytest.approx((ranks == 1).mean())
             assert figures["all"]["MRR"] == pytest.approx((1 / ranks[ranks > 0]).sum() / len(ranks))
             assert figures["NIL"] == figures["gold outside the KB"] == {"n": 1}
-    lists = dict(zip((row["id"] for row in mentions), np.load(job["candidates"])["ids"].tolist(), strict=True))
+    lists = dict(zip((row["id"] for row in mentions), np.load(job.candidates)["ids"].tolist(), strict=True))
     for row in predictions:
         assert len(row["top"]) == 10 and row["top_score"] == sorted(row["top_score"], reverse=True)
         assert (row["rank_full_kb"] == 1) == (row["top"][0] == row["gold"])
@@ -63,7 +71,7 @@ def test_metrics_predictions_and_history_fit_each_other(world):
             rtol=1e-5,
             atol=1e-5,
         )
-    history = json.loads((Path(job["out"]) / "history.json").read_text())
+    history = json.loads((job.out / "history.json").read_text())
     assert [row["epoch"] for row in history["epochs"]] == [1, 2, 3]
     assert history["best_epoch"] == 1 + int(np.argmax([row["dev MRR"] for row in history["epochs"]]))
     assert history["epochs"][-1]["loss"] < history["epochs"][0]["loss"]
@@ -71,9 +79,9 @@ def test_metrics_predictions_and_history_fit_each_other(world):
 
 def test_a_run_tells_its_cost(world):
     job, result, _ = world
-    said = json.loads((Path(job["out"]) / "run.json").read_text())
-    assert said == result["run"]
-    with safe_open(Path(job["out"]) / "model.safetensors", framework="pt") as file:
+    said = json.loads((job.out / "run.json").read_text())
+    assert said == result.run
+    with safe_open(job.out / "model.safetensors", framework="pt") as file:
         sizes = [int(np.prod(file.get_slice(name).get_shape())) for name in file.keys()]
     assert said["parameters"] == sum(sizes), "this head has no buffers and nothing frozen"
     assert set(said["pairs_per_second"]) == {"candidates", "full-kb"} and min(said["pairs_per_second"].values()) > 0
@@ -82,30 +90,33 @@ def test_a_run_tells_its_cost(world):
 
 def test_the_model_file_says_what_it_is(world):
     job, _, _ = world
-    with safe_open(Path(job["out"]) / "model.safetensors", framework="pt") as file:
+    with safe_open(job.out / "model.safetensors", framework="pt") as file:
         said = json.loads(file.metadata()["state"])
     assert said["method"] == "mimic" and said["config"]["d_t"] == 8 and said["shapes"]["text.tokens"] == [16]
 
 
 def test_a_run_that_is_done_is_not_done_again_and_a_lost_file_is_made_again(world):
     job, result, written = world
-    before = (Path(job["out"]) / "model.safetensors").stat().st_mtime_ns
-    assert training.main(job) == result
-    assert (Path(job["out"]) / "model.safetensors").stat().st_mtime_ns == before
-    (Path(job["out"]) / "model.safetensors").unlink()
-    training.main(job)
-    assert bytes_of(job["out"]) == written
+    before = (job.out / "model.safetensors").stat().st_mtime_ns
+    assert training.train(job) == result
+    assert (job.out / "model.safetensors").stat().st_mtime_ns == before
+    (job.out / "model.safetensors").unlink()
+    training.train(job)
+    assert bytes_of(job.out) == written
 
 
 KILL = """
 import json, os, sys
 import torch._dynamo, torch.utils.tensorboard
+from foundation.contracts import from_json
 from heads import training
-for fault, job in json.loads(sys.argv[1]):
+from heads.contracts import TrainingJob
+for fault, value in json.loads(sys.argv[1]):
+    job = from_json(TrainingJob, value)
     child = os.fork()
     if child == 0:
         os.environ["MEL_FAULT"] = fault
-        training.main(job)
+        training.train(job)
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -116,9 +127,9 @@ EPOCHS_KEPT = {"epoch-before:2": 1, "epoch-end": 1, "epoch-end:3": 3, "run-middl
 def killed(world, tmp_path_factory):
     """fault -> the job of a run that was killed there; "other": one with another learning rate, killed after its second epoch."""
     folder = tmp_path_factory.mktemp("killed")
-    jobs = {fault: {**world[0], "out": str(folder / fault.replace(":", "-"))} for fault in EPOCHS_KEPT}
-    jobs["other"] = {**world[0], "config": {**world[0]["config"], "lr": 0.001}, "out": str(folder / "other")}
-    order = [(fault if fault != "other" else "epoch-end:2", job) for fault, job in jobs.items()]
+    jobs = {fault: replace(world[0], out=folder / fault.replace(":", "-")) for fault in EPOCHS_KEPT}
+    jobs["other"] = replace(world[0], config={**world[0].config, "lr": 0.001}, out=folder / "other")
+    order = [(fault if fault != "other" else "epoch-end:2", to_json(job)) for fault, job in jobs.items()]
     ended = subprocess.run(
         [sys.executable, "-c", KILL, json.dumps(order)], capture_output=True, text=True, check=True
     ).stdout
@@ -128,10 +139,10 @@ def killed(world, tmp_path_factory):
 
 @pytest.mark.parametrize("fault", EPOCHS_KEPT)
 def test_a_killed_run_goes_on_to_the_same_bytes(world, killed, fault):
-    out = Path(killed[fault]["out"])
+    out = killed[fault].out
     assert not (out / "run.json").exists()
     kept = read_tensors(out / "checkpoint.safetensors")[1]["seconds"]
-    run = training.main(killed[fault])["run"]
+    run = training.train(killed[fault]).run
     assert run["resumed_after"] == EPOCHS_KEPT[fault] and run["seconds"]["train"] >= round(kept, 3) > 0, (
         "what was done before the kill counts"
     )
@@ -141,16 +152,16 @@ def test_a_killed_run_goes_on_to_the_same_bytes(world, killed, fault):
 
 
 def test_a_checkpoint_of_another_configuration_is_not_gone_on_with(world, killed):
-    out = killed["other"]["out"]
+    out = killed["other"].out
     assert (Path(out) / "checkpoint.safetensors").exists()
-    assert training.main({**world[0], "out": out})["run"]["resumed_after"] == 0
+    assert training.train(replace(world[0], out=out)).run["resumed_after"] == 0
     assert bytes_of(out) == world[2]
 
 
 def test_stopping_looks_at_one_half_of_dev_alone(world, tmp_path):
     job, _, _ = world
-    saved = np.load(job["candidates"])
-    mentions = pq.read_table(Path(job["dataset"]) / "mentions.parquet")
+    saved = np.load(job.candidates)
+    mentions = pq.read_table(job.dataset / "mentions.parquet")
     dev = mentions["split"].to_numpy(zero_copy_only=False) == "dev"
     half = np.array([dev_half(str(gold)) for gold in mentions["gold_id"].to_pylist()])
     histories = {}
@@ -159,23 +170,21 @@ def test_stopping_looks_at_one_half_of_dev_alone(world, tmp_path):
         ids[dev & (half == name)] = -1
         np.savez(tmp_path / f"{name}.npz", ids=ids, scores=saved["scores"])
         out = tmp_path / name
-        training.main({**job, "candidates": str(tmp_path / f"{name}.npz"), "out": str(out)})
+        training.train(replace(job, candidates=tmp_path / f"{name}.npz", out=out))
         histories[name] = (out / "history.json").read_bytes()
-    assert histories["calibrate"] == (Path(job["out"]) / "history.json").read_bytes()
+    assert histories["calibrate"] == (job.out / "history.json").read_bytes()
     assert {row["dev MRR"] for row in json.loads(histories["choose"])["epochs"]} == {0.0}
 
 
 def test_patience_ends_a_run_that_gets_no_better(world, tmp_path):
     job, _, _ = world
-    result = training.main(
-        {**job, "config": {**job["config"], "lr": 1e-12, "epochs": 50, "patience": 2}, "out": str(tmp_path)}
-    )
-    assert (result["run"]["best_epoch"], result["run"]["epochs"]) == (1, 3)
+    result = training.train(replace(job, config={**job.config, "lr": 1e-12, "epochs": 50, "patience": 2}, out=tmp_path))
+    assert (result.run["best_epoch"], result.run["epochs"]) == (1, 3)
 
 
 def test_a_fraction_of_train_is_part_of_a_larger_one(world):
     job, _, _ = world
-    bundle = Bundle.load(job, [], torch.device("cpu"))
+    bundle = Bundle.load(replace(job, inputs=()), CPU)
     tenth, half = (set(training.training_mentions(bundle, fraction)[0].tolist()) for fraction in (0.1, 0.5))
     whole, counts = training.training_mentions(bundle, 1.0)
     assert (len(tenth), len(half), len(whole)) == (9, 47, 94) and tenth < half < set(whole.tolist())
@@ -184,7 +193,7 @@ def test_a_fraction_of_train_is_part_of_a_larger_one(world):
 
 def test_hard_negatives_come_from_the_mentions_own_lists_anew_at_each_step(world):
     job, _, _ = world
-    bundle = Bundle.load(job, training.load_config("mimic", {}).wants(["text_tokens"]), torch.device("cpu"))
+    bundle = Bundle.load(text_alone(job), CPU)
     index = np.flatnonzero((bundle.table["split"] == "train") & (bundle.gold >= 0))[:16]
     first, second = (bundle.draw(index, 2, 40, np.random.default_rng([0, 1, step])) for step in (1, 2))
     for drawn in (first, second):
@@ -205,9 +214,9 @@ def test_hard_negatives_come_from_the_mentions_own_lists_anew_at_each_step(world
 def test_the_step_size_falls_to_nothing_over_all_epochs(world):
     job, _, _ = world
     config = training.load_config(
-        "mimic", {**job["config"], "lr": 0.01, "lr_decay": True, "epochs": 2, "image_feature": None}
+        "mimic", {**job.config, "lr": 0.01, "lr_decay": True, "epochs": 2, "image_feature": None}
     )
-    bundle = Bundle.load(job, config.wants(["text_tokens"]), torch.device("cpu"))
+    bundle = Bundle.load(text_alone(job), CPU)
     chosen, _ = training.training_mentions(bundle, 1.0)
     head = training.make_head("mimic", config, bundle.shapes)
     _, optimizer = training.make_optimizer(head, config)
@@ -220,7 +229,7 @@ def test_the_step_size_falls_to_nothing_over_all_epochs(world):
 
 def test_a_batch_with_lists_points_at_its_own_entities(world):
     job, _, _ = world
-    bundle = Bundle.load(job, training.load_config("mimic", {}).wants(["text_tokens"]), torch.device("cpu"))
+    bundle = Bundle.load(text_alone(job), CPU)
     index = np.flatnonzero((bundle.table["split"] == "train") & (bundle.gold >= 0))[:5]
     batch = bundle.batch(index, True)
     distinct = np.unique([*bundle.gold[index], *bundle.candidates[index][bundle.candidates[index] >= 0]])
@@ -230,22 +239,21 @@ def test_a_batch_with_lists_points_at_its_own_entities(world):
 
 def test_text_alone_trains_to_the_end(tmp_path):
     job = build_job(tmp_path, images=False)
-    result = training.main(job)
-    assert result["metrics"]["test"]["full-kb"]["all"]["n"] == 38
-    assert "top_vdlu" not in pq.read_schema(Path(job["out"]) / "predictions.parquet").names
+    result = training.train(job)
+    assert result.metrics["test"]["full-kb"]["all"]["n"] == 38
+    assert "top_vdlu" not in pq.read_schema(job.out / "predictions.parquet").names
 
 
 def test_resident_and_mapped_features_are_the_same_rows(world):
     job, _, _ = world
-    wanted = training.load_config("mimic", {}).wants(["text_tokens", "image_patches"])
-    resident, mapped = (Bundle.load(job, wanted, torch.device("cpu")) for _ in range(2))
+    resident, mapped = (Bundle.load(job, CPU) for _ in range(2))
     columns = [*resident.mentions.columns.values()]
     sizes = sorted(column.bytes() for column in columns)
-    settle(columns, torch.device("cpu"), sum(sizes) - 1)
+    settle(columns, CPU, sum(sizes) - 1)
     assert sorted(column.bytes() for column in columns if column.resident is not None) == sizes[:-1], (
         "the largest no longer fits"
     )
-    settle(columns, torch.device("cpu"), sum(sizes))
+    settle(columns, CPU, sum(sizes))
     assert all(column.resident is not None for column in columns)
     index = np.array([*range(100, 140), 3, 3])
     left, right = resident.mentions.rows(index), mapped.mentions.rows(index)
@@ -273,19 +281,18 @@ def test_an_error_while_reading_ahead_is_raised_where_the_batch_is_wanted():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"device": "gpu"}, "--device 'gpu': unknown"),
-        ({"precision": "fp8"}, "--precision 'fp8': unknown"),
+        ({"compute": Compute(device="gpu")}, "--device 'gpu': unknown"),
+        ({"compute": Compute(device="cpu", precision="fp8")}, "--precision 'fp8': unknown"),
         ({"train_fraction": 0.0}, "train_fraction = 0.0: expected more than 0"),
-        ({"candidates": "/nowhere/c.npz"}, "/nowhere/c.npz: no such file"),
+        ({"candidates": Path("/nowhere/c.npz")}, "/nowhere/c.npz: no such file"),
         ({"config": {"lr": 1e30}}, "train with a lower learning rate"),
-        ({"config": {"text_feature": "clip_text"}}, "no such feature"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(world, tmp_path, change, message):
     job, _, _ = world
-    changed = {**job, "out": str(tmp_path), **change, "config": {**job["config"], **change.get("config", {})}}
+    changed = replace(job, out=tmp_path, **{**change, "config": {**job.config, **change.get("config", {})}})
     with pytest.raises(UserError) as error:
-        training.main(changed)
+        training.train(changed)
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "metrics.json").exists()
 
@@ -293,34 +300,34 @@ def test_what_cannot_be_done_is_refused_in_one_line(world, tmp_path, change, mes
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_refused(world, tmp_path):
     with pytest.raises(UserError, match="--device cuda: this machine has none"):
-        training.main({**world[0], "device": "cuda", "out": str(tmp_path)})
+        training.train(replace(world[0], compute=Compute(device="cuda"), out=tmp_path))
 
 
 def test_lists_that_do_not_fit_the_kb_are_refused(world, tmp_path):
     job, _, _ = world
-    ids = np.load(job["candidates"])["ids"].copy()
+    ids = np.load(job.candidates)["ids"].copy()
     ids[0, 0] = 40
     np.savez(tmp_path / "c.npz", ids=ids, scores=np.zeros(ids.shape, np.float32))
     with pytest.raises(UserError, match="do not fit the 176 mentions and 40 entities"):
-        training.main({**job, "candidates": str(tmp_path / "c.npz"), "out": str(tmp_path)})
+        training.train(replace(job, candidates=tmp_path / "c.npz", out=tmp_path))
 
 
 def test_a_damaged_checkpoint_is_named(world, tmp_path):
     job, _, _ = world
     (tmp_path / "checkpoint.safetensors").write_bytes(os.urandom(200))
     with pytest.raises(UserError, match=r"checkpoint\.safetensors: not a checkpoint of this project"):
-        training.main({**job, "out": str(tmp_path)})
+        training.train(replace(job, out=tmp_path))
 
 
 def test_a_head_that_scores_lists_alone_is_judged_on_them(world):
     job, result, _ = world
-    config = training.load_config("mimic", job["config"])
-    bundle = Bundle.load(job, config.wants(["text_tokens", "image_patches"]), torch.device("cpu"))
+    config = training.load_config("mimic", job.config)
+    bundle = Bundle.load(job, CPU)
     head = training.make_head("mimic", config, bundle.shapes)
-    head.load_state_dict(read_tensors(Path(job["out"]) / "model.safetensors")[0])
+    head.load_state_dict(read_tensors(job.out / "model.safetensors")[0])
     head.scores_blocks = False
     metrics, columns, _ = evaluate(head.eval(), bundle, quiet=True)
-    assert metrics["test"] == {protocol: result["metrics"]["test"][protocol] for protocol in ("candidates", "rerank")}
+    assert metrics["test"] == {protocol: result.metrics["test"][protocol] for protocol in ("candidates", "rerank")}
     listed = columns["rank_candidates"] > 0
     assert (
         columns["gold"][listed]

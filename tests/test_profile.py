@@ -87,7 +87,7 @@ def test_bad_head_defaults_are_refused_whichever_head_is_asked_for(tmp_path, hea
     loaded = profile.load(write(tmp_path, f"{GOOD}heads:\n  {heads}\n"))
     for method in ("mimic", "dwe"):
         with pytest.raises(UserError) as error:
-            jobs.head(method, "{}", loaded)
+            jobs.head_spec(method, "{}", loaded)
         assert message in str(error.value)
 
 
@@ -99,8 +99,8 @@ def test_an_output_that_a_head_reads_and_the_profile_leaves_out_is_named_before_
     with pytest.raises(
         UserError, match="mine.yaml: features.clip_text.outputs: mimic reads tokens too; add it, or leave `outputs` out"
     ):
-        jobs.head("mimic", "{}", loaded)
-    assert jobs.head("clip", "{}", loaded).wanted, "it reads the pooled vectors alone"
+        jobs.head_spec("mimic", "{}", loaded)
+    assert jobs.head_spec("clip", "{}", loaded).wanted, "it reads the pooled vectors alone"
 
 
 def test_an_unknown_profile_names_the_shipped_ones():

@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import optuna
@@ -20,10 +22,14 @@ from heads_world import build_job, job_for
 from optuna.trial import TrialState
 
 from experiments import jobs, search, spaces, studies
+from experiments.contracts import SearchJob, Study
+from foundation.contracts import to_json
 from foundation.errors import UserError
 from heads import training
-from heads.config import config_class, load_config, methods, to_json
+from heads.config import config_class, load_config, methods
+from heads.config import to_json as config_json
 from heads.config._space import checked
+from heads.contracts import TrainingJob
 from heads.data import Bundle
 from pipeline.profiles import profile as profiles
 
@@ -35,20 +41,17 @@ SPACE = {
 }
 
 
-def search_job(training_job, out, trials=4, space=SPACE, **more):
-    config = {**to_json(load_config("mimic", training_job["config"])), **more.pop("config", {})}
-    return {
-        "training": {**training_job, "config": config, "out": str(out)},
-        "space": checked(config_class("mimic"), space, "space"),
-        "given": {"epochs": config["epochs"]},
-        "trials": trials,
-        "prune": True,
-        "storage": "",
-        "study": "study",
-        "out": str(out),
-        "depends": {},
-        **more,
-    }
+def search_job(job, out, space=SPACE, config=MappingProxyType({}), **study):
+    """A search over MIMIC into `out`. config: options beside the job's. study: of `Study`; 4 trials unless told otherwise."""
+    config = {**config_json(load_config("mimic", job.config)), **config}
+    return SearchJob(
+        training=replace(job, config=config, out=out),
+        space=checked(config_class("mimic"), space, "space"),
+        given={"epochs": config["epochs"]},
+        study=Study(**{"trials": 4, **study}),
+        name="study",
+        depends={},
+    )
 
 
 def rows(out):
@@ -62,20 +65,18 @@ def world(tmp_path_factory):
     """A training job over texts alone, and a search over it that nothing disturbed."""
     folder = tmp_path_factory.mktemp("world")
     job = build_job(folder, images=False)
-    return job, search.main(search_job(job, folder / "sweep")), rows(folder / "sweep")
+    return job, search.search(search_job(job, folder / "sweep")), rows(folder / "sweep")
 
 
 def test_the_first_trial_has_the_values_the_search_starts_from_and_the_best_trains_to_its_figure(world, tmp_path):
     job, found, told = world
     assert (float(told[0]["lr"]), int(told[0]["d_t"]), int(told[0]["batch_size"])) == (0.003, 8, 32)
-    sweep = Path(job["dataset"]) / "sweep"
+    sweep = job.dataset / "sweep"
     best = json.loads((sweep / "best.json").read_text())
-    assert best == found["best"] and set(best) == {"epochs", *SPACE}
-    training.main({**job, "config": {**job["config"], **best}, "out": str(tmp_path)})
+    assert best == found.best and set(best) == {"epochs", *SPACE}
+    training.train(replace(job, config={**job.config, **best}, out=tmp_path))
     history = json.loads((tmp_path / "history.json").read_text())
-    assert (
-        max(row["dev MRR"] for row in history["epochs"]) == found["value"] == max(float(row["dev MRR"]) for row in told)
-    )
+    assert max(row["dev MRR"] for row in history["epochs"]) == found.value == max(float(row["dev MRR"]) for row in told)
     assert all(
         (sweep / name).read_bytes().startswith(b"\x89PNG") for name in ("history.png", "importance.png", "parallel.png")
     )
@@ -85,7 +86,7 @@ def test_the_first_trial_has_the_values_the_search_starts_from_and_the_best_trai
 def test_tensors_are_loaded_once_for_all_trials(world, tmp_path, monkeypatch):
     loads, load = [], Bundle.load.__func__
     monkeypatch.setattr(Bundle, "load", classmethod(lambda cls, *args: loads.append(1) or load(cls, *args)))
-    search.main(search_job(world[0], tmp_path))
+    search.search(search_job(world[0], tmp_path))
     assert len(loads) == 1 and rows(tmp_path) == world[2], "and the same search draws the same trials"
 
 
@@ -93,7 +94,7 @@ def changed(job, folder, split):
     """The job with other golds, lists and features for the mentions of one split."""
     folder.mkdir()
     random = np.random.default_rng(1)
-    table = pq.read_table(Path(job["dataset"]) / "mentions.parquet")
+    table = pq.read_table(job.dataset / "mentions.parquet")
     here = table["split"].to_numpy(zero_copy_only=False) == split
     gold = np.where(here, random.integers(0, 40, len(here)), table["gold"].to_numpy()).astype(np.int32)
     names = [
@@ -101,60 +102,64 @@ def changed(job, folder, split):
     ]
     columns = {**{name: table[name] for name in table.column_names}, "gold": gold, "gold_id": names}
     pq.write_table(pa.table(columns), folder / "mentions.parquet")
-    shutil.copy(Path(job["dataset"]) / "entities.parquet", folder)
-    ids = np.load(job["candidates"])["ids"].copy()
+    shutil.copy(job.dataset / "entities.parquet", folder)
+    ids = np.load(job.candidates)["ids"].copy()
     ids[here] = random.integers(0, 40, ids[here].shape)
     np.savez(folder / "candidates.npz", ids=ids)
     inputs = []
-    for entry in job["inputs"]:
-        if entry["side"] == "mention":
-            with np.load(entry["keys"]) as saved:
+    for one in job.inputs:
+        if one.side == "mention":
+            with np.load(one.keys) as saved:
                 columns = dict(saved)
             columns["keys"][here] = columns["keys"][here][random.permutation(int(here.sum()))]
             np.savez(folder / "keys.npz", **columns)
-            entry = {**entry, "keys": str(folder / "keys.npz")}
-        inputs.append(entry)
-    return {**job, "dataset": str(folder), "candidates": str(folder / "candidates.npz"), "inputs": inputs}
+            one = replace(one, keys=folder / "keys.npz")
+        inputs.append(one)
+    return replace(job, dataset=folder, candidates=folder / "candidates.npz", inputs=tuple(inputs))
 
 
 def test_the_test_split_is_not_looked_at(world, tmp_path):
-    search.main(search_job(changed(world[0], tmp_path / "test", "test"), tmp_path / "a"))
+    search.search(search_job(changed(world[0], tmp_path / "test", "test"), tmp_path / "a"))
     assert rows(tmp_path / "a") == world[2]
-    search.main(search_job(changed(world[0], tmp_path / "dev", "dev"), tmp_path / "b"))
+    search.search(search_job(changed(world[0], tmp_path / "dev", "dev"), tmp_path / "b"))
     assert [row["dev MRR"] for row in rows(tmp_path / "b")] != [row["dev MRR"] for row in world[2]], "the dev split is"
 
 
 def test_trials_that_do_worse_than_half_of_the_others_are_stopped(world, tmp_path):
     space, config = {"lr": {"choices": [0.003, 5.0]}}, {"epochs": 8, "patience": 0}
-    search.main(search_job(world[0], tmp_path / "with", 16, space, config=config))
+    search.search(search_job(world[0], tmp_path / "with", space, config, trials=16))
     told = rows(tmp_path / "with")
     pruned = [row for row in told if row["state"] == "pruned"]
     assert pruned and all(studies.WARMUP <= int(row["epochs"]) < 8 and float(row["lr"]) == 5.0 for row in pruned)
     assert max(float(row["dev MRR"]) for row in told if row["state"] == "complete") > max(
         float(row["dev MRR"]) for row in pruned
     )
-    search.main(search_job(world[0], tmp_path / "without", 12, space, config=config, prune=False))
+    search.search(search_job(world[0], tmp_path / "without", space, config, trials=12, prune=False))
     assert {(row["state"], row["epochs"]) for row in rows(tmp_path / "without")} == {("complete", "8")}
 
 
 def test_values_that_cannot_be_trained_are_told_and_passed_over(world, tmp_path):
     space = {"lr": {"choices": [0.003, 1e30]}}
-    found = search.main(search_job(world[0], tmp_path, 4, space))
+    found = search.search(search_job(world[0], tmp_path, space))
     refused = [row for row in rows(tmp_path) if row["refused"]]
     assert refused and all(float(row["lr"]) == 1e30 and "lower learning rate" in row["refused"] for row in refused)
-    assert found["best"]["lr"] == 0.003 and f"{len(refused)} could not be trained" in found["text"]
+    assert found.best["lr"] == 0.003 and f"{len(refused)} could not be trained" in found.text
     with pytest.raises(UserError, match="none of 2 trials could be trained to the end"):
-        search.main(search_job(world[0], tmp_path / "none", 2, {"lr": {"choices": [1e30]}}))
+        search.search(search_job(world[0], tmp_path / "none", {"lr": {"choices": [1e30]}}, trials=2))
 
 
-RUN = (
-    "import json, sys; from experiments import search; print(json.dumps(search.main(json.loads(sys.argv[1]))['best']))"
-)
+RUN = """
+import json, sys
+from experiments import search
+from experiments.contracts import SearchJob
+from foundation.contracts import from_json
+print(json.dumps(search.search(from_json(SearchJob, json.loads(sys.argv[1]))).best))
+"""
 
 
 def start(job, **environment):
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, json.dumps(job)],
+        [sys.executable, "-c", RUN, json.dumps(to_json(job))],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.PIPE,
         text=True,
@@ -174,17 +179,19 @@ def test_a_search_killed_and_started_again_loses_the_running_trial_alone(world, 
     journal = tmp_path / "study.journal"
     with journal.open("ab") as file:
         file.write(b'{"op_code": 4, "half a li')  # what a writer leaves that is killed in mid-write
-    found = search.main(job)
+    found = search.search(job)
     told = rows(tmp_path)
     assert [row["state"] for row in told] == ["complete", "complete", "fail", "complete", "complete"]
     assert told[3]["again"] == "2" and [told[3][name] for name in SPACE] == [told[2][name] for name in SPACE]
-    assert told[:2] == world[2][:2] and found["run"]["trials"] == 2, "what was done is not done again"
-    assert search.main(job)["run"]["trials"] == 0
-    assert search.main({**job, "trials": 5})["run"]["trials"] == 1, "more trials go on from those"
+    assert told[:2] == world[2][:2] and found.run["trials"] == 2, "what was done is not done again"
+    assert search.search(job).run["trials"] == 0
+    assert search.search(replace(job, study=Study(trials=5, prune=False))).run["trials"] == 1, (
+        "more trials go on from those"
+    )
 
 
 def test_two_searches_on_one_study_divide_the_trials(world, tmp_path):
-    job = search_job(world[0], tmp_path, 9, prune=False)
+    job = search_job(world[0], tmp_path, trials=9, prune=False)
     both = [start(job) for _ in range(2)]
     answers = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0] and answers[0] == answers[1]
@@ -209,7 +216,7 @@ def test_trials_of_dead_processes_are_queued_again_and_those_of_live_ones_left_a
     }
     for worker in workers.values():
         trial = study.ask()
-        search.draw(trial, job["space"])
+        search.draw(trial, job.space)
         trial.set_user_attr(studies.WORKER, worker)
     with studies.at_work(tmp_path, workers["elsewhere"]):
         claim = tmp_path / "workers" / f"{workers['elsewhere']}.claim"
@@ -275,9 +282,9 @@ def postgres(tmp_path_factory):
 
 
 def test_a_study_in_a_real_postgresql_is_killed_joined_and_finished(world, tmp_path, postgres):
-    job = search_job(world[0], tmp_path / "a", 6, storage=postgres, prune=False)
+    job = search_job(world[0], tmp_path / "a", trials=6, storage=postgres, prune=False)
     assert start(job, MEL_FAULT="trial-epoch:4").wait(300) == -9
-    both = [start({**job, "out": str(tmp_path / name)}) for name in ("a", "b")]
+    both = [start(replace(job, training=replace(job.training, out=tmp_path / name))) for name in ("a", "b")]
     answers = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0] and answers[0] == answers[1]
     assert states(tmp_path / "a")["complete"] == 6 and states(tmp_path / "a")["fail"] >= 1
@@ -308,7 +315,9 @@ def test_every_methods_own_space_is_one_that_it_can_be_searched_in(method):
         assert "profile" in str(error) and "space" not in str(error), error  # this profile lacks what the method reads
         return
     assert "lr" in asked.space
-    assert asked.head.runs == jobs.head(method, "{}", profile).runs, "runs that it reads are those of the plain method"
+    assert asked.head.runs == jobs.head_spec(method, "{}", profile).runs, (
+        "runs that it reads are those of the plain method"
+    )
     assert set(spaces.drawn(asked.space, load_config(method, asked.head.config))) == set(asked.space), (
         "the first trial has what TrainHead would take"
     )
@@ -374,10 +383,16 @@ def test_a_study_is_named_by_all_that_its_trials_depend_on_but_what_is_drawn(tmp
 
     def study(params, **depends):
         asked = spaces.search("mimic", params, "", profile)
-        made = {"depends": {"config": asked.head.config, "features": "a", **depends}}
-        return spaces.search_job(asked, made, label="demo", paths=Paths(tmp_path), trials=3, prune=True, storage="")[
-            "study"
-        ]
+        job = TrainingJob(
+            method="mimic",
+            config=asked.head.config,
+            inputs=(),
+            dataset=tmp_path,
+            candidates=tmp_path,
+            out=tmp_path,
+            depends={"config": asked.head.config, "features": "a", **depends},
+        )
+        return spaces.search_job(asked, job, "demo", Paths(tmp_path), Study(trials=3)).name
 
     assert study("{}") == study('{"lr": 0.005}') != study('{"epochs": 3}')
     assert study("{}") != study("{}", features="b")
@@ -390,37 +405,35 @@ def test_a_head_trained_on_other_features_is_refused_with_both_identities_named(
     from cache.store import Store
     from heads.runs import list_scores
 
-    job = {**world[0], "out": str(tmp_path / "run")}
-    training.main({**job, "config": {**job["config"], "epochs": 1}})
+    job = replace(world[0], out=tmp_path / "run")
+    training.train(replace(job, config={**job.config, "epochs": 1}))
     assert np.isfinite(list_scores(job, ("dev",), torch.device("cpu"))).any()
     other = build_job(tmp_path / "other", images=False, seed=3)
-    entry = next(entry for entry in other["inputs"] if entry["side"] == "entity")
-    spec = json.loads((Path(entry["store"]) / "spec.json").read_text())["spec"]
+    one = next(one for one in other.inputs if one.side == "entity")
+    spec = json.loads((one.store / "spec.json").read_text())["spec"]
     store = Store.create(tmp_path / "other" / "cache", "text_tokens", {**spec, "made by": "other weights"})
-    changed = {
-        **job,
-        "inputs": [{**row, "store": str(store.folder)} if row["side"] == "entity" else row for row in job["inputs"]],
-    }
+    inputs = (replace(row, store=store.folder) if row.side == "entity" else row for row in job.inputs)
+    changed = replace(job, inputs=tuple(inputs))
     with pytest.raises(UserError) as error:
         list_scores(changed, ("dev",), torch.device("cpu"))
     assert all(
         text in str(error.value)
-        for text in (str(tmp_path / "run"), store.identity[:16], Store.open(Path(entry["store"])).identity[:16])
+        for text in (str(tmp_path / "run"), store.identity[:16], Store.open(one.store).identity[:16])
     )
 
 
 def test_a_search_over_the_fusion_reads_its_heads_scores_of_dev_alone(world, tmp_path):
-    job = {**world[0], "out": str(tmp_path / "run"), "config": {**world[0]["config"], "epochs": 1}}
-    training.main(job)
+    job = replace(world[0], out=tmp_path / "run", config={**world[0].config, "epochs": 1})
+    training.train(job)
     fused = job_for(
         job, "fused", {"heads": ["mimic"], "pair_features": ["name_similarity"], "epochs": 4}, tmp_path / "sweep"
-    ) | {"heads": {"mimic": job}}
-    fused["config"] = to_json(load_config("fused", fused["config"]))
+    )
+    fused = replace(fused, heads={"mimic": job}, config=config_json(load_config("fused", fused.config)))
     space = checked(
         config_class("fused"), {"hidden": {"choices": [0, 4]}, "lr": {"low": 0.003, "high": 0.1, "log": True}}, "space"
     )
-    search.main(search_job(job, tmp_path / "sweep", 3) | {"training": fused, "space": space})
-    split = pq.read_table(Path(job["dataset"]) / "mentions.parquet")["split"].to_numpy(zero_copy_only=False)
+    search.search(replace(search_job(job, tmp_path / "sweep", trials=3), training=fused, space=space))
+    split = pq.read_table(job.dataset / "mentions.parquet")["split"].to_numpy(zero_copy_only=False)
     scores = np.load(tmp_path / "sweep" / "parts" / "mimic.npz")["values"]
     assert np.isfinite(scores[split == "dev"]).any() and np.isnan(scores[split == "test"]).all()
     assert sum(row["state"] == "complete" for row in rows(tmp_path / "sweep")) == 3
@@ -440,21 +453,19 @@ def test_a_search_over_the_gate_starts_each_trial_from_the_trained_experts(tmp_p
     experts = {}
     for expert in ("text", "visual"):
         experts[expert] = job_for(job, "dsmip", {**common, "stage": expert}, tmp_path / expert)
-        training.main(experts[expert])
+        training.train(experts[expert])
     before = {expert: (tmp_path / expert / "model.safetensors").read_bytes() for expert in experts}
-    gate = job_for(job, "dsmip", {**common, "gate_width": 16}, tmp_path / "sweep") | {"heads": experts}
-    gate["config"] = to_json(load_config("dsmip", gate["config"]))
+    gate = job_for(job, "dsmip", {**common, "gate_width": 16}, tmp_path / "sweep")
+    gate = replace(gate, heads=experts, config=config_json(load_config("dsmip", gate.config)))
     space = checked(
         config_class("dsmip"),
         {"lr": {"low": 1e-9, "high": 1e-8, "log": True}, "gate_dropout": {"low": 0.0, "high": 0.1}},
         "space",
     )
-    found = search.main(search_job(job, tmp_path / "sweep", 2) | {"training": gate, "space": space})
+    found = search.search(replace(search_job(job, tmp_path / "sweep", trials=2), training=gate, space=space))
     lone = {
         expert: json.loads((tmp_path / expert / "history.json").read_text())["epochs"][-1]["dev MRR"]
         for expert in experts
     }
-    assert found["value"] >= min(lone.values()) > 1 / 10, (
-        "hardly trained, the gate already has what its experts learned"
-    )
+    assert found.value >= min(lone.values()) > 1 / 10, "hardly trained, the gate already has what its experts learned"
     assert {expert: (tmp_path / expert / "model.safetensors").read_bytes() for expert in experts} == before

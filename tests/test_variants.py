@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments import variants
-from experiments.jobs import FOUR, head
+from experiments.jobs import FOUR, head_spec
 from foundation.errors import UserError
 from heads.config import config_class, load_config, methods
 from heads.config.base import TEXT_ONLY
@@ -44,7 +44,7 @@ def ablated(method, given):
 @pytest.mark.parametrize("method", methods())
 def test_every_ablation_is_a_configuration_that_is_not_the_full_one(method):
     given = profile(*FEATURES)
-    full = load_config(method, head(method, "{}", given).config)
+    full = load_config(method, head_spec(method, "{}", given).config)
     for name, variant in ablated(method, given).items():
         changed = load_config(method, json.loads(variant.params))
         assert changed != full or variant.train_fraction, name
@@ -53,8 +53,8 @@ def test_every_ablation_is_a_configuration_that_is_not_the_full_one(method):
 @pytest.mark.parametrize("method", [name for name in methods() if name not in ("fused", "ranker", "bert", "clip_text")])
 def test_text_only_reads_nothing_of_a_picture(method):
     given = profile(*FEATURES)
-    chosen = head(method, variants.text_only(method, "{}", given), given)
-    assert {want.view for want in head(method, "{}", given).wants} & SEEN
+    chosen = head_spec(method, variants.text_only(method, "{}", given), given)
+    assert {want.view for want in head_spec(method, "{}", given).wants} & SEEN
     assert (
         chosen.wants
         and not chosen.runs.keys() & {"visual", "multimodal"}
@@ -65,9 +65,9 @@ def test_text_only_reads_nothing_of_a_picture(method):
 
 def test_fused_text_only_takes_its_heads_without_pictures_too():
     given = profile(*FEATURES)
-    chosen = head("fused", variants.text_only("fused", "{}", given), given)
+    chosen = head_spec("fused", variants.text_only("fused", "{}", given), given)
     assert chosen.pairs == ["name_similarity", "retrieval", "text_cls"] and set(chosen.runs) == set(
-        head("fused", "{}", given).runs
+        head_spec("fused", "{}", given).runs
     )
     for method, params in chosen.runs.values():
         assert json.dumps(params) == variants.text_only(method, "{}", given)
@@ -75,8 +75,8 @@ def test_fused_text_only_takes_its_heads_without_pictures_too():
 
 def test_a_ranker_of_text_alone_reads_no_pair_feature_of_a_picture():
     given = profile(*FEATURES, "face_embedding")
-    assert {"face_match", "clip_ti"} <= set(head("ranker", "{}", given).pairs)
-    chosen = head("ranker", variants.text_only("ranker", "{}", given), given)
+    assert {"face_match", "clip_ti"} <= set(head_spec("ranker", "{}", given).pairs)
+    chosen = head_spec("ranker", variants.text_only("ranker", "{}", given), given)
     assert chosen.pairs == ["name_similarity", "retrieval", "text_cls", "text_length", "word_overlap", "years"]
     assert variants.text_only("ranker", "{}", profile("text_tokens")) is None
 

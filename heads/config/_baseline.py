@@ -4,8 +4,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from cache.inputs import SIDES, Side
 from foundation.errors import UserError
-from heads.config.base import TEXT_ONLY, HeadConfig
+from heads.config.base import PICTURES, TEXT_ONLY, HeadConfig
+from heads.contracts import HeadWant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +31,10 @@ class BaselineConfig(HeadConfig):
     IMAGE: ClassVar[tuple[str, ...]] = ("image_pooled", "clip_image", "image_patches")
     READS: ClassVar[dict[str, list[str]]] = {"text": ["pooled"], "image": ["pooled"]}
     """Role -> outputs: text (mention and sentence, name and attributes), phrase (the mention alone, the name alone), image."""
-    VIEWS: ClassVar[dict[str, dict[str, str]]] = {
+    VIEWS: ClassVar[Mapping[str, Mapping[Side, str]]] = {
         "text": {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"},
         "phrase": {"mention": "mention", "entity": "name"},
-        "image": {"mention": "image", "entity": "image"},
+        "image": PICTURES,
     }
     positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "width", "temperature")
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -48,7 +50,7 @@ class BaselineConfig(HeadConfig):
         reads = "image" in self.READS and self.pick("image_feature", self.IMAGE, available) is not None
         return {TEXT_ONLY: {"image_feature": None}} if reads else {}
 
-    def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
+    def wants(self, available: Collection[str]) -> list[HeadWant]:
         """See `HeadConfig.wants`."""
         text = self.pick("text_feature", self.TEXT, available)
         if text is None:
@@ -61,10 +63,10 @@ class BaselineConfig(HeadConfig):
             "image": self.pick("image_feature", self.IMAGE, available) if "image" in self.READS else None,
         }
         return [
-            {"side": side, "role": role, "feature": of[role], "view": self.VIEWS[role][side], "outputs": list(outputs)}
-            for side in ("mention", "entity")
+            HeadWant(side=side, role=role, feature=feature, view=self.VIEWS[role][side], outputs=tuple(outputs))
+            for side in SIDES
             for role, outputs in self.READS.items()
-            if of[role]
+            if (feature := of[role])
         ]
 
 

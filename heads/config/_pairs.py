@@ -2,10 +2,11 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from foundation.errors import UserError, nearest
-from heads.config.base import HeadConfig
+from heads.config.base import HeadConfig, Training
+from heads.contracts import HeadWant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,9 @@ class PairsConfig(HeadConfig):
     hidden: int = 16
     members: int = 2
 
+    training: ClassVar[Training] = "combination"
+    shows_parts: ClassVar[bool] = False
+    """Whether a run's table also has each part alone and all parts but each."""
     positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "members")
     FEATURES: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "name_similarity": (),
@@ -56,7 +60,7 @@ class PairsConfig(HeadConfig):
             if name != "auto" and name not in self.FEATURES:
                 raise UserError(f"pair_features: {name!r} is no pair feature{nearest(name, self.FEATURES)}")
 
-    def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
+    def wants(self, available: Collection[str]) -> list[HeadWant]:
         """See `HeadConfig.wants`: nothing but what the pair features (and the heads that are fused) read."""
         return []
 

@@ -8,10 +8,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
+from cache.inputs import SIDES, Side
 from foundation.errors import UserError, nearest
+from heads.contracts import HeadWant
 
 TEXT_ONLY = "text only"
 """The ablation that every method has: itself, without anything that a picture tells."""
+
+
+Training = Literal["head", "combination", "prompts"]
+"""`head`: over cached features. `combination`: the same over pair features, which the scores of trained heads and frequency are made to first.
+`prompts`: with the blocks of a CLIP run live beside the cached features."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +46,8 @@ class HeadConfig:
     hard_reach: int = 40
 
     positive: ClassVar[tuple[str, ...]] = ("lr", "batch_size", "eps", "eval_candidates", "hard_reach")
-    trainer: ClassVar[str] = "heads.training:main"
-    """What trains it: a function of the training job."""
+    training: ClassVar[Training] = "head"
+    """How it is trained, see `Training`."""
     fits_on: ClassVar[str] = "train"
     """What its parameters are learned from: "train", or "calibrate", a half of dev that chooses nothing."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -62,8 +69,8 @@ class HeadConfig:
                     f"{option.name} = {value!r}: expected {'more than 0' if option.name in self.positive else '0 or more'}"
                 )
 
-    def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
-        """The features this head reads, of those `available` by name: `{"side", "role", "feature", "view", "outputs"}` each.
+    def wants(self, available: Collection[str]) -> list[HeadWant]:
+        """The features this head reads, of those `available` by name.
 
         Raises `UserError` where a feature that it cannot do without is not available.
         """
@@ -118,6 +125,15 @@ class HeadConfig:
         if name is not None and name not in available:
             raise UserError(f"{option} = {name!r}: the profile has no such feature{nearest(name, available)}")
         return name
+
+
+def both_sides(role: str, feature: str, views: Mapping[Side, str], outputs: Collection[str]) -> list[HeadWant]:
+    """The same outputs of a feature for mentions and entities, under each side's view."""
+    return [HeadWant(side=side, role=role, feature=feature, view=views[side], outputs=tuple(outputs)) for side in SIDES]
+
+
+PICTURES: Mapping[Side, str] = {"mention": "image", "entity": "image"}
+"""The view of each side's own picture."""
 
 
 C = TypeVar("C", bound=HeadConfig)

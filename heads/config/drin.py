@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from foundation.errors import UserError
-from heads.config.base import TEXT_ONLY, HeadConfig
+from heads.config.base import PICTURES, TEXT_ONLY, HeadConfig, both_sides
+from heads.contracts import HeadWant
 
 Edge = Literal["tt", "ti", "it", "ii"]
 EDGES: tuple[Edge, ...] = ("tt", "ti", "it", "ii")
@@ -95,26 +96,19 @@ class DrinConfig(HeadConfig):
         """See `HeadConfig.pairs`: the initial weights of the kinds of edges whose features the profile has, but for those `Drin` computes itself."""
         return [RELATIONS[edge] for edge in self._possible(available) if edge != "tt" or self.tt == "cls"]
 
-    def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
+    def wants(self, available: Collection[str]) -> list[HeadWant]:
         """See `HeadConfig.wants`. Images only where an edge joins them to a text, the one vertex that is scored."""
         text = self.pick("text_feature", (), available)
         assert text is not None
-        wanted: list[dict[str, Any]] = [
-            {
-                "side": "mention",
-                "role": "text",
-                "feature": text,
-                "view": "sentence",
-                "outputs": ["tokens", "pooled", "offsets"],
-            },
-            {"side": "entity", "role": "text", "feature": text, "view": "name_sep_attributes", "outputs": ["pooled"]},
+        tokens = ("tokens", "pooled", "offsets")
+        wanted = [
+            HeadWant(side="mention", role="text", feature=text, view="sentence", outputs=tokens),
+            HeadWant(side="entity", role="text", feature=text, view="name_sep_attributes", outputs=("pooled",)),
         ]
         if {"ti", "it"} & set(self._possible(available)):
             image = self.pick("image_feature", self.IMAGE, available)
-            wanted += [
-                {"side": side, "role": "image", "feature": image, "view": "image", "outputs": ["pooled"]}
-                for side in ("mention", "entity")
-            ]
+            assert image is not None
+            wanted += both_sides("image", image, PICTURES, ["pooled"])
         return wanted
 
     def _possible(self, available: Collection[str]) -> list[Edge]:

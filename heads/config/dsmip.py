@@ -4,11 +4,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from cache.inputs import Side
 from foundation.errors import UserError
-from heads.config.base import TEXT_ONLY, HeadConfig
+from heads.config.base import PICTURES, TEXT_ONLY, HeadConfig, Training, both_sides
+from heads.contracts import HeadWant
 
 Expert = Literal["text", "visual", "multimodal"]
 EXPERTS: tuple[Expert, ...] = ("text", "visual", "multimodal")
+TEXTS: Mapping[Side, str] = {"mention": "mention_colon_sentence", "entity": "name_colon_attributes"}
 PROMPTED = {"text": "prompted_text", "image": "prompted_image"}
 """Features that are extracted with learned prompts and belong to the run that learned them, not to the profile."""
 
@@ -129,9 +132,9 @@ class DsmipConfig(HeadConfig):
             raise UserError(f"gate_dropout = {self.gate_dropout}: expected less than 1")
 
     @property
-    def trainer(self) -> str:  # type: ignore[override]
-        """See `HeadConfig.trainer`: prompts are learned with a model beside the cache."""
-        return "experiments.prompts:train" if self.stage == "prompts" else HeadConfig.trainer
+    def training(self) -> Training:  # type: ignore[override]  # here it depends on an option
+        """See `HeadConfig.training`: prompts are learned with a model beside the cache."""
+        return "prompts" if self.stage == "prompts" else "head"
 
     @property
     def evaluates(self) -> bool:
@@ -203,7 +206,7 @@ class DsmipConfig(HeadConfig):
         lr, epochs = self.expert_lr or self.lr, self.expert_epochs or self.epochs
         return {"stage": stage, "lr": lr, "epochs": epochs, **chosen}
 
-    def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
+    def wants(self, available: Collection[str]) -> list[HeadWant]:
         """See `HeadConfig.wants`. Text under `word : context` and `name : attributes` (section 3.2.1)."""
         if self.stage == "gate":
             experts = self.possible(available)
@@ -211,42 +214,30 @@ class DsmipConfig(HeadConfig):
                 self._of_gate(available) if len(experts) > 1 else []
             )
         expert: Expert = next(expert for expert in EXPERTS if self.stage_of(expert) == self.stage)
-        lacking = sorted({want["feature"] for want in self._of_expert(expert)} - {*available, *PROMPTED.values()})
+        lacking = sorted({want.feature for want in self._of_expert(expert)} - {*available, *PROMPTED.values()})
         if lacking:
             raise UserError(f"dsmip, stage {self.stage}: the profile lacks {', '.join(lacking)}")
         return self._of_expert(expert)
 
-    def _of_expert(self, expert: Expert) -> list[dict[str, Any]]:
+    def _of_expert(self, expert: Expert) -> list[HeadWant]:
         states = ["tokens", "pooled"]
         if expert == "text":
-            return _both("text", self.text_feature, states, text=True)
+            return both_sides("text", self.text_feature, TEXTS, states)
         if expert == "visual":
-            return _both("image", self.image_feature, states)
+            return both_sides("image", self.image_feature, PICTURES, states)
         if self.stage == "prompts":
             of_text = "states" if self.prompt_start else "ids"  # before the first block the token ids say all
-            return _both("text", self.layers_text, [of_text], text=True) + _both("image", self.layers_image, ["states"])
+            pictures = both_sides("image", self.layers_image, PICTURES, ["states"])
+            return both_sides("text", self.layers_text, TEXTS, [of_text]) + pictures
         features = PROMPTED if self.prompts else {"text": self.text_feature, "image": self.image_feature}
-        return _both(PROMPTED["text"], features["text"], states, text=True) + _both(
-            PROMPTED["image"], features["image"], states
-        )
+        pictures = both_sides(PROMPTED["image"], features["image"], PICTURES, states)
+        return both_sides(PROMPTED["text"], features["text"], TEXTS, states) + pictures
 
-    def _of_gate(self, available: Collection[str]) -> list[dict[str, Any]]:
-        wanted = []
+    def _of_gate(self, available: Collection[str]) -> list[HeadWant]:
+        wanted: list[HeadWant] = []
         if self.layers_text in available:
-            wanted += _both("gate_text", self.layers_text, ["embedding"], text=True)
+            wanted += both_sides("gate_text", self.layers_text, TEXTS, ["embedding"])
         elif self.text_feature in available:
-            wanted += _both("gate_text", self.text_feature, ["pooled"], text=True)
+            wanted += both_sides("gate_text", self.text_feature, TEXTS, ["pooled"])
         image = self.pick("gate_image", self.GATE_IMAGE, available)
-        return wanted + (_both("gate_image", image, ["pooled"]) if image else [])
-
-
-def _both(role: str, feature: str, outputs: list[str], text: bool = False) -> list[dict[str, Any]]:
-    views = (
-        {"mention": "mention_colon_sentence", "entity": "name_colon_attributes"}
-        if text
-        else {"mention": "image", "entity": "image"}
-    )
-    return [
-        {"side": side, "role": role, "feature": feature, "view": view, "outputs": outputs}
-        for side, view in views.items()
-    ]
+        return wanted + (both_sides("gate_image", image, PICTURES, ["pooled"]) if image else [])

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from foundation.errors import UserError
 from heads.config.base import TEXT_ONLY, HeadConfig
+from heads.contracts import HeadWant
 
 Unit = Literal["face", "identity", "image", "text"]
 UNITS: tuple[Unit, ...] = ("face", "identity", "image", "text")
@@ -143,29 +144,30 @@ class DweConfig(HeadConfig):
         }
         return found
 
-    def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
+    def wants(self, available: Collection[str]) -> list[HeadWant]:
         """See `HeadConfig.wants`. Roles of the mention: phrase (m), sentence (t), objects (d), image (v), faces (f), identities (s); entity (g_e)."""
         text = self.pick("text_feature", self.TEXT, available)
         if text is None:
             raise UserError(
                 f"dwe reads a text feature ({' or '.join(self.TEXT)}), there are: {', '.join(sorted(available))}; add one to the profile"
             )
-        wanted = [_want("mention", "phrase", text, "mention", "pooled")]
+        wanted = [_of_mention("phrase", text, "mention", "pooled")]
         if "text" in self.units or self._aligns_pictures:
-            wanted.append(_want("mention", "sentence", text, "sentence", self.text))
+            wanted.append(_of_mention("sentence", text, "sentence", self.text))
         wanted += self._pictures(available)
         if "face" in self.units and self.FACES in available:
-            wanted.append(_want("mention", "faces", text, "face_attributes", "pooled"))
+            wanted.append(_of_mention("faces", text, "face_attributes", "pooled"))
         if "identity" in self.units and self.IDENTITY in available:
-            wanted.append(_want("mention", "identities", text, "identities", "pooled"))
-        return [*wanted, _want("entity", "entity", text, self.ENTITY_VIEWS[self.entity_text], "pooled")]
+            wanted.append(_of_mention("identities", text, "identities", "pooled"))
+        view = self.ENTITY_VIEWS[self.entity_text]
+        return [*wanted, HeadWant(side="entity", role="entity", feature=text, view=view, outputs=("pooled",))]
 
     @property
     def _aligns_pictures(self) -> bool:
         """Whether sentence and whole picture are compared with each other."""
         return self.contrast == "prose" and self.coarse
 
-    def _pictures(self, available: Collection[str]) -> list[dict[str, Any]]:
+    def _pictures(self, available: Collection[str]) -> list[HeadWant]:
         """Objects and whole pictures, those of them that something reads."""
         objects, image = (
             self.pick("object_feature", self.OBJECTS, available),
@@ -183,11 +185,11 @@ class DweConfig(HeadConfig):
         wanted = []
         by_objects = objects is not None and self.image != "whole"
         if objects and seen and by_objects:
-            wanted.append(_want("mention", "objects", objects, "image", "vectors"))
+            wanted.append(_of_mention("objects", objects, "image", "vectors"))
         if image and ((seen and not by_objects) or self._aligns_pictures):
-            wanted.append(_want("mention", "image", image, "image", "pooled"))
+            wanted.append(_of_mention("image", image, "image", "pooled"))
         return wanted
 
 
-def _want(side: str, role: str, feature: str, view: str, output: str) -> dict[str, Any]:
-    return {"side": side, "role": role, "feature": feature, "view": view, "outputs": [output]}
+def _of_mention(role: str, feature: str, view: str, output: str) -> HeadWant:
+    return HeadWant(side="mention", role=role, feature=feature, view=view, outputs=(output,))

@@ -23,7 +23,7 @@ class FusedConfig(PairsConfig):
     weight_decay: float = 0.05
     heads: tuple[str, ...] = ("auto",)
 
-    trainer: ClassVar[str] = "heads.fusion:main"
+    shows_parts: ClassVar[bool] = True
     fits_on: ClassVar[str] = "calibrate"
     USUAL_HEADS: ClassVar[tuple[str, ...]] = ("drin", "dsmip", "dwe", "mimic", "ranker")
     USUAL: ClassVar[tuple[str, ...]] = (

@@ -4,11 +4,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from cache.inputs import SIDES, Side
 from foundation.errors import UserError
-from heads.config.base import TEXT_ONLY, HeadConfig
+from heads.config.base import PICTURES, TEXT_ONLY, HeadConfig, both_sides
+from heads.contracts import HeadWant
 
 Unit = Literal["tglu", "vdlu", "cmfu"]
 UNITS: tuple[Unit, ...] = ("tglu", "vdlu", "cmfu")
+TEXTS: Mapping[Side, str] = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +120,7 @@ class MimicConfig(HeadConfig):
         }
         return {**losses, **units, TEXT_ONLY: {"image_feature": None}, **low}
 
-    def wants(self, available: Collection[str]) -> list[dict[str, Any]]:
+    def wants(self, available: Collection[str]) -> list[HeadWant]:
         """See `HeadConfig.wants`. Text under `mention [SEP] sentence` and `name [SEP] attributes` (eq. 2, 3); no more outputs than the units read."""
         image = self.pick("image_feature", self.IMAGE, available)
         units = set(self.units) if image else {"tglu"} & set(self.units)
@@ -130,12 +133,11 @@ class MimicConfig(HeadConfig):
             raise UserError(
                 f"mimic reads a text feature ({' or '.join(self.TEXT)}), there are: {', '.join(sorted(available))}; add one to the profile"
             )
-        wanted: list[dict[str, Any]] = []
-        for side, text_view in (("mention", "mention_sep_sentence"), ("entity", "name_sep_attributes")):
-            if text:
-                outputs = ["tokens", "pooled"] if "tglu" in units else ["pooled"]
-                wanted.append({"side": side, "role": "text", "feature": text, "view": text_view, "outputs": outputs})
-            if units & {"vdlu", "cmfu"}:
-                outputs = ["tokens", "pooled"] if self.image_global == "projected" and "vdlu" in units else ["tokens"]
-                wanted.append({"side": side, "role": "image", "feature": image, "view": "image", "outputs": outputs})
-        return wanted
+        wanted: list[HeadWant] = []
+        if text:
+            outputs = ["tokens", "pooled"] if "tglu" in units else ["pooled"]
+            wanted += both_sides("text", text, TEXTS, outputs)
+        if image and units & {"vdlu", "cmfu"}:
+            outputs = ["tokens", "pooled"] if self.image_global == "projected" and "vdlu" in units else ["tokens"]
+            wanted += both_sides("image", image, PICTURES, outputs)
+        return sorted(wanted, key=lambda want: SIDES.index(want.side))

@@ -20,7 +20,6 @@ class RankerConfig(PairsConfig):
     hidden: int = 32
     members: int = 1
 
-    trainer: ClassVar[str] = "heads.fusion:ranker"
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "lr": {"low": 1e-3, "high": 0.1, "log": True},
         "batch_size": {"choices": [32, 64, 128, 256]},

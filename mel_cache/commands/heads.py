@@ -1,6 +1,7 @@
 """Tasks from features to trained heads: candidate lists, pair features, training."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,14 @@ import luigi
 from luigi.parameter import ParameterVisibility
 
 from experiments import jobs, spaces
+from experiments.contracts import PromptOutputs, SearchResult, Study
 from foundation import child, logs
+from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
+from heads.config import load_config
+from heads.config.dsmip import DsmipConfig
+from heads.contracts import Compute, HeadInput, TrainingJob, TrainingResult
 from mel_cache.commands.dataset import PrepareDataset
 from mel_cache.commands.features import ExtractFeatures, OnProfile, wants_json
 from mel_cache.commands.parameters import MOST_SEED, Number, TrueOrFalse, Whole
@@ -133,7 +139,7 @@ class TrainHead(BuildCandidates):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         try:
-            self.head = jobs.head(self.method, self.params, self.profile_content)
+            self.head = jobs.head_spec(self.method, self.params, self.profile_content)
         except UserError as error:
             stop(error)
 
@@ -197,46 +203,39 @@ class TrainHead(BuildCandidates):
             "files": [out / "metrics-mean.json", out / "metrics-mean.txt"],
         }
 
-    def job(self) -> dict[str, Any]:
-        """The training job, as `heads.training.main` takes it."""
-        job = jobs.training_job(
-            self.head,
+    def job(self) -> TrainingJob:
+        """The training job."""
+        prepared = self.clone(PrepareDataset)
+        upstream = jobs.Upstream(
             extraction=self.extraction().result(),
             candidates=self.clone(BuildCandidates).resolved(),
             pairs={name: task.resolved() for name, task in self.pairs().items()},
-            dataset=self.clone(PrepareDataset).resolved(),
-            dataset_content=self.clone(PrepareDataset).content(),
-            label=self.dataset,
-            paths=self.paths,
-            seed=self.seed,
-            train_fraction=self.train_fraction,
+            dataset=prepared.resolved()["folder"],
+            content=prepared.content(),
             heads={name: task.job() for name, task in self.runs().items()},
-            prompted=[entry for task in self.prompted() for entry in task.inputs()],
+            prompted=[one for task in self.prompted() for one in task.inputs()],
         )
-        if self.head.config.get("stage") == "prompts":
-            job |= jobs.live_clip(
-                self.head,
-                self.extraction().result(),
-                self.profile_content,
-                self.profile,
-                self.demo_encoders(),
-                self.paths,
-            )
-        return job
+        trial = jobs.Trial(self.dataset, self.seed, self.train_fraction)
+        job = jobs.training_job(self.head, upstream, trial, self.paths)
+        config = load_config(job.method, job.config)
+        if isinstance(config, DsmipConfig) and config.training == "prompts":
+            source = jobs.ClipSource(self.profile_content, self.profile, self.demo_encoders())
+            job = replace(job, live=jobs.live_clip(config, upstream.extraction.features, source, self.paths))
+        return replace(job, compute=Compute(device=self.device, precision=self.precision))
 
     def make(self) -> dict[str, Any]:
         if self.seeds > 1:
             return self.mean()
         job = self.job()
-        out = Path(job["out"])
-        trained = self.run_child(self.head.trainer, {**job, "device": self.device, "precision": self.precision})
-        write_json(out / "config.json", job["depends"])
-        write_atomic(out / "metrics.txt", trained["table"] + "\n")
+        out = job.out
+        trained = self.run_child("experiments.trainers:train", job, TrainingResult)
+        write_json(out / "config.json", job.depends)
+        write_atomic(out / "metrics.txt", trained.table + "\n")
         files = [
             out / name
             for name in ("config.json", "model.safetensors", "metrics.json", "predictions.parquet", "metrics.txt")
         ]
-        return {"result": {"run": self.paths.relative(out)}, "files": files, "run": trained["run"]}
+        return {"result": {"run": self.paths.relative(out)}, "files": files, "run": trained.run}
 
     def summary(self, receipt: dict[str, Any]) -> str:
         run = self.folder(receipt["result"]["run"])
@@ -260,26 +259,20 @@ class PromptedFeatures(TrainHead):
         return learned and {"prompts": learned}
 
     def make(self) -> dict[str, Any]:
-        made = self.run_child("experiments.prompts:extract", {**self.learned().job(), "device": self.device})
+        made = self.run_child("experiments.prompts:extract", self.learned().job(), PromptOutputs)
         inputs = [
-            {
-                **entry,
-                "store": self.paths.relative(Path(entry["store"])),
-                "keys": self.paths.relative(Path(entry["keys"])),
-            }
-            for entry in made["inputs"]
+            replace(one, store=Path(self.paths.relative(one.store)), keys=Path(self.paths.relative(one.keys)))
+            for one in made.inputs
         ]
-        return {"result": {"inputs": inputs}, "files": made["files"], "run": made["run"]}
+        return {"result": {"inputs": [to_json(one) for one in inputs]}, "files": list(made.files), "run": made.run}
 
-    def inputs(self) -> list[dict[str, Any]]:
+    def inputs(self) -> list[HeadInput]:
         """The training inputs that the prompts made."""
-        return [
-            {**entry, **{key: str(self.folder(entry[key])) for key in ("store", "keys")}}
-            for entry in self.resolved()["inputs"]
-        ]
+        listed = [from_json(HeadInput, one) for one in self.resolved()["inputs"]]
+        return [replace(one, store=self.paths.root / one.store, keys=self.paths.root / one.keys) for one in listed]
 
     def summary(self, receipt: dict[str, Any]) -> str:
-        return f"prompted features of {self.learned().job()['out']}"
+        return f"prompted features of {self.learned().job().out}"
 
 
 class SearchHead(TrainHead):
@@ -333,22 +326,14 @@ class SearchHead(TrainHead):
         }
 
     def make(self) -> dict[str, Any]:
-        training = {**self.job(), "device": self.device, "precision": self.precision}
-        job = spaces.search_job(
-            self.asked,
-            training,
-            label=self.dataset,
-            paths=self.paths,
-            trials=self.n_trials,
-            prune=self.prune,
-            storage=self.storage,
-        )
-        found, out = self.run_child("experiments.search:main", job), Path(job["out"])
+        study = Study(trials=self.n_trials, prune=self.prune, storage=self.storage)
+        job = spaces.search_job(self.asked, self.job(), self.dataset, self.paths, study)
+        found, out = self.run_child("experiments.search:search", job, SearchResult), job.out
         files = [out / name for name in spaces.FILES]
         return {
-            "result": {"sweep": self.paths.relative(out), "text": found["text"], "best": found["best"]},
+            "result": {"sweep": self.paths.relative(out), "text": found.text, "best": found.best},
             "files": files,
-            "run": found["run"],
+            "run": found.run,
         }
 
     def summary(self, receipt: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Tasks that show what trained heads do: Explain, mention by mention, as a file; Report, as a page."""
 
+from dataclasses import replace
 from typing import Any
 
 import luigi
@@ -9,7 +10,7 @@ from experiments import jobs, variants
 from foundation.contracts import to_json
 from foundation.errors import UserError
 from heads.config import methods as known_methods
-from heads.contracts import Compute
+from heads.contracts import Compute, ExplanationJob, Explanations, Selection
 from mel_cache.commands import trained
 from mel_cache.commands.compare import CompareHeads, Leaderboard
 from mel_cache.commands.dataset import PrepareDataset
@@ -76,21 +77,19 @@ class Explain(BuildCandidates):
         }
 
     def make(self) -> dict[str, Any]:
-        job = self.trained.job()
         file = self.folder(self.trained.resolved()["run"]) / f"explain-{self.split}-{self.digest()[:8]}.jsonl"
-        said = self.run_child(
-            "heads.explanations:main",
-            {
-                **job,
-                "device": self.device,
-                "file": str(file),
-                "split": self.split,
-                "sample": self.sample,
-                "top": self.top,
-                "mentions": [name.strip() for name in self.mentions.split(",") if name.strip()],
-            },
+        job = ExplanationJob(
+            run=replace(self.trained.job(), compute=Compute(device=self.device)),
+            selection=Selection(
+                split=self.split,
+                mentions=tuple(name.strip() for name in self.mentions.split(",") if name.strip()),
+                sample=self.sample,
+                top=self.top,
+            ),
+            file=file,
         )
-        return {"result": {**said, "file": self.paths.relative(file)}, "files": [file]}
+        explained = self.run_child("heads.explanations:write", job, Explanations)
+        return {"result": {"mentions": explained.mentions, "file": self.paths.relative(file)}, "files": [file]}
 
     def summary(self, receipt: dict[str, Any]) -> str:
         result = receipt["result"]

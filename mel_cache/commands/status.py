@@ -26,7 +26,7 @@ class Status(Tool, OnProfile):
         logs.say(f"  ExtractFeatures: {self.clone(ExtractFeatures).to_do()}")
         for method in filter(None, self.methods.split(",")) if self.methods else (*jobs.FOUR, "fused"):
             try:
-                jobs.head(method, "{}", self.profile_content)
+                jobs.head_spec(method, "{}", self.profile_content)
             except UserError as error:
                 logs.say(f"  TrainHead --method {method}: not with this profile ({error})")
                 continue

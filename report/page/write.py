@@ -1,6 +1,7 @@
 """Writes the page of a report: gathers tables, curves and cases of finished runs, and renders them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from foundation.files import read_json, write_atomic
 from foundation.progress import Bar
 from foundation.tables import TextTable, text_table
+from heads.contracts import Selection
 from heads.explanations import by_hash, explain
 from heads.metrics import parts
 from pipeline.datasets.account import grids
@@ -136,8 +138,9 @@ def explanations(job: CasesJob, split: str, name: str, ids: Sequence[str]) -> di
     """What the head of the run of that name tells of these mentions, by id; nothing for a run without a training job."""
     if name not in job.trainings or not ids:
         return {}
-    training = {**job.trainings[name], "device": job.compute.device}
-    return {one["id"]: one for one in explain(training, split=split, mentions=ids, top=4 * TOP)}
+    run = replace(job.trainings[name], compute=job.compute)
+    selection = Selection(split=split, mentions=tuple(ids), top=4 * TOP)
+    return {one["id"]: one for one in explain(run, selection)}
 
 
 def membership(source: Source) -> dict[str, np.ndarray]:
