@@ -212,7 +212,7 @@ def by_part(entries: Sequence[Entry], split: str) -> TextTable:
 
 
 def against_text(entries: Sequence[Entry], text_only: Mapping[str, Entry], split: str) -> TextTable:
-    """H@1 of each method and of itself without pictures, over all and by group (by who has a picture without groups)."""
+    """H@1 of each method and of itself without pictures: over all, and by group or by who has a picture."""
     rows: list[list[str]] = []
     for entry in entries:
         if entry.name not in text_only:

@@ -59,7 +59,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class RankColumns:
-    """Columns of predictions.parquet, a row for each mention of dev and test. ranks: protocol -> rank of the gold, 0 for none."""
+    """Columns of predictions.parquet, a row for each mention of dev and test.
+
+    ranks: protocol -> rank of the gold, 0 where it has none.
+    """
 
     id: np.ndarray
     split: np.ndarray

@@ -50,7 +50,10 @@ def paired_bootstrap(
 
 
 def _resampled_means(values: np.ndarray, resamples: int, random: np.random.Generator) -> np.ndarray:
-    """(resamples, m) means of `values` (m, n) over n draws with replacement: how often each mention was drawn, times the values."""
+    """(resamples, m) means of `values` (m, n) over n mentions drawn with replacement.
+
+    A mean is the number of times that each mention was drawn, times its value, over n.
+    """
     _, n = values.shape
     step = max(1, CHUNK // n)
     means = []

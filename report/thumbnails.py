@@ -1,4 +1,4 @@
-"""Small copies of pictures for a page: decoded with the limits of all pictures, encoded anew, bounded in number and size."""
+"""Small copies of pictures for a page: decoded with the limits of all pictures, bounded in number and size."""
 
 import io
 from base64 import b64encode

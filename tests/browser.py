@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to over a pipe (its DevTools protocol), for tests of pages. Skips where none is installed."""
+"""A headless Chromium, driven over a pipe by its DevTools protocol, for tests of pages; skips where there is none."""
 
 import contextlib
 import fcntl
@@ -35,7 +35,8 @@ def _high(number: int) -> int:
 
 
 class Page:
-    """One tab. errors: what went wrong in it (exceptions, console errors, refused content); asked: addresses that it wanted from the network."""
+    """One tab. errors: what went wrong in it (exceptions, console errors, refused content). requests: addresses that it
+    wanted from the network."""
 
     def __init__(self, folder: Path) -> None:
         to_browser, self.to = map(_high, os.pipe())
@@ -63,7 +64,7 @@ class Page:
         os.close(from_browser)
         self.number, self.rest, self.session = 0, b"", None
         self.errors: list[str] = []
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.loaded = False
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -113,7 +114,7 @@ class Page:
         elif method == "Network.requestWillBeSent" and not params["request"]["url"].startswith(
             ("data:", "file:", "about:")
         ):
-            self.asked.append(params["request"]["url"])
+            self.requests.append(params["request"]["url"])
         elif method == "Page.loadEventFired":
             self.loaded = True
 

@@ -1,8 +1,9 @@
-"""A prepared dataset and finished runs for tests of reports, written here; its texts and names try to break out of a page."""
+"""A prepared dataset and finished runs for tests of reports; its texts and names try to break out of a page."""
 
 import json
 import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ GROUPS = ("easy", "hard <i>group</i>")
 def dataset(folder: Path, mentions: int, cases: int) -> CasesJob:
     """Files in the jsonl layout and the prepared tables; a third of the mentions each in train, dev and test."""
     data = folder / "data"
-    entities = [
+    entities: list[dict[str, Any]] = [
         {
             "id": f"Q{number}",
             "name": name,
@@ -74,27 +75,37 @@ def dataset(folder: Path, mentions: int, cases: int) -> CasesJob:
     return CasesJob(prepared=out, images=images, most=cases, picture_bytes=10_000_000)
 
 
-def run(folder: Path, data: Path, method: str, seed: int, hit: float, units: tuple[str, ...] = ()) -> Path:
-    """A finished run's folder: of each mention of dev and test a ranking of the whole KB in which the gold is first with chance `hit`."""
-    random = np.random.default_rng(seed)
+@dataclass(frozen=True)
+class Trained:
+    """A run to write. hit: the chance that a mention's gold is first. units: whose scores are among its predictions."""
+
+    method: str
+    seed: int
+    hit: float
+    units: tuple[str, ...] = ()
+
+
+def write_run(folder: Path, data: Path, trained: Trained) -> Path:
+    """A finished run's folder, with a ranking of the whole KB for each mention of dev and test."""
+    random = np.random.default_rng(trained.seed)
     read = pq.read_table(data / "mentions.parquet")
     table = {name: read[name].to_numpy(zero_copy_only=False) for name in read.column_names}
     ids = pq.read_table(data / "entities.parquet", columns=["id"])["id"].to_pylist()
     here = np.flatnonzero(np.isin(table["split"], ["dev", "test"]))
-    rank, top = [], []
+    places, top = [], []
     for row in here:
         gold = table["gold"][row]
         order = random.permutation(len(ids)).tolist()
         if gold >= 0:
             order.remove(gold)
-            order.insert(0 if random.random() < hit else int(random.integers(1, 8)), gold)
-        rank.append(order.index(gold) + 1 if gold >= 0 else 0)
+            order.insert(0 if random.random() < trained.hit else int(random.integers(1, 8)), gold)
+        places.append(order.index(gold) + 1 if gold >= 0 else 0)
         top.append([ids[place] for place in order[:8]])
-    rank = np.array(rank)
+    rank = np.array(places)
     protocols = ("full_kb", "candidates", "rerank")
     columns: dict[str, Any] = {"id": table["id"][here], "split": table["split"][here], "gold": table["gold_id"][here]}
     columns |= {f"rank_{name}": rank.astype(np.int32) for name in protocols} | {"top": top}
-    for name in ("score", *units):
+    for name in ("score", *trained.units):
         expert = name == "expert"
         columns[f"top_{name}"] = [
             [float(random.integers(2)) if expert else 9.0 - place for place in range(8)] for _ in here
@@ -118,8 +129,8 @@ def run(folder: Path, data: Path, method: str, seed: int, hit: float, units: tup
     }
     (folder / "metrics.json").write_text(json.dumps(metrics))
     record = {
-        "method": method,
-        "seed": seed,
+        "method": trained.method,
+        "seed": trained.seed,
         "parameters": 1234,
         "seconds": {"train": 2.0},
         "epochs": 5,
@@ -134,13 +145,13 @@ def run(folder: Path, data: Path, method: str, seed: int, hit: float, units: tup
 def job(folder: Path, mentions: int = 60, cases: int = 1000) -> PageJob:
     """A report's job over three methods, one of them with units, one with experts."""
     shown = dataset(folder, mentions, cases)
-    runs = {
-        "drin": run(folder / "runs" / "drin", shown.prepared, "drin", 1, 0.5),
-        "mimic": run(folder / "runs" / "mimic", shown.prepared, "mimic", 2, 0.7, ("tglu", "vdlu", "cmfu")),
-        f"dsmip {HURT}": run(
-            folder / "runs" / "dsmip", shown.prepared, "dsmip", 3, 0.6, ("text", "multimodal", "expert")
-        ),
-    }
+    trained = (
+        Trained("drin", 1, 0.5),
+        Trained("mimic", 2, 0.7, ("tglu", "vdlu", "cmfu")),
+        Trained("dsmip", 3, 0.6, ("text", "multimodal", "expert")),
+    )
+    folders = [write_run(folder / "runs" / one.method, shown.prepared, one) for one in trained]
+    runs = dict(zip(("drin", "mimic", f"dsmip {HURT}"), folders, strict=True))
     tables = TablesJob(
         dataset=f"small {HURT}",
         runs=tuple(NamedRun(name=name, folder=place, settings=f"lr 1 {HURT}") for name, place in runs.items()),

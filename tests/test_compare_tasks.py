@@ -1,4 +1,4 @@
-"""Seeds, comparisons and ablations as a user types them: runs are shared, go on after a kill, and nothing is done twice."""
+"""Seeds, comparisons and ablations as a user types them: runs are shared, resumed after a kill, and not done twice."""
 
 import json
 import os

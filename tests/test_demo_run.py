@@ -65,7 +65,7 @@ def test_the_second_run_does_nothing_and_prints_the_table(demo_work):
 
 
 def test_what_is_found_in_the_demos_pictures_is_what_was_drawn_there(demo_work, tmp_path):
-    """Detector, crops, attributes, names and face vectors, through the extractors and the cache, on the world's own pictures."""
+    """Detector, crops, attributes, names and face vectors of the world's own pictures, through extractors and cache."""
     work = shutil.copytree(demo_work[0], tmp_path / "artifacts")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     features = "objects,faces,face_attributes,identity,face_embedding"

@@ -43,7 +43,7 @@ class Page:
         return self.rest
 
     def server(self):
-        """The folder of its last process in /proc, None where there is no /proc: Luigi's, its worker's and then the server's."""
+        """The server's folder in /proc: it is a child of Luigi's worker, itself a child of Luigi. None without a /proc."""
         place = Path(f"/proc/{self.process.pid}")
         while place.exists() and (children := (place / "task" / place.name / "children").read_text().split()):
             place = Path(f"/proc/{children[0]}")
@@ -79,11 +79,8 @@ class Page:
             for key, value in fields.items()
         )
         if picture is not None:
-            body += (
-                f'--{edge}\r\nContent-Disposition: form-data; name="picture"; filename="{name}"\r\nContent-Type: image/png\r\n\r\n'.encode()
-                + picture
-                + b"\r\n"
-            )
+            header = f'--{edge}\r\nContent-Disposition: form-data; name="picture"; filename="{name}"\r\n'
+            body += f"{header}Content-Type: image/png\r\n\r\n".encode() + picture + b"\r\n"
         return self.ask(
             "/link",
             "POST",
@@ -333,23 +330,22 @@ def test_the_page_works_in_a_browser_on_a_phone_and_a_desk(page, tmp_path):
                 )
         tab.loaded = False
         tab.value("""(() => { const field = name => document.querySelector(`[name=${name}]`);
-            field("sentence").value = "Ann Powers was seen."; field("phrase").value = "Ann Powers"; document.querySelector("form").requestSubmit() })()""")
+            field("sentence").value = "Ann Powers was seen."; field("phrase").value = "Ann Powers";
+            document.querySelector("form").requestSubmit() })()""")
         while not tab.loaded:
             tab._next(time.monotonic() + browser.WAIT)
         assert tab.value("document.querySelectorAll('ol li').length") == 5 and "picture: none" in tab.value(
             "document.body.innerText"
         )
-        assert tab.errors == [] and all(asked.startswith(url) for asked in tab.asked)
+        assert tab.errors == [] and all(address.startswith(url) for address in tab.requests)
 
 
 def test_it_listens_on_this_machine_unless_told_otherwise_and_says_so():
-    assert all(map(serve.loopback, ("127.0.0.1", "localhost", "::1", "127.0.0.2"))) and not any(
-        map(serve.loopback, ("0.0.0.0", "::", "192.168.1.4", "box"))
-    )  # noqa: S104
-    assert "without a password" not in serve.announced(
-        "127.0.0.1", 8080
-    ) and "http://127.0.0.1:8080/" in serve.announced("127.0.0.1", 8080)
-    assert "without a password" in serve.announced("0.0.0.0", 8080) and "http://[::]:80/" in serve.announced("::", 80)  # noqa: S104
+    assert all(map(serve.loopback, ("127.0.0.1", "localhost", "::1", "127.0.0.2")))
+    assert not any(map(serve.loopback, ("0.0.0.0", "::", "192.168.1.4", "box")))
+    local = serve.announced("127.0.0.1", 8080)
+    assert "without a password" not in local and "http://127.0.0.1:8080/" in local
+    assert "without a password" in serve.announced("0.0.0.0", 8080) and "http://[::]:80/" in serve.announced("::", 80)
 
 
 def test_a_page_for_others_answers_to_addresses_and_its_own_names_alone():

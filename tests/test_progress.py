@@ -1,4 +1,4 @@
-"""What a user sees of work under way: bars on a terminal alone, lines of JSON on request, Luigi's own page, and Status."""
+"""What a user sees of work under way: bars on a terminal, lines of JSON on request, Luigi's own page, and Status."""
 
 import contextlib
 import json

@@ -21,8 +21,11 @@ PROTOCOLS = ("full-kb", "candidates", "rerank")
 GROUPS = np.array(["easy", "hard_&_odd"])[np.arange(60) % 2]
 
 
-def write_run(folder, ranks, *, protocols=PROTOCOLS, ids=None, **told):
-    """A run's files: the same ranks (n,) under each protocol, on dev and on test; the candidates' list lacks every tenth gold."""
+def write_run(folder, ranks, *, protocols=PROTOCOLS, ids=None, **record):
+    """A run's files: the same ranks (n,) under each protocol, on dev and test; candidate lists lack every tenth gold.
+
+    record: entries of run.json.
+    """
     n = len(ranks)
     listed = np.arange(n) % 10 != 9
     of = {"full-kb": ranks, "candidates": np.where(listed, ranks, 0), "rerank": ranks}
@@ -34,7 +37,7 @@ def write_run(folder, ranks, *, protocols=PROTOCOLS, ids=None, **told):
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps({"dev": by_part, "test": by_part}))
     cost = {"parameters": 1234567, "pairs_per_second": {"candidates": 1000.0}, "seconds": {"train": 12.0}, "epochs": 3}
-    (folder / "run.json").write_text(json.dumps({"method": "mimic", "seed": 0, **cost, **told}))
+    (folder / "run.json").write_text(json.dumps({"method": "mimic", "seed": 0, **cost, **record}))
     names = [f"m{number}" for number in range(n)] if ids is None else ids
     ranked = {f"rank_{name.replace('-', '_')}": of[name].tolist() for name in protocols}
     columns = {"id": names, "gold": [f"Q{number}" for number in range(n)], **ranked}

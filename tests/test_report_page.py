@@ -151,8 +151,13 @@ def page(tab, made):
     tab.errors.clear()
     tab.open(made["path"].as_uri())
     yield tab
-    assert tab.errors == [] and tab.asked == []
+    assert tab.errors == [] and tab.requests == []
     assert tab.value("window.hurt") is None, "a script from the data ran"
+
+
+def wait(page) -> None:
+    """Until what was asked for is drawn."""
+    page.value("new Promise(done => setTimeout(done, 500))")
 
 
 def count(page) -> int:
@@ -171,9 +176,8 @@ def test_a_thousand_cases_are_there_and_only_what_is_looked_at_is_built(page):
     assert count(page) == 1000
     built = page.value("document.querySelectorAll('article').length")
     assert 0 < built < 100
-    page.value(
-        "document.getElementById('more').scrollIntoView({behavior: 'instant'}); new Promise(done => setTimeout(done, 500))"
-    )
+    page.value("document.getElementById('more').scrollIntoView({behavior: 'instant'})")
+    wait(page)
     assert built < page.value("document.querySelectorAll('article').length") < 200
     assert page.value("document.querySelectorAll('article img, article image').length") > 10
     assert (
@@ -191,12 +195,8 @@ def test_hostile_text_is_shown_as_text(page, made):
     assert hurt in page.value("document.getElementById('outcomes').textContent") and hurt in page.value(
         "document.querySelector('h1').textContent"
     )
-    assert (
-        page.value(
-            "document.querySelectorAll('article script, article b:not(.gold b):not(.found b), main iframe, [onerror], [onload]').length"
-        )
-        == 0
-    )
+    markup = "article script, article b:not(.gold b):not(.found b), main iframe, [onerror], [onload]"
+    assert page.value(f"document.querySelectorAll('{markup}').length") == 0
     assert page.value("document.scripts.length") == 2
     choose(page, "#query", "onerror=")
     assert count(page) == 1000, "each sentence says so"
@@ -213,7 +213,7 @@ def test_nothing_but_the_page_s_own_script_can_run_or_load(page, made):
     assert refused == "refused" and page.value("window.hurt") is None
     assert len(page.errors) >= 3 and all("Content Security Policy" in error for error in page.errors)
     page.errors.clear()
-    page.asked.clear()
+    page.requests.clear()
 
 
 def test_filters_find_what_the_data_says(page, made):
@@ -227,7 +227,7 @@ def test_filters_find_what_the_data_says(page, made):
     )
     choose(page, "#query", "CLEO")
     shown = count(page)
-    assert 0 < shown and "Cléo" in page.value("document.querySelector('article').textContent"), (
+    assert shown > 0 and "Cléo" in page.value("document.querySelector('article').textContent"), (
         "without regard to case and accents"
     )
     choose(page, "#query", "")
@@ -284,18 +284,16 @@ def test_a_case_shows_its_phrase_gold_candidates_edges_units_and_expert(page, ma
 @pytest.mark.parametrize("width", [320, 390, 768])
 def test_narrow_windows_need_no_scrolling_sideways(tab, made, width):
     tab.open(made["path"].as_uri(), width, 800)
-    tab.value(
-        "document.querySelectorAll('details').forEach(one => one.open = true); document.getElementById('open').click(); new Promise(done => setTimeout(done, 500))"
+    tab.value("document.querySelectorAll('details').forEach(one => one.open = true)")
+    tab.value("document.getElementById('open').click()")
+    wait(tab)
+    right = "one.getBoundingClientRect().right"
+    too_wide = (
+        f"[...document.querySelectorAll('main *')].filter(one => {right} > {width} + 1 && !one.closest('.scroll, svg'))"
+        ".map(one => one.outerHTML.slice(0, 120))"
     )
-    wide = "[...document.querySelectorAll('main *')].filter(one => one.getBoundingClientRect().right > WIDTH + 1 && !one.closest('.scroll, svg')).map(one => one.outerHTML.slice(0, 120))".replace(
-        "WIDTH", str(width)
-    )
-    assert tab.value("document.documentElement.scrollWidth") <= width, tab.value(wide)
-    assert tab.value(
-        "[...document.querySelectorAll('button, select')].every(one => one.getBoundingClientRect().right <= "
-        + str(width)
-        + ")"
-    )
+    assert tab.value("document.documentElement.scrollWidth") <= width, tab.value(too_wide)
+    assert tab.value(f"[...document.querySelectorAll('button, select')].every(one => {right} <= {width})")
 
 
 def test_dark_is_dark_and_both_schemes_are_readable(tab, made):
@@ -327,25 +325,27 @@ CONTRAST = """selector => {
   const node = document.querySelector(selector);
   const style = getComputedStyle(node);
   const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
-  const shine = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const linear = v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const shine = ([r, g, b]) => .2126 * linear(r / 255) + .7152 * linear(g / 255) + .0722 * linear(b / 255);
   let under = node, ground = [255, 255, 255];
   while (under) {
     const found = numbers(getComputedStyle(under).backgroundColor);
     if (found.length < 4 || found[3] > .5) { ground = found; break; }
     under = under.parentElement;
   }
-  const text = shine(numbers(node instanceof SVGElement ? style.fill : style.color)), back = shine(ground);
+  const text = shine(numbers(node instanceof SVGElement ? style.fill : style.color));
+  const back = shine(ground);
   return (Math.max(text, back) + .05) / (Math.min(text, back) + .05);
 }"""
 
 
 def test_it_can_be_used_by_keyboard_and_every_field_is_named(page):
-    assert page.value(
-        "[...document.querySelectorAll('input, select')].every(one => one.labels.length && one.labels[0].textContent.trim())"
-    )
-    assert page.value(
-        "[...document.querySelectorAll('img')].every(one => one.alt) && [...document.querySelectorAll('svg:not([aria-hidden])')].every(one => one.getAttribute('aria-label'))"
-    )
+    for fields, is_named in (
+        ("input, select", "one.labels.length && one.labels[0].textContent.trim()"),
+        ("img", "one.alt"),
+        ("svg:not([aria-hidden])", "one.getAttribute('aria-label')"),
+    ):
+        assert page.value(f"[...document.querySelectorAll('{fields}')].every(one => {is_named})"), fields
     page.key("Tab")
     assert page.value("document.activeElement.textContent") == "Skip to the cases"
     page.key("Enter")

@@ -1,7 +1,6 @@
-"""Tasks that set finished runs side by side: leaderboards, ablations, tests of significance. What is not trained yet is trained."""
+"""Commands that set runs side by side: leaderboards, ablations, tests of significance. Missing runs are trained."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import luigi
@@ -27,16 +26,24 @@ LAYOUT = 1
 
 
 class Leaderboard(BuildCandidates):
-    """Trained heads in one leaderboard: `experiments` and `without_pictures` say which, by name."""
+    """Trained heads in one leaderboard. A subclass says which, by name (`experiments`, `without_pictures`).
+
+    reference: the experiment that the others are compared with; "" for the best. skipped: name -> why it is left out.
+    """
 
     seed = TrainHead.seed
     seeds = TrainHead.seeds
     train_fraction = TrainHead.train_fraction
-    splits: tuple[str, ...] = ("test",)
     reference = ""
-    skipped: dict[str, str]
+    skipped: Mapping[str, str]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits whose figures are shown."""
+        return ("test",)
 
     def experiments(self) -> dict[str, TrainHead]:
+        """name -> the task that trains it."""
         raise NotImplementedError
 
     def brief(self) -> str:
@@ -50,15 +57,15 @@ class Leaderboard(BuildCandidates):
         return [*self.experiments().values(), *self.without_pictures().values()]
 
     def request(self) -> dict[str, Any] | None:
-        own, alone = (
-            {name: task.digest() for name, task in listed.items()}
-            for listed in (self.experiments(), self.without_pictures())
+        experiments, text_only = (
+            {name: task.digest() for name, task in tasks.items()}
+            for tasks in (self.experiments(), self.without_pictures())
         )
-        if not all([*own.values(), *alone.values()]):
+        if not all([*experiments.values(), *text_only.values()]):
             return None
         return {
-            "experiments": own,
-            "text_only": alone,
+            "experiments": experiments,
+            "text_only": text_only,
             "skipped": self.skipped,
             "splits": self.splits,
             "reference": self.reference,
@@ -100,10 +107,10 @@ class Leaderboard(BuildCandidates):
 
 
 class CompareHeads(Leaderboard):
-    """Trains what is missing of several methods and writes one leaderboard: figures, significance, cost, the papers' figures apart.
+    """Compares several methods in one leaderboard: figures, significance, cost, and the papers' figures apart.
 
-    Writes artifacts/reports/<dataset>/compareheads-<hash>/leaderboard.txt, .md, .csv and .tex. A method that the profile has no features for is
-    left out and named.
+    Trains those that are not trained yet. Writes artifacts/reports/<dataset>/compareheads-<hash>/leaderboard.txt, .md,
+    .csv and .tex. A method that the profile has no features for is left out and named.
     """
 
     methods = luigi.Parameter(default="drin,mimic,dwe,dsmip", description="comma-separated methods")
@@ -127,20 +134,21 @@ class CompareHeads(Leaderboard):
     def without_pictures(self) -> dict[str, TrainHead]:
         if not self.text_only:
             return {}
-        found = {
+        without = {
             method: variants.text_only(method, params, self.profile_content) for method, params in self.chosen.items()
         }
         return {
             method: self.clone(TrainHead, method=method, params=params)
-            for method, params in found.items()
+            for method, params in without.items()
             if params is not None
         }
 
 
 class Ablate(Leaderboard):
-    """Trains one method and the ablations of its paper, and writes their table: what each takes away, and whether the difference is significant.
+    """Compares one method with the ablations of its paper: what each loses, and whether the difference is significant.
 
-    Writes artifacts/reports/<dataset>/ablate-<hash>/leaderboard.txt, .md, .csv and .tex. Ablations that the profile has no features for are named.
+    Trains those that are not trained yet. Writes artifacts/reports/<dataset>/ablate-<hash>/leaderboard.txt, .md, .csv
+    and .tex. Ablations that the profile has no features for are left out and named.
     """
 
     method = TrainHead.method
@@ -151,7 +159,6 @@ class Ablate(Leaderboard):
     sensitivity = luigi.BoolParameter(
         default=False, description="also one parameter at a time at the values that the paper plots"
     )
-    splits = ("dev", "test")
     reference = "full"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -162,6 +169,10 @@ class Ablate(Leaderboard):
             )
         except UserError as error:
             stop(error)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return ("dev", "test")
 
     def experiments(self) -> dict[str, TrainHead]:
         full = self.clone(TrainHead)
@@ -174,7 +185,10 @@ class Ablate(Leaderboard):
 
 
 class CompareRuns(Tool):
-    """Tests whether two runs differ on the same mentions: McNemar's exact test of H@1, paired bootstrap of H@1 and MRR with intervals."""
+    """Tests whether two runs differ on the same mentions: McNemar's exact test of H@1, and a paired bootstrap.
+
+    The bootstrap gives the differences of H@1 and MRR with their 95 % intervals.
+    """
 
     run_folder = luigi.Parameter(
         description="a run's folder (or that of a mean over seeds), or <dataset>/<method>/<hash> under artifacts/runs"
@@ -203,9 +217,4 @@ class CompareRuns(Tool):
 
     def named(self, name: str) -> NamedRun:
         """The run of that name. Raises `UserError` where there is none."""
-        for place in (Path(name).expanduser(), self.paths.root / name, self.paths.root / "runs" / name):
-            if place.is_dir():
-                return NamedRun(name=name, folder=place)
-        raise UserError(
-            f"{name}: no such run; name the folder that TrainHead printed as `run:`, or <dataset>/<method>/<hash>"
-        )
+        return NamedRun(name=name, folder=self.paths.find_run(name))

@@ -1,4 +1,4 @@
-"""The task that serves a page over a finished run."""
+"""The command that serves a page over a finished run."""
 
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from report.contracts import ServeJob
 
 
 class Explore(Tool, OnProfile):
-    """Serves a page on this machine over a finished run, until it is stopped: search by phrase, entity and outcome, cases, and a form that links.
+    """Serves a page over a finished run until it is stopped: search its mentions, look at cases, link a sentence.
 
-    The run is --run, or the one of --dataset that was finished last. Other datasets than the demo need --data-dir, for their pictures.
+    The run is --run, or the one of --dataset that was finished last. Other datasets than the demo need --data-dir, for
+    their pictures.
     """
 
     run_folder = luigi.Parameter(
@@ -30,24 +31,24 @@ class Explore(Tool, OnProfile):
     split = Choice(choices=("test", "dev"), default="test", description="test or dev")
 
     def folder_of_run(self) -> Path:
-        """Raises `UserError` where there is none, or it is of another dataset."""
+        """The run's folder. Raises `UserError` where there is none, or where it is of another dataset."""
         if self.run_folder:
             folder = self.paths.find_run(self.run_folder)
             if folder.parent.parent.name != self.dataset:
                 raise UserError(
-                    f"--run {self.run_folder}: of dataset {folder.parent.parent.name!r}; name it (--dataset, and --data-dir for its pictures)"
+                    f"--run {self.run_folder}: of dataset {folder.parent.parent.name!r}; name it (--dataset, and "
+                    "--data-dir for its pictures)"
                 )
             return folder
-        found = [
+        runs = self.paths.root / "runs"
+        folders = [
             path.parent
-            for path in (self.paths.root / "runs" / self.dataset).glob("*/*/run.json")
+            for path in (runs / self.dataset).glob("*/*/run.json")
             if read_json(path.with_name("metrics.json"))
         ]
-        if not found:
-            raise UserError(
-                f"no finished run of dataset {self.dataset} under {self.paths.root / 'runs'}; train a head first (TrainHead)"
-            )
-        return max(found, key=lambda folder: ((folder / "run.json").stat().st_mtime_ns, folder.name))
+        if not folders:
+            raise UserError(f"no finished run of dataset {self.dataset} under {runs}; train a head first (TrainHead)")
+        return max(folders, key=lambda folder: ((folder / "run.json").stat().st_mtime_ns, folder.name))
 
     def act(self) -> None:
         job = ServeJob(

@@ -1,4 +1,4 @@
-"""Tasks that show what trained heads do: Explain, mention by mention, as a file; Report, as a page."""
+"""Commands that show what trained heads do: Explain, mention by mention, as a file; Report, as a page."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,10 +28,10 @@ MOST_CASES = 5000
 
 
 class Explain(BuildCandidates):
-    """Writes what a trained head has to tell per mention and candidate: scores of units, edges before and after, attention, chosen experts.
+    """Writes how a trained head came to its scores, per mention and candidate: units, edges, attention, experts.
 
-    Leaves explain-<split>-<hash>.jsonl in the run's folder, a line per mention (docs/report.md). The run is --run-folder, or the one that TrainHead
-    makes of the same options.
+    Leaves explain-<split>-<hash>.jsonl in the run's folder, a line per mention (docs/report.md). The run is
+    --run-folder, or the one that TrainHead makes of the same options.
     """
 
     method = TrainHead.method
@@ -40,7 +40,8 @@ class Explain(BuildCandidates):
     train_fraction = TrainHead.train_fraction
     run_folder = luigi.Parameter(
         default="",
-        description="the run's folder, or <dataset>/<method>/<hash> under artifacts/runs; instead of --method and --params",
+        description="the run's folder, or <dataset>/<method>/<hash> under artifacts/runs; instead of --method and "
+        "--params",
     )
     split = Choice(choices=SPLITS, default="test", description="train, dev or test")
     mentions = luigi.Parameter(default="", description="comma-separated ids of mentions; empty: all of the split")
@@ -97,17 +98,19 @@ class Explain(BuildCandidates):
 
 
 class Report(Leaderboard):
-    """Writes one HTML page that holds all it shows: dataset, leaderboard, learning curves, parts, where methods disagree, and cases with pictures.
+    """Writes one HTML page: dataset, leaderboard, learning curves, parts, where methods disagree, cases with pictures.
 
-    Leaves artifacts/reports/<dataset>/report-<hash>/report.html. Without --methods and --runs: every method that is trained with its default
-    parameters. What --methods names and is not trained yet is trained.
+    Leaves artifacts/reports/<dataset>/report-<hash>/report.html, which loads nothing. Without --methods and --runs:
+    every method that is trained with its default parameters. Methods named with --methods are trained where they are
+    not yet.
     """
 
     methods = luigi.Parameter(default="", description="comma-separated methods; empty: those that are trained already")
     params = CompareHeads.params
     runs = luigi.Parameter(
         default="",
-        description="comma-separated run folders, or <dataset>/<method>/<hash> under artifacts/runs, beside --methods or in their place",
+        description="comma-separated run folders, or <dataset>/<method>/<hash> under artifacts/runs, beside --methods "
+        "or in their place",
     )
     text_only = CompareHeads.text_only
     split = Choice(choices=SPLITS[1:], default="test", description="dev or test")
@@ -121,40 +124,42 @@ class Report(Leaderboard):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         try:
-            self.skipped: dict[str, str] = {}
+            self.skipped = {}
             self.shown = self._named() if self.methods or self.runs else self._finished()
         except UserError as error:
             stop(error)
 
     @property
-    def splits(self) -> tuple[str, ...]:  # type: ignore[override]
+    def splits(self) -> tuple[str, ...]:
         return (self.split,)
 
     def _named(self) -> dict[str, TrainHead]:
-        found: dict[str, TrainHead] = {}
+        """The methods of --methods, then the runs of --runs; a second run of a method has its hash beside the name."""
+        tasks: dict[str, TrainHead] = {}
         if self.methods:
             possible, self.skipped = variants.possible(self.methods, self.params, self.profile_content)
-            found = {method: self.clone(TrainHead, method=method, params=params) for method, params in possible.items()}
-        for named in filter(None, (name.strip() for name in self.runs.split(","))):
-            task = trained.find(self, named)
-            name = task.head.method
-            found[name if name not in found else f"{name} {named.rstrip('/').rpartition('/')[2][:8]}"] = task
-        return found
+            tasks = {method: self.clone(TrainHead, method=method, params=params) for method, params in possible.items()}
+        for run in filter(None, (name.strip() for name in self.runs.split(","))):
+            task = trained.find(self, run)
+            method = task.head.method
+            tasks[method if method not in tasks else f"{method} {run.rstrip('/').rpartition('/')[2][:8]}"] = task
+        return tasks
 
     def _finished(self) -> dict[str, TrainHead]:
         """Methods whose run with default parameters is done."""
-        found = {}
+        tasks = {}
         papers = [*jobs.FOUR, "fused"]
         listed = [*papers, *(name for name in known_methods() if name not in papers)]
         for method, params in variants.possible(",".join(listed), "{}", self.profile_content)[0].items():
             task = self.clone(TrainHead, method=method, params=params)
             if task.done():
-                found[method] = task
-        if not found:
+                tasks[method] = task
+        if not tasks:
             raise UserError(
-                "no trained head for this dataset and profile; name methods to train (--methods drin,mimic,dwe,dsmip,fused), or run folders (--runs)"
+                "no trained head for this dataset and profile; name methods to train "
+                "(--methods drin,mimic,dwe,dsmip,fused), or run folders (--runs)"
             )
-        return found
+        return tasks
 
     def experiments(self) -> dict[str, TrainHead]:
         return self.shown
@@ -162,13 +167,13 @@ class Report(Leaderboard):
     def without_pictures(self) -> dict[str, TrainHead]:
         if not self.text_only:
             return {}
-        found = {
+        without = {
             name: variants.text_only(task.method, task.params, self.profile_content)
             for name, task in self.shown.items()
         }
         return {
             name: self.shown[name].clone(TrainHead, params=params)
-            for name, params in found.items()
+            for name, params in without.items()
             if params is not None
         }
 
@@ -219,5 +224,6 @@ class Report(Leaderboard):
 
     def summary(self, receipt: dict[str, Any]) -> str:
         result = receipt["result"]
-        left = f", {result['left_out']} left out" if result["left_out"] else ""
-        return f"{result['cases']} cases, {result['pictures']} pictures{left}, {result['bytes'] / 1e6:.1f} MB\nreport: {self.folder(result['file'])}"
+        left_out = f", {result['left_out']} left out" if result["left_out"] else ""
+        counts = f"{result['cases']} cases, {result['pictures']} pictures{left_out}, {result['bytes'] / 1e6:.1f} MB"
+        return f"{counts}\nreport: {self.folder(result['file'])}"

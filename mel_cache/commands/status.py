@@ -1,4 +1,4 @@
-"""The task that says what there is, and what the two everyday commands would do now."""
+"""The command that says what there is, and what the two everyday commands would do now."""
 
 import luigi
 
@@ -13,7 +13,10 @@ from report import status
 
 
 class Status(Tool, OnProfile):
-    """Says what is extracted, trained and searched, with sizes and last measured rates, and what ExtractFeatures and TrainHead would do now."""
+    """Says what is extracted, trained and searched, with sizes and rates, and what is still to do.
+
+    Rates are those of the last extraction here. What is to do: what ExtractFeatures and TrainHead would run now.
+    """
 
     methods = luigi.Parameter(
         default="", description="comma-separated methods to say it for; empty: those of the papers, and fused"

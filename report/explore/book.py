@@ -128,7 +128,7 @@ class Book:
 
 
 def detections(run: Finished) -> list[Input]:
-    """Rows of detectors and recognisers that were extracted for the mentions' pictures of a run, or of those it reads."""
+    """Rows of detectors and recognisers of the mentions' pictures, extracted for a run or for the runs it reads."""
     by_feature: dict[str, Input] = {}
     for one in run.tree():
         listed = (Want(side="mention", feature=name, view="image") for name in DETECTIONS)

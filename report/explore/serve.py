@@ -77,8 +77,8 @@ def announced(host: str, port: int) -> str:
     if loopback(host):
         return shown
     return (
-        f"{shown}\nlistening on {host}, not for this machine alone: whoever reaches this port sees the dataset and uses the "
-        "models, without a password; leave --host out to keep it here"
+        f"{shown}\nlistening on {host}, not for this machine alone: whoever reaches this port sees the dataset and "
+        "uses the models, without a password; leave --host out to keep it here"
     )
 
 

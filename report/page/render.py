@@ -1,4 +1,4 @@
-"""From what a page shows to its HTML: template, style, script and data in one file, under a policy that lets nothing else run or load."""
+"""The page's HTML: template, style, script and data in one file, under a policy that lets nothing else run or load."""
 
 import json
 from base64 import b64encode
@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 
 def render(context: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    """The page. context: what the template writes (all of it escaped); data: what the script shows, plain JSON values."""
+    """The page. context: what the template writes, all of it escaped. data: what the script shows, as JSON values."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 

@@ -27,7 +27,7 @@ Explain = Callable[[str, Sequence[str]], Mapping[str, Explanation]]
 
 
 def write_page(job: PageJob) -> PageResult:
-    """Write `job.out`, one HTML file that loads nothing. Raises `UserError` where a run or the dataset cannot be read."""
+    """Write `job.out`, one HTML file that loads nothing. Raises `UserError` where a run or dataset cannot be read."""
     return write_explained(job, partial(explanations, job.cases, job.tables.splits[-1]))
 
 
@@ -135,7 +135,7 @@ def choose(mentions: Mapping[str, Sequence[Any]], split: str, right: Mapping[str
 
 
 def explanations(job: CasesJob, split: str, name: str, ids: Sequence[str]) -> dict[str, Explanation]:
-    """What the head of the run of that name tells of these mentions, by id; nothing for a run without a training job."""
+    """What the head of the run of that name tells of these mentions, by id; nothing without its training job."""
     if name not in job.trainings or not ids:
         return {}
     run = replace(job.trainings[name], compute=job.compute)
