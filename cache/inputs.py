@@ -1,5 +1,6 @@
 """What a reader asks of the cache, as data: a feature under a view of one side, and where its rows lie."""
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -29,3 +30,9 @@ class Input(Want):
 
     store: Path
     keys: Path
+
+
+def keys_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file of keys: which texts and pictures its records had. A feature's identity says what was done, not to what."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,22 +1,23 @@
 """Training jobs: a head's configuration from the profile and the command line, joined with what extraction left."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from cache.identity import identity
-from cache.inputs import Want
+from cache.inputs import Want, keys_digest
 from foundation.errors import UserError, nearest
 from foundation.files import parse_json, read_json
 from foundation.paths import Paths
 from heads.config import load_config, methods, to_json
 from heads.config.dsmip import PROMPTED, DsmipConfig
 from heads.contracts import HeadInput, HeadWant, LiveClip, TrainingJob
+from pipeline.candidates.contracts import CandidateLists
 from pipeline.extraction.contracts import Extraction, FeatureRows
+from pipeline.pairs.contracts import PairFeature
 from pipeline.profiles.profile import Profile
 
 FOUR = ("drin", "mimic", "dwe", "dsmip")
@@ -116,56 +117,9 @@ def usual_wants(profile: Profile) -> list[Want]:
 
 def pair_wants(name: str, profile: Profile) -> list[Want]:
     """What a pair feature is computed from. Raises `UserError` for an unknown one, or where the profile lacks a feature."""
-    from pipeline.pairs import stage
+    from pipeline.pairs import registry
 
-    return stage.wants(name, list(profile.features))
-
-
-def pair_version() -> int:
-    """Raised by hand when pair features of the same inputs give other numbers."""
-    from pipeline.pairs import stage
-
-    return stage.VERSION
-
-
-def rows_of(extraction: Extraction, columns: Iterable[str], paths: Paths) -> dict[str, str]:
-    """Column -> SHA-256 (hex) of its keys: which texts and pictures its records had. The identity of a feature says what was done, not to what."""
-    found = {}
-    for name in sorted(columns):
-        with open(paths.root / extraction.columns[name], "rb") as handle:
-            found[name] = hashlib.file_digest(handle, "sha256").hexdigest()
-    return found
-
-
-def pair_job(
-    name: str,
-    *,
-    extraction: Extraction,
-    candidates: Mapping[str, Any],
-    dataset: Mapping[str, Any],
-    paths: Paths,
-) -> dict[str, Any]:
-    """The job of `pipeline.pairs.stage.build`; its file is named by the candidate lists and the features and rows it reads."""
-    features = extraction.features
-    read = {name: feature.identity for name, feature in features.items()}
-    rows = rows_of(extraction, extraction.columns, paths)
-    digest = identity(
-        {"pair": name, "version": pair_version(), "candidates": candidates["digest"], "features": read, "rows": rows}
-    )
-    inputs = []
-    for column, path in sorted(extraction.columns.items()):
-        side, feature, view = column.split(".")
-        store = str(paths.cache / features[feature].store)
-        inputs.append({"side": side, "feature": feature, "view": view, "store": store, "keys": str(paths.root / path)})
-    folder = paths.root / dataset["folder"]
-    return {
-        "name": name,
-        "dataset": str(folder),
-        "candidates": str(paths.root / candidates["file"]),
-        "inputs": inputs,
-        "digest": digest,
-        "out": str(folder / f"pairs-{name}-{digest[:12]}.npz"),
-    }
+    return registry.wants(name, list(profile.features))
 
 
 @dataclass(frozen=True)
@@ -178,8 +132,8 @@ class Upstream:
     """
 
     extraction: Extraction
-    candidates: Mapping[str, Any]
-    pairs: Mapping[str, Mapping[str, Any]]
+    candidates: CandidateLists
+    pairs: Mapping[str, PairFeature]
     dataset: str
     content: str
     heads: Mapping[str, TrainingJob]
@@ -204,16 +158,17 @@ def training_job(spec: HeadSpec, upstream: Upstream, trial: Trial, paths: Paths)
     """
     extraction = upstream.extraction
     features = {want.feature: extraction.features[want.feature] for want in spec.extracted}
+    columns = {want.column for want in spec.extracted}
     depends = {
         "method": spec.method,
         "config": spec.config,
         "seed": trial.seed,
         "train_fraction": trial.train_fraction,
         "dataset": upstream.content,
-        "candidates": upstream.candidates["digest"],
+        "candidates": upstream.candidates.digest,
         "features": {name: feature.identity for name, feature in features.items()},
-        "rows": rows_of(extraction, {want.column for want in spec.extracted}, paths),
-        "pairs": {name: pair["digest"] for name, pair in upstream.pairs.items()},
+        "rows": {name: keys_digest(paths.root / extraction.columns[name]) for name in sorted(columns)},
+        "pairs": {name: pair.digest for name, pair in upstream.pairs.items()},
     }
     if upstream.heads:
         depends["heads"] = {name: run.depends for name, run in upstream.heads.items()}
@@ -238,9 +193,9 @@ def training_job(spec: HeadSpec, upstream: Upstream, trial: Trial, paths: Paths)
         train_fraction=trial.train_fraction,
         inputs=(*inputs, *upstream.prompted),
         dataset=paths.root / upstream.dataset,
-        candidates=paths.root / upstream.candidates["file"],
+        candidates=paths.root / upstream.candidates.file,
         depends=depends,
-        pairs={name: paths.root / pair["file"] for name, pair in upstream.pairs.items()},
+        pairs={name: paths.root / pair.file for name, pair in upstream.pairs.items()},
         heads=dict(upstream.heads),
         out=paths.run(trial.label, spec.method, identity(depends)),
     )

@@ -1,6 +1,6 @@
 """One trained head over new mentions: its inputs, candidates and scores, the KB's side read once and kept."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from cache.identity import identity, weights_hash
-from cache.inputs import Want
+from cache.inputs import Input, Want
 from cache.store import Store
 from cache.table import Table
 from experiments import jobs, prompts
@@ -25,13 +25,17 @@ from heads.fusion import Frequency, read_phrases
 from heads.runs import load_head, refuse_other_features
 from heads.scoring import entity_chunks, score_kb, score_lists
 from linking.finished import Finished
-from pipeline.candidates import stage as candidates
-from pipeline.candidates.retrieval import Lists, as_given
-from pipeline.extraction import wants
+from pipeline.candidates.base import SourceInputs
+from pipeline.candidates.lists import RankedLists
+from pipeline.candidates.merging import merge
+from pipeline.candidates.registry import source
+from pipeline.candidates.specs import candidate_sources
 from pipeline.extraction.units import Column
-from pipeline.pairs import scores as pair_scores
-from pipeline.pairs import stage as pairs
+from pipeline.pairs.base import Pairs
+from pipeline.pairs.registry import pair_function
+from pipeline.pairs.roles import SERVED
 from pipeline.pairs.texts import Texts
+from pipeline.pairs.values import RecordValues
 
 HELD_BYTES = 1 << 30  # of the KB's encodings kept between two chunks of mentions
 DEPTH = 10  # entities that are scored again by themselves, as a run's predictions list them
@@ -57,7 +61,7 @@ class Kb:
     @cached_property
     def texts(self) -> Texts:
         """What pair features read of the entities' strings."""
-        return Texts.of(self.table)
+        return Texts(self.table)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -71,7 +75,7 @@ class Chunk:
     table: Mapping[str, list]
     columns: Mapping[Want, Column]
     without: np.ndarray
-    lists: Lists | None = None
+    lists: RankedLists | None = None
     made: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -98,9 +102,8 @@ class Scorer:
             if one.side == "entity":
                 self.entities.add(one.role, one.outputs, Store.open(one.store), Keys.load(one.keys))
         settle_all(self.entities, device)
-        self.sources = wants.candidate_sources(
-            run.candidates["sources"], run.candidates["scorer"], run.retrieval, run.paths
-        )
+        listed = run.candidates["sources"], run.candidates["scorer"]
+        self.sources = [source(spec) for spec in candidate_sources(*listed, run.retrieval, run.paths)]
         self.frequency = self._frequency()
         self.held: list[tuple[int, Rows]] | None = None
 
@@ -149,11 +152,8 @@ class Scorer:
         kb = score_kb(
             self.head, side, self.entities, everyone, none, np.zeros(len(chunk)), n, asked, encodings=self._encodings(n)
         )
-        rows = (
-            _without(Lists(kb.top.astype(np.int32), np.zeros(kb.top.shape, np.float32)), chunk.without)
-            .ids[:, :depth]
-            .astype(np.int64)
-        )
+        top = RankedLists(kb.top.astype(np.int32), np.zeros(kb.top.shape, np.float32)).without(chunk.without)
+        rows = top.ids[:, :depth].astype(np.int64)
         return rows, score_lists(self.head, side, self.entities, everyone, rows)["score"]
 
     def scores(self, chunk: Chunk, lists: np.ndarray) -> np.ndarray:
@@ -162,30 +162,18 @@ class Scorer:
         beside = {name: self._pair(name, chunk) for name in self._pairs()}
         return score_lists(self.head, self._side(chunk), self.entities, np.arange(len(chunk)), ids, beside)["score"]
 
-    def lists(self, chunk: Chunk) -> Lists:
-        """The candidate lists, as the run's sources make them; kept with the chunk."""
+    def lists(self, chunk: Chunk) -> RankedLists:
+        """The candidate lists, as the run's sources give them; kept with the chunk."""
         if chunk.lists is None:
-            k, found = self.run.candidates["k"], []
-            for source in self.sources:
-                found.append(self._retrieve(source, chunk, k))
-            chunk.lists = _without(candidates.merge(found, k, self.run.candidates["merge"]), chunk.without)
+
+            def vectors(read: Input, output: str) -> Table:
+                keys = Keys.load(read.keys) if read.side == "entity" else chunk.keys(read.feature, read.view)
+                return Table(self.stores[read.feature], output, keys.keys, keys.present)
+
+            inputs, k = SourceInputs(chunk.table, self.kb.table, vectors), self.run.candidates["k"]
+            listed = [each.lists(inputs, k) for each in self.sources]
+            chunk.lists = merge(listed, k, self.run.candidates["merge"]).without(chunk.without)
         return chunk.lists
-
-    def _retrieve(self, source: dict[str, Any], chunk: Chunk, k: int) -> Lists:
-        if source["kind"] == "given":
-            return as_given(chunk.table["given"], k)
-        if source["kind"] == "name-of-type" and not any(chunk.table["type"]):
-            source = {**source, "kind": "name"}  # of all entities, as for any mention without a type
-
-        def vectors(side: str) -> Table:
-            feature = source["feature"]
-            if side == "entity":
-                keys = Keys.load(Path(source["entity_keys"]))
-            else:
-                keys = chunk.keys(*Path(source["mention_keys"]).stem.split(".")[1:])
-            return Table(self.stores[feature], source["output"], keys.keys, keys.present)
-
-        return candidates.retrieve(source, dict(chunk.table), dict(self.kb.table), k, vectors)
 
     def _pairs(self) -> list[str]:
         return [name.removeprefix("pairs.") for name in self.head.shapes if name.startswith("pairs.")]
@@ -200,14 +188,14 @@ class Scorer:
             return self.frequency.of_lists(chunk.table["phrase"], lists.ids.astype(np.int64))
         if name not in chunk.made:
 
-            def rows(side: str, feature: str, view: str, output: str) -> pair_scores.Rows:
-                kb = self.run.extraction.columns.get(Want(side="entity", feature=feature, view=view).column, "")
-                keys = Keys.load(self.run.paths.root / kb) if side == "entity" else chunk.keys(feature, view)
-                return pair_scores.Rows(Table(self.stores[feature], output, keys.keys, keys.present), keys.counts)
+            def values(role: str) -> RecordValues:
+                want = SERVED[role]
+                kb = self.run.paths.root / self.run.extraction.columns.get(want.column, "")
+                keys = Keys.load(kb) if want.side == "entity" else chunk.keys(want.feature, want.view)
+                table = Table(self.stores[want.feature], want.output, keys.keys, keys.present)
+                return RecordValues(table, keys.counts)
 
-            chunk.made[name] = pairs.numbers(name, chunk.table, self.kb.texts, lists.ids, lists.scores, rows)[0].astype(
-                np.float32
-            )
+            chunk.made[name] = pair_function(name)(Pairs(chunk.table, self.kb.texts, lists, values))
         return chunk.made[name]
 
     def _side(self, chunk: Chunk) -> Side:
@@ -265,19 +253,6 @@ class _Prompts:
         return store, keys
 
 
-def _without(lists: Lists, absent: Collection[int] | np.ndarray) -> Lists:
-    """The lists without some entities, the others moved up."""
-    if not len(absent):
-        return lists
-    gone = np.isin(lists.ids, np.asarray(absent)) | (lists.ids < 0)
-    order = np.argsort(gone, axis=1, kind="stable")
-    ids, scores = (
-        np.take_along_axis(np.where(gone, empty, values), order, 1)
-        for values, empty in ((lists.ids, -1), (lists.scores, 0))
-    )
-    return Lists(ids.astype(np.int32), scores.astype(np.float32))
-
-
 def _bytes(column: torch.Tensor | Ragged) -> int:
     values = column.values if isinstance(column, Ragged) else column
     return values.numel() * values.element_size()
@@ -291,6 +266,7 @@ def known_stores(runs: Sequence[Finished]) -> dict[str, Store]:
             store = found.setdefault(name, Store.open(run.paths.cache / feature.store))
             if store.identity != feature.identity:
                 raise UserError(
-                    f"{run.folder}: reads {name} {feature.identity[:16]}, another part of it {store.identity[:16]}; train both on the same"
+                    f"{run.folder}: reads {name} {feature.identity[:16]}, another part of it {store.identity[:16]}; "
+                    "train both on the same"
                 )
     return found

@@ -1,5 +1,6 @@
 """Candidate lists: exactly what scoring every pair would give, whatever the sources and sizes."""
 
+import dataclasses
 import json
 import random
 from collections.abc import Sequence
@@ -13,15 +14,36 @@ from rapidfuzz import fuzz
 from rapidfuzz.utils import default_process
 
 from cache.identity import Output
+from cache.inputs import Input
 from cache.shard import Status
 from cache.store import Store
 from cache.table import Table
+from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
-from pipeline.candidates import retrieval
-from pipeline.candidates.retrieval import SCORERS, Lists, as_given, by_name, by_name_of_type, by_vector
-from pipeline.candidates.stage import build, merge, recall
+from foundation.paths import Paths
+from pipeline.candidates import by_vector, name_ranking
+from pipeline.candidates.base import UNKNOWN, SourceInputs
+from pipeline.candidates.by_vector import nearest_vectors
+from pipeline.candidates.contracts import (
+    CandidateJob,
+    CandidateLists,
+    GivenSource,
+    NameSource,
+    SourceSpec,
+    TypedNameSource,
+    VectorSource,
+)
+from pipeline.candidates.given import first_of_each
+from pipeline.candidates.lists import RankedLists
+from pipeline.candidates.merging import merge
+from pipeline.candidates.name_ranking import SCORERS, NameRanking
+from pipeline.candidates.recall import recall, recall_table
+from pipeline.candidates.registry import SOURCES, source
+from pipeline.candidates.specs import candidate_sources, vector_features
+from pipeline.candidates.stage import build_candidates
 from pipeline.datasets.layouts import load
 from pipeline.demo.world import make_world
+from pipeline.extraction.contracts import Extraction, FeatureRows
 
 WIKIMEL = Path(__file__).parents[2] / "shared" / "data" / "wikimel"
 
@@ -42,7 +64,7 @@ def every_pair(
     return lists
 
 
-def rows(lists: Lists) -> list[list[int]]:
+def rows(lists: RankedLists) -> list[list[int]]:
     return [[entity for entity in listed if entity >= 0] for listed in lists.ids.tolist()]
 
 
@@ -61,29 +83,29 @@ def small():
 @pytest.mark.parametrize("k", [1, 7, 100, 600])
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_lists_are_those_of_scoring_every_pair(small, scorer, k, monkeypatch):
-    monkeypatch.setattr(retrieval, "_BLOCK_BYTES", 30_000)  # several blocks, several pieces
-    monkeypatch.setattr(retrieval, "_PAIRS", 700)
+    monkeypatch.setattr(name_ranking, "BLOCK_BYTES", 30_000)  # several blocks, several pieces
+    monkeypatch.setattr(name_ranking, "PAIRS", 700)
     phrases, names, ids = small
-    lists = by_name(phrases, names, ids, k, scorer, workers=2)
+    lists = NameRanking(names, ids, scorer, workers=2).lists(phrases, k)
     assert lists.ids.shape == lists.scores.shape == (len(phrases), k)
     assert rows(lists) == every_pair(phrases, names, ids, k, scorer)
     assert ((lists.scores > 0) == (lists.ids >= 0)).all() and (np.diff(lists.scores, axis=1) <= 0).all()
 
 
 def test_equal_scores_are_ordered_by_ratio_then_id():
-    lists = by_name(["John"], ["John Adams", "John", "john!", "John Ad"], ["Q3", "Q20", "Q1", "Q4"], 4)
+    lists = NameRanking(["John Adams", "John", "john!", "John Ad"], ["Q3", "Q20", "Q1", "Q4"]).lists(["John"], 4)
     assert rows(lists) == [[2, 1, 3, 0]]  # Q1 before Q20 with the same name, then the longer ones
 
 
 def test_nothing_in_common_gives_an_empty_list_and_empty_inputs_work():
-    assert rows(by_name(["xyz", "…", ""], ["abc", "!!"], ["Q1", "Q2"], 5)) == [[], [], []]
-    assert by_name([], ["abc"], ["Q1"], 5).ids.shape == (0, 5)
-    assert rows(by_name(["abc"], [], [], 5)) == [[]]
+    assert rows(NameRanking(["abc", "!!"], ["Q1", "Q2"]).lists(["xyz", "…", ""], 5)) == [[], [], []]
+    assert NameRanking(["abc"], ["Q1"]).lists([], 5).ids.shape == (0, 5)
+    assert rows(NameRanking([], []).lists(["abc"], 5)) == [[]]
 
 
 def test_unknown_scorer_names_the_known_ones():
     with pytest.raises(UserError, match="token_set.*known: token_set_ratio, token_sort_ratio, ratio"):
-        by_name(["a"], ["a"], ["Q1"], 1, "token_set")
+        NameRanking(["a"], ["Q1"], "token_set").lists(["a"], 1)
 
 
 def test_lists_of_the_demo_are_those_of_scoring_every_pair():
@@ -94,7 +116,7 @@ def test_lists_of_the_demo_are_those_of_scoring_every_pair():
         [e.id for e in world.entities],
     )
     assert len(set(phrases)) > 50
-    assert rows(by_name(phrases, names, ids, 100)) == every_pair(phrases, names, ids, 100, "token_set_ratio")
+    assert rows(NameRanking(names, ids).lists(phrases, 100)) == every_pair(phrases, names, ids, 100, "token_set_ratio")
 
 
 def test_wikimel_lists_are_those_of_scoring_every_pair():
@@ -104,7 +126,7 @@ def test_wikimel_lists_are_those_of_scoring_every_pair():
     rng = random.Random(0)
     phrases = [m.phrase for m in rng.sample(dataset.mentions, 20)]
     names, ids = [e.name for e in dataset.entities], [e.id for e in dataset.entities]
-    assert rows(by_name(phrases, names, ids, 100)) == every_pair(phrases, names, ids, 100, "token_set_ratio")
+    assert rows(NameRanking(names, ids).lists(phrases, 100)) == every_pair(phrases, names, ids, 100, "token_set_ratio")
 
 
 def store_of(root: Path, feature: str, vectors: np.ndarray, broken: Sequence[int] = ()) -> tuple[Store, np.ndarray]:
@@ -129,8 +151,8 @@ def vectors():
 
 
 def test_dense_lists_are_the_nearest_by_cosine(tmp_path, vectors, monkeypatch):
-    monkeypatch.setattr(retrieval, "ENTITY_BLOCK", 64)
-    monkeypatch.setattr(retrieval, "_BLOCK_BYTES", 64 * 4 * 7)
+    monkeypatch.setattr(by_vector, "ENTITY_BLOCK", 64)
+    monkeypatch.setattr(by_vector, "BLOCK_BYTES", 64 * 4 * 7)
     ids = [f"Q{number}" for number in random.Random(0).sample(range(1_000), 333)]
     tables = []
     for name, side, broken in (("mention", vectors[0], [3]), ("entity", vectors[1], [5, 332])):
@@ -138,7 +160,7 @@ def test_dense_lists_are_the_nearest_by_cosine(tmp_path, vectors, monkeypatch):
         present = np.ones(len(keys), bool)
         present[8] = False
         tables.append(Table(store, "pooled", keys, present))
-    lists = by_vector(*tables, ids, 10)
+    lists = nearest_vectors(*tables, ids, 10)
     unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in vectors]
     cosine = unit[0].astype(np.float64) @ unit[1].T.astype(np.float64)
     for row, listed in enumerate(rows(lists)):
@@ -155,22 +177,33 @@ def test_dense_lists_are_the_nearest_by_cosine(tmp_path, vectors, monkeypatch):
 def test_fewer_entities_than_asked_for_end_with_minus_one(tmp_path, vectors):
     store, keys = store_of(tmp_path, "f", vectors[0][:4])
     table = Table(store, "pooled", keys, np.ones(4, bool))
-    lists = by_vector(table, table, ["a", "b", "c", "d"], 6)
+    lists = nearest_vectors(table, table, ["a", "b", "c", "d"], 6)
     assert (lists.ids[:, 4:] == -1).all() and all(sorted(listed) == [0, 1, 2, 3] for listed in rows(lists))
 
 
+def vector_source(side_folders: dict[str, Path] | None = None) -> VectorSource:
+    """Of a feature whose stores and key columns lie in these folders."""
+    folders = side_folders or {"mention": Path(), "entity": Path()}
+    mention, entity = (
+        Input(side=side, feature="clip_text", view="text", store=folder / "store", keys=folder / "keys.npz")
+        for side, folder in folders.items()
+    )
+    return VectorSource(mention=mention, entity=entity)
+
+
 def test_vectors_of_different_widths_are_refused(tmp_path, vectors):
-    tables = []
-    for name, width in (("narrow", 4), ("wide", 6)):
-        store, keys = store_of(tmp_path, name, vectors[0][:, :width])
-        tables.append(Table(store, "pooled", keys, np.ones(len(keys), bool)))
+    tables = {}
+    for side, width in (("mention", 4), ("entity", 6)):
+        store, keys = store_of(tmp_path, side, vectors[0][:, :width])
+        tables[side] = Table(store, "pooled", keys, np.ones(len(keys), bool))
+    inputs = SourceInputs({}, {"id": ["Q"] * 50}, lambda read, output: tables[read.side])
     with pytest.raises(UserError, match=r"pooled \(4,\) and pooled \(6,\)"):
-        by_vector(*tables, ["Q"] * 50, 5)
+        source(vector_source()).lists(inputs, 5)
 
 
 def test_merging_takes_turns_by_rank_and_skips_repetitions():
-    first = Lists(np.array([[4, 2, 9], [-1, -1, -1]], np.int32), np.ones((2, 3), np.float32))
-    second = Lists(np.array([[2, 7, 4], [5, 6, -1]], np.int32), np.ones((2, 3), np.float32))
+    first = RankedLists(np.array([[4, 2, 9], [-1, -1, -1]], np.int32), np.ones((2, 3), np.float32))
+    second = RankedLists(np.array([[2, 7, 4], [5, 6, -1]], np.int32), np.ones((2, 3), np.float32))
     merged = merge([first, second], 3)
     assert merged.ids.tolist() == [[4, 2, 7], [5, 6, -1]]
     assert np.allclose(merged.scores, [[1, 1 / 2, 1 / 3], [1, 1 / 2, 0]])
@@ -178,15 +211,15 @@ def test_merging_takes_turns_by_rank_and_skips_repetitions():
 
 
 def test_appending_takes_the_first_source_whole_and_fills_from_the_next():
-    first = Lists(np.array([[4, -1, -1, -1], [-1] * 4, [3, 1, 2, 0]], np.int32), np.ones((3, 4), np.float32))
-    second = Lists(np.array([[2, 4, 7, 1], [5, 6, -1, -1], [9, 8, 7, 6]], np.int32), np.ones((3, 4), np.float32))
+    first = RankedLists(np.array([[4, -1, -1, -1], [-1] * 4, [3, 1, 2, 0]], np.int32), np.ones((3, 4), np.float32))
+    second = RankedLists(np.array([[2, 4, 7, 1], [5, 6, -1, -1], [9, 8, 7, 6]], np.int32), np.ones((3, 4), np.float32))
     merged = merge([first, second], 4, "append")
     assert rows(merged) == [[4, 2, 7, 1], [5, 6], [3, 1, 2, 0]]
     assert np.allclose(merged.scores[1], [1, 1 / 2, 0, 0])
 
 
 def test_candidates_that_came_with_the_data_keep_their_order_up_to_k():
-    lists = as_given([[5, 3, 9], [], None, [2]], 2)
+    lists = first_of_each([[5, 3, 9], [], None, [2]], 2)
     assert lists.ids.tolist() == [[5, 3], [-1, -1], [-1, -1], [2, -1]]
     assert lists.scores.tolist() == [[1, 0.5], [0, 0], [0, 0], [1, 0]]
 
@@ -196,9 +229,11 @@ def test_names_of_a_type_are_those_of_scoring_every_pair_of_that_type(small):
     rng = random.Random(1)
     types = [rng.choice(["Person", " work ", "Place", "Nothing", None, ""]) for _ in phrases]
     entity_types = [rng.choice(["person", "Work|Place", "Place", None]) for _ in names]
-    lists = by_name_of_type(phrases, names, types, entity_types, ids, 7, "token_set_ratio", workers=2)
+    entities = {"name": names, "type": entity_types, "id": ids}
+    inputs = SourceInputs({"phrase": phrases, "type": types}, entities, workers=2)
+    lists = source(TypedNameSource()).lists(inputs, 7)
     of = {"Person": ("person",), " work ": ("Work|Place",), "Place": ("Work|Place", "Place"), "Nothing": ()}
-    for phrase, kind, listed in zip(phrases, types, rows(lists)):
+    for phrase, kind, listed in zip(phrases, types, rows(lists), strict=True):
         among = [row for row, entity_type in enumerate(entity_types) if not kind or entity_type in of[kind]]
         expected = every_pair(
             [phrase], [names[row] for row in among], [ids[row] for row in among], 7, "token_set_ratio"
@@ -211,12 +246,13 @@ def test_names_of_a_type_are_those_of_scoring_every_pair_of_that_type(small):
     ("types", "entity_types", "side"), [([None, ""], ["a"], "mention"), (["a", "b"], [None], "entity")]
 )
 def test_names_of_a_type_need_types_on_both_sides(types, entity_types, side):
+    inputs = SourceInputs({"type": types}, {"type": entity_types})
     with pytest.raises(UserError, match=f"no {side} has a type"):
-        by_name_of_type(["x", "y"], ["x"], types, entity_types, ["Q1"], 2)
+        source(TypedNameSource()).check(inputs)
 
 
 def test_recall_counts_only_golds_of_the_kb():
-    lists = Lists(np.array([[0, 1], [1, 0], [2, 3], [0, 1], [0, -1]], np.int32), np.ones((5, 2), np.float32))
+    lists = RankedLists(np.array([[0, 1], [1, 0], [2, 3], [0, 1], [0, -1]], np.int32), np.ones((5, 2), np.float32))
     found = recall(lists, np.array([0, 0, 9, -1, -2]), np.array(["train", "train", "train", "train", "test"]))
     assert found == {
         "train": {"n": 3, "1": round(1 / 3, 6), "2": round(2 / 3, 6)},
@@ -238,29 +274,27 @@ def test_build_fills_given_candidates_with_names_of_the_type(tmp_path):
     }
     pq.write_table(pa.table(mentions), tmp_path / "mentions.parquet")
     pq.write_table(pa.table(entities), tmp_path / "entities.parquet")
-    job = {
-        "dataset": str(tmp_path),
-        "out": str(tmp_path / "lists.npz"),
-        "k": 3,
-        "sources": [{"kind": "given"}, {"kind": "name-of-type"}],
-    }
+    job = CandidateJob(
+        dataset=tmp_path, out=tmp_path / "lists.npz", sources=(GivenSource(), TypedNameSource()), k=3, merge="append"
+    )
+
+    def built(**changes):
+        build_candidates(dataclasses.replace(job, **changes))
+        with np.load(tmp_path / "lists.npz") as lists:
+            return lists["ids"].tolist()
+
     with pytest.raises(UserError, match="no candidates came with this dataset"):
-        build(job)
+        build_candidates(job)
     pq.write_table(pa.table({"given": pa.array([[3, 2], None, [0]], pa.list_(pa.int32()))}), tmp_path / "given.parquet")
-    report = build(job | {"merge": "append"})
-    with np.load(tmp_path / "lists.npz") as lists:
-        assert lists["ids"].tolist() == [[3, 2, 0], [1, -1, -1], [0, 1, -1]]
-    recalled = {source: splits["test"]["3"] for source, splits in report["recall"].items()}
+    report = build_candidates(job)
+    assert built() == [[3, 2, 0], [1, -1, -1], [0, 1, -1]]
+    recalled = {label: splits["test"]["3"] for label, splits in report.recall.items()}
     assert recalled == {"given": 0.666667, "name-of-type:token_set_ratio": 0.666667, "merged": 1.0}
-    assert report["merge"] == "append" and list(report["recall"]) == list(recalled)
-    build(job)
-    with np.load(tmp_path / "lists.npz") as lists:
-        assert lists["ids"].tolist() == [[3, 0, 2], [1, -1, -1], [0, 1, -1]]
-    build(job | {"merge": "append", "k": 1})
-    with np.load(tmp_path / "lists.npz") as lists:
-        assert lists["ids"].tolist() == [[3], [1], [0]]
+    assert report.merge == "append" and list(report.recall) == list(recalled)
+    assert built(merge="round-robin") == [[3, 0, 2], [1, -1, -1], [0, 1, -1]]
+    assert built(k=1) == [[3], [1], [0]]
     with pytest.raises(UserError, match="--merge 'appended'.*did you mean 'append'"):
-        build(job | {"merge": "appended"})
+        built(merge="appended")
 
 
 @pytest.fixture
@@ -277,43 +311,176 @@ def prepared(tmp_path):
     return tmp_path
 
 
-def test_build_writes_lists_recall_and_rates_of_every_source(prepared, vectors):
-    rng = np.random.default_rng(0)
-    side = rng.normal(size=(3, 8)).astype(np.float32)
+def test_lists_recall_and_rates_of_every_source_are_written(prepared):
+    side = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
     store, keys = store_of(prepared / "cache", "clip_text", side)
-    np.savez(prepared / "entities.npz", keys=keys, present=np.ones(3, bool))
-    np.savez(prepared / "mentions.npz", keys=keys[[0, 1, 2, 0]], present=np.array([1, 1, 1, 0], bool))
-    dense = {"kind": "dense", "feature": "clip_text", "store": str(store.folder), "output": "pooled"}
-    dense |= {"mention_keys": str(prepared / "mentions.npz"), "entity_keys": str(prepared / "entities.npz")}
-    report = build(
-        {
-            "dataset": str(prepared),
-            "out": str(prepared / "lists.npz"),
-            "k": 2,
-            "sources": [{"kind": "name", "scorer": "token_set_ratio"}, dense],
-        }
-    )
+    folders = {name: prepared / name for name in ("mention", "entity")}
+    for folder, rows, present in ((folders["mention"], [0, 1, 2, 0], [1, 1, 1, 0]), (folders["entity"], [0, 1, 2], 1)):
+        folder.mkdir()
+        (folder / "store").symlink_to(store.folder)
+        np.savez(folder / "keys.npz", keys=keys[rows], present=np.broadcast_to(np.array(present, bool), len(rows)))
+    sources = NameSource(), vector_source(folders)
+    report = build_candidates(CandidateJob(dataset=prepared, out=prepared / "lists.npz", k=2, sources=sources))
     with np.load(prepared / "lists.npz", allow_pickle=False) as lists:
         assert (lists["ids"].dtype, lists["scores"].dtype, lists["ids"].shape) == (np.int32, np.float32, (4, 2))
         assert lists["ids"].tolist() == [[0, 1], [0, 1], [2, 1], [-1, -1]]
-    assert list(report["recall"]) == ["name:token_set_ratio", "dense:clip_text", "merged"]
-    assert report["recall"]["dense:clip_text"]["test"] == {"n": 2, "1": 1.0, "2": 1.0}
-    assert report["recall"]["name:token_set_ratio"]["test"] == {"n": 2, "1": 0.5, "2": 1.0}
-    table = report.pop("table")
-    assert json.loads((prepared / "lists.json").read_text()) == report
-    assert set(report["seconds"]) == set(report["mentions_per_second"]) == {"name:token_set_ratio", "dense:clip_text"}
-    assert all(name in table for name in report["recall"])
+    assert list(report.recall) == ["name:token_set_ratio", "dense:clip_text", "merged"]
+    assert report.recall["dense:clip_text"]["test"] == {"n": 2, "1": 1.0, "2": 1.0}
+    assert report.recall["name:token_set_ratio"]["test"] == {"n": 2, "1": 0.5, "2": 1.0}
+    beside = json.loads((prepared / "lists.json").read_text())
+    assert {**beside, "file": str(prepared / "lists.npz"), "digest": report.digest} == to_json(report)
+    assert set(report.seconds) == set(report.mentions_per_second) == {"name:token_set_ratio", "dense:clip_text"}
+    table = recall_table(report)
+    assert all(name in table for name in report.recall)
     without_gold = [line.split()[-3:] for line in table.splitlines() if " dev " in line]
     assert without_gold == [["0", "-", "-"]] * 3
 
 
-def test_build_is_the_same_twice_and_refuses_what_it_does_not_know(prepared):
-    job = {"dataset": str(prepared), "out": str(prepared / "lists.npz")}
-    assert build(job)["k"] == 100
+def test_lists_are_the_same_twice_and_what_cannot_be_built_is_refused(prepared):
+    job = CandidateJob(dataset=prepared, out=prepared / "lists.npz")
+    report = build_candidates(job)
     first = (prepared / "lists.npz").read_bytes()
-    build(job)
+    assert report.k == 100 and build_candidates(job).digest == report.digest
     assert (prepared / "lists.npz").read_bytes() == first
-    with pytest.raises(UserError, match="'names'; did you mean 'name'?.* Known: dense, given, name, name-of-type"):
-        build(job | {"sources": [{"kind": "names"}]})
+    assert build_candidates(dataclasses.replace(job, digest="named")).digest == "named"
     with pytest.raises(UserError, match="at least 1"):
-        build(job | {"k": 0})
+        build_candidates(dataclasses.replace(job, k=0))
+    with pytest.raises(UserError, match="entities.parquet: no such table; .*PrepareDataset"):
+        (prepared / "entities.parquet").unlink()
+        build_candidates(job)
+
+
+def test_lists_in_a_receipt_are_read_as_they_were_written(prepared):
+    report = build_candidates(CandidateJob(dataset=prepared, out=prepared / "lists.npz"))
+    written = json.dumps(to_json(report))
+    assert json.dumps(to_json(from_json(CandidateLists, json.loads(written)))) == written
+    assert list(json.loads(written)) == [
+        *("file", "digest", "k", "merge", "mentions", "entities", "recall", "seconds", "mentions_per_second")
+    ]
+
+
+CLIP_TEXT = {"clip_text": FeatureRows(identity="0" * 64, store="clip_text-0", rows=1, extracted=0, verdicts={"ok": 1})}
+
+
+def test_sources_of_the_command_line_are_specifications(tmp_path):
+    both = Extraction(
+        features=CLIP_TEXT,
+        columns={"mention.clip_text.sentence": "a/m.npz", "entity.clip_text.name": "a/e.npz", "entity.other.name": "x"},
+    )
+    name, typed, given, dense = candidate_sources(
+        "name, name-of-type,given,dense:clip_text", "WRatio", both, Paths(tmp_path)
+    )
+    assert (name, typed, given) == (NameSource(scorer="WRatio"), TypedNameSource(scorer="WRatio"), GivenSource())
+    assert (dense.mention.keys, dense.entity.keys) == (tmp_path / "a/m.npz", tmp_path / "a/e.npz")
+    assert dense.mention.view == "sentence" and dense.entity.store == tmp_path / "cache" / "clip_text-0"
+    assert vector_features("name, dense:a,dense:b") == ["a", "b"]
+
+
+@pytest.mark.parametrize("sources", ["names", "dense:", "dense", "given:x", "name,fuzzy"])
+def test_a_source_that_does_not_exist_is_refused_in_one_line(tmp_path, sources):
+    wrong = sources.rpartition(",")[2]
+    with pytest.raises(UserError, match=f"--sources '{wrong}': expected `name`, `name-of-type`, `given` or"):
+        candidate_sources(sources, "ratio", Extraction(), Paths(tmp_path))
+
+
+def test_a_feature_of_one_side_is_no_source(tmp_path):
+    one = Extraction(features=CLIP_TEXT, columns={"mention.clip_text.sentence": "a/m.npz"})
+    with pytest.raises(UserError, match="extracts 'clip_text' for one side only"):
+        candidate_sources("dense:clip_text", "ratio", one, Paths(tmp_path))
+
+
+# What every source keeps
+
+
+@pytest.fixture
+def everything(small, tmp_path):
+    """Inputs that any source can read: names and types that collide, ties between vectors, lists of all lengths; None for what is absent."""
+    rng = random.Random(4)
+    phrases, names, ids = small
+    phrases, names, ids = phrases[:40], names[:90], ids[:90]
+    given = [None if row == 3 else rng.sample(range(90), rng.randint(0, 12)) for row in range(40)]
+    types = [rng.choice(["a", "b", None]) for _ in phrases]
+    entity_types = [rng.choice(["a", "a|b", "b", None]) for _ in names]
+    numbers = np.random.default_rng(0)
+    tables = {}
+    for side, count in (("mention", 40), ("entity", 90)):
+        vectors = numbers.integers(-1, 2, (count, 3)).astype(np.float32)
+        store, keys = store_of(tmp_path, side, vectors, broken=[2])
+        tables[side] = lambda rows, store=store, keys=keys: Table(store, "pooled", keys[rows], np.ones(len(rows), bool))
+
+    def inputs(order: list[int]) -> SourceInputs:
+        """With the entities in another order."""
+        place = {entity: row for row, entity in enumerate(order)}
+        entities = {"name": names, "id": ids, "type": entity_types}
+        return SourceInputs(
+            {
+                "phrase": phrases,
+                "type": types,
+                "given": [listed and [place[entity] for entity in listed] for listed in given],
+            },
+            {name: [column[row] for row in order] for name, column in entities.items()},
+            lambda read, output: tables[read.side](np.array(order) if read.side == "entity" else np.arange(40)),
+            workers=1,
+        )
+
+    return inputs
+
+
+SPECS: dict[type, SourceSpec] = {
+    NameSource: NameSource(),
+    TypedNameSource: TypedNameSource(scorer="ratio"),
+    GivenSource: GivenSource(),
+    VectorSource: vector_source(),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES, ids=lambda kind: kind.__name__)
+def test_every_source_keeps_the_contract(everything, kind):
+    spec = SPECS[kind]
+    job = CandidateJob(dataset=Path("d"), out=Path("o"), sources=(spec,))
+    assert from_json(CandidateJob, json.loads(json.dumps(to_json(job)))) == job
+    each, inputs = source(spec), everything(list(range(90)))
+    each.check(inputs)
+    assert each.label.partition(":")[0] == spec.kind
+    whole = each.lists(inputs, 90)
+    assert (whole.ids.dtype, whole.scores.dtype) == (np.int32, np.float32)
+    assert whole.ids.shape == whole.scores.shape == (40, 90) and whole.ids.max() < 90
+    ended = whole.ids < 0
+    assert (whole.ids[ended] == -1).all() and (whole.scores[ended] == 0).all() and (whole.scores[~ended] > 0).all()
+    assert (np.diff(ended.astype(int), axis=1) >= 0).all(), "nothing comes after the end of a list"
+    assert (np.diff(whole.scores, axis=1) <= 0).all(), "best first"
+    assert all(len(set(listed)) == len(listed) for listed in rows(whole)) and any(rows(whole))
+    for k in (1, 5):
+        short = each.lists(inputs, k)
+        np.testing.assert_array_equal(short.ids, whole.ids[:, :k])
+        np.testing.assert_array_equal(short.scores, whole.scores[:, :k])
+
+
+@pytest.mark.parametrize("kind", SOURCES, ids=lambda kind: kind.__name__)
+def test_the_order_of_every_source_depends_on_ids_alone_not_on_rows(everything, kind):
+    order = random.Random(8).sample(range(90), 90)
+    straight = source(SPECS[kind]).lists(everything(list(range(90))), 7)
+    mixed = source(SPECS[kind]).lists(everything(order), 7)
+    assert rows(straight) == [[order[entity] for entity in listed] for listed in rows(mixed)]
+    np.testing.assert_allclose(straight.scores, mixed.scores, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", SOURCES, ids=lambda kind: kind.__name__)
+def test_lists_of_every_source_are_the_beginning_of_the_order_that_ranks_speak_of(everything, kind):
+    each, inputs = source(SPECS[kind]), everything(list(range(90)))
+    whole, numbers = each.lists(inputs, 90), np.random.default_rng(2)
+    mentions = numbers.permutation(40)[:30]
+    gold = np.where(
+        numbers.random(30) < 0.7,
+        [numbers.choice(listed) if listed else 0 for listed in map(rows(whole).__getitem__, mentions)],
+        numbers.integers(0, 90, 30),
+    )
+    ranks, places = each.ranks(inputs, mentions, gold), whole.rows(mentions).places(gold)
+    assert ranks.dtype == np.int64 and ranks.shape == (30,) and (places > 0).sum() > 10
+    if kind is GivenSource:
+        assert (ranks == UNKNOWN).all(), "nothing is known beyond what came with the data"
+        return
+    np.testing.assert_array_equal(ranks[places > 0], places[places > 0])
+    unlisted = places == 0
+    assert ((ranks == UNKNOWN) | (ranks > whole.rows(mentions).lengths))[unlisted].all()
+    assert each.ranks(inputs, mentions[:0], gold[:0]).shape == (0,)

@@ -64,7 +64,7 @@ def features():
     """Names of features, views, pair features and options that stand in the page as well."""
     from heads.config import config_class
     from pipeline.extraction import views
-    from pipeline.pairs import stage as pairs
+    from pipeline.pairs import registry
 
     options = {
         name for method in ("mimic", "drin", "dwe", "dsmip") for name in config_class(method).__dataclass_fields__
@@ -73,7 +73,7 @@ def features():
         *views.MENTION_TEXTS,
         *views.ENTITY_TEXTS,
         *views.FROM_FEATURES,
-        *pairs.names(),
+        *registry.FUNCTIONS,
         *options,
         "ln_pre",
     }

@@ -22,6 +22,8 @@ from foundation.contracts import from_json
 from foundation.errors import UserError
 from linking import Hints, Linker, calibration, incoming, mentions
 from linking.contracts import Calibration, Fit, LinkJob
+from pipeline.candidates.contracts import GivenSource, TypedNameSource
+from pipeline.candidates.registry import source
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -145,12 +147,12 @@ def test_what_stands_beside_a_mention_does_not_change_its_answer(world, tmp_path
 
 def test_candidates_that_come_with_a_mention_and_those_of_its_type_are_taken_where_the_run_takes_them(world):
     linker = Linker.load(world[1]["drin"])
-    linker.scorer.sources = [{"kind": "given"}]
+    linker.scorer.sources = [source(GivenSource())]
     found = linker.link("Ann Powers was seen.", "Ann Powers", hints=Hints(candidates=["Q5", "nobody", "Q2"]))
     assert {entity.id for entity in found.entities} == {"Q5", "Q2"}
     alone = linker.link("Ann Powers was seen.", "Ann Powers")
     assert alone.entities == () and alone.nil and alone.confidence == 0, "no candidate at all"
-    linker.scorer.sources = [{"kind": "name-of-type", "scorer": "token_set_ratio"}]
+    linker.scorer.sources = [source(TypedNameSource())]
     linker.kb.table["type"][:] = ["person" if row < 4 else "place" for row in range(12)]
     of_type = linker.link("Ann Powers was seen.", "Ann Powers", hints=Hints(type="person"))
     assert {entity.id for entity in of_type.entities} <= {"Q0", "Q1", "Q2", "Q3"}

@@ -1,5 +1,10 @@
 """Pair features against plain loops over every pair: what is masked, what several faces and objects give, and what is refused."""
 
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,15 +12,30 @@ import pytest
 from rapidfuzz import fuzz
 from rapidfuzz.utils import default_process
 
-from cache.identity import Output, content_key
-from cache.inputs import Want
+from cache.identity import Output, content_key, identity
+from cache.inputs import Input, Want
 from cache.shard import Status
 from cache.store import Store
+from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
-from pipeline.pairs import scores as pair_scores
-from pipeline.pairs import stage as pairs
+from foundation.paths import Paths
+from pipeline.candidates.contracts import CandidateLists
+from pipeline.candidates.lists import RankedLists
+from pipeline.datasets.prepared import Columns
+from pipeline.extraction.contracts import Extraction, FeatureRows
+from pipeline.pairs import _blocks, _products, registry
+from pipeline.pairs.base import Pairs
+from pipeline.pairs.contracts import PairFeature, PairInput, PairJob
+from pipeline.pairs.job import pair_job
+from pipeline.pairs.names import NAME_SIMILARITY
+from pipeline.pairs.objects import ENTITY_OBJECTS, MENTION_OBJECTS
+from pipeline.pairs.roles import SERVED
+from pipeline.pairs.stage import build_pairs
+from pipeline.pairs.texts import Texts
+from pipeline.pairs.values import RecordValues
 
 M, N, K = 23, 17, 6
+FEATURES = {want.feature for want in SERVED.values()}
 PHRASES = [f"Person {i}" if i % 3 else f"the old, (person) {i}" for i in range(M)]
 NAMES = [f"person {i}" if i % 2 else f"Old Person {i} of the Person" for i in range(N)]
 SENTENCES = [
@@ -76,37 +96,31 @@ def stored(folder, side, feature, view, outputs, columns, ok, counts=None, extra
             for name, values in columns.items()
         },
     )
-    saved = {
-        "keys": keys,
-        "present": present,
-        "span": np.full((n, 2), -1),
-        **({} if counts is None else {"counts": counts}),
-    }
-    np.savez(folder / f"{side}.{feature}.{view}.npz", **saved)
-    return {
-        "side": side,
-        "feature": feature,
-        "view": view,
-        "store": str(store.folder),
-        "keys": str(folder / f"{side}.{feature}.{view}.npz"),
-    }
+    path = folder / f"{side}.{feature}.{view}.npz"
+    np.savez(
+        path, keys=keys, present=present, span=np.full((n, 2), -1), **({} if counts is None else {"counts": counts})
+    )
+    return Input(side=side, feature=feature, view=view, store=store.folder, keys=path)
+
+
+def served(name, inputs):
+    """The inputs in the roles that the pair function names."""
+    by_column = {read.column: read for read in inputs}
+    roles = [role for role in registry.pair_function(name).roles if SERVED[role].column in by_column]
+    return tuple(
+        PairInput(**vars(by_column[SERVED[role].column]), role=role, output=SERVED[role].output) for role in roles
+    )
 
 
 def job(folder, name, inputs=(), **more):
-    return {
-        "name": name,
-        "dataset": str(folder),
-        "candidates": str(folder / "candidates.npz"),
-        "inputs": list(inputs),
-        "out": str(folder / f"{name}.npz"),
-        **more,
-    }
+    more = {"candidates": folder / "candidates.npz", "out": folder / f"{name}.npz", **more}
+    return PairJob(name=name, dataset=folder, inputs=served(name, inputs), digest="0" * 64, **more)
 
 
 def built(folder, name, inputs=(), **more):
-    report = pairs.build(job(folder, name, inputs, **more))
+    report = build_pairs(job(folder, name, inputs, **more))
     with np.load(folder / f"{name}.npz", allow_pickle=False) as saved:
-        assert list(saved["values"].shape) == report["shape"] and saved["names"].tolist() == report["names"]
+        assert saved["values"].shape == report.shape and tuple(saved["names"].tolist()) == report.names
         assert saved["values"].dtype == np.float32
         return saved["values"]
 
@@ -129,14 +143,14 @@ def expected(ids, score):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of a few mentions and of a few pairs of faces, so that their borders are crossed."""
-    monkeypatch.setattr(pair_scores, "BLOCK_BYTES", 700)
+    monkeypatch.setattr(_blocks, "BLOCK_BYTES", 700)
 
 
 @pytest.fixture(params=["in memory", "in a file"])
 def held(request, monkeypatch):
     """Vectors of the entities in memory, or in a mapped file as where they are many."""
     if request.param == "in a file":
-        monkeypatch.setattr(pair_scores, "HELD_BYTES", 0)
+        monkeypatch.setattr(_products, "HELD_BYTES", 0)
 
 
 @pytest.mark.parametrize("name", ["clip_ti", "clip_it", "text_cls"])
@@ -144,11 +158,12 @@ def test_cosines_are_those_of_every_pair_and_masked_where_a_side_is_absent(
     folder, tmp_path, random, small_blocks, held, name
 ):
     inputs, vectors, ok = [], [], []
-    for (side, view), feature, _ in pairs.READS[name]:
-        n = M if side == "mention" else N
+    for want in registry.wants(name, FEATURES):
+        side, n = want.side, M if want.side == "mention" else N
         vectors.append(random.normal(size=(n, 5)).astype(np.float16))
         ok.append(random.random(n) > 0.2)
-        inputs.append(stored(tmp_path, side, feature, view, [Output("pooled", (5,))], {"pooled": vectors[-1]}, ok[-1]))
+        column = [Output("pooled", (5,))], {"pooled": vectors[-1]}
+        inputs.append(stored(tmp_path, side, want.feature, want.view, *column, ok[-1]))
         ok[-1][-1] = False
     values = built(folder, name, inputs)
     ids, _ = lists(folder)
@@ -197,7 +212,7 @@ def test_the_object_relation_is_the_weighted_mean_of_all_pairs_of_objects(folder
 
     def relation(i, e):
         total = above = 0.0
-        most = {"mention": pairs.MENTION_OBJECTS, "entity": pairs.ENTITY_OBJECTS}
+        most = {"mention": MENTION_OBJECTS, "entity": ENTITY_OBJECTS}
         kept = {}
         for side, row in (("mention", i), ("entity", e)):
             if not ok[side][row]:
@@ -250,8 +265,8 @@ def test_face_match_is_the_best_cosine_over_all_faces_of_all_pictures_of_an_enti
 def test_name_similarity_is_rapidfuzz_on_cleaned_strings_from_0_to_1(folder, small_blocks):
     values = built(folder, "name_similarity", workers=1)
     ids, _ = lists(folder)
-    assert values.shape == (M, K, len(pairs.MEASURES))
-    for number, measure in enumerate(pairs.MEASURES[:4]):
+    assert values.shape == (M, K, len(NAME_SIMILARITY.names))
+    for number, measure in enumerate(NAME_SIMILARITY.names[:4]):
         score = getattr(fuzz, measure)
         np.testing.assert_allclose(
             values[..., number],
@@ -347,17 +362,21 @@ def test_pairs_of_a_kb_without_any_face_are_all_masked(folder):
     assert np.isnan(built(folder, "face_match", inputs)).all()
 
 
-def test_what_a_pair_feature_reads_is_told_and_a_profile_that_lacks_it_is_refused():
-    assert pairs.wants("retrieval", []) == pairs.wants("name_similarity", []) == []
-    assert pairs.wants("face_match", ["face_embedding", "faces"]) == [
+def test_what_a_pair_feature_reads_is_listed_and_a_profile_that_lacks_it_is_refused():
+    assert registry.wants("retrieval", []) == registry.wants("name_similarity", []) == []
+    assert registry.wants("face_match", ["face_embedding", "faces"]) == [
         Want(side="mention", feature="face_embedding", view="image"),
         Want(side="entity", feature="face_embedding", view="images"),
     ]
+    assert [want.column for want in registry.wants("object_relation", FEATURES)] == [
+        *("mention.objects.image", "mention.object_resnet.image"),
+        *("entity.objects.image", "entity.object_resnet.image"),
+    ]
     with pytest.raises(UserError, match="needs clip_image, which the profile does not have"):
-        pairs.wants("clip_ti", ["clip_text"])
+        registry.wants("clip_ti", ["clip_text"])
     with pytest.raises(UserError, match="face_match"):
-        pairs.wants("face_macth", [])
-    assert pairs.possible(["clip_text", "clip_image"]) == [
+        registry.wants("face_macth", [])
+    assert registry.possible(["clip_text", "clip_image"]) == [
         "clip_ti",
         "clip_it",
         "name_similarity",
@@ -369,9 +388,141 @@ def test_what_a_pair_feature_reads_is_told_and_a_profile_that_lacks_it_is_refuse
 
 
 def test_an_input_that_is_not_there_and_lists_of_another_dataset_end_in_one_line(folder, tmp_path):
-    with pytest.raises(UserError, match="not among the inputs"):
-        pairs.build(job(folder, "clip_ti"))
+    with pytest.raises(UserError, match="clip_ti: no input serves 'sentence.joint'"):
+        build_pairs(job(folder, "clip_ti"))
     np.savez(tmp_path / "candidates.npz", ids=np.zeros((M + 1, 2), np.int32), scores=np.zeros((M + 1, 2), np.float32))
     with pytest.raises(UserError, match="lists do not fit"):
-        pairs.build({**job(folder, "retrieval"), "candidates": str(tmp_path / "candidates.npz")})
+        build_pairs(job(folder, "retrieval", candidates=tmp_path / "candidates.npz", out=tmp_path / "retrieval.npz"))
     assert not (tmp_path / "retrieval.npz").exists()
+
+
+def test_a_role_may_be_served_by_another_feature_than_the_usual_one(folder, tmp_path, random):
+    vectors = {side: random.normal(size=(n, 3)).astype(np.float16) for side, n in (("mention", M), ("entity", N))}
+    inputs = []
+    for role, side in zip(registry.pair_function("text_cls").roles, vectors, strict=True):
+        outputs, n = [Output("mean", (3,))], len(vectors[side])
+        read = stored(tmp_path, side, "my_texts", "mine", outputs, {"mean": vectors[side]}, np.ones(n, bool))
+        inputs.append(PairInput(**vars(read), role=role, output="mean"))
+    build_pairs(dataclasses.replace(job(folder, "text_cls", out=tmp_path / "out.npz"), inputs=tuple(inputs)))
+    values, (ids, _) = np.load(tmp_path / "out.npz")["values"], lists(folder)
+    has = {side: np.arange(len(rows)) < len(rows) - 1 for side, rows in vectors.items()}
+    np.testing.assert_allclose(
+        values,
+        expected(
+            ids,
+            lambda i, e: (
+                cosine(vectors["mention"][i], vectors["entity"][e]) if has["mention"][i] and has["entity"][e] else None
+            ),
+        ),
+        atol=1e-3,
+    )
+
+
+# What every pair function keeps
+
+
+@pytest.fixture(scope="module")
+def values_of(tmp_path_factory, random):
+    """From a role to its rows, any of them absent now and then."""
+    folder = tmp_path_factory.mktemp("roles")
+    inputs = {}
+    for side, n in (("mention", M), ("entity", N)):
+        confidences, boxes, crops = objects(random, n)
+        faces = [random.normal(size=(random.integers(0, 3), 5)).astype(np.float16) for _ in range(n)]
+        columns = {
+            "objects": ([Output("confidences", (), "float32", True)], {"confidences": confidences}),
+            "object_resnet": (
+                [Output("vectors", (5,), ragged=True), Output("box", (), "int32", True)],
+                {"vectors": crops, "box": boxes},
+            ),
+            "face_embedding": ([Output("vectors", (5,), ragged=True)], {"vectors": faces}),
+        }
+        ok = random.random(n) > 0.2
+        for want in {Want(side=s.side, feature=s.feature, view=s.view) for s in SERVED.values() if s.side == side}:
+            pooled = [Output("pooled", (5,))], {"pooled": random.normal(size=(n, 5)).astype(np.float16)}
+            inputs[want.column] = stored(
+                folder, side, want.feature, want.view, *columns.get(want.feature, pooled), ok.copy()
+            )
+
+    def values(role):
+        read = inputs[SERVED[role].column]
+        return RecordValues.open(PairInput(**vars(read), role=role, output=SERVED[role].output))
+
+    return values
+
+
+def computed(folder, name, values_of, order=None):
+    """Values of a pair function that may read its own roles alone; `order`: of the candidates in each list."""
+    function, (ids, scores) = registry.pair_function(name), lists(folder)
+    if order is not None:
+        ids, scores = ids[:, order], scores[:, order]
+
+    def values(role):
+        assert role in function.roles, f"{role} is not among its roles"
+        return values_of(role)
+
+    mentions, entities = Columns(folder / "mentions.parquet"), Columns(folder / "entities.parquet")
+    return function(Pairs(mentions, Texts(entities), RankedLists(ids, scores), values, workers=1))
+
+
+@pytest.mark.parametrize("name", registry.FUNCTIONS)
+def test_every_pair_function_keeps_the_contract(folder, values_of, name):
+    function, (ids, _) = registry.pair_function(name), lists(folder)
+    assert function.name == name and function.VERSION >= 1 and set(function.roles) <= set(SERVED)
+    values = computed(folder, name, values_of)
+    assert values.dtype == np.float32
+    assert values.shape == ((M, K, len(function.names)) if function.names else (M, K))
+    assert len(set(function.names)) == len(function.names)
+    assert np.isnan(values[ids < 0]).all() and np.isfinite(values[ids >= 0]).any() and not np.isinf(values).any()
+
+
+@pytest.mark.parametrize("name", registry.FUNCTIONS)
+def test_every_pair_function_gives_the_same_in_small_blocks(folder, values_of, name, small_blocks):
+    with pytest.MonkeyPatch.context() as large:
+        large.setattr(_blocks, "BLOCK_BYTES", 64 << 20)
+        whole = computed(folder, name, values_of)
+    np.testing.assert_allclose(computed(folder, name, values_of), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in registry.FUNCTIONS if name != "retrieval"])
+def test_the_number_of_a_pair_does_not_depend_on_its_place_in_the_list(folder, values_of, name):
+    order = np.random.default_rng(3).permutation(K)
+    straight, mixed = computed(folder, name, values_of), computed(folder, name, values_of, order)
+    np.testing.assert_allclose(mixed, straight[:, order], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", registry.FUNCTIONS)
+def test_a_pair_job_travels_as_json_and_its_receipt_is_read_as_it_was_written(folder, tmp_path, name, values_of):
+    request = job(folder, name, out=tmp_path / "out.npz")
+    assert from_json(PairJob, json.loads(json.dumps(to_json(request)))) == request
+    if not registry.pair_function(name).roles:
+        feature = build_pairs(request)
+        written = json.dumps(to_json(feature))
+        assert from_json(PairFeature, json.loads(written)) == feature
+        assert list(json.loads(written)) == [
+            *("file", "digest", "name", "shape", "names", "listed", "present", "seconds")
+        ]
+
+
+def test_the_digest_of_a_pair_feature_is_that_of_earlier_versions(tmp_path):
+    """Pair features made before stay in use: what is hashed, and how, must not change unseen."""
+    (tmp_path / "a.npz").write_bytes(b"keys")
+    rows = FeatureRows(identity="1" * 64, store="face_embedding-1", rows=1, extracted=0, verdicts={})
+    columns = dict.fromkeys(["mention.face_embedding.image", "entity.face_embedding.images"], "a.npz")
+    extraction = Extraction(features={"face_embedding": rows}, columns=columns)
+    shape = {"k": 1, "merge": "append", "mentions": 1, "entities": 1, "recall": {}, "seconds": {}}
+    candidates = CandidateLists(file=Path("c.npz"), digest="2" * 64, mentions_per_second={}, **shape)
+    request = pair_job("face_match", extraction, candidates, tmp_path / "d", Paths(tmp_path))
+    keys = hashlib.sha256(b"keys").hexdigest()
+    assert request.digest == identity(
+        {
+            "pair": "face_match",
+            "version": 1,
+            "candidates": "2" * 64,
+            "features": {"face_embedding": "1" * 64},
+            "rows": dict.fromkeys(columns, keys),
+        }
+    )
+    assert request.out == tmp_path / "d" / f"pairs-face_match-{request.digest[:12]}.npz"
+    assert [read.role for read in request.inputs] == ["mention_faces", "entity_faces"]
+    assert {read.store for read in request.inputs} == {tmp_path / "cache" / "face_embedding-1"}

@@ -9,9 +9,12 @@ import pytest
 from test_candidates import store_of
 
 from cache.table import Table
-from pipeline.candidates import ranks, retrieval
-from pipeline.candidates.retrieval import SCORERS
-from pipeline.candidates.stage import build
+from pipeline.candidates import by_vector, name_ranking
+from pipeline.candidates.by_vector import nearest_vectors, vector_ranks
+from pipeline.candidates.contracts import CandidateJob, GivenSource, NameSource, SourceSpec, TypedNameSource
+from pipeline.candidates.merging import merged_ranks
+from pipeline.candidates.name_ranking import SCORERS, NameRanking
+from pipeline.candidates.stage import build_candidates
 
 
 @pytest.fixture(scope="module")
@@ -24,28 +27,27 @@ def small():
 
 @pytest.mark.parametrize("scorer", SCORERS[:3])
 def test_a_rank_by_name_is_the_place_in_the_list_of_all(small, scorer, monkeypatch):
-    monkeypatch.setattr(retrieval, "_BLOCK_BYTES", 4 * 120 * 7)
+    monkeypatch.setattr(name_ranking, "BLOCK_BYTES", 4 * 120 * 7)
     phrases, names, ids = small
-    whole = retrieval.by_name(phrases, names, ids, len(names), scorer, workers=1)
+    ranking = NameRanking(names, ids, scorer, workers=1)
+    whole = ranking.lists(phrases, len(names))
     gold = np.random.default_rng(0).integers(0, len(names), len(phrases))
-    found, places = ranks.by_name(phrases, gold, names, ids, scorer, workers=1), ranks.in_list(whole, gold)
+    ranks, places = ranking.ranks(phrases, gold), whole.places(gold)
     listed = places > 0
     assert 10 < listed.sum() < len(phrases)
-    np.testing.assert_array_equal(found[listed], places[listed])
-    assert (found[~listed] > (whole.ids[~listed] >= 0).sum(1)).all(), (
-        "what has nothing in common comes after all that has"
-    )
+    np.testing.assert_array_equal(ranks[listed], places[listed])
+    assert (ranks[~listed] > whole.lengths[~listed]).all(), "what has nothing in common comes after all that has"
 
 
 def test_below_a_score_of_nothing_all_ranks_are_taken_once(small):
     _, names, ids = small
-    found = ranks.by_name(["xyz"] * len(names), np.arange(len(names)), names, ids, "token_set_ratio", workers=1)
-    assert sorted(found) == list(range(1, len(names) + 1))
+    ranks = NameRanking(names, ids, workers=1).ranks(["xyz"] * len(names), np.arange(len(names)))
+    assert sorted(ranks) == list(range(1, len(names) + 1))
 
 
 def test_a_rank_by_vector_is_the_place_in_the_list_of_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(ranks, "ENTITY_BLOCK", 50)
-    monkeypatch.setattr(ranks, "_ROWS", 7)
+    monkeypatch.setattr(by_vector, "ENTITY_BLOCK", 50)
+    monkeypatch.setattr(by_vector, "RANK_ROWS", 7)
     rng = np.random.default_rng(1)
     sides = [rng.normal(size=(count, 6)).astype(np.float32) for count in (30, 140)]
     sides[1][100] = sides[1][7]  # a tie
@@ -54,13 +56,13 @@ def test_a_rank_by_vector_is_the_place_in_the_list_of_all(tmp_path, monkeypatch)
         store, keys = store_of(tmp_path, name, side, broken)
         tables.append(Table(store, "pooled", keys, np.ones(len(keys), bool)))
     ids = [f"Q{number}" for number in rng.permutation(1000)[:140]]
-    whole = retrieval.by_vector(*tables, ids, 140)
+    whole = nearest_vectors(*tables, ids, 140)
     rows, gold = np.arange(30), rng.integers(0, 140, 30)
     gold[[3, 4, 5, 6]] = 9, 5, 100, 7
-    expected = ranks.in_list(whole, gold)
+    expected = whole.places(gold)
     expected[[3, 4]] = -1  # a mention, an entity without a vector
-    np.testing.assert_array_equal(ranks.by_vector(*tables, ids, rows, gold), expected)
-    np.testing.assert_array_equal(ranks.by_vector(*tables, ids, rows[10:20], gold[10:20]), expected[10:20])
+    np.testing.assert_array_equal(vector_ranks(*tables, ids, rows, gold), expected)
+    np.testing.assert_array_equal(vector_ranks(*tables, ids, rows[10:20], gold[10:20]), expected[10:20])
 
 
 def test_merged_ranks_are_never_better_than_the_merged_order():
@@ -72,15 +74,15 @@ def test_merged_ranks_are_never_better_than_the_merged_order():
             of_each = [np.array([1 + int(np.flatnonzero(order == gold)[0])]) for order in orders]
             woven = np.stack(orders, 1).ravel() if how == "round-robin" else np.concatenate(orders)
             true = list(dict.fromkeys(woven.tolist())).index(gold) + 1
-            bound = int(ranks.merged(of_each, [np.array([12])] * 2, how)[0])
+            bound = int(merged_ranks(of_each, [np.array([12])] * 2, how)[0])
             assert true <= bound <= 2 * true
             assert how != "append" or bound == true
 
 
 def test_a_source_without_an_order_leaves_the_rank_to_the_next():
     unknown, known, length = np.array([-1, -1]), np.array([4, -1]), np.array([3, 3])
-    assert ranks.merged([unknown, known], [length, length], "append").tolist() == [7, -1]
-    assert ranks.merged([unknown, known], [length, length], "round-robin").tolist() == [8, -1]
+    assert merged_ranks([unknown, known], [length, length], "append").tolist() == [7, -1]
+    assert merged_ranks([unknown, known], [length, length], "round-robin").tolist() == [8, -1]
 
 
 def test_candidates_carry_the_golds_rank(tmp_path):
@@ -98,21 +100,13 @@ def test_candidates_carry_the_golds_rank(tmp_path):
         pa.table({"given": pa.array([[0], [0], [3], [0], [0]], pa.list_(pa.int32()))}), tmp_path / "given.parquet"
     )
 
-    def gold_rank(*kinds: str, k: int = 2, **more: str) -> list[int]:
-        build(
-            {
-                "dataset": str(tmp_path),
-                "out": str(tmp_path / "lists.npz"),
-                "k": k,
-                "sources": [{"kind": kind} for kind in kinds],
-                **more,
-            }
-        )
+    def gold_rank(*sources: SourceSpec, k: int = 2, merge: str = "round-robin") -> list[int]:
+        build_candidates(CandidateJob(dataset=tmp_path, out=tmp_path / "lists.npz", sources=sources, k=k, merge=merge))
         with np.load(tmp_path / "lists.npz", allow_pickle=False) as saved:
             return saved["gold_rank"].tolist()
 
-    assert gold_rank("name") == [1, 4, 6, -1, -1]
-    assert gold_rank("given") == [1, -1, -1, -1, -1], "nothing is known beyond what came with the data"
-    assert gold_rank("given", "name", merge="append") == [1, 5, 7, -1, -1]
-    assert gold_rank("name-of-type") == [1, 4, -1, -1, -1], "a gold of another type is nowhere in that order"
-    assert gold_rank("name", k=6)[:2] == [1, 4]
+    assert gold_rank(NameSource()) == [1, 4, 6, -1, -1]
+    assert gold_rank(GivenSource()) == [1, -1, -1, -1, -1], "nothing is known beyond what came with the data"
+    assert gold_rank(GivenSource(), NameSource(), merge="append") == [1, 5, 7, -1, -1]
+    assert gold_rank(TypedNameSource()) == [1, 4, -1, -1, -1], "a gold of another type is nowhere in that order"
+    assert gold_rank(NameSource(), k=6)[:2] == [1, 4]

@@ -9,7 +9,8 @@ from experiments import variants
 from foundation import child, logs
 from foundation.errors import UserError
 from foundation.tables import terminal_takes_bold
-from mel_cache.commands.heads import BuildCandidates, TrainHead
+from mel_cache.commands.candidates import CandidateOptions
+from mel_cache.commands.heads import TrainHead
 from mel_cache.commands.parameters import Whole
 from mel_cache.commands.task import Task, Tool, stop
 from report.contracts import (
@@ -25,7 +26,7 @@ LAYOUT = 1
 """Raised when leaderboards are to be written anew."""
 
 
-class Leaderboard(BuildCandidates):
+class Leaderboard(CandidateOptions):
     """Trained heads in one leaderboard. A subclass says which, by name (`experiments`, `without_pictures`).
 
     reference: the experiment that the others are compared with; "" for the best. skipped: name -> why it is left out.

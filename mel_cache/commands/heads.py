@@ -1,4 +1,4 @@
-"""Tasks from features to trained heads: candidate lists, pair features, training."""
+"""Tasks that train heads."""
 
 import json
 from dataclasses import replace
@@ -10,111 +10,22 @@ from luigi.parameter import ParameterVisibility
 
 from experiments import jobs, spaces
 from experiments.contracts import PromptOutputs, SearchResult, Study
-from foundation import child, logs
+from foundation import child
 from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
 from heads.config import load_config
 from heads.config.dsmip import DsmipConfig
 from heads.contracts import Compute, HeadInput, TrainingJob, TrainingResult
+from mel_cache.commands.candidates import BuildCandidates, BuildPairs, CandidateOptions
 from mel_cache.commands.dataset import PrepareDataset
-from mel_cache.commands.features import ExtractFeatures, OnProfile, wants_json
+from mel_cache.commands.features import ExtractFeatures, wants_json
 from mel_cache.commands.parameters import MOST_SEED, Number, TrueOrFalse, Whole
 from mel_cache.commands.task import Task, setting, stop
-from pipeline.extraction import wants
-from pipeline.extraction.contracts import Extraction
 from report.contracts import AverageJob, AverageResult
 
 
-class BuildCandidates(OnProfile):
-    """Lists the entities each mention is compared with: by fuzzy name, and by any further source; prints the recall of each."""
-
-    candidates = setting("candidates", 100, "entities per mention", Whole, least=1)
-    scorer = setting("scorer", "token_set_ratio", "rapidfuzz scorer of the name sources")
-    sources = setting(
-        "sources",
-        "name",
-        "comma-separated sources: name, name-of-type (entities of the mention's type), given (the lists that came with the dataset), "
-        "dense:FEATURE (nearest by cosine of the pooled output of a cached feature)",
-    )
-    merge = setting(
-        "merge",
-        "round-robin",
-        "how several sources become one list: round-robin by rank, or append (the first whole, then what is new in the next)",
-    )
-
-    def dense(self) -> list[str]:
-        return [source.partition(":")[2] for source in self.sources.split(",") if source.startswith("dense:")]
-
-    def needs(self) -> list[Task]:
-        extraction = [self.clone(ExtractFeatures, features=",".join(self.dense()), wants="")] if self.dense() else []
-        return [self.clone(PrepareDataset), *extraction]
-
-    def request(self) -> dict[str, Any] | None:
-        dataset, *extraction = [task.content() for task in self.needs()]
-        own = {"k": self.candidates, "scorer": self.scorer, "sources": self.sources, "merge": self.merge}
-        return {**own, "dataset": dataset, "upstream": extraction} if dataset and all(extraction) else None
-
-    def make(self) -> dict[str, Any]:
-        folder = self.folder(self.clone(PrepareDataset).resolved()["folder"])
-        out = folder / f"candidates-{self.digest()[:12]}.npz"
-        columns = self.needs()[-1].result() if self.dense() else Extraction()
-        listed = wants.candidate_sources(self.sources, self.scorer, columns, self.paths)
-        job = {"dataset": str(folder), "k": self.candidates, "sources": listed, "merge": self.merge, "out": str(out)}
-        report = self.run_child("pipeline.candidates.stage:build", job)
-        logs.say(report.pop("table", ""))
-        return {"result": {"file": self.paths.relative(out), "digest": self.digest(), **report}, "files": [out]}
-
-    def summary(self, receipt: dict[str, Any]) -> str:
-        return f"candidates: {self.folder(receipt['result']['file'])}\n{json.dumps(receipt['result'].get('recall'), indent=1)}"
-
-
-class BuildPairs(BuildCandidates):
-    """Computes one pair feature (numbers per mention and candidate) from cached features: one file per candidate list and features read."""
-
-    pair = luigi.Parameter(
-        description="the pair feature: clip_ti, clip_it, text_cls, object_relation, name_similarity, face_match, retrieval, word_overlap, years or text_length"
-    )
-
-    def extraction(self) -> ExtractFeatures | None:
-        try:
-            listed = jobs.pair_wants(self.pair, self.profile_content)
-        except UserError as error:
-            stop(error)
-            raise
-        return self.clone(ExtractFeatures, features="", wants=wants_json(listed)) if listed else None
-
-    def needs(self) -> list[Task]:
-        extraction = self.extraction()
-        return [self.clone(BuildCandidates), *([extraction] if extraction else [])]
-
-    def brief(self) -> str:
-        return f" {self.pair}"
-
-    def request(self) -> dict[str, Any] | None:
-        upstream = [task.digest() for task in self.needs()]
-        return {"pair": self.pair, "version": jobs.pair_version(), "upstream": upstream} if all(upstream) else None
-
-    def make(self) -> dict[str, Any]:
-        extraction = self.extraction()
-        job = jobs.pair_job(
-            self.pair,
-            extraction=extraction.result() if extraction else Extraction(),
-            candidates=self.clone(BuildCandidates).resolved(),
-            dataset=self.clone(PrepareDataset).resolved(),
-            paths=self.paths,
-        )
-        report = self.run_child("pipeline.pairs.stage:build", job)
-        return {
-            "result": {"file": self.paths.relative(Path(job["out"])), "digest": job["digest"], **report},
-            "files": [job["out"]],
-        }
-
-    def summary(self, receipt: dict[str, Any]) -> str:
-        return f"{self.pair}: {self.folder(receipt['result']['file'])}"
-
-
-class TrainHead(BuildCandidates):
+class TrainHead(CandidateOptions):
     """Trains one head over the cached features and evaluates it; only the head runs again when its hyper-parameters change.
 
     Writes artifacts/runs/<dataset>/<method>/<hash>/: config.json, model.safetensors, metrics.json, predictions.parquet, learning curves.
@@ -208,8 +119,8 @@ class TrainHead(BuildCandidates):
         prepared = self.clone(PrepareDataset)
         upstream = jobs.Upstream(
             extraction=self.extraction().result(),
-            candidates=self.clone(BuildCandidates).resolved(),
-            pairs={name: task.resolved() for name, task in self.pairs().items()},
+            candidates=self.clone(BuildCandidates).lists(),
+            pairs={name: task.feature() for name, task in self.pairs().items()},
             dataset=prepared.resolved()["folder"],
             content=prepared.content(),
             heads={name: task.job() for name, task in self.runs().items()},

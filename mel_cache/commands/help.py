@@ -20,7 +20,7 @@ TITLES = {
     "OnProfile": "models",
     "OnDataset": "the dataset",
     "Task": "every command",
-    "BuildCandidates": "candidate lists",
+    "CandidateOptions": "candidate lists",
     "Leaderboard": "leaderboards",
     "Options": "texts",
 }

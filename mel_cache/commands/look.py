@@ -12,10 +12,11 @@ from foundation.errors import UserError
 from heads.config import methods as known_methods
 from heads.contracts import Compute, ExplanationJob, Explanations, Selection
 from mel_cache.commands import trained
+from mel_cache.commands.candidates import CandidateOptions
 from mel_cache.commands.compare import CompareHeads, Leaderboard
 from mel_cache.commands.dataset import PrepareDataset
 from mel_cache.commands.features import ExtractGroup
-from mel_cache.commands.heads import BuildCandidates, TrainHead
+from mel_cache.commands.heads import TrainHead
 from mel_cache.commands.parameters import Choice, TrueOrFalse, Whole
 from mel_cache.commands.task import Task, stop
 from pipeline.extraction import wants
@@ -27,7 +28,7 @@ PAGE = 1
 MOST_CASES = 5000
 
 
-class Explain(BuildCandidates):
+class Explain(CandidateOptions):
     """Writes how a trained head came to its scores, per mention and candidate: units, edges, attention, experts.
 
     Leaves explain-<split>-<hash>.jsonl in the run's folder, a line per mention (docs/report.md). The run is

@@ -4,11 +4,12 @@ import json
 
 from foundation.errors import UserError
 from foundation.files import read_json
-from mel_cache.commands.heads import BuildCandidates, TrainHead
+from mel_cache.commands.candidates import CandidateOptions
+from mel_cache.commands.heads import TrainHead
 from report.runs import MEAN
 
 
-def find(task: BuildCandidates, named: str) -> TrainHead:
+def find(task: CandidateOptions, named: str) -> TrainHead:
     """The task behind a run's folder, or `<dataset>/<method>/<hash>` below the work folder's runs; that of several seeds for a mean over them.
 
     task: gives dataset, profile and candidates. Raises `UserError` where there is no such run, or where it was made from other ones.

@@ -1,233 +1,94 @@
-"""Candidate lists: which entities a mention is compared with, from one source or several, and how often the right one is among them."""
+"""Builds candidate lists: which entities a mention is compared with, from one source or several, and how often the
+gold is among them.
+"""
 
+import hashlib
 import io
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from cache.store import Store
-from cache.table import Table
+from foundation.contracts import to_json
 from foundation.errors import UserError, nearest
 from foundation.files import write_atomic, write_json
-from pipeline.candidates import ranks
-from pipeline.candidates.retrieval import SCORERS, Lists, as_given, by_name, by_name_of_type, by_vector, of_types
-from pipeline.datasets.records import SPLITS
+from pipeline.candidates import registry
+from pipeline.candidates.base import UNKNOWN, Source, SourceInputs
+from pipeline.candidates.contracts import CandidateJob, CandidateLists
+from pipeline.candidates.lists import RankedLists
+from pipeline.candidates.merging import MERGES, merge, merged_ranks
+from pipeline.candidates.recall import recall
 
-RECALL_AT = (1, 5, 10, 20, 50, 100)
-SOURCES = ("name", "name-of-type", "given", "dense")
-MERGES = ("round-robin", "append")
+
+@dataclass(frozen=True)
+class _Retrieved:
+    """A source and its lists. seconds: what they took."""
+
+    source: Source
+    lists: RankedLists
+    seconds: float
 
 
-def merge(sources: Sequence[Lists], k: int, how: str = "round-robin") -> Lists:
-    """One list from several, each entity where it comes first.
+def build_candidates(job: CandidateJob) -> CandidateLists:
+    """Build the lists and write them to `job.out`, and what `CandidateLists` holds beside them as .json.
 
-    round-robin: by rank, every source's first, then every source's second, …; append: the first source whole, then what the next adds, …
-    Scores are 1 / (position in the merged list), since those of different sources cannot be compared. A single source keeps its own.
+    Raises `UserError` for an unknown scorer or way to merge, and where the dataset lacks what a source needs.
     """
-    if len(sources) == 1:
-        return sources[0]
-    axis = 2 if how == "round-robin" else 1
-    woven = np.stack([source.ids for source in sources], axis=axis).reshape(len(sources[0].ids), -1)  # (M, k·sources)
-    merged = Lists.empty(len(woven), k)
-    for row, listed in enumerate(woven):
-        listed = listed[listed >= 0]
-        firsts = listed[np.sort(np.unique(listed, return_index=True)[1])][:k]
-        merged.ids[row, : len(firsts)], merged.scores[row, : len(firsts)] = firsts, 1 / np.arange(1, len(firsts) + 1)
-    return merged
-
-
-def recall(lists: Lists, gold: np.ndarray, split: np.ndarray) -> dict[str, dict[str, float]]:
-    """{split: {"n": mentions with a gold in the KB, "1": share with the gold listed first, "5": …, up to k}}. NIL and golds outside the KB do not count."""
-    hit = lists.ids == gold[:, None]
-    rank = np.where(hit.any(axis=1), hit.argmax(axis=1), np.iinfo(np.int64).max)
-    out = {}
-    for name in [name for name in SPLITS if name in split]:
-        rows = (split == name) & (gold >= 0)
-        depths = [depth for depth in RECALL_AT if depth < lists.ids.shape[1]] + [lists.ids.shape[1]]
-        out[name] = {"n": int(rows.sum())} | {
-            str(depth): round(float((rank[rows] < depth).mean()), 6) if rows.any() else 0.0 for depth in depths
-        }
-    return out
-
-
-def _table(recalls: dict[str, dict[str, dict[str, float]]]) -> str:
-    depths = [depth for depth in next(iter(next(iter(recalls.values())).values())) if depth != "n"]
-    width = max(len(name) for name in recalls)
-    lines = [
-        "  ".join(
-            [
-                "candidate recall".ljust(max(width, 16)),
-                "split",
-                "mentions".rjust(8),
-                *(f"@{depth}".rjust(6) for depth in depths),
-            ]
-        )
-    ]
-    lines.append("-" * len(lines[0]))
-    for name, splits in recalls.items():
-        for split, values in splits.items():
-            figures = [f"{100 * values[depth]:6.2f}" if values["n"] else f"{'-':>6}" for depth in depths]
-            lines.append("  ".join([name.ljust(max(width, 16)), split.ljust(5), f"{values['n']:8,}", *figures]))
-    return "\n".join(lines) + "\n"
-
-
-def _dense_table(source: dict[str, Any], side: str) -> Table:
-    with np.load(source[f"{side}_keys"], allow_pickle=False) as columns:
-        return Table(
-            Store.open(Path(source["store"])), source.get("output", "pooled"), columns["keys"], columns["present"]
-        )
-
-
-def _given(folder: Path) -> list[list[int] | None]:
-    path = folder / "given.parquet"
-    if not path.exists():
-        raise UserError(
-            "source given: no candidates came with this dataset; use the source name, or add them (docs/data.md says where)"
-        )
-    return pq.ParquetFile(path).read()["given"].to_pylist()
-
-
-def _retrieve(source: dict[str, Any], folder: Path, k: int, workers: int) -> tuple[str, Lists]:
-    """The source's label and its lists."""
-    kind, scorer = source["kind"], source.get("scorer", SCORERS[0])
-    if kind == "given":
-        return kind, as_given(_given(folder), k)
-    typed = ["type"] if kind == "name-of-type" else []
-    mentions = pq.ParquetFile(folder / "mentions.parquet").read(columns=["phrase", *typed]).to_pydict()
-    entities = pq.ParquetFile(folder / "entities.parquet").read(columns=["id", "name", *typed]).to_pydict()
-    label = f"{kind}:{source['feature'] if kind == 'dense' else scorer}"
-    return label, retrieve(source, mentions, entities, k, lambda side: _dense_table(source, side), workers)
-
-
-def retrieve(
-    source: dict[str, Any],
-    mentions: dict[str, Sequence],
-    entities: dict[str, Sequence],
-    k: int,
-    vectors: Callable[[str], Table],
-    workers: int = -1,
-) -> Lists:
-    """The lists of a source that compares mentions with the KB: by name, by name within the type, or by vector.
-
-    mentions: columns phrase and, for name-of-type, type; entities: id, name and type; vectors: the table of a side, for dense. Raises `UserError`.
-    """
-    kind, scorer = source["kind"], source.get("scorer", SCORERS[0])
-    names = mentions["phrase"], entities["name"]
-    if kind == "name":
-        return by_name(*names, entities["id"], k, scorer, workers)
-    if kind == "name-of-type":
-        return by_name_of_type(*names, mentions["type"], entities["type"], entities["id"], k, scorer, workers)
-    if kind == "dense":
-        return by_vector(vectors("mention"), vectors("entity"), entities["id"], k)
-    raise UserError(f"unknown candidate source {kind!r}{nearest(kind, SOURCES)}")
-
-
-def _rank(source: dict[str, Any], folder: Path, rows: np.ndarray, gold: np.ndarray, workers: int) -> np.ndarray:
-    """(m,) rank of the golds (m,) of the mentions `rows` (m,) in the source's whole order, -1 where it has no order beyond its list."""
-    kind, result = source["kind"], np.full(len(rows), ranks.UNKNOWN, np.int64)
-    if kind == "given" or not len(rows):
-        return result
-    entities = (
-        pq.ParquetFile(folder / "entities.parquet")
-        .read(columns=["id", "name", *(["type"] if kind == "name-of-type" else [])])
-        .to_pydict()
+    if job.k < 1:
+        raise UserError(f"candidates per mention: {job.k}, expected at least 1")
+    if job.merge not in MERGES:
+        raise UserError(f"--merge {job.merge!r} is unknown{nearest(job.merge, MERGES)}")
+    inputs = SourceInputs.of_dataset(job.dataset, job.workers)
+    gold, split = np.array(inputs.mentions["gold"], np.int64), np.array(inputs.mentions["split"])
+    retrieved = [_retrieve(registry.source(spec), inputs, job.k) for spec in job.sources]
+    merged = merge([each.lists for each in retrieved], job.k, job.merge)
+    recalls = {each.source.label: recall(each.lists, gold, split) for each in retrieved}
+    if len(retrieved) > 1:
+        recalls["merged"] = recall(merged, gold, split)
+    sink = io.BytesIO()
+    gold_rank = _gold_rank(retrieved, merged, gold, inputs, job.merge)
+    np.savez(sink, ids=merged.ids, scores=merged.scores, gold_rank=gold_rank)
+    write_atomic(job.out, sink.getvalue())
+    lists = CandidateLists(
+        file=job.out,
+        digest=job.digest or hashlib.sha256(sink.getvalue()).hexdigest(),
+        k=job.k,
+        merge=job.merge,
+        mentions=len(gold),
+        entities=len(inputs.entities["id"]),
+        recall=recalls,
+        seconds={each.source.label: round(each.seconds, 3) for each in retrieved},
+        mentions_per_second={
+            each.source.label: round(len(gold) / max(round(each.seconds, 3), 1e-3), 1) for each in retrieved
+        },
     )
-    if kind == "dense":
-        return ranks.by_vector(
-            _dense_table(source, "mention"), _dense_table(source, "entity"), entities["id"], rows, gold
-        )
-    phrases = pq.ParquetFile(folder / "mentions.parquet").read(columns=["phrase"])["phrase"].take(rows).to_pylist()
-    scorer = source.get("scorer", SCORERS[0])
-    if kind == "name":
-        return ranks.by_name(phrases, gold, entities["name"], entities["id"], scorer, workers)
-    types = pq.ParquetFile(folder / "mentions.parquet").read(columns=["type"])["type"].take(rows).to_pylist()
-    for among, asked in of_types(types, entities["type"]):
-        inside = np.isin(gold[asked], among)  # a gold of another type is nowhere in this order
-        asked, names, ids = (
-            np.asarray(asked)[inside],
-            [entities["name"][row] for row in among],
-            [entities["id"][row] for row in among],
-        )
-        place = np.searchsorted(among, gold[asked])
-        result[asked] = ranks.by_name([phrases[row] for row in asked], place, names, ids, scorer, workers)
-    return result
+    report = to_json(lists)
+    write_json(job.out.with_suffix(".json"), {key: report[key] for key in report if key not in ("file", "digest")})
+    return lists
+
+
+def _retrieve(source: Source, inputs: SourceInputs, k: int) -> _Retrieved:
+    started = time.monotonic()
+    source.check(inputs)
+    return _Retrieved(source, source.lists(inputs, k), time.monotonic() - started)
 
 
 def _gold_rank(
-    sources: Sequence[dict[str, Any]],
-    lists: Sequence[Lists],
-    merged: Lists,
-    gold: np.ndarray,
-    folder: Path,
-    how: str,
-    workers: int,
+    retrieved: Sequence[_Retrieved], merged: RankedLists, gold: np.ndarray, inputs: SourceInputs, how: str
 ) -> np.ndarray:
-    """(M,) the gold's rank from 1 in the whole retrieval order: its place in the merged list, else behind it as `ranks.merged` says; -1 unknown."""
-    result = np.where(gold >= 0, ranks.in_list(merged, gold), ranks.UNKNOWN)
-    beyond = np.flatnonzero(result == 0)
-    of_source = []
-    for source, found in zip(sources, lists, strict=True):
-        rank = ranks.in_list(Lists(found.ids[beyond], found.scores[beyond]), gold[beyond])
-        absent = np.flatnonzero(rank == 0)
-        rank[absent] = _rank(source, folder, beyond[absent], gold[beyond[absent]], workers)
-        of_source.append(rank)
-    rank = ranks.merged(of_source, [(found.ids[beyond] >= 0).sum(1) for found in lists], how)
-    result[beyond] = np.where(rank > 0, np.maximum(rank, 1 + (merged.ids[beyond] >= 0).sum(1)), ranks.UNKNOWN)
-    return result
-
-
-def build(job: dict[str, Any]) -> dict[str, Any]:
-    """Build candidate lists for every mention of a prepared dataset and write them to `job["out"]` (.npz: ids, scores as in `Lists`, and gold_rank (M,)
-    int64: the gold's rank in the whole retrieval order, -1 where there is no gold in the KB or no source ranks it).
-
-    job: dataset (prepared folder), out, k (100), sources (a list, by name alone if absent), merge (one of MERGES), workers (threads, all cores).
-      {"kind": "name", "scorer": one of SCORERS}
-      {"kind": "name-of-type", "scorer"}: among the entities of the mention's type
-      {"kind": "given"}: the candidates that came with the dataset
-      {"kind": "dense", "feature", "store": its folder, "output", "mention_keys", "entity_keys": .npz with keys and present}
-    Returns, and writes beside the lists as .json: recall per source and of the merged list, seconds and mentions per second; with `table`, the same as text.
-    Raises `UserError` for an unknown source, scorer or way to merge, and where the dataset lacks what a source needs.
+    """(M,) int64 rank from 1 of each gold (M,) in the whole order: its place in the merged list, or behind it as
+    `merged_ranks` says.
     """
-    folder, out, k, how = Path(job["dataset"]), Path(job["out"]), int(job.get("k", 100)), job.get("merge", MERGES[0])
-    if k < 1:
-        raise UserError(f"candidates per mention: {k}, expected at least 1")
-    if how not in MERGES:
-        raise UserError(f"--merge {how!r} is unknown{nearest(how, MERGES)}")
-    columns = pq.ParquetFile(folder / "mentions.parquet").read(columns=["gold", "split"]).to_pydict()
-    gold, split = np.array(columns["gold"], np.int64), np.array(columns["split"])
-    lists, recalls, seconds = [], {}, {}
-    sources, workers = job.get("sources") or [{"kind": "name"}], job.get("workers", -1)
-    for source in sources:
-        started = time.monotonic()
-        label, found = _retrieve(source, folder, k, workers)
-        lists.append(found)
-        seconds[label] = round(time.monotonic() - started, 3)
-        recalls[label] = recall(found, gold, split)
-    merged = merge(lists, k, how)
-    if len(lists) > 1:
-        recalls["merged"] = recall(merged, gold, split)
-    sink = io.BytesIO()
-    np.savez(
-        sink,
-        ids=merged.ids,
-        scores=merged.scores,
-        gold_rank=_gold_rank(sources, lists, merged, gold, folder, how, workers),
-    )
-    write_atomic(out, sink.getvalue())
-    rates = {label: round(len(gold) / max(spent, 1e-3), 1) for label, spent in seconds.items()}
-    entities = pq.read_metadata(folder / "entities.parquet").num_rows
-    report = {
-        "k": k,
-        "merge": how,
-        "mentions": len(gold),
-        "entities": entities,
-        "recall": recalls,
-        "seconds": seconds,
-        "mentions_per_second": rates,
-    }
-    write_json(out.with_suffix(".json"), report)
-    return {**report, "table": _table(recalls)}
+    result = np.where(gold >= 0, merged.places(gold), UNKNOWN)
+    beyond = np.flatnonzero(result == 0)
+    ranks = []
+    for each in retrieved:
+        rank = each.lists.rows(beyond).places(gold[beyond])
+        absent = np.flatnonzero(rank == 0)
+        if len(absent):
+            rank[absent] = each.source.ranks(inputs, beyond[absent], gold[beyond[absent]])
+        ranks.append(rank)
+    rank = merged_ranks(ranks, [each.lists.lengths[beyond] for each in retrieved], how)
+    result[beyond] = np.where(rank > 0, np.maximum(rank, 1 + merged.lengths[beyond]), UNKNOWN)
+    return result

@@ -12,7 +12,6 @@ from foundation import plugins
 from foundation.contracts import from_json
 from foundation.errors import UserError
 from foundation.files import parse_json
-from foundation.paths import Paths
 from pipeline import extractors
 from pipeline.extraction import views
 from pipeline.extraction.contracts import Extraction, FeatureRows, Plan
@@ -222,42 +221,6 @@ def describe(extraction: Extraction) -> str:
         f"{count:,} entities have no text in {name}" for name, count in sorted(extraction.without.items()) if count
     ]
     return "\n".join(lines)
-
-
-def candidate_sources(sources: str, scorer: str, extraction: Extraction, paths: Paths) -> list[dict[str, Any]]:
-    """`name,dense:clip_text` → the sources as `pipeline.candidates.stage.build` takes them. Raises `UserError` for an unknown kind."""
-    listed: list[dict[str, Any]] = []
-    for source in filter(None, (part.strip() for part in sources.split(","))):
-        kind, _, feature = source.partition(":")
-        if source in ("name", "name-of-type"):
-            listed.append({"kind": source, "scorer": scorer})
-        elif source == "given":
-            listed.append({"kind": source})
-        elif kind == "dense" and feature:
-            columns = extraction.columns
-            found = {
-                side: next((c for c in sorted(columns) if c.startswith(f"{side}.{feature}.")), None)
-                for side in ("mention", "entity")
-            }
-            if None in found.values():
-                raise UserError(
-                    f"--sources {source}: the profile extracts {feature!r} for one side only; give it views of both sides"
-                )
-            listed.append(
-                {
-                    "kind": "dense",
-                    "feature": feature,
-                    "output": "pooled",
-                    "store": str(paths.cache / extraction.features[feature].store),
-                    "mention_keys": str(paths.root / columns[found["mention"]]),
-                    "entity_keys": str(paths.root / columns[found["entity"]]),
-                }
-            )
-        else:
-            raise UserError(
-                f"--sources {source!r}: expected `name`, `name-of-type`, `given` or `dense:FEATURE`, separated by commas"
-            )
-    return listed
 
 
 def listed(profile: Profile, features: str, wants: str, usual: Callable[[Profile], Sequence[Want]]) -> list[Want]:

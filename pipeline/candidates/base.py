@@ -1,0 +1,71 @@
+"""The contract of a candidate source, and what it reads."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.inputs import Input
+from cache.store import Store
+from cache.table import Table
+from pipeline.candidates.lists import RankedLists
+from pipeline.datasets.prepared import Columns
+
+UNKNOWN = -1
+"""The rank of a gold that a source does not rank."""
+
+
+def open_table(read: Input, output: str) -> Table:
+    """One output of an input with one key per record, a row per record."""
+    with np.load(read.keys, allow_pickle=False) as columns:
+        return Table(Store.open(read.store), output, np.ascontiguousarray(columns["keys"]), columns["present"])
+
+
+@dataclass(frozen=True)
+class SourceInputs:
+    """What candidate sources read.
+
+    mentions: columns of M mentions, of which a source reads phrase (text), type (text or None) or given (rows of the
+    KB, best first, or None). entities: columns id, name and type of the N entities of the KB. vectors: gives an output
+    of an input as a table with a row per record. workers: threads, -1 for one per core.
+    """
+
+    mentions: Mapping[str, Sequence[Any]]
+    entities: Mapping[str, Sequence[Any]]
+    vectors: Callable[[Input, str], Table] = open_table
+    workers: int = -1
+
+    @classmethod
+    def of_dataset(cls, folder: Path, workers: int = -1) -> "SourceInputs":
+        """Of a prepared dataset; its columns are read when they are first used."""
+        mentions = Columns(folder / "mentions.parquet", folder / "given.parquet")
+        return cls(mentions, Columns(folder / "entities.parquet"), workers=workers)
+
+
+class Source(ABC):
+    """A way to find candidates: for each mention a total order of (part of) the KB, of which a list is the
+    beginning.
+    """
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What tables and receipts call it, such as `name:token_set_ratio`."""
+
+    def check(self, inputs: SourceInputs) -> None:  # noqa: B027  # most sources need nothing that a dataset may lack
+        """Raises `UserError` where the dataset lacks what this source needs."""
+
+    @abstractmethod
+    def lists(self, inputs: SourceInputs, k: int) -> RankedLists:
+        """The first k entities of each mention's order, with scores above 0 that do not increase. Raises
+        `UserError`.
+        """
+
+    @abstractmethod
+    def ranks(self, inputs: SourceInputs, rows: np.ndarray, gold: np.ndarray) -> np.ndarray:
+        """(m,) int64 rank from 1, in the whole order, of the golds (m,) >= 0 of the mentions `rows` (m,); `UNKNOWN`
+        for a gold that is not in it.
+        """

@@ -1,0 +1,91 @@
+"""What building candidate lists is given and gives back: the sources' specifications, the job, the lists as a receipt
+keeps them. No torch.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cache.inputs import Input
+from foundation.contracts import contract
+
+
+@contract
+class NameSource:
+    """The entities whose names are most like the phrase. scorer: one of `pipeline.candidates.name_ranking.SCORERS`."""
+
+    kind: Literal["name"] = "name"
+    scorer: str = "token_set_ratio"
+
+
+@contract
+class TypedNameSource:
+    """The same, among the entities of the mention's type."""
+
+    kind: Literal["name-of-type"] = "name-of-type"
+    scorer: str = "token_set_ratio"
+
+
+@contract
+class GivenSource:
+    """The lists that came with the dataset."""
+
+    kind: Literal["given"] = "given"
+
+
+@contract
+class VectorSource:
+    """The entities whose vectors are nearest by cosine. mention, entity: one feature on both sides; output: the one
+    with its vectors.
+    """
+
+    kind: Literal["dense"] = "dense"
+    mention: Input
+    entity: Input
+    output: str = "pooled"
+
+
+SourceSpec = Annotated[NameSource | TypedNameSource | GivenSource | VectorSource, Field(discriminator="kind")]
+
+
+@contract
+class CandidateJob:
+    """Candidate lists to build for every mention of a prepared dataset.
+
+    dataset: folder with mentions.parquet, entities.parquet and, for `GivenSource`, given.parquet. out: .npz file to
+    write. k: entities per mention. merge: how several sources become one list, see `pipeline.candidates.merging`.
+    workers: threads, -1 for one per core. digest: what names the lists in everything made from them; None takes the
+    SHA-256 of the file.
+    """
+
+    dataset: Path
+    out: Path
+    sources: tuple[SourceSpec, ...] = (NameSource(),)
+    k: int = 100
+    merge: str = "round-robin"
+    workers: int = -1
+    digest: str | None = None
+
+
+@contract
+class CandidateLists:
+    """Candidate lists of M mentions on disk.
+
+    file: .npz with ids (M, k) int32 and scores (M, k) float32 as in `RankedLists`, and gold_rank (M,) int64, the
+    gold's rank from 1 in the whole retrieval order (-1: no gold in the KB, or no source ranks it). In a receipt,
+    relative to the work folder. mentions, entities: M and the size of the KB. recall: label of the source, or `merged`
+    -> split -> `n`, the mentions with a gold in the KB, and depth -> share of them whose gold is listed by then.
+    seconds, mentions_per_second: by label.
+    """
+
+    file: Path
+    digest: str
+    k: int
+    merge: str
+    mentions: int
+    entities: int
+    recall: Mapping[str, Mapping[str, Mapping[str, int | float]]]
+    seconds: Mapping[str, float]
+    mentions_per_second: Mapping[str, float]

@@ -1,0 +1,69 @@
+"""Candidate lists in memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass
+class RankedLists:
+    """Candidates of M mentions, best first. ids: (M, k) int32 rows of the entities, -1 where a list ends; scores: (M,
+    k) float32, 0 there.
+    """
+
+    ids: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def empty(cls, mentions: int, k: int) -> "RankedLists":
+        return cls(np.full((mentions, k), -1, np.int32), np.zeros((mentions, k), np.float32))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(M,) number of candidates of each mention."""
+        return (self.ids >= 0).sum(1)
+
+    def rows(self, index: np.ndarray) -> "RankedLists":
+        """The lists of the mentions at `index` (m,)."""
+        return RankedLists(self.ids[index], self.scores[index])
+
+    def fill(self, begin: int, mention: np.ndarray, entity: np.ndarray, scores: np.ndarray) -> None:
+        """Write ordered triples (by mention, then best first) into the rows from `begin` on, as many of each mention
+        as fit.
+        """
+        rank = np.arange(len(mention)) - np.searchsorted(mention, mention)
+        kept = rank < self.ids.shape[1]
+        place = begin + mention[kept], rank[kept]
+        self.ids[place], self.scores[place] = entity[kept], scores[kept]
+
+    def without(self, entities: np.ndarray) -> "RankedLists":
+        """The lists without these entities, later candidates moved up."""
+        if not len(entities):
+            return self
+        gone = np.isin(self.ids, entities) | (self.ids < 0)
+        order = np.argsort(gone, axis=1, kind="stable")
+        return RankedLists(
+            np.take_along_axis(np.where(gone, np.int32(-1), self.ids), order, 1),
+            np.take_along_axis(np.where(gone, np.float32(0), self.scores), order, 1),
+        )
+
+    def places(self, gold: np.ndarray) -> np.ndarray:
+        """(M,) int64 place of each gold (M,) in its list, from 1; 0 where it is not listed or negative."""
+        hit = (self.ids == gold[:, None]) & (gold >= 0)[:, None]
+        return np.where(hit.any(1), 1 + hit.argmax(1), 0).astype(np.int64)
+
+
+def id_order(ids: Sequence[str]) -> np.ndarray:
+    """(N,) int64 position of each id in their string order, which decides between equal scores."""
+    rank = np.empty(len(ids), np.int64)
+    rank[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+    return rank
+
+
+def contenders(scores: np.ndarray, k: int) -> np.ndarray:
+    """Positions of the positive scores (n,) that are not below the k-th largest: k of them or more, as many as tie for
+    the last place.
+    """
+    threshold = np.partition(scores, len(scores) - k)[len(scores) - k] if len(scores) > k else 0
+    return np.flatnonzero((scores >= threshold) & (scores > 0))

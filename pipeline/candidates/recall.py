@@ -1,0 +1,46 @@
+"""How often the gold is among the candidates."""
+
+import numpy as np
+
+from pipeline.candidates.contracts import CandidateLists
+from pipeline.candidates.lists import RankedLists
+from pipeline.datasets.records import SPLITS
+
+DEPTHS = (1, 5, 10, 20, 50, 100)
+
+
+def recall(lists: RankedLists, gold: np.ndarray, split: np.ndarray) -> dict[str, dict[str, int | float]]:
+    """Split -> `n`, the mentions with a gold in the KB, and depth (`1`, `5`, … up to k) -> share of them whose gold is
+    listed by then.
+
+    gold: (M,) rows of the KB; negative ones (NIL, or outside the KB) do not count. split: (M,) names.
+    """
+    places, k = lists.places(gold), lists.ids.shape[1]
+    depths = [*(depth for depth in DEPTHS if depth < k), k]
+    shares = {}
+    for name in [name for name in SPLITS if name in split]:
+        place = places[(split == name) & (gold >= 0)]
+        shares[name] = {"n": len(place)} | {
+            str(depth): round(float(((place > 0) & (place <= depth)).mean()), 6) if len(place) else 0.0
+            for depth in depths
+        }
+    return shares
+
+
+def recall_table(lists: CandidateLists) -> str:
+    """Recall by source and split, in percent, as text."""
+    depths = [depth for depth in next(iter(next(iter(lists.recall.values())).values())) if depth != "n"]
+    width = max([16, *map(len, lists.recall)])
+    columns = [
+        "candidate recall".ljust(width),
+        "split",
+        "mentions".rjust(8),
+        *(f"@{depth}".rjust(6) for depth in depths),
+    ]
+    lines = ["  ".join(columns)]
+    lines.append("-" * len(lines[0]))
+    for label, splits in lists.recall.items():
+        for split, shares in splits.items():
+            figures = [f"{100 * shares[depth]:6.2f}" if shares["n"] else f"{'-':>6}" for depth in depths]
+            lines.append("  ".join([label.ljust(width), split.ljust(5), f"{shares['n']:8,}", *figures]))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,62 @@
+"""From `--sources name,dense:clip_text` to the sources' specifications. No torch."""
+
+from cache.inputs import Input, Side
+from foundation.errors import UserError
+from foundation.paths import Paths
+from pipeline.candidates.contracts import GivenSource, NameSource, SourceSpec, TypedNameSource, VectorSource
+from pipeline.extraction.contracts import Extraction
+
+PLAIN = ("name", "name-of-type", "given")
+DENSE = "dense:"
+
+
+def split_sources(sources: str) -> list[str]:
+    """The sources one by one. Raises `UserError` for one that does not exist."""
+    listed = [source.strip() for source in sources.split(",") if source.strip()]
+    for source in listed:
+        if source not in PLAIN and (source == DENSE or not source.startswith(DENSE)):
+            raise UserError(
+                f"--sources {source!r}: expected `name`, `name-of-type`, `given` or `dense:FEATURE`, "
+                "separated by commas"
+            )
+    return listed
+
+
+def vector_features(sources: str) -> list[str]:
+    """The features whose vectors the sources compare. Raises `UserError`."""
+    return [source.removeprefix(DENSE) for source in split_sources(sources) if source.startswith(DENSE)]
+
+
+def candidate_sources(sources: str, scorer: str, extraction: Extraction, paths: Paths) -> tuple[SourceSpec, ...]:
+    """The specifications of `--sources`; `extraction` holds the features of those that compare vectors. Raises
+    `UserError`.
+    """
+    plain: dict[str, SourceSpec] = {
+        "name": NameSource(scorer=scorer),
+        "name-of-type": TypedNameSource(scorer=scorer),
+        "given": GivenSource(),
+    }
+    return tuple(
+        plain[source] if source in plain else _vector_source(source, extraction, paths)
+        for source in split_sources(sources)
+    )
+
+
+def _vector_source(source: str, extraction: Extraction, paths: Paths) -> VectorSource:
+    feature = source.removeprefix(DENSE)
+
+    def side(side: Side) -> Input:
+        column = next((name for name in sorted(extraction.columns) if name.startswith(f"{side}.{feature}.")), None)
+        if column is None:
+            raise UserError(
+                f"--sources {source}: the profile extracts {feature!r} for one side only; give it views of both sides"
+            )
+        return Input(
+            side=side,
+            feature=feature,
+            view=column.rpartition(".")[2],
+            store=paths.cache / extraction.features[feature].store,
+            keys=paths.root / extraction.columns[column],
+        )
+
+    return VectorSource(mention=side("mention"), entity=side("entity"))

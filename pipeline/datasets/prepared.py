@@ -1,0 +1,40 @@
+"""The tables of a prepared dataset, read a column at a time."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as parquet
+
+from foundation.errors import UserError
+
+
+class Columns(Mapping[str, list[Any]]):
+    """Columns of one table as lists of Python values, each read when first used.
+
+    The table is what the files say together, row by row; a file that does not exist adds no column.
+    """
+
+    def __init__(self, *paths: Path) -> None:
+        self._values: dict[str, list[Any]] = {}
+        self._path = paths[0]
+        self._files = {name: path for path in paths if path.exists() for name in parquet.read_schema(path).names}
+        if not self._files:
+            raise UserError(f"{paths[0]}: no such table; `luigi --module tasks PrepareDataset` makes it")
+
+    def __getitem__(self, name: str) -> list[Any]:
+        if name not in self._values:
+            table = parquet.ParquetFile(self._files[name]).read(columns=[name])
+            self._values[name] = table[name].to_pylist()
+        return self._values[name]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table."""
+        return parquet.read_metadata(self._path).num_rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)

@@ -1,0 +1,51 @@
+"""What computing a pair feature is given and gives back. No torch."""
+
+from pathlib import Path
+
+from cache.inputs import Input
+from foundation.contracts import contract
+
+
+@contract
+class PairInput(Input):
+    """Rows that serve a role of a pair function. role: its name, see `pipeline.pairs.roles`. output: of the feature."""
+
+    role: str
+    output: str
+
+
+@contract
+class PairJob:
+    """One pair feature to compute.
+
+    name: of the pair function. dataset: prepared folder (mentions.parquet, entities.parquet). candidates: .npz of ids
+    (M, k) and scores (M, k). inputs: one for each role of the function. out: .npz file to write. digest: what names
+    the numbers in everything made from them. workers: threads, -1 for one per core.
+    """
+
+    name: str
+    dataset: Path
+    candidates: Path
+    out: Path
+    digest: str
+    inputs: tuple[PairInput, ...] = ()
+    workers: int = -1
+
+
+@contract
+class PairFeature:
+    """A pair feature on disk.
+
+    file: .npz with values, float32 of `shape`, and names. In a receipt, relative to the work folder. shape: (M, k), or
+    (M, k, S) where each of the S names is a number of its own. listed: candidates in all lists. present: the share of
+    them that have (the first) number.
+    """
+
+    file: Path
+    digest: str
+    name: str
+    shape: tuple[int, ...]
+    names: tuple[str, ...]
+    listed: int
+    present: float
+    seconds: float

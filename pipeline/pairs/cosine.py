@@ -1,0 +1,29 @@
+"""Pair features `clip_ti`, `clip_it` and `text_cls`: the cosine of one vector per mention and one per candidate."""
+
+import numpy as np
+
+from foundation.errors import UserError
+from pipeline.pairs._products import products
+from pipeline.pairs.base import PairFunction, Pairs
+
+
+class Cosine(PairFunction):
+    """The cosine of the vectors in two roles, a mention's and an entity's. Values from -1 to 1."""
+
+    def __init__(self, name: str, mention: str, entity: str) -> None:
+        self.name, self.roles = name, (mention, entity)
+
+    def __call__(self, pairs: Pairs) -> np.ndarray:
+        mentions, entities = (pairs.values(role) for role in self.roles)
+        if mentions.table.shape != entities.table.shape or mentions.table.ragged or entities.table.ragged:
+            raise UserError(
+                f"{self.name}: vectors of mentions {mentions.table.shape} and of entities {entities.table.shape} "
+                "differ; both must come from one model"
+            )
+        return products(mentions.fixed, entities.fixed, mentions.width, pairs.ids)
+
+
+# DRIN's edges, section 3.2: text to image, image to text, text to text.
+CLIP_TI = Cosine("clip_ti", "sentence.joint", "entity_picture.joint")
+CLIP_IT = Cosine("clip_it", "mention_picture.joint", "entity_text.joint")
+TEXT_CLS = Cosine("text_cls", "sentence.text", "entity_text.text")

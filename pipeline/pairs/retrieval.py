@@ -1,0 +1,22 @@
+"""Pair feature `retrieval`: what the candidate list itself says."""
+
+import numpy as np
+
+from pipeline.pairs.base import PairFunction, Pairs
+
+
+class Retrieval(PairFunction):
+    """The candidate's own score in its list, and 1 / its place there."""
+
+    name = "retrieval"
+    names = ("score", "reciprocal_rank")
+
+    def __call__(self, pairs: Pairs) -> np.ndarray:
+        ids, scores = pairs.ids, pairs.lists.scores
+        places = np.broadcast_to(1 / np.arange(1, ids.shape[1] + 1), ids.shape)
+        out = np.stack([scores, places], 2).astype(np.float32)
+        out[ids < 0] = np.nan
+        return out
+
+
+RETRIEVAL = Retrieval()

@@ -1,0 +1,18 @@
+"""Pair feature `text_length`: how much is written about the entity."""
+
+import numpy as np
+
+from pipeline.pairs.base import PairFunction, Pairs
+
+
+class TextLength(PairFunction):
+    """log(1 + words of the entity's text): more is written about what is mentioned more."""
+
+    name = "text_length"
+
+    def __call__(self, pairs: Pairs) -> np.ndarray:
+        ids = pairs.ids
+        return np.where(ids >= 0, pairs.kb.lengths[ids.clip(0)], np.nan).astype(np.float32)
+
+
+TEXT_LENGTH = TextLength()

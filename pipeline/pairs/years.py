@@ -1,0 +1,28 @@
+"""Pair feature `years`: how many years lie between what the sentence and the entity's text tell of."""
+
+import math
+
+import numpy as np
+
+from pipeline.pairs.base import PairFunction, Pairs
+from pipeline.pairs.texts import years_in
+
+
+class Years(PairFunction):
+    """Years from the first year of the entity's text (a birth, say) to the first of the sentence, from the last of the
+    text (where it names two) to the last of the sentence, and the first of the text. NaN where one is not there.
+    """
+
+    name = "years"
+    names = ("after_first", "after_last", "first")
+
+    def __call__(self, pairs: Pairs) -> np.ndarray:
+        ours = [years_in(sentence or "") for sentence in pairs.mentions["sentence"]]
+        ends = np.array([(min(own, default=math.nan), max(own, default=math.nan)) for own in ours]).reshape(-1, 2)
+        theirs = pairs.kb.years[pairs.ids.clip(0)]  # (M, k, 2)
+        out = np.concatenate([ends[:, None] - theirs, theirs[:, :, :1]], -1).astype(np.float32)
+        out[pairs.ids < 0] = np.nan
+        return out
+
+
+YEARS = Years()
