@@ -11,7 +11,7 @@ from foundation.errors import UserError
 from foundation.files import free_bytes, read_json
 from foundation.paths import Paths
 from foundation.tables import as_text, text_table
-from report.runs import Metrics, RunRecord
+from report.runs import Figures, Metrics, RunRecord
 
 NEWEST = 15
 """Runs and searches that are listed; of older ones only the number is given."""
@@ -69,7 +69,7 @@ def runs(paths: Paths, width: int | None = None) -> str:
         record, metrics = RunRecord.of(_json(file)), _json(file.with_name("metrics.json"))
         protocols: Metrics = metrics.get("test", metrics.get("dev", {}))
         protocol, parts = next(iter(protocols.items()), ("-", {}))
-        figures = parts.get("all", {})
+        figures: Figures = parts.get("all", {})
         rows.append(
             [
                 "/".join(file.parts[-4:-2]),

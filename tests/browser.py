@@ -73,19 +73,19 @@ class Page:
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         self.number += 1
-        said = {
+        message = {
             "id": self.number,
             "method": method,
             "params": params,
             **({"sessionId": self.session} if self.session else {}),
         }
-        os.write(self.to, json.dumps(said).encode() + b"\0")
+        os.write(self.to, json.dumps(message).encode() + b"\0")
         until = time.monotonic() + WAIT
         while True:
-            told = self._next(until)
-            if told.get("id") == self.number:
-                assert "error" not in told, f"{method}: {told['error']}"
-                return told["result"]
+            answer = self._next(until)
+            if answer.get("id") == self.number:
+                assert "error" not in answer, f"{method}: {answer['error']}"
+                return answer["result"]
 
     def _next(self, until: float) -> dict[str, Any]:
         while b"\0" not in self.rest:
@@ -95,9 +95,9 @@ class Page:
             assert read, "the browser went away"
             self.rest += read
         line, _, self.rest = self.rest.partition(b"\0")
-        told = json.loads(line)
-        self._note(told.get("method", ""), told.get("params", {}))
-        return told
+        answer = json.loads(line)
+        self._note(answer.get("method", ""), answer.get("params", {}))
+        return answer
 
     def _note(self, method: str, params: dict[str, Any]) -> None:
         if method == "Runtime.exceptionThrown":
@@ -135,9 +135,9 @@ class Page:
 
     def value(self, expression: str) -> Any:
         """What a JavaScript expression (of a promise: what it comes to) gives, as JSON."""
-        told = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in told, told["exceptionDetails"]
-        return told["result"].get("value")
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
     def key(self, name: str) -> None:
         """Press a key, as the keyboard does."""

@@ -15,9 +15,9 @@ DWE = '{"dwe": {"epochs": 2, "width": 16, "joint_width": 16, "patience": 0}}'
 
 def runs(world, method):
     """Folders of a method's runs, single seeds and means."""
-    found = sorted((world.work / "runs" / "small" / method).iterdir())
-    return [path for path in found if not path.name.startswith("mean-")], [
-        path for path in found if path.name.startswith("mean-")
+    folders = sorted((world.work / "runs" / "small" / method).iterdir())
+    return [path for path in folders if not path.name.startswith("mean-")], [
+        path for path in folders if path.name.startswith("mean-")
     ]
 
 
@@ -41,7 +41,7 @@ def world(tmp_path_factory):
     finally:
         del os.environ["MEL_FAULT"]
     made.after_kill = runs(made, "mimic")
-    made.said = made.here("TrainHead", "--method", "mimic", "--seeds", "3")
+    made.output = made.here("TrainHead", "--method", "mimic", "--seeds", "3")
     return made
 
 
@@ -50,10 +50,10 @@ def test_a_killed_seed_goes_on_where_it_stopped_and_the_others_are_left_as_they_
     singles, means = world.after_kill
     assert not means, "no mean of some of the seeds"
     singles, means = runs(world, "mimic")
-    told = {run["seed"]: (path, run) for path in singles for run in [json.loads((path / "run.json").read_text())]}
-    assert set(told) == {0, 1, 2} and len(means) == 1
-    assert {run["resumed_after"] for _, run in told.values()} == {0, 1}
-    assert {path.name: path.read_bytes() for path in told[0][0].iterdir() if path.is_file()} == world.first, (
+    of_seed = {run["seed"]: (path, run) for path in singles for run in [json.loads((path / "run.json").read_text())]}
+    assert set(of_seed) == {0, 1, 2} and len(means) == 1
+    assert {run["resumed_after"] for _, run in of_seed.values()} == {0, 1}
+    assert {path.name: path.read_bytes() for path in of_seed[0][0].iterdir() if path.is_file()} == world.first, (
         "shared with the single run"
     )
 
@@ -65,7 +65,7 @@ def test_the_mean_is_that_of_the_seeds_and_the_command_ends_with_its_table(world
     mean_rank = made["metrics"]["test"]["full-kb"]["all"]["MRR"]
     assert mean_rank == {"mean": pytest.approx(np.mean(values)), "deviation": pytest.approx(np.std(values, ddof=1))}
     assert {(mean / path).resolve() for path in made["runs"]} == set(singles) and made["seeds"] == [0, 1, 2]
-    assert (mean / "metrics-mean.txt").read_text() in world.said and str(mean) in world.said
+    assert (mean / "metrics-mean.txt").read_text() in world.output and str(mean) in world.output
 
 
 def test_fewer_seeds_are_among_more_and_a_fraction_of_train_has_seeds_of_its_own(world):
@@ -85,28 +85,28 @@ def test_heads_are_compared_training_only_what_is_missing(world, tmp_path):
     options = ("CompareHeads", "--methods", "mimic,dwe", "--text-only", "--params", DWE)
     plan = copy.here(*options, "--dry-run")
     assert "would run TrainHead dwe, seed 0" in plan and "would run CompareHeads" in plan and stamps(copy) == before
-    said = copy.here(*options)
+    output = copy.here(*options)
     assert before.items() <= stamps(copy).items(), "nothing that was there is made again"
     assert len(runs(copy, "dwe")[0]) == 2 and len(runs(copy, "mimic")[0]) == len(runs(world, "mimic")[0]) + 1, (
         "each, and each without pictures"
     )
     for name in ("test, full-kb", "text-only ablation", "Cost and settings", "PUBLISHED figures", "epochs 2 (300)"):
-        assert name in said
+        assert name in output
     folder = next(copy.work.glob("reports/small/compareheads-*"))
     assert {path.suffix for path in folder.iterdir()} == {".txt", ".ansi", ".md", ".csv", ".tex"} and str(
         folder
-    ) in said
+    ) in output
     before = stamps(copy)
-    assert copy.here(*options) == said and stamps(copy) == before
+    assert copy.here(*options) == output and stamps(copy) == before
 
 
 def test_ablations_are_trained_beside_the_full_method_and_two_runs_compared(world, tmp_path):
     shutil.copytree(world.root, tmp_path / "copy")
     copy = World(tmp_path / "copy")
     before = runs(copy, "mimic")[0]
-    said = copy.luigi("Ablate", "--method", "mimic", "--only", "without L_T,50*", code=None)
-    assert "--only '50*'" in said and runs(copy, "mimic")[0] == before
-    said = copy.here("Ablate", "--method", "mimic", "--only", "without L_T,10%*")
+    output = copy.luigi("Ablate", "--method", "mimic", "--only", "without L_T,50*", code=None)
+    assert "--only '50*'" in output and runs(copy, "mimic")[0] == before
+    output = copy.here("Ablate", "--method", "mimic", "--only", "without L_T,10%*")
     assert len(runs(copy, "mimic")[0]) == len(before) + 2, "the full one was there"
     for name in (
         "dev, full-kb",
@@ -116,8 +116,8 @@ def test_ablations_are_trained_beside_the_full_method_and_two_runs_compared(worl
         "ref.",
         "unit_losses vdlu+cmfu (tglu+vdlu+cmfu)",
     ):
-        assert name in said
-    assert "PUBLISHED" not in said
+        assert name in output
+    assert "PUBLISHED" not in output
     first, second = (path.relative_to(copy.work / "runs").as_posix() for path in runs(copy, "mimic")[0][:2])
     tested = copy.here("CompareRuns", "--run-folder", first, "--against", second, profile=False)
     assert "McNemar" in tested and "test, full-kb: a minus b over 10 mentions" in tested
@@ -127,15 +127,15 @@ def test_ablations_are_trained_beside_the_full_method_and_two_runs_compared(worl
 
 
 def test_a_run_is_explained_by_its_options_or_by_its_folder(world):
-    said = world.here("Explain", "--method", "mimic", "--top", "2")
+    output = world.here("Explain", "--method", "mimic", "--top", "2")
     run = next(path for path in runs(world, "mimic")[0] if list(path.glob("explain-*")))
     (file,) = run.glob("explain-test-*.jsonl")
-    told = [json.loads(line) for line in file.read_text().splitlines()]
-    assert f"{len(told)} mentions of test explained: {file}" in said and len(told) == 10
-    assert {"score", "units", "id"} <= set(told[0]["candidates"][0])
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert f"{len(lines)} mentions of test explained: {file}" in output and len(lines) == 10
+    assert {"score", "units", "id"} <= set(lines[0]["candidates"][0])
     named = run.relative_to(world.work / "runs").as_posix()
     before = stamps(world)
-    assert world.here("Explain", "--run-folder", named, "--top", "2") == said and stamps(world) == before, (
+    assert world.here("Explain", "--run-folder", named, "--top", "2") == output and stamps(world) == before, (
         "the same run, and nothing twice"
     )
     assert "not the run of this method" in world.luigi("Explain", "--run-folder", named, "--candidates", "7", code=None)
@@ -143,19 +143,19 @@ def test_a_run_is_explained_by_its_options_or_by_its_folder(world):
 
 
 def test_a_report_shows_what_is_trained_in_one_page_and_is_not_written_twice(world):
-    said = world.here("Report", "--cases", "5")
+    output = world.here("Report", "--cases", "5")
     (page,) = world.work.glob("reports/small/report-*/report.html")
-    assert f"report: {page}" in said and "5 cases" in said
+    assert f"report: {page}" in output and "5 cases" in output
     text = page.read_text()
-    data = json.loads(text.partition('<script type="application/json" id="told">')[2].partition("</script>")[0])
+    data = json.loads(text.partition('<script type="application/json" id="book">')[2].partition("</script>")[0])
     assert data["methods"] == ["mimic"] and len(data["cases"]) == 5 and data["pictures"]
-    told = data["cases"][0]["methods"]["mimic"]["top"][0]
-    assert set(told["units"]) == {"tglu", "vdlu", "cmfu"} and told["score"] == pytest.approx(
-        np.mean(list(told["units"].values())), rel=1e-3
+    best = data["cases"][0]["methods"]["mimic"]["top"][0]
+    assert set(best["units"]) == {"tglu", "vdlu", "cmfu"} and best["score"] == pytest.approx(
+        np.mean(list(best["units"].values())), rel=1e-3
     )
-    assert str(world.root) not in text, "no place of this machine is told"
+    assert str(world.root) not in text, "the page names no path of this machine"
     before = stamps(world)
-    assert world.here("Report", "--cases", "5") == said and stamps(world) == before
+    assert world.here("Report", "--cases", "5") == output and stamps(world) == before
     plan = world.here("Report", "--methods", "mimic,dwe", "--params", DWE, "--dry-run")
     assert "would run TrainHead dwe, seed 0" in plan and "would run Report" in plan and stamps(world) == before
     assert "no trained head" in world.luigi("Report", "--candidates", "7", code=None)
@@ -171,5 +171,5 @@ def test_a_report_shows_what_is_trained_in_one_page_and_is_not_written_twice(wor
     ],
 )
 def test_a_mistyped_option_ends_in_one_line(world, options, message):
-    said = world.luigi(*options, code=None)
-    assert message in said and "Traceback" not in said, said
+    output = world.luigi(*options, code=None)
+    assert message in output and "Traceback" not in output, output

@@ -16,12 +16,12 @@ def metrics(work: Path) -> dict:
 
 
 def test_one_command_trains_mimic_on_the_demo_and_reports_every_regime(demo_work):
-    work, said = demo_work
+    work, output = demo_work
     full = metrics(work)["test"]["full-kb"]
     assert {name.removeprefix("group: ") for name in full if name.startswith("group: ")} == REGIMES
     assert len({full[f"group: {regime}"]["n"] for regime in REGIMES}) == 1, "equally many"
     assert full["all"]["H@1"] > 0.55 and full["group: picture-decides"]["H@1"] > 0.5
-    assert str(work / "cache") in said and str(work / "runs") in said
+    assert str(work / "cache") in output and str(work / "runs") in output
 
 
 def test_bad_pictures_of_the_demo_are_counted_by_cause_and_are_verdicts_in_the_cache(demo_work):
@@ -37,7 +37,7 @@ def test_bad_pictures_of_the_demo_are_counted_by_cause_and_are_verdicts_in_the_c
 
 
 def test_the_second_run_does_nothing_and_prints_the_table(demo_work):
-    work, said = demo_work
+    work, output = demo_work
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
     command = [
         sys.executable,
@@ -60,7 +60,7 @@ def test_the_second_run_does_nothing_and_prints_the_table(demo_work):
         timeout=60,
         check=True,
     ).stdout
-    assert again.strip() and said.rstrip().endswith(again.rstrip())
+    assert again.strip() and output.rstrip().endswith(again.rstrip())
     assert {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()} == before
 
 
@@ -83,10 +83,10 @@ def test_what_is_found_in_the_demos_pictures_is_what_was_drawn_there(demo_work, 
     ]
     subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=1500, check=True)
     findings = [sys.executable, "benchmarks/demo_findings.py", "--work-dir", str(work)]
-    said = subprocess.run(
+    output = subprocess.run(
         findings, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=True
     ).stdout
-    shares = {line[:34].strip(): float(line[34:].split()[0]) for line in said.splitlines()}
+    shares = {line[:34].strip(): float(line[34:].split()[0]) for line in output.splitlines()}
     for figure in (
         "figures found",
         "faces found (objects)",
@@ -98,10 +98,10 @@ def test_what_is_found_in_the_demos_pictures_is_what_was_drawn_there(demo_work, 
         "glasses",
         "headgear",
     ):
-        assert shares[figure] >= 80, (figure, said)
+        assert shares[figure] >= 80, (figure, output)
     assert (
         shares["celebrity named"] >= 75
         and shares["celebrity under another name"] <= 10
         and shares["others named"] <= 25
-    ), said
-    assert shares["nearest portrait looks the same"] >= 70, said
+    ), output
+    assert shares["nearest portrait looks the same"] >= 70, output

@@ -37,13 +37,13 @@ class Page:
         self.reader = threading.Thread(target=lambda: self.rest.extend(process.stdout), daemon=True)
         self.reader.start()
 
-    def said(self):
+    def output(self):
         """The lines it has printed when it ends."""
         self.reader.join(60)
         return self.rest
 
     def server(self):
-        """The server's folder in /proc: it is a child of Luigi's worker, itself a child of Luigi. None without a /proc."""
+        """The server's folder in /proc: a child of Luigi's worker, itself a child of Luigi. None without a /proc."""
         place = Path(f"/proc/{self.process.pid}")
         while place.exists() and (children := (place / "task" / place.name / "children").read_text().split()):
             place = Path(f"/proc/{children[0]}")
@@ -51,12 +51,12 @@ class Page:
 
     def ask(self, path, method="GET", body=None, host=None, **headers):
         """Status, text and headers of an answer."""
-        asked = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        asked.request(method, path, body, {"Host": host or f"127.0.0.1:{self.port}", **headers})
-        answer = asked.getresponse()
+        connection.request(method, path, body, {"Host": host or f"127.0.0.1:{self.port}", **headers})
+        answer = connection.getresponse()
         text = answer.read().decode()
-        asked.close()
+        connection.close()
         return answer.status, text, dict(answer.headers)
 
     @property
@@ -153,18 +153,18 @@ def page(world):
         text=True,
         preexec_fn=heard,
     )
-    said = []
+    output = []
     for line in process.stdout:
-        said.append(line)
+        output.append(line)
         found = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
         if found:
             break
     else:
-        pytest.fail("".join(said))
+        pytest.fail("".join(output))
     server = Page(process, int(found[1]))
     yield server
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == -signal.SIGINT and server.said()[-1].startswith("stopped")
+    assert process.wait(60) == -signal.SIGINT and server.output()[-1].startswith("stopped")
 
 
 def picture(size=(48, 40)):
@@ -373,5 +373,5 @@ def test_what_cannot_be_served_is_told_in_one_line(world, options, words, tmp_pa
         timeout=120,
         check=False,
     )
-    said = done.stdout + done.stderr
-    assert done.returncode != 0 and words in said and "Traceback" not in said
+    output = done.stdout + done.stderr
+    assert done.returncode != 0 and words in output and "Traceback" not in output

@@ -39,15 +39,15 @@ def counting(tmp_path, monkeypatch):
     return "counting:work"
 
 
-def test_whoever_starts_a_child_is_told_how_far_it_is(counting, capfd):
-    told = []
-    with child.watched(told.append):
+def test_whoever_starts_a_child_learns_how_far_it_is(counting, capfd):
+    states = []
+    with child.watched(states.append):
         assert child.run(counting, {}) == {"done": 40}
-    assert len(told) >= 2 and told[-1]["done"] == told[-1]["total"] == 40 and told[-1]["left_s"] == 0
-    assert [state["done"] for state in told] == sorted({state["done"] for state in told}) and all(
-        state["rate"] > 0 for state in told
+    assert len(states) >= 2 and states[-1]["done"] == states[-1]["total"] == 40 and states[-1]["left_s"] == 0
+    assert [state["done"] for state in states] == sorted({state["done"] for state in states}) and all(
+        state["rate"] > 0 for state in states
     )
-    assert progress.text(told[-1]).startswith("counting: 40 of 40 sheeps, ")
+    assert progress.text(states[-1]).startswith("counting: 40 of 40 sheeps, ")
     assert "counting:" not in capfd.readouterr().err, "no bar where stderr is no terminal"
 
 
@@ -84,16 +84,16 @@ def test_hashing_a_models_weights_and_drawing_for_the_bootstrap_tell_how_far_the
     monkeypatch.setenv(progress.FILE, str(tmp_path / "progress.json"))
     (tmp_path / "weights.bin").write_bytes(bytes(9 << 20))
     weights_hash([tmp_path / "weights.bin"], None)
-    told = progress.read(tmp_path / "progress.json")
-    assert (told["what"], told["unit"], told["done"], told["total"]) == (
+    note = progress.read(tmp_path / "progress.json")
+    assert (note["what"], note["unit"], note["done"], note["total"]) == (
         "hashing weights.bin",
         "byte",
         9 << 20,
         9 << 20,
     )
     paired_bootstrap(np.ones((2, 50)), np.zeros((2, 50)), resamples=300)
-    told = progress.read(tmp_path / "progress.json")
-    assert (told["what"], told["done"], told["total"]) == ("bootstrap", 300, 300)
+    note = progress.read(tmp_path / "progress.json")
+    assert (note["what"], note["done"], note["total"]) == ("bootstrap", 300, 300)
 
 
 @pytest.fixture(scope="module")
@@ -135,20 +135,20 @@ def lines(world, task, *options, code=0, **environment):
 
 
 def test_every_line_on_stderr_is_json_when_asked_for_and_results_stay_on_stdout(world):
-    told, said = lines(world, "PrepareDataset", "--json-log")
-    assert [(line["event"], line["task"]) for line in told if "task" in line and line["event"] != "progress"] == [
+    log, output = lines(world, "PrepareDataset", "--json-log")
+    assert [(line["event"], line["task"]) for line in log if "task" in line and line["event"] != "progress"] == [
         ("start", "PrepareDataset"),
         ("done", "PrepareDataset"),
     ]
-    assert all({"time", "level"} <= set(line) for line in told) and "dataset small prepared" in said
-    told, _ = lines(world, "ExtractFeatures", "--profile", "nowhere.yaml", code=1, MEL_JSON_LOG="1")
-    assert told[-1]["event"] == "error" and "nowhere.yaml: no such profile file" in told[-1]["message"]
+    assert all({"time", "level"} <= set(line) for line in log) and "dataset small prepared" in output
+    log, _ = lines(world, "ExtractFeatures", "--profile", "nowhere.yaml", code=1, MEL_JSON_LOG="1")
+    assert log[-1]["event"] == "error" and "nowhere.yaml: no such profile file" in log[-1]["message"]
     (world.root / "broken").mkdir()
     (world.root / "broken" / "mentions.jsonl").write_text("{\n")
     (world.root / "broken" / "entities.jsonl").write_text("{}\n")
-    told, _ = lines(world, "PrepareDataset", "--data-dir", str(world.root / "broken"), "--json-log", code=30)
-    assert [line["event"] for line in told if line["level"] == "error"][:1] == ["failed"] and "jsonl:1" in json.dumps(
-        told
+    log, _ = lines(world, "PrepareDataset", "--data-dir", str(world.root / "broken"), "--json-log", code=30)
+    assert [line["event"] for line in log if line["level"] == "error"][:1] == ["failed"] and "jsonl:1" in json.dumps(
+        log
     )
 
 
@@ -211,24 +211,29 @@ def test_status_says_what_there_is_and_what_commands_would_do(world, tmp_path):
     nothing.work = tmp_path / "none"
     assert "nothing there yet" in nothing.here("Status", "--methods", "mimic")
     world.here("ExtractFeatures", "--features", "text_tokens")
-    said = world.here("Status", "--methods", "mimic,drin,mimmic")
+    output = world.here("Status", "--methods", "mimic,drin,mimmic")
     shard = next(world.work.glob("cache/text_tokens-*"))
-    row = next(line for line in said.splitlines() if line.startswith("text_tokens"))
+    row = next(line for line in output.splitlines() if line.startswith("text_tokens"))
     assert row.split()[1] == shard.name.rpartition("-")[2] and int(row.split()[2]) > 0
-    assert "trained: nothing" in said and "searched: nothing" in said and str(world.work) in said and "free:" in said
-    todo = next(line for line in said.splitlines() if "TrainHead --method mimic" in line)
+    assert (
+        "trained: nothing" in output
+        and "searched: nothing" in output
+        and str(world.work) in output
+        and "free:" in output
+    )
+    todo = next(line for line in output.splitlines() if "TrainHead --method mimic" in line)
     assert (
         "would run" in todo and "ExtractGroup clip_text" in todo and todo.rstrip().endswith("TrainHead mimic, seed 0")
     )
-    assert "no such method; did you mean 'mimic'?" in said
+    assert "no such method; did you mean 'mimic'?" in output
     world.here("TrainHead", "--method", "mimic")
-    said = world.here("Status", "--methods", "mimic")
+    output = world.here("Status", "--methods", "mimic")
     run = next(world.work.glob("runs/small/mimic/*"))
-    row = next(line for line in said.splitlines() if line.startswith("small/mimic")).split()
+    row = next(line for line in output.splitlines() if line.startswith("small/mimic")).split()
     figures = json.loads((run / "metrics.json").read_text())["test"]["full-kb"]["all"]
     assert row[1:4] == [run.name, "0", "full-kb"] and row[4:6] == [
         f"{100 * figures[name]:.2f}" for name in ("H@1", "MRR")
     ]
-    assert "TrainHead --method mimic: done" in said
+    assert "TrainHead --method mimic: done" in output
     (run / "run.json").write_text("{")
     assert run.name in world.here("Status", "--methods", "mimic"), "one broken file does not end the account"

@@ -33,7 +33,7 @@ def rows(mentions: int, row: int, classes: dict, **outputs) -> Parent:
     )
 
 
-def made(job, explanations=None, **detections):
+def make(job, explanations=None, **detections):
     source = Source.read(job.cases.prepared, job.cases.images, ())
     source = Source(source.mentions, source.entities, source.images, detections)
     methods = [
@@ -44,7 +44,7 @@ def made(job, explanations=None, **detections):
 
 
 def test_a_case_has_the_phrase_apart_and_ranks_and_scores_of_the_predictions(job):
-    source, cases = made(job)
+    source, cases = make(job)
     right = {True: 0, False: 0}
     for row in [row for row, split in enumerate(source.mentions["split"]) if split == "test"]:
         case = cases.case(row)
@@ -66,7 +66,7 @@ def test_a_case_has_the_phrase_apart_and_ranks_and_scores_of_the_predictions(job
 
 
 def test_units_are_scores_and_an_expert_is_called_by_its_name(job):
-    _, cases = made(job)
+    _, cases = make(job)
     answers = cases.case(8)["methods"]
     assert (
         answers["mimic"]["top"][1]["units"] == {"tglu": 8, "vdlu": 8, "cmfu": 8}
@@ -81,7 +81,7 @@ def test_units_are_scores_and_an_expert_is_called_by_its_name(job):
 
 def test_boxes_labels_faces_and_attention_stand_in_pixels_of_the_picture(job):
     row = 11
-    found = {
+    detected = {
         "objects": {"boxes": [[1, 2, 30, 38], [0, 0, 5, 5]], "confidences": [0.9, 0.5], "labels": [1, 0]},
         "faces": {"boxes": [[3, 4, 20, 21], [30, 4, 40, 21]], "confidences": [0.8, 0.7]},
         "face_attributes": {"gender": [[0.2, 0.8]], "age": [41.7], "box": [1]},
@@ -92,8 +92,8 @@ def test_boxes_labels_faces_and_attention_stand_in_pixels_of_the_picture(job):
         },
     }
     labels = {"objects": {"labels": ["cat", "person"]}, "face_attributes": {"gender": ["Man", "Woman"]}}
-    parents = {name: rows(60, row, labels.get(name, {}), **outputs) for name, outputs in found.items()}
-    told = {
+    parents = {name: rows(60, row, labels.get(name, {}), **outputs) for name, outputs in detected.items()}
+    explanations = {
         "mimic": {
             "m00011": {
                 "attention": {
@@ -104,7 +104,7 @@ def test_boxes_labels_faces_and_attention_stand_in_pixels_of_the_picture(job):
             }
         }
     }
-    _, cases = made(job, explanations=told, **parents)
+    _, cases = make(job, explanations=explanations, **parents)
     case = cases.case(row)
     assert (case["image"]["width"], case["image"]["height"]) == (48, 40)
     assert [(one["label"], one["box"], one["score"]) for one in case["objects"]] == [
@@ -124,7 +124,7 @@ def test_boxes_labels_faces_and_attention_stand_in_pixels_of_the_picture(job):
 
 
 def test_what_heads_tell_stands_with_the_candidate_it_is_about(job):
-    _, cases = made(job, explanations={"drin": report_world.explanations("drin", ["m00011"])})
+    _, cases = make(job, explanations={"drin": report_world.explanations("drin", ["m00011"])})
     answers = cases.case(11)["methods"]
     assert all(
         one["edges"]["ii"] == [0.5, 1.125] and one["pairs"] == {"text_cls": 0.5} for one in answers["drin"]["top"]
@@ -133,7 +133,7 @@ def test_what_heads_tell_stands_with_the_candidate_it_is_about(job):
 
 
 def test_pictures_are_shared_small_without_metadata_and_bounded(job, tmp_path):
-    source, cases = made(job)
+    source, cases = make(job)
     for row in range(60):
         cases.case(row)
     pictures = cases.thumbnails.by_name
@@ -163,7 +163,7 @@ def test_pictures_are_shared_small_without_metadata_and_bounded(job, tmp_path):
 
 
 def test_a_picture_that_is_gone_changed_or_outside_is_left_out(job, tmp_path):
-    source, _ = made(job)
+    source, _ = make(job)
     row = source.mentions["image_status"].index("ok")
     for broken in ("gone", "changed", "outside"):
         table = {name: list(values) for name, values in source.mentions.items()}
@@ -178,7 +178,7 @@ def test_a_picture_that_is_gone_changed_or_outside_is_left_out(job, tmp_path):
 
 
 def test_a_phrase_that_is_not_in_the_sentence_and_a_very_long_sentence(job):
-    source, _ = made(job)
+    source, _ = make(job)
     table = {name: list(values) for name, values in source.mentions.items()}
     table["start"][0] = table["end"][0] = -1
     long = "a " * 5000 + "Gus" + " b" * 5000

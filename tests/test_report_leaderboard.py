@@ -93,17 +93,17 @@ def rows_of(text, title):
 
 
 def test_the_mean_over_seeds_is_the_mean_and_the_sample_deviation(world):
-    made = json.loads((world["mimic"] / "metrics-mean.json").read_text())
+    mean = json.loads((world["mimic"] / "metrics-mean.json").read_text())
     values = [json.loads((run / "metrics.json").read_text())["test"]["full-kb"]["all"]["H@1"] for run in world["seeds"]]
-    found = made["metrics"]["test"]["full-kb"]["all"]
+    found = mean["metrics"]["test"]["full-kb"]["all"]
     assert found["n"] == 60 and found["H@1"] == {
         "mean": pytest.approx(np.mean(values)),
         "deviation": pytest.approx(np.std(values, ddof=1)),
     }
-    assert made["seeds"] == [0, 1, 2] and len(read_experiment("mimic", world["mimic"]).runs) == 3
-    said = (world["mimic"] / "metrics-mean.txt").read_text()
+    assert mean["seeds"] == [0, 1, 2] and len(read_experiment("mimic", world["mimic"]).runs) == 3
+    text = (world["mimic"] / "metrics-mean.txt").read_text()
     assert (
-        f"{np.mean(values):.2%} ± {np.std(values, ddof=1):.2%}".replace("%", "") in said and "3 seeds (0, 1, 2)" in said
+        f"{np.mean(values):.2%} ± {np.std(values, ddof=1):.2%}".replace("%", "") in text and "3 seeds (0, 1, 2)" in text
     )
 
 
@@ -189,12 +189,12 @@ def test_ablations_are_set_against_the_full_method_on_dev_and_test(world):
 
 
 def test_all_four_files_are_written_with_what_was_left_out_named(world):
-    made = write_leaderboard(job(world, skipped={"dsmip": "the profile lacks 50% & more"}))
+    result = write_leaderboard(job(world, skipped={"dsmip": "the profile lacks 50% & more"}))
     out = job(world).out
-    assert (out / "leaderboard.txt").read_text() == made.text + "\n" and "\x1b[1m" in (
+    assert (out / "leaderboard.txt").read_text() == result.text + "\n" and "\x1b[1m" in (
         out / "leaderboard.ansi"
     ).read_text()
-    assert "not here: dsmip: the profile lacks 50% & more" in made.text
+    assert "not here: dsmip: the profile lacks 50% & more" in result.text
     markdown, latex = (out / "leaderboard.md").read_text(), (out / "leaderboard.tex").read_text()
     assert "**" in markdown and "group: hard\\_&amp;\\_odd" in markdown
     assert (

@@ -22,28 +22,28 @@ def made(tmp_path_factory):
     job = report_world.job(folder, mentions=3200, cases=1000)
     result = write_explained(job, report_world.explanations)
     text = job.out.read_text(encoding="utf-8")
-    return {"path": job.out, "text": text, "result": result, "data": told(text)}
+    return {"path": job.out, "text": text, "result": result, "data": data_in(text)}
 
 
-def told(page: str) -> dict:
+def data_in(page: str) -> dict:
     """The JSON in the page, as an HTML parser finds it."""
-    found: list[str] = []
+    pieces: list[str] = []
 
     class Reader(html.parser.HTMLParser):
         inside = False
 
         def handle_starttag(self, tag, attrs):
-            self.inside = tag == "script" and ("id", "told") in attrs
+            self.inside = tag == "script" and ("id", "book") in attrs
 
         def handle_data(self, data):
             if self.inside:
-                found.append(data)
+                pieces.append(data)
 
         def handle_endtag(self, tag):
             self.inside = False
 
     Reader().feed(page)
-    return json.loads("".join(found))
+    return json.loads("".join(pieces))
 
 
 def test_the_page_holds_all_it_shows_and_names_nothing_to_load(made):
@@ -133,7 +133,7 @@ def test_agreement_counts_who_is_right_where_others_are_wrong():
 def test_a_page_without_cases_and_without_asking_the_heads(tmp_path):
     job = report_world.job(tmp_path, mentions=30, cases=0)
     assert write_page(job).cases == 0
-    assert told(job.out.read_text())["cases"] == []
+    assert data_in(job.out.read_text())["cases"] == []
 
 
 # In the browser.
@@ -156,7 +156,7 @@ def page(tab, made):
 
 
 def wait(page) -> None:
-    """Until what was asked for is drawn."""
+    """Until the page is drawn."""
     page.value("new Promise(done => setTimeout(done, 500))")
 
 
@@ -191,7 +191,7 @@ def test_a_thousand_cases_are_there_and_only_what_is_looked_at_is_built(page):
 def test_hostile_text_is_shown_as_text(page, made):
     hurt = report_world.HURT
     page.value("document.getElementById('open').click(); new Promise(done => setTimeout(done, 400))")
-    assert hurt in page.value("document.querySelector('article .said').textContent")
+    assert hurt in page.value("document.querySelector('article .sentence').textContent")
     assert hurt in page.value("document.getElementById('outcomes').textContent") and hurt in page.value(
         "document.querySelector('h1').textContent"
     )
@@ -246,10 +246,10 @@ def test_filters_find_what_the_data_says(page, made):
     assert count(page) == sum(part in case["parts"] for case in expected) > 5
     page.value("document.querySelector('button[type=reset]').click()")
     assert count(page) == 1000
-    verdicts = [{told["right"] for told in case["methods"].values()} - {None} for case in cases]
+    verdicts = [{answer["right"] for answer in case["methods"].values()} - {None} for case in cases]
     for value, wanted in {"some": {True, False}, "all": {True}, "none": {False}}.items():
         choose(page, "#dispute", value)
-        assert count(page) == sum(found == wanted for found in verdicts) > 0, value
+        assert count(page) == sum(verdict == wanted for verdict in verdicts) > 0, value
     choose(page, "#query", "no such text anywhere")
     assert count(page) == 0 and page.value("document.querySelectorAll('article').length") == 0
 
@@ -267,7 +267,7 @@ def test_a_case_shows_its_phrase_gold_candidates_edges_units_and_expert(page, ma
         and page.value(f"{article}.querySelectorAll('.answer:first-child li').length") == 5
     )
     assert known["gold"] in page.value(f"{article}.querySelector('.is-gold').textContent")
-    told = page.value(f"{article}.textContent")
+    text_shown = page.value(f"{article}.textContent")
     for text in (
         "Edges",
         "text–text",
@@ -278,7 +278,7 @@ def test_a_case_shows_its_phrase_gold_candidates_edges_units_and_expert(page, ma
         "Attention over objects",
         "whole picture",
     ):
-        assert text in told, text
+        assert text in text_shown, text
 
 
 @pytest.mark.parametrize("width", [320, 390, 768])
@@ -329,8 +329,8 @@ CONTRAST = """selector => {
   const shine = ([r, g, b]) => .2126 * linear(r / 255) + .7152 * linear(g / 255) + .0722 * linear(b / 255);
   let under = node, ground = [255, 255, 255];
   while (under) {
-    const found = numbers(getComputedStyle(under).backgroundColor);
-    if (found.length < 4 || found[3] > .5) { ground = found; break; }
+    const rgba = numbers(getComputedStyle(under).backgroundColor);
+    if (rgba.length < 4 || rgba[3] > .5) { ground = rgba; break; }
     under = under.parentElement;
   }
   const text = shine(numbers(node instanceof SVGElement ? style.fill : style.color));

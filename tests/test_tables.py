@@ -67,11 +67,11 @@ def test_markdown_and_latex_set_the_best_bold():
         "| mimic | **71.20 ± 0.30** | full-kb    |",
         "| dwe   |      9.00 ± 1.00 | full-kb    |",
     ]
-    made = as_latex(shown())
+    latex = as_latex(shown())
     assert (
-        r"mimic & \textbf{71.20 $\pm$ 0.30} & full-kb    \\" in made
-        and r"\begin{tabular}{lrl}" in made
-        and "A note." in made
+        r"mimic & \textbf{71.20 $\pm$ 0.30} & full-kb    \\" in latex
+        and r"\begin{tabular}{lrl}" in latex
+        and "A note." in latex
     )
 
 

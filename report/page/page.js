@@ -47,10 +47,10 @@
     const tags = [one.id, one.type, one.group].filter(Boolean).map((text) => el("span", { class: "tag", text }));
     const verdicts = book.methods.filter((name) => name in one.methods).map((name) => {
       const { right, rank } = one.methods[name];
-      const said = right === null ? "no gold in the KB" : right ? "right" : rank ? `wrong, gold at ${rank}` : "wrong, gold not listed";
+      const verdict = right === null ? "no gold in the KB" : right ? "right" : rank ? `wrong, gold at ${rank}` : "wrong, gold not listed";
       const mark = right === null ? "·" : right ? "✓" : "✗";
       const state = right === null ? "" : right ? "right" : "wrong";
-      return el("span", { class: `verdict ${state}`, title: said }, `${mark} ${name}${right === false && rank ? ` @${rank}` : ""}`);
+      return el("span", { class: `verdict ${state}`, title: verdict }, `${mark} ${name}${right === false && rank ? ` @${rank}` : ""}`);
     });
     const seen = el("div", { class: one.image.picture ? "seen" : "seen bare" }, one.image.picture ? picture(one, book) : null, text(one, book));
     const answers = el("div", { class: "answers" }, ...book.methods.filter((name) => name in one.methods).map((name) => answer(one, name, book, open)));
@@ -59,7 +59,7 @@
 
   function text(one, book) {
     const [before, phrase, after] = one.text;
-    const sentence = el("p", { class: "said" }, before, one.phrase_found ? el("mark", { text: phrase }) : null, after);
+    const sentence = el("p", { class: "sentence" }, before, one.phrase_found ? el("mark", { text: phrase }) : null, after);
     const lost = one.phrase_found ? null : el("p", { class: "absent", text: `The phrase “${one.phrase}” was not found in the sentence.` });
     const without = one.image.picture || one.image.status === "none" ? null : el("p", { class: "absent", text: `Picture: ${one.image.status}.` });
     const none = one.image.status === "none" ? el("p", { class: "absent", text: "No picture." }) : null;
@@ -98,41 +98,41 @@
     // A recognised name below a face, within the picture.
     function called([x1, , x2, y2], name) {
       const most = Math.floor(width / (0.6 * size)) - 1;
-      const said = name.length > most ? `${name.slice(0, most - 1)}…` : name;
-      const wide = Math.min(width, size * (0.8 + 0.6 * said.length));
+      const label = name.length > most ? `${name.slice(0, most - 1)}…` : name;
+      const wide = Math.min(width, size * (0.8 + 0.6 * label.length));
       const left = Math.min(Math.max(0, (x1 + x2 - wide) / 2), width - wide);
       const top = Math.min(y2, height - size * 1.3);
       marks.push(drawn("rect", { x: left, y: top, width: wide, height: size * 1.3, class: "plate" }),
-        drawn("text", { x: left + wide / 2, y: top + size * 0.98, "font-size": size, "text-anchor": "middle", textLength: wide - size * 0.8, lengthAdjust: "spacingAndGlyphs", class: "word", text: said }));
+        drawn("text", { x: left + wide / 2, y: top + size * 0.98, "font-size": size, "text-anchor": "middle", textLength: wide - size * 0.8, lengthAdjust: "spacingAndGlyphs", class: "word", text: label }));
     }
-    one.objects.forEach((found, place) => {
+    one.objects.forEach((object, place) => {
       const name = String(place + 1);
-      mark(found.box, "object", name);
+      mark(object.box, "object", name);
       const weight = weights.objects[place];
       listed.push(el("li", { class: "of-object" }, el("b", { text: name }),
-        el("span", { text: `${found.label || "object"}, ${percent(found.score)}${weight === undefined ? "" : `; attention ${percent(weight)}`}` })));
+        el("span", { text: `${object.label || "object"}, ${percent(object.score)}${weight === undefined ? "" : `; attention ${percent(weight)}`}` })));
     });
-    one.faces.forEach((found, place) => {
+    one.faces.forEach((face, place) => {
       const name = letter(place);
-      mark(found.box, "face", name);
-      if (found.names.length) called(found.box, found.names[0][0]);
-      const names = found.names.map(([who, score]) => `${who} (${percent(score)})`).join(", ");
-      const said = [`face, ${percent(found.score)}`, names && `recognised: ${names}`, found.attributes].filter(Boolean).join("; ");
-      listed.push(el("li", { class: "of-face" }, el("b", { text: name }), el("span", { text: said })));
+      mark(face.box, "face", name);
+      if (face.names.length) called(face.box, face.names[0][0]);
+      const names = face.names.map(([who, score]) => `${who} (${percent(score)})`).join(", ");
+      const text = [`face, ${percent(face.score)}`, names && `recognised: ${names}`, face.attributes].filter(Boolean).join("; ");
+      listed.push(el("li", { class: "of-face" }, el("b", { text: name }), el("span", { text })));
     });
     const label = `Picture beside “${one.phrase}”, with ${one.objects.length} objects and ${one.faces.length} faces marked`;
     const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
       drawn("image", { href: book.pictures[one.image.picture], width, height, preserveAspectRatio: "none" }), ...marks);
-    return el("div", { class: "picture" }, svg, listed.length ? el("ul", { class: "found" }, ...listed) : null);
+    return el("div", { class: "picture" }, svg, listed.length ? el("ul", { class: "detected" }, ...listed) : null);
   }
 
   // Weights of the objects by their number, of the first method that tells of them.
   function attended(one, book) {
     const objects = {};
     for (const name of book.methods) {
-      const told = (one.methods[name] || {}).attention;
-      if (told && told.objects) {
-        for (const [, weight, number] of told.objects) if (number >= 0) objects[number] = weight;
+      const attention = (one.methods[name] || {}).attention;
+      if (attention && attention.objects) {
+        for (const [, weight, number] of attention.objects) if (number >= 0) objects[number] = weight;
         break;
       }
     }
@@ -140,13 +140,13 @@
   }
 
   function answer(one, name, book, open) {
-    const told = one.methods[name];
+    const result = one.methods[name];
     const colour = book.methods.indexOf(name) % 8;
-    const place = told.right === null ? "" : told.rank ? `gold at ${told.rank}` : "gold not listed";
-    const entries = told.top.map((candidate, at) => entry(candidate, at + 1, one, book));
-    const below = told.gold ? [el("p", { class: "below", text: "further down:" }), el("ol", {}, entry(told.gold, told.rank || "–", one, book))] : [];
-    const why = reasons(told, one, book);
-    return el("section", { class: `answer c${colour}`, "aria-label": `${name}: top ${told.top.length}` },
+    const place = result.right === null ? "" : result.rank ? `gold at ${result.rank}` : "gold not listed";
+    const entries = result.top.map((candidate, at) => entry(candidate, at + 1, one, book));
+    const below = result.gold ? [el("p", { class: "below", text: "further down:" }), el("ol", {}, entry(result.gold, result.rank || "–", one, book))] : [];
+    const why = reasons(result, one, book);
+    return el("section", { class: `answer c${colour}`, "aria-label": `${name}: top ${result.top.length}` },
       el("h4", {}, name, el("span", { text: place })), el("ol", {}, ...entries), ...below,
       why.length ? el("details", { class: "why", open }, el("summary", { text: "What it tells" }), ...why) : null);
   }
@@ -162,9 +162,9 @@
       el("span", { class: "score", text: shown(candidate.score) }));
   }
 
-  function reasons(told, one, book) {
-    const all = told.top.map((candidate, at) => ({ ...candidate, place: at + 1 }));
-    if (told.gold) all.push({ ...told.gold, place: told.rank || "–" });
+  function reasons(result, one, book) {
+    const all = result.top.map((candidate, at) => ({ ...candidate, place: at + 1 }));
+    if (result.gold) all.push({ ...result.gold, place: result.rank || "–" });
     const parts = [];
     const columns = (key) => [...new Set(all.flatMap((candidate) => Object.keys(candidate[key] || {})))];
     const units = columns("units");
@@ -175,7 +175,7 @@
       const change = (candidate, name) => ((candidate.edges || {})[name] || [null]).map(short);
       parts.push(...grid("Edges, from before (above) to after", all, edges, EDGES, change, one, book));
     } else if (pairs.length) parts.push(...grid("What it combines", all, pairs, {}, (candidate, name) => [(candidate.pairs || {})[name]].flat().map(short), one, book));
-    for (const [role, steps] of Object.entries(told.attention || {})) {
+    for (const [role, steps] of Object.entries(result.attention || {})) {
       parts.push(el("p", { text: `Attention over ${ROLES[role] || role}` }));
       for (const [what, weight, number] of steps) {
         const called = role === "objects" && number >= 0 ? `${number + 1} ${what}` : role === "faces" && number >= 0 ? `${letter(number)} ${what}` : what;
@@ -205,24 +205,24 @@
 
   // Filters.
   function words(one, book) {
-    const ids = new Set([one.gold, ...Object.values(one.methods).flatMap((told) => told.top.map((candidate) => candidate.id))]);
+    const ids = new Set([one.gold, ...Object.values(one.methods).flatMap((result) => result.top.map((candidate) => candidate.id))]);
     const names = [...ids].filter((id) => id !== null).flatMap((id) => [id, book.entities[id].name]);
     return plain([one.id, one.phrase, ...one.text, ...names].join("\n"));
   }
-  function fits(one, asked, book) {
-    if (asked.part !== "" && !one.parts.includes(Number(asked.part))) return false;
-    const verdicts = Object.values(one.methods).map((told) => told.right).filter((right) => right !== null);
-    if (asked.dispute === "some" && !(verdicts.includes(true) && verdicts.includes(false))) return false;
-    if (asked.dispute === "all" && !(verdicts.length && !verdicts.includes(false))) return false;
-    if (asked.dispute === "none" && !(verdicts.length && !verdicts.includes(true))) return false;
-    for (const [name, wanted] of asked.outcomes) if (wanted !== "" && (one.methods[name] || {}).right !== (wanted === "right")) return false;
-    if (!asked.query) return true;
+  function fits(one, query, book) {
+    if (query.part !== "" && !one.parts.includes(Number(query.part))) return false;
+    const verdicts = Object.values(one.methods).map((result) => result.right).filter((right) => right !== null);
+    if (query.dispute === "some" && !(verdicts.includes(true) && verdicts.includes(false))) return false;
+    if (query.dispute === "all" && !(verdicts.length && !verdicts.includes(false))) return false;
+    if (query.dispute === "none" && !(verdicts.length && !verdicts.includes(true))) return false;
+    for (const [name, wanted] of query.outcomes) if (wanted !== "" && (one.methods[name] || {}).right !== (wanted === "right")) return false;
+    if (!query.words) return true;
     one.words ??= words(one, book);
-    return asked.query.every((word) => one.words.includes(word));
+    return query.words.every((word) => one.words.includes(word));
   }
 
   function start() {
-    const book = JSON.parse(document.getElementById("told").textContent);
+    const book = JSON.parse(document.getElementById("book").textContent);
     const get = (id) => document.getElementById(id);
     const list = get("list"), more = get("more"), count = get("count"), form = get("filters");
     book.parts.forEach((name, number) => get("part").append(el("option", { value: String(number), text: name })));
@@ -231,24 +231,24 @@
       get("outcomes").append(el("label", {}, name, select));
       return [name, select];
     });
-    const told = el("input", { type: "checkbox", id: "open" });
-    get("outcomes").append(el("label", { class: "open" }, told, "open what methods tell"));
-    let found = [], at = 0;
+    const opened = el("input", { type: "checkbox", id: "open" });
+    get("outcomes").append(el("label", { class: "open" }, opened, "open what methods tell"));
+    let fitting = [], at = 0;
 
     function next() {
       const batch = document.createDocumentFragment();
-      for (const one of found.slice(at, at + BATCH)) batch.append(renderCase(one, book, told.checked));
-      at = Math.min(found.length, at + BATCH);
+      for (const one of fitting.slice(at, at + BATCH)) batch.append(renderCase(one, book, opened.checked));
+      at = Math.min(fitting.length, at + BATCH);
       list.append(batch);
-      more.hidden = at >= found.length;
+      more.hidden = at >= fitting.length;
     }
     function filter() {
-      const query = plain(get("query").value).split(/\s+/).filter(Boolean);
-      const asked = { query: query.length ? query : null, part: get("part").value, dispute: get("dispute").value, outcomes: outcomes.map(([name, select]) => [name, select.value]) };
-      found = book.cases.filter((one) => fits(one, asked, book));
+      const words = plain(get("query").value).split(/\s+/).filter(Boolean);
+      const query = { words: words.length ? words : null, part: get("part").value, dispute: get("dispute").value, outcomes: outcomes.map(([name, select]) => [name, select.value]) };
+      fitting = book.cases.filter((one) => fits(one, query, book));
       at = 0;
       list.replaceChildren();
-      count.textContent = found.length === 0 ? "No case fits." : `${found.length} of ${book.cases.length} cases`;
+      count.textContent = fitting.length === 0 ? "No case fits." : `${fitting.length} of ${book.cases.length} cases`;
       next();
     }
     let waiting = 0;
@@ -261,5 +261,5 @@
   }
 
   globalThis.renderCase = renderCase;
-  if (document.getElementById("told")) start();
+  if (document.getElementById("book")) start();
 })();
