@@ -1,1 +1,1 @@
-"""Training jobs, variants, learned prompts and searches: where the pipeline and the heads meet."""
+"""Where the pipeline and the heads meet: training jobs, variants of a method, learned prompts, searches."""

@@ -1,4 +1,4 @@
-"""Takes a CLIP apart into the tensors that `heads.clip_blocks` runs live: one neutral form for open_clip's and transformers' checkpoints."""
+"""Takes a CLIP of open_clip or transformers apart into the tensors that `heads.clip_blocks` runs live."""
 
 import json
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from pipeline.models.references import ModelFiles
 
 
 def export(files: ModelFiles, start: Mapping[str, int], out: Path) -> Path:
-    """Write the blocks of both towers from block `start["text"]` and `start["image"]` on to `out` (safetensors); returns `out`.
+    """Write the blocks of both towers, from the one that `start` names for each, to `out` (safetensors); returns `out`.
 
     Raises `UserError` where the checkpoint is refused, or its blocks are not CLIP's.
     """
     from safetensors.torch import save
 
-    tensors, said = towers(files, start)
-    write_atomic(out, save(tensors, {"towers": json.dumps(said)}))
+    tensors, header = towers(files, start)
+    write_atomic(out, save(tensors, {"towers": json.dumps(header)}))
     return out
 
 
@@ -27,15 +27,16 @@ def towers(files: ModelFiles, start: Mapping[str, int]) -> tuple[dict[str, Any],
     """Tensors by name (`text.blocks.0.ln_1.weight`, …) and, per tower, `{"heads", "activation", "causal", "start"}`."""
     model = clip.load(files, "cpu")
     text, image = _open_clip(model) if files.library == "open_clip" else _transformers(model)
-    tensors, said = {}, {}
+    tensors: dict[str, Any] = {}
+    header: dict[str, Any] = {}
     for side, (parts, blocks, heads, activation) in (("text", text), ("image", image)):
-        found = dict(parts)
+        listed = dict(parts)
         for number, block in enumerate(blocks):
             if number >= start[side]:
-                found |= {f"blocks.{number}.{name}": tensor for name, tensor in block.items()}
-        tensors |= {f"{side}.{name}": tensor.detach().float().contiguous().clone() for name, tensor in found.items()}
-        said[side] = {"heads": heads, "activation": activation, "causal": side == "text", "start": start[side]}
-    return tensors, said
+                listed |= {f"blocks.{number}.{name}": tensor for name, tensor in block.items()}
+        tensors |= {f"{side}.{name}": tensor.detach().float().contiguous().clone() for name, tensor in listed.items()}
+        header[side] = {"heads": heads, "activation": activation, "causal": side == "text", "start": start[side]}
+    return tensors, header
 
 
 def _named(prefix: str, module: Any) -> dict[str, Any]:
@@ -61,7 +62,8 @@ def _open_clip(model: Any) -> list[tuple[dict[str, Any], list[dict[str, Any]], i
         blocks = list(tower.transformer.resblocks)
         if not hasattr(blocks[0], "attn") or getattr(blocks[0].attn, "in_proj_weight", None) is None:
             raise UserError(
-                "this CLIP's transformer blocks are not open_clip's ResidualAttentionBlock; choose a plain ViT checkpoint"
+                "this CLIP's transformer blocks are not open_clip's ResidualAttentionBlock; "
+                "choose a plain ViT checkpoint"
             )
         parts = {**_named("norm", norm), "projection": getattr(projection, "weight", projection)}
         listed = [

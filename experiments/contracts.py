@@ -10,7 +10,10 @@ from heads.contracts import HeadInput, TrainingJob
 
 @contract
 class PromptOutputs:
-    """What a run's prompts gave. inputs: of the second stage. files: of their stores. run: device, and rows extracted by side and feature."""
+    """What a run's prompts gave.
+
+    inputs: of the second stage. files: of their stores. run: device, and rows extracted by side and feature.
+    """
 
     inputs: tuple[HeadInput, ...]
     files: tuple[Path, ...]
@@ -19,8 +22,11 @@ class PromptOutputs:
 
 @contract
 class Study:
-    """How a search is run. trials: in the whole study, by all that take part. prune: whether trials that do worse than half of the others are
-    stopped early. storage: a database's URL; empty: a journal file beside the results."""
+    """How a search is run.
+
+    trials: in the whole study, of all processes. prune: whether trials that do worse than half of the others are
+    stopped early. storage: a database's URL; empty: a journal file beside the results.
+    """
 
     trials: int = 50
     prune: bool = True
@@ -31,8 +37,9 @@ class Study:
 class SearchJob:
     """A search over one head's hyper-parameters.
 
-    training: the head with the values that the search starts from; its `out` is the search's folder. space: option -> what is drawn for it, see
-    `heads.config._space`. given: parameters that stand beside the drawn ones in best.json. name: the study's. depends: all that names the study.
+    training: the head with the values that the search starts from; its `out` is the search's folder. space: option ->
+    what is drawn for it, see `heads.config._space`. given: parameters that stand beside the drawn ones in best.json.
+    name: the study's. depends: all that names the study.
     """
 
     training: TrainingJob
@@ -50,8 +57,11 @@ class SearchJob:
 
 @contract
 class SearchResult:
-    """What a search ended with. best: parameters of the best trial; value: its dev MRR. counts: trials by state. text: all of it to print.
-    run: device, trials of this process, seconds."""
+    """What a search ended with.
+
+    best: parameters of the best trial. value: its dev MRR. counts: trials by state. text: all of it to print. run:
+    device, trials of this process, seconds.
+    """
 
     best: Mapping[str, Any]
     value: float

@@ -80,8 +80,8 @@ def check_heads(profile: Profile) -> None:
 def head_spec(method: str, params: str, profile: Profile, last: Mapping[str, Any] = MappingProxyType({})) -> HeadSpec:
     """The method's defaults, then the profile's for it, then `--params`, then `last`.
 
-    `clip-text` is `clip_text`: a method has the name of its module, and may be given as the papers write it. Raises `UserError` for an unknown
-    method or key, wherever it stands.
+    `clip-text` is `clip_text`: a method has the name of its module, and may be given as the papers write it. Raises
+    `UserError` for an unknown method or key, wherever it stands.
     """
     check_heads(profile)
     method = method.replace("-", "_")
@@ -126,9 +126,9 @@ def pair_wants(name: str, profile: Profile) -> list[Want]:
 class Upstream:
     """What the steps before training left.
 
-    extraction, candidates: results of those steps. pairs: pair feature -> result of its step. dataset: prepared folder, relative to the work
-    folder; content: hash of what it holds. heads: jobs of the finished runs that this one reads, by label. prompted: inputs that learned prompts
-    have made.
+    extraction, candidates: results of those steps. pairs: pair feature -> result of its step. dataset: prepared
+    folder, relative to the work folder; content: hash of what it holds. heads: jobs of the finished runs that this
+    one reads, by label. prompted: inputs that learned prompts have made.
     """
 
     extraction: Extraction
@@ -152,9 +152,9 @@ class Trial:
 def training_job(spec: HeadSpec, upstream: Upstream, trial: Trial, paths: Paths) -> TrainingJob:
     """The job that trains a head over what the steps before it left.
 
-    The run's folder is named by what the run depends on: configuration, seed, fraction, dataset, candidates, the identities of its features, and the
-    texts and pictures that those were made of, which come from other features and descriptions too.
-    So the same experiment has one folder, whatever task or profile led to it.
+    The run's folder is named by what the run depends on: configuration, seed, fraction, dataset, candidates, the
+    identities of its features, and the texts and pictures that those were made of, which come from other features and
+    descriptions too. So the same experiment has one folder, whatever task or profile led to it.
     """
     extraction = upstream.extraction
     features = {want.feature: extraction.features[want.feature] for want in spec.extracted}
@@ -213,8 +213,8 @@ class ClipSource:
 def live_clip(config: DsmipConfig, features: Mapping[str, FeatureRows], source: ClipSource, paths: Paths) -> LiveClip:
     """What the stage that learns prompts needs beside its features: the CLIP behind the cached states, and where its blocks are put.
 
-    features: name -> result of its extraction. Raises `UserError` where text and picture states are of different models, or do not enter the block
-    that `prompt_start` says.
+    features: name -> result of its extraction. Raises `UserError` where text and picture states are of different
+    models, or do not enter the block that `prompt_start` says.
     """
     names = [config.layers_text, config.layers_image]
     options = [source.profile.feature(name).options for name in names]

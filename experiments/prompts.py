@@ -1,12 +1,14 @@
-"""DSMIP's first stage with a live CLIP: prompts are learned over cached states, then everything is extracted once more with them."""
+"""DSMIP's first stage: prompts are learned over cached states of a CLIP, then features are extracted with them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cache.identity import Output, identity, weights_hash
+from cache.inputs import Side
 from cache.shard import Status
 from cache.store import Store
 from cache.table import Table
@@ -33,45 +35,47 @@ def train(job: TrainingJob) -> TrainingResult:
 
 
 def blocks(clip: LiveClip) -> Path:
-    """The frozen blocks, taken from their checkpoint where they are not there: one file for all runs over the same states."""
+    """The file of the frozen blocks, one for all runs over the same states; written from the checkpoint if need be."""
     from experiments.clip_blocks import export
 
     if not clip.blocks.exists():
         profile = profiles.load(clip.profile)
         extractor = build(profile.feature(clip.feature), profile.source, clip.demo)
+        assert extractor.files is not None  # of a model, not of our own code
         export(extractor.files, clip.start, clip.blocks)
     return clip.blocks
 
 
 def extract(job: TrainingJob) -> PromptOutputs:
-    """Extract the features with a run's prompts into `cache/` in its folder: only what is not there yet. job: of the run that learned them."""
+    """Extract features with the prompts that a run learned into `cache/` in its folder: only what is not there yet.
+
+    job: of the run that learned them.
+    """
     from heads.device import pick_device
     from heads.runs import load_head
 
     assert job.live is not None
-    device, out = pick_device(job.compute.device), job.out
-    head = load_head(out, device, blocks(job.live))
-    learned = weights_hash([out / "model.safetensors"], None)
+    device = pick_device(job.compute.device)
+    head = load_head(job.out, device, blocks(job.live))
+    weights = weights_hash([job.out / "model.safetensors"], None)
     inputs: list[HeadInput] = []
     files: list[Path] = []
     rows = {}
     for one in job.inputs:
-        kind, side = one.role, one.side
-        states = Store.open(one.store)
         with np.load(one.keys, allow_pickle=False) as saved:
-            keys = np.ascontiguousarray(saved["keys"])[saved["present"]]
-        keys = np.unique(keys.view("V16")).view(np.uint8).reshape(-1, 16)
-        spec = spec_of(head, kind, side, learned, states.identity)
-        store = Store.create(out / "cache", PROMPTED[kind], spec)
-        rows[f"{side} {PROMPTED[kind]}"] = fill(store, keys, head, kind, side, states, device)
+            keys = distinct(np.ascontiguousarray(saved["keys"])[saved["present"]])
+        prompted = Prompted(head, one.role, one.side, Store.open(one.store))
+        spec = prompted.spec(weights)
+        store = Store.create(job.out / "cache", prompted.feature, spec)
+        rows[f"{one.side} {prompted.feature}"] = prompted.fill(store, keys)
         files += store.files_for(keys)
         inputs.append(
             HeadInput(
-                side=side,
-                role=PROMPTED[kind],
-                feature=PROMPTED[kind],
+                side=one.side,
+                role=prompted.feature,
+                feature=prompted.feature,
                 view=one.view,
-                outputs=tuple(output["name"] for output in spec["outputs"]),
+                outputs=tuple(output.name for output in prompted.outputs),
                 store=store.folder,
                 keys=one.keys,
                 identity=identity(spec),
@@ -80,94 +84,105 @@ def extract(job: TrainingJob) -> PromptOutputs:
     return PromptOutputs(inputs=tuple(inputs), files=tuple(files), run={"device": str(device), "rows": rows})
 
 
-def spec_of(head: Any, kind: str, side: str, learned: str, states: str) -> dict[str, Any]:
-    """What a side's prompted texts or pictures are. learned: hash of the run's weights; states: identity of what they start from."""
-    return {
-        "extractor": PROMPTED[kind],
-        "version": VERSION,
-        "side": side,
-        "prompts": learned,
-        "reads": [states],
-        "outputs": [output.to_json() for output in _outputs(head, kind)],
-    }
+def distinct(keys: np.ndarray) -> np.ndarray:
+    """The distinct keys among (n, 16) uint8."""
+    return np.unique(keys.view("V16")).view(np.uint8).reshape(-1, 16)
 
 
-def fill(store: Store, keys: np.ndarray, head: Any, kind: str, side: str, states: Store, device: Any) -> int:
-    """Add the rows of the distinct `keys` (n, 16) that `store` lacks; returns how many. states: what they start from, which holds these keys."""
-    import torch
+@dataclass(frozen=True)
+class Prompted:
+    """One side's texts or pictures as a head's learned prompts give them.
 
-    missing = keys[store.missing(keys)]
-    with Bar(len(missing), f"{side} {PROMPTED[kind]}", "row") as bar:
-        for start in range(0, len(missing), SHARD_ROWS):
-            part = missing[start : start + SHARD_ROWS]
-            with torch.inference_mode():
-                _add(
-                    store,
-                    part,
-                    head,
-                    kind,
-                    side,
-                    Table(states, next(iter(states.outputs)), part, np.ones(len(part), bool)),
-                    device,
-                )
-            bar.update(len(part))
-            fault_point("prompted-shard")
-    return len(missing)
+    kind: `text` or `image`. states: the store of the states entering the first live block, from which they start.
+    """
 
+    head: Any  # a `heads.methods.dsmip.PromptExpert`; its module imports torch
+    kind: str
+    side: Side
+    states: Store
 
-def _outputs(head: Any, kind: str) -> list[Output]:
-    tower, drawn = (head.text, True) if kind == "text" else (head.image, False)
-    shape = (tower.width,) if drawn else (head.config.prompt_length + head.shapes["image.states"][0], tower.width)
-    return [Output("tokens", shape, ragged=drawn), Output("pooled", (tower.projected,))]
+    @property
+    def feature(self) -> str:
+        """Its name."""
+        return PROMPTED[self.kind]
 
+    @property
+    def outputs(self) -> tuple[Output, Output]:
+        """Tokens and pooled, fp16."""
+        head = self.head
+        if self.kind == "text":
+            return Output("tokens", (head.text.width,), ragged=True), Output("pooled", (head.text.projected,))
+        length = head.config.prompt_length + head.shapes["image.states"][0]
+        return Output("tokens", (length, head.image.width)), Output("pooled", (head.image.projected,))
 
-def _add(store: Store, keys: np.ndarray, head: Any, kind: str, side: str, table: Table, device: Any) -> None:
-    """One shard: the rows of `keys`, with the verdicts that the states they start from have."""
-    columns: dict[str, Any] = {
-        name: [None] * len(keys) if output.ragged else np.zeros((len(keys), *output.shape), output.dtype)
-        for name, output in store.outputs.items()
-    }
-    for at, made in _batches(head, kind, side, table, device):
-        for name, values in made.items():
-            for row, value in zip(at.tolist(), values, strict=True):
-                columns[name][row] = value
-    status = np.where(table.ok, Status.OK, table.status).astype(np.uint8)
-    empty = np.zeros((0, *store.outputs["tokens"].shape), np.float16)
-    columns["tokens"] = (
-        [empty if row is None else row for row in columns["tokens"]]
-        if store.outputs["tokens"].ragged
-        else columns["tokens"]
-    )
-    store.add(keys, status, ["" if code == Status.OK else "as the states it starts from" for code in status], columns)
+    def spec(self, weights: str) -> dict[str, Any]:
+        """Its identity in clear. weights: hash of those of the run that learned the prompts."""
+        return {
+            "extractor": self.feature,
+            "version": VERSION,
+            "side": self.side,
+            "prompts": weights,
+            "reads": [self.states.identity],
+            "outputs": [output.to_json() for output in self.outputs],
+        }
 
+    def fill(self, store: Store, keys: np.ndarray) -> int:
+        """Add the rows of the distinct `keys` (n, 16) that `store` lacks and `states` holds; returns how many."""
+        import torch
 
-def _batches(
-    head: Any, kind: str, side: str, table: Table, device: Any
-) -> Iterator[tuple[np.ndarray, dict[str, list[np.ndarray]]]]:
-    """Positions and rows, of similar length together."""
-    import torch
+        missing = keys[store.missing(keys)]
+        with Bar(len(missing), f"{self.side} {self.feature}", "row") as bar:
+            for start in range(0, len(missing), SHARD_ROWS):
+                part = missing[start : start + SHARD_ROWS]
+                with torch.inference_mode():
+                    self._add_shard(store, part)
+                bar.update(len(part))
+                fault_point("prompted-shard")
+        return len(missing)
 
-    from heads.base import Ragged, Rows
+    def _add_shard(self, store: Store, keys: np.ndarray) -> None:
+        """The rows of `keys`, with the verdicts that the states they start from have."""
+        table = Table(self.states, next(iter(self.states.outputs)), keys, np.ones(len(keys), bool))
+        columns: dict[str, Any] = {
+            name: [np.zeros((0, *output.shape), np.float16)] * len(keys)
+            if output.ragged
+            else np.zeros((len(keys), *output.shape), output.dtype)
+            for name, output in store.outputs.items()
+        }
+        for at, batch in self._batches(table):
+            for name, values in batch.items():
+                for row, value in zip(at.tolist(), values, strict=True):
+                    columns[name][row] = value
+        status = np.where(table.ok, Status.OK, table.status).astype(np.uint8)
+        causes = ["" if code == Status.OK else "as the states it starts from" for code in status]
+        store.add(keys, status, causes, columns)
 
-    usable = np.flatnonzero(table.ok)
-    order = usable[np.argsort(table.lengths[usable], kind="stable")]
-    for start in range(0, len(order), BATCH):
-        at = order[start : start + BATCH]
-        ok = torch.ones(len(at), dtype=torch.bool, device=device)
-        if kind == "image":
-            made = head.prompted_image(
-                Rows({"image.ok": ok, "image.states": torch.from_numpy(table.gather(at)).to(device)}), side
+    def _batches(self, table: Table) -> Iterator[tuple[np.ndarray, Mapping[str, list[np.ndarray]]]]:
+        """Positions in `table` and their rows by output, rows of similar length together."""
+        import torch
+
+        from heads.base import Ragged, Rows
+
+        device = next(self.head.parameters()).device
+        usable = np.flatnonzero(table.ok)
+        order = usable[np.argsort(table.lengths[usable], kind="stable")]
+        for start in range(0, len(order), BATCH):
+            at = order[start : start + BATCH]
+            ok = torch.ones(len(at), dtype=torch.bool, device=device)
+            if self.kind == "image":
+                states = torch.from_numpy(table.gather(at)).to(device)
+                pictures = self.head.prompted_image(Rows({"image.ok": ok, "image.states": states}), self.side)
+                yield at, {name: list(rows.float().cpu().numpy()) for name, rows in pictures.items()}
+                continue
+            values, lengths = table.ragged_flat(at)
+            cached = Ragged(torch.from_numpy(values).to(device), torch.from_numpy(lengths))
+            texts = self.head.prompted_text(Rows({"text.ok": ok, f"text.{table.output}": cached}), self.side)
+            tokens, pooled = texts["tokens"], texts["pooled"]
+            ends = tokens.lengths.cumsum(0)[:-1].numpy()
+            yield (
+                at,
+                {
+                    "tokens": list(np.split(tokens.values.float().cpu().numpy(), ends)),
+                    "pooled": list(pooled.float().cpu().numpy()),
+                },
             )
-            yield at, {name: list(rows.float().cpu().numpy()) for name, rows in made.items()}
-            continue
-        values, lengths = table.ragged_flat(at)
-        cached = Ragged(torch.from_numpy(values).to(device), torch.from_numpy(lengths))
-        made = head.prompted_text(Rows({"text.ok": ok, f"text.{table.output}": cached}), side)
-        tokens = made["tokens"]
-        yield (
-            at,
-            {
-                "tokens": list(np.split(tokens.values.float().cpu().numpy(), tokens.lengths.cumsum(0)[:-1].numpy())),
-                "pooled": list(made["pooled"].float().cpu().numpy()),
-            },
-        )

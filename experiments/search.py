@@ -25,12 +25,12 @@ WAIT = 1.0  # seconds between two looks at the trials that other processes have 
 
 
 class Surplus(Exception):
-    """Another process began the last of the trials a moment before."""
+    """Another process started the last of the trials a moment before."""
 
 
 @dataclass
 class Sweep:
-    """What all trials of this process share. trained: seconds in their epochs; done: trials it had a part in."""
+    """What all trials of this process share. trained: seconds in their epochs. done: trials that it ran."""
 
     job: SearchJob
     bundle: Bundle
@@ -42,7 +42,10 @@ class Sweep:
     done: int = 0
 
     def objective(self, trial: optuna.Trial) -> float:
-        """Best dev MRR of a head trained with the drawn values. Raises `optuna.TrialPruned` where it is stopped early, or cannot be trained."""
+        """Best dev MRR of a head trained with the drawn values.
+
+        Raises `optuna.TrialPruned` where it is stopped early, or cannot be trained.
+        """
         trial.set_user_attr(studies.WORKER, self.worker)
         before = [
             other
@@ -85,7 +88,7 @@ class Sweep:
         return state.best
 
     def finished(self) -> int:
-        """Trials of the study that came to an end, by whichever process."""
+        """Trials of the study that came to an end, in any process."""
         return len(self.study.get_trials(deepcopy=False, states=COUNTED))
 
     def best(self) -> dict[str, str]:
@@ -98,13 +101,16 @@ class Sweep:
         return {"best": f"{max(values):.4f}"} if values else {}
 
     def left(self) -> int:
-        """How many trials nobody has begun; those of dead processes are queued again first."""
+        """How many trials no process has started; those of dead processes are queued again first."""
         studies.requeue_dead(self.study, self.job)
         trials = self.study.get_trials(deepcopy=False)
         return self.job.study.trials - sum(trial.state in (*COUNTED, TrialState.RUNNING) for trial in trials)
 
     def run(self) -> None:
-        """Trials until the study has as many as are wanted; waits for those that others have under way, and takes over what they leave."""
+        """Run trials until the study has as many as are wanted.
+
+        Waits for those that other processes run, and takes over those of processes that die.
+        """
         with Bar(self.job.study.trials, "trials", "trial", self.finished()) as bar:
             while True:
                 if self.left() > 0:
@@ -145,7 +151,7 @@ def search(job: SearchJob) -> SearchResult:
         precision = pick_precision(asked.compute.precision, device)
         sweep = Sweep(job, bundle, chosen, precision, study, worker)
         sweep.run()
-    found = sweep_report.write(study, job, out)
+    outcome = sweep_report.write(study, job, out)
     run = {
         "device": str(device),
         "trials": sweep.done,
@@ -155,7 +161,7 @@ def search(job: SearchJob) -> SearchResult:
             "all": round(time.monotonic() - started, 3),
         },
     }
-    return SearchResult(**found, run=run)
+    return SearchResult(**outcome, run=run)
 
 
 def draw(trial: optuna.Trial, space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a search over one head draws and what it leaves alone: the space, checked against the head's configuration and the features it reads."""
+"""What a search over one head draws: the space, checked against the head's configuration and the features it reads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,19 +24,23 @@ LARGEST = 1 << 20
 
 
 @dataclass(frozen=True)
-class Search:
-    """A head, the options that are drawn for it, and the parameters that are given (`--params`, and those that keep the runs it reads as they are)."""
+class SearchPlan:
+    """A head and the options that are drawn for it.
+
+    given: parameters that are not drawn: those of `--params`, and those that keep the runs which the head reads as
+    they are.
+    """
 
     head: jobs.HeadSpec
     space: Mapping[str, Mapping[str, Any]]
     given: Mapping[str, Any]
 
 
-def search(method: str, params: str, file: str, profile: Profile) -> Search:
-    """The search that a command asks for. file: the space instead of the method's own, or empty.
+def plan(method: str, params: str, file: str, profile: Profile) -> SearchPlan:
+    """The search over a method with `params`. file: of a space that replaces the method's own; empty: none.
 
-    Raises `UserError` for a space that is malformed, that holds values which the head refuses, or that changes what the head reads: all trials share
-    the tensors that were loaded once.
+    Raises `UserError` for a space that is malformed, that holds values which the head refuses, or that changes what
+    the head reads: all trials share the tensors that were loaded once.
     """
     head = jobs.head_spec(method, params, profile)
     config = load_config(head.method, head.config)
@@ -57,28 +61,28 @@ def search(method: str, params: str, file: str, profile: Profile) -> Search:
             except UserError as error:
                 if f"{name} =" in str(error):
                     raise UserError(f"{where}: {error}") from None
-                continue  # together with another drawn value it may do
-            for what, found in reads.items():
-                if found != same[what]:
+                continue  # with another value of a second option it may be valid
+            for what, read in reads.items():
+                if read != same[what]:
                     raise UserError(
                         f"{where}: {name} = {value!r} changes {what}, which are loaded once for all trials; "
                         f"take {name} out and search once for each, with --params '{{\"{name}\": …}}'"
                     )
-    return Search(head, space, {**jobs.parameters(params), **pinned})
+    return SearchPlan(head, space, {**jobs.parameters(params), **pinned})
 
 
 def holding(space: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The space, wide enough for the values that the search starts from: a profile may set others than the method's own space foresees."""
-    found = {}
+    """The space, widened to hold the values that the search starts from, which a profile may have set."""
+    wide = {}
     for name, entry in space.items():
         value = values[name]
         if "choices" in entry:
-            found[name] = {"choices": [*entry["choices"], *([] if value in entry["choices"] else [value])]}
+            wide[name] = {"choices": [*entry["choices"], *([] if value in entry["choices"] else [value])]}
         elif entry["step"] is None and not (entry["log"] and value <= 0):
-            found[name] = {**entry, "low": min(entry["low"], value), "high": max(entry["high"], value)}
+            wide[name] = {**entry, "low": min(entry["low"], value), "high": max(entry["high"], value)}
         else:
-            found[name] = dict(entry)
-    return found
+            wide[name] = dict(entry)
+    return wide
 
 
 def _reads(config: Any, available: list[str]) -> dict[str, Any]:
@@ -105,25 +109,27 @@ def _read(path: Path) -> Any:
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not plain text"
         raise UserError(
-            f"--space {path}{place}: malformed YAML ({problem}); write it like `lr: {{low: 0.0001, high: 0.01, log: true}}`"
+            f"--space {path}{place}: malformed YAML ({problem}); "
+            "write it like `lr: {low: 0.0001, high: 0.01, log: true}`"
         ) from None
 
 
-def search_job(asked: Search, training: TrainingJob, label: str, paths: Paths, study: Study) -> SearchJob:
-    """The job of a search. training: the job of the head with the values that the search starts from. label: the dataset's.
+def search_job(plan: SearchPlan, training: TrainingJob, label: str, paths: Paths, study: Study) -> SearchJob:
+    """The job of a search. training: of the head with the values that the search starts from. label: the dataset's.
 
-    The study is named by all that a trial depends on but the drawn options. So the same search, also on another machine, is one study.
+    The study is named by all that a trial depends on but the drawn options. So the same search, also on another
+    machine, is one study.
     """
     depends = dict(training.depends)
-    depends["config"] = {name: value for name, value in depends["config"].items() if name not in asked.space}
-    depends |= {"space": asked.space, "prune": study.prune}
+    depends["config"] = {name: value for name, value in depends["config"].items() if name not in plan.space}
+    depends |= {"space": plan.space, "prune": study.prune}
     digest = identity(depends)
     return SearchJob(
-        training=replace(training, out=paths.sweep(label, asked.head.method, digest)),
-        space=asked.space,
-        given=asked.given,
+        training=replace(training, out=paths.sweep(label, plan.head.method, digest)),
+        space=plan.space,
+        given=plan.given,
         study=study,
-        name=f"{label}-{asked.head.method}-{digest[:16]}",
+        name=f"{label}-{plan.head.method}-{digest[:16]}",
         depends=depends,
     )
 

@@ -1,4 +1,4 @@
-"""Optuna studies that several processes share: where they are kept, who is at work on them, and trials whose process died."""
+"""Optuna studies that several processes share: where they are kept, which processes run them, trials of dead ones."""
 
 import contextlib
 import json
@@ -26,13 +26,16 @@ WORKER = "worker"
 """Attribute of a trial: the process that has it under way."""
 TTL = 120.0  # seconds without a sign of life after which a process on another machine is taken for dead
 STARTUP = 10
-"""Random trials before the sampler learns from those that are done, and before any is pruned by comparison with half of them."""
+"""Random trials before the sampler learns from finished ones; half as many before any trial is pruned."""
 WARMUP = 3
 """The first epoch after which a trial may be pruned."""
 
 
 class Sampler(BaseSampler):
-    """TPE whose draws depend on the study's seed, the trial's number and the trials before it alone: a study that was killed goes on as it would have."""
+    """TPE whose draws depend on the study's seed, the trial's number and the trials before it alone.
+
+    So a study that was killed goes on as it would have.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -56,7 +59,7 @@ class Sampler(BaseSampler):
 
 
 def quiet() -> None:
-    """Optuna's own log says nothing that the progress bar does not."""
+    """Silence Optuna's own log, which repeats the progress bar."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
@@ -81,7 +84,10 @@ def open_study(job: SearchJob) -> optuna.Study:
 
 
 def open_storage(url: str, out: Path) -> BaseStorage:
-    """A journal at `out` (empty url), or the database at `url`. Raises `UserError` where it cannot be reached; passwords are never printed."""
+    """A journal in `out` (empty url), or the database at `url`.
+
+    Raises `UserError` where it cannot be reached; passwords are never printed.
+    """
     if not url:
         journal = make_folder(out) / "study.journal"
         with explained(journal):
@@ -100,7 +106,8 @@ def open_storage(url: str, out: Path) -> BaseStorage:
         return RDBStorage(url, heartbeat_interval=20, grace_period=int(TTL), heartbeat_stale_trial_callback=queue_again)
     except ImportError as error:
         raise UserError(
-            f"--storage {shown}: {str(error).splitlines()[0]} For PostgreSQL: pip install 'psycopg[binary]' and postgresql+psycopg://…"
+            f"--storage {shown}: {str(error).splitlines()[0]} "
+            "For PostgreSQL: pip install 'psycopg[binary]' and postgresql+psycopg://…"
         ) from None
     except SQLAlchemyError as error:
         raise UserError(
@@ -130,7 +137,7 @@ def worker_name() -> str:
 
 @contextlib.contextmanager
 def at_work(out: Path, worker: str) -> Iterator[None]:
-    """While inside, a file in the search's folder gives a sign of life that also other machines see."""
+    """Inside, a file in the search's folder is renewed as a sign of life that other machines see."""
     claim = claims.take(make_folder(out) / "workers", f"{worker}.claim", TTL)
     with claim if claim is not None else contextlib.nullcontext():
         yield
@@ -154,7 +161,10 @@ def requeue_dead(study: optuna.Study, job: SearchJob) -> list[int]:
 
 
 def _dead(trial: FrozenTrial, signs: set[str] | None) -> bool:
-    """signs: names of the processes that gave a sign of life; None where the database keeps account of those on other machines."""
+    """Whether the trial's process is dead.
+
+    signs: names of the processes that gave a sign of life; None where the database watches those on other machines.
+    """
     worker = trial.user_attrs.get(WORKER)
     if worker is None:
         return trial.datetime_start is not None and (datetime.now() - trial.datetime_start).total_seconds() > TTL
@@ -180,7 +190,7 @@ def encoded(values: Mapping[str, Any], space: Mapping[str, Mapping[str, Any]]) -
 
 
 def decoded(params: Mapping[str, Any], space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What `encoded` was given."""
+    """The inverse of `encoded`."""
     return {
         name: next(choice for choice in space[name]["choices"] if code(choice) == value)
         if "choices" in space[name]

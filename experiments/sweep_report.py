@@ -16,22 +16,26 @@ from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
 
 PICTURES = ("history.png", "importance.png", "parallel.png")
-TOLD = ("epochs", "best_epoch", "seconds", "parameters", "again", "refused")
+ATTRIBUTES = ("epochs", "best_epoch", "seconds", "parameters", "again", "refused")
 DPI = 130
 
 
 def write(study: optuna.Study, job: SearchJob, out: Path) -> dict[str, Any]:
-    """best.json (for `TrainHead --params @best.json`), trials.csv, study.json and the pictures. Raises `UserError` where no trial came to its end."""
+    """Write best.json (for `TrainHead --params @best.json`), trials.csv, study.json and the pictures.
+
+    Raises `UserError` where no trial came to its end.
+    """
     trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
-        said = next(
+        reason = next(
             (trial.user_attrs["refused"] for trial in trials if "refused" in trial.user_attrs), "none was finished"
         )
         raise UserError(
-            f"{out}: none of {len(trials)} trials could be trained to the end, the last said: {said}; mend the space or raise --n-trials"
+            f"{out}: none of {len(trials)} trials could be trained to the end ({reason}); "
+            "mend the space or raise --n-trials"
         )
-    best = max(complete, key=lambda trial: (trial.value, -trial.number))
+    best = max(complete, key=lambda trial: (trial.values[0], -trial.number))
     params = {**job.given, **decoded(best.params, job.space)}
     counts = {
         state.name.lower(): sum(trial.state == state for trial in trials)
@@ -47,7 +51,7 @@ def write(study: optuna.Study, job: SearchJob, out: Path) -> dict[str, Any]:
             "study": job.name,
             "depends": job.depends,
             "trials": counts,
-            "best": {"trial": best.number, "dev MRR": best.value, "params": params},
+            "best": {"trial": best.number, "dev MRR": best.values[0], "params": params},
             "importance": importance,
         },
     )
@@ -58,30 +62,33 @@ def write(study: optuna.Study, job: SearchJob, out: Path) -> dict[str, Any]:
         + (f" ({refused} could not be trained)" if refused else "")
     ]
     lines += [
-        f"best dev MRR {100 * best.value:.2f} (trial {best.number})",
+        f"best dev MRR {100 * best.values[0]:.2f} (trial {best.number})",
         *(f"  {name} = {value!r}" for name, value in params.items()),
     ]
     lines += (
         [f"importance: {', '.join(f'{name} {share:.0%}' for name, share in importance.items())}"] if importance else []
     )
-    return {"best": params, "value": best.value, "counts": counts, "text": "\n".join(lines)}
+    return {"best": params, "value": best.values[0], "counts": counts, "text": "\n".join(lines)}
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Share of each drawn option in what tells the good trials from the others (PED-ANOVA), the greatest first; empty while too few say something."""
+    """Share of each drawn option in the difference between good and other trials (PED-ANOVA), the greatest first.
+
+    Empty while too few trials are complete.
+    """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(complete) < 4 or len({trial.value for trial in complete}) < 2:
         return {}
-    found = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
-    total = sum(found.values())
-    return {name: round(share / total, 6) for name, share in found.items()} if total > 0 else {}
+    shares = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
+    total = sum(shares.values())
+    return {name: round(share / total, 6) for name, share in shares.items()} if total > 0 else {}
 
 
 def table(trials: list[FrozenTrial], space: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row per trial: number, state, best dev MRR so far, drawn values, what is told of its training."""
+    """CSV with a row per trial: number, state, best dev MRR so far, drawn values, `ATTRIBUTES` of its training."""
     sink = io.StringIO()
     rows = csv.writer(sink, lineterminator="\n")
-    rows.writerow(["trial", "state", "dev MRR", *space, *TOLD])
+    rows.writerow(["trial", "state", "dev MRR", *space, *ATTRIBUTES])
     for trial in trials:
         reached = trial.value if trial.value is not None else max(trial.intermediate_values.values(), default=None)
         rows.writerow(
@@ -90,7 +97,7 @@ def table(trials: list[FrozenTrial], space: Mapping[str, Mapping[str, Any]]) -> 
                 trial.state.name.lower(),
                 reached,
                 *(trial.params.get(name) for name in space),
-                *(trial.user_attrs.get(name) for name in TOLD),
+                *(trial.user_attrs.get(name) for name in ATTRIBUTES),
             ]
         )
     return sink.getvalue()
@@ -112,7 +119,7 @@ def pictures(study: optuna.Study, importance: Mapping[str, float], out: Path) ->
         axes.set_xlabel("share (PED-ANOVA)")
         return axes
 
-    made: tuple[Callable[[], Any], ...] = (
+    plotted: tuple[Callable[[], Any], ...] = (
         lambda: plots.plot_optimization_history(study, target_name="dev MRR"),
         bars,
         lambda: plots.plot_parallel_coordinate(study, target_name="dev MRR"),
@@ -121,8 +128,8 @@ def pictures(study: optuna.Study, importance: Mapping[str, float], out: Path) ->
         warnings.filterwarnings(
             "ignore", message="Attempting to set identical low and high"
         )  # where all trials reached the same
-        for name, make in zip(PICTURES, made, strict=True):
-            figure = make().figure
+        for name, plot in zip(PICTURES, plotted, strict=True):
+            figure = plot().figure
             figure.set_size_inches(max(7.0, 1.3 * len(importance)) if name == "parallel.png" else 7.0, 4.5)
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")

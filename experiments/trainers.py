@@ -5,7 +5,7 @@ from heads.contracts import TrainingJob, TrainingResult
 
 
 def train(job: TrainingJob) -> TrainingResult:
-    """Train a head, or read the run that is complete. Writes to the run's folder, see `heads.training.train`. Raises `UserError`."""
+    """Train a head, or read the run that is complete, see `heads.training.train`. Raises `UserError`."""
     from experiments import prompts
     from heads import fusion, training
 

@@ -1,4 +1,4 @@
-"""Variants of a method: the ablations of its paper, itself without pictures, and how its settings differ from its defaults."""
+"""Variants of a method: its paper's ablations, itself without pictures, its settings that differ from the defaults."""
 
 import json
 from collections.abc import Iterable
@@ -23,13 +23,16 @@ class Variant:
 def ablations(
     method: str, params: str, profile: Profile, *, only: str = "", sensitivity: bool = False
 ) -> tuple[dict[str, Variant], dict[str, str]]:
-    """name -> variant of every ablation (and, with `sensitivity`, of every other value of a parameter) that the profile allows, and name -> reason
-    of those it does not. only: comma-separated patterns of names (`without*`). Raises `UserError` for a pattern that fits nothing."""
+    """Name -> variant of every ablation that the profile allows, and name -> reason of those it does not.
+
+    sensitivity: also every other value of the parameters that the method's paper plots. only: comma-separated
+    patterns of names (`without*`). Raises `UserError` for a pattern that fits nothing.
+    """
     chosen = head_spec(method, params, profile)
     config = load_config(chosen.method, chosen.config)
     listed = config.ablations(list(profile.features)) | (config.variations() if sensitivity else {})
     named = _matching(listed, only)
-    found, skipped = {}, {}
+    allowed, skipped = {}, {}
     for name in named:
         changes = dict(listed[name])
         fraction = changes.pop("train_fraction", None)
@@ -39,8 +42,8 @@ def ablations(
         except UserError as error:
             skipped[name] = str(error)
             continue
-        found[name] = variant
-    return found, skipped
+        allowed[name] = variant
+    return allowed, skipped
 
 
 def _matching(names: Iterable[str], only: str) -> list[str]:
@@ -54,46 +57,50 @@ def _matching(names: Iterable[str], only: str) -> list[str]:
 
 
 def possible(methods: str, params: str, profile: Profile) -> tuple[dict[str, str], dict[str, str]]:
-    """method -> its parameters (JSON) of every one of the comma-separated `methods` that the profile has the features for, and method -> reason of
-    the others. params: as for `by_method`. Raises `UserError` for an unknown or repeated method, a wrong parameter, or where none is left."""
+    """The comma-separated `methods` that the profile has the features for, and those that it has not.
+
+    Returns method -> its parameters (JSON), and method -> the reason why not.
+    params: as for `by_method`. Raises `UserError` for an unknown or repeated method, a wrong parameter, or where none
+    is left.
+    """
     names = [name.strip().replace("-", "_") for name in methods.split(",") if name.strip()]
     if not names or len(set(names)) != len(names):
         raise UserError(f"--methods {methods!r}: expected one or more methods, each once, like drin,mimic")
-    found, skipped = {}, {}
+    served, skipped = {}, {}
     check_heads(profile)
     for method, given in by_method(params, names).items():
         load_config(method, {**profile.heads.get(method, {}), **json.loads(given)})
         try:
             head_spec(method, given, profile)
-            found[method] = given
+            served[method] = given
         except UserError as error:
             skipped[method] = str(error)
-    if not found:
+    if not served:
         raise UserError(
             f"profile {profile.name!r} serves none of the methods: "
             + "; ".join(f"{name}: {why}" for name, why in skipped.items())
         )
-    return found, skipped
+    return served, skipped
 
 
 def text_only(method: str, params: str, profile: Profile) -> str | None:
-    """Parameters of the method without anything that a picture tells; None where it reads none."""
-    found, _ = ablations(method, params, profile)
-    return found[TEXT_ONLY].params if TEXT_ONLY in found else None
+    """Parameters of the method that read no picture; None where it reads none anyway."""
+    allowed, _ = ablations(method, params, profile)
+    return allowed[TEXT_ONLY].params if TEXT_ONLY in allowed else None
 
 
 def settings(method: str, params: str, profile: Profile) -> str:
-    """The options that this profile or `params` set otherwise than the method's defaults, `d_t 32 (96), lr 0.002 (0.001)`: value and default."""
+    """The options that differ from the method's defaults, as value and default: `d_t 32 (96), lr 0.002 (0.001)`."""
     chosen = head_spec(method, params, profile)
     defaults = to_json(config_class(chosen.method)())
     return ", ".join(
-        f"{key} {_said(value)} ({_said(defaults[key])})"
+        f"{key} {_shown(value)} ({_shown(defaults[key])})"
         for key, value in chosen.config.items()
         if value != defaults[key]
     )
 
 
-def _said(value: object) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, list):
         return "+".join(map(str, value)) or "none"
     return (
@@ -108,7 +115,10 @@ def _said(value: object) -> str:
 
 
 def by_method(text: str, methods: list[str]) -> dict[str, str]:
-    """`--params` of several methods, a JSON object method -> parameters (or @FILE with it), as JSON for each. Raises `UserError` for others."""
+    """`--params` of several methods, a JSON object (or @FILE with one) of method -> parameters, as JSON for each.
+
+    Raises `UserError` for anything else.
+    """
     given = parameters(text)
     given = {method.replace("-", "_"): value for method, value in given.items()}
     for method, value in given.items():

@@ -243,13 +243,14 @@ class _Prompts:
         store = Store.open(one.store)
         kind = next(kind for kind, feature in PROMPTED.items() if feature == one.feature)
         states, keys = self.stores[self.states[kind]], chunk.keys(self.states[kind], one.view)
-        now = identity(prompts.spec_of(self.head, kind, "mention", self.weights, states.identity))
+        prompted = prompts.Prompted(self.head, kind, "mention", states)
+        now = identity(prompted.spec(self.weights))
         if now != store.identity:
             raise UserError(
-                f"{one.feature}: the run reads {store.identity[:16]}, its prompts now give {now[:16]}; train it again (TrainHead)"
+                f"{one.feature}: the run reads {store.identity[:16]}, its prompts now give {now[:16]}; "
+                "train it again (TrainHead)"
             )
-        distinct = np.unique(keys.keys[keys.present].view("V16")).view(np.uint8).reshape(-1, 16)
-        prompts.fill(store, distinct, self.head, kind, "mention", states, self.device)
+        prompted.fill(store, prompts.distinct(keys.keys[keys.present]))
         return store, keys
 
 

@@ -310,7 +310,7 @@ def test_a_database_that_cannot_be_used_is_one_line_without_the_password(tmp_pat
 def test_every_methods_own_space_is_one_that_it_can_be_searched_in(method):
     profile = profiles.load("demo")
     try:
-        asked = spaces.search(method, "{}", "", profile)
+        asked = spaces.plan(method, "{}", "", profile)
     except UserError as error:
         assert "profile" in str(error) and "space" not in str(error), error  # this profile lacks what the method reads
         return
@@ -364,16 +364,16 @@ def test_every_methods_own_space_is_one_that_it_can_be_searched_in(method):
 def test_a_space_that_will_not_do_is_refused_in_one_line(tmp_path, method, text, message):
     (tmp_path / "space.yaml").write_text(text)
     with pytest.raises(UserError) as error:
-        spaces.search(method, "{}", str(tmp_path / "space.yaml"), profiles.load("demo"))
+        spaces.plan(method, "{}", str(tmp_path / "space.yaml"), profiles.load("demo"))
     assert message in str(error.value) and "space.yaml" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_space_file_that_is_not_there_or_too_long_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        spaces.search("mimic", "{}", str(tmp_path / "none.yaml"), profiles.load("demo"))
+        spaces.plan("mimic", "{}", str(tmp_path / "none.yaml"), profiles.load("demo"))
     (tmp_path / "long.yaml").write_text("# " + "x" * spaces.LARGEST)
     with pytest.raises(UserError, match="a space is a few lines"):
-        spaces.search("mimic", "{}", str(tmp_path / "long.yaml"), profiles.load("demo"))
+        spaces.plan("mimic", "{}", str(tmp_path / "long.yaml"), profiles.load("demo"))
 
 
 def test_a_study_is_named_by_all_that_its_trials_depend_on_but_what_is_drawn(tmp_path):
@@ -382,7 +382,7 @@ def test_a_study_is_named_by_all_that_its_trials_depend_on_but_what_is_drawn(tmp
     profile = profiles.load("demo")
 
     def study(params, **depends):
-        asked = spaces.search("mimic", params, "", profile)
+        asked = spaces.plan("mimic", params, "", profile)
         job = TrainingJob(
             method="mimic",
             config=asked.head.config,

@@ -218,10 +218,10 @@ class SearchHead(TrainHead):
                 raise UserError(
                     "--storage: expected a URL like postgresql+psycopg://user@host/database, or nothing for a journal file"
                 )
-            self.asked = spaces.search(self.method, self.params, self.space, self.profile_content)
+            self.plan = spaces.plan(self.method, self.params, self.space, self.profile_content)
         except UserError as error:
             stop(error)
-        self.head = self.asked.head
+        self.head = self.plan.head
 
     def brief(self) -> str:
         return f" {self.head.method}, {self.n_trials} trials"
@@ -230,15 +230,15 @@ class SearchHead(TrainHead):
         request = super().request()
         return request and {
             **request,
-            "given": dict(self.asked.given),
-            "space": self.asked.space,
+            "given": dict(self.plan.given),
+            "space": self.plan.space,
             "prune": self.prune,
             "n_trials": self.n_trials,
         }
 
     def make(self) -> dict[str, Any]:
         study = Study(trials=self.n_trials, prune=self.prune, storage=self.storage)
-        job = spaces.search_job(self.asked, self.job(), self.dataset, self.paths, study)
+        job = spaces.search_job(self.plan, self.job(), self.dataset, self.paths, study)
         found, out = self.run_child("experiments.search:search", job, SearchResult), job.out
         files = [out / name for name in spaces.FILES]
         return {
