@@ -1,48 +1,30 @@
-"""Speed of name candidates at the size of the published knowledge bases, and their agreement with scoring every pair one by one.
+"""Speed of name candidates at the size of the published KBs, and their agreement with scoring every pair.
 
     python benchmarks/candidates.py                                   26,000 mentions × 110,000 synthetic names
     python benchmarks/candidates.py --prepared artifacts/datasets/X   a prepared dataset as it is
-    python benchmarks/candidates.py --prepared X --names 110000       … its KB enlarged by recombining the words of its names
+    python benchmarks/candidates.py --prepared X --names 110000       … its KB enlarged: names of its names' words
 
 Prints a Markdown table row; --check N compares N mentions with brute force; --json FILE keeps the figures.
 """
 
 import argparse
 import json
-import os
-import platform
 import random
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from _measure import machine
 from rapidfuzz import fuzz, process
 from rapidfuzz.utils import default_process
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from pipeline.candidates.retrieval import SCORERS, by_name  # noqa: E402
-
-
-def machine() -> str:
-    name = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        name = next(
-            (
-                line.split(":")[1].strip()
-                for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")
-            ),
-            name,
-        )
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+from pipeline.candidates.name_ranking import SCORERS, NameRanking
 
 
 def invented_words(rng: random.Random, count: int) -> list[str]:
-    """Words of two to four syllables, repeated so that word r is about 1/r as frequent as the first, as in real names."""
+    """Words of two to four syllables; word r is about 1/r as frequent as the first, as in real names."""
     words = [
         "".join(rng.choice("bdfghjklmnprstvw") + rng.choice("aeiou") for _ in range(rng.randint(2, 4)))
         for _ in range(count)
@@ -101,18 +83,19 @@ def main() -> None:
     ids = [f"Q{number}" for number in rng.sample(range(10 * len(names)), len(names))]
 
     started = time.perf_counter()
-    lists = by_name(phrases, names, ids, options.k, options.scorer, options.workers)
+    lists = NameRanking(names, ids, options.scorer, options.workers).lists(phrases, options.k)
     seconds = time.perf_counter() - started
+    distinct, rate = len(set(map(default_process, phrases))), round(len(phrases) * len(names) / seconds)
     figures = {
         "benchmark": "candidates",
         "machine": machine(),
         "mentions": len(phrases),
-        "distinct": len(set(map(default_process, phrases))),
+        "distinct": distinct,
         "names": len(names),
         "scorer": options.scorer,
         "workers": options.workers,
         "seconds": round(seconds, 1),
-        "pairs_per_second": round(len(phrases) * len(names) / seconds),
+        "pairs_per_second": rate,
     }
     if options.check:
         clean = [default_process(name) for name in names]
@@ -123,12 +106,11 @@ def main() -> None:
             for row in rows
         ]
         figures["identical_lists"] = f"{sum(same)} of {len(same)}"
+    print("| mentions | names | scorer | seconds | million pairs/s | identical to brute force | machine |")
+    print("|---|---|---|---|---|---|---|")
     print(
-        "| mentions | names | scorer | seconds | million pairs/s | identical to brute force | machine |\n|---|---|---|---|---|---|---|"
-    )
-    print(
-        f"| {len(phrases):,} ({figures['distinct']:,} distinct) | {len(names):,} | {options.scorer} | {seconds:.1f} | {figures['pairs_per_second'] / 1e6:.0f} "
-        f"| {figures.get('identical_lists', 'not asked')} | {figures['machine']} |"
+        f"| {len(phrases):,} ({distinct:,} distinct) | {len(names):,} | {options.scorer} | {seconds:.1f} | "
+        f"{rate / 1e6:.0f} | {figures.get('identical_lists', 'not checked')} | {machine()} |"
     )
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")

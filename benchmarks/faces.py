@@ -1,10 +1,11 @@
 """Faces on real photographs: `python benchmarks/faces.py --onnx MODEL.onnx [--wikimel DIR] [--bare 300] [--json OUT]`.
 
-speed: all pictures of the set through `faces` (MTCNN), then the found faces through `face_embedding` (the ONNX recogniser) and `object_resnet` (a
-ResNet-18 of random weights, as costly as a trained one), each by the whole of `pipeline.extraction.stage.extract`; beside them the same models bare, on prepared
-input of `--bare` of the pictures in the same batches. The target is at most 1.2 × the bare model's time; the ratio of CPU seconds, loading included,
-is less disturbed by other work. match: `face_match` alone on the test mentions with a found face on both sides, the best entity with a face taken:
-among the candidate list, and among all of the KB.
+speed: all pictures of the set through `faces` (MTCNN), then the found faces through `face_embedding` (the ONNX
+recogniser) and `object_resnet` (a ResNet-18 of random weights, as costly as a trained one), each by the whole of
+`pipeline.extraction.stage.extract`; beside them the same models bare, on prepared input of `--bare` of the pictures in
+the same batches. The target is at most 1.2 × the bare model's time; the ratio of CPU seconds, loading included, is
+less disturbed by other work. match: `face_match` alone on the test mentions with a found face on both sides, the best
+entity with a face taken: among the candidate list, and among all of the KB.
 
 The recogniser's profile below is that of foamliu's MobileFaceNet (ImageNet mean and std).
 """
@@ -12,23 +13,26 @@ The recogniser's profile below is that of foamliu's MobileFaceNet (ImageNet mean
 import argparse
 import json
 import os
-import sys
 import tempfile
-import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _measure import now
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from cache.inputs import Input, Want  # noqa: E402 - found by the line above
-from foundation.contracts import to_json  # noqa: E402
-from foundation.paths import Paths  # noqa: E402
-from pipeline.extraction.contracts import Extraction, ExtractionJob, Runtime  # noqa: E402
+from cache.inputs import Input, Side, Want
+from foundation.paths import Paths
+from pipeline.candidates.contracts import CandidateJob
+from pipeline.candidates.stage import build_candidates
+from pipeline.extraction.contracts import Extraction, ExtractionJob, Runtime
+from pipeline.pairs.contracts import PairJob
+from pipeline.pairs.job import pair_inputs
+from pipeline.pairs.stage import build_pairs
 
 BATCH = 32
+VIEWS: tuple[tuple[Side, str], ...] = ("mention", "image"), ("entity", "images")
 
 
 def write_profile(root: Path, recogniser: Path) -> Path:
@@ -43,8 +47,9 @@ def write_profile(root: Path, recogniser: Path) -> Path:
     path = root / "faces.yaml"
     scaling = "mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]"
     path.write_text(
-        f"features:\n  faces: {{model: package:facenet_pytorch/data}}\n  face_embedding: {{of: faces, model: '{recogniser}', {scaling}}}\n"
-        f"  object_resnet: {{of: faces, model: resnet18}}\n"
+        "features:\n  faces: {model: package:facenet_pytorch/data}\n"
+        f"  face_embedding: {{of: faces, model: '{recogniser}', {scaling}}}\n"
+        "  object_resnet: {of: faces, model: resnet18}\n"
     )
     return path
 
@@ -52,25 +57,16 @@ def write_profile(root: Path, recogniser: Path) -> Path:
 def extracted(
     job: ExtractionJob, features: list[str], upstream: tuple[Input, ...] = ()
 ) -> tuple[Extraction, np.ndarray]:
-    """The result of one extraction of the mentions' and all the entities' pictures, and its seconds by the clock and of CPU."""
+    """The result of one extraction of all pictures of mentions and entities, and its seconds (see `now`)."""
     from pipeline.extraction import stage
 
-    wants = tuple(
-        Want(side=side, feature=name, view=view)
-        for name in features
-        for side, view in (("mention", "image"), ("entity", "images"))
-    )
+    wants = tuple(Want(side=side, feature=name, view=view) for name in features for side, view in VIEWS)
     started = now()
     result = stage.extract(replace(job, wants=wants, upstream=upstream, columns=job.columns / features[0]))
     return result.extraction, now() - started
 
 
-def now() -> np.ndarray:
-    """Seconds by the clock and of CPU."""
-    return np.array([time.perf_counter(), time.process_time()])
-
-
-def bare(profile: Path, dataset: Path, roots: dict[str, Path], count: int) -> dict[str, np.ndarray]:
+def bare(profile: Path, dataset: Path, roots: Mapping[Side, Path], count: int) -> dict[str, np.ndarray]:
     """Seconds per picture, by the clock and of CPU, of each model alone, on prepared input, and of decoding alone."""
     import torch
 
@@ -80,7 +76,7 @@ def bare(profile: Path, dataset: Path, roots: dict[str, Path], count: int) -> di
     from pipeline.profiles import profile as profiles
 
     loaded = profiles.load(str(profile))
-    made = {name: build(loaded.feature(name), loaded.source, None) for name in loaded.features}
+    made: dict[str, Any] = {name: build(loaded.feature(name), loaded.source, None) for name in loaded.features}
     tables = units.read_tables(dataset)
     columns = [
         units.image_column(tables["mention"], roots["mention"]),
@@ -120,19 +116,23 @@ def match(root: Path, dataset: Path, extraction: Extraction) -> dict[str, Any]:
     """How often the entity with the best face match is the gold, on test."""
     import pyarrow.parquet as parquet
 
-    from pipeline.candidates import stage as candidates
-    from pipeline.pairs import stage as pairs
-
-    candidates.build({"dataset": str(dataset), "out": str(root / "candidates.npz"), "k": 100})
+    build_candidates(CandidateJob(dataset=dataset, out=root / "candidates.npz"))
     mentions = parquet.read_table(dataset / "mentions.parquet", columns=["gold", "split"]).to_pydict()
     gold, test = np.array(mentions["gold"]), np.array(mentions["split"]) == "test"
-    inputs = [to_json(read) for read in extraction.inputs(pairs.wants("face_match", ["face_embedding"]), Paths(root))]
+    inputs = pair_inputs("face_match", extraction, Paths(root))
 
     def values(ids: np.ndarray, name: str) -> np.ndarray:
-        np.savez(root / f"{name}.npz", ids=ids, scores=np.zeros(ids.shape, np.float32))
-        job = {"name": "face_match", "dataset": str(dataset), "candidates": str(root / f"{name}.npz"), "inputs": inputs}
-        pairs.build(job | {"out": str(root / f"match-{name}.npz")})
-        with np.load(root / f"match-{name}.npz") as saved:
+        lists = root / f"{name}.npz"
+        np.savez(lists, ids=ids, scores=np.zeros(ids.shape, np.float32))
+        job = PairJob(
+            name="face_match",
+            dataset=dataset,
+            candidates=lists,
+            out=root / f"match-{name}.npz",
+            digest="",
+            inputs=inputs,
+        )
+        with np.load(build_pairs(job).file) as saved:
             return saved["values"]
 
     own = values(np.where(test & (gold >= 0), gold, -1)[:, None].astype(np.int32), "gold")[:, 0]
@@ -175,7 +175,7 @@ def main() -> None:
         root = Path(name)
         profile = write_profile(root, options.onnx.absolute())
         dataset = prepare(PrepareJob(name="wikimel", data_dir=options.wikimel, out=root / "prepared"))
-        roots = {"mention": dataset.mention_images, "entity": dataset.entity_images}
+        roots: dict[Side, Path] = {"mention": dataset.mention_images, "entity": dataset.entity_images}
         job = ExtractionJob(
             profile=str(profile),
             dataset=root / "prepared",
@@ -189,11 +189,8 @@ def main() -> None:
         faces, spent = extracted(job, ["faces"])
         rows = faces.features["faces"].rows
         lines = [("faces", rows, spent, seconds["faces"])]
-        found = [
-            Want(side="mention", feature="faces", view="image"),
-            Want(side="entity", feature="faces", view="images"),
-        ]
-        crops, spent = extracted(job, ["face_embedding", "object_resnet"], faces.inputs(found, Paths(root)))
+        boxes = faces.inputs([Want(side=side, feature="faces", view=view) for side, view in VIEWS], Paths(root))
+        crops, spent = extracted(job, ["face_embedding", "object_resnet"], boxes)
         alone = seconds["face_embedding"] + seconds["object_resnet"]
         lines.append(("face_embedding + object_resnet", crops.features["face_embedding"].rows, spent, alone))
         report: dict[str, Any] = {

@@ -14,7 +14,7 @@ from rapidfuzz import fuzz
 from rapidfuzz.utils import default_process
 
 from cache.identity import Output
-from cache.inputs import Input
+from cache.inputs import Input, Side
 from cache.shard import Status
 from cache.store import Store
 from cache.table import Table
@@ -104,7 +104,7 @@ def test_nothing_in_common_gives_an_empty_list_and_empty_inputs_work():
 
 
 def test_unknown_scorer_names_the_known_ones():
-    with pytest.raises(UserError, match="token_set.*known: token_set_ratio, token_sort_ratio, ratio"):
+    with pytest.raises(UserError, match=r"token_set.*known: token_set_ratio, token_sort_ratio, ratio"):
         NameRanking(["a"], ["Q1"], "token_set").lists(["a"], 1)
 
 
@@ -181,14 +181,14 @@ def test_fewer_entities_than_asked_for_end_with_minus_one(tmp_path, vectors):
     assert (lists.ids[:, 4:] == -1).all() and all(sorted(listed) == [0, 1, 2, 3] for listed in rows(lists))
 
 
-def vector_source(side_folders: dict[str, Path] | None = None) -> VectorSource:
-    """Of a feature whose stores and key columns lie in these folders."""
-    folders = side_folders or {"mention": Path(), "entity": Path()}
-    mention, entity = (
-        Input(side=side, feature="clip_text", view="text", store=folder / "store", keys=folder / "keys.npz")
-        for side, folder in folders.items()
-    )
-    return VectorSource(mention=mention, entity=entity)
+def vector_source(folder: Path = Path()) -> VectorSource:
+    """Of a feature whose stores and key columns lie in a folder of each side."""
+
+    def side(name: Side) -> Input:
+        place = folder / name
+        return Input(side=name, feature="clip_text", view="text", store=place / "store", keys=place / "keys.npz")
+
+    return VectorSource(mention=side("mention"), entity=side("entity"))
 
 
 def test_vectors_of_different_widths_are_refused(tmp_path, vectors):
@@ -293,7 +293,7 @@ def test_build_fills_given_candidates_with_names_of_the_type(tmp_path):
     assert report.merge == "append" and list(report.recall) == list(recalled)
     assert built(merge="round-robin") == [[3, 0, 2], [1, -1, -1], [0, 1, -1]]
     assert built(k=1) == [[3], [1], [0]]
-    with pytest.raises(UserError, match="--merge 'appended'.*did you mean 'append'"):
+    with pytest.raises(UserError, match=r"--merge 'appended'.*did you mean 'append'"):
         built(merge="appended")
 
 
@@ -319,7 +319,7 @@ def test_lists_recall_and_rates_of_every_source_are_written(prepared):
         folder.mkdir()
         (folder / "store").symlink_to(store.folder)
         np.savez(folder / "keys.npz", keys=keys[rows], present=np.broadcast_to(np.array(present, bool), len(rows)))
-    sources = NameSource(), vector_source(folders)
+    sources = NameSource(), vector_source(prepared)
     report = build_candidates(CandidateJob(dataset=prepared, out=prepared / "lists.npz", k=2, sources=sources))
     with np.load(prepared / "lists.npz", allow_pickle=False) as lists:
         assert (lists["ids"].dtype, lists["scores"].dtype, lists["ids"].shape) == (np.int32, np.float32, (4, 2))
@@ -345,7 +345,7 @@ def test_lists_are_the_same_twice_and_what_cannot_be_built_is_refused(prepared):
     assert build_candidates(dataclasses.replace(job, digest="named")).digest == "named"
     with pytest.raises(UserError, match="at least 1"):
         build_candidates(dataclasses.replace(job, k=0))
-    with pytest.raises(UserError, match="entities.parquet: no such table; .*PrepareDataset"):
+    with pytest.raises(UserError, match=r"entities\.parquet: no such table; .*PrepareDataset"):
         (prepared / "entities.parquet").unlink()
         build_candidates(job)
 
@@ -394,7 +394,7 @@ def test_a_feature_of_one_side_is_no_source(tmp_path):
 
 @pytest.fixture
 def everything(small, tmp_path):
-    """Inputs that any source can read: names and types that collide, ties between vectors, lists of all lengths; None for what is absent."""
+    """Inputs that any source can read: names and types that collide, ties between vectors, lists of all lengths."""
     rng = random.Random(4)
     phrases, names, ids = small
     phrases, names, ids = phrases[:40], names[:90], ids[:90]

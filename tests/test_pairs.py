@@ -1,4 +1,4 @@
-"""Pair features against plain loops over every pair: what is masked, what several faces and objects give, and what is refused."""
+"""Pair features against plain loops over every pair: what is masked, what several rows give, what is refused."""
 
 import dataclasses
 import hashlib
@@ -36,6 +36,8 @@ from pipeline.pairs.values import RecordValues
 
 M, N, K = 23, 17, 6
 FEATURES = {want.feature for want in SERVED.values()}
+CONFIDENCES = Output("confidences", (), "float32", True)
+VECTORS, BOX = Output("vectors", (5,), ragged=True), Output("box", (), "int32", True)
 PHRASES = [f"Person {i}" if i % 3 else f"the old, (person) {i}" for i in range(M)]
 NAMES = [f"person {i}" if i % 2 else f"Old Person {i} of the Person" for i in range(N)]
 SENTENCES = [
@@ -76,31 +78,21 @@ def lists(folder):
         return saved["ids"], saved["scores"]
 
 
-def stored(folder, side, feature, view, outputs, columns, ok, counts=None, extra=0):
-    """An input of the job: rows of `columns` behind keys of their own; rows that are not `ok` are broken pictures, the last has no key at all."""
+def stored(folder, want, columns, ok, counts=None):
+    """An input: rows of `columns`, output -> values. Those not `ok` are broken pictures, the last has no key."""
     n = len(ok)
-    keys = np.stack([np.frombuffer(content_key(feature, f"{side} {view} {i}"), np.uint8) for i in range(n)])
-    present = np.ones(n, bool)
-    present[-1] = False
-    store = Store.create(
-        folder / "cache", feature, {"side": side, "view": view, "outputs": [output.to_json() for output in outputs]}
-    )
+    keys = np.stack([np.frombuffer(content_key(want.feature, f"{want.column} {i}"), np.uint8) for i in range(n)])
+    present = np.arange(n) < n - 1
+    spec = {"column": want.column, "outputs": [output.to_json() for output in columns]}
+    store = Store.create(folder / "cache", want.feature, spec)
     status = np.where(ok, Status.OK, Status.BROKEN).astype(np.uint8)
     order = np.random.default_rng(1).permutation(n - 1)
-    store.add(
-        keys[order],
-        status[order],
-        ["" if good else "cut off" for good in ok[order]],
-        {
-            name: [values[i] for i in order] if isinstance(values, list) else values[order]
-            for name, values in columns.items()
-        },
-    )
-    path = folder / f"{side}.{feature}.{view}.npz"
-    np.savez(
-        path, keys=keys, present=present, span=np.full((n, 2), -1), **({} if counts is None else {"counts": counts})
-    )
-    return Input(side=side, feature=feature, view=view, store=store.folder, keys=path)
+    rows = {output.name: [values[i] for i in order] for output, values in columns.items()}
+    store.add(keys[order], status[order], ["" if good else "cut off" for good in ok[order]], rows)
+    path = folder / f"{want.column}.npz"
+    several = {} if counts is None else {"counts": counts}
+    np.savez(path, keys=keys, present=present, span=np.full((n, 2), -1), **several)
+    return Input(**vars(want), store=store.folder, keys=path)
 
 
 def served(name, inputs):
@@ -153,17 +145,15 @@ def held(request, monkeypatch):
         monkeypatch.setattr(_products, "HELD_BYTES", 0)
 
 
+@pytest.mark.usefixtures("small_blocks", "held")
 @pytest.mark.parametrize("name", ["clip_ti", "clip_it", "text_cls"])
-def test_cosines_are_those_of_every_pair_and_masked_where_a_side_is_absent(
-    folder, tmp_path, random, small_blocks, held, name
-):
+def test_cosines_are_those_of_every_pair_and_masked_where_a_side_is_absent(folder, tmp_path, random, name):
     inputs, vectors, ok = [], [], []
     for want in registry.wants(name, FEATURES):
-        side, n = want.side, M if want.side == "mention" else N
+        n = M if want.side == "mention" else N
         vectors.append(random.normal(size=(n, 5)).astype(np.float16))
         ok.append(random.random(n) > 0.2)
-        column = [Output("pooled", (5,))], {"pooled": vectors[-1]}
-        inputs.append(stored(tmp_path, side, want.feature, want.view, *column, ok[-1]))
+        inputs.append(stored(tmp_path, want, {Output("pooled", (5,)): vectors[-1]}, ok[-1]))
         ok[-1][-1] = False
     values = built(folder, name, inputs)
     ids, _ = lists(folder)
@@ -186,28 +176,16 @@ def objects(random, n, most=4):
     return confidences, boxes, [random.normal(size=(len(b), 5)).astype(np.float16) for b in boxes]
 
 
-def test_the_object_relation_is_the_weighted_mean_of_all_pairs_of_objects(folder, tmp_path, random, small_blocks, held):
+@pytest.mark.usefixtures("small_blocks", "held")
+def test_the_object_relation_is_the_weighted_mean_of_all_pairs_of_objects(folder, tmp_path, random):
     sides, inputs, ok = {}, [], {}
     for side, n in (("mention", M), ("entity", N)):
         confidences, boxes, vectors = sides[side] = objects(random, n)
         ok[side] = random.random(n) > 0.1
         ok[side][:2] = True
-        place = tmp_path
-        inputs.append(
-            stored(
-                place,
-                side,
-                "objects",
-                "image",
-                [Output("confidences", (), "float32", True)],
-                {"confidences": confidences},
-                ok[side],
-            )
-        )
-        outputs = [Output("vectors", (5,), ragged=True), Output("box", (), "int32", True)]
-        inputs.append(
-            stored(place, side, "object_resnet", "image", outputs, {"vectors": vectors, "box": boxes}, ok[side])
-        )
+        columns = {"objects": {CONFIDENCES: confidences}, "object_resnet": {VECTORS: vectors, BOX: boxes}}
+        for feature, values in columns.items():
+            inputs.append(stored(tmp_path, Want(side=side, feature=feature, view="image"), values, ok[side]))
         ok[side][-1] = False
 
     def relation(i, e):
@@ -237,18 +215,16 @@ def test_the_object_relation_is_the_weighted_mean_of_all_pairs_of_objects(folder
 
 
 def test_face_match_is_the_best_cosine_over_all_faces_of_all_pictures_of_an_entity(folder, random, small_blocks):
-    outputs = [Output("vectors", (5,), ragged=True)]
+    first, second = registry.wants("face_match", FEATURES)
     ours = [random.normal(size=(random.integers(0, 4), 5)).astype(np.float16) for _ in range(M)]
     our_ok = random.random(M) > 0.2
-    first = stored(folder / "faces", "mention", "face_embedding", "image", outputs, {"vectors": ours}, our_ok)
+    inputs = [stored(folder / "faces", first, {VECTORS: ours}, our_ok)]
     our_ok[-1] = False
     counts = random.integers(0, 4, N)
     counts[-1] = 1
     theirs = [random.normal(size=(random.integers(0, 3), 5)).astype(np.float16) for _ in range(counts.sum())]
     their_ok = random.random(len(theirs)) > 0.2
-    second = stored(
-        folder / "faces", "entity", "face_embedding", "images", outputs, {"vectors": theirs}, their_ok, counts
-    )
+    inputs.append(stored(folder / "faces", second, {VECTORS: theirs}, their_ok, counts))
     their_ok[-1] = False
     starts = counts.cumsum() - counts
 
@@ -256,7 +232,7 @@ def test_face_match_is_the_best_cosine_over_all_faces_of_all_pictures_of_an_enti
         faces = [face for p in range(starts[e], starts[e] + counts[e]) if their_ok[p] for face in theirs[p]]
         return max((cosine(a, b) for a in ours[i] for b in faces), default=None) if our_ok[i] else None
 
-    values = built(folder, "face_match", [first, second])
+    values = built(folder, "face_match", inputs)
     ids, _ = lists(folder)
     np.testing.assert_allclose(values, expected(ids, match), atol=2e-3)
     assert np.isnan(values).any() and np.isfinite(values).any()
@@ -270,7 +246,9 @@ def test_name_similarity_is_rapidfuzz_on_cleaned_strings_from_0_to_1(folder, sma
         score = getattr(fuzz, measure)
         np.testing.assert_allclose(
             values[..., number],
-            expected(ids, lambda i, e: score(default_process(PHRASES[i]), default_process(NAMES[e])) / 100),
+            expected(
+                ids, lambda i, e, score=score: score(default_process(PHRASES[i]), default_process(NAMES[e])) / 100
+            ),
             atol=1e-6,
         )
     np.testing.assert_array_equal(values[..., 5], expected(ids, lambda i, e: PHRASES[i].lower() == NAMES[e].lower()))
@@ -346,18 +324,10 @@ def test_text_length_counts_the_words_about_an_entity(folder):
 
 
 def test_pairs_of_a_kb_without_any_face_are_all_masked(folder):
-    outputs = [Output("vectors", (5,), ragged=True)]
+    none = np.zeros((0, 5), np.float16)
     inputs = [
-        stored(
-            folder / "none",
-            side,
-            "face_embedding",
-            view,
-            outputs,
-            {"vectors": [np.zeros((0, 5), np.float16)] * n},
-            np.ones(n, bool),
-        )
-        for side, view, n in (("mention", "image", M), ("entity", "images", N))
+        stored(folder / "none", want, {VECTORS: [none] * n}, np.ones(n, bool))
+        for want, n in zip(registry.wants("face_match", FEATURES), (M, N), strict=True)
     ]
     assert np.isnan(built(folder, "face_match", inputs)).all()
 
@@ -388,7 +358,7 @@ def test_what_a_pair_feature_reads_is_listed_and_a_profile_that_lacks_it_is_refu
 
 
 def test_an_input_that_is_not_there_and_lists_of_another_dataset_end_in_one_line(folder, tmp_path):
-    with pytest.raises(UserError, match="clip_ti: no input serves 'sentence.joint'"):
+    with pytest.raises(UserError, match=r"clip_ti: no input serves 'sentence\.joint'"):
         build_pairs(job(folder, "clip_ti"))
     np.savez(tmp_path / "candidates.npz", ids=np.zeros((M + 1, 2), np.int32), scores=np.zeros((M + 1, 2), np.float32))
     with pytest.raises(UserError, match="lists do not fit"):
@@ -400,8 +370,8 @@ def test_a_role_may_be_served_by_another_feature_than_the_usual_one(folder, tmp_
     vectors = {side: random.normal(size=(n, 3)).astype(np.float16) for side, n in (("mention", M), ("entity", N))}
     inputs = []
     for role, side in zip(registry.pair_function("text_cls").roles, vectors, strict=True):
-        outputs, n = [Output("mean", (3,))], len(vectors[side])
-        read = stored(tmp_path, side, "my_texts", "mine", outputs, {"mean": vectors[side]}, np.ones(n, bool))
+        want, rows = Want(side=side, feature="my_texts", view="mine"), vectors[side]
+        read = stored(tmp_path, want, {Output("mean", (3,)): rows}, np.ones(len(rows), bool))
         inputs.append(PairInput(**vars(read), role=role, output="mean"))
     build_pairs(dataclasses.replace(job(folder, "text_cls", out=tmp_path / "out.npz"), inputs=tuple(inputs)))
     values, (ids, _) = np.load(tmp_path / "out.npz")["values"], lists(folder)
@@ -430,19 +400,15 @@ def values_of(tmp_path_factory, random):
         confidences, boxes, crops = objects(random, n)
         faces = [random.normal(size=(random.integers(0, 3), 5)).astype(np.float16) for _ in range(n)]
         columns = {
-            "objects": ([Output("confidences", (), "float32", True)], {"confidences": confidences}),
-            "object_resnet": (
-                [Output("vectors", (5,), ragged=True), Output("box", (), "int32", True)],
-                {"vectors": crops, "box": boxes},
-            ),
-            "face_embedding": ([Output("vectors", (5,), ragged=True)], {"vectors": faces}),
+            "objects": {CONFIDENCES: confidences},
+            "object_resnet": {VECTORS: crops, BOX: boxes},
+            "face_embedding": {VECTORS: faces},
         }
         ok = random.random(n) > 0.2
-        for want in {Want(side=s.side, feature=s.feature, view=s.view) for s in SERVED.values() if s.side == side}:
-            pooled = [Output("pooled", (5,))], {"pooled": random.normal(size=(n, 5)).astype(np.float16)}
-            inputs[want.column] = stored(
-                folder, side, want.feature, want.view, *columns.get(want.feature, pooled), ok.copy()
-            )
+        wants = [want for name in registry.FUNCTIONS for want in registry.wants(name, FEATURES) if want.side == side]
+        for want in dict.fromkeys(wants):
+            pooled = {Output("pooled", (5,)): random.normal(size=(n, 5)).astype(np.float16)}
+            inputs[want.column] = stored(folder, want, columns.get(want.feature, pooled), ok)
 
     def values(role):
         read = inputs[SERVED[role].column]

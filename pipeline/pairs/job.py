@@ -29,17 +29,20 @@ def pair_job(name: str, extraction: Extraction, candidates: CandidateLists, data
             "rows": {column: keys_digest(paths.root / file) for column, file in extraction.columns.items()},
         }
     )
-    inputs = []
-    for role in function.roles:
-        served = SERVED[role]
-        store = paths.cache / extraction.features[served.feature].store
-        keys = paths.root / extraction.columns[served.column]
-        inputs.append(PairInput(**vars(served), role=role, store=store, keys=keys))
     return PairJob(
         name=name,
         dataset=dataset,
         candidates=paths.root / candidates.file,
         out=dataset / f"pairs-{name}-{digest[:12]}.npz",
         digest=digest,
-        inputs=tuple(inputs),
+        inputs=pair_inputs(name, extraction, paths),
+    )
+
+
+def pair_inputs(name: str, extraction: Extraction, paths: Paths) -> tuple[PairInput, ...]:
+    """What serves the roles of a pair feature, in the work folder `paths`. Raises `UserError` for an unknown one."""
+    roles = pair_function(name).roles
+    reads = extraction.inputs((SERVED[role] for role in roles), paths)
+    return tuple(
+        PairInput(**vars(read), role=role, output=SERVED[role].output) for read, role in zip(reads, roles, strict=True)
     )
