@@ -1,6 +1,7 @@
 """What all tests share: quiet libraries, nothing fetched, the demo, run once, and how files are shared out to several processes."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,7 +67,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def demo_work(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The work folder of the demo's first two commands, and what they printed; made once for all processes, and copied by tests that would change it."""
+    """The work folder of the demo's first two commands, and what they printed. Made once for all processes; tests that would change it copy it.
+
+    MEL_DEMO_WORK names a work folder to begin with, so that what stands there (the demo's encoders take minutes) is not made again.
+    """
     root = Path(__file__).resolve().parents[1]
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
@@ -74,6 +78,8 @@ def demo_work(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     with FileLock(shared / "demo.lock"):
         if not said.exists():
             printed = ""
+            if begin := os.environ.get("MEL_DEMO_WORK"):
+                shutil.copytree(begin, work)
             for command in (["ExtractFeatures"], ["TrainHead", "--method", "mimic"]):
                 done = subprocess.run(
                     [sys.executable, "-m", "luigi", "--module", "tasks", *command, "--work-dir", str(work)],
