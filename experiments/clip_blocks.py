@@ -8,7 +8,7 @@ from typing import Any
 from foundation.errors import UserError
 from foundation.files import write_atomic
 from pipeline.models import clip
-from pipeline.models.references import ModelFiles
+from pipeline.models.files import ModelFiles
 
 
 def export(files: ModelFiles, start: Mapping[str, int], out: Path) -> Path:

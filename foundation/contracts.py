@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import typing
 from typing import Any, TypeVar, cast, dataclass_transform
 
@@ -42,7 +43,7 @@ def from_json(kind: type[T], value: Any, where: str = "") -> T:
     missing or of the wrong type.
     """
     try:
-        return cast(T, _adapter(kind).validate_json(json.dumps(value)))
+        return cast(T, _adapter(kind).validate_json(json.dumps(value, default=str)))
     except ValidationError as error:
         raise UserError(message(error, where or kind.__name__, kind)) from None
 
@@ -50,13 +51,39 @@ def from_json(kind: type[T], value: Any, where: str = "") -> T:
 def message(error: ValidationError, where: str, kind: Any = None) -> str:
     """The first of pydantic's complaints as one line: the place, what was found, what was expected."""
     first = error.errors(include_url=False)[0]
-    path = ".".join(map(str, first["loc"]))
+    path = ".".join(str(step) for step in first["loc"] if step != "[key]")
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         known = _names(kind, first["loc"][:-1])
         return f"{where}: unknown key {str(first['loc'][-1])!r}{nearest(str(first['loc'][-1]), known)}"
     if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        if isinstance(first["loc"][-1], int):
+            return f"{where}: {path.rpartition('.')[0]} = {first['input']!r:.60}: expected more items"
         return f"{where}: `{path}` is missing"
-    return f"{where}: {path} = {first['input']!r:.60}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+    if first["type"] == "value_error":  # of a dataclass's own check, which names the field
+        return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{where}: {path} = {first['input']!r:.60}: {_expected(first['msg'])}"
+
+
+_WORDS = (
+    (re.compile(r"^Input should be "), "expected "),
+    (re.compile(r"greater than or equal to"), "at least"),
+    (re.compile(r"less than or equal to"), "at most"),
+    (re.compile(r"greater than"), "more than"),
+    (re.compile(r"a valid integer.*"), "a whole number"),
+    (re.compile(r"a valid (array|tuple|list)"), "a list"),
+    (re.compile(r"a valid number"), "a number"),
+    (re.compile(r"a valid string"), "a text"),
+    (re.compile(r"^\w+ should have (at (least|most) \d+ \w+).*"), r"expected \1"),
+    (re.compile(r"a valid boolean"), "true or false"),
+    (re.compile(r"a (valid )?(dictionary|mapping).*"), "a mapping of names to values"),
+)
+
+
+def _expected(text: str) -> str:
+    """pydantic's message in the project's words: `Input should be a valid boolean` becomes `expected true or false`."""
+    for pattern, words in _WORDS:
+        text = pattern.sub(words, text)
+    return text[:1].lower() + text[1:]
 
 
 def _names(kind: Any, path: tuple[int | str, ...]) -> list[str]:
@@ -64,8 +91,12 @@ def _names(kind: Any, path: tuple[int | str, ...]) -> list[str]:
     for step in path:
         if dataclasses.is_dataclass(kind) and isinstance(step, str):
             kind = typing.get_type_hints(kind).get(step)
+        elif hasattr(kind, "model_fields") and isinstance(step, str):
+            kind = kind.model_fields[step].annotation if step in kind.model_fields else None
         elif typing.get_origin(kind) in (tuple, list) and isinstance(step, int):
             kind = typing.get_args(kind)[0]
         elif typing.get_args(kind) and isinstance(step, str):
             kind = typing.get_args(kind)[-1]
+    if hasattr(kind, "model_fields"):
+        return list(kind.model_fields)
     return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.extraction.probe import probe
 from pipeline.extractors import build
-from pipeline.models.recognisers.per_crop import spared
+from pipeline.models.recognisers.per_crop import rows_or_none
 from pipeline.profiles.profile import Feature
 
 CASES = [
@@ -135,7 +135,7 @@ def test_a_crop_the_model_fails_on_is_left_out_and_the_rest_of_its_batch_is_not(
             raise RuntimeError("no such thing")
         return np.where(crops == 5, np.nan, crops).reshape(len(crops), -1) * 2
 
-    rows = spared(model, np.array([[1.0], [7.0], [3.0], [5.0]]))
+    rows = rows_or_none(model, np.array([[1.0], [7.0], [3.0], [5.0]]))
     assert [None if row is None else row.tolist() for row in rows] == [[2.0], None, [6.0], None]
     with pytest.raises(MemoryError):
-        spared(lambda crops: (_ for _ in ()).throw(MemoryError()), np.zeros((2, 1)))
+        rows_or_none(lambda crops: (_ for _ in ()).throw(MemoryError()), np.zeros((2, 1)))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from foundation.errors import UserError
 from pipeline.models.detectors import yolo
-from pipeline.models.detectors.boxes import alike, tidy
+from pipeline.models.detectors.boxes import best_boxes, equal_shapes
 
 PROJECT = Path(__file__).parents[1]
 
@@ -62,15 +62,15 @@ def same(rows, expected, atol):
 
 def test_boxes_are_clipped_boxes_without_area_dropped_and_the_best_come_first():
     boxes = [[-5, -5, 4, 4], [20, 1, 30, 5], [2, 2, 2, 8], [1, 1, 3, 12], [0, 0, 9, 9]]
-    kept, confidences, labels = tidy((10, 10), 2, boxes, np.array([0.3, 0.99, 0.98, 0.4, 0.3]), np.arange(5))
+    kept, confidences, labels = best_boxes((10, 10), 2, boxes, np.array([0.3, 0.99, 0.98, 0.4, 0.3]), np.arange(5))
     np.testing.assert_array_equal(kept, [[1, 1, 3, 10], [0, 0, 4, 4]])
     assert confidences.tolist() == [0.4, 0.3] and labels.tolist() == [3, 0]
-    assert [len(part) for part in tidy((10, 10), 3, np.zeros((0, 4)), np.zeros(0))] == [0, 0]
+    assert [len(part) for part in best_boxes((10, 10), 3, np.zeros((0, 4)), np.zeros(0))] == [0, 0]
 
 
 def test_only_equal_shapes_share_a_pass_and_no_pass_is_larger_than_allowed():
     shapes = [(2, 3), (4, 4), (2, 3), (2, 3), (4, 4)]
-    assert list(alike(shapes, 12)) == [[0, 2], [3], [1], [4]]
+    assert list(equal_shapes(shapes, 12)) == [[0, 2], [3], [1], [4]]
 
 
 @pytest.mark.parametrize("make", [checkpoints.yolo, checkpoints.yolo_pickled])
@@ -307,7 +307,7 @@ def test_torchvisions_own_weights_are_found_by_name_and_a_missing_file_is_named_
     """Offline: the file's place is torchvision's own, and no connection is tried."""
     import socket
 
-    from pipeline.models.references import find
+    from pipeline.models.files import find
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -351,7 +351,7 @@ def test_torchvisions_own_weights_are_fetched_once_and_only_whole(tmp_path, monk
     import threading
     from types import SimpleNamespace
 
-    from pipeline.models import zoo
+    from pipeline.models import torchvision_weights
 
     content, asked = b"weights", []
 
@@ -374,16 +374,16 @@ def test_torchvisions_own_weights_are_fetched_once_and_only_whole(tmp_path, monk
         for digest, whole in [(hashlib.sha256(content).hexdigest()[:8], True), ("0123abcd", False)]:
             url = f"http://127.0.0.1:{server.server_port}/vgg16-{digest}.pth"
             entry = SimpleNamespace(name="IMAGENET1K_V1", url=url, meta={}, transforms=lambda: None)
-            monkeypatch.setattr(zoo, "_weights", lambda *_, entry=entry: entry)
+            monkeypatch.setattr(torchvision_weights, "_weights", lambda *_, entry=entry: entry)
             if whole:
                 assert (
-                    zoo.find("torchvision:vgg16", True)[1].read_bytes()
-                    == zoo.find("torchvision:vgg16", True)[1].read_bytes()
+                    torchvision_weights.find("torchvision:vgg16", True)[1].read_bytes()
+                    == torchvision_weights.find("torchvision:vgg16", True)[1].read_bytes()
                     == content
                 )
             else:
                 with pytest.raises(UserError, match="could not be fetched"):
-                    zoo.find("torchvision:vgg16", True)
+                    torchvision_weights.find("torchvision:vgg16", True)
     finally:
         server.shutdown()
         server.server_close()

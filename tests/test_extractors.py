@@ -1,5 +1,6 @@
 """One contract over every extractor and checkpoint format; models loaded from files that their own libraries saved."""
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -239,8 +240,13 @@ def test_token_ids_stand_for_the_states_before_the_first_block_and_a_block_that_
     limits = {"max_pixels": 1, "max_bytes": 1}
     for name in ("clip_layers_text", "clip_layers_image"):
         assert extractor(name, folder).spec(None, limits) != extractor(name, folder, block=1).spec(None, limits)
-        for block in (-1, 2, True, "0"):
-            with pytest.raises(UserError, match="from 0 to 1"):
+        for block, message in (
+            (-1, "from 0 to 1"),
+            (2, "from 0 to 1"),
+            (True, "a whole number"),
+            ("0", "a whole number"),
+        ):
+            with pytest.raises(UserError, match=message):
                 extractor(name, folder, block=block)
 
 
@@ -254,7 +260,7 @@ def test_vgg_features_are_the_layers_before_its_classes(saved):
             np.stack([made.prepare(image) for image in images]), made.preprocess.mean, made.preprocess.std
         )
         np.testing.assert_allclose(made.model.classifier[6](torch.tensor(fc7)), made.model(pixels), atol=1e-4)
-        made.options = type(made.options)(made.options.model, layer="fc6")
+        made.options = dataclasses.replace(made.options, layer="fc6")
         np.testing.assert_allclose(
             made.model.classifier[3:5](torch.tensor(call(made, images)["pooled"])), fc7, atol=1e-4
         )

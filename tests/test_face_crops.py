@@ -189,7 +189,7 @@ def test_state_dicts_of_other_models_end_in_one_line(saved, tmp_path):
         ("face_attributes", {"attributes": ["gender"]}, "name DeepFace's weight folder"),
         ("face_attributes", {"attributes": ["hat"], "model": "nowhere"}, "hat.*unknown"),
         ("face_attributes", {"attributes": ["box"], "classifiers": {"box": "nowhere"}}, "box.*unknown"),
-        ("face_embedding", {"model": "a.onnx", "mean": [1.0]}, "expected three numbers"),
+        ("face_embedding", {"model": "a.onnx", "mean": [1.0]}, r"mean = \[1.0\]: expected more items"),
     ],
 )
 def test_missing_files_and_wrong_options_end_in_one_line(tmp_path, monkeypatch, name, options, message):

@@ -17,7 +17,7 @@ from heads.checkpoint import read_tensors
 from heads.clip_blocks import Tower, read_towers, tower
 from heads.config import load_config
 from heads.config.dsmip import PROMPTED
-from pipeline.models.references import find
+from pipeline.models.files import find
 
 SMALL = {"d_t": 8, "d_v": 8, "d_c": 8, "gate_width": 16, "gate_dropout": 0.0}
 

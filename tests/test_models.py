@@ -11,7 +11,8 @@ import torch
 from test_extractors import TEXTS, call, extractor, loaded, pictures
 
 from foundation.errors import UserError
-from pipeline.models import references, zoo
+from pipeline.models import files as model_files
+from pipeline.models import torchvision_weights
 
 LIMITS = {"max_pixels": 1, "max_bytes": 1}
 
@@ -146,10 +147,10 @@ def test_a_download_that_was_interrupted_goes_on(bert, tmp_path, monkeypatch):
         return str(there)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    assert references.locate("someone/bert", tmp_path, None, fetch=False) is None
-    assert references.find("someone/bert", tmp_path, None).weights[0].is_file()
+    assert model_files.locate("someone/bert", tmp_path, None, fetch=False) is None
+    assert model_files.find("someone/bert", tmp_path, None).weights[0].is_file()
     assert asked == [True, True, False]
-    assert references.find("someone/bert", tmp_path, None, fetch=False).folder == there, "nothing is fetched twice"
+    assert model_files.find("someone/bert", tmp_path, None, fetch=False).folder == there, "nothing is fetched twice"
 
 
 def test_a_raised_version_is_part_of_what_an_extraction_asks_for(monkeypatch):
@@ -167,12 +168,12 @@ def test_a_raised_version_is_part_of_what_an_extraction_asks_for(monkeypatch):
 @pytest.mark.parametrize(("value", "meant"), [("1", True), ("yes", True), ("0", False), ("", False)])
 def test_no_connection_is_what_the_hubs_library_takes_for_it(monkeypatch, value, meant):
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
-    assert zoo.offline() is meant
+    assert torchvision_weights.offline() is meant
 
 
 @pytest.mark.parametrize("outputs", ["tokens", [1], {"tokens": True}])
 def test_outputs_are_a_list_of_names(bert, outputs):
-    with pytest.raises(UserError, match="outputs is .*expected a list of names"):
+    with pytest.raises(UserError, match="outputs.* = .*: expected a (list|text)"):
         extractor("text_tokens", bert, outputs=outputs)
 
 

@@ -21,25 +21,21 @@ ROOT = Path(__file__).resolve().parents[1]
 EXTRACTOR = '''
 """`text_length`: the number of characters and of words."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from cache.identity import Output
+from foundation.contracts import contract
 from pipeline.extraction import base
 
 
-@dataclass(frozen=True)
+@contract
 class Options(base.Options):
     model: str = ""
-
-    def __post_init__(self):
-        pass
 
 
 class TextLength(base.TextExtractor):
     VERSION = 1
-    Options = Options
+    options: Options
     limit = 1000
 
     def possible(self):

@@ -5,7 +5,7 @@ import pytest
 from experiments import jobs
 from foundation.errors import UserError
 from pipeline.extractors import build, check_options
-from pipeline.models import references
+from pipeline.models import files as model_files
 from pipeline.profiles import profile
 
 GOOD = "features:\n  clip_text:\n    model: some/model\n"
@@ -45,10 +45,10 @@ def test_every_shipped_profile_is_read_and_its_options_are_known(name):
         ("features:\n  clip_text: 3\n", "expected a mapping"),
         ("features:\n  clip_text:\n    model: a/b\n    views: {mentoin: [x]}\n", "did you mean 'mention'?"),
         ("features:\n  clip_text:\n    model: a/b\n    by_default: maybe\n", "expected true or false"),
-        (GOOD + "limits: {max_pixels: -1}\n", "expected a positive whole number"),
+        (GOOD + "limits: {max_pixels: -1}\n", "limits.max_pixels = -1: expected more than 0"),
         (GOOD + "limits: {max_pixel: 1}\n", "did you mean 'max_pixels'?"),
-        (GOOD + "threads: -1\n", "threads is -1, expected 0 (one per core) or a positive whole number"),
-        (GOOD + "threads: true\n", "threads is True, expected 0"),
+        (GOOD + "threads: -1\n", "threads = -1: expected at least 0"),
+        (GOOD + "threads: true\n", "threads = True: expected a whole number"),
     ],
 )
 def test_a_bad_profile_is_one_line_that_names_the_place(tmp_path, text, message):
@@ -134,7 +134,7 @@ def test_a_model_that_cannot_be_had_says_which_and_how_to_get_it(tmp_path, monke
     assert "'no-such-owner/no-such-model'" in str(error.value) and "hf download no-such-owner/no-such-model" in str(
         error.value
     )
-    assert references.stamp("no-such-owner/no-such-model", tmp_path, None) == ["no-such-owner/no-such-model"]
+    assert model_files.stamp("no-such-owner/no-such-model", tmp_path, None) == ["no-such-owner/no-such-model"]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_model_that_cannot_be_had_says_which_and_how_to_get_it(tmp_path, monke
 )
 def test_a_reference_that_leads_nowhere_or_out_is_refused(tmp_path, reference):
     with pytest.raises(UserError) as error:
-        references.locate(reference, tmp_path, tmp_path)
+        model_files.locate(reference, tmp_path, tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -150,18 +150,18 @@ def test_a_bare_weight_file_is_found_by_its_own_name_or_alone_in_its_folder(tmp_
     (tmp_path / "faces").mkdir()
     (tmp_path / "faces" / "net.onnx").write_bytes(b"1")
     for reference in ("faces/net.onnx", "faces", str(tmp_path / "faces" / "net.onnx")):
-        assert references.find_file(reference, tmp_path, None, "onnx", (".onnx",)).weights == (
+        assert model_files.find_file(reference, tmp_path, None, "onnx", (".onnx",)).weights == (
             tmp_path / "faces" / "net.onnx",
         )
     with pytest.raises(UserError, match="no .pt file"):
-        references.find_file("faces/net.onnx", tmp_path, None, "torch", (".pt",))
+        model_files.find_file("faces/net.onnx", tmp_path, None, "torch", (".pt",))
     with pytest.raises(UserError, match="no such file .*other.onnx|other.onnx.*no such file"):
-        references.find_file("other.onnx", tmp_path, None, "onnx", (".onnx",))
+        model_files.find_file("other.onnx", tmp_path, None, "onnx", (".onnx",))
     with pytest.raises(UserError, match="is a file; expected the model's folder"):
-        references.find("faces/net.onnx", tmp_path, None)
-    before = references.stamp("faces/net.onnx", tmp_path, None)
+        model_files.find("faces/net.onnx", tmp_path, None)
+    before = model_files.stamp("faces/net.onnx", tmp_path, None)
     (tmp_path / "faces" / "net.onnx").write_bytes(b"22")
-    assert references.stamp("faces/net.onnx", tmp_path, None) != before
+    assert model_files.stamp("faces/net.onnx", tmp_path, None) != before
     (tmp_path / "faces" / "second.onnx").write_bytes(b"1")
     with pytest.raises(UserError, match="holds 2"):
-        references.find_file("faces", tmp_path, None, "onnx", (".onnx",))
+        model_files.find_file("faces", tmp_path, None, "onnx", (".onnx",))

@@ -29,7 +29,7 @@ from pipeline.enhance.contracts import (
     set_fields,
 )
 from pipeline.extraction.views import ENHANCED
-from pipeline.models import references
+from pipeline.models import files as model_files
 
 _TEXT_OPTIONS = ("paragraphs", "page_chars", "max_failed")
 _WIKI_OPTIONS = ("wiki_api", "wiki_text", "wikidata_api", "wiki_site")
@@ -212,7 +212,7 @@ class EnhanceEntities(OnDataset):
         folder = self.model().folder
         if folder is None:
             return {}
-        return {"llm": LOCAL + Path(folder).name, "weights": references.stamp(folder, Path.cwd(), None)[1:]}
+        return {"llm": LOCAL + Path(folder).name, "weights": model_files.stamp(folder, Path.cwd(), None)[1:]}
 
     # The job
 

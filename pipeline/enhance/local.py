@@ -12,7 +12,7 @@ from pipeline.enhance.budget import Budget
 from pipeline.enhance.chat import Answer, Conversation
 from pipeline.enhance.contracts import ModelOptions
 from pipeline.enhance.patience import brief
-from pipeline.models import references
+from pipeline.models import files as model_files
 
 
 class LocalModel:
@@ -27,7 +27,7 @@ class LocalModel:
             raise UserError(
                 f"--llm {folder}: no such folder; name one that holds a model as `save_pretrained` writes it"
             )
-        self.files = references.find(str(place), Path.cwd(), None)
+        self.files = model_files.find(str(place), Path.cwd(), None)
         if self.files.library != "transformers":
             raise UserError(
                 f"--llm {folder}: a model of {self.files.library}, expected a causal language model of transformers"
@@ -41,7 +41,7 @@ class LocalModel:
     @property
     def tokenizer(self) -> Any:
         if not hasattr(self, "_tokenizer"):
-            self._tokenizer = references.load_tokenizer(self.files)
+            self._tokenizer = model_files.load_tokenizer(self.files)
             self._tokenizer.padding_side = "left"
             if self._tokenizer.pad_token_id is None:
                 self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.unk_token
@@ -77,7 +77,7 @@ class LocalModel:
     def open(self) -> None:
         """Load the weights. Raises `UserError` where the files or the device are refused."""
         self.device = devices.choose(self.device)
-        self.model = references.load_transformers(self.files, "AutoModelForCausalLM", self.device)
+        self.model = model_files.load_transformers(self.files, "AutoModelForCausalLM", self.device)
 
     def ask(self, conversations: Sequence[Conversation], deliver: Callable[[int, Answer], None]) -> None:
         """Answer the conversations in batches of like length and hand each answer over. Raises `Spent` where a limit would be passed."""

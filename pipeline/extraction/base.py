@@ -1,87 +1,101 @@
 """The contract every extractor keeps: what it reads, what it writes, how it is named, loaded and called."""
 
 import dataclasses
+import functools
 import math
+import typing
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from cache.identity import Output, weights_hash
 from foundation import plugins
+from foundation.contracts import contract
 from foundation.errors import UserError
-from pipeline.models import references
-from pipeline.models.references import ModelFiles
+from pipeline.models import files as model_files
+from pipeline.models.files import ModelFiles
 
 Row = np.ndarray  # one row of one output: (*shape) or, ragged, (L, *shape)
+Outputs = Mapping[str, Sequence[Row | None] | np.ndarray]
+"""Rows of a batch by output: (b, *shape) or a row each. None: this crop has no row."""
 BOX = Output("box", (), "int32", ragged=True)
 BUCKET = 8  # text is padded to the next multiple of this, so a row's padded length depends on the row alone
 
+Name = Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Margin = Annotated[float, Field(ge=0, le=4)]
+"""Share of its size by which a box is widened on each side before it is cut."""
 
-@dataclasses.dataclass(frozen=True)
+
+@contract
 class Options:
-    """Options every extractor has. model: see `pipeline.models.references.locate`. outputs: which outputs are written (empty: the usual ones)."""
+    """Options every extractor has.
 
-    model: str
+    model: see `pipeline.models.files.locate`. outputs: which outputs are written (empty: the usual ones).
+    """
+
+    model: Name
     outputs: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.model, str) or not self.model:
-            raise ValueError(f"model is {self.model!r}, expected a folder or a hub id")
-        self._check_outputs()
 
-    def _check_outputs(self) -> None:
-        if not isinstance(self.outputs, tuple) or not all(isinstance(name, str) for name in self.outputs):
-            raise ValueError(f"outputs is {self.outputs!r}, expected a list of names")
-
-
-@dataclasses.dataclass(frozen=True)
+@contract
 class DerivedOptions(Options):
-    """Options of extractors that read another feature. of: the name of that feature in the profile. model: "" where there is none to load."""
+    """Options of extractors that read another feature. of: its name in the profile. model: "" where there is none to load."""
 
     model: str = ""
-    of: str = ""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.model, str):
-            raise ValueError(f"model is {self.model!r}, expected a folder or a hub id")
-        if not isinstance(self.of, str) or not self.of:
-            raise ValueError(f"of is {self.of!r}, expected the name of the feature that is read")
-        self._check_outputs()
+    of: Name
 
 
 class Extractor(ABC):
     """One pretrained model behind one feature.
 
-    VERSION is raised by hand when the same weights and options give other numbers. reads: `text` (strings), `image` (pictures), `crops` (boxes of
-    another feature, cut from the picture) or `rows` (rows of another feature alone). probed: whether a fixed input's output is kept beside the
-    store, to notice a library whose numbers have changed. loads_first: whether the model must be there before units are read; false where `prepare`
-    needs none, so that pictures are decoded while it is loaded. needs_kb: see `RowsExtractor.bind`.
+    VERSION is raised by hand when the same weights and options give other numbers. options: annotated in a subclass with the
+    class of its own options, a contract. reads: `text` (strings), `image` (pictures), `crops` (boxes of another feature, cut
+    from the picture) or `rows` (rows of another feature alone). probed: whether a fixed input's output is kept beside the
+    store, to notice a library whose numbers have changed. loads_first: whether the model must be there before units are read;
+    false where `prepare` needs none, so that pictures are decoded while it is loaded. needs_kb: see `RowsExtractor.bind`.
     """
 
     VERSION: ClassVar[int]
-    reads: ClassVar[str]
+    reads: ClassVar[Literal["text", "image", "crops", "rows"]]
     probed: ClassVar[bool] = True
     loads_first: ClassVar[bool] = True
     needs_kb: ClassVar[bool] = False
-    Options: ClassVar[type[Options]] = Options
+    options: Options
+    device: str = "cpu"
+    model: Any  # set by `load`
 
     @classmethod
-    def kind(cls, options: Options) -> "type[Extractor]":
+    @functools.cache
+    def options_class(cls) -> type[Options]:
+        """The class that `options` is annotated with."""
+        return typing.get_type_hints(cls)["options"]
+
+    @classmethod
+    def kind(cls, options: Any) -> "type[Extractor]":
         """The class that these options ask for: where one feature has several backends, each is a subclass."""
         return cls
 
-    def __init__(self, options: Options, files: ModelFiles | None) -> None:
-        self.options = options
-        self.files = files
-        self.device = "cpu"
+    def __init__(self, options: Any, files: Any) -> None:
+        """files: what `find` returned."""
+        self.options, self._files = options, files
+
+    @property
+    def files(self) -> ModelFiles:
+        """The model's files, of an extractor whose `find` returns some."""
+        return self._files
 
     @classmethod
-    def find(cls, options: Any, base: Path, demo: Path | None, fetch: bool) -> ModelFiles | None:
-        """The files of the model that the options name. base: what relative paths start from. An extractor of bare weight files overrides it."""
-        return references.find(options.model, base, demo, fetch) if options.model else None
+    def find(cls, options: Any, base: Path, demo: Path | None, fetch: bool) -> Any:
+        """The files of the model that the options name, None without a model. base: what relative paths start from.
+
+        An extractor of bare weight files overrides it.
+        """
+        return model_files.find(options.model, base, demo, fetch) if options.model else None
 
     @classmethod
     def references(cls, options: Any) -> list[str]:
@@ -128,7 +142,7 @@ class Extractor(ABC):
             "preprocessing": dict(self.preprocessing()),
             "outputs": [output.to_json() for output in self.writes.values()],
         }
-        if self.files is not None:
+        if isinstance(self._files, ModelFiles):
             spec |= {"architecture": self.files.architecture(), "weights": weights_hash(list(self.files.weights), memo)}
             if self.reads == "text" and self.files.tokenizer:
                 spec["tokenizer"] = weights_hash(list(self.files.tokenizer), memo)
@@ -149,11 +163,14 @@ class Extractor(ABC):
         return items
 
     @abstractmethod
-    def __call__(self, batch: Any) -> dict[str, Sequence[Row] | np.ndarray]:
+    def __call__(self, batch: Any) -> Outputs:
         """Rows of each written output for a batch: a list of strings, or collated pictures as `prepare` gives them."""
 
-    def probe(self, batch: Any) -> dict[str, Any]:
-        """What is kept of the fixed input's output, see `pipeline.extraction.probe`. An extractor that may find nothing there gives numbers from inside its model."""
+    def probe(self, batch: Any) -> Outputs:
+        """What is kept of the fixed input's output, see `pipeline.extraction.probe`.
+
+        An extractor that may find nothing there gives numbers from inside its model.
+        """
         return self(batch)
 
 
@@ -218,7 +235,7 @@ class CropExtractor(PictureExtractor):
 
     reads = "crops"
     whole_if_none: ClassVar[bool] = False
-    Options: ClassVar[type[Options]] = DerivedOptions
+    options: DerivedOptions
 
     @property
     def writes(self) -> dict[str, Output]:
@@ -244,7 +261,7 @@ class RowsExtractor(Extractor):
 
     reads = "rows"
     probed = False
-    Options: ClassVar[type[Options]] = DerivedOptions
+    options: DerivedOptions
 
     def bind(self, kb: Any) -> None:
         """Take what of the knowledge base the numbers depend on (`needs_kb`); called before `spec`, which must then tell it.

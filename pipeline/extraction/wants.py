@@ -16,7 +16,7 @@ from pipeline import extractors
 from pipeline.extraction import views
 from pipeline.extraction.contracts import Extraction, FeatureRows, Plan
 from pipeline.extraction.views import FROM_FEATURES, IMAGE, IMAGES
-from pipeline.models import references
+from pipeline.models import files as model_files
 from pipeline.profiles.profile import Profile
 
 USUAL_TEXTS = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
@@ -131,7 +131,7 @@ def request(profile: Profile, listed: Iterable[Want], demo: Path | None) -> dict
     def stamps(name: str) -> list[Any]:
         options = extractors.check_options(profile.feature(name), _where(profile))
         named = kinds[name].references(options)
-        found = [references.stamp(reference, profile.source, demo) for reference in named]
+        found = [model_files.stamp(reference, profile.source, demo) for reference in named]
         return found[0] if len(found) == 1 else found
 
     return {

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from foundation import plugins
+from foundation.contracts import from_json
 from foundation.errors import UserError, nearest
 from pipeline.extraction.base import Extractor
-from pipeline.profiles.profile import Feature
+from pipeline.profiles.profile import FEATURE_KEYS, Feature
 
 
 def names() -> list[str]:
@@ -44,26 +45,16 @@ def extractor_kind(feature: Feature, where: str) -> type[Extractor]:
 
 
 def check_options(feature: Feature, where: str) -> Any:
-    """The feature's options as the extractor's frozen dataclass. Raises `UserError` for unknown, missing or wrongly typed ones."""
-    kind = extractor_class(feature.extractor).Options
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    """The feature's options as its extractor's contract. Raises `UserError` for unknown, missing or wrongly typed ones."""
+    kind = extractor_class(feature.extractor).options_class()
+    where = f"{where}: features.{feature.name}"
+    names = [field.name for field in dataclasses.fields(kind)]
     for key in feature.options:
-        if key not in fields:
-            raise UserError(
-                f"{where}: features.{feature.name}: unknown key {key!r}{nearest(key, [*fields, 'views', 'extractor', 'by_default'])}"
-            )
-    for name, field in fields.items():
-        if (
-            field.default is dataclasses.MISSING
-            and field.default_factory is dataclasses.MISSING
-            and name not in feature.options
-        ):
-            raise UserError(f"{where}: features.{feature.name}: `{name}` is missing; add it to the profile")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in feature.options.items()}
-    try:
-        return kind(**values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: features.{feature.name}: {error}") from None
+        if key not in names:
+            raise UserError(f"{where}: unknown key {key!r}{nearest(key, [*names, *FEATURE_KEYS])}")
+    from_json(kind, dict(feature.options), where)
+    # Numbers stay as they are written: 1 and 1.0 are two identities.
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in feature.options.items()})
 
 
 def build(feature: Feature, source: Path, demo: Path | None, fetch: bool = True) -> Extractor:

@@ -1,11 +1,15 @@
 """`clip_image`: class and patch states and the pooled projected vector of a CLIP image tower."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
 from cache.identity import Output
 from pipeline.extraction import base
 from pipeline.models import clip, preprocess
+from pipeline.models.files import ModelFiles
 
 
 class ClipImage(base.ImageExtractor):
@@ -14,7 +18,7 @@ class ClipImage(base.ImageExtractor):
     VERSION = 1
     loads_first = False
 
-    def __init__(self, options, files) -> None:
+    def __init__(self, options: base.Options, files: ModelFiles) -> None:
         super().__init__(options, files)
         clip.check(files)
         self.widths = clip.widths(files)
@@ -33,7 +37,7 @@ class ClipImage(base.ImageExtractor):
         ]
         return {output.name: output for output in outputs}
 
-    def preprocessing(self) -> dict:
+    def preprocessing(self) -> Mapping[str, Any]:
         return self.preprocess.to_json()
 
     def prepare(self, image: Image.Image) -> np.ndarray:
@@ -42,7 +46,7 @@ class ClipImage(base.ImageExtractor):
     def load(self, device: str) -> None:
         self.model, self.device = clip.load(self.files, device), device
 
-    def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, batch: np.ndarray) -> base.Outputs:
         pixels = self.normalised(batch, self.preprocess.mean, self.preprocess.std)
         if self.files.library == "open_clip":
             kept = []

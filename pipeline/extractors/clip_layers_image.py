@@ -1,16 +1,19 @@
 """`clip_layers_image`: the states that enter a chosen block of a CLIP image tower."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from cache.identity import Output
+from foundation.contracts import contract
 from pipeline.extraction import base
 from pipeline.extractors.clip_image import ClipImage
 from pipeline.models import clip
+from pipeline.models.files import ModelFiles
 
 
-@dataclass(frozen=True)
+@contract
 class Options(base.Options):
     """block: number of the transformer block, from 0: its states are the embedded patches after `ln_pre`, where DSMIP's prompts go in."""
 
@@ -21,19 +24,19 @@ class ClipLayersImage(ClipImage):
     """states (P + 1, width): class token, then patches, as they enter the block."""
 
     VERSION = 1
-    Options = Options
+    options: Options
 
-    def __init__(self, options, files) -> None:
+    def __init__(self, options: Options, files: ModelFiles) -> None:
         super().__init__(options, files)
         clip.check_block(files, "vision", options.block)
 
     def possible(self) -> dict[str, Output]:
         return {"states": Output("states", (self.widths["patches"] + 1, self.widths["vision"]))}
 
-    def preprocessing(self) -> dict:
+    def preprocessing(self) -> Mapping[str, Any]:
         return {**super().preprocessing(), "block": self.options.block}
 
-    def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, batch: np.ndarray) -> base.Outputs:
         pixels = self.normalised(batch, self.preprocess.mean, self.preprocess.std)
         if self.files.library == "open_clip":
             tower = self.model.visual

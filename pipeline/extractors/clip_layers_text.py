@@ -1,17 +1,19 @@
 """`clip_layers_text`: the states that enter a chosen block of a CLIP text tower; before the first block the token ids say all."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from cache.identity import Output
+from foundation.contracts import contract
 from pipeline.extraction import base
 from pipeline.extractors import clip_text
 from pipeline.models import clip
+from pipeline.models.files import ModelFiles
 
 
-@dataclass(frozen=True)
+@contract
 class Options(clip_text.Options):
     """block: number of the transformer block, from 0: its states are token embeddings plus positions, so token ids are written instead."""
 
@@ -23,9 +25,9 @@ class ClipLayersText(clip_text.ClipText):
     positions and special tokens (DSMIP's gate). Usual: ids and embedding for block 0, states and embedding for a later one."""
 
     VERSION = 1
-    Options = Options
+    options: Options
 
-    def __init__(self, options, files) -> None:
+    def __init__(self, options: Options, files: ModelFiles) -> None:
         super().__init__(options, files)
         clip.check_block(files, "text", options.block)
 
@@ -41,12 +43,12 @@ class ClipLayersText(clip_text.ClipText):
     def usual(self) -> tuple[str, ...]:
         return ("states" if self.options.block else "ids", "embedding")
 
-    def preprocessing(self) -> dict:
+    def preprocessing(self) -> Mapping[str, Any]:
         return {**super().preprocessing(), "block": self.options.block}
 
-    def __call__(self, batch: Sequence[str]) -> dict[str, list[np.ndarray]]:
+    def __call__(self, batch: Sequence[str]) -> base.Outputs:
         ids, tokens = self.encoded(batch)
-        rows = {"ids": [np.array(row, np.int32) for row in ids]}
+        rows: dict[str, Sequence[base.Row] | np.ndarray] = {"ids": [np.array(row, np.int32) for row in ids]}
         if "states" in self.writes:
             width = tokens.shape[1]
             if self.files.library == "open_clip":

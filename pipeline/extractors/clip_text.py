@@ -1,36 +1,31 @@
 """`clip_text`: token states and the pooled projected vector of a CLIP text tower."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
+from pydantic import Field
 
 from cache.identity import Output
+from foundation.contracts import contract
 from pipeline.extraction import base
 from pipeline.models import clip
-from pipeline.models.references import load_tokenizer, refused
+from pipeline.models.files import ModelFiles, load_tokenizer, refused
 
 
-@dataclass(frozen=True)
+@contract
 class Options(base.Options):
     """max_tokens: the longest text its view may yield, start and end tokens included (the model's context length bounds it)."""
 
-    max_tokens: int = 77
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.max_tokens, int) or self.max_tokens < 16:
-            raise ValueError(f"max_tokens is {self.max_tokens!r}, expected a whole number of at least 16")
+    max_tokens: Annotated[int, Field(ge=16)] = 77
 
 
 class ClipText(base.TextExtractor):
     """tokens (L, width): states after the final LayerNorm, unprojected, from start to end token · pooled (projection): not normalised."""
 
     VERSION = 1
-    Options = Options
+    options: Options
 
-    def __init__(self, options, files) -> None:
+    def __init__(self, options: Options, files: ModelFiles) -> None:
         super().__init__(options, files)
         clip.check(files)
         self.widths = clip.widths(files)
@@ -83,7 +78,7 @@ class ClipText(base.TextExtractor):
             row[: len(values)] = torch.tensor(values)
         return ids, tokens.to(self.device)
 
-    def __call__(self, batch: Sequence[str]) -> dict[str, Sequence[base.Row] | np.ndarray]:
+    def __call__(self, batch: Sequence[str]) -> base.Outputs:
         import torch
 
         ids, tokens = self.encoded(batch)
@@ -105,7 +100,7 @@ class ClipText(base.TextExtractor):
                 input_ids=tokens, attention_mask=(torch.arange(width, device=self.device) <= end[:, None]).long()
             ).last_hidden_state
             pooled = self.model.text_projection(states[rows_index, end])
-        rows = {"tokens": base.to_rows(states, lengths), "pooled": base.to_array(pooled)}
+        rows: base.Outputs = {"tokens": base.to_rows(states, lengths), "pooled": base.to_array(pooled)}
         return {name: rows[name] for name in self.writes}
 
 

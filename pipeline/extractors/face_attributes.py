@@ -2,25 +2,27 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from cache.identity import Output, weights_hash
+from foundation.contracts import contract
 from pipeline.extraction import base
-from pipeline.models import references
+from pipeline.models import files as model_files
+from pipeline.models.files import ModelFiles
 from pipeline.models.recognisers import deepface
 from pipeline.models.recognisers.align import widened
 from pipeline.models.recognisers.classifier import Classifier, midpoints
-from pipeline.models.recognisers.per_crop import spared
-from pipeline.models.references import ModelFiles
+from pipeline.models.recognisers.per_crop import rows_or_none
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
-@dataclass(frozen=True)
+@contract
 class Options(base.DerivedOptions):
     """model: folder of DeepFace's weight files, or `deepface` for its own place. attributes: which of age, gender, race, emotion are found, and any
     others that have a classifier, in the order in which a sentence tells them after DeepFace's.
@@ -29,43 +31,32 @@ class Options(base.DerivedOptions):
     widened on each side before it is cut.
     """
 
-    attributes: tuple[str, ...] = ("gender", "race", "age")
-    classifiers: Mapping[str, str] = field(default_factory=dict)
-    margin: float = 0.0
+    attributes: Annotated[tuple[str, ...], Field(min_length=1)] = ("gender", "race", "age")
+    classifiers: Mapping[str, base.Name] = field(default_factory=dict)
+    margin: base.Margin = 0.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if (
-            not isinstance(self.attributes, tuple)
-            or not self.attributes
-            or len(set(self.attributes)) < len(self.attributes)
-        ):
-            raise ValueError(f"attributes are {self.attributes!r}, expected a list of {', '.join(deepface.MODELS)}")
-        if not isinstance(self.classifiers, Mapping) or not all(
-            isinstance(value, str) and value for value in self.classifiers.values()
-        ):
-            raise ValueError(f"classifiers are {self.classifiers!r}, expected attribute: model")
+        if len(set(self.attributes)) < len(self.attributes):
+            raise ValueError(f"attributes = {list(self.attributes)!r}: one is named twice")
         for name in (*self.attributes, *self.classifiers):
-            if name not in deepface.MODELS and (
-                name not in self.classifiers or not _NAME.fullmatch(name) or name == base.BOX.name
-            ):
+            own = name in self.classifiers and _NAME.fullmatch(name) and name != base.BOX.name
+            if name not in deepface.MODELS and not own:
                 raise ValueError(
-                    f"attribute {name!r} is unknown; known: {', '.join(deepface.MODELS)}, and any word in `classifiers` that has a model there"
+                    f"attribute {name!r} is unknown; known: {', '.join(deepface.MODELS)}, and any word in `classifiers` "
+                    "that has a model there"
                 )
         lacking = [name for name in self.attributes if name not in self.classifiers]
         if lacking and not self.model:
             raise ValueError(
                 f"{', '.join(lacking)}: name DeepFace's weight folder in `model`, or a classifier each in `classifiers`"
             )
-        if not isinstance(self.margin, int | float) or not 0 <= self.margin <= 4:
-            raise ValueError(f"margin is {self.margin!r}, expected a share from 0 to 4")
 
 
 class FaceAttributes(base.CropExtractor):
     """age () years · gender (2), race (6), emotion (7) probabilities, other widths and outputs with other classifiers. The detector is the feature `of`."""
 
     VERSION = 1
-    Options = Options
+    options: Options
 
     def __init__(self, options: Options, files: Mapping[str, ModelFiles]) -> None:
         super().__init__(options, None)
@@ -81,7 +72,7 @@ class FaceAttributes(base.CropExtractor):
     def find(cls, options: Options, base: Path, demo: Path | None, fetch: bool) -> dict[str, ModelFiles]:
         own = {name: options.classifiers[name] for name in options.attributes if name in options.classifiers}
         deep = {name: deepface.find(name, options.model, base, demo) for name in options.attributes if name not in own}
-        return deep | {name: references.find(reference, base, demo, fetch) for name, reference in own.items()}
+        return deep | {name: model_files.find(reference, base, demo, fetch) for name, reference in own.items()}
 
     @classmethod
     def references(cls, options: Options) -> list[str]:
@@ -98,7 +89,7 @@ class FaceAttributes(base.CropExtractor):
         shapes = {name: () if name == "age" else (len(self._labels(name)),) for name in self.options.attributes}
         return {name: Output(name, shape, "float32", ragged=True) for name, shape in shapes.items()}
 
-    def preprocessing(self) -> dict:
+    def preprocessing(self) -> Mapping[str, Any]:
         return {
             "margin": float(self.options.margin),
             "classifiers": {name: found.prepare.to_json() for name, found in self.classifiers.items()},
@@ -117,7 +108,7 @@ class FaceAttributes(base.CropExtractor):
     def cut(self, image: Any, parent: Mapping[str, np.ndarray]) -> list[tuple[int, Any]]:
         return super().cut(image, widened(parent, self.options.margin))
 
-    def prepare(self, image: Any) -> dict[str, np.ndarray]:
+    def prepare(self, image: Any) -> base.Outputs:
         items = {name: found.prepare(image) for name, found in self.classifiers.items()}
         if len(items) < len(self.options.attributes):
             items["deepface"] = deepface.prepare(image)
@@ -142,12 +133,12 @@ class FaceAttributes(base.CropExtractor):
         probabilities = self.classifiers[name](crops)
         return probabilities @ self.years[name] if name == "age" else probabilities
 
-    def __call__(self, batch: list[dict[str, np.ndarray]]) -> dict[str, list[np.ndarray | None]]:
+    def __call__(self, batch: list[dict[str, np.ndarray]]) -> base.Outputs:
         stacked = {name: np.stack([item[name] for item in batch]) for name in batch[0]}
         rows = {}
         for name in self.options.attributes:
             crops = stacked[name] if name in self.classifiers else stacked["deepface"]
-            rows[name] = spared(lambda crops, name=name: self._find(name, crops), crops)
+            rows[name] = rows_or_none(lambda crops, name=name: self._find(name, crops), crops)
         failed = [any(rows[name][i] is None for name in rows) for i in range(len(batch))]
         return {
             name: [None if bad else row for row, bad in zip(values, failed, strict=True)]

@@ -1,22 +1,25 @@
 """`face_embedding`: a vector of unit length per found face, from facenet-pytorch's InceptionResnetV1 or any ONNX recogniser."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from cache.identity import Output
+from foundation.contracts import contract
 from foundation.errors import UserError
 from pipeline.extraction import base
+from pipeline.models.files import ModelFiles
 from pipeline.models.recognisers import inception, onnx
 from pipeline.models.recognisers.align import TEMPLATE, aligned, widened
-from pipeline.models.recognisers.per_crop import spared
-from pipeline.models.references import ModelFiles
+from pipeline.models.recognisers.per_crop import rows_or_none
+
+_Positive = Annotated[float, Field(gt=0)]
 
 
-@dataclass(frozen=True)
+@contract
 class Options(base.DerivedOptions):
     """How an ONNX recogniser wants its faces; InceptionResnetV1 (`model` ends otherwise than in .onnx) needs none of it.
 
@@ -25,44 +28,24 @@ class Options(base.DerivedOptions):
     `landmarks` for ONNX, `box` for InceptionResnetV1. margin: share of its size by which a box is widened on each side (alignment `box` alone).
     """
 
-    size: int = 0
-    colour: str = "rgb"
-    scale: float = 255.0
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    alignment: str = ""
-    margin: float = 0.0
+    size: Annotated[int, Field(ge=0, le=1024)] = 0
+    colour: Literal["rgb", "bgr"] = "rgb"
+    scale: _Positive = 255.0
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[_Positive, _Positive, _Positive] = (0.5, 0.5, 0.5)
+    alignment: Literal["", "landmarks", "box"] = ""
+    margin: base.Margin = 0.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not self.model:
             raise ValueError("`model` is missing; name the weight file of InceptionResnetV1 or an .onnx file")
-        if not isinstance(self.size, int) or not 0 <= self.size <= 1024:
-            raise ValueError(f"size is {self.size!r}, expected pixels of a side")
-        if self.colour not in ("rgb", "bgr"):
-            raise ValueError(f"colour is {self.colour!r}, expected 'rgb' or 'bgr'")
-        if self.alignment not in ("", "landmarks", "box"):
-            raise ValueError(f"alignment is {self.alignment!r}, expected 'landmarks' or 'box'")
-        if not isinstance(self.scale, int | float) or not self.scale > 0:
-            raise ValueError(f"scale is {self.scale!r}, expected a number above 0")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if (
-                not isinstance(values, tuple)
-                or len(values) != 3
-                or not all(isinstance(value, int | float) for value in values)
-            ):
-                raise ValueError(f"{name} is {values!r}, expected three numbers")
-        if not all(value > 0 for value in self.std):
-            raise ValueError(f"std is {self.std!r}, expected three numbers above 0")
-        if not isinstance(self.margin, int | float) or not 0 <= self.margin <= 4:
-            raise ValueError(f"margin is {self.margin!r}, expected a share from 0 to 4")
 
 
 class FaceEmbedding(base.CropExtractor):
     """vectors (d): of unit length."""
 
     VERSION = 1
-    Options = Options
+    options: Options
 
     def __init__(self, options: Options, files: ModelFiles) -> None:
         super().__init__(options, files)
@@ -94,7 +77,7 @@ class FaceEmbedding(base.CropExtractor):
     def possible(self) -> dict[str, Output]:
         return {"vectors": Output("vectors", (self.onnx.width if self.onnx else inception.WIDTH,), ragged=True)}
 
-    def preprocessing(self) -> dict:
+    def preprocessing(self) -> Mapping[str, Any]:
         options = self.options
         told: dict[str, Any] = {"size": self.size, "alignment": self.alignment}
         told |= {"template": TEMPLATE.tolist()} if self.alignment == "landmarks" else {"margin": float(options.margin)}
@@ -128,11 +111,11 @@ class FaceEmbedding(base.CropExtractor):
             return base.to_array(self.model(inception.normalised(crops, self.device)))
         pixels = crops[..., ::-1] if self.options.colour == "bgr" else crops
         scaled = (
-            pixels.astype(np.float32) / np.float32(self.options.scale) - np.float32(self.options.mean)
-        ) / np.float32(self.options.std)
+            pixels.astype(np.float32) / np.float32(self.options.scale) - np.array(self.options.mean, np.float32)
+        ) / np.array(self.options.std, np.float32)
         return self.onnx(scaled)
 
-    def __call__(self, batch: np.ndarray) -> dict[str, list[np.ndarray | None]]:
+    def __call__(self, batch: np.ndarray) -> base.Outputs:
         def unit(crops: np.ndarray) -> np.ndarray:
             vectors = self._vectors(crops)
             with np.errstate(
@@ -140,7 +123,7 @@ class FaceEmbedding(base.CropExtractor):
             ):  # a vector of zeros has no direction: that crop is left out
                 return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
-        return {"vectors": spared(unit, batch)}
+        return {"vectors": rows_or_none(unit, batch)}
 
 
 extractor = FaceEmbedding

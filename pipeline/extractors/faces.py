@@ -1,23 +1,21 @@
 """`faces`: the faces in a picture, in the picture's own pixels."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
+from pydantic import Field
 
 from cache.identity import Output
+from foundation.contracts import contract
 from foundation.errors import UserError, nearest
 from pipeline.extraction import base
-from pipeline.extraction.detections import Detecting
+from pipeline.extraction.pictures import DetectorExtractor
 from pipeline.models.detectors import mtcnn, yolo
-from pipeline.models.references import ModelFiles
-
-_BACKENDS = ("mtcnn", "yolo")
+from pipeline.models.files import ModelFiles
 
 
-@dataclass(frozen=True)
+@contract
 class Options(base.Options):
     """backend: `mtcnn`, or `yolo`: one class of any YOLO. k: the most faces kept. min_confidence: the least (None: the detector's own).
 
@@ -26,54 +24,35 @@ class Options(base.Options):
     """
 
     model: str = mtcnn.OWN
-    backend: str = "mtcnn"
-    k: int = 16
-    min_confidence: float | None = None
-    min_size: int = 20
-    thresholds: tuple[float, ...] = (0.6, 0.7, 0.7)
-    max_side: int | None = None
+    backend: Literal["mtcnn", "yolo"] = "mtcnn"
+    k: Annotated[int, Field(ge=1, le=1000)] = 16
+    min_confidence: base.Share | None = None
+    min_size: Annotated[int, Field(ge=12, le=4096)] = 20
+    thresholds: tuple[base.Share, base.Share, base.Share] = (0.6, 0.7, 0.7)
+    max_side: Annotated[int, Field(ge=32, le=1 << 16)] | None = None
     face_class: str = "face"
-    iou: float | None = None
-    image_size: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.backend not in _BACKENDS:
-            raise ValueError(f"backend is {self.backend!r}, expected one of {', '.join(_BACKENDS)}")
-        bounds = {"k": (1, 1000), "min_size": (12, 4096), "max_side": (32, 1 << 16), "image_size": (32, 4096)}
-        for name, (low, high) in bounds.items():
-            value = getattr(self, name)
-            if value is None and name in ("max_side", "image_size"):
-                continue
-            if type(value) is not int or not low <= value <= high:
-                raise ValueError(f"{name} is {value!r}, expected a whole number from {low} to {high}")
-        if not isinstance(self.thresholds, tuple) or len(self.thresholds) != 3:
-            raise ValueError(f"thresholds are {self.thresholds!r}, expected three numbers from 0 to 1")
-        shares = [("thresholds", value) for value in self.thresholds]
-        shares += [(name, getattr(self, name)) for name in ("min_confidence", "iou") if getattr(self, name) is not None]
-        for name, value in shares:
-            if type(value) not in (int, float) or not 0 <= value <= 1:
-                raise ValueError(f"{name} has {value!r}, expected a number from 0 to 1")
+    iou: base.Share | None = None
+    image_size: Annotated[int, Field(ge=32, le=4096)] | None = None
 
 
-class Faces(Detecting):
+class Faces(DetectorExtractor):
     """boxes (n, 4): x1 y1 x2 y2 in pixels of the picture, clipped to it · landmarks (n, 5, 2), mtcnn alone: x y of left and right eye (as seen),
     nose, left and right corner of the mouth · confidences (n,). The best come first; no face at all is a row of length 0."""
 
     VERSION = 1
-    Options = Options
+    options: Options
 
     def __init__(self, options: Options, files: ModelFiles) -> None:
         super().__init__(options, files)
         if options.backend == "mtcnn":
-            self.detector = mtcnn.Detector(
-                files,
-                options.k,
-                float(options.min_confidence or 0),
-                options.min_size,
-                options.thresholds,
-                options.max_side,
+            settings = mtcnn.Settings(
+                k=options.k,
+                min_confidence=float(options.min_confidence or 0),
+                min_size=options.min_size,
+                thresholds=options.thresholds,
+                max_side=options.max_side,
             )
+            self.detector = mtcnn.Detector(files, settings)
         else:
             least = 0.25 if options.min_confidence is None else float(options.min_confidence)
             self.detector = yolo.Detector(files, options.k, least, options.iou, options.image_size)
@@ -92,7 +71,7 @@ class Faces(Detecting):
             outputs.insert(1, Output("landmarks", (5, 2), "float32", ragged=True))
         return {output.name: output for output in outputs}
 
-    def preprocessing(self) -> dict[str, Any]:
+    def preprocessing(self) -> Mapping[str, Any]:
         of_class = {"face_class": self.options.face_class} if self.options.backend == "yolo" else {}
         return {"backend": self.options.backend, "k": self.options.k, **of_class, **self.detector.preprocessing()}
 
@@ -106,7 +85,7 @@ class Faces(Detecting):
             self.only = names.index(wanted)
         super().load(device)
 
-    def __call__(self, batch: Sequence[Any]) -> dict[str, list[np.ndarray]]:
+    def __call__(self, batch: Sequence[Any]) -> base.Outputs:
         if self.options.backend == "mtcnn":
             boxes, confidences, landmarks = zip(*self.detector(batch), strict=True)
             rows = {"boxes": boxes, "landmarks": landmarks, "confidences": confidences}

@@ -2,30 +2,30 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from cache.identity import Output, identity
+from foundation.contracts import contract
 from foundation.errors import UserError
 from pipeline.extraction import base
 from pipeline.extraction.feature_texts import NAME_BYTES, pack
-from pipeline.models import references
+from pipeline.models import files as model_files
+from pipeline.models.files import ModelFiles
 from pipeline.models.recognisers import inception
 from pipeline.models.recognisers.align import widened
 from pipeline.models.recognisers.classifier import Classifier
 from pipeline.models.recognisers.names import read_names
-from pipeline.models.recognisers.per_crop import spared
-from pipeline.models.references import ModelFiles
+from pipeline.models.recognisers.per_crop import rows_or_none
 
 BEST = 5
 OUTPUTS = (Output("names", (BEST, NAME_BYTES), "uint8", ragged=True), Output("scores", (BEST,), "float32", ragged=True))
 _BLOCK = 1 << 24  # cosines held at a time
 
 
-@dataclass(frozen=True)
+@contract
 class Options(base.DerivedOptions):
     """backend: `classifier` (a Hugging Face image classifier), `inception` (InceptionResnetV1's own classes) or `gallery` (the KB's portraits).
 
@@ -33,14 +33,11 @@ class Options(base.DerivedOptions):
     margin: share of its size by which a box is widened on each side before it is cut.
     """
 
-    backend: str = "classifier"
+    backend: Literal["classifier", "inception", "gallery"] = "classifier"
     labels: str = ""
-    margin: float = 0.0
+    margin: base.Margin = 0.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.backend not in ("classifier", "inception", "gallery"):
-            raise ValueError(f"backend is {self.backend!r}, expected 'classifier', 'inception' or 'gallery'")
         if not self.model and self.backend != "gallery":
             raise ValueError(f"`model` is missing; backend {self.backend} needs one")
         if self.model and self.backend == "gallery":
@@ -49,8 +46,6 @@ class Options(base.DerivedOptions):
             )
         if bool(self.labels) != (self.backend == "inception"):
             raise ValueError("`labels`, a file of names, belongs to backend inception, and it needs one")
-        if not isinstance(self.margin, int | float) or not 0 <= self.margin <= 4:
-            raise ValueError(f"margin is {self.margin!r}, expected a share from 0 to 4")
 
 
 def best(scores: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -67,13 +62,17 @@ class Identity(base.CropExtractor):
     """names (5, 96) uint8: UTF-8 with zeros behind · scores (5): probabilities, of the gallery cosines."""
 
     VERSION = 1
-    Options = Options
+    options: Options
+    names: list[str]
 
     @classmethod
     def kind(cls, options: Options) -> type[base.Extractor]:
-        return {"classifier": IdentityClassifier, "inception": IdentityInception, "gallery": IdentityGallery}[
-            options.backend
-        ]
+        kinds: dict[str, type[base.Extractor]] = {
+            "classifier": IdentityClassifier,
+            "inception": IdentityInception,
+            "gallery": IdentityGallery,
+        }
+        return kinds[options.backend]
 
     @classmethod
     def references(cls, options: Options) -> list[str]:
@@ -89,13 +88,13 @@ class Identity(base.CropExtractor):
         """(b, H, W, 3) uint8 → (b, classes)."""
         raise NotImplementedError
 
-    def probe(self, batch: np.ndarray) -> dict[str, Any]:
+    def probe(self, batch: np.ndarray) -> base.Outputs:
         return {
             "scores": self.probabilities(batch)
         }  # class by class: two names as likely as each other may change places on another device
 
-    def __call__(self, batch: np.ndarray) -> dict[str, list[np.ndarray | None]]:
-        rows = spared(self.probabilities, batch)
+    def __call__(self, batch: np.ndarray) -> base.Outputs:
+        rows = rows_or_none(self.probabilities, batch)
         packed = [None if row is None else best(row[None], self.names) for row in rows]
         return {"names": [row and row[0][0] for row in packed], "scores": [row and row[1][0] for row in packed]}
 
@@ -108,7 +107,7 @@ class IdentityClassifier(Identity):
         self.classifier = Classifier(files)
         self.names = [name.replace("_", " ") for name in self.classifier.labels]
 
-    def preprocessing(self) -> dict:
+    def preprocessing(self) -> Mapping[str, Any]:
         return {"margin": float(self.options.margin), **self.classifier.prepare.to_json()}
 
     def prepare(self, image: Any) -> np.ndarray:
@@ -134,7 +133,7 @@ class IdentityInception(Identity):
         scheme = options.labels.partition(":")[0]
         named: list[Path | None] = [Path(options.labels).expanduser(), base / options.labels]
         if scheme in ("demo", "package"):
-            named = [references.locate(options.labels, base, demo, fetch=False)]
+            named = [model_files.locate(options.labels, base, demo, fetch=False)]
         place = next((place for place in named if place is not None and place.is_file()), None)
         if place is None:
             raise UserError(
@@ -142,7 +141,7 @@ class IdentityInception(Identity):
             )
         return inception.find(options.model, base, demo), place.absolute()
 
-    def preprocessing(self) -> dict:
+    def preprocessing(self) -> Mapping[str, Any]:
         return {"margin": float(self.options.margin), "size": inception.SIZE, "names": identity(self.names)}
 
     def prepare(self, image: Any) -> np.ndarray:
@@ -164,7 +163,7 @@ class IdentityGallery(base.RowsExtractor):
     """The entities whose portraits' faces are nearest by cosine; an entity counts with the nearest of its faces."""
 
     VERSION = 1
-    Options = Options
+    options: Options
     needs_kb = True
 
     def bind(self, kb: Any) -> None:
@@ -185,7 +184,7 @@ class IdentityGallery(base.RowsExtractor):
     def possible(self) -> dict[str, Output]:
         return {output.name: output for output in (*OUTPUTS, base.BOX)}
 
-    def preprocessing(self) -> dict:
+    def preprocessing(self) -> Mapping[str, Any]:
         return {"gallery": self.gallery}
 
     def load(self, device: str) -> None:
@@ -201,7 +200,7 @@ class IdentityGallery(base.RowsExtractor):
         ]
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
-    def __call__(self, batch: Sequence[Mapping[str, np.ndarray]]) -> dict[str, list[np.ndarray]]:
+    def __call__(self, batch: Sequence[Mapping[str, np.ndarray]]) -> base.Outputs:
         rows: dict[str, list[np.ndarray]] = {"names": [], "scores": [], "box": []}
         for row in batch:
             faces = np.asarray(row["vectors"], np.float32)

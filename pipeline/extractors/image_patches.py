@@ -4,10 +4,11 @@ import numpy as np
 
 from cache.identity import Output
 from foundation.errors import UserError
-from pipeline.extraction import backbones, base
+from pipeline.extraction import base, pictures
+from pipeline.models import vision
 
 
-class ImagePatches(backbones.Backbone):
+class ImagePatches(pictures.Backbone):
     """tokens (P + 1, width): class token, then patches, after the last LayerNorm · pooled (width): the class token's state."""
 
     VERSION = 1
@@ -21,7 +22,7 @@ class ImagePatches(backbones.Backbone):
             import torch
 
             with torch.device("meta"):
-                model = backbones.torchvision_model(self.files)
+                model = vision.torchvision_model(self.files)
             if not hasattr(model, "encoder") or not hasattr(model, "patch_size"):
                 raise UserError(f"model {self.options.model!r}: torchvision.json names no Vision Transformer")
             patch, width = model.patch_size, model.hidden_dim
@@ -36,10 +37,10 @@ class ImagePatches(backbones.Backbone):
         tokens, width = self._shape()
         return {"tokens": Output("tokens", (tokens, width)), "pooled": Output("pooled", (width,))}
 
-    def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, batch: np.ndarray) -> base.Outputs:
         pixels = self.normalised(batch, self.preprocess.mean, self.preprocess.std)
         if self.files.library == "torchvision":
-            states = backbones.capture(self.model, self.model.encoder, pixels)
+            states = vision.capture(self.model, self.model.encoder, pixels)
         else:
             states = self.model(pixel_values=pixels).last_hidden_state
         rows = {"tokens": base.to_array(states), "pooled": base.to_array(states[:, 0])}

@@ -4,10 +4,11 @@ import numpy as np
 
 from cache.identity import Output
 from foundation.errors import UserError
-from pipeline.extraction import backbones, base
+from pipeline.extraction import base, pictures
+from pipeline.models import vision
 
 
-class ImagePooled(backbones.Backbone):
+class ImagePooled(pictures.Backbone):
     """pooled (d): global average of the last stage · grid (49, d) for 224 pixels: its cells row by row, only where `outputs` names it."""
 
     VERSION = 1
@@ -19,7 +20,7 @@ class ImagePooled(backbones.Backbone):
             import torch
 
             with torch.device("meta"):
-                model = backbones.torchvision_model(self.files)
+                model = vision.torchvision_model(self.files)
             if hasattr(model, "layer4") and hasattr(model, "fc"):
                 return model.fc.in_features
         raise UserError(
@@ -34,10 +35,10 @@ class ImagePooled(backbones.Backbone):
     def usual(self) -> tuple[str, ...]:
         return ("pooled",)
 
-    def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, batch: np.ndarray) -> base.Outputs:
         pixels = self.normalised(batch, self.preprocess.mean, self.preprocess.std)
         if self.files.library == "torchvision":
-            stage = backbones.capture(self.model, self.model.layer4, pixels)
+            stage = vision.capture(self.model, self.model.layer4, pixels)
         else:
             stage = self.model(pixel_values=pixels).last_hidden_state
         grid = stage.flatten(2).transpose(1, 2)  # (b, cells, d)

@@ -1,5 +1,6 @@
 """`object_clip`: the pooled, projected vector of a CLIP image tower for every detected object."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from cache.identity import Output
 from pipeline.extraction import base
 from pipeline.extractors.clip_image import ClipImage
+from pipeline.models.files import ModelFiles
 
 
 class ObjectClip(base.CropExtractor):
@@ -16,14 +18,14 @@ class ObjectClip(base.CropExtractor):
     loads_first = False
     whole_if_none = True
 
-    def __init__(self, options, files) -> None:
+    def __init__(self, options: base.DerivedOptions, files: ModelFiles) -> None:
         super().__init__(options, files)
-        self.tower = ClipImage(base.Options(options.model, ("pooled",)), files)
+        self.tower = ClipImage(base.Options(model=options.model, outputs=("pooled",)), files)
 
     def possible(self) -> dict[str, Output]:
         return {"vectors": Output("vectors", self.tower.possible()["pooled"].shape, ragged=True)}
 
-    def preprocessing(self) -> dict:
+    def preprocessing(self) -> Mapping[str, Any]:
         return self.tower.preprocessing()
 
     def prepare(self, image: Any) -> np.ndarray:
@@ -33,7 +35,7 @@ class ObjectClip(base.CropExtractor):
         self.tower.load(device)
         self.device = device
 
-    def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, batch: np.ndarray) -> base.Outputs:
         return {"vectors": self.tower(batch)["pooled"]}
 
 

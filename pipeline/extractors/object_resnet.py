@@ -1,5 +1,6 @@
 """`object_resnet`: the pooled last stage of a ResNet for every detected object."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from cache.identity import Output
 from pipeline.extraction import base
 from pipeline.extractors.image_pooled import ImagePooled
+from pipeline.models.files import ModelFiles
 
 
 class ObjectResnet(base.CropExtractor):
@@ -16,14 +18,14 @@ class ObjectResnet(base.CropExtractor):
     loads_first = False
     whole_if_none = True
 
-    def __init__(self, options, files) -> None:
+    def __init__(self, options: base.DerivedOptions, files: ModelFiles) -> None:
         super().__init__(options, files)
-        self.backbone = ImagePooled(base.Options(options.model, ("pooled",)), files)
+        self.backbone = ImagePooled(base.Options(model=options.model, outputs=("pooled",)), files)
 
     def possible(self) -> dict[str, Output]:
         return {"vectors": Output("vectors", self.backbone.possible()["pooled"].shape, ragged=True)}
 
-    def preprocessing(self) -> dict:
+    def preprocessing(self) -> Mapping[str, Any]:
         return self.backbone.preprocessing()
 
     def prepare(self, image: Any) -> np.ndarray:
@@ -33,7 +35,7 @@ class ObjectResnet(base.CropExtractor):
         self.backbone.load(device)
         self.device = device
 
-    def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, batch: np.ndarray) -> base.Outputs:
         return {"vectors": self.backbone(batch)["pooled"]}
 
 

@@ -1,49 +1,36 @@
 """`objects`: what a detector finds in a picture, in the picture's own pixels."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
+from pydantic import Field
 
 from cache.identity import Output
+from foundation.contracts import contract
 from pipeline.extraction import base
-from pipeline.extraction.detections import Detecting
+from pipeline.extraction.pictures import DetectorExtractor
 from pipeline.models.detectors import torchvision, yolo
-from pipeline.models.references import ModelFiles
+from pipeline.models.files import ModelFiles
 
 
-@dataclass(frozen=True)
+@contract
 class Options(base.Options):
     """k: the most boxes kept. min_confidence: the least. iou: overlap from which the weaker of two boxes of a class goes (None: the library's own).
     image_size: pixels the model sees, of YOLO's longer side or torchvision's shorter one (None: what the model was trained with)."""
 
-    k: int = 3
-    min_confidence: float = 0.25
-    iou: float | None = None
-    image_size: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole = {"k": (self.k, 1, 1000), "image_size": (32 if self.image_size is None else self.image_size, 32, 4096)}
-        for name, (value, low, high) in whole.items():
-            if type(value) is not int or not low <= value <= high:
-                raise ValueError(f"{name} is {value!r}, expected a whole number from {low} to {high}")
-        for name, value in {
-            "min_confidence": self.min_confidence,
-            "iou": 0.5 if self.iou is None else self.iou,
-        }.items():
-            if type(value) not in (int, float) or not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value!r}, expected a number from 0 to 1")
+    k: Annotated[int, Field(ge=1, le=1000)] = 3
+    min_confidence: base.Share = 0.25
+    iou: base.Share | None = None
+    image_size: Annotated[int, Field(ge=32, le=4096)] | None = None
 
 
-class Objects(Detecting):
+class Objects(DetectorExtractor):
     """boxes (n, 4): x1 y1 x2 y2 in pixels of the picture, clipped to it · confidences (n,) · labels (n,): numbers of the class names in the store's
     spec. The best come first; none at all is a row of length 0."""
 
     VERSION = 1
-    Options = Options
+    options: Options
 
     def __init__(self, options: Options, files: ModelFiles) -> None:
         super().__init__(options, files)
@@ -66,10 +53,10 @@ class Objects(Detecting):
         """Output → the class names behind its numbers."""
         return {"labels": self.detector.names()} if "labels" in self.writes else {}
 
-    def preprocessing(self) -> dict[str, Any]:
+    def preprocessing(self) -> Mapping[str, Any]:
         return {"k": self.options.k, **self.detector.preprocessing()}
 
-    def __call__(self, batch: Sequence[Any]) -> dict[str, list[np.ndarray]]:
+    def __call__(self, batch: Sequence[Any]) -> base.Outputs:
         boxes, confidences, labels = zip(*self.detector(batch), strict=True)
         rows = {"boxes": boxes, "confidences": confidences, "labels": labels}
         return {name: list(rows[name]) for name in self.writes}

@@ -1,14 +1,16 @@
 """`text_tokens`: token states, a pooled vector and character offsets from any Hugging Face text encoder."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from cache.identity import Output
+from foundation.contracts import contract
 from foundation.errors import UserError
 from pipeline.extraction import base
-from pipeline.models.references import load_tokenizer, load_transformers
+from pipeline.models.files import load_tokenizer, load_transformers
 
 # Architectures whose first position stands behind that of the padding token: RoBERTa's 514 positions hold 512 tokens.
 _COUNTED_FROM_PADDING = {
@@ -26,26 +28,19 @@ _COUNTED_FROM_PADDING = {
 }
 
 
-@dataclass(frozen=True)
+@contract
 class Options(base.Options):
     """max_tokens: the longest text its view may yield. pooling: `cls` (state of the first token) or `mean` (over all real tokens)."""
 
-    max_tokens: int = 128
-    pooling: str = "cls"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pooling not in ("cls", "mean"):
-            raise ValueError(f"pooling is {self.pooling!r}, expected 'cls' or 'mean'")
-        if not isinstance(self.max_tokens, int) or self.max_tokens < 16:
-            raise ValueError(f"max_tokens is {self.max_tokens!r}, expected a whole number of at least 16")
+    max_tokens: Annotated[int, Field(ge=16)] = 128
+    pooling: Literal["cls", "mean"] = "cls"
 
 
 class TextTokens(base.TextExtractor):
     """tokens (L, d): last hidden states · pooled (d) · offsets (L, 2) int32: each token's characters in the string, end exclusive."""
 
     VERSION = 2
-    Options = Options
+    options: Options
 
     def possible(self) -> dict[str, Output]:
         if self.files.library != "transformers":
@@ -98,7 +93,7 @@ class TextTokens(base.TextExtractor):
         model = load_transformers(self.files, "AutoModel", device)
         self.model, self.device = model.get_encoder() if self.files.config.get("is_encoder_decoder") else model, device
 
-    def __call__(self, batch: Sequence[str]) -> dict[str, Sequence[base.Row] | np.ndarray]:
+    def __call__(self, batch: Sequence[str]) -> base.Outputs:
         import torch
 
         encoded = self.tokenizer(list(batch), verbose=False, return_offsets_mapping=True)
@@ -115,7 +110,11 @@ class TextTokens(base.TextExtractor):
             pooled = (states * mask).sum(1) / mask.sum(1)
         else:
             pooled = states[torch.arange(len(lengths)), padded["attention_mask"].argmax(1)]
-        rows = {"tokens": base.to_rows(states, lengths), "pooled": base.to_array(pooled), "offsets": offsets}
+        rows: base.Outputs = {
+            "tokens": base.to_rows(states, lengths),
+            "pooled": base.to_array(pooled),
+            "offsets": offsets,
+        }
         return {name: rows[name] for name in self.writes}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from foundation.errors import UserError
-from pipeline.models.references import ModelFiles, load_transformers, refused
+from pipeline.models.files import ModelFiles, load_transformers, refused
 
 
 def check(files: ModelFiles) -> None:

@@ -39,7 +39,9 @@ class Preprocess:
             left, top = (max(0, (side - longest) // 2) for side in image.size)
             image = image.crop((left, top, min(image.width, left + longest), min(image.height, top + longest)))
         scale = self.resize / min(image.size)
-        scaled = tuple(max(int(side * scale), 1) if side != min(image.size) else self.resize for side in image.size)
+        shorter = min(image.size)
+        across, down = (max(int(side * scale), 1) if side != shorter else self.resize for side in image.size)
+        scaled = (across, down)
         if image.size != scaled:
             image = image.resize(scaled, resample)
         # A centre crop; a crop larger than the picture is filled with black, as torchvision does.

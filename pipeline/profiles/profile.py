@@ -1,18 +1,20 @@
 """Profiles: which model and preprocessing stand behind each feature, and head defaults of that size."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from cache.inputs import Side
+from foundation.contracts import message
 from foundation.errors import UserError, nearest
 
 FOLDER = Path(__file__).parent
-SIDES = ("mention", "entity")
-_FEATURE_KEYS = {"extractor", "views", "by_default"}
+T = TypeVar("T")
 
 
 def names() -> list[str]:
@@ -24,14 +26,14 @@ def names() -> list[str]:
 class Feature:
     """One feature of a profile.
 
-    options: the extractor's own options as written (the extractor checks them). views: side -> names of the views extracted when nobody asks
-    for particular ones. by_default: whether `ExtractFeatures` without `--features` extracts it.
+    options: the extractor's own options as written (the extractor checks them). views: side -> names of the views that are extracted where no
+    others are named. by_default: whether `ExtractFeatures` without `--features` extracts it.
     """
 
     name: str
     extractor: str
     options: Mapping[str, Any]
-    views: Mapping[str, tuple[str, ...]]
+    views: Mapping[Side, tuple[str, ...]]
     by_default: bool
 
 
@@ -64,37 +66,54 @@ class Profile:
         return self.features[name]
 
 
-def _mapping(value: Any, where: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise UserError(f"{where}: expected a mapping of names to values, found {value!r:.60}")
-    return value
+_EmptyIsMapping = BeforeValidator(lambda value: {} if value is None else value)
+"""A name in YAML with nothing behind it stands for an empty mapping."""
+_Names = dict[str, Annotated[T, _EmptyIsMapping]]
 
 
-def _known_keys(value: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    known = set(known)
-    for key in value:
-        if key not in known:
-            raise UserError(f"{where}: unknown key {key!r}{nearest(key, known)}")
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
-def _feature(name: str, value: Any, where: str) -> Feature:
-    entry = _mapping(value, where)
-    by_default = entry.get("by_default", True)
-    if not isinstance(by_default, bool):
-        raise UserError(f"{where}: by_default is {by_default!r}, expected true or false")
-    views = _mapping(entry.get("views"), f"{where}: views")
-    _known_keys(views, SIDES, f"{where}: views")
-    for side, listed in views.items():
-        if not isinstance(listed, list) or not all(isinstance(view, str) for view in listed):
-            raise UserError(f"{where}: views of {side} are {listed!r:.60}, expected a list of view names")
+class _Views(_Section):
+    mention: list[str] | None = None
+    entity: list[str] | None = None
+
+
+class _Limits(_Section):
+    max_pixels: int = Field(1, gt=0)
+    max_bytes: int = Field(1, gt=0)
+
+
+class _Feature(_Section):
+    """Further keys are the extractor's options."""
+
+    model_config = ConfigDict(extra="allow")
+    extractor: str | None = None
+    views: Annotated[_Views, _EmptyIsMapping] = _Views()
+    by_default: bool = True
+
+
+FEATURE_KEYS = tuple(_Feature.model_fields)
+
+
+class _File(_Section):
+    """What a profile's YAML file holds."""
+
+    features: Annotated[_Names[_Feature], _EmptyIsMapping] = Field(default_factory=dict)
+    heads: Annotated[_Names[dict[str, Any]], _EmptyIsMapping] = Field(default_factory=dict)
+    limits: Annotated[_Limits, _EmptyIsMapping] = _Limits()
+    threads: int = Field(0, ge=0)
+
+
+def _feature(name: str, value: _Feature) -> Feature:
+    views: dict[Side, list[str] | None] = {"mention": value.views.mention, "entity": value.views.entity}
     return Feature(
         name=name,
-        extractor=str(entry.get("extractor", name)),
-        options={key: option for key, option in entry.items() if key not in _FEATURE_KEYS},
-        views={side: tuple(listed) for side, listed in views.items()},
-        by_default=by_default,
+        extractor=value.extractor or name,
+        options=value.model_extra or {},
+        views={side: tuple(listed) for side, listed in views.items() if listed is not None},
+        by_default=value.by_default,
     )
 
 
@@ -156,24 +175,16 @@ def load(name_or_path: str) -> Profile:
         raise UserError(
             f"{path}{place}: malformed YAML ({getattr(error, 'problem', None) or 'not plain data'})"
         ) from error
-    raw = _mapping(raw, str(path))
-    _known_keys(raw, {"features", "heads", "limits", "threads"}, str(path))
-    features = {
-        name: _feature(name, value, f"{path}: features.{name}")
-        for name, value in _mapping(raw.get("features"), f"{path}: features").items()
-    }
-    if not features:
+    try:
+        checked = _File.model_validate({} if raw is None else raw)
+    except ValidationError as error:
+        raise UserError(message(error, str(path), _File)) from None
+    if not checked.features:
         raise UserError(f"{path}: no features; name at least one under `features:` (docs/models.md shows how)")
-    heads = {
-        name: _mapping(value, f"{path}: heads.{name}")
-        for name, value in _mapping(raw.get("heads"), f"{path}: heads").items()
-    }
-    limits = _mapping(raw.get("limits"), f"{path}: limits")
-    _known_keys(limits, {"max_pixels", "max_bytes"}, f"{path}: limits")
-    for key, value in limits.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            raise UserError(f"{path}: limits.{key} is {value!r}, expected a positive whole number")
-    threads = raw.get("threads", 0)
-    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 0:
-        raise UserError(f"{path}: threads is {threads!r}, expected 0 (one per core) or a positive whole number")
-    return Profile(path=path, features=features, heads=heads, limits=limits, threads=threads)
+    return Profile(
+        path=path,
+        features={name: _feature(name, value) for name, value in checked.features.items()},
+        heads=checked.heads,
+        limits=checked.limits.model_dump(exclude_unset=True),
+        threads=checked.threads,
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from foundation.errors import UserError
-from pipeline.models.detectors.boxes import tidy
-from pipeline.models.references import ModelFiles, load_state_dict, locate
+from pipeline.models.detectors.boxes import best_boxes
+from pipeline.models.files import ModelFiles, load_state_dict, locate
 
 OWN = "package:facenet_pytorch/data"  # the weights come with the library
 NETS = ("pnet", "rnet", "onet")
@@ -37,34 +38,40 @@ def find(reference: str, base: Path, demo: Path | None) -> ModelFiles:
     return ModelFiles(reference, folder, "facenet_pytorch", {}, files, ())
 
 
+@dataclass(frozen=True)
+class Settings:
+    """k: the most faces kept. min_confidence: the least. min_size: pixels of the smallest face looked for. thresholds: of the
+    three nets. max_side: larger pictures are scaled down to it first; None: never."""
+
+    k: int
+    min_confidence: float = 0.0
+    min_size: int = 20
+    thresholds: tuple[float, ...] = (0.6, 0.7, 0.7)
+    max_side: int | None = None
+
+
 class Detector:
     """MTCNN on pictures of any size, one picture at a time: its suppression of overlaps adds offsets to the boxes of a batch's pictures, whose
     rounding would make what is found depend on the batch. On a CPU several pictures run side by side instead, a thread each: faster than a batch."""
 
-    def __init__(
-        self,
-        files: ModelFiles,
-        k: int,
-        min_confidence: float,
-        min_size: int,
-        thresholds: Sequence[float],
-        max_side: int | None,
-    ) -> None:
-        self.files, self.k, self.min_confidence, self.min_size = files, k, min_confidence, min_size
-        self.thresholds, self.max_side = [float(value) for value in thresholds], max_side
+    def __init__(self, files: ModelFiles, settings: Settings) -> None:
+        self.files, self.settings = files, settings
+        self.thresholds = [float(value) for value in settings.thresholds]
 
     def preprocessing(self) -> dict[str, Any]:
         return {
-            "min_confidence": self.min_confidence,
-            "min_size": self.min_size,
+            "min_confidence": self.settings.min_confidence,
+            "min_size": self.settings.min_size,
             "thresholds": self.thresholds,
-            "max_side": self.max_side,
+            "max_side": self.settings.max_side,
         }
 
     def load(self, device: str) -> None:
         from facenet_pytorch import MTCNN
 
-        self.model = MTCNN(min_face_size=self.min_size, thresholds=self.thresholds, keep_all=True, select_largest=False)
+        self.model = MTCNN(
+            min_face_size=self.settings.min_size, thresholds=self.thresholds, keep_all=True, select_largest=False
+        )
         for name, file in zip(NETS, self.files.weights, strict=True):
             try:
                 getattr(self.model, name).load_state_dict(load_state_dict(file, self.files.reference))
@@ -78,25 +85,27 @@ class Detector:
     def prepare(self, image: Image.Image) -> tuple[np.ndarray, tuple[int, int]]:
         """RGB picture → its pixels (H, W, 3) uint8, scaled down to `max_side` where that is set, and its own (width, height)."""
         size = image.size
-        if self.max_side is not None and max(size) > self.max_side:
+        if self.settings.max_side is not None and max(size) > self.settings.max_side:
             image = image.resize(
-                [max(1, round(side * self.max_side / max(size))) for side in size], Image.Resampling.BILINEAR
+                [max(1, round(side * self.settings.max_side / max(size))) for side in size], Image.Resampling.BILINEAR
             )
         return np.array(image), size
 
     def _one(self, item: tuple[np.ndarray, tuple[int, int]]) -> tuple[np.ndarray, ...]:
         pixels, size = item
         nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32)
-        if min(pixels.shape[:2]) < self.min_size:  # no face of that size fits, and MTCNN has no scale to look at
+        if (
+            min(pixels.shape[:2]) < self.settings.min_size
+        ):  # no face of that size fits, and MTCNN has no scale to look at
             return nothing
         boxes, confidences, landmarks = self.model.detect(pixels, landmarks=True)
         if boxes is None:
             return nothing
-        scale = np.float32([size[0] / pixels.shape[1], size[1] / pixels.shape[0]])
+        scale = np.array([size[0] / pixels.shape[1], size[1] / pixels.shape[0]], np.float32)
         confidences = np.asarray(confidences, np.float32)
-        sure = confidences >= self.min_confidence
+        sure = confidences >= self.settings.min_confidence
         boxes, landmarks = np.asarray(boxes, np.float32) * np.tile(scale, 2), np.asarray(landmarks, np.float32) * scale
-        return tidy(size, self.k, boxes[sure], confidences[sure], landmarks[sure])
+        return best_boxes(size, self.settings.k, boxes[sure], confidences[sure], landmarks[sure])
 
     def inside(self, item: tuple[np.ndarray, tuple[int, int]]) -> np.ndarray:
         """What the first net says of one row of places in the picture, (4 × places,)."""

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from foundation.errors import UserError, nearest
-from pipeline.models.detectors.boxes import alike, tidy
-from pipeline.models.references import ModelFiles, load_state_dict
+from pipeline.models.detectors.boxes import best_boxes, equal_shapes
+from pipeline.models.files import ModelFiles, load_state_dict
 
 CLASSES = 91  # of torchvision's own builders: COCO's numbers
 PIXELS = 4 << 20  # of one forward pass: 4 pictures of 800 × 1333
@@ -83,9 +83,10 @@ class Detector:
                 f"model {self.files.reference!r}: {self.files.weights[0].name} does not fit torchvision.json: {reason}"
             ) from None
         epsilon = self.files.config.get("batch_norm_eps")
-        for module in model.modules() if epsilon is not None else ():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.eps = float(epsilon)
+        if epsilon is not None:
+            for module in model.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.eps = float(epsilon)
         if self.image_size:
             scale = self.image_size / model.transform.min_size[-1]
             model.transform.min_size, model.transform.max_size = (
@@ -146,7 +147,7 @@ class Detector:
         nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32)
         found: list[Any] = [nothing] * len(items)
         seen = [position for position, (_, size, _) in enumerate(items) if min(size) > 0]
-        for group in alike([self._padded(items[position][1]) for position in seen], PIXELS):
+        for group in equal_shapes([self._padded(items[position][1]) for position in seen], PIXELS):
             group = [seen[position] for position in group]
             with torch.autocast(
                 self.device.partition(":")[0], enabled=False
@@ -154,7 +155,7 @@ class Detector:
                 detections = self.model([self._on_device(items[position][0]) for position in group])
             for position, detected in zip(group, detections, strict=True):
                 _, (height, width), own = items[position]
-                boxes = detected["boxes"].cpu().numpy() * np.float32([own[0] / width, own[1] / height] * 2)
+                boxes = detected["boxes"].cpu().numpy() * np.array([own[0] / width, own[1] / height] * 2, np.float32)
                 labels = detected["labels"].cpu().numpy().astype(np.int32)
-                found[position] = tidy(own, self.k, boxes, detected["scores"].float().cpu().numpy(), labels)
+                found[position] = best_boxes(own, self.k, boxes, detected["scores"].float().cpu().numpy(), labels)
         return found

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from foundation.errors import UserError
-from pipeline.models import references
-from pipeline.models.detectors.boxes import alike, tidy
-from pipeline.models.references import ModelFiles
+from pipeline.models import files as model_files
+from pipeline.models.detectors.boxes import best_boxes, equal_shapes
+from pipeline.models.files import ModelFiles
 
 CONFIG = "yolo.json"
 IMAGE_SIZE = 640  # ultralytics' own, for checkpoints that name none
@@ -77,8 +77,8 @@ def _import() -> None:
 def find(reference: str, base: Path, demo: Path | None, fetch: bool) -> ModelFiles:
     """The files of a detector: a `.pt` file, or a folder (or hub id) with `yolo.json` or `torchvision.json`."""
     if reference.endswith(".pt"):
-        return references.find_file(reference, base, demo, "ultralytics", (".pt",))
-    return references.find(reference, base, demo, fetch)
+        return model_files.find_file(reference, base, demo, "ultralytics", (".pt",))
+    return model_files.find(reference, base, demo, fetch)
 
 
 def save(model: Any, folder: Path, image_size: int) -> None:
@@ -143,14 +143,14 @@ def _described(files: ModelFiles) -> tuple[dict[str, Any], list[str], int]:
 
 def _load_folder(tasks: ModuleType, files: ModelFiles) -> tuple[Any, int]:
     architecture, names, size = _described(files)
-    state = references.load_state_dict(files.weights[0], files.reference)
+    state = model_files.load_state_dict(files.weights[0], files.reference)
     try:
         model = tasks.DetectionModel(
             copy.deepcopy(architecture), ch=architecture.get("channels", 3), nc=len(names), verbose=False
         )
         model.load_state_dict(state)
     except Exception as error:  # noqa: BLE001 - whatever ultralytics' parser raises for a description it cannot read
-        raise references.refused(files, error) from error
+        raise model_files.refused(files, error) from error
     model.names = dict(enumerate(names))
     return model, size
 
@@ -237,7 +237,7 @@ class Detector:
         from ultralytics.utils import nms, ops
 
         found: list[Any] = [None] * len(items)
-        for group in alike([pixels.shape for pixels, _ in items], PIXELS):
+        for group in equal_shapes([pixels.shape for pixels, _ in items], PIXELS):
             pixels = self._pixels([items[position][0] for position in group])
             with torch.autocast(
                 self.device.partition(":")[0], enabled=False
@@ -257,5 +257,5 @@ class Detector:
                 width, height = items[position][1]
                 boxes = ops.scale_boxes(pixels.shape[2:], rows[:, :4], (height, width)).cpu().numpy()
                 confidences, labels = rows[:, 4].float().cpu().numpy(), rows[:, 5].cpu().numpy().astype(np.int32)
-                found[position] = tidy((width, height), self.k, boxes, confidences, labels)
+                found[position] = best_boxes((width, height), self.k, boxes, confidences, labels)
         return found

@@ -6,7 +6,7 @@ import numpy as np
 
 from foundation.errors import UserError
 from pipeline.models import preprocess
-from pipeline.models.references import ModelFiles, load_transformers
+from pipeline.models.files import ModelFiles, load_transformers
 
 
 class Classifier:

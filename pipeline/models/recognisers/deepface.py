@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from foundation.errors import UserError
+from pipeline.models.files import ModelFiles, locate
 from pipeline.models.recognisers.classifier import summary
-from pipeline.models.references import ModelFiles, locate
 
 HOME = "deepface"  # `model: deepface` means the folder that DeepFace itself would use
 SIZE = 224

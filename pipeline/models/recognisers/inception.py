@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from foundation.errors import UserError
-from pipeline.models.references import ModelFiles, find_file, load_state_dict
+from pipeline.models.files import ModelFiles, find_file, load_state_dict
 
 WIDTH = 512
 SIZE = 160
@@ -28,11 +28,12 @@ def load(files: ModelFiles, device: str, classify: bool) -> Any:
     path = files.weights[0]
     state = load_state_dict(path, files.reference)
     head = state.get("logits.weight")
-    if classify and (head is None or head.ndim != 2):
+    classes = len(head) if head is not None and head.ndim == 2 else None
+    if classify and classes is None:
         raise UserError(
             f"model {files.reference!r}: {path.name} has no classes (logits.weight), it gives vectors alone; use it for face_embedding"
         )
-    model = InceptionResnetV1(classify=classify, num_classes=len(head) if classify else None)
+    model = InceptionResnetV1(classify=classify, num_classes=classes if classify else None)
     if not classify:
         state = {name: value for name, value in state.items() if not name.startswith("logits.")}
     try:

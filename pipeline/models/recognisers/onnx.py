@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from foundation.errors import UserError
+from pipeline.models.files import ModelFiles, find_file
 from pipeline.models.recognisers.classifier import summary
-from pipeline.models.references import ModelFiles, find_file
 
 SUFFIXES = (".onnx",)
 

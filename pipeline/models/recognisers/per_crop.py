@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 
-def spared(model: Callable[[Any], np.ndarray], crops: Any) -> list[np.ndarray | None]:
+def rows_or_none(model: Callable[[Any], np.ndarray], crops: Any) -> list[np.ndarray | None]:
     """`model(crops)` row by row; where it fails on the batch, crop by crop, None for those it fails on or gives no finite numbers for.
 
     Raises what says nothing about a crop: too little memory, and `UserError`.
@@ -22,5 +22,5 @@ def spared(model: Callable[[Any], np.ndarray], crops: Any) -> list[np.ndarray | 
             raise
         if len(crops) == 1:
             return [None]
-        rows = [spared(model, crops[i : i + 1])[0] for i in range(len(crops))]
+        rows = [rows_or_none(model, crops[i : i + 1])[0] for i in range(len(crops))]
     return [row if row is not None and np.isfinite(row).all() else None for row in rows]

@@ -12,7 +12,7 @@ from typing import Any
 
 from foundation.errors import UserError
 from foundation.files import inside, read_json
-from pipeline.models import zoo
+from pipeline.models import torchvision_weights
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 _CONFIGS = {
@@ -167,7 +167,7 @@ def _from_hub(reference: str, fetch: bool) -> Path | None:
             )
         return folder
     except Exception as error:  # noqa: BLE001 - offline, refused, unknown: the remedy is the same
-        offline = " (HF_HUB_OFFLINE is set)" if zoo.offline() else ""
+        offline = " (HF_HUB_OFFLINE is set)" if torchvision_weights.offline() else ""
         raise UserError(
             f"model {reference!r} is not on this machine and could not be fetched{offline}: {type(error).__name__}. On a connected machine run "
             f"`hf download {repository} --local-dir models/{repository.split('/')[1]}`, copy that folder here and set `model:` in the profile to it"
@@ -192,8 +192,8 @@ def _complete(folder: Path) -> bool:
 
 def find(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> ModelFiles:
     """The files behind `reference`, fetched if need be. Raises `UserError` where the folder lacks a configuration or weights."""
-    if reference.startswith(zoo.SCHEME):
-        config, file = zoo.find(reference, fetch)
+    if reference.startswith(torchvision_weights.SCHEME):
+        config, file = torchvision_weights.find(reference, fetch)
         return ModelFiles(reference, file.parent, "torchvision", config, (file,), ())
     folder = locate(reference, base, demo, fetch)
     if folder is None and not reference.startswith("demo:"):
@@ -215,7 +215,7 @@ def find(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> M
             f"model {reference!r}: {folder / _CONFIGS[library]} is not a JSON object; save the model again with its library"
         )
     if library == "torchvision" and "weights" in config:
-        config = zoo.completed(config, f"model {reference!r}: torchvision.json")
+        config = torchvision_weights.completed(config, f"model {reference!r}: torchvision.json")
     if "auto_map" in config:
         raise UserError(
             f"model {reference!r} brings code of its own (auto_map), which is never executed; choose a model that {library} itself implements"

@@ -19,11 +19,13 @@ _NO_EPSILON = {
 
 def _weights(architecture: str, name: str, where: str) -> Any:
     """torchvision's entry for `architecture` and `name` (empty: the first it lists)."""
-    import torchvision.models as zoo
+    import torchvision.models as builders
 
-    if architecture not in zoo.list_models():
-        raise UserError(f"{where}: torchvision has no model {architecture!r}{nearest(architecture, zoo.list_models())}")
-    entries = {entry.name: entry for entry in zoo.get_model_weights(architecture)}
+    if architecture not in builders.list_models():
+        raise UserError(
+            f"{where}: torchvision has no model {architecture!r}{nearest(architecture, builders.list_models())}"
+        )
+    entries = {entry.name: entry for entry in builders.get_model_weights(architecture)}
     if not entries or (name and name not in entries):
         raise UserError(
             f"{where}: torchvision has no weights {name!r} of {architecture}; it has: {', '.join(entries) or 'none'}"

@@ -1,0 +1,49 @@
+"""Base classes of extractors that run one backbone, or one detector, on whole pictures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.extraction import base
+from pipeline.models import vision
+from pipeline.models.files import ModelFiles
+
+
+class Backbone(base.ImageExtractor):
+    """Runs the backbone on the picture, preprocessed as the model's folder states."""
+
+    loads_first = False
+
+    def __init__(self, options: base.Options, files: ModelFiles) -> None:
+        super().__init__(options, files)
+        self.preprocess = vision.preprocessing(files)
+
+    def preprocessing(self) -> Mapping[str, Any]:
+        return self.preprocess.to_json()
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        return self.preprocess(image)
+
+    def load(self, device: str) -> None:
+        self.model, self.device = vision.load(self.files, device), device
+
+
+class DetectorExtractor(base.ImageExtractor):
+    """Runs `detector`, one of `pipeline.models.detectors`, which `__init__` sets, on pictures of any size."""
+
+    detector: Any
+
+    def load(self, device: str) -> None:
+        self.detector.load(device)
+        self.device = device
+
+    def prepare(self, image: Image.Image) -> Any:
+        return self.detector.prepare(image)
+
+    def collate(self, items: Sequence[Any]) -> list[Any]:
+        return list(items)
+
+    def probe(self, batch: Sequence[Any]) -> base.Outputs:
+        return {"inside": [self.detector.inside(batch[0])]}
