@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cache.store import Store
+from foundation.tables import as_text, text_table
 from pipeline.demo.drawing import draw_boxed
 from pipeline.demo.faces import celebrities
 from pipeline.demo.held_out_boxes import overlap
@@ -154,8 +155,7 @@ def main() -> None:
     figures |= nearest_faces(
         world, read["face_embedding"], found_in(given.work_dir, "entity", "face_embedding", "images")
     )
-    for name, value in figures.items():
-        print(f"{name:<34}{value}")
+    print(as_text(text_table(["in the demo's pictures", "share"], figures.items())))
     if given.sheet:
         sheet(pictures, rows["objects"], rows["faces"], labels, given.seed, given.sheet)
 

@@ -29,6 +29,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cache.inputs import Want  # noqa: E402 - found by the line above
+from foundation.tables import as_text, text_table  # noqa: E402
 from pipeline.extraction.contracts import Account, ExtractionJob, Runtime  # noqa: E402
 
 
@@ -370,9 +371,10 @@ def main() -> None:
             print(f"text: left out, {options.wikimel} is not there (--wikimel names it)")
     for part, figures in report.items():
         if isinstance(figures, dict):
-            print(f"\n{part}")
-            for name, value in figures.items():
-                print(f"  {name:<32} {value:,.2f}" if isinstance(value, float) else f"  {name:<32} {value}")
+            rows = [
+                [name, f"{value:,.2f}" if isinstance(value, float) else str(value)] for name, value in figures.items()
+            ]
+            print(f"\n{as_text(text_table([part, 'value'], rows))}")
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
 

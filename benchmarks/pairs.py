@@ -20,6 +20,7 @@ from _measure import PeakMemory
 from cache.identity import Output, content_key
 from cache.inputs import Input, Want
 from cache.store import Store
+from foundation.tables import as_text, text_table
 from pipeline.pairs import registry
 from pipeline.pairs.contracts import PairInput, PairJob
 from pipeline.pairs.roles import SERVED
@@ -122,6 +123,7 @@ def main() -> None:
     once = {side: np.ones(count, np.int64) for side, count in counts.items()}
     steps = {**dict.fromkeys(OUTPUTS, once), "objects": boxes, "object_resnet": boxes, "face_embedding": faces}
     results: dict[str, Any] = {}
+    rows = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_tables(folder, counts)
@@ -137,7 +139,8 @@ def main() -> None:
                 "million_pairs_per_s": round(rate, 2),
                 "memory_mb": round(megabytes),
             }
-            print(f"{name:<16}{report.seconds:8.1f} s{rate:8.2f} M pairs/s{megabytes:8,.0f} MB", flush=True)
+            rows.append([name, f"{report.seconds:.1f}", f"{rate:.2f}", f"{megabytes:,.0f}"])
+    print(as_text(text_table(["pair feature", "seconds", "M pairs/s", "MB"], rows)))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
 

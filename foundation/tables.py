@@ -11,7 +11,7 @@ from tabulate import DataRow, Line, TableFormat, tabulate
 from wcwidth import wcswidth
 
 NARROWEST = 16
-"""Characters below which no column is wrapped to fit a terminal."""
+"""Characters that a column keeps when it is wrapped to fit a terminal."""
 
 
 @dataclass(frozen=True)
@@ -24,35 +24,43 @@ class Cell:
 
 @dataclass(frozen=True)
 class TextTable:
-    """header: names of the columns. title: a line above, "" for none. notes: sentences below."""
+    """header: names of the columns. title: a line above, "" for none. notes: sentences below. words: names of columns that
+    are set left even where they hold more digits than letters."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     title: str = ""
     notes: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
 
 def text_table(
-    header: Sequence[str], rows: Iterable[Sequence[Cell | str]], title: str = "", notes: Iterable[str] = ()
+    header: Sequence[str],
+    rows: Iterable[Sequence[Cell | str]],
+    title: str = "",
+    notes: Iterable[str] = (),
+    words: Iterable[str] = (),
 ) -> TextTable:
     """A table of cells or plain texts. Empty notes are left out."""
     cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
-    return TextTable(tuple(header), cells, title, tuple(filter(None, notes)))
+    return TextTable(tuple(header), cells, title, tuple(filter(None, notes)), tuple(words))
 
 
 def word_columns(table: TextTable) -> list[bool]:
     """Which columns hold words, set left, and which numbers, set right. The first always holds words."""
-    columns = ["".join(row[place].text for row in table.rows) for place in range(len(table.header))]
-    return [
-        place == 0 or sum(map(str.isalpha, text)) > sum(map(str.isdigit, text)) for place, text in enumerate(columns)
-    ]
+
+    def holds_words(place: int, name: str) -> bool:
+        text = "".join(row[place].text for row in table.rows)
+        return place == 0 or name in table.words or sum(map(str.isalpha, text)) > sum(map(str.isdigit, text))
+
+    return [holds_words(place, name) for place, name in enumerate(table.header)]
 
 
 def as_text(table: TextTable, bold: bool = False, width: int | None = None) -> str:
     """Plain text in columns; the best of a column is marked with `*`.
 
-    bold: set the best bold as well, by a terminal's escape codes. width: characters that a line may have; where the
-    table is wider, the cells of its widest column are wrapped (None: nothing is).
+    bold: set the best bold as well, by a terminal's escape codes. width: characters of the terminal's lines; where the
+    table is wider, the column that has most to give is wrapped between words (None: nothing is).
     """
 
     plain = [[_printable(name) for name in table.header]]
@@ -128,18 +136,24 @@ def _laid_out(
         disable_numparse=True,
         preserve_whitespace=True,
         maxcolwidths=limits,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
     return laid_out
 
 
 def _limits(lines: list[list[str]], width: int | None) -> list[int | None] | None:
-    """The width to which each column is wrapped, None for those that are not; None where the table fits."""
-    widths = [max(map(wcswidth, column)) for column in zip(*lines, strict=True)]
+    """The width to which each column is wrapped, None for those that are not; None where nothing is wrapped."""
+    columns = list(zip(*lines, strict=True))
+    widths = [max(map(wcswidth, column)) for column in columns]
     excess = sum(widths) + 2 * (len(widths) - 1) - (width or sys.maxsize)
-    if excess <= 0:
+    least = [max(wcswidth(word) for text in column for word in text.split() or [""]) for column in columns]
+    spare = [size - max(NARROWEST, longest) for size, longest in zip(widths, least, strict=True)]
+    chosen = spare.index(max(spare))
+    if excess <= 0 or spare[chosen] <= 0:
         return None
-    widest = widths.index(max(widths))
-    return [max(NARROWEST, size - excess) if place == widest else None for place, size in enumerate(widths)]
+    limit = widths[chosen] - min(excess, spare[chosen])
+    return [limit if place == chosen else None for place in range(len(widths))]
 
 
 def escape_markdown(text: str) -> str:

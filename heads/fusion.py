@@ -17,6 +17,7 @@ from rapidfuzz.utils import default_process
 from foundation.errors import UserError
 from foundation.files import read_json, write_atomic, write_json
 from foundation.progress import Bar
+from foundation.tables import as_text, text_table
 from heads import training
 from heads.base import Head
 from heads.config import load_config
@@ -137,15 +138,10 @@ def parts_table(parts: dict[str, dict[str, dict[str, float]]]) -> str:
     """`parts.json` as plain text, in percent."""
     titles = [f"{split} {figure}" for split in next(iter(parts.values())) for figure in FIGURES]
     rows = [
-        [f"{100 * values[figure]:.2f}" for values in splits.values() for figure in FIGURES] for splits in parts.values()
+        [name, *(f"{100 * values[figure]:.2f}" for values in splits.values() for figure in FIGURES)]
+        for name, splits in parts.items()
     ]
-    lines = [[f"fused ({PROTOCOL})", *titles], *([name, *row] for name, row in zip(parts, rows, strict=True))]
-    width = max(len(line[0]) for line in lines)
-    padded = [
-        [name.ljust(width), *(cell.rjust(len(title)) for cell, title in zip(cells, titles, strict=True))]
-        for name, *cells in lines
-    ]
-    return "\n".join("  ".join(line) for line in padded)
+    return as_text(text_table([f"fused ({PROTOCOL})", *titles], rows))
 
 
 def _parts(job: TrainingJob, metrics: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foundation.tables import as_text, text_table
+
 CUTOFFS = (1, 3, 5, 10, 20)
 TIE = 1e-5
 """Scores nearer than this, relative to the gold's, are equal: what fp32 rounding makes of equal pairs computed in different blocks."""
@@ -88,18 +90,18 @@ def parts(table: Mapping[str, np.ndarray], gold: np.ndarray, entity_image: np.nd
 
 
 def table(metrics: Metrics) -> str:
-    """The metrics as plain text, in percent but for n and MR: every split and protocol, then the parts of the last split under its first protocol."""
+    """The metrics as text, in percent but for n and MR: every split and protocol, then the parts of the last split under
+    its first protocol."""
     names = ["n", *(f"H@{k}" for k in CUTOFFS), "MRR", "MR", "recall"]
-    rows = [["", *names]]
-    by_part: dict[str, dict[str, float | int]] = {}
-    title = ""
+    rows: list[list[str]] = []
+    parts_rows: list[list[str]] = []
     for split, protocols in metrics.items():
-        rows += [[f"{split}  {protocol}", *_cells(by_part["all"], names)] for protocol, by_part in protocols.items()]
-        protocol, by_part = next(iter(protocols.items()))
-        title = f"{split}  {protocol}, by part"
-    rows += [[""], [title], *([name, *_cells(values, names)] for name, values in by_part.items() if name != "all")]
-    width = max(len(row[0]) for row in rows)
-    return "\n".join("  ".join([row[0].ljust(width), *(cell.rjust(6) for cell in row[1:])]).rstrip() for row in rows)
+        rows += [[f"{split}  {protocol}", *_cells(parts["all"], names)] for protocol, parts in protocols.items()]
+        protocol, parts = next(iter(protocols.items()))
+        parts_rows = [[f"{split}  {protocol}, by part", *[""] * len(names)]]
+        parts_rows += [[name, *_cells(values, names)] for name, values in parts.items() if name != "all"]
+    blank = [""] * (len(names) + 1)
+    return as_text(text_table(["", *names], [*rows, blank, *parts_rows]))
 
 
 def _cells(values: Mapping[str, float | int], names: list[str]) -> list[str]:

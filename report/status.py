@@ -128,5 +128,6 @@ def _when(moment: float) -> str:
 def _listing(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, older: int = 0) -> str:
     if not rows:
         return f"{header[0]}: nothing"
-    table = as_text(text_table(header, rows), width=width)
+    words = ("identity", "run", "search", "last rate", "written")
+    table = as_text(text_table(header, rows, words=words), width=width)
     return f"{table}\nand {older} older" if older else table

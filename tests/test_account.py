@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from foundation.errors import UserError
-from pipeline.datasets.account import as_text
+from pipeline.datasets.account import account_text
 from pipeline.datasets.contracts import LayoutOptions, Limits, PrepareJob
 from pipeline.datasets.images import image_key
 from pipeline.datasets.prepare import prepare
@@ -184,7 +184,7 @@ def test_account_counts(job):
 def test_printed_account_is_aligned_and_names_every_count(job):
     account = prepare(job).account
     text = (job.out / "account.txt").read_text()
-    assert text == as_text(account)
+    assert text == account_text(account)
     first = text.split("\n\n")[1].splitlines()
     assert len({len(line) for line in first}) == 1
     for wanted in (
@@ -277,4 +277,4 @@ def test_candidates_that_came_with_mentions_are_kept_as_rows_and_counted(job, tm
     assert account["given"]["dev"] == {"mentions": 1, "gold": 1, "candidates": 3, "outside_kb": 1}
     assert account["given"]["test"] == {"mentions": 2, "gold": 0, "candidates": 1, "outside_kb": 1}
     assert account["given"]["all"] == {"mentions": 3, "gold": 1, "candidates": 4, "outside_kb": 2}
-    assert "candidates that came with the data" in as_text(account)
+    assert "candidates that came with the data" in account_text(account)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -86,7 +87,8 @@ def test_what_is_found_in_the_demos_pictures_is_what_was_drawn_there(demo_work, 
     output = subprocess.run(
         findings, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=True
     ).stdout
-    shares = {line[:34].strip(): float(line[34:].split()[0]) for line in output.splitlines()}
+    rows = [re.split(r"\s{2,}", line) for line in output.splitlines()[1:]]
+    shares = {name: float(share.split()[0]) for name, share in rows}
     for figure in (
         "figures found",
         "faces found (objects)",

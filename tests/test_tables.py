@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -111,3 +112,21 @@ def test_latex_compiles(tmp_path):
 def test_published_figures_are_called_published_in_every_form():
     for text in (as_text(published()), as_markdown(published()), as_latex(published())):
         assert "PUBLISHED" in text and "not measured here" in text and "87.98 / 91.82" in text and "full KB" in text
+
+
+def test_no_module_lays_out_a_table_by_itself():
+    root = Path(__file__).resolve().parents[1]
+    padding = re.compile(r"(?<!encode\(\))\.[lr]just\((?!.*b\")|\{[^{}\"]*:[<>]\{?\w+\}?,?\.?\w*\}")  # not of bytes
+    # help.py: options with their indented descriptions, as argparse shows them
+    allowed = {root / "foundation" / "tables.py", root / "mel_cache" / "commands" / "help.py"}
+    rooms = ("cache", "experiments", "foundation", "heads", "linking", "mel_cache", "pipeline", "report", "benchmarks")
+    sources = [path for room in rooms for path in (root / room).rglob("*.py") if path not in allowed]
+    assert len(sources) > 100
+    padded = [
+        f"{path.relative_to(root)}: {line.strip()}"
+        for path in sources
+        for line in path.read_text().splitlines()
+        if padding.search(line)
+    ]
+    assert not padded
+    assert padding.search("name.ljust(width)") and padding.search("f'{name:<18}'") and padding.search("{n:>13,}")

@@ -15,6 +15,7 @@ from foundation import device as devices
 from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.files import parse_json
+from foundation.tables import terminal_width
 from mel_cache.commands.dataset import DemoEncoders, OnDataset, PrepareDataset
 from mel_cache.commands.parameters import DEVICE, PRECISION, Whole
 from mel_cache.commands.task import Task, setting, stop
@@ -189,7 +190,7 @@ class ExtractGroup(OnProfile):
         }
 
     def summary(self, receipt: dict[str, Any]) -> str:
-        return wants.describe(Extraction.of_receipt(receipt["result"]))
+        return wants.describe(Extraction.of_receipt(receipt["result"]), terminal_width())
 
 
 class ExtractFeatures(OnProfile):
@@ -231,7 +232,9 @@ class ExtractFeatures(OnProfile):
         return {"result": wants.merged(group.result() for group in self.groups()).to_receipt(), "files": []}
 
     def summary(self, receipt: dict[str, Any]) -> str:
-        return wants.describe(Extraction.of_receipt(receipt["result"])) + f"\ncache: {self.paths.cache}"
+        return (
+            wants.describe(Extraction.of_receipt(receipt["result"]), terminal_width()) + f"\ncache: {self.paths.cache}"
+        )
 
 
 def wants_json(wants: Iterable[Want]) -> str:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from foundation.tables import as_text, text_table
 from pipeline.candidates.contracts import CandidateLists
 from pipeline.candidates.lists import RankedLists
 from pipeline.datasets.records import SPLITS
@@ -30,17 +31,10 @@ def recall(lists: RankedLists, gold: np.ndarray, split: np.ndarray) -> dict[str,
 def recall_table(lists: CandidateLists) -> str:
     """Recall by source and split, in percent, as text."""
     depths = [depth for depth in next(iter(next(iter(lists.recall.values())).values())) if depth != "n"]
-    width = max([16, *map(len, lists.recall)])
-    columns = [
-        "candidate recall".ljust(width),
-        "split",
-        "mentions".rjust(8),
-        *(f"@{depth}".rjust(6) for depth in depths),
-    ]
-    lines = ["  ".join(columns)]
-    lines.append("-" * len(lines[0]))
+    rows = []
     for label, splits in lists.recall.items():
         for split, shares in splits.items():
-            figures = [f"{100 * shares[depth]:6.2f}" if shares["n"] else f"{'-':>6}" for depth in depths]
-            lines.append("  ".join([label.ljust(width), split.ljust(5), f"{shares['n']:8,}", *figures]))
-    return "\n".join(lines) + "\n"
+            figures = [f"{100 * shares[depth]:.2f}" if shares["n"] else "-" for depth in depths]
+            rows.append([label, split, f"{shares['n']:,}", *figures])
+    header = ["candidate recall", "split", "mentions", *(f"@{depth}" for depth in depths)]
+    return as_text(text_table(header, rows)) + "\n"

@@ -1,10 +1,11 @@
 """The account of a dataset: what is in it, counted by split, and printed as tables."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from cache.shard import Status
+from foundation.tables import TextTable, as_text, text_table
 from pipeline.datasets.records import SPLITS, RawDataset
 from pipeline.datasets.scan import Scan
 from pipeline.datasets.tables import NIL, OUTSIDE_KB, STATUS_NAMES
@@ -36,14 +37,6 @@ _IMAGE_ROWS = (
     ("too large", "too_large"),
     ("ok, same picture as another (reused)", "reused"),
 )
-
-
-class Grid(NamedTuple):
-    """A table of the account: rows of a label (indented by what it is part of) and a count for each column."""
-
-    title: str
-    columns: list[str]
-    rows: list[tuple[str, list[int]]]
 
 
 def _image_counts(scans: Sequence[Scan]) -> dict[str, Any]:
@@ -133,16 +126,6 @@ def account_of(
     }
 
 
-def _grid(title: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[int]]]) -> list[str]:
-    cells = [[title, *heads], *([label, *(f"{value:,}" for value in values)] for label, values in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
-        for row in cells
-    ]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
-
-
 def _image_rows(counts: Sequence[dict[str, Any]]) -> list[tuple[str, list[int]]]:
     rows = [("images listed", [c["listed"] for c in counts])]
     for label, name in _IMAGE_ROWS:
@@ -154,12 +137,12 @@ def _image_rows(counts: Sequence[dict[str, Any]]) -> list[tuple[str, list[int]]]
     return rows
 
 
-def grids(account: Mapping[str, Any]) -> list[Grid]:
-    """The account as tables."""
+def tables(account: Mapping[str, Any]) -> list[TextTable]:
+    """The account as tables. Labels are indented by what they are part of; a table's title is its first column's name."""
     splits, entities = account["splits"], account["entities"]
     rows = [(label, [counts[name] for counts in splits.values()]) for label, name in _ROWS]
     rows += _image_rows([counts["images"] for counts in splits.values()])
-    tables = [Grid("mentions by split", list(splits), rows)]
+    listed = [_counts_table("mentions by split", splits, rows)]
     rows = [
         ("entities", [entities["entities"]]),
         ("  sharing their name with another", [entities["sharing_a_name"]]),
@@ -167,19 +150,21 @@ def grids(account: Mapping[str, Any]) -> list[Grid]:
         ("  with a usable image", [entities["with_usable_image"]]),
         *_image_rows([entities["images"]]),
     ]
-    tables.append(Grid("knowledge base", ["all"], rows))
+    listed.append(_counts_table("knowledge base", ["all"], rows))
     if "given" in account:
         rows = [(label, [counts[name] for counts in account["given"].values()]) for label, name in _GIVEN_ROWS]
-        tables.append(Grid("candidates that came with the data", list(account["given"]), rows))
+        listed.append(_counts_table("candidates that came with the data", account["given"], rows))
     for title, counts in (("entity types", entities["types"]), ("mention groups", account["groups"])):
         if len(counts) > 1:
-            tables.append(Grid(title, ["all"], [(label, [count]) for label, count in counts.items()]))
-    return tables
+            listed.append(_counts_table(title, ["all"], [(label, [count]) for label, count in counts.items()]))
+    return listed
 
 
-def as_text(account: Mapping[str, Any]) -> str:
-    """The account as account.txt holds it: aligned text."""
-    lines = [f"Dataset {account['dataset']} (layout {account['format']})"]
-    for title, columns, rows in grids(account):
-        lines += ["", *_grid(title, columns, rows)]
-    return "\n".join(lines) + "\n"
+def _counts_table(title: str, columns: Iterable[str], rows: Iterable[tuple[str, Sequence[int]]]) -> TextTable:
+    return text_table([title, *columns], [[label, *(f"{count:,}" for count in counts)] for label, counts in rows])
+
+
+def account_text(account: Mapping[str, Any]) -> str:
+    """The account as account.txt holds it."""
+    heading = f"Dataset {account['dataset']} (layout {account['format']})"
+    return "\n\n".join([heading, *map(as_text, tables(account))]) + "\n"

@@ -7,7 +7,7 @@ from typing import Any
 from foundation.errors import UserError
 from foundation.files import together, write_atomic, write_json
 from pipeline.datasets import tables
-from pipeline.datasets.account import account_of, as_text
+from pipeline.datasets.account import account_of, account_text
 from pipeline.datasets.contracts import ACCOUNT, CONTENT, Dataset, PrepareJob
 from pipeline.datasets.layouts import load
 from pipeline.datasets.records import RawDataset
@@ -54,7 +54,7 @@ def prepare(job: PrepareJob) -> Dataset:
         for name, data in written.items():
             write_atomic(out / name, data)
         write_json(out / "account.json", account)
-        write_atomic(out / ACCOUNT, as_text(account))
+        write_atomic(out / ACCOUNT, account_text(account))
     return Dataset(
         name=job.name,
         content=content,

@@ -9,6 +9,7 @@ from cache import verify as checks
 from cache.identity import identity
 from foundation.errors import UserError
 from foundation.files import read_json
+from foundation.tables import as_text, text_table
 from pipeline.datasets.images import Limits
 from pipeline.extraction import stage, wants
 from pipeline.extraction.base import DerivedOptions
@@ -57,12 +58,12 @@ def estimate(job: EstimateJob) -> Estimate:
 
 def describe(estimate: Estimate, later: Sequence[str] = ()) -> str:
     """The estimate as a table. later: features whose rows cannot be counted yet."""
-    lines = [f"{'feature':<18}{'rows wanted':>13}{'to do':>10}{'megabytes':>12}{'time':>14}"]
+    rows = []
     for feature in estimate.features:
         time = "-" if not feature.rows else "not measured" if feature.seconds is None else f"{feature.seconds:,.0f} s"
-        lines.append(
-            f"{feature.feature:<18}{feature.wanted:>13,}{feature.rows:>10,}{feature.bytes / 1e6:>12,.1f}{time:>14}"
-        )
+        counts = f"{feature.wanted:,}", f"{feature.rows:,}", f"{feature.bytes / 1e6:,.1f}"
+        rows.append([feature.feature, *counts, time])
+    lines = [as_text(text_table(["feature", "rows wanted", "to do", "megabytes", "time"], rows))]
     if later:
         lines.append(f"not known before what they are made from is extracted: {', '.join(later)}")
     lines.append(
@@ -131,11 +132,10 @@ def clean(job: dict[str, Any]) -> dict[str, Any]:
     found, problems = checks.usage(Path(job["cache"]))
     notes += [f"left as it is: {problem}" for problem in problems]
     stale = [entry for entry in found if entry.identity not in asked]
-    lines = [f"{'feature':<16}{'rows':>10}{'megabytes':>12}  folder"]
-    for entry in stale:
-        lines.append(f"{entry.feature:<16}{entry.rows:>10,}{entry.bytes / 1e6:>12,.1f}  {entry.folder.name}")
-        if job["remove"]:
-            checks.remove(entry.folder)
+    rows = [[entry.feature, f"{entry.rows:,}", f"{entry.bytes / 1e6:,.1f}", entry.folder.name] for entry in stale]
+    lines = [as_text(text_table(["feature", "rows", "megabytes", "folder"], rows))]
+    for entry in stale if job["remove"] else ():
+        checks.remove(entry.folder)
     if not stale:
         lines = [f"every {'other ' if problems else ''}feature in the cache is asked for by a profile in use"]
     elif job["remove"]:

@@ -12,6 +12,7 @@ from foundation import plugins
 from foundation.contracts import from_json
 from foundation.errors import UserError
 from foundation.files import parse_json
+from foundation.tables import as_text, text_table
 from pipeline import extractors
 from pipeline.extraction import views
 from pipeline.extraction.contracts import Extraction, FeatureRows, Plan
@@ -202,14 +203,19 @@ def _added(one: FeatureRows, other: FeatureRows) -> FeatureRows:
     )
 
 
-def describe(extraction: Extraction) -> str:
-    """A table of an extraction's result: rows and verdicts by feature, and where each lies."""
+def describe(extraction: Extraction, width: int | None = None) -> str:
+    """A table of an extraction's result: rows and verdicts by feature, and where each lies. width: of the terminal."""
     features = sorted(extraction.features.items())
-    width = max([16, *(len(name) + 1 for name, _ in features)])
-    lines = [f"{'feature':<{width}}{'rows':>10}  {'verdicts':<34}store"]
-    for name, feature in features:
-        verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in feature.verdicts.items())
-        lines.append(f"{name:<{width}}{feature.rows:>10,}  {verdicts:<34}{feature.store}")
+    rows = [
+        [
+            name,
+            f"{feature.rows:,}",
+            ", ".join(f"{count:,} {verdict}" for verdict, count in feature.verdicts.items()),
+            feature.store,
+        ]
+        for name, feature in features
+    ]
+    lines = [as_text(text_table(["feature", "rows", "verdicts", "store"], rows, words=["verdicts"]), width=width)]
     lines += [
         f"{feature.crops.lost:,} of {feature.crops.boxes:,} boxes gave {name} no row "
         "(outside the picture, no area, or the model failed)"

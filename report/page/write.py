@@ -9,11 +9,11 @@ import numpy as np
 
 from foundation.files import read_json, write_atomic
 from foundation.progress import Bar
-from foundation.tables import TextTable, text_table
+from foundation.tables import TextTable
 from heads.contracts import Selection
 from heads.explanations import by_hash, explain
 from heads.metrics import parts
-from pipeline.datasets.account import grids
+from pipeline.datasets.account import tables as account_tables
 from pipeline.datasets.images import Limits
 from report import agreement, curves, leaderboard
 from report.cases import TOP, Cases, Explanation, Method, Source
@@ -95,10 +95,8 @@ def write_explained(job: PageJob, explain_run: Explain) -> PageResult:
 
 
 def _account_tables(account: Mapping[str, Any]) -> list[TextTable]:
-    return [
-        text_table(["", *columns], [[label, *(f"{value:,}" for value in values)] for label, values in rows], title)
-        for title, columns, rows in grids(account)
-    ]
+    """The account's tables, the name of the first column above each as its title."""
+    return [replace(table, title=table.header[0], header=("", *table.header[1:])) for table in account_tables(account)]
 
 
 def _cases_with_parts(cases: Cases, rows: Sequence[int]) -> tuple[list[dict[str, Any]], list[str]]:
