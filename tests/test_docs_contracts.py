@@ -11,6 +11,7 @@ from heads.config import load_config, methods
 from heads.config.base import HeadConfig
 from pipeline import extractors
 from pipeline.extraction import base, views
+from pipeline.pairs import registry
 
 
 def first_cells(page: str, section: str) -> list[str]:
@@ -58,3 +59,10 @@ def test_every_hook_of_a_configuration_is_listed():
 
 def test_every_hook_of_a_head_is_listed():
     assert sorted(first_cells("adding-a-head.md", "Hooks of the head")) == sorted(members(Head))
+
+
+def test_every_pair_feature_is_listed_with_what_it_reads():
+    table = (ROOT / "docs" / "pairs.md").read_text().partition("| features of the profile |")[2].partition("\n\n")[0]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
+    listed = {row[1].strip(" `"): sorted(re.findall(r"`(\w+)`", row[3])) for row in rows}
+    assert listed == {name: registry.features_of(name) for name in registry.FUNCTIONS}
