@@ -4,20 +4,26 @@ import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from foundation.errors import UserError
 from foundation.files import parse_json
-from pipeline.datasets.layouts._fields import ImageFolder, check_fields, label, labels, text
-from pipeline.datasets.layouts.jsonl import span_of
+from pipeline.datasets.fields import ImageFolder, Label
+from pipeline.datasets.layouts.jsonl import MentionLine
 from pipeline.datasets.records import Mention
 
 MAX_LINE = 1 << 20  # bytes of one line
 SHOWN = 200  # characters of a refused line that are kept
-REQUIRED = ("sentence", "mention")
-# A dataset's own mentions.jsonl may be given as it is: what it says of the right answer is not read.
-OPTIONAL = ("id", "start", "end", "image", "type", "candidates", "gold", "split", "group")
 _FOLDERS = 1024  # picture folders remembered as safe
+
+
+class _Record(MentionLine):
+    """A mention to link. A dataset's own mentions.jsonl may be given as it is: gold, split and group are not read."""
+
+    id: Label | None = None
+    gold: Any = None
+    split: Any = None
+    group: Any = None
 
 
 @dataclass(frozen=True)
@@ -84,23 +90,21 @@ def _mention(number: int, raw: bytes, folder: ImageFolder, ignored: Collection[s
     if len(raw) > MAX_LINE:
         raise UserError(f"{where}: longer than {MAX_LINE:,} bytes; a sentence is enough around a mention")
     try:
-        record = parse_json(raw.decode("utf-8").rstrip("\r\n"), unique=True)
+        value = parse_json(raw.decode("utf-8").rstrip("\r\n"), unique=True)
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except json.JSONDecodeError as error:
         raise UserError(
             f"{where}: malformed JSON at column {error.colno} ({error.msg}); each line must hold one whole JSON object"
         ) from error
-    check_fields(record, where, REQUIRED, (*OPTIONAL, *ignored))
-    sentence, phrase = text(record, "sentence", where, default=""), text(record, "mention", where, empty=False)
-    image = text(record, "image", where)
+    record = _Record.read(value, where, ignored)
     return Mention(
-        id=label(record, "id", where) if record.get("id") is not None else str(number),
-        sentence=sentence,
-        phrase=phrase,
+        id=str(number) if record.id is None else record.id,
+        sentence=record.sentence,
+        phrase=record.mention,
         split="test",
-        span=span_of(record, sentence, phrase, where),
-        image=folder.check(image, where) if image else None,
-        type=text(record, "type", where),
-        given=labels(record, "candidates", where),
+        span=record.span(where),
+        image=folder.check(record.image, where) if record.image else None,
+        type=record.type,
+        given=record.given(),
     )

@@ -202,7 +202,7 @@ MIMIC_ERRORS = {
     "row id is text": (change(kb, id="2"), ["record 3", "'2'", "integer row id"]),
     "empty name": (change(kb, entity_name=""), ["kb_entity.json: record 3", "'entity_name' is empty"]),
     "images are text": (change(kb, image_list="a.jpg"), ["record 3", "'image_list'", "list of file names"]),
-    "images are false": (change(kb, image_list=False), ["record 3", "'image_list' holds False"]),
+    "images are false": (change(kb, image_list=False), ["record 3", "'image_list' holds bool False"]),
     "half a character in an image": (change(kb, image_list=["\ud800.jpg"]), ["record 3 ('Q3')", "surrogate"]),
     "field with a line break": (change(train, **{"a\nb": 1}), ["record 2 ('m1')", "--ignore-fields a\\nb"]),
     "other row in qid2id": (

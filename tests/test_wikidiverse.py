@@ -175,7 +175,7 @@ WIKIDIVERSE_ERRORS = {
     ),
     "offsets are text": (
         lambda data: data.splits.update(test=[data.mention(start="4")]),
-        ["record 1 ('Lions')", "'4'", "two integers"],
+        ["record 1 ('Lions')", "'start' holds str '4'", "expected an integer"],
     ),
     "candidates are text": (
         lambda data: data.splits.update(test=[data.mention(candidates="x")]),

@@ -4,12 +4,14 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import unquote
+
+from pydantic import BeforeValidator, Field
 
 from foundation.errors import UserError
 from foundation.files import read_json
-from pipeline.datasets.layouts._fields import ImageFolder, text
+from pipeline.datasets.fields import FilledText, ImageFolder, Record, Text, TextOrBlank, Unique, as_list
 from pipeline.datasets.records import SPLITS
 
 EXTENSIONS = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".PNG", ".gif", ".webp")
@@ -60,23 +62,39 @@ def is_nil(value: str) -> bool:
     return value.strip().lower() in ("", "nil")
 
 
-def phrases_and_golds(record: dict, where: str) -> list[tuple[str, str | None]]:
-    """`mentions` and `answer` are two strings, or two lists of the same length. The phrases are given as they stand in the record."""
-    phrases, golds = record["mentions"], record["answer"]
-    if not isinstance(phrases, list):
-        phrases, golds = [phrases], [golds]
-    elif not isinstance(golds, list):
-        golds = [golds]
-    if len(phrases) != len(golds) or not phrases:
-        raise UserError(
-            f"{where}: {len(phrases)} mentions and {len(golds)} answers, expected one answer for each mention"
-        )
-    pairs = []
-    for phrase, gold in zip(phrases, golds):
-        phrase = text({"mentions": phrase}, "mentions", where, empty=False)
-        gold = text({"answer": gold}, "answer", where, default="")
-        pairs.append((phrase, None if is_nil(gold) else gold))
-    return pairs
+class ReleaseMention(Record):
+    """What the records of releases share. `mentions` and `answer` are two texts, or two lists of the same length.
+
+    entities: the gold's name, which is never kept.
+    """
+
+    sentence: TextOrBlank
+    mentions: Annotated[list[FilledText], BeforeValidator(as_list)]
+    answer: Annotated[list[Text | None], BeforeValidator(as_list)]
+    image: Text | None = Field(default=None, alias="imgPath")
+    mention_type: Text | None = None
+    entities: Any = None
+
+    def pairs(self, where: str) -> list[tuple[str, str | None]]:
+        """(phrase as it stands in the record, gold or None for NIL). Raises `UserError` where their numbers differ."""
+        if len(self.mentions) != len(self.answer) or not self.mentions:
+            raise UserError(
+                f"{where}: {len(self.mentions)} mentions and {len(self.answer)} answers, expected one answer for each "
+                "mention"
+            )
+        golds = (None if is_nil(gold or "") else gold for gold in self.answer)
+        return list(zip(self.mentions, golds, strict=True))
+
+
+class KeyedText(Record):
+    """A text under its key, as a release's files of descriptions and properties hold it."""
+
+    key: Text
+    text: TextOrBlank
+
+
+def mention_ids() -> Unique:
+    return Unique("mention id", "rename or remove one, or pass --repeated-ids number")
 
 
 class Pictures:

@@ -19,15 +19,19 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from pipeline.datasets.contracts import LayoutOptions
-from pipeline.datasets.layouts._fields import ImageFolder, Unique, check_fields, image_list, labels, text
+from pipeline.datasets.fields import FileNames, FilledText, ImageFolder, Label, Record
 from pipeline.datasets.layouts._release import (
     EXTENSIONS,
+    KeyedText,
     Pictures,
+    ReleaseMention,
     decoded,
     first_folder,
+    mention_ids,
     one_each,
-    phrases_and_golds,
     read_keyed,
     split_files,
     stamps_below,
@@ -36,10 +40,28 @@ from pipeline.datasets.records import SPLITS, Entity, Mention, RawDataset
 from pipeline.datasets.spans import find_span
 
 FILES = "qid2ne.json and *{train,dev,test}.json"
-_REQUIRED = ("sentence", "mentions", "answer")
-# Read: imgPath, img_list and mention_type. The others are of no use here, or would tell the answer.
-_OPTIONAL = ("id", "imgPath", "img_list", "mention_type", "entities", "brief")
 _ENTITY_PICTURE = re.compile(r"(.+?)(?:[_-](\d{1,9}))?\.(?:jpe?g|png|gif|webp|bmp|tiff?)", re.IGNORECASE)
+
+
+class _MentionRecord(ReleaseMention):
+    id: Any = None
+    img_list: FileNames = Field(default_factory=list)
+    brief: Any = None  # the gold's description, which is never kept
+
+
+class _Key(Record):
+    key: FilledText
+
+
+class _Name(Record):
+    QID: FilledText
+    name: FilledText
+
+
+class _List(Record):
+    """The candidates of a phrase."""
+
+    candidates: list[Label] | None = Field(description="a list of ids")
 
 
 def _splits(folder: Path) -> dict[str, list[Path]]:
@@ -87,14 +109,20 @@ def _entities(folder: Path, root: Path) -> list[Entity]:
     path = folder / "qid2ne.json"
     names = read_keyed(path)
     texts = {name: folder / f"{name}.json" for name in ("qid2abs", "qid2brief")}
-    read = {name: read_keyed(file) if file.is_file() else {} for name, file in texts.items()}
+    parsed = {name: read_keyed(file) if file.is_file() else {} for name, file in texts.items()}
+
+    def text(name: str, qid: str) -> str:
+        where = f"{texts[name]}: {qid!r:.40}"
+        return KeyedText.read({"key": qid, "text": parsed[name].get(qid)}, where).text
+
     pictures, entities = _entity_pictures(root, names), []
-    for number, qid in enumerate(names, 1):
+    for number, (qid, name) in enumerate(names.items(), 1):
+        record = _Name.read({"QID": qid, "name": name}, f"{path}: record {number} ({qid!r:.40})")
         entity = Entity(
-            id=text({"QID": qid}, "QID", f"{path}: record {number}", empty=False),
-            name=decoded(text(names, qid, str(path), empty=False)),
-            attributes=text(read["qid2abs"], qid, str(texts["qid2abs"]), default=""),
-            description=text(read["qid2brief"], qid, str(texts["qid2brief"]), default=""),
+            id=record.QID,
+            name=decoded(record.name),
+            attributes=text("qid2abs", qid),
+            description=text("qid2brief", qid),
             images=pictures.get(qid, ()),
         )
         entities.append(entity)
@@ -103,52 +131,48 @@ def _entities(folder: Path, root: Path) -> list[Entity]:
 
 def _lists(path: Path | None) -> dict[str, tuple[str, ...] | None]:
     """Phrase -> QIDs."""
-    listed = read_keyed(path) if path is not None else {}
-    return {phrase: labels(listed, phrase, str(path)) for phrase in listed}
+    lists = {}
+    for phrase, candidates in (read_keyed(path) if path is not None else {}).items():
+        qids = _List.read({"candidates": candidates}, f"{path}: {phrase!r:.40}").candidates
+        lists[phrase] = None if qids is None else tuple(dict.fromkeys(qids))
+    return lists
 
 
-def _picture(key: str, record: dict, pictures: Pictures, where: str) -> str | None:
-    if "imgPath" not in record and "img_list" not in record:
+def _picture(key: str, record: _MentionRecord, pictures: Pictures, where: str) -> str | None:
+    if record.model_fields_set.isdisjoint(("image", "img_list")):
         named = next((key + extension for extension in EXTENSIONS if key + extension in pictures.names), None)
         return named and pictures.find(named, where)
-    listed, single = image_list(record, "img_list", where), text(record, "imgPath", where)
-    found = [pictures.find(image, where) for image in ([single] if single else listed)]
-    return next((path for path in found if pictures.holds(path)), found[0] if found else None)
+    paths = [pictures.find(image, where) for image in ([record.image] if record.image else record.img_list)]
+    return next((path for path in paths if pictures.holds(path)), paths[0] if paths else None)
 
 
-def _records(path: Path, options: LayoutOptions) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _records(path: Path, options: LayoutOptions) -> Iterator[tuple[str, str, _MentionRecord]]:
     """(key, place, record) of each record of a split."""
     for number, (key, record) in enumerate(read_keyed(path).items(), 1):
         where = f"{path}: record {number} ({key!r:.40})"
-        text({"key": key}, "key", where, empty=False)
-        check_fields(record, where, _REQUIRED, (*_OPTIONAL, *options.ignored))
-        yield key, where, record
+        _Key.read({"key": key}, where)
+        yield key, where, _MentionRecord.read(record, where, options.ignored)
 
 
 def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     mention_root, entity_root = _roots(folder, options)
     paths = sources(folder)
     entities, lists = _entities(folder, entity_root), _lists(_candidates(folder))
-    pictures, seen, mentions = (
-        Pictures(mention_root),
-        Unique("mention id", "rename or remove one, or pass --repeated-ids number"),
-        [],
-    )
-    for split, path in zip(SPLITS, paths[-3:]):
+    pictures, ids, mentions = Pictures(mention_root), mention_ids(), []
+    for split, path in zip(SPLITS, paths[-3:], strict=True):
         for key, where, record in _records(path, options):
-            sentence, image = text(record, "sentence", where, default=""), _picture(key, record, pictures, where)
-            pairs = phrases_and_golds(record, where)
+            image, pairs = _picture(key, record, pictures, where), record.pairs(where)
             for number, (written, gold) in enumerate(pairs):
                 phrase = decoded(written)
                 mention = Mention(
-                    id=seen.name(key + (f".{number}" if len(pairs) > 1 else ""), where, options.repeated_ids),
-                    sentence=sentence,
+                    id=ids.take(key + (f".{number}" if len(pairs) > 1 else ""), where, options.repeated_ids),
+                    sentence=record.sentence,
                     phrase=phrase,
                     split=split,
                     gold=gold,
-                    span=find_span(sentence, phrase),
+                    span=find_span(record.sentence, phrase),
                     image=image,
-                    type=text(record, "mention_type", where),
+                    type=record.mention_type,
                     given=lists.get(written, lists.get(phrase)),
                 )
                 mentions.append(mention)
@@ -156,4 +180,4 @@ def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
 
 
 def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int]]:
-    return stamps_below(dict(zip(("mentions", "entities"), _roots(folder, options))))
+    return stamps_below(dict(zip(("mentions", "entities"), _roots(folder, options), strict=True)))

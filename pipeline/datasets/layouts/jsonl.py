@@ -34,28 +34,98 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from foundation.errors import UserError, nearest
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from foundation.errors import UserError
 from pipeline.datasets.contracts import LayoutOptions
-from pipeline.datasets.layouts._fields import (
+from pipeline.datasets.fields import (
+    FileOrFiles,
+    FilledText,
     ImageFolder,
+    Label,
+    Record,
+    Text,
+    TextOrBlank,
     Unique,
-    check_fields,
-    image_list,
+    as_list,
     json_lines,
-    label,
-    labels,
-    text,
 )
-from pipeline.datasets.records import SPLITS, Entity, Mention, RawDataset
+from pipeline.datasets.layouts._release import mention_ids
+from pipeline.datasets.records import Entity, Mention, RawDataset
 from pipeline.datasets.spans import bare, find_span
 
 FILES = "mentions.jsonl and entities.jsonl"
-_REQUIRED = ("id", "sentence", "mention", "gold", "split")
-_OPTIONAL = ("start", "end", "image", "type", "group", "candidates")
-_ENTITY_REQUIRED = ("id", "name")
-_ENTITY_OPTIONAL = ("attributes", "description", "images", "type")
+
+
+class MentionLine(Record):
+    """What a mention to train on and a mention to link share. start, end: given together or not at all."""
+
+    sentence: TextOrBlank
+    mention: FilledText
+    start: int | None = None
+    end: int | None = None
+    image: Text | None = None
+    type: Text | None = None
+    candidates: list[Label] | None = Field(default=None, description="a list of ids")
+
+    def span(self, where: str) -> tuple[int, int] | None:
+        """Offsets of the phrase, as given or as found in the sentence. Raises `UserError` where they do not fit."""
+        start, end = self.start, self.end
+        if start is None and end is None:
+            return find_span(self.sentence, self.mention)
+        if start is None or end is None:
+            raise UserError(
+                f"{where}: start {start!r} and end {end!r}, expected two integers; leave both out to have the phrase "
+                "looked up"
+            )
+        if not 0 <= start < end <= len(self.sentence):
+            raise UserError(
+                f"{where}: span {start}..{end} lies outside the sentence of {len(self.sentence)} characters; offsets "
+                "count characters from 0"
+            )
+        if bare(self.sentence[start:end]) != bare(self.mention):
+            raise UserError(
+                f"{where}: span {start}..{end} covers {self.sentence[start:end]!r:.60}, not the mention "
+                f"{self.mention!r:.60}; leave start and end out to have it looked up"
+            )
+        return start, end
+
+    def given(self) -> tuple[str, ...] | None:
+        """The candidates, each where it comes first."""
+        return None if self.candidates is None else tuple(dict.fromkeys(self.candidates))
+
+
+class _MentionRecord(MentionLine):
+    id: Label
+    gold: Label | None
+    split: Literal["train", "dev", "test"]
+    group: Text | None = None
+
+
+def _as_text(value: Any) -> Any:
+    """Attributes as one text: `Occupation: actor, singer. Born: 1950.`"""
+    if not isinstance(value, dict):
+        return "" if value is None else value
+    parts = []
+    for name, item in value.items():
+        items = as_list(item)
+        if not all(isinstance(one, str | int | float) for one in items):
+            found = "holds under {name} {item}, expected text or a list of text"
+            raise PydanticCustomError("field", found, {"name": repr(name), "item": f"{item!r:.60}"})
+        parts.append(f"{name}: {', '.join(map(str, items))}.")
+    return " ".join(parts)
+
+
+class _EntityRecord(Record):
+    id: Label
+    name: FilledText
+    attributes: Annotated[Text, BeforeValidator(_as_text)] = ""
+    description: TextOrBlank = ""
+    images: FileOrFiles = Field(default_factory=list)
+    type: Text | None = None
 
 
 def recognises(folder: Path) -> bool:
@@ -70,76 +140,35 @@ def _roots(folder: Path, options: LayoutOptions) -> tuple[Path, Path]:
     return folder / (options.mention_images or ""), folder / (options.entity_images or "")
 
 
-def span_of(record: dict, sentence: str, phrase: str, where: str) -> tuple[int, int] | None:
-    """The record's `start` and `end`, checked, or where the phrase is found. Raises `UserError`."""
-    start, end = record.get("start"), record.get("end")
-    if start is None and end is None:
-        return find_span(sentence, phrase)
-    if type(start) is not int or type(end) is not int:
-        raise UserError(
-            f"{where}: start {start!r} and end {end!r}, expected two integers; leave both out to have the phrase looked up"
-        )
-    if not 0 <= start < end <= len(sentence):
-        raise UserError(
-            f"{where}: span {start}..{end} lies outside the sentence of {len(sentence)} characters; offsets count characters from 0"
-        )
-    if bare(sentence[start:end]) != bare(phrase):
-        raise UserError(
-            f"{where}: span {start}..{end} covers {sentence[start:end]!r:.60}, not the mention {phrase!r:.60}; leave start and end out to have it looked up"
-        )
-    return start, end
-
-
-def _attributes(value: Any, where: str) -> str:
-    if isinstance(value, dict):
-        parts = []
-        for key, item in value.items():
-            items = item if isinstance(item, list) else [item]
-            if not all(isinstance(i, (str, int, float)) for i in items):
-                raise UserError(f"{where}: attribute {key!r} holds {item!r:.60}, expected text or a list of text")
-            parts.append(f"{key}: {', '.join(map(str, items))}.")
-        value = " ".join(parts)
-    return text({"attributes": value}, "attributes", where, default="")
-
-
 def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     mention_root, entity_root = _roots(folder, options)
-    pictures, seen, entities = ImageFolder(entity_root), Unique("entity id"), []
-    for where, record in json_lines(folder / "entities.jsonl"):
-        check_fields(record, where, _ENTITY_REQUIRED, (*_ENTITY_OPTIONAL, *options.ignored))
+    pictures, entity_ids, entities = ImageFolder(entity_root), Unique("entity id"), []
+    for where, value in json_lines(folder / "entities.jsonl"):
+        line = _EntityRecord.read(value, where, options.ignored)
+        entity_ids.check(line.id, where)
         entity = Entity(
-            id=label(record, "id", where),
-            name=text(record, "name", where, empty=False),
-            attributes=_attributes(record.get("attributes"), where),
-            description=text(record, "description", where, default=""),
-            images=tuple(pictures.check(path, where) for path in image_list(record, "images", where, single=True)),
-            type=text(record, "type", where),
+            id=line.id,
+            name=line.name,
+            attributes=line.attributes,
+            description=line.description,
+            images=tuple(pictures.check(path, where) for path in line.images),
+            type=line.type,
         )
-        seen.name(entity.id, where)
         entities.append(entity)
-    pictures, seen, mentions = (
-        ImageFolder(mention_root),
-        Unique("mention id", "rename or remove one, or pass --repeated-ids number"),
-        [],
-    )
-    for where, record in json_lines(folder / "mentions.jsonl"):
-        check_fields(record, where, _REQUIRED, (*_OPTIONAL, *options.ignored))
-        split = text(record, "split", where, empty=False)
-        if split not in SPLITS:
-            raise UserError(f"{where}: unknown split {split!r}{nearest(split, SPLITS)}")
-        sentence, phrase = text(record, "sentence", where, default=""), text(record, "mention", where, empty=False)
-        image = text(record, "image", where)
+    pictures, ids, mentions = ImageFolder(mention_root), mention_ids(), []
+    for where, value in json_lines(folder / "mentions.jsonl"):
+        record = _MentionRecord.read(value, where, options.ignored)
         mention = Mention(
-            id=seen.name(label(record, "id", where), where, options.repeated_ids),
-            sentence=sentence,
-            phrase=phrase,
-            split=split,
-            gold=None if record["gold"] is None else label(record, "gold", where),
-            span=span_of(record, sentence, phrase, where),
-            image=pictures.check(image, where) if image else None,
-            type=text(record, "type", where),
-            group=text(record, "group", where),
-            given=labels(record, "candidates", where),
+            id=ids.take(record.id, where, options.repeated_ids),
+            sentence=record.sentence,
+            phrase=record.mention,
+            split=record.split,
+            gold=record.gold,
+            span=record.span(where),
+            image=pictures.check(record.image, where) if record.image else None,
+            type=record.type,
+            group=record.group,
+            given=record.given(),
         )
         mentions.append(mention)
     if not entities or not mentions:
@@ -151,7 +180,7 @@ def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int
     """Listed files only, so that whatever else lies in the folder (results, an editor's files) does not count."""
     mention_root, entity_root = _roots(folder, options)
     for side, root in (("mentions", mention_root), ("entities", entity_root)):
-        listed = set()
+        listed: set[str] = set()
         with open(folder / f"{side}.jsonl", encoding="utf-8-sig", errors="replace") as handle:
             for line in handle:
                 try:

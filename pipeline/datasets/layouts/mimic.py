@@ -14,16 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from foundation.errors import UserError
 from foundation.files import read_json
 from pipeline.datasets.contracts import LayoutOptions
-from pipeline.datasets.layouts._fields import Unique, check_fields, image_list, label, text
+from pipeline.datasets.fields import FileNames, FilledText, Label, Record, Text, TextOrBlank, Unique
 from pipeline.datasets.layouts._release import (
     Pictures,
+    ReleaseMention,
     decoded,
     first_folder,
+    mention_ids,
     one_each,
-    phrases_and_golds,
     split_files,
     stamps_below,
 )
@@ -31,11 +34,29 @@ from pipeline.datasets.records import SPLITS, Entity, Mention, RawDataset
 from pipeline.datasets.spans import find_span
 
 FILES = "qid2id.json, kb_entity.json and *_{train,dev,test}.json"
-_MENTION_REQUIRED = ("id", "sentence", "mentions", "answer")
-# Read: imgPath and mention_type. The others stand in some copies of the releases and are of no use here, or would tell the answer.
-_MENTION_OPTIONAL = ("imgPath", "mention_type", "entities", "type", "topic", "cands", "candidates", "start", "end")
-_ENTITY_REQUIRED = ("id", "qid", "entity_name")
-_ENTITY_OPTIONAL = ("type", "attr", "desc", "image_list", "instance")
+
+
+class _MentionRecord(ReleaseMention):
+    """The fields without a type stand in some copies of the releases; they are of no use here, or tell the answer."""
+
+    id: Label
+    type: Any = None
+    topic: Any = None
+    cands: Any = None
+    candidates: Any = None
+    start: Any = None
+    end: Any = None
+
+
+class _EntityRecord(Record):
+    row: int = Field(alias="id", description="the integer row id of qid2id.json")
+    qid: Label
+    entity_name: FilledText
+    type: Text | None = None
+    attr: TextOrBlank = ""
+    desc: TextOrBlank = ""
+    image_list: FileNames = Field(default_factory=list)
+    instance: Any = None
 
 
 def recognises(folder: Path) -> bool:
@@ -73,35 +94,31 @@ def _entities(folder: Path, root: Path, options: LayoutOptions) -> list[Entity]:
         raise UserError(f"{path}: found {type(rows).__name__}, expected an object QID -> row id")
     pictures, qids, numbers, entities = Pictures(root), Unique("entity qid"), Unique("entity id"), []
     number_of: dict[str, int] = {}
-    for where, record in _records(folder / "kb_entity.json"):
-        check_fields(record, where, _ENTITY_REQUIRED, (*_ENTITY_OPTIONAL, *options.ignored))
-        qid, number = label(record, "qid", where), record["id"]
-        if type(number) is not int:
-            raise UserError(f"{where}: field 'id' holds {number!r:.40}, expected the integer row id of qid2id.json")
-        qids.name(qid, where)
-        numbers.name(number, where)
-        kind = text(record, "type", where)
+    for where, value in _records(folder / "kb_entity.json"):
+        record = _EntityRecord.read(value, where, options.ignored)
+        qids.check(record.qid, where)
+        numbers.check(record.row, where)
         entity = Entity(
-            id=qid,
-            name=decoded(text(record, "entity_name", where, empty=False)),
-            attributes=text(record, "attr", where, default=""),
-            description=text(record, "desc", where, default=""),
-            images=tuple(pictures.find(image, where) for image in image_list(record, "image_list", where)),
-            type=None if kind == "entity" else kind,
+            id=record.qid,
+            name=decoded(record.entity_name),
+            attributes=record.attr,
+            description=record.desc,
+            images=tuple(pictures.find(image, where) for image in record.image_list),
+            type=None if record.type == "entity" else record.type,
         )
         entities.append(entity)
-        number_of[qid] = number
+        number_of[record.qid] = record.row
     for qid, number in rows.items():
         if type(number) is not int and qid.lower() != "nil":
             raise UserError(
                 f"{path}: {qid!r:.60} holds {type(number).__name__} {number!r:.40}, expected the integer row id of kb_entity.json"
             )
-    for qid, where in qids.seen.items():
-        if rows.get(qid) != number_of[qid]:
+    for qid, number in number_of.items():
+        if rows.get(qid) != number:
             raise UserError(
-                f"{where}: {qid} has id {number_of[qid]} here and {rows.get(qid, 'none')} in {path}; make both from the same release"
+                f"{qids.seen[qid]}: {qid} has id {number} here and {rows.get(qid, 'none')} in {path}; make both from the same release"
             )
-    extra = next((qid for qid in rows if qid not in qids.seen and qid.lower() != "nil"), None)
+    extra = next((qid for qid in rows if qid not in number_of and qid.lower() != "nil"), None)
     if extra is not None:
         raise UserError(
             f"{path}: {extra} has id {rows[extra]} here and no record in {folder / 'kb_entity.json'}; make both from the same release"
@@ -113,32 +130,27 @@ def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     mention_root, entity_root = _roots(folder, options)
     paths = sources(folder)
     entities = _entities(folder, entity_root, options)
-    pictures, seen, mentions = (
-        Pictures(mention_root),
-        Unique("mention id", "rename or remove one, or pass --repeated-ids number"),
-        [],
-    )
-    for split, path in zip(SPLITS, paths[2:]):
-        for where, record in _records(path):
-            check_fields(record, where, _MENTION_REQUIRED, (*_MENTION_OPTIONAL, *options.ignored))
-            sentence, image = text(record, "sentence", where, default=""), text(record, "imgPath", where)
-            image = pictures.find(image, where) if image else None
-            pairs = phrases_and_golds(record, where)
-            for number, (phrase, gold) in enumerate(pairs):
-                key = label(record, "id", where) + (f".{number}" if len(pairs) > 1 else "")
+    pictures, ids, mentions = Pictures(mention_root), mention_ids(), []
+    for split, path in zip(SPLITS, paths[2:], strict=True):
+        for where, value in _records(path):
+            record = _MentionRecord.read(value, where, options.ignored)
+            image = pictures.find(record.image, where) if record.image else None
+            pairs = record.pairs(where)
+            for number, (written, gold) in enumerate(pairs):
+                phrase = decoded(written)
                 mention = Mention(
-                    id=seen.name(key, where, options.repeated_ids),
-                    sentence=sentence,
-                    phrase=decoded(phrase),
+                    id=ids.take(record.id + (f".{number}" if len(pairs) > 1 else ""), where, options.repeated_ids),
+                    sentence=record.sentence,
+                    phrase=phrase,
                     split=split,
                     gold=gold,
-                    span=find_span(sentence, decoded(phrase)),
+                    span=find_span(record.sentence, phrase),
                     image=image,
-                    type=text(record, "mention_type", where),
+                    type=record.mention_type,
                 )
                 mentions.append(mention)
     return RawDataset(name, "mimic", mentions, entities, mention_root, entity_root, paths)
 
 
 def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int]]:
-    return stamps_below(dict(zip(("mentions", "entities"), _roots(folder, options))))
+    return stamps_below(dict(zip(("mentions", "entities"), _roots(folder, options), strict=True)))

@@ -23,11 +23,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from foundation.errors import UserError
 from foundation.files import read_json, read_lines
 from pipeline.datasets.contracts import LayoutOptions
-from pipeline.datasets.layouts._fields import ImageFolder, text
+from pipeline.datasets.fields import FilledText, ImageFolder, Record, Text, TextOrBlank
 from pipeline.datasets.layouts._release import (
+    KeyedText,
     decoded,
     first_folder,
     is_nil,
@@ -42,21 +45,40 @@ from pipeline.datasets.spans import bare, find_span
 FILES = (
     "{train,valid,test}_w_10cands.json and entity2desc.json, wikipedia_entity2desc_filtered.tsv or entity2brief*.json"
 )
-_FIELDS = (
-    "sentence",
-    "image URL",
-    "mention",
-    "type",
-    "left context",
-    "right context",
-    "entity URL",
-    "candidates",
-    "topic",
-    "start",
-    "end",
-)
 _EXTENSION = re.compile(r"\.(?:jpe?g|png|svg|gif|webp|bmp|tiff?)$", re.IGNORECASE)
 _HEADS = ("entity", "title", "name")
+
+
+class _MentionRecord(Record):
+    """The fields of a record, in its order."""
+
+    sentence: TextOrBlank
+    image: Text | None = Field(alias="image URL")
+    mention: FilledText
+    type: Text | None
+    left: Any = Field(alias="left context")
+    right: Any = Field(alias="right context")
+    entity: TextOrBlank = Field(alias="entity URL")
+    candidates: list[Text] = Field(description="a list of entity URLs")
+    topic: Text | None
+    start: int = Field(description="an integer: the character offset of the mention's start")
+    end: int = Field(description="an integer: the character offset of the mention's end, exclusive")
+
+    def span(self) -> tuple[int, int] | None:
+        """The given offsets where they cover the phrase, else the nearest place where it stands, else the given offsets
+        where they are as long as it (a misspelling).
+        """
+        start, end, sentence, phrase = self.start, self.end, self.sentence, self.mention
+        inside = 0 <= start < end <= len(sentence)
+        if inside and bare(sentence[start:end]) == bare(phrase):
+            return start, end
+        misspelled = (start, end) if inside and end - start == len(phrase) else None
+        return find_span(sentence, phrase, near=start) or misspelled
+
+
+class _Type(Record):
+    type: FilledText
+    entities: list[Text] = Field(description="a list of entities")
 
 
 def _splits(folder: Path) -> tuple[Path, dict[str, list[Path]]]:
@@ -147,7 +169,8 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
     """(entity, text) of a JSON object, or of lines `entity@@@@text`: the first may be a head, one without `@@@@` goes on from the line before."""
     if path.suffix == ".json":
         for name, value in read_keyed(path).items():
-            yield name, text({name: value}, name, str(path), default="")
+            record = KeyedText.read({"key": name, "text": value}, f"{path}: {name!r:.40}")
+            yield record.key, record.text
         return
     name, parts = None, []
     for number, line in read_lines(path):
@@ -167,7 +190,7 @@ def _entities(folder: Path, root: Path) -> list[Entity]:
     descriptions: dict[str, str] = {}
     for path in _descriptions(folder):
         for name, description in _pairs(path):
-            title = _title(text({"entity": name}, "entity", str(path)))
+            title = _title(name)
             if not title:
                 raise UserError(
                     f"{path}: an entity without a name, described as {description!r:.60}; name it or remove it"
@@ -182,11 +205,9 @@ def _entities(folder: Path, root: Path) -> list[Entity]:
     types: dict[str, list[str]] = {}
     for path in _kb_files(folder, "type2entity.json"):
         for kind, names in read_keyed(path).items():
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise UserError(f"{path}: type {kind!r:.40} holds {names!r:.60}, expected a list of entities")
-            text({"type": kind}, "type", str(path), empty=False)
-            for name in names:
-                types.setdefault(titles.find(name), []).append(kind)
+            record = _Type.read({"type": kind, "entities": names}, f"{path}: type {kind!r:.40}")
+            for name in record.entities:
+                types.setdefault(titles.find(name), []).append(record.type)
     entities = []
     for title, description in descriptions.items():
         shown, kinds = dict.fromkeys(images.get(title, ())), dict.fromkeys(types.get(title, ()))
@@ -196,47 +217,28 @@ def _entities(folder: Path, root: Path) -> list[Entity]:
     return entities
 
 
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    records = read_json(path)
+def _records(path: Path) -> Iterator[tuple[str, _MentionRecord]]:
+    """(place, record) of each record of a split."""
+    records, fields = read_json(path), tuple(_MentionRecord.field_names())
     if not isinstance(records, list) or not records:
         raise UserError(
             f"{path}: found {'an empty list' if records == [] else type(records).__name__}, expected a list of mentions"
         )
     for number, record in enumerate(records, 1):
         where = f"{path}: record {number}"
-        if not isinstance(record, list) or len(record) != len(_FIELDS):
-            found = f"a list of {len(record)}" if isinstance(record, list) else type(record).__name__
+        if not isinstance(record, list) or len(record) != len(fields):
+            kind = f"a list of {len(record)}" if isinstance(record, list) else type(record).__name__
             raise UserError(
-                f"{where}: found {found}, expected a list of 11 fields ({', '.join(_FIELDS)}); take the release's file with 10 candidates"
+                f"{where}: found {kind}, expected a list of {len(fields)} fields ({', '.join(fields)}); take the "
+                "release's file with 10 candidates"
             )
-        named = dict(zip(_FIELDS, record))
-        yield where + (f" ({named['mention']!r:.40})" if isinstance(named["mention"], str) else ""), named
+        named = dict(zip(fields, record, strict=True))
+        where += f" ({named['mention']!r:.40})" if isinstance(named["mention"], str) else ""
+        yield where, _MentionRecord.read(named, where)
 
 
-def _span(record: dict, sentence: str, phrase: str, where: str) -> tuple[int, int] | None:
-    """The offsets given, if they cover the phrase; else the nearest place where it stands; else what they cover, if it is as long (a misspelling)."""
-    start, end = record["start"], record["end"]
-    if type(start) is not int or type(end) is not int:
-        raise UserError(
-            f"{where}: start {start!r:.20} and end {end!r:.20}, expected two integers: character offsets of the mention, end exclusive"
-        )
-    inside = 0 <= start < end <= len(sentence)
-    if inside and bare(sentence[start:end]) == bare(phrase):
-        return start, end
-    return find_span(sentence, phrase, near=start) or ((start, end) if inside and end - start == len(phrase) else None)
-
-
-def _given(record: dict, titles: _Titles, where: str) -> tuple[str, ...]:
-    listed = record["candidates"]
-    if not isinstance(listed, list) or not all(isinstance(candidate, str) for candidate in listed):
-        raise UserError(f"{where}: field 'candidates' holds {listed!r:.60}, expected a list of entity URLs")
-    return tuple(
-        dict.fromkeys(
-            titles.find(text({"candidates": candidate}, "candidates", where))
-            for candidate in listed
-            if not is_nil(candidate)
-        )
-    )
+def _given(record: _MentionRecord, titles: _Titles) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(titles.find(url) for url in record.candidates if not is_nil(url)))
 
 
 def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
@@ -244,25 +246,24 @@ def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     paths = sources(folder)
     entities = _entities(folder, entity_root)
     titles, pictures, mentions = _Titles(entity.id for entity in entities), _Pictures(mention_root), []
-    for split, path in zip(SPLITS, paths[-3:]):
+    for split, path in zip(SPLITS, paths[-3:], strict=True):
         for number, (where, record) in enumerate(_records(path)):
-            sentence, phrase = text(record, "sentence", where, default=""), text(record, "mention", where, empty=False)
-            url, entity = text(record, "image URL", where), text(record, "entity URL", where, default="")
+            url = (record.image or "").strip()
             mention = Mention(
                 id=f"{split}.{number}",
-                sentence=sentence,
-                phrase=phrase,
+                sentence=record.sentence,
+                phrase=record.mention,
                 split=split,
-                gold=None if is_nil(entity) else titles.find(entity),
-                span=_span(record, sentence, phrase, where),
-                image=pictures.find(url.strip(), where)[0] if url and url.strip() else None,
-                type=text(record, "type", where),
-                group=text(record, "topic", where),
-                given=_given(record, titles, where),
+                gold=None if is_nil(record.entity) else titles.find(record.entity),
+                span=record.span(),
+                image=pictures.find(url, where)[0] if url else None,
+                type=record.type,
+                group=record.topic,
+                given=_given(record, titles),
             )
             mentions.append(mention)
     return RawDataset(name, "wikidiverse", mentions, entities, mention_root, entity_root, paths)
 
 
 def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int]]:
-    return stamps_below(dict(zip(("mentions", "entities"), _roots(folder, options))))
+    return stamps_below(dict(zip(("mentions", "entities"), _roots(folder, options), strict=True)))
