@@ -11,7 +11,8 @@ from foundation.errors import UserError
 
 BLOCK_BYTES = 16 << 20  # what is cast, checked and written at a time
 
-Column = np.ndarray | Sequence[np.ndarray | None]
+OutputRows = np.ndarray | Sequence[np.ndarray | None]
+"""The rows of one output: an array of fixed-shape ones, or an array per row, None where a row is not ok."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def whole(array: np.ndarray) -> Pending:
 
 
 def pending(
-    feature: str, keys: np.ndarray, ok: np.ndarray, outputs: Mapping[str, Output], columns: Mapping[str, Column]
+    feature: str, keys: np.ndarray, ok: np.ndarray, outputs: Mapping[str, Output], columns: Mapping[str, OutputRows]
 ) -> dict[str, Pending]:
     """The arrays of all outputs by their path in the shard.
 
@@ -91,7 +92,7 @@ def _cast(row: np.ndarray, dtype: np.dtype) -> np.ndarray:
         return row.astype(dtype, copy=False)
 
 
-def _fixed_blocks(output: Output, column: Column, ok: np.ndarray) -> Callable[[], Iterator[np.ndarray]]:
+def _fixed_blocks(output: Output, column: OutputRows, ok: np.ndarray) -> Callable[[], Iterator[np.ndarray]]:
     rows = max(1, BLOCK_BYTES // output.row_bytes)
 
     def blocks() -> Iterator[np.ndarray]:
@@ -104,7 +105,7 @@ def _fixed_blocks(output: Output, column: Column, ok: np.ndarray) -> Callable[[]
     return blocks
 
 
-def _ragged_blocks(output: Output, column: Column, lengths: np.ndarray) -> Callable[[], Iterator[np.ndarray]]:
+def _ragged_blocks(output: Output, column: OutputRows, lengths: np.ndarray) -> Callable[[], Iterator[np.ndarray]]:
     group = (
         np.cumsum(lengths) * output.row_bytes // BLOCK_BYTES
     )  # rows of one group end within the same block's worth of bytes

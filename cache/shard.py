@@ -10,7 +10,7 @@ import numpy as np
 
 from cache import layout
 from cache.claims import temporary_name
-from cache.columns import Column, cause_codes, check_keys, pending, whole
+from cache.columns import OutputRows, cause_codes, check_keys, pending, whole
 from cache.identity import KEY_BYTES, Output
 from cache.layout import REMEDY, Array
 from foundation.errors import UserError
@@ -128,7 +128,7 @@ def write(
     keys: np.ndarray,
     status: np.ndarray,
     causes: Sequence[str],
-    columns: Mapping[str, Column],
+    columns: Mapping[str, OutputRows],
 ) -> Path | None:
     """Write `folder/name` whole or not at all; None when another writer gave that name first (its file stays).
 

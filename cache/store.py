@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cache import claims, shard
-from cache.columns import Column
+from cache.columns import OutputRows
 from cache.identity import Output, identity
 from cache.index import Index, as_void
 from cache.layout import REFILL, REMEDY
@@ -205,7 +205,9 @@ class Store:
         """Whether the shard is on disk now, seen by `refresh` or not."""
         return (self.folder / name).exists()
 
-    def add(self, keys: np.ndarray, status: np.ndarray, causes: Sequence[str], columns: Mapping[str, Column]) -> str:
+    def add(
+        self, keys: np.ndarray, status: np.ndarray, causes: Sequence[str], columns: Mapping[str, OutputRows]
+    ) -> str:
         """Write one shard and return its name; see `cache.shard.write` for the arguments and errors. The rows can be found afterwards.
 
         Where another process has written the same shard in the meantime, its file stays and this one is discarded.

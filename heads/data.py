@@ -24,7 +24,7 @@ T = TypeVar("T")
 CPU = torch.device("cpu")
 
 
-class Column:
+class FeatureColumn:
     """One output of one feature over a side's rows. Rows that are not `ok` read as zeros, or as length 0."""
 
     def __init__(self, table: Table, keys: np.ndarray) -> None:
@@ -83,7 +83,7 @@ class Several:
 
     ragged = True
 
-    def __init__(self, column: Column, counts: np.ndarray) -> None:
+    def __init__(self, column: FeatureColumn, counts: np.ndarray) -> None:
         """column: over the rows of all records one after another; counts (n,): how many of them each record has."""
         if column.ragged:
             raise UserError(
@@ -102,7 +102,7 @@ class Several:
         return self.column.bytes()
 
     def settle(self, device: torch.device) -> None:
-        """See `Column.settle`."""
+        """See `FeatureColumn.settle`."""
         self.column.settle(device)
 
     def take(self, index: np.ndarray, device: torch.device) -> Ragged:
@@ -117,7 +117,7 @@ class Several:
 
 @dataclass(frozen=True)
 class Keys:
-    """A key column: the rows of a feature behind each record, as extraction leaves them (see `pipeline.extraction.units.Column`)."""
+    """A key column: the rows of a feature behind each record, as extraction leaves them (see `pipeline.extraction.units.KeyColumn`)."""
 
     keys: np.ndarray
     present: np.ndarray
@@ -141,7 +141,7 @@ class Keys:
 class Side:
     """The mentions or the entities: columns `<role>.<output>`, per role which rows have it and where the phrase stands in its text."""
 
-    columns: dict[str, Column | Several]
+    columns: dict[str, FeatureColumn | Several]
     ok: dict[str, np.ndarray]
     spans: dict[str, np.ndarray]
     device: torch.device
@@ -151,7 +151,7 @@ class Side:
         if keys.counts is None:
             self.spans[role] = keys.span.astype(np.int64)
         for output in outputs:
-            column: Column | Several = Column(Table(store, output, keys.keys, keys.present), keys.keys)
+            column: FeatureColumn | Several = FeatureColumn(Table(store, output, keys.keys, keys.present), keys.keys)
             if keys.counts is not None:
                 column = Several(column, keys.counts)
             self.columns[f"{role}.{output}"] = column
@@ -329,7 +329,7 @@ def _pair_feature(path: Path, candidates: np.ndarray) -> np.ndarray:
     return values
 
 
-def settle(columns: list[Column | Several], device: torch.device, budget: int) -> None:
+def settle(columns: list[FeatureColumn | Several], device: torch.device, budget: int) -> None:
     """Move columns to the device, smallest first, while they fit `budget` bytes; the others stay memory-mapped."""
     fitting = []
     for size, _, column in sorted((column.bytes(), place, column) for place, column in enumerate(columns)):

@@ -30,7 +30,7 @@ from pipeline.candidates.lists import RankedLists
 from pipeline.candidates.merging import merge
 from pipeline.candidates.registry import source
 from pipeline.candidates.specs import candidate_sources
-from pipeline.extraction.units import Column
+from pipeline.extraction.units import KeyColumn
 from pipeline.pairs.base import Pairs
 from pipeline.pairs.registry import pair_function
 from pipeline.pairs.roles import SERVED
@@ -73,7 +73,7 @@ class Chunk:
     what is extracted of them; without: rows of the KB that are taken for absent. made: pair features, scores once computed."""
 
     table: Mapping[str, list]
-    columns: Mapping[Want, Column]
+    columns: Mapping[Want, KeyColumn]
     without: np.ndarray
     lists: RankedLists | None = None
     made: dict[str, np.ndarray] = field(default_factory=dict)

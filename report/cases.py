@@ -34,7 +34,7 @@ class Detected:
 
 
 @dataclass(frozen=True)
-class Source:
+class CaseData:
     """A prepared dataset. mentions, entities: columns of its tables. images: side -> folder of its pictures.
 
     detections: rows of those of `report.contracts.DETECTIONS` that were extracted, beside the mentions.
@@ -46,7 +46,7 @@ class Source:
     detections: Mapping[str, Parent] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, prepared: Path, images: Mapping[str, Path], detections: Iterable[Input]) -> "Source":
+    def read(cls, prepared: Path, images: Mapping[str, Path], detections: Iterable[Input]) -> "CaseData":
         """detections: inputs of the mentions' side. Raises `UserError` where a table cannot be read."""
         tables = read_tables(prepared)
         parents = {one.feature: Parent.read(Store.open(one.store), one.keys) for one in detections}
@@ -73,7 +73,7 @@ class Method:
 class Cases:
     """Makes cases. `entities` (id -> name, type, text, picture) and `thumbnails` hold what the cases refer to."""
 
-    def __init__(self, source: Source, methods: Sequence[Method], thumbnails: Thumbnails) -> None:
+    def __init__(self, source: CaseData, methods: Sequence[Method], thumbnails: Thumbnails) -> None:
         self.source, self.methods, self.thumbnails = source, methods, thumbnails
         self.entities: dict[str, dict[str, Any]] = {}
         self._row_of = {name: row for row, name in enumerate(source.entities["id"])}
@@ -183,7 +183,7 @@ def _text(sentence: str, phrase: str, span: tuple[int, int]) -> dict[str, Any]:
     return {"text": [before, written, after], "phrase_found": start >= 0}
 
 
-def _drawn(source: Source, row: int) -> dict[str, list[dict[str, Any]]]:
+def _drawn(source: CaseData, row: int) -> dict[str, list[dict[str, Any]]]:
     """`objects` and `faces` of a mention's picture, the best first as the detectors give them."""
     drawn: dict[str, list[dict[str, Any]]] = {"objects": [], "faces": []}
     for kind in drawn:
@@ -217,7 +217,7 @@ def _drawn(source: Source, row: int) -> dict[str, list[dict[str, Any]]]:
     return drawn
 
 
-def _face_attributes(source: Source, row: int) -> list[tuple[int, str]]:
+def _face_attributes(source: CaseData, row: int) -> list[tuple[int, str]]:
     """(number of the face's box, its attributes as DWE+ reads them, without the phrase) of each face that has any."""
     detected = source.detected("face_attributes", row)
     if detected is None:
@@ -228,7 +228,7 @@ def _face_attributes(source: Source, row: int) -> list[tuple[int, str]]:
 
 
 def _attention(
-    explained: Mapping[str, Mapping[str, Any]], drawn: Mapping[str, Any], source: Source, row: int
+    explained: Mapping[str, Mapping[str, Any]], drawn: Mapping[str, Any], source: CaseData, row: int
 ) -> dict[str, list[list[Any]]]:
     """role -> [what it is, weight, number of its object or face (-1: none)] of everything that DWE+ attended to."""
     identities = source.detected("identity", row)

@@ -7,6 +7,7 @@ from pathlib import Path
 from cache.inputs import Input
 from foundation.contracts import contract
 from heads.contracts import Compute, TrainingJob
+from pipeline.datasets.contracts import Limits
 
 RESAMPLES = 10_000
 """Draws of the bootstrap."""
@@ -126,7 +127,7 @@ class ComparisonResult:
 class CasesJob:
     """The mentions that a page shows one by one. prepared: folder of the prepared dataset.
 
-    images: side -> folder of its pictures. limits: of pictures that are decoded (max_pixels, max_bytes). detections:
+    images: side -> folder of its pictures. limits: of pictures that are decoded. detections:
     rows that detectors and recognisers left beside the mentions. most: the most cases. picture_bytes: the most bytes of
     small pictures. trainings: name of a run -> the job of the head that explains its cases; without one, none does.
     compute: where those heads run.
@@ -134,7 +135,7 @@ class CasesJob:
 
     prepared: Path
     images: Mapping[str, Path]
-    limits: Mapping[str, int] = field(default_factory=dict)
+    limits: Limits = Limits()
     detections: tuple[Input, ...] = ()
     most: int = 300
     picture_bytes: int = 40_000_000

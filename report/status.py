@@ -68,8 +68,8 @@ def runs(paths: Paths, width: int | None = None) -> str:
     for file in files[:NEWEST]:
         record, metrics = RunRecord.of(_json(file)), _json(file.with_name("metrics.json"))
         protocols: Metrics = metrics.get("test", metrics.get("dev", {}))
-        protocol, parts = next(iter(protocols.items()), ("-", {}))
-        figures: Figures = parts.get("all", {})
+        protocol = next(iter(protocols), "-")
+        figures: Figures = protocols[protocol].get("all", {}) if protocols else {}
         rows.append(
             [
                 "/".join(file.parts[-4:-2]),

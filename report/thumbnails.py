@@ -8,7 +8,8 @@ from pathlib import Path
 from PIL import Image, features
 
 from foundation.errors import PassingError
-from pipeline.datasets.images import ImageError, Limits, decode_with_size, image_key, read_picture
+from pipeline.datasets.contracts import Limits
+from pipeline.datasets.images import ImageError, decode_with_size, image_key, read_picture
 
 LARGE, SMALL = 320, 96
 """Pixels of the longer side: of a mention's picture, and of an entity's."""

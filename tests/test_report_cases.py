@@ -8,7 +8,7 @@ from PIL import Image
 from pipeline.datasets.images import Limits
 from pipeline.extraction.feature_texts import pack
 from pipeline.extraction.parents import Parent
-from report.cases import Cases, Method, Source
+from report.cases import CaseData, Cases, Method
 from report.page.write import choose
 from report.runs import read_predictions
 from report.thumbnails import Thumbnails, thumbnail
@@ -34,8 +34,8 @@ def rows(mentions: int, row: int, classes: dict, **outputs) -> Parent:
 
 
 def make(job, explanations=None, **detections):
-    source = Source.read(job.cases.prepared, job.cases.images, ())
-    source = Source(source.mentions, source.entities, source.images, detections)
+    source = CaseData.read(job.cases.prepared, job.cases.images, ())
+    source = CaseData(source.mentions, source.entities, source.images, detections)
     methods = [
         Method(run.name, read_predictions(run.folder), (explanations or {}).get(run.name, {}), "rerank")
         for run in job.tables.runs
@@ -173,7 +173,7 @@ def test_a_picture_that_is_gone_changed_or_outside_is_left_out(job, tmp_path):
             table["image_key"][row] = bytes(16)
         else:
             table["image"][row] = "../mentions.jsonl"
-        cases = Cases(Source(table, source.entities, source.images), [], Thumbnails())
+        cases = Cases(CaseData(table, source.entities, source.images), [], Thumbnails())
         assert cases.case(row)["image"]["picture"] is None and cases.case(row)["image"]["status"] == "ok", broken
 
 
@@ -183,7 +183,7 @@ def test_a_phrase_that_is_not_in_the_sentence_and_a_very_long_sentence(job):
     table["start"][0] = table["end"][0] = -1
     long = "a " * 5000 + "Gus" + " b" * 5000
     table["sentence"][1], table["phrase"][1], table["start"][1], table["end"][1] = long, "Gus", 10000, 10003
-    cases = Cases(Source(table, source.entities, source.images), [], Thumbnails())
+    cases = Cases(CaseData(table, source.entities, source.images), [], Thumbnails())
     assert not cases.case(0)["phrase_found"] and cases.case(0)["text"][0] == table["sentence"][0]
     before, phrase, after = cases.case(1)["text"]
     assert phrase == "Gus" and len(before) < 1300 and len(after) < 1300

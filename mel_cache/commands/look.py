@@ -19,6 +19,7 @@ from mel_cache.commands.features import ExtractGroup
 from mel_cache.commands.heads import TrainHead
 from mel_cache.commands.parameters import Choice, TrueOrFalse, Whole
 from mel_cache.commands.task import Task, stop
+from pipeline.datasets.contracts import Limits
 from pipeline.extraction import wants
 from report.contracts import DETECTIONS, CasesJob, PageJob, PageResult
 
@@ -211,7 +212,7 @@ class Report(Leaderboard):
         cases = CasesJob(
             prepared=self.folder(prepared["folder"]),
             images={side: self.source / prepared[f"{side}_images"] for side in ("mention", "entity")},
-            limits=dict(self.profile_content.limits),
+            limits=Limits(**self.profile_content.limits),
             detections=self.detections(),
             most=self.cases,
             picture_bytes=self.picture_mb * 1_000_000,

@@ -19,8 +19,8 @@ from foundation.errors import UserError
 from pipeline.models import files as model_files
 from pipeline.models.files import ModelFiles
 
-Row = np.ndarray  # one row of one output: (*shape) or, ragged, (L, *shape)
-Outputs = Mapping[str, Sequence[Row | None] | np.ndarray]
+OutputRow = np.ndarray  # one row of one output: (*shape) or, ragged, (L, *shape)
+Outputs = Mapping[str, Sequence[OutputRow | None] | np.ndarray]
 """Rows of a batch by output: (b, *shape) or a row each. None: this crop has no row."""
 BOX = Output("box", (), "int32", ragged=True)
 BUCKET = 8  # text is padded to the next multiple of this, so a row's padded length depends on the row alone
@@ -283,7 +283,7 @@ def padded_length(length: int, limit: int) -> int:
     return min(limit, -(-length // BUCKET) * BUCKET)
 
 
-def to_rows(states: Any, lengths: Sequence[int]) -> list[Row]:
+def to_rows(states: Any, lengths: Sequence[int]) -> list[OutputRow]:
     """(b, L, d) tensor → one (length, d) float32 array per row, padding left out."""
     states = states.float().cpu().numpy()
     return [states[i, :length] for i, length in enumerate(lengths)]

@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from foundation.errors import UserError, nearest
+from pipeline.extraction.parents import ParentRow
 
 NAME_BYTES = 96
 THRESHOLD = 0.5  # a name recognised with no more than this is no text (DWE+, section 3)
 MOST = 8  # texts of one mention, the best first
 _ORDER = ("gender", "race", "age", "emotion")
 _SAID = {"man": "male", "woman": "female"}  # DWE+ says male and female, DeepFace Man and Woman
-
-Row = Mapping[str, np.ndarray]
 
 
 def pack(name: str) -> np.ndarray:
@@ -29,7 +28,7 @@ def unpack(row: np.ndarray) -> str:
 def texts(
     view: str,
     phrases: Sequence[str],
-    rows: Sequence[Row | None],
+    rows: Sequence[ParentRow | None],
     labels: Mapping[str, Sequence[str]],
     threshold: float = THRESHOLD,
     most: int = MOST,
@@ -49,7 +48,7 @@ def texts(
     ]
 
 
-def sentences(phrase: str, row: Row, labels: Mapping[str, Sequence[str]]) -> list[str]:
+def sentences(phrase: str, row: ParentRow, labels: Mapping[str, Sequence[str]]) -> list[str]:
     """`<mention>, gender: male, race: white, age: 50` for each face, of the attributes that were found; the likeliest class of each. Attributes that
     the paper has not follow in the order of the row."""
     found = [name for name in _ORDER if name in row] + [name for name in row if name in labels and name not in _ORDER]
@@ -67,7 +66,7 @@ def sentences(phrase: str, row: Row, labels: Mapping[str, Sequence[str]]) -> lis
     return parts
 
 
-def names(row: Row, threshold: float = THRESHOLD) -> list[str]:
+def names(row: ParentRow, threshold: float = THRESHOLD) -> list[str]:
     """`Barack Obama, score: 0.76` for each name with a score over `threshold` on any of the faces, the best first."""
     best: dict[str, float] = {}
     for packed, scores in zip(row["names"], row["scores"], strict=True):

@@ -80,12 +80,12 @@ class Fresh:
             )
         return spec
 
-    def columns(self, table: Mapping[str, list], root: Path) -> dict[Want, units.Column]:
+    def columns(self, table: Mapping[str, list], root: Path) -> dict[Want, units.KeyColumn]:
         """Key columns of all that is extracted for the mentions of `table` (columns as in mentions.parquet), their rows in the cache by then.
 
         root: folder that the pictures' paths start from. Raises `PassingError` where a picture cannot be read now.
         """
-        columns: dict[Want, units.Column] = {}
+        columns: dict[Want, units.KeyColumn] = {}
         for group in self.groups:
             parents = {
                 parent: self._parent(parent, columns[parent])
@@ -108,7 +108,7 @@ class Fresh:
             columns |= own
         return columns
 
-    def _parent(self, want: Want, column: units.Column) -> Parent:
+    def _parent(self, want: Want, column: units.KeyColumn) -> Parent:
         return Parent.of(self.known.stores[want.feature], column.keys, column.present, column.counts)
 
 

@@ -11,12 +11,13 @@ import numpy as np
 from cache.store import Store
 from cache.table import Table
 
-Row = dict[str, np.ndarray]
+ParentRow = Mapping[str, np.ndarray]
+"""A feature's row of one picture or text, by output."""
 
 
 @dataclass(frozen=True)
 class Parent:
-    """A feature's rows behind one column. keys (n, 16) uint8; counts: as in `pipeline.extraction.units.Column`; labels: the spec's, by output.
+    """A feature's rows behind one column. keys (n, 16) uint8; counts: as in `pipeline.extraction.units.KeyColumn`; labels: the spec's, by output.
 
     found: the distinct rows; place (n,): which of them stands behind each key, -1 where there is none (no picture, or one that is no good).
     """
@@ -24,7 +25,7 @@ class Parent:
     keys: np.ndarray
     counts: np.ndarray | None
     labels: Mapping[str, Sequence[str]]
-    found: list[Row]
+    found: Sequence[ParentRow]
     digests: list[bytes]
     place: np.ndarray
 
@@ -38,19 +39,19 @@ class Parent:
 
     @classmethod
     def of(cls, store: Store, keys: np.ndarray, present: np.ndarray, counts: np.ndarray | None) -> "Parent":
-        """The rows of `store` behind a key column, as `pipeline.extraction.units.Column` holds it."""
+        """The rows of `store` behind a key column, as `pipeline.extraction.units.KeyColumn` holds it."""
         tables = {name: Table(store, name, keys, present) for name in store.outputs}
         usable = np.flatnonzero(next(iter(tables.values())).ok)
         _, first, inverse = np.unique(keys[usable].view("V16").ravel(), return_index=True, return_inverse=True)
         place = np.full(len(keys), -1, np.int64)
         place[usable] = inverse
-        rows: list[Row] = [{} for _ in first]
+        rows: list[dict[str, np.ndarray]] = [{} for _ in first]
         for name, table in tables.items():
             for row, values in zip(rows, _split(table, usable[first]), strict=True):
                 row[name] = values
         return cls(keys, counts, store.spec.get("labels", {}), rows, [_digest(row) for row in rows], place)
 
-    def rows(self) -> list[Row | None]:
+    def rows(self) -> list[ParentRow | None]:
         """The row behind each key."""
         return [self.found[place] if place >= 0 else None for place in self.place.tolist()]
 
@@ -86,7 +87,7 @@ def _split(table: Table, index: np.ndarray) -> list[Any]:
     return np.split(values, lengths.cumsum()[:-1]) if len(index) else []
 
 
-def _digest(row: Row) -> bytes:
+def _digest(row: ParentRow) -> bytes:
     hashed = blake2b(digest_size=16)
     for name in sorted(row):
         values = np.ascontiguousarray(row[name])

@@ -85,7 +85,7 @@ def estimate(job: ExtractionJob) -> Estimate:
     return _estimate(features, Paths(job.work))
 
 
-def _planned(job: ExtractionJob, quiet: bool = False) -> tuple[list[Feature], dict[Want, units.Column]]:
+def _planned(job: ExtractionJob, quiet: bool = False) -> tuple[list[Feature], dict[Want, units.KeyColumn]]:
     """The features of the job with what the cache lacks of them, and the key columns of its wants."""
     profile, paths = profiles.load(job.profile), Paths(job.work)
     extractors = _extractors(profile, job)
@@ -95,7 +95,7 @@ def _planned(job: ExtractionJob, quiet: bool = False) -> tuple[list[Feature], di
     )
     limits = Limits(**profile.limits)
     specs = {name: spec_of(extractor, records, stores, limits, paths.memo) for name, extractor in extractors.items()}
-    columns: dict[Want, units.Column] = {}
+    columns: dict[Want, units.KeyColumn] = {}
     counts = {side: len(table["id"]) for side, table in records.tables.items()}
     with Bar(sum(counts[want.side] for want in job.wants), "reading", "record", quiet=quiet) as bar:
         for want in job.wants:
@@ -196,7 +196,7 @@ def _refuse_if_full(estimate_: Estimate, cache: Path) -> None:
         )
 
 
-def _save_columns(columns: Mapping[Want, units.Column], folder: Path) -> dict[Want, Path]:
+def _save_columns(columns: Mapping[Want, units.KeyColumn], folder: Path) -> dict[Want, Path]:
     make_folder(folder)
     files = {}
     for want, column in columns.items():

@@ -40,11 +40,11 @@ class Part:
     """What another feature found in a picture. parent: that feature's row, by output."""
 
     picture: Picture
-    parent: dict[str, np.ndarray]
+    parent: Mapping[str, np.ndarray]
 
 
 @dataclass
-class Column:
+class KeyColumn:
     """One record table under one view: keys (n, 16) uint8, present (n,) bool, span (n, 2) int32 (−1: none), texts that were cut to fit.
 
     counts: None where each record has one key. Else (records,) int64: how many of the n keys, one record's after another's, each record has.
@@ -64,12 +64,12 @@ class Column:
         write_atomic(path, buffer.getvalue())
 
 
-def _column(keys: Sequence[bytes | None], sources: list[Any], counts: Sequence[int] | None = None) -> Column:
+def _column(keys: Sequence[bytes | None], sources: list[Any], counts: Sequence[int] | None = None) -> KeyColumn:
     """The column of these keys, None where a record has none."""
     present = np.array([key is not None for key in keys], bool)
     joined = b"".join(key or bytes(KEY_BYTES) for key in keys)
     rows = np.frombuffer(joined, np.uint8).reshape(-1, KEY_BYTES).copy()
-    return Column(
+    return KeyColumn(
         rows,
         present,
         np.full((len(rows), 2), -1, np.int32),
@@ -78,7 +78,7 @@ def _column(keys: Sequence[bytes | None], sources: list[Any], counts: Sequence[i
     )
 
 
-def image_column(table: dict[str, list], root: Path) -> Column:
+def image_column(table: dict[str, list], root: Path) -> KeyColumn:
     """The record's picture: the first usable one. A listed picture that is broken keeps its key, so that its verdict is a row of the store."""
     keys = [key if path is not None else None for path, key in zip(table["image"], table["image_key"], strict=True)]
     sources = [
@@ -87,7 +87,7 @@ def image_column(table: dict[str, list], root: Path) -> Column:
     return _column(keys, sources)
 
 
-def images_column(table: dict[str, list], root: Path) -> Column:
+def images_column(table: dict[str, list], root: Path) -> KeyColumn:
     """All usable pictures of each record."""
     sources = [
         Picture(str(root / path), key)
@@ -99,7 +99,7 @@ def images_column(table: dict[str, list], root: Path) -> Column:
     return _column([source.key for source in sources], sources, counts)
 
 
-def text_column(side: str, view: str, table: dict[str, list], extractor: TextExtractor) -> Column:
+def text_column(side: str, view: str, table: dict[str, list], extractor: TextExtractor) -> KeyColumn:
     """The record's string under `view`, cut to the extractor's limit; its hash is its key."""
     if side == "mention":
         spans = [(start, end) if start >= 0 else None for start, end in zip(table["start"], table["end"], strict=True)]
@@ -120,7 +120,7 @@ def text_column(side: str, view: str, table: dict[str, list], extractor: TextExt
     return column
 
 
-def feature_text_column(view: str, table: dict[str, list], extractor: TextExtractor, parent: Parent) -> Column:
+def feature_text_column(view: str, table: dict[str, list], extractor: TextExtractor, parent: Parent) -> KeyColumn:
     """The strings that `view` makes of what was found in each mention's picture: none, one or several."""
     from pipeline.extraction.feature_texts import texts
 
@@ -133,7 +133,7 @@ def feature_text_column(view: str, table: dict[str, list], extractor: TextExtrac
     return column
 
 
-def part_column(pictures: Column | None, parent: Parent, reads: str) -> Column:
+def part_column(pictures: KeyColumn | None, parent: Parent, reads: str) -> KeyColumn:
     """Rows derived from `parent`'s rows: keyed by what the parent read and by what it found, so that another find is another unit.
 
     pictures: the column of the pictures themselves, which crops are cut from.
@@ -173,7 +173,7 @@ class Records:
     roots: Mapping[Side, Path]
     parents: Mapping[Want, Parent] = field(default_factory=dict)
 
-    def pictures(self, side: Side, view: str) -> Column:
+    def pictures(self, side: Side, view: str) -> KeyColumn:
         """The column of a picture view. Raises `UserError` for a view of several pictures on a side that has one."""
         if view == views.IMAGE:
             return image_column(self.tables[side], self.roots[side])
@@ -182,7 +182,7 @@ class Records:
         return images_column(self.tables[side], self.roots[side])
 
 
-def column(side: Side, view: str, records: Records, extractor: Extractor) -> Column:
+def column(side: Side, view: str, records: Records, extractor: Extractor) -> KeyColumn:
     """The column of one want. Raises `UserError` where the view does not suit the extractor."""
     if isinstance(extractor, TextExtractor):
         if side == "mention" and view in views.FROM_FEATURES:
@@ -201,7 +201,7 @@ def column(side: Side, view: str, records: Records, extractor: Extractor) -> Col
     )
 
 
-def distinct(columns: Sequence[Column]) -> Units:
+def distinct(columns: Sequence[KeyColumn]) -> Units:
     """The distinct units of several columns, ordered by key."""
     keys = (
         np.concatenate([column.keys[column.present] for column in columns])

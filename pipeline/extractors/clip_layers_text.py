@@ -48,7 +48,7 @@ class ClipLayersText(clip_text.ClipText):
 
     def __call__(self, batch: Sequence[str]) -> base.Outputs:
         ids, tokens = self.encoded(batch)
-        rows: dict[str, Sequence[base.Row] | np.ndarray] = {"ids": [np.array(row, np.int32) for row in ids]}
+        rows: dict[str, Sequence[base.OutputRow] | np.ndarray] = {"ids": [np.array(row, np.int32) for row in ids]}
         if "states" in self.writes:
             width = tokens.shape[1]
             if self.files.library == "open_clip":

@@ -8,8 +8,8 @@ from typing import Any
 from cache.inputs import Input, Want
 from foundation.errors import UserError
 from linking.finished import Finished
-from pipeline.datasets.images import Limits
-from report.cases import Cases, Method, Source
+from pipeline.datasets.contracts import Limits
+from report.cases import CaseData, Cases, Method
 from report.contracts import DETECTIONS
 from report.runs import read_predictions
 from report.thumbnails import Thumbnails, uris
@@ -62,7 +62,7 @@ class Book:
     """The mentions of one split that were predicted. name: of the run. names: entity id -> name."""
 
     name: str
-    source: Source
+    source: CaseData
     method: Method
     mentions: Sequence[Listed]
     names: Mapping[str, str]
@@ -71,7 +71,7 @@ class Book:
     @classmethod
     def read(cls, run: Finished, images: Mapping[str, Path], split: str, limits: Limits) -> "Book":
         """images: side -> folder of its pictures. Raises `UserError` where the run has no predictions of the split."""
-        source = Source.read(run.prepared, images, detections(run))
+        source = CaseData.read(run.prepared, images, detections(run))
         predictions = read_predictions(run.folder, split)
         if not predictions:
             raise UserError(f"{run.folder / 'predictions.parquet'}: no mention of {split}; choose another --split")

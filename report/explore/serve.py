@@ -12,7 +12,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from foundation.errors import UserError
 from heads.contracts import Compute
 from linking import finished
-from pipeline.datasets.images import Limits
+from pipeline.datasets.contracts import Limits
 from report.contracts import ServeJob
 from report.explore.app import Hosts, make
 from report.explore.book import Book

@@ -14,9 +14,8 @@ from heads.contracts import Selection
 from heads.explanations import by_hash, explain
 from heads.metrics import parts
 from pipeline.datasets.account import tables as account_tables
-from pipeline.datasets.images import Limits
 from report import agreement, curves, leaderboard
-from report.cases import TOP, Cases, Explanation, Method, Source
+from report.cases import TOP, CaseData, Cases, Explanation, Method
 from report.contracts import CasesJob, PageJob, PageResult
 from report.page.render import render
 from report.runs import read_predictions, shared_protocol
@@ -40,7 +39,7 @@ def write_explained(job: PageJob, explain_run: Explain) -> PageResult:
     names = [entry.name for entry in entries]
     protocol = shared_protocol(experiments, split)
     hits = agreement.hits(experiments, split, protocol)
-    source = Source.read(job.cases.prepared, job.cases.images, job.cases.detections)
+    source = CaseData.read(job.cases.prepared, job.cases.images, job.cases.detections)
     right = dict(zip(hits.ids.tolist(), hits.right.T, strict=True))
     rows = choose(source.mentions, split, right, job.cases.most)
     ids = [source.mentions["id"][row] for row in rows]
@@ -53,7 +52,7 @@ def write_explained(job: PageJob, explain_run: Explain) -> PageResult:
         )
         for entry in entries
     ]
-    cases = Cases(source, methods, Thumbnails(Limits(**job.cases.limits), budget=job.cases.picture_bytes))
+    cases = Cases(source, methods, Thumbnails(job.cases.limits, budget=job.cases.picture_bytes))
     listed, parts_shown = _cases_with_parts(cases, rows)
     data = {
         "cases": listed,
@@ -141,7 +140,7 @@ def explanations(job: CasesJob, split: str, name: str, ids: Sequence[str]) -> di
     return {one["id"]: one for one in explain(run, selection)}
 
 
-def membership(source: Source) -> dict[str, np.ndarray]:
+def membership(source: CaseData) -> dict[str, np.ndarray]:
     """Part -> (M,) bool: the parts that figures are given for, and mentions without a gold in the KB."""
     texts = ("split", "group", "gold_id", "image_status")
     flags = ("phrase_is_name", "gold_in_train", "sentence_in_train", "ambiguous")
