@@ -1,0 +1,1 @@
+"""What lies between Luigi's command line and its user: settings, options, help, messages, exit codes."""

@@ -1,0 +1,145 @@
+"""Luigi's command line for these commands: what happens between loading them and running one.
+
+Luigi has no hook there. `install` replaces three methods of its parser: how options are declared, what comes before they are read, and how they become a
+task.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import luigi
+from luigi.cmdline import luigi_run
+from luigi.cmdline_parser import CmdlineParser
+from luigi.interface import core
+from luigi.task_register import Register
+
+from foundation import logs
+from foundation.errors import nearest
+from mel_cache.commands.shell import command, help, messages, settings
+
+Commands = Mapping[str, Mapping[str, type[luigi.Task]]]
+"""By heading and name."""
+
+_build = CmdlineParser._build_parser
+_help = CmdlineParser._possibly_exit_with_help
+_task = CmdlineParser.get_task_obj
+
+
+def run(module: str, arguments: Sequence[str]) -> NoReturn:
+    """Run a command of `module` and exit, as `luigi --module MODULE` does."""
+    luigi_run(["--module", module, *arguments])
+    raise SystemExit
+
+
+def install(commands: Commands, base: type[luigi.Task]) -> None:
+    """From here on Luigi's command line answers for these commands, the subclasses of `base`; those of other modules stay as they are."""
+
+    def ours(name: str | None) -> bool:
+        task = Register._get_reg().get(name)
+        return task is None or (isinstance(task, type) and issubclass(task, base))
+
+    def build_parser(root_task: str | None = None, help_all: bool = False) -> argparse.ArgumentParser:
+        parser = _build(root_task, help_all)
+        if ours(root_task):
+            parser.__class__ = _Parser
+            if root_task in Register.task_names():
+                parser.add_renamed(Register.get_task_cls(root_task))
+        return parser
+
+    def before_options(parser: argparse.ArgumentParser, known: argparse.Namespace) -> None:
+        if known.core_help_all or not ours(known.root_task):
+            _help(parser, known)
+        else:
+            _before_options(commands, parser, known)
+
+    def task(parser: CmdlineParser) -> luigi.Task:
+        return _begin(parser) if ours(parser.known_args.root_task) else _task(parser)
+
+    CmdlineParser._build_parser = staticmethod(build_parser)
+    CmdlineParser._possibly_exit_with_help = staticmethod(before_options)
+    CmdlineParser.get_task_obj = task
+    messages.filter_log()
+
+
+def _before_options(commands: Commands, parser: argparse.ArgumentParser, known: argparse.Namespace) -> None:
+    """Print the help that is asked for and exit; refuse a command that is none; set what the environment and luigi.cfg leave open."""
+    if "--json-log" in known.words:
+        os.environ[logs.WANTED] = "1"
+    tasks = {name: task for group in commands.values() for name, task in group.items()}
+    name = known.root_task
+    if name in Register.task_names():
+        task = Register.get_task_cls(name)
+    elif name is not None:
+        messages.refuse(f"no command {name!r}{nearest(name, tasks)}")
+    elif known.core_help:
+        logs.say(help.overview(commands))
+        sys.exit(0)
+    else:
+        messages.refuse(f"no command given; known: {', '.join(sorted(tasks))}")
+    settings.apply(scheduler=bool(known.core_scheduler_url or known.core_scheduler_host))
+    if known.core_help:
+        given, _ = parser.parse_known_args(known.words)
+        with messages.refusing():
+            logs.say(help.command(task, getattr(given, "method", None)))
+        sys.exit(0)
+    sys.excepthook = messages.quiet_interrupt
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def _begin(parser: CmdlineParser) -> luigi.Task:
+    """The task that the command line names. A value that cannot be meant, or an option that is left out, ends the command."""
+    command.begin()
+    task, given = Register.get_task_cls(parser.known_args.root_task), parser.known_args
+    with messages.refusing():
+        needed = [
+            help.flag(name, parameter)
+            for name, parameter in task.get_params()
+            if getattr(given, name) is None and not parameter.has_task_value(task.get_task_family(), name)
+        ]
+        if needed:
+            family = task.get_task_family()
+            messages.refuse(f"{family} needs {' and '.join(needed)}; {family} --help says what for")
+        made = _task(parser)
+    command.set_root(made.task_id)
+    return made
+
+
+class _Parser(argparse.ArgumentParser):
+    """Luigi's parser, with its errors in one line. `words` of what it returns: what it has read."""
+
+    def add_renamed(self, task: type[luigi.Task]) -> None:
+        """Add the options of `task` that are named otherwise than its parameters."""
+        self.task = task
+        for name, parameter in task.get_params():
+            if help.flag(name, parameter) not in self._option_string_actions:
+                self.add_argument(help.flag(name, parameter), **parameter._parser_kwargs(name))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, rest = super().parse_known_args(args, namespace)
+        known.words = list(args or ())
+        return known, rest
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, rest = self.parse_known_args(args, namespace)
+        if rest:
+            self.refuse(rest[0])
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        ambiguous = re.match(r"ambiguous option: (\S+)", message)
+        if ambiguous:
+            self.refuse(ambiguous[1])
+        messages.refuse(re.sub(r"^argument \S*?(--[^/: ]+):", r"\1:", message))
+
+    def refuse(self, word: str) -> NoReturn:
+        """End the command over a word that is no option of its."""
+        name = self.task.get_task_family()
+        if not word.startswith("-"):
+            messages.refuse(f"{name} takes no {word!r}: a value stands behind its option, as in --dataset demo")
+        word = word.partition("=")[0]
+        listed = [*(help.flag(*found) for found in self.task.get_params()), *(help.flag(*found) for found in core.get_params())]
+        messages.refuse(f"{name} has no option {word}; nearest: {messages.nearest_options(word, listed)}")
