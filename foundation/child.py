@@ -30,7 +30,7 @@ _WATCH: contextvars.ContextVar[Callable[[dict[str, Any]], None] | None] = contex
 
 @contextlib.contextmanager
 def watched(watch: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Inside, `watch` is told of the progress of every child (see `foundation.progress.Bar.state`)."""
+    """Inside, `watch` is called with the progress of every child (see `foundation.progress.Bar.state`)."""
     token = _WATCH.set(watch)
     try:
         yield
@@ -41,53 +41,76 @@ def watched(watch: Callable[[dict[str, Any]], None]) -> Iterator[None]:
 def run(target: str, job: Any, result: Any = None, threads: int = 0) -> Any:
     """Call `target` ("package.module:function") with `job` in a spawned interpreter and return what it returned.
 
-    job and result: contracts, which travel as JSON; the function's annotations say how they are restored there. threads: of torch and what it calls (0: one per core), unless OMP_NUM_THREADS says how many.
-    A `UserError` or `PassingError` of the child is raised here again. Its stdout and stderr are the caller's.
+    job and result: contracts, which travel as JSON; the function's annotations say how they are restored there.
+    threads: of torch and what it calls (0: one per core), unless OMP_NUM_THREADS says how many. A `UserError` or
+    `PassingError` of the child is raised here again. Its stdout and stderr are the caller's.
     """
-    environment = dict(os.environ)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        environment.setdefault(name, str(threads or cores))
-    # Waiting threads that spin steal the cores from whatever else runs: five times slower on a shared machine, no faster on an idle one.
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Freed tensors stay with the process: glibc else gives each large one back and has its pages zeroed anew, a quarter of a training's CPU time.
-    environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 30))
-    environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 33))
-    environment.setdefault("TOKENIZERS_PARALLELISM", "true")
-    environment["PYTHONPATH"] = os.pathsep.join(
-        [str(Path(__file__).resolve().parents[1]), *filter(None, [environment.get("PYTHONPATH")])]
-    )
     with tempfile.TemporaryDirectory(prefix="mel-") as folder:
-        job_file, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
+        job_file, answer, noted = (Path(folder) / f"{name}.json" for name in ("job", "answer", "progress"))
         job_file.write_text(json.dumps(to_json(job)))
-        environment[progress.FILE] = str(Path(folder) / "progress.json")
-        command = [sys.executable, "-m", "foundation.child", target, str(job_file), str(answer), str(os.getpid())]
-        told = {"stderr": subprocess.PIPE, "text": True, "errors": "replace"} if logs.wanted() else {}
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, **told)
-        relay = threading.Thread(target=logs.relay, args=(process.stderr, target), daemon=True) if told else None
-        if relay:
-            relay.start()
-        try:
-            code = _wait(process, Path(environment[progress.FILE]))
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-        finally:
-            if relay:
-                relay.join(5)
+        # -P: no module of the current folder is taken for one of ours.
+        words = [sys.executable, "-P", "-m", "foundation.child", target, str(job_file), str(answer), str(os.getpid())]
+        process = subprocess.Popen(
+            words,
+            env=_environment(threads) | {progress.FILE: str(noted)},
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE if logs.wanted() else None,
+            text=True,
+            errors="replace",
+        )
+        with _relayed(process, target):
+            code = _wait(process, noted)
         if answer.exists():
             answered = json.loads(answer.read_text())
             if "error" in answered:
-                raise _ERRORS[answered["kind"]](answered["error"])
+                raise _ERRORS[answered["kind"]](*answered["error"])
             return restored(result, answered["result"])
     if code == -signal.SIGINT:
         raise UserError("stopped")
     if code == -signal.SIGKILL:
         raise UserError(
-            f"{target} was killed (signal 9); if memory ran out, choose a smaller --extract-batch. The same command goes on where it stopped"
+            f"{target} was killed (signal 9); if memory ran out, choose a smaller --extract-batch. "
+            "The same command goes on where it stopped"
         )
     raise RuntimeError(f"{target} ended with exit code {code}; its traceback stands above")
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """The environment of a child; what its user has set stays."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    defaults = {
+        "OMP_NUM_THREADS": str(threads or cores),
+        "MKL_NUM_THREADS": str(threads or cores),
+        # Waiting threads that spin steal the cores from whatever else runs: five times slower on a shared machine, no
+        # faster on an idle one.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        # Freed tensors stay with the process: glibc else gives each large one back and has its pages zeroed anew, a
+        # quarter of a training's CPU time.
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
+        "TOKENIZERS_PARALLELISM": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    own = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join([own, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**defaults, **os.environ, "PYTHONPATH": path}
+
+
+@contextlib.contextmanager
+def _relayed(process: subprocess.Popen[str], target: str) -> Iterator[None]:
+    """Inside, what the child writes to a pipe on its stderr is passed on; an error ends the child."""
+    relay = threading.Thread(target=logs.relay, args=(process.stderr, target), daemon=True) if process.stderr else None
+    if relay:
+        relay.start()
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    finally:
+        if relay:
+            relay.join(5)
 
 
 def call(target: str, job: Any) -> Any:
@@ -104,8 +127,8 @@ def restored(kind: Any, value: Any) -> Any:
     return from_json(kind, value) if dataclasses.is_dataclass(kind) else value
 
 
-def _wait(process: subprocess.Popen[Any], noted: Path) -> int:
-    """Exit code of the child; whoever watches is told of its progress until then."""
+def _wait(process: subprocess.Popen[str], noted: Path) -> int:
+    """Exit code of the child; until then whoever watches sees its progress."""
     watch, last = _WATCH.get(), None
     while True:
         try:
@@ -121,27 +144,20 @@ def _wait(process: subprocess.Popen[Any], noted: Path) -> int:
 
 
 def follow_parent() -> None:
-    """End this process of `multiprocessing` when its parent is gone, and with it the children it has run; in a process of another kind do nothing.
+    """End this process of `multiprocessing`, and with it the children it has run, when its parent is gone.
 
-    Ctrl-C, which all of them hear, is the parent's to answer.
+    In a process of another kind do nothing. Ctrl-C, which all of them receive, is answered by the parent.
     """
     parent = multiprocessing.parent_process()
+    if parent is None:
+        return
 
     def watch() -> None:
         parent.join()
         os._exit(1)
 
-    if parent is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=watch, daemon=True).start()
-
-
-def quiet_interrupt(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """A `sys.excepthook`: Ctrl-C ends a command with a line, not with a traceback."""
-    if issubclass(kind, KeyboardInterrupt):
-        print("stopped; the same command goes on where it stopped", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _follow(parent: int) -> None:
@@ -158,7 +174,7 @@ def _main(target: str, job_file: str, answer: str, parent: str) -> int:
     try:
         result = {"result": call(target, json.loads(Path(job_file).read_text()))}
     except (UserError, PassingError) as error:
-        result = {"kind": type(error).__name__, "error": str(error)}
+        result = {"kind": type(error).__name__, "error": list(map(str, error.args))}
     Path(answer).write_text(json.dumps(result))
     return 0
 

@@ -7,23 +7,26 @@ from collections.abc import Iterable
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-class _OneLine(Exception):
-    """Its message stays one line, whatever the ids, keys and paths quoted in it hold: control characters are escaped."""
+class _Lines(Exception):
+    """Each argument is a line, whatever the ids, keys and paths quoted in it hold: control characters are escaped."""
 
     def __str__(self) -> str:
-        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], super().__str__())
+        return "\n".join(_CONTROL.sub(lambda match: repr(match[0])[1:-1], str(line)) for line in self.args)
 
 
-class UserError(_OneLine):
+class UserError(_Lines):
     """A failure its reader can mend.
 
-    The message is one line: the thing, the place, what was found, what was expected, the command or step that mends it. Entry points print it
-    without a traceback and exit non-zero.
+    Its message is a line, or several where several things lack: the thing, the place, what was found, what was
+    expected, the command or step that mends it. Entry points print it without a traceback and exit non-zero.
     """
 
 
-class PassingError(_OneLine):
-    """A failure that a later run may not meet again (I/O, memory); the row or shard under way stays undone and the task incomplete."""
+class PassingError(_Lines):
+    """A failure that a later run may not meet again (I/O, memory).
+
+    The row or shard under way stays undone and the task incomplete.
+    """
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

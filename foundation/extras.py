@@ -1,4 +1,4 @@
-"""Packages that only some commands need: which extra of `pip install` brings them, and the line that says so where one lacks."""
+"""Packages that only some commands need: the extra that brings each, and the line that says so where one lacks."""
 
 import contextlib
 import importlib.metadata
@@ -48,7 +48,7 @@ def lacking(extra: str) -> list[str]:
 
 
 def need(*modules: str) -> None:
-    """Raises `UserError` with the command that installs them where one of `modules` is not installed; nothing is imported."""
+    """Raises `UserError` with the command that installs it where one of `modules` lacks; nothing is imported."""
     for name in modules:
         if importlib.util.find_spec(name) is None:
             raise _missing(name)
@@ -56,7 +56,7 @@ def need(*modules: str) -> None:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Inside, a package that an extra would have brought and that cannot be imported is a `UserError` with the command that installs it."""
+    """Inside, a package that lacks and that an extra brings is a `UserError` with the command that installs it."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -19,7 +19,7 @@ from mel_cache.commands import task
 def run(*arguments: str) -> tuple[Any, str]:
     """Exit code and output of `luigi --module tasks` with these arguments."""
     code: Any = 0
-    task.begin()  # as a process of its own would
+    task.forget()  # as a process of its own would
     Register.clear_instance_cache()
     with as_calls(), contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
         try:

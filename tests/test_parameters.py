@@ -28,8 +28,8 @@ def test_what_is_no_value_of_its_kind_is_refused_by_the_options_name(name):
     command, parameter = FOUND[name]
     assert isinstance(parameter, TYPED[name])
     option = f"--{name.replace('_', '-')}"
-    code, _ = commands.run(command, option, "a\nb")
-    assert code == f"error: {option} a\\nb: expected {parameter.expected}"
+    code, output = commands.run(command, option, "a\nb")
+    assert code == 2 and output == f"error: {option} a\\nb: expected {parameter.expected}\n"
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,9 @@ def test_what_is_no_value_of_its_kind_is_refused_by_the_options_name(name):
     ],
 )
 def test_what_lies_out_of_bounds_is_refused_in_one_line(command, option, value, expected):
-    code, _ = commands.run(command, *(["--data-dir", "nowhere"] if option == "--dataset" else []), option, value)
-    assert code.startswith(f"error: {option} ") and expected in code and len(code) < 200 and "\n" not in code
+    code, output = commands.run(command, *(["--data-dir", "nowhere"] if option == "--dataset" else []), option, value)
+    assert code == 2 and output.startswith(f"error: {option} ") and expected in output
+    assert len(output) < 200 and output.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -65,5 +66,5 @@ def test_what_lies_out_of_bounds_is_refused_in_one_line(command, option, value, 
     ],
 )
 def test_the_bounds_themselves_are_allowed(option, value, tmp_path):
-    code, said = commands.run("TrainHead", "--dry-run", "--work-dir", str(tmp_path / "work"), option, value)
-    assert code == 0 and "would run TrainHead" in said
+    code, output = commands.run("TrainHead", "--dry-run", "--work-dir", str(tmp_path / "work"), option, value)
+    assert code == 0 and "would run TrainHead" in output

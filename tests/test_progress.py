@@ -141,7 +141,7 @@ def test_every_line_on_stderr_is_json_when_asked_for_and_results_stay_on_stdout(
         ("done", "PrepareDataset"),
     ]
     assert all({"time", "level"} <= set(line) for line in log) and "dataset small prepared" in output
-    log, _ = lines(world, "ExtractFeatures", "--profile", "nowhere.yaml", code=1, MEL_JSON_LOG="1")
+    log, _ = lines(world, "ExtractFeatures", "--profile", "nowhere.yaml", code=2, MEL_JSON_LOG="1")
     assert log[-1]["event"] == "error" and "nowhere.yaml: no such profile file" in log[-1]["message"]
     (world.root / "broken").mkdir()
     (world.root / "broken" / "mentions.jsonl").write_text("{\n")

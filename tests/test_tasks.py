@@ -363,13 +363,13 @@ def test_clean_lists_what_no_profile_asks_for_and_removes_it_on_request(world):
     assert not old.exists() and len(list(world.work.glob("cache/image_pooled-*"))) == 1
 
 
-def test_clean_refuses_a_profile_that_does_not_exist_and_names_one_that_is_gone(world, caplog):
+def test_clean_refuses_a_profile_that_does_not_exist_and_names_one_that_is_gone(world):
     shutil.rmtree(world.work / "receipts")
     world.here("ExtractFeatures")
     profile, before = world.root / "small.yaml", world.shards()
     moved = profile.rename(world.root / "moved.yaml")
-    code, _ = commands.run(*world.arguments("CleanCache", profile=False), "--profiles", str(profile), "--remove")
-    assert code == 30 and f"{profile}: no such profile file" in caplog.text and world.shards() == before
+    code, said = commands.run(*world.arguments("CleanCache", profile=False), "--profiles", str(profile), "--remove")
+    assert code == 30 and f"error: {profile}: no such profile file" in said and world.shards() == before
     said = world.here("CleanCache", profile=False)
     assert f"the profile {profile}, which features were extracted with, is gone" in said and "clip_text-" in said
     assert "every feature in the cache is asked for" in world.here(
@@ -419,7 +419,7 @@ def test_a_mistyped_option_ends_in_one_line_and_not_zero(base, options, message)
     assert message in said and "Traceback" not in said, said
 
 
-def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_written(base, tmp_path, caplog):
+def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_written(base, tmp_path):
     import torch
 
     if torch.cuda.is_available():
@@ -430,20 +430,22 @@ def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_written(base, tmp_pa
     assert said.count("--device cuda") == 1 and "Traceback" not in said, "once, not once for each group"
     assert not list(fresh.work.glob("cache/*"))
     before = sorted(base.work.glob("runs/small/mimic/*"))
-    code, _ = commands.run(*base.arguments("TrainHead"), "--seed", "77", "--device", "cuda")
-    assert code == 30 and "--device cuda" in caplog.text and sorted(base.work.glob("runs/small/mimic/*")) == before
+    code, said = commands.run(*base.arguments("TrainHead"), "--seed", "77", "--device", "cuda")
+    assert code == 30 and "error: --device cuda" in said and sorted(base.work.glob("runs/small/mimic/*")) == before
 
 
-def test_models_that_are_missing_are_named_together_before_anything_is_extracted(world):
+def test_models_that_are_missing_are_named_a_line_each_before_anything_is_extracted(world):
     profile = world.root / "small.yaml"
     said = yaml.safe_load(profile.read_text())
     for feature in ("text_tokens", "image_pooled"):
         said["features"][feature]["model"] = f"nowhere/{feature}"
     profile.write_text(yaml.safe_dump(said))
     shutil.rmtree(world.work / "cache")
-    told = world.luigi("ExtractFeatures", code=30)
-    assert told.count("error: ") == 1 and "2 models cannot be had" in told
-    assert all(f"hf download nowhere/{feature}" in told for feature in ("text_tokens", "image_pooled"))
+    lines = world.luigi("ExtractFeatures", code=30).splitlines()
+    assert sorted(line.partition(" is not on this machine")[0] for line in lines) == [
+        f"error: model 'nowhere/{feature}'" for feature in ("image_pooled", "text_tokens")
+    ]
+    assert all(f"`hf download {line.split(chr(39))[1]} " in line for line in lines)
     assert not (world.work / "cache").exists()
 
 

@@ -11,7 +11,8 @@ import luigi
 from foundation import child, logs
 from foundation.errors import UserError
 from mel_cache.commands.parameters import MOST_SEED, Number, Whole
-from mel_cache.commands.task import Task, asked, began, once, setting, stop
+from mel_cache.commands.shell import command
+from mel_cache.commands.task import Task, remembered, setting, stop
 from pipeline.datasets.contracts import ACCOUNT, CONTENT, Dataset, LayoutOptions, Limits, PrepareJob
 from pipeline.demo.contracts import DemoJob
 from pipeline.profiles import profile
@@ -167,9 +168,11 @@ class PrepareDataset(OnDataset):
     def receipt(self) -> dict[str, Any] | None:
         """The standing receipt; with --rescan, one of a scan that began after this command did."""
         receipt = super().receipt()
-        return receipt if receipt and (not self.rescan or receipt["run"].get("rescanned", 0) >= began()) else None
+        return (
+            receipt if receipt and (not self.rescan or receipt["run"].get("rescanned", 0) >= command.start()) else None
+        )
 
-    @once
+    @remembered
     def content(self) -> str | None:
         receipt = self.receipt()
         return receipt and receipt["result"]["content"]
@@ -193,7 +196,7 @@ class PrepareDataset(OnDataset):
     def make(self) -> dict[str, Any]:
         started = time.time()
         dataset = child.run("pipeline.datasets.prepare:prepare", self.job(), Dataset)
-        if self != asked():  # else its summary says it
+        if not self.is_root():  # else its summary says it
             logs.say((dataset.folder / ACCOUNT).read_text())
         return {
             "result": {

@@ -8,7 +8,7 @@ from foundation.errors import UserError
 from foundation.files import read_json
 from heads.contracts import Compute
 from mel_cache.commands.features import OnProfile
-from mel_cache.commands.parameters import Choice, Whole
+from mel_cache.commands.parameters import Choice, Renamed, Whole
 from mel_cache.commands.task import Tool
 from report.contracts import ServeJob
 
@@ -20,9 +20,10 @@ class Explore(Tool, OnProfile):
     their pictures.
     """
 
-    run_folder = luigi.Parameter(
+    run_folder = Renamed(
+        "--run",
         default="",
-        description="--run: a run's folder, or <dataset>/<method>/<hash> under artifacts/runs; empty: the last one",
+        description="a run's folder, or <dataset>/<method>/<hash> under artifacts/runs; empty: the last one",
     )
     port = Whole(least=0, most=65535, default=8080, description="port; 0: a free one")
     host = luigi.Parameter(

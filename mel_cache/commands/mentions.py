@@ -10,7 +10,7 @@ from foundation.errors import UserError
 from heads.contracts import Compute
 from linking.contracts import LinkJob, LinkResult
 from mel_cache.commands.features import OnProfile
-from mel_cache.commands.parameters import Whole
+from mel_cache.commands.parameters import Renamed, Whole
 from mel_cache.commands.task import Tool
 
 
@@ -22,10 +22,9 @@ class LinkMentions(Tool):
     run's cache; calibration.json beside the run, once.
     """
 
-    # Luigi's own task has methods `run`, `input` and `output`; its command line takes `--run` for `--run-folder`.
-    run_folder = luigi.Parameter(description="--run: a run's folder, or <dataset>/<method>/<hash> under artifacts/runs")
-    input_file = luigi.Parameter(description="--input: mentions, one JSON object per line")
-    output_file = luigi.Parameter(description="--output: the file to write")
+    run_folder = Renamed("--run", description="a run's folder, or <dataset>/<method>/<hash> under artifacts/runs")
+    input_file = Renamed("--input", description="mentions, one JSON object per line")
+    output_file = Renamed("--output", description="the file to write")
     images_dir = luigi.Parameter(
         default="", description="folder that the mentions' pictures lie in; empty: that of the input"
     )

@@ -1,15 +1,25 @@
-"""Kinds of parameters that check what they are given: a value that cannot be meant ends the command in one line that names the option. No torch."""
+"""Kinds of parameters. A value out of bounds, or of another kind, is a `UserError` that names the option. No torch."""
 
 import math
-from typing import Any
+import os
+from typing import Any, NoReturn
 
 import luigi
 
 from foundation.errors import UserError
-from mel_cache.commands.task import setting, stop
+from mel_cache.commands.shell.help import flag
 
 MOST_SEED = 2**32 - 1
 """What every library's generator takes."""
+
+
+def setting(
+    name: str, default: Any, description: str, kind: type[luigi.Parameter] = luigi.Parameter, **more: Any
+) -> luigi.Parameter:
+    """A parameter whose default may come from `MEL_<NAME>` in the environment, or from `[mel]` in luigi.cfg."""
+    if kind is luigi.Parameter:
+        default = os.environ.get(f"MEL_{name.upper()}", default)
+    return kind(default=default, description=description, config_path={"section": "mel", "name": name}, **more)
 
 
 class _Checked(luigi.Parameter):
@@ -20,7 +30,7 @@ class _Checked(luigi.Parameter):
     def __set_name__(self, owner: type, name: str) -> None:
         if hasattr(super(), "__set_name__"):  # since luigi 3.8
             super().__set_name__(owner, name)
-        self.option = f"--{name.replace('_', '-')}"
+        self.option = flag(name, self)
 
     def parse(self, text: str) -> Any:
         try:
@@ -28,8 +38,16 @@ class _Checked(luigi.Parameter):
         except ValueError:
             self.refuse(text)
 
-    def refuse(self, value: Any) -> None:
-        stop(UserError(f"{self.option} {value!s:.60}: expected {self.expected}"))
+    def refuse(self, value: Any) -> NoReturn:
+        raise UserError(f"{self.option} {value!s:.60}: expected {self.expected}")
+
+
+class Renamed(luigi.Parameter):
+    """A text whose option is `flag`. Tasks have methods `run`, `input` and `output`, so no parameter is called so."""
+
+    def __init__(self, flag: str, **more: Any) -> None:
+        super().__init__(**more)
+        self.flag = flag
 
 
 class _Bounded(_Checked):

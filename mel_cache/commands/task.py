@@ -1,125 +1,70 @@
-"""What all Luigi tasks share: the work folder, receipts, dry runs, one-line errors, the summary at the end. No torch."""
+"""What all commands share: the work folder, receipts, dry runs, progress, the summary at the end. No torch."""
 
 import contextlib
 import functools
 import hashlib
-import logging
-import mmap
-import multiprocessing
 import os
-import re
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import luigi
-from luigi.cmdline_parser import CmdlineParser
+from luigi.interface import core
 
-from foundation import child, logs, progress, receipts
-from foundation.errors import PassingError, UserError
+from foundation import child, extras, logs, progress, receipts
+from foundation.errors import UserError
 from foundation.paths import Paths
+from mel_cache.commands.parameters import setting
+from mel_cache.commands.shell import command, messages
 
-logger = logging.getLogger("luigi-interface")
 LOG_EVERY = 5.0  # seconds between two lines about the progress of one task
 
 
-def setting(
-    name: str, default: Any, description: str, kind: type[luigi.Parameter] = luigi.Parameter, **more: Any
-) -> luigi.Parameter:
-    """A parameter whose default may come from `MEL_<NAME>` in the environment, or from section `[mel]` of luigi.cfg."""
-    if kind is luigi.Parameter:
-        default = os.environ.get(f"MEL_{name.upper()}", default)
-    return kind(default=default, description=description, config_path={"section": "mel", "name": name}, **more)
-
-
 def stop(error: Exception) -> None:
-    """End the command with the error's one line."""
-    logs.emit("error", "error", message=str(error))
-    raise SystemExit(1 if logs.wanted() else f"error: {error}")
+    messages.refuse(error)
 
 
-class _OneLine(logging.Filter):
-    """Keeps the traceback of errors that are meant for the user out of Luigi's log, and tells an error that several tasks of a run met once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.told = mmap.mmap(-1, 16 * 256)  # a count, then hashes; shared with forked workers, as is the lock
-        self.lock = multiprocessing.get_context("fork").Lock()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, SystemExit):
-            error = error.__context__  # see `stop`
-        if isinstance(error, luigi.parameter.ParameterException):
-            error = UserError(
-                re.sub(r"\[args=.*?\]:", ":", str(error))
-            )  # as `TrainHead[args=(), kwargs={}]: requires the 'run' parameter`
-        if isinstance(error, (UserError, PassingError)):
-            worker = record.args[1] if isinstance(record.args, tuple) and len(record.args) > 1 else ""
-            record.msg, record.args, record.exc_info = f"error: {error}", (), None
-            return self._is_new(f"{worker} {record.msg}")
-        return True
-
-    def _is_new(self, said: str) -> bool:
-        digest = hashlib.blake2b(said.encode(), digest_size=16).digest()
-        held = self.lock.acquire(timeout=1)  # a worker that was killed may hold it for ever
-        try:
-            count = self.told[0]
-            if digest in (self.told[16 * place : 16 * place + 16] for place in range(1, count + 1)):
-                return False
-            if count < 255:
-                self.told[0] = count + 1
-                self.told[16 * (count + 1) : 16 * (count + 2)] = digest
-            return True
-        finally:
-            if held:
-                self.lock.release()
-
-
-logger.addFilter(_OneLine())
-
-
-# What is known of tasks by their id, until a task has run: a command asks for the same digests and receipts hundreds of times.
-_known: dict[tuple[str, str], Any] = {}
+_ANSWERS: dict[tuple[str, str], Any] = {}
+"""What `remembered` methods have answered, by method and task."""
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_known.clear)  # a worker looks for itself what others have made since
+    os.register_at_fork(after_in_child=_ANSWERS.clear)  # a worker looks for itself what others have done since
 
 
-_BEGAN = "MEL_BEGAN"
+def remembered(method: Callable[["Task"], Any]) -> Callable[["Task"], Any]:
+    """`method`, asked once per task until a task has run: a command needs the same digests hundreds of times."""
 
-
-def begin() -> None:
-    """A command begins now."""
-    _known.clear()
-    os.environ[_BEGAN] = repr(time.time())
-
-
-def began() -> float:
-    """When this command began, in all of its processes: seconds since the epoch."""
-    return float(os.environ[_BEGAN])
-
-
-if multiprocessing.parent_process() is None or _BEGAN not in os.environ:
-    begin()
-
-
-def once(ask: Callable[["Task"], Any]) -> Callable[["Task"], Any]:
-    """The method's answer, asked for once between two runs of tasks."""
-
-    @functools.wraps(ask)
+    @functools.wraps(method)
     def answer(self: "Task") -> Any:
-        place = ask.__name__, self.task_id
-        if place not in _known:
-            _known[place] = ask(self)
-        return _known[place]
+        place = method.__name__, self.task_id
+        if place not in _ANSWERS:
+            _ANSWERS[place] = method(self)
+        return _ANSWERS[place]
 
     return answer
 
 
+def forget() -> None:
+    """What was remembered of tasks is asked for again."""
+    _ANSWERS.clear()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task has made.
+
+    result: goes into the receipt as JSON. files: what must still be there for the task to be done. run: seconds, rows
+    and the like of this run.
+    """
+
+    result: Mapping[str, Any]
+    files: Iterable[Path | str]
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Task(luigi.Task):
-    """A task with a receipt. Subclasses say what they need (`needs`), what names their result (`request`) and how it is made (`make`)."""
+    """A task with a receipt: subclasses define what it needs, what names its result (`request`) and how it is made."""
 
     work_dir = setting(
         "work_dir", "artifacts", "folder that everything is written to (also MEL_WORK_DIR, or [mel] in luigi.cfg)"
@@ -131,8 +76,12 @@ class Task(luigi.Task):
         default=False, significant=False, description="logs as lines of JSON on stderr (also MEL_JSON_LOG=1)"
     )
 
+    _ran = False
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Behind one scheduler, commands of several hosts divide the work in the cache, as commands with a scheduler each do.
+        self.task_id = f"{self.task_id}_{command.name()}"
         if self.json_log:
             os.environ[logs.WANTED] = "1"
         if logs.wanted():
@@ -150,21 +99,25 @@ class Task(luigi.Task):
         """The significant parameters and inputs as JSON; None while an input that names the result is not there yet."""
         raise NotImplementedError
 
-    def make(self) -> dict[str, Any]:
-        """Do the work. Returns `{"result": …, "files": [paths], "run": …}` for the receipt."""
+    def make(self) -> Outcome | dict[str, Any]:
+        """Do the work."""
         raise NotImplementedError
 
     def summary(self, receipt: dict[str, Any]) -> str:
-        """What the command prints when it ends."""
+        """What the command prints when it ends, whether it ran now or was done already."""
         return f"{self.get_task_family()}: done"
 
     def content(self) -> str | None:
         """What names the result in the requests of those that read it; None while it is not known."""
         return self.digest()
 
+    def is_root(self) -> bool:
+        """Whether this is the task that the command line names."""
+        return self.task_id == command.root()
+
     # Receipts
 
-    @once
+    @remembered
     def digest(self) -> str | None:
         """Hash of the request; None while it is not known."""
         request = self.request()
@@ -197,34 +150,38 @@ class Task(luigi.Task):
     # What Luigi calls
 
     def requires(self) -> list["Task"]:
-        return [] if self.dry_run else self.needs()
+        with messages.refusing():
+            return [] if self.dry_run else self.needs()
 
-    @once
+    @remembered
     def done(self) -> bool:
         """Whether this task's receipt stands, and those of all it needs."""
-        try:
-            return all(task.done() for task in self.needs()) and self.receipt() is not None
-        except UserError as error:
-            stop(error)
-            raise
+        return all(task.done() for task in self.needs()) and self.receipt() is not None
 
     def complete(self) -> bool:
-        return getattr(self, "_said", False) if self.dry_run else self.done()
+        with messages.refusing():
+            return self._ran if self.dry_run else self.done()
+
+    def process_resources(self) -> dict[str, int]:
+        """Luigi's resources; a scheduler that several hosts share keeps those of each command apart."""
+        suffix = "" if core().local_scheduler else f" of {command.name()}"
+        return {f"{name}{suffix}": count for name, count in self.resources.items()}
 
     def run(self) -> None:
         if self.dry_run:
             logs.say(
                 "\n".join(self._plan()) or f"{self.get_task_family()}: everything is done already, nothing would run"
             )
-            self._said = True
+            self._ran = True
             return
         child.follow_parent()  # with several workers, this is a process of Luigi's
         if self.done():
             return  # what it needs was made anew, and is as it was before
         started = time.monotonic()
-        with self.told():
+        with self._reported(), extras.explained():
             made = self.make()
-        _known.clear()
+        outcome = Outcome(**made) if isinstance(made, dict) else made
+        forget()
         digest = self.digest()
         if digest is None:
             raise UserError(f"{self.get_task_family()}: its input went away while it ran; run the same command again")
@@ -232,19 +189,19 @@ class Task(luigi.Task):
             self.paths.receipt(self.get_task_family(), digest),
             task=self.get_task_family(),
             request=self.request(),
-            result=made["result"],
-            files=[receipts.file_entry(self.paths.root, Path(path)) for path in sorted(set(map(str, made["files"])))],
-            run={"seconds": round(time.monotonic() - started, 3), **made.get("run", {})},
+            result=dict(outcome.result),
+            files=[receipts.file_entry(self.paths.root, Path(path)) for path in sorted(set(map(str, outcome.files)))],
+            run={"seconds": round(time.monotonic() - started, 3), **outcome.run},
         )
-        _known.clear()
+        forget()
 
     @contextlib.contextmanager
-    def told(self) -> Iterator[None]:
-        """Inside, Luigi's page and the log are told how far the work is."""
+    def _reported(self) -> Iterator[None]:
+        """Inside, Luigi's page and the log show how far the work is."""
         name, started, logged = f"{self.get_task_family()}{self.brief()}", time.monotonic(), [time.monotonic()]
 
         def watch(state: dict[str, Any]) -> None:
-            self._say(progress.text(state), 100 * state["done"] // state["total"] if state["total"] else None)
+            self._show(progress.text(state), 100 * state["done"] // state["total"] if state["total"] else None)
             if time.monotonic() - logged[0] >= LOG_EVERY:
                 logged[0] = time.monotonic()
                 logs.emit("progress", task=name, **state)
@@ -252,7 +209,7 @@ class Task(luigi.Task):
         if logs.wanted():
             logs.take_over()
         logs.emit("start", task=name)
-        self._say("started", 0)
+        self._show("started", 0)
         try:
             with child.watched(watch):
                 yield
@@ -265,10 +222,10 @@ class Task(luigi.Task):
                 message=str(error) or type(error).__name__,
             )
             raise
-        self._say(f"done in {time.monotonic() - started:.1f} s", 100)
+        self._show(f"done in {time.monotonic() - started:.1f} s", 100)
         logs.emit("done", task=name, seconds=round(time.monotonic() - started, 3))
 
-    def _say(self, message: str, percent: int | None) -> None:
+    def _show(self, message: str, percent: int | None) -> None:
         """Message and percentage on Luigi's page; a scheduler that cannot be reached is no reason to fail."""
         with contextlib.suppress(Exception):
             if self.set_status_message:
@@ -303,7 +260,7 @@ class Tool(Task):
     """A command without a receipt: it runs every time it is asked for."""
 
     def complete(self) -> bool:
-        return getattr(self, "_said", False)
+        return self._ran
 
     def receipt(self) -> None:
         return None
@@ -313,30 +270,19 @@ class Tool(Task):
             logs.say(f"would run {self.get_task_family()}{self.brief()}")
         else:
             child.follow_parent()
-            with self.told():
+            with self._reported(), extras.explained():
                 self.act()
-        self._said = True
+        self._ran = True
 
     def act(self) -> None:
         raise NotImplementedError
 
 
-def asked() -> luigi.Task | None:
-    """The task of the command line, None where there is none (`luigi.build`)."""
-    parser = CmdlineParser.get_instance()
-    if parser is not None:
-        return parser.get_task_obj()
-    if multiprocessing.parent_process() is None or "--module" not in sys.argv:
-        return None
-    with CmdlineParser.global_instance(sys.argv[1:]) as parser:  # in a worker that was spawned, not forked: macOS
-        return parser.get_task_obj()
-
-
 @luigi.Task.event_handler(luigi.Event.SUCCESS)
 @luigi.Task.event_handler(luigi.Event.DEPENDENCY_PRESENT)
 def _summarise(task: luigi.Task) -> None:
-    """Print the summary of the task that was asked for, whether it ran now or was done already."""
-    if not isinstance(task, Task) or task.dry_run or task != asked():
+    """Print the summary of the task that the command line names."""
+    if not isinstance(task, Task) or task.dry_run or not task.is_root():
         return
     receipt = task.receipt()
     if receipt is not None:

@@ -121,7 +121,7 @@ def _extractors(profile: profiles.Profile, job: ExtractionJob) -> dict[str, Extr
         except UserError as error:
             lacking[str(error)] = None
     if lacking:
-        raise UserError((f"{len(lacking)} models cannot be had: " if len(lacking) > 1 else "") + "; ".join(lacking))
+        raise UserError(*lacking)
     return {name: built[name] for name in names}
 
 

@@ -1,10 +1,11 @@
 """Luigi's command line for these commands: what happens between loading them and running one.
 
-Luigi has no hook there. `install` replaces three methods of its parser: how options are declared, what comes before they are read, and how they become a
-task.
+Luigi has no hook there. `install` replaces three methods of its parser: how options are declared, what comes before
+they are read, and how they become a task.
 """
 
 import argparse
+import importlib
 import os
 import re
 import sys
@@ -31,12 +32,13 @@ _task = CmdlineParser.get_task_obj
 
 def run(module: str, arguments: Sequence[str]) -> NoReturn:
     """Run a command of `module` and exit, as `luigi --module MODULE` does."""
+    importlib.import_module(module)
     luigi_run(["--module", module, *arguments])
     raise SystemExit
 
 
 def install(commands: Commands, base: type[luigi.Task]) -> None:
-    """From here on Luigi's command line answers for these commands, the subclasses of `base`; those of other modules stay as they are."""
+    """From here on Luigi's command line answers for these commands, the subclasses of `base`, and for no others."""
 
     def ours(name: str | None) -> bool:
         task = Register._get_reg().get(name)
@@ -46,8 +48,8 @@ def install(commands: Commands, base: type[luigi.Task]) -> None:
         parser = _build(root_task, help_all)
         if ours(root_task):
             parser.__class__ = _Parser
-            if root_task in Register.task_names():
-                parser.add_renamed(Register.get_task_cls(root_task))
+        if isinstance(parser, _Parser) and root_task in Register.task_names():
+            parser.take(Register.get_task_cls(root_task))
         return parser
 
     def before_options(parser: argparse.ArgumentParser, known: argparse.Namespace) -> None:
@@ -59,14 +61,15 @@ def install(commands: Commands, base: type[luigi.Task]) -> None:
     def task(parser: CmdlineParser) -> luigi.Task:
         return _begin(parser) if ours(parser.known_args.root_task) else _task(parser)
 
-    CmdlineParser._build_parser = staticmethod(build_parser)
-    CmdlineParser._possibly_exit_with_help = staticmethod(before_options)
-    CmdlineParser.get_task_obj = task
+    # Methods of another's class, replaced on purpose.
+    CmdlineParser._build_parser = staticmethod(build_parser)  # type: ignore[method-assign]
+    CmdlineParser._possibly_exit_with_help = staticmethod(before_options)  # type: ignore[method-assign]
+    CmdlineParser.get_task_obj = task  # type: ignore[method-assign]
     messages.filter_log()
 
 
 def _before_options(commands: Commands, parser: argparse.ArgumentParser, known: argparse.Namespace) -> None:
-    """Print the help that is asked for and exit; refuse a command that is none; set what the environment and luigi.cfg leave open."""
+    """Print help, where it is asked for, and exit; refuse an unknown command; set what luigi.cfg leaves open."""
     if "--json-log" in known.words:
         os.environ[logs.WANTED] = "1"
     tasks = {name: task for group in commands.values() for name, task in group.items()}
@@ -87,31 +90,35 @@ def _before_options(commands: Commands, parser: argparse.ArgumentParser, known: 
             logs.say(help.command(task, getattr(given, "method", None)))
         sys.exit(0)
     sys.excepthook = messages.quiet_interrupt
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # models are looked for in this process too
 
 
 def _begin(parser: CmdlineParser) -> luigi.Task:
-    """The task that the command line names. A value that cannot be meant, or an option that is left out, ends the command."""
+    """The task that the command line names. A wrong value or a missing option ends the command."""
     command.begin()
-    task, given = Register.get_task_cls(parser.known_args.root_task), parser.known_args
+    task, given = Register.get_task_cls(parser.known_args.root_task), vars(parser.known_args)
+    family = task.get_task_family()
     with messages.refusing():
-        needed = [
-            help.flag(name, parameter)
-            for name, parameter in task.get_params()
-            if getattr(given, name) is None and not parameter.has_task_value(task.get_task_family(), name)
-        ]
-        if needed:
-            family = task.get_task_family()
-            messages.refuse(f"{family} needs {' and '.join(needed)}; {family} --help says what for")
-        made = _task(parser)
-    command.set_root(made.task_id)
-    return made
+        lacking = []
+        for name, parameter in task.get_params():
+            if given[name]:
+                parameter.normalize(parameter.parse(given[name]))
+            elif not parameter.has_task_value(family, name):
+                lacking.append(help.flag(name, parameter))
+        if lacking:
+            listed = " and ".join(filter(None, (", ".join(lacking[:-1]), lacking[-1])))
+            messages.refuse(f"{family} needs {listed}; {family} --help says what for")
+        root = _task(parser)
+    command.set_root(root.task_id)
+    return root
 
 
 class _Parser(argparse.ArgumentParser):
     """Luigi's parser, with its errors in one line. `words` of what it returns: what it has read."""
 
-    def add_renamed(self, task: type[luigi.Task]) -> None:
+    task: type[luigi.Task] | None = None
+
+    def take(self, task: type[luigi.Task]) -> None:
         """Add the options of `task` that are named otherwise than its parameters."""
         self.task = task
         for name, parameter in task.get_params():
@@ -136,10 +143,11 @@ class _Parser(argparse.ArgumentParser):
         messages.refuse(re.sub(r"^argument \S*?(--[^/: ]+):", r"\1:", message))
 
     def refuse(self, word: str) -> NoReturn:
-        """End the command over a word that is no option of its."""
-        name = self.task.get_task_family()
+        """End the command over a word that is no option of its, or of several."""
+        name = self.task.get_task_family() if self.task else "luigi"
         if not word.startswith("-"):
             messages.refuse(f"{name} takes no {word!r}: a value stands behind its option, as in --dataset demo")
+        options = [*(self.task.get_params() if self.task else ()), *core.get_params()]
+        listed = [help.flag(option, parameter) for option, parameter in options]
         word = word.partition("=")[0]
-        listed = [*(help.flag(*found) for found in self.task.get_params()), *(help.flag(*found) for found in core.get_params())]
         messages.refuse(f"{name} has no option {word}; nearest: {messages.nearest_options(word, listed)}")

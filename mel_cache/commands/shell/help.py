@@ -1,4 +1,4 @@
-"""What `luigi --module tasks NAME --help` prints: what the command is for, and each option once, with its default. No torch.
+"""What `--help` prints: what a command is for, and each of its options once, with its default. No torch.
 
 Luigi's own help lists every option twice, without defaults; it stays there under `--help-all`.
 """
@@ -19,7 +19,7 @@ TITLES = {
     "OnProfile": "models",
     "OnDataset": "the dataset",
     "Task": "every command",
-    "BuildCandidates": "candidate lists",
+    "CandidateOptions": "candidate lists",
     "Leaderboard": "leaderboards",
     "Options": "texts",
 }
@@ -44,13 +44,13 @@ def overview(commands: Mapping[str, Mapping[str, type[luigi.Task]]]) -> str:
     indent = max(len(name) for group in commands.values() for name in group) + 4
     lines = [USAGE.format("COMMAND"), ""]
     for title, group in commands.items():
-        lines += [f"{title}:", *(_entry(f"  {name}", _first_line(task), indent) for name, task in group.items()), ""]
+        lines += [f"{title}:", *(_entry(f"  {name}", _role(task), indent) for name, task in group.items()), ""]
     lines += [USAGE.format("COMMAND --help").rpartition(" [")[0] + " lists the options of a command.", ""]
-    return "\n".join([*lines, FOOT.format("COMMAND")])
+    return "\n".join([*lines, *_paragraphs(FOOT.format("COMMAND"))])
 
 
 def command(task: type[luigi.Task], method: str | None = None) -> str:
-    """A command's docstring and its options, those of its own first. method: the head whose hyper-parameters are listed too."""
+    """A command's docstring and its options, its own first. method: the head whose hyper-parameters are listed too."""
     sections: dict[str, list[str]] = {}
     for name, parameter in task.get_params():
         sections.setdefault(_declared(task, name), []).append(_option(task, name, parameter))
@@ -59,7 +59,7 @@ def command(task: type[luigi.Task], method: str | None = None) -> str:
     for title in order:
         heading = "options" if title == task.__name__ else f"options of {TITLES.get(title, title)}"
         lines += [f"{heading}:", *sections[title], ""]
-    return "\n".join([*lines, FOOT.format(task.get_task_family())])
+    return "\n".join([*lines, *_paragraphs(FOOT.format(task.get_task_family()))])
 
 
 def _declared(task: type[luigi.Task], name: str) -> str:
@@ -99,7 +99,7 @@ def _value(name: str, parameter: luigi.Parameter) -> str:
 
 
 def _default(task: type[luigi.Task], name: str, parameter: luigi.Parameter) -> str:
-    """The value that holds without the option, from its definition, the environment or luigi.cfg; never one that is meant to stay private."""
+    """The value that holds without the option, from its definition, the environment or luigi.cfg; no private one."""
     try:
         value = parameter.task_value(task.get_task_family(), name)
     except MissingParameterException:
@@ -109,5 +109,5 @@ def _default(task: type[luigi.Task], name: str, parameter: luigi.Parameter) -> s
     return f" ({textwrap.shorten(str(value), 60)})"
 
 
-def _first_line(task: type[luigi.Task]) -> str:
-    return (inspect.getdoc(task) or "").partition("\n")[0]
+def _role(task: type[luigi.Task]) -> str:
+    return (inspect.getdoc(task) or "").partition("\n\n")[0]

@@ -44,8 +44,10 @@ def show(error: Exception | str) -> None:
 
 
 def nearest_options(word: str, options: Iterable[str]) -> str:
-    """The options that are most like `word`, best first: `--method, --methods`."""
-    return ", ".join(difflib.get_close_matches(word, options, n=NEAREST, cutoff=0.0))
+    """The options that are like `word`, best first; where none is, the least unlike: `--seed, --seeds`."""
+    listed = sorted(set(options))
+    like = difflib.get_close_matches(word, listed, n=NEAREST, cutoff=0.75)
+    return ", ".join(like or difflib.get_close_matches(word, listed, n=NEAREST, cutoff=0.0))
 
 
 def quiet_interrupt(kind: type[BaseException], error: BaseException, trace: Any) -> None:
@@ -59,7 +61,7 @@ def quiet_interrupt(kind: type[BaseException], error: BaseException, trace: Any)
 class OneLine(logging.Filter):
     """A filter of Luigi's log: an error meant for the user is shown as its line, and not as a record with a traceback.
 
-    An error that several tasks of a command meet is shown once; the workers, which are forked, share the list of what was shown.
+    An error that several tasks of a command meet is shown once: forked workers share the list of what was shown.
     """
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import luigi.configuration
 
 REFUSED = 2
-"""Exit code of a command that is not run: an unknown command or option, a value that cannot be meant, a file or model that is not there."""
+"""Exit code of a command that is not run: an unknown command or option, a wrong value, a file that is not there."""
 FAILED = 30
 """Exit code of a command one of whose tasks failed, or was not run because another failed."""
 
@@ -36,11 +36,14 @@ _SCHEDULER = ("scheduler_url", "scheduler_host", "default-scheduler-url", "defau
 
 
 def apply(scheduler: bool = False) -> None:
-    """Set what the configuration leaves open. A scheduler's address, in the configuration or as an option (`scheduler`), means that it is used."""
+    """Set what the configuration leaves open.
+
+    A scheduler's address, in the configuration or as an option (`scheduler`), means that it is used.
+    """
     config = luigi.configuration.get_config()
-    if scheduler or any(config.has_option("core", name) for name in _SCHEDULER):
-        if not config.has_option("core", "local_scheduler"):
-            config.set("core", "local_scheduler", "false")
+    central = scheduler or any(config.has_option("core", name) for name in _SCHEDULER)
+    if central and not config.has_option("core", "local_scheduler"):
+        config.set("core", "local_scheduler", "false")
     for section, values in SETTINGS.items():
         for name, value in values.items():
             if not config.has_option(section, name):

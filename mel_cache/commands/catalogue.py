@@ -1,0 +1,49 @@
+"""The list of commands, which Luigi imports as `tasks`. The inner tasks that they are made of are not in it."""
+
+from mel_cache.commands.candidates import BuildCandidates, BuildPairs
+from mel_cache.commands.compare import Ablate, CompareHeads, CompareRuns
+from mel_cache.commands.dataset import DemoEncoders, DemoWorld, PrepareDataset
+from mel_cache.commands.enhance import EnhanceEntities
+from mel_cache.commands.explore import Explore
+from mel_cache.commands.features import ExtractFeatures
+from mel_cache.commands.heads import SearchHead, TrainHead
+from mel_cache.commands.look import Explain, Report
+from mel_cache.commands.mentions import LinkMentions
+from mel_cache.commands.shell import cmdline
+from mel_cache.commands.status import Status
+from mel_cache.commands.task import Task
+from mel_cache.commands.upkeep import CleanCache, EstimateCache, VerifyCache
+
+__all__ = [
+    "Ablate",
+    "BuildCandidates",
+    "BuildPairs",
+    "CleanCache",
+    "CompareHeads",
+    "CompareRuns",
+    "DemoEncoders",
+    "DemoWorld",
+    "EnhanceEntities",
+    "EstimateCache",
+    "Explain",
+    "Explore",
+    "ExtractFeatures",
+    "LinkMentions",
+    "PrepareDataset",
+    "Report",
+    "SearchHead",
+    "Status",
+    "TrainHead",
+    "VerifyCache",
+]
+_GROUPS: dict[str, tuple[type[Task], ...]] = {
+    "every day": (ExtractFeatures, TrainHead, CompareHeads, LinkMentions, Status),
+    "a dataset": (PrepareDataset, EnhanceEntities, DemoWorld, DemoEncoders),
+    "heads": (BuildCandidates, BuildPairs, SearchHead, Ablate, CompareRuns),
+    "results": (Explain, Report, Explore),
+    "the cache": (EstimateCache, VerifyCache, CleanCache),
+}
+COMMANDS = {title: {task.__name__: task for task in group} for title, group in _GROUPS.items()}
+"""By heading and name, as help lists them."""
+
+cmdline.install(COMMANDS, Task)
