@@ -106,7 +106,7 @@ def _recognise(trunk: "nn.Module", known: list[Celebrity], rng: random.Random) -
     target = torch.full((len(shown), len(known)), 1 / len(known))
     target[: len(known) * DRAWN] = torch.eye(len(known)).repeat_interleave(DRAWN, dim=0)
     layer = nn.Linear(WIDTHS[-1], len(known))
-    minimise(layer, lambda step: functional.cross_entropy(layer(states), target), 300, 0.1)
+    minimise(layer, lambda step: functional.cross_entropy(layer(states), target), Schedule(300, 0.1))
     return layer
 
 
