@@ -68,3 +68,20 @@ class SearchResult:
     counts: Mapping[str, int]
     text: str
     run: Mapping[str, Any]
+
+
+@contract
+class ScoreJob:
+    """Scores of a finished run to compute. run: the job that trained it. split: whose mentions. file: .npz to write."""
+
+    run: TrainingJob
+    split: str
+    file: Path
+
+
+@contract
+class ScoreResult:
+    """file: the .npz of arrays. mentions: how many it holds."""
+
+    file: Path
+    mentions: int

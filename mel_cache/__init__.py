@@ -1,1 +1,84 @@
-"""Extract once, train anywhere: the Python API."""
+"""The Python API: nine functions from a dataset's files to trained heads and linked mentions, their jobs and results.
+ Each verb takes one job, does what is missing and returns one result; results of one are fields of the next one's job
+(docs/python.md). Importing this package loads neither torch nor Luigi.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from linking.contracts import LinkJob, LinkResult
+    from mel_cache.api import (
+        build_candidates,
+        build_pairs,
+        compare,
+        evaluate,
+        extract,
+        link,
+        prepare,
+        search,
+        train,
+    )
+    from mel_cache.contracts import (
+        Candidates,
+        CandidatesJob,
+        DatasetJob,
+        Evaluation,
+        EvaluationJob,
+        Features,
+        FeaturesJob,
+        HeadJob,
+        Pairs,
+        PairsJob,
+        PreparedDataset,
+        Sweep,
+        SweepJob,
+        TrainedHead,
+    )
+    from report.contracts import ComparisonJob, ComparisonResult
+
+__all__ = [
+    "Candidates",
+    "CandidatesJob",
+    "ComparisonJob",
+    "ComparisonResult",
+    "DatasetJob",
+    "Evaluation",
+    "EvaluationJob",
+    "Features",
+    "FeaturesJob",
+    "HeadJob",
+    "LinkJob",
+    "LinkResult",
+    "Pairs",
+    "PairsJob",
+    "PreparedDataset",
+    "Sweep",
+    "SweepJob",
+    "TrainedHead",
+    "build_candidates",
+    "build_pairs",
+    "compare",
+    "evaluate",
+    "extract",
+    "link",
+    "prepare",
+    "search",
+    "train",
+]
+
+_ELSEWHERE = {"Comparison": "report.contracts", "Link": "linking.contracts"}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, its module imported when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name[0].islower():
+        return getattr(import_module("mel_cache.api"), name)
+    of = next((module for start, module in _ELSEWHERE.items() if name.startswith(start)), "mel_cache.contracts")
+    return getattr(import_module(of), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

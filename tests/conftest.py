@@ -22,6 +22,8 @@ FIRST = (
     "test_tasks",
     "test_faults",
     "test_linking",
+    "test_python_api",
+    "test_docs_python",
     "test_compare_tasks",
     "test_search",
     "test_dry_run",

@@ -27,39 +27,46 @@ SMALL = {
 METHODS = ("mimic", "drin", "dwe", "dsmip", "fused")
 
 
-def train(root: Path, monkeypatch, method: str = "fused") -> dict[str, Path]:
-    """Method → its run's folder; dataset, profile and work folder lie in `root`. One command: what `fused` combines is trained before it."""
-    import tasks
-    from foundation import child
+OPTIONS = {"candidates": 8, "sources": "name,dense:clip_text"}
 
+
+def write(root: Path) -> Path:
+    """Write dataset (`data`, unless it is there) and profile (`small.yaml`) for every method; returns the profile.
+
+    Every entity is a gold of dev: some of them are hidden for the calibration.
+    """
     if not (root / "data").exists():
         small_world.write(root / "data", mentions=100)
-    with open(
-        root / "data" / "mentions.jsonl", "a"
-    ) as handle:  # every entity is a gold of dev: some of them are hidden for the calibration
-        handle.writelines(
-            json.dumps({**small_world.mention(n), "id": f"d{n}", "split": "dev"}) + "\n" for n in range(36)
-        )
+    with open(root / "data" / "mentions.jsonl", "a") as handle:
+        records = [{**small_world.mention(n), "id": f"d{n}", "split": "dev"} for n in range(36)]
+        handle.writelines(json.dumps(record) + "\n" for record in records)
     path = small_world.profile(root)
-    said = yaml.safe_load(path.read_text())
-    clip = said["features"]["clip_text"]
-    said["features"] |= {"clip_layers_text": dict(clip), "clip_layers_image": {"model": clip["model"]}}
-    said["heads"] = SMALL
-    path.write_text(yaml.safe_dump(said))
+    content = yaml.safe_load(path.read_text())
+    clip = content["features"]["clip_text"]
+    content["features"] |= {"clip_layers_text": dict(clip), "clip_layers_image": {"model": clip["model"]}}
+    content["heads"] = SMALL
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def task(root: Path, method: str):
+    """TrainHead over the world in `root`."""
+    import tasks
+
+    places = {"data_dir": str(root / "data"), "profile": str(root / "small.yaml"), "work_dir": str(root / "work")}
+    return tasks.TrainHead(method=method, dataset="small", **places, **OPTIONS)
+
+
+def train(root: Path, monkeypatch, method: str = "fused") -> dict[str, Path]:
+    """Method → its run's folder. One command: what `fused` combines is trained before it."""
+    from foundation import child
+
+    write(root)
     monkeypatch.setattr(child, "run", commands.call)
-    asked = tasks.TrainHead(
-        method=method,
-        dataset="small",
-        data_dir=str(root / "data"),
-        profile=str(path),
-        work_dir=str(root / "work"),
-        candidates=8,
-        sources="name,dense:clip_text",
-    )
-    assert luigi.build([asked], local_scheduler=True, log_level="ERROR", workers=1)
+    assert luigi.build([task(root, method)], local_scheduler=True, log_level="ERROR", workers=1)
     runs = {}
-    for receipt in (root / "work" / "receipts").glob("TrainHead-*.json"):
-        made = json.loads(receipt.read_text())
-        if made["request"]["config"].get("stage", "gate") == "gate":
-            runs[made["request"]["method"]] = root / "work" / made["result"]["run"]
+    for path in (root / "work" / "receipts").glob("TrainHead-*.json"):
+        receipt = json.loads(path.read_text())
+        if receipt["request"]["config"].get("stage", "gate") == "gate":
+            runs[receipt["request"]["method"]] = root / "work" / receipt["result"]["run"]
     return runs

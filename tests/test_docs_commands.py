@@ -7,8 +7,8 @@ import pytest
 from documents import PAGES, ROOT, blocks, checkout, run
 
 FIRST = ROOT / "docs" / "first-fifteen-minutes.md"
-OWN_TESTS = ("adding-a-head.md", "adding-an-extractor.md", "cache-format.md")
-"""Pages whose Python is parts of a program: tests/test_docs.py puts them in place."""
+OWN_TESTS = ("adding-a-head.md", "adding-an-extractor.md", "cache-format.md", "python.md")
+"""Pages whose Python is part of a program: tests/test_docs.py and tests/test_docs_python.py put it in place."""
 
 
 def to_run(page):

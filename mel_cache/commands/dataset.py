@@ -10,15 +10,13 @@ import luigi
 
 from foundation import child, logs
 from foundation.errors import UserError
+from mel_cache import steps
 from mel_cache.commands.parameters import MOST_SEED, Number, Whole
 from mel_cache.commands.shell import command
 from mel_cache.commands.task import Task, remembered, setting, stop
 from pipeline.datasets.contracts import ACCOUNT, CONTENT, Dataset, LayoutOptions, Limits, PrepareJob
 from pipeline.demo.contracts import DemoJob
 from pipeline.profiles import profile
-
-LONGEST_LABEL = 100
-"""Bytes of a dataset's label: with a hash behind it, it names files and folders."""
 
 
 class DemoWorld(Task):
@@ -98,20 +96,10 @@ class OnDataset(Task):
                     "--data-dir: the demo makes its own files; give your dataset a label of its own with --dataset"
                 )
             )
-        if not self.dataset.replace("-", "").replace("_", "").replace(".", "").isalnum() or self.dataset.startswith(
-            "."
-        ):
-            stop(
-                UserError(
-                    f"--dataset {self.dataset!r}: the label names a folder; use letters, digits, '.', '_' and '-'"
-                )
-            )
-        if (size := len(self.dataset.encode())) > LONGEST_LABEL:
-            stop(
-                UserError(
-                    f"--dataset {self.dataset:.30}…: the label names a folder; use at most {LONGEST_LABEL} bytes, these are {size}"
-                )
-            )
+        try:
+            steps.check_label(self.dataset)
+        except UserError as error:
+            stop(error)
 
     def layout_options(self) -> LayoutOptions:
         return LayoutOptions(

@@ -1,0 +1,36 @@
+"""Scores of a finished run for the candidate lists of a split, as a file of arrays."""
+
+import io
+
+import numpy as np
+
+from experiments.contracts import ScoreJob, ScoreResult
+from foundation.files import write_atomic
+
+
+def score(job: ScoreJob) -> ScoreResult:
+    """Write the scores of a run's head to `job.file` (.npz).
+
+    mentions (m,) ids, candidates (m, k) int64 rows of the KB and -1 where a list ends, scores (m, k) float32 and NaN
+    there, gold (m,) int64 row, -1 for NIL, -2 outside the KB. Raises `UserError` where the features are not those
+    that the head was trained on.
+    """
+    from heads import fusion
+    from heads.data import Bundle
+    from heads.device import pick_device
+    from heads.runs import list_scores
+
+    device = pick_device(job.run.compute.device)
+    values = list_scores(fusion.with_parts(job.run, (job.split,), device), (job.split,), device)
+    bundle = Bundle.read(job.run.dataset, job.run.candidates)
+    rows = np.flatnonzero(bundle.table["split"] == job.split)
+    sink = io.BytesIO()
+    np.savez(
+        sink,
+        mentions=bundle.table["id"][rows].astype(str),
+        candidates=bundle.candidates[rows],
+        scores=values[rows],
+        gold=bundle.gold[rows],
+    )
+    write_atomic(job.file, sink.getvalue())
+    return ScoreResult(file=job.file, mentions=len(rows))

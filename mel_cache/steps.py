@@ -1,0 +1,513 @@
+"""Steps from a dataset's files to trained heads: what each reads, the request that names its receipt, and its work.
+
+The commands and the Python API make the same steps, so what one has done the other finds done. No Luigi, no torch.
+"""
+
+import hashlib
+import importlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from cache.identity import canonical_json
+from cache.inputs import Side
+from experiments import jobs, spaces
+from experiments.contracts import PromptOutputs, SearchResult, Study
+from foundation import receipts
+from foundation.contracts import from_json, to_json
+from foundation.errors import UserError
+from foundation.files import write_atomic, write_json
+from foundation.paths import Paths
+from heads.config import load_config
+from heads.config.dsmip import DsmipConfig
+from heads.contracts import Compute, HeadInput, TrainingJob, TrainingResult
+from pipeline.candidates import specs
+from pipeline.candidates.contracts import CandidateJob, CandidateLists
+from pipeline.datasets.contracts import CONTENT, MAX_BAD_IMAGES, Dataset, LayoutOptions, Limits, PrepareJob
+from pipeline.demo.contracts import DemoJob
+from pipeline.enhance import output
+from pipeline.extraction import wants
+from pipeline.extraction.contracts import Account, Extraction, ExtractionJob, ExtractionResult, Plan, Runtime
+from pipeline.pairs.contracts import PairFeature
+from pipeline.pairs.job import pair_job
+from pipeline.pairs.registry import pair_function
+from pipeline.profiles import profile as profiles
+from pipeline.profiles.profile import Profile
+
+T = TypeVar("T")
+Run = Callable[[str, Any, type[Any]], Any]
+"""How a heavy function is called: its name as `package.module:function`, its job, and the type of its result."""
+
+TABLES = 3
+"""Raised when the tables of a prepared dataset get other columns, so that older ones are made again."""
+LONGEST_LABEL = 100
+"""Bytes of a dataset's label: with a hash behind it, it names files and folders."""
+RUN_FILES = ("config.json", "model.safetensors", "metrics.json", "predictions.parquet", "metrics.txt")
+
+
+def in_process(target: str, job: Any, result: type[T]) -> T:
+    """Call the function that `target` names in this process."""
+    module, _, name = target.partition(":")
+    value: T = getattr(importlib.import_module(module), name)(job)
+    return value
+
+
+def digest(command: str, request: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) that names a command's receipt."""
+    return hashlib.sha256(canonical_json([command, request]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step leaves for its receipt.
+
+    result: JSON, paths relative to the work folder. files: what must stay there. run: device, rows, seconds and such.
+    """
+
+    result: dict[str, Any]
+    files: Sequence[Path] = ()
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Work whose receipt is named by the command that does it and its request, JSON of all that decides the result."""
+
+    command: str
+    request: Mapping[str, Any]
+    work: Callable[[Run], Outcome]
+
+    @cached_property
+    def digest(self) -> str:
+        """See `digest`."""
+        return digest(self.command, self.request)
+
+    def ensure(self, paths: Paths, run: Run) -> dict[str, Any]:
+        """The result in the step's receipt; the work is done first where no receipt stands."""
+        place = paths.receipt(self.command, self.digest)
+        receipt = receipts.standing(paths.root, place)
+        if receipt is not None:
+            return dict(receipt["result"])
+        started = time.monotonic()
+        outcome = self.work(run)
+        receipts.write(
+            place,
+            task=self.command,
+            request=dict(self.request),
+            result=outcome.result,
+            files=[receipts.file_entry(paths.root, path) for path in sorted(set(outcome.files))],
+            run={"seconds": round(time.monotonic() - started, 3), **outcome.run},
+        )
+        return outcome.result
+
+
+@dataclass(frozen=True)
+class Done(Generic[T]):
+    """A finished step: the digest of its request, and how its result is read; `result` reads it once."""
+
+    digest: str
+    read: Callable[[], T]
+
+    @cached_property
+    def result(self) -> T:
+        """What the step left."""
+        return self.read()
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where steps work and with which models.
+
+    reference: the profile's name or file, as the user gave it. demo: folder of the demo's encoders, whether or not
+    they are there.
+    """
+
+    paths: Paths
+    reference: str
+    profile: Profile
+    demo: Path
+    runtime: Runtime = field(default_factory=Runtime)
+
+    @property
+    def uses_demo(self) -> bool:
+        """Whether a model of the profile is one of the demo's."""
+        return any(
+            str(feature.options.get("model", "")).startswith("demo:") for feature in self.profile.features.values()
+        )
+
+    @property
+    def compute(self) -> Compute:
+        """Device and precision of heads."""
+        return Compute(device=self.runtime.device, precision=self.runtime.precision)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset's own files. name: its label. data_dir: their folder. rescan: read every picture again."""
+
+    name: str
+    data_dir: Path
+    format: str | None = None
+    options: LayoutOptions = field(default_factory=LayoutOptions)
+    max_bad_images: float = MAX_BAD_IMAGES
+    rescan: bool = False
+
+
+def check_label(name: str) -> None:
+    """Raises `UserError` for a dataset's label that cannot name files and folders."""
+    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith("."):
+        raise UserError(f"--dataset {name!r}: the label names a folder; use letters, digits, '.', '_' and '-'")
+    if (size := len(name.encode())) > LONGEST_LABEL:
+        raise UserError(
+            f"--dataset {name:.30}…: the label names a folder; use at most {LONGEST_LABEL} bytes, these are {size}"
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared dataset. folder: of its tables. content: hash of their rows. images: picture folder of each side."""
+
+    name: str
+    folder: Path
+    content: str
+    images: Mapping[Side, Path]
+
+    @classmethod
+    def of_receipt(cls, source: Source, result: Mapping[str, Any], paths: Paths) -> "Prepared":
+        """From the result of PrepareDataset."""
+        sides: tuple[Side, Side] = ("mention", "entity")
+        images = {side: source.data_dir / result[f"{side}_images"] for side in sides}
+        return cls(source.name, paths.root / result["folder"], result["content"], images)
+
+
+def prepare(setup: Setup, source: Source, memo: Path | None) -> Step:
+    """Read a dataset's files and look at every picture.
+
+    memo: JSON file that remembers hashes of files; None: none is kept.
+    """
+    from pipeline.datasets.fingerprint import fingerprint
+
+    paths, limits = setup.paths, dict(setup.profile.limits)
+
+    def work(run: Run) -> Outcome:
+        started = time.time()
+        job = PrepareJob(
+            name=source.name,
+            data_dir=source.data_dir,
+            out=paths.dataset(source.name, CONTENT),
+            format=source.format,
+            options=source.options,
+            limits=Limits(**limits),
+            memo=paths.memo,
+            rescan=source.rescan,
+            max_bad_images=source.max_bad_images,
+        )
+        dataset = run("pipeline.datasets.prepare:prepare", job, Dataset)
+        result = {
+            "folder": paths.relative(dataset.folder),
+            "content": dataset.content,
+            "mention_images": os.path.relpath(dataset.mention_images, source.data_dir),
+            "entity_images": os.path.relpath(dataset.entity_images, source.data_dir),
+        }
+        return Outcome(result, dataset.files, {"rescanned": started} if source.rescan else {})
+
+    request = {
+        "tables": TABLES,
+        "fingerprint": fingerprint(source.data_dir, source.format, source.options, memo, rescan=source.rescan),
+        "limits": limits,
+        "max_bad_images": source.max_bad_images,
+    }
+    return Step("PrepareDataset", request, work)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Features that are extracted together.
+
+    above: the groups of `plan.after`. beside: further features whose models must be there too.
+    """
+
+    plan: Plan
+    above: Sequence[Done[Extraction]] = ()
+    beside: tuple[str, ...] = ()
+
+
+def extract_group(setup: Setup, dataset: Prepared, group: Group) -> Step:
+    """Extract one group; a wider group that has done the same is taken instead of running models."""
+    paths, wanted = setup.paths, group.plan.wants
+    descriptions = {
+        mode: output.stamp(paths.descriptions(dataset.name, dataset.content, mode), mode)
+        for mode in wants.enhanced(wanted)
+    }
+    request = {
+        "dataset": dataset.content,
+        "wants": [to_json(want) for want in wanted],
+        "features": wants.request(setup.profile, wanted, setup.demo),
+        "upstream": [one.digest for one in group.above],
+        **({"descriptions": descriptions} if descriptions else {}),
+    }
+    above = wants.merged(one.result for one in group.above)
+
+    def work(run: Run) -> Outcome:
+        result = _of_wider_group(request, group, above, paths) or run(
+            "pipeline.extraction.stage:extract",
+            ExtractionJob(
+                profile=setup.reference,
+                dataset=dataset.folder,
+                images=dataset.images,
+                wants=wanted,
+                work=paths.root,
+                columns=dataset.folder / f"columns-{step.digest[:12]}",
+                demo=setup.demo,
+                upstream=above.inputs((want for plan in group.plan.after for want in plan.wants), paths),
+                beside=group.beside,
+                runtime=setup.runtime,
+            ),
+            ExtractionResult,
+        )
+        named = setup.reference in profiles.names()
+        extraction = replace(
+            result.extraction,
+            profile=setup.reference if named else str(Path(setup.reference).absolute()),
+            demo=paths.relative(setup.demo) if setup.uses_demo else None,
+        )
+        files = [paths.root / path for path in (*extraction.columns.values(), *result.files)]
+        return Outcome(extraction.to_receipt(), files, result.account.to_receipt())
+
+    step = Step("ExtractGroup", request, work)
+    return step
+
+
+def _of_wider_group(
+    request: Mapping[str, Any], group: Group, above: Extraction, paths: Paths
+) -> ExtractionResult | None:
+    """The group's result, taken from another one that holds all it wants, by the same models from the same rows."""
+
+    def standing(path: Path) -> dict[str, Any] | None:
+        return receipts.standing(paths.root, path)
+
+    for wider in filter(None, map(standing, sorted(paths.receipts.glob("ExtractGroup-*.json")))):
+        if not wants.within(request, wider["request"]):
+            continue
+        read = [standing(paths.receipt("ExtractGroup", one)) for one in wider["request"]["upstream"]]
+        found = [Extraction.of_receipt(one["result"]) for one in read if one is not None]
+        if len(found) == len(read) and wants.same_rows(above, wants.merged(found)):
+            extraction = wants.part_of(Extraction.of_receipt(wider["result"]), group.plan.wants)
+            stores = {feature.store for feature in extraction.features.values()}
+            files = (entry["path"] for entry in wider["files"])
+            return ExtractionResult(
+                extraction=extraction,
+                files=tuple(path for path in files if Path(path).parent.name in stores),
+                account=Account(rows=dict.fromkeys(extraction.features, 0)),
+            )
+    return None
+
+
+def extract_features(groups: Sequence[Done[Extraction]]) -> Step:
+    """The results of several groups as one."""
+    request = {"groups": [group.digest for group in groups]}
+    merged = wants.merged(group.result for group in groups)
+    return Step("ExtractFeatures", request, lambda run: Outcome(merged.to_receipt()))
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """How candidate lists are built, as the options of BuildCandidates say it."""
+
+    k: int = 100
+    sources: str = "name"
+    scorer: str = "token_set_ratio"
+    merge: str = "round-robin"
+
+
+def build_candidates(
+    setup: Setup, dataset: Prepared, options: ListOptions, extraction: Done[Extraction] | None
+) -> Step:
+    """Build the candidate lists. extraction: of the features whose vectors the sources compare."""
+    request = {
+        "k": options.k,
+        "scorer": options.scorer,
+        "sources": options.sources,
+        "merge": options.merge,
+        "dataset": dataset.content,
+        "upstream": [extraction.digest] if extraction else [],
+    }
+
+    def work(run: Run) -> Outcome:
+        features = extraction.result if extraction else Extraction()
+        job = CandidateJob(
+            dataset=dataset.folder,
+            out=dataset.folder / f"candidates-{step.digest[:12]}.npz",
+            sources=specs.candidate_sources(options.sources, options.scorer, features, setup.paths),
+            k=options.k,
+            merge=options.merge,
+            digest=step.digest,
+        )
+        lists = run("pipeline.candidates.stage:build_candidates", job, CandidateLists)
+        return Outcome(to_json(replace(lists, file=Path(setup.paths.relative(lists.file)))), [lists.file])
+
+    step = Step("BuildCandidates", request, work)
+    return step
+
+
+def build_pair(
+    setup: Setup, dataset: Prepared, name: str, lists: Done[CandidateLists], extraction: Done[Extraction] | None
+) -> Step:
+    """Compute the pair feature `name`. extraction: of the features that it reads."""
+    upstream = [lists.digest, *([extraction.digest] if extraction else [])]
+    request = {"pair": name, "version": pair_function(name).VERSION, "upstream": upstream}
+
+    def work(run: Run) -> Outcome:
+        features = extraction.result if extraction else Extraction()
+        job = pair_job(name, features, lists.result, dataset.folder, setup.paths)
+        feature = run("pipeline.pairs.stage:build_pairs", job, PairFeature)
+        return Outcome(to_json(replace(feature, file=Path(setup.paths.relative(feature.file)))), [feature.file])
+
+    return Step("BuildPairs", request, work)
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a head is trained on.
+
+    pairs: by pair feature. runs: by the head's label, with the jobs that trained them. prompted: inputs that learned
+    prompts made, None where the head reads none.
+    """
+
+    extraction: Done[Extraction]
+    lists: Done[CandidateLists]
+    pairs: Mapping[str, Done[PairFeature]]
+    runs: Mapping[str, Done[TrainingJob]]
+    prompted: Done[tuple[HeadInput, ...]] | None = None
+
+    @property
+    def digests(self) -> list[str]:
+        """Of all, in the order in which a request lists them."""
+        prompted = [self.prompted.digest] if self.prompted else []
+        pairs = [one.digest for one in self.pairs.values()]
+        runs = [one.digest for one in self.runs.values()]
+        return [self.extraction.digest, self.lists.digest, *pairs, *runs, *prompted]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A head over a dataset: its configuration, what it reads, its seed and share of the training mentions."""
+
+    dataset: Prepared
+    spec: jobs.HeadSpec
+    reads: Reads
+    trial: jobs.Trial
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What names the run in receipts."""
+        return {
+            "method": self.spec.method,
+            "config": self.spec.config,
+            "seed": self.trial.seed,
+            "train_fraction": self.trial.train_fraction,
+            "upstream": self.reads.digests,
+        }
+
+    def job(self, setup: Setup) -> TrainingJob:
+        """The job that trains it.
+
+        Raises `UserError` where prompts cannot start from the states that the profile extracts.
+        """
+        reads, paths = self.reads, setup.paths
+        upstream = jobs.Upstream(
+            extraction=reads.extraction.result,
+            candidates=reads.lists.result,
+            pairs={name: one.result for name, one in reads.pairs.items()},
+            dataset=paths.relative(self.dataset.folder),
+            content=self.dataset.content,
+            heads={label: one.result for label, one in reads.runs.items()},
+            prompted=reads.prompted.result if reads.prompted else (),
+        )
+        job = jobs.training_job(self.spec, upstream, self.trial, paths)
+        config = load_config(job.method, job.config)
+        if isinstance(config, DsmipConfig) and config.training == "prompts":
+            source = jobs.ClipSource(setup.profile, setup.reference, setup.demo)
+            job = replace(job, live=jobs.live_clip(config, reads.extraction.result.features, source, paths))
+        return replace(job, compute=setup.compute)
+
+
+def train(setup: Setup, training: Training) -> Step:
+    """Train a head and evaluate it."""
+
+    def work(run: Run) -> Outcome:
+        job = training.job(setup)
+        result = run("experiments.trainers:train", job, TrainingResult)
+        write_json(job.out / "config.json", job.depends)
+        write_atomic(job.out / "metrics.txt", result.table + "\n")
+        return Outcome({"run": setup.paths.relative(job.out)}, [job.out / name for name in RUN_FILES], result.run)
+
+    return Step("TrainHead", training.request, work)
+
+
+def extract_prompted(setup: Setup, learned: Done[TrainingJob]) -> Step:
+    """Extract texts and pictures with the prompts that a run learned, into a cache of that run's own."""
+    paths = setup.paths
+
+    def work(run: Run) -> Outcome:
+        outputs = run("experiments.prompts:extract", learned.result, PromptOutputs)
+        inputs = [
+            replace(one, store=Path(paths.relative(one.store)), keys=Path(paths.relative(one.keys)))
+            for one in outputs.inputs
+        ]
+        return Outcome({"inputs": [to_json(one) for one in inputs]}, outputs.files, outputs.run)
+
+    return Step("PromptedFeatures", {"prompts": learned.digest}, work)
+
+
+def prompted_inputs(result: Mapping[str, Any], paths: Paths) -> tuple[HeadInput, ...]:
+    """The inputs in a result of PromptedFeatures, with absolute paths."""
+    inputs = [from_json(HeadInput, one, "a receipt of PromptedFeatures") for one in result["inputs"]]
+    return tuple(replace(one, store=paths.root / one.store, keys=paths.root / one.keys) for one in inputs)
+
+
+def search(setup: Setup, training: Training, plan: spaces.SearchPlan, study: Study) -> Step:
+    """Search a head's hyper-parameters. training: with the values that the search starts from."""
+    request = {
+        **training.request,
+        "given": dict(plan.given),
+        "space": plan.space,
+        "prune": study.prune,
+        "n_trials": study.trials,
+    }
+
+    def work(run: Run) -> Outcome:
+        job = spaces.search_job(plan, training.job(setup), training.trial.label, setup.paths, study)
+        result = run("experiments.search:search", job, SearchResult)
+        kept = {"sweep": setup.paths.relative(job.out), "text": result.text, "best": result.best}
+        return Outcome(kept, [job.out / name for name in spaces.FILES], result.run)
+
+    return Step("SearchHead", request, work)
+
+
+def demo_world(paths: Paths, seed: int) -> Step:
+    """Draw the embedded demo dataset."""
+
+    def work(run: Run) -> Outcome:
+        place = paths.demo("world", step.digest)
+        counts = run("pipeline.demo.world:draw_world", DemoJob(out=place, seed=seed), dict)
+        return Outcome(counts, [place / "mentions.jsonl", place / "entities.jsonl"])
+
+    step = Step("DemoWorld", {"seed": seed}, work)
+    return step
+
+
+def demo_encoders(paths: Paths, seed: int) -> Step:
+    """Train the demo's small models."""
+
+    def work(run: Run) -> Outcome:
+        place = paths.demo("encoders", step.digest)
+        report = run("pipeline.demo.encoders:train_encoders", DemoJob(out=place, seed=seed), dict)
+        return Outcome(report, [path for path in place.rglob("*") if path.is_file()])
+
+    step = Step("DemoEncoders", {"seed": seed}, work)
+    return step
