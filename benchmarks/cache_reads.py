@@ -1,20 +1,18 @@
 """Random batches from the memory-mapped cache against numpy's fancy indexing on the same rows in RAM.
 
-    python benchmarks/cache_reads.py                  12,000 rows of 50 × 768 fp16 (0.9 GB on disk and in memory), under a minute
-    python benchmarks/cache_reads.py --folder PATH    … in a temporary folder below PATH, to measure another disk
-    python benchmarks/cache_reads.py --device cuda    … every batch, of either side, copied to the GPU
+python benchmarks/cache_reads.py                  12,000 rows of 50 × 768 fp16 (0.9 GB on disk and in memory), under a
+minute python benchmarks/cache_reads.py --folder PATH    … in a temporary folder below PATH, to measure another disk
+python benchmarks/cache_reads.py --device cuda    … every batch, of either side, copied to the GPU
 
-Prints a Markdown table. Each figure is the median of --repeats batches of 256 random rows; the two sides of a row take turns within one run, each
-freeing its batch before the next, and start when every page has been read once (warm). Ratio: RAM time / cache time, 1 is as fast as RAM;
-expected: 0.7 or more for rows of 50 × 768. Also the time to find 1,000,000 keys among 1,000,000. --json FILE keeps the figures.
+Prints a Markdown table. Each figure is the median of --repeats batches of 256 random rows; the two sides of a row take
+turns within one run, each freeing its batch before the next, and start when every page has been read once (warm).
+Ratio: RAM time / cache time, 1 is as fast as RAM; expected: 0.7 or more for rows of 50 × 768. Also the time to find
+1,000,000 keys among 1,000,000. --json FILE keeps the figures.
 """
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,29 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _measure import machine
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from cache.identity import Output  # noqa: E402
-from cache.index import Index  # noqa: E402
-from cache.store import Store  # noqa: E402
-from cache.table import Table  # noqa: E402
+from cache.identity import Output
+from cache.index import Index
+from cache.store import Store
+from cache.table import Table
 
 TOKENS, WIDTH, BATCH = 50, 768, 256
-
-
-def machine() -> str:
-    name = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        name = next(
-            (
-                line.split(":")[1].strip()
-                for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")
-            ),
-            name,
-        )
-    return f"{name}, {len(os.sched_getaffinity(0))} cores, numpy {np.__version__}"
 
 
 def fill(folder: Path, output: Output, keys: np.ndarray, rows: np.ndarray | list[np.ndarray], shards: int) -> Table:
@@ -80,7 +63,8 @@ def compare(
     send: Callable[[Any], Any],
 ) -> tuple[float, float]:
     """Median milliseconds of either side on the same random batches."""
-    random, times = np.random.default_rng(0), ([], [])
+    random = np.random.default_rng(0)
+    times: tuple[list[float], list[float]] = [], []
     for repeat in range(repeats + 3):
         index = random.integers(0, rows, BATCH)
         for side in (0, 1) if repeat % 2 else (1, 0):
@@ -137,11 +121,12 @@ def main() -> None:
 
     results = []
     print(
-        f"{machine()}; {options.rows:,} rows, batches of {BATCH}, median of {options.repeats}, batches end on {options.device}\n"
+        f"{machine()}, numpy {np.__version__}; {options.rows:,} rows, batches of {BATCH}, median of {options.repeats}, "
     )
+    print(f"batches end on {options.device}\n")
     print("| rows | shards | RAM, ms | cache, ms | ratio |\n|---|---|---|---|---|")
     for shards in (1, options.shards):
-        cases = [
+        cases: list[tuple[str, Output, np.ndarray | list[np.ndarray], Callable[[np.ndarray], Any], str]] = [
             (f"{TOKENS} × {WIDTH} fp16", Output("tokens", (TOKENS, WIDTH)), tokens, tokens.__getitem__, "gather"),
             (f"{WIDTH} fp16", Output("pooled", (WIDTH,)), vectors, vectors.__getitem__, "gather"),
             (

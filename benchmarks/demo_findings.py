@@ -1,19 +1,20 @@
 """What the cached detections, attributes and names say of the demo's pictures, against what was drawn there.
 
-`luigi --module tasks ExtractFeatures`, then `python benchmarks/demo_findings.py [--work-dir artifacts] [--sheet OUT.png]`. Shares are over the
-pictures of the mentions that are whole files; a sheet shows some with what was found in them.
+`luigi --module tasks ExtractFeatures`, then `python benchmarks/demo_findings.py [--work-dir artifacts] [--sheet
+OUT.png]`. Shares are over the pictures of the mentions that are whole files; a sheet shows some with what was found in
+them.
 """
 
 import argparse
 import json
 import random
-import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cache.store import Store
 from foundation.tables import as_text, text_table
@@ -47,18 +48,24 @@ def share(hits: list[bool]) -> str:
     return f"{100 * float(np.mean(hits)) if hits else float('nan'):5.1f} % of {len(hits)}"
 
 
-def boxes(pictures: list[DemoPicture], objects: list, faces: list, labels: list[str], seed: int) -> dict[str, str]:
-    figures: dict[str, list[bool]] = {
-        "figures found": [],
-        "faces found (objects)": [],
-        "faces found (faces)": [],
-        "objects right": [],
-        "faces right": [],
-    }
-    for picture, object_row, face_row in zip(pictures, objects, faces, strict=True):
-        there = drawn(picture, seed)[1]
+@dataclass(frozen=True)
+class Findings:
+    """What was extracted of the demo's pictures. rows: feature -> a row per picture. labels: names of objects."""
+
+    seed: int
+    pictures: list[DemoPicture]
+    rows: Mapping[str, list[Any]]
+    labels: list[str]
+
+
+def boxes(found: Findings) -> dict[str, str]:
+    """Shares of the drawn figures and faces that were found, and of the boxes that are right."""
+    names = "figures found", "faces found (objects)", "faces found (faces)", "objects right", "faces right"
+    figures: dict[str, list[bool]] = {name: [] for name in names}
+    for picture, object_row, face_row in zip(found.pictures, found.rows["objects"], found.rows["faces"], strict=True):
+        there = drawn(picture, found.seed)[1]
         seen = [
-            (labels[label], tuple(box))
+            (found.labels[label], tuple(box))
             for label, box in zip(object_row["labels"], object_row["boxes"].tolist(), strict=True)
         ]
         cut = [tuple(box) for box in face_row["boxes"].tolist()]
@@ -72,29 +79,30 @@ def boxes(pictures: list[DemoPicture], objects: list, faces: list, labels: list[
     return {name: share(hits) for name, hits in figures.items()}
 
 
-def people(pictures: list[DemoPicture], attributes: list, labels: dict, identities: list, seed: int) -> dict[str, str]:
-    figures: dict[str, list[bool]] = {slot: [] for slot in ON_FACES} | {
-        "celebrity named": [],
-        "celebrity under another name": [],
-        "others named": [],
-    }
-    known = {one.entity.id: one.label for one in celebrities(seed)}
-    for picture, row, recognised in zip(pictures, attributes, identities, strict=True):
+def people(found: Findings, labels: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Shares of people shown whose attributes are right, or who were named. labels: of each attribute."""
+    names_of = "celebrity named", "celebrity under another name", "others named"
+    figures: dict[str, list[bool]] = {name: [] for name in (*ON_FACES, *names_of)}
+    known = {one.entity.id: one.label for one in celebrities(found.seed)}
+    rows = found.rows["face_attributes"], found.rows["identity"]
+    for picture, row, recognised in zip(found.pictures, *rows, strict=True):
         if picture.shown is None or picture.shown.kind != "person" or not len(row["box"]):
             continue
         for slot in ON_FACES:
             figures[slot].append(labels[slot][int(row[slot][0].argmax())] == picture.shown.traits[slot])
-        said = [text.rpartition(", score: ")[0] for text in names(recognised, THRESHOLD)]
+        named = [text.rpartition(", score: ")[0] for text in names(recognised, THRESHOLD)]
         if picture.shown.id in known:
-            figures["celebrity named"].append(known[picture.shown.id] in said)
-            figures["celebrity under another name"].append(bool(said) and known[picture.shown.id] not in said)
+            figures["celebrity named"].append(known[picture.shown.id] in named)
+            figures["celebrity under another name"].append(bool(named) and known[picture.shown.id] not in named)
         else:
-            figures["others named"].append(bool(said))
+            figures["others named"].append(bool(named))
     return {name: share(hits) for name, hits in figures.items()}
 
 
 def nearest_faces(world: World, mention_faces: Parent, entity_faces: Parent) -> dict[str, str]:
-    """Whether the nearest portrait, by cosine, shows who is shown: the entity or one who looks the same. Over people with a face in a portrait."""
+    """Whether the nearest portrait, by cosine, shows who is shown: the entity or one who looks the same. Over people
+    with a face in a portrait.
+    """
     entities = sorted(world.entities, key=lambda entity: entity.id)  # as the records are written
     faces = KnowledgeBase([], [], entity_faces).rows("vectors")
     owners = [entity for entity, vectors in zip(entities, faces, strict=True) for _ in vectors]
@@ -114,15 +122,16 @@ def nearest_faces(world: World, mention_faces: Parent, entity_faces: Parent) -> 
     return {"nearest portrait looks the same": share(hits)}
 
 
-def sheet(pictures: list[DemoPicture], objects: list, faces: list, labels: list[str], seed: int, path: Path) -> None:
+def sheet(found: Findings, path: Path) -> None:
     """48 pictures with their boxes: objects in red, faces in magenta."""
+    objects, faces = found.rows["objects"], found.rows["faces"]
     page = Image.new("RGB", (8 * 150, 6 * 150))
-    for place, number in enumerate(random.Random(0).sample(range(len(pictures)), 48)):
-        image = drawn(pictures[number], seed)[0]
+    for place, number in enumerate(random.Random(0).sample(range(len(found.pictures)), 48)):
+        image = drawn(found.pictures[number], found.seed)[0]
         pen = ImageDraw.Draw(image)
         for box, label in zip(objects[number]["boxes"].tolist(), objects[number]["labels"], strict=True):
             pen.rectangle(box, outline="red")
-            pen.text((box[0] + 2, box[1]), labels[label], fill="red")
+            pen.text((box[0] + 2, box[1]), found.labels[label], fill="red")
         for box in faces[number]["boxes"].tolist():
             pen.rectangle(box, outline="magenta")
         page.paste(image, (place % 8 * 150, place // 8 * 150))
@@ -134,30 +143,30 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("artifacts"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sheet", type=Path)
-    given = parser.parse_args()
-    world = make_world(given.seed)
-    read = {
-        name: found_in(given.work_dir, "mention", name)
+    options = parser.parse_args()
+    work, world = options.work_dir, make_world(options.seed)
+    parents = {
+        name: found_in(work, "mention", name)
         for name in ("objects", "faces", "face_attributes", "identity", "face_embedding")
     }
-    seen = {name: parent.rows() for name, parent in read.items()}
+    rows = {name: parent.rows() for name, parent in parents.items()}
     whole = [
-        place
+        (place, picture)
         for place, picture in enumerate(world.picture_of)
-        if picture is not None and seen["faces"][place] is not None
+        if picture is not None and rows["faces"][place] is not None
     ]
-    pictures = [world.picture_of[place] for place in whole]
-    rows = {name: [listed[place] for place in whole] for name, listed in seen.items()}
-    labels = list(read["objects"].labels["labels"])
-    assert set(labels) == {*KINDS, "face"}
-    figures = boxes(pictures, rows["objects"], rows["faces"], labels, given.seed)
-    figures |= people(pictures, rows["face_attributes"], read["face_attributes"].labels, rows["identity"], given.seed)
-    figures |= nearest_faces(
-        world, read["face_embedding"], found_in(given.work_dir, "entity", "face_embedding", "images")
+    found = Findings(
+        seed=options.seed,
+        pictures=[picture for _, picture in whole],
+        rows={name: [listed[place] for place, _ in whole] for name, listed in rows.items()},
+        labels=list(parents["objects"].labels["labels"]),
     )
+    assert set(found.labels) == {*KINDS, "face"}
+    figures = boxes(found) | people(found, parents["face_attributes"].labels)
+    figures |= nearest_faces(world, parents["face_embedding"], found_in(work, "entity", "face_embedding", "images"))
     print(as_text(text_table(["in the demo's pictures", "share"], figures.items())))
-    if given.sheet:
-        sheet(pictures, rows["objects"], rows["faces"], labels, given.seed, given.sheet)
+    if options.sheet:
+        sheet(found, options.sheet)
 
 
 if __name__ == "__main__":

