@@ -24,8 +24,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class TextTable:
-    """header: names of the columns. title: a line above, "" for none. notes: sentences below. words: names of columns that
-    are set left even where they hold more digits than letters."""
+    """header: names of the columns. title: a line above, "" for none. notes: sentences below. words: names of columns
+    that are set left even where they hold more digits than letters."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]

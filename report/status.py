@@ -11,7 +11,7 @@ from foundation.errors import UserError
 from foundation.files import free_bytes, read_json
 from foundation.paths import Paths
 from foundation.tables import as_text, text_table
-from report.runs import Figures, Metrics, RunRecord
+from report.runs import Figures, RunRecord
 
 NEWEST = 15
 """Runs and searches that are listed; of older ones only the number is given."""
@@ -67,7 +67,7 @@ def runs(paths: Paths, width: int | None = None) -> str:
     rows = []
     for file in files[:NEWEST]:
         record, metrics = RunRecord.of(_json(file)), _json(file.with_name("metrics.json"))
-        protocols: Metrics = metrics.get("test", metrics.get("dev", {}))
+        protocols: Mapping[str, Mapping[str, Figures]] = metrics.get("test", metrics.get("dev", {}))
         protocol = next(iter(protocols), "-")
         figures: Figures = protocols[protocol].get("all", {}) if protocols else {}
         rows.append(

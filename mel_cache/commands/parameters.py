@@ -2,7 +2,7 @@
 
 import math
 import os
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import luigi
 
@@ -15,14 +15,22 @@ MOST_SEED = 2**32 - 1
 
 def setting(
     name: str, default: Any, description: str, kind: type[luigi.Parameter] = luigi.Parameter, **more: Any
-) -> luigi.Parameter:
+) -> Any:  # of `kind`
     """A parameter whose default may come from `MEL_<NAME>` in the environment, or from `[mel]` in luigi.cfg."""
     if kind is luigi.Parameter:
         default = os.environ.get(f"MEL_{name.upper()}", default)
     return kind(default=default, description=description, config_path={"section": "mel", "name": name}, **more)
 
 
-class _Checked(luigi.Parameter):
+if TYPE_CHECKING:
+
+    class _Parameter(luigi.Parameter[Any]):
+        """Of any kind of value; subclasses of it and of Luigi's own kinds have theirs."""
+else:
+    _Parameter = luigi.Parameter  # no generic class before luigi 3.8
+
+
+class _Checked(_Parameter):
     """expected: what its values are, in words."""
 
     expected = ""
