@@ -28,7 +28,7 @@ from pipeline.datasets.scan import Scan, scan
 from pipeline.datasets.spans import find_span
 from pipeline.datasets.tables import STATUS_NAMES
 from pipeline.extraction.contracts import Runtime
-from pipeline.extraction.new_mentions import Fresh, Known
+from pipeline.extraction.new_mentions import Known, MentionExtractor
 
 CALIBRATION = "calibration.json"
 CHUNK = 256
@@ -107,8 +107,9 @@ class Linker:
         ]
         runtime = Runtime(device=device, precision=precision)
         demo = next((one.demo for one in runs if one.demo), None)
-        known = Known(stores, columns, {name: self.kb.table[name] for name in ("id", "name")})
-        self.fresh = Fresh(profile, demo, listed, known, run.paths, runtime) if listed and profile else None
+        entities = {name: self.kb.table[name] for name in ("id", "name")}
+        known = Known(run.paths.root, demo, stores, columns, entities)
+        self.extractor = MentionExtractor(profile, listed, known, runtime) if listed and profile else None
         self.calibration = self._calibration()
 
     @classmethod
@@ -205,7 +206,7 @@ class Linker:
     def _top(
         self, table: Mapping[str, list], root: Path, depth: int, without: np.ndarray = _NOTHING
     ) -> tuple[np.ndarray, np.ndarray]:
-        columns = self.fresh.columns(table, root) if self.fresh else {}
+        columns = self.extractor.columns(table, root) if self.extractor else {}
         return self.scorer.top(Chunk(table, columns, without), depth)
 
     # Calibration

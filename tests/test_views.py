@@ -3,7 +3,7 @@
 import pytest
 
 from foundation.errors import UserError
-from pipeline.extraction.views import entity_texts, mention_texts
+from pipeline.extraction.views import TokenLimit, entity_texts, mention_texts
 
 
 def words(strings):
@@ -16,7 +16,7 @@ SPAN = (SENTENCE.index("w15"), SENTENCE.index("w15") + 3)
 
 
 def one(view="mention_sep_sentence", phrase="w15", sentence=SENTENCE, span=SPAN, limit=100):
-    return mention_texts(view, [phrase], [sentence], [span], words, limit)[0]
+    return mention_texts(view, [phrase], [sentence], [span], TokenLimit(words, limit))[0]
 
 
 def test_a_text_that_fits_is_the_bare_template_and_its_span_is_the_phrase():
@@ -56,7 +56,7 @@ def test_one_endless_word_is_cut_inside():
     def letters(strings):
         return [len(string) + 2 for string in strings]
 
-    lost, found = mention_texts("sentence", ["y", "x"], ["x" * 500] * 2, [None, (3, 5)], letters, 20)
+    lost, found = mention_texts("sentence", ["y", "x"], ["x" * 500] * 2, [None, (3, 5)], TokenLimit(letters, 20))
     assert lost.string == "x" * 18 and lost.cut
     assert found.string == "xx" and found.span == (0, 2)
 
@@ -66,12 +66,12 @@ def test_the_mention_view_spans_the_whole_string():
 
 
 def test_entity_texts_are_cut_at_a_word_and_absent_ones_are_none():
-    rows = dict(names=["Ann", "Bob"], attributes=["Sex: female. Born: 1900.", ""], descriptions=["", "A man."])
-    assert entity_texts("description", **rows, count=words, limit=9) == [
+    table = {"name": ["Ann", "Bob"], "attributes": ["Sex: female. Born: 1900.", ""], "description": ["", "A man."]}
+    assert entity_texts("description", table, TokenLimit(words, 9)) == [
         None,
-        entity_texts("description", **rows, count=words, limit=9)[1],
+        entity_texts("description", table, TokenLimit(words, 9))[1],
     ]
-    cut = entity_texts("name_sep_attributes", **rows, count=words, limit=6)
+    cut = entity_texts("name_sep_attributes", table, TokenLimit(words, 6))
     assert cut[0].string == "Ann [SEP] Sex: female." and cut[0].cut
     assert cut[1].string == "Bob [SEP] " and not cut[1].cut
 

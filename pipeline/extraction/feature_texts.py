@@ -31,9 +31,8 @@ def texts(
     rows: Sequence[ParentRow | None],
     labels: Mapping[str, Sequence[str]],
     threshold: float = THRESHOLD,
-    most: int = MOST,
 ) -> list[list[str]]:
-    """The strings of `view` for each mention, at most `most`, none where its picture has no row.
+    """The strings of `view` for each mention, at most `MOST`, none where its picture has no row.
 
     rows: of `face_attributes` or `identity`, by output. labels: names of an output's classes. Raises `UserError` for another view.
     """
@@ -44,7 +43,7 @@ def texts(
     if view not in makers:
         raise UserError(f"no view {view!r} of what was found in a picture{nearest(view, makers)}")
     return [
-        makers[view](phrase, row)[:most] if row is not None else [] for phrase, row in zip(phrases, rows, strict=True)
+        makers[view](phrase, row)[:MOST] if row is not None else [] for phrase, row in zip(phrases, rows, strict=True)
     ]
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cache.identity import identity
 from cache.inputs import Want
@@ -12,10 +11,10 @@ from foundation.errors import UserError
 from foundation.paths import Paths
 from pipeline.datasets.images import Limits
 from pipeline.extraction import stage, units, wants
-from pipeline.extraction.base import Extractor
+from pipeline.extraction.base import DerivedOptions, Extractor
 from pipeline.extraction.contracts import Plan, Runtime
 from pipeline.extraction.parents import Parent
-from pipeline.extraction.runner import Feature, Runner
+from pipeline.extraction.runner import Runner, pending
 from pipeline.extraction.views import IMAGES
 from pipeline.extractors import build
 from pipeline.profiles.profile import Profile
@@ -23,8 +22,14 @@ from pipeline.profiles.profile import Profile
 
 @dataclass(frozen=True)
 class Known:
-    """What was extracted already. stores: feature -> its store; columns: column name -> file of the KB's keys; entities: their ids and names."""
+    """What was extracted already.
 
+    work: the work folder. demo: folder of the demo's encoders. stores: feature -> its store. columns: column name -> file of
+    the KB's keys. entities: their ids and names.
+    """
+
+    work: Path
+    demo: Path | None
     stores: Mapping[str, Store]
     columns: Mapping[str, Path]
     entities: Mapping[str, list[str]]
@@ -36,38 +41,28 @@ class _Group:
     runner: Runner
 
 
-class Fresh:
-    """Extracts the wants `listed` of mentions, and all that they are made from.
+class MentionExtractor:
+    """Extracts the wants `listed` of mentions, and all that they are made from, into the cache of the known features.
 
-    demo: folder of the demo's encoders. paths: of the work folder that the cache is in. Raises `UserError` where the profile's models now give a
-    feature of another identity than the one that is known.
+    Raises `UserError` where the profile's models now give a feature of another identity than the known one.
     """
 
-    def __init__(
-        self,
-        profile: Profile,
-        demo: Path | None,
-        listed: Sequence[Want],
-        known: Known,
-        paths: Paths,
-        runtime: Runtime,
-    ) -> None:
+    def __init__(self, profile: Profile, listed: Sequence[Want], known: Known, runtime: Runtime) -> None:
         self.profile, self.known = profile, known
-        self.limits, loaded = Limits(**profile.limits), list[str]()
+        self.limits, paths, loaded = Limits(**profile.limits), Paths(known.work), list[str]()
         self.groups = [
             _Group(group, Runner(runtime, self.limits, paths.rates, loaded=loaded))
             for group in _ordered(wants.plans(profile, listed))
         ]
         self.extractors: dict[str, Extractor] = {}
-        self.specs: dict[str, dict[str, Any]] = {}
         for name in wants.features_of(want for group in self.groups for want in group.wants):
-            self.extractors[name] = build(profile.feature(name), profile.source, demo)
-            self.specs[name] = self._spec(name, paths.memo)
+            self.extractors[name] = build(profile.feature(name), profile.source, known.demo)
+            self._check_identity(name, paths.memo)
 
-    def _spec(self, name: str, memo: Path) -> dict[str, Any]:
-        """The feature's spec. Raises `UserError` where it is not of the known identity."""
+    def _check_identity(self, name: str, memo: Path) -> None:
+        """Raises `UserError` where the feature is not of the known identity."""
         extractor, parents = self.extractors[name], {}
-        if extractor.needs_kb:
+        if extractor.needs_kb and isinstance(extractor.options, DerivedOptions):
             parent = Want(side="entity", feature=extractor.options.of, view=IMAGES)
             parents = {parent: Parent.read(self.known.stores[parent.feature], self.known.columns[parent.column])}
         records = units.Records({"entity": dict(self.known.entities)}, {}, parents)
@@ -78,7 +73,6 @@ class Fresh:
                 f"feature {name}: the run reads {store.identity[:16]}, and profile {self.profile.name!r} with its models now gives {now[:16]}; put back "
                 "the profile and weights that the run was trained with, or train it on these (TrainHead)"
             )
-        return spec
 
     def columns(self, table: Mapping[str, list], root: Path) -> dict[Want, units.KeyColumn]:
         """Key columns of all that is extracted for the mentions of `table` (columns as in mentions.parquet), their rows in the cache by then.
@@ -94,17 +88,8 @@ class Fresh:
                 if parent.side == "mention"
             }
             records = units.Records({"mention": dict(table)}, {"mention": root}, parents)
-            own = {
-                want: units.column(want.side, want.view, records, self.extractors[want.feature]) for want in group.wants
-            }
-            features = []
-            for name in wants.features_of(group.wants):
-                wanted = units.distinct([column for want, column in own.items() if want.feature == name])
-                store = self.known.stores[name]
-                features.append(
-                    Feature(name, self.extractors[name], self.specs[name], store, wanted, store.missing(wanted.keys))
-                )
-            group.runner.run(features)
+            own = {want: units.column(want, records, self.extractors[want.feature]) for want in group.wants}
+            group.runner.run(pending(own, self.extractors, self.known.stores))
             columns |= own
         return columns
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from cache.identity import Output
 from cache.inputs import Want
 from cache.shard import Status
 from cache.store import Store
@@ -20,7 +19,7 @@ from foundation.paths import Paths
 from foundation.progress import Bar
 from pipeline.datasets.images import Limits
 from pipeline.extraction import units, wants
-from pipeline.extraction.base import CropExtractor, DerivedOptions, Extractor, TextExtractor
+from pipeline.extraction.base import CropExtractor, DerivedOptions, Extractor, RowsExtractor, TextExtractor
 from pipeline.extraction.contracts import (
     Crops,
     Estimate,
@@ -31,7 +30,7 @@ from pipeline.extraction.contracts import (
     FeatureRows,
 )
 from pipeline.extraction.parents import KnowledgeBase, Parent
-from pipeline.extraction.runner import STEPS, Feature, Runner
+from pipeline.extraction.runner import STEPS, Feature, Runner, pending
 from pipeline.extraction.views import IMAGES, enhanced
 from pipeline.extractors import build
 from pipeline.profiles import profile as profiles
@@ -99,14 +98,10 @@ def _planned(job: ExtractionJob, quiet: bool = False) -> tuple[list[Feature], di
     counts = {side: len(table["id"]) for side, table in records.tables.items()}
     with Bar(sum(counts[want.side] for want in job.wants), "reading", "record", quiet=quiet) as bar:
         for want in job.wants:
-            columns[want] = units.column(want.side, want.view, records, extractors[want.feature])
+            columns[want] = units.column(want, records, extractors[want.feature])
             bar.update(counts[want.side])
-    features = []
-    for name, extractor in extractors.items():
-        wanted = units.distinct([column for want, column in columns.items() if want.feature == name])
-        store = Store.planned(paths.cache, name, specs[name])
-        features.append(Feature(name, extractor, specs[name], store, wanted, store.missing(wanted.keys)))
-    return features, columns
+    planned = {name: Store.planned(paths.cache, name, spec) for name, spec in specs.items()}
+    return pending(columns, extractors, planned), columns
 
 
 def _extractors(profile: profiles.Profile, job: ExtractionJob) -> dict[str, Extractor]:
@@ -143,7 +138,7 @@ def spec_of(
     if isinstance(extractor.options, DerivedOptions):
         parent = extractor.options.of
         parents = {parent: stores[parent].identity}
-        if extractor.needs_kb:
+        if isinstance(extractor, RowsExtractor) and extractor.needs_kb:
             entities = records.tables["entity"]
             rows = records.parents[Want(side="entity", feature=parent, view=IMAGES)]
             extractor.bind(KnowledgeBase(entities["id"], entities["name"], rows))
@@ -170,14 +165,9 @@ def _estimate(features: Iterable[Feature], paths: Paths) -> Estimate:
 
 def _bytes_to_come(feature: Feature) -> int:
     """An upper bound for broken pictures; 18 bytes are a row's key and status, 8 its end in a ragged column."""
-    rows = len(feature.missing)
-
-    def size(output: Output) -> int:
-        return int(np.prod(output.shape, dtype=np.int64)) * np.dtype(output.dtype).itemsize
-
-    outputs = feature.extractor.writes.values()
-    ragged = sum(size(output) for output in outputs if output.ragged)
-    total = rows * (sum(size(output) for output in outputs if not output.ragged) + 18)
+    rows, outputs = len(feature.missing), feature.extractor.writes.values()
+    ragged = sum(output.row_bytes for output in outputs if output.ragged)
+    total = rows * (sum(output.row_bytes for output in outputs if not output.ragged) + 18)
     if ragged and isinstance(feature.extractor, TextExtractor):
         return (
             total

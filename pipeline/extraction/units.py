@@ -15,7 +15,7 @@ from foundation.errors import UserError
 from foundation.files import write_atomic
 from pipeline.enhance import output
 from pipeline.extraction import views
-from pipeline.extraction.base import Extractor, TextExtractor
+from pipeline.extraction.base import DerivedOptions, Extractor, TextExtractor
 from pipeline.extraction.parents import Parent
 
 
@@ -59,12 +59,16 @@ class KeyColumn:
 
     def save(self, path: Path) -> None:
         buffer = io.BytesIO()
-        counts = {} if self.counts is None else {"counts": self.counts}
-        np.savez(buffer, keys=self.keys, present=self.present, span=self.span, **counts)
+        arrays = {"keys": self.keys, "present": self.present, "span": self.span}
+        if self.counts is not None:
+            arrays["counts"] = self.counts
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stubs take them for allow_pickle
         write_atomic(path, buffer.getvalue())
 
 
-def _column(keys: Sequence[bytes | None], sources: list[Any], counts: Sequence[int] | None = None) -> KeyColumn:
+def _column(
+    keys: Sequence[bytes | None], sources: list[Any], counts: Sequence[int] | np.ndarray | None = None
+) -> KeyColumn:
     """The column of these keys, None where a record has none."""
     present = np.array([key is not None for key in keys], bool)
     joined = b"".join(key or bytes(KEY_BYTES) for key in keys)
@@ -104,13 +108,10 @@ def text_column(side: str, view: str, table: dict[str, list], extractor: TextExt
     if side == "mention":
         spans = [(start, end) if start >= 0 else None for start, end in zip(table["start"], table["end"], strict=True)]
         texts: Sequence[views.Text | None] = views.mention_texts(
-            view, table["phrase"], table["sentence"], spans, extractor.count, extractor.limit
+            view, table["phrase"], table["sentence"], spans, _token_limit(extractor)
         )
     else:
-        written = table.get(views.enhanced(side, view) or "", ())
-        texts = views.entity_texts(
-            view, table["name"], table["attributes"], table["description"], extractor.count, extractor.limit, written
-        )
+        texts = views.entity_texts(view, table, _token_limit(extractor))
     keys = [None if text is None else content_key("text", text.string) for text in texts]
     column = _column(keys, [text and text.string for text in texts])
     for row, text in enumerate(texts):
@@ -120,14 +121,16 @@ def text_column(side: str, view: str, table: dict[str, list], extractor: TextExt
     return column
 
 
+def _token_limit(extractor: TextExtractor) -> views.TokenLimit:
+    return views.TokenLimit(extractor.count, extractor.limit)
+
+
 def feature_text_column(view: str, table: dict[str, list], extractor: TextExtractor, parent: Parent) -> KeyColumn:
     """The strings that `view` makes of what was found in each mention's picture: none, one or several."""
-    from pipeline.extraction.feature_texts import texts
+    from pipeline.extraction import feature_texts
 
-    listed = texts(view, table["phrase"], parent.rows(), parent.labels)
-    strings, cut = views.shortened(
-        [string for strings in listed for string in strings], extractor.count, extractor.limit
-    )
+    listed = feature_texts.texts(view, table["phrase"], parent.rows(), parent.labels)
+    strings, cut = views.shortened([text for texts in listed for text in texts], _token_limit(extractor))
     column = _column([content_key("text", string) for string in strings], strings, [len(strings) for strings in listed])
     column.cut = cut
     return column
@@ -182,23 +185,24 @@ class Records:
         return images_column(self.tables[side], self.roots[side])
 
 
-def column(side: Side, view: str, records: Records, extractor: Extractor) -> KeyColumn:
-    """The column of one want. Raises `UserError` where the view does not suit the extractor."""
+def column(want: Want, records: Records, extractor: Extractor) -> KeyColumn:
+    """The key column of a want. Raises `UserError` where the view does not suit the extractor."""
+    side, view = want.side, want.view
+    table = records.tables[side]
     if isinstance(extractor, TextExtractor):
         if side == "mention" and view in views.FROM_FEATURES:
             parent = Want(side=side, feature=views.FROM_FEATURES[view], view=views.IMAGE)
-            return feature_text_column(view, records.tables[side], extractor, records.parents[parent])
-        return text_column(side, view, records.tables[side], extractor)
+            return feature_text_column(view, table, extractor, records.parents[parent])
+        return text_column(side, view, table, extractor)
     if view not in views.PICTURES:
         raise UserError(
             f"view {view!r} is a text, but {extractor.options.model!r} reads pictures; their view is {views.IMAGE!r}"
         )
-    if extractor.reads == "image":
+    if not isinstance(extractor.options, DerivedOptions):
         return records.pictures(side, view)
     parent = Want(side=side, feature=extractor.options.of, view=view)
-    return part_column(
-        records.pictures(side, view) if extractor.reads == "crops" else None, records.parents[parent], extractor.reads
-    )
+    pictures = records.pictures(side, view) if extractor.reads == "crops" else None
+    return part_column(pictures, records.parents[parent], extractor.reads)
 
 
 def distinct(columns: Sequence[KeyColumn]) -> Units:

@@ -1,7 +1,7 @@
 """What is read of a record: exact strings (templates, windows around the mention) and which image."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from foundation.errors import UserError, nearest
@@ -35,8 +35,6 @@ ENHANCED = ("static", "dynamic")
 # Texts made of what a feature found in the mention's picture, none or several per mention: view -> that feature.
 FROM_FEATURES = {"face_attributes": "face_attributes", "identities": "identity"}
 
-CountTokens = Callable[[Sequence[str]], list[int]]
-
 
 @dataclass(frozen=True)
 class Text:
@@ -66,84 +64,93 @@ def template(side: str, view: str) -> str:
     return views[view]
 
 
+@dataclass(frozen=True)
+class TokenLimit:
+    """The most tokens a text may have. count: tokens of each string, special ones included."""
+
+    count: Callable[[Sequence[str]], list[int]]
+    limit: int
+
+    def fits(self, string: str) -> bool:
+        return self.count([string])[0] <= self.limit
+
+    def shorten(self, string: str) -> str:
+        """The longest beginning that fits, ending at a word, or inside the first word if that alone is too long."""
+        ends = [match.end() for match in re.finditer(r"\S+", string)]
+        taken = _largest(0, len(ends), lambda n: n == 0 or self.fits(string[: ends[n - 1]]))
+        if taken:
+            return string[: ends[taken - 1]]
+        return string[: _largest(0, len(string), lambda n: n == 0 or self.fits(string[:n]))]
+
+
 def mention_texts(
     view: str,
     phrases: Sequence[str],
     sentences: Sequence[str],
     spans: Sequence[tuple[int, int] | None],
-    count: CountTokens,
-    limit: int,
+    tokens: TokenLimit,
 ) -> list[Text]:
-    """The strings of a mention view, each of at most `limit` tokens.
+    """The strings of a mention view, each within the limit.
 
-    A sentence that is too long becomes the widest window of whole words around the phrase that fits (the sentence's beginning where the phrase
-    was not found). count: token counts of strings, special tokens included.
+    spans: characters of the phrase in its sentence, end exclusive; None where it was not found. A sentence that is too long
+    becomes the widest window of whole words around the phrase that fits (the sentence's beginning where the phrase was not
+    found).
     """
     form = template("mention", view)
+    with_sentence = "{sentence}" in form
     before = form.partition("{sentence}")[0]
     texts = []
     whole = [form.format(phrase=phrase, sentence=sentence) for phrase, sentence in zip(phrases, sentences, strict=True)]
-    for phrase, sentence, span, string, tokens in zip(phrases, sentences, spans, whole, count(whole), strict=True):
-        start, end, cut = 0, len(sentence), tokens > limit
-        if cut and "{sentence}" in form:
-            start, end = _window(
-                sentence,
-                span,
-                lambda part, phrase=phrase: count([form.format(phrase=phrase, sentence=part)])[0] <= limit,
-            )
+    for phrase, sentence, span, string, count in zip(
+        phrases, sentences, spans, whole, tokens.count(whole), strict=True
+    ):
+        start, end, cut = 0, len(sentence), count > tokens.limit
+
+        def fits(part: str, phrase: str = phrase) -> bool:
+            return tokens.fits(form.format(phrase=phrase, sentence=part))
+
+        if cut and with_sentence:
+            start, end = _window(sentence, span, fits)
             string = form.format(phrase=phrase, sentence=sentence[start:end])
-        if cut and (start == end or count([string])[0] > limit):
-            string, start, end = _shorten(form.format(phrase=phrase, sentence=sentence), count, limit), 0, 0
-        shift = len(before.format(phrase=phrase)) - start
-        inside = "{sentence}" in form and span is not None and start <= span[0] and span[1] <= end
-        if "{sentence}" not in form and not cut:
+        if cut and (start == end or not tokens.fits(string)):
+            string, start, end = tokens.shorten(form.format(phrase=phrase, sentence=sentence)), 0, 0
+        if not with_sentence and not cut:
             texts.append(Text(string, (0, len(phrase))))
+        elif with_sentence and span is not None and start <= span[0] and span[1] <= end:
+            shift = len(before.format(phrase=phrase)) - start
+            texts.append(Text(string, (span[0] + shift, span[1] + shift), cut))
         else:
-            texts.append(Text(string, (span[0] + shift, span[1] + shift) if inside and span else None, cut))
+            texts.append(Text(string, cut=cut))
     return texts
 
 
-def entity_texts(
-    view: str,
-    names: Sequence[str],
-    attributes: Sequence[str],
-    descriptions: Sequence[str],
-    count: CountTokens,
-    limit: int,
-    written: Sequence[str] = (),
-) -> list[Text | None]:
-    """The strings of an entity view, each cut at a word so that it has at most `limit` tokens; None where the record has no such text.
+def entity_texts(view: str, table: Mapping[str, Sequence[str]], tokens: TokenLimit) -> list[Text | None]:
+    """The strings of an entity view, each cut at a word to be within the limit; None where the record has no such text.
 
-    written: for a view that `enhanced` names, the static or dynamic text of each entity, empty where it has none: such an entity has no string then,
-    whatever else stands in the view.
+    table: columns name, attributes, description and, for a view that `enhanced` names, `static` or `dynamic`. An entity
+    whose static or dynamic text is empty has no string then, whatever else stands in the view.
     """
     form, mode = template("entity", view), enhanced("entity", view)
     only = re.fullmatch(r"\{(\w+)\}", form)
     needed = mode or (only and only[1])
-    rows = [
-        {"name": name, "attributes": attribute, "description": description}
-        for name, attribute, description in zip(names, attributes, descriptions, strict=True)
-    ]
-    if mode:
-        rows = [{**row, mode: text} for row, text in zip(rows, written, strict=True)]
+    columns = ["name", "attributes", "description", *([mode] if mode else [])]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*(table[name] for name in columns), strict=True)]
     whole = [form.format(**row) for row in rows]
     texts: list[Text | None] = []
-    for row, string, tokens in zip(rows, whole, count(whole), strict=True):
+    for row, string, count in zip(rows, whole, tokens.count(whole), strict=True):
         if needed and not row[needed].strip():
             texts.append(None)
-        elif tokens > limit:
-            texts.append(Text(_shorten(string, count, limit), cut=True))
+        elif count > tokens.limit:
+            texts.append(Text(tokens.shorten(string), cut=True))
         else:
             texts.append(Text(string))
     return texts
 
 
-def shortened(strings: Sequence[str], count: CountTokens, limit: int) -> tuple[list[str], int]:
-    """The strings, each cut at a word so that it has at most `limit` tokens, and how many were cut."""
-    long = [tokens > limit for tokens in count(strings)] if strings else []
-    return [_shorten(string, count, limit) if cut else string for string, cut in zip(strings, long, strict=True)], sum(
-        long
-    )
+def shortened(strings: Sequence[str], tokens: TokenLimit) -> tuple[list[str], int]:
+    """The strings, each cut at a word to be within the limit, and how many were cut."""
+    long = [count > tokens.limit for count in tokens.count(strings)] if strings else []
+    return [tokens.shorten(text) if cut else text for text, cut in zip(strings, long, strict=True)], sum(long)
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
@@ -174,12 +181,3 @@ def _window(sentence: str, span: tuple[int, int] | None, fits: Callable[[str], b
     if not fits(sentence[slice(*bounds(0))]):
         return span
     return bounds(_largest(0, len(words), lambda n: fits(sentence[slice(*bounds(n))])))
-
-
-def _shorten(string: str, count: CountTokens, limit: int) -> str:
-    """The longest beginning of `string` that fits, ending at a word, or inside the first word if that alone is too long."""
-    ends = [match.end() for match in re.finditer(r"\S+", string)]
-    taken = _largest(0, len(ends), lambda n: n == 0 or count([string[: ends[n - 1]]])[0] <= limit)
-    if taken:
-        return string[: ends[taken - 1]]
-    return string[: _largest(0, len(string), lambda n: n == 0 or count([string[:n]])[0] <= limit)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.identity import RULES
-from cache.inputs import Want
+from cache.inputs import Side, Want
 from foundation import plugins
 from foundation.contracts import from_json
 from foundation.errors import UserError
@@ -20,15 +20,15 @@ from pipeline.extraction.views import FROM_FEATURES, IMAGE, IMAGES
 from pipeline.models import files as model_files
 from pipeline.profiles.profile import Profile
 
-USUAL_TEXTS = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
-USUAL_PICTURES = {"mention": IMAGE, "entity": IMAGE}
+USUAL_TEXTS: Mapping[Side, str] = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
+USUAL_PICTURES: Mapping[Side, str] = {"mention": IMAGE, "entity": IMAGE}
 
 
 def of_feature(profile: Profile, name: str) -> list[Want]:
     """The wants of one feature when no views are named: the profile's views, or the usual ones of its kind."""
     feature = profile.feature(name)
     usual = USUAL_TEXTS if _reads(profile, name) == "text" else USUAL_PICTURES
-    listed = feature.views or {side: (view,) for side, view in usual.items()}
+    listed: Mapping[Side, tuple[str, ...]] = feature.views or {side: (view,) for side, view in usual.items()}
     return [Want(side=side, feature=name, view=view) for side in sorted(listed) for view in listed[side]]
 
 

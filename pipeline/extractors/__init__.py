@@ -54,7 +54,10 @@ def check_options(feature: Feature, where: str) -> Any:
             raise UserError(f"{where}: unknown key {key!r}{nearest(key, [*names, *FEATURE_KEYS])}")
     from_json(kind, dict(feature.options), where)
     # Numbers stay as they are written: 1 and 1.0 are two identities.
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in feature.options.items()})
+    written: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in feature.options.items()
+    }
+    return kind(**written)
 
 
 def build(feature: Feature, source: Path, demo: Path | None, fetch: bool = True) -> Extractor:

@@ -1,5 +1,6 @@
 """`face_attributes`: age, gender, race and emotion of found faces; read docs/responsible-use.md before using it."""
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import field
@@ -138,7 +139,7 @@ class FaceAttributes(base.CropExtractor):
         rows = {}
         for name in self.options.attributes:
             crops = stacked[name] if name in self.classifiers else stacked["deepface"]
-            rows[name] = rows_or_none(lambda crops, name=name: self._find(name, crops), crops)
+            rows[name] = rows_or_none(functools.partial(self._find, name), crops)
         failed = [any(rows[name][i] is None for name in rows) for i in range(len(batch))]
         return {
             name: [None if bad else row for row, bad in zip(values, failed, strict=True)]

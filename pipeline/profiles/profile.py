@@ -81,8 +81,8 @@ class _Views(_Section):
 
 
 class _Limits(_Section):
-    max_pixels: int = Field(1, gt=0)
-    max_bytes: int = Field(1, gt=0)
+    max_pixels: Annotated[int, Field(gt=0)] = 1
+    max_bytes: Annotated[int, Field(gt=0)] = 1
 
 
 class _Feature(_Section):
@@ -103,7 +103,7 @@ class _File(_Section):
     features: Annotated[_Names[_Feature], _EmptyIsMapping] = Field(default_factory=dict)
     heads: Annotated[_Names[dict[str, Any]], _EmptyIsMapping] = Field(default_factory=dict)
     limits: Annotated[_Limits, _EmptyIsMapping] = _Limits()
-    threads: int = Field(0, ge=0)
+    threads: Annotated[int, Field(ge=0)] = 0
 
 
 def _feature(name: str, value: _Feature) -> Feature:

@@ -214,7 +214,8 @@ class Detector:
         """RGB picture → its letterbox (H, W, 3) uint8 and its own (width, height)."""
         from ultralytics.data.augment import LetterBox
 
-        return LetterBox((self.size, self.size), auto=True, stride=self.stride)(image=np.asarray(image)), image.size
+        letterbox: Any = LetterBox((self.size, self.size), auto=True, stride=self.stride)
+        return letterbox(image=np.asarray(image)), image.size
 
     def _pixels(self, letterboxes: Sequence[np.ndarray]) -> Any:
         import torch
@@ -255,7 +256,8 @@ class Detector:
                 )
             for position, rows in zip(group, kept, strict=True):
                 width, height = items[position][1]
-                boxes = ops.scale_boxes(pixels.shape[2:], rows[:, :4], (height, width)).cpu().numpy()
+                scaled: Any = ops.scale_boxes(pixels.shape[2:], rows[:, :4], (height, width))
+                boxes = scaled.cpu().numpy()
                 confidences, labels = rows[:, 4].float().cpu().numpy(), rows[:, 5].cpu().numpy().astype(np.int32)
                 found[position] = best_boxes((width, height), self.k, boxes, confidences, labels)
         return found
