@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 import torch
 from full_kb_scoring import machine, synchronise
+from heads.device import pick_device, pick_precision, repeatable
 from paper_sizes import CANDIDATES, ENTITIES, SPLITS, VOCABULARY, PaperSizes, full_bytes
 
 from heads.base import make_head
-from heads.clip_blocks import Tower, tower
 from heads.config import load_config
 from heads.data import Bundle
-from heads.device import pick_device, pick_precision, repeatable
+from heads.methods._clip_blocks import Tower, tower
 from heads.scoring import encode, score_kb
 from heads.training import make_optimizer, run_epoch
 

@@ -1,4 +1,4 @@
-"""Takes a CLIP of open_clip or transformers apart into the tensors that `heads.clip_blocks` runs live."""
+"""Takes a CLIP of open_clip or transformers apart into the tensors that `heads.methods._clip_blocks` runs live."""
 
 import json
 from collections.abc import Mapping

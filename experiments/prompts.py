@@ -13,6 +13,7 @@ from cache.shard import Status
 from cache.store import Store
 from cache.table import Table
 from experiments.contracts import PromptOutputs
+from foundation import device as devices
 from foundation.files import fault_point
 from foundation.progress import Bar
 from heads.config.dsmip import PROMPTED
@@ -51,11 +52,12 @@ def extract(job: TrainingJob) -> PromptOutputs:
 
     job: of the run that learned them.
     """
-    from heads.device import pick_device
+    import torch
+
     from heads.runs import load_head
 
     assert job.live is not None
-    device = pick_device(job.compute.device)
+    device = torch.device(devices.choose(job.compute.device))
     head = load_head(job.out, device, blocks(job.live))
     weights = weights_hash([job.out / "model.safetensors"], None)
     inputs: list[HeadInput] = []

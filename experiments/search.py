@@ -12,13 +12,14 @@ from optuna.trial import TrialState
 
 from experiments import prompts, spaces, studies, sweep_report
 from experiments.contracts import SearchJob, SearchResult
+from foundation import device as devices
 from foundation.errors import UserError
 from foundation.files import fault_point, locked
 from foundation.progress import Bar
 from heads import fusion, training
 from heads.config import load_config
 from heads.data import Bundle
-from heads.device import pick_device, pick_precision, repeatable
+from heads.loop import State, Trainer
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 WAIT = 1.0  # seconds between two looks at the trials that other processes have under way
@@ -30,11 +31,11 @@ class Surplus(Exception):
 
 @dataclass
 class Sweep:
-    """What all trials of this process share. trained: seconds in their epochs. done: trials that it ran."""
+    """What all trials of this process share. mentions: rows of the training mentions. trained: seconds in epochs. done: trials that it ran."""
 
     job: SearchJob
     bundle: Bundle
-    chosen: np.ndarray
+    mentions: np.ndarray
     precision: str
     study: optuna.Study
     worker: str
@@ -54,25 +55,19 @@ class Sweep:
         ]
         if len(before) >= self.job.study.trials:
             raise Surplus
-        asked = self.job.training
-        state, seed = training.State(), asked.seed
+        asked, state = self.job.training, State()
         try:
-            config = load_config(asked.method, {**asked.config, **draw(trial, self.job.space)})
-            head = training.new_head(asked, config, self.bundle, self.chosen, seed)
-            _, optimizer = training.make_optimizer(head, config)
-            trial.set_user_attr(
-                "parameters", sum(parameter.numel() for parameter in head.parameters() if parameter.requires_grad)
-            )
+            asked = replace(asked, config={**asked.config, **draw(trial, self.job.space)})
+            head = training.new_head(asked, self.bundle, self.mentions)
+            trial.set_user_attr("parameters", head.trainable)
 
-            def after(state: training.State, best: Mapping[str, torch.Tensor]) -> None:
+            def after(state: State) -> None:
                 fault_point("trial-epoch")
                 trial.report(state.history[-1].get("dev MRR", 0.0), state.epoch)
                 if self.job.study.prune and trial.should_prune():
                     raise optuna.TrialPruned
 
-            training.run_epochs(
-                head, optimizer, config, self.bundle, self.chosen, seed, self.precision, after, state, {}
-            )
+            Trainer(head, self.bundle, self.mentions, asked.seed, self.precision, state).train(after)
         except (UserError, torch.OutOfMemoryError) as error:
             trial.set_user_attr("refused", str(error)[:300])
             raise optuna.TrialPruned from error
@@ -131,29 +126,29 @@ def search(job: SearchJob) -> SearchResult:
     started, out = time.monotonic(), job.out
     studies.quiet()
     asked = job.training
-    device = pick_device(asked.compute.device)
+    device = devices.choose(asked.compute.device)
     config = load_config(asked.method, asked.config)
     worker = studies.worker_name()
-    with repeatable(asked.compute.threads), studies.at_work(out, worker):
-        asked = fusion.with_parts(asked, ("dev",), device)
+    with devices.repeatable(asked.compute.threads), studies.at_work(out, worker):
+        asked = fusion.with_parts(asked, ("dev",))
         if asked.live:
             prompts.blocks(asked.live)
         job = replace(job, training=asked)
-        bundle = Bundle.load(asked, device)
+        bundle = Bundle.load(asked, torch.device(device))
         bundle.hide("test")
-        chosen, _ = training.training_mentions(bundle, asked.train_fraction, config.fits_on)
+        mentions, _ = bundle.training_mentions(asked.train_fraction, config.fits_on)
         loaded = time.monotonic()
         study = studies.open_study(job)
         with locked(out / ".lock"):
             first = spaces.drawn(job.space, config)
             if first and not study.get_trials(deepcopy=False):
                 study.enqueue_trial(studies.encoded(first, job.space))
-        precision = pick_precision(asked.compute.precision, device)
-        sweep = Sweep(job, bundle, chosen, precision, study, worker)
+        precision = devices.choose_precision(asked.compute.precision, device, training=True)
+        sweep = Sweep(job, bundle, mentions, precision, study, worker)
         sweep.run()
     outcome = sweep_report.write(study, job, out)
     run = {
-        "device": str(device),
+        "device": device,
         "trials": sweep.done,
         "seconds": {
             "load": round(loaded - started, 3),

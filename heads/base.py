@@ -4,8 +4,9 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +131,11 @@ class Head(nn.Module):
             str, str
         ] = {}  # of a head read back from a run: identities of what it was trained on, by "side role"
 
+    @property
+    def trainable(self) -> int:
+        """The number of trainable parameters."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
     def start(self, label: str, tensors: Mapping[str, Tensor], best: float) -> None:
         """Called before training for each run of `HeadConfig.runs`, with that run's weights and its best dev MRR: for heads that go on from them."""
 
@@ -168,14 +174,18 @@ class Head(nn.Module):
         raise NotImplementedError
 
 
-def make_head(method: str, config: HeadConfig, shapes: Mapping[str, tuple[int, ...]], **frozen: Any) -> Head:
+def make_head(
+    method: str, config: HeadConfig, shapes: Mapping[str, tuple[int, ...]], blocks: Path | None = None
+) -> Head:
     """The head of a method, freshly initialised from torch's generator.
 
-    A module with heads of several stages says with `head_class(config)` which of them is meant. frozen: models that a stage runs live.
+    blocks: file of a model's blocks that the head runs live. A module with heads of several stages says with `head_class(config, blocks)` which of
+    them is meant: a function of (config, shapes).
     """
     module = importlib.import_module(f"heads.methods.{method}")
     if hasattr(module, "head_class"):
-        return module.head_class(config)(config, shapes, **frozen)
+        head: Head = module.head_class(config, blocks)(config, shapes)
+        return head
     kind = next(
         value
         for value in vars(module).values()

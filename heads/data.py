@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from foundation.errors import UserError
 from foundation.progress import Bar
 from heads.base import Batch, Ragged, Rows
 from heads.contracts import HeadInput, TrainingJob
+from heads.metrics import dev_half
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -139,12 +141,13 @@ class Keys:
 
 @dataclass
 class Side:
-    """The mentions or the entities: columns `<role>.<output>`, per role which rows have it and where the phrase stands in its text."""
+    """The mentions or the entities: `count` rows. columns: `<role>.<output>`; by role, ok: which rows have it, spans: the phrase's characters."""
 
-    columns: dict[str, FeatureColumn | Several]
-    ok: dict[str, np.ndarray]
-    spans: dict[str, np.ndarray]
+    count: int
     device: torch.device
+    columns: dict[str, FeatureColumn | Several] = field(default_factory=dict)
+    ok: dict[str, np.ndarray] = field(default_factory=dict)
+    spans: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(self, role: str, outputs: Iterable[str], store: Store, keys: Keys) -> None:
         """Take the outputs of a feature as columns `<role>.<output>`."""
@@ -215,7 +218,7 @@ class Bundle:
             if name not in _LONG
         }
         counts = {"mention": len(mentions), "entity": len(entities)}
-        sides = {side: Side({}, {}, {}, device) for side in counts}
+        sides = {side: Side(count, device) for side, count in counts.items()}
         for one in inputs:
             side, keys = one.side, Keys.load(one.keys)
             if keys.records != counts[side] or keys.keys.shape != (
@@ -256,6 +259,45 @@ class Bundle:
             shapes,
             beside,
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where rows are given."""
+        return self.mentions.device
+
+    def half_of_dev(self, half: str) -> np.ndarray:
+        """(M,) bool of the mentions of dev in one half, "choose" or "calibrate", whose gold is in the KB."""
+        dev = (self.table["split"] == "dev") & (self.gold >= 0)
+        halves = [
+            bool(here) and dev_half(str(name)) == half for here, name in zip(dev, self.table["gold_id"], strict=True)
+        ]
+        return np.array(halves)
+
+    def training_mentions(self, fraction: float = 1.0, part: str = "train") -> tuple[np.ndarray, dict[str, int]]:
+        """Rows of the mentions that a head learns from, and counts.
+
+        Those of train (or of a half of dev) whose gold is in the KB; of these the `fraction` with the lowest hash, so that 10 % are part of 20 %.
+        Raises `UserError` where there is none.
+        """
+        if not 0 < fraction <= 1:
+            raise UserError(f"train_fraction = {fraction}: expected more than 0, at most 1")
+        here = self.table["split"] == "train" if part == "train" else self.half_of_dev(part)
+        usable = np.flatnonzero(here & (self.gold >= 0))
+        counts = {
+            part: len(usable),
+            "NIL": int((here & (self.gold == -1)).sum()),
+            "outside the KB": int((here & (self.gold == -2)).sum()),
+        }
+        if not len(usable):
+            raise UserError(
+                f"no training mention has its gold in the KB ({int(here.sum())} mentions in {part}); "
+                "the account of the dataset says why"
+            )
+        if fraction < 1:
+            names = self.table["id"]
+            order = sorted(usable.tolist(), key=lambda row: blake2b(str(names[row]).encode(), digest_size=8).digest())
+            usable = np.array(sorted(order[: max(1, round(fraction * len(order)))]))
+        return usable, counts | {"trained on": len(usable)}
 
     def hide(self, split: str) -> None:
         """Take the golds and candidates of a split's mentions away: nothing that is chosen from now on can depend on them."""

@@ -1,6 +1,8 @@
 """The numbers of a trained head: every protocol, every part, and the predictions of each mention."""
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,66 +15,86 @@ from foundation.progress import Bar
 from heads.base import Head
 from heads.data import Bundle
 from heads.metrics import Metrics, figures, parts, rank_in_lists, rerank
-from heads.scoring import score_kb, score_lists
+from heads.scoring import Golds, Scoring
 
 SPLITS = ("dev", "test")
 TOP = 10
 
+Scores = dict[str, np.ndarray]
+"""The head's `score` and each of its units -> float32."""
 
-def evaluate(head: Head, bundle: Bundle, quiet: bool) -> tuple[Metrics, dict[str, Any], dict[str, float]]:
-    """Metrics, the columns of predictions.parquet, and pairs scored per second, for dev and test, with the head as it is.
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured on the m mentions of dev and test.
+
+    metrics: split -> protocol -> part -> figure. predictions: the columns of predictions.parquet. ids: (m,) of the mentions. lists: (m, k) rows of
+    their candidates, -1 where a list ends; scores: of these, -inf there. pairs_per_second: by "candidates" and "full-kb", encoding both sides and
+    scoring; the features' way from disk to the device is part of it.
+    """
+
+    metrics: Metrics
+    predictions: Mapping[str, Any]
+    ids: np.ndarray
+    lists: np.ndarray
+    scores: Scores
+    pairs_per_second: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """index (m,): rows of the mentions. ranks: protocol -> (m,), 0 where there is none. top (m, d): rows of the best entities, -1 past the last."""
+
+    index: np.ndarray
+    ranks: Mapping[str, np.ndarray]
+    top: np.ndarray
+    of_top: Scores
+    of_gold: Scores
+
+
+def measure(head: Head, bundle: Bundle, quiet: bool = True) -> Evaluation:
+    """Rank the golds of dev and test with the head as it is.
 
     Protocols: `full-kb` (heads that score blocks), `candidates`, `rerank`. Mentions without a gold in the KB have no rank; they are parts of their
-    own ("NIL", "gold outside the KB") with their number alone, and their predictions stand with the others. The speeds, "candidates" and "full-kb",
-    are of encoding both sides and scoring; the features' way from disk to the device is part of it.
+    own ("NIL", "gold outside the KB") with their number alone, and their predictions stand with the others.
     """
-    n = len(bundle.entity_ids)
     index = np.flatnonzero(np.isin(bundle.table["split"], SPLITS))
     gold, lists = bundle.gold[index], bundle.candidates[index]
-    listed = (lists == gold[:, None]).any(1) & (gold >= 0)
-    started = time.monotonic()
+    n, listed = len(bundle.entity_ids), (lists == gold[:, None]).any(1) & (gold >= 0)
+    scoring, started = Scoring.of(head, bundle), time.monotonic()
     with Bar(len(index), "candidate lists", "mention", quiet=quiet) as progress:
-        scores = score_lists(
-            head, bundle.mentions, bundle.entities, index, lists, bundle.pairs_of(index), progress.update
-        )
+        scores = scoring.lists(index, lists, bundle.pairs_of(index), progress.update)
     speed = {"candidates": _per_second(int((lists >= 0).sum()), started)}
     ranks = {"candidates": rank_in_lists(scores["score"], lists, gold)}
     ranks["rerank"] = np.where(gold >= 0, rerank(ranks["candidates"], bundle.retrieval_rank[index], n), 0)
     if head.scores_blocks:
         with Bar(len(index), "scores of golds", "mention", quiet=quiet) as progress:
-            of_gold = score_lists(
-                head,
-                bundle.mentions,
-                bundle.entities,
-                index,
-                np.where(gold >= 0, gold, -1)[:, None],
-                watch=progress.update,
-            )
+            of_gold = scoring.lists(index, np.where(gold >= 0, gold, -1)[:, None], watch=progress.update)
         started = time.monotonic()
         with Bar(len(index) * n, "full KB", "pair", quiet=quiet) as progress:
-            kb = score_kb(
-                head, bundle.mentions, bundle.entities, index, gold, of_gold["score"][:, 0], n, TOP, progress.update
-            )
+            kb = scoring.kb(index, Golds(gold, of_gold["score"][:, 0]), TOP, progress.update)
         speed["full-kb"] = _per_second(len(index) * n, started)
         ranks = {"full-kb": np.where(gold >= 0, 1 + kb.not_below, 0), **ranks}
         with Bar(len(index), "scores of the best", "mention", quiet=quiet) as progress:
-            top, of_top = (
-                kb.top,
-                score_lists(head, bundle.mentions, bundle.entities, index, kb.top, watch=progress.update),
-            )
+            top, of_top = kb.top, scoring.lists(index, kb.top, watch=progress.update)
     else:  # a pair's score may depend on the list it stands in: the list's own scores are the only ones
         order = np.argsort(-scores["score"], axis=1, kind="stable")[:, :TOP]
         place = np.where(lists == gold[:, None], np.arange(lists.shape[1]), -1).max(1, initial=-1)[:, None]
-        top, of_top = (
-            np.take_along_axis(lists, order, 1),
-            {name: np.take_along_axis(values, order, 1) for name, values in scores.items()},
-        )
+        top = np.take_along_axis(lists, order, 1)
+        of_top = {name: np.take_along_axis(values, order, 1) for name, values in scores.items()}
         of_gold = {
             name: np.where(place >= 0, np.take_along_axis(values, place.clip(0), 1), np.nan)
             for name, values in scores.items()
         }
-    columns = _prediction_columns(bundle, head, index, ranks, top, of_top, of_gold)
-    return _metrics(bundle, index, ranks, listed), columns, speed
+    measured = _Measured(index, ranks, top, of_top, of_gold)
+    return Evaluation(
+        metrics=_metrics(bundle, measured, listed),
+        predictions=_predictions(bundle, measured),
+        ids=bundle.table["id"][index],
+        lists=lists,
+        scores=scores,
+        pairs_per_second=speed,
+    )
 
 
 def _per_second(pairs: int, started: float) -> float:
@@ -80,7 +102,9 @@ def _per_second(pairs: int, started: float) -> float:
     return float(f"{pairs / max(time.monotonic() - started, 1e-9):.3g}")
 
 
-def _metrics(bundle: Bundle, index: np.ndarray, ranks: dict[str, np.ndarray], listed: np.ndarray) -> Metrics:
+def _metrics(bundle: Bundle, measured: _Measured, listed: np.ndarray) -> Metrics:
+    """listed (m,): whether the gold is among the candidates."""
+    index = measured.index
     table = {name: values[index] for name, values in bundle.table.items()}
     gold = bundle.gold[index]
     masks = parts(table, gold, bundle.entity_image)
@@ -90,41 +114,37 @@ def _metrics(bundle: Bundle, index: np.ndarray, ranks: dict[str, np.ndarray], li
         if not here.any():
             continue
         result[split] = {}
-        for protocol, values in ranks.items():
+        for protocol, values in measured.ranks.items():
             by_part = {name: figures(values[mask & here], listed[mask & here]) for name, mask in masks.items()}
             by_part |= {
                 "NIL": {"n": int((here & (gold == -1)).sum())},
                 "gold outside the KB": {"n": int((here & (gold == -2)).sum())},
             }
-            result[split][protocol] = {name: values for name, values in by_part.items() if values["n"] or name == "all"}
+            result[split][protocol] = {name: found for name, found in by_part.items() if found["n"] or name == "all"}
     return result
 
 
-def _prediction_columns(
-    bundle: Bundle,
-    head: Head,
-    index: np.ndarray,
-    ranks: dict[str, np.ndarray],
-    top: np.ndarray,
-    of_top: dict[str, np.ndarray],
-    of_gold: dict[str, np.ndarray],
-) -> dict[str, Any]:
+def _predictions(bundle: Bundle, measured: _Measured) -> dict[str, Any]:
+    index, top = measured.index, measured.top
     real = top >= 0
     columns: dict[str, Any] = {
         "id": bundle.table["id"][index],
         "split": bundle.table["split"][index],
         "gold": bundle.table["gold_id"][index],
     }
-    columns |= {f"rank_{protocol.replace('-', '_')}": values.astype(np.int32) for protocol, values in ranks.items()}
+    columns |= {
+        f"rank_{protocol.replace('-', '_')}": values.astype(np.int32) for protocol, values in measured.ranks.items()
+    }
     columns["top"] = [bundle.entity_ids[row[keep]].tolist() for row, keep in zip(top, real, strict=True)]
-    for name in ("score", *head.units):
-        columns[f"top_{name}"] = [row[keep].tolist() for row, keep in zip(of_top[name], real, strict=True)]
-        columns[f"gold_{name}"] = np.where(bundle.gold[index] >= 0, of_gold[name][:, 0], np.nan).astype(np.float32)
+    for name, values in measured.of_top.items():
+        columns[f"top_{name}"] = [row[keep].tolist() for row, keep in zip(values, real, strict=True)]
+        of_gold = np.where(bundle.gold[index] >= 0, measured.of_gold[name][:, 0], np.nan)
+        columns[f"gold_{name}"] = of_gold.astype(np.float32)
     return columns
 
 
-def write_predictions(path: Path, columns: dict[str, Any]) -> None:
-    """One row per mention of dev and test: id, split, gold id, rank per protocol (0: none), the best ten entities, scores of the head and its units."""
+def write_predictions(path: Path, columns: Mapping[str, Any]) -> None:
+    """One row per mention of dev and test: id, split, gold id, rank per protocol (0: none), the best ten entities, scores of head and units."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink)
+    pq.write_table(pa.table(dict(columns)), sink)
     write_atomic(path, sink.getvalue().to_pybytes())

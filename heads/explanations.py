@@ -19,9 +19,8 @@ from heads.base import Head
 from heads.config import load_config
 from heads.contracts import ExplanationJob, Explanations, Selection, TrainingJob
 from heads.data import Bundle
-from heads.device import pick_device
 from heads.evaluation import SPLITS
-from heads.runs import load_head, refuse_other_features
+from heads.runs import load_run
 from heads.scoring import LISTS, encode
 
 EDGE, ATTENTION, EXPERT = "edge_", "attention.", "expert"
@@ -42,7 +41,6 @@ def explain(run: TrainingJob, selection: Selection) -> Iterator[dict[str, Any]]:
     attention: role -> {"weights": one per object, face or name} and, where the role's feature was cut from boxes, "boxes": the numbers of theirs.
     Raises `UserError` for an unknown mention or split.
     """
-    device = pick_device(run.compute.device)
     config = load_config(run.method, run.config)
     if not config.evaluates:
         raise UserError(
@@ -52,10 +50,8 @@ def explain(run: TrainingJob, selection: Selection) -> Iterator[dict[str, Any]]:
         raise UserError(
             f"--split {selection.split}: a {run.method} run keeps the scores of its heads for {' and '.join(SPLITS)} alone"
         )
-    run = fusion.with_parts(run, SPLITS, device)  # parts are pair features, kept in the run's folder
-    head = load_head(run.out, device)
-    refuse_other_features(head, run.out, run.inputs)
-    bundle = Bundle.load(run, device)
+    run = fusion.with_parts(run, SPLITS)  # parts are pair features, kept in the run's folder
+    head, bundle = load_run(run)
     index = chosen(bundle.table, selection)
     boxes = _boxes(run)
     with Bar(len(index), "explaining", "mention") as progress:
@@ -100,7 +96,7 @@ def _part(
     scores: dict[str, np.ndarray] = {"score": np.full(lists.shape, np.nan)}
     told: dict[str, np.ndarray] = {}
     if real.any():
-        device = bundle.mentions.device
+        device = bundle.device
         columns = torch.from_numpy(place.reshape(lists.shape) - int((~real).sum())).to(
             device
         )  # -1 sorts first, so it stays -1

@@ -7,28 +7,27 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
 from rapidfuzz.utils import default_process
 
+from foundation import device as devices
 from foundation.errors import UserError
 from foundation.files import read_json, write_atomic, write_json
 from foundation.progress import Bar
 from foundation.tables import as_text, text_table
 from heads import training
-from heads.base import Head
 from heads.config import load_config
 from heads.config._pairs import PairsConfig
 from heads.contracts import TrainingJob, TrainingResult
 from heads.data import Bundle
-from heads.device import pick_device, pick_precision, repeatable
 from heads.evaluation import SPLITS
-from heads.metrics import figures, rank_in_lists, rerank
+from heads.loop import Trainer
+from heads.metrics import Metrics, figures, rank_in_lists, rerank
 from heads.runs import list_scores
-from heads.scoring import score_lists
+from heads.scoring import Scoring
 
 PROTOCOL = "rerank"
 SHOWN = (("dev", "half: choose"), ("test", "all"))
@@ -44,14 +43,14 @@ def train(job: TrainingJob) -> TrainingResult:
     their figures ("all", "only NAME", "without NAME" -> split -> figures), and the result's table ends with them.
     """
     config = _config(job)
-    job = with_parts(job, SPLITS, pick_device(job.compute.device))
+    job = with_parts(job, SPLITS)
     result = training.train(replace(job, compute=replace(job.compute, threads=THREADS)))
     if not config.shows_parts:
         return result
     return replace(result, table=f"{result.table}\n\n{parts_table(_parts(job, result.metrics))}")
 
 
-def with_parts(job: TrainingJob, splits: Collection[str], device: torch.device) -> TrainingJob:
+def with_parts(job: TrainingJob, splits: Collection[str]) -> TrainingJob:
     """The job with all its parts as pair features: those of the profile, the scores of its heads for the mentions of `splits`, the frequency; and
     with as many epochs as `least_steps` takes. Jobs of other kinds of heads are returned as they are."""
     if load_config(job.method, job.config).training != "combination":
@@ -63,7 +62,7 @@ def with_parts(job: TrainingJob, splits: Collection[str], device: torch.device) 
             raise UserError(f"{run.out}: scored other candidate lists than {job.candidates}; train {method} on these")
 
         def scores(run: TrainingJob = run) -> np.ndarray:
-            return list_scores(with_parts(run, splits, device), splits, device)
+            return list_scores(with_parts(run, splits), splits)
 
         pairs[method] = _kept(out / f"{method}.npz", scores)
     if config.frequency:
@@ -75,7 +74,7 @@ def with_parts(job: TrainingJob, splits: Collection[str], device: torch.device) 
     # heads and frequency saw the fraction; dev's half is learned from whole
     fraction = job.train_fraction if config.fits_on == "train" else 1.0
     bundle = Bundle.read(job.dataset, job.candidates)
-    steps = -(-len(training.training_mentions(bundle, fraction, config.fits_on)[0]) // config.batch_size)
+    steps = -(-len(bundle.training_mentions(fraction, config.fits_on)[0]) // config.batch_size)
     epochs = max(config.epochs, -(-config.least_steps // steps)) if config.epochs else 0
     return replace(job, config={**job.config, "epochs": epochs}, pairs=pairs, heads={}, train_fraction=fraction)
 
@@ -91,7 +90,7 @@ def frequency(job: TrainingJob) -> np.ndarray:
     mention's own phrase there (letter case and punctuation aside); a training mention itself is not counted for it. NaN where a list ends."""
     bundle, phrases = Bundle.read(job.dataset, job.candidates), read_phrases(job.dataset)
     itself = np.full(len(phrases), -1)
-    chosen, _ = training.training_mentions(bundle, job.train_fraction)
+    chosen, _ = bundle.training_mentions(job.train_fraction)
     itself[chosen] = bundle.gold[chosen]
     return Frequency.of(bundle, phrases, job.train_fraction).of_lists(phrases, bundle.candidates, itself)
 
@@ -114,7 +113,7 @@ class Frequency:
     @classmethod
     def of(cls, bundle: Bundle, phrases: Sequence[str], fraction: float) -> "Frequency":
         """Of the training mentions that a head with this fraction sees. phrases: of all mentions."""
-        chosen, _ = training.training_mentions(bundle, fraction)
+        chosen, _ = bundle.training_mentions(fraction)
         n, gold = len(bundle.entity_ids), bundle.gold[chosen]
         cleaned = [default_process(phrases[row]) for row in chosen.tolist()]
         numbers = {text: number for number, text in enumerate(dict.fromkeys(cleaned))}
@@ -144,7 +143,7 @@ def parts_table(parts: dict[str, dict[str, dict[str, float]]]) -> str:
     return as_text(text_table([f"fused ({PROTOCOL})", *titles], rows))
 
 
-def _parts(job: TrainingJob, metrics: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+def _parts(job: TrainingJob, metrics: Metrics) -> dict[str, dict[str, dict[str, float]]]:
     """The figures of all parts together, of each alone and of all but each; each learned as the run itself was, over the same tensors in memory."""
     path = job.out / "parts.json"
     if path.exists():
@@ -152,17 +151,17 @@ def _parts(job: TrainingJob, metrics: Mapping[str, Any]) -> dict[str, dict[str, 
     names = sorted(job.pairs)
     subsets = {f"only {name}": [name] for name in names}
     subsets |= {f"without {name}": [other for other in names if other != name] for name in names if len(names) > 1}
-    device = pick_device(job.compute.device)
+    device = torch.device(devices.choose(job.compute.device))
     bundle = Bundle.load(job, device)
     found = {"all": {split: _shown(metrics.get(split, {}).get(PROTOCOL, {}).get(part, {})) for split, part in SHOWN}}
-    started = {name: _start(job, bundle, subset) for name, subset in subsets.items()}
+    trainers = {name: _trainer(job, bundle, subset) for name, subset in subsets.items()}
     workers = 1 if device.type == "cuda" else os.cpu_count() or 1
     with (
-        repeatable(THREADS),
+        devices.repeatable(THREADS),
         ThreadPoolExecutor(workers) as pool,
         Bar(len(subsets), "parts", "fit", quiet=not sys.stderr.isatty()) as bar,
     ):
-        fits = {name: pool.submit(_fit_again, *start, job, device) for name, start in started.items()}
+        fits = {name: pool.submit(_fitted, trainer) for name, trainer in trainers.items()}
         for name, fit in fits.items():
             found[name] = fit.result()
             bar.update(1)
@@ -170,48 +169,29 @@ def _parts(job: TrainingJob, metrics: Mapping[str, Any]) -> dict[str, dict[str, 
     return found
 
 
-def _start(job: TrainingJob, bundle: Bundle, subset: list[str]) -> tuple[Head, Bundle, np.ndarray]:
-    """An untrained combination of some parts alone, what it reads and its training mentions. Draws from torch's generator: one at a time."""
+def _trainer(job: TrainingJob, bundle: Bundle, subset: list[str]) -> Trainer:
+    """An untrained combination of some parts alone. Draws from torch's generator: one at a time."""
     shapes = {f"pairs.{part}": bundle.shapes[f"pairs.{part}"] for part in subset}
     bundle = replace(bundle, pairs={part: bundle.pairs[part] for part in subset}, shapes=shapes)
-    config = load_config(job.method, job.config)
-    chosen, _ = training.training_mentions(bundle, 1.0, config.fits_on)
-    return training.new_head(job, config, bundle, chosen, job.seed), bundle, chosen
+    mentions, _ = bundle.training_mentions(1.0, _config(job).fits_on)
+    precision = devices.choose_precision(job.compute.precision, bundle.device.type, training=True)
+    return Trainer(training.new_head(job, bundle, mentions), bundle, mentions, job.seed, precision)
 
 
-def _fit_again(
-    head: Head, bundle: Bundle, chosen: np.ndarray, job: TrainingJob, device: torch.device
-) -> dict[str, dict[str, float]]:
-    """The figures of a combination that is learned by the steps of `heads.training.train`, without leaving a run."""
-    config, precision = head.config, pick_precision(job.compute.precision, device)
-    optimizer = training.make_optimizer(head, config)[1]
-    best = training.run_epochs(
-        head,
-        optimizer,
-        config,
-        bundle,
-        chosen,
-        job.seed,
-        precision,
-        lambda state, best: None,
-        training.State(),
-        {},
-    )
-    head.load_state_dict(best)
+def _fitted(trainer: Trainer) -> dict[str, dict[str, float]]:
+    """The figures of a combination that is learned by the steps of a run, without leaving one."""
+    head, bundle = trainer.head, trainer.bundle
+    head.load_state_dict(trainer.train())
     head.eval()
-    figures_of = {}
+    found = {}
     for split, part in SHOWN:
         known = (bundle.table["split"] == split) & (bundle.gold >= 0)
-        index = np.flatnonzero(training.half_of_dev(bundle, part.partition(": ")[2]) if split == "dev" else known)
+        index = np.flatnonzero(bundle.half_of_dev(part.partition(": ")[2]) if split == "dev" else known)
         lists, gold = bundle.candidates[index], bundle.gold[index]
-        ranks = rank_in_lists(
-            score_lists(head, bundle.mentions, bundle.entities, index, lists, bundle.pairs_of(index))["score"],
-            lists,
-            gold,
-        )
-        ranks = rerank(ranks, bundle.retrieval_rank[index], len(bundle.entity_ids))
-        figures_of[split] = _shown(figures(ranks, (lists == gold[:, None]).any(1)))
-    return figures_of
+        scores = Scoring.of(head, bundle).lists(index, lists, bundle.pairs_of(index))["score"]
+        ranks = rerank(rank_in_lists(scores, lists, gold), bundle.retrieval_rank[index], len(bundle.entity_ids))
+        found[split] = _shown(figures(ranks, (lists == gold[:, None]).any(1)))
+    return found
 
 
 def _shown(values: Mapping[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Trained runs: a head back from its folder, and its scores of candidate lists."""
+"""Finished runs: a head back from its folder, its scores of candidate lists and of the KB."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from cache.store import Store
+from foundation import device as devices
 from foundation.errors import UserError
 from foundation.progress import Bar
 from heads.base import Head, make_head
@@ -14,8 +15,7 @@ from heads.checkpoint import read_tensors
 from heads.config import load_config
 from heads.contracts import HeadInput, TrainingJob
 from heads.data import Bundle
-from heads.scoring import score_lists
-from heads.training import frozen
+from heads.scoring import KbScores, Scoring
 
 
 def load_head(folder: Path, device: torch.device, blocks: Path | None = None) -> Head:
@@ -26,15 +26,11 @@ def load_head(folder: Path, device: torch.device, blocks: Path | None = None) ->
     path = folder / "model.safetensors"
     if not path.exists():
         raise UserError(f"{path}: no such file; train that head first (TrainHead)")
-    tensors, said = read_tensors(path)
-    head = make_head(
-        said["method"],
-        load_config(said["method"], said["config"]),
-        {name: tuple(shape) for name, shape in said["shapes"].items()},
-        **frozen(blocks),
-    )
+    tensors, state = read_tensors(path)
+    shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
+    head = make_head(state["method"], load_config(state["method"], state["config"]), shapes, blocks)
     head.load_state_dict(tensors)
-    head.features = said.get("features", {})
+    head.features = state.get("features", {})
     return head.to(device).eval()
 
 
@@ -45,26 +41,48 @@ def refuse_other_features(head: Head, folder: Path, inputs: Sequence[HeadInput])
         trained = head.features.get(f"{one.side} {one.role}", store.identity)
         if trained != store.identity:
             raise UserError(
-                f"{folder}: the head reads {one.role} of the {one.side}s as feature {trained[:16]} gives it, and is given {store.folder.name.rpartition('-')[0]} "
-                f"{store.identity[:16]}; use the profile and weights that it was trained with, or train it on these (TrainHead)"
+                f"{folder}: the head reads {one.role} of the {one.side}s as feature {trained[:16]} gives it, "
+                f"and is given {store.folder.name.rpartition('-')[0]} {store.identity[:16]}; "
+                "use the profile and weights that it was trained with, or train it on these (TrainHead)"
             )
 
 
-def list_scores(job: TrainingJob, splits: Collection[str], device: torch.device) -> np.ndarray:
-    """Scores (M, k) float32 of a finished run for the candidate lists of all mentions of `splits`, NaN for the others and where a list ends.
+def load_run(job: TrainingJob) -> tuple[Head, Bundle]:
+    """The head of the run that `job` trained, and what the job names; with other inputs, dataset and lists it can score other mentions.
 
-    job: the one that the run was trained with; with other inputs, dataset and lists it scores other mentions.
+    Raises `UserError` where the run is not finished or was trained on other features.
     """
-    head = load_head(job.out, device)
+    device = torch.device(devices.choose(job.compute.device))
+    head = load_head(job.out, device, job.live.blocks if job.live else None)
     refuse_other_features(head, job.out, job.inputs)
     bundle = Bundle.load(job, device)
     if bundle.shapes != head.shapes:
         raise UserError(f"{job.out}: the run read {head.shapes}, the features have {bundle.shapes}; train it again")
+    return head, bundle
+
+
+def list_scores(job: TrainingJob, splits: Collection[str]) -> np.ndarray:
+    """Scores (M, k) float32 of a finished run for the candidate lists of all mentions of `splits`, NaN for the others and where a list ends.
+
+    job: see `load_run`; that of a combination with its parts, see `heads.fusion.with_parts`.
+    """
+    head, bundle = load_run(job)
     index = np.flatnonzero(np.isin(bundle.table["split"], sorted(splits)))
     values = np.full(bundle.candidates.shape, np.nan, np.float32)
     with Bar(len(index), f"scores of {job.method}", "mention") as bar:
-        scores = score_lists(
-            head, bundle.mentions, bundle.entities, index, bundle.candidates[index], bundle.pairs_of(index), bar.update
-        )["score"]
+        lists, pairs = bundle.candidates[index], bundle.pairs_of(index)
+        scores = Scoring.of(head, bundle).lists(index, lists, pairs, bar.update)["score"]
     values[index] = np.where(np.isfinite(scores), scores, np.nan)
     return values
+
+
+def kb_scores(job: TrainingJob, splits: Collection[str], top: int = 10) -> KbScores:
+    """The best `top` entities of the whole KB for each mention of `splits`, in the table's order. job: see `load_run`.
+
+    Raises `UserError` for a head that scores candidate lists alone.
+    """
+    head, bundle = load_run(job)
+    if not head.scores_blocks:
+        raise UserError(f"{job.out}: {job.method} scores candidate lists alone; use `list_scores`")
+    index = np.flatnonzero(np.isin(bundle.table["split"], sorted(splits)))
+    return Scoring.of(head, bundle).kb(index, top=top)

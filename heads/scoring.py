@@ -1,13 +1,14 @@
 """Scores of candidate lists and of the whole KB: each side is encoded once, memory is bounded whatever the KB's size."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
 
 from heads.base import Head, Rows
-from heads.data import Side, prefetch
+from heads.data import Bundle, Side, prefetch
 from heads.metrics import not_below
 
 CHUNK = 512
@@ -28,59 +29,6 @@ def encode(encoder: Callable[[Rows], Rows], side: Side, index: np.ndarray) -> Ro
     return Rows.concatenate([encoder(inputs) for inputs in prefetch(parts, side.rows)])
 
 
-@torch.no_grad()
-def score_lists(
-    head: Head,
-    mentions: Side,
-    entities: Side,
-    index: np.ndarray,
-    lists: np.ndarray,
-    pairs: Mapping[str, np.ndarray] | None = None,
-    watch: Callable[[int], None] = lambda mentions: None,
-) -> dict[str, np.ndarray]:
-    """Scores of each mention of `index` (m,) with its candidates `lists` (m, k): "score" and each unit, (m, k) float32.
-
-    -1 in a list is no entity; its score is -inf. pairs: pair features beside `lists`, (m, k, ...) float32 each, for heads that read some.
-    watch: told of mentions as they are done.
-    """
-    names = ("score", *head.units)
-    scores = {name: np.full(lists.shape, -np.inf, np.float32) for name in names}
-    for start, end in _groups(lists):
-        distinct, place = np.unique(lists[start:end], return_inverse=True)
-        real = distinct >= 0
-        if not real.any():
-            watch(end - start)
-            continue
-        columns = torch.from_numpy(
-            place.reshape(end - start, -1) - int((~real).sum())
-        )  # -1 sorts first, so it stays -1
-        encoded_entities = encode(head.encode_entities, entities, distinct[real])
-        encoded_mentions = encode(head.encode_mentions, mentions, index[start:end])
-        for begin in range(0, end - start, LISTS):
-            rows = torch.arange(begin, min(begin + LISTS, end - start))
-            beside = {
-                name: torch.from_numpy(values[start:end][begin : begin + len(rows)]).to(entities.device)
-                for name, values in (pairs or {}).items()
-            }
-            part = head.score_lists(
-                encoded_mentions.take(rows), encoded_entities, columns[rows].to(entities.device), beside
-            )
-            for name in names:
-                scores[name][start + begin : start + begin + len(rows)] = part[name].float().cpu().numpy()
-            watch(len(rows))
-    for values in scores.values():
-        values[lists < 0] = -np.inf
-    return scores
-
-
-def _groups(lists: np.ndarray) -> list[tuple[int, int]]:
-    """Bounds of runs of lists with at most `UNION` distinct entities each."""
-    if len(np.unique(lists)) <= UNION:
-        return [(0, len(lists))] if len(lists) else []
-    step = max(1, UNION // lists.shape[1])
-    return [(start, min(start + step, len(lists))) for start in range(0, len(lists), step)]
-
-
 @dataclass(frozen=True)
 class KbScores:
     """What is kept of scores against a whole KB. not_below (m,): entities other than the gold that score at least as high. top (m, k) rows,
@@ -91,58 +39,128 @@ class KbScores:
     top_scores: np.ndarray
 
 
-@torch.no_grad()
-def score_kb(
-    head: Head,
-    mentions: Side,
-    entities: Side,
-    index: np.ndarray,
-    gold: np.ndarray,
-    gold_score: np.ndarray,
-    n: int,
-    top: int = 10,
-    watch: Callable[[int], None] = lambda pairs: None,
-    encodings: Iterable[tuple[int, Rows]] | None = None,
-) -> KbScores:
-    """Compare each mention of `index` (m,) with all `n` entities.
+@dataclass
+class Scoring:
+    """A head and both sides' features. kept: what `entity_chunks` gives, where it is held in memory."""
 
-    gold (m,): its entity row, negative where it has none in the KB; gold_score (m,). watch: told of pairs as they are done. encodings: what
-    `entity_chunks` gives, where it is kept. An entity is encoded once; neither the KB's features nor the (m, n) scores are ever in memory at once.
-    """
-    device = entities.device
-    top = min(top, n)
-    counts = torch.zeros(len(index), dtype=torch.int64)
-    best_scores = torch.full((len(index), top), -torch.inf)
-    best = torch.full((len(index), top), -1, dtype=torch.int64)
-    if not len(index):
+    head: Head
+    mentions: Side
+    entities: Side
+    kept: Sequence[tuple[int, Rows]] | None = None
+
+    @classmethod
+    def of(cls, head: Head, bundle: Bundle) -> "Scoring":
+        """Of a run's own mentions and entities."""
+        return cls(head, bundle.mentions, bundle.entities)
+
+    @torch.no_grad()
+    def lists(
+        self,
+        index: np.ndarray,
+        lists: np.ndarray,
+        pairs: Mapping[str, np.ndarray] = MappingProxyType({}),
+        watch: Callable[[int], None] = lambda mentions: None,
+    ) -> dict[str, np.ndarray]:
+        """Scores of each mention of `index` (m,) with its candidates `lists` (m, k): "score" and each unit, (m, k) float32.
+
+        -1 in a list is no entity; its score is -inf. pairs: pair features beside `lists`, (m, k, ...) float32 each, for heads that read some.
+        watch: told of mentions as they are done.
+        """
+        head, device = self.head, self.entities.device
+        names = ("score", *head.units)
+        scores = {name: np.full(lists.shape, -np.inf, np.float32) for name in names}
+        for start, end in _groups(lists):
+            distinct, place = np.unique(lists[start:end], return_inverse=True)
+            real = distinct >= 0
+            if not real.any():
+                watch(end - start)
+                continue
+            # -1 sorts first, so it stays -1
+            columns = torch.from_numpy(place.reshape(end - start, -1) - int((~real).sum()))
+            entities = encode(head.encode_entities, self.entities, distinct[real])
+            mentions = encode(head.encode_mentions, self.mentions, index[start:end])
+            for begin in range(0, end - start, LISTS):
+                rows = torch.arange(begin, min(begin + LISTS, end - start))
+                beside = {
+                    name: torch.from_numpy(values[start:end][begin : begin + len(rows)]).to(device)
+                    for name, values in pairs.items()
+                }
+                part = head.score_lists(mentions.take(rows), entities, columns[rows].to(device), beside)
+                for name in names:
+                    scores[name][start + begin : start + begin + len(rows)] = part[name].float().cpu().numpy()
+                watch(len(rows))
+        for values in scores.values():
+            values[lists < 0] = -np.inf
+        return scores
+
+    @torch.no_grad()
+    def kb(
+        self,
+        index: np.ndarray,
+        golds: "Golds | None" = None,
+        top: int = 10,
+        watch: Callable[[int], None] = lambda pairs: None,
+    ) -> KbScores:
+        """Compare each mention of `index` (m,) with all N entities. golds: None where none is known. watch: told of pairs as they are done.
+
+        An entity is encoded once; neither the KB's features nor the (m, N) scores are ever in memory at once.
+        """
+        golds = golds or Golds.none(len(index))
+        device, top = self.entities.device, min(top, self.entities.count)
+        counts = torch.zeros(len(index), dtype=torch.int64)
+        best_scores = torch.full((len(index), top), -torch.inf)
+        best = torch.full((len(index), top), -1, dtype=torch.int64)
+        if not len(index):
+            return KbScores(counts.numpy(), best.numpy(), best_scores.numpy())
+        encoded = encode(self.head.encode_mentions, self.mentions, index)
+        gold_rows, gold_scores = torch.from_numpy(golds.rows), torch.from_numpy(golds.scores.astype(np.float32))
+        for start, entities in self.kept or entity_chunks(self.head, self.entities):
+            for begin in range(0, len(index), MENTIONS):
+                rows = torch.arange(begin, min(begin + MENTIONS, len(index)))
+                block = self.head.score_block(encoded.take(rows), entities)["score"].float()  # (b, e)
+                above = not_below(block, gold_scores[rows].to(device))
+                inside = ((gold_rows[rows] >= start) & (gold_rows[rows] < start + block.shape[1])).nonzero().squeeze(1)
+                above[inside.to(device), (gold_rows[rows][inside] - start).to(device)] = False
+                counts[rows] += above.sum(1).cpu()
+                values, columns = block.topk(min(top, block.shape[1]), dim=1)
+                merged = torch.cat([best_scores[rows], values.cpu()], 1)
+                entities_of = torch.cat([best[rows], columns.cpu() + start], 1)
+                order = merged.argsort(dim=1, descending=True, stable=True)[:, :top]
+                best_scores[rows], best[rows] = merged.gather(1, order), entities_of.gather(1, order)
+                watch(block.numel())
         return KbScores(counts.numpy(), best.numpy(), best_scores.numpy())
-    encoded = encode(head.encode_mentions, mentions, index)
-    gold_rows, gold_scores = torch.from_numpy(gold), torch.from_numpy(gold_score.astype(np.float32))
-    for start, encoded_entities in encodings or entity_chunks(head, entities, n):
-        for begin in range(0, len(index), MENTIONS):
-            rows = torch.arange(begin, min(begin + MENTIONS, len(index)))
-            block = head.score_block(encoded.take(rows), encoded_entities)["score"].float()  # (b, e)
-            above = not_below(block, gold_scores[rows].to(device))
-            inside = ((gold_rows[rows] >= start) & (gold_rows[rows] < start + block.shape[1])).nonzero().squeeze(1)
-            above[inside.to(device), (gold_rows[rows][inside] - start).to(device)] = False
-            counts[rows] += above.sum(1).cpu()
-            values, columns = block.topk(min(top, block.shape[1]), dim=1)
-            merged = torch.cat([best_scores[rows], values.cpu()], 1)
-            entities_of = torch.cat([best[rows], columns.cpu() + start], 1)
-            order = merged.argsort(dim=1, descending=True, stable=True)[:, :top]
-            best_scores[rows], best[rows] = merged.gather(1, order), entities_of.gather(1, order)
-            watch(block.numel())
-    return KbScores(counts.numpy(), best.numpy(), best_scores.numpy())
 
 
-def entity_chunks(head: Head, entities: Side, n: int) -> Iterator[tuple[int, Rows]]:
+@torch.no_grad()
+def entity_chunks(head: Head, entities: Side) -> Iterator[tuple[int, Rows]]:
     """(first row, encodings) of `ENTITIES` entities after another, the features of the next part read while one is scored."""
+    n = entities.count
     starts = range(0, n, CHUNK)
+    parts = prefetch(starts, lambda start: entities.rows(np.arange(start, min(start + CHUNK, n))))
     held: list[Rows] = []
-    for start, inputs in zip(
-        starts, prefetch(starts, lambda start: entities.rows(np.arange(start, min(start + CHUNK, n)))), strict=True
-    ):
+    for start, inputs in zip(starts, parts, strict=True):
         held.append(head.encode_entities(inputs))
         if len(held) * CHUNK >= ENTITIES or start + CHUNK >= n:
             yield start + CHUNK - len(held) * CHUNK, Rows.concatenate(held)
             held = []
+
+
+@dataclass(frozen=True)
+class Golds:
+    """The golds of m mentions: rows (m,) int64, negative where there is none in the KB, and their scores (m,)."""
+
+    rows: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def none(cls, mentions: int) -> "Golds":
+        """Of mentions whose golds are not known."""
+        return cls(np.full(mentions, -1), np.zeros(mentions))
+
+
+def _groups(lists: np.ndarray) -> list[tuple[int, int]]:
+    """Bounds of runs of lists with at most `UNION` distinct entities each."""
+    if len(np.unique(lists)) <= UNION:
+        return [(0, len(lists))] if len(lists) else []
+    step = max(1, UNION // lists.shape[1])
+    return [(start, min(start + step, len(lists))) for start in range(0, len(lists), step)]

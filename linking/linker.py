@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 
 from cache.identity import weights_hash
 from cache.inputs import Want
 from cache.shard import Status
+from foundation import device as devices
 from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.files import read_json, write_json
 from heads.config import load_config
-from heads.device import pick_device
 from heads.metrics import dev_half
 from linking import calibration, finished
 from linking.contracts import Calibration
@@ -92,7 +93,7 @@ class Linker:
     """
 
     def __init__(self, run: finished.Finished, device: str = "auto", precision: str = "auto") -> None:
-        self.run, self.device, self.lock = run, pick_device(device), threading.RLock()
+        self.run, self.device, self.lock = run, torch.device(devices.choose(device)), threading.RLock()
         runs = run.tree()
         stores = known_stores(runs)
         self.kb = Kb.read(run.prepared)

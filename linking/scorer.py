@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,7 +22,7 @@ from heads.contracts import HeadInput
 from heads.data import Bundle, Keys, Side, settle_all
 from heads.fusion import Frequency, read_phrases
 from heads.runs import load_head, refuse_other_features
-from heads.scoring import entity_chunks, score_kb, score_lists
+from heads.scoring import Scoring, entity_chunks
 from linking.finished import Finished
 from pipeline.candidates.base import SourceInputs
 from pipeline.candidates.lists import RankedLists
@@ -97,7 +96,7 @@ class Scorer:
         self.inputs = self._inputs()
         refuse_other_features(self.head, run.folder, self.inputs)
         self.prompts = _Prompts(run, stores, device) if run.prompts else None
-        self.entities = Side({}, {}, {}, device)
+        self.entities = Side(len(kb), device)
         for one in self.inputs:
             if one.side == "entity":
                 self.entities.add(one.role, one.outputs, Store.open(one.store), Keys.load(one.keys))
@@ -146,21 +145,21 @@ class Scorer:
             scores = self.scores(chunk, lists)
             order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
             return np.take_along_axis(lists, order, 1), np.take_along_axis(scores, order, 1)
-        side, everyone, n = self._side(chunk), np.arange(len(chunk)), len(self.kb)
-        asked = min(n, max(depth, DEPTH) + len(chunk.without))
-        none = np.full(len(chunk), -1)
-        kb = score_kb(
-            self.head, side, self.entities, everyone, none, np.zeros(len(chunk)), n, asked, encodings=self._encodings(n)
+        scoring, everyone = (
+            Scoring(self.head, self._side(chunk), self.entities, self._encodings()),
+            np.arange(len(chunk)),
         )
+        kb = scoring.kb(everyone, top=max(depth, DEPTH) + len(chunk.without))
         top = RankedLists(kb.top.astype(np.int32), np.zeros(kb.top.shape, np.float32)).without(chunk.without)
         rows = top.ids[:, :depth].astype(np.int64)
-        return rows, score_lists(self.head, side, self.entities, everyone, rows)["score"]
+        return rows, scoring.lists(everyone, rows)["score"]
 
     def scores(self, chunk: Chunk, lists: np.ndarray) -> np.ndarray:
         """(m, k) float32 of the candidate lists of the chunk, -inf where a list ends."""
         ids = lists.astype(np.int64)
         beside = {name: self._pair(name, chunk) for name in self._pairs()}
-        return score_lists(self.head, self._side(chunk), self.entities, np.arange(len(chunk)), ids, beside)["score"]
+        scoring = Scoring(self.head, self._side(chunk), self.entities)
+        return scoring.lists(np.arange(len(chunk)), ids, beside)["score"]
 
     def lists(self, chunk: Chunk) -> RankedLists:
         """The candidate lists, as the run's sources give them; kept with the chunk."""
@@ -200,7 +199,7 @@ class Scorer:
 
     def _side(self, chunk: Chunk) -> Side:
         """The mentions' columns."""
-        side = Side({}, {}, {}, self.device)
+        side = Side(len(chunk), self.device)
         for one in self.inputs:
             if one.side == "mention":
                 if self.prompts and one.feature in PROMPTED.values():
@@ -210,12 +209,11 @@ class Scorer:
                 side.add(one.role, one.outputs, store, keys)
         return side
 
-    @torch.no_grad()
-    def _encodings(self, n: int) -> Any:
+    def _encodings(self) -> list[tuple[int, Rows]] | None:
         """The KB's encodings, kept where they are small enough."""
         if self.held is None:
             held, size = [], 0
-            for start, rows in entity_chunks(self.head, self.entities, n):
+            for start, rows in entity_chunks(self.head, self.entities):
                 held.append((start, rows))
                 size += sum(_bytes(column) for column in rows.values())
                 if size > HELD_BYTES:

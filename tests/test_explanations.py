@@ -11,7 +11,6 @@ import pytest
 from foundation.errors import UserError
 from heads import fusion, training
 from heads.contracts import ExplanationJob, Selection
-from heads.data import CPU
 from heads.explanations import explain, write
 
 CONFIGS = {
@@ -31,7 +30,7 @@ def jobs(tmp_path_factory):
         job = heads_world.job_for(base, method, config, folder / method)
         if method == "fused":
             job = replace(job, heads={"drin": made["drin"]})
-            training.train(fusion.with_parts(job, ("dev", "test"), CPU))
+            training.train(fusion.with_parts(job, ("dev", "test")))
         else:
             training.train(job)
         made[method] = job

@@ -14,9 +14,10 @@ from foundation.errors import UserError
 from heads import training
 from heads.base import Batch, Ragged, Rows, make_head
 from heads.checkpoint import read_tensors
-from heads.clip_blocks import Tower, read_towers, tower
 from heads.config import load_config
 from heads.config.dsmip import PROMPTED
+from heads.methods._clip_blocks import Tower, read_towers, tower
+from heads.methods.dsmip import PromptExpert
 from pipeline.models.files import find
 
 SMALL = {"d_t": 8, "d_v": 8, "d_c": 8, "gate_width": 16, "gate_dropout": 0.0}
@@ -55,7 +56,7 @@ def prompt_head(**options):
     config = load_config("dsmip", {**SMALL, "stage": "prompts", "prompt_layers": 2, **options})
     torch.manual_seed(3)
     shapes = {"text.ids": (), "image.states": (5, 12)}
-    return make_head("dsmip", config, shapes, towers={side: made for side, (made, _) in small_towers().items()})
+    return PromptExpert(config, shapes, {side: made for side, (made, _) in small_towers().items()})
 
 
 def inputs(n, seed):
@@ -78,9 +79,8 @@ def test_the_multimodal_expert_has_the_papers_parameters_at_its_sizes():
         return Tower({**blocks, "projection": torch.empty(width, 512)}, 1, "quick_gelu", False, 0)
 
     config = load_config("dsmip", {"stage": "prompts"})
-    head = make_head(
-        "dsmip", config, {"text.ids": (), "image.states": (50, 768)}, towers={"text": meta(512), "image": meta(768)}
-    )
+    towers = {"text": meta(512), "image": meta(768)}
+    head = PromptExpert(config, {"text.ids": (), "image.states": (50, 768)}, towers)
     counts = {
         name: sum(p.numel() for p in getattr(head, name).parameters()) for name in ("coupling", "prompts", "scoring")
     }

@@ -150,7 +150,7 @@ def test_a_part_is_the_score_of_the_run_for_dev_and_test(world):
         assert values[row][lists[row] == gold[row]][0] == pytest.approx(
             said[mentions["id"][row]]["gold_score"], rel=1e-4, abs=1e-5
         )
-    everything = list_scores(job, ("train", "dev", "test"), CPU)
+    everything = list_scores(job, ("train", "dev", "test"))
     assert (np.isnan(everything) == (lists < 0)).all()
     np.testing.assert_array_equal(everything[split != "train"], values[split != "train"])
 
@@ -202,7 +202,6 @@ def test_a_ranker_learns_from_train_and_becomes_a_part(world, tmp_path):
     job = fusion.with_parts(
         replace(fused, config=config, pairs={}, heads={"ranker": ranker}, out=tmp_path / "fused"),
         ("dev",),
-        CPU,
     )
     assert list(job.pairs) == ["ranker"]
     values, lists = np.load(job.pairs["ranker"])["values"], np.load(job.candidates)["ids"]

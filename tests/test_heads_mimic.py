@@ -29,7 +29,7 @@ class Memory:
     device = torch.device("cpu")
 
     def __init__(self, features):
-        self.features = features
+        self.features, self.count = features, len(features)
 
     def rows(self, index):
         return self.features.take(torch.from_numpy(np.asarray(index)))
@@ -160,7 +160,9 @@ def test_full_kb_ranks_and_best_entities_are_those_of_the_equations(options, mon
     want = np.array([[expected(m, e)["score"] for e in range(30)] for m in range(7)])
     gold = np.array([0, 29, 13, -1, 8, 7, 21])
     score = np.where(gold >= 0, want[np.arange(7), gold], 0)
-    found = scoring.score_kb(head, Memory(mentions), Memory(entities), np.arange(7), gold, score, 30, top=5)
+    found = scoring.Scoring(head, Memory(mentions), Memory(entities)).kb(
+        np.arange(7), scoring.Golds(gold, score), top=5
+    )
     known = gold >= 0
     np.testing.assert_array_equal(found.not_below[known], (want > score[:, None]).sum(1)[known])
     order = np.argsort(-want, axis=1)[:, :5]

@@ -21,8 +21,11 @@ from heads.base import Ragged
 from heads.checkpoint import read_tensors
 from heads.contracts import Compute
 from heads.data import CPU, Bundle, prefetch, settle
-from heads.evaluation import evaluate
+from heads.evaluation import measure
+from heads.loop import Trainer
 from heads.metrics import dev_half
+from heads.results import evaluate
+from heads.runs import kb_scores
 
 COMPARED = ("model.safetensors", "metrics.json", "history.json", "predictions.parquet")
 
@@ -185,8 +188,8 @@ def test_patience_ends_a_run_that_gets_no_better(world, tmp_path):
 def test_a_fraction_of_train_is_part_of_a_larger_one(world):
     job, _, _ = world
     bundle = Bundle.load(replace(job, inputs=()), CPU)
-    tenth, half = (set(training.training_mentions(bundle, fraction)[0].tolist()) for fraction in (0.1, 0.5))
-    whole, counts = training.training_mentions(bundle, 1.0)
+    tenth, half = (set(bundle.training_mentions(fraction)[0].tolist()) for fraction in (0.1, 0.5))
+    whole, counts = bundle.training_mentions()
     assert (len(tenth), len(half), len(whole)) == (9, 47, 94) and tenth < half < set(whole.tolist())
     assert counts == {"train": 94, "NIL": 1, "outside the KB": 1, "trained on": 94}
 
@@ -217,14 +220,15 @@ def test_the_step_size_falls_to_nothing_over_all_epochs(world):
         "mimic", {**job.config, "lr": 0.01, "lr_decay": True, "epochs": 2, "image_feature": None}
     )
     bundle = Bundle.load(text_alone(job), CPU)
-    chosen, _ = training.training_mentions(bundle, 1.0)
-    head = training.make_head("mimic", config, bundle.shapes)
-    _, optimizer = training.make_optimizer(head, config)
-    steps = -(-len(chosen) // config.batch_size)
+    mentions, _ = bundle.training_mentions()
+    trainer = Trainer(training.make_head("mimic", config, bundle.shapes), bundle, mentions, 0, "fp32")
+    steps = -(-len(mentions) // config.batch_size)
     for epoch in (1, 2):
-        training.run_epoch(head, optimizer, bundle, chosen, config, 0, epoch, "fp32")
+        trainer.run_epoch(epoch)
         done = epoch * steps - 1
-        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01 * (1 - done / (2 * steps))] * 2)
+        assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx(
+            [0.01 * (1 - done / (2 * steps))] * 2
+        )
 
 
 def test_a_batch_with_lists_points_at_its_own_entities(world):
@@ -326,8 +330,11 @@ def test_a_head_that_scores_lists_alone_is_judged_on_them(world):
     head = training.make_head("mimic", config, bundle.shapes)
     head.load_state_dict(read_tensors(job.out / "model.safetensors")[0])
     head.scores_blocks = False
-    metrics, columns, _ = evaluate(head.eval(), bundle, quiet=True)
-    assert metrics["test"] == {protocol: result.metrics["test"][protocol] for protocol in ("candidates", "rerank")}
+    found = measure(head.eval(), bundle)
+    columns = found.predictions
+    assert found.metrics["test"] == {
+        protocol: result.metrics["test"][protocol] for protocol in ("candidates", "rerank")
+    }
     listed = columns["rank_candidates"] > 0
     assert (
         columns["gold"][listed]
@@ -338,3 +345,29 @@ def test_a_head_that_scores_lists_alone_is_judged_on_them(world):
         ]
     ).all()
     assert np.isnan(columns["gold_score"][~listed]).all() and not np.isnan(columns["gold_score"][listed]).any()
+
+
+def test_a_finished_run_is_evaluated_again_to_the_same_figures_and_scores(world):
+    job, result, _ = world
+    found = evaluate(job)
+    assert found.metrics == result.metrics
+    predictions = {row["id"]: row for row in pq.read_table(job.out / "predictions.parquet").to_pylist()}
+    assert found.ids.tolist() == list(predictions) and found.scores["score"].shape == found.lists.shape
+    compared = 0
+    for name, lists, scores in zip(found.ids, found.lists, found.scores["score"], strict=True):
+        listed = dict(zip((f"Q{entity}" for entity in lists), scores.tolist(), strict=True))
+        row = predictions[name]
+        for entity, score in zip(row["top"], row["top_score"], strict=True):
+            if entity in listed:
+                compared += 1
+                assert listed[entity] == pytest.approx(score, rel=1e-4, abs=1e-5)
+    assert compared > 100
+    best = kb_scores(job, ("dev", "test"), top=3)
+    assert [[f"Q{entity}" for entity in row] for row in best.top] == [row["top"][:3] for row in predictions.values()]
+
+
+def test_a_run_that_is_not_finished_cannot_be_evaluated(world, tmp_path):
+    with pytest.raises(UserError, match="train that head first"):
+        evaluate(replace(world[0], out=tmp_path))
+    with pytest.raises(UserError, match="scores nothing by itself"):
+        evaluate(replace(world[0], method="dsmip", config={"stage": "text"}))

@@ -400,14 +400,13 @@ def test_a_study_is_named_by_all_that_its_trials_depend_on_but_what_is_drawn(tmp
 
 
 def test_a_head_trained_on_other_features_is_refused_with_both_identities_named(world, tmp_path):
-    import torch
 
     from cache.store import Store
     from heads.runs import list_scores
 
     job = replace(world[0], out=tmp_path / "run")
     training.train(replace(job, config={**job.config, "epochs": 1}))
-    assert np.isfinite(list_scores(job, ("dev",), torch.device("cpu"))).any()
+    assert np.isfinite(list_scores(job, ("dev",))).any()
     other = build_job(tmp_path / "other", images=False, seed=3)
     one = next(one for one in other.inputs if one.side == "entity")
     spec = json.loads((one.store / "spec.json").read_text())["spec"]
@@ -415,7 +414,7 @@ def test_a_head_trained_on_other_features_is_refused_with_both_identities_named(
     inputs = (replace(row, store=store.folder) if row.side == "entity" else row for row in job.inputs)
     changed = replace(job, inputs=tuple(inputs))
     with pytest.raises(UserError) as error:
-        list_scores(changed, ("dev",), torch.device("cpu"))
+        list_scores(changed, ("dev",))
     assert all(
         text in str(error.value)
         for text in (str(tmp_path / "run"), store.identity[:16], Store.open(one.store).identity[:16])

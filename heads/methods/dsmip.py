@@ -1,18 +1,19 @@
 """DSMIP (dynamic modality selection and interactive prompt learning): three experts, learned prompts, and a gate that picks one expert per pair."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heads.base import Batch, Head, Ragged, Rows
-from heads.clip_blocks import Tower
 from heads.config.dsmip import PROMPTED, DsmipConfig, Expert
 from heads.config.mimic import MimicConfig
 from heads.layers import Pairing
 from heads.losses import in_batch_cross_entropy
+from heads.methods._clip_blocks import Tower, read_towers
 from heads.methods._one_encoder import Sided
 from heads.methods.mimic import Mimic
 
@@ -27,14 +28,20 @@ ROLES: Mapping[Expert, Mapping[str, str]] = {
     "multimodal": {PROMPTED["text"]: "text", PROMPTED["image"]: "image"},
 }
 """Which roles of the inputs an expert reads, and as what."""
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-def head_class(config: DsmipConfig) -> type[Head]:
-    """The head that a stage trains."""
-    return {"gate": Dsmip, "prompts": PromptExpert}.get(config.stage) or partial(AloneExpert, expert=config.stage)
+def head_class(config: DsmipConfig, blocks: Path | None = None) -> Callable[[DsmipConfig, Shapes], Head]:
+    """The head that a stage trains. blocks: file of the CLIP's blocks, for the stage that learns prompts."""
+    if config.stage == "gate":
+        return Dsmip
+    if config.stage == "prompts":
+        assert blocks is not None
+        return partial(PromptExpert, towers=read_towers(blocks))
+    return partial(AloneExpert, expert=config.stage)
 
 
-def scoring_units(expert: Expert, config: DsmipConfig, shapes: Mapping[str, tuple[int, ...]]) -> Mimic:
+def scoring_units(expert: Expert, config: DsmipConfig, shapes: Shapes) -> Mimic:
     """An expert's units, eq. 9 to 14: MIMIC's, of which the text expert has U_T, the visual one U_V and the multimodal one all three."""
     own = {
         f"{role}.{name.split('.')[1]}": shape
@@ -61,7 +68,7 @@ def read_by(expert: Expert, inputs: Rows) -> Rows:
 class AloneExpert(Sided):
     """First stage: the text or the visual expert by itself (without prompts the multimodal one too), on one in-batch cross-entropy."""
 
-    def __init__(self, config: DsmipConfig, shapes: Mapping[str, tuple[int, ...]], expert: Expert) -> None:
+    def __init__(self, config: DsmipConfig, shapes: Shapes, expert: Expert) -> None:
         super().__init__(config, shapes)
         self.expert: Expert = expert
         self.scoring = scoring_units(expert, config, shapes)
@@ -93,7 +100,7 @@ class PromptExpert(AloneExpert):
     Linear per block and side, the coupling function F, makes the image tower's prompts of it, (r, d_v).
     """
 
-    def __init__(self, config: DsmipConfig, shapes: Mapping[str, tuple[int, ...]], towers: Mapping[str, Tower]) -> None:
+    def __init__(self, config: DsmipConfig, shapes: Shapes, towers: Mapping[str, Tower]) -> None:
         text, image = towers["text"], towers["image"]
         prompted = {
             f"{PROMPTED['text']}.tokens": (text.width,),
@@ -193,7 +200,7 @@ class Gate(nn.Module):
 class Dsmip(Sided):
     """Second stage: `S = z . [S_text, S_visual, S_mm]` with a hard choice z, gate and units trained together; encoders and prompts are frozen."""
 
-    def __init__(self, config: DsmipConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, config: DsmipConfig, shapes: Shapes) -> None:
         super().__init__(config, shapes)
         roles = {name.split(".")[0] for name in shapes}
         self.experts: tuple[Expert, ...] = tuple(expert for expert in config.experts if set(ROLES[expert]) <= roles)

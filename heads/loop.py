@@ -1,0 +1,145 @@
+"""The training loop of every head: epochs over the training mentions, early stopping on candidate lists of dev."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foundation.device import autocast
+from foundation.errors import UserError
+from heads.base import Batch, Head
+from heads.data import Bundle, prefetch
+from heads.metrics import figures, rank_in_lists
+from heads.scoring import Scoring
+
+
+@dataclass
+class State:
+    """Where a run stands between two epochs. Nothing random is kept: every epoch starts from its own seed.
+
+    epoch: epochs done. resumed: how many of them another process did. best: dev MRR of the epoch whose weights are kept, best_epoch (0: none yet).
+    history: a row of figures per epoch. seconds: spent in the epochs done, by all processes that had a part in them.
+    """
+
+    epoch: int = 0
+    resumed: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Trainer:
+    """A head and all that its training depends on.
+
+    mentions: (m,) rows of its training mentions. precision: fp32, fp16 or bf16. best: weights of the best epoch so far, empty before the first.
+    """
+
+    head: Head
+    bundle: Bundle
+    mentions: np.ndarray
+    seed: int
+    precision: str
+    state: State = field(default_factory=State)
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """AdamW, weight decay on matrices alone; `parameters`: their names in the optimiser's order."""
+        config = self.head.config
+        named = sorted(self.head.named_parameters(), key=lambda pair: pair[1].ndim < 2)
+        matrices = [parameter for _, parameter in named if parameter.ndim >= 2]
+        others = [parameter for _, parameter in named if parameter.ndim < 2]
+        self.parameters = [name for name, _ in named]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": config.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=config.lr,
+            eps=config.eps,
+        )
+
+    @property
+    def epochs(self) -> int:
+        """The most epochs there will be: none for a head without parameters."""
+        return self.head.config.epochs if self.parameters else 0
+
+    def train(
+        self, after: Callable[[State], Any] = lambda state: None, watch: Callable[[int], Any] = lambda mentions: None
+    ) -> Mapping[str, Tensor]:
+        """Epochs from `state` until the last or until patience ends. Returns the best epoch's weights.
+
+        after: told of the state after each epoch; what it raises ends the training. watch: told of mentions done.
+        Raises `UserError` where the loss is no number any more.
+        """
+        patience, state = self.head.config.patience, self.state
+        while state.epoch < self.epochs and not (patience and state.epoch - state.best_epoch >= patience):
+            epoch, began = state.epoch + 1, time.monotonic()
+            row = {"epoch": epoch, **self.run_epoch(epoch, watch), **self.dev_figures()}
+            reached = row.get("dev MRR", float(epoch))  # without a dev set, the last epoch is the best
+            if reached > state.best:
+                state.best, state.best_epoch = reached, epoch
+                self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.head.state_dict().items()}
+            state.epoch, state.seconds = epoch, state.seconds + time.monotonic() - began
+            state.history.append(row)
+            after(state)
+        return self.best or self.head.state_dict()
+
+    def run_epoch(self, epoch: int, watch: Callable[[int], Any] = lambda mentions: None) -> dict[str, float]:
+        """One pass over the training mentions in an order that seed and epoch fix. Returns the means of the loss and its parts."""
+        head, config, device = self.head, self.head.config, self.bundle.device
+        head.train()
+        torch.manual_seed(self.seed * 1_000_003 + epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.mentions)
+        batches = [order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size)]
+        # anew for each epoch, so that there is no state of it to keep
+        scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        sums: dict[str, Tensor | float] = {}
+
+        def read(step: int) -> Batch:
+            random = np.random.default_rng([self.seed, epoch, step])
+            drawn = self.bundle.draw(batches[step], config.hard_negatives, config.hard_reach, random)
+            return self.bundle.batch(batches[step], head.uses_candidates, drawn)
+
+        for step, (index, batch) in enumerate(zip(batches, prefetch(range(len(batches)), read), strict=True)):
+            if config.lr_decay:
+                left = 1 - (max(0, epoch - 1) + step / len(batches)) / config.epochs
+                for group in self.optimizer.param_groups:
+                    group["lr"] = config.lr * left
+            with autocast(device.type, self.precision):
+                loss, parts = head.loss(batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            if config.clip_norm:
+                scaler.unscale_(self.optimizer)
+                torch.nn.utils.clip_grad_norm_(head.parameters(), config.clip_norm)
+            scaler.step(self.optimizer)
+            scaler.update()
+            for name, value in {"loss": loss, **parts}.items():
+                sums[name] = sums.get(name, 0) + value.detach() * len(index)
+            watch(len(index))
+        means = {name: float(value) / len(order) for name, value in sums.items()}
+        if not math.isfinite(means["loss"]):
+            raise UserError(
+                f"the loss is {means['loss']} in epoch {epoch}; train with a lower learning rate, "
+                f"e.g. --params '{{\"lr\": {config.lr / 10:g}}}'"
+            )
+        return means
+
+    def dev_figures(self) -> dict[str, float]:
+        """Figures on candidate lists of the half of dev that chooses the epoch; nothing where it is empty."""
+        bundle, most = self.bundle, self.head.config.eval_candidates
+        chooser = np.flatnonzero(bundle.half_of_dev("choose"))
+        if not len(chooser):
+            return {}
+        self.head.eval()
+        lists, gold = bundle.candidates[chooser, :most], bundle.gold[chooser]
+        scores = Scoring.of(self.head, bundle).lists(chooser, lists, bundle.pairs_of(chooser, most))["score"]
+        values = figures(rank_in_lists(scores, lists, gold), (lists == gold[:, None]).any(1))
+        return {"dev MRR": float(values["MRR"]), "dev H@1": float(values["H@1"]), "dev recall": float(values["recall"])}

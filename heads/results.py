@@ -1,0 +1,20 @@
+"""A finished run measured again."""
+
+from foundation import device as devices
+from foundation.errors import UserError
+from heads import fusion
+from heads.config import load_config
+from heads.contracts import TrainingJob
+from heads.evaluation import SPLITS, Evaluation, measure
+from heads.runs import load_run
+
+
+def evaluate(job: TrainingJob) -> Evaluation:
+    """Metrics, predictions and scores of the run that `job` trained: on what the job names, which may be other mentions than it was trained with.
+
+    Raises `UserError` for a run that is not finished, and for a stage that only prepares another run.
+    """
+    if not load_config(job.method, job.config).evaluates:
+        raise UserError(f"{job.out}: a stage that scores nothing by itself; evaluate the run that goes on from it")
+    with devices.repeatable(job.compute.threads):
+        return measure(*load_run(fusion.with_parts(job, SPLITS)))
