@@ -17,11 +17,9 @@ def score(job: ScoreJob) -> ScoreResult:
     """
     from heads import fusion
     from heads.data import Bundle
-    from heads.device import pick_device
     from heads.runs import list_scores
 
-    device = pick_device(job.run.compute.device)
-    values = list_scores(fusion.with_parts(job.run, (job.split,), device), (job.split,), device)
+    values = list_scores(fusion.with_parts(job.run, (job.split,)), (job.split,))
     bundle = Bundle.read(job.run.dataset, job.run.candidates)
     rows = np.flatnonzero(bundle.table["split"] == job.split)
     sink = io.BytesIO()
