@@ -33,8 +33,7 @@ class Thumbnail:
 class Thumbnails:
     """Thumbnails by name: a picture behind many records is there once. most, budget: their number and bytes at most.
 
-    left_out: pictures that would not fit any more. unusable: those that are gone, changed since the dataset was
-    prepared, or broken.
+    left_out: pictures that would not fit any more.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -42,14 +41,13 @@ class Thumbnails:
     budget: int = 48_000_000
     by_name: dict[str, Thumbnail] = field(default_factory=dict)
     left_out: int = 0
-    unusable: int = 0
     _bytes: int = 0
     _failed: set[str] = field(default_factory=set)
 
     def add(self, path: Path, key: bytes, side: int) -> str | None:
         """Name of the thumbnail of the picture file with content key `key`, its longer side `side` pixels at most.
 
-        None where there is none: see `left_out` and `unusable`.
+        None where no more fit, and for a picture that is gone, changed since the dataset was prepared, or broken.
         """
         name = f"{key.hex()}-{side}"
         if name in self.by_name:
@@ -65,7 +63,6 @@ class Thumbnails:
                 raise FileNotFoundError(f"{path}: another picture now")
             self.by_name[name] = thumbnail(data, side, self.limits)
         except (FileNotFoundError, PassingError, ImageError):
-            self.unusable += 1
             self._failed.add(name)
             return None
         self._bytes += len(self.by_name[name].data)

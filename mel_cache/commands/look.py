@@ -127,7 +127,7 @@ class Report(Leaderboard):
         super().__init__(*args, **kwargs)
         try:
             self.skipped = {}
-            self.shown = self._named() if self.methods or self.runs else self._finished()
+            self.heads = self._named() if self.methods or self.runs else self._finished()
         except UserError as error:
             stop(error)
 
@@ -164,17 +164,17 @@ class Report(Leaderboard):
         return tasks
 
     def experiments(self) -> dict[str, TrainHead]:
-        return self.shown
+        return self.heads
 
     def without_pictures(self) -> dict[str, TrainHead]:
         if not self.text_only:
             return {}
         without = {
             name: variants.text_only(task.method, task.params, self.profile_content)
-            for name, task in self.shown.items()
+            for name, task in self.heads.items()
         }
         return {
-            name: self.shown[name].clone(TrainHead, params=params)
+            name: self.heads[name].clone(TrainHead, params=params)
             for name, params in without.items()
             if params is not None
         }
@@ -198,7 +198,7 @@ class Report(Leaderboard):
             for needed in task.needs():
                 walk(needed)
 
-        for task in self.shown.values():
+        for task in self.heads.values():
             walk(task)
         merged = wants.merged(group.result() for group in groups.values())
         listed = (Want(side="mention", feature=name, view="image") for name in DETECTIONS)
@@ -207,8 +207,8 @@ class Report(Leaderboard):
     def make(self) -> dict[str, Any]:
         out = self.paths.report(self.dataset, "report", self.digest()) / "report.html"
         prepared = self.clone(PrepareDataset).resolved()
-        single = {name: task if task.seeds == 1 else task.of_seeds()[0] for name, task in self.shown.items()}
-        methods = ",".join(task.head.method for task in self.shown.values())
+        single = {name: task if task.seeds == 1 else task.of_seeds()[0] for name, task in self.heads.items()}
+        methods = ",".join(task.head.method for task in self.heads.values())
         cases = CasesJob(
             prepared=self.folder(prepared["folder"]),
             images={side: self.source / prepared[f"{side}_images"] for side in ("mention", "entity")},

@@ -110,16 +110,16 @@ def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
     def case(at: int) -> str:
         if at >= len(book.mentions):
             abort(404, f"there are {len(book.mentions)} cases")
-        shown_case, shown = book.case(at)
-        (answer,) = shown_case["methods"].values()
+        case_data, cards = book.case(at)
+        (answer,) = case_data["methods"].values()
         return render_template(
             "case.html",
             at=at,
             last=len(book.mentions) - 1,
-            case=shown_case,
+            case=case_data,
             answer=answer,
-            entities=shown.entities,
-            pictures=shown.pictures,
+            entities=cards.entities,
+            pictures=cards.pictures,
             outcome=book.mentions[at].outcome,
         )
 
@@ -145,9 +145,9 @@ def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
             return render_template("link.html", given=given, message=str(error)), 400
         if linked.picture not in ("ok", "none"):
             message = f"The uploaded file cannot be used as a picture ({linked.picture}). Linked without it."
-        shown = book.shown([entity.id for entity in linked.entities])
+        cards = book.cards([entity.id for entity in linked.entities])
         return render_template(
-            "link.html", given=given, message=message, linked=linked, entities=shown.entities, pictures=shown.pictures
+            "link.html", given=given, message=message, linked=linked, entities=cards.entities, pictures=cards.pictures
         )
 
     @app.get("/explore.css")

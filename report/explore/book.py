@@ -50,7 +50,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Shown:
+class EntityCards:
     """What a page shows of entities, by id (see `report.cases.Cases.entities`). pictures: name -> `data:` URI."""
 
     entities: Mapping[str, Mapping[str, Any]]
@@ -113,18 +113,18 @@ class Book:
             "picture": table["image_status"][row],
         }
 
-    def case(self, at: int) -> tuple[dict[str, Any], Shown]:
+    def case(self, at: int) -> tuple[dict[str, Any], EntityCards]:
         """A case (see `report.cases.Cases.case`), and the entities that it names."""
         cases = Cases(self.source, [self.method], Thumbnails(self.limits))
         case = cases.case(self.mentions[at].row)
-        return case, Shown(cases.entities, uris(cases.thumbnails))
+        return case, EntityCards(cases.entities, uris(cases.thumbnails))
 
-    def shown(self, ids: Sequence[str]) -> Shown:
+    def cards(self, ids: Sequence[str]) -> EntityCards:
         """These entities."""
         cases = Cases(self.source, [self.method], Thumbnails(self.limits))
         for name in ids:
             cases.entity(name)
-        return Shown(cases.entities, uris(cases.thumbnails))
+        return EntityCards(cases.entities, uris(cases.thumbnails))
 
 
 def detections(run: Finished) -> list[Input]:

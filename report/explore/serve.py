@@ -73,11 +73,11 @@ def serve(job: ServeJob) -> None:
 
 def announced(host: str, port: int) -> str:
     """Where the page is, and who else gets to see it."""
-    shown = f": http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C stops it)"
+    address = f": http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C stops it)"
     if loopback(host):
-        return shown
+        return address
     return (
-        f"{shown}\nlistening on {host}, not for this machine alone: whoever reaches this port sees the dataset and "
+        f"{address}\nlistening on {host}, not for this machine alone: whoever reaches this port sees the dataset and "
         "uses the models, without a password; leave --host out to keep it here"
     )
 
