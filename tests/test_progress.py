@@ -206,6 +206,33 @@ def test_luigis_page_shows_progress_and_messages(world, luigid, tmp_path, monkey
     assert ask(luigid, "get_task_progress_percentage", task_id=name)["progressPercentage"] == 100
 
 
+def test_two_commands_behind_one_scheduler_divide_the_work_as_with_one_each(world, luigid, tmp_path):
+    fresh = World(world.root)
+    fresh.work = tmp_path / "work"
+    fresh.here("PrepareDataset")
+    command = [*fresh.command("ExtractFeatures"), "--features", "text_tokens", "--shard-rows", "2"]
+    running = [
+        subprocess.Popen(
+            [*command, "--scheduler-url", luigid],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    assert all("text_tokens" in output and "error" not in output for output in outputs), outputs
+    tasks = ask(luigid, "task_list", status="DONE", upstream_status="")
+    groups = [row for name, row in tasks.items() if name.startswith("ExtractGroup")]
+    assert len(groups) == 2 and len({next(iter(row["resources"])) for row in groups}) == 2, groups
+    assert len({path.read_bytes() for path in fresh.work.glob("cache/*/*.h5")}) == len(
+        list(fresh.work.glob("cache/*/*.h5"))
+    )
+
+
 def test_status_says_what_there_is_and_what_commands_would_do(world, tmp_path):
     nothing = World(world.root)
     nothing.work = tmp_path / "none"
