@@ -42,6 +42,11 @@ def version() -> str:
         return "0"
 
 
+def installed(distribution: str) -> bool:
+    """Whether a distribution, by its name in the package index, is installed."""
+    return bool(list(importlib.metadata.distributions(name=distribution)))
+
+
 def lacking(extra: str) -> list[str]:
     """The modules of an extra that are not installed; none of them is imported."""
     return [name for name in EXTRAS[extra].modules if importlib.util.find_spec(name) is None]

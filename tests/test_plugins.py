@@ -68,9 +68,8 @@ def command(root: Path, *files: Path) -> str:
     arguments = ["--dataset", "small", "--data-dir", str(root / "data"), "--profile", str(root / "mine.yaml")]
     done = subprocess.run(
         [sys.executable, "-m", "luigi", "--module", "tasks", "ExtractFeatures", "--features", "text_length"]
-        + ["--work-dir", str(root / "work"), *arguments],
+        + ["--work-dir", str(root / "work"), *arguments, *(part for file in files for part in ("--plugin", str(file)))],
         cwd=ROOT,
-        env={**os.environ, plugins.VARIABLE: os.pathsep.join(map(str, files))},
         capture_output=True,
         text=True,
         check=False,

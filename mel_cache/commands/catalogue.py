@@ -3,6 +3,7 @@
 from mel_cache.commands.candidates import BuildCandidates, BuildPairs
 from mel_cache.commands.compare import Ablate, CompareHeads, CompareRuns
 from mel_cache.commands.dataset import DemoEncoders, DemoWorld, PrepareDataset
+from mel_cache.commands.doctor import Doctor
 from mel_cache.commands.enhance import EnhanceEntities
 from mel_cache.commands.explore import Explore
 from mel_cache.commands.features import ExtractFeatures
@@ -23,6 +24,7 @@ __all__ = [
     "CompareRuns",
     "DemoEncoders",
     "DemoWorld",
+    "Doctor",
     "EnhanceEntities",
     "EstimateCache",
     "Explain",
@@ -37,7 +39,7 @@ __all__ = [
     "VerifyCache",
 ]
 _GROUPS: dict[str, tuple[type[Task], ...]] = {
-    "every day": (ExtractFeatures, TrainHead, CompareHeads, LinkMentions, Status),
+    "every day": (ExtractFeatures, TrainHead, CompareHeads, LinkMentions, Status, Doctor),
     "a dataset": (PrepareDataset, EnhanceEntities, DemoWorld, DemoEncoders),
     "heads": (BuildCandidates, BuildPairs, SearchHead, Ablate, CompareRuns),
     "results": (Explain, Report, Explore),

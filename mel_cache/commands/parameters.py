@@ -58,6 +58,17 @@ class Renamed(luigi.Parameter):
         self.flag = flag
 
 
+class Files(luigi.Parameter):
+    """Paths, as a text with commas between them; the option may be repeated."""
+
+    @classmethod
+    def _parser_kwargs(cls, param_name: str, task_name: str | None = None) -> dict[str, Any]:
+        return {**super()._parser_kwargs(param_name, task_name), "action": "append"}
+
+    def parse(self, value: str | list[str]) -> str:
+        return value if isinstance(value, str) else ",".join(value)
+
+
 class _Bounded(_Checked):
     """least, most: bounds of the value, themselves allowed; more_than: a bound that is not."""
 

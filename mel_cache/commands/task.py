@@ -13,10 +13,10 @@ from typing import Any
 import luigi
 from luigi.interface import core
 
-from foundation import child, extras, logs, progress, receipts
+from foundation import child, extras, logs, plugins, progress, receipts
 from foundation.errors import UserError
 from foundation.paths import Paths
-from mel_cache.commands.parameters import setting
+from mel_cache.commands.parameters import Files, setting
 from mel_cache.commands.shell import command, messages
 
 LOG_EVERY = 5.0  # seconds between two lines about the progress of one task
@@ -76,12 +76,20 @@ class Task(luigi.Task):
         default=False, significant=False, description="logs as lines of JSON on stderr (also MEL_JSON_LOG=1)"
     )
 
+    plugin = Files(
+        default="",
+        significant=False,
+        description="Python file with an extractor or a head of your own; may be repeated (also MEL_PLUGINS)",
+    )
+
     _ran = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Behind one scheduler, commands of several hosts divide the work in the cache, as commands with a scheduler each do.
+        # Commands of several hosts behind one scheduler divide the work in the cache, as if each had its own.
         self.task_id = f"{self.task_id}_{command.name()}"
+        if self.plugin:
+            plugins.register(self.plugin.split(","))
         if self.json_log:
             os.environ[logs.WANTED] = "1"
         if logs.wanted():

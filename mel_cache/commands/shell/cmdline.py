@@ -18,7 +18,7 @@ from luigi.cmdline_parser import CmdlineParser
 from luigi.interface import core
 from luigi.task_register import Register
 
-from foundation import logs
+from foundation import logs, plugins
 from foundation.errors import nearest
 from mel_cache.commands.shell import command, help, messages, settings
 
@@ -87,6 +87,7 @@ def _before_options(commands: Commands, parser: argparse.ArgumentParser, known: 
     if known.core_help:
         given, _ = parser.parse_known_args(known.words)
         with messages.refusing():
+            plugins.register(getattr(given, "plugin", None) or [])
             logs.say(help.command(task, getattr(given, "method", None)))
         sys.exit(0)
     sys.excepthook = messages.quiet_interrupt
