@@ -46,7 +46,7 @@ class OnProfile(OnDataset):
             stop(error)
 
     @property
-    def resources(self) -> dict[str, int]:
+    def resources(self) -> dict[str, int]:  # type: ignore[override]  # Luigi only reads it
         """Tasks that put models on the device run one at a time, unless the profile says that its models are small."""
         return {"device": 1} if self.on_device and not self.profile_content.threads else {}
 
@@ -159,21 +159,19 @@ class ExtractGroup(OnProfile):
 
     def _wider(self) -> dict[str, Any] | None:
         """The standing receipt of another group that holds all that this one wants: of the same dataset, by the same models, from the same rows."""
-        request, above = self.request(), self.above()
+        request, above, family = self.request(), self.above(), self.get_task_family()
 
         def standing(path: Path) -> dict[str, Any] | None:
             return receipts.standing(self.paths.root, path)
 
-        for found in filter(None, map(standing, sorted(self.paths.receipts.glob(f"{self.get_task_family()}-*.json")))):
-            if wants.within(request, found["request"]):
-                read = [
-                    standing(self.paths.receipt(self.get_task_family(), digest))
-                    for digest in found["request"]["upstream"]
-                ]
-                if None not in read and wants.same_rows(
-                    above, wants.merged(Extraction.of_receipt(one["result"]) for one in read)
-                ):
-                    return found
+        for path in sorted(self.paths.receipts.glob(f"{family}-*.json")):
+            receipt = standing(path)
+            if request is None or receipt is None or not wants.within(request, receipt["request"]):
+                continue
+            read = [standing(self.paths.receipt(family, digest)) for digest in receipt["request"]["upstream"]]
+            results = [Extraction.of_receipt(one["result"]) for one in read if one]
+            if len(results) == len(read) and wants.same_rows(above, wants.merged(results)):
+                return receipt
         return None
 
     def make(self) -> dict[str, Any]:
@@ -218,7 +216,7 @@ class ExtractFeatures(OnProfile):
             raise
 
     def needs(self) -> list[Task]:
-        return self.groups()
+        return [*self.groups()]
 
     def request(self) -> dict[str, Any] | None:
         digests = [group.digest() for group in self.groups()]

@@ -4,11 +4,12 @@ import luigi
 
 from foundation import child, logs
 from foundation.errors import UserError
+from foundation.tables import as_text, text_table
 from mel_cache.commands.dataset import DemoEncoders, DemoWorld
 from mel_cache.commands.features import ExtractFeatures, OnProfile
 from mel_cache.commands.task import Task, Tool
 from pipeline.extraction import wants
-from pipeline.extraction.contracts import Estimate, EstimateJob
+from pipeline.extraction.contracts import Cleaning, CleanJob, Estimate, EstimateJob, Verification, VerifyJob
 from pipeline.extraction.maintenance import describe
 
 
@@ -24,19 +25,30 @@ class VerifyCache(Tool):
         return f": check every shard in {self.paths.cache}{', remove bad ones' if self.repair else ''}"
 
     def act(self) -> None:
-        job = {
-            "root": str(self.paths.root),
-            "cache": str(self.paths.cache),
-            "prompted": list(map(str, self.paths.prompted())),
-            "repair": self.repair,
-        }
-        found = child.run("pipeline.extraction.maintenance:verify", job)
-        logs.say(found["text"])
-        if found["bad"] and not self.repair:
+        job = VerifyJob(work=self.paths.root, repair=self.repair)
+        verification: Verification = child.run("pipeline.extraction.maintenance:verify", job, Verification)
+        logs.say(self.text(verification))
+        if verification.bad and not self.repair:
             raise UserError(
-                f"{found['bad']} bad or missing file(s) under {self.paths.root}; `luigi --module tasks VerifyCache --repair` removes what is bad "
-                "and says what makes it again"
+                f"{len(verification.bad)} bad or missing file(s) under {self.paths.root}; "
+                "`luigi --module tasks VerifyCache --repair` removes what is bad and says what makes it again"
             )
+
+    def text(self, verification: Verification) -> str:
+        """The bad files, a line each, and what makes them again."""
+        if not verification.bad:
+            return f"cache {self.paths.cache}: every checksum of {verification.rows:,} rows holds"
+        lines = [f"bad: {bad.path}: {bad.problem}" for bad in verification.bad]
+        if not self.repair:
+            return "\n".join(lines)
+        lines.append(f"removed {verification.removed} bad file(s)")
+        if not all(bad.prompted for bad in verification.bad):
+            lines.append("`luigi --module tasks ExtractFeatures` makes again exactly what is bad or gone in the cache")
+        if any(bad.prompted for bad in verification.bad):
+            lines.append(
+                "`luigi --module tasks TrainHead --method dsmip`, with a run's options, makes again what is bad or gone in it"
+            )
+        return "\n".join(lines)
 
 
 class EstimateCache(Tool, OnProfile):
@@ -56,7 +68,7 @@ class EstimateCache(Tool, OnProfile):
 
 
 class CleanCache(Tool):
-    """Lists the features that no profile asks for any more; --remove deletes them."""
+    """Lists the features that no profile asks for; --remove deletes them."""
 
     demo_seed = DemoWorld.demo_seed
     profiles = luigi.Parameter(default="", description="comma-separated further profile files whose features are kept")
@@ -66,12 +78,37 @@ class CleanCache(Tool):
         return f": {'delete' if self.remove else 'list'} what no profile in use asks for in {self.paths.cache}"
 
     def act(self) -> None:
-        job = {
-            "cache": str(self.paths.cache),
-            "receipts": str(self.paths.receipts),
-            "memo": str(self.paths.memo),
-            "profiles": [name for name in self.profiles.split(",") if name],
-            "demo": str(self.clone(DemoEncoders).place),
-            "remove": self.remove,
-        }
-        logs.say(child.run("pipeline.extraction.maintenance:clean", job)["text"])
+        job = CleanJob(
+            work=self.paths.root,
+            profiles=tuple(name for name in self.profiles.split(",") if name),
+            demo=self.clone(DemoEncoders).place,
+            remove=self.remove,
+        )
+        logs.say(self.text(child.run("pipeline.extraction.maintenance:clean", job, Cleaning)))
+
+    def text(self, cleaning: Cleaning) -> str:
+        """The stale features as a table, what was done with them, and what could not be told."""
+        rows = [
+            [stale.feature, f"{stale.rows:,}", f"{stale.bytes / 1e6:,.1f}", stale.folder] for stale in cleaning.stale
+        ]
+        lines = [as_text(text_table(["feature", "rows", "megabytes", "folder"], rows))]
+        if not rows:
+            other = "other " if cleaning.problems else ""
+            lines = [f"every {other}feature in the cache is asked for by a profile in use"]
+        elif self.remove:
+            megabytes = sum(stale.bytes for stale in cleaning.stale) / 1e6
+            lines.append(f"removed {len(rows)} feature(s), {megabytes:,.1f} MB")
+        else:
+            lines.append(
+                "nothing was removed; add --remove to delete these, or --profiles FILE.yaml to keep those of a further profile"
+            )
+        lines += [
+            f"the profile {name}, which features were extracted with, is gone and keeps none; --profiles names it where it lies now"
+            for name in cleaning.gone
+        ]
+        lines += [
+            f"{feature} is kept: its identity cannot be told without its model, or without a dataset"
+            for feature in cleaning.kept
+        ]
+        lines += [f"left as it is: {problem}" for problem in cleaning.problems]
+        return "\n".join(lines)

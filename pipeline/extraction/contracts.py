@@ -167,5 +167,63 @@ class Estimate:
         return sum(feature.bytes for feature in self.features)
 
 
+@contract
+class VerifyJob:
+    """work: the work folder whose cache is checked. repair: whether bad files are removed."""
+
+    work: Path
+    repair: bool = False
+
+
+@contract
+class BadFile:
+    """path: relative to the work folder. prompted: whether it is of a run's own features, which learned prompts made."""
+
+    path: str
+    problem: str
+    prompted: bool
+
+
+@contract
+class Verification:
+    """rows: that were checked, where no file is bad. removed: number of files."""
+
+    rows: int
+    bad: tuple[BadFile, ...]
+    removed: int
+
+
+@contract
+class CleanJob:
+    """work: the work folder whose cache is cleaned. profiles: names or paths of further profiles whose features are kept.
+    demo: folder of the demo's encoders. remove: whether the stale features are deleted."""
+
+    work: Path
+    profiles: tuple[str, ...] = ()
+    demo: Path | None = None
+    remove: bool = False
+
+
+@contract
+class StaleFeature:
+    """A feature in the cache that no profile in use asks for. folder: its name."""
+
+    feature: str
+    rows: int
+    bytes: int
+    folder: str
+
+
+@contract
+class Cleaning:
+    """gone: profiles that features were extracted with and that do not exist any more. kept: features that are kept because
+    their identity cannot be computed. problems: damaged feature folders, a line each; they are left as they are."""
+
+    stale: tuple[StaleFeature, ...]
+    gone: tuple[str, ...]
+    kept: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
