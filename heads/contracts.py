@@ -73,11 +73,17 @@ class TrainingJob:
     compute: Compute = Compute()
 
 
+Figures = Mapping[str, int | float]
+"""Of one part of a split: n, its mentions; H@1, …, MRR and recall as fractions of 1; MR, a rank."""
+Metrics = Mapping[str, Mapping[str, Mapping[str, Figures]]]
+"""split -> protocol -> part -> figures, as metrics.json holds them."""
+
+
 @contract
 class TrainingResult:
     """What a run ended with. metrics: split -> protocol -> part -> figures. table: the same as text. run: the contents of run.json."""
 
-    metrics: Mapping[str, Any]
+    metrics: Metrics
     table: str
     run: Mapping[str, Any]
 

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from foundation.files import write_atomic
 from foundation.progress import Bar
 from heads.base import Head
+from heads.contracts import Figures, Metrics
 from heads.data import Bundle
-from heads.metrics import Metrics, figures, parts, rank_in_lists, rerank
+from heads.metrics import figures, parts, rank_in_lists, rerank
 from heads.scoring import Golds, Scoring
 
 SPLITS = ("dev", "test")
@@ -108,7 +109,7 @@ def _metrics(bundle: Bundle, measured: _Measured, listed: np.ndarray) -> Metrics
     table = {name: values[index] for name, values in bundle.table.items()}
     gold = bundle.gold[index]
     masks = parts(table, gold, bundle.entity_image)
-    result: Metrics = {}
+    result: dict[str, dict[str, dict[str, Figures]]] = {}
     for split in SPLITS:
         here = table["split"] == split
         if not here.any():

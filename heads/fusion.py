@@ -21,11 +21,11 @@ from foundation.tables import as_text, text_table
 from heads import training
 from heads.config import load_config
 from heads.config._pairs import PairsConfig
-from heads.contracts import TrainingJob, TrainingResult
+from heads.contracts import Metrics, TrainingJob, TrainingResult
 from heads.data import Bundle
 from heads.evaluation import SPLITS
 from heads.loop import Trainer
-from heads.metrics import Metrics, figures, rank_in_lists, rerank
+from heads.metrics import figures, rank_in_lists, rerank
 from heads.runs import list_scores
 from heads.scoring import Scoring
 

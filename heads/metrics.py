@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 
 from foundation.tables import as_text, text_table
+from heads.contracts import Figures, Metrics
 
 CUTOFFS = (1, 3, 5, 10, 20)
 TIE = 1e-5
 """Scores nearer than this, relative to the gold's, are equal: what fp32 rounding makes of equal pairs computed in different blocks."""
-
-Metrics = dict[str, dict[str, dict[str, dict[str, float | int]]]]
-"""split -> protocol -> part -> figure."""
 
 
 def not_below(scores: Tensor, gold_score: Tensor) -> Tensor:
@@ -104,6 +102,6 @@ def table(metrics: Metrics) -> str:
     return as_text(text_table(["", *names], [*rows, blank, *parts_rows]))
 
 
-def _cells(values: Mapping[str, float | int], names: list[str]) -> list[str]:
+def _cells(values: Figures, names: list[str]) -> list[str]:
     formats = {"n": "{:d}", "MR": "{:.1f}"}
     return [formats.get(name, "{:.2%}").format(values[name]).rstrip("%") if name in values else "" for name in names]

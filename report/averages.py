@@ -7,8 +7,9 @@ from typing import Any
 
 from foundation.files import read_json, write_atomic, write_json
 from foundation.tables import as_text, text_table
+from heads.contracts import Figures, Metrics
 from report.contracts import AverageJob, AverageResult
-from report.runs import MEAN, Figures, Metrics
+from report.runs import MEAN
 
 FIGURES = ("H@1", "H@3", "H@5", "H@10", "H@20", "MRR", "MR", "recall")
 

@@ -10,17 +10,13 @@ import numpy as np
 
 from foundation.errors import UserError
 from foundation.files import read_json
+from heads.contracts import Metrics
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 PROTOCOLS = ("full-kb", "candidates", "rerank")
 MEAN = "metrics-mean.json"
-
-Figures = Mapping[str, float]
-"""n, H@1, …, MRR and recall as fractions of 1, and MR as a rank, of one part of a split."""
-Metrics = Mapping[str, Mapping[str, Mapping[str, Figures]]]
-"""split -> protocol -> part -> figures, as metrics.json holds them."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from foundation.errors import UserError
 from foundation.files import free_bytes, read_json
 from foundation.paths import Paths
 from foundation.tables import as_text, text_table
-from report.runs import Figures, RunRecord
+from heads.contracts import Figures
+from report.runs import RunRecord
 
 NEWEST = 15
 """Runs and searches that are listed; of older ones only the number is given."""
