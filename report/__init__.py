@@ -1,1 +1,1 @@
-"""Tables over finished runs: averages over seeds, significance, leaderboards. Reads what runs left; no torch."""
+"""Reports over finished runs: averages over seeds, significance, leaderboards, the page, what a work folder holds."""
