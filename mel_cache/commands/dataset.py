@@ -20,7 +20,9 @@ from pipeline.profiles import profile
 
 
 class DemoWorld(Task):
-    """Draws the embedded demo dataset (about 400 entities, 2,500 mentions) from a seed, as a folder in the jsonl layout."""
+    """Draws the embedded demo dataset (about 400 entities, 2,500 mentions) from a seed, as a folder in the jsonl
+    layout.
+    """
 
     demo_seed = setting("demo_seed", 0, "seed of the demo world and of its encoders", Whole, least=0, most=MOST_SEED)
 
@@ -40,7 +42,9 @@ class DemoWorld(Task):
 
 
 class DemoEncoders(Task):
-    """Trains the demo's small models (BERT, CLIP, ResNet, ViT, YOLO, faces) on freshly drawn pictures: checkpoints in the libraries' own formats."""
+    """Trains the demo's small models (BERT, CLIP, ResNet, ViT, YOLO, faces) on freshly drawn pictures: checkpoints in
+    the libraries' own formats.
+    """
 
     demo_seed = DemoWorld.demo_seed
     resources = {"device": 1}
@@ -133,8 +137,9 @@ TABLES = 3
 class PrepareDataset(OnDataset):
     """Reads a dataset's files, looks at every picture once, and leaves tables (Parquet) and the dataset's account.
 
-    Writes mentions.parquet, entities.parquet, account.json and account.txt under artifacts/datasets/<dataset>-<content>/. What is made of a dataset
-    depends on the tables' rows alone: files that were copied or touched are read again, and nothing else is.
+    Writes mentions.parquet, entities.parquet, account.json and account.txt under
+    artifacts/datasets/<dataset>-<content>/. What is made of a dataset depends on the tables' rows alone: files that
+    were copied or touched are read again, and nothing else is.
     """
 
     profile = setting(

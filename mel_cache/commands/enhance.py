@@ -38,9 +38,11 @@ _PROMPT_OPTIONS = ("instruction", "question", "question_again")
 
 
 class EnhanceEntities(OnDataset):
-    """Writes a text per entity (--mode static: from its page; dynamic: by a language model), for the text views of that name.
+    """Writes a text per entity (--mode static: from its page; dynamic: by a language model), for the text views of that
+    name.
 
-    Leaves descriptions-<mode>.parquet, a report and the list of entities without a text beside the prepared dataset's tables.
+    Leaves descriptions-<mode>.parquet, a report and the list of entities without a text beside the prepared dataset's
+    tables.
     """
 
     mode = luigi.Parameter(

@@ -138,7 +138,7 @@ def _image_rows(counts: Sequence[dict[str, Any]]) -> list[tuple[str, list[int]]]
 
 
 def tables(account: Mapping[str, Any]) -> list[TextTable]:
-    """The account as tables. Labels are indented by what they are part of; a table's title is its first column's name."""
+    """The account as tables. A label is indented below what it is part of; a title names the first column."""
     splits, entities = account["splits"], account["entities"]
     rows = [(label, [counts[name] for counts in splits.values()]) for label, name in _ROWS]
     rows += _image_rows([counts["images"] for counts in splits.values()])

@@ -7,9 +7,10 @@ from typing import Any
 from foundation.contracts import contract
 from foundation.errors import UserError
 
-CONTENT = "{content}"
-ACCOUNT = "account.txt"
 MAX_BAD_IMAGES = 0.2
+CONTENT = "{content}"
+"""In `PrepareJob.out`: replaced by the first 12 digits of the hash of the tables' rows."""
+ACCOUNT = "account.txt"
 
 
 @contract
@@ -18,6 +19,9 @@ class Limits:
 
     max_pixels: int = 64_000_000
     max_bytes: int = 50_000_000
+
+
+DEFAULT_LIMITS = Limits()
 
 
 @contract
@@ -44,12 +48,15 @@ class LayoutOptions:
         return tuple(name.strip() for name in self.ignore_fields.split(",") if name.strip())
 
 
+NO_OPTIONS = LayoutOptions()
+
+
 @contract
 class PrepareJob:
     """A dataset to prepare.
 
     name: its label. data_dir: folder with its files.
-    out: folder for the tables; `{content}` in its last part becomes the first 12 digits of the hash of the tables' rows.
+    out: folder for the tables; `{content}` in it stands for the first 12 digits of the tables' hash.
     format: the layout's name; None: recognised from the files. limits: of pictures.
     memo: folder that remembers the pictures' verdicts; None: every picture is read. rescan: read them all the same.
     workers: threads that read pictures; None: one per core.
@@ -60,8 +67,8 @@ class PrepareJob:
     data_dir: Path
     out: Path
     format: str | None = None
-    options: LayoutOptions = LayoutOptions()
-    limits: Limits = Limits()
+    options: LayoutOptions = NO_OPTIONS
+    limits: Limits = DEFAULT_LIMITS
     memo: Path | None = None
     rescan: bool = False
     workers: int | None = None

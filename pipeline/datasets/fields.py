@@ -178,7 +178,7 @@ class ImageFolder:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """(`file:line`, value) of every line that is not blank. Raises `UserError` with line and column for malformed ones."""
+    """(`file:line`, value) of every line that is not blank. Raises `UserError` with line and column where malformed."""
     for number, line in read_lines(path):
         if not line.strip():
             continue

@@ -1,4 +1,4 @@
-"""Whether a dataset's files are still the same: one hash, fast enough to be asked by every `complete()`."""
+"""A hash that tells whether a dataset's files are still the same, fast enough for every `complete()`."""
 
 import contextlib
 import dataclasses
@@ -6,36 +6,39 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from foundation.errors import UserError
 from foundation.files import read_json, write_json
-from pipeline.datasets.contracts import LayoutOptions
+from pipeline.datasets.contracts import NO_OPTIONS, LayoutOptions
 from pipeline.datasets.layouts import layout
 
 
-def _content(path: Path, memo: dict[str, list], rescan: bool) -> str:
-    """SHA-256 of a file; the one in `memo` while size and mtime are those it was taken at."""
-    found = os.stat(path)
+def _content(path: Path, memo: dict[str, Any], rescan: bool) -> str:
+    """SHA-256 of a file; the one in `memo` while the file has the size and mtime that stand there."""
+    stat = os.stat(path)
+    stamp = [stat.st_size, stat.st_mtime_ns]
     known = memo.get(str(path))
-    if not rescan and isinstance(known, list) and len(known) == 3 and known[:2] == [found.st_size, found.st_mtime_ns]:
-        return known[2]
+    if not rescan and isinstance(known, list) and len(known) == 3 and known[:2] == stamp:
+        return str(known[2])
     with open(path, "rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    memo[str(path)] = [found.st_size, found.st_mtime_ns, digest]
+    memo[str(path)] = [*stamp, digest]
     return digest
 
 
 def fingerprint(
     data_dir: Path,
     format: str | None = None,
-    options: LayoutOptions = LayoutOptions(),
+    options: LayoutOptions = NO_OPTIONS,
     memo: Path | None = None,
     rescan: bool = False,
 ) -> str:
-    """SHA-256 (hex) over the contents of the text files and the names, sizes and mtimes of the pictures; no picture is opened.
+    """SHA-256 (hex) over the contents of the text files and the names, sizes and mtimes of the pictures.
 
-    memo: JSON file that remembers content hashes by path, size and mtime, so that text files are read once; `rescan` reads them again.
-    Neither the folder's place nor its name counts. Raises `UserError` for a layout that is not recognised or a missing text file.
+    No picture is opened, and neither name nor place of the folder counts. memo: JSON file that remembers content hashes
+    by path, size and mtime, so that text files are read once; rescan: read them again all the same.
+    Raises `UserError` for a layout that is not recognised or a missing text file.
     """
     module = layout(data_dir, format)
     try:
@@ -51,7 +54,7 @@ def fingerprint(
     if memo and remembered != known:
         with contextlib.suppress(UserError):
             write_json(memo, remembered)
-    # The name that is hashed is a layout's in the first version: a layout keeps it wherever its module lies.
+    # Part of the hash: a layout keeps this name wherever its module lies, or every dataset would be prepared anew.
     hashed_name = f"pipeline.datasets.{module.__name__.rpartition('.')[2]}"
     reading = {"format": hashed_name, "options": dataclasses.asdict(options), "contents": contents}
     digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode())

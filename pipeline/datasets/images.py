@@ -14,9 +14,9 @@ from PIL import Image, ImageFile
 from cache.identity import content_key
 from cache.shard import Status
 from foundation.errors import PassingError, UserError
-from pipeline.datasets.contracts import Limits
+from pipeline.datasets.contracts import DEFAULT_LIMITS, Limits
 
-# Formats whose decoders are widely fuzzed and need no outside program; never PostScript, PSD, icons with embedded files …
+# Formats whose decoders are widely fuzzed and start no other program. Not PostScript, PSD, icons with embedded files.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 _SIGNATURE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*", re.DOTALL
@@ -35,18 +35,19 @@ _ORIENTATION = 0x0112
 _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 Image.init()
-if not set(_FORMATS) <= set(Image.OPEN):
-    raise UserError(
-        f"this Pillow cannot read {', '.join(sorted(set(_FORMATS) - set(Image.OPEN)))}; install the one of the package index"
-    )
-# The size limit is `Limits`, checked before decoding; Pillow's own would overrule a higher one and warn below a lower one.
+if _unread := set(_FORMATS) - set(Image.OPEN):
+    raise UserError(f"this Pillow cannot read {', '.join(sorted(_unread))}; install the one of the package index")
+# `Limits` is checked before decoding; Pillow's own limit would overrule a higher one and warn below a lower one.
 Image.MAX_IMAGE_PIXELS = None
 # What Pillow notes about damaged metadata must neither flood the log nor, under `-W error`, become a verdict.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class ImageError(Exception):
-    """A picture that cannot be used, now or later. status: BROKEN or TOO_LARGE; cause: a short constant string, the same for all of its kind."""
+    """A picture that cannot be used, now or later.
+
+    status: BROKEN or TOO_LARGE. cause: a short text, the same for all pictures with this fault.
+    """
 
     def __init__(self, status: Status, cause: str) -> None:
         super().__init__(cause)
@@ -113,7 +114,7 @@ def decode_with_size(data: bytes, limits: Limits, draft: tuple[int, int] | None)
         raise ImageError(Status.TOO_LARGE, "too many bytes")
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries switch it on for the whole process
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except MemoryError:
         raise
     except Exception as error:
@@ -126,9 +127,8 @@ def decode_with_size(data: bytes, limits: Limits, draft: tuple[int, int] | None)
         scaled = draft is not None and image.draft(None, draft) is not None
         image.load()
         _check_size(image.size, limits)
-        width, height = (
-            full if scaled else image.size
-        )  # loading may change it: first frames of GIFs, orientation of TIFFs
+        # Loading may change the size: first frames of GIFs, orientation of TIFFs.
+        width, height = full if scaled else image.size
         orientation = _orientation(image)
         image = _rgb(image)
         if orientation in _UPRIGHT:
@@ -141,34 +141,37 @@ def decode_with_size(data: bytes, limits: Limits, draft: tuple[int, int] | None)
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 where there is none or none that can be read. Read after loading: some formats keep it behind the pixels."""
+    """EXIF orientation, 1 where there is none that can be read. The picture must be loaded: some formats keep it behind
+    the pixels.
+    """
     try:
         value = image.getexif().get(_ORIENTATION)
     except Exception:
         return 1
-    return value if value in range(1, 9) else 1
+    return value if isinstance(value, int) and value in range(1, 9) else 1
 
 
-def decode(data: bytes, limits: Limits = Limits(), draft: tuple[int, int] | None = None) -> Image.Image:
-    """Decode a picture file's bytes to an upright `PIL.Image` in mode RGB (uint8), the first frame of an animation. Thread-safe.
+def decode(data: bytes, limits: Limits = DEFAULT_LIMITS, draft: tuple[int, int] | None = None) -> Image.Image:
+    """Decode a picture file's bytes to an upright `PIL.Image` in mode RGB (uint8), the first frame of an animation.
 
-    draft: decode a JPEG at the smallest of its built-in scales that is not below this (width, height); same verdict, a fraction of the time.
-    Raises `ImageError` for files that are no usable picture (judged by the header alone where it announces too many pixels) and `MemoryError`.
+    draft: decode a JPEG at the smallest of its built-in scales that is not below this (width, height); same verdict, a
+    fraction of the time. Thread-safe. Raises `ImageError` for files that are no usable picture (a header that announces
+    too many pixels is enough) and `MemoryError`.
     """
     return decode_with_size(data, limits, draft)[0]
 
 
-def read_picture(path: Path, limits: Limits = Limits()) -> bytes:
+def read_picture(path: Path, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """The bytes of a listed picture file.
 
-    Raises `FileNotFoundError` where there is none, `ImageError` where it is no regular file or too large to be read, and `PassingError` where it
-    cannot be read now.
+    Raises `FileNotFoundError` where there is none, `ImageError` where it is no regular file or too large to be read,
+    and `PassingError` where it cannot be read now.
     """
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):  # a folder; or a pipe, which would never end
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # a folder; or a pipe, which would never end
             raise ImageError(Status.BROKEN, "not a file")
-        if found.st_size > limits.max_bytes:
+        if status.st_size > limits.max_bytes:
             raise ImageError(Status.TOO_LARGE, "too many bytes")
         with open(path, "rb") as handle:
             return handle.read()

@@ -8,13 +8,13 @@ SPLITS = ("train", "dev", "test")
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A phrase in a sentence, with at most one picture, that means an entity.
+    """A phrase in a sentence that means an entity, with at most one picture.
 
-    span: character offsets (start, end) of the phrase in the sentence, end exclusive; None where the phrase was not found there.
-    image: path relative to the dataset's mention image folder; None where none is listed.
+    span: character offsets (start, end) of the phrase in the sentence, end exclusive; None where it was not found.
+    image: path relative to the mentions' image folder; None where none is listed.
     gold: entity id; None for NIL. A gold that is not in the KB is kept as given.
     group: a free label; metrics are reported for each of its values (the demo's regimes).
-    given: ids of the candidates that came with the mention, best first, of entities in the KB or not; None where none came.
+    given: ids of the candidates that came with the mention, best first, in the KB or not; None where none came.
     """
 
     id: str
@@ -47,9 +47,9 @@ class Entity:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """Mentions and KB of one dataset as its files give them; nothing is dropped. `Dataset` is what preparing makes of it.
+    """Mentions and KB of one dataset as its files give them, nothing dropped; preparing makes a `Dataset` of it.
 
-    sources: the text files read, for the fingerprint.
+    sources: the text files that were read, for the fingerprint.
     """
 
     name: str

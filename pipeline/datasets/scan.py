@@ -16,17 +16,20 @@ from cache.shard import Status
 from foundation.errors import PassingError
 from foundation.files import write_atomic
 from foundation.progress import Bar
-from pipeline.datasets.contracts import Limits
+from pipeline.datasets.contracts import DEFAULT_LIMITS, Limits
 from pipeline.datasets.images import ImageError, decode_with_size, image_key, read_picture
 
-# Raise when a verdict or a decoded pixel changes for some file: memoised verdicts of other versions are not used.
+# To be raised when the verdict on some file or a decoded pixel changes: verdicts of other versions are not reused.
 DECODER_VERSION = 1
 _DRAFT = (64, 64)
 _CHUNK = 10_000  # files between two savings of the memo
+_Stamp = tuple[int, int]  # size in bytes, mtime in ns
 
 
 class Scan(NamedTuple):
-    """Verdict on one file. key: content key, None where the bytes were not read; width, height: upright size in pixels, 0 where unknown."""
+    """Verdict on one file. key: content key, None where the bytes were not read; width, height: upright size in pixels,
+    0 where unknown.
+    """
 
     status: Status
     cause: str | None
@@ -38,7 +41,7 @@ class Scan(NamedTuple):
 def _examine(path: str, limits: Limits) -> Scan | PassingError:
     key = None
     try:
-        data = read_picture(path, limits)
+        data = read_picture(Path(path), limits)
         key = image_key(data)
         _, (width, height) = decode_with_size(data, limits, _DRAFT)
         return Scan(Status.OK, None, key, width, height)
@@ -70,77 +73,75 @@ class _Memo:
     """Verdicts of earlier scans, valid while a file's size and mtime, the limits and the decoder stay as they were."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
-        self.path = Path(path)
+        self.path = path
         self.rules = {b"rules": repr((DECODER_VERSION, asdict(limits))).encode()}
-        self.rows: dict[str, tuple[int, int, Scan]] = {}
+        self.rows: dict[str, tuple[_Stamp, Scan]] = {}
         try:
             table = pq.ParquetFile(self.path).read()
             if table.schema.metadata == self.rules and table.schema.equals(_SCHEMA):
                 columns = [column.to_pylist() for column in table.columns]
-                for name, size, mtime, status, *rest in zip(*columns):
-                    self.rows[name] = (size, mtime, Scan(Status(status), *rest))
+                for name, size, mtime, status, *rest in zip(*columns, strict=True):
+                    self.rows[name] = (size, mtime), Scan(Status(status), *rest)
         except (OSError, pa.ArrowInvalid, ValueError):
             pass  # a memo may be lost: everything is read again
 
     def save(self) -> None:
-        rows = [
-            (name, size, mtime, int(scan.status), *scan[1:]) for name, (size, mtime, scan) in sorted(self.rows.items())
-        ]
-        columns = [
-            pa.array(column, field.type) for column, field in zip(zip(*rows) if rows else [[]] * len(_SCHEMA), _SCHEMA)
-        ]
+        rows = [(name, *stamp, int(scan.status), *scan[1:]) for name, (stamp, scan) in sorted(self.rows.items())]
+        columns = zip(*rows, strict=True) if rows else [()] * len(_SCHEMA)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
         sink = io.BytesIO()
-        pq.write_table(pa.table(columns, schema=_SCHEMA.with_metadata(self.rules)), sink)
+        pq.write_table(pa.table(arrays, schema=_SCHEMA.with_metadata(self.rules)), sink)
         write_atomic(self.path, sink.getvalue())
 
 
 def scan(
     paths: Sequence[Path | None],
-    limits: Limits = Limits(),
+    limits: Limits = DEFAULT_LIMITS,
     memo: Path | None = None,
     rescan: bool = False,
     workers: int | None = None,
 ) -> list[Scan]:
     """Verdict on each file, in order; None is a picture that is not listed (MISSING, "not listed").
 
-    A file whose size and mtime are those of an earlier scan with the same limits is not read again unless `rescan`; `memo` is the file that holds the
-    earlier verdicts, saved as the scan goes on. workers: threads, by default one per core.
-    Raises `PassingError` at the end, with all other verdicts saved, when some file could not be read.
+    memo: file of the verdicts of earlier scans, saved as the scan goes on. A file with the size and mtime of an earlier
+    scan under the same limits is not read again unless `rescan`. workers: threads; None: one per core.
+    Raises `PassingError` at the end, with all other verdicts saved, where some file could not be read.
     """
     names = list(dict.fromkeys(os.fspath(path) for path in paths if path is not None))
     known = _Memo(memo, limits) if memo else None
     verdicts: dict[str, Scan] = {}
-    stamps: dict[str, tuple[int, int]] = {}
+    stamps: dict[str, _Stamp] = {}
     for name in names:
         try:
-            found = os.stat(name)
+            stat = os.stat(name)
         except OSError:
-            continue  # reading it tells the missing from the unreadable
-        stamps[name] = (found.st_size, found.st_mtime_ns)
-        size, mtime, verdict = known.rows.get(name, (None, None, None)) if known and not rescan else (None, None, None)
-        if (size, mtime) == stamps[name]:
-            verdicts[name] = verdict
+            continue  # reading it will tell whether it is missing or unreadable
+        stamps[name] = stat.st_size, stat.st_mtime_ns
+        if known and not rescan and name in known.rows and known.rows[name][0] == stamps[name]:
+            verdicts[name] = known.rows[name][1]
     waiting = [name for name in names if name not in verdicts]
-    failures = []
+    failures: list[PassingError] = []
     with (
         ThreadPoolExecutor(workers or os.cpu_count()) as pool,
         Bar(len(waiting), "looking at pictures", "picture") as bar,
     ):
         for begin in range(0, len(waiting), _CHUNK):
             chunk = waiting[begin : begin + _CHUNK]
-            for name, verdict in zip(chunk, pool.map(lambda name: _examine(name, limits), chunk)):
+            examined = pool.map(lambda name: _examine(name, limits), chunk)
+            for name, verdict in zip(chunk, examined, strict=True):
                 bar.update()
                 if isinstance(verdict, PassingError):
                     failures.append(verdict)
                     continue
                 verdicts[name] = verdict
                 if known and name in stamps and verdict.status != Status.MISSING:
-                    known.rows[name] = (*stamps[name], verdict)
+                    known.rows[name] = stamps[name], verdict
             if known:
                 known.save()
     if failures:
         raise PassingError(
-            f"{len(failures)} of {len(names)} pictures could not be read now, the first: {failures[0]}; mend that and run again"
+            f"{len(failures)} of {len(names)} pictures could not be read now, the first: {failures[0]}; mend that and "
+            "run again"
         )
     unlisted = Scan(Status.MISSING, "not listed", None, 0, 0)
     return [unlisted if path is None else verdicts[os.fspath(path)] for path in paths]

@@ -1,25 +1,30 @@
-"""Where a phrase stands in its sentence, when the dataset does not say."""
+"""Finds a phrase in its sentence, where the dataset gives no offsets."""
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 # Typographic variants that no Unicode normal form brings together.
-_PLAIN = {ord(a): b for a, b in zip("‘’‚‛“”„‟‐‑‒–—−", "''''\"\"\"\"------")}
+_PLAIN = {ord(a): b for a, b in zip("‘’‚‛“”„‟‐‑‒–—−", "''''\"\"\"\"------", strict=True)}
 _MAX_WORDS_BETWEEN = 3
 
 
 @lru_cache(maxsize=65536)
 def _bare(character: str) -> str:
-    """One character case-folded, without accents, in plain punctuation; may be empty (a combining mark) or several characters (ß → ss)."""
+    """One character case-folded, without accents, in plain punctuation; may be empty (a combining mark) or several
+    characters (ß → ss).
+    """
     decomposed = unicodedata.normalize("NFKD", character.translate(_PLAIN)).casefold()
     return "".join(c for c in unicodedata.normalize("NFKD", decomposed) if not unicodedata.combining(c))
 
 
 def _folded(text: str, fold: Callable[[str], str]) -> tuple[str, list[int]]:
-    """`text` folded character by character with white space runs made one blank, and the position in `text` of each character of the result."""
-    out, origin = [], []
+    """`text` folded character by character with white space runs made one blank, and the position in `text` of each
+    character of the result.
+    """
+    out: list[str] = []
+    origin: list[int] = []
     for position, character in enumerate(text):
         for piece in fold(character):
             if piece.isspace():
@@ -32,7 +37,9 @@ def _folded(text: str, fold: Callable[[str], str]) -> tuple[str, list[int]]:
 
 
 def bare(text: str) -> str:
-    """`text` without case, accents, typographic punctuation and repeated white space: what two spellings of one phrase share."""
+    """`text` without case, accents, typographic punctuation and repeated white space: what two spellings of one phrase
+    share.
+    """
     return _folded(text, _bare)[0].strip()
 
 
@@ -60,6 +67,7 @@ def _nearest(starts: list[int], near: int | None) -> int:
 def _search(
     sentence: str, phrase: str, fold: Callable[[str], str] | None, whole: bool, near: int | None
 ) -> tuple[int, int] | None:
+    origin: Sequence[int]
     if fold is None:
         text, origin, wanted = sentence, range(len(sentence)), phrase
     else:
@@ -67,50 +75,51 @@ def _search(
         wanted = _folded(phrase, fold)[0].strip()
     if not wanted:
         return None
-    found = {}
+    ends: dict[int, int] = {}  # of each place where the phrase starts
     for at in _occurrences(text, wanted):
         end = at + len(wanted)
         if not whole or not (_inside_word(text, at) or _inside_word(text, end)):
-            found.setdefault(origin[at], origin[end - 1] + 1)
-    if not found:
+            ends.setdefault(origin[at], origin[end - 1] + 1)
+    if not ends:
         return None
-    start = _nearest(list(found), near)
-    end = found[start]
+    start = _nearest(list(ends), near)
+    end = ends[start]
     while end < len(sentence) and unicodedata.combining(sentence[end]):
         end += 1
     return start, end
 
 
 def _words_apart(sentence: str, phrase: str, near: int | None) -> tuple[int, int] | None:
-    """The phrase's words in their order with a few others between them: "Hermann Beckerath" in "Hermann von Beckerath"."""
+    """The phrase's words in order, a few others between them: "Hermann Beckerath" in "Hermann von Beckerath"."""
     wanted = [bare(word) for word in re.findall(r"\w+", phrase)]
     words = [(bare(match.group()), match.start(), match.end()) for match in re.finditer(r"\w+", sentence)]
-    found = {}
+    ends: dict[int, int] = {}  # of each place where the phrase starts
     for first in range(len(words) if len(wanted) > 1 else 0):
         if words[first][0] != wanted[0]:
             continue
         last = first
         for word in wanted[1:]:
             reach = range(last + 1, min(last + 2 + _MAX_WORDS_BETWEEN, len(words)))
-            last = next((i for i in reach if words[i][0] == word), None)
-            if last is None:
+            following = next((i for i in reach if words[i][0] == word), None)
+            if following is None:
                 break
+            last = following
         else:
-            found[words[first][1]] = words[last][2]
-    if not found:
+            ends[words[first][1]] = words[last][2]
+    if not ends:
         return None
-    shortest = min(end - start for start, end in found.items())
-    start = _nearest([start for start, end in found.items() if end - start == shortest], near)
-    return start, found[start]
+    shortest = min(end - start for start, end in ends.items())
+    start = _nearest([start for start, end in ends.items() if end - start == shortest], near)
+    return start, ends[start]
 
 
 def find_span(sentence: str, phrase: str, near: int | None = None) -> tuple[int, int] | None:
     """Character offsets (start, end) of `phrase` in `sentence`, end exclusive; None where it does not stand there.
 
-    Tried in this order, the first that succeeds counts: whole words as written; whole words whatever their case; whole words whatever their case,
-    accents and typographic punctuation; the same three inside longer words; the phrase's words in order with at most three others between
-    neighbours (releases drop particles and commas from mention strings). Of several equally good places the one nearest to the offset `near` is
-    taken, or the first. Offsets refer to `sentence` as given, whatever was folded to find them.
+    The first of these that succeeds counts: whole words as written; whatever their case; whatever their case, accents
+    and typographic punctuation; the same three inside longer words; the phrase's words in order with at most three
+    others between neighbours (releases drop particles and commas from mention strings). Of several equally good places
+    the one nearest to the offset `near` is taken, or the first. Offsets always refer to `sentence` as given.
     """
     phrase = phrase.strip()
     for whole in (True, False):

@@ -1,4 +1,6 @@
-"""The tables a prepared dataset consists of: mentions.parquet, entities.parquet and, where candidates came with the mentions, given.parquet."""
+"""The tables a prepared dataset consists of: mentions.parquet, entities.parquet and, where candidates came with the
+mentions, given.parquet.
+"""
 
 import hashlib
 import io
@@ -45,12 +47,12 @@ def mention_columns(raw: RawDataset, scans: dict[str, Scan]) -> dict[str, list]:
     row_of = {entity.id: row for row, entity in enumerate(entities)}
     gold = [NIL if m.gold is None else row_of.get(m.gold, OUTSIDE_KB) for m in mentions]
     train_sentences = {m.sentence for m in mentions if m.split == "train"}
-    train_golds = {g for m, g in zip(mentions, gold) if m.split == "train" and g >= 0}
+    train_golds = {g for m, g in zip(mentions, gold, strict=True) if m.split == "train" and g >= 0}
     alike = Counter(entity.name.casefold() for entity in entities)
     golds_of: dict[str, set] = {}
     for m in mentions:
         golds_of.setdefault(m.phrase.casefold(), set()).add(m.gold)
-    images = [scans.get(m.image) for m in mentions]
+    images = [None if m.image is None else scans[m.image] for m in mentions]
     return {
         "id": [m.id for m in mentions],
         "split": [m.split for m in mentions],
@@ -67,7 +69,7 @@ def mention_columns(raw: RawDataset, scans: dict[str, Scan]) -> dict[str, list]:
         "image_cause": [i and i.cause for i in images],
         "image_key": [i and i.key for i in images],
         "phrase_is_name": [
-            g >= 0 and m.phrase.casefold() == entities[g].name.casefold() for m, g in zip(mentions, gold)
+            g >= 0 and m.phrase.casefold() == entities[g].name.casefold() for m, g in zip(mentions, gold, strict=True)
         ],
         "gold_in_train": [g in train_golds for g in gold],
         "sentence_in_train": [m.sentence in train_sentences for m in mentions],
@@ -76,14 +78,16 @@ def mention_columns(raw: RawDataset, scans: dict[str, Scan]) -> dict[str, list]:
 
 
 def entity_columns(raw: RawDataset, scans: dict[str, Scan], train_golds: Iterable[int]) -> dict[str, list]:
-    """Columns of entities.parquet, one row per entity in the dataset's order. train_golds: rows of the training mentions' golds, with repetitions."""
+    """Columns of entities.parquet, one row per entity in the dataset's order.
+
+    scans: verdict by listed image path. train_golds: rows of the training mentions' golds, with repetitions.
+    """
     entities, counts = raw.entities, Counter(train_golds)
-    chosen = []
+    shown = []  # of each entity, the picture that stands for it and its verdict
     for entity in entities:
         usable = [image for image in entity.images if scans[image].status == Status.OK]
-        chosen.append((usable or entity.images or (None,))[0])
-    verdicts = [scans.get(image) for image in chosen]
-    usable = [verdict is not None and verdict.status == Status.OK for verdict in verdicts]
+        first = next(iter(usable or entity.images), None)
+        shown.append((first, None if first is None else scans[first]))
     return {
         "id": [e.id for e in entities],
         "name": [e.name for e in entities],
@@ -94,16 +98,19 @@ def entity_columns(raw: RawDataset, scans: dict[str, Scan], train_golds: Iterabl
         "image_keys": [
             [scans[image].key if scans[image].status == Status.OK else None for image in e.images] for e in entities
         ],
-        "image": [image if ok else None for image, ok in zip(chosen, usable)],
-        "image_status": ["none" if v is None else STATUS_NAMES[v.status] for v in verdicts],
-        "image_key": [v.key if ok else None for v, ok in zip(verdicts, usable)],
+        "image": [image if scan and scan.status == Status.OK else None for image, scan in shown],
+        "image_status": ["none" if scan is None else STATUS_NAMES[scan.status] for _, scan in shown],
+        "image_key": [scan.key if scan and scan.status == Status.OK else None for _, scan in shown],
         "train_count": [counts[row] for row in range(len(entities))],
     }
 
 
 def given_columns(raw: RawDataset) -> dict[str, list] | None:
-    """Columns of given.parquet, one row per mention: rows of the entities that came with it as candidates, best first, those in the KB alone; null where
-    none came. None where none came with any mention."""
+    """Columns of given.parquet, one row per mention; None where no mention came with candidates.
+
+    A row holds the rows of the entities that came as candidates, best first, without those outside the KB; null where
+    none came.
+    """
     if all(m.given is None for m in raw.mentions):
         return None
     row_of = {entity.id: row for row, entity in enumerate(raw.entities)}
@@ -111,7 +118,9 @@ def given_columns(raw: RawDataset) -> dict[str, list] | None:
 
 
 def content(*parts: Mapping[str, list]) -> str:
-    """SHA-256 (hex) over the columns of several tables: the same for the same rows, whichever machine and library wrote them."""
+    """SHA-256 (hex) over the columns of several tables: the same for the same rows, whichever machine and library wrote
+    them.
+    """
     digest = hashlib.sha256()
     for columns in parts:
         digest.update(json.dumps(columns, sort_keys=True, default=bytes.hex).encode() + b"\n")

@@ -34,7 +34,9 @@ def draw(kind: str | None, traits: dict[str, str], rng: random.Random, size: int
 def draw_boxed(
     kind: str | None, traits: dict[str, str], rng: random.Random, size: int
 ) -> tuple[Image.Image, dict[str, Box]]:
-    """`draw`, and where in the picture (in its pixels) the figure stands, under its kind, and its parts (`face`), under their names."""
+    """`draw`, and where in the picture (in its pixels) the figure stands, under its kind, and its parts (`face`), under
+    their names.
+    """
     full = size * SUPERSAMPLE
     image = _background(full, rng)
     boxes: dict[str, Box] = {}

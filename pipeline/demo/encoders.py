@@ -1,8 +1,8 @@
-"""Trains the demo's encoders, its detector and its face models from nothing, in two processes of one thread each, and measures them on what
-they have not seen.
+"""Trains the demo's encoders, its detector and its face models from nothing, in two processes of one thread each, and
+measures them on what they have not seen.
 
-Two to three minutes on two cores, drawing included. Training draws its own things: no picture of the demo world is seen, only its vocabulary
-is shared, and the celebrity classifier knows the looks and names of some of its people.
+Two to three minutes on two cores, drawing included. Training draws its own things: no picture of the demo world is
+seen, only its vocabulary is shared, and the celebrity classifier knows the looks and names of some of its people.
 """
 
 import multiprocessing
@@ -34,7 +34,8 @@ CLIP_SCHEDULES = (Schedule(220, 2e-3), Schedule(650, 2e-3))
 
 
 def train_encoders(job: DemoJob) -> dict[str, Any]:
-    """Write `bert/`, `clip/`, `resnet/`, `vit/`, `yolo/`, `face_*/` and `report.json` into `job.out`; returns the report.
+    """Write `bert/`, `clip/`, `resnet/`, `vit/`, `yolo/`, `face_*/` and `report.json` into `job.out`; returns the
+    report.
 
     Raises `PassingError` when one of the processes is killed.
     Report: encoder → objective, steps, loss, seconds, held-out figures in percent; and the seconds of all together.

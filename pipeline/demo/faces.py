@@ -1,4 +1,6 @@
-"""Faces of drawn people, cut out roughly as a detector would, and who among the world's people is famous enough to be recognised."""
+"""Faces of drawn people, cut out roughly as a detector would, and who among the world's people is famous enough to be
+recognised.
+"""
 
 import random
 from collections import Counter
@@ -19,7 +21,9 @@ FAMOUS = 0.6  # share of the people with a face of their own whom the celebrity 
 
 @dataclass(frozen=True)
 class Celebrity:
-    """A person of the world and the name that a classifier has for them: with role and decade as far as others share the name."""
+    """A person of the world and the name that a classifier has for them: with role and decade as far as others share
+    the name.
+    """
 
     label: str
     entity: DemoEntity

@@ -17,7 +17,8 @@ ABANDONED = 3600  # seconds after which an unfinished folder belongs to no runni
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder` that takes its name, replacing what is there, when the block ends well.
 
-    Two processes that make the same folder both succeed: the later one stays. Raises `UserError` for a full or forbidden place.
+    Two processes that make the same folder both succeed: the later one stays. Raises `UserError` for a full or
+    forbidden place.
     """
     folder = Path(folder).absolute()
     make_folder(folder.parent)

@@ -1,4 +1,6 @@
-"""What the demo's encoders are worth on fresh drawings and sentences: CLIP without training, and linear probes against random weights."""
+"""What the demo's encoders are worth on fresh drawings and sentences: CLIP without training, and linear probes against
+random weights.
+"""
 
 import random
 from collections.abc import Callable
@@ -150,8 +152,8 @@ def _probe_drawings(rng: random.Random) -> Callable[[Encode], float]:
 
 
 def _probe_sentences(rng: random.Random) -> Callable[[Encode], float]:
-    """The kind of what a sentence is about, told by a role or a fame. The probe's examples and its test use different ones of these, so that
-    vectors which only tell words apart are of no use."""
+    """The kind of what a sentence is about, told by a role or a fame. The probe's examples and its test use different
+    ones of these, so that vectors which only tell words apart are of no use."""
     texts, answers = [], []
     for place in range(SENTENCES + TESTED):
         kind = rng.choice(list(KINDS))
@@ -166,7 +168,9 @@ def _probe_sentences(rng: random.Random) -> Callable[[Encode], float]:
 
 
 def _linear_probe(vectors: np.ndarray, answers: list[str], known: int = FEW) -> float:
-    """Accuracy of ridge regression to one-hot answers: learned on the first `known` rows of vectors (n, d), measured on the rest."""
+    """Accuracy of ridge regression to one-hot answers: learned on the first `known` rows of vectors (n, d), measured on
+    the rest.
+    """
     classes = sorted(set(answers))
     right = np.array([classes.index(answer) for answer in answers])
     vectors = vectors.astype(np.float64)

@@ -14,7 +14,9 @@ CONFIDENT, OVERLAP = 0.25, 0.5
 
 
 def evaluate(folder: Path, seed: int) -> dict[str, float]:
-    """In percent: drawn figures and faces that a box of the right class covers (IoU of at least 0.5), faces alone, and boxes that cover nothing."""
+    """In percent: drawn figures and faces that a box of the right class covers (IoU of at least 0.5), faces alone, and
+    boxes that cover nothing.
+    """
     import torch
 
     rng = random.Random(f"held out yolo {seed}")

@@ -15,8 +15,9 @@ SURE = 0.5  # a name counts as recognised above this
 
 
 def evaluate(folder: Path, known: list[Celebrity], seed: int) -> dict[str, float]:
-    """In percent: each attribute right, celebrities recognised by their name and by another's, strangers taken for a celebrity, and people
-    whose second face is the nearest of all others' to their first. known: the celebrities the classifier was trained for, in its order."""
+    """In percent: each attribute right, celebrities recognised by their name and by another's, strangers taken for a
+    celebrity, and people whose second face is the nearest of all others' to their first. known: the celebrities the
+    classifier was trained for, in its order."""
     rng = random.Random(f"held out faces {seed}")
     people = [someone(rng) for _ in range(TESTED)]
     first, second = faces(people, rng), faces(people, rng)

@@ -1,8 +1,8 @@
 """What a demo entity can be: its kind, what its pictures show, what its texts say.
 
-A `Kind` lists *visible* slots (hair, hull, roofs ...), each a product of word lists, and *told* slots (role, fame) that no picture shows.
-Every kind also has the told slots `decade` and `region`. The traits of one entity are a dict slot → value; a value is its words joined by
-blanks, so that "long red" has the words `long` and `red`.
+A `Kind` lists *visible* slots (hair, hull, roofs ...), each a product of word lists, and *told* slots (role, fame) that
+no picture shows. Every kind also has the told slots `decade` and `region`. The traits of one entity are a dict slot →
+value; a value is its words joined by blanks, so that "long red" has the words `long` and `red`.
 """
 
 import itertools
@@ -37,7 +37,9 @@ ON_FACES = ("hair", "beard", "glasses", "headgear")  # slots of a person that a 
 
 @dataclass(frozen=True)
 class Visible:
-    """A slot that pictures show: one word of each list, and how it is said; `say` is None for what is drawn but never written."""
+    """A slot that pictures show: one word of each list, and how it is said; `say` is None for what is drawn but never
+    written.
+    """
 
     words: tuple[tuple[str, ...], ...]
     say: str | None = "{0}"
@@ -58,7 +60,8 @@ class Visible:
 class Kind:
     """A type of entity.
 
-    begun: the verb that goes with its decade. apart: in how many words two looks must differ to be told apart at a glance.
+    begun: the verb that goes with its decade. apart: in how many words two looks must differ to be told apart at a
+    glance.
     """
 
     visible: dict[str, Visible]

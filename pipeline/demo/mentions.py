@@ -19,9 +19,11 @@ DAMAGES = ("absent", "truncated", "not a picture")
 class DemoMention:
     """A mention and how it came about.
 
-    stated: the facts of the gold that the sentence states (slot → value); kind: the gold's kind if the sentence gives that away.
+    stated: the facts of the gold that the sentence states (slot → value); kind: the gold's kind if the sentence gives
+    that away.
     shown: the entity the picture shows, or "scene" for an empty one, or None without a picture.
-    damage: what is wrong with the picture's file; shared: whether a picture that another mention has too may stand here.
+    damage: what is wrong with the picture's file; shared: whether a picture that another mention has too may stand
+    here.
     """
 
     sentence: str
@@ -144,7 +146,9 @@ def _misleading(gold: DemoEntity, cast: _Cast, rng: random.Random) -> DemoEntity
 
 
 def _text(name: str, kind: str | None, stated: dict[str, str], rng: random.Random) -> tuple[str, str, int | None]:
-    """Phrase, sentence and the phrase's offset; None where it is left to be found, or the sentence spells it another way."""
+    """Phrase, sentence and the phrase's offset; None where it is left to be found, or the sentence spells it another
+    way.
+    """
     phrase = written(name, rng)
     way = rng.random()
     if way < 0.003:
@@ -156,7 +160,9 @@ def _text(name: str, kind: str | None, stated: dict[str, str], rng: random.Rando
 
 
 def _without_gold(place: int, entities: list[DemoEntity], rng: random.Random) -> DemoMention:
-    """A mention of something the KB does not have: NIL, or an entity that another KB has; some under a name that the KB knows."""
+    """A mention of something the KB does not have: NIL, or an entity that another KB has; some under a name that the KB
+    knows.
+    """
     kind = rng.choice(list(KINDS))
     stranger = DemoEntity(f"Q{90001 + place}", full_name(rng), kind, KINDS[kind].draw_traits(rng), -1, True)
     if rng.random() < 0.5:

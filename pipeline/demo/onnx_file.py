@@ -1,6 +1,7 @@
 """Writes a small ONNX file: the messages of onnx.proto that a convolutional network needs, in protobuf's wire format.
 
-The `onnx` package and torch's exporter, which needs it, are no part of this project's installation; a dozen fields are all there is to write.
+The `onnx` package and torch's exporter, which needs it, are no part of this project's installation; a dozen fields are
+all there is to write.
 """
 
 from collections.abc import Iterable, Sequence
@@ -83,6 +84,8 @@ def _tensor(name: str, array: np.ndarray) -> bytes:
 
 
 def _value(name: str, shape: tuple[int, ...]) -> bytes:
-    """ValueInfoProto of a float tensor whose first size is open: TypeProto.tensor_type 1 { elem_type 1, shape 2 { dim 1 { dim_value 1, dim_param 2 } } }."""
+    """ValueInfoProto of a float tensor whose first size is open: TypeProto.tensor_type 1 { elem_type 1, shape 2 { dim 1
+    { dim_value 1, dim_param 2 } } }.
+    """
     sizes = b"".join([_bytes(1, _text(2, "n")), *(_bytes(1, _number(1, size)) for size in shape)])
     return _text(1, name) + _bytes(2, _bytes(1, _number(1, FLOAT) + _bytes(2, sizes)))

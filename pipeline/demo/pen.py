@@ -1,4 +1,6 @@
-"""A pen that draws a figure into any place of a picture: coordinates from 0 to 100, scaled, shifted and mirrored as one."""
+"""A pen that draws a figure into any place of a picture: coordinates from 0 to 100, scaled, shifted and mirrored as
+one.
+"""
 
 import contextlib
 import random
@@ -38,7 +40,8 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 class Pen:
     """Draws on `image`; the figure's unit square of side 100 has its corner at `corner` and its side is `side` pixels.
 
-    extent: the box, in pixels, around all that was drawn so far and is no scenery; it may reach past the picture. parts: boxes of named parts.
+    extent: the box, in pixels, around all that was drawn so far and is no scenery; it may reach past the picture.
+    parts: boxes of named parts.
     """
 
     def __init__(self, image: Image.Image, corner: Point, side: float, mirrored: bool, rng: random.Random) -> None:

@@ -1,7 +1,8 @@
 """The entities of the demo KB: clusters that share a name and a region, so that neither tells its members apart.
 
-Two shapes of cluster. In a *square* four entities of one kind and one name combine two sets of told facts with two looks: text alone and
-picture alone each leave two. In a *row* every member has a look of its own, across one to three kinds.
+Two shapes of cluster. In a *square* four entities of one kind and one name combine two sets of told facts with two
+looks: text alone and picture alone each leave two. In a *row* every member has a look of its own, across one to three
+kinds.
 """
 
 import random

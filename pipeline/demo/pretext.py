@@ -1,6 +1,8 @@
-"""What the demo encoders learn from: freshly drawn things that are not in the world, with texts in the forms the pipeline reads.
+"""What the demo encoders learn from: freshly drawn things that are not in the world, with texts in the forms the
+pipeline reads.
 
-Things come in groups that share a name, a region and, by halves, a kind, as rivals in the world do; so a name alone never matches two texts.
+Things come in groups that share a name, a region and, by halves, a kind, as rivals in the world do; so a name alone
+never matches two texts.
 """
 
 import random
@@ -83,7 +85,9 @@ def entity_text(thing: Thing, rng: random.Random) -> str:
 
 
 def mention_text(thing: Thing, rng: random.Random) -> str:
-    """As a mention is read: `phrase [SEP] sentence`, or the sentence alone; it states up to three told and two visible facts."""
+    """As a mention is read: `phrase [SEP] sentence`, or the sentence alone; it states up to three told and two visible
+    facts.
+    """
     visible = KINDS[thing.kind].sayable(thing.traits)
     chosen = rng.sample(TELLING, rng.randint(0, 3)) + rng.sample(visible, min(len(visible), rng.choice((0, 0, 1, 2))))
     if rng.random() < 0.2:

@@ -1,6 +1,7 @@
 """Sentences around a phrase that state a given set of facts and nothing else.
 
-A neutral frame fits an entity of any kind; a frame of a kind gives the kind away, and is used only where that may be told.
+A neutral frame fits an entity of any kind; a frame of a kind gives the kind away, and is used only where that may be
+told.
 """
 
 import random
@@ -119,7 +120,8 @@ TWICE = ("{m}, always {m}: ", "first {m}, then again {m}: ", "who speaks of {m} 
 
 
 def say(phrase: str, kind: str | None, stated: dict[str, str], rng: random.Random) -> tuple[str, int, bool]:
-    """A sentence with `phrase` that states `stated` (slot → value) of an entity of `kind`; `kind` None keeps the kind open.
+    """A sentence with `phrase` that states `stated` (slot → value) of an entity of `kind`; `kind` None keeps the kind
+    open.
 
     Returns the sentence, the offset of the phrase that is meant, and whether the phrase stands there more than once.
     """

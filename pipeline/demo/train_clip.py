@@ -1,8 +1,8 @@
 """Trains the demo's CLIP: an open_clip model that `create_model("local-dir:...")` loads, with a tokenizer of its own.
 
-Two stages, because two cores in a minute cannot afford text and pictures together: first the text tower learns to match a mention's text
-or a caption to the entity's attribute text, then the image tower learns to match drawings to the locked text tower's vectors (locked-text
-tuning), which are computed once.
+Two stages, because two cores in a minute cannot afford text and pictures together: first the text tower learns to match
+a mention's text or a caption to the entity's attribute text, then the image tower learns to match drawings to the
+locked text tower's vectors (locked-text tuning), which are computed once.
 """
 
 import random
@@ -138,7 +138,9 @@ def some_groups(count: int, batch: int, rng: random.Random) -> list[int]:
 
 
 def encode_prefix(model: Any, ids: "Tensor") -> "Tensor":
-    """open_clip's `encode_text` for ids (n, L) with L below the context length: attention is causal, so later positions change nothing."""
+    """open_clip's `encode_text` for ids (n, L) with L below the context length: attention is causal, so later positions
+    change nothing.
+    """
     import torch
 
     length = ids.shape[1]

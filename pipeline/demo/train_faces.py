@@ -1,6 +1,8 @@
-"""Trains the demo's face models: one small ResNet learns attributes and who is who together, and is saved in the forms that extractors read.
+"""Trains the demo's face models: one small ResNet learns attributes and who is who together, and is saved in the forms
+that extractors read.
 
-`face_hair`, `face_beard` ... and `face_celebrities` are transformers image classifiers; `face_recogniser` is an ONNX file.
+`face_hair`, `face_beard` ... and `face_celebrities` are transformers image classifiers; `face_recogniser` is an ONNX
+file.
 """
 
 import random
@@ -92,7 +94,9 @@ def pooled(trunk: "nn.Module", pixels: "Tensor", mirrored: bool = False) -> "Ten
 
 
 def _recognise(trunk: "nn.Module", known: list[Celebrity], rng: random.Random) -> "nn.Linear":
-    """The layer that names celebrities on the finished trunk; a stranger's right answer is every name alike, so that no name is likely."""
+    """The layer that names celebrities on the finished trunk; a stranger's right answer is every name alike, so that no
+    name is likely.
+    """
     import torch
     from torch import nn
     from torch.nn import functional
@@ -120,7 +124,9 @@ def _save(place: Path, trunk: "nn.Module", head: "nn.Linear", names: list[str]) 
 
 
 def export(place: Path, trunk: "nn.Module", embed: "nn.Linear") -> None:
-    """`recogniser.onnx`: RGB faces (n, 3, SIDE, SIDE), (x / 255 − 0.5) / 0.5, to vectors (n, EMBEDDED) that are not normalised."""
+    """`recogniser.onnx`: RGB faces (n, 3, SIDE, SIDE), (x / 255 − 0.5) / 0.5, to vectors (n, EMBEDDED) that are not
+    normalised.
+    """
     graph = Graph()
     value = _convolve(graph, trunk.embedder.embedder, "input")
     value = graph.add("MaxPool", [value], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)

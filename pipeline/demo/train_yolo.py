@@ -74,7 +74,9 @@ def build() -> Any:
 
 
 def _drawings(rng: random.Random) -> tuple["Tensor", list["Tensor"]]:
-    """Pictures (n, 3, SIZE, SIZE) uint8, and of each its boxes (m, 5): class, centre, width and height as shares of the picture."""
+    """Pictures (n, 3, SIZE, SIZE) uint8, and of each its boxes (m, 5): class, centre, width and height as shares of the
+    picture.
+    """
     import torch
 
     pixels, targets = [], []

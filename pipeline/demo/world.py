@@ -1,7 +1,7 @@
 """Writes the demo world as a data set of the `jsonl` layout: entities, mentions, drawn pictures.
 
-Everything follows from the seed: the same seed gives the same bytes. A picture's own random numbers follow from the seed and its path, so
-that pictures do not depend on each other.
+Everything follows from the seed: the same seed gives the same bytes. A picture's own random numbers follow from the
+seed and its path, so that pictures do not depend on each other.
 """
 
 import io
@@ -52,7 +52,9 @@ def draw_world(job: DemoJob) -> dict[str, Any]:
 
 
 def build_world(folder: Path, seed: int = 0, n_entities: int = ENTITIES, n_mentions: int = MENTIONS) -> dict[str, Any]:
-    """Write `entities.jsonl`, `mentions.jsonl` and `images/` into `folder`, which appears whole or not at all; returns the counts."""
+    """Write `entities.jsonl`, `mentions.jsonl` and `images/` into `folder`, which appears whole or not at all; returns
+    the counts.
+    """
     world = make_world(seed, n_entities, n_mentions)
     with whole_folder(folder) as place:
         _write_lines(place / "entities.jsonl", _entity_records(world))

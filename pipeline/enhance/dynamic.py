@@ -1,4 +1,6 @@
-"""Dynamic descriptions: a language model is asked about each entity, and once more with the static text where it does not know."""
+"""Dynamic descriptions: a language model is asked about each entity, and once more with the static text where it does
+not know.
+"""
 
 import contextlib
 import hashlib
@@ -36,8 +38,8 @@ UNANSWERED = Answer(None, NOT_YET)
 def describe(job: DynamicJob) -> Report:
     """Write the dynamic descriptions of a prepared dataset; a second round reads its static descriptions.
 
-    Raises `UserError` for what the user must mend and at a limit, `PassingError` where questions stay open; every answer
-    is kept, and the same job goes on there.
+    Raises `UserError` for what the user must mend and at a limit, `PassingError` where questions stay open; every
+    answer is kept, and the same job goes on there.
     """
     entities = output.read_entities(job.dataset)
     statics = output.read_texts(job.dataset, "static") if job.rounds == 2 else {}

@@ -1,4 +1,6 @@
-"""A causal language model from a local folder, through transformers: tensors alone are read, and no code of the folder is run."""
+"""A causal language model from a local folder, through transformers: tensors alone are read, and no code of the folder
+is run.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -80,7 +82,9 @@ class LocalModel:
         self.model = model_files.load_transformers(self.files, "AutoModelForCausalLM", self.device)
 
     def ask(self, conversations: Sequence[Conversation], deliver: Callable[[int, Answer], None]) -> None:
-        """Answer the conversations in batches of like length and hand each answer over. Raises `Spent` where a limit would be passed."""
+        """Answer the conversations in batches of like length and hand each answer over. Raises `Spent` where a limit
+        would be passed.
+        """
         import torch
 
         questions = [self._ids(conversation) for conversation in conversations]

@@ -32,7 +32,9 @@ def store_name(kind: str, *settings: str) -> str:
 
 
 class MediaWiki:
-    """One API address. `form`: `extracts` (the TextExtracts extension's plain text) or `parse` (rendered HTML, for wikis without it)."""
+    """One API address. `form`: `extracts` (the TextExtracts extension's plain text) or `parse` (rendered HTML, for
+    wikis without it).
+    """
 
     def __init__(self, address: str, contact: str, pace: Pace, patience: Patience, form: str = "extracts") -> None:
         self.address, self.pace, self.patience, self.form, self.requests = address, pace, patience, form, 0
@@ -79,7 +81,9 @@ class MediaWiki:
         return content
 
     def ask(self, parameters: Mapping[str, str]) -> dict[str, Any]:
-        """One request, tried again where that may help. Raises `GivenUp`, `TooLarge`, or `UserError` for what the user must mend."""
+        """One request, tried again where that may help. Raises `GivenUp`, `TooLarge`, or `UserError` for what the user
+        must mend.
+        """
         return persist(lambda: self._once(parameters), self.pace, self.patience)
 
     def _checked(self, parameters: Mapping[str, str]) -> dict[str, Any]:

@@ -39,7 +39,9 @@ def read_entities(dataset: Path) -> list[Entity]:
 
 
 def read_texts(dataset: Path, mode: str) -> dict[str, str]:
-    """Text by entity id, without those that have none. Raises `UserError` naming the command where the file is not there, or no such file."""
+    """Text by entity id, without those that have none. Raises `UserError` naming the command where the file is not
+    there, or no such file.
+    """
     path = descriptions(dataset, mode)
     if not path.is_file():
         raise missing(path, mode)

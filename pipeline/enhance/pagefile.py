@@ -1,4 +1,6 @@
-"""Texts from a local file: QID or title → text, as JSON Lines, JSON, TSV, or the `@@@@`-separated lines of the WikiDiverse release."""
+"""Texts from a local file: QID or title → text, as JSON Lines, JSON, TSV, or the `@@@@`-separated lines of the
+WikiDiverse release.
+"""
 
 import json
 from collections.abc import Collection, Iterator
@@ -18,7 +20,9 @@ MAX_JSON = 4 << 30
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, line without its end) of a UTF-8 file. Raises `UserError` for other bytes and for lines that are no lines."""
+    """(number, line without its end) of a UTF-8 file. Raises `UserError` for other bytes and for lines that are no
+    lines.
+    """
     try:
         with open(path, "rb") as handle:
             number = 0
@@ -90,7 +94,9 @@ def _json(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _separated(path: Path) -> Iterator[tuple[str, str]]:
-    """Key and text columns of a TSV, by its header line if it has one, else the first two; or `key@@@@text`, whose text may run over lines."""
+    """Key and text columns of a TSV, by its header line if it has one, else the first two; or `key@@@@text`, whose text
+    may run over lines.
+    """
     columns, between, key, parts = (0, 1), "", "", []
     for number, line in _lines(path):
         if number == 1:
@@ -124,7 +130,9 @@ def check(path: Path) -> None:
 
 
 def texts(path: Path, wanted: Collection[str]) -> dict[str, str]:
-    """Text by page key (see `page_key`) for the wanted keys; of a key's texts the first. Raises `UserError` with file and line for malformed ones."""
+    """Text by page key (see `page_key`) for the wanted keys; of a key's texts the first. Raises `UserError` with file
+    and line for malformed ones.
+    """
     check(path)
     found: dict[str, str] = {}
     for key, text in _READERS[path.suffix.lower()](path):

@@ -74,7 +74,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def persist(request: Callable[[], T], pace: Pace, patience: Patience, stop: threading.Event | None = None) -> T:
-    """`request()`, again where it raises `Again`; the wait before holds for every thread, since it is the server that is in trouble.
+    """`request()`, again where it raises `Again`; the wait before holds for every thread, since it is the server that
+    is in trouble.
 
     Raises `GivenUp` when all tries are used, when `stop` is set, or when the server asks for too long a wait.
     """
@@ -101,7 +102,9 @@ def persist(request: Callable[[], T], pace: Pace, patience: Patience, stop: thre
 
 
 def read(chunks: Iterable[bytes], patience: Patience, started: float) -> bytes:
-    """The whole of an answer. Raises `TooLarge` past `patience.bytes`, `Again` past `patience.whole` seconds since `started` (monotonic)."""
+    """The whole of an answer. Raises `TooLarge` past `patience.bytes`, `Again` past `patience.whole` seconds since
+    `started` (monotonic).
+    """
     parts, size = [], 0
     for chunk in chunks:
         parts.append(chunk)

@@ -42,8 +42,8 @@ LOOKED_AT = 400  # characters: who does not know says so at once; further on suc
 
 @contract
 class Prompts:
-    """The instruction and the two questions. `{name}`, `{type}`, `{attributes}` and, in the second, `{static}` (its static
-    text) stand for the entity's.
+    """The instruction and the two questions. `{name}`, `{type}`, `{attributes}` and, in the second, `{static}` (its
+    static text) stand for the entity's.
 
     Raises `UserError` for another field in braces, and for a first question that names no entity.
     """
@@ -92,9 +92,11 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
 
 
 def kind(text: str | None, finish: str) -> str:
-    """What an answer is: `described`, `unknown` (it says it does not know), `refused`, `empty`, `too long` (the question did not fit).
+    """What an answer is: `described`, `unknown` (it says it does not know), `refused`, `empty`, `too long` (the
+    question did not fit).
 
-    finish: the server's reason to end; `content_filter` and `refusal` are refusals whatever the text. Words are looked for in English.
+    finish: the server's reason to end; `content_filter` and `refusal` are refusals whatever the text. Words are looked
+    for in English.
     """
     if finish in ("content_filter", "refusal"):
         return "refused"

@@ -47,7 +47,9 @@ class _Status(Exception):
 
 
 def _look(response: Any) -> None:
-    """Ends the request at once where the answer is an error, so that the client never reads an endless body or follows a redirect."""
+    """Ends the request at once where the answer is an error, so that the client never reads an endless body or follows
+    a redirect.
+    """
     if response.status_code == 200:
         return
     body, until = b"", time.monotonic() + ERROR_SECONDS
@@ -76,7 +78,9 @@ class RemoteModel:
         self._sent = dict(self.settings)
 
     def count(self, conversation: Conversation) -> int:
-        """Tokens of a question, as good as one can tell without the model's tokenizer: a token is three to four letters of English."""
+        """Tokens of a question, as good as one can tell without the model's tokenizer: a token is three to four letters
+        of English.
+        """
         return sum(4 + -(-len(message["content"].encode()) // 3) for message in conversation)
 
     def open(self) -> None:

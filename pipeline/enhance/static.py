@@ -26,8 +26,8 @@ AMBIGUOUS = "only under a name that several entities have"
 def describe(job: StaticJob) -> Report:
     """Write the static descriptions of a prepared dataset.
 
-    Raises `UserError` for what the user must mend, and `PassingError` where pages could not be had now: what was fetched
-    is kept, and the same job goes on there.
+    Raises `UserError` for what the user must mend, and `PassingError` where pages could not be had now: what was
+    fetched is kept, and the same job goes on there.
     """
     entities = output.read_entities(job.dataset)
     pages, usage = _pages(job, entities, dry=False)
@@ -146,7 +146,9 @@ def _page(name: str, title: str | None, by_link: bool, shared: set[str], pages: 
 
 
 class _Fetcher:
-    """Fetches what is not kept yet, and counts requests and what was kept. dry: nothing is fetched, requests are counted."""
+    """Fetches what is not kept yet, and counts requests and what was kept. dry: nothing is fetched, requests are
+    counted.
+    """
 
     def __init__(self, dry: bool) -> None:
         self.dry, self.requests, self.reused = dry, 0, 0

@@ -1,4 +1,6 @@
-"""What was fetched or asked, kept for good: JSON lines that are only ever appended, so that a killed run loses at most the line under way."""
+"""What was fetched or asked, kept for good: JSON lines that are only ever appended, so that a killed run loses at most
+the line under way.
+"""
 
 import contextlib
 import json
@@ -12,7 +14,8 @@ from foundation.files import explained, fault_point, locked, make_folder
 
 
 class Kept:
-    """Values by key in one file, a line `{"key": …, "value": …}` each; the first line of a key holds. Values stay on disk, offsets in memory.
+    """Values by key in one file, a line `{"key": …, "value": …}` each; the first line of a key holds. Values stay on
+    disk, offsets in memory.
 
     Used inside `opened`, by any number of threads of one process.
     """
@@ -64,7 +67,9 @@ class Kept:
         self.put_all({key: value})
 
     def put_all(self, values: Mapping[str, Any]) -> None:
-        """Append values and make them durable; keys that are there already are left alone. Raises `UserError` where the disk is full or read-only."""
+        """Append values and make them durable; keys that are there already are left alone. Raises `UserError` where the
+        disk is full or read-only.
+        """
         with self._guard:
             lines = {
                 key: json.dumps({"key": key, "value": value}, allow_nan=False).encode() + b"\n"
@@ -87,7 +92,9 @@ class Kept:
 
 @contextlib.contextmanager
 def opened(path: Path, writable: bool = True) -> Iterator[Kept]:
-    """The values at `path`. Two processes that would write wait for each other, so that the second finds what the first was answered."""
+    """The values at `path`. Two processes that would write wait for each other, so that the second finds what the first
+    was answered.
+    """
     if not writable:
         yield Kept(path, writable=False)
         return

@@ -27,7 +27,9 @@ _ENDS = tuple(".!?:;…\"'”’)]。！？")
 
 
 def _without_blocks(text: str, opening: str, closing: str) -> str:
-    """`text` without everything between `opening` and its `closing`, nested or not; an unclosed block reaches to the end of its line."""
+    """`text` without everything between `opening` and its `closing`, nested or not; an unclosed block reaches to the
+    end of its line.
+    """
     parts, depth, place = [], 0, 0
     for match in re.finditer(f"{re.escape(opening)}|{re.escape(closing)}", text):
         if match[0] == opening:
@@ -46,9 +48,11 @@ def _without_blocks(text: str, opening: str, closing: str) -> str:
 
 
 def paragraphs(raw: str) -> list[str]:
-    """The paragraphs of a text as it comes (plain, wikitext, HTML fragments, Markdown) without markup, references, headings and spare blanks.
+    """The paragraphs of a text as it comes (plain, wikitext, HTML fragments, Markdown) without markup, references,
+    headings and spare blanks.
 
-    Lines that were broken in mid-sentence are joined. A heading after the first paragraph ends the text: what follows is no longer the introduction.
+    Lines that were broken in mid-sentence are joined. A heading after the first paragraph ends the text: what follows
+    is no longer the introduction.
     """
     text = raw[:LONGEST].replace("\r\n", "\n").replace("\r", "\n")
     text = _REFERENCE.sub("", _without_blocks(text, "<!--", "-->"))
@@ -92,7 +96,9 @@ def shorten(text: str, limit: int) -> str:
 
 
 def opening(raw: str, count: int | None, limit: int) -> str:
-    """The first `count` paragraphs (None: all) as one line of at most `limit` characters; empty where nothing readable is there."""
+    """The first `count` paragraphs (None: all) as one line of at most `limit` characters; empty where nothing readable
+    is there.
+    """
     return shorten(" ".join(paragraphs(raw)[:count]), limit)
 
 
@@ -101,7 +107,8 @@ _SKIPPED = {"table", "style", "script", "sup", "figure", "figcaption", "aside", 
 
 
 def html_text(page: str) -> str:
-    """The paragraphs of a wiki's rendered HTML, outside tables, notes and figures, one a line, characters still escaped, for `paragraphs` to clean.
+    """The paragraphs of a wiki's rendered HTML, outside tables, notes and figures, one a line, characters still
+    escaped, for `paragraphs` to clean.
 
     A tokeniser of one pass: the standard library's parser takes quadratic time over malformed pages.
     """

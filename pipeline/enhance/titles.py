@@ -10,7 +10,9 @@ _NOT_IN_TITLES = re.compile(r"[#<>\[\]|{}\x00-\x1f\x7f]")
 
 
 def page_key(name: str) -> str:
-    """A QID or page title in one form: what stands behind /wiki/ or /entity/ in an address, percent-decoded, blanks for underscores, first letter large."""
+    """A QID or page title in one form: what stands behind /wiki/ or /entity/ in an address, percent-decoded, blanks for
+    underscores, first letter large.
+    """
     name = name.strip()
     address = _ADDRESS.match(name)
     name = unquote(address["page"] if address else name)

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from foundation.errors import UserError, nearest
-from pipeline.datasets.contracts import LayoutOptions
+from pipeline.datasets.contracts import NO_OPTIONS, LayoutOptions
 from pipeline.datasets.records import RawDataset
 
 
@@ -24,7 +24,7 @@ def formats() -> list[str]:
 
 
 def layout(data_dir: Path, format: str | None = None) -> ModuleType:
-    """The layout module for a folder: the one asked for, or the only one that recognises its files. Raises `UserError` otherwise."""
+    """The layout module named `format`, or the only one that recognises the folder's files. Raises `UserError`."""
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
         raise UserError(f"{data_dir}: no such folder; --data-dir must name the folder that holds the dataset")
@@ -33,18 +33,18 @@ def layout(data_dir: Path, format: str | None = None) -> ModuleType:
     modules = {name: importlib.import_module(f"{__name__}.{name}") for name in ([format] if format else formats())}
     if format:
         return modules[format]
-    found = [name for name, module in modules.items() if module.recognises(data_dir)]
+    fitting = [name for name, module in modules.items() if module.recognises(data_dir)]
     looked_for = "; ".join(f"{name}: {module.FILES}" for name, module in modules.items())
-    if not found:
+    if not fitting:
         raise UserError(f"{data_dir}: no dataset recognised; looked for {looked_for}")
-    if len(found) > 1:
+    if len(fitting) > 1:
         raise UserError(
-            f"{data_dir}: files of {' and '.join(found)} found; say which with --format (looked for {looked_for})"
+            f"{data_dir}: files of {' and '.join(fitting)} found; say which with --format (looked for {looked_for})"
         )
-    return modules[found[0]]
+    return modules[fitting[0]]
 
 
-def load(name: str, data_dir: Path, format: str | None = None, options: LayoutOptions = LayoutOptions()) -> RawDataset:
+def load(name: str, data_dir: Path, format: str | None = None, options: LayoutOptions = NO_OPTIONS) -> RawDataset:
     """Read a dataset into records. Raises `UserError` naming file, record and remedy for anything malformed."""
     try:
         return layout(data_dir, format).load(name, Path(data_dir), options)

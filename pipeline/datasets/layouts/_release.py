@@ -1,4 +1,4 @@
-"""What the layouts of published releases share: split files, pictures under other names, percent-encoded names, several mentions in a record."""
+"""What the layouts of published releases share: files by split, pictures under other names, percent-encoded names."""
 
 import os
 import re
@@ -18,7 +18,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".PNG", ".gif", ".webp")
 
 
 def split_files(folder: Path, dev: str = "dev", ending: str = r"\.json") -> dict[str, list[Path]]:
-    """Files `*_{split}` plus `ending` of each split, by name. dev, ending: regular expressions, of the words for dev and of what follows."""
+    """Files `*_{split}{ending}` of each split. dev, ending: regular expressions, of the word for dev, of the ending."""
     names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
     words = {split: dev if split == "dev" else split for split in SPLITS}
     return {
@@ -28,13 +28,16 @@ def split_files(folder: Path, dev: str = "dev", ending: str = r"\.json") -> dict
 
 
 def one_each(files: dict[str, list[Path]], folder: Path, form: str, layout: str) -> list[Path]:
-    """The file of each split, in the order of `SPLITS`. form: a file name with `{split}` in it. Raises `UserError` where a split has none or several."""
+    """The file of each split, in the order of `SPLITS`. Raises `UserError` where a split has none or several.
+
+    form: a file name with `{split}` in it, layout: the layout's files in words, for the message.
+    """
     paths = []
-    for split, found in files.items():
-        if len(found) != 1:
-            names = " and ".join(path.name for path in found) or "none"
+    for split, candidates in files.items():
+        if len(candidates) != 1:
+            names = " and ".join(path.name for path in candidates) or "none"
             raise UserError(f"{folder}: expected one file {form.format(split=split)}, found {names}; {layout}")
-        paths += found
+        paths += candidates
     return paths
 
 
@@ -42,9 +45,8 @@ def read_keyed(path: Path) -> dict[str, Any]:
     """A JSON object. Raises `UserError` for anything else, and for a key given twice."""
     value = read_json(path, unique=True)
     if not isinstance(value, dict) or not value:
-        raise UserError(
-            f"{path}: found {'an empty object' if value == {} else type(value).__name__}, expected an object with one field for each record"
-        )
+        kind = "an empty object" if value == {} else type(value).__name__
+        raise UserError(f"{path}: found {kind}, expected an object with one field for each record")
     return value
 
 
@@ -119,22 +121,22 @@ class Pictures:
             *(stem + extension for stem in stems for extension in EXTENSIONS),
             name.split(".")[0] + ".jpg",
         ]
-        found = next((other for other in others if other in self.names), None)
-        return path if found is None else self.folder.check(found, where)
+        there = next((other for other in others if other in self.names), None)
+        return path if there is None else self.folder.check(there, where)
 
     def holds(self, path: str) -> bool:
         return path in self.names or ("/" in path and (self.folder.root / path).is_file())
 
 
 def first_folder(folder: Path, given: str | None, usual: Sequence[str]) -> Path:
-    """The picture folder: the one given by option, or the first of the usual ones that is there, or the first."""
+    """The picture folder: the one that an option names, else the first usual one that is there, else the first."""
     if given:
         return folder / given
     return next((folder / name for name in usual if (folder / name).is_dir()), folder / usual[0])
 
 
 def stamps_below(roots: dict[str, Path]) -> Iterator[tuple[str, int, int]]:
-    """(name, size, mtime_ns) of every file below the picture folders: which of them a record means depends on what is there."""
+    """(name, size, mtime_ns) of every file below the picture folders, since a record may mean any of them."""
     for side, root in roots.items():
         waiting = [(root, "")] if root.is_dir() else []
         while waiting:

@@ -1,16 +1,19 @@
 """Layout `ghmfc`: WikiMEL and Richpedia-MEL as the releases of GHMFC and DWE lay them out.
 
-    qid2ne.json                {QID: name}: the KB
-    qid2abs.json               optional {QID: properties}: "Occupation: actor. Languages: English."
-    qid2brief.json             optional {QID: description}
-    *{train,dev,test}.json     {key: {id, sentence, mentions, answer (QID), imgPath | img_list, entities}}; `valid` for `dev` is read too
-    search_top100.json         optional {mention: [QIDs]}: the candidates, best first; of several search_top*.json the one with the largest number
-    images/ or KVQAimgs/       pictures named in imgPath, or the first one in img_list that is there, or, where a record has neither field, by its key
-    kb_image/                  optional pictures of the entities, named QID.jpg, QID_0.jpg, QID_1.jpg, …
+    qid2ne.json             {QID: name}: the KB
+    qid2abs.json            optional {QID: properties}: "Occupation: actor. Languages: English."
+    qid2brief.json          optional {QID: description}
+    *{train,dev,test}.json  {key: {id, sentence, mentions, answer (QID), imgPath | img_list, entities}}; dev may be
+                            named valid
+    search_top100.json      optional {mention: [QIDs]}: the candidates, best first; of several search_top*.json the one
+                            with the largest number is read
+    images/ or KVQAimgs/    pictures named in imgPath; else the first one in img_list that is there; else, where a
+                            record has neither field, the one named by the record's key
+    kb_image/               optional pictures of the entities, named QID.jpg, QID_0.jpg, QID_1.jpg, …
 
-A mention's id is its key: `id` numbers sentences, of which several mentions may come. `entities` is the gold's name, `brief` its description: neither
-is ever kept. Texts of QIDs that qid2ne.json does not name are not read. Names and phrases may be percent-encoded, and a picture may lie there under
-another extension.
+A mention's id is its key; `id` numbers sentences, which may hold several mentions. `entities` is the gold's name and
+`brief` its description: neither is ever kept. Texts of QIDs that qid2ne.json does not name are not read. Names and
+phrases may be percent-encoded, and a picture may have another extension than the record says.
 """
 
 import os
@@ -69,12 +72,12 @@ def _splits(folder: Path) -> dict[str, list[Path]]:
 
 
 def _candidates(folder: Path) -> Path | None:
-    found = {
+    by_size = {
         int(match[1]): path
         for path in folder.glob("search_top*.json")
         if (match := re.fullmatch(r"search_top(\d{1,9})\.json", path.name))
     }
-    return found[max(found)] if found else None
+    return by_size[max(by_size)] if by_size else None
 
 
 def recognises(folder: Path) -> bool:
@@ -96,13 +99,13 @@ def _roots(folder: Path, options: LayoutOptions) -> tuple[Path, Path]:
 
 def _entity_pictures(root: Path, qids: Container[str]) -> dict[str, tuple[str, ...]]:
     """QID -> its pictures, in the order of their numbers."""
-    found: dict[str, list[tuple[int, str]]] = {}
+    numbered: dict[str, list[tuple[int, str]]] = {}
     folder = ImageFolder(root)
     for name in os.listdir(root) if root.is_dir() else ():
         match = _ENTITY_PICTURE.fullmatch(name)
         if match and match[1] in qids:
-            found.setdefault(match[1], []).append((int(match[2] or -1), folder.check(name, str(root))))
-    return {qid: tuple(name for _, name in sorted(pictures)) for qid, pictures in found.items()}
+            numbered.setdefault(match[1], []).append((int(match[2] or -1), folder.check(name, str(root))))
+    return {qid: tuple(name for _, name in sorted(pictures)) for qid, pictures in numbered.items()}
 
 
 def _entities(folder: Path, root: Path) -> list[Entity]:

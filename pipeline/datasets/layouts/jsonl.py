@@ -2,7 +2,8 @@
 
 `mentions.jsonl` holds one mention per line:
 
-    {"id": "m1", "sentence": "Powers with Noel Harrison.", "mention": "Powers", "image": "images/7.jpg", "gold": "Q256474", "split": "train"}
+    {"id": "m1", "sentence": "Powers with Noel Harrison.", "mention": "Powers", "gold": "Q256474", "split": "train",
+     "image": "images/7.jpg"}
 
     id          text or integer, unique
     sentence    text
@@ -17,17 +18,19 @@
 
 `entities.jsonl` holds one entity per line:
 
-    {"id": "Q256474", "name": "Stefanie Powers", "attributes": {"Occupation": ["actor", "singer"]}, "images": ["images/powers.jpg"], "type": "person"}
+    {"id": "Q256474", "name": "Stefanie Powers", "attributes": {"Occupation": ["actor", "singer"]}, "type": "person",
+     "images": ["images/powers.jpg"]}
 
     id          text or integer, unique
     name        text
-    attributes  optional: text, or an object whose values are text or lists of text, read as "Occupation: actor, singer."
+    attributes  optional: text, or an object with values that are text or lists of text, read as
+                "Occupation: actor, singer."
     description optional text
     images      optional: a path or a list of paths relative to the folder; the first usable one stands for the entity
     type        optional label, or several joined by `|`
 
-UTF-8; blank lines are skipped; any other field is an error. Images lie below the folder itself, or below the folders named by the options
-`mention_images` and `entity_images`.
+The files are UTF-8. Blank lines are skipped; any other field is an error. Images lie below the folder itself, or below
+the folders that the options `mention_images` and `entity_images` name.
 """
 
 import json
@@ -113,8 +116,8 @@ def _as_text(value: Any) -> Any:
     for name, item in value.items():
         items = as_list(item)
         if not all(isinstance(one, str | int | float) for one in items):
-            found = "holds under {name} {item}, expected text or a list of text"
-            raise PydanticCustomError("field", found, {"name": repr(name), "item": f"{item!r:.60}"})
+            message = "holds under {name} {item}, expected text or a list of text"
+            raise PydanticCustomError("field", message, {"name": repr(name), "item": f"{item!r:.60}"})
         parts.append(f"{name}: {', '.join(map(str, items))}.")
     return " ".join(parts)
 

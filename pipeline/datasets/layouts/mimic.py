@@ -6,8 +6,9 @@
     kb_image/                 pictures named in image_list
     mention_image/            (or mention_images/) pictures named in imgPath
 
-`entities` is the gold's name and is never kept. Names and phrases may be percent-encoded. `imgPath` may be a URL, of which the last part counts, and
-the picture may lie there under another extension: the release converted what it had to `.jpg` without changing the records.
+`entities` is the gold's name and is never kept. Names and phrases may be percent-encoded. `imgPath` may be a URL, of
+which the last part counts, and the picture may have another extension: the release converted what it had to `.jpg`
+without changing the records.
 """
 
 from collections.abc import Iterator
@@ -78,9 +79,8 @@ def _roots(folder: Path, options: LayoutOptions) -> tuple[Path, Path]:
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     records = read_json(path, unique=True)
     if not isinstance(records, list) or not records:
-        raise UserError(
-            f"{path}: found {'an empty list' if records == [] else type(records).__name__}, expected a list of records"
-        )
+        kind = "an empty list" if records == [] else type(records).__name__
+        raise UserError(f"{path}: found {kind}, expected a list of records")
     for number, record in enumerate(records, 1):
         name = record.get("qid", record.get("id")) if isinstance(record, dict) else None
         yield f"{path}: record {number}" + ("" if name is None else f" ({name!r:.40})"), record
@@ -108,22 +108,30 @@ def _entities(folder: Path, root: Path, options: LayoutOptions) -> list[Entity]:
         )
         entities.append(entity)
         number_of[record.qid] = record.row
+    _check_rows(path, rows, number_of, qids)
+    return sorted(entities, key=lambda entity: number_of[entity.id])
+
+
+def _check_rows(path: Path, rows: dict[str, Any], number_of: dict[str, int], qids: Unique) -> None:
+    """Raises `UserError` where qid2id.json (`rows`) and kb_entity.json (`number_of`) disagree. qids: their places."""
     for qid, number in rows.items():
         if type(number) is not int and qid.lower() != "nil":
             raise UserError(
-                f"{path}: {qid!r:.60} holds {type(number).__name__} {number!r:.40}, expected the integer row id of kb_entity.json"
+                f"{path}: {qid!r:.60} holds {type(number).__name__} {number!r:.40}, expected the integer row id of "
+                "kb_entity.json"
             )
     for qid, number in number_of.items():
         if rows.get(qid) != number:
             raise UserError(
-                f"{qids.seen[qid]}: {qid} has id {number} here and {rows.get(qid, 'none')} in {path}; make both from the same release"
+                f"{qids.seen[qid]}: {qid} has id {number} here and {rows.get(qid, 'none')} in {path}; make both from "
+                "the same release"
             )
     extra = next((qid for qid in rows if qid not in number_of and qid.lower() != "nil"), None)
     if extra is not None:
         raise UserError(
-            f"{path}: {extra} has id {rows[extra]} here and no record in {folder / 'kb_entity.json'}; make both from the same release"
+            f"{path}: {extra} has id {rows[extra]} here and no record in kb_entity.json; make both from the same "
+            "release"
         )
-    return sorted(entities, key=lambda entity: number_of[entity.id])
 
 
 def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:

@@ -1,18 +1,27 @@
 """Layout `wikidiverse`: the original WikiDiverse release, with its ten candidates for each mention.
 
-    {train,valid,test}_w_10cands.json    in the folder itself, in wikidiverse_w_cands/ or in candidates/; a list of mentions, each a list of 11 fields:
-                                         sentence, image URL, mention, type, left context, right context, entity URL, candidates, topic, start, end
-    wikipedia_entity2desc_filtered.tsv   in the folder itself or in entities/; lines `entity@@@@description`
-    entity2desc.json, entity2brief*.json there too; {entity: description}. One of these files must be there: the KB is what they name
-    wikipedia_entity2imgs.tsv            optional, there too; lines `entity@@@@URL[AND]URL…`
-    type2entity.json                     optional, there too; {type: [entities]}
-    wikinewsImgs/ or images/             the mentions' pictures
-    wikipediaImgs/ or images/            optional, the entities' pictures
+The folder itself, wikidiverse_w_cands/ or candidates/ holds the splits:
 
-An entity's id and name is the title of its Wikipedia page, whatever spelling the release uses in a place: address, percent-encoding, `_` or `-` for a
-blank. Where several files describe one, the first description counts. A picture's file is the MD5 of the last part of its URL (or of the whole URL)
-with that part's extension; SVG became PNG. The release gives addresses of the entities' pictures, not the pictures: those that are there count, the
-others are not missing. A mention's id is its split and number, its group the topic. Entity URL `nil` is NIL. An entity's type comes from
+    {train,valid,test}_w_10cands.json     a list of mentions, each a list of 11 fields: sentence, image URL, mention,
+                                          type, left context, right context, entity URL, candidates, topic, start, end
+
+The folder itself or entities/ holds the KB, which is what these files name (one of them must be there):
+
+    wikipedia_entity2desc_filtered.tsv    lines `entity@@@@description`
+    entity2desc.json, entity2brief*.json  {entity: description}
+    wikipedia_entity2imgs.tsv             optional: lines `entity@@@@URL[AND]URL…`
+    type2entity.json                      optional: {type: [entities]}
+
+Pictures:
+
+    wikinewsImgs/ or images/              the mentions' pictures
+    wikipediaImgs/ or images/             optional: the entities' pictures
+
+An entity's id and name is the title of its Wikipedia page, however a file spells it: as an address, percent-encoded,
+with `_` or `-` for a blank. Where several files describe an entity, the first description counts. A picture's file is
+the MD5 of the last part of its URL (or of the whole URL) with that part's extension; SVG became PNG. The release gives
+addresses of the entities' pictures, not the pictures: those that are there count, the others are not missing. A
+mention's id is its split and number, its group the topic. Entity URL `nil` is NIL. An entity's type comes from
 type2entity.json alone, never from a mention.
 """
 
@@ -46,7 +55,7 @@ FILES = (
     "{train,valid,test}_w_10cands.json and entity2desc.json, wikipedia_entity2desc_filtered.tsv or entity2brief*.json"
 )
 _EXTENSION = re.compile(r"\.(?:jpe?g|png|svg|gif|webp|bmp|tiff?)$", re.IGNORECASE)
-_HEADS = ("entity", "title", "name")
+_HEADERS = ("entity", "title", "name")
 
 
 class _MentionRecord(Record):
@@ -84,15 +93,15 @@ class _Type(Record):
 def _splits(folder: Path) -> tuple[Path, dict[str, list[Path]]]:
     """The folder that holds the splits, and their files."""
     places = [folder, folder / "wikidiverse_w_cands", folder / "candidates"]
-    found = [(place, split_files(place, dev="valid|dev", ending=r"_w_\d+cands\.json")) for place in places]
-    return next((entry for entry in found if any(entry[1].values())), found[0])
+    files = [split_files(place, dev="valid|dev", ending=r"_w_\d+cands\.json") for place in places]
+    pairs = list(zip(places, files, strict=True))
+    return next((pair for pair in pairs if any(pair[1].values())), pairs[0])
 
 
 def _kb_files(folder: Path, *patterns: str) -> list[Path]:
-    found = [
-        path for pattern in patterns for place in (folder, folder / "entities") for path in sorted(place.glob(pattern))
-    ]
-    return [path for path in found if path.is_file()]
+    places = (folder, folder / "entities")
+    paths = (path for pattern in patterns for place in places for path in sorted(place.glob(pattern)))
+    return [path for path in paths if path.is_file()]
 
 
 def _descriptions(folder: Path) -> list[Path]:
@@ -104,13 +113,14 @@ def recognises(folder: Path) -> bool:
 
 
 def sources(folder: Path) -> list[Path]:
-    """The splits come last. Raises `UserError` where one has no file or several, or where no file describes the entities."""
+    """The splits come last. Raises `UserError` where one has no file or several, or no file names entities."""
     place, files = _splits(folder)
     splits = one_each(files, place, "{split}_w_10cands.json (valid for dev)", f"the layout `wikidiverse` is {FILES}")
     described = _descriptions(folder)
     if not described:
         raise UserError(
-            f"{folder}: no file that describes the entities; add entity2desc.json, wikipedia_entity2desc_filtered.tsv or entity2brief*.json"
+            f"{folder}: no file that describes the entities; add entity2desc.json, wikipedia_entity2desc_filtered.tsv "
+            "or entity2brief*.json"
         )
     return [*described, *_kb_files(folder, "wikipedia_entity2imgs.tsv", "type2entity.json"), *splits]
 
@@ -122,16 +132,17 @@ def _roots(folder: Path, options: LayoutOptions) -> tuple[Path, Path]:
 
 def _title(reference: str) -> str:
     """The page's title, from its address or as it stands. A few addresses carry stray characters in front."""
-    _, found, address = reference.partition("/wiki/")
-    title = decoded(address.partition("#")[0] or address) if found else decoded(reference)
+    _, is_address, address = reference.partition("/wiki/")
+    title = decoded(address.partition("#")[0] or address) if is_address else decoded(reference)
     return " ".join(title.replace("_", " ").split())
 
 
 class _Titles:
-    """Finds the KB's spelling of a title: the title itself, else the only one that differs in case or in `-` for a blank alone."""
+    """Finds the KB's spelling of a title: the title itself, else the one that differs in case and hyphens alone."""
 
     def __init__(self, titles: Iterable[str]) -> None:
-        self.titles, self.loose = set(titles), {}
+        self.titles = set(titles)
+        self.loose: dict[str, str | None] = {}
         for title in self.titles:
             key = self._key(title)
             self.loose[key] = None if key in self.loose else title
@@ -149,7 +160,8 @@ class _Pictures:
     """Finds the file of a URL's picture."""
 
     def __init__(self, root: Path) -> None:
-        self.folder, self.names, self.by_digest = ImageFolder(root), set(), {}
+        self.folder, self.names = ImageFolder(root), set[str]()
+        self.by_digest: dict[str, str] = {}
         for name in sorted(os.listdir(root)) if root.is_dir() else ():
             self.names.add(name)
             if re.fullmatch(r"[0-9a-f]{32}[\w.-]*", name, re.ASCII):
@@ -161,18 +173,23 @@ class _Pictures:
         digests = [hashlib.md5(part.encode(), usedforsecurity=False).hexdigest() for part in (last, url)]
         extension = _EXTENSION.search(last)
         expected = digests[0] + (re.sub(r"\.svg$", ".png", extension[0], flags=re.IGNORECASE) if extension else "")
-        found = [name for name in (expected, *map(self.by_digest.get, digests)) if name in self.names]
-        return (self.folder.check(found[0], where), True) if found else (expected, False)
+        names = (expected, *map(self.by_digest.get, digests))
+        there = next((name for name in names if name in self.names), None)
+        return (expected, False) if there is None else (self.folder.check(there, where), True)
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, str]]:
-    """(entity, text) of a JSON object, or of lines `entity@@@@text`: the first may be a head, one without `@@@@` goes on from the line before."""
+    """(entity, text) of a JSON object, or of lines `entity@@@@text`.
+
+    The first line may be a header; a line without `@@@@` continues the one before. Raises `UserError`.
+    """
     if path.suffix == ".json":
-        for name, value in read_keyed(path).items():
-            record = KeyedText.read({"key": name, "text": value}, f"{path}: {name!r:.40}")
+        for key, value in read_keyed(path).items():
+            record = KeyedText.read({"key": key, "text": value}, f"{path}: {key!r:.40}")
             yield record.key, record.text
         return
-    name, parts = None, []
+    name: str | None = None
+    parts: list[str] = []
     for number, line in read_lines(path):
         first, separator, rest = line.partition("@@@@")
         if not separator:
@@ -180,7 +197,8 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
             continue
         if name is not None:
             yield name, " ".join(filter(None, parts))
-        name, parts = (None, []) if number == 1 and first.strip().lower() in _HEADS else (first, [rest.strip()])
+        is_header = number == 1 and first.strip().lower() in _HEADERS
+        name, parts = None if is_header else first, [] if is_header else [rest.strip()]
     if name is None:
         raise UserError(f"{path}: no line of the form entity@@@@text; take the release's own file")
     yield name, " ".join(filter(None, parts))
@@ -200,8 +218,8 @@ def _entities(folder: Path, root: Path) -> list[Entity]:
     images: dict[str, list[str]] = {}
     for path in _kb_files(folder, "wikipedia_entity2imgs.tsv"):
         for name, urls in _pairs(path):
-            found = [pictures.find(url, f"{path}: {name!r:.60}") for url in re.split(r"\[AND\]|\s", urls) if url]
-            images.setdefault(titles.find(name), []).extend(image for image, there in found if there)
+            files = [pictures.find(url, f"{path}: {name!r:.60}") for url in re.split(r"\[AND\]|\s", urls) if url]
+            images.setdefault(titles.find(name), []).extend(image for image, there in files if there)
     types: dict[str, list[str]] = {}
     for path in _kb_files(folder, "type2entity.json"):
         for kind, names in read_keyed(path).items():
@@ -221,9 +239,8 @@ def _records(path: Path) -> Iterator[tuple[str, _MentionRecord]]:
     """(place, record) of each record of a split."""
     records, fields = read_json(path), tuple(_MentionRecord.field_names())
     if not isinstance(records, list) or not records:
-        raise UserError(
-            f"{path}: found {'an empty list' if records == [] else type(records).__name__}, expected a list of mentions"
-        )
+        kind = "an empty list" if records == [] else type(records).__name__
+        raise UserError(f"{path}: found {kind}, expected a list of mentions")
     for number, record in enumerate(records, 1):
         where = f"{path}: record {number}"
         if not isinstance(record, list) or len(record) != len(fields):
