@@ -266,7 +266,7 @@ def test_uploads_that_are_no_pictures_end_in_a_message(page, upload, words):
 
 
 def test_an_upload_of_100_mb_ends_in_a_message_and_takes_no_memory(page):
-    status, text, _ = page.link(picture=bytes(app.UPLOAD + 2 * app.BESIDE))
+    status, text, _ = page.link(picture=bytes(app.UPLOAD + 2 * app.FORM))
     assert status == 413 and "20 MB" in text
     server = page.server()
     if server:
@@ -343,9 +343,11 @@ def test_the_page_works_in_a_browser_on_a_phone_and_a_desk(page, tmp_path):
 def test_it_listens_on_this_machine_unless_told_otherwise_and_says_so():
     assert all(map(serve.loopback, ("127.0.0.1", "localhost", "::1", "127.0.0.2")))
     assert not any(map(serve.loopback, ("0.0.0.0", "::", "192.168.1.4", "box")))
-    local = serve.announced("127.0.0.1", 8080)
+    local = serve.address_line("127.0.0.1", 8080)
     assert "without a password" not in local and "http://127.0.0.1:8080/" in local
-    assert "without a password" in serve.announced("0.0.0.0", 8080) and "http://[::]:80/" in serve.announced("::", 80)
+    assert "without a password" in serve.address_line("0.0.0.0", 8080) and "http://[::]:80/" in serve.address_line(
+        "::", 80
+    )
 
 
 def test_a_page_for_others_answers_to_addresses_and_its_own_names_alone():

@@ -1,4 +1,4 @@
-"""The page's routes and guards: own host names alone, a token in every form, a limit on uploads, no scripts."""
+"""The page's routes and guards: only its own host names, a token in every form, limited uploads, no scripts."""
 
 import hmac
 import ipaddress
@@ -14,10 +14,12 @@ from foundation.errors import PassingError, UserError
 from report.explore.book import OUTCOMES, Book, Query
 
 UPLOAD = 20_000_000  # bytes of a picture
-BESIDE = 200_000  # bytes of the form's other fields, and of what stands between them
-DRAINED = 1 << 30  # bytes of a larger upload that are read away, so that its sender gets to read why it is refused
+FORM = 200_000  # bytes of all else in a form
+DRAINED = (
+    1 << 30
+)  # bytes of a refused upload that are read and dropped: a browser shows no answer before it has sent all
 SENTENCE, PHRASE = 10_000, 500  # characters
-PAGE = 50
+PAGE = 50  # mentions on a page of the search
 POLICY = (
     "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
@@ -25,14 +27,14 @@ POLICY = (
 
 @dataclass(frozen=True)
 class Hosts:
-    """What the page may be called by in a request's Host header, ports aside. names: in small letters. addresses:
-    whether any IP address will do too; a name that someone else owns is never one."""
+    """Host names under which the page answers. names: in small letters, without port. addresses: whether it also
+    answers under any IP address (nobody else can own one as a name)."""
 
     names: frozenset[str]
     addresses: bool = False
 
     def known(self, host: str) -> bool:
-        """host: a Host header."""
+        """Whether a request with this Host header is answered."""
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
         if name.lower() in self.names:
             return True
@@ -45,18 +47,33 @@ class Hosts:
         return True
 
 
+@dataclass(frozen=True)
+class LinkForm:
+    """The fields of the form that links a mention."""
+
+    sentence: str = ""
+    phrase: str = ""
+
+    def problem(self) -> str:
+        """Why these fields cannot be linked; empty where they can."""
+        if not self.sentence or not self.phrase:
+            return "A sentence and a phrase are needed."
+        if len(self.sentence) > SENTENCE or len(self.phrase) > PHRASE:
+            return f"A sentence has at most {SENTENCE:,} characters here, a phrase {PHRASE}."
+        return ""
+
+
 def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
     """The application. link: as `Linker.link`, called with sentence, phrase and a picture's bytes or None."""
     app = Flask(__name__, static_folder=None, template_folder="pages")
-    app.config |= {"MAX_CONTENT_LENGTH": UPLOAD + BESIDE, "MAX_FORM_MEMORY_SIZE": BESIDE, "MAX_FORM_PARTS": 16}
+    app.config |= {"MAX_CONTENT_LENGTH": UPLOAD + FORM, "MAX_FORM_MEMORY_SIZE": FORM, "MAX_FORM_PARTS": 16}
     app.jinja_options = {"autoescape": True}
     token = secrets.token_urlsafe(32)
     app.jinja_env.globals |= {"token": token, "outcomes": OUTCOMES, "run": book.name, "megabytes": UPLOAD // 1_000_000}
 
     @app.before_request
     def guard() -> None:
-        """A page elsewhere whose name was pointed at this machine sends its own name; one that posts a form here does
-        not know the token."""
+        """Refuse requests under a foreign host name (DNS rebinding) and forms of other pages (request forgery)."""
         if not hosts.known(request.host):
             abort(403, "this host name is not one of this page's; open the address that the command printed")
         own = f"http://{request.host}"
@@ -64,7 +81,7 @@ def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
             abort(403, "the form comes from another page")
 
     @app.after_request
-    def close(response: Response) -> Response:
+    def add_headers(response: Response) -> Response:
         response.headers.update(
             {
                 "Content-Security-Policy": POLICY,
@@ -78,9 +95,9 @@ def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
         return response
 
     @app.errorhandler(HTTPException)
-    def refused(error: HTTPException) -> tuple[str, int]:
+    def error_page(error: HTTPException) -> tuple[str, int]:
         if isinstance(error, RequestEntityTooLarge):
-            if (request.content_length or 0) > UPLOAD + BESIDE:
+            if (request.content_length or 0) > UPLOAD + FORM:
                 _drain(request.environ)
             return render_template(
                 "message.html",
@@ -124,30 +141,30 @@ def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
         )
 
     @app.get("/link")
-    def form() -> str:
-        return render_template("link.html", given={})
+    def empty_form() -> str:
+        return render_template("link.html", form=LinkForm())
 
     @app.post("/link")
     def answer() -> Any:
         upload = request.files.get("picture")
         if not hmac.compare_digest(request.form.get("token", "").encode(), token.encode()):
             abort(403, "this form is of an earlier start of the page; load it anew")
-        given = {"sentence": request.form.get("sentence", "").strip(), "phrase": request.form.get("phrase", "").strip()}
-        message = _unfit(given)
+        form = LinkForm(**{one.name: request.form.get(one.name, "").strip() for one in fields(LinkForm)})
+        message = form.problem()
         picture = upload.stream.read(UPLOAD + 1) if upload and upload.filename else None
         if picture is not None and len(picture) > UPLOAD:
             raise RequestEntityTooLarge
         if message:
-            return render_template("link.html", given=given, message=message), 400
+            return render_template("link.html", form=form, message=message), 400
         try:
-            linked = link(given["sentence"], given["phrase"], picture)
+            linked = link(form.sentence, form.phrase, picture)
         except (UserError, PassingError) as error:
-            return render_template("link.html", given=given, message=str(error)), 400
+            return render_template("link.html", form=form, message=str(error)), 400
         if linked.picture not in ("ok", "none"):
             message = f"The uploaded file cannot be used as a picture ({linked.picture}). Linked without it."
         cards = book.cards([entity.id for entity in linked.entities])
         return render_template(
-            "link.html", given=given, message=message, linked=linked, entities=cards.entities, pictures=cards.pictures
+            "link.html", form=form, message=message, linked=linked, entities=cards.entities, pictures=cards.pictures
         )
 
     @app.get("/explore.css")
@@ -157,17 +174,8 @@ def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
     return app
 
 
-def _unfit(given: dict[str, str]) -> str:
-    """Why these fields cannot be linked; empty where they can."""
-    if not given["sentence"] or not given["phrase"]:
-        return "A sentence and a phrase are needed."
-    if len(given["sentence"]) > SENTENCE or len(given["phrase"]) > PHRASE:
-        return f"A sentence has at most {SENTENCE:,} characters here, a phrase {PHRASE}."
-    return ""
-
-
 def _drain(environ: dict[str, Any]) -> None:
-    """Read a body that was refused by its announced size, and keep nothing of it."""
+    """Read a request's body, `DRAINED` bytes at most, and keep nothing of it."""
     stream, left = environ.get("wsgi.input"), min(int(environ.get("CONTENT_LENGTH") or 0), DRAINED)
     while stream is not None and left > 0:
         block = stream.read(min(left, 1 << 16))

@@ -30,7 +30,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Listed:
+class PredictedMention:
     """A predicted mention. row: in the dataset's table. phrase, text (phrase and sentence) and entities (names and ids
     of the gold and of the best five) in small letters, for the search."""
 
@@ -64,7 +64,7 @@ class Book:
     name: str
     source: CaseData
     method: Method
-    mentions: Sequence[Listed]
+    mentions: Sequence[PredictedMention]
     names: Mapping[str, str]
     limits: Limits
 
@@ -87,7 +87,7 @@ class Book:
             outcome = "NIL" if gold is None else verdict if gold in names else "gold outside the KB"
             entities = "\n".join(f"{name}\n{names.get(name, '')}" for name in [gold or "", *prediction.top[:5]])
             text = f"{phrase}\n{sentence}"
-            mentions.append(Listed(row, outcome, phrase.casefold(), text.casefold(), entities.casefold()))
+            mentions.append(PredictedMention(row, outcome, phrase.casefold(), text.casefold(), entities.casefold()))
         method = Method(run.method, predictions, protocol=protocol)
         return cls(f"{run.label}/{run.method}/{run.folder.name}", source, method, mentions, names, limits)
 

@@ -20,17 +20,17 @@ from report.explore.book import Book
 if TYPE_CHECKING:
     from linking.linker import Linked, Linker
 
-SILENCE = 60  # seconds after which a connection that says nothing is closed
+SILENCE = 60  # seconds after which a silent connection is closed
 
 
 class _Handler(WSGIRequestHandler):
     timeout = SILENCE
 
     def log(self, type: str, message: str, *args: Any) -> None:
-        """No line per request; what a request holds may be anyone's text."""
+        """Log nothing: a request holds text that anybody may have written."""
 
 
-class Once:
+class LazyLinker:
     """`Linker.link` of a run, loaded at the first call; calls wait for each other."""
 
     def __init__(self, run: Path, compute: Compute) -> None:
@@ -56,7 +56,7 @@ def serve(job: ServeJob) -> None:
     if not loopback(job.host):
         names = {job.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
     hosts = Hosts(frozenset({"localhost", *names}), addresses=not loopback(job.host))
-    app = make(book, Once(job.run, job.compute), hosts)
+    app = make(book, LazyLinker(job.run, job.compute), hosts)
     try:
         server = make_server(job.host, job.port, app, threaded=True, request_handler=_Handler)
     except (OSError, SystemExit, OverflowError) as error:
@@ -65,14 +65,14 @@ def serve(job: ServeJob) -> None:
         ) from error
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: threading.Thread(target=server.shutdown, daemon=True).start())
-    where = announced(job.host, server.server_port)
+    where = address_line(job.host, server.server_port)
     print(f"{len(book.mentions):,} mentions of {job.split} by {book.name}{where}", flush=True)
     server.serve_forever(poll_interval=0.2)
     server.server_close()
 
 
-def announced(host: str, port: int) -> str:
-    """Where the page is, and who else gets to see it."""
+def address_line(host: str, port: int) -> str:
+    """The page's address, and a warning where others can reach it."""
     address = f": http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C stops it)"
     if loopback(host):
         return address
@@ -83,7 +83,7 @@ def announced(host: str, port: int) -> str:
 
 
 def loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
+    """Whether only this machine can reach what listens at `host`."""
     if host == "localhost":
         return True
     try:
