@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from foundation.files import explained, link_new, locked, make_folder
 
@@ -200,7 +201,7 @@ def _holder(path: Path) -> Process | None:
         return None
 
 
-def _content(path: Path) -> dict:
+def _content(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cache.errors import NotFinite
 from cache.identity import KEY_BYTES, Output
-from foundation.errors import UserError
 
 BLOCK_BYTES = 16 << 20  # what is cast, checked and written at a time
 
@@ -42,7 +42,7 @@ def pending(
     """The arrays of all outputs by their path in the shard.
 
     keys: (n, 16) uint8. ok: (n,) bool; other rows become zeros (fixed) or nothing (ragged), whatever their column says.
-    Raises `UserError` naming feature and key for a number that is not finite, before the cast or after it; `ValueError` for columns that are not
+    Raises `NotFinite` naming feature and key for a number that is not finite, before the cast or after it; `ValueError` for columns that are not
     those of the outputs, or rows of another shape or kind of number.
     """
     if set(columns) != set(outputs):
@@ -52,7 +52,7 @@ def pending(
         column, place = columns[name], f"feature {feature}, output {name}"
         if len(column) != len(keys):
             raise ValueError(f"{place}: {len(column)} rows for {len(keys)} keys")
-        for i in np.flatnonzero(ok):
+        for i in np.flatnonzero(ok).tolist():
             _check(f"{place}: row {keys[i].tobytes().hex()}", output, column[i])
         dtype = np.dtype(output.dtype)
         if output.ragged:
@@ -67,10 +67,11 @@ def pending(
 
 
 def _check(place: str, output: Output, row: np.ndarray | None) -> None:
-    found = np.shape(row)[1:] if output.ragged and np.ndim(row) else np.shape(row)
-    if row is None or found != output.shape or np.ndim(row) != len(output.shape) + output.ragged:
+    shape = () if row is None else np.shape(row)
+    step = shape[1:] if output.ragged else shape
+    if row is None or step != output.shape or len(shape) != len(output.shape) + output.ragged:
         raise ValueError(
-            f"{place} has the shape {np.shape(row)}, expected {('any', *output.shape) if output.ragged else output.shape}"
+            f"{place} has the shape {shape}, expected {('any', *output.shape) if output.ragged else output.shape}"
         )
     if row.size == 0:
         return
@@ -82,9 +83,7 @@ def _check(place: str, output: Output, row: np.ndarray | None) -> None:
             )
     elif not np.isfinite(_cast(row, wanted)).all():
         what = f"a value beyond the range of {wanted}" if np.isfinite(row).all() else "NaN or infinity"
-        raise UserError(
-            f"{place} holds {what}, expected finite numbers; check the model's weights, or extract with --precision float32"
-        )
+        raise NotFinite(f"{place} holds {what}, expected finite numbers; check the model's weights")
 
 
 def _cast(row: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -98,7 +97,7 @@ def _fixed_blocks(output: Output, column: OutputRows, ok: np.ndarray) -> Callabl
     def blocks() -> Iterator[np.ndarray]:
         for start in range(0, len(ok), rows):
             block = np.zeros((min(rows, len(ok) - start), *output.shape), output.dtype)
-            for i in np.flatnonzero(ok[start : start + rows]):
+            for i in np.flatnonzero(ok[start : start + rows]).tolist():
                 block[i] = column[start + i]
             yield block
 
@@ -112,7 +111,8 @@ def _ragged_blocks(output: Output, column: OutputRows, lengths: np.ndarray) -> C
 
     def blocks() -> Iterator[np.ndarray]:
         for number in np.unique(group):
-            rows = [_cast(column[i], np.dtype(output.dtype)) for i in np.flatnonzero((group == number) & (lengths > 0))]
+            places = np.flatnonzero((group == number) & (lengths > 0)).tolist()
+            rows = [_cast(np.asarray(column[i]), np.dtype(output.dtype)) for i in places]
             if rows:
                 yield np.concatenate(rows)
 

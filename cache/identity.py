@@ -16,8 +16,6 @@ from foundation.errors import UserError
 from foundation.files import locked, read_json, write_json
 from foundation.progress import Bar
 
-RULES = 2
-"""Raised by hand when what an identity is made of changes: finished tasks then look again at what they hold."""
 KEY_BYTES = 16
 RULES = 2
 """Raised by hand when what an identity is made of changes: finished tasks then look again at what they hold."""
@@ -101,7 +99,7 @@ def _file_hash(file: Path, memo: Path | None) -> str:
             and (known.get("size"), known.get("mtime_ns")) == (before.st_size, before.st_mtime_ns)
             and "sha256" in known
         ):
-            return known["sha256"]
+            return str(known["sha256"])
         value = _sha256(place, before.st_size)
         after = os.stat(place)
     except OSError as error:

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from cache.columns import BLOCK_BYTES, Pending
+from cache.errors import Damaged, Gone
 from cache.identity import DTYPES
 from foundation.errors import PassingError, UserError
 from foundation.files import error_number, free_bytes
@@ -54,17 +55,15 @@ class H5Array:
         with h5py.File(self.path, "r", locking=False) as file:
             dataset = file[self.name]
             if not isinstance(index, np.ndarray):
-                return dataset[index]
+                return np.asarray(dataset[index])
             rows, inverse = np.unique(index, return_inverse=True)  # h5py wants them ascending and once
-            return dataset[rows][inverse]
+            return np.asarray(dataset[rows])[inverse]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 
 
 Array = np.ndarray | H5Array
-REFILL = "`luigi --module tasks ExtractFeatures` makes it again"
-REMEDY = "`luigi --module tasks VerifyCache --repair` removes it, the next extraction refills it"
 
 
 @dataclass
@@ -117,17 +116,17 @@ def _text(strings: str | list[str]) -> np.ndarray | np.bytes_:
 def read(path: Path) -> Contents:
     """Open the shard `path` and map its arrays; the file is closed again, the maps stay.
 
-    Raises `UserError` naming the file when it is missing, truncated, no HDF5 file, of a newer layout, or refers to other files; `PassingError`
+    Raises `UserError` (`Gone`, `Damaged`) naming the file when it is missing, truncated, no HDF5 file, of a newer layout, or refers to other files; `PassingError`
     when the system cannot open it just now.
     """
-    with _told(path), h5py.File(path, "r", locking=False) as file:
+    with _readable(path), h5py.File(path, "r", locking=False) as file:
         contents = Contents({name: _plain(value) for name, value in file.attrs.items()}, _arrays(path, file))
         version = int(contents.attributes["layout"])
     if version > LAYOUT:
         raise UserError(f"shard {path} has layout {version}, this version reads up to {LAYOUT}; update the package")
     while version < LAYOUT:
         if version not in MIGRATIONS:
-            raise UserError(f"shard {path} has the unknown layout {version}, expected {LAYOUT}; {REMEDY}")
+            raise Damaged(f"shard {path} has the unknown layout {version}, expected {LAYOUT}")
         contents, version = MIGRATIONS[version](contents), version + 1
     return contents
 
@@ -138,10 +137,10 @@ def damage(path: Path) -> str | None:
     The seal comes first and without HDF5, which need not survive damage to its own structures. It was taken of the file, the checksums of the
     arrays before they were written: they differ alone where the disk or the memory failed in between.
     """
-    with _told(path):
+    with _readable(path):
         if _seal_broken(path):
             return "its bytes are not what was written (the checksum of the file differs)"
-    with _told(path), h5py.File(path, "r", locking=False) as file:
+    with _readable(path), h5py.File(path, "r", locking=False) as file:
         for name, array in _arrays(path, file).items():
             if checksum(array) != _plain(file[name].attrs.get("sha256")):
                 return f"array {name} is not what was written (its checksum differs)"
@@ -149,21 +148,22 @@ def damage(path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _readable(path: Path) -> Iterator[None]:
     """Every failure to read the shard as one line for the user."""
     try:
         yield
     except FileNotFoundError as error:
-        raise UserError(f"shard {path} is gone; {REFILL}") from error
+        raise Gone(f"shard {path} is gone") from error
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - a damaged file makes h5py raise almost any type
-        if error_number(error) in _NOT_ITS_FAULT:
+        number = error_number(error)
+        if number in _NOT_ITS_FAULT:
             raise PassingError(
-                f"shard {path} cannot be opened now ({os.strerror(error_number(error))}); run the same command again"
+                f"shard {path} cannot be opened now ({os.strerror(number or 0)}); run the same command again"
             ) from error
-        told = str(error).partition("\n")[0][:120]
-        raise UserError(f"shard {path} is truncated or damaged ({told}); {REMEDY}") from error
+        reason = str(error).partition("\n")[0][:120]
+        raise Damaged(f"shard {path} is truncated or damaged ({reason})") from error
 
 
 def _arrays(path: Path, file: h5py.File) -> dict[str, Array]:
@@ -199,7 +199,8 @@ def _array(path: Path, name: str, dataset: h5py.Dataset, raw: np.ndarray) -> Arr
     start, length = dataset.id.get_offset(), dataset.size * dataset.dtype.itemsize
     if start is None or start + length > len(raw):
         raise ValueError(f"array {name} ends after the end of the file")
-    return raw[start : start + length].view(dataset.dtype).reshape(dataset.shape)
+    array: np.ndarray = raw[start : start + length].view(dataset.dtype).reshape(dataset.shape)
+    return array
 
 
 def checksum(array: Array) -> str:

@@ -3,17 +3,19 @@
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cache import layout
 from cache.claims import temporary_name
 from cache.columns import OutputRows, cause_codes, check_keys, pending, whole
+from cache.errors import Damaged
 from cache.identity import KEY_BYTES, Output
-from cache.layout import REMEDY, Array
-from foundation.errors import UserError
+from cache.layout import Array
 from foundation.files import explained, fault_point, link_new
 
 
@@ -43,9 +45,9 @@ class Shard:
         for name in ("status", "cause"):
             problem = problem or self._shape_problem(name, np.uint8, (len(self),))
         if problem:
-            raise UserError(f"shard {self.path}: {problem}; {REMEDY}")
+            raise Damaged(f"shard {self.path}: {problem}")
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return Shard, (self.path,)
 
     def __len__(self) -> int:
@@ -114,37 +116,38 @@ class Shard:
 
     def _array(self, name: str) -> Array:
         if name not in self._contents.arrays:
-            raise UserError(f"shard {self.path} has no array {name!r}; {REMEDY}")
+            raise Damaged(f"shard {self.path} has no array {name!r}")
         return self._contents.arrays[name]
 
 
-def write(
-    folder: Path,
-    name: str,
-    *,
-    feature: str,
-    identity: str,
-    outputs: Mapping[str, Output],
-    keys: np.ndarray,
-    status: np.ndarray,
-    causes: Sequence[str],
-    columns: Mapping[str, OutputRows],
-) -> Path | None:
-    """Write `folder/name` whole or not at all; None when another writer gave that name first (its file stays).
+@dataclass(frozen=True)
+class NewRows:
+    """Rows to be written as one shard.
 
-    keys: (n, 16) uint8, distinct. status: (n,) of `Status`. causes: n strings, empty where OK. columns: for each output a (n, *shape) array or n
-    rows, (*shape) or ragged (L, *shape); what stands in rows that are not OK is not looked at and may be None.
-    Raises `UserError` for a value that is not finite, before or after the cast to the output's dtype (naming feature and key), and for a disk that
-    is full or cannot be written; `ValueError` for columns that do not fit the outputs. Nothing is left behind then.
+    keys: (n, 16) uint8, distinct. status: (n,) of `Status`. causes: n texts, empty where OK. columns: for each output a
+    (n, *shape) array or n rows, (*shape) or ragged (L, *shape); rows that are not OK are not looked at and may be None.
     """
-    keys = check_keys(keys)
-    if len(status) != len(keys) or len(causes) != len(keys):
-        raise ValueError(f"{len(status)} statuses and {len(causes)} causes for {len(keys)} keys")
-    status = np.array([Status(int(value)) for value in status], np.uint8)
+
+    keys: np.ndarray
+    status: np.ndarray
+    causes: Sequence[str]
+    columns: Mapping[str, OutputRows]
+
+
+def write(final: Path, feature: str, identity: str, outputs: Mapping[str, Output], rows: NewRows) -> Path | None:
+    """Write the shard `final` whole or not at all; None when another writer gave that name first (its file stays).
+
+    feature, identity, outputs: of the feature that the rows belong to. Raises `NotFinite` for a value that is not finite,
+    before or after the cast to the output's dtype (naming feature and key), and `UserError` for a disk that is full or cannot
+    be written; `ValueError` for columns that do not fit the outputs. Nothing is left behind then.
+    """
+    keys, causes = check_keys(rows.keys), rows.causes
+    if len(rows.status) != len(keys) or len(causes) != len(keys):
+        raise ValueError(f"{len(rows.status)} statuses and {len(causes)} causes for {len(keys)} keys")
+    status = np.array([Status(int(value)) for value in rows.status], np.uint8)
     codes, table = cause_codes(causes)
     arrays = {"keys": whole(keys), "status": whole(status), "cause": whole(codes)}
-    arrays |= pending(feature, keys, status == Status.OK, outputs, columns)
-    final = Path(folder) / name
+    arrays |= pending(feature, keys, status == Status.OK, outputs, rows.columns)
     temporary = temporary_name(final)
     fault_point("before-write")
     with explained(final):
@@ -160,10 +163,10 @@ def write(
                 layout.seal(handle)
                 os.fsync(handle.fileno())
             fault_point("before-link")
-            made = link_new(temporary, final)
+            written = link_new(temporary, final)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
     fault_point("after-link")
-    return final if made else None
+    return final if written else None

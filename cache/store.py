@@ -14,11 +14,10 @@ import numpy as np
 
 from cache import claims, shard
 from cache.columns import OutputRows
+from cache.errors import Damaged, Gone
 from cache.identity import Output, identity
 from cache.index import Index, as_void
-from cache.layout import REFILL, REMEDY
 from cache.shard import Shard
-from foundation.errors import UserError
 from foundation.files import make_folder, read_json, write_json
 
 SPEC = "spec.json"
@@ -71,7 +70,7 @@ class Store:
             {"feature": feature, "identity": digest, "spec": json.loads(json.dumps(spec))},
         )
         if store.described and cls.open(store.folder).identity != digest:
-            raise UserError(f"{store.folder / SPEC} describes another feature than its folder's name; {REMEDY}")
+            raise Damaged(f"{store.folder / SPEC} describes another feature than its folder's name")
         return store
 
     def make(self) -> None:
@@ -83,16 +82,16 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
-        """The store in `folder`. Raises `UserError` when its `spec.json` is missing or malformed."""
+        """The store in `folder`. Raises `Gone` or `Damaged` when its `spec.json` is missing or malformed."""
         path = Path(folder) / SPEC
         try:
             return cls(folder, json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError as error:
-            raise UserError(f"{path} is gone; {REFILL}") from error
+            raise Gone(f"{path} is gone") from error
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is no description of a feature ({error!r}); {REMEDY}") from error
+            raise Damaged(f"{path} is no description of a feature ({error!r})") from error
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return Store.open, (self.folder,)
 
     @property
@@ -148,7 +147,7 @@ class Store:
         if opened.identity != self.identity:
             problem = f"belongs to the identity {opened.identity[:16]}, not to its folder"
         if problem:
-            raise UserError(f"shard {opened.path}: {problem}; {REMEDY}")
+            raise Damaged(f"shard {opened.path}: {problem}")
         return opened
 
     def _current(self) -> Index:
@@ -175,7 +174,7 @@ class Store:
         """The shard of a number that `locate` gave; numbers never change their meaning. Raises `UserError` when it has been removed since."""
         found = self._shards[number]
         if found is None:
-            raise UserError(f"a shard of {self.folder} has been removed; {REFILL}")
+            raise Gone(f"a shard of {self.folder} has been removed")
         return found
 
     def files_for(self, keys: np.ndarray) -> list[Path]:
@@ -208,7 +207,7 @@ class Store:
     def add(
         self, keys: np.ndarray, status: np.ndarray, causes: Sequence[str], columns: Mapping[str, OutputRows]
     ) -> str:
-        """Write one shard and return its name; see `cache.shard.write` for the arguments and errors. The rows can be found afterwards.
+        """Write one shard and return its name; see `cache.shard.NewRows` and `write` for the arguments and errors. The rows can be found afterwards.
 
         Where another process has written the same shard in the meantime, its file stays and this one is discarded.
         """
@@ -217,17 +216,8 @@ class Store:
             self.set_probe(None)  # taken for empty by a run that failed
         if not self.has_shard(name):
             self.sweep()
-            shard.write(
-                self.folder,
-                name,
-                feature=self.feature,
-                identity=self.identity,
-                outputs=self.outputs,
-                keys=keys,
-                status=status,
-                causes=causes,
-                columns=columns,
-            )
+            rows = shard.NewRows(keys, status, causes, columns)
+            shard.write(self.folder / name, self.feature, self.identity, self.outputs, rows)
         self.refresh()
         return name
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.layout import REMEDY
+from cache.errors import Damaged, RowsMissing
 from cache.shard import Shard, Status
 from cache.store import Store
 from foundation.errors import UserError
@@ -33,7 +33,7 @@ class Table:
     def __init__(self, store: Store, output: str, keys: np.ndarray, present: np.ndarray) -> None:
         """keys: (n, 16) uint8. present: (n,) bool; rows that are not present have no key to look for.
 
-        Raises `UserError` when a present key is not in the store, or the feature has no such output.
+        Raises `RowsMissing` when a present key is not in the store, `UserError` when the feature has no such output.
         """
         if output not in store.outputs:
             raise UserError(
@@ -49,9 +49,8 @@ class Table:
         number[present], row[present] = store.locate(np.asarray(keys)[present])
         absent = int((number[present] < 0).sum())
         if absent:
-            raise UserError(
-                f"feature {store.feature}: {absent} of {int(present.sum())} rows are not in {store.folder}; "
-                "`luigi --module tasks ExtractFeatures` extracts them"
+            raise RowsMissing(
+                f"feature {store.feature}: {absent} of {int(present.sum())} rows are not in {store.folder}"
             )
         self._arrays: list[Any] | None = None
         self._flat: list[np.ndarray] = []
@@ -81,7 +80,7 @@ class Table:
         offsets = np.asarray(offsets)
         self._start[at], self.lengths[at] = offsets[row], offsets[row + 1] - offsets[row]
         if (self._start[at] < 0).any() or (self.lengths[at] < 0).any() or (offsets[row + 1] > len(values)).any():
-            raise UserError(f"shard {shard.path}: offsets of {self.output} lead out of its values; {REMEDY}")
+            raise Damaged(f"shard {shard.path}: offsets of {self.output} lead out of its values")
 
     def __len__(self) -> int:
         return len(self.ok)

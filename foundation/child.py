@@ -23,7 +23,6 @@ from foundation import extras, logs, progress
 from foundation.contracts import from_json, to_json
 from foundation.errors import PassingError, UserError
 
-_ERRORS = {"UserError": UserError, "PassingError": PassingError}
 _LOOK = 0.5  # seconds between two looks at a child's progress
 _WATCH: contextvars.ContextVar[Callable[[dict[str, Any]], None] | None] = contextvars.ContextVar("watch", default=None)
 
@@ -63,7 +62,7 @@ def run(target: str, job: Any, result: Any = None, threads: int = 0) -> Any:
         if answer.exists():
             answered = json.loads(answer.read_text())
             if "error" in answered:
-                raise _ERRORS[answered["kind"]](*answered["error"])
+                raise _error(answered["kind"])(*answered["error"])
             return restored(result, answered["result"])
     if code == -signal.SIGINT:
         raise UserError("stopped")
@@ -73,6 +72,13 @@ def run(target: str, job: Any, result: Any = None, threads: int = 0) -> Any:
             "The same command goes on where it stopped"
         )
     raise RuntimeError(f"{target} ended with exit code {code}; its traceback stands above")
+
+
+def _error(name: str) -> type[UserError] | type[PassingError]:
+    """The error class of a child's answer, `module:Class`; `UserError` for a class that this process has not."""
+    module, _, kind = name.partition(":")
+    found = getattr(sys.modules.get(module) or importlib.import_module(module), kind, UserError)
+    return found if issubclass(found, (UserError, PassingError)) else UserError
 
 
 def _environment(threads: int) -> dict[str, str]:
@@ -174,7 +180,7 @@ def _main(target: str, job_file: str, answer: str, parent: str) -> int:
     try:
         result = {"result": call(target, json.loads(Path(job_file).read_text()))}
     except (UserError, PassingError) as error:
-        result = {"kind": type(error).__name__, "error": list(map(str, error.args))}
+        result = {"kind": f"{type(error).__module__}:{type(error).__qualname__}", "error": list(map(str, error.args))}
     Path(answer).write_text(json.dumps(result))
     return 0
 

@@ -175,7 +175,7 @@ def test_usage_goes_on_past_a_feature_that_cannot_be_told(tmp_path):
     (store.folder / "spec.json").unlink()
     found, problems = usage(tmp_path)
     assert [line.folder for line in found] == [other.folder]
-    assert problems == [f"{store.folder / 'spec.json'} is gone; `luigi --module tasks ExtractFeatures` makes it again"]
+    assert problems == [f"{store.folder / 'spec.json'} is gone"]
 
 
 def test_remove_takes_a_feature_folder_and_nothing_else(tmp_path):

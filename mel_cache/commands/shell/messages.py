@@ -12,10 +12,18 @@ from typing import Any, NoReturn
 
 import luigi
 
+from cache.errors import Damaged, Gone, NotFinite, RowsMissing
 from foundation import logs
 from foundation.errors import PassingError, UserError
 from mel_cache.commands.shell.settings import REFUSED
 
+REMEDIES: dict[type[Exception], str] = {
+    Damaged: "`luigi --module tasks VerifyCache --repair` removes it, the next extraction refills it",
+    Gone: "`luigi --module tasks ExtractFeatures` makes it again",
+    RowsMissing: "`luigi --module tasks ExtractFeatures` extracts them",
+    NotFinite: "or extract with --precision fp32",
+}
+"""The command or option that mends an error of the cache, by its type."""
 NEAREST = 3  # options named where one is mistyped
 
 
@@ -36,10 +44,11 @@ def refusing() -> Iterator[None]:
 
 def show(error: Exception | str) -> None:
     """`error: …` on stderr, a line for each line of the message; one JSON object where logs are JSON."""
+    message = "; ".join([str(error), *([REMEDIES[type(error)]] if type(error) in REMEDIES else [])])
     if logs.wanted():
-        logs.emit("error", "error", message=str(error))
+        logs.emit("error", "error", message=message)
     else:
-        for line in str(error).split("\n"):
+        for line in message.split("\n"):
             print(f"error: {line}", file=sys.stderr, flush=True)
 
 
