@@ -38,7 +38,7 @@ class SearchJob:
     """A search over one head's hyper-parameters.
 
     training: the head with the values that the search starts from; its `out` is the search's folder. space: option ->
-    what is drawn for it, see `heads.config._space`. given: parameters that stand beside the drawn ones in best.json.
+    what is drawn for it, see `heads.config.space`. given: parameters that stand beside the drawn ones in best.json.
     name: the study's. depends: all that names the study.
     """
 

@@ -12,7 +12,7 @@ from cache.inputs import Want, keys_digest
 from foundation.errors import UserError, nearest
 from foundation.files import parse_json, read_json
 from foundation.paths import Paths
-from heads.config import load_config, methods, to_json
+from heads.config import code_digest, load_config, methods, to_json
 from heads.config.dsmip import PROMPTED, DsmipConfig
 from heads.contracts import HeadInput, HeadWant, LiveClip, TrainingJob
 from pipeline.candidates.contracts import CandidateLists
@@ -170,6 +170,7 @@ def training_job(spec: HeadSpec, upstream: Upstream, trial: Trial, paths: Paths)
         "rows": {name: keys_digest(paths.root / extraction.columns[name]) for name in sorted(columns)},
         "pairs": {name: pair.digest for name, pair in upstream.pairs.items()},
     }
+    depends |= code_digest(spec.method)
     if upstream.heads:
         depends["heads"] = {name: run.depends for name, run in upstream.heads.items()}
     if upstream.prompted:

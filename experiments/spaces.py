@@ -13,7 +13,7 @@ from experiments.contracts import SearchJob, Study
 from foundation.errors import UserError
 from foundation.paths import Paths
 from heads.config import config_class, load_config, to_json
-from heads.config._space import checked
+from heads.config.space import check_space
 from heads.contracts import TrainingJob
 from pipeline.profiles.profile import Profile, plain_yaml
 
@@ -48,7 +48,7 @@ def plan(method: str, params: str, file: str, profile: Profile) -> SearchPlan:
     if pinned:
         head = jobs.head_spec(method, params, profile, pinned)
     where = file or f"the search space of {head.method}"
-    space = checked(config_class(head.method), _read(Path(file)) if file else config.searched(), where)
+    space = check_space(config_class(head.method), _read(Path(file)) if file else config.searched(), where)
     if not file:
         space = holding(space, to_json(load_config(head.method, head.config)))
     available = list(profile.features)

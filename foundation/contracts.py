@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast, dataclass_transform
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from foundation.errors import UserError, nearest
+from foundation.errors import UserError, did_you_mean, nearest
 
 T = TypeVar("T")
 _CONFIG = ConfigDict(extra="forbid", strict=True)
@@ -49,10 +49,14 @@ def from_json(kind: type[T], value: Any, where: str = "") -> T:
 
 
 def message(error: ValidationError, where: str, kind: Any = None) -> str:
-    """The first of pydantic's complaints as one line: the place, what was found, what was expected."""
-    first = error.errors(include_url=False)[0]
+    """The first of pydantic's complaints as one line: the place, what was found, what was expected.
+
+    A key that is unknown comes before one that is missing: it may be that one, mistyped.
+    """
+    complaints = error.errors(include_url=False)
+    first = next((one for one in complaints if one["type"] in _UNKNOWN), complaints[0])
     path = ".".join(str(step) for step in first["loc"] if step != "[key]")
-    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+    if first["type"] in _UNKNOWN:
         known = _names(kind, first["loc"][:-1])
         return f"{where}: unknown key {str(first['loc'][-1])!r}{nearest(str(first['loc'][-1]), known)}"
     if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
@@ -61,9 +65,16 @@ def message(error: ValidationError, where: str, kind: Any = None) -> str:
         return f"{where}: `{path}` is missing"
     if first["type"] == "value_error":  # of a dataclass's own check, which names the field
         return f"{where}: {first['msg'].removeprefix('Value error, ')}"
-    return f"{where}: {path} = {first['input']!r:.60}: {_expected(first['msg'])}"
+    found = f"{first['input']!r:.60}"
+    if isinstance(first["input"], bool | int | float | str) and first["type"].endswith(("_type", "_from_float")):
+        found += f" ({type(first['input']).__name__})"
+    if first["type"] == "literal_error":
+        known = re.findall(r"'([^']*)'", first["ctx"]["expected"])
+        return f"{where}: {path} = {found}: expected one of {', '.join(map(repr, known))}{did_you_mean(first['input'], known)}"
+    return f"{where}: {path} = {found}: {_expected(first['msg'])}"
 
 
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 _WORDS = (
     (re.compile(r"^Input should be "), "expected "),
     (re.compile(r"greater than or equal to"), "at least"),

@@ -32,5 +32,11 @@ class PassingError(_Lines):
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'? Known: …` where one of `known` is near, else `; known: …`: all of them."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return (f"; did you mean {close[0]!r}? Known: " if close else "; known: ") + ", ".join(known)
+    hint = did_you_mean(word, known)
+    return (f"{hint} Known: " if hint else "; known: ") + ", ".join(known)
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where one of `known` is near, else nothing."""
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

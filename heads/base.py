@@ -179,9 +179,12 @@ def make_head(
 ) -> Head:
     """The head of a method, freshly initialised from torch's generator.
 
-    blocks: file of a model's blocks that the head runs live. A module with heads of several stages says with `head_class(config, blocks)` which of
-    them is meant: a function of (config, shapes).
+    blocks: file of a model's blocks that the head runs live. A module with heads of several stages says with
+    `head_class(config, blocks)` which of them is meant, as `HeadConfig.head_class` does for a plugin.
     """
+    maker = config.head_class(blocks)
+    if maker is not None:
+        return maker(config, shapes)
     module = importlib.import_module(f"heads.methods.{method}")
     if hasattr(module, "head_class"):
         head: Head = module.head_class(config, blocks)(config, shapes)

@@ -18,7 +18,7 @@ from foundation.files import fault_point, read_json, write_json
 from foundation.progress import Bar
 from heads.base import Head, make_head
 from heads.checkpoint import load_optimizer, optimizer_tensors, part, read_tensors, write_tensors
-from heads.config import load_config, to_json
+from heads.config import code_digest, load_config, to_json
 from heads.contracts import TrainingJob, TrainingResult
 from heads.data import Bundle
 from heads.evaluation import measure, write_predictions
@@ -155,6 +155,7 @@ def job_digest(job: TrainingJob) -> str:
         "seed": job.seed,
         "config": to_json(load_config(job.method, job.config)),
         "train_fraction": job.train_fraction,
+        **code_digest(job.method),
         "inputs": sorted([one.side, one.role, one.view, Store.open(one.store).identity] for one in inputs),
     }
     hashed.update(json.dumps(depends, sort_keys=True).encode())

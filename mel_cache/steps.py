@@ -22,7 +22,7 @@ from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
 from foundation.paths import Paths
-from heads.config import load_config
+from heads.config import code_digest, load_config
 from heads.config.dsmip import DsmipConfig
 from heads.contracts import Compute, HeadInput, TrainingJob, TrainingResult
 from pipeline.candidates import specs
@@ -410,6 +410,7 @@ class Training:
             "config": self.spec.config,
             "seed": self.trial.seed,
             "train_fraction": self.trial.train_fraction,
+            **code_digest(self.spec.method),
             "upstream": self.reads.digests,
         }
 

@@ -28,7 +28,7 @@ from foundation.errors import UserError
 from heads import training
 from heads.config import config_class, load_config, methods
 from heads.config import to_json as config_json
-from heads.config._space import checked
+from heads.config.space import check_space
 from heads.contracts import TrainingJob
 from heads.data import Bundle
 from pipeline.profiles import profile as profiles
@@ -46,7 +46,7 @@ def search_job(job, out, space=SPACE, config=MappingProxyType({}), **study):
     config = {**config_json(load_config("mimic", job.config)), **config}
     return SearchJob(
         training=replace(job, config=config, out=out),
-        space=checked(config_class("mimic"), space, "space"),
+        space=check_space(config_class("mimic"), space, "space"),
         given={"epochs": config["epochs"]},
         study=Study(**{"trials": 4, **study}),
         name="study",
@@ -336,16 +336,16 @@ def test_every_methods_own_space_is_one_that_it_can_be_searched_in(method):
         ("mimic", "lrr: {low: 1, high: 2}", "did you mean 'lr'?"),
         ("mimic", "lr: {low: 0.1, hihg: 0.2}", "unknown key 'hihg'; did you mean 'high'?"),
         ("mimic", "lr: {low: 1e-4, high: 0.01}", "write 1e-3 as 0.001 or 1.0e-3"),
-        ("mimic", "lr: {low: 0.1}", "high missing"),
+        ("mimic", "lr: {low: 0.1}", "`high` is missing"),
         ("mimic", "lr: {low: 0.1, high: 0.01}", "low is above high"),
-        ("mimic", "lr: {low: 0.0, high: 0.01, log: true}", "a logarithm wants more than 0"),
+        ("mimic", "lr: {low: 0.0, high: 0.01, log: true}", "with log, low must be more than 0"),
         ("mimic", "lr: {low: 0.0, high: 0.01}", "lr = 0.0: expected more than 0"),
-        ("mimic", "lr: {low: .nan, high: 0.01}", "expected a number"),
+        ("mimic", "lr: {low: .nan, high: 0.01}", "low = nan: expected a finite number"),
         ("mimic", "d_t: {low: 1.5, high: 4}", "expected a whole number"),
         ("mimic", "image_global: {low: 1, high: 4}", "it is no number"),
         ("mimic", "image_global: {choices: [projektet, class_row]}", "did you mean 'projected'?"),
         ("mimic", "d_t: {choices: [8, 8]}", "expected each once"),
-        ("mimic", "d_t: {choices: []}", "expected a list of 1 to 100 values"),
+        ("mimic", "d_t: {choices: []}", "choices = []: expected at least 1 item"),
         ("mimic", "d_t: 8", "expected {low, high}"),
         ("mimic", "release: {choices: [true, false]}", "stands for several others at once"),
         ("mimic", "text_feature: {choices: [clip_text, text_tokens]}", "changes the features that are read"),
@@ -428,7 +428,7 @@ def test_a_search_over_the_fusion_reads_its_heads_scores_of_dev_alone(world, tmp
         job, "fused", {"heads": ["mimic"], "pair_features": ["name_similarity"], "epochs": 4}, tmp_path / "sweep"
     )
     fused = replace(fused, heads={"mimic": job}, config=config_json(load_config("fused", fused.config)))
-    space = checked(
+    space = check_space(
         config_class("fused"), {"hidden": {"choices": [0, 4]}, "lr": {"low": 0.003, "high": 0.1, "log": True}}, "space"
     )
     search.search(replace(search_job(job, tmp_path / "sweep", trials=3), training=fused, space=space))
@@ -456,7 +456,7 @@ def test_a_search_over_the_gate_starts_each_trial_from_the_trained_experts(tmp_p
     before = {expert: (tmp_path / expert / "model.safetensors").read_bytes() for expert in experts}
     gate = job_for(job, "dsmip", {**common, "gate_width": 16}, tmp_path / "sweep")
     gate = replace(gate, heads=experts, config=config_json(load_config("dsmip", gate.config)))
-    space = checked(
+    space = check_space(
         config_class("dsmip"),
         {"lr": {"low": 1e-9, "high": 1e-8, "log": True}, "gate_dropout": {"low": 0.0, "high": 0.1}},
         "space",

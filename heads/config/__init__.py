@@ -1,28 +1,43 @@
-"""Hyper-parameters and wanted features of each method, found by module name; nothing here imports torch."""
+"""Hyper-parameters and wanted features of each method, found by module name or among the plugins; nothing here imports torch."""
 
 import dataclasses
 import importlib
 import pkgutil
+import types
+import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+from annotated_types import Ge, Gt, Lt
+
+from foundation import plugins
+from foundation.contracts import from_json
 from foundation.errors import UserError, nearest
-from heads.config.base import HeadConfig, build
+from heads.config.base import HeadConfig
+
+_OTHER_MODULES = ("base", "space")
+
+
+def own_methods() -> list[str]:
+    """The methods of the package: the modules of this folder, but for `base`, `space` and those whose names start with an underscore."""
+    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    return sorted(name for name in names if name not in _OTHER_MODULES and not name.startswith("_"))
 
 
 def methods() -> list[str]:
-    """The methods there are: the modules of this package, but for `base` and those whose names start with an underscore."""
-    return sorted(
-        module.name
-        for module in pkgutil.iter_modules(__path__)
-        if module.name != "base" and not module.name.startswith("_")
-    )
+    """All methods there are, plugins among them."""
+    own = own_methods()
+    return sorted([*own, *plugins.find("method", own)])
 
 
 def config_class(method: str) -> type[HeadConfig]:
-    """The configuration class of a method: the one its module defines. Raises `UserError` for an unknown method, naming the nearest."""
-    if method not in methods():
-        raise UserError(f"--method {method!r}: no such method{nearest(method, methods())}")
+    """The configuration class of a method: the one its module or plugin defines.
+
+    Raises `UserError` for an unknown method, naming the nearest, and for a plugin that gives something else.
+    """
+    own = own_methods()
+    if method not in own:
+        return _of_plugin(method, own)
     module = importlib.import_module(f"heads.config.{method}")
     return next(
         value
@@ -31,12 +46,35 @@ def config_class(method: str) -> type[HeadConfig]:
     )
 
 
-def load_config(method: str, params: Mapping[str, Any], where: str = "") -> HeadConfig:
-    """The configuration of `method` with `params` in place of the defaults. where: what an error names as their place, else `--params`.
+def _of_plugin(method: str, own: list[str]) -> type[HeadConfig]:
+    found = plugins.find("method", own)
+    if method not in found:
+        raise UserError(f"--method {method!r}: no such method{nearest(method, [*own, *found])}")
+    kind = found[method].value
+    if not (isinstance(kind, type) and issubclass(kind, HeadConfig) and kind.head_class is not HeadConfig.head_class):
+        raise UserError(
+            f"{found[method].file}: `method` is {kind!r:.60}; expected a subclass of heads.config.base.HeadConfig "
+            "with a head_class"
+        )
+    return kind
 
-    Raises `UserError` for an unknown method, an unknown key (with the nearest right one), a value of the wrong type or out of range.
+
+def code_digest(method: str) -> dict[str, str]:
+    """`{"plugin": SHA-256 of its file}` of a method from outside the package, else nothing: other code, other numbers."""
+    digest = plugins.digest_of(config_class(method))
+    return {"plugin": digest} if digest else {}
+
+
+def load_config(method: str, params: Mapping[str, Any], where: str = "") -> HeadConfig:
+    """The configuration of `method` with `params` (plain JSON values) in place of the defaults.
+
+    where: what an error names as their place, else `--params`. Raises `UserError` for an unknown method, an unknown option (with the nearest right
+    one), a value of the wrong type or out of range.
     """
-    return build(config_class(method), params, where or f"--params of {method}")
+    kind = config_class(method)
+    presets = [defaults for option, defaults in kind.presets.items() if params.get(option) is True]
+    merged = {key: value for values in (*presets, params) for key, value in values.items()}
+    return from_json(kind, merged, where or f"--params of {method}")
 
 
 def to_json(config: HeadConfig) -> dict[str, Any]:
@@ -44,3 +82,72 @@ def to_json(config: HeadConfig) -> dict[str, Any]:
     return {
         key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """A hyper-parameter. kind, bounds: in words (`whole number`, `more than 0`; empty where there are none). default: a plain JSON value."""
+
+    name: str
+    kind: str
+    default: Any
+    bounds: str
+    meaning: str
+
+
+def options(method: str) -> list[Option]:
+    """The hyper-parameters of a method, its own before those that every head has. Raises `UserError` for an unknown method."""
+    kind = config_class(method)
+    hints = typing.get_type_hints(kind, include_extras=True)
+    defaults = to_json(kind())
+    shared = [field.name for field in dataclasses.fields(HeadConfig)]
+    own = [field.name for field in dataclasses.fields(kind) if field.name not in shared]
+    found = []
+    for name in [*own, *shared]:
+        bounds = [words for note in _notes(hints[name]) if (words := _bound(note))]
+        found.append(Option(name, _kind(hints[name]), defaults[name], ", ".join(bounds), _meaning(kind, name)))
+    return found
+
+
+def _meaning(kind: type, name: str) -> str:
+    """What the nearest class says that an option means; a class that changes a default need not say it again."""
+    for base in kind.__mro__:
+        for note in _notes(typing.get_type_hints(base, include_extras=True).get(name)):
+            if isinstance(note, str):
+                return note
+    return ""
+
+
+def _notes(hint: Any) -> list[Any]:
+    """What is annotated to a type, and to the members of a union."""
+    notes = list(getattr(hint, "__metadata__", ()))
+    bare = typing.get_args(hint)[0] if notes else hint
+    inner = (
+        typing.get_args(bare) if isinstance(bare, types.UnionType) or typing.get_origin(bare) is typing.Union else ()
+    )
+    return [*notes, *(note for member in inner for note in _notes(member))]
+
+
+def _bound(note: Any) -> str:
+    if isinstance(note, Gt):
+        return f"more than {note.gt}"
+    if isinstance(note, Ge):
+        return f"at least {note.ge}"
+    return f"less than {note.lt}" if isinstance(note, Lt) else ""
+
+
+_WORDS = {float: "number", int: "whole number", bool: "true or false", str: "text", type(None): "null"}
+
+
+def _kind(hint: Any) -> str:
+    """A type in words."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _kind(arguments[0])
+    if origin is Literal:
+        return " or ".join(map(repr, arguments))
+    if origin is tuple:
+        return f"list of {_kind(arguments[0])}"
+    if arguments:  # a union
+        return " or ".join(map(_kind, arguments))
+    return _WORDS[hint]

@@ -1,42 +1,41 @@
 """What the configurations of the baselines share: features by kind, the common space, the objective."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from cache.inputs import SIDES, Side
+from foundation.contracts import contract
 from foundation.errors import UserError
-from heads.config.base import PICTURES, TEXT_ONLY, HeadConfig
+from heads.config.base import PICTURES, TEXT_ONLY, HeadConfig, NotNegative, Positive, Size
 from heads.contracts import HeadWant
 
 
-@dataclass(frozen=True, kw_only=True)
+@contract
 class BaselineConfig(HeadConfig):
-    """Baselines compare one vector per side by cosine; both sides have text and image.
+    """Baselines compare one vector per side by cosine; both sides have text and image."""
 
-    text_feature, image_feature: names of features of the profile; "auto" takes the first of TEXT or IMAGE that the profile has. image_feature null
-        (or "auto" where there is none): text alone.
-    width: of the common space. loss: "cross_entropy" over the golds of the mini-batch (cosines over `temperature`), or "triplet": the mean over them
-        of `max(cos(negative) - cos(gold) + margin, 0)`.
-    """
-
-    text_feature: str = "auto"
-    image_feature: str | None = "auto"
-    width: int = 256
-    loss: Literal["cross_entropy", "triplet"] = "cross_entropy"
-    temperature: float = 0.05
-    margin: float = 0.5
+    text_feature: Annotated[str, "a feature of the profile; auto: the first of TEXT that it has"] = "auto"
+    image_feature: Annotated[
+        str | None, "a feature of the profile; auto: the first of IMAGE that it has, if any; null: text alone"
+    ] = "auto"
+    width: Annotated[Size, "of the common space"] = 256
+    loss: Annotated[
+        Literal["cross_entropy", "triplet"],
+        "cross-entropy over the golds of the mini-batch (cosines over `temperature`), or the mean over them of "
+        "max(cos(negative) - cos(gold) + margin, 0)",
+    ] = "cross_entropy"
+    temperature: Annotated[Positive, "cosines are divided by it in the cross-entropy"] = 0.05
+    margin: Annotated[NotNegative, "of the triplet loss"] = 0.5
 
     TEXT: ClassVar[tuple[str, ...]] = ("text_tokens", "clip_text")
     IMAGE: ClassVar[tuple[str, ...]] = ("image_pooled", "clip_image", "image_patches")
-    READS: ClassVar[dict[str, list[str]]] = {"text": ["pooled"], "image": ["pooled"]}
-    """Role -> outputs: text (mention and sentence, name and attributes), phrase (the mention alone, the name alone), image."""
+    READS: ClassVar[Mapping[str, tuple[str, ...]]] = {"text": ("pooled",), "image": ("pooled",)}
+    """Role -> outputs: text (mention and sentence; name and attributes), phrase (mention or name alone), image."""
     VIEWS: ClassVar[Mapping[str, Mapping[Side, str]]] = {
         "text": {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"},
         "phrase": {"mention": "mention", "entity": "name"},
         "image": PICTURES,
     }
-    positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "width", "temperature")
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "lr": {"low": 1e-4, "high": 1e-2, "log": True},
         "batch_size": {"choices": [32, 64, 128, 256]},
@@ -55,23 +54,25 @@ class BaselineConfig(HeadConfig):
         text = self.pick("text_feature", self.TEXT, available)
         if text is None:
             raise UserError(
-                f"this method reads a text feature ({' or '.join(self.TEXT)}), there are: {', '.join(sorted(available))}; add one to the profile"
+                f"this method reads a text feature ({' or '.join(self.TEXT)}), there are: "
+                f"{', '.join(sorted(available))}; add one to the profile"
             )
-        of = {
-            "text": text,
-            "phrase": text,
-            "image": self.pick("image_feature", self.IMAGE, available) if "image" in self.READS else None,
-        }
+        image = self.pick("image_feature", self.IMAGE, available) if "image" in self.READS else None
+        of = {"text": text, "phrase": text, "image": image}
         return [
-            HeadWant(side=side, role=role, feature=feature, view=self.VIEWS[role][side], outputs=tuple(outputs))
+            HeadWant(side=side, role=role, feature=feature, view=self.VIEWS[role][side], outputs=outputs)
             for side in SIDES
             for role, outputs in self.READS.items()
             if (feature := of[role])
         ]
 
 
-@dataclass(frozen=True, kw_only=True)
+@contract
 class PretrainedConfig(BaselineConfig):
-    """projection: a trained Linear of each side over the encoder's pooled vectors; false: their cosine as it is (zero-shot, nothing is trained)."""
+    """A pretrained encoder with or without a trained projection."""
 
-    projection: bool = True
+    projection: Annotated[
+        bool,
+        "a trained Linear of each side over the encoder's pooled vectors; false: their cosine as it is (zero-shot, "
+        "nothing is trained)",
+    ] = True

@@ -1,51 +1,61 @@
-"""What every head's configuration has: training hyper-parameters, checked construction from user-given values, wanted features."""
+"""What every head's configuration has: training hyper-parameters, wanted features, and the hooks that a method fills in."""
 
-import dataclasses
-import difflib
-import types
-import typing
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Lt
+from pydantic import AllowInfNan
 
 from cache.inputs import SIDES, Side
+from foundation.contracts import contract
 from foundation.errors import UserError, nearest
 from heads.contracts import HeadWant
+
+if TYPE_CHECKING:
+    from heads.base import Head
 
 TEXT_ONLY = "text only"
 """The ablation that every method has: itself, without anything that a picture tells."""
 
-
 Training = Literal["head", "combination", "prompts"]
-"""`head`: over cached features. `combination`: the same over pair features, which the scores of trained heads and frequency are made to first.
+"""`head`: over cached features. `combination`: the same over pair features, among them the scores of trained heads and training frequency.
 `prompts`: with the blocks of a CLIP run live beside the cached features."""
 
+Finite = Annotated[float, AllowInfNan(False)]
+Positive = Annotated[Finite, Gt(0)]
+NotNegative = Annotated[Finite, Ge(0)]
+Fraction = Annotated[Finite, Ge(0), Lt(1)]
+Size = Annotated[int, Gt(0)]
+Count = Annotated[int, Ge(0)]
 
-@dataclass(frozen=True, kw_only=True)
+HeadMaker = Callable[[Any, Mapping[str, tuple[int, ...]]], "Head"]
+"""A head's class, or a function of the configuration and the shapes of the input columns that makes one."""
+
+
+@contract
 class HeadConfig:
     """Hyper-parameters of training; each method's configuration adds its own and overrides these defaults.
 
-    lr: AdamW's step size. lr_decay: it falls linearly to 0 over all steps of `epochs` (else it stays). batch_size: mentions per step. epochs: at most
-    so many passes over the training mentions (0: none, nothing is trained). patience: stop after so many epochs without a better dev MRR on candidate
-    lists (0: never stop early). weight_decay: on matrices alone, never on biases or LayerNorms. eps: AdamW's. clip_norm: gradients are scaled down to
-    this norm (0: left alone). eval_candidates: length of the candidate lists that choose the epoch. hard_negatives: entities drawn anew at each step
-    from every mention's candidate list, negatives of the whole batch beside its golds (ours; golds alone are soon told apart by a head over frozen
-    inputs). hard_reach: how far down the list they are drawn.
+    An option is a field with its type, bounds and meaning: `lr: Annotated[Positive, "AdamW's step size"] = 1e-3`.
     """
 
-    lr: float = 1e-3
-    lr_decay: bool = False
-    batch_size: int = 128
-    epochs: int = 20
-    patience: int = 5
-    weight_decay: float = 0.0
-    eps: float = 1e-8
-    clip_norm: float = 0.0
-    eval_candidates: int = 100
-    hard_negatives: int = 0
-    hard_reach: int = 40
+    lr: Annotated[Positive, "AdamW's step size"] = 1e-3
+    lr_decay: Annotated[bool, "lr falls linearly to 0 over all steps of `epochs`; else it stays"] = False
+    batch_size: Annotated[Size, "mentions per step"] = 128
+    epochs: Annotated[Count, "the most passes over the training mentions; 0: nothing is trained"] = 20
+    patience: Annotated[Count, "stop after so many epochs without a better dev MRR on candidate lists; 0: never"] = 5
+    weight_decay: Annotated[NotNegative, "on matrices alone, never on biases or LayerNorms"] = 0.0
+    eps: Annotated[Positive, "AdamW's"] = 1e-8
+    clip_norm: Annotated[NotNegative, "gradients are scaled down to this norm; 0: left alone"] = 0.0
+    eval_candidates: Annotated[Size, "length of the candidate lists that choose the epoch"] = 100
+    hard_negatives: Annotated[
+        Count,
+        "entities drawn anew at each step from every mention's candidate list, as negatives of the whole batch beside "
+        "its golds (ours: a head over frozen inputs soon tells golds apart)",
+    ] = 0
+    hard_reach: Annotated[Size, "how far down the list hard negatives are drawn"] = 40
 
-    positive: ClassVar[tuple[str, ...]] = ("lr", "batch_size", "eps", "eval_candidates", "hard_reach")
     training: ClassVar[Training] = "head"
     """How it is trained, see `Training`."""
     fits_on: ClassVar[str] = "train"
@@ -53,21 +63,16 @@ class HeadConfig:
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Boolean options that stand for several others at once: option -> the defaults it puts in their place."""
     sensitivity: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    """Options whose influence the method's paper plots -> values to train with (ours where the paper's plot names none)."""
+    """Options whose influence the method's paper plots -> values to train with (ours where the plot names none)."""
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """What a search draws where no other space is given, see `heads.config._space`."""
+    """What a search draws where no other space is given, see `heads.config.space`."""
 
-    def __post_init__(self) -> None:
-        for option in dataclasses.fields(self):
-            value = getattr(self, option.name)
-            if (
-                isinstance(value, (int, float))
-                and not isinstance(value, bool)
-                and (value < 0 or (value == 0 and option.name in self.positive))
-            ):
-                raise UserError(
-                    f"{option.name} = {value!r}: expected {'more than 0' if option.name in self.positive else '0 or more'}"
-                )
+    def head_class(self, blocks: Path | None = None) -> HeadMaker | None:
+        """What makes the head; None: the class in `heads/methods/` under the method's name.
+
+        A plugin gives its class here, and may import it, and torch with it, only then. blocks: file of a model's blocks that the head runs live.
+        """
+        return None
 
     def wants(self, available: Collection[str]) -> list[HeadWant]:
         """The features this head reads, of those `available` by name.
@@ -94,7 +99,7 @@ class HeadConfig:
         return {}
 
     def pairs(self, available: Collection[str]) -> list[str]:
-        """The pair features (see `pipeline.pairs.stage`) this head reads, given the features `available`; none by default."""
+        """The pair features this head reads (files of `pipeline/pairs/`), given the features `available`; none by default."""
         return []
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -119,7 +124,7 @@ class HeadConfig:
 
         Raises `UserError` for one that is not available.
         """
-        name = getattr(self, option)
+        name: str | None = getattr(self, option)
         if name == "auto":
             return next((feature for feature in known if feature in available), None)
         if name is not None and name not in available:
@@ -136,55 +141,16 @@ PICTURES: Mapping[Side, str] = {"mention": "image", "entity": "image"}
 """The view of each side's own picture."""
 
 
-C = TypeVar("C", bound=HeadConfig)
-
-
-def build(kind: type[C], params: Mapping[str, Any], where: str) -> C:
-    """A configuration of `kind` from plain values (JSON, YAML). Raises `UserError` for an unknown key or a value of the wrong type, found `where`."""
-    hints = typing.get_type_hints(kind)
-    options = {option.name: hints[option.name] for option in dataclasses.fields(kind)}
-    for key in params:
-        if key not in options:
-            raise UserError(f"{where}: unknown key {key!r}{nearest(key, options)}")
-    checked = {key: _typed(value, options[key], f"{where}: {key}") for key, value in params.items()}
-    preset: dict[str, Any] = {}
-    for option, defaults in kind.presets.items():
-        if checked.get(option, False):
-            preset |= defaults
-    try:
-        return kind(**(preset | checked))
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    """`value` as `hint` wants it: whole numbers become floats and lists tuples, nothing else is converted."""
-    arguments = typing.get_args(hint)
-    kind = typing.get_origin(hint) or hint
-    if kind in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        return _typed(value, next(argument for argument in arguments if argument is not type(None)), where)
-    if kind is Literal:
-        if isinstance(value, str) and value in arguments:
-            return value
-        raise UserError(
-            f"{where} = {value!r}: expected one of {', '.join(map(repr, arguments))}" + _near_value(value, arguments)
+def once(option: str, values: Collection[str], known: Collection[str], empty: bool = False) -> None:
+    """Raises `ValueError` where a value of the list `option` is there twice, or none is (unless `empty` lists will do)."""
+    if len(set(values)) != len(values) or not (values or empty):
+        wanted = (
+            f"each of {', '.join(known)} at most once" if empty else f"at least one of {', '.join(known)}, each once"
         )
-    if kind is tuple:
-        if isinstance(value, (list, tuple)):
-            return tuple(_typed(part, arguments[0], where) for part in value)
-        raise UserError(f"{where} = {value!r}: expected a list")
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if value != value or value in (float("inf"), float("-inf")):
-            raise UserError(f"{where} = {value!r}: expected a finite number")
-        return float(value)
-    if type(value) is kind:
-        return value
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    raise UserError(f"{where} = {value!r} ({type(value).__name__}): expected {names[kind]}")
+        raise ValueError(f"{option} = {list(values)}: expected {wanted}")
 
 
-def _near_value(value: Any, known: tuple[Any, ...]) -> str:
-    close = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def multiple(option: str, value: int, of: str, factor: int) -> None:
+    """Raises `ValueError` where `value` of `option` is no multiple of the option `of`."""
+    if value % factor:
+        raise ValueError(f"{option} = {value}: expected a multiple of {of} = {factor}")

@@ -1,14 +1,15 @@
 """Options of the baseline BERT: a text encoder alone."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import ClassVar
 
+from foundation.contracts import contract
 from heads.config._baseline import PretrainedConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@contract
 class BertConfig(PretrainedConfig):
     """See `PretrainedConfig`."""
 
     TEXT: ClassVar[tuple[str, ...]] = ("text_tokens",)
-    READS: ClassVar[dict[str, list[str]]] = {"text": ["pooled"]}
+    READS: ClassVar[Mapping[str, tuple[str, ...]]] = {"text": ("pooled",)}

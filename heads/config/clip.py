@@ -1,12 +1,12 @@
 """Options of the baseline CLIP: both of its encoders."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from foundation.contracts import contract
 from heads.config._baseline import PretrainedConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@contract
 class ClipConfig(PretrainedConfig):
     """See `PretrainedConfig`."""
 

@@ -1,11 +1,10 @@
 """Options of DRIN (Xing et al., ACM MM 2023) and the features it reads."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from foundation.errors import UserError
-from heads.config.base import PICTURES, TEXT_ONLY, HeadConfig, both_sides
+from foundation.contracts import contract
+from heads.config.base import PICTURES, TEXT_ONLY, Count, HeadConfig, NotNegative, Size, both_sides, once
 from heads.contracts import HeadWant
 
 Edge = Literal["tt", "ti", "it", "ii"]
@@ -20,45 +19,56 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@contract
 class DrinConfig(HeadConfig):
-    """Defaults are the paper's (section 4.4), but for what is marked ours. `patience` is ours too.
+    """Defaults are the paper's (section 4.4), but for what is marked ours. `patience` is ours too."""
 
-    text_feature: token states with offsets; the mention's vertex starts at the mean over the word pieces of its phrase.
-    image_feature: pooled image vectors; "auto" takes the first of IMAGE that the profile has, null: no image vertices.
-    width: of all vertices. layers: L.
-    edges: the kinds of edges there are, text or image of the mention first; a kind left out, or one whose pair feature the profile has not, is gone
-        from every layer.
-    static_edges: weights stay at their initial values ("static edge" of Table 3).
-    edge_scale: the inner product of eq. 13 is divided by the width ("width", ours: a raw sum of 768 products saturates the sigmoid) or not ("none").
-    neighbours: at a mention vertex the sum of eq. 12 over its candidates is their mean, over the live ones of each kind ("mean", ours: the score then
-        does not depend on how many there are), or the bare sum ("sum").
-    margin: of eq. 17. negatives: S- is over the entities of all lists of the mini-batch ("batch") or of the mention's own list ("candidates").
-    hinge: of the mean over the negatives ("mean", eq. 17), or the mean of a hinge for each ("each").
-    tt: a text-to-text edge starts at the cosine of both [CLS] states ("cls", eq. 6), or of the mention phrase's mean and the entity's [CLS] ("phrase").
-    layer_norm: a LayerNorm inside the activation of eq. 12.
-    release: all departures of the published code that are not errors (see `presets`); an option given beside it has the last word.
-    """
-
-    batch_size: int = 64
-    epochs: int = 30
-    text_feature: str = "text_tokens"
-    image_feature: str | None = "auto"
-    width: int = 768
-    layers: int = 2
-    edges: tuple[Edge, ...] = EDGES
-    static_edges: bool = False
-    edge_scale: Literal["width", "none"] = "width"
-    neighbours: Literal["mean", "sum"] = "mean"
-    margin: float = 0.25
-    negatives: Literal["batch", "candidates"] = "batch"
-    hinge: Literal["mean", "each"] = "mean"
-    tt: Literal["cls", "phrase"] = "cls"
-    layer_norm: bool = False
-    release: bool = False
+    batch_size: Size = 64
+    epochs: Count = 30
+    text_feature: Annotated[
+        str, "token states with offsets; the mention's vertex starts at the mean over the word pieces of its phrase"
+    ] = "text_tokens"
+    image_feature: Annotated[
+        str | None,
+        "pooled image vectors; auto: the first of IMAGE that the profile has, if any; null: no image vertices",
+    ] = "auto"
+    width: Annotated[Size, "of all vertices"] = 768
+    layers: Annotated[Size, "of the graph, L"] = 2
+    edges: Annotated[
+        tuple[Edge, ...],
+        "the kinds of edges, text or image of the mention first; one left out, or whose pair feature the profile lacks, is "
+        "gone from every layer",
+    ] = EDGES
+    static_edges: Annotated[bool, 'weights stay at their initial values ("static edge" of Table 3)'] = False
+    edge_scale: Annotated[
+        Literal["width", "none"],
+        "the inner product of eq. 13 is divided by the width (ours: a sum of 768 products saturates the sigmoid) or not",
+    ] = "width"
+    neighbours: Annotated[
+        Literal["mean", "sum"],
+        "at a mention vertex the sum of eq. 12 over its candidates is their mean, over the live ones of each kind (ours: "
+        "the score then does not depend on how many there are), or the bare sum",
+    ] = "mean"
+    margin: Annotated[NotNegative, "of eq. 17"] = 0.25
+    negatives: Annotated[
+        Literal["batch", "candidates"],
+        "S- is over the entities of all lists of the mini-batch, or of the mention's own list",
+    ] = "batch"
+    hinge: Annotated[
+        Literal["mean", "each"], "of the mean over the negatives (eq. 17), or the mean of a hinge for each"
+    ] = "mean"
+    tt: Annotated[
+        Literal["cls", "phrase"],
+        "a text-to-text edge starts at the cosine of both [CLS] states (eq. 6), or of the mention phrase's mean and the "
+        "entity's [CLS]",
+    ] = "cls"
+    layer_norm: Annotated[bool, "a LayerNorm inside the activation of eq. 12"] = False
+    release: Annotated[
+        bool,
+        "all departures of the published code that are not errors at once; an option given beside it has the last word",
+    ] = False
 
     IMAGE: ClassVar[tuple[str, ...]] = ("image_pooled", "clip_image", "image_patches")
-    positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "width", "layers")
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "lr": {"low": 1e-4, "high": 1e-2, "log": True},
         "batch_size": {"choices": [32, 64, 128]},
@@ -72,9 +82,7 @@ class DrinConfig(HeadConfig):
     }
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(set(self.edges)) != len(self.edges):
-            raise UserError(f"edges = {list(self.edges)}: expected each of {', '.join(EDGES)} at most once")
+        once("edges", self.edges, EDGES, empty=True)
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
         """See `HeadConfig.ablations`. Table 3, a kind of edge or the dynamic ones, and table 4, the number of layers."""

@@ -1,12 +1,24 @@
 """Options of DSMIP (dynamic modality selection and interactive prompts) and the features each of its stages reads."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from cache.inputs import Side
+from foundation.contracts import contract
 from foundation.errors import UserError
-from heads.config.base import PICTURES, TEXT_ONLY, HeadConfig, Training, both_sides
+from heads.config.base import (
+    PICTURES,
+    TEXT_ONLY,
+    Count,
+    Fraction,
+    HeadConfig,
+    NotNegative,
+    Positive,
+    Size,
+    Training,
+    both_sides,
+    once,
+)
 from heads.contracts import HeadWant
 
 Expert = Literal["text", "visual", "multimodal"]
@@ -16,68 +28,71 @@ PROMPTED = {"text": "prompted_text", "image": "prompted_image"}
 """Features that are extracted with learned prompts and belong to the run that learned them, not to the profile."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@contract
 class DsmipConfig(HeadConfig):
     """Defaults are the paper's (section 4), but for what is marked ours.
 
-    stage: "gate" is the second stage and the method itself; "text" and "visual" train those experts alone and "prompts" the multimodal one, over a
-        frozen CLIP's blocks run live ("multimodal": without prompts). A command that asks for the gate trains first what is missing.
-    prompts: the multimodal expert has learned prompts; without them (table 2) it reads `text_feature` and `image_feature` as the others do.
-    experts: those that the gate chooses among ([text, multimodal] in the paper's runs on RichpediaMEL and WikiDiverse). An expert whose features the
-        profile has not is left out; with one expert there is no gate.
-    text_feature, image_feature: of the text and the visual expert. layers_text, layers_image: states entering the block that prompts start from
-        (the profile's `block`: 0 is the paper's, a deeper one is cheaper). gate_image: the picture's part of the gate's input; "auto" takes the
-        first of GATE_IMAGE that the profile has (VGG is the paper's), null: text alone.
-    prompt_layers: J, or as many blocks as there are. prompt_length: r. prompt_start: the block that `layers_*` hold the states of.
-    d_t, d_v, d_c: widths of the units, as MIMIC's. text_scale, missing_image: as MIMIC's.
-    expert_epochs, expert_lr: of the first stage; null: as `epochs` and `lr`.
-    gate_width, gate_dropout: of both blocks of the MLP of each side. temperature: tau of eq. 16.
-    gate_noise: draws from the Gumbel distribution at test time too (the paper); without it the most likely expert is taken (ours).
-    expert_scale: a learned factor for each expert's scores, from which the mean of the first batch is taken off (ours: a hard switch between scales
-        and zeros of their own would reorder candidates).
-    gate_start: lead of the expert that was best by itself on dev, in the gate's logits before training (ours; 0: an even start).
+    The first stage trains each expert by itself, the second the gate over them. A command that asks for the gate first trains what is missing.
     """
 
-    lr: float = 5e-4
-    batch_size: int = 128
-    epochs: int = 20
-    stage: Literal["gate", "text", "visual", "prompts", "multimodal"] = "gate"
-    prompts: bool = True
-    experts: tuple[Expert, ...] = EXPERTS
-    text_feature: str = "clip_text"
-    image_feature: str = "clip_image"
-    layers_text: str = "clip_layers_text"
-    layers_image: str = "clip_layers_image"
-    gate_image: str | None = "auto"
-    prompt_layers: int = 9
-    prompt_length: int = 2
-    prompt_start: int = 0
-    d_t: int = 96
-    d_v: int = 96
-    d_c: int = 96
-    text_scale: float = 1.0
-    missing_image: Literal["null", "zero"] = "null"
-    expert_epochs: int | None = None
-    expert_lr: float | None = None
-    gate_width: int = 512
-    gate_dropout: float = 0.1
-    temperature: float = 0.1
-    gate_noise: bool = False
-    expert_scale: bool = True
-    gate_start: float = 3.0
+    lr: Positive = 5e-4
+    batch_size: Size = 128
+    epochs: Count = 20
+    stage: Annotated[
+        Literal["gate", "text", "visual", "prompts", "multimodal"],
+        "gate: the second stage and the method itself; text, visual: those experts alone; prompts: the multimodal expert, "
+        "over a frozen CLIP's blocks run live (multimodal: without prompts)",
+    ] = "gate"
+    prompts: Annotated[
+        bool,
+        "the multimodal expert has learned prompts; without them (table 2) it reads `text_feature` and `image_feature` as "
+        "the others do",
+    ] = True
+    experts: Annotated[
+        tuple[Expert, ...],
+        "those that the gate chooses among ([text, multimodal] in the paper's runs on RichpediaMEL and WikiDiverse); one "
+        "whose features the profile lacks is left out, and with one expert there is no gate",
+    ] = EXPERTS
+    text_feature: Annotated[str, "of the text expert"] = "clip_text"
+    image_feature: Annotated[str, "of the visual expert"] = "clip_image"
+    layers_text: Annotated[
+        str, "text states entering the block that prompts start from (the profile's `block`; 0 is the paper's)"
+    ] = "clip_layers_text"
+    layers_image: Annotated[str, "picture states entering that block; a deeper one is cheaper"] = "clip_layers_image"
+    gate_image: Annotated[
+        str | None,
+        "the picture's part of the gate's input; auto: the first of GATE_IMAGE that the profile has (VGG is the paper's); "
+        "null: text alone",
+    ] = "auto"
+    prompt_layers: Annotated[Size, "J, or as many blocks as there are"] = 9
+    prompt_length: Annotated[Size, "r, vectors per prompt"] = 2
+    prompt_start: Annotated[Count, "the block that `layers_text` and `layers_image` hold the states of"] = 0
+    d_t: Annotated[Size, "width inside TGLU, as MIMIC's"] = 96
+    d_v: Annotated[Size, "width inside VDLU, as MIMIC's"] = 96
+    d_c: Annotated[Size, "width inside CMFU, as MIMIC's"] = 96
+    text_scale: Annotated[Positive, "initial weights of the LayerNorm of global text vectors, as MIMIC's"] = 1.0
+    missing_image: Annotated[
+        Literal["null", "zero"], "an absent picture is one learned vector, or zeros in place of its features"
+    ] = "null"
+    expert_epochs: Annotated[Count | None, "of the first stage; null: as `epochs`"] = None
+    expert_lr: Annotated[NotNegative | None, "of the first stage; null: as `lr`"] = None
+    gate_width: Annotated[Size, "of both blocks of the MLP of each side"] = 512
+    gate_dropout: Annotated[Fraction, "in both blocks of the MLP of each side"] = 0.1
+    temperature: Annotated[Positive, "tau of eq. 16"] = 0.1
+    gate_noise: Annotated[
+        bool, "draw from the Gumbel distribution at test time too (the paper); false: the most likely expert (ours)"
+    ] = False
+    expert_scale: Annotated[
+        bool,
+        "a learned factor for each expert's scores, from which the mean of the first batch is taken off (ours: a hard "
+        "switch between scales and zeros of their own would reorder candidates)",
+    ] = True
+    gate_start: Annotated[
+        NotNegative,
+        "lead of the expert that was best by itself on dev, in the gate's logits before training (ours); 0: an even start",
+    ] = 3.0
 
     GATE_IMAGE: ClassVar[tuple[str, ...]] = ("image_vgg", "image_pooled", "image_patches")
-    positive: ClassVar[tuple[str, ...]] = (
-        *HeadConfig.positive,
-        "d_t",
-        "d_v",
-        "d_c",
-        "text_scale",
-        "gate_width",
-        "temperature",
-        "prompt_layers",
-        "prompt_length",
-    )
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "lr": {"low": 3e-5, "high": 3e-3, "log": True},
         "gate_width": {"choices": [128, 256, 512]},
@@ -121,15 +136,12 @@ class DsmipConfig(HeadConfig):
     }
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.experts or len(set(self.experts)) != len(self.experts):
-            raise UserError(f"experts = {list(self.experts)}: expected at least one of {', '.join(EXPERTS)}, each once")
+        once("experts", self.experts, EXPERTS)
         if self.stage == ("multimodal" if self.prompts else "prompts"):
-            raise UserError(
-                f"stage = {self.stage!r}: with prompts = {str(self.prompts).lower()} the multimodal expert's stage is {self.stage_of('multimodal')!r}"
+            raise ValueError(
+                f"stage = {self.stage!r}: with prompts = {str(self.prompts).lower()} the multimodal expert's stage is "
+                f"{self.stage_of('multimodal')!r}"
             )
-        if self.gate_dropout >= 1:
-            raise UserError(f"gate_dropout = {self.gate_dropout}: expected less than 1")
 
     @property
     def training(self) -> Training:  # type: ignore[override]  # here it depends on an option

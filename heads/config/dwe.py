@@ -1,63 +1,82 @@
 """Options of DWE+ (Song et al., 2024) and the features it reads."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from foundation.contracts import contract
 from foundation.errors import UserError
-from heads.config.base import TEXT_ONLY, HeadConfig
+from heads.config.base import (
+    TEXT_ONLY,
+    Count,
+    Fraction,
+    HeadConfig,
+    NotNegative,
+    Positive,
+    Size,
+    multiple,
+    once,
+)
 from heads.contracts import HeadWant
 
 Unit = Literal["face", "identity", "image", "text"]
 UNITS: tuple[Unit, ...] = ("face", "identity", "image", "text")
 
 
-@dataclass(frozen=True, kw_only=True)
+@contract
 class DweConfig(HeadConfig):
-    """Defaults are the paper's; section 5.1.2 for those of training (`patience` is ours, it never stops early).
+    """Defaults are the paper's; section 5.1.2 for those of training (`patience` is ours, it never stops early)."""
 
-    text_feature: the feature behind mention, sentence, faces, identities and entities; "auto" takes the first of TEXT that the profile has.
-    object_feature, image_feature: the vectors of the detected objects, and of the whole picture; "auto" as above, null: none.
-    units: the enhanced units (eq. 4 to 7); the mention itself always takes part. A unit whose features the profile lacks stands aside for every
-        mention, and the gate with it where neither faces nor identities are left.
-    image: what the image unit attends to: "objects" (eq. 2, 3), "whole", the picture as the one object (Table 10), or "auto", objects where the
-        profile has them and the whole picture elsewhere.
-    text: the sentence as one vector ("pooled": its attention is then trivial, as in the paper) or its token states ("tokens").
-    entity_text: the entity's text: properties as published, or enhanced, "static" (section 3.1) or "dynamic" (3.2); or name, or description.
-    width, joint_width: of the common space (d), of g and the entities (d_m). attention_heads: of both attentions.
-    dropout: at the end of every map. margin: of the triplet loss, on cosines. temperature: of the contrastive losses.
-    contrast: what the contrastive losses align: "equations" (11, 12: enhanced text with enhanced picture, faces with objects) or "prose" (section
-        4.5.1: sentence with picture, mention with objects).
-    coarse, fine: whether each of the two losses is there. alpha, beta: weights of the coarse and of the triplet loss, eq. 14.
-    in_batch_negatives: other mentions' golds in each mention's triplets. list_negatives: how many of a mention's candidates are drawn for them anew
-        at each step, 0: all are taken (the paper).
-    """
-
-    lr: float = 5e-5
-    batch_size: int = 64
-    epochs: int = 300
-    patience: int = 20
-    weight_decay: float = 1e-3
-    text_feature: str = "auto"
-    object_feature: str | None = "auto"
-    image_feature: str | None = "auto"
-    units: tuple[Unit, ...] = UNITS
-    image: Literal["auto", "objects", "whole"] = "auto"
-    text: Literal["pooled", "tokens"] = "pooled"
-    entity_text: Literal["properties", "static", "dynamic", "description", "name"] = "properties"
-    width: int = 512
-    joint_width: int = 512
-    attention_heads: int = 8
-    dropout: float = 0.4
-    margin: float = 0.5
-    temperature: float = 0.25
-    contrast: Literal["equations", "prose"] = "equations"
-    coarse: bool = True
-    fine: bool = True
-    alpha: float = 1.0
-    beta: float = 10.0
-    in_batch_negatives: int = 1
-    list_negatives: int = 0
+    lr: Positive = 5e-5
+    batch_size: Size = 64
+    epochs: Count = 300
+    patience: Count = 20
+    weight_decay: NotNegative = 1e-3
+    text_feature: Annotated[
+        str, "the feature behind mention, sentence, faces, identities and entities; auto: the first of TEXT"
+    ] = "auto"
+    object_feature: Annotated[str | None, "vectors of the detected objects; auto: the first of OBJECTS; null: none"] = (
+        "auto"
+    )
+    image_feature: Annotated[str | None, "the vector of the whole picture; auto: the first of IMAGE; null: none"] = (
+        "auto"
+    )
+    units: Annotated[
+        tuple[Unit, ...],
+        "the enhanced units (eq. 4 to 7); the mention itself always takes part. A unit whose features the profile lacks "
+        "stands aside for every mention, and the gate with it where neither faces nor identities are left",
+    ] = UNITS
+    image: Annotated[
+        Literal["auto", "objects", "whole"],
+        "what the image unit attends to: objects (eq. 2, 3), the whole picture as the one object (Table 10), or objects "
+        "where the profile has them",
+    ] = "auto"
+    text: Annotated[
+        Literal["pooled", "tokens"],
+        "the sentence as one vector (its attention is then trivial, as in the paper) or its token states",
+    ] = "pooled"
+    entity_text: Annotated[
+        Literal["properties", "static", "dynamic", "description", "name"],
+        "the entity's text: properties as published, or enhanced: static (section 3.1) or dynamic (3.2)",
+    ] = "properties"
+    width: Annotated[Size, "of the common space (d)"] = 512
+    joint_width: Annotated[Size, "of g and the entities (d_m)"] = 512
+    attention_heads: Annotated[Size, "of both attentions"] = 8
+    dropout: Annotated[Fraction, "at the end of every map"] = 0.4
+    margin: Annotated[NotNegative, "of the triplet loss, on cosines"] = 0.5
+    temperature: Annotated[Positive, "of the contrastive losses"] = 0.25
+    contrast: Annotated[
+        Literal["equations", "prose"],
+        "what the contrastive losses align: enhanced text with enhanced picture and faces with objects (eq. 11, 12), or "
+        "sentence with picture and mention with objects (section 4.5.1)",
+    ] = "equations"
+    coarse: Annotated[bool, "whether the coarse contrastive loss is there"] = True
+    fine: Annotated[bool, "whether the fine contrastive loss is there"] = True
+    alpha: Annotated[NotNegative, "weight of the coarse loss, eq. 14"] = 1.0
+    beta: Annotated[NotNegative, "weight of the triplet loss, eq. 14"] = 10.0
+    in_batch_negatives: Annotated[Count, "other mentions' golds in each mention's triplets"] = 1
+    list_negatives: Annotated[
+        Count, "how many of a mention's candidates are drawn for its triplets at each step; 0: all (the paper)"
+    ] = 0
 
     TEXT: ClassVar[tuple[str, ...]] = ("clip_text", "text_tokens")
     OBJECTS: ClassVar[tuple[str, ...]] = ("object_clip",)
@@ -71,13 +90,6 @@ class DweConfig(HeadConfig):
         "description": "name_sep_description",
         "name": "name",
     }
-    positive: ClassVar[tuple[str, ...]] = (
-        *HeadConfig.positive,
-        "width",
-        "joint_width",
-        "attention_heads",
-        "temperature",
-    )
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "lr": {"low": 3e-5, "high": 3e-3, "log": True},
         "batch_size": {"choices": [32, 64, 128]},
@@ -99,13 +111,8 @@ class DweConfig(HeadConfig):
     }
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(set(self.units)) != len(self.units):
-            raise UserError(f"units = {list(self.units)}: expected each of {', '.join(UNITS)} at most once")
-        if self.width % self.attention_heads:
-            raise UserError(f"width = {self.width}: expected a multiple of attention_heads = {self.attention_heads}")
-        if self.dropout >= 1:
-            raise UserError(f"dropout = {self.dropout}: expected less than 1")
+        once("units", self.units, UNITS, empty=True)
+        multiple("width", self.width, "attention_heads", self.attention_heads)
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
         """See `HeadConfig.ablations`. Table 9, one kind of input after another, table 10, whole pictures, table 11, a contrastive loss."""

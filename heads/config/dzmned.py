@@ -1,13 +1,18 @@
 """Options of the baseline DZMNED (Moon et al., ACL 2018)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import ClassVar
 
+from foundation.contracts import contract
 from heads.config._baseline import BaselineConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@contract
 class DzmnedConfig(BaselineConfig):
-    """`BaselineConfig`; reads the mention and the entity's name by themselves besides (role `phrase`)."""
+    """`BaselineConfig`; also reads the mention and the entity's name by themselves (role `phrase`)."""
 
-    READS: ClassVar[dict[str, list[str]]] = {"text": ["pooled"], "phrase": ["pooled"], "image": ["pooled"]}
+    READS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "text": ("pooled",),
+        "phrase": ("pooled",),
+        "image": ("pooled",),
+    }

@@ -1,27 +1,27 @@
 """Options of the learned combination of trained heads, pair features and training frequency."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from foundation.contracts import contract
 from foundation.errors import UserError
 from heads.config._pairs import PairsConfig
-from heads.config.base import TEXT_ONLY
+from heads.config.base import TEXT_ONLY, Count, NotNegative, Positive, Size
 
 
-@dataclass(frozen=True, kw_only=True)
+@contract
 class FusedConfig(PairsConfig):
-    """See `PairsConfig`.
+    """See `PairsConfig`."""
 
-    heads: methods whose scores take part, each trained with its default parameters of this profile; "auto" takes those of USUAL_HEADS that the
-        profile has the features for. text_only: the heads' own text-only ablations in their place, and no pair feature that reads a picture.
-    """
-
-    lr: float = 0.03
-    batch_size: int = 32
-    epochs: int = 10
-    weight_decay: float = 0.05
-    heads: tuple[str, ...] = ("auto",)
+    lr: Positive = 0.03
+    batch_size: Size = 32
+    epochs: Count = 10
+    weight_decay: NotNegative = 0.05
+    heads: Annotated[
+        tuple[str, ...],
+        "methods whose scores take part, each trained with its default parameters of this profile; auto: those of "
+        "USUAL_HEADS that the profile has the features for",
+    ] = ("auto",)
 
     shows_parts: ClassVar[bool] = True
     fits_on: ClassVar[str] = "calibrate"
@@ -45,9 +45,9 @@ class FusedConfig(PairsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if "fused" in self.heads or len(set(self.heads)) != len(self.heads):
-            raise UserError(f"heads = {list(self.heads)}: expected other methods, each once")
+            raise ValueError(f"heads = {list(self.heads)}: expected other methods, each once")
         if not (self.heads or self.pair_features or self.frequency):
-            raise UserError("nothing to fuse: name heads or pair_features, or set frequency")
+            raise ValueError("nothing to fuse: name heads or pair_features, or set frequency")
 
     def runs(self, available: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
         """See `HeadConfig.runs`."""
@@ -57,18 +57,14 @@ class FusedConfig(PairsConfig):
         }
 
     def _methods(self, available: Collection[str]) -> list[str]:
-        chosen: list[str] = []
-        for name in self.heads:
-            chosen += (
-                [name] if name != "auto" else [method for method in self.USUAL_HEADS if _served(method, available)]
-            )
-        return sorted(set(chosen))
+        usual = [method for method in self.USUAL_HEADS if _served(method, available)] if "auto" in self.heads else []
+        return sorted({name for option in self.heads for name in (usual if option == "auto" else [option])})
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
         """See `HeadConfig.ablations`: one part left out at a time, and the weighted sum. The run's own table has each part alone besides."""
         methods = self._methods(available)
         heads = {f"without {name}": {"heads": [other for other in methods if other != name]} for name in methods}
-        rest = {
+        rest: dict[str, dict[str, Any]] = {
             "without pair features": {"pair_features": []},
             "without frequency": {"frequency": False},
             "weighted sum": {"hidden": 0},

@@ -1,24 +1,22 @@
 """Options of the baseline GHMFC (Wang et al., SIGIR 2022)."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
-from foundation.errors import UserError
+from foundation.contracts import contract
 from heads.config._baseline import BaselineConfig
+from heads.config.base import NotNegative, Size, multiple
 
 
-@dataclass(frozen=True, kw_only=True)
+@contract
 class GhmfcConfig(BaselineConfig):
-    """attention_heads: of both cross-attentions. contrast: weight of the contrastive loss between a mention's two guided views."""
+    """`BaselineConfig` with two guided views of a mention."""
 
-    attention_heads: int = 4
-    contrast: float = 0.1
+    attention_heads: Annotated[Size, "of both cross-attentions"] = 4
+    contrast: Annotated[NotNegative, "weight of the contrastive loss between a mention's two guided views"] = 0.1
 
     IMAGE: ClassVar[tuple[str, ...]] = ("clip_image", "image_patches")
-    READS: ClassVar[dict[str, list[str]]] = {"text": ["tokens", "pooled"], "image": ["tokens"]}
-    positive: ClassVar[tuple[str, ...]] = (*BaselineConfig.positive, "attention_heads")
+    READS: ClassVar[Mapping[str, tuple[str, ...]]] = {"text": ("tokens", "pooled"), "image": ("tokens",)}
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.width % self.attention_heads:
-            raise UserError(f"width = {self.width}: expected a multiple of attention_heads = {self.attention_heads}")
+        multiple("width", self.width, "attention_heads", self.attention_heads)

@@ -1,13 +1,13 @@
 """Options of the baseline JMEL (Adjali et al., ECIR 2020)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from foundation.contracts import contract
 from heads.config._baseline import BaselineConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@contract
 class JmelConfig(BaselineConfig):
     """`BaselineConfig` with the triplet loss that DSMIP describes."""
 

@@ -1,23 +1,21 @@
 """Options of the baseline MEL-HI (Zhang et al., DASFAA 2021)."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
-from foundation.errors import UserError
+from foundation.contracts import contract
 from heads.config._baseline import BaselineConfig
+from heads.config.base import NotNegative, Size, multiple
 
 
-@dataclass(frozen=True, kw_only=True)
+@contract
 class MelhiConfig(BaselineConfig):
-    """attention_heads: of the attention over the text's tokens. threshold: an image enters where its similarity with the text is above it."""
+    """`BaselineConfig` with attention over the text's tokens and a filter on pictures."""
 
-    attention_heads: int = 4
-    threshold: float = 0.0
+    attention_heads: Annotated[Size, "of the attention over the text's tokens"] = 4
+    threshold: Annotated[NotNegative, "an image enters where its similarity with the text is above it"] = 0.0
 
-    READS: ClassVar[dict[str, list[str]]] = {"text": ["tokens", "pooled"], "image": ["pooled"]}
-    positive: ClassVar[tuple[str, ...]] = (*BaselineConfig.positive, "attention_heads")
+    READS: ClassVar[Mapping[str, tuple[str, ...]]] = {"text": ("tokens", "pooled"), "image": ("pooled",)}
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.width % self.attention_heads:
-            raise UserError(f"width = {self.width}: expected a multiple of attention_heads = {self.attention_heads}")
+        multiple("width", self.width, "attention_heads", self.attention_heads)

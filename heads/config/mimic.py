@@ -1,12 +1,12 @@
 """Options of MIMIC (Luo et al., KDD 2023) and the features it reads."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from cache.inputs import SIDES, Side
+from foundation.contracts import contract
 from foundation.errors import UserError
-from heads.config.base import PICTURES, TEXT_ONLY, HeadConfig, both_sides
+from heads.config.base import PICTURES, TEXT_ONLY, HeadConfig, Positive, Size, both_sides, once
 from heads.contracts import HeadWant
 
 Unit = Literal["tglu", "vdlu", "cmfu"]
@@ -14,56 +14,70 @@ UNITS: tuple[Unit, ...] = ("tglu", "vdlu", "cmfu")
 TEXTS: Mapping[Side, str] = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@contract
 class MimicConfig(HeadConfig):
-    """Defaults are the paper's, but for what frozen inputs need: lr (the paper's 1e-5 fine-tunes CLIP).
+    """Defaults are the paper's, except lr: the paper's 1e-5 fine-tunes CLIP, and here the encoder is frozen."""
 
-    text_feature, image_feature: names of features of the profile; "auto" takes the first of TEXT or IMAGE that the profile has.
-        image_feature null (or "auto" where there is none): no image features at all, VDLU and CMFU are off for every pair.
-    d_t, d_v, d_c: widths inside TGLU, of the projected image states (and VDLU), inside CMFU.
-    units: the interaction units that score; a unit left out takes its loss with it.
-    unit_losses: the units that have a loss of their own beside that of the mean (L_T, L_V, L_C of eq. 22).
-    image_global: "projected" (the encoder's pooled vector through a Linear of its own, as released) or "class_row" (the class row of the
-        projected local states, section 3.2.1 of the paper).
-    attention_scale: TGLU divides by the square root of the width of Q ("query", as released) or of the text states ("text", eq. 9 as printed).
-    attention_bias: TGLU's Q, K and V have biases (the release).
-    missing_image: "null", one learned vector that stands for an absent picture, or "zero", zeros in place of its features (the paper's padding).
-    mask_padding: false fills every text up to 40 positions with zero states that take part in TGLU.
-    text_scale: initial weights of the LayerNorm of global text vectors. With 1 (the paper) S_T^G2G spans the width of the vectors, up and down,
-        and the softmax of the loss has nothing left to learn from where the encoder is frozen.
-    tglu_start: TGLU's Q, K, V and FC(t_E) begin each at "random" (the paper), or "aligned", as one orthogonal projection (ours: a frozen encoder's
-        vectors and token states are alike from the start, so likeness need not be learned first).
-    hard_scope: drawn hard negatives are negatives of the whole "batch" or of their "own" mention alone (far fewer pairs for as many of them).
-    same_gold_negative: true keeps other mentions' copies of a mention's own gold among its in-batch negatives.
-    vdlu_projections: VDLU passes class and pooled vectors through two more Linears and normalises the query (the release).
-    cmfu_gate: eq. 17's gate is a "vector", or one "scalar" as in the release.
-    release: all of the release's departures from the paper at once (see `presets`); an option given beside it has the last word.
-    """
-
-    lr: float = 1e-3
-    text_feature: str = "auto"
-    image_feature: str | None = "auto"
-    d_t: int = 96
-    d_v: int = 96
-    d_c: int = 96
-    units: tuple[Unit, ...] = UNITS
-    unit_losses: tuple[Unit, ...] = UNITS
-    image_global: Literal["projected", "class_row"] = "projected"
-    attention_scale: Literal["query", "text"] = "query"
-    attention_bias: bool = False
-    missing_image: Literal["null", "zero"] = "null"
-    mask_padding: bool = True
-    text_scale: float = 1.0
-    tglu_start: Literal["random", "aligned"] = "random"
-    hard_scope: Literal["batch", "own"] = "batch"
-    same_gold_negative: bool = False
-    vdlu_projections: bool = False
-    cmfu_gate: Literal["vector", "scalar"] = "vector"
-    release: bool = False
+    lr: Positive = 1e-3
+    text_feature: Annotated[str, "a feature of the profile; auto: the first of TEXT that it has"] = "auto"
+    image_feature: Annotated[
+        str | None,
+        "a feature of the profile; auto: the first of IMAGE that it has, if any; null: no pictures, VDLU and CMFU are off "
+        "for every pair",
+    ] = "auto"
+    d_t: Annotated[Size, "width inside TGLU"] = 96
+    d_v: Annotated[Size, "width of the projected image states, and inside VDLU"] = 96
+    d_c: Annotated[Size, "width inside CMFU"] = 96
+    units: Annotated[tuple[Unit, ...], "the interaction units that score; one left out takes its loss with it"] = UNITS
+    unit_losses: Annotated[
+        tuple[Unit, ...], "the units that have a loss of their own beside that of the mean (L_T, L_V, L_C of eq. 22)"
+    ] = UNITS
+    image_global: Annotated[
+        Literal["projected", "class_row"],
+        "the encoder's pooled vector through a Linear of its own (the release), or the class row of the projected local "
+        "states (section 3.2.1)",
+    ] = "projected"
+    attention_scale: Annotated[
+        Literal["query", "text"],
+        "TGLU divides by the root of the width of Q (the release) or of the text states (eq. 9 as printed)",
+    ] = "query"
+    attention_bias: Annotated[bool, "TGLU's Q, K and V have biases (the release)"] = False
+    missing_image: Annotated[
+        Literal["null", "zero"],
+        "an absent picture is one learned vector, or zeros in place of its features (the paper's padding)",
+    ] = "null"
+    mask_padding: Annotated[
+        bool, "false: every text is filled up to 40 positions with zero states that take part in TGLU"
+    ] = True
+    text_scale: Annotated[
+        Positive,
+        "initial weights of the LayerNorm of global text vectors; with 1 (the paper) S_T^G2G spans their whole width and "
+        "leaves the softmax of the loss nothing to learn from where the encoder is frozen",
+    ] = 1.0
+    tglu_start: Annotated[
+        Literal["random", "aligned"],
+        "TGLU's Q, K, V and FC(t_E) begin each at random (the paper), or as one orthogonal projection (ours: a frozen "
+        "encoder's vectors and token states are alike from the start, so likeness need not be learned first)",
+    ] = "random"
+    hard_scope: Annotated[
+        Literal["batch", "own"],
+        "drawn hard negatives are negatives of the whole batch, or of their own mention (far fewer pairs for as many)",
+    ] = "batch"
+    same_gold_negative: Annotated[
+        bool, "other mentions' copies of a mention's own gold stay among its in-batch negatives"
+    ] = False
+    vdlu_projections: Annotated[
+        bool, "VDLU passes class and pooled vectors through two more Linears and normalises the query (the release)"
+    ] = False
+    cmfu_gate: Annotated[Literal["vector", "scalar"], "the gate of eq. 17: a vector, or a scalar (the release)"] = (
+        "vector"
+    )
+    release: Annotated[
+        bool, "all of the release's departures from the paper at once; an option given beside it has the last word"
+    ] = False
 
     TEXT: ClassVar[tuple[str, ...]] = ("clip_text", "text_tokens")
     IMAGE: ClassVar[tuple[str, ...]] = ("clip_image", "image_patches")
-    positive: ClassVar[tuple[str, ...]] = (*HeadConfig.positive, "d_t", "d_v", "d_c", "text_scale")
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "lr": {"low": 1e-4, "high": 1e-2, "log": True},
         "batch_size": {"choices": [32, 64, 128, 256]},
@@ -95,9 +109,7 @@ class MimicConfig(HeadConfig):
     }
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.units or len(set(self.units)) != len(self.units):
-            raise UserError(f"units = {list(self.units)}: expected at least one of {', '.join(UNITS)}, each once")
+        once("units", self.units, UNITS)
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
         """See `HeadConfig.ablations`. Table 2, a unit's loss alone or the unit with its loss, and figure 4, low resource."""

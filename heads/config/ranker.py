@@ -1,24 +1,23 @@
 """Options of the network over pair features that is learned on train."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from foundation.errors import UserError
+from foundation.contracts import contract
 from heads.config._pairs import PairsConfig
-from heads.config.base import TEXT_ONLY
+from heads.config.base import TEXT_ONLY, Count, NotNegative, Positive, Size
 
 
-@dataclass(frozen=True, kw_only=True)
+@contract
 class RankerConfig(PairsConfig):
     """See `PairsConfig`. It reads no trained head, so all of train can teach it."""
 
-    lr: float = 0.01
-    batch_size: int = 64
-    epochs: int = 6
-    weight_decay: float = 0.05
-    hidden: int = 32
-    members: int = 1
+    lr: Positive = 0.01
+    batch_size: Size = 64
+    epochs: Count = 6
+    weight_decay: NotNegative = 0.05
+    hidden: Count = 32
+    members: Size = 1
 
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "lr": {"low": 1e-3, "high": 0.1, "log": True},
@@ -30,12 +29,14 @@ class RankerConfig(PairsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.pair_features or self.frequency):
-            raise UserError("nothing to rank by: name pair_features, or set frequency")
+            raise ValueError("nothing to rank by: name pair_features, or set frequency")
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
         """See `HeadConfig.ablations`: one pair feature left out at a time, and the weighted sum."""
         chosen = self.pairs(available)
-        found = {f"without {name}": {"pair_features": [other for other in chosen if other != name]} for name in chosen}
+        found: dict[str, dict[str, Any]] = {
+            f"without {name}": {"pair_features": [other for other in chosen if other != name]} for name in chosen
+        }
         found |= {"without frequency": {"frequency": False}} if self.frequency else {}
         found |= {"weighted sum": {"hidden": 0}} if self.hidden else {}
         return found | ({TEXT_ONLY: {"text_only": True}} if set(chosen) - set(self.OF_TEXT) else {})

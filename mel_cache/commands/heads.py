@@ -14,7 +14,7 @@ from foundation import child
 from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
-from heads.config import load_config
+from heads.config import code_digest, load_config
 from heads.config.dsmip import DsmipConfig
 from heads.contracts import Compute, HeadInput, TrainingJob, TrainingResult
 from mel_cache.commands.candidates import BuildCandidates, BuildPairs, CandidateOptions
@@ -100,6 +100,7 @@ class TrainHead(CandidateOptions):
             "config": self.head.config,
             "seed": self.seed,
             "train_fraction": self.train_fraction,
+            **code_digest(self.head.method),
         }
         return {**own, "upstream": upstream} if all(upstream) else None
 
