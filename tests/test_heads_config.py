@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from foundation.errors import UserError
-from heads.config import load_config, methods, to_json
+from heads.config import config_class, load_config, methods, options, to_json
+from heads.config.space import check_space
 
 
 def test_methods_and_configurations_need_no_torch():
@@ -92,3 +93,29 @@ def test_features_that_are_not_there_are_named(params, available, message):
     with pytest.raises(UserError) as error:
         load_config("mimic", params).wants(available)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("method", methods())
+def test_every_option_says_what_it_takes_and_means(method):
+    listed = options(method)
+    assert {option.name: option.default for option in listed} == to_json(load_config(method, {}))
+    assert all(option.kind and option.meaning for option in listed)
+
+
+def test_options_have_the_bounds_that_are_held():
+    by_name = {option.name: option for option in options("dwe")}
+    assert (by_name["lr"].kind, by_name["lr"].default, by_name["lr"].bounds) == ("number", 5e-5, "more than 0")
+    assert by_name["dropout"].bounds == "at least 0, less than 1"
+    assert by_name["units"].kind == "list of 'face' or 'identity' or 'image' or 'text'"
+    assert by_name["image_feature"].kind == "text or null"
+    load_config("dwe", {"dropout": 0, "lr": 1e-9})
+    for refused in ({"dropout": 1}, {"lr": 0}, {"epochs": -1}):
+        with pytest.raises(UserError, match="expected"):
+            load_config("dwe", refused)
+
+
+@pytest.mark.parametrize("method", methods())
+def test_every_methods_own_space_is_whole(method):
+    kind = config_class(method)
+    for name, entry in check_space(kind, kind.space, method).items():
+        assert set(entry) in ({"choices"}, {"kind", "low", "high", "log", "step"}), name
