@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from textwrap import fill, indent
 
 from tabulate import DataRow, Line, TableFormat, tabulate
 from wcwidth import wcswidth
@@ -59,10 +60,9 @@ def word_columns(table: TextTable) -> list[bool]:
 def as_text(table: TextTable, bold: bool = False, width: int | None = None) -> str:
     """Plain text in columns; the best of a column is marked with `*`.
 
-    bold: set the best bold as well, by a terminal's escape codes. width: characters of the terminal's lines; where the
-    table is wider, the column that has most to give is wrapped between words (None: nothing is).
+    bold: set the best bold as well, by a terminal's escape codes. width: characters of the terminal's lines; notes, and
+    the column that has most to give where the table is wider, are wrapped between words (None: nothing is).
     """
-
     plain = [[_printable(name) for name in table.header]]
     plain += [[_printable(cell.text) + ("*" if cell.best else "") for cell in row] for row in table.rows]
     marks = [[False] * len(table.header), *([cell.best and bold for cell in row] for row in table.rows)]
@@ -72,7 +72,9 @@ def as_text(table: TextTable, bold: bool = False, width: int | None = None) -> s
     ]
     laid_out = _laid_out(table, (), lines, "plain", _limits(plain, width))
     title = [_printable(table.title)] if table.title else []
-    return "\n".join([*title, *map(str.rstrip, laid_out.splitlines()), *(f"  {_printable(n)}" for n in table.notes)])
+    room = max(NARROWEST, (width or sys.maxsize) - 2)
+    notes = [indent(fill(_printable(note), room), "  ") for note in table.notes]
+    return "\n".join([*title, *map(str.rstrip, laid_out.splitlines()), *notes])
 
 
 def as_markdown(table: TextTable) -> str:
@@ -116,9 +118,9 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size((0, 0)).columns or None
 
 
-def terminal_takes_bold() -> bool:
-    """Whether standard output is a terminal whose user has not set `NO_COLOR`."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+def terminal_text(text: str) -> str:
+    """`text` without its bold type where the user has set `NO_COLOR`."""
+    return re.sub(r"\x1b\[[01]m", "", text) if os.environ.get("NO_COLOR") else text
 
 
 def _laid_out(

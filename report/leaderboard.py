@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foundation.files import write_atomic
-from foundation.tables import Cell, TextTable, as_latex, as_markdown, as_text, text_table
+from foundation.tables import Cell, TextTable, as_latex, as_markdown, as_text, terminal_width, text_table
 from report.averages import FIGURES, Average, Averages, PartAverages, average_text, averages
 from report.contracts import LeaderboardJob, LeaderboardResult, NamedRun, TablesJob
 from report.long_csv import long_csv
@@ -54,7 +54,7 @@ class Standings:
 
 
 def write_leaderboard(job: LeaderboardJob) -> LeaderboardResult:
-    """Write leaderboard.txt, .ansi (the same for a terminal, the best in bold), .md, .tex and .csv into `job.out`.
+    """Write leaderboard.txt, .ansi (the same as wide as the terminal, the best in bold), .md, .tex and .csv.
 
     Raises `UserError` for a folder without a finished run.
     """
@@ -63,13 +63,13 @@ def write_leaderboard(job: LeaderboardJob) -> LeaderboardResult:
     skipped = [f"not here: {name}: {reason}" for name, reason in job.tables.skipped.items()]
     heading = f"{job.tables.dataset}: {', '.join(entry.name for entry in standings.entries)}"
     text = "\n\n".join([heading, *map(as_text, tables), *skipped])
-    in_bold = "\n\n".join([heading, *(as_text(table, bold=True) for table in tables), *skipped])
+    for_terminal = [as_text(table, bold=True, width=terminal_width()) for table in tables]
     listed = [*tables, *([text_table(["", "reason"], job.tables.skipped.items(), "Left out")] if skipped else [])]
     text_only = {f"{name}, text only": entry.averages for name, entry in standings.text_only.items()}
     measured = {entry.name: entry.averages for entry in standings.entries} | text_only
     contents = {
         "txt": text + "\n",
-        "ansi": in_bold + "\n",
+        "ansi": "\n\n".join([heading, *for_terminal, *skipped]) + "\n",
         "md": "\n".join(map(as_markdown, listed)),
         "csv": long_csv(job.tables.dataset, measured, with_published=standings.published is not None),
         "tex": "% needs \\usepackage{booktabs}\n" + "\n".join(map(as_latex, listed)),

@@ -14,7 +14,7 @@ from foundation.tables import (
     as_text,
     escape_latex,
     escape_markdown,
-    terminal_takes_bold,
+    terminal_text,
     terminal_width,
     text_table,
 )
@@ -49,15 +49,21 @@ def test_wide_characters_take_two_columns():
 
 def test_a_table_wider_than_the_terminal_is_wrapped_in_its_widest_column(monkeypatch):
     words = "one two three four five six seven eight nine ten"
-    table = text_table(["", "n", "text"], [["a", "1,234", words], ["b", "5", "eleven"]], "T", ["A note."])
+    table = text_table(["", "n", "text"], [["a", "1,234", words], ["b", "5", "eleven"]], "T", [f"A note: {words}"])
     lines = as_text(table, width=30).splitlines()
+    assert " ".join(line.strip() for line in lines[-3:]) == f"A note: {words}"
     assert max(map(len, lines)) <= 30 and " ".join(line[10:].strip() for line in lines[2:5]) == words
     assert as_text(table, width=200) == as_text(table)
     monkeypatch.setenv("COLUMNS", "30")
     assert terminal_width() == 30
+
+
+def test_no_color_takes_the_bold_type_away(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    bold = as_text(shown(), bold=True)
+    assert terminal_text(bold) == bold
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    assert not terminal_takes_bold()
+    assert terminal_text(bold) == as_text(shown())
 
 
 def test_markdown_and_latex_set_the_best_bold():

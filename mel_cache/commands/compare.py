@@ -1,5 +1,6 @@
 """Commands that set runs side by side: leaderboards, ablations, tests of significance. Missing runs are trained."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ import luigi
 from experiments import variants
 from foundation import child, logs
 from foundation.errors import UserError
-from foundation.tables import terminal_takes_bold
+from foundation.tables import terminal_text
 from mel_cache.commands.candidates import CandidateOptions
 from mel_cache.commands.heads import TrainHead
 from mel_cache.commands.parameters import Whole
@@ -103,7 +104,7 @@ class Leaderboard(CandidateOptions):
 
     def summary(self, receipt: dict[str, Any]) -> str:
         folder = self.folder(receipt["result"]["folder"])
-        text = (folder / ("leaderboard.ansi" if terminal_takes_bold() else "leaderboard.txt")).read_text()
+        text = terminal_text((folder / f"leaderboard.{'ansi' if sys.stdout.isatty() else 'txt'}").read_text())
         return f"{text}\nleaderboard: {folder} (txt, md, csv, tex)"
 
 
