@@ -3,10 +3,10 @@
 import threading
 from dataclasses import dataclass, field
 
-from pipeline.enhance.contracts import SpendingLimits, Usage
+from pipeline.enhance.contracts import NO_LIMITS, SpendingLimits, Usage
 
 
-class Spent(Exception):
+class LimitReached(Exception):
     """A limit would be passed by one more call."""
 
 
@@ -18,7 +18,7 @@ class Budget:
     real use is booked afterwards.
     """
 
-    limits: SpendingLimits = SpendingLimits()
+    limits: SpendingLimits = NO_LIMITS
     calls: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
@@ -29,7 +29,7 @@ class Budget:
         return (tokens_in * self.limits.price_in + tokens_out * self.limits.price_out) / 1e6
 
     def admit(self, tokens_in: int, tokens_out: int) -> None:
-        """Hold tokens for a call. Raises `Spent` naming the limit that it would pass."""
+        """Hold tokens for a call. Raises `LimitReached` naming the limit that it would pass."""
         limits = self.limits
         with self._guard:
             coming_in, coming_out = (
@@ -37,11 +37,11 @@ class Budget:
                 self.tokens_out + self._held[1] + tokens_out,
             )
             if limits.max_calls and self.calls + 1 > limits.max_calls:
-                raise Spent(f"--max-calls {limits.max_calls}")
+                raise LimitReached(f"--max-calls {limits.max_calls}")
             if limits.max_tokens and coming_in + coming_out > limits.max_tokens:
-                raise Spent(f"--max-tokens {limits.max_tokens}")
+                raise LimitReached(f"--max-tokens {limits.max_tokens}")
             if limits.max_cost and self.cost(coming_in, coming_out) > limits.max_cost:
-                raise Spent(f"--max-cost {limits.max_cost:g}")
+                raise LimitReached(f"--max-cost {limits.max_cost:g}")
             self.calls += 1
             self._held[0] += tokens_in
             self._held[1] += tokens_out

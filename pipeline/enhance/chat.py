@@ -13,7 +13,8 @@ class Answer:
     """An answer as it is kept on disk.
 
     finish: why the model stopped, `stop` and `length` as servers say it; `content_filter` and `refusal` are refusals,
-    `too long` a question that did not fit. tokens_in, tokens_out: of question and answer; None where not said.
+    `too long` is a question that did not fit. tokens_in, tokens_out: of question and answer; None where the server
+    gives none.
     """
 
     text: str | None
@@ -35,4 +36,4 @@ class LanguageModel(Protocol):
         """Make ready to ask. Raises `UserError` where files, device, address or key are refused."""
 
     def ask(self, conversations: Sequence[Conversation], deliver: Callable[[int, Answer], None]) -> None:
-        """Call `deliver(place, answer)` for each conversation, in any order. Raises `Spent` at a limit."""
+        """Call `deliver(place, answer)` for each conversation, in any order. Raises `LimitReached` at a limit."""

@@ -106,6 +106,9 @@ class SpendingLimits:
     price_out: float = 0.0
 
 
+NO_LIMITS = SpendingLimits()
+
+
 @contract
 class DynamicJob:
     """Dynamic descriptions to write: what a language model answers about each entity.
@@ -121,7 +124,7 @@ class DynamicJob:
     prompts: Prompts = Prompts()
     rounds: int = 2
     max_chars: int = 2000
-    limits: SpendingLimits = SpendingLimits()
+    limits: SpendingLimits = NO_LIMITS
     max_failed: int = 0
 
 

@@ -15,14 +15,14 @@ from foundation.paths import descriptions
 from foundation.progress import Bar
 from pipeline.datasets.records import Entity
 from pipeline.enhance import LOCAL, output, prompts
-from pipeline.enhance.budget import Budget, Spent
+from pipeline.enhance.budget import Budget, LimitReached
 from pipeline.enhance.chat import Answer, Conversation, LanguageModel
 from pipeline.enhance.contracts import DynamicEstimate, DynamicJob, ModelOptions, Report
 from pipeline.enhance.local import LocalModel
 from pipeline.enhance.output import Outcome
-from pipeline.enhance.patience import GivenUp
+from pipeline.enhance.patience import OutOfTries
 from pipeline.enhance.remote import RemoteModel
-from pipeline.enhance.store import Kept, opened
+from pipeline.enhance.store import AnswerStore, answer_store
 
 NOT_YET = "no answer yet"
 REASONS = {
@@ -91,8 +91,8 @@ def _interviewer(options: ModelOptions, answers: Path, budget: Budget, writable:
         raise UserError("--llm: name the model at OPENAI_BASE_URL (or set OPENAI_MODEL), or a folder as local:FOLDER")
     model: LanguageModel = RemoteModel(options, budget) if options.folder is None else LocalModel(options, budget)
     name = f"answers-{hashlib.sha256(model.identity.encode()).hexdigest()[:12]}.jsonl"
-    with opened(answers / name, writable) as kept:
-        yield _Interviewer(model, kept)
+    with answer_store(answers / name, writable) as store:
+        yield _Interviewer(model, store)
 
 
 def _kind(answer: Answer) -> str:
@@ -117,8 +117,8 @@ def _outcome(answer: Answer, max_chars: int) -> Outcome:
 class _Interviewer:
     """Holds conversations with one model, each once ever. reused: conversations that were held in earlier runs."""
 
-    def __init__(self, model: LanguageModel, kept: Kept) -> None:
-        self.model, self.kept, self.reused, self.opened = model, kept, 0, False
+    def __init__(self, model: LanguageModel, store: AnswerStore) -> None:
+        self.model, self.store, self.reused, self.opened = model, store, 0, False
 
     def key(self, conversation: Conversation) -> str:
         """Hash of model, settings and question."""
@@ -126,13 +126,13 @@ class _Interviewer:
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     def answer(self, conversation: Conversation) -> Answer | None:
-        value = self.kept.get(self.key(conversation))
+        value = self.store.get(self.key(conversation))
         return None if value is None else Answer(**value)
 
     def missing(self, conversations: Sequence[Conversation]) -> dict[str, Conversation]:
         """The distinct conversations that were not held yet, by key."""
         by_key = {self.key(conversation): conversation for conversation in conversations}
-        return {key: conversation for key, conversation in by_key.items() if key not in self.kept}
+        return {key: conversation for key, conversation in by_key.items() if key not in self.store}
 
     def hold(self, conversations: Sequence[Conversation], unit: str) -> None:
         """Ask what was not asked before, and keep each answer as it comes. unit: names the round in messages.
@@ -150,18 +150,18 @@ class _Interviewer:
         with Bar(len(keys), unit, "answer") as bar:
 
             def deliver(place: int, answer: Answer) -> None:
-                self.kept.put(keys[place], asdict(answer))
+                self.store.put(keys[place], asdict(answer))
                 bar.update()
 
             try:
                 self.model.ask(list(waiting.values()), deliver)
-            except Spent as limit:
+            except LimitReached as limit:
                 left = len(self.missing(conversations))
                 raise UserError(
                     f"{limit} reached in the {unit}: {len(keys) - left:,} answered, {left:,} still open; "
                     "the same command goes on there"
                 ) from None
-            except GivenUp as error:
+            except OutOfTries as error:
                 left = len(self.missing(conversations))
                 raise PassingError(
                     f"{error}; {left:,} questions of the {unit} are still open; the same command goes on there"

@@ -59,7 +59,7 @@ class LocalModel:
             return "\n\n".join(message["content"] for message in conversation) + "\n\n"
         try:
             return self.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # noqa: BLE001 - the template is the model's own (sandboxed) code
+        except Exception as error:  # the template is the model's own (sandboxed) code
             merged = _without_system(conversation)
             if merged == conversation:
                 raise UserError(
@@ -82,26 +82,22 @@ class LocalModel:
         self.model = model_files.load_transformers(self.files, "AutoModelForCausalLM", self.device)
 
     def ask(self, conversations: Sequence[Conversation], deliver: Callable[[int, Answer], None]) -> None:
-        """Answer the conversations in batches of like length and hand each answer over. Raises `Spent` where a limit
-        would be passed.
-        """
+        """Answer the conversations in batches of like length. See `LanguageModel.ask`."""
         import torch
 
         questions = [self._ids(conversation) for conversation in conversations]
         room = getattr(self.model.config, "max_position_embeddings", None)
         order = sorted(range(len(questions)), key=lambda number: (len(questions[number]), number))
-        for number in [
-            number
-            for number in order
-            if not questions[number] or room and len(questions[number]) + self.settings["max_tokens"] > room
-        ]:
-            deliver(number, Answer(None, "too long"))
-            order.remove(number)
+        longest = self.settings["max_tokens"]
+        for number in list(order):
+            if not questions[number] or (room and len(questions[number]) + longest > room):
+                deliver(number, Answer(None, "too long"))
+                order.remove(number)
         for start in range(0, len(order), self.batch):
             rows, held = [], []
             try:
                 for number in order[start : start + self.batch]:
-                    hold = (len(questions[number]), self.settings["max_tokens"])
+                    hold = (len(questions[number]), longest)
                     self.budget.admit(*hold)
                     rows.append(number)
                     held.append(hold)

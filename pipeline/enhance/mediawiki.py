@@ -27,7 +27,7 @@ STOPPED_AFTER = 3  # requests in a row that failed for good: the server is not t
 
 
 def store_name(kind: str, *settings: str) -> str:
-    """File name for what a server said under these settings."""
+    """File name for the answers of a server under these settings."""
     return f"{kind}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]}.jsonl"
 
 
@@ -57,14 +57,14 @@ class MediaWiki:
             ) as answer:
                 status, after = answer.status_code, retry_after(answer.headers)
                 if answer.is_redirect:
-                    raise UserError(
-                        f"{self.address} redirects to {brief(answer.headers.get('location', 'nowhere'))}; give the final address"
-                    )
+                    target = brief(answer.headers.get("location", "nowhere"))
+                    raise UserError(f"{self.address} redirects to {target}; give the final address")
                 if status in PASSING:
                     raise Again(f"{self.address} answers {status}", after)
                 if status != 200:
                     raise UserError(
-                        f"{self.address} answers {status}; check the address (it must be the wiki's api.php) and --wiki-contact"
+                        f"{self.address} answers {status}; check the address (it must be the wiki's api.php) and "
+                        "--wiki-contact"
                     )
                 body = read(answer.iter_bytes(), self.patience, started)
         except httpx.HTTPError as error:
@@ -75,25 +75,27 @@ class MediaWiki:
             raise Again(f"{self.address} answers with something that is not JSON", after) from None
         if not isinstance(content, dict):
             raise Again(f"{self.address} answers with JSON that is no object", after)
-        error = content.get("error")
-        if isinstance(error, dict) and error.get("code") in _PASSING_CODES:
-            raise Again(f"{self.address}: {brief(error.get('code'))}", after)
+        code = _part(content, "error").get("code")
+        if code in _PASSING_CODES:
+            raise Again(f"{self.address}: {brief(code)}", after)
         return content
 
     def ask(self, parameters: Mapping[str, str]) -> dict[str, Any]:
-        """One request, tried again where that may help. Raises `GivenUp`, `TooLarge`, or `UserError` for what the user
-        must mend.
+        """One request, tried again where that may help.
+
+        Raises `OutOfTries`, `TooLarge`, or `UserError` for what the user must mend.
         """
         return persist(lambda: self._once(parameters), self.pace, self.patience)
 
     def _checked(self, parameters: Mapping[str, str]) -> dict[str, Any]:
         content = self.ask(parameters)
         if "error" in content:
-            error = content["error"] if isinstance(content["error"], dict) else {}
-            raise UserError(
-                f"{self.address} refuses {parameters.get('action')}: {brief(error.get('code'))}: {brief(error.get('info'))}"
-            )
+            raise self._refusal(parameters["action"], content)
         return content
+
+    def _refusal(self, action: str, content: dict[str, Any]) -> UserError:
+        error = _part(content, "error")
+        return UserError(f"{self.address} refuses {action}: {brief(error.get('code'))}: {brief(error.get('info'))}")
 
     # Introductions
 
@@ -118,11 +120,10 @@ class MediaWiki:
         more: dict[str, str] = {}
         for _ in range(2 + len(titles)):
             content = self._checked({**parameters, **more})
-            if "extracts" in brief(content.get("warnings", ""), 2000) and "nrecognized" in brief(
-                content.get("warnings", ""), 2000
-            ):
+            warnings = brief(content.get("warnings", ""), 2000)
+            if "extracts" in warnings and "nrecognized" in warnings:
                 raise UserError(f"{self.address} has no TextExtracts extension; use --wiki-text parse")
-            query = content.get("query") if isinstance(content.get("query"), dict) else {}
+            query = _part(content, "query")
             for hop in [*_records(query, "normalized"), *_records(query, "redirects")]:
                 names[str(hop.get("from"))] = str(hop.get("to"))
                 sections |= {str(hop.get("from"))} if hop.get("tofragment") else set()
@@ -130,26 +131,22 @@ class MediaWiki:
                 pages.setdefault(str(page.get("title")), {}).update(
                     {key: value for key, value in page.items() if value is not None}
                 )
-            more = (
-                {str(key): str(value) for key, value in content["continue"].items()}
-                if isinstance(content.get("continue"), dict)
-                else {}
-            )
+            more = {str(key): str(value) for key, value in _part(content, "continue").items()}
             if not more:
                 break
         return {title: self._verdict(*_followed(title, names), pages, sections) for title in titles}
 
     @staticmethod
     def _verdict(page: str, hops: list[str], pages: Mapping[str, dict[str, Any]], sections: set[str]) -> dict[str, Any]:
-        found = pages.get(page, {})
-        properties = found.get("pageprops") if isinstance(found.get("pageprops"), dict) else {}
-        if not found or "missing" in found and found["missing"] is not False or found.get("invalid"):
+        record = pages.get(page, {})
+        properties = _part(record, "pageprops")
+        if not record or record.get("missing", False) is not False or record.get("invalid"):
             return {"none": "no page"}
         if "disambiguation" in properties:
             return {"none": "disambiguation page"}
         if sections & {page, *hops}:
             return {"none": "section of another page"}
-        text = found.get("extract")
+        text = record.get("extract")
         item = properties.get("wikibase_item")
         if not isinstance(text, str) or not text.strip():
             return {"none": "page without text"}
@@ -166,52 +163,52 @@ class MediaWiki:
             "disabletoc": "1",
         }
         content = self.ask(parameters)
+        if _part(content, "error").get("code") in ("missingtitle", "invalidtitle", "pagecannotexist"):
+            return {"none": "no page"}
         if "error" in content:
-            error = content["error"] if isinstance(content["error"], dict) else {}
-            if error.get("code") in ("missingtitle", "invalidtitle", "pagecannotexist"):
-                return {"none": "no page"}
-            raise UserError(f"{self.address} refuses parse: {brief(error.get('code'))}: {brief(error.get('info'))}")
-        parse = content.get("parse") if isinstance(content.get("parse"), dict) else {}
-        properties = parse.get("properties") if isinstance(parse.get("properties"), dict) else {}
+            raise self._refusal("parse", content)
+        parse = _part(content, "parse")
+        properties = _part(parse, "properties")
         if any(hop.get("tofragment") for hop in _records(parse, "redirects")):
             return {"none": "section of another page"}
         if "disambiguation" in properties:
             return {"none": "disambiguation page"}
         text = html_text(parse["text"]) if isinstance(parse.get("text"), str) else ""
         item = properties.get("wikibase_item")
-        return (
-            {"text": text[:LONGEST], "item": item if isinstance(item, str) else None}
-            if text
-            else {"none": "page without text"}
-        )
+        if not text:
+            return {"none": "page without text"}
+        return {"text": text[:LONGEST], "item": item if isinstance(item, str) else None}
 
     # Titles behind QIDs
 
     def sitelinks(self, qids: Sequence[str], site: str) -> dict[str, str | None]:
         """QID → title of its page on `site` (e.g. `enwiki`), None where it has none."""
-        left, found = list(qids), dict.fromkeys(qids)
+        left = list(qids)
+        titles: dict[str, str | None] = dict.fromkeys(qids)
         while left:
             content = self.ask(
                 {"action": "wbgetentities", "ids": "|".join(left), "props": "sitelinks", "sitefilter": site}
             )
-            error = content.get("error")
-            if isinstance(error, dict):
-                if error.get("code") == "no-such-entity" and error.get("id") in left:
-                    left.remove(error["id"])  # one unknown id fails the whole request
-                    continue
-                raise UserError(
-                    f"{self.address} refuses wbgetentities: {brief(error.get('code'))}: {brief(error.get('info'))}"
-                )
-            entities = content.get("entities") if isinstance(content.get("entities"), dict) else {}
-            for qid, entity in entities.items():
-                entity = entity if isinstance(entity, dict) else {}
-                links = entity.get("sitelinks") if isinstance(entity.get("sitelinks"), dict) else {}
-                title = links[site].get("title") if isinstance(links.get(site), dict) else None
-                moved = entity.get("redirects") if isinstance(entity.get("redirects"), dict) else {}
-                for name in {qid, moved.get("from")} & set(left):
-                    found[name] = title if isinstance(title, str) else None
+            error = _part(content, "error")
+            if error.get("code") == "no-such-entity" and error.get("id") in left:
+                left.remove(error["id"])  # one unknown id fails the whole request
+                continue
+            if error:
+                raise self._refusal("wbgetentities", content)
+            entities = _part(content, "entities")
+            for qid in entities:
+                entity = _part(entities, qid)
+                title = _part(_part(entity, "sitelinks"), site).get("title")
+                for name in {qid, str(_part(entity, "redirects").get("from"))} & set(left):
+                    titles[name] = title if isinstance(title, str) else None
             break
-        return found
+        return titles
+
+
+def _part(value: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The object under `name`; empty where none or something else stands there."""
+    part = value.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def _records(value: Any, name: str) -> list[dict[str, Any]]:
@@ -224,7 +221,7 @@ def _records(value: Any, name: str) -> list[dict[str, Any]]:
 
 def _followed(title: str, names: Mapping[str, str]) -> tuple[str, list[str]]:
     """The page that a title leads to, and what it led through."""
-    hops = []
+    hops: list[str] = []
     while title in names and title not in hops and len(hops) < 10:
         hops.append(title)
         title = names[title]

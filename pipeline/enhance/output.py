@@ -49,15 +49,17 @@ def read_texts(dataset: Path, mode: str) -> dict[str, str]:
         table = pq.read_table(path, columns=["id", "text"]).to_pydict()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(
-            f"{path} cannot be read ({error}); delete it and run `luigi --module tasks EnhanceEntities --mode {mode}` again"
+            f"{path} cannot be read ({error}); delete it and run `luigi --module tasks EnhanceEntities --mode {mode}` "
+            "again"
         ) from None
     return {name: text for name, text in zip(table["id"], table["text"], strict=True) if text}
 
 
 def missing(path: Path, mode: str) -> UserError:
-    """The one line for texts that are not there."""
+    """The error for texts that are not there."""
     return UserError(
-        f"{path}: this dataset has no {mode} descriptions yet; `luigi --module tasks EnhanceEntities --mode {mode}` writes them"
+        f"{path}: this dataset has no {mode} descriptions yet; `luigi --module tasks EnhanceEntities --mode {mode}` "
+        "writes them"
     )
 
 
@@ -70,14 +72,14 @@ def stamp(path: Path, mode: str) -> str:
 
 
 def content(path: Path) -> str:
-    """SHA-256 of a file, what a task's request says of it."""
-    found = path.stat()
-    return _hash(path, found.st_size, found.st_mtime_ns)
+    """SHA-256 (hex) of a file."""
+    stat = path.stat()
+    return _hash(path, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)
 def _hash(path: Path, size: int, mtime_ns: int) -> str:
-    """Remembered while the process lives and size and time stay: Luigi asks for it again and again."""
+    """Remembered by path, size and mtime: Luigi asks for it again and again."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

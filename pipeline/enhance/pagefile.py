@@ -43,13 +43,15 @@ def _of_record(record: Any, where: str) -> Iterator[tuple[str, str]]:
     """(key, text) for each key that a record has."""
     if not isinstance(record, dict):
         raise UserError(
-            f"{where}: found {type(record).__name__}, expected an object with one of {', '.join(KEYS)} and one of {', '.join(TEXTS)}"
+            f"{where}: found {type(record).__name__}, expected an object with one of {', '.join(KEYS)} and one of "
+            f"{', '.join(TEXTS)}"
         )
     keys = [str(record[name]) for name in KEYS if isinstance(record.get(name), str) or type(record.get(name)) is int]
     text = next((record[name] for name in TEXTS if record.get(name) is not None), "")
     if not keys:
         raise UserError(
-            f"{where}: no key; expected a text in one of the fields {', '.join(KEYS)}, found {', '.join(record) or 'nothing'}"
+            f"{where}: no key; expected a text in one of the fields {', '.join(KEYS)}, found "
+            f"{', '.join(record) or 'nothing'}"
         )
     if not isinstance(text, str):
         raise UserError(f"{where}: the text is {type(text).__name__}, expected a string")
@@ -73,7 +75,8 @@ def _json(path: Path) -> Iterator[tuple[str, str]]:
     """An object key → text (or key → record), or a list of records."""
     if path.is_file() and path.stat().st_size > MAX_JSON:
         raise UserError(
-            f"--pages {path}: more than {MAX_JSON >> 30} GB of one JSON value; convert it to JSON Lines, one page a line"
+            f"--pages {path}: more than {MAX_JSON >> 30} GB of one JSON value; convert it to JSON Lines, one page a "
+            "line"
         )
     content = read_json(path)
     if isinstance(content, list):
@@ -97,7 +100,8 @@ def _separated(path: Path) -> Iterator[tuple[str, str]]:
     """Key and text columns of a TSV, by its header line if it has one, else the first two; or `key@@@@text`, whose text
     may run over lines.
     """
-    columns, between, key, parts = (0, 1), "", "", []
+    columns, between, key = (0, 1), "", ""
+    parts: list[str] = []
     for number, line in _lines(path):
         if number == 1:
             between = BETWEEN if BETWEEN in line else "\t"
@@ -134,9 +138,9 @@ def texts(path: Path, wanted: Collection[str]) -> dict[str, str]:
     and line for malformed ones.
     """
     check(path)
-    found: dict[str, str] = {}
+    chosen: dict[str, str] = {}
     for key, text in _READERS[path.suffix.lower()](path):
         key = page_key(key)
         if key in wanted and text.strip():
-            found.setdefault(key, text[:LONGEST])
-    return found
+            chosen.setdefault(key, text[:LONGEST])
+    return chosen

@@ -1,4 +1,4 @@
-"""How a server is asked: at what rate, how often again, how long to wait, how much to read."""
+"""Requests to a server: at what rate, how often they are tried again, how long to wait, how much to read."""
 
 import math
 import random
@@ -23,13 +23,14 @@ def check_address(option: str, address: str) -> str:
         raise UserError(f"{option} {address!r:.100}: expected an address like https://HOST/w/api.php")
     if parts.username or parts.password:
         raise UserError(
-            f"{option}: an address with a user name or password in it is not used, because it would be written into logs"
+            f"{option}: an address with a user name or password in it is not used, because it would be written into "
+            "logs"
         )
     return address
 
 
 class Again(Exception):
-    """A request failed in a way that may pass. after: seconds the server asked to wait, None where it did not say."""
+    """A request failed in a way that may pass. after: seconds that the server wants, None where it gives none."""
 
     def __init__(self, reason: str, after: float | None = None) -> None:
         super().__init__(reason)
@@ -40,8 +41,8 @@ class TooLarge(Exception):
     """An answer has more bytes than are read."""
 
 
-class GivenUp(PassingError):
-    """A request failed as often as is tried."""
+class OutOfTries(PassingError):
+    """A request failed as often as it may be tried."""
 
 
 class Pace:
@@ -64,7 +65,7 @@ class Pace:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds of a `Retry-After` header, given as a number or as a date; None where there is none or it makes no sense."""
+    """Seconds of a `Retry-After` header, a number or a date; None where there is none that makes sense."""
     value = headers.get("retry-after", "").strip()
     try:
         seconds = float(value) if value[:1].isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
@@ -77,7 +78,7 @@ def persist(request: Callable[[], T], pace: Pace, patience: Patience, stop: thre
     """`request()`, again where it raises `Again`; the wait before holds for every thread, since it is the server that
     is in trouble.
 
-    Raises `GivenUp` when all tries are used, when `stop` is set, or when the server asks for too long a wait.
+    Raises `OutOfTries` when all tries are used, when `stop` is set, or when the server asks for too long a wait.
     """
     for attempt in range(patience.tries):
         pace.wait()
@@ -91,14 +92,14 @@ def persist(request: Callable[[], T], pace: Pace, patience: Patience, stop: thre
                 else again.after
             )
             if wait > patience.longest:
-                raise GivenUp(
+                raise OutOfTries(
                     f"{reason}; the server asks to wait {wait:,.0f} s; run the same command again then"
                 ) from None
         if attempt + 1 < patience.tries:
             if stop is not None and stop.wait(0):
                 break
             pace.hold(wait)
-    raise GivenUp(f"{reason} ({patience.tries} tries)")
+    raise OutOfTries(f"{reason} ({patience.tries} tries)")
 
 
 def read(chunks: Iterable[bytes], patience: Patience, started: float) -> bytes:

@@ -16,7 +16,8 @@ AGAIN = "{static} Please provide more detailed information."
 FIELDS = ("name", "type", "attributes")
 
 _REFUSAL = re.compile(
-    r"\b(?:i(?: a|’|')?m (?:very |so |really )?sorry|i apologi[sz]e|sorry),? (?:but )?i(?: can(?:no|')?t| am (?:not able|unable)|'m (?:not able|unable)| won't)\b"
+    r"\b(?:i(?: a|’|')?m (?:very |so |really )?sorry|i apologi[sz]e|sorry),? (?:but )?"
+    r"i(?: can(?:no|')?t| am (?:not able|unable)|'m (?:not able|unable)| won't)\b"
     r"(?! (?:find|locate|identify|recogni[sz]e|determine))"
     r"|\bi (?:can(?:not|'t)|am (?:not able|unable) to|'m (?:not able|unable) to|won't|must decline to) "
     r"(?:help|assist|comply|fulfil|fulfill|discuss|share|engage|answer|continue|provide (?:personal|private|sensitive))"
@@ -24,20 +25,26 @@ _REFUSAL = re.compile(
 )
 _UNKNOWN = re.compile(
     r"\bi (?:do not|don't|did not|didn't) (?:currently |actually |really )?(?:have|know|find|recogni[sz]e|possess)\b"
-    r"|\bi(?:'m| am) (?:not (?:aware|familiar|sure|certain|able to (?:find|identify|provide|determine|locate|recogni[sz]e)))\b"
+    r"|\bi(?:'m| am) "
+    r"(?:not (?:aware|familiar|sure|certain|able to (?:find|identify|provide|determine|locate|recogni[sz]e)))\b"
     r"|\bi(?:'m| am) (?:unable to|unfamiliar|unaware)\b"
-    r"|\bi (?:cannot|can't|could not|couldn't) (?:find|identify|locate|determine|provide|recogni[sz]e|give|verify|confirm)\b"
+    r"|\bi (?:cannot|can't|could not|couldn't) "
+    r"(?:find|identify|locate|determine|provide|recogni[sz]e|give|verify|confirm)\b"
     r"|\b(?:there is|there's|there are|i have|i found) (?:no|not enough|insufficient|very little|limited) "
     r"(?:\w+[ -]){0,4}?(?:information|details|records?|data)\b"
-    r"|\bno (?:\w+ ){0,4}?(?:information|records?|details) (?:about|on|regarding|available|could be found|is available|was found)\b"
-    r"|\b(?:could|can|would) you (?:please |kindly )?(?:provide|give|share|tell|clarify|specify)\b|\bplease (?:provide|give|share|clarify|specify)\b"
+    r"|\bno (?:\w+ ){0,4}?(?:information|records?|details) "
+    r"(?:about|on|regarding|available|could be found|is available|was found)\b"
+    r"|\b(?:could|can|would) you (?:please |kindly )?(?:provide|give|share|tell|clarify|specify)\b"
+    r"|\bplease (?:provide|give|share|clarify|specify)\b"
     r"|\bwithout (?:any |some )?(?:more|further|additional|specific) (?:\w+ ){0,2}?(?:information|context|details)\b"
     r"|\b(?:is|appears to be|may be|might be|seems to be) a private (?:individual|person|citizen)\b"
-    r"|\bnot (?:a )?(?:widely|well|publicly)[ -](?:known|recogni[sz]ed)\b|\bdifficult to (?:provide|give|determine|identify)\b"
+    r"|\bnot (?:a )?(?:widely|well|publicly)[ -](?:known|recogni[sz]ed)\b"
+    r"|\bdifficult to (?:provide|give|determine|identify)\b"
     r"|\bas an ai\b|\b(?:it's|it is) (?:unclear|not clear) (?:who|what|which)\b"
     r"|\bthere (?:are|may be|could be) (?:many|several|multiple|numerous) \w+ (?:named|with (?:the|that|this) name)\b"
 )
-LOOKED_AT = 400  # characters: who does not know says so at once; further on such words belong to the person described
+LOOKED_AT = 400
+"""Characters of an answer that are searched: further on, such words are about the person described."""
 
 
 @contract

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from foundation.errors import UserError
 from pipeline.enhance.budget import Budget
@@ -16,7 +16,7 @@ from pipeline.enhance.contracts import ModelOptions
 from pipeline.enhance.patience import (
     PASSING,
     Again,
-    GivenUp,
+    OutOfTries,
     Pace,
     TooLarge,
     brief,
@@ -119,7 +119,7 @@ class RemoteModel:
         started = time.monotonic()
         try:
             with self.client.chat.completions.with_streaming_response.create(
-                model=self.identity, messages=conversation, **self._sent
+                model=self.identity, messages=cast(Any, conversation), **self._sent
             ) as response:
                 body = read(response.iter_bytes(), self.patience, started)
         except _Status as status:
@@ -169,7 +169,8 @@ class RemoteModel:
             raise UserError(f"{message}, a redirect; set OPENAI_BASE_URL to the final address")
         parameter = status.error.get("param")
         if status.status == 400 and code.startswith("unsupported") and parameter in self.settings:
-            # Reasoning models count their answer under another name and have one temperature. Another thread may have noticed it before.
+            # Reasoning models name the length of an answer otherwise and have one temperature. Another thread may have
+            # changed the request already.
             self._sent = {key: value for key, value in self._sent.items() if key != parameter}
             if parameter == "max_tokens":
                 self._sent["max_completion_tokens"] = self.settings["max_tokens"]
@@ -197,12 +198,12 @@ class RemoteModel:
         return Answer(text, finish, *tokens)
 
     def _answer(self, conversation: Conversation, stop: threading.Event) -> Answer:
-        """One conversation's answer. Raises `GivenUp`, `Spent` or `UserError`."""
+        """One conversation's answer. Raises `OutOfTries`, `LimitReached` or `UserError`."""
         held = (self.count(conversation), self.settings["max_tokens"])
 
         def call() -> Answer:
             if stop.is_set():
-                raise GivenUp("stopped")
+                raise OutOfTries("stopped")
             self.budget.admit(*held)
             used = (0, 0)
             try:
@@ -219,12 +220,12 @@ class RemoteModel:
         try:
             return persist(call, self.pace, self.patience, stop)
         except TooLarge:
-            raise GivenUp("the model's server: an answer larger than is read") from None
+            raise OutOfTries("the model's server: an answer larger than is read") from None
 
     def ask(self, conversations: Sequence[Conversation], deliver: Callable[[int, Answer], None]) -> None:
-        """Answer each conversation and hand it over as soon as it is there, in any order, from several threads.
+        """Answer the conversations from several threads. See `LanguageModel.ask`.
 
-        Raises `UserError` or `Spent` for what ends the run, and `GivenUp` after `STOPPED_AFTER` failures in a row;
+        Raises `UserError` or `LimitReached` for what ends the run, `OutOfTries` after `STOPPED_AFTER` failures in a row.
         """
         stop, in_a_row, guard = threading.Event(), [0], threading.Lock()
 
@@ -234,7 +235,7 @@ class RemoteModel:
             try:
                 deliver(number, self._answer(conversations[number], stop))
                 in_a_row[0] = 0
-            except GivenUp:
+            except OutOfTries:
                 if stop.is_set():
                     return
                 with guard:

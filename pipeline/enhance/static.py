@@ -14,8 +14,8 @@ from pipeline.enhance import output, pagefile
 from pipeline.enhance.contracts import Report, StaticEstimate, StaticJob, Usage, Wiki
 from pipeline.enhance.mediawiki import EXTRACTS, ITEMS, STOPPED_AFTER, MediaWiki, batches, store_name
 from pipeline.enhance.output import Outcome
-from pipeline.enhance.patience import GivenUp, Pace, TooLarge, check_address
-from pipeline.enhance.store import Kept, opened
+from pipeline.enhance.patience import OutOfTries, Pace, TooLarge, check_address
+from pipeline.enhance.store import AnswerStore, answer_store
 from pipeline.enhance.text import opening
 from pipeline.enhance.titles import QID, page_key, possible
 
@@ -97,7 +97,10 @@ def _from_wiki(entities: Sequence[Entity], job: StaticJob, wiki: Wiki, dry: bool
         address = check_address("--wikidata-api", wiki.wikidata_api)
         qids = sorted({entity.id for entity in entities if QID.fullmatch(entity.id)})
         place = job.answers / store_name("sitelinks", address, wiki.site)
-        with opened(place, not dry) as links, closing(MediaWiki(address, wiki.contact, pace, job.patience)) as wikidata:
+        with (
+            answer_store(place, not dry) as links,
+            closing(MediaWiki(address, wiki.contact, pace, job.patience)) as wikidata,
+        ):
 
             def titles_behind(group: list[str]) -> dict[str, dict[str, Any]]:
                 return {qid: {"title": title} for qid, title in wikidata.sitelinks(group, wiki.site).items()}
@@ -112,7 +115,7 @@ def _from_wiki(entities: Sequence[Entity], job: StaticJob, wiki: Wiki, dry: bool
                     unfetched.add(row)
     place = job.answers / store_name("pages", api, wiki.form)
     client = MediaWiki(api, wiki.contact, pace, job.patience, wiki.form)
-    with opened(place, not dry) as pages, closing(client):
+    with answer_store(place, not dry) as pages, closing(client):
         names = {title for row, title in enumerate(titles) if title and row not in unfetched and possible(title)}
         size = EXTRACTS if wiki.form == "extracts" else 1
         fetcher.fill(pages, sorted(names), size, client.introductions, "pages")
@@ -125,7 +128,7 @@ def _from_wiki(entities: Sequence[Entity], job: StaticJob, wiki: Wiki, dry: bool
     return outcomes, Usage(requests=fetcher.requests, reused=fetcher.reused)
 
 
-def _page(name: str, title: str | None, by_link: bool, shared: set[str], pages: Kept) -> Outcome:
+def _page(name: str, title: str | None, by_link: bool, shared: set[str], pages: AnswerStore) -> Outcome:
     """The page of one entity. name: its id; by_link: whether Wikidata gave the title."""
     if title is None:
         return Outcome(None, "no page on this wiki")
@@ -146,16 +149,14 @@ def _page(name: str, title: str | None, by_link: bool, shared: set[str], pages: 
 
 
 class _Fetcher:
-    """Fetches what is not kept yet, and counts requests and what was kept. dry: nothing is fetched, requests are
-    counted.
-    """
+    """Fetches what the store lacks; counts requests and what the store has. dry: requests are counted, none is made."""
 
     def __init__(self, dry: bool) -> None:
         self.dry, self.requests, self.reused = dry, 0, 0
 
     def fill(
         self,
-        kept: Kept,
+        store: AnswerStore,
         keys: Sequence[str],
         size: int,
         fetch: Callable[[list[str]], Mapping[str, Any]],
@@ -166,7 +167,7 @@ class _Fetcher:
 
         Raises `PassingError` after `STOPPED_AFTER` failures in a row.
         """
-        missing = [key for key in keys if key not in kept]
+        missing = [key for key in keys if key not in store]
         self.reused += len(keys) - len(missing)
         waiting = batches(missing, size)
         if self.dry:
@@ -185,12 +186,12 @@ class _Fetcher:
                         waiting += [group[middle:], group[:middle]]
                         continue
                     values = {group[0]: {"none": "page too large", "title": None}}
-                except GivenUp as error:
+                except OutOfTries as error:
                     failures += 1
                     if failures == STOPPED_AFTER:
                         left = f"{len(missing) - bar.done:,} of {len(keys):,} {unit} are still to fetch"
                         raise PassingError(f"{error}; {left}; the same command goes on there") from None
                     continue
                 failures = 0
-                kept.put_all({key: values[key] for key in group})
+                store.put_all({key: values[key] for key in group})
                 bar.update(len(group))

@@ -1,33 +1,34 @@
-"""What was fetched or asked, kept for good: JSON lines that are only ever appended, so that a killed run loses at most
-the line under way.
-"""
+"""Answers of wikis and language models on disk: lines are only appended, so a killed run loses at most one."""
 
 import contextlib
 import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
+from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
 from foundation.files import explained, fault_point, locked, make_folder
 
 
-class Kept:
-    """Values by key in one file, a line `{"key": …, "value": …}` each; the first line of a key holds. Values stay on
-    disk, offsets in memory.
+class AnswerStore:
+    """Values by key in one file, a line `{"key": …, "value": …}` each; of several lines with a key the first counts.
 
-    Used inside `opened`, by any number of threads of one process.
+    Values stay on disk, offsets in memory. Opened by `answer_store`, and used by any number of threads of one process.
     """
 
     def __init__(self, path: Path, writable: bool) -> None:
-        self.path, self.places, self._guard, self._handle = path, {}, threading.Lock(), None
+        self.path, self._guard = path, threading.Lock()
+        self.places: dict[str, tuple[int, int]] = {}
+        self._handle: BufferedRandom | None = None
+        self._end = 0
         end = self._read()
         if writable:
             make_folder(path.parent)
             with explained(path):
                 self._handle = open(path, "a+b")  # noqa: SIM115 - closed by `close`
-                self._handle.truncate(end)  # what follows the last whole line is the rest of a write that was cut short
+                self._handle.truncate(end)  # after the last whole line stands the rest of a write that was cut short
             self._end = end
 
     def _read(self) -> int:
@@ -67,15 +68,15 @@ class Kept:
         self.put_all({key: value})
 
     def put_all(self, values: Mapping[str, Any]) -> None:
-        """Append values and make them durable; keys that are there already are left alone. Raises `UserError` where the
-        disk is full or read-only.
-        """
+        """Append the values of new keys and flush them. Raises `UserError` where the disk is full or read-only."""
         with self._guard:
             lines = {
                 key: json.dumps({"key": key, "value": value}, allow_nan=False).encode() + b"\n"
                 for key, value in values.items()
             }
             new = {key: line for key, line in lines.items() if key not in self.places}
+            if self._handle is None:
+                raise ValueError(f"{self.path} was opened for reading")
             with explained(self.path):
                 self._handle.write(b"".join(new.values()))
                 self._handle.flush()
@@ -91,17 +92,15 @@ class Kept:
 
 
 @contextlib.contextmanager
-def opened(path: Path, writable: bool = True) -> Iterator[Kept]:
-    """The values at `path`. Two processes that would write wait for each other, so that the second finds what the first
-    was answered.
-    """
+def answer_store(path: Path, writable: bool = True) -> Iterator[AnswerStore]:
+    """The values at `path`. Of two processes that write, the second waits, and then finds the answers of the first."""
     if not writable:
-        yield Kept(path, writable=False)
+        yield AnswerStore(path, writable=False)
         return
     make_folder(path.parent)
     with locked(path.with_name(f".{path.name}.lock")):
-        kept = Kept(path, writable=True)
+        store = AnswerStore(path, writable=True)
         try:
-            yield kept
+            yield store
         finally:
-            kept.close()
+            store.close()

@@ -1,4 +1,4 @@
-"""From a page or an answer to a short plain text: markup out, references out, the first paragraphs, cut at a sentence."""
+"""From a page or an answer to a short plain text: the first paragraphs without markup, cut at a sentence."""
 
 import html
 import re
@@ -8,7 +8,8 @@ LONGEST = 200_000  # characters of a page that are looked at; its first paragrap
 _TAGS = re.compile(r"</?[A-Za-z][^<>]{0,500}>")
 _REFERENCE = re.compile(r"<ref\b[^<>]{0,500}/>|<ref\b[^<>]{0,500}>.{0,5000}?</ref\s*>", re.S | re.I)
 _NOTE = re.compile(
-    r"\[(?:\d{1,3}|[a-z]|(?:note|nb|lower-alpha|n) \d{1,3}|citation needed|update|clarification needed|who\?|when\?|edit)\]",
+    r"\[(?:\d{1,3}|[a-z]|(?:note|nb|lower-alpha|n) \d{1,3}"
+    r"|citation needed|update|clarification needed|who\?|when\?|edit)\]",
     re.I,
 )
 _LINK = re.compile(r"\[\[(?:[^\[\]|]{0,300}\|)?([^\[\]|]{0,300})\]\]")
@@ -64,27 +65,27 @@ def paragraphs(raw: str) -> list[str]:
     text = unicodedata.normalize(
         "NFC", "".join(c if c in _KEPT or not unicodedata.category(c).startswith("C") else "" for c in text)
     )
-    found: list[list[str]] = []
+    blocks: list[list[str]] = []
     fresh = True
     for line in text.split("\n"):
         line = re.sub(r"\s+", " ", line).strip()
         if _HEADING.fullmatch(line):
-            if found:
+            if blocks:
                 break
         elif line:
             line = _BULLET.sub("", line, count=1) if _BULLET.match(line) else line
-            if fresh or found[-1][-1].endswith(_ENDS):
-                found.append([line])
+            if fresh or blocks[-1][-1].endswith(_ENDS):
+                blocks.append([line])
             else:
-                found[-1].append(line)
+                blocks[-1].append(line)
             fresh = False
             continue
         fresh = True
-    return [paragraph for paragraph in map(" ".join, found) if any(c.isalnum() for c in paragraph)]
+    return [paragraph for paragraph in map(" ".join, blocks) if any(c.isalnum() for c in paragraph)]
 
 
 def shorten(text: str, limit: int) -> str:
-    """At most `limit` characters: up to the last whole sentence if that keeps half of them, else the last whole word."""
+    """At most `limit` characters, up to the last whole sentence; where that loses half of them, the last whole word."""
     if len(text) <= limit:
         return text
     end = next(
@@ -96,9 +97,7 @@ def shorten(text: str, limit: int) -> str:
 
 
 def opening(raw: str, count: int | None, limit: int) -> str:
-    """The first `count` paragraphs (None: all) as one line of at most `limit` characters; empty where nothing readable
-    is there.
-    """
+    """The first `count` paragraphs (None: all) as one line of at most `limit` characters; may be empty."""
     return shorten(" ".join(paragraphs(raw)[:count]), limit)
 
 
@@ -112,14 +111,14 @@ def html_text(page: str) -> str:
 
     A tokeniser of one pass: the standard library's parser takes quadratic time over malformed pages.
     """
-    found: list[list[str]] = []
+    blocks: list[list[str]] = []
     skipping: list[str] = []
     inside = False
     for closing, name, data in _TOKEN.findall(_without_blocks(page[: 5 * LONGEST], "<!--", "-->")):
         tag = name.lower()
         if data:
             if inside and not skipping:
-                found[-1].append(data)
+                blocks[-1].append(data)
         elif tag in _SKIPPED:
             if not closing:
                 skipping.append(tag)
@@ -127,7 +126,7 @@ def html_text(page: str) -> str:
                 skipping.pop()
         elif tag == "p":
             inside = not closing and not skipping
-            found += [[]] if inside else []
+            blocks += [[]] if inside else []
         elif tag == "br" and inside:
-            found[-1].append(" ")
-    return "\n\n".join(filter(None, (" ".join("".join(parts).split()) for parts in found)))
+            blocks[-1].append(" ")
+    return "\n\n".join(filter(None, (" ".join("".join(parts).split()) for parts in blocks)))
