@@ -17,12 +17,16 @@ from typing import Any
 from foundation.files import explained, link_new, locked, make_folder
 
 TTL = 600.0  # seconds without a sign of life after which a claim is stale
-UNKNOWN_AGE = 3600.0  # seconds after which a temporary file of a writer that cannot be asked for (another machine) counts as left behind
+# seconds after which a temporary file of a writer that cannot be asked for (another machine) counts as left behind
+UNKNOWN_AGE = 3600.0
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process that can be told from a later one with its number. started: clock ticks since boot, empty where the system does not say."""
+    """A process that can be told from a later one with its number.
+
+    started: clock ticks since boot, empty where the system does not say.
+    """
 
     host: str
     pid: int
@@ -50,7 +54,8 @@ class Process:
 
 @functools.cache
 def _host() -> str:
-    """8 hex digits for this machine and its process numbering: containers may share a host name, but not process numbers."""
+    """8 hex digits for this machine and its process numbering: containers may share a host name, but not process
+    numbers."""
     try:
         numbering = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -59,7 +64,8 @@ def _host() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Start time of a process as /proc gives it; empty where it does not say, None for one that has ended and waits for its parent to notice."""
+    """Start time of a process as /proc gives it; empty where it does not say, None for one that has ended and waits for
+    its parent to notice."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -74,7 +80,8 @@ def temporary_name(final: Path) -> Path:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Temporary files in `folder` whose writer is dead, or cannot be asked for and has not written for an hour; never a live writer's."""
+    """Temporary files in `folder` whose writer is dead, or cannot be asked for and has not written for an hour; never a
+    live writer's."""
     found = []
     for path in sorted(Path(folder).glob(".*.tmp")):
         parts = path.name.split(".")[-2].split("-")
@@ -96,7 +103,8 @@ class Claim:
 
     @property
     def held(self) -> bool:
-        """Whether it is still ours: false after release, and after another process took it over because this one slept past the limit."""
+        """Whether it is still ours: false after release, and after another process took it over because this one slept
+        past the limit."""
         return not self._released.is_set() and _content(self.path).get("token") == self._token
 
     def release(self) -> None:
@@ -123,8 +131,9 @@ class Claim:
 def take(folder: Path, name: str, ttl: float) -> Claim | None:
     """Claim `name`; None while someone else holds it.
 
-    A claim is stale when its process is dead, or when nobody has refreshed it for `ttl` seconds by the file system's own clock. It is taken over
-    under a lock on the folder, so that one of several takers wins. Raises `UserError` where the folder cannot be written.
+    A claim is stale when its process is dead, or when nobody has refreshed it for `ttl` seconds by the file system's
+    own clock. It is taken over under a lock on the folder, so that one of several takers wins. Raises `UserError` where
+    the folder cannot be written.
     """
     path, me, token = folder / name, Process.this(), secrets.token_hex(8)
     with _held(folder), explained(path):

@@ -1,4 +1,5 @@
-"""From the rows an extractor gives to the blocks a shard holds: shapes, dtypes and finite numbers checked on the way."""
+"""From the rows an extractor gives to the blocks a shard holds: shapes, dtypes and finite numbers checked on the
+way."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,10 @@ OutputRows = np.ndarray | Sequence[np.ndarray | None]
 
 @dataclass(frozen=True)
 class Pending:
-    """An array about to be written. blocks: gives its rows (k, *shape[1:]) in order, C-contiguous, a few at a time, as often as called."""
+    """An array about to be written.
+
+    blocks: gives its rows (k, *shape[1:]) in order, C-contiguous, a few at a time, as often as called.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -42,8 +46,8 @@ def pending(
     """The arrays of all outputs by their path in the shard.
 
     keys: (n, 16) uint8. ok: (n,) bool; other rows become zeros (fixed) or nothing (ragged), whatever their column says.
-    Raises `NotFinite` naming feature and key for a number that is not finite, before the cast or after it; `ValueError` for columns that are not
-    those of the outputs, or rows of another shape or kind of number.
+    Raises `NotFinite` naming feature and key for a number that is not finite, before the cast or after it; `ValueError`
+    for columns that are not those of the outputs, or rows of another shape or kind of number.
     """
     if set(columns) != set(outputs):
         raise ValueError(f"feature {feature}: columns {sorted(columns)}, expected {sorted(outputs)}")
@@ -79,7 +83,8 @@ def _check(place: str, output: Output, row: np.ndarray | None) -> None:
     if wanted.kind != "f":
         if row.dtype.kind not in "iu" or row.min() < np.iinfo(wanted).min or row.max() > np.iinfo(wanted).max:
             raise ValueError(
-                f"{place} is {row.dtype} from {row.min()} to {row.max()}, expected whole numbers in the range of {wanted}"
+                f"{place} is {row.dtype} from {row.min()} to {row.max()}, expected whole numbers in the range of "
+                f"{wanted}"
             )
     elif not np.isfinite(_cast(row, wanted)).all():
         what = f"a value beyond the range of {wanted}" if np.isfinite(row).all() else "NaN or infinity"
@@ -120,7 +125,10 @@ def _ragged_blocks(output: Output, column: OutputRows, lengths: np.ndarray) -> C
 
 
 def check_keys(keys: np.ndarray) -> np.ndarray:
-    """(n, 16) uint8, C-contiguous. Raises `ValueError` for another shape or dtype, for none at all, and for a key that stands twice."""
+    """(n, 16) uint8, C-contiguous.
+
+    Raises `ValueError` for another shape or dtype, for none at all, and for a key that stands twice.
+    """
     keys = np.ascontiguousarray(keys)
     if keys.dtype != np.uint8 or keys.ndim != 2 or keys.shape[1] != KEY_BYTES or not len(keys):
         raise ValueError(f"keys are {keys.dtype}{keys.shape}, expected uint8 (n, {KEY_BYTES}) with n > 0")
@@ -130,7 +138,10 @@ def check_keys(keys: np.ndarray) -> np.ndarray:
 
 
 def cause_codes(causes: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """n strings → codes (n,) uint8 and the table they point into, whose first entry is the empty string. Raises `ValueError` for too many."""
+    """n strings → codes (n,) uint8 and the table they point into, whose first entry is the empty string.
+
+    Raises `ValueError` for too many.
+    """
     table = ["", *sorted(set(causes) - {""})]
     if len(table) > 256 or max(map(len, table)) > 200:
         raise ValueError(

@@ -1,4 +1,5 @@
-"""What can be wrong with a cache, as types: a command says which of its options mends each (see `mel_cache.commands.shell.messages`)."""
+"""What can be wrong with a cache, as types: a command says which of its options mends each (see
+`mel_cache.commands.shell.messages`)."""
 
 from foundation.errors import UserError
 

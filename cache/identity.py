@@ -27,7 +27,8 @@ _RESERVED = {"keys", "status", "cause"}  # arrays that every shard has beside it
 def content_key(kind: str, *parts: bytes | str) -> bytes:
     """16-byte key of a unit of content: BLAKE2b-128 over the kind and the parts, each preceded by its length.
 
-    kind separates domains: the same bytes as `text` and as `image` have different keys. Strings count as their UTF-8 bytes.
+    kind separates domains: the same bytes as `text` and as `image` have different keys. Strings count as their UTF-8
+    bytes.
     """
     digest = hashlib.blake2b(digest_size=KEY_BYTES, person=b"mel content key")
     for part in (kind, *parts):
@@ -40,8 +41,9 @@ def content_key(kind: str, *parts: bytes | str) -> bytes:
 def canonical_json(value: Any) -> str:
     """The one JSON text of a value: keys sorted, no white space, ASCII.
 
-    Raises `UserError` naming the place of anything that has no such text: NaN and infinities, keys that are not strings, and every type other
-    than dict, list, tuple (written as a list), str, int, float, bool and None; paths and sets are refused on purpose.
+    Raises `UserError` naming the place of anything that has no such text: NaN and infinities, keys that are not
+    strings, and every type other than dict, list, tuple (written as a list), str, int, float, bool and None; paths and
+    sets are refused on purpose.
     """
     _check_plain(value, "spec")
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
@@ -75,9 +77,9 @@ def identity(spec: Any) -> str:
 def weights_hash(files: Sequence[Path], memo: Path | None) -> str:
     """SHA-256 (64 hex digits) of a model's weight files.
 
-    One file: the hash of its bytes, whatever its name. Several: over the names relative to their common folder and the hash of each, sorted by
-    name. memo: a JSON file that remembers hashes by path, size and mtime; a missing, damaged or read-only one only costs time.
-    Raises `UserError` for no file, or one that cannot be read.
+    One file: the hash of its bytes, whatever its name. Several: over the names relative to their common folder and the
+    hash of each, sorted by name. memo: a JSON file that remembers hashes by path, size and mtime; a missing, damaged or
+    read-only one only costs time. Raises `UserError` for no file, or one that cannot be read.
     """
     files = sorted(Path(file).absolute() for file in files)
     if not files:
@@ -144,8 +146,8 @@ def _remember(memo: Path, place: str, entry: dict[str, Any]) -> None:
 class Output:
     """One array a feature writes for every row.
 
-    Fixed: (n, *shape). Ragged: a row is (L, *shape), L its own. dtype is one of `DTYPES`; raises `ValueError` for another, or for a name that is
-    no lower-case word.
+    Fixed: (n, *shape). Ragged: a row is (L, *shape), L its own. dtype is one of `DTYPES`; raises `ValueError` for
+    another, or for a name that is no lower-case word.
     """
 
     name: str

@@ -20,7 +20,8 @@ def as_void(keys: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Index:
-    """N distinct keys in ascending order and the place of each: 28 bytes per row, the only part of a store that lies in memory.
+    """N distinct keys in ascending order and the place of each: 28 bytes per row, the only part of a store that lies in
+    memory.
 
     keys: (N,) V16. shard: (N,) int32, number of the shard in its store. row: (N,) int64.
     """
@@ -39,7 +40,8 @@ class Index:
     def with_shards(self, shards: Iterable[tuple[int, np.ndarray]], rank: Sequence[int]) -> "Index":
         """The index with the keys of further shards: (number, (n, 16) uint8) each.
 
-        rank: shard number → place of its name among all names; of a key that stands in several shards the lowest rank stays.
+        rank: shard number → place of its name among all names; of a key that stands in several shards the lowest rank
+        stays.
         """
         keys, shard, row = [self.keys], [self.shard], [self.row]
         for number, new in shards:

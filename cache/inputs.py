@@ -26,13 +26,19 @@ class Want:
 
 @contract
 class Input(Want):
-    """A want with the place of its rows. store: folder of the feature's store. keys: .npz file of the key column, a row per record."""
+    """A want with the place of its rows.
+
+    store: folder of the feature's store. keys: .npz file of the key column, a row per record.
+    """
 
     store: Path
     keys: Path
 
 
 def keys_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file of keys: which texts and pictures its records had. A feature's identity says what was done, not to what."""
+    """SHA-256 (hex) of a file of keys: which texts and pictures its records had.
+
+    A feature's identity says what was done, not to what.
+    """
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

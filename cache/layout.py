@@ -1,4 +1,5 @@
-"""How arrays stand in a shard file: mapped where HDF5 allows it, read through h5py elsewhere, older layouts brought to today's."""
+"""How arrays stand in a shard file: mapped where HDF5 allows it, read through h5py elsewhere, older layouts brought to
+today's."""
 
 import contextlib
 import errno
@@ -35,7 +36,8 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 class H5Array:
-    """An array that cannot be mapped (chunked, compressed): indexed like a read-only numpy array, read through h5py at each access.
+    """An array that cannot be mapped (chunked, compressed): indexed like a read-only numpy array, read through h5py at
+    each access.
 
     Slow, but memory stays flat and nothing stays open, so it can be pickled and survives a fork.
     """
@@ -74,14 +76,17 @@ class Contents:
     arrays: dict[str, Array]
 
 
-# From a layout version to the function that turns its contents into the next version's. Shards are never rewritten: this happens on every open.
+# From a layout version to the function that turns its contents into the next version's. Shards are never rewritten:
+# this happens on every open.
 MIGRATIONS: dict[int, Callable[[Contents], Contents]] = {}
 
 
 def create(path: Path, attributes: Mapping[str, str | list[str]], arrays: Mapping[str, Pending]) -> dict[str, int]:
-    """Make the file `path` with all its metadata and checksums, and room for each array; returns where in the file each one goes, in file order.
+    """Make the file `path` with all its metadata and checksums, and room for each array; returns where in the file each
+    one goes, in file order.
 
-    Arrays without a byte have no place. Raises `OSError` (ENOSPC) when the disk has less room than the arrays need: then nothing is made.
+    Arrays without a byte have no place. Raises `OSError` (ENOSPC) when the disk has less room than the arrays need:
+    then nothing is made.
     """
     bytes_needed = sum(math.prod(array.shape) * array.dtype.itemsize + 4 * PAGE for array in arrays.values()) + 8 * PAGE
     if free_bytes(path.parent) < bytes_needed:
@@ -106,7 +111,10 @@ def create(path: Path, attributes: Mapping[str, str | list[str]], arrays: Mappin
 
 
 def _text(strings: str | list[str]) -> np.ndarray | np.bytes_:
-    """Strings as an attribute of fixed-length UTF-8. Those of variable length lie in HDF5's heap, where one flipped byte makes it read for ever."""
+    """Strings as an attribute of fixed-length UTF-8.
+
+    Those of variable length lie in HDF5's heap, where one flipped byte makes it read for ever.
+    """
     if isinstance(strings, str):
         return np.bytes_(strings.encode())
     encoded = [string.encode() for string in strings]
@@ -116,8 +124,8 @@ def _text(strings: str | list[str]) -> np.ndarray | np.bytes_:
 def read(path: Path) -> Contents:
     """Open the shard `path` and map its arrays; the file is closed again, the maps stay.
 
-    Raises `UserError` (`Gone`, `Damaged`) naming the file when it is missing, truncated, no HDF5 file, of a newer layout, or refers to other files; `PassingError`
-    when the system cannot open it just now.
+    Raises `UserError` (`Gone`, `Damaged`) naming the file when it is missing, truncated, no HDF5 file, of a newer
+    layout, or refers to other files; `PassingError` when the system cannot open it just now.
     """
     with _readable(path), h5py.File(path, "r", locking=False) as file:
         contents = Contents({name: _plain(value) for name, value in file.attrs.items()}, _arrays(path, file))
@@ -132,10 +140,12 @@ def read(path: Path) -> Contents:
 
 
 def damage(path: Path) -> str | None:
-    """What in the shard is not as it was written, by its seal and the checksum of each array; None where all hold. Raises as `read` does.
+    """What in the shard is not as it was written, by its seal and the checksum of each array; None where all hold.
+    Raises as `read` does.
 
-    The seal comes first and without HDF5, which need not survive damage to its own structures. It was taken of the file, the checksums of the
-    arrays before they were written: they differ alone where the disk or the memory failed in between.
+    The seal comes first and without HDF5, which need not survive damage to its own structures. It was taken of the
+    file, the checksums of the arrays before they were written: they differ alone where the disk or the memory failed in
+    between.
     """
     with _readable(path):
         if _seal_broken(path):
@@ -156,7 +166,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise Gone(f"shard {path} is gone") from error
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 - a damaged file makes h5py raise almost any type
+    except Exception as error:
         number = error_number(error)
         if number in _NOT_ITS_FAULT:
             raise PassingError(
@@ -213,7 +223,8 @@ def checksum(array: Array) -> str:
 
 
 def seal(handle: BinaryIO) -> None:
-    """Write the first page, which HDF5 leaves to its user: the SHA-256 of all bytes after it, readable with `head -n 2`."""
+    """Write the first page, which HDF5 leaves to its user: the SHA-256 of all bytes after it, readable with `head -n
+    2`."""
     value = _after_first_page(handle)
     handle.seek(0)
     handle.write(_seal_text(value))
@@ -221,7 +232,8 @@ def seal(handle: BinaryIO) -> None:
 
 
 def _seal_broken(path: Path) -> bool | None:
-    """Whether any byte of the file differs from when it was sealed; None for a file whose HDF5 part starts at byte 0, without a seal."""
+    """Whether any byte of the file differs from when it was sealed; None for a file whose HDF5 part starts at byte 0,
+    without a seal."""
     with open(path, "rb") as handle:
         first_page, signature = handle.read(PAGE), handle.read(len(_SIGNATURE))
         if signature != _SIGNATURE:

@@ -31,10 +31,11 @@ class Status(IntEnum):
 
 
 class Shard:
-    """An open shard of n rows; every array is a read-only view of the mapped file, or an `H5Array` where it cannot be mapped.
+    """An open shard of n rows; every array is a read-only view of the mapped file, or an `H5Array` where it cannot be
+    mapped.
 
-    Raises `UserError` naming the file when it is truncated, damaged or gone; see `cache.layout.read`. No file stays open; a pickle holds the path
-    alone.
+    Raises `UserError` naming the file when it is truncated, damaged or gone; see `cache.layout.read`. No file stays
+    open; a pickle holds the path alone.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,11 +88,15 @@ class Shard:
         return self._array(output)
 
     def ragged(self, output: str) -> tuple[Array, Array]:
-        """values (ΣL, *shape) and offsets (n + 1,) int64: row i is values[offsets[i]:offsets[i + 1]]. Raises `UserError` when there is none."""
+        """values (ΣL, *shape) and offsets (n + 1,) int64: row i is values[offsets[i]:offsets[i + 1]].
+
+        Raises `UserError` when there is none.
+        """
         return self._array(f"{output}/values"), self._array(f"{output}/offsets")
 
     def unfit(self, outputs: Mapping[str, Output]) -> str | None:
-        """Why the arrays are not those of a feature with these outputs, by shapes and dtypes alone; None where they are."""
+        """Why the arrays are not those of a feature with these outputs, by shapes and dtypes alone; None where they
+        are."""
         for name, output in outputs.items():
             if output.ragged:
                 problem = self._shape_problem(f"{name}/offsets", np.int64, (len(self) + 1,))
@@ -137,9 +142,9 @@ class NewRows:
 def write(final: Path, feature: str, identity: str, outputs: Mapping[str, Output], rows: NewRows) -> Path | None:
     """Write the shard `final` whole or not at all; None when another writer gave that name first (its file stays).
 
-    feature, identity, outputs: of the feature that the rows belong to. Raises `NotFinite` for a value that is not finite,
-    before or after the cast to the output's dtype (naming feature and key), and `UserError` for a disk that is full or cannot
-    be written; `ValueError` for columns that do not fit the outputs. Nothing is left behind then.
+    feature, identity, outputs: of the feature that the rows belong to. Raises `NotFinite` for a value that is not
+    finite, before or after the cast to the output's dtype (naming feature and key), and `UserError` for a disk that is
+    full or cannot be written; `ValueError` for columns that do not fit the outputs. Nothing is left behind then.
     """
     keys, causes = check_keys(rows.keys), rows.causes
     if len(rows.status) != len(keys) or len(causes) != len(keys):
@@ -153,7 +158,8 @@ def write(final: Path, feature: str, identity: str, outputs: Mapping[str, Output
     with explained(final):
         try:
             offsets = layout.create(temporary, {"feature": feature, "identity": identity, "causes": table}, arrays)
-            # HDF5 has laid the file out; the bytes are written by hand, because HDF5 does not survive a full disk in good order.
+            # HDF5 has laid the file out; the bytes are written by hand, because HDF5 does not survive a full disk in
+            # good order.
             with open(temporary, "r+b") as handle:
                 for array_name, offset in offsets.items():
                     handle.seek(offset)

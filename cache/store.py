@@ -31,8 +31,8 @@ def folder_name(feature: str, digest: str) -> str:
 class Store:
     """The rows of one feature. Only grows; any number of processes may read and add at the same time.
 
-    Nothing is opened before the first lookup, and no file stays open: the object may be pickled (only its folder travels) and forked.
-    spec["outputs"] lists the feature's outputs as `Output.to_json` gives them.
+    Nothing is opened before the first lookup, and no file stays open: the object may be pickled (only its folder
+    travels) and forked. spec["outputs"] lists the feature's outputs as `Output.to_json` gives them.
     """
 
     def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
@@ -52,8 +52,8 @@ class Store:
     def create(cls, root: Path, feature: str, spec: dict[str, Any]) -> "Store":
         """The store of `feature` under `root`, made if it is not there.
 
-        Raises `UserError` when the place cannot be written, or holds another feature's `spec.json`; `ValueError` for a feature name that is no
-        lower-case word.
+        Raises `UserError` when the place cannot be written, or holds another feature's `spec.json`; `ValueError` for a
+        feature name that is no lower-case word.
         """
         store = cls.planned(root, feature, spec)
         store.make()
@@ -61,7 +61,10 @@ class Store:
 
     @classmethod
     def planned(cls, root: Path, feature: str, spec: dict[str, Any]) -> "Store":
-        """The store of `feature` under `root`, whether it is there or not; nothing is written. Raises as `create` does."""
+        """The store of `feature` under `root`, whether it is there or not; nothing is written.
+
+        Raises as `create` does.
+        """
         if not re.fullmatch(r"[a-z][a-z0-9_]*", feature):
             raise ValueError(f"feature name {feature!r}: expected a lower-case word")
         digest = identity(spec)
@@ -105,7 +108,8 @@ class Store:
         return read_json(self.folder / SPEC).get("probe") if self.described else None
 
     def set_probe(self, probe: Any) -> None:
-        """Write a small input's output (JSON) beside the spec; with it a later run can tell that a library's numbers have drifted."""
+        """Write a small input's output (JSON) beside the spec; with it a later run can tell that a library's numbers
+        have drifted."""
         path = self.folder / SPEC
         said = {"feature": self.feature, "identity": self.identity, "spec": self.spec, "probe": probe}
         write_json(path, said, claims.temporary_name(path))  # a name that `sweep` knows for a killed writer's
@@ -113,7 +117,10 @@ class Store:
     # Lookup
 
     def refresh(self) -> None:
-        """Look for shards again: new ones are opened, those removed or replaced by hand are dropped. Raises `UserError` naming a damaged one."""
+        """Look for shards again: new ones are opened, those removed or replaced by hand are dropped.
+
+        Raises `UserError` naming a damaged one.
+        """
         with self._lock:
             stamps = {}
             with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
@@ -158,7 +165,8 @@ class Store:
             return self._index
 
     def missing(self, keys: np.ndarray) -> np.ndarray:
-        """(n, 16) uint8 → (m,) int64 positions in `keys`: the first occurrence of each distinct key that no shard holds, ascending."""
+        """(n, 16) uint8 → (m,) int64 positions in `keys`: the first occurrence of each distinct key that no shard
+        holds, ascending."""
         absent = np.flatnonzero(self._current().find(keys)[0] < 0)
         first = np.unique(as_void(keys)[absent], return_index=True)[1]
         return np.sort(absent[first])
@@ -171,14 +179,18 @@ class Store:
         return self._current().find(keys)
 
     def shard(self, number: int) -> Shard:
-        """The shard of a number that `locate` gave; numbers never change their meaning. Raises `UserError` when it has been removed since."""
+        """The shard of a number that `locate` gave; numbers never change their meaning.
+
+        Raises `UserError` when it has been removed since.
+        """
         found = self._shards[number]
         if found is None:
             raise Gone(f"a shard of {self.folder} has been removed")
         return found
 
     def files_for(self, keys: np.ndarray) -> list[Path]:
-        """What must lie on disk to read the rows of these keys: the spec, and every shard that holds one; absent keys are passed over."""
+        """What must lie on disk to read the rows of these keys: the spec, and every shard that holds one; absent keys
+        are passed over."""
         numbers = np.unique(self.locate(keys)[0])
         return [self.folder / SPEC, *sorted(self.shard(int(number)).path for number in numbers if number >= 0)]
 
@@ -207,7 +219,8 @@ class Store:
     def add(
         self, keys: np.ndarray, status: np.ndarray, causes: Sequence[str], columns: Mapping[str, OutputRows]
     ) -> str:
-        """Write one shard and return its name; see `cache.shard.NewRows` and `write` for the arguments and errors. The rows can be found afterwards.
+        """Write one shard and return its name; see `cache.shard.NewRows` and `write` for the arguments and errors. The
+        rows can be found afterwards.
 
         Where another process has written the same shard in the meantime, its file stays and this one is discarded.
         """
@@ -222,13 +235,17 @@ class Store:
         return name
 
     def sweep(self) -> None:
-        """Remove the temporary files of killed writers; `create` and `add` do it by themselves. Those of live writers stay."""
+        """Remove the temporary files of killed writers; `create` and `add` do it by themselves.
+
+        Those of live writers stay.
+        """
         for path in (*claims.leftovers(self.folder), *claims.leftovers(self.folder / "claims")):
             with contextlib.suppress(OSError):
                 path.unlink()
 
     def remove_if_empty(self) -> None:
-        """Remove the folder of a store without a shard that no process is at work on; whoever has it open makes it again when it adds rows."""
+        """Remove the folder of a store without a shard that no process is at work on; whoever has it open makes it
+        again when it adds rows."""
         place = self.folder / "claims"
         with claims.idle(place) as idle:
             if idle and not any(self.folder.glob("*.h5")):
@@ -240,8 +257,10 @@ class Store:
                     self.folder.rmdir()
 
     def claim(self, name: str, ttl: float = claims.TTL) -> claims.Claim | None:
-        """Claim the shard `name` before working on it; None while another process holds it. After taking it, ask `has_shard` again.
+        """Claim the shard `name` before working on it; None while another process holds it. After taking it, ask
+        `has_shard` again.
 
-        ttl: seconds without a sign of life after which a claim falls to the next one who asks; one of a dead process on this machine at once.
+        ttl: seconds without a sign of life after which a claim falls to the next one who asks; one of a dead process on
+        this machine at once.
         """
         return claims.take(self.folder / "claims", f"{name}.claim", ttl)

@@ -10,7 +10,8 @@ from cache.shard import Shard, Status
 from cache.store import Store
 from foundation.errors import UserError
 
-# Bytes of a row from which copying row by row is faster than fancy indexing per shard and scattering; measured on mapped rows of 2 to 64 kB.
+# Bytes of a row from which copying row by row is faster than fancy indexing per shard and scattering; measured on
+# mapped rows of 2 to 64 kB.
 _LARGE_ROW = 8192
 
 
@@ -25,9 +26,10 @@ def grouped(numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 class Table:
     """One output of one feature for n keys; position i means keys[i].
 
-    ok: (n,) bool, present, in the store and with the verdict OK. status: (n,) uint8 of `Status`, MISSING where not present.
-    lengths: (n,) int64 steps of a ragged row, 0 where not ok; of a fixed row 1 or 0. shape: of one row or step. dtype: of the values.
-    Pages of the mapped shards are shared with every other reader; a pickle holds positions, no values.
+    ok: (n,) bool, present, in the store and with the verdict OK. status: (n,) uint8 of `Status`, MISSING where not
+    present. lengths: (n,) int64 steps of a ragged row, 0 where not ok; of a fixed row 1 or 0. shape: of one row or
+    step. dtype: of the values. Pages of the mapped shards are shared with every other reader; a pickle holds positions,
+    no values.
     """
 
     def __init__(self, store: Store, output: str, keys: np.ndarray, present: np.ndarray) -> None:
@@ -107,8 +109,8 @@ class Table:
     def gather(self, index: np.ndarray) -> Any:
         """Rows at the positions `index` (b,) int, any order, repeats allowed.
 
-        Fixed: (b, *shape), zeros where not ok. Ragged: values (b, Lmax, *shape) padded with zeros, and lengths (b,) int64. Raises `IndexError`
-        for a position outside the table.
+        Fixed: (b, *shape), zeros where not ok. Ragged: values (b, Lmax, *shape) padded with zeros, and lengths (b,)
+        int64. Raises `IndexError` for a position outside the table.
         """
         index = self._positions(index)
         if self.ragged:
@@ -143,7 +145,8 @@ class Table:
     def ragged_flat(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The ragged rows at `index` (b,) one after another: values (ΣL, *shape) and lengths (b,) int64.
 
-        Neighbours in a shard are copied together: a whole table in the order of its keys is a few large copies, read in file order.
+        Neighbours in a shard are copied together: a whole table in the order of its keys is a few large copies, read in
+        file order.
         """
         index = self._positions(index)
         lengths = self.lengths[index]

@@ -18,7 +18,10 @@ from foundation.progress import Bar
 
 @dataclass(frozen=True)
 class Finding:
-    """A file that is not as it was written. Removing it is the repair: the next run makes again exactly what it held."""
+    """A file that is not as it was written.
+
+    Removing it is the repair: the next run makes again exactly what it held.
+    """
 
     path: Path
     problem: str
@@ -29,7 +32,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Usage:
-    """What one feature takes. mtime: seconds since the epoch of its newest shard, or of its spec where there is none."""
+    """What one feature takes.
+
+    mtime: seconds since the epoch of its newest shard, or of its spec where there is none.
+    """
 
     folder: Path
     feature: str
@@ -51,15 +57,18 @@ def folders(root: Path) -> list[Path]:
 def verify(root: Path) -> list[Finding]:
     """Read every byte of every shard under `root` and compare it with the checksums; nothing is changed.
 
-    Also found: a spec whose identity is not its folder's, a shard of another feature, arrays that contradict each other or the spec, temporary
-    files that a killed writer left (a live writer's are passed over).
+    Also found: a spec whose identity is not its folder's, a shard of another feature, arrays that contradict each other
+    or the spec, temporary files that a killed writer left (a live writer's are passed over).
     """
     with Bar(sum(1 for folder in folders(root) for _ in folder.glob("*.h5")), "checking", "shard") as bar:
         return [finding for folder in folders(root) for finding in _folder(folder, bar.update)]
 
 
 def repair(findings: Iterable[Finding]) -> list[Path]:
-    """Remove the files of the findings, and nothing else; returns those removed. Raises `UserError` where the place cannot be written."""
+    """Remove the files of the findings, and nothing else; returns those removed.
+
+    Raises `UserError` where the place cannot be written.
+    """
     removed = []
     for path in dict.fromkeys(finding.path for finding in findings):
         with explained(path):
@@ -71,7 +80,8 @@ def repair(findings: Iterable[Finding]) -> list[Path]:
 
 
 def usage(root: Path) -> tuple[list[Usage], list[str]]:
-    """Rows and bytes of each feature under `root`, from shard headers alone; and a line on each that cannot be told, naming the damaged file."""
+    """Rows and bytes of each feature under `root`, from shard headers alone; and a line on each that cannot be told,
+    naming the damaged file."""
     found, problems = [], []
     for folder in folders(root):
         try:
@@ -87,7 +97,10 @@ def usage(root: Path) -> tuple[list[Usage], list[str]]:
 
 
 def remove(folder: Path) -> int:
-    """Remove a feature folder and return the bytes freed. Raises `UserError` when it is none, or when a live process is writing to it."""
+    """Remove a feature folder and return the bytes freed.
+
+    Raises `UserError` when it is none, or when a live process is writing to it.
+    """
     folder = Path(folder)
     if folder not in folders(folder.parent) or folder.is_symlink():
         raise UserError(f"{folder} is no feature folder (no {SPEC}, no shards); nothing removed")

@@ -17,7 +17,8 @@ _CONFIG = ConfigDict(extra="forbid", strict=True)
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def contract(kind: type[T]) -> type[T]:
-    """Class decorator: a frozen dataclass with keyword-only fields that JSON holds and that refuses a field it does not know.
+    """Class decorator: a frozen dataclass with keyword-only fields that JSON holds and that refuses a field it does not
+    know.
 
     Its fields are plain values, paths, tuples, mappings with text keys, and other contracts.
     """
@@ -33,17 +34,17 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def to_json(value: Any) -> Any:
     """A contract as plain JSON values: paths become texts, tuples lists."""
-    return json.loads(json.dumps(_adapter(type(value)).dump_python(value), default=str))
+    return json.loads(json.dumps(_adapter(cast(Any, type(value))).dump_python(value), default=str))
 
 
 def from_json(kind: type[T], value: Any, where: str = "") -> T:
     """The contract of type `kind` that `to_json` gave `value` for.
 
-    where: what an error names as the place, a file or an option. Raises `UserError` for a field that is unknown (with the nearest right one),
-    missing or of the wrong type.
+    where: what an error names as the place, a file or an option. Raises `UserError` for a field that is unknown (with
+    the nearest right one), missing or of the wrong type.
     """
     try:
-        return cast(T, _adapter(kind).validate_json(json.dumps(value, default=str)))
+        return cast(T, _adapter(cast(Any, kind)).validate_json(json.dumps(value, default=str)))
     except ValidationError as error:
         raise UserError(message(error, where or kind.__name__, kind)) from None
 

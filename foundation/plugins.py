@@ -1,7 +1,7 @@
 """Extractors and heads from outside the package: files named by `--plugin`, and entry points of installed packages.
 
-A file belongs to a kind where it sets the variable of that name (`extractor = MyExtractor`); it has the file's name. An entry point of the group
-`mel_cache.extractors` (or `mel_cache.methods`) has its own name and points at the same value.
+A file belongs to a kind where it sets the variable of that name (`extractor = MyExtractor`); it has the file's name. An
+entry point of the group `mel_cache.extractors` (or `mel_cache.methods`) has its own name and points at the same value.
 """
 
 import functools
@@ -27,7 +27,10 @@ _PACKAGE = "mel_plugins"
 
 @dataclass(frozen=True)
 class Plugin:
-    """name: what profiles and options call it. value: what the file or entry point gives. file: that defines it. digest: SHA-256 (hex) of that file."""
+    """name: what profiles and options call it.
+
+    value: what the file or entry point gives. file: that defines it. digest: SHA-256 (hex) of that file.
+    """
 
     name: str
     value: Any
@@ -36,7 +39,10 @@ class Plugin:
 
 
 def register(files: Iterable[str | Path]) -> None:
-    """Use these files from now on, here and in child processes. Raises `UserError` for one that is not there or cannot be loaded."""
+    """Use these files from now on, here and in child processes.
+
+    Raises `UserError` for one that is not there or cannot be loaded.
+    """
     listed = dict.fromkeys([*_files(), *(Path(file).expanduser().absolute() for file in files)])
     for file in listed:
         if os.pathsep in str(file):

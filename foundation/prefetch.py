@@ -25,8 +25,9 @@ def prefetch(
 ) -> Iterator[R]:
     """`make(item)` of each item, in order, made by `threads` threads, at most `depth` of them ahead of the consumer.
 
-    With a budget, those that wait for the consumer hold at most its limit, besides what each thread is at; a result larger than that goes alone.
-    `items` is iterated over in the consumer's thread. Raises what `make` and `items` raise where that result would have come.
+    With a budget, those that wait for the consumer hold at most its limit, besides what each thread is at; a result
+    larger than that goes alone. `items` is iterated over in the consumer's thread. Raises what `make` and `items` raise
+    where that result would have come.
     """
     gate = _Gate(budget.limit if budget else 0)
 
@@ -55,7 +56,8 @@ def prefetch(
 
 
 class _Gate:
-    """Lets results through in the order of their numbers while those that wait hold at most `limit` bytes; one always goes through."""
+    """Lets results through in the order of their numbers while those that wait hold at most `limit` bytes; one always
+    goes through."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._waiting, self._turn, self._is_open = limit, 0, 0, False

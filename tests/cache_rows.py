@@ -23,7 +23,8 @@ def spec(tag: str = "a", outputs: tuple[Output, ...] = OUTPUTS) -> dict[str, Any
 
 
 def rows(names: list[int], outputs: tuple[Output, ...] = OUTPUTS) -> dict[str, Any]:
-    """Arguments of `Store.add` for rows that follow from their names alone; every name that divides by 5 and is not 0 is BROKEN."""
+    """Arguments of `Store.add` for rows that follow from their names alone; every name that divides by 5 and is not 0
+    is BROKEN."""
     status = np.array([Status.BROKEN if name and name % 5 == 0 else Status.OK for name in names], np.uint8)
     columns = {output.name: [row(output, name) for name in names] for output in outputs}
     return {

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import torch
 
-WORDS = "a the of in and ship city team person red blue green one two three old young with without name mention sentence probe noel harrison powers".split()
+WORDS = [
+    *("a", "the", "of", "in", "and", "ship", "city", "team", "person", "red", "blue", "green", "one", "two", "three"),
+    *("old", "young", "with", "without", "name", "mention", "sentence", "probe", "noel", "harrison", "powers"),
+]
 CLIP_SIZES = {"width": 16, "heads": 2, "layers": 2, "vocab_size": 49408}
 
 
@@ -169,7 +172,8 @@ def hf_vit(folder: Path, seed: int = 0) -> Path:
 
 
 def yolo_model(seed: int = 0, classes: tuple[str, ...] = ("person", "ship", "tower", "face")):
-    """A YOLOv8 an eighth as wide, random but not blind: its batch norms have seen pictures, so that what it finds depends on the picture."""
+    """A YOLOv8 an eighth as wide, random but not blind: its batch norms have seen pictures, so that what it finds
+    depends on the picture."""
     from pipeline.models.detectors import yolo
 
     tasks = yolo.library()
@@ -237,7 +241,8 @@ def inception(folder: Path, seed: int = 0, classes: int = 7) -> Path:
 def onnx_recogniser(
     folder: Path, seed: int = 0, shape: tuple = (1, 3, 112, 112), width: int = 8, output: tuple | None = None
 ) -> Path:
-    """A convolution, a global average and a matrix; `shape` may hold names where the size is open, channels stand first or last."""
+    """A convolution, a global average and a matrix; `shape` may hold names where the size is open, channels stand first
+    or last."""
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -299,7 +304,8 @@ def faster_rcnn(folder: Path, seed: int = 0) -> Path:
 
 
 def torchvision_detector(folder: Path, seed: int, architecture: str, **kwargs) -> Path:
-    """A whole detector of torchvision's, random but not blind: its batch norms have seen pictures, its class scores are spread over (0, 1)."""
+    """A whole detector of torchvision's, random but not blind: its batch norms have seen pictures, its class scores are
+    spread over (0, 1)."""
     import torchvision
 
     torch.manual_seed(seed)
@@ -355,7 +361,11 @@ def mtcnn(folder: Path, seed: int = 0) -> Path:
 
 
 def vgg(folder: Path, seed: int = 0) -> Path:
-    """A whole VGG-11. Its large tensors are overlapping windows of a few numbers, so that the file of half a gigabyte takes a few kilobytes."""
+    """A whole VGG-11.
+
+    Its large tensors are overlapping windows of a few numbers, so that the file of half a gigabyte takes a few
+    kilobytes.
+    """
     from torchvision.models import vgg11
 
     torch.manual_seed(seed)

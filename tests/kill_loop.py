@@ -1,6 +1,8 @@
-"""Runs an extraction again and again in forked children that are killed; started by test_faults.py with a job on its command line.
+"""Runs an extraction again and again in forked children that are killed; started by test_faults.py with a job on its
+command line.
 
-A child that is forked from a process which has the libraries loaded takes a fraction of a second, so that fifty kills are affordable.
+A child that is forked from a process which has the libraries loaded takes a fraction of a second, so that fifty kills
+are affordable.
 """
 
 import json
@@ -15,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from foundation.contracts import from_json  # noqa: E402 - found by the line above
-from foundation.paths import Paths  # noqa: E402
-from pipeline.extraction.contracts import ExtractionJob  # noqa: E402
+from foundation.contracts import from_json
+from foundation.paths import Paths
+from pipeline.extraction.contracts import ExtractionJob
 
 
 def attempt(job: ExtractionJob, kill_after: float | None, fault: str | None) -> tuple[bool, float]:

@@ -1,4 +1,5 @@
-"""Real HTTP servers on loopback that answer as a wiki, a Wikidata and an OpenAI-compatible model do, also badly: slow, failing, huge, malformed."""
+"""Real HTTP servers on loopback that answer as a wiki, a Wikidata and an OpenAI-compatible model do, also badly: slow,
+failing, huge, malformed."""
 
 import contextlib
 import json
@@ -12,7 +13,10 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass
 class Reply:
-    """What is sent: a JSON value or raw bytes. wait: seconds before the first byte. drip: seconds between single bytes. endless: never ends."""
+    """What is sent: a JSON value or raw bytes.
+
+    wait: seconds before the first byte. drip: seconds between single bytes. endless: never ends.
+    """
 
     body: object = b""
     status: int = 200
@@ -38,10 +42,15 @@ class Seen:
 
 
 class Server:
-    """`answer(seen) -> Reply` behind an address; `seen` lists the requests. trouble: replies given first, one a request."""
+    """`answer(seen) -> Reply` behind an address; `seen` lists the requests.
+
+    trouble: replies given first, one a request.
+    """
 
     def __init__(self, answer: Callable[[Seen], Reply]) -> None:
-        self.answer, self.seen, self.trouble, self.most, self._now = answer, [], [], 0, 0
+        self.answer, self.most, self._now = answer, 0, 0
+        self.seen: list[Seen] = []
+        self.trouble: list[Reply] = []
         self._guard = threading.Lock()
         outer = self
 
@@ -120,15 +129,18 @@ def serving(answer: Callable[[Seen], Reply]) -> Iterator[Server]:
 
 @dataclass
 class Wiki:
-    """Pages by title: {`extract`, `item`, `disambiguation`}; redirects: title → (title, section or None). links: QID → title, for wbgetentities."""
+    """Pages by title: {`extract`, `item`, `disambiguation`}; redirects: title → (title, section or None).
+
+    links: QID → title, for wbgetentities.
+    """
 
     pages: dict[str, dict] = field(default_factory=dict)
     redirects: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     links: dict[str, str | None] = field(default_factory=dict)
 
     def __call__(self, seen: Seen) -> Reply:
-        action = seen.query.get("action")
-        return Reply({"query": self.query, "parse": self.parse, "wbgetentities": self.entities}[action](seen.query))
+        actions = {"query": self.query, "parse": self.parse, "wbgetentities": self.entities}
+        return Reply(actions[seen.query["action"]](seen.query))
 
     def _to(self, title: str) -> tuple[str, str | None]:
         return self.redirects.get(title, (title, None))

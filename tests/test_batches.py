@@ -1,4 +1,5 @@
-"""Pictures prepared ahead of the model: in order, in batches that depend on them alone, and never more of them than memory is meant for."""
+"""Pictures prepared ahead of the model: in order, in batches that depend on them alone, and never more of them than
+memory is meant for."""
 
 import os
 import random

@@ -122,7 +122,7 @@ def test_memo_keeps_the_entries_of_writers_at_the_same_time(tmp_path):
 
 
 def test_missing_weights_are_named(tmp_path):
-    with pytest.raises(UserError, match="nowhere.bin"):
+    with pytest.raises(UserError, match=r"nowhere.bin"):
         weights_hash([tmp_path / "nowhere.bin"], tmp_path / "memo.json")
     with pytest.raises(UserError, match="no file"):
         weights_hash([], None)

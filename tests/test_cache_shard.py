@@ -46,8 +46,8 @@ def put(
         **rows(names, outputs),
         **other,
     }
-    header = (arguments.pop(part) for part in ("feature", "identity", "outputs"))
-    return write(folder / name, *header, NewRows(**arguments))
+    feature, identity, outputs_of = (arguments.pop(part) for part in ("feature", "identity", "outputs"))
+    return write(folder / name, feature, identity, outputs_of, NewRows(**arguments))
 
 
 def assert_holds(shard: Shard, outputs: tuple[Output, ...], names: list[int]) -> None:
@@ -262,7 +262,7 @@ def test_a_newer_layout_is_refused(tmp_path):
     path = put(tmp_path)
     with h5py.File(path, "r+") as file:
         file.attrs["layout"] = 99
-    with pytest.raises(UserError, match="layout 99.*update"):
+    with pytest.raises(UserError, match=r"layout 99.*update"):
         Shard(path)
 
 
@@ -311,13 +311,13 @@ for attempt in (shard.Shard, layout.damage):
     assert ran.stdout.count(f"shard {path} cannot be opened now (Too many open files)") == 2
 
 
-WRITER = """
+WRITER = f"""
 import sys
-sys.path[:0] = [{tests!r}, {root!r}]
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
 from pathlib import Path
 from cache_rows import filled
 filled(Path(sys.argv[1]), [0, 1, 2, 3, 5, 6, 7])
-""".format(tests=str(Path(__file__).parent), root=str(Path(__file__).parents[1]))
+"""
 
 
 @pytest.mark.parametrize(
@@ -337,9 +337,9 @@ def test_a_writer_killed_at_any_point_leaves_a_whole_shard_or_none(tmp_path, poi
         assert (again.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes()
 
 
-FULL_DISK = """
+FULL_DISK = f"""
 import os, sys
-sys.path[:0] = [{tests!r}, {root!r}]
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
 from pathlib import Path
 from cache import layout
 from foundation.errors import UserError
@@ -375,7 +375,7 @@ try:
 except UserError as error:
     assert "read-only" in str(error)
     print("all as expected")
-""".format(tests=str(Path(__file__).parent), root=str(Path(__file__).parents[1]))
+"""
 
 
 def test_a_full_and_a_read_only_disk_end_in_one_line_and_leave_nothing(tmp_path):

@@ -161,7 +161,7 @@ def test_the_probe_outlives_a_second_creation(tmp_path):
 def test_a_spec_removed_by_hand_is_written_again(tmp_path):
     store = filled(tmp_path, [0])
     (store.folder / "spec.json").unlink()
-    with pytest.raises(UserError, match="spec.json"):
+    with pytest.raises(UserError, match=r"spec.json"):
         Store.open(store.folder)
     assert filled(tmp_path).rows == 1
 
@@ -289,15 +289,17 @@ def test_a_claim_excludes_everyone_until_it_is_released(tmp_path):
         assert claim.held
         assert store.claim("a.h5") is None and Store.open(store.folder).claim("a.h5") is None
         assert store.claim("b.h5") is not None
-        told = "from pathlib import Path\nfrom cache.store import Store\nprint(Store.open(Path(sys.argv[1])).claim('a.h5'))"
-        assert run_python(told, store.folder).stdout == "None\n"
+        code = "from pathlib import Path\nfrom cache.store import Store\n"
+        code += "print(Store.open(Path(sys.argv[1])).claim('a.h5'))"
+        assert run_python(code, store.folder).stdout == "None\n"
     assert not claim.held
     assert store.claim("a.h5") is not None
 
 
 def test_the_claim_of_a_killed_process_is_free_at_once(tmp_path):
     store = filled(tmp_path)
-    dies = "import os\nfrom pathlib import Path\nfrom cache.store import Store\nStore.open(Path(sys.argv[1])).claim('a.h5')\nos.kill(os.getpid(), 9)"
+    dies = "import os\nfrom pathlib import Path\nfrom cache.store import Store\n"
+    dies += "Store.open(Path(sys.argv[1])).claim('a.h5')\nos.kill(os.getpid(), 9)"
     assert run_python(dies, store.folder).returncode == -9
     assert (store.folder / "claims" / "a.h5.claim").exists()
     assert store.claim("a.h5").held
@@ -418,7 +420,8 @@ def test_leftovers_of_dead_writers_are_swept_and_those_of_live_ones_stay(tmp_pat
 
 
 def test_a_writer_of_the_spec_killed_before_the_rename_leaves_nothing_to_the_next(tmp_path):
-    code = "import os, sys; from pathlib import Path; from cache_rows import spec; from cache.store import Store; os.replace = lambda *names: os.kill(os.getpid(), 9)"
+    code = "import os, sys; from pathlib import Path; from cache_rows import spec; from cache.store import Store; "
+    code += "os.replace = lambda *names: os.kill(os.getpid(), 9)"
     killed = run_python(f"{code}; Store.create(Path(sys.argv[1]), 'numbers', spec())", tmp_path)
     assert killed.returncode == -9
     (folder,) = tmp_path.iterdir()

@@ -99,7 +99,7 @@ def test_a_present_key_that_is_not_in_the_store_names_the_feature(store):
 
 
 def test_an_output_that_the_feature_has_not_is_named(store):
-    with pytest.raises(UserError, match="'patches'.*grid, states"):
+    with pytest.raises(UserError, match=r"'patches'.*grid, states"):
         Table(store, "patches", keys_of(3), np.ones(1, bool))
 
 

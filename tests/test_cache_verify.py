@@ -58,12 +58,8 @@ def test_any_flipped_bit_is_found_and_repaired(tmp_path):
             for name in ("keys", "status", "cause", "grid", "states/values", "boxes/offsets")
         ]
     random = np.random.default_rng(0)
-    places += random.integers(0, path.stat().st_size, 20).tolist() + [
-        0,
-        layout.PAGE - 1,
-        layout.PAGE,
-        path.stat().st_size - 1,
-    ]
+    size = path.stat().st_size
+    places += [*random.integers(0, size, 20).tolist(), 0, layout.PAGE - 1, layout.PAGE, size - 1]
     for place in places:
         content = bytearray(path.read_bytes())
         content[place] ^= 1 << random.integers(8)

@@ -1,4 +1,5 @@
-"""Extractors of crops: one contract over all of them, on small random models saved by their own libraries, and what objects cost."""
+"""Extractors of crops: one contract over all of them, on small random models saved by their own libraries, and what
+objects cost."""
 
 import json
 from pathlib import Path

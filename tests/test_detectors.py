@@ -1,4 +1,5 @@
-"""Detectors against their own libraries, on small random checkpoints and on the photographs that come with ultralytics."""
+"""Detectors against their own libraries, on small random checkpoints and on the photographs that come with
+ultralytics."""
 
 import json
 import os
@@ -195,7 +196,7 @@ def test_a_checkpoint_that_is_no_upright_detector_is_refused(tmp_path):
 
 
 def test_a_missing_checkpoint_is_named_with_its_place():
-    with pytest.raises(UserError, match="models/yolov8n.pt.*no such file"):
+    with pytest.raises(UserError, match=r"models/yolov8n.pt.*no such file"):
         yolo.find("models/yolov8n.pt", Path("."), None, True)
 
 
@@ -211,7 +212,8 @@ before = torch.save, Image.open, dict(numpy.get_printoptions()), cv2.getNumThrea
 from pipeline.models.detectors import yolo
 made = yolo.Detector(yolo.find(sys.argv[1], yolo.Path("."), None, True), 3, 0.25, None, None)
 made.load("cpu")
-assert before == (torch.save, Image.open, dict(numpy.get_printoptions()), cv2.getNumThreads(), os.environ.get("OMP_NUM_THREADS"))
+threads = os.environ.get("OMP_NUM_THREADS")
+assert before == (torch.save, Image.open, dict(numpy.get_printoptions()), cv2.getNumThreads(), threads)
 from ultralytics.utils import AUTOINSTALL, ONLINE, SAFE_LOAD
 from ultralytics.utils.events import events
 assert SAFE_LOAD and not AUTOINSTALL and not ONLINE and not events.enabled
@@ -314,7 +316,7 @@ def test_torchvisions_own_weights_are_found_by_name_and_a_missing_file_is_named_
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("a connection was tried"))
     place = tmp_path / "hub" / "checkpoints" / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
     with pytest.raises(
-        UserError, match="fasterrcnn_resnet50_fpn_coco-258fb6c6.pth is not there.*HF_HUB_OFFLINE"
+        UserError, match=r"fasterrcnn_resnet50_fpn_coco-258fb6c6.pth is not there.*HF_HUB_OFFLINE"
     ) as error:
         find("torchvision:fasterrcnn_resnet50_fpn", Path("."), None)
     assert "\n" not in str(error.value) and str(place) in str(error.value)

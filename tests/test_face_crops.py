@@ -1,4 +1,5 @@
-"""Crops of faces: alignment, vectors, attributes, names; equal to what their libraries give, and what bad input costs."""
+"""Crops of faces: alignment, vectors, attributes, names; equal to what their libraries give, and what bad input
+costs."""
 
 import json
 import shutil
@@ -28,7 +29,8 @@ def ages(folder: Path, seed: int = 0) -> Path:
 
 
 def drawn_face(turn=0.0, size=(300, 240)):
-    """A picture with five discs of their own colours where the landmarks are, turned by degrees; the picture, the landmarks."""
+    """A picture with five discs of their own colours where the landmarks are, turned by degrees; the picture, the
+    landmarks."""
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)]
     angle = np.deg2rad(turn)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -58,7 +60,7 @@ def test_landmarks_that_are_no_face_cost_that_face_alone(saved):
 
 def test_aligning_needs_landmarks_and_says_so(saved):
     made = loaded("face_embedding", saved(checkpoints.onnx_recogniser))
-    with pytest.raises(UserError, match="no landmarks.*alignment: box"):
+    with pytest.raises(UserError, match=r"no landmarks.*alignment: box"):
         made.cut(picture(), parent((5, 5, 45, 45), landmarks=False))
 
 
@@ -140,7 +142,7 @@ def test_onnx_models_with_other_inputs_end_in_one_line(tmp_path, shape, options,
 
 def test_onnx_files_that_are_none_end_in_one_line(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
-    with pytest.raises(UserError, match="broken.onnx cannot be loaded") as error:
+    with pytest.raises(UserError, match=r"broken.onnx cannot be loaded") as error:
         extractor("face_embedding", tmp_path / "broken.onnx").writes  # noqa: B018
     assert "\n" not in str(error.value)
 

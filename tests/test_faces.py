@@ -32,7 +32,10 @@ def own():
 
 
 def test_the_faces_of_two_photographs_are_found_where_they_are(own):
-    """zidane.jpg shows two men, bus.jpg four people, two of whom show their faces. Landmarks lie in their box, eyes above mouths."""
+    """zidane.jpg shows two men, bus.jpg four people, two of whom show their faces.
+
+    Landmarks lie in their box, eyes above mouths.
+    """
     rows = found(own, [photograph("zidane.jpg"), photograph("bus.jpg")])
     men, street = (
         boxes[confidences > 0.9] for boxes, confidences in zip(rows["boxes"], rows["confidences"], strict=True)
@@ -123,7 +126,7 @@ def test_options_bound_what_is_looked_for(own):
 def test_a_missing_net_is_named_with_its_place_and_weights_of_another_are_refused(tmp_path):
     folder = checkpoints.mtcnn(tmp_path / "mtcnn")
     (folder / "onet.pt").write_bytes((folder / "rnet.pt").read_bytes())
-    with pytest.raises(UserError, match="onet.pt is no MTCNN onet") as error:
+    with pytest.raises(UserError, match=r"onet.pt is no MTCNN onet") as error:
         faces(model=str(folder))
     assert "\n" not in str(error.value)
     (folder / "onet.pt").unlink()
@@ -151,5 +154,5 @@ def test_one_class_of_a_yolo_serves_as_face_detector(tmp_path):
     rows = found(made, images)
     for boxes, every, labels in zip(rows["boxes"], everything["boxes"], everything["labels"], strict=True):
         np.testing.assert_allclose(boxes, every[labels == wanted], atol=1e-3)
-    with pytest.raises(UserError, match="no class 'faces'.*face"):
+    with pytest.raises(UserError, match=r"no class 'faces'.*face"):
         faces(model=str(folder), backend="yolo", face_class="faces")

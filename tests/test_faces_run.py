@@ -1,4 +1,5 @@
-"""From photographs to pair features and texts, through the commands: faces, their vectors, the KB's portraits as gallery, face_match."""
+"""From photographs to pair features and texts, through the commands: faces, their vectors, the KB's portraits as
+gallery, face_match."""
 
 import json
 
@@ -15,7 +16,10 @@ from pipeline.extraction.feature_texts import texts
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Two men on one photograph; the KB has a portrait of each, of one of them behind a picture without anybody. A mention shows each of them."""
+    """Two men on one photograph; the KB has a portrait of each, of one of them behind a picture without anybody.
+
+    A mention shows each of them.
+    """
     folder = tmp_path_factory.mktemp("faces")
     both = photograph("zidane.jpg")
     men = {"right": both.crop((800, 20, 1180, 500)), "left": both.crop((400, 180, 760, 700))}
@@ -48,7 +52,8 @@ def world(tmp_path_factory):
     model = checkpoints.onnx_recogniser(folder / "model")
     profile = folder / "faces.yaml"
     profile.write_text(
-        f"features:\n  faces: {{}}\n  face_embedding: {{of: faces, model: {model}}}\n  identity: {{of: face_embedding, backend: gallery}}\n"
+        f"features:\n  faces: {{}}\n  face_embedding: {{of: faces, model: {model}}}\n  identity: {{of: "
+        f"face_embedding, backend: gallery}}\n"
         f"  clip_text:\n    model: {checkpoints.hf_clip(folder / 'clip')}\n    views: {{mention: [identities]}}\n"
     )
     return folder

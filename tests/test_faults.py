@@ -9,12 +9,13 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import small_world
 
-from cache.inputs import Want
+from cache.inputs import Side, Want
 from cache.shard import Shard
 from cache.store import Store
 from foundation.contracts import to_json
@@ -43,7 +44,7 @@ def job(tmp_path_factory):
     small_world.write(root / "data")
     profile = small_world.profile(root)
     prepare(PrepareJob(name="small", data_dir=root / "data", out=root / "prepared"))
-    texts = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
+    texts: dict[Side, str] = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
     return ExtractionJob(
         profile=str(profile),
         dataset=root / "prepared",
@@ -55,13 +56,14 @@ def job(tmp_path_factory):
     )
 
 
-def at(work: Path, job: ExtractionJob, **runtime: int) -> ExtractionJob:
+def at(work: Path, job: ExtractionJob, **runtime: Any) -> ExtractionJob:
     """The job in another work folder."""
     return replace(job, work=work, columns=work / "columns", runtime=replace(job.runtime, **runtime))
 
 
 def images(job: ExtractionJob) -> ExtractionJob:
-    names, sides = ("clip_image", "image_pooled"), ("mention", "entity")
+    names = ("clip_image", "image_pooled")
+    sides: tuple[Side, ...] = ("mention", "entity")
     return replace(job, wants=tuple(Want(side=side, feature=name, view="image") for side in sides for name in names))
 
 
@@ -128,7 +130,7 @@ def test_two_processes_extract_one_feature_at_once_and_divide_the_work(job, tmp_
 
 def test_a_full_disk_is_refused_before_the_first_row(job, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "free_bytes", lambda path: 1000)
-    with pytest.raises(UserError, match="no space for the features.*MB to come and 67 MB to be kept free, 0 MB free"):
+    with pytest.raises(UserError, match=r"no space for the features.*MB to come and 67 MB to be kept free, 0 MB free"):
         stage.extract(at(tmp_path, job))
     assert not list(tmp_path.rglob("*.h5"))
 
@@ -232,7 +234,7 @@ def test_a_picture_that_cannot_be_read_now_leaves_the_task_undone_and_is_done_la
 
     monkeypatch.setattr(shard_rows, "decode", flaky)
     work = at(tmp_path, images(job))
-    with pytest.raises(PassingError, match="1 pictures could not be read and stay undone.*run the same command again"):
+    with pytest.raises(PassingError, match=r"1 pictures could not be read and stay undone.*run the same command again"):
         stage.extract(work)
     assert stage.extract(work).account.rows == {"clip_image": 1, "image_pooled": 1}
 

@@ -1,4 +1,5 @@
-"""A model's folder as its own library reads it: tokenizer, positions, preparation of pictures; and what is refused of it in one line."""
+"""A model's folder as its own library reads it: tokenizer, positions, preparation of pictures; and what is refused of
+it in one line."""
 
 import json
 import shutil
@@ -41,13 +42,13 @@ def test_a_folder_without_a_tokenizer_is_refused(bert, saved, tmp_path):
     for name, folder in (("text_tokens", bert), ("clip_text", clip)):
         for file in ("tokenizer.json", "vocab.txt"):
             (folder / file).unlink(missing_ok=True)
-        with pytest.raises(UserError, match="no tokenizer in .*looked for tokenizer.json"):
+        with pytest.raises(UserError, match=r"no tokenizer in .*looked for tokenizer.json"):
             extractor(name, folder).count(["a ship"])
 
 
 def test_a_tokenizer_that_cannot_be_read_ends_in_one_line(bert):
     (bert / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match="cannot be loaded.*download it again") as error:
+    with pytest.raises(UserError, match=r"cannot be loaded.*download it again") as error:
         extractor("text_tokens", bert).count(["a ship"])
     assert "\n" not in str(error.value)
 
@@ -115,7 +116,8 @@ def test_pictures_are_normalised_as_the_models_own_library_does(saved, tmp_path,
         ours = made.normalised(made.prepare(image)[None], made.preprocess.mean, made.preprocess.std)[0]
         own = processor(image, return_tensors="pt")["pixel_values"][0]
         assert ours.shape == own.shape
-        # Pillow and torchvision differ by a rounding when they scale; mean and deviation must be the same to a hundredth.
+        # Pillow and torchvision differ by a rounding when they scale; mean and deviation must be the same to a
+        # hundredth.
         np.testing.assert_allclose([ours.mean(), ours.std()], [own.mean(), own.std()], atol=0.02)
 
 
@@ -129,7 +131,7 @@ def test_a_preparation_that_is_not_ours_is_refused(saved, tmp_path, told):
 def test_a_transformers_folder_without_its_image_processor_is_refused(saved, tmp_path):
     folder = shutil.copytree(saved(checkpoints.hf_vit), tmp_path / "model")
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(UserError, match="no preprocessor_config.json"):
+    with pytest.raises(UserError, match=r"no preprocessor_config.json"):
         extractor("image_patches", folder)
 
 
@@ -173,7 +175,7 @@ def test_no_connection_is_what_the_hubs_library_takes_for_it(monkeypatch, value,
 
 @pytest.mark.parametrize("outputs", ["tokens", [1], {"tokens": True}])
 def test_outputs_are_a_list_of_names(bert, outputs):
-    with pytest.raises(UserError, match="outputs.* = .*: expected a (list|text)"):
+    with pytest.raises(UserError, match=r"outputs.* = .*: expected a (list|text)"):
         extractor("text_tokens", bert, outputs=outputs)
 
 

@@ -65,10 +65,11 @@ def file(tmp_path, monkeypatch):
 
 def command(root: Path, *files: Path) -> str:
     """Output of ExtractFeatures with these plugins."""
-    arguments = ["--dataset", "small", "--data-dir", str(root / "data"), "--profile", str(root / "mine.yaml")]
+    arguments = ["--features", "text_length", "--work-dir", str(root / "work"), "--dataset", "small"]
+    arguments += ["--data-dir", str(root / "data"), "--profile", str(root / "mine.yaml")]
+    arguments += [part for file in files for part in ("--plugin", str(file))]
     done = subprocess.run(
-        [sys.executable, "-m", "luigi", "--module", "tasks", "ExtractFeatures", "--features", "text_length"]
-        + ["--work-dir", str(root / "work"), *arguments, *(part for file in files for part in ("--plugin", str(file)))],
+        [sys.executable, "-m", "luigi", "--module", "tasks", "ExtractFeatures", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -139,7 +140,7 @@ def test_two_plugins_of_one_name_are_refused(file, tmp_path):
     (tmp_path / "other" / "text_length.py").write_text(EXTRACTOR)
     plugins.register([file, tmp_path / "other" / "text_length.py"])
     with pytest.raises(
-        UserError, match="other/text_length.py: .*text_length.py has the extractor name 'text_length' too"
+        UserError, match=r"other/text_length.py: .*text_length.py has the extractor name 'text_length' too"
     ):
         extractors.extractor_class("text_length")
 

@@ -97,14 +97,15 @@ def test_an_output_that_a_head_reads_and_the_profile_leaves_out_is_named_before_
     )
     loaded = profile.load(write(tmp_path, f"features:\n{features}"))
     with pytest.raises(
-        UserError, match="mine.yaml: features.clip_text.outputs: mimic reads tokens too; add it, or leave `outputs` out"
+        UserError,
+        match=r"mine.yaml: features.clip_text.outputs: mimic reads tokens too; add it, or leave `outputs` out",
     ):
         jobs.head_spec("mimic", "{}", loaded)
     assert jobs.head_spec("clip", "{}", loaded).wanted, "it reads the pooled vectors alone"
 
 
 def test_an_unknown_profile_names_the_shipped_ones():
-    with pytest.raises(UserError, match="did you mean 'paper'.*demo, faces, minilm, paper"):
+    with pytest.raises(UserError, match=r"did you mean 'paper'.*demo, faces, minilm, paper"):
         profile.load("papr")
 
 
@@ -153,9 +154,9 @@ def test_a_bare_weight_file_is_found_by_its_own_name_or_alone_in_its_folder(tmp_
         assert model_files.find_file(reference, tmp_path, None, "onnx", (".onnx",)).weights == (
             tmp_path / "faces" / "net.onnx",
         )
-    with pytest.raises(UserError, match="no .pt file"):
+    with pytest.raises(UserError, match=r"no .pt file"):
         model_files.find_file("faces/net.onnx", tmp_path, None, "torch", (".pt",))
-    with pytest.raises(UserError, match="no such file .*other.onnx|other.onnx.*no such file"):
+    with pytest.raises(UserError, match=r"no such file .*other.onnx|other.onnx.*no such file"):
         model_files.find_file("other.onnx", tmp_path, None, "onnx", (".onnx",))
     with pytest.raises(UserError, match="is a file; expected the model's folder"):
         model_files.find("faces/net.onnx", tmp_path, None)

@@ -67,10 +67,12 @@ class OnProfile(OnDataset):
 
 
 class ExtractGroup(OnProfile):
-    """Extracts one group of features that are read together (all texts, say, or all whole pictures): ExtractFeatures makes these."""
+    """Extracts one group of features that are read together (all texts, say, or all whole pictures): ExtractFeatures
+    makes these."""
 
     plan = luigi.Parameter(
-        description="JSON {wants: list of {side, feature, view}, after: plans of the groups whose rows these are made from}"
+        description="JSON {wants: list of {side, feature, view}, after: plans of the groups whose rows these are "
+        "made from}"
     )
     beside = luigi.Parameter(
         default="", significant=False, description="comma-separated features whose models must be there too"
@@ -158,7 +160,8 @@ class ExtractGroup(OnProfile):
         )
 
     def _wider(self) -> dict[str, Any] | None:
-        """The standing receipt of another group that holds all that this one wants: of the same dataset, by the same models, from the same rows."""
+        """The standing receipt of another group that holds all that this one wants: of the same dataset, by the same
+        models, from the same rows."""
         request, above, family = self.request(), self.above(), self.get_task_family()
 
         def standing(path: Path) -> dict[str, Any] | None:
@@ -192,9 +195,11 @@ class ExtractGroup(OnProfile):
 
 
 class ExtractFeatures(OnProfile):
-    """Runs the pretrained models once over everything that is not in the cache yet; leaves shards under artifacts/cache/.
+    """Runs the pretrained models once over everything that is not in the cache yet; leaves shards under
+    artifacts/cache/.
 
-    Without --features: all that DRIN, MIMIC, DWE+ and DSMIP read of this profile, and every feature that is not marked `by_default: false`.
+    Without --features: all that DRIN, MIMIC, DWE+ and DSMIP read of this profile, and every feature that is not marked
+    `by_default: false`.
     """
 
     features = luigi.Parameter(

@@ -14,7 +14,8 @@ from pipeline.extraction.maintenance import describe
 
 
 class VerifyCache(Tool):
-    """Checks every checksum of the cache, and of the features that runs have made for themselves, and names what is bad or gone.
+    """Checks every checksum of the cache, and of the features that runs have made for themselves, and names what is bad
+    or gone.
 
     --repair removes what is bad, and the next run makes exactly that again.
     """
@@ -46,7 +47,8 @@ class VerifyCache(Tool):
             lines.append("`luigi --module tasks ExtractFeatures` makes again exactly what is bad or gone in the cache")
         if any(bad.prompted for bad in verification.bad):
             lines.append(
-                "`luigi --module tasks TrainHead --method dsmip`, with a run's options, makes again what is bad or gone in it"
+                "`luigi --module tasks TrainHead --method dsmip`, with a run's options, makes again what is bad or "
+                "gone in it"
             )
         return "\n".join(lines)
 
@@ -100,10 +102,12 @@ class CleanCache(Tool):
             lines.append(f"removed {len(rows)} feature(s), {megabytes:,.1f} MB")
         else:
             lines.append(
-                "nothing was removed; add --remove to delete these, or --profiles FILE.yaml to keep those of a further profile"
+                "nothing was removed; add --remove to delete these, or --profiles FILE.yaml to keep those of a "
+                "further profile"
             )
         lines += [
-            f"the profile {name}, which features were extracted with, is gone and keeps none; --profiles names it where it lies now"
+            f"the profile {name}, which features were extracted with, is gone and keeps none; --profiles names it "
+            "where it lies now"
             for name in cleaning.gone
         ]
         lines += [

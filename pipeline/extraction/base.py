@@ -44,7 +44,10 @@ class Options:
 
 @contract
 class DerivedOptions(Options):
-    """Options of extractors that read another feature. of: its name in the profile. model: "" where there is none to load."""
+    """Options of extractors that read another feature.
+
+    of: its name in the profile. model: "" where there is none to load.
+    """
 
     model: str = ""
     of: Name
@@ -53,11 +56,12 @@ class DerivedOptions(Options):
 class Extractor(ABC):
     """One pretrained model behind one feature.
 
-    VERSION is raised by hand when the same weights and options give other numbers. options: annotated in a subclass with the
-    class of its own options, a contract. reads: `text` (strings), `image` (pictures), `crops` (boxes of another feature, cut
-    from the picture) or `rows` (rows of another feature alone). probed: whether a fixed input's output is kept beside the
-    store, to notice a library whose numbers have changed. loads_first: whether the model must be there before units are read;
-    false where `prepare` needs none, so that pictures are decoded while it is loaded. needs_kb: see `RowsExtractor.bind`.
+    VERSION is raised by hand when the same weights and options give other numbers. options: annotated in a subclass
+    with the class of its own options, a contract. reads: `text` (strings), `image` (pictures), `crops` (boxes of
+    another feature, cut from the picture) or `rows` (rows of another feature alone). probed: whether a fixed input's
+    output is kept beside the store, to notice a library whose numbers have changed. loads_first: whether the model must
+    be there before units are read; false where `prepare` needs none, so that pictures are decoded while it is loaded.
+    needs_kb: see `RowsExtractor.bind`.
     """
 
     VERSION: ClassVar[int]
@@ -193,7 +197,8 @@ class TextExtractor(Extractor):
         for string, length in zip(strings, lengths, strict=True):
             if length > self.limit:
                 raise UserError(
-                    f"text of {length} tokens for {self.options.model!r}, at most {self.limit} fit: {string[:60]!r}…; its view must cut it"
+                    f"text of {length} tokens for {self.options.model!r}, at most {self.limit} fit: "
+                    f"{string[:60]!r}…; its view must cut it"
                 )
 
 
@@ -202,7 +207,10 @@ class PictureExtractor(Extractor):
 
     @abstractmethod
     def prepare(self, image: Any) -> Any:
-        """What this model sees of an upright RGB `PIL.Image` of any size: usually (H, W, 3) uint8. Runs in worker threads."""
+        """What this model sees of an upright RGB `PIL.Image` of any size: usually (H, W, 3) uint8.
+
+        Runs in worker threads.
+        """
 
     def collate(self, items: Sequence[Any]) -> Any:
         """(b, H, W, 3) uint8 from pictures of one size."""
@@ -226,11 +234,12 @@ class ImageExtractor(PictureExtractor):
 
 
 class CropExtractor(PictureExtractor):
-    """Reads the boxes that the feature `of` found, cut from the original picture; the crops of many pictures share a batch.
+    """Reads the boxes that the feature `of` found, cut from the original picture; the crops of many pictures share a
+    batch.
 
-    Its outputs are ragged, a row per crop, `__call__` gives one each. A row may be None: that crop is left out, and counted. The runner adds
-    the output `box` () int32: the position of each row's box among the boxes of `of`, -1 for the whole picture.
-    whole_if_none: a picture in which nothing was found gives the whole picture as its one crop.
+    Its outputs are ragged, a row per crop, `__call__` gives one each. A row may be None: that crop is left out, and
+    counted. The runner adds the output `box` () int32: the position of each row's box among the boxes of `of`, -1 for
+    the whole picture. whole_if_none: a picture in which nothing was found gives the whole picture as its one crop.
     """
 
     reads = "crops"
@@ -245,7 +254,10 @@ class CropExtractor(PictureExtractor):
         }
 
     def cut(self, image: Any, parent: Mapping[str, np.ndarray]) -> list[tuple[int, Any]]:
-        """(position of the box, prepared crop) of every box that has an area inside the picture. parent: the row of `of`, `boxes` (L, 4) in pixels."""
+        """(position of the box, prepared crop) of every box that has an area inside the picture.
+
+        parent: the row of `of`, `boxes` (L, 4) in pixels.
+        """
         found = []
         for number, box in enumerate(parent["boxes"]):
             left, top, right, bottom = clipped(box, image.size)
@@ -257,21 +269,25 @@ class CropExtractor(PictureExtractor):
 
 
 class RowsExtractor(Extractor):
-    """Computed from the rows of the feature `of` alone: `__call__` takes a list of `{output: row}` and gives a row each."""
+    """Computed from the rows of the feature `of` alone: `__call__` takes a list of `{output: row}` and gives a row
+    each."""
 
     reads = "rows"
     probed = False
     options: DerivedOptions
 
     def bind(self, kb: Any) -> None:
-        """Take what of the knowledge base the numbers depend on (`needs_kb`); called before `spec`, which must then tell it.
+        """Take what of the knowledge base the numbers depend on (`needs_kb`); called before `spec`, which must then
+        tell it.
 
-        kb: `ids` and `names` of the N entities, `rows(output)`: a list of N (L, *shape) arrays of `of`, of length 0 where an entity has none.
+        kb: `ids` and `names` of the N entities, `rows(output)`: a list of N (L, *shape) arrays of `of`, of length 0
+        where an entity has none.
         """
 
 
 def clipped(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A box (left, top, right, bottom) in pixels, widened to whole ones and clipped to a picture of `size` (width, height)."""
+    """A box (left, top, right, bottom) in pixels, widened to whole ones and clipped to a picture of `size` (width,
+    height)."""
     left, top, right, bottom = (float(side) for side in box)
     inside = (math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom))
     width, height = size

@@ -15,12 +15,13 @@ AHEAD = 6  # batches that are begun before the model takes them, at most
 def batches(
     work: Callable[[Any], Any], shards: Iterable[Sequence[Any]], count: int, limit: int
 ) -> Iterator[tuple[Sequence[Any], int, list[Any]]]:
-    """(shard, number of its first source here, results of `work` for that source and those after it), in order, until all shards are through.
+    """(shard, number of its first source here, results of `work` for that source and those after it), in order, until
+    all shards are through.
 
-    Batches never cross the end of a shard; the work does, so `shards` is asked for the next one while this one's sources are still under way.
-    A batch has `count` results, fewer where they would hold more than `limit` bytes together: batches depend on the shard's sources alone. As many
-    bytes may wait beside it, and besides what each thread, one per core, is at. A result larger than that goes alone.
-    Raises what `work` and `shards` raise.
+    Batches never cross the end of a shard; the work does, so `shards` is asked for the next one while this one's
+    sources are still under way. A batch has `count` results, fewer where they would hold more than `limit` bytes
+    together: batches depend on the shard's sources alone. As many bytes may wait beside it, and besides what each
+    thread, one per core, is at. A result larger than that goes alone. Raises what `work` and `shards` raise.
     """
 
     def one(place: tuple[Sequence[Any], int]) -> tuple[Sequence[Any], int, Any]:

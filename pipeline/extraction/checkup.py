@@ -1,4 +1,7 @@
-"""What a profile needs before it can extract: the models it names, and the packages that run them. Nothing is fetched."""
+"""What a profile needs before it can extract: the models it names, and the packages that run them.
+
+Nothing is fetched.
+"""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

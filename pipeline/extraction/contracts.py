@@ -20,8 +20,11 @@ class Plan:
 
 @contract
 class Runtime:
-    """How models run. device: auto, cpu, cuda, cuda:N or mps. precision: auto, fp32, fp16 or bf16. batch_size: rows per batch, 0: chosen by device.
-    shard_rows: most rows in one shard."""
+    """How models run.
+
+    device: auto, cpu, cuda, cuda:N or mps. precision: auto, fp32, fp16 or bf16. batch_size: rows per batch, 0: chosen
+    by device. shard_rows: most rows in one shard.
+    """
 
     device: str = "auto"
     precision: str = "auto"
@@ -33,9 +36,10 @@ class Runtime:
 class ExtractionJob:
     """One group of features to extract.
 
-    profile: name or path. dataset: prepared folder (mentions.parquet, entities.parquet). images: folder of each side's pictures. work: the work
-    folder, which holds the cache. columns: folder inside it that the key columns are written to. demo: folder of the demo's encoders.
-    upstream: the rows that the wanted ones are made from. beside: further features, none of whose models may be missing either.
+    profile: name or path. dataset: prepared folder (mentions.parquet, entities.parquet). images: folder of each side's
+    pictures. work: the work folder, which holds the cache. columns: folder inside it that the key columns are written
+    to. demo: folder of the demo's encoders. upstream: the rows that the wanted ones are made from. beside: further
+    features, none of whose models may be missing either.
     """
 
     profile: str
@@ -67,8 +71,11 @@ class Crops:
 
 @contract
 class FeatureRows:
-    """One feature after an extraction. store: its folder's name in the cache. rows: distinct units wanted. extracted: those added by this run.
-    verdicts: number of rows by verdict (`ok`, `missing`, …)."""
+    """One feature after an extraction.
+
+    store: its folder's name in the cache. rows: distinct units wanted. extracted: those added by this run. verdicts:
+    number of rows by verdict (`ok`, `missing`, …).
+    """
 
     identity: str
     store: str
@@ -82,8 +89,9 @@ class FeatureRows:
 class Extraction:
     """The result of an extraction, as its receipt keeps it.
 
-    features: name -> rows. columns: column name (`Want.column`) -> file of the key column, relative to the work folder. cut: column -> texts that
-    were cut to fit. without: column -> entities that have no text there. profile, demo: of the group that ran, where one did.
+    features: name -> rows. columns: column name (`Want.column`) -> file of the key column, relative to the work folder.
+    cut: column -> texts that were cut to fit. without: column -> entities that have no text there. profile, demo: of
+    the group that ran, where one did.
     """
 
     features: Mapping[str, FeatureRows] = field(default_factory=dict)
@@ -119,8 +127,11 @@ class Extraction:
 
 @contract
 class Account:
-    """What an extraction did. rows: feature -> rows added. model_loads: features whose model was loaded. stages: `read`, `model`, `write` -> seconds.
-    seconds: all of it."""
+    """What an extraction did.
+
+    rows: feature -> rows added. model_loads: features whose model was loaded. stages: `read`, `model`, `write` ->
+    seconds. seconds: all of it.
+    """
 
     rows: Mapping[str, int]
     model_loads: tuple[str, ...] = ()
@@ -135,7 +146,11 @@ class Account:
 
 @contract
 class ExtractionResult:
-    """extraction: for the receipt. files: the shards that hold the wanted rows, relative to the work folder. account: of this run."""
+    """What an extraction gives back.
+
+    extraction: for the receipt. files: the shards and specs behind the wanted rows, relative to the work folder.
+    account: of this run.
+    """
 
     extraction: Extraction
     files: tuple[str, ...]
@@ -144,8 +159,11 @@ class ExtractionResult:
 
 @contract
 class FeatureEstimate:
-    """wanted: distinct units. rows: those that are not in the cache. bytes: they will take (an upper bound where pictures are broken). seconds: at
-    the last measured rate, None where none was measured."""
+    """What an extraction would add of one feature.
+
+    wanted: distinct units. rows: those that are not in the cache. bytes: that they will take (an upper bound where
+    pictures are broken). seconds: at the last measured rate, None where none was measured.
+    """
 
     feature: str
     wanted: int
@@ -169,7 +187,10 @@ class Estimate:
 
 @contract
 class VerifyJob:
-    """work: the work folder whose cache is checked. repair: whether bad files are removed."""
+    """A check of a cache.
+
+    work: the work folder whose cache is checked. repair: whether bad files are removed.
+    """
 
     work: Path
     repair: bool = False
@@ -177,7 +198,10 @@ class VerifyJob:
 
 @contract
 class BadFile:
-    """path: relative to the work folder. prompted: whether it is of a run's own features, which learned prompts made."""
+    """A file that is not as it was written.
+
+    path: relative to the work folder. prompted: whether it is of a run's own features, which learned prompts made.
+    """
 
     path: str
     problem: str
@@ -186,7 +210,10 @@ class BadFile:
 
 @contract
 class Verification:
-    """rows: that were checked, where no file is bad. removed: number of files."""
+    """What a check of the cache found.
+
+    rows: that were checked, where no file is bad. removed: number of files.
+    """
 
     rows: int
     bad: tuple[BadFile, ...]
@@ -195,8 +222,11 @@ class Verification:
 
 @contract
 class CleanJob:
-    """work: the work folder whose cache is cleaned. profiles: names or paths of further profiles whose features are kept.
-    demo: folder of the demo's encoders. remove: whether the stale features are deleted."""
+    """A search for features that no profile asks for.
+
+    work: the work folder whose cache is cleaned. profiles: names or paths of further profiles whose features are kept.
+    demo: folder of the demo's encoders. remove: whether the stale features are deleted.
+    """
 
     work: Path
     profiles: tuple[str, ...] = ()
@@ -216,8 +246,11 @@ class StaleFeature:
 
 @contract
 class Cleaning:
-    """gone: profiles that features were extracted with and that do not exist any more. kept: features that are kept because
-    their identity cannot be computed. problems: damaged feature folders, a line each; they are left as they are."""
+    """The features that no profile in use asks for, and what could not be decided.
+
+    gone: profiles that features were extracted with and that do not exist any more. kept: features that are kept
+    because their identity cannot be computed. problems: damaged feature folders, a line each; they stay.
+    """
 
     stale: tuple[StaleFeature, ...]
     gone: tuple[str, ...]

@@ -1,4 +1,5 @@
-"""Texts made of what was found in a mention's picture: the attribute sentence of each face and the names of those recognised."""
+"""Texts made of what was found in a mention's picture: the attribute sentence of each face and the names of those
+recognised."""
 
 from collections.abc import Mapping, Sequence
 
@@ -34,7 +35,8 @@ def texts(
 ) -> list[list[str]]:
     """The strings of `view` for each mention, at most `MOST`, none where its picture has no row.
 
-    rows: of `face_attributes` or `identity`, by output. labels: names of an output's classes. Raises `UserError` for another view.
+    rows: of `face_attributes` or `identity`, by output. labels: names of an output's classes. Raises `UserError` for
+    another view.
     """
     makers = {
         "face_attributes": lambda phrase, row: sentences(phrase, row, labels),
@@ -48,8 +50,8 @@ def texts(
 
 
 def sentences(phrase: str, row: ParentRow, labels: Mapping[str, Sequence[str]]) -> list[str]:
-    """`<mention>, gender: male, race: white, age: 50` for each face, of the attributes that were found; the likeliest class of each. Attributes that
-    the paper has not follow in the order of the row."""
+    """`<mention>, gender: male, race: white, age: 50` for each face, of the attributes that were found; the likeliest
+    class of each. Attributes that the paper has not follow in the order of the row."""
     found = [name for name in _ORDER if name in row] + [name for name in row if name in labels and name not in _ORDER]
     parts = []
     for face in range(len(row[found[0]]) if found else 0):

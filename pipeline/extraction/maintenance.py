@@ -73,9 +73,9 @@ def describe(estimate: Estimate, later: Sequence[str] = ()) -> str:
 def clean(job: CleanJob) -> Cleaning:
     """List, and with `remove` delete, the features that no profile in use asks for.
 
-    In use: every profile that extraction was run with in this work folder and that still exists, and those of the job. Where
-    a profile's model is not on this machine any more, what its receipts list is kept. Raises `UserError` where a profile of
-    the job does not exist.
+    In use: every profile that extraction was run with in this work folder and that still exists, and those of the job.
+    Where a profile's model is not on this machine any more, what its receipts list is kept. Raises `UserError` where a
+    profile of the job does not exist.
     """
     paths = Paths(job.work)
     extractions = [Extraction.of_receipt(read_json(path)["result"]) for path in _receipts(paths.receipts)]
@@ -116,7 +116,10 @@ def _receipts(folder: Path) -> list[Path]:
 
 
 def _identity(profile: profiles.Profile, feature: profiles.Feature, job: CleanJob) -> str:
-    """The identity that a feature of a profile has now. Raises `UserError` where its model, or a KB that it depends on, is not at hand."""
+    """The identity that a feature of a profile has now.
+
+    Raises `UserError` where its model, or a KB that it depends on, is not at hand.
+    """
     extractor = build(feature, profile.source, job.demo, fetch=False)
     parents = {}
     if isinstance(extractor.options, DerivedOptions):

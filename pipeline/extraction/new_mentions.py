@@ -1,4 +1,5 @@
-"""Features of mentions that came later: the same models into the same cache, loaded once and kept for one chunk of mentions after another."""
+"""Features of mentions that came later: the same models into the same cache, loaded once and kept for one chunk of
+mentions after another."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +25,8 @@ from pipeline.profiles.profile import Profile
 class Known:
     """What was extracted already.
 
-    work: the work folder. demo: folder of the demo's encoders. stores: feature -> its store. columns: column name -> file of
-    the KB's keys. entities: their ids and names.
+    work: the work folder. demo: folder of the demo's encoders. stores: feature -> its store. columns: column name ->
+    file of the KB's keys. entities: their ids and names.
     """
 
     work: Path
@@ -70,12 +71,14 @@ class MentionExtractor:
         now, store = identity(spec), self.known.stores[name]
         if now != store.identity:
             raise UserError(
-                f"feature {name}: the run reads {store.identity[:16]}, and profile {self.profile.name!r} with its models now gives {now[:16]}; put back "
+                f"feature {name}: the run reads {store.identity[:16]}, and profile {self.profile.name!r} with its "
+                f"models now gives {now[:16]}; put back "
                 "the profile and weights that the run was trained with, or train it on these (TrainHead)"
             )
 
     def columns(self, table: Mapping[str, list], root: Path) -> dict[Want, units.KeyColumn]:
-        """Key columns of all that is extracted for the mentions of `table` (columns as in mentions.parquet), their rows in the cache by then.
+        """Key columns of all that is extracted for the mentions of `table` (columns as in mentions.parquet), their rows
+        in the cache by then.
 
         root: folder that the pictures' paths start from. Raises `PassingError` where a picture cannot be read now.
         """

@@ -17,9 +17,11 @@ ParentRow = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Parent:
-    """A feature's rows behind one column. keys (n, 16) uint8; counts: as in `pipeline.extraction.units.KeyColumn`; labels: the spec's, by output.
+    """A feature's rows behind one column. keys (n, 16) uint8; counts: as in `pipeline.extraction.units.KeyColumn`;
+    labels: the spec's, by output.
 
-    found: the distinct rows; place (n,): which of them stands behind each key, -1 where there is none (no picture, or one that is no good).
+    found: the distinct rows; place (n,): which of them stands behind each key, -1 where there is none (no picture, or
+    one that is no good).
     """
 
     keys: np.ndarray

@@ -44,7 +44,10 @@ def probe(extractor: Extractor) -> dict[str, list[float]]:
 
 
 def check_probe(extractor: Extractor, store: Store) -> None:
-    """Keep the probe's output with a new store; compare it with an older one's. Raises `UserError` where the model gives other numbers."""
+    """Keep the probe's output with a new store; compare it with an older one's.
+
+    Raises `UserError` where the model gives other numbers.
+    """
     found = probe(extractor)
     if not store.probe:
         store.set_probe(found)
@@ -53,6 +56,8 @@ def check_probe(extractor: Extractor, store: Store) -> None:
         expected = store.probe.get(name, [])
         if len(expected) != len(values) or np.abs(np.subtract(values, expected)).max(initial=0) > TOLERANCE:
             raise UserError(
-                f"{store.feature}: {extractor.options.model!r} no longer gives the numbers its cache was made with (output {name!r}); "
-                f"a library has changed. Go back to the versions in use then, or delete the folder {store.folder} and run the same command again"
+                f"{store.feature}: {extractor.options.model!r} no longer gives the numbers its cache was made with "
+                f"(output {name!r}); "
+                f"a library has changed. Go back to the versions in use then, or delete the folder {store.folder} "
+                "and run the same command again"
             )

@@ -1,4 +1,5 @@
-"""The runner: cuts the missing rows into shards, has them read and run through the models, writes; several processes divide the work."""
+"""The runner: cuts the missing rows into shards, has them read and run through the models, writes; several processes
+divide the work."""
 
 import contextlib
 import time
@@ -30,7 +31,10 @@ STEPS = 8  # steps that a ragged row of a picture is taken to have where its siz
 
 @dataclass
 class Feature:
-    """One feature of the run. wanted: its distinct units. missing: positions in `wanted` that the store lacks. extracted: rows this run added."""
+    """One feature of the run.
+
+    wanted: its distinct units. missing: positions in `wanted` that the store lacks. extracted: rows this run added.
+    """
 
     name: str
     extractor: Extractor
@@ -52,7 +56,10 @@ def pending(
 
 
 class Writer:
-    """Writes one shard while the next one is computed. `waited`: seconds the model was blocked by writing. Use as a context manager."""
+    """Writes one shard while the next one is computed.
+
+    `waited`: seconds the model was blocked by writing. Use as a context manager.
+    """
 
     def __init__(self) -> None:
         self.waited = 0.0
@@ -96,7 +103,8 @@ class Share:
 
 @dataclass
 class Division:
-    """The work on a group of features, divided with other processes: a chunk of rows is computed by the process that claims it.
+    """The work on a group of features, divided with other processes: a chunk of rows is computed by the process that
+    claims it.
 
     claimed: shares that are under way here, oldest first. held: chunks of the last round that another process is at.
     """
@@ -109,7 +117,8 @@ class Division:
     held: list[np.ndarray] = field(default_factory=list)
 
     def sources(self, chunks: Sequence[np.ndarray]) -> Iterator[list[Any]]:
-        """The units of one share after another, each put into `claimed`; chunks that another process is at go into `held`."""
+        """The units of one share after another, each put into `claimed`; chunks that another process is at go into
+        `held`."""
         self.held = []
         for chunk in chunks:
             self.writer.check()
@@ -165,10 +174,12 @@ class Division:
 
 @dataclass
 class Runner:
-    """Extracts the missing rows of features that read the same kind of unit: texts, pictures, crops of one feature's boxes, or rows.
+    """Extracts the missing rows of features that read the same kind of unit: texts, pictures, crops of one feature's
+    boxes, or rows.
 
-    May run several times for the same features: their models stay loaded. rates: file of the measured rates. stages: seconds by stage so far.
-    loaded: features whose model is loaded. undone: pictures that could not be read for a reason that may pass, a line each.
+    May run several times for the same features: their models stay loaded. rates: file of the measured rates. stages:
+    seconds by stage so far. loaded: features whose model is loaded. undone: pictures that could not be read for a
+    reason that may pass, a line each.
     """
 
     runtime: Runtime
@@ -186,7 +197,8 @@ class Runner:
     def run(self, features: Sequence[Feature]) -> Account:
         """Extract what is missing; returns the account.
 
-        Raises `PassingError` at the end where rows could not be read for a reason that may pass; everything else is in the cache by then.
+        Raises `PassingError` at the end where rows could not be read for a reason that may pass; everything else is in
+        the cache by then.
         """
         self.undone = []
         pending = [feature for feature in features if len(feature.missing)]
@@ -205,7 +217,8 @@ class Runner:
                 self.stages["write"] += writer.waited
         if self.undone:
             raise PassingError(
-                f"{len(self.undone)} pictures could not be read and stay undone, first: {self.undone[0]}; run the same command again"
+                f"{len(self.undone)} pictures could not be read and stay undone, first: {self.undone[0]}; run the "
+                "same command again"
             )
         return Account(
             device=self.device,
@@ -215,7 +228,8 @@ class Runner:
         )
 
     def _load(self, feature: Feature) -> None:
-        """Load the model: before anything is read where that needs it, else at its first batch, while pictures are decoded."""
+        """Load the model: before anything is read where that needs it, else at its first batch, while pictures are
+        decoded."""
         import torch
 
         started = time.monotonic()
@@ -226,7 +240,8 @@ class Runner:
                 check_probe(feature.extractor, feature.store)
         self.stages["model"] += time.monotonic() - started
 
-    # Chunks: the rows of one shard each. Their order and borders follow from the rows to do alone, so a run that was killed cuts the same
+    # Chunks: the rows of one shard each. Their order and borders follow from the rows to do alone, so a run that was
+    # killed cuts the same
     # shards again, and two processes agree on them without talking.
 
     def _rows_per_shard(self, group: Sequence[Feature], steps: int) -> int:
@@ -325,7 +340,8 @@ class Runner:
         except (torch.OutOfMemoryError, MemoryError) as error:
             if len(items) == 1:
                 raise UserError(
-                    f"{extractor.options.model!r} does not fit into the memory of {self.device} even for one row; use another --device"
+                    f"{extractor.options.model!r} does not fit into the memory of {self.device} even for one row; "
+                    "use another --device"
                 ) from error
             if self.device.startswith("cuda"):
                 torch.cuda.empty_cache()

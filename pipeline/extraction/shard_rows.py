@@ -1,4 +1,5 @@
-"""The rows of shards, computed from their units: batches of texts, pictures decoded ahead of the model, crops, rows of other features."""
+"""The rows of shards, computed from their units: batches of texts, pictures decoded ahead of the model, crops, rows of
+other features."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,8 +23,8 @@ TEXT_TOKENS = 64  # a text batch holds batch_size × this many tokens at most
 class ShardRows:
     """A shard's rows.
 
-    columns: feature -> output -> rows. status, causes: verdict of each. kept: positions of the units that they belong to.
-    undone: why the other units have no row, a line each.
+    columns: feature -> output -> rows. status, causes: verdict of each. kept: positions of the units that they belong
+    to. undone: why the other units have no row, a line each.
     """
 
     columns: dict[str, dict[str, Any]]
@@ -53,7 +54,8 @@ class ShardRows:
 class RowComputer:
     """Computes the rows of shards for one or more extractors, by feature, that read the same kind of unit.
 
-    model: the rows of some prepared units, whatever their number. progress: called with the number of units that are done.
+    model: the rows of some prepared units, whatever their number. progress: called with the number of units that are
+    done.
     """
 
     extractors: Mapping[str, Extractor]
@@ -63,7 +65,10 @@ class RowComputer:
     progress: Callable[[int], Any]
 
     def of_texts(self, shards: Iterable[Sequence[str]]) -> Iterator[ShardRows]:
-        """Shards of strings, which come ordered by padded length; a batch has one such length. For a single extractor."""
+        """Shards of strings, which come ordered by padded length; a batch has one such length.
+
+        For a single extractor.
+        """
         ((name, extractor),) = self.extractors.items()
         assert isinstance(extractor, TextExtractor)
         for strings in shards:
@@ -99,7 +104,8 @@ class RowComputer:
             yield ShardRows.ok(columns, len(parents))
 
     def of_pictures(self, shards: Iterable[Sequence[Picture | Part]]) -> Iterator[ShardRows]:
-        """Shards of pictures, or of crops of them; each picture is decoded once for all extractors, ahead of the model and across shards."""
+        """Shards of pictures, or of crops of them; each picture is decoded once for all extractors, ahead of the model
+        and across shards."""
         extractors = [extractor for extractor in self.extractors.values() if isinstance(extractor, PictureExtractor)]
         work = functools.partial(_prepared, extractors, self.limits)
         for sources, start, prepared in batches(work, shards, self.batch_size, BYTES):
@@ -137,7 +143,8 @@ class RowComputer:
                     columns[output][row] = value
 
     def _crops(self, extractor: Extractor, cut: Sequence[Sequence[tuple[int, Any]]]) -> dict[str, list[np.ndarray]]:
-        """Ragged rows per picture from the (position of its box, prepared crop) of each; crops of all pictures share batches.
+        """Ragged rows per picture from the (position of its box, prepared crop) of each; crops of all pictures share
+        batches.
 
         A crop that has no row in one of the outputs is left out.
         """

@@ -105,8 +105,8 @@ def _planned(job: ExtractionJob, quiet: bool = False) -> tuple[list[Feature], di
 
 
 def _extractors(profile: profiles.Profile, job: ExtractionJob) -> dict[str, Extractor]:
-    """The extractors of the job's features, their models found or fetched. Raises `UserError` naming all models that cannot be had, those of
-    `beside` too."""
+    """The extractors of the job's features, their models found or fetched. Raises `UserError` naming all models that
+    cannot be had, those of `beside` too."""
     names = wants.features_of(job.wants)
     built: dict[str, Extractor] = {}
     lacking: dict[str, None] = {}
@@ -133,7 +133,10 @@ def _parents(profile: profiles.Profile, job: ExtractionJob, stores: Mapping[str,
 def spec_of(
     extractor: Extractor, records: units.Records, stores: Mapping[str, Store], limits: Limits, memo: Path
 ) -> dict[str, Any]:
-    """The identity of a feature in clear. records: with the KB and the parents' rows, for features that are made of them; stores: of the parents."""
+    """The identity of a feature in clear.
+
+    records: with the KB and the parents' rows, for features that are made of them; stores: of the parents.
+    """
     parents = {}
     if isinstance(extractor.options, DerivedOptions):
         parent = extractor.options.of
@@ -181,7 +184,8 @@ def _refuse_if_full(estimate_: Estimate, cache: Path) -> None:
     coming, free = estimate_.bytes, estimate_.free_bytes
     if coming and coming + MARGIN > free:
         raise UserError(
-            f"no space for the features in {cache}: {coming / 1e6:,.0f} MB to come and {MARGIN / 1e6:,.0f} MB to be kept free, "
+            f"no space for the features in {cache}: {coming / 1e6:,.0f} MB to come and {MARGIN / 1e6:,.0f} MB to "
+            "be kept free, "
             f"{free / 1e6:,.0f} MB free; free some, choose another --work-dir, or run `luigi --module tasks CleanCache`"
         )
 

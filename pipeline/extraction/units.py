@@ -21,7 +21,8 @@ from pipeline.extraction.parents import Parent
 
 @dataclass
 class Units:
-    """Distinct units of one feature: keys (n, 16) uint8 and, beside each, what is read: a string, a `Picture`, a `Part` or a parent's row."""
+    """Distinct units of one feature: keys (n, 16) uint8 and, beside each, what is read: a string, a `Picture`, a `Part`
+    or a parent's row."""
 
     keys: np.ndarray
     sources: list[Any]
@@ -45,9 +46,11 @@ class Part:
 
 @dataclass
 class KeyColumn:
-    """One record table under one view: keys (n, 16) uint8, present (n,) bool, span (n, 2) int32 (−1: none), texts that were cut to fit.
+    """One record table under one view: keys (n, 16) uint8, present (n,) bool, span (n, 2) int32 (−1: none), texts that
+    were cut to fit.
 
-    counts: None where each record has one key. Else (records,) int64: how many of the n keys, one record's after another's, each record has.
+    counts: None where each record has one key. Else (records,) int64: how many of the n keys, one record's after
+    another's, each record has.
     """
 
     keys: np.ndarray
@@ -83,7 +86,10 @@ def _column(
 
 
 def image_column(table: dict[str, list], root: Path) -> KeyColumn:
-    """The record's picture: the first usable one. A listed picture that is broken keeps its key, so that its verdict is a row of the store."""
+    """The record's picture: the first usable one.
+
+    A listed picture that is broken keeps its key, so that its verdict is a row of the store.
+    """
     keys = [key if path is not None else None for path, key in zip(table["image"], table["image_key"], strict=True)]
     sources = [
         None if key is None else Picture(str(root / path), key) for path, key in zip(table["image"], keys, strict=True)
@@ -137,7 +143,8 @@ def feature_text_column(view: str, table: dict[str, list], extractor: TextExtrac
 
 
 def part_column(pictures: KeyColumn | None, parent: Parent, reads: str) -> KeyColumn:
-    """Rows derived from `parent`'s rows: keyed by what the parent read and by what it found, so that another find is another unit.
+    """Rows derived from `parent`'s rows: keyed by what the parent read and by what it found, so that another find is
+    another unit.
 
     pictures: the column of the pictures themselves, which crops are cut from.
     """
@@ -152,7 +159,8 @@ def part_column(pictures: KeyColumn | None, parent: Parent, reads: str) -> KeyCo
 def read_tables(dataset: Path, modes: Iterable[str] = ()) -> dict[str, dict[str, list]]:
     """The prepared dataset's mentions and entities as columns of Python values.
 
-    modes: `static`, `dynamic` texts of the entities that are read with them, each a column of that name, empty where an entity has none.
+    modes: `static`, `dynamic` texts of the entities that are read with them, each a column of that name, empty where an
+    entity has none.
     """
     tables = {}
     for side, name in (("mention", "mentions"), ("entity", "entities")):
@@ -169,8 +177,8 @@ def read_tables(dataset: Path, modes: Iterable[str] = ()) -> dict[str, dict[str,
 
 @dataclass(frozen=True)
 class Records:
-    """What columns are made of. tables: as `read_tables` gives them. roots: folder of each side's pictures. parents: the rows that others are made
-    from."""
+    """What columns are made of. tables: as `read_tables` gives them. roots: folder of each side's pictures. parents:
+    the rows that others are made from."""
 
     tables: Mapping[str, dict[str, list]]
     roots: Mapping[Side, Path]

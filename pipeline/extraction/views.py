@@ -9,7 +9,8 @@ from foundation.errors import UserError, nearest
 IMAGE = "image"  # the record's picture, of several the first usable one
 IMAGES = "images"  # all usable pictures of an entity
 PICTURES = (IMAGE, IMAGES)
-# MIMIC eq. 2 and 3: the [SEP] is written out; BERT's tokenizer reads it as its special token, CLIP's as a literal string.
+# MIMIC eq. 2 and 3: the [SEP] is written out; BERT's tokenizer reads it as its special token, CLIP's as a literal
+# string.
 MENTION_TEXTS = {
     "mention": "{phrase}",
     "sentence": "{sentence}",
@@ -38,7 +39,10 @@ FROM_FEATURES = {"face_attributes": "face_attributes", "identities": "identity"}
 
 @dataclass(frozen=True)
 class Text:
-    """A view's string. span: where the mention phrase stands in it (None: not in it). cut: whether words were left out to fit."""
+    """A view's string.
+
+    span: where the mention phrase stands in it (None: not in it). cut: whether words were left out to fit.
+    """
 
     string: str
     span: tuple[int, int] | None = None
@@ -92,9 +96,9 @@ def mention_texts(
 ) -> list[Text]:
     """The strings of a mention view, each within the limit.
 
-    spans: characters of the phrase in its sentence, end exclusive; None where it was not found. A sentence that is too long
-    becomes the widest window of whole words around the phrase that fits (the sentence's beginning where the phrase was not
-    found).
+    spans: characters of the phrase in its sentence, end exclusive; None where it was not found. A sentence that is too
+    long becomes the widest window of whole words around the phrase that fits (the sentence's beginning where the phrase
+    was not found).
     """
     form = template("mention", view)
     with_sentence = "{sentence}" in form

@@ -35,9 +35,9 @@ def of_feature(profile: Profile, name: str) -> list[Want]:
 def plans(profile: Profile, listed: Sequence[Want]) -> list[Plan]:
     """The wants and all they need, as groups that are extracted together.
 
-    One group for all features that read whole pictures (a picture is decoded once), one for those that cut the same boxes, one for all texts (one
-    process is started), and one for each other feature; texts made of what was found in pictures are apart from those that need not wait for it.
-    Raises `UserError` where features read each other.
+    One group for all features that read whole pictures (a picture is decoded once), one for those that cut the same
+    boxes, one for all texts (one process is started), and one for each other feature; texts made of what was found in
+    pictures are apart from those that need not wait for it. Raises `UserError` where features read each other.
     """
     needed: dict[Want, list[Want]] = {}
 
@@ -85,11 +85,15 @@ def requirements(profile: Profile, want: Want) -> list[Want]:
 
 
 def parent_of(profile: Profile, name: str) -> str:
-    """The feature that a derived one reads. Raises `UserError` where the profile has no such feature, or it reads text."""
+    """The feature that a derived one reads.
+
+    Raises `UserError` where the profile has no such feature, or it reads text.
+    """
     parent = extractors.check_options(profile.feature(name), _where(profile)).of
     if _reads(profile, parent) == "text":
         raise UserError(
-            f"profile {profile.name!r}: features.{name}: `of: {parent}` is a text feature; expected one that reads pictures"
+            f"profile {profile.name!r}: features.{name}: `of: {parent}` is a text feature; expected one that reads "
+            "pictures"
         )
     return parent
 
@@ -125,7 +129,8 @@ def enhanced(listed: Iterable[Want]) -> list[str]:
 
 
 def request(profile: Profile, listed: Iterable[Want], demo: Path | None) -> dict[str, Any]:
-    """What decides the wanted features, as JSON: their options, the state of their models' files, and the versions of our own code."""
+    """What decides the wanted features, as JSON: their options, the state of their models' files, and the versions of
+    our own code."""
     names = features_of(listed)
     kinds = {name: extractors.extractor_kind(profile.feature(name), _where(profile)) for name in names}
 
@@ -150,7 +155,8 @@ def request(profile: Profile, listed: Iterable[Want], demo: Path | None) -> dict
 
 
 def within(own: Mapping[str, Any], wider: Mapping[str, Any]) -> bool:
-    """Whether `own` asks for a subset of what `wider` extracted, of the same dataset and by the same models and options (both: requests of groups)."""
+    """Whether `own` asks for a subset of what `wider` extracted, of the same dataset and by the same models and options
+    (both: requests of groups)."""
     mine, theirs = own["features"], wider["features"]
     return (
         all(own.get(key) == wider.get(key) for key in ("dataset", "descriptions"))
@@ -232,8 +238,9 @@ def describe(extraction: Extraction, width: int | None = None) -> str:
 def listed(profile: Profile, features: str, wants: str, usual: Callable[[Profile], Sequence[Want]]) -> list[Want]:
     """The wants of a command.
 
-    features: comma-separated names. wants: a JSON list of {side, feature, view} in their place. usual: what the methods read of a profile, which is
-    extracted besides every feature of it that is extracted by default where neither is given. Raises `UserError` where `wants` is no such list.
+    features: comma-separated names. wants: a JSON list of {side, feature, view} in their place. usual: what the methods
+    read of a profile, which is extracted besides every feature of it that is extracted by default where neither is
+    given. Raises `UserError` where `wants` is no such list.
     """
     if wants:
         return list(parse_wants(wants))

@@ -1,4 +1,5 @@
-"""Extractors, one file and one class each; a feature's `extractor:` names the file, or a plugin (see `foundation.plugins`)."""
+"""Extractors, one file and one class each; a feature's `extractor:` names the file, or a plugin (see
+`foundation.plugins`)."""
 
 import dataclasses
 import importlib
@@ -19,7 +20,10 @@ def names() -> list[str]:
 
 
 def extractor_class(name: str) -> type[Extractor]:
-    """The class in `pipeline/extractors/<name>.py`, or that of a plugin. Raises `UserError` for an unknown name, and for a plugin that is no extractor."""
+    """The class in `pipeline/extractors/<name>.py`, or that of a plugin.
+
+    Raises `UserError` for an unknown name, and for a plugin that is no extractor.
+    """
     own = names()
     if name in own:
         return importlib.import_module(f"pipeline.extractors.{name}").extractor
@@ -45,7 +49,10 @@ def extractor_kind(feature: Feature, where: str) -> type[Extractor]:
 
 
 def check_options(feature: Feature, where: str) -> Any:
-    """The feature's options as its extractor's contract. Raises `UserError` for unknown, missing or wrongly typed ones."""
+    """The feature's options as its extractor's contract.
+
+    Raises `UserError` for unknown, missing or wrongly typed ones.
+    """
     kind = extractor_class(feature.extractor).options_class()
     where = f"{where}: features.{feature.name}"
     names = [field.name for field in dataclasses.fields(kind)]

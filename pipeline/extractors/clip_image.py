@@ -13,7 +13,8 @@ from pipeline.models.files import ModelFiles
 
 
 class ClipImage(base.ImageExtractor):
-    """tokens (P + 1, width): class token, then patches, before the last LayerNorm · pooled (projection): not normalised."""
+    """tokens (P + 1, width): class token, then patches, before the last LayerNorm · pooled (projection): not
+    normalised."""
 
     VERSION = 1
     loads_first = False

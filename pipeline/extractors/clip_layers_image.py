@@ -15,7 +15,8 @@ from pipeline.models.files import ModelFiles
 
 @contract
 class Options(base.Options):
-    """block: number of the transformer block, from 0: its states are the embedded patches after `ln_pre`, where DSMIP's prompts go in."""
+    """block: number of the transformer block, from 0: its states are the embedded patches after `ln_pre`, where DSMIP's
+    prompts go in."""
 
     block: int = 0
 

@@ -1,4 +1,5 @@
-"""`clip_layers_text`: the states that enter a chosen block of a CLIP text tower; before the first block the token ids say all."""
+"""`clip_layers_text`: the states that enter a chosen block of a CLIP text tower; before the first block the token ids
+say all."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,14 +16,16 @@ from pipeline.models.files import ModelFiles
 
 @contract
 class Options(clip_text.Options):
-    """block: number of the transformer block, from 0: its states are token embeddings plus positions, so token ids are written instead."""
+    """block: number of the transformer block, from 0: its states are token embeddings plus positions, so token ids are
+    written instead."""
 
     block: int = 0
 
 
 class ClipLayersText(clip_text.ClipText):
-    """ids (L,) int32: from the start to the end token · states (L, width): as they enter the block · embedding (width): mean token embedding, without
-    positions and special tokens (DSMIP's gate). Usual: ids and embedding for block 0, states and embedding for a later one."""
+    """ids (L,) int32: from the start to the end token · states (L, width): as they enter the block · embedding (width):
+    mean token embedding, without positions and special tokens (DSMIP's gate). Usual: ids and embedding for block 0,
+    states and embedding for a later one."""
 
     VERSION = 1
     options: Options

@@ -14,13 +14,15 @@ from pipeline.models.files import ModelFiles, load_tokenizer, refused
 
 @contract
 class Options(base.Options):
-    """max_tokens: the longest text its view may yield, start and end tokens included (the model's context length bounds it)."""
+    """max_tokens: the longest text its view may yield, start and end tokens included (the model's context length bounds
+    it)."""
 
     max_tokens: Annotated[int, Field(ge=16)] = 77
 
 
 class ClipText(base.TextExtractor):
-    """tokens (L, width): states after the final LayerNorm, unprojected, from start to end token · pooled (projection): not normalised."""
+    """tokens (L, width): states after the final LayerNorm, unprojected, from start to end token · pooled (projection):
+    not normalised."""
 
     VERSION = 1
     options: Options
@@ -49,7 +51,7 @@ class ClipText(base.TextExtractor):
 
                 try:
                     self._tokenizer = open_clip.get_tokenizer(f"local-dir:{self.files.folder}")
-                except Exception as error:  # noqa: BLE001 - a tokenizer of the hub that is not here, or files it cannot read
+                except Exception as error:
                     raise refused(self.files, error) from error
             else:
                 self._tokenizer = load_tokenizer(self.files)
@@ -67,7 +69,10 @@ class ClipText(base.TextExtractor):
         self.model, self.device = clip.load(self.files, device), device
 
     def encoded(self, batch: Sequence[str]) -> tuple[list[list[int]], Any]:
-        """Token ids of each string, and the same padded to one (b, L) tensor on the device. Raises `UserError` for a string that does not fit."""
+        """Token ids of each string, and the same padded to one (b, L) tensor on the device.
+
+        Raises `UserError` for a string that does not fit.
+        """
         import torch
 
         ids = self._ids(batch)
@@ -86,7 +91,8 @@ class ClipText(base.TextExtractor):
         end = torch.tensor(lengths, device=self.device) - 1
         rows_index = torch.arange(len(ids), device=self.device)
         if self.files.library == "open_clip":
-            # encode_text of open_clip on a prefix of the context: attention is causal, so what follows the end token changes nothing.
+            # encode_text of open_clip on a prefix of the context: attention is causal, so what follows the end token
+            # changes nothing.
             tower = getattr(self.model, "text", self.model)
             states = tower.token_embedding(tokens) + tower.positional_embedding[:width]
             states = tower.ln_final(tower.transformer(states, attn_mask=tower.attn_mask[:width, :width]))

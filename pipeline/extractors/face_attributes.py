@@ -25,11 +25,12 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 @contract
 class Options(base.DerivedOptions):
-    """model: folder of DeepFace's weight files, or `deepface` for its own place. attributes: which of age, gender, race, emotion are found, and any
-    others that have a classifier, in the order in which a sentence tells them after DeepFace's.
+    """model: folder of DeepFace's weight files, or `deepface` for its own place. attributes: which of age, gender,
+    race, emotion are found, and any others that have a classifier, in the order in which a sentence tells them after
+    DeepFace's.
 
-    classifiers: attribute → a Hugging Face image classifier that finds it, for DeepFace's attributes in place of its model. margin: share of its size by which a box is
-    widened on each side before it is cut.
+    classifiers: attribute → a Hugging Face image classifier that finds it, for DeepFace's attributes in place of its
+    model. margin: share of its size by which a box is widened on each side before it is cut.
     """
 
     attributes: Annotated[tuple[str, ...], Field(min_length=1)] = ("gender", "race", "age")
@@ -43,7 +44,8 @@ class Options(base.DerivedOptions):
             own = name in self.classifiers and _NAME.fullmatch(name) and name != base.BOX.name
             if name not in deepface.MODELS and not own:
                 raise ValueError(
-                    f"attribute {name!r} is unknown; known: {', '.join(deepface.MODELS)}, and any word in `classifiers` "
+                    f"attribute {name!r} is unknown; known: {', '.join(deepface.MODELS)}, and any word in "
+                    "`classifiers` "
                     "that has a model there"
                 )
         lacking = [name for name in self.attributes if name not in self.classifiers]
@@ -54,7 +56,10 @@ class Options(base.DerivedOptions):
 
 
 class FaceAttributes(base.CropExtractor):
-    """age () years · gender (2), race (6), emotion (7) probabilities, other widths and outputs with other classifiers. The detector is the feature `of`."""
+    """age () years · gender (2), race (6), emotion (7) probabilities, other widths and outputs with other classifiers.
+
+    The detector is the feature `of`.
+    """
 
     VERSION = 1
     options: Options

@@ -1,4 +1,5 @@
-"""`face_embedding`: a vector of unit length per found face, from facenet-pytorch's InceptionResnetV1 or any ONNX recogniser."""
+"""`face_embedding`: a vector of unit length per found face, from facenet-pytorch's InceptionResnetV1 or any ONNX
+recogniser."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,11 +22,13 @@ _Positive = Annotated[float, Field(gt=0)]
 
 @contract
 class Options(base.DerivedOptions):
-    """How an ONNX recogniser wants its faces; InceptionResnetV1 (`model` ends otherwise than in .onnx) needs none of it.
+    """How an ONNX recogniser wants its faces; InceptionResnetV1 (`model` ends otherwise than in .onnx) needs none of
+    it.
 
-    size: pixels of a side, 0 as the file says. colour: `rgb` or `bgr`. A pixel x from 0 to 255 becomes `(x / scale − mean) / std`, mean and std in
-    the order of `colour`. alignment: `landmarks` (five landmarks on the usual places of a 112 × 112 face, scaled to the size) or `box`; empty:
-    `landmarks` for ONNX, `box` for InceptionResnetV1. margin: share of its size by which a box is widened on each side (alignment `box` alone).
+    size: pixels of a side, 0 as the file says. colour: `rgb` or `bgr`. A pixel x from 0 to 255 becomes `(x / scale −
+    mean) / std`, mean and std in the order of `colour`. alignment: `landmarks` (five landmarks on the usual places of a
+    112 × 112 face, scaled to the size) or `box`; empty: `landmarks` for ONNX, `box` for InceptionResnetV1. margin:
+    share of its size by which a box is widened on each side (alignment `box` alone).
     """
 
     size: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -70,7 +73,8 @@ class FaceEmbedding(base.CropExtractor):
             )
         if own is not None and self.options.size not in (0, own):
             raise UserError(
-                f"model {self.options.model!r} takes pictures of {own} × {own}, `size: {self.options.size}` in the profile; mend or drop it"
+                f"model {self.options.model!r} takes pictures of {own} × {own}, `size: {self.options.size}` in the "
+                "profile; mend or drop it"
             )
         return own or self.options.size
 
@@ -91,7 +95,8 @@ class FaceEmbedding(base.CropExtractor):
             return super().cut(image, widened(parent, self.options.margin))
         if "landmarks" not in parent:
             raise UserError(
-                f"{self.options.of} has no landmarks to align faces by; set `alignment: box`, or detect faces with mtcnn"
+                f"{self.options.of} has no landmarks to align faces by; set `alignment: box`, or detect faces with "
+                "mtcnn"
             )
         faces = [(number, aligned(image, points, self.size)) for number, points in enumerate(parent["landmarks"])]
         return [(number, np.asarray(face)) for number, face in faces if face is not None]

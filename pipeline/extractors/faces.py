@@ -17,10 +17,12 @@ from pipeline.models.files import ModelFiles
 
 @contract
 class Options(base.Options):
-    """backend: `mtcnn`, or `yolo`: one class of any YOLO. k: the most faces kept. min_confidence: the least (None: the detector's own).
+    """backend: `mtcnn`, or `yolo`: one class of any YOLO. k: the most faces kept. min_confidence: the least (None: the
+    detector's own).
 
-    mtcnn: min_size, pixels of the smallest face looked for; thresholds of its three nets; max_side: larger pictures are scaled down to it first
-    (None: never; faces below min_size after that are lost). yolo: face_class, the class's name; iou and image_size as in `objects`.
+    mtcnn: min_size, pixels of the smallest face looked for; thresholds of its three nets; max_side: larger pictures are
+    scaled down to it first (None: never; faces below min_size after that are lost). yolo: face_class, the class's name;
+    iou and image_size as in `objects`.
     """
 
     model: str = mtcnn.OWN
@@ -36,8 +38,9 @@ class Options(base.Options):
 
 
 class Faces(DetectorExtractor):
-    """boxes (n, 4): x1 y1 x2 y2 in pixels of the picture, clipped to it · landmarks (n, 5, 2), mtcnn alone: x y of left and right eye (as seen),
-    nose, left and right corner of the mouth · confidences (n,). The best come first; no face at all is a row of length 0."""
+    """boxes (n, 4): x1 y1 x2 y2 in pixels of the picture, clipped to it · landmarks (n, 5, 2), mtcnn alone: x y of left
+    and right eye (as seen), nose, left and right corner of the mouth · confidences (n,). The best come first; no face
+    at all is a row of length 0."""
 
     VERSION = 1
     options: Options
@@ -80,7 +83,8 @@ class Faces(DetectorExtractor):
             names, wanted = self.detector.names(), self.options.face_class
             if wanted not in names:
                 raise UserError(
-                    f"model {self.options.model!r} has no class {wanted!r} to take for faces{nearest(wanted, names)}; set `face_class:`"
+                    f"model {self.options.model!r} has no class {wanted!r} to take for "
+                    f"faces{nearest(wanted, names)}; set `face_class:`"
                 )
             self.only = names.index(wanted)
         super().load(device)

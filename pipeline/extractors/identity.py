@@ -1,4 +1,5 @@
-"""`identity`: who the found faces may be, the five likeliest names each; read docs/responsible-use.md before using it."""
+"""`identity`: who the found faces may be, the five likeliest names each; read docs/responsible-use.md before using
+it."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -27,10 +28,11 @@ _BLOCK = 1 << 24  # cosines held at a time
 
 @contract
 class Options(base.DerivedOptions):
-    """backend: `classifier` (a Hugging Face image classifier), `inception` (InceptionResnetV1's own classes) or `gallery` (the KB's portraits).
+    """backend: `classifier` (a Hugging Face image classifier), `inception` (InceptionResnetV1's own classes) or
+    `gallery` (the KB's portraits).
 
-    of: the faces, for `gallery` their face_embedding. labels: for `inception`, a file with one name per class (a line each, or a JSON list).
-    margin: share of its size by which a box is widened on each side before it is cut.
+    of: the faces, for `gallery` their face_embedding. labels: for `inception`, a file with one name per class (a line
+    each, or a JSON list). margin: share of its size by which a box is widened on each side before it is cut.
     """
 
     backend: Literal["classifier", "inception", "gallery"] = "classifier"
@@ -42,14 +44,16 @@ class Options(base.DerivedOptions):
             raise ValueError(f"`model` is missing; backend {self.backend} needs one")
         if self.model and self.backend == "gallery":
             raise ValueError(
-                f"model is {self.model!r}, but the gallery reads face_embedding alone; drop it, and name that feature in `of`"
+                f"model is {self.model!r}, but the gallery reads face_embedding alone; drop it, and name that "
+                "feature in `of`"
             )
         if bool(self.labels) != (self.backend == "inception"):
             raise ValueError("`labels`, a file of names, belongs to backend inception, and it needs one")
 
 
 def best(scores: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(b, n) scores → packed names (b, 5, 96) uint8 and their scores (b, 5) float32, best first; empty names where there are fewer than five."""
+    """(b, n) scores → packed names (b, 5, 96) uint8 and their scores (b, 5) float32, best first; empty names where
+    there are fewer than five."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :BEST]
     packed, found = np.zeros((len(scores), BEST, NAME_BYTES), np.uint8), np.zeros((len(scores), BEST), np.float32)
     for row, columns in enumerate(order):
@@ -137,7 +141,8 @@ class IdentityInception(Identity):
         place = next((place for place in named if place is not None and place.is_file()), None)
         if place is None:
             raise UserError(
-                f"labels {options.labels!r}: no such file; set `labels:` in the profile to a file with one name per class, a line each"
+                f"labels {options.labels!r}: no such file; set `labels:` in the profile to a file with one name "
+                "per class, a line each"
             )
         return inception.find(options.model, base, demo), place.absolute()
 
@@ -152,7 +157,8 @@ class IdentityInception(Identity):
         classes = self.model.logits.out_features
         if classes != len(self.names):
             raise UserError(
-                f"labels {self.labels_file}: {len(self.names)} names for the {classes} classes of {self.options.model!r}; expected one each"
+                f"labels {self.labels_file}: {len(self.names)} names for the {classes} classes of "
+                f"{self.options.model!r}; expected one each"
             )
 
     def probabilities(self, crops: np.ndarray) -> np.ndarray:

@@ -9,7 +9,8 @@ from pipeline.models import vision
 
 
 class ImagePatches(pictures.Backbone):
-    """tokens (P + 1, width): class token, then patches, after the last LayerNorm · pooled (width): the class token's state."""
+    """tokens (P + 1, width): class token, then patches, after the last LayerNorm · pooled (width): the class token's
+    state."""
 
     VERSION = 1
 
@@ -28,7 +29,8 @@ class ImagePatches(pictures.Backbone):
             patch, width = model.patch_size, model.hidden_dim
         else:
             raise UserError(
-                f"model {self.options.model!r}: {self.files.folder} holds no Vision Transformer; a torchvision or transformers ViT is expected"
+                f"model {self.options.model!r}: {self.files.folder} holds no Vision Transformer; a torchvision or "
+                "transformers ViT is expected"
             )
         height, wide = self.preprocess.size
         return (height // patch) * (wide // patch) + 1, width

@@ -9,7 +9,8 @@ from pipeline.models import vision
 
 
 class ImagePooled(pictures.Backbone):
-    """pooled (d): global average of the last stage · grid (49, d) for 224 pixels: its cells row by row, only where `outputs` names it."""
+    """pooled (d): global average of the last stage · grid (49, d) for 224 pixels: its cells row by row, only where
+    `outputs` names it."""
 
     VERSION = 1
 
@@ -24,7 +25,8 @@ class ImagePooled(pictures.Backbone):
             if hasattr(model, "layer4") and hasattr(model, "fc"):
                 return model.fc.in_features
         raise UserError(
-            f"model {self.options.model!r}: {self.files.folder} holds no ResNet; a torchvision or transformers ResNet is expected"
+            f"model {self.options.model!r}: {self.files.folder} holds no ResNet; a torchvision or transformers "
+            "ResNet is expected"
         )
 
     def possible(self) -> dict[str, Output]:

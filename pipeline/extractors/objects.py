@@ -16,8 +16,9 @@ from pipeline.models.files import ModelFiles
 
 @contract
 class Options(base.Options):
-    """k: the most boxes kept. min_confidence: the least. iou: overlap from which the weaker of two boxes of a class goes (None: the library's own).
-    image_size: pixels the model sees, of YOLO's longer side or torchvision's shorter one (None: what the model was trained with)."""
+    """k: the most boxes kept. min_confidence: the least. iou: overlap from which the weaker of two boxes of a class
+    goes (None: the library's own). image_size: pixels the model sees, of YOLO's longer side or torchvision's shorter
+    one (None: what the model was trained with)."""
 
     k: Annotated[int, Field(ge=1, le=1000)] = 3
     min_confidence: base.Share = 0.25
@@ -26,8 +27,8 @@ class Options(base.Options):
 
 
 class Objects(DetectorExtractor):
-    """boxes (n, 4): x1 y1 x2 y2 in pixels of the picture, clipped to it · confidences (n,) · labels (n,): numbers of the class names in the store's
-    spec. The best come first; none at all is a row of length 0."""
+    """boxes (n, 4): x1 y1 x2 y2 in pixels of the picture, clipped to it · confidences (n,) · labels (n,): numbers of
+    the class names in the store's spec. The best come first; none at all is a row of length 0."""
 
     VERSION = 1
     options: Options

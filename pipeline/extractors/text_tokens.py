@@ -30,14 +30,18 @@ _COUNTED_FROM_PADDING = {
 
 @contract
 class Options(base.Options):
-    """max_tokens: the longest text its view may yield. pooling: `cls` (state of the first token) or `mean` (over all real tokens)."""
+    """max_tokens: the longest text its view may yield.
+
+    pooling: `cls` (state of the first token) or `mean` (over all real tokens).
+    """
 
     max_tokens: Annotated[int, Field(ge=16)] = 128
     pooling: Literal["cls", "mean"] = "cls"
 
 
 class TextTokens(base.TextExtractor):
-    """tokens (L, d): last hidden states · pooled (d) · offsets (L, 2) int32: each token's characters in the string, end exclusive."""
+    """tokens (L, d): last hidden states · pooled (d) · offsets (L, 2) int32: each token's characters in the string, end
+    exclusive."""
 
     VERSION = 2
     options: Options
@@ -45,12 +49,14 @@ class TextTokens(base.TextExtractor):
     def possible(self) -> dict[str, Output]:
         if self.files.library != "transformers":
             raise UserError(
-                f"model {self.options.model!r}: {self.files.folder} holds a model of {self.files.library}; a Hugging Face text encoder is expected"
+                f"model {self.options.model!r}: {self.files.folder} holds a model of {self.files.library}; a "
+                "Hugging Face text encoder is expected"
             )
         width = self.files.config.get("hidden_size") or self.files.config.get("dim") or self.files.config.get("d_model")
         if not isinstance(width, int):
             raise UserError(
-                f"model {self.options.model!r}: its config.json names no hidden_size; a Hugging Face text encoder is expected"
+                f"model {self.options.model!r}: its config.json names no hidden_size; a Hugging Face text encoder "
+                "is expected"
             )
         outputs = [
             Output("tokens", (width,), ragged=True),
@@ -78,7 +84,8 @@ class TextTokens(base.TextExtractor):
             self._tokenizer.padding_side = "right"  # a row's states are its first ones
             if not self._tokenizer.is_fast:
                 raise UserError(
-                    f"model {self.options.model!r}: its tokenizer gives no character offsets; a fast tokenizer (tokenizer.json) is needed"
+                    f"model {self.options.model!r}: its tokenizer gives no character offsets; a fast tokenizer "
+                    "(tokenizer.json) is needed"
                 )
         return self._tokenizer
 

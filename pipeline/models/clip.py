@@ -14,7 +14,8 @@ def check(files: ModelFiles) -> None:
     if files.library == "transformers" and files.config.get("model_type") == "clip":
         return
     raise UserError(
-        f"model {files.reference!r}: {files.folder} holds no CLIP model; an open_clip folder or a transformers `clip` model is expected"
+        f"model {files.reference!r}: {files.folder} holds no CLIP model; an open_clip folder or a transformers "
+        "`clip` model is expected"
     )
 
 
@@ -32,12 +33,13 @@ def load(files: ModelFiles, device: str) -> Any:
             .eval()
             .to(device)
         )
-    except Exception as error:  # noqa: BLE001 - torch, safetensors and open_clip each raise their own
+    except Exception as error:
         raise refused(files, error) from error
 
 
 def widths(files: ModelFiles) -> dict[str, int]:
-    """text, vision: widths of the towers; projection: of the shared space; context: tokens; patches: of a picture; image_size: its pixels."""
+    """text, vision: widths of the towers; projection: of the shared space; context: tokens; patches: of a picture;
+    image_size: its pixels."""
     config = files.config
     if files.library == "open_clip":
         model = config["model_cfg"]
@@ -45,11 +47,13 @@ def widths(files: ModelFiles) -> dict[str, int]:
         size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
         if "timm_model_name" in vision or not isinstance(vision.get("layers", 12), int):
             raise UserError(
-                f"model {files.reference!r}: its image tower is not open_clip's VisionTransformer; choose a ViT checkpoint"
+                f"model {files.reference!r}: its image tower is not open_clip's VisionTransformer; choose a ViT "
+                "checkpoint"
             )
         if "hf_model_name" in text or text.get("no_causal_mask") or text.get("pool_type", "argmax") != "argmax":
             raise UserError(
-                f"model {files.reference!r}: its text tower is not CLIP's (causal, end-of-text pooled); choose a CLIP checkpoint"
+                f"model {files.reference!r}: its text tower is not CLIP's (causal, end-of-text pooled); choose a "
+                "CLIP checkpoint"
             )
         size = size if isinstance(size, int) else size[0]
         return {
@@ -80,7 +84,8 @@ def check_block(files: ModelFiles, tower: str, block: int) -> None:
         layers = files.config.get(f"{tower}_config", {}).get("num_hidden_layers", 12)
     if type(block) is not int or not 0 <= block < layers:
         raise UserError(
-            f"model {files.reference!r}: block is {block!r}, expected a whole number from 0 to {layers - 1} (its {tower} tower's blocks)"
+            f"model {files.reference!r}: block is {block!r}, expected a whole number from 0 to {layers - 1} (its "
+            f"{tower} tower's blocks)"
         )
 
 

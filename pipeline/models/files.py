@@ -1,4 +1,5 @@
-"""Finds a pretrained model's files from its reference: a local folder, a hub id, a package's folder, or one the demo trained."""
+"""Finds a pretrained model's files from its reference: a local folder, a hub id, a package's folder, or one the demo
+trained."""
 
 import contextlib
 import importlib.util
@@ -66,8 +67,8 @@ _NOT_ARCHITECTURE = {
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model on this machine. library: `transformers`, `open_clip` or `torchvision`; of a bare weight file what `find_file` was told. config: the
-    configuration file's content."""
+    """A model on this machine. library: `transformers`, `open_clip` or `torchvision`; of a bare weight file what
+    `find_file` was told. config: the configuration file's content."""
 
     reference: str
     folder: Path
@@ -91,7 +92,8 @@ class ModelFiles:
         return {"library": self.library, "config": clean(dict(self.config))}
 
     def preprocessor(self) -> dict[str, Any]:
-        """What a transformers folder says of its pictures' preparation; where its file leaves something out, what the library takes for this model.
+        """What a transformers folder says of its pictures' preparation; where its file leaves something out, what the
+        library takes for this model.
 
         Raises `UserError` where there is no such file, or none that the library reads.
         """
@@ -112,16 +114,17 @@ class ModelFiles:
         try:
             processor = AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
             return {**json.loads(processor.to_json_string()), **told}
-        except Exception as error:  # noqa: BLE001 - whatever transformers raises for a file it cannot use
+        except Exception as error:
             raise refused(self, error) from error
 
 
 def locate(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> Path | None:
     """The folder (or the bare weight file) that `reference` means.
 
-    `demo:NAME` a checkpoint of the demo's encoders in `demo`; `package:MODULE/PATH` a folder inside an installed package; a path (absolute, or
-    relative to `base` or to the current folder); else `owner/name[@revision]` on the model hub, from its local cache or fetched.
-    Returns None when it is not on this machine and `fetch` is false. Raises `UserError` when it cannot be had.
+    `demo:NAME` a checkpoint of the demo's encoders in `demo`; `package:MODULE/PATH` a folder inside an installed
+    package; a path (absolute, or relative to `base` or to the current folder); else `owner/name[@revision]` on the
+    model hub, from its local cache or fetched. Returns None when it is not on this machine and `fetch` is false. Raises
+    `UserError` when it cannot be had.
     """
     scheme, _, rest = reference.partition(":")
     if scheme == "demo" and rest:
@@ -133,7 +136,8 @@ def locate(reference: str, base: Path, demo: Path | None, fetch: bool = True) ->
         found = importlib.util.find_spec(module) if module.isidentifier() else None
         if found is None or not found.submodule_search_locations:
             raise UserError(
-                f"model {reference!r}: the package {module!r} is not installed; `pip install {module.replace('_', '-')}` brings it"
+                f"model {reference!r}: the package {module!r} is not installed; `pip install "
+                f"{module.replace('_', '-')}` brings it"
             )
         return inside(Path(found.submodule_search_locations[0]), path)
     for place in (Path(reference).expanduser(), base / reference):
@@ -141,7 +145,8 @@ def locate(reference: str, base: Path, demo: Path | None, fetch: bool = True) ->
             return place.absolute()
     if not _HUB_ID.fullmatch(reference) or reference.startswith("."):
         raise UserError(
-            f"model {reference!r}: no such folder, and not a hub id of the form owner/name; mend `model:` in the profile"
+            f"model {reference!r}: no such folder, and not a hub id of the form owner/name; mend `model:` in the "
+            "profile"
         )
     return _from_hub(reference, fetch)
 
@@ -166,11 +171,13 @@ def _from_hub(reference: str, fetch: bool) -> Path | None:
                 snapshot_download(repository, revision=revision or None, allow_patterns=[*patterns, *_WEIGHTS])
             )
         return folder
-    except Exception as error:  # noqa: BLE001 - offline, refused, unknown: the remedy is the same
+    except Exception as error:
         offline = " (HF_HUB_OFFLINE is set)" if torchvision_weights.offline() else ""
         raise UserError(
-            f"model {reference!r} is not on this machine and could not be fetched{offline}: {type(error).__name__}. On a connected machine run "
-            f"`hf download {repository} --local-dir models/{repository.split('/')[1]}`, copy that folder here and set `model:` in the profile to it"
+            f"model {reference!r} is not on this machine and could not be fetched{offline}: "
+            f"{type(error).__name__}. On a connected machine run "
+            f"`hf download {repository} --local-dir models/{repository.split('/')[1]}`, copy that folder here and "
+            "set `model:` in the profile to it"
         ) from None
 
 
@@ -191,7 +198,10 @@ def _complete(folder: Path) -> bool:
 
 
 def find(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> ModelFiles:
-    """The files behind `reference`, fetched if need be. Raises `UserError` where the folder lacks a configuration or weights."""
+    """The files behind `reference`, fetched if need be.
+
+    Raises `UserError` where the folder lacks a configuration or weights.
+    """
     if reference.startswith(torchvision_weights.SCHEME):
         config, file = torchvision_weights.find(reference, fetch)
         return ModelFiles(reference, file.parent, "torchvision", config, (file,), ())
@@ -202,30 +212,35 @@ def find(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> M
         raise UserError(f"model {reference!r}: {folder} is a file; expected the model's folder as its library saves it")
     if folder is None or not folder.is_dir():
         raise UserError(
-            f"model {reference!r}: the demo's encoders are not there yet; `luigi --module tasks DemoEncoders` makes them"
+            f"model {reference!r}: the demo's encoders are not there yet; `luigi --module tasks DemoEncoders` "
+            "makes them"
         )
     library = next((library for library, name in _CONFIGS.items() if (folder / name).is_file()), None)
     if library is None:
         raise UserError(
-            f"model {reference!r}: {folder} has none of {', '.join(_CONFIGS.values())}; expected a model folder as the library saves it"
+            f"model {reference!r}: {folder} has none of {', '.join(_CONFIGS.values())}; expected a model folder as "
+            "the library saves it"
         )
     config = read_json(folder / _CONFIGS[library])
     if not isinstance(config, dict):
         raise UserError(
-            f"model {reference!r}: {folder / _CONFIGS[library]} is not a JSON object; save the model again with its library"
+            f"model {reference!r}: {folder / _CONFIGS[library]} is not a JSON object; save the model again with "
+            "its library"
         )
     if library == "torchvision" and "weights" in config:
         config = torchvision_weights.completed(config, f"model {reference!r}: torchvision.json")
     if "auto_map" in config:
         raise UserError(
-            f"model {reference!r} brings code of its own (auto_map), which is never executed; choose a model that {library} itself implements"
+            f"model {reference!r} brings code of its own (auto_map), which is never executed; choose a model that "
+            f"{library} itself implements"
         )
     first = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if first is None and library == "torchvision" and len(found := list(folder.glob("*.pth"))) == 1:
         first = found[0]  # under the name it was downloaded by
     if first is None:
         raise UserError(
-            f"model {reference!r}: no weights in {folder} (looked for {', '.join(_WEIGHTS)}); download or save the model again"
+            f"model {reference!r}: no weights in {folder} (looked for {', '.join(_WEIGHTS)}); download or save the "
+            "model again"
         )
     weights = [first]
     if first.name.endswith(".index.json"):
@@ -241,7 +256,8 @@ def find(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> M
 
 
 def find_file(reference: str, base: Path, demo: Path | None, library: str, suffixes: tuple[str, ...]) -> ModelFiles:
-    """A model that is one weight file without a configuration: `reference` names the file, or a folder with one file of such a suffix.
+    """A model that is one weight file without a configuration: `reference` names the file, or a folder with one file of
+    such a suffix.
 
     Nothing is fetched. Raises `UserError` where there is no such file, or the folder holds several.
     """
@@ -261,12 +277,14 @@ def find_file(reference: str, base: Path, demo: Path | None, library: str, suffi
         found = sorted(path for path in place.iterdir() if path.suffix in suffixes)
         if len(found) != 1:
             raise UserError(
-                f"model {reference!r}: {place} holds {len(found)} {kinds} files, expected one; name the file itself in `model:` of the profile"
+                f"model {reference!r}: {place} holds {len(found)} {kinds} files, expected one; name the file "
+                "itself in `model:` of the profile"
             )
         place = found[0]
     if place is None or not place.is_file():
         raise UserError(
-            f"model {reference!r}: no such file (looked in {Path.cwd()} and {base.absolute()}); download it and set `model:` in the profile to that {kinds} file"
+            f"model {reference!r}: no such file (looked in {Path.cwd()} and {base.absolute()}); download it and "
+            f"set `model:` in the profile to that {kinds} file"
         )
     if place.suffix not in suffixes:
         raise UserError(f"model {reference!r}: {place.name} is no {kinds} file; mend `model:` in the profile")
@@ -274,7 +292,8 @@ def find_file(reference: str, base: Path, demo: Path | None, library: str, suffi
 
 
 def stamp(reference: str, base: Path, demo: Path | None) -> list[Any]:
-    """What a task's request says of a model without reading it: names, sizes and times of its files, or its hub id where nothing is here yet.
+    """What a task's request says of a model without reading it: names, sizes and times of its files, or its hub id
+    where nothing is here yet.
 
     Cheap enough for Luigi's `complete()`.
     """
@@ -293,7 +312,8 @@ def stamp(reference: str, base: Path, demo: Path | None) -> list[Any]:
 
 
 def load_state_dict(path: Path, reference: str) -> dict[str, Any]:
-    """Tensors of a `.safetensors` file or of a torch file, which is opened with `weights_only=True`: no pickled object is ever run.
+    """Tensors of a `.safetensors` file or of a torch file, which is opened with `weights_only=True`: no pickled object
+    is ever run.
 
     Raises `UserError` when the file is not one of these or holds anything but tensors.
     """
@@ -309,9 +329,10 @@ def load_state_dict(path: Path, reference: str) -> dict[str, Any]:
         raise UserError(
             f"model {reference!r}: {path} is damaged or no safetensors file ({error}); download it again"
         ) from None
-    except Exception as error:  # noqa: BLE001 - torch raises UnpicklingError, RuntimeError, EOFError … for the same cause
+    except Exception as error:
         raise UserError(
-            f"model {reference!r}: {path} is refused: {type(error).__name__}; a file of tensors alone is expected (weights_only)"
+            f"model {reference!r}: {path} is refused: {type(error).__name__}; a file of tensors alone is expected "
+            "(weights_only)"
         ) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -326,47 +347,51 @@ def refused(files: ModelFiles, error: Exception) -> UserError:
     if "weights_only" in str(error):
         reason = "it holds more than tensors (weights_only), or is damaged"
     return UserError(
-        f"model {files.reference!r} in {files.folder} cannot be loaded: {type(error).__name__}: {reason}; download it again, or save it again with "
+        f"model {files.reference!r} in {files.folder} cannot be loaded: {type(error).__name__}: {reason}; download "
+        "it again, or save it again with "
         f"{files.library or 'its library'}"
     )
 
 
 def load_tokenizer(files: ModelFiles) -> Any:
-    """The folder's transformers tokenizer. Raises `UserError` where there is no vocabulary (transformers itself would make up an empty one) or the
-    files are refused."""
+    """The folder's transformers tokenizer. Raises `UserError` where there is no vocabulary (transformers itself would
+    make up an empty one) or the files are refused."""
     from transformers import AutoTokenizer
 
     if not any(path.name in _VOCABULARY for path in files.tokenizer):
         raise UserError(
-            f"model {files.reference!r}: no tokenizer in {files.folder} (looked for {', '.join(_VOCABULARY)}); save its tokenizer there too"
+            f"model {files.reference!r}: no tokenizer in {files.folder} (looked for {', '.join(_VOCABULARY)}); "
+            "save its tokenizer there too"
         )
     try:
         return AutoTokenizer.from_pretrained(
             files.folder, use_fast=True, trust_remote_code=False, local_files_only=True
         )
-    except Exception as error:  # noqa: BLE001 - tokenizers, sentencepiece and transformers each raise their own
+    except Exception as error:
         raise refused(files, error) from error
 
 
 def load_transformers(files: ModelFiles, class_name: str, device: str, unused: tuple[str, ...] = ("pooler.",)) -> Any:
     """A transformers model in evaluation mode on `device`; tensors alone are read, and hub code is never executed.
 
-    unused: beginnings of parameter names that extraction does not read and a checkpoint may lack. Raises `UserError` where the files are
-    refused or lack any other parameter (transformers itself would fill those with random numbers).
+    unused: beginnings of parameter names that extraction does not read and a checkpoint may lack. Raises `UserError`
+    where the files are refused or lack any other parameter (transformers itself would fill those with random numbers).
     """
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()  # its report on parameters that do not fit takes thirty lines; ours follows from `info`
+    # its report on parameters that do not fit takes thirty lines; ours follows from `info`
+    transformers.utils.logging.set_verbosity_error()
     try:
         model, info = getattr(transformers, class_name).from_pretrained(
             files.folder, trust_remote_code=False, local_files_only=True, weights_only=True, output_loading_info=True
         )
-    except Exception as error:  # noqa: BLE001 - torch, safetensors and transformers each raise their own
+    except Exception as error:
         raise refused(files, error) from error
     lacking = sorted(name for name in info["missing_keys"] if not name.startswith(unused))
     if lacking:
         raise UserError(
-            f"model {files.reference!r} in {files.folder} lacks {len(lacking)} parameters, first: {lacking[0]}; the file belongs to another model"
+            f"model {files.reference!r} in {files.folder} lacks {len(lacking)} parameters, first: {lacking[0]}; "
+            "the file belongs to another model"
         )
     return model.eval().to(device)

@@ -16,7 +16,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocess:
-    """size: (height, width) the model sees. resize: pixels of the shorter side before the centre crop; None: squash to `size` at once."""
+    """size: (height, width) the model sees.
+
+    resize: pixels of the shorter side before the centre crop; None: squash to `size` at once.
+    """
 
     size: tuple[int, int]
     resize: int | None
@@ -33,7 +36,8 @@ class Preprocess:
         resample = _INTERPOLATION[self.interpolation]
         if self.resize is None:
             return np.asarray(image.resize((width, height), resample))
-        # Of a strip, a thousand times as long as wide, the middle that is kept at the end is cut first: the rest would fill the memory.
+        # Of a strip, a thousand times as long as wide, the middle that is kept at the end is cut first: the rest would
+        # fill the memory.
         longest = _STRIP * min(image.size)
         if max(image.size) > longest:
             left, top = (max(0, (side - longest) // 2) for side in image.size)
@@ -90,11 +94,13 @@ def from_open_clip(config: Mapping[str, Any], image_size: Any, where: str) -> Pr
 
 
 def from_transformers(config: Mapping[str, Any], where: str) -> Preprocess:
-    """From `ModelFiles.preprocessor` of a transformers model (shortest edge and centre crop, plain resize, or ConvNeXt's crop fraction)."""
+    """From `ModelFiles.preprocessor` of a transformers model (shortest edge and centre crop, plain resize, or
+    ConvNeXt's crop fraction)."""
     for key, usual in {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255}.items():
         if key in config and config[key] != usual and not (key == "rescale_factor" and abs(config[key] - usual) < 1e-6):
             raise UserError(
-                f"{where}: preprocessor_config.json says {key} {config[key]!r}, which is not supported; expected {usual!r}"
+                f"{where}: preprocessor_config.json says {key} {config[key]!r}, which is not supported; expected "
+                f"{usual!r}"
             )
     size = config["size"]
     target = _pair(config.get("crop_size", size) if config.get("do_center_crop") else size, where)
@@ -115,7 +121,8 @@ def from_transformers(config: Mapping[str, Any], where: str) -> Preprocess:
 
 
 def from_torchvision(config: Mapping[str, Any], where: str) -> Preprocess:
-    """From `preprocess` of a `torchvision.json`: crop_size, resize_size, interpolation, mean, std, named as in torchvision's own presets."""
+    """From `preprocess` of a `torchvision.json`: crop_size, resize_size, interpolation, mean, std, named as in
+    torchvision's own presets."""
     size = _pair(config.get("crop_size", 224), where)
     resize = config.get("resize_size", min(size))
     return Preprocess(

@@ -8,7 +8,8 @@ from typing import Any
 from foundation.errors import UserError, nearest
 
 SCHEME = "torchvision:"
-# Their COCO_V1 weights were trained with batch norms that add nothing to the variance; torchvision sets that only where it loads the file itself.
+# Their COCO_V1 weights were trained with batch norms that add nothing to the variance; torchvision sets that only where
+# it loads the file itself.
 _NO_EPSILON = {
     "fasterrcnn_resnet50_fpn",
     "maskrcnn_resnet50_fpn",
@@ -34,7 +35,8 @@ def _weights(architecture: str, name: str, where: str) -> Any:
 
 
 def completed(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A `torchvision.json` that names torchvision's own `weights`, with what torchvision says of them: `preprocess`, `categories`, `batch_norm_eps`.
+    """A `torchvision.json` that names torchvision's own `weights`, with what torchvision says of them: `preprocess`,
+    `categories`, `batch_norm_eps`.
 
     What the file itself says stays. Raises `UserError` for a model or weights that torchvision does not know.
     """
@@ -63,9 +65,11 @@ def offline() -> bool:
 
 
 def find(reference: str, fetch: bool) -> tuple[dict[str, Any], Path]:
-    """`torchvision:BUILDER[@WEIGHTS]` → its configuration and weight file, from torchvision's download folder or fetched into it.
+    """`torchvision:BUILDER[@WEIGHTS]` → its configuration and weight file, from torchvision's download folder or
+    fetched into it.
 
-    Raises `UserError` naming the file and its place where it is not there and cannot be had. `HF_HUB_OFFLINE` stands for no connection here too.
+    Raises `UserError` naming the file and its place where it is not there and cannot be had. `HF_HUB_OFFLINE` stands
+    for no connection here too.
     """
     import torch
 
@@ -83,9 +87,10 @@ def find(reference: str, fetch: bool) -> tuple[dict[str, Any], Path]:
         file.parent.mkdir(parents=True, exist_ok=True)
         digest = file.stem.rpartition("-")[2]
         torch.hub.download_url_to_file(entry.url, str(file), digest, progress=False)
-    except Exception as error:  # noqa: BLE001 - urllib, the hash check and the disk each raise their own
+    except Exception as error:
         raise UserError(
-            f"{where}: {file} is not there and could not be fetched{' (HF_HUB_OFFLINE is set)' if unconnected else ''}: {type(error).__name__}; on a connected "
+            f"{where}: {file} is not there and could not be "
+            f"fetched{' (HF_HUB_OFFLINE is set)' if unconnected else ''}: {type(error).__name__}; on a connected "
             f"machine download {entry.url} and copy it to that place"
         ) from None
     return config, file

@@ -10,8 +10,9 @@ from pipeline.models.files import ModelFiles, load_state_dict, load_transformers
 def torchvision_model(files: ModelFiles) -> Any:
     """The architecture named in `torchvision.json`, without weights.
 
-    `architecture` is a builder's name (`resnet152`, `vit_b_16`) or a class (`ResNet`, `VisionTransformer`) with its keyword
-    arguments in `kwargs`; a ResNet's `block` is `BasicBlock` or `Bottleneck`. Raises `UserError` for anything else.
+    `architecture` is a builder's name (`resnet152`, `vit_b_16`) or a class (`ResNet`, `VisionTransformer`) with its
+    keyword arguments in `kwargs`; a ResNet's `block` is `BasicBlock` or `Bottleneck`. Raises `UserError` for anything
+    else.
     """
     import torchvision.models as builders
     from torchvision.models.resnet import BasicBlock, Bottleneck

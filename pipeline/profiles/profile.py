@@ -26,8 +26,8 @@ def names() -> list[str]:
 class Feature:
     """One feature of a profile.
 
-    options: the extractor's own options as written (the extractor checks them). views: side -> names of the views that are extracted where no
-    others are named. by_default: whether `ExtractFeatures` without `--features` extracts it.
+    options: the extractor's own options as written (the extractor checks them). views: side -> names of the views that
+    are extracted where no others are named. by_default: whether `ExtractFeatures` without `--features` extracts it.
     """
 
     name: str
@@ -39,9 +39,11 @@ class Feature:
 
 @dataclass(frozen=True)
 class Profile:
-    """A checked profile. path: its file. heads: head defaults as written; `experiments.jobs` checks them. threads: of each process; 0: one per core.
+    """A checked profile. path: its file. heads: head defaults as written; `experiments.jobs` checks them. threads: of
+    each process; 0: one per core.
 
-    Models so small that threads wait for each other longer than they compute want one; their tasks then run side by side (`--workers`).
+    Models so small that threads wait for each other longer than they compute want one; their tasks then run side by
+    side (`--workers`).
     """
 
     path: Path
@@ -118,7 +120,8 @@ def _feature(name: str, value: _Feature) -> Feature:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, of which the last would count; what `<<` brings along may be overridden."""
+    """Refuses a key that stands twice in one mapping, of which the last would count; what `<<` brings along may be
+    overridden."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -134,9 +137,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def plain_yaml(text: str) -> Any:
-    """`yaml.safe_load`, with a `yaml.YAMLError` also for a key given twice, for numbers and dates that there are not, and for nesting too deep."""
+    """`yaml.safe_load`, with a `yaml.YAMLError` also for a key given twice, for numbers and dates that there are not,
+    and for nesting too deep."""
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a safe one
+        return yaml.load(text, _Loader)
     except (ValueError, RecursionError) as error:
         problem = "nested too deeply" if isinstance(error, RecursionError) else f"a value that cannot be read: {error}"
         raise yaml.MarkedYAMLError(problem=problem) from None
@@ -151,7 +155,8 @@ def _content(path: Path, mtime_ns: int, size: int) -> Any:
 def load(name_or_path: str) -> Profile:
     """Read a profile by the name of a shipped one or by the path of a YAML file (safe-loaded).
 
-    Raises `UserError` for a missing file, malformed YAML (with its position) and unknown keys (with the nearest right one).
+    Raises `UserError` for a missing file, malformed YAML (with its position) and unknown keys (with the nearest right
+    one).
     """
     shipped = FOLDER / f"{name_or_path}.yaml"
     if name_or_path in names():
@@ -160,7 +165,8 @@ def load(name_or_path: str) -> Profile:
         path = Path(name_or_path)
     else:
         raise UserError(
-            f"--profile {name_or_path!r}: neither a shipped profile nor a path ending in .yaml{nearest(name_or_path, names())}"
+            f"--profile {name_or_path!r}: neither a shipped profile nor a path ending in "
+            f".yaml{nearest(name_or_path, names())}"
         )
     try:
         state = path.stat()

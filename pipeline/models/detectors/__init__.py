@@ -1,1 +1,2 @@
-"""Detectors: pretrained models that find boxes in pictures of any size; the extractors `objects` and `faces` stand on them."""
+"""Detectors: pretrained models that find boxes in pictures of any size; the extractors `objects` and `faces` stand on
+them."""

@@ -18,7 +18,10 @@ NETS = ("pnet", "rnet", "onet")
 
 
 def find(reference: str, base: Path, demo: Path | None) -> ModelFiles:
-    """The folder's `pnet.pt`, `rnet.pt` and `onet.pt`. Nothing is fetched. Raises `UserError` naming the one that is missing, and its place."""
+    """The folder's `pnet.pt`, `rnet.pt` and `onet.pt`.
+
+    Nothing is fetched. Raises `UserError` naming the one that is missing, and its place.
+    """
     try:
         folder = locate(reference, base, demo, fetch=False)
     except UserError:
@@ -27,21 +30,23 @@ def find(reference: str, base: Path, demo: Path | None) -> ModelFiles:
         folder = None
     if folder is None:
         raise UserError(
-            f"model {reference!r}: no such folder; set `model:` in the profile to {OWN}, or to a folder with {', '.join(NETS)} (.pt)"
+            f"model {reference!r}: no such folder; set `model:` in the profile to {OWN}, or to a folder with "
+            f"{', '.join(NETS)} (.pt)"
         )
     files = tuple(folder / f"{name}.pt" for name in NETS)
     for file in files:
         if not file.is_file():
             raise UserError(
-                f"model {reference!r}: {file} is missing; MTCNN needs {', '.join(NETS)} (.pt), which facenet-pytorch brings: {OWN}"
+                f"model {reference!r}: {file} is missing; MTCNN needs {', '.join(NETS)} (.pt), which "
+                f"facenet-pytorch brings: {OWN}"
             )
     return ModelFiles(reference, folder, "facenet_pytorch", {}, files, ())
 
 
 @dataclass(frozen=True)
 class Settings:
-    """k: the most faces kept. min_confidence: the least. min_size: pixels of the smallest face looked for. thresholds: of the
-    three nets. max_side: larger pictures are scaled down to it first; None: never."""
+    """k: the most faces kept. min_confidence: the least. min_size: pixels of the smallest face looked for. thresholds:
+    of the three nets. max_side: larger pictures are scaled down to it first; None: never."""
 
     k: int
     min_confidence: float = 0.0
@@ -51,8 +56,9 @@ class Settings:
 
 
 class Detector:
-    """MTCNN on pictures of any size, one picture at a time: its suppression of overlaps adds offsets to the boxes of a batch's pictures, whose
-    rounding would make what is found depend on the batch. On a CPU several pictures run side by side instead, a thread each: faster than a batch."""
+    """MTCNN on pictures of any size, one picture at a time: its suppression of overlaps adds offsets to the boxes of a
+    batch's pictures, whose rounding would make what is found depend on the batch. On a CPU several pictures run side by
+    side instead, a thread each: faster than a batch."""
 
     def __init__(self, files: ModelFiles, settings: Settings) -> None:
         self.files, self.settings = files, settings
@@ -77,13 +83,15 @@ class Detector:
                 getattr(self.model, name).load_state_dict(load_state_dict(file, self.files.reference))
             except RuntimeError as error:
                 raise UserError(
-                    f"model {self.files.reference!r}: {file} is no MTCNN {name}: {str(error).splitlines()[1].strip()[:160]}"
+                    f"model {self.files.reference!r}: {file} is no MTCNN {name}: "
+                    f"{str(error).splitlines()[1].strip()[:160]}"
                 ) from None
         self.model = self.model.eval().to(device)
         self.model.device = self.device = device
 
     def prepare(self, image: Image.Image) -> tuple[np.ndarray, tuple[int, int]]:
-        """RGB picture → its pixels (H, W, 3) uint8, scaled down to `max_side` where that is set, and its own (width, height)."""
+        """RGB picture → its pixels (H, W, 3) uint8, scaled down to `max_side` where that is set, and its own (width,
+        height)."""
         size = image.size
         if self.settings.max_side is not None and max(size) > self.settings.max_side:
             image = image.resize(
@@ -116,7 +124,8 @@ class Detector:
             return self.model.pnet((pixels - 127.5) / 128)[0][0, :, 0].flatten().cpu().numpy()
 
     def __call__(self, items: Sequence[tuple[np.ndarray, tuple[int, int]]]) -> list[tuple[np.ndarray, ...]]:
-        """Per picture boxes (n, 4), confidences (n,) and landmarks (n, 5, 2), all float32 and in its own pixels, best first."""
+        """Per picture boxes (n, 4), confidences (n,) and landmarks (n, 5, 2), all float32 and in its own pixels, best
+        first."""
         import torch
 
         threads = torch.get_num_threads()

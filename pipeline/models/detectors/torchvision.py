@@ -16,7 +16,8 @@ PIXELS = 4 << 20  # of one forward pass: 4 pictures of 800 × 1333
 
 
 def build(files: ModelFiles) -> Any:
-    """The builder named in `torchvision.json` (`fasterrcnn_resnet50_fpn` …) with its `kwargs`, without weights. Nothing is downloaded.
+    """The builder named in `torchvision.json` (`fasterrcnn_resnet50_fpn` …) with its `kwargs`, without weights. Nothing
+    is downloaded.
 
     Raises `UserError` for a builder that is no detector or arguments it does not take.
     """
@@ -40,20 +41,24 @@ def build(files: ModelFiles) -> Any:
 
 
 def categories(files: ModelFiles) -> list[str]:
-    """Class names by number (0 is the background); plain numbers where `torchvision.json` names none. Raises `UserError` for a list of another length."""
+    """Class names by number (0 is the background); plain numbers where `torchvision.json` names none.
+
+    Raises `UserError` for a list of another length.
+    """
     count = files.config.get("kwargs", {}).get("num_classes", CLASSES)
     names = files.config.get("categories", [str(number) for number in range(count)])
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
         found = len(names) if isinstance(names, list) else repr(names)[:40]
         raise UserError(
-            f"model {files.reference!r}: torchvision.json has {found} categories, expected {count} (num_classes, the background first)"
+            f"model {files.reference!r}: torchvision.json has {found} categories, expected {count} (num_classes, "
+            "the background first)"
         )
     return names
 
 
 class Detector:
-    """A torchvision detector on pictures of any size. Each is scaled as the model itself does; only pictures that are padded to the same
-    rectangle alone share a forward pass, so a picture's boxes do not depend on its batch."""
+    """A torchvision detector on pictures of any size. Each is scaled as the model itself does; only pictures that are
+    padded to the same rectangle alone share a forward pass, so a picture's boxes do not depend on its batch."""
 
     def __init__(
         self, files: ModelFiles, k: int, min_confidence: float, iou: float | None, image_size: int | None
@@ -61,7 +66,8 @@ class Detector:
         self.files, self.k, self.min_confidence, self.iou, self.image_size = files, k, min_confidence, iou, image_size
         if files.library != "torchvision":
             raise UserError(
-                f"model {files.reference!r}: {files.folder} holds no torchvision detector; a folder with torchvision.json is expected"
+                f"model {files.reference!r}: {files.folder} holds no torchvision detector; a folder with "
+                "torchvision.json is expected"
             )
 
     def names(self) -> list[str]:
@@ -96,7 +102,8 @@ class Detector:
         heads = getattr(model, "roi_heads", model)
         heads.score_thresh, heads.nms_thresh = self.min_confidence, heads.nms_thresh if self.iou is None else self.iou
         heads.detections_per_img = max(heads.detections_per_img, self.k)
-        # Pictures come scaled: large ones in the decoding threads already, so that a batch of photographs fits into memory.
+        # Pictures come scaled: large ones in the decoding threads already, so that a batch of photographs fits into
+        # memory.
         self._normalize, model.transform.normalize = model.transform.normalize, lambda image: image
         self._resize, model.transform.resize = model.transform.resize, lambda image, target=None: (image, target)
         self.transform, self.model, self.device = model.transform, model.eval().to(device), device
@@ -116,7 +123,8 @@ class Detector:
         )[0]
 
     def prepare(self, image: Image.Image) -> tuple[Any, tuple[int, int], tuple[int, int]]:
-        """RGB picture → its pixels (uint8, or scaled already), the (height, width) that the model sees, and its own (width, height)."""
+        """RGB picture → its pixels (uint8, or scaled already), the (height, width) that the model sees, and its own
+        (width, height)."""
         pixels, size = np.asarray(image), self._scaled_size(image.height, image.width)
         if min(size) > 0 and pixels.nbytes > 12 * size[0] * size[1]:
             return self._scaled(pixels, "cpu"), size, image.size
@@ -138,7 +146,8 @@ class Detector:
         return next(iter(maps.values()))[0].mean((1, 2)).cpu().numpy()
 
     def __call__(self, items: Sequence[tuple[Any, tuple[int, int], tuple[int, int]]]) -> list[tuple[np.ndarray, ...]]:
-        """Per picture boxes (n, 4) float32 in its own pixels, confidences (n,) float32 and labels (n,) int32, best first.
+        """Per picture boxes (n, 4) float32 in its own pixels, confidences (n,) float32 and labels (n,) int32, best
+        first.
 
         Nothing is found in a picture so thin that the model's scale leaves no pixel of it.
         """

@@ -29,8 +29,9 @@ _FORCED = {"ULTRALYTICS_SAFE_LOAD": "1", "YOLO_AUTOINSTALL": "false", "YOLO_OFFL
 
 
 def library() -> ModuleType:
-    """`ultralytics.nn.tasks`, imported such that it unpickles no unknown object, installs nothing, connects nowhere (not even to see whether it
-    could) and keeps its settings in a temporary folder, unless `YOLO_CONFIG_DIR` names another.
+    """`ultralytics.nn.tasks`, imported such that it unpickles no unknown object, installs nothing, connects nowhere
+    (not even to see whether it could) and keeps its settings in a temporary folder, unless `YOLO_CONFIG_DIR` names
+    another.
 
     Raises `UserError` where the process has imported ultralytics in another mode before.
     """
@@ -41,7 +42,8 @@ def library() -> ModuleType:
 
     if not utils.SAFE_LOAD or not tasks._SafeLoad.SUPPORTED or utils.AUTOINSTALL or utils.ONLINE:
         raise UserError(
-            f"ultralytics was imported before {', '.join(f'{key}={value}' for key, value in _FORCED.items())} were set; set them and run again"
+            f"ultralytics was imported before {', '.join(f'{key}={value}' for key, value in _FORCED.items())} were "
+            "set; set them and run again"
         )
     return tasks
 
@@ -82,7 +84,8 @@ def find(reference: str, base: Path, demo: Path | None, fetch: bool) -> ModelFil
 
 
 def save(model: Any, folder: Path, image_size: int) -> None:
-    """Write an ultralytics detection model (not fused) as `model.safetensors` and `yolo.json`: architecture, class names and picture size.
+    """Write an ultralytics detection model (not fused) as `model.safetensors` and `yolo.json`: architecture, class
+    names and picture size.
 
     What `find` and `load` read; unlike ultralytics' own `.pt`, nothing in it is pickled.
     """
@@ -104,8 +107,8 @@ def save(model: Any, folder: Path, image_size: int) -> None:
 def load(files: ModelFiles) -> tuple[Any, list[str], int]:
     """Model (on the CPU, in evaluation mode), class names, and the picture size it was trained at.
 
-    A `.pt` goes through ultralytics' own safe mode: `weights_only`, with the layer classes of ultralytics and torch alone allowed.
-    Raises `UserError` where the file is refused, damaged, or no detector with upright boxes.
+    A `.pt` goes through ultralytics' own safe mode: `weights_only`, with the layer classes of ultralytics and torch
+    alone allowed. Raises `UserError` where the file is refused, damaged, or no detector with upright boxes.
     """
     tasks = library()
     where = f"model {files.reference!r}"
@@ -115,7 +118,8 @@ def load(files: ModelFiles) -> tuple[Any, list[str], int]:
         model, size = _load_folder(tasks, files)
     if type(model) is not tasks.DetectionModel or type(model.model[-1]).__name__ not in ("Detect", "v10Detect"):
         raise UserError(
-            f"{where} is ultralytics' {type(model).__name__}, expected a detection model (task `detect`); choose such a checkpoint"
+            f"{where} is ultralytics' {type(model).__name__}, expected a detection model (task `detect`); choose "
+            "such a checkpoint"
         )
     names = [str(model.names[number]) for number in sorted(model.names)]
     if len(names) != model.model[-1].nc:
@@ -134,7 +138,8 @@ def _described(files: ModelFiles) -> tuple[dict[str, Any], list[str], int]:
         or not all(isinstance(name, str) for name in names)
     ):
         raise UserError(
-            f"{where} lacks `architecture` (the content of an ultralytics model yaml) or `names` (a list); save the model again"
+            f"{where} lacks `architecture` (the content of an ultralytics model yaml) or `names` (a list); save "
+            "the model again"
         )
     if not isinstance(size, int) or not 32 <= size <= 4096:
         raise UserError(f"{where}: image_size is {size!r}, expected a whole number from 32 to 4096")
@@ -149,23 +154,25 @@ def _load_folder(tasks: ModuleType, files: ModelFiles) -> tuple[Any, int]:
             copy.deepcopy(architecture), ch=architecture.get("channels", 3), nc=len(names), verbose=False
         )
         model.load_state_dict(state)
-    except Exception as error:  # noqa: BLE001 - whatever ultralytics' parser raises for a description it cannot read
+    except Exception as error:
         raise model_files.refused(files, error) from error
     model.names = dict(enumerate(names))
     return model, size
 
 
 def _load_pickled(tasks: ModuleType, files: ModelFiles) -> tuple[Any, int]:
-    # Under a plain name in a folder of its own: ultralytics renames some checkpoints (`yolov5n` to `yolov5nu`), drops quotes from
+    # Under a plain name in a folder of its own: ultralytics renames some checkpoints (`yolov5n` to `yolov5nu`), drops
+    # quotes from
     # paths, and goes looking on the network for what it then does not find.
     with tempfile.TemporaryDirectory(prefix="ultralytics-") as folder:
         link = Path(folder) / "checkpoint.pt"
         link.symlink_to(files.weights[0].resolve())
         try:
             model, checkpoint = tasks.load_checkpoint(link)
-        except Exception as error:  # noqa: BLE001 - torch and ultralytics each raise their own
+        except Exception as error:
             raise UserError(
-                f"model {files.reference!r}: {files.weights[0]} is refused: {type(error).__name__}; ultralytics' safe mode reads checkpoints that hold its own "
+                f"model {files.reference!r}: {files.weights[0]} is refused: {type(error).__name__}; ultralytics' "
+                "safe mode reads checkpoints that hold its own "
                 "models alone (weights_only)"
             ) from error
     trained = checkpoint.get("train_args")
@@ -174,8 +181,9 @@ def _load_pickled(tasks: ModuleType, files: ModelFiles) -> tuple[Any, int]:
 
 
 class Detector:
-    """A YOLO on pictures of any size. Each is scaled to `image_size` and padded to its own smallest rectangle of whole strides, as ultralytics
-    does for one picture; only pictures with the same rectangle share a forward pass, so a picture's boxes do not depend on its batch."""
+    """A YOLO on pictures of any size. Each is scaled to `image_size` and padded to its own smallest rectangle of whole
+    strides, as ultralytics does for one picture; only pictures with the same rectangle share a forward pass, so a
+    picture's boxes do not depend on its batch."""
 
     def __init__(
         self, files: ModelFiles, k: int, min_confidence: float, iou: float | None, image_size: int | None
@@ -190,7 +198,8 @@ class Detector:
         self._names: list[str] | None = None
         if files.library not in ("yolo", "ultralytics"):
             raise UserError(
-                f"model {files.reference!r}: {files.folder} holds no detector; a folder with {CONFIG} or torchvision.json, or an ultralytics .pt file is expected"
+                f"model {files.reference!r}: {files.folder} holds no detector; a folder with {CONFIG} or "
+                "torchvision.json, or an ultralytics .pt file is expected"
             )
 
     def names(self) -> list[str]:
@@ -223,7 +232,8 @@ class Detector:
         return torch.from_numpy(np.stack(letterboxes)).to(self.device).permute(0, 3, 1, 2).float().div_(255)
 
     def inside(self, item: tuple[np.ndarray, tuple[int, int]]) -> np.ndarray:
-        """Means over all places of what the model predicts, found or not: (4 + classes,), or (6,) where the model suppresses overlaps itself."""
+        """Means over all places of what the model predicts, found or not: (4 + classes,), or (6,) where the model
+        suppresses overlaps itself."""
         import torch
 
         with torch.autocast(self.device.partition(":")[0], enabled=False):
@@ -233,7 +243,8 @@ class Detector:
     def __call__(
         self, items: Sequence[tuple[np.ndarray, tuple[int, int]]], only: int | None = None
     ) -> list[tuple[np.ndarray, ...]]:
-        """Per picture boxes (n, 4) float32 in its own pixels, confidences (n,) float32 and labels (n,) int32, best first. only: one class's number."""
+        """Per picture boxes (n, 4) float32 in its own pixels, confidences (n,) float32 and labels (n,) int32, best
+        first. only: one class's number."""
         import torch
         from ultralytics.utils import nms, ops
 

@@ -1,11 +1,13 @@
-"""Cutting faces out of pictures: with a margin around the box, or turned and scaled so that five landmarks fall on the usual places."""
+"""Cutting faces out of pictures: with a margin around the box, or turned and scaled so that five landmarks fall on the
+usual places."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
-# Eyes, nose and corners of the mouth in a face of 112 × 112 pixels, as the recognisers of the ArcFace family are trained on.
+# Eyes, nose and corners of the mouth in a face of 112 × 112 pixels, as the recognisers of the ArcFace family are
+# trained on.
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
@@ -20,7 +22,8 @@ def widened(parent: Mapping[str, np.ndarray], margin: float) -> dict[str, np.nda
 
 
 def similarity(points: np.ndarray, targets: np.ndarray) -> np.ndarray | None:
-    """(2, 3) matrix of the turn, scale and shift that brings `points` (n, 2) nearest to `targets` (least squares); None where all points are one."""
+    """(2, 3) matrix of the turn, scale and shift that brings `points` (n, 2) nearest to `targets` (least squares); None
+    where all points are one."""
     here, there = points.mean(0), targets.mean(0)
     a, b = points - here, targets - there
     spread = float((a**2).sum())
@@ -34,9 +37,11 @@ def similarity(points: np.ndarray, targets: np.ndarray) -> np.ndarray | None:
 
 
 def aligned(image: Image.Image, landmarks: Sequence[Sequence[float]], size: int) -> Image.Image | None:
-    """The face of `landmarks` (5, 2) in pixels as a (size, size) picture, bilinear; None where the landmarks give no face.
+    """The face of `landmarks` (5, 2) in pixels as a (size, size) picture, bilinear; None where the landmarks give no
+    face.
 
-    A face much larger than `size` is first halved until it is not, so that no pixel is skipped. Outside the picture is black.
+    A face much larger than `size` is first halved until it is not, so that no pixel is skipped. Outside the picture is
+    black.
     """
     points = np.asarray(landmarks, np.float64).reshape(-1, 2)
     if points.shape != TEMPLATE.shape:

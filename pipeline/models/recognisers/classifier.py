@@ -10,23 +10,29 @@ from pipeline.models.files import ModelFiles, load_transformers
 
 
 class Classifier:
-    """labels: names of the classes in the order of the probabilities. prepare: see `Preprocess`. Weights are loaded by `load`."""
+    """labels: names of the classes in the order of the probabilities.
+
+    prepare: see `Preprocess`. Weights are loaded by `load`.
+    """
 
     def __init__(self, files: ModelFiles) -> None:
         names = files.config.get("id2label")
         if files.library != "transformers" or not isinstance(names, dict) or not names:
             raise UserError(
-                f"model {files.reference!r}: {files.folder} is no image classifier of transformers (its config.json has no id2label)"
+                f"model {files.reference!r}: {files.folder} is no image classifier of transformers (its "
+                "config.json has no id2label)"
             )
         try:
             ordered = sorted((int(number), str(name)) for number, name in names.items())
         except ValueError:
             raise UserError(
-                f"model {files.reference!r}: id2label of its config.json does not count its classes from 0; save the model again"
+                f"model {files.reference!r}: id2label of its config.json does not count its classes from 0; save "
+                "the model again"
             ) from None
         if [number for number, _ in ordered] != list(range(len(ordered))):
             raise UserError(
-                f"model {files.reference!r}: id2label of its config.json does not count its classes from 0; save the model again"
+                f"model {files.reference!r}: id2label of its config.json does not count its classes from 0; save "
+                "the model again"
             )
         self.files = files
         self.labels = [name for _, name in ordered]
@@ -50,13 +56,17 @@ class Classifier:
 
 
 def midpoints(labels: list[str], reference: str) -> np.ndarray:
-    """The number each label of an age classifier stands for: `20-29` → 24.5, `more than 70` → 70. Raises `UserError` for one without a number."""
+    """The number each label of an age classifier stands for: `20-29` → 24.5, `more than 70` → 70.
+
+    Raises `UserError` for one without a number.
+    """
     import re
 
     found = [[float(number) for number in re.findall(r"\d+", label)] for label in labels]
     if not all(found):
         raise UserError(
-            f"model {reference!r} as classifier of age: its class {labels[found.index([])]!r} has no number in it; choose another model"
+            f"model {reference!r} as classifier of age: its class {labels[found.index([])]!r} has no number in it; "
+            "choose another model"
         )
     return np.array([sum(numbers) / len(numbers) for numbers in found], np.float32)
 

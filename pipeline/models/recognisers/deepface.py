@@ -42,20 +42,25 @@ def place(reference: str) -> str:
 
 
 def weights_folder(reference: str, base: Path, demo: Path | None) -> Path:
-    """Where the weight files are looked for: the named folder, its `.deepface/weights`, or, for `deepface`, DeepFace's own place."""
+    """Where the weight files are looked for: the named folder, its `.deepface/weights`, or, for `deepface`, DeepFace's
+    own place."""
     if reference == HOME:
         return Path(place(reference))
     folder = locate(reference, base, demo, fetch=False)
     if folder is None or not folder.is_dir():
         raise UserError(
-            f"model {reference!r}: no such folder; expected the one that holds DeepFace's weight files, or `deepface` for DEEPFACE_HOME"
+            f"model {reference!r}: no such folder; expected the one that holds DeepFace's weight files, or "
+            "`deepface` for DEEPFACE_HOME"
         )
     inner = folder / ".deepface" / "weights"
     return inner if inner.is_dir() else folder
 
 
 def find(attribute: str, reference: str, base: Path, demo: Path | None) -> ModelFiles:
-    """The weight file of an attribute. Raises `UserError` naming it and its place where it is missing; nothing is ever fetched."""
+    """The weight file of an attribute.
+
+    Raises `UserError` naming it and its place where it is missing; nothing is ever fetched.
+    """
     folder = weights_folder(reference, base, demo)
     path = folder / MODELS[attribute][1]
     if not path.is_file():
@@ -68,7 +73,8 @@ def find(attribute: str, reference: str, base: Path, demo: Path | None) -> Model
 
 @contextlib.contextmanager
 def _home_of(path: Path) -> Iterator[None]:
-    """DeepFace's home folder for the time of loading: one in which its weight file is in place, so that it has nothing to download."""
+    """DeepFace's home folder for the time of loading: one in which its weight file is in place, so that it has nothing
+    to download."""
     before = os.environ.get("DEEPFACE_HOME")
     with tempfile.TemporaryDirectory(prefix="deepface-") as home:
         place = Path(home) / ".deepface" / "weights"
@@ -97,7 +103,7 @@ def load(attribute: str, files: ModelFiles, device: str) -> Any:
     try:
         with _home_of(files.weights[0]):
             client = modeling.get_model_class("facial_attribute", MODELS[attribute][0])()
-    except Exception as error:  # noqa: BLE001 - DeepFace wraps what torch raises in ValueError, or lets RuntimeError pass
+    except Exception as error:
         raise UserError(
             f"model {files.reference!r}: {files.weights[0]} is refused by DeepFace: {summary(error)}"
         ) from None
@@ -115,6 +121,9 @@ def prepare(image: Any) -> np.ndarray:
 
 
 def predict(client: Any, attribute: str, crops: np.ndarray) -> np.ndarray:
-    """(b, 224, 224, 3) → (b,) years of age, or probabilities (b, classes). DeepFace drops the first axis of a batch of one."""
+    """(b, 224, 224, 3) → (b,) years of age, or probabilities (b, classes).
+
+    DeepFace drops the first axis of a batch of one.
+    """
     found = np.asarray(client.predict(crops), np.float32)
     return found.reshape(len(crops)) if attribute == "age" else found.reshape(len(crops), -1)

@@ -19,7 +19,8 @@ def find(reference: str, base: Path, demo: Path | None) -> ModelFiles:
 
 
 def load(files: ModelFiles, device: str, classify: bool) -> Any:
-    """The network in evaluation mode; with `classify` it gives logits of the classes in the file, else vectors (b, 512) of unit length.
+    """The network in evaluation mode; with `classify` it gives logits of the classes in the file, else vectors (b, 512)
+    of unit length.
 
     Raises `UserError` where the file holds another network, or no classes where they are asked for.
     """
@@ -31,7 +32,8 @@ def load(files: ModelFiles, device: str, classify: bool) -> Any:
     classes = len(head) if head is not None and head.ndim == 2 else None
     if classify and classes is None:
         raise UserError(
-            f"model {files.reference!r}: {path.name} has no classes (logits.weight), it gives vectors alone; use it for face_embedding"
+            f"model {files.reference!r}: {path.name} has no classes (logits.weight), it gives vectors alone; use "
+            "it for face_embedding"
         )
     model = InceptionResnetV1(classify=classify, num_classes=classes if classify else None)
     if not classify:

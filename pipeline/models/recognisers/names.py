@@ -19,7 +19,8 @@ def read_names(path: Path) -> list[str]:
         names = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.rstrip("\n").split("\n")]
     except (OSError, ValueError) as error:
         raise UserError(
-            f"labels {path}: cannot be read ({error.__class__.__name__}); expected one name per class, a line each or a JSON list"
+            f"labels {path}: cannot be read ({error.__class__.__name__}); expected one name per class, a line each "
+            "or a JSON list"
         ) from None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise UserError(

@@ -22,8 +22,8 @@ def find(reference: str, base: Path, demo: Path | None) -> ModelFiles:
 class Recogniser:
     """One picture input, vectors out. Its shapes are read from the file itself.
 
-    size: pixels of a side, as the file says, None where it leaves that open. channels_last: (b, H, W, 3) instead of (b, 3, H, W).
-    fixed: the batch the file insists on, None where it takes any.
+    size: pixels of a side, as the file says, None where it leaves that open. channels_last: (b, H, W, 3) instead of (b,
+    3, H, W). fixed: the batch the file insists on, None where it takes any.
     """
 
     def __init__(self, files: ModelFiles) -> None:
@@ -57,7 +57,7 @@ class Recogniser:
         ]
         try:
             return onnxruntime.InferenceSession(self.files.weights[0], options, providers=providers)
-        except Exception as error:  # noqa: BLE001 - onnxruntime has an exception class for each of its own failures
+        except Exception as error:
             raise self._refuse(f"cannot be loaded ({summary(error)})", "download or export it again") from None
 
     @cached_property

@@ -7,7 +7,8 @@ import numpy as np
 
 
 def rows_or_none(model: Callable[[Any], np.ndarray], crops: Any) -> list[np.ndarray | None]:
-    """`model(crops)` row by row; where it fails on the batch, crop by crop, None for those it fails on or gives no finite numbers for.
+    """`model(crops)` row by row; where it fails on the batch, crop by crop, None for those it fails on or gives no
+    finite numbers for.
 
     Raises what says nothing about a crop: too little memory, and `UserError`.
     """
@@ -15,7 +16,7 @@ def rows_or_none(model: Callable[[Any], np.ndarray], crops: Any) -> list[np.ndar
 
     try:
         rows: Sequence[Any] = list(model(crops))
-    except Exception as error:  # noqa: BLE001 - any library's failure on its input
+    except Exception as error:
         import torch
 
         if isinstance(error, torch.OutOfMemoryError | MemoryError | UserError):
