@@ -1,1 +1,1 @@
-"""What every room stands on: errors, files, progress, logs, paths, receipts, child processes, the device. Knows nothing of entity linking."""
+"""Shared by every room: errors, files, progress, logs, paths, receipts, child processes, the device. Knows nothing of entity linking."""

@@ -69,7 +69,7 @@ def run(target: str, job: Any, result: Any = None, threads: int = 0) -> Any:
     if code == -signal.SIGKILL:
         raise UserError(
             f"{target} was killed (signal 9); if memory ran out, choose a smaller --extract-batch. "
-            "The same command goes on where it stopped"
+            "Run the same command again to continue"
         )
     raise RuntimeError(f"{target} ended with exit code {code}; its traceback stands above")
 
@@ -82,7 +82,7 @@ def _error(name: str) -> type[UserError] | type[PassingError]:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """The environment of a child; what its user has set stays."""
+    """The environment of a child; variables that the user has set stay."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     defaults = {
         "OMP_NUM_THREADS": str(threads or cores),
@@ -134,7 +134,7 @@ def restored(kind: Any, value: Any) -> Any:
 
 
 def _wait(process: subprocess.Popen[str], noted: Path) -> int:
-    """Exit code of the child; until then whoever watches sees its progress."""
+    """Wait for the child and pass its progress to the watchers; returns its exit code."""
     watch, last = _WATCH.get(), None
     while True:
         try:

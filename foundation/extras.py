@@ -1,4 +1,4 @@
-"""Packages that only some commands need: the extra that brings each, and the line that says so where one lacks."""
+"""Packages that only some commands need, the extras that install them, and the error where one is missing."""
 
 import contextlib
 import importlib.metadata

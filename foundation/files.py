@@ -1,4 +1,4 @@
-"""Small file operations that either happen whole or not at all."""
+"""File operations that happen completely or not at all, and strict reading of JSON."""
 
 import contextlib
 import errno
@@ -30,9 +30,9 @@ _FOR_THE_USER = {
 
 
 def error_number(error: Exception) -> int | None:
-    """The system's number of an error. HDF5 tells it in its text alone (`errno = 28`), as an `OSError` or, on close, a `RuntimeError`."""
-    told = re.search(r"errno = (\d+)", str(error))
-    return int(told[1]) if told else getattr(error, "errno", None)
+    """The errno of an error. HDF5 gives it only in its text (`errno = 28`), of an `OSError` or, on close, a `RuntimeError`."""
+    match = re.search(r"errno = (\d+)", str(error))
+    return int(match[1]) if match else getattr(error, "errno", None)
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ def make_folder(path: Path) -> Path:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush a folder's entries, so that a name that was given survives a power cut."""
+    """Flush a folder's entries, so that new names survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -65,7 +65,7 @@ def sync_folder(path: Path) -> None:
 def write_atomic(path: Path, data: bytes | str, temporary: Path | None = None) -> None:
     """Replace `path` by `data`: a reader sees the old content or the new, never a part.
 
-    temporary: the name to write under, in the same folder, for who sweeps up after killed writers; else a random one.
+    temporary: the name to write under, in the same folder, so that leftovers of killed writers can be recognised; else a random one.
     Raises `UserError` for a full, read-only or forbidden place; nothing is left behind then.
     """
     path = Path(path)
@@ -93,7 +93,7 @@ def write_json(path: Path, value: Any, temporary: Path | None = None) -> None:
 
 @contextlib.contextmanager
 def together(*paths: Path) -> Iterator[None]:
-    """Inside, files of one folder are written that are of use together: if one fails, those that were not there before go, with them an empty folder."""
+    """Inside, several files of one folder are written. If one fails, the new ones are removed, and the folder if it is then empty."""
     new = [path for path in paths if not path.exists()]
     try:
         yield
@@ -139,9 +139,9 @@ def _repeated(text: str) -> tuple[str, int]:
 
 
 def parse_json(text: str, unique: bool = False) -> Any:
-    """`json.loads`, with a `json.JSONDecodeError` for all that it does not take: numbers too long and objects too deep are among it.
+    """`json.loads`, but every refusal is a `json.JSONDecodeError`, also for numbers that are too long and objects nested too deeply.
 
-    unique: and keys given twice in one object, of which it would keep the last.
+    unique: a key given twice in one object is refused too, where `json.loads` would keep the last.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique if unique else None)
@@ -214,9 +214,9 @@ def link_new(temporary: Path, final: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file `path` (made if need be) for a moment; the system lets go of it when the process dies.
+    """Inside, hold an exclusive lock on the file `path`, created if necessary. The system releases it when the process dies.
 
-    Where the file system knows no locks, the body runs without one: callers stay correct, they may only do work twice.
+    On a file system without locks the body runs unlocked; callers stay correct, but may repeat work.
     """
     descriptor = _take_lock(path)
     try:
@@ -226,7 +226,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _take_lock(path: Path) -> int:
-    """Descriptor of the locked file; one that its holder removed meanwhile is made again."""
+    """Descriptor of the locked file. A file that its holder removed in the meantime is created again."""
     while True:
         with explained(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -242,7 +242,7 @@ _passed: Counter[str] = Counter()
 
 
 def fault_point(name: str) -> None:
-    """Test aid: kill this process (SIGKILL) where the environment variable `MEL_FAULT` names this point, as `name` or `name:n` (n-th passing).
+    """Test aid: kill this process (SIGKILL) if the environment variable `MEL_FAULT` names this point, as `name` or `name:n` (n-th passing).
 
     Points: `before-write`, `mid-write`, `before-link`, `after-link` of a shard, `after-answer` of a wiki or language model, `before-receipt` of a
     task. Without the variable nothing happens.

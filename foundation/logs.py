@@ -12,19 +12,19 @@ WANTED = "MEL_JSON_LOG"
 
 
 def wanted() -> bool:
-    """Whether lines of JSON were asked for; children inherit it."""
+    """Whether logs are JSON lines; child processes inherit the setting."""
     return os.environ.get(WANTED, "").lower() not in ("", "0", "false", "no")
 
 
 def emit(event: str, level: str = "info", **more: Any) -> None:
-    """One line, where lines are wanted: time (UTC), level, event, and what more there is to say."""
+    """Print one JSON line if logs are JSON: time (UTC), level, event and further fields."""
     if wanted():
-        said = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "event": event, **more}
-        print(json.dumps(said, ensure_ascii=False, default=str), file=sys.stderr, flush=True)
+        record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "event": event, **more}
+        print(json.dumps(record, ensure_ascii=False, default=str), file=sys.stderr, flush=True)
 
 
 def say(text: str) -> None:
-    """A result, on stdout at once. Whoever read it may have read enough (`… | head`): the rest goes nowhere, and the work goes on."""
+    """Print a result to stdout at once. If its reader has closed the pipe (`… | head`), the rest is dropped and the work continues."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -58,7 +58,7 @@ def take_over() -> None:
 
 
 def relay(stream: IO[str], source: str) -> None:
-    """Pass on what another process writes to its stderr, line by line: its own lines of JSON as they are, any other text wrapped in one."""
+    """Relay another process's stderr line by line: JSON lines unchanged, other text wrapped in one."""
     for line in stream:
         line = line.rstrip("\n")
         if line.startswith('{"time"'):

@@ -1,4 +1,4 @@
-"""This machine: its devices and their memory, and whether a folder can be written and mapped."""
+"""The machine's devices and their memory; whether a folder can be written and mapped."""
 
 import contextlib
 import mmap
@@ -13,7 +13,7 @@ from foundation.files import explained, make_folder
 
 @contract
 class Device:
-    """A device that torch can use. total, free: bytes of its memory, None where the system does not tell."""
+    """A device that torch can use. total, free: bytes of its memory, None where unknown."""
 
     name: str
     description: str
@@ -60,7 +60,7 @@ def _cores() -> int:
 
 
 def _memory() -> dict[str, int]:
-    """Bytes of memory, as far as the system tells."""
+    """Total and free bytes of memory, None where unknown."""
     names = {"total": "SC_PHYS_PAGES", "free": "SC_AVPHYS_PAGES"}
     known = {key: name for key, name in names.items() if name in os.sysconf_names}
     return {key: os.sysconf(name) * os.sysconf("SC_PAGE_SIZE") for key, name in known.items()}

@@ -1,4 +1,4 @@
-"""Where everything lies under the work folder: the one place that builds paths."""
+"""The paths below the work folder; no other module builds them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ class Paths:
 
     @property
     def answers(self) -> Path:
-        """What wikis and language models answered, for all datasets: what is in there is never asked again."""
+        """Answers of wikis and language models, for all datasets; no question is sent twice."""
         return self.root / "answers"
 
     def demo(self, part: str, request: str) -> Path:
@@ -70,14 +70,14 @@ class Paths:
         )
 
     def prompted(self) -> list[Path]:
-        """The folders of features that were made with prompts that a run has learned; they belong to those runs."""
+        """The folders of features with learned prompts; they belong to the runs that learned them."""
         return sorted(self.root.glob("runs/*/dsmip/*/cache"))
 
     def sweep(self, dataset: str, method: str, digest: str) -> Path:
         return self.root / "sweeps" / dataset / method / digest[:16]
 
     def blocks(self, digest: str) -> Path:
-        """A frozen CLIP taken apart, for prompts; safe to delete."""
+        """The blocks of a frozen CLIP, for learning prompts; safe to delete."""
         return self.root / "memo" / f"clip-blocks-{digest[:16]}.safetensors"
 
     def report(self, dataset: str, name: str, digest: str) -> Path:

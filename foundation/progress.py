@@ -1,4 +1,4 @@
-"""How far a piece of work is: a bar with rate and time left on a terminal, and a small file for whoever started the process."""
+"""Progress of long work: a bar with rate and remaining time on a terminal, and a small file for the parent process."""
 
 import contextlib
 import json
@@ -36,7 +36,7 @@ class Bar:
         )
 
     def update(self, count: int = 1) -> None:
-        """`count` more steps are done."""
+        """Count `count` more steps as done."""
         self.done += count
         self._drawn.update(count)
         now = time.monotonic()
@@ -49,7 +49,7 @@ class Bar:
         self._drawn.set_postfix(values)
 
     def state(self, now: float) -> dict[str, Any]:
-        """what, unit, done, total, rate (per second, of this process), left_s (None where nothing can be said of it)."""
+        """what, unit, done, total, rate (per second, of this process), left_s (None where unknown)."""
         rate = (self.done - self.first) / max(now - self._began, 1e-9)
         left = (self.total - self.done) / rate if self.total is not None and rate > 0 else None
         return {
@@ -79,7 +79,7 @@ class Bar:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """The last note in a progress file; None where there is none."""
+    """The last state in a progress file; None where there is none."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):

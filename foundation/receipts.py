@@ -1,4 +1,4 @@
-"""Receipts: what a finished task resolved to, and how to tell that it still stands."""
+"""Receipts: the results of finished tasks, and whether they are still valid."""
 
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ def file_entry(root: Path, path: Path) -> dict[str, Any]:
 def write(
     path: Path, *, task: str, request: Any, result: dict[str, Any], files: list[dict[str, Any]], run: dict[str, Any]
 ) -> None:
-    """Write the receipt last, atomically: it is the proof that the task is done.
+    """Write a receipt atomically, as the last step of a task: it proves that the task is done.
 
-    request: the significant parameters in clear. result: identities and places. files: what must still be there.
-    run: seconds, model loads and rows extracted of the run that made it.
+    request: the significant parameters in clear. result: identities and places. files: those that must still exist.
+    run: seconds, model loads and extracted rows of the run that wrote it.
     """
     fault_point("before-receipt")
     write_json(path, {"task": task, "request": request, "result": result, "files": files, "run": run})

@@ -62,7 +62,7 @@ def nearest_options(word: str, options: Iterable[str]) -> str:
 def quiet_interrupt(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """A `sys.excepthook`: Ctrl-C ends a command with a line, not with a traceback."""
     if issubclass(kind, KeyboardInterrupt):
-        print("stopped; the same command goes on where it stopped", file=sys.stderr)
+        print("stopped; run the same command again to continue", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
