@@ -14,7 +14,8 @@ from documents import PAGES, ROOT
 
 
 def blocks(page: str, language: str = "python") -> list[str]:
-    return [block.text for block in documents.blocks(ROOT / "docs" / page) if block.language == language]
+    listed = documents.blocks(ROOT / "docs" / page)
+    return [block.text for block in listed if block.language == language and block.mark == "run"]
 
 
 def write_named(block: str, folder: Path) -> Path:
