@@ -49,7 +49,8 @@ def train_encoders(job: DemoJob) -> dict[str, Any]:
                 parts = list(pool.map(_train_share, SHARES, [place] * len(SHARES), [job.seed] * len(SHARES)))
         except BrokenProcessPool:
             raise PassingError(
-                "demo encoders: a training process was killed (out of memory?); free about 2 GB and run the same command again"
+                "demo encoders: a training process was killed (out of memory?); free about 2 GB and run the same "
+                "command again"
             ) from None
         report: dict[str, Any] = {name: entry for part in parts for name, entry in part.items()}
         report["seconds"] = round(time.perf_counter() - begun, 1)
@@ -76,7 +77,7 @@ def _train_share(names: tuple[str, ...], folder: Path, seed: int) -> dict[str, A
     from pipeline.demo.pretext import Drawings, pictures, things
     from pipeline.demo.vocabulary import learn_pieces
 
-    # One thread: two of them would wait for each other wherever other work shares the cores, and results would depend on their number.
+    # One thread: two would wait for each other where other work shares the cores, and results depend on their number.
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     pieces = learn_pieces(seed)

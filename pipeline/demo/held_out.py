@@ -134,7 +134,7 @@ def _choose_captions(folder: Path, rng: random.Random) -> float:
 
 
 def _probe_drawings(rng: random.Random) -> Callable[[Encode], float]:
-    """The mean accuracy of three probes: the kind of any drawing, and of drawn people the colours of hair and of dress."""
+    """The mean accuracy of three probes: the kind of any drawing; the colours of hair and of dress of people."""
     people = [Thing("", "person", KINDS["person"].draw_traits(rng)) for _ in range(FEW + TESTED)]
     anything = things(FEW + TESTED, rng)
     of_people, of_anything = _drawings(people, rng), _drawings(anything, rng)
@@ -152,17 +152,21 @@ def _probe_drawings(rng: random.Random) -> Callable[[Encode], float]:
 
 
 def _probe_sentences(rng: random.Random) -> Callable[[Encode], float]:
-    """The kind of what a sentence is about, told by a role or a fame. The probe's examples and its test use different
-    ones of these, so that vectors which only tell words apart are of no use."""
+    """The kind of what a sentence is about, which a role or a fame states.
+
+    Examples and test use different roles and fames: vectors that only tell words apart are of no use.
+    """
     texts, answers = [], []
     for place in range(SENTENCES + TESTED):
         kind = rng.choice(list(KINDS))
         half = 0 if place < SENTENCES else 1
-        told = rng.choice(
+        slot, value = rng.choice(
             [("role", rng.choice(KINDS[kind].roles[half::2])), ("fame", rng.choice(KINDS[kind].fames[half::2]))]
         )
-        article = "the " if told[0] == "role" else ""
-        texts.append(rng.choice(NEUTRAL).replace("{m}", f"{full_name(rng)}, {article}{KINDS[kind].phrase(*told)},"))
+        article = "the " if slot == "role" else ""
+        texts.append(
+            rng.choice(NEUTRAL).replace("{m}", f"{full_name(rng)}, {article}{KINDS[kind].phrase(slot, value)},")
+        )
         answers.append(kind)
     return lambda encode: _linear_probe(encode(texts), answers, SENTENCES)
 

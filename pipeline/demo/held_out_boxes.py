@@ -27,10 +27,10 @@ def evaluate(folder: Path, seed: int) -> dict[str, float]:
     names = detector.names()
     drawn = [draw_boxed(thing.kind, thing.traits, rng, rng.choice(SIZES)) for thing in things(TESTED, rng)]
     with torch.inference_mode():
-        found = detector([detector.prepare(image) for image, _ in drawn])
+        detections = detector([detector.prepare(image) for image, _ in drawn])
     covered: list[tuple[str, bool]] = []
     idle = total = 0
-    for (_, there), (boxes, _, labels) in zip(drawn, found, strict=True):
+    for (_, there), (boxes, _, labels) in zip(drawn, detections, strict=True):
         seen = [(names[label], tuple(box)) for box, label in zip(boxes.tolist(), labels.tolist(), strict=True)]
         covered += [
             (name, any(name == other and overlap(box, place) >= OVERLAP for other, place in seen))

@@ -1,7 +1,7 @@
 """What a demo entity can be: its kind, what its pictures show, what its texts say.
 
-A `Kind` lists *visible* slots (hair, hull, roofs ...), each a product of word lists, and *told* slots (role, fame) that
-no picture shows. Every kind also has the told slots `decade` and `region`. The traits of one entity are a dict slot →
+A `Kind` lists *visible* slots (hair, hull, roofs ...), each a product of word lists, and *unseen* slots (role, fame)
+that no picture shows. Every kind also has the unseen slots `decade` and `region`. The traits of an entity are a dict slot →
 value; a value is its words joined by blanks, so that "long red" has the words `long` and `red`.
 """
 
@@ -26,19 +26,16 @@ REGIONS = (
     "Tarn",
     "Westreach",
 )
-TELLING = (
-    "role",
-    "decade",
-    "fame",
-)  # told slots that tell the members of a cluster apart; the region is theirs together
-TOLD = (*TELLING, "region")
+TELLING = ("role", "decade", "fame")  # unseen slots in which members of a cluster differ; they share the region
+UNSEEN = (*TELLING, "region")
 ON_FACES = ("hair", "beard", "glasses", "headgear")  # slots of a person that a face shows
 
 
 @dataclass(frozen=True)
 class Visible:
-    """A slot that pictures show: one word of each list, and how it is said; `say` is None for what is drawn but never
-    written.
+    """A slot that pictures show. words: its value is one word of each list.
+
+    say: how texts put a value, None where they never do.
     """
 
     words: tuple[tuple[str, ...], ...]
@@ -52,16 +49,15 @@ class Visible:
         """The value in words; empty when there is nothing to say (`none`, or a slot that is only drawn)."""
         if self.say is None or value == "none":
             return ""
-        said = self.say.format(*value.split())
-        return said.rstrip("s") if said.startswith("one ") else said
+        words = self.say.format(*value.split())
+        return words.rstrip("s") if words.startswith("one ") else words
 
 
 @dataclass(frozen=True)
 class Kind:
     """A type of entity.
 
-    begun: the verb that goes with its decade. apart: in how many words two looks must differ to be told apart at a
-    glance.
+    begun: the verb that goes with its decade. apart: in how many words two looks must differ to be distinct.
     """
 
     visible: dict[str, Visible]
@@ -72,13 +68,13 @@ class Kind:
 
     def draw_traits(self, rng: random.Random) -> dict[str, str]:
         """Traits of a random entity of this kind, without its type."""
-        told = {
+        unseen = {
             "role": rng.choice(self.roles),
             "decade": rng.choice(DECADES),
             "fame": rng.choice(self.fames),
             "region": rng.choice(REGIONS),
         }
-        return told | {slot: " ".join(_different(visible.words, rng)) for slot, visible in self.visible.items()}
+        return unseen | {slot: " ".join(_different(visible.words, rng)) for slot, visible in self.visible.items()}
 
     def phrase(self, slot: str, value: str) -> str:
         """How the text says that `slot` is `value`; empty for what is never said."""
@@ -106,7 +102,7 @@ def _different(lists: tuple[tuple[str, ...], ...], rng: random.Random) -> list[s
 
 def attributes(kind: str, traits: dict[str, str]) -> str:
     """The attribute text of an entity: kind, told slots, visible slots, joined by periods."""
-    phrases = [KINDS[kind].phrase(slot, traits[slot]) for slot in (*TOLD, *KINDS[kind].visible)]
+    phrases = [KINDS[kind].phrase(slot, traits[slot]) for slot in (*UNSEEN, *KINDS[kind].visible)]
     return ". ".join([kind, *filter(None, phrases)])
 
 

@@ -67,7 +67,8 @@ def make_mentions(entities: list[DemoEntity], count: int, rng: random.Random) ->
             pool = [entity for entity in fitting if split != "train" or not entity.held_out]
             if not pool:
                 raise UserError(
-                    f"demo world of {len(entities)} entities: no gold for regime {regime}, split {split}; ask for more entities"
+                    f"demo world of {len(entities)} entities: no gold for regime {regime}, split {split}; ask for more "
+                    "entities"
                 )
             golds = [gold for _ in range(number // len(pool) + 1) for gold in rng.sample(pool, len(pool))][:number]
             mentions += [_mention(regime, split, gold, cast, rng) for gold in golds]
@@ -87,11 +88,11 @@ def _fits(regime: str, gold: DemoEntity, rivals: list[DemoEntity]) -> bool:
     if regime == "picture-decides":
         return not alike and sum(rival.name == gold.name for rival in rivals) >= 2
     if regime == "both-decide":
-        told = {slot: gold.traits[slot] for slot in TELLING}
+        facts = {slot: gold.traits[slot] for slot in TELLING}
         return (
             bool(alike)
-            and any(gold.shares(rival, told) for rival in rivals)
-            and not any(gold.shares(rival, told) for rival in alike)
+            and any(gold.shares(rival, facts) for rival in rivals)
+            and not any(gold.shares(rival, facts) for rival in alike)
         )
     sayable = {slot: gold.traits[slot] for slot in (*TELLING, *KINDS[gold.kind].sayable(gold.traits))}
     return bool(rivals) and not any(gold.shares(rival, sayable) for rival in rivals)
@@ -123,12 +124,12 @@ def _mention(regime: str, split: str, gold: DemoEntity, cast: _Cast, rng: random
 
 
 def _deciding(gold: DemoEntity, rivals: list[DemoEntity], at_least: int, rng: random.Random) -> dict[str, str]:
-    """Facts that are true of `gold` and, together, of no rival: told ones first, then words for what pictures show."""
-    told, seen = list(TELLING), KINDS[gold.kind].sayable(gold.traits)
-    rng.shuffle(told)
-    rng.shuffle(seen)
+    """Facts that are true of `gold` and, together, of no rival: unseen ones first, then what pictures show."""
+    unseen, visible = list(TELLING), KINDS[gold.kind].sayable(gold.traits)
+    rng.shuffle(unseen)
+    rng.shuffle(visible)
     stated: dict[str, str] = {}
-    for slot in told + seen:
+    for slot in unseen + visible:
         left = [rival for rival in rivals if gold.shares(rival, stated)]
         if len(stated) < at_least or any(rival.traits[slot] != gold.traits[slot] for rival in left):
             stated[slot] = gold.traits[slot]

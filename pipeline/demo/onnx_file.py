@@ -40,9 +40,9 @@ class Graph:
 
     def write(self, path: Path, shape: tuple[int, ...], output: str, width: int) -> None:
         """Write the model: input `input` (n, *shape) float32, output `output` (n, width) float32, n left open."""
-        named = self.nodes + [b"".join([_text(1, output), _text(2, "output"), _text(4, "Identity")])]
+        nodes = [*self.nodes, b"".join([_text(1, output), _text(2, "output"), _text(4, "Identity")])]
         graph = [
-            *(_bytes(1, node) for node in named),
+            *(_bytes(1, node) for node in nodes),
             _text(2, "main"),
             *(_bytes(5, weight) for weight in self.weights),
         ]

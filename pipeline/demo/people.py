@@ -12,7 +12,8 @@ def person(pen: Pen, traits: dict[str, str]) -> None:
     if style == "long":
         pen.ellipse(50, 46, 28, 34, hair)
         pen.box(22, 46, 78, 82, hair)
-    _dress(pen, *traits["dress"].split(), pen.paint(traits["skin"], 0.88))
+    colour, cut = traits["dress"].split()
+    _dress(pen, colour, cut, pen.paint(traits["skin"], 0.88))
     if style == "curly":
         for x, y in ((27, 38), (30, 50), (27, 27), (73, 38), (70, 50), (73, 27)):
             pen.ellipse(x, y, 9, 9, hair)

@@ -1,6 +1,6 @@
 """The entities of the demo KB: clusters that share a name and a region, so that neither tells its members apart.
 
-Two shapes of cluster. In a *square* four entities of one kind and one name combine two sets of told facts with two
+Two shapes of cluster. In a *square* four entities of one kind and one name combine two sets of unseen facts with two
 looks: text alone and picture alone each leave two. In a *row* every member has a look of its own, across one to three
 kinds.
 """
@@ -87,9 +87,9 @@ def _square(cluster: _Cluster, kind: str, rng: random.Random) -> _Cluster:
     other = KINDS[kind].draw_traits(rng)
     while difference(kind, one, other) < KINDS[kind].apart or any(one[slot] == other[slot] for slot in TELLING):
         other = KINDS[kind].draw_traits(rng)
-    for told in (one, other):
-        for seen in (one, other):
-            cluster.add(kind, told | {slot: seen[slot] for slot in visible}, True, rng)
+    for facts in (one, other):
+        for look in (one, other):
+            cluster.add(kind, facts | {slot: look[slot] for slot in visible}, True, rng)
     if rng.random() < 0.7:
         _add_others(cluster, kind, 1, rng)
     return cluster

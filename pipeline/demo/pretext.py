@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.demo.drawing import draw
-from pipeline.demo.looks import KINDS, ON_FACES, REGIONS, TELLING, TOLD, attributes
+from pipeline.demo.looks import KINDS, ON_FACES, REGIONS, TELLING, UNSEEN, attributes
 from pipeline.demo.names import full_name, near_name, surname, written
 from pipeline.demo.sentences import describe, listed, say, with_article
 
@@ -36,15 +36,15 @@ class Drawings:
 
 def things(count: int, rng: random.Random) -> list[Thing]:
     """`count` random things, groups of `GROUP` next to each other."""
-    made: list[Thing] = []
-    while len(made) < count:
+    drawn: list[Thing] = []
+    while len(drawn) < count:
         name = full_name(rng) if rng.random() < 0.6 else surname(rng)
         kind, region = _kind(rng), rng.choice(REGIONS)
         for place in range(GROUP):
             kind = kind if place % 2 else _kind(rng)
             traits = KINDS[kind].draw_traits(rng) | {"region": region}
-            made.append(Thing(near_name(name, kind, rng) if rng.random() < 0.15 else name, kind, traits))
-    return made[:count]
+            drawn.append(Thing(near_name(name, kind, rng) if rng.random() < 0.15 else name, kind, traits))
+    return drawn[:count]
 
 
 def _kind(rng: random.Random) -> str:
@@ -59,12 +59,12 @@ def pictures(shown: list[Thing], rng: random.Random) -> np.ndarray:
 def caption(thing: Thing, rng: random.Random) -> str:
     """What the picture shows, in one of several forms."""
     kind = KINDS[thing.kind]
-    said = [kind.phrase(slot, thing.traits[slot]) for slot in kind.sayable(thing.traits)]
-    rng.shuffle(said)
+    phrases = [kind.phrase(slot, thing.traits[slot]) for slot in kind.sayable(thing.traits)]
+    rng.shuffle(phrases)
     if rng.random() < 0.3:
-        return ". ".join([thing.kind, *said])
+        return ". ".join([thing.kind, *phrases])
     frame = rng.choice(("a picture of {}", "a photo of {}", "{} in a picture", "the picture shows {}", "{}"))
-    return frame.format(f"{with_article(thing.kind)} with {listed([with_article(phrase) for phrase in said])}")
+    return frame.format(f"{with_article(thing.kind)} with {listed([with_article(phrase) for phrase in phrases])}")
 
 
 def face_text(person: Thing, rng: random.Random) -> str:
@@ -93,7 +93,6 @@ def mention_text(thing: Thing, rng: random.Random) -> str:
     if rng.random() < 0.2:
         chosen.append("region")
     phrase = written(thing.name, rng)
-    sentence = say(phrase, thing.kind, {slot: thing.traits[slot] for slot in (*TOLD, *visible) if slot in chosen}, rng)[
-        0
-    ]
+    stated = {slot: thing.traits[slot] for slot in (*UNSEEN, *visible) if slot in chosen}
+    sentence, _, _ = say(phrase, thing.kind, stated, rng)
     return sentence if rng.random() < 0.2 else f"{phrase} [SEP] {sentence}"

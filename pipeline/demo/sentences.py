@@ -1,13 +1,12 @@
 """Sentences around a phrase that state a given set of facts and nothing else.
 
-A neutral frame fits an entity of any kind; a frame of a kind gives the kind away, and is used only where that may be
-told.
+A neutral frame fits an entity of any kind; a frame of a kind gives the kind away, and is used only where it may.
 """
 
 import random
 from collections.abc import Sequence
 
-from pipeline.demo.looks import KINDS, TOLD
+from pipeline.demo.looks import KINDS, UNSEEN
 
 NEUTRAL = (
     "a letter about {m} came with the morning post",
@@ -127,16 +126,16 @@ def say(phrase: str, kind: str | None, stated: dict[str, str], rng: random.Rando
     """
     frames = NEUTRAL if kind is None or rng.random() < 0.4 else OF_KIND[kind]
     frame = rng.choice(OPENERS) + rng.choice(frames)
-    told = _description(kind, stated, rng)
+    facts = _description(kind, stated, rng)
     way = rng.random()
-    if not told:
+    if not facts:
         text = frame
     elif way < 0.45:
-        text = frame.replace("{m}", "{m}, " + told + ("" if frame.endswith("{m}") else ","), 1)
+        text = frame.replace("{m}", "{m}, " + facts + ("" if frame.endswith("{m}") else ","), 1)
     elif way < 0.75:
-        text = f"{frame}. {told[0].upper()}{told[1:]}{rng.choice(CLOSERS)}"
+        text = f"{frame}. {facts[0].upper()}{facts[1:]}{rng.choice(CLOSERS)}"
     else:
-        text = f"{told}: {frame}"
+        text = f"{facts}: {frame}"
     twice = rng.random() < 0.05
     if twice:
         text = rng.choice(TWICE) + text
@@ -147,7 +146,7 @@ def say(phrase: str, kind: str | None, stated: dict[str, str], rng: random.Rando
 
 
 def _description(kind: str | None, stated: dict[str, str], rng: random.Random) -> str:
-    """The stated facts as one noun phrase, told slots before visible ones; empty when nothing is stated."""
+    """The stated facts as one noun phrase, unseen slots before visible ones; empty when nothing is stated."""
     if kind is None:
         region = stated.get("region")
         return rng.choice(OPEN_KIND).format(region) if region else ""
@@ -156,9 +155,9 @@ def _description(kind: str | None, stated: dict[str, str], rng: random.Random) -
     say_slot = KINDS[kind].phrase
     head = say_slot("role", stated["role"]) if "role" in stated else kind
     head = f"the {head}" if rng.random() < 0.6 else with_article(head)
-    tails = [say_slot(slot, stated[slot]) for slot in TOLD if slot != "role" and slot in stated]
+    tails = [say_slot(slot, stated[slot]) for slot in UNSEEN if slot != "role" and slot in stated]
     rng.shuffle(tails)
-    seen = listed([with_article(say_slot(slot, value)) for slot, value in stated.items() if slot not in TOLD])
+    seen = listed([with_article(say_slot(slot, value)) for slot, value in stated.items() if slot not in UNSEEN])
     return head + "".join(f" {tail}" for tail in tails) + (f" with {seen}" if seen else "")
 
 
@@ -176,8 +175,10 @@ def listed(words: Sequence[str]) -> str:
 
 
 def describe(name: str, kind: str, traits: dict[str, str]) -> str:
-    """Two sentences on an entity: what is told of it, what its pictures show."""
+    """Two sentences on an entity: unseen facts, and what its pictures show."""
     say_slot = KINDS[kind].phrase
-    told = " ".join(say_slot(slot, traits[slot]) for slot in ("region", "decade"))
+    unseen = " ".join(say_slot(slot, traits[slot]) for slot in ("region", "decade"))
     seen = listed([with_article(say_slot(slot, traits[slot])) for slot in KINDS[kind].sayable(traits)])
-    return f"{name} is a {kind}, the {traits['role']} {told}, {say_slot('fame', traits['fame'])}. Pictures show {seen}."
+    return (
+        f"{name} is a {kind}, the {traits['role']} {unseen}, {say_slot('fame', traits['fame'])}. Pictures show {seen}."
+    )

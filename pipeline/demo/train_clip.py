@@ -19,7 +19,10 @@ from pipeline.demo.vocabulary import clip_tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-OBJECTIVE = "contrastive (InfoNCE): mention, caption or face text to attribute text, then drawing to caption and attribute text with the text tower locked"
+OBJECTIVE = (
+    "contrastive (InfoNCE): mention, caption or face text to attribute text, then drawing to caption and attribute "
+    "text with the text tower locked"
+)
 CONTEXT = 64  # tokens
 TEXT_BATCH, IMAGE_BATCH = 128, 64
 CAPTIONS = 0.3  # share of captions among what is matched to attribute texts
@@ -65,7 +68,7 @@ def configuration(vocabulary_size: int) -> dict[str, Any]:
 def train(
     folder: Path, pieces: list[str], drawings: Drawings, schedules: tuple[Schedule, Schedule], seed: int
 ) -> dict[str, Any]:
-    """Write `folder/clip`; returns the training's part of the report. schedules: of the text tower, of the image tower."""
+    """Write `folder/clip`; returns the training's part of the report. schedules: of text tower and image tower."""
     import open_clip
     import torch
     from safetensors.torch import save_file

@@ -18,7 +18,10 @@ from pipeline.demo.onnx_file import Graph
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-OBJECTIVE = "per face: hair, beard, glasses, headgear (cross-entropy) and which drawings show one person (InfoNCE); celebrities: a linear layer on top"
+OBJECTIVE = (
+    "per face: hair, beard, glasses, headgear (cross-entropy) and which drawings show one person (InfoNCE); "
+    "celebrities: a linear layer on top"
+)
 WIDTHS = (16, 32, 64, 128)
 EMBEDDED = 64  # numbers in a face's vector
 PEOPLE, BATCH = 1600, 48  # people drawn twice; people in a batch
@@ -114,7 +117,7 @@ def _recognise(trunk: "nn.Module", known: list[Celebrity], rng: random.Random) -
     return layer
 
 
-def _save(place: Path, trunk: "nn.Module", head: "nn.Linear", names: list[str]) -> None:
+def _save(place: Path, trunk: "nn.Module", head: "nn.Module", names: list[str]) -> None:
     """A classifier's folder, as `save_pretrained` of the model and of its image processor leave it."""
     model = network(names)
     model.resnet.load_state_dict(trunk.state_dict())
@@ -123,7 +126,7 @@ def _save(place: Path, trunk: "nn.Module", head: "nn.Linear", names: list[str]) 
     write_json(place / "preprocessor_config.json", PREPROCESS)
 
 
-def export(place: Path, trunk: "nn.Module", embed: "nn.Linear") -> None:
+def export(place: Path, trunk: Any, embed: "nn.Linear") -> None:
     """`recogniser.onnx`: RGB faces (n, 3, SIDE, SIDE), (x / 255 − 0.5) / 0.5, to vectors (n, EMBEDDED) that are not
     normalised.
     """

@@ -14,7 +14,10 @@ from pipeline.demo.pretext import SIZE, Drawings, Thing
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-OBJECTIVE = "attribute classification: one softmax per slot (kind, hair, hull ...), cross-entropy on the slots that the drawn kind has"
+OBJECTIVE = (
+    "attribute classification: one softmax per slot (kind, hair, hull ...), cross-entropy on the slots that the drawn "
+    "kind has"
+)
 PREPROCESS = {"crop_size": SIZE, "resize_size": SIZE, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
 BATCH = 32
 
@@ -94,4 +97,4 @@ def _slot_loss(logits: "Tensor", target: "Tensor") -> "Tensor":
         functional.cross_entropy(part, column, ignore_index=-1, reduction="sum")
         for part, column in zip(parts, target.T, strict=True)
     ]
-    return sum(losses) / len(logits)
+    return sum(losses[1:], losses[0]) / len(logits)

@@ -17,7 +17,10 @@ from pipeline.models.detectors import yolo
 if TYPE_CHECKING:
     from torch import Tensor
 
-OBJECTIVE = "ultralytics' detection loss (boxes, distances, classes) on drawings of one figure each: eight kinds, and people's faces"
+OBJECTIVE = (
+    "ultralytics' detection loss (boxes, distances, classes) on drawings of one figure each: eight kinds, and people's "
+    "faces"
+)
 NAMES = (*KINDS, "face")
 DRAWINGS, BATCH = 3000, 32
 SCALE = [0.33, 0.125, 1024]  # depth, width, most channels; YOLOv8n has width 0.25

@@ -24,7 +24,8 @@ def learn_pieces(seed: int) -> list[str]:
     letters = sorted(
         {letter for text in texts for letter in tokenizer.normalizer.normalize_str(text) if not letter.isspace()}
     )
-    # The trainer numbers the inner letters in the order of a randomly seeded hash table, and the numbers break ties: name them beforehand.
+    # The trainer numbers inner letters in the order of a randomly seeded hash table, and the numbers break ties: naming
+    # the letters beforehand fixes both.
     named = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters)]
     tokenizer.train_from_iterator(
         texts, trainers.WordPieceTrainer(vocab_size=SIZE, special_tokens=named, show_progress=False)
@@ -35,7 +36,7 @@ def learn_pieces(seed: int) -> list[str]:
 
 def bert_tokenizer(pieces: Sequence[str], length: int) -> Any:
     """A `BertTokenizerFast` for texts of at most `length` tokens."""
-    from transformers import BertTokenizerFast
+    from transformers import BertTokenizerFast  # type: ignore[attr-defined]  # a name that transformers adds lazily
 
     return BertTokenizerFast(
         vocab={piece: number for number, piece in enumerate(pieces)}, do_lower_case=True, model_max_length=length

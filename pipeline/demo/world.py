@@ -79,7 +79,7 @@ def make_world(seed: int, n_entities: int = ENTITIES, n_mentions: int = MENTIONS
     usual: dict[str, DemoPicture] = {}
     for number, mention in enumerate(mentions):
         picture = _mention_picture(f"images/mentions/{number:05d}", mention, rng)
-        if mention.shared and mention.gold is not None:
+        if picture is not None and mention.shared and mention.gold is not None:
             picture = usual.setdefault(mention.gold, picture)
         picture_of.append(picture)
     return World(entities, mentions, pictures_of, picture_of)
@@ -143,7 +143,7 @@ def _entity_records(world: World) -> Iterator[dict[str, Any]]:
 def _mention_records(world: World) -> Iterator[dict[str, Any]]:
     kinds = {entity.id: entity.kind for entity in world.entities}
     for number, (mention, picture) in enumerate(zip(world.mentions, world.picture_of, strict=True)):
-        record = {"id": f"m{number:05d}", "sentence": mention.sentence, "mention": mention.phrase}
+        record: dict[str, Any] = {"id": f"m{number:05d}", "sentence": mention.sentence, "mention": mention.phrase}
         if mention.start is not None:
             record |= {"start": mention.start, "end": mention.start + len(mention.phrase)}
         if picture is not None:

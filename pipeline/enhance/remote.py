@@ -225,7 +225,8 @@ class RemoteModel:
     def ask(self, conversations: Sequence[Conversation], deliver: Callable[[int, Answer], None]) -> None:
         """Answer the conversations from several threads. See `LanguageModel.ask`.
 
-        Raises `UserError` or `LimitReached` for what ends the run, `OutOfTries` after `STOPPED_AFTER` failures in a row.
+        Raises `UserError` or `LimitReached` where the run must end, `OutOfTries` after `STOPPED_AFTER` failures in a
+        row.
         """
         stop, in_a_row, guard = threading.Event(), [0], threading.Lock()
 
