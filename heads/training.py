@@ -1,5 +1,6 @@
 """Training of a head over cached features: a checkpoint per epoch, the full evaluation at the end, a run's folder."""
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -174,18 +175,25 @@ def job_digest(job: TrainingJob) -> str:
 
 
 class _Curves:
-    """Learning curves for TensorBoard, written anew from the history when a run goes on, so that no epoch is lost or twice there."""
+    """Learning curves for TensorBoard, written anew from the history when a run goes on: no epoch is lost or twice there.
+
+    Where the package tensorboard is not installed (extra `report`), none are written; history.json has the figures.
+    """
 
     def __init__(self, folder: Path, history: list[dict[str, Any]]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         shutil.rmtree(folder, ignore_errors=True)
-        self.writer = SummaryWriter(str(folder))
+        self.writer: Any = None
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(folder))
         for row in history:
             self.add(row)
 
     def add(self, row: dict[str, Any]) -> None:
         """Add an epoch's figures."""
+        if self.writer is None:
+            return
         for name, value in row.items():
             if name != "epoch":
                 self.writer.add_scalar(name.replace(" ", "/"), value, row["epoch"])
@@ -193,4 +201,5 @@ class _Curves:
 
     def close(self) -> None:
         """Flush and close the file."""
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
