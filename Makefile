@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 LUIGI = $(VENV)/bin/luigi --module tasks
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 
 .PHONY: demo test check coverage docs clean
 
@@ -21,7 +22,7 @@ check: $(VENV)/.installed-test
 	$(VENV)/bin/python -m mypy
 
 coverage: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check 'pytest-cov>=7'
+	$(PIP) install -q 'pytest-cov>=7'
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --cov --cov-report=term
 
 docs: $(VENV)/.installed-docs
@@ -31,16 +32,24 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14) and "Python 3.11 to 3.13 is needed, found " + sys.version.split()[0] + "; name one with make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e .
+# ultralytics wants opencv-python, deepface opencv-contrib-python-headless, and both write the folder cv2. The headless one stays:
+# it has all that the other has but windows, which nothing here opens, and needs no libraries of a desktop.
+define install
+	$(PIP) install -q -e '.[$(1)]'
+	$(PIP) uninstall -q -y opencv-python opencv-contrib-python-headless
+	$(PIP) install -q --no-deps opencv-contrib-python-headless
 	touch $@
+endef
+
+$(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(call install,all)
 
 $(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test]'
-	touch $@ $(VENV)/.installed
+	$(call install,test)
+	touch $(VENV)/.installed
 
 $(VENV)/.installed-docs: setup.cfg pyproject.toml | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check 'mkdocs-material>=9.6'
+	$(PIP) install -q 'mkdocs-material>=9.6'
 	touch $@
 
 clean:
