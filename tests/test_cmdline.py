@@ -36,6 +36,11 @@ def python(*arguments, cwd, **environment):
         ([], "no command given; known: Ablate, "),
         (["TrainHead", "--methods", "dwe"], "TrainHead has no option --methods; nearest: --method"),
         (["SearchHead", "--trials=5"], "SearchHead has no option --trials; nearest: --n-trials"),
+        (
+            ["TrainHead", "--lr", "0.1"],
+            "TrainHead has no option --lr: a hyper-parameter of mimic, --params '{\"lr\": 0.1}'",
+        ),
+        (["TrainHead", "--method", "drin", "--patience"], "of drin, --params '{\"patience\": 5}'"),
         (["TrainHead", "--seed=1", "mimic"], "TrainHead takes no 'mimic': a value stands behind its option"),
         (["TrainHead", "--method"], "--method: expected one argument"),
         (["TrainHead", "--see", "1"], "TrainHead has no option --see; nearest: --seed, --seeds"),

@@ -11,6 +11,7 @@ import pytest
 from documents import ROOT
 
 import tasks
+from heads.config import options
 from mel_cache.commands import catalogue
 from mel_cache.commands.shell import help
 
@@ -36,6 +37,18 @@ def test_without_a_command_all_are_listed_under_headings_and_inner_tasks_are_not
     ]
     assert set(tasks.__all__) == {name for group in catalogue.COMMANDS.values() for name in group}
     assert "ExtractGroup" not in text and "PromptedFeatures" not in text and "Exit codes: 0 done, 2 " in text
+
+
+def test_methods_and_the_hyper_parameters_of_one_are_listed_with_defaults_and_bounds():
+    _, text = commands.run("TrainHead", "--help")
+    assert "methods:\n" in text and all(f"{method}," in text for method in ("drin", "dsmip", "dwe", "mimic"))
+    code, text = commands.run("TrainHead", "--method", "dwe", "--help")
+    assert code == 0 and "hyper-parameters of dwe, as in --params" in text
+    for option in options("dwe"):
+        assert re.search(rf"^  {option.name}( |$)", text, re.M)
+    assert "  margin                  of the triplet loss, on cosines; number, at least 0 (0.5)" in text
+    code, text = commands.run("TrainHead", "--method", "dwee", "--help")
+    assert code == 2 and "no such method; did you mean 'dwe'?" in text
 
 
 def test_lines_are_as_wide_as_the_terminal(monkeypatch):

@@ -6,6 +6,7 @@ they are read, and how they become a task.
 
 import argparse
 import importlib
+import json
 import os
 import re
 import sys
@@ -20,6 +21,7 @@ from luigi.task_register import Register
 
 from foundation import logs, plugins
 from foundation.errors import nearest
+from heads.config import options
 from mel_cache.commands.shell import command, help, messages, settings
 
 Commands = Mapping[str, Mapping[str, type[luigi.Task]]]
@@ -134,7 +136,7 @@ class _Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         known, rest = self.parse_known_args(args, namespace)
         if rest:
-            self.refuse(rest[0])
+            self.refuse(rest[0], known, rest[1:])
         return known
 
     def error(self, message: str) -> NoReturn:
@@ -143,12 +145,28 @@ class _Parser(argparse.ArgumentParser):
             self.refuse(ambiguous[1])
         messages.refuse(re.sub(r"^argument \S*?(--[^/: ]+):", r"\1:", message))
 
-    def refuse(self, word: str) -> NoReturn:
-        """End the command over a word that is no option of its, or of several."""
+    def refuse(self, word: str, known: argparse.Namespace | None = None, after: Sequence[str] = ()) -> NoReturn:
+        """End the command over a word that is no option of its, or of several. known, after: what else was given."""
         name = self.task.get_task_family() if self.task else "luigi"
         if not word.startswith("-"):
             messages.refuse(f"{name} takes no {word!r}: a value stands behind its option, as in --dataset demo")
-        options = [*(self.task.get_params() if self.task else ()), *core.get_params()]
-        listed = [help.flag(option, parameter) for option, parameter in options]
+        with messages.refusing():
+            self._refuse_hyper_parameter(word, known, after)
+        parameters = [*(self.task.get_params() if self.task else ()), *core.get_params()]
+        listed = [help.flag(option, parameter) for option, parameter in parameters]
         word = word.partition("=")[0]
         messages.refuse(f"{name} has no option {word}; nearest: {messages.nearest_options(word, listed)}")
+
+    def _refuse_hyper_parameter(self, word: str, known: argparse.Namespace | None, after: Sequence[str]) -> None:
+        """End the command, with the option that takes it, where `word` names a hyper-parameter of the head."""
+        parameters = dict(self.task.get_params()) if self.task else {}
+        if known is None or not {"method", "params"} <= parameters.keys():
+            return
+        name, _, value = word.lstrip("-").partition("=")
+        name = name.replace("-", "_")
+        method = known.method or parameters["method"].task_value(known.root_task, "method")
+        for option in options(method):
+            if option.name == name:
+                value = value or (after[0] if after else json.dumps(option.default))
+                example = f"""--params '{{"{name}": {value}}}'"""
+                messages.refuse(f"{known.root_task} has no option --{name}: a hyper-parameter of {method}, {example}")

@@ -4,6 +4,7 @@ Luigi's own help lists every option twice, without defaults; it stays there unde
 """
 
 import inspect
+import json
 import shutil
 import textwrap
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 import luigi
 from luigi.parameter import MissingParameterException, ParameterVisibility
 
+from heads.config import Option, methods, options
 from mel_cache.commands.shell.settings import FAILED, REFUSED
 
 WIDEST = 120
@@ -24,6 +26,7 @@ TITLES = {
     "Options": "texts",
 }
 """Headings of options that a command has in common with others, by the class that declares them."""
+METHODS = "methods"
 USAGE = "luigi --module tasks {} [--option value ...]"
 FOOT = f"""Exit codes: 0 done, {REFUSED} refused before anything ran, {FAILED} a task failed.
 `python -m mel_cache {{0}}` does the same. Luigi's own options: --help-all"""
@@ -54,12 +57,32 @@ def command(task: type[luigi.Task], method: str | None = None) -> str:
     sections: dict[str, list[str]] = {}
     for name, parameter in task.get_params():
         sections.setdefault(_declared(task, name), []).append(_option(task, name, parameter))
-    order = dict.fromkeys(found.__name__ for found in task.__mro__ if found.__name__ in sections)
+    titles = list(dict.fromkeys(found.__name__ for found in task.__mro__ if found.__name__ in sections))
     lines = [USAGE.format(task.get_task_family()), "", *_paragraphs(inspect.getdoc(task) or ""), ""]
-    for title in order:
+    if "method" in dict(task.get_params()):
+        sections[METHODS] = _method_lines(method)
+        titles.insert(1, METHODS)
+    for title in titles:
         heading = "options" if title == task.__name__ else f"options of {TITLES.get(title, title)}"
+        if title == METHODS:
+            heading = f"hyper-parameters of {method}, as in --params '{{\"lr\": 0.001}}'" if method else METHODS
         lines += [f"{heading}:", *sections[title], ""]
     return "\n".join([*lines, *_paragraphs(FOOT.format(task.get_task_family()))])
+
+
+def _method_lines(method: str | None) -> list[str]:
+    """The hyper-parameters of a method, or without one the methods there are. Raises `UserError` for an unknown one."""
+    if method is None:
+        listed = textwrap.wrap(", ".join(methods()), width(), initial_indent="  ", subsequent_indent="  ")
+        return [*listed, "  `--method NAME --help` lists the hyper-parameters of one"]
+    return [
+        _entry(f"  {option.name}", f"{option.meaning}; {_values(option)} ({json.dumps(option.default)})", INDENT)
+        for option in options(method)
+    ]
+
+
+def _values(option: Option) -> str:
+    return f"{option.kind}, {option.bounds}" if option.bounds else option.kind
 
 
 def _declared(task: type[luigi.Task], name: str) -> str:
