@@ -1,4 +1,4 @@
-"""`luigi --module tasks NAME --help`: every option once, with what it is for and its default; nothing private, nothing heavy."""
+"""`--help`: every option of a command once, with what it is for and its default; nothing private, nothing heavy."""
 
 import os
 import re
@@ -39,7 +39,8 @@ def test_without_a_command_all_are_listed_under_headings_and_inner_tasks_are_not
     assert "ExtractGroup" not in text and "PromptedFeatures" not in text and "Exit codes: 0 done, 2 " in text
 
 
-def test_methods_and_the_hyper_parameters_of_one_are_listed_with_defaults_and_bounds():
+def test_methods_and_the_hyper_parameters_of_one_are_listed_with_defaults_and_bounds(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     _, text = commands.run("TrainHead", "--help")
     assert "methods:\n" in text and all(f"{method}," in text for method in ("drin", "dsmip", "dwe", "mimic"))
     code, text = commands.run("TrainHead", "--method", "dwe", "--help")
@@ -60,17 +61,20 @@ def test_lines_are_as_wide_as_the_terminal(monkeypatch):
 
 
 def test_defaults_come_from_the_environment_but_never_a_private_one():
-    code = "import sys, tasks\nfrom mel_cache.commands.shell import help\nprint(help.command(tasks.SearchHead))\nassert not {'torch', 'transformers', 'optuna'} & set(sys.modules)"
+    code = (
+        "import sys, tasks\nfrom mel_cache.commands.shell import help\nprint(help.command(tasks.SearchHead))\n"
+        "assert not {'torch', 'transformers', 'optuna'} & set(sys.modules)"
+    )
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "MEL_STORAGE": "postgresql://user:secret@host/db",
         "MEL_DATASET": "mydata",
     }
-    said = subprocess.run(
+    text = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True
     ).stdout
-    assert "(mydata)" in said and "secret" not in said and "(required)" in help.command(tasks.BuildPairs)
+    assert "(mydata)" in text and "secret" not in text and "(required)" in help.command(tasks.BuildPairs)
 
 
 def test_the_command_line_prints_it_and_luigis_own_help_is_still_there():
@@ -90,7 +94,8 @@ def test_the_command_line_prints_it_and_luigis_own_help_is_still_there():
 
 @pytest.mark.parametrize("options", ["--help", "--dry-run --work-dir nowhere"])
 def test_a_reader_that_has_read_enough_is_no_error(options, tmp_path):
-    command = f"{sys.executable} -m luigi --module tasks TrainHead {options.replace('nowhere', str(tmp_path / 'work'))} | true; exit ${{PIPESTATUS[0]}}"
+    options = options.replace("nowhere", str(tmp_path / "work"))
+    command = f"{sys.executable} -m luigi --module tasks TrainHead {options} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=ROOT,

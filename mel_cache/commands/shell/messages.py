@@ -44,7 +44,7 @@ def refusing() -> Iterator[None]:
 
 def show(error: Exception | str) -> None:
     """`error: …` on stderr, a line for each line of the message; one JSON object where logs are JSON."""
-    message = "; ".join([str(error), *([REMEDIES[type(error)]] if type(error) in REMEDIES else [])])
+    message = "; ".join([str(error), *(remedy for kind, remedy in REMEDIES.items() if type(error) is kind)])
     if logs.wanted():
         logs.emit("error", "error", message=message)
     else:
