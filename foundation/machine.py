@@ -45,9 +45,7 @@ def check_folder(folder: Path) -> None:
             file.flush()
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
                 if mapped[:] != bytes(mmap.PAGESIZE):
-                    raise UserError(
-                        f"{folder}: what was written there is not what is mapped; choose another --work-dir"
-                    )
+                    raise UserError(f"{folder}: a file there is not mapped as written; choose another --work-dir")
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: cannot be written or mapped ({error}); choose another --work-dir") from None
     finally:

@@ -1,4 +1,4 @@
-"""An environment of Python's as a plain `pip install` leaves it: links to those of this environment's packages that setup.cfg wants."""
+"""An environment as a plain `pip install` leaves it: links to those of this one's packages that setup.cfg wants."""
 
 import configparser
 import importlib.metadata

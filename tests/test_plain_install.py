@@ -1,4 +1,4 @@
-"""A plain install, without any extra: heads train over an existing cache, and a command that lacks a package says what to install."""
+"""A plain install, without extras: heads train over an existing cache; what lacks a package says what to install."""
 
 import os
 import shutil
