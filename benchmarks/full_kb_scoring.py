@@ -1,42 +1,47 @@
-"""Full-KB scoring with MIMIC: pairs per second of `heads.scoring` against the straightforward form, on the same features and weights.
+"""Full-KB scoring with MIMIC: pairs per second of `heads.scoring` against the straightforward form, on the same input.
 
     python benchmarks/full_kb_scoring.py [--entities 20000] [--mentions 512] [--threads 2] [--device cpu] [--json OUT]
 
-Synthetic features of CLIP ViT-B/32's sizes: texts of 12 to 40 tokens (mean about 27) 512 wide, 50 image states 768 wide, a third of the pictures
-absent. Prints a Markdown table row; ends with an error where the two disagree by more than 1e-4.
+Synthetic features of CLIP ViT-B/32's sizes: texts of 12 to 40 tokens (mean about 27) 512 wide, 50 image states 768
+wide, a third of the pictures absent. Prints a Markdown table row; ends with an error where the two disagree by more
+than 1e-4.
 
-The straightforward form follows the paper's equations as the released code computes them: mentions in batches of 20, the KB's projected features in
-chunks, every text padded to 40 positions, and everything behind the features (LayerNorms, Q, K, V, fusion) computed anew for each pair of batch and
-chunk. It has the masks of our defaults, so that scores can be compared, and a chunk size that is the fastest of several.
+The straightforward form follows the paper's equations as the released code computes them: mentions in batches of 20,
+the KB's projected features in chunks, every text padded to 40 positions, and everything behind the features
+(LayerNorms, Q, K, V, fusion) computed anew for each pair of batch and chunk. It has the masks of our defaults, so that
+scores can be compared, and a chunk size that is the fastest of several.
 """
 
 import argparse
 import json
-import platform
 import time
+from copy import copy
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from _measure import machine, synchronise
 from torch import Tensor
 
-from heads.base import Ragged, Rows, make_head
-from heads.config import load_config
+from heads.base import Ragged, Rows
+from heads.config.mimic import MimicConfig
+from heads.data import Side
 from heads.methods._mimic_units import Dual
 from heads.methods.mimic import Mimic
-from heads.scoring import score_kb
+from heads.scoring import Scoring
 
 SHAPES = {"text.tokens": (512,), "text.pooled": (512,), "image.tokens": (50, 768), "image.pooled": (512,)}
 LENGTH = 40
 BATCH = 20
 
 
-class Memory:
+class Memory(Side):
     """A side whose features are in memory, in half precision as the cache keeps them."""
 
     def __init__(self, n: int, seed: int, device: torch.device) -> None:
+        super().__init__(n, device)
         random = np.random.default_rng(seed)
-        self.device = device
         lengths = torch.from_numpy(np.clip(random.normal(27, 7, n).round(), 12, LENGTH).astype(np.int64))
         generator = torch.Generator(device).manual_seed(seed)
 
@@ -58,17 +63,26 @@ class Memory:
 
 
 def projected(head: Mimic, inputs: Rows) -> dict[str, Tensor]:
-    """What the released code keeps of an entity or mention: padded text features and projected image states (its encoder's output)."""
-    lengths = inputs["text.tokens"].lengths
-    present = inputs["image.ok"]
+    """What the released code keeps of a record: padded text features and projected image states (its encoder's
+    output).
+    """
+    tokens, present = inputs["text.tokens"], dense(inputs, "image.ok")
+    assert isinstance(tokens, Ragged)
     return {
-        "text": inputs["text.pooled"].float(),
-        "tokens": inputs["text.tokens"].padded(torch.arange(len(lengths)), LENGTH).float(),
-        "real": (torch.arange(LENGTH) < lengths[:, None]).to(inputs["text.pooled"].device),
-        "vector": head.image_global(inputs["image.pooled"].float()),
-        "states": head.image_local(inputs["image.tokens"].float()),
+        "text": dense(inputs, "text.pooled").float(),
+        "tokens": tokens.padded(torch.arange(len(tokens.lengths)), LENGTH).float(),
+        "real": (torch.arange(LENGTH) < tokens.lengths[:, None]).to(present.device),
+        "vector": head.image_global(dense(inputs, "image.pooled").float()),
+        "states": head.image_local(dense(inputs, "image.tokens").float()),
         "present": present,
     }
+
+
+def dense(rows: Rows, name: str) -> Tensor:
+    """A column that is not ragged."""
+    column = rows[name]
+    assert isinstance(column, Tensor)
+    return column
 
 
 def straightforward_tglu(head: Mimic, entity: dict[str, Tensor], mention: dict[str, Tensor]) -> Tensor:
@@ -89,14 +103,20 @@ def straightforward_tglu(head: Mimic, entity: dict[str, Tensor], mention: dict[s
     return (global_local.T + mention_text @ entity_text.T) / 2
 
 
-def straightforward_dual(
-    unit: Dual, query: Tensor, vector: Tensor, states: Tensor, present: Tensor, absent: Tensor
-) -> Tensor:
+class Visual(NamedTuple):
+    """One side's pictures. vector: (n, d). states: (n, 50, d). present: (n,) bool."""
+
+    vector: Tensor
+    states: Tensor
+    present: Tensor
+
+
+def straightforward_dual(unit: Dual, query: Tensor, visual: Visual, absent: Tensor) -> Tensor:
     """Eq. 12 to 14 as written; (queries, values)."""
-    pooled = torch.where(present[:, None], states.mean(1), absent)
+    pooled = torch.where(visual.present[:, None], visual.states.mean(1), absent)
     fused = unit.fusion(unit.sum_norm(pooled[None] + query[:, None]))
     gate = torch.tanh(unit.gate(fused))
-    return (unit.norm(gate * fused + vector[None]) * query[:, None]).sum(-1)
+    return (unit.norm(gate * fused + visual.vector[None]) * query[:, None]).sum(-1)
 
 
 def straightforward_fuse(head: Mimic, side: dict[str, Tensor]) -> Tensor:
@@ -113,49 +133,26 @@ def straightforward(head: Mimic, entity: dict[str, Tensor], mention: dict[str, T
     sides = {}
     for name, side in (("entity", entity), ("mention", mention)):
         vector = torch.where(side["present"][:, None], head.image_global_norm(side["vector"]), head.absent_image)
-        sides[name] = vector, head.image_local_norm(side["states"]), side["present"]
-    to_mention = straightforward_dual(
-        head.vdlu.entity_to_mention, sides["entity"][0], *sides["mention"], head.absent_image
-    ).T
-    to_entity = straightforward_dual(
-        head.vdlu.mention_to_entity, sides["mention"][0], *sides["entity"], head.absent_image
-    )
+        sides[name] = Visual(vector, head.image_local_norm(side["states"]), side["present"])
+    units, absent = head.vdlu, head.absent_image
+    to_mention = straightforward_dual(units.entity_to_mention, sides["entity"].vector, sides["mention"], absent).T
+    to_entity = straightforward_dual(units.mention_to_entity, sides["mention"].vector, sides["entity"], absent)
     fused = straightforward_fuse(head, mention) @ straightforward_fuse(head, entity).T
     return (straightforward_tglu(head, entity, mention) + (to_mention + to_entity) / 2 + fused) / 3
 
 
 @torch.no_grad()
-def time_straightforward(
-    head: Mimic, mentions: Memory, entities: Memory, chunk: int, batches: int, n: int
-) -> tuple[float, Tensor]:
-    """Pairs per second over `batches` batches of mentions and the first `n` entities, and the scores (B, n)."""
+def time_straightforward(head: Mimic, sides: tuple[Memory, Memory], chunk: int, batches: int) -> tuple[float, Tensor]:
+    """Pairs per second over `batches` batches of mentions and all entities, and the scores (B, N)."""
+    (mentions, entities), n = sides, sides[1].count
     kept = [projected(head, entities.rows(np.arange(start, min(start + chunk, n)))) for start in range(0, n, chunk)]
-    asked = [
-        projected(head, mentions.rows(np.arange(start, start + BATCH))) for start in range(0, batches * BATCH, BATCH)
-    ]
+    starts = range(0, batches * BATCH, BATCH)
+    queries = [projected(head, mentions.rows(np.arange(start, start + BATCH))) for start in starts]
     synchronise(entities.device)
     started = time.perf_counter()
-    scores = torch.cat([torch.cat([straightforward(head, part, batch) for part in kept], 1) for batch in asked])
+    scores = torch.cat([torch.cat([straightforward(head, part, batch) for part in kept], 1) for batch in queries])
     synchronise(entities.device)
     return scores.numel() / (time.perf_counter() - started), scores
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def machine(device: torch.device) -> str:
-    """The machine's name for the table."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name()
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def main() -> None:
@@ -170,16 +167,15 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = torch.device(options.device)
-    head = make_head("mimic", load_config("mimic", {}), SHAPES).to(device).eval()
+    head = Mimic(MimicConfig(), SHAPES).to(device).eval()
     mentions, entities = Memory(options.mentions, 1, device), Memory(options.entities, 2, device)
 
     compared = min(4000, options.entities)
-    rates = {
-        chunk: time_straightforward(head, mentions, entities, chunk, 1, compared)[0]
-        for chunk in (250, 500, 1000, 2000, 4000)
-    }
+    some = copy(entities)
+    some.count = compared
+    rates = {chunk: time_straightforward(head, (mentions, some), chunk, 1)[0] for chunk in (250, 500, 1000, 2000, 4000)}
     chunk = max(rates, key=rates.__getitem__)
-    slow, expected = time_straightforward(head, mentions, entities, chunk, 3, compared)
+    slow, expected = time_straightforward(head, (mentions, some), chunk, 3)
 
     with torch.no_grad():
         encoded = (
@@ -187,21 +183,20 @@ def main() -> None:
             head.encode_entities(entities.rows(np.arange(compared))),
         )
         difference = float((head.score_block(*encoded)["score"] - expected).abs().max())
-    index, none = np.arange(options.mentions), np.full(options.mentions, -1)
-    warm = index[: 3 * BATCH]  # the straightforward form is warm by now
-    score_kb(head, mentions, entities, warm, none[: len(warm)], np.zeros(len(warm)), compared)
+    # the straightforward form is warm by now
+    Scoring(head, mentions, some).kb(np.arange(min(3 * BATCH, options.mentions)))
     synchronise(device)
     started = time.perf_counter()
-    score_kb(head, mentions, entities, index, none, np.zeros(options.mentions), options.entities)
+    Scoring(head, mentions, entities).kb(np.arange(options.mentions))
     synchronise(device)
     fast = options.mentions * options.entities / (time.perf_counter() - started)
 
-    print(
-        "| what | machine | straightforward pairs/s | pairs/s | ratio | largest difference of scores |\n|---|---|---|---|---|---|"
-    )
+    print("| what | machine | straightforward pairs/s | pairs/s | ratio | largest difference of scores |")
+    print("|---|---|---|---|---|---|")
     size = f"MIMIC, {options.mentions} mentions × {options.entities:,} entities"
     print(
-        f"| {size} | {machine(device)} | {slow:,.0f} (chunks of {chunk}) | {fast:,.0f} | {fast / slow:.1f} | {difference:.1e} |"
+        f"| {size} | {machine(device)} | {slow:,.0f} (chunks of {chunk}) | {fast:,.0f} | {fast / slow:.1f} | "
+        f"{difference:.1e} |"
     )
     if options.json:
         result = {

@@ -1,11 +1,12 @@
-"""A data set of WikiMEL's size with random features of the papers' widths, in stores and tables as the commands write them.
+"""A data set of WikiMEL's size with random features of the papers' widths, in stores and tables as commands write them.
 
-18,092 / 2,585 / 5,169 mentions, 109,976 entities, lists of 100 with the gold among them. The features are those of `rows` different records (4,096:
-1.6 GB on disk for all methods), which mentions and entities share: record i has the features of record i mod `rows`. Each step then reads as many
-bytes from the mapped shards, eight per feature, as it would from the whole cache.
+18,092 / 2,585 / 5,169 mentions, 109,976 entities, lists of 100 with the gold among them. The features are those of
+`rows` different records (4,096: 1.6 GB on disk for all methods), which mentions and entities share: record i has the
+features of record i mod `rows`. Each step then reads as many bytes from the mapped shards, eight per feature, as it
+would from the whole cache.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import torch
 from cache.identity import Output, content_key
 from cache.shard import Status
 from cache.store import Store
-from heads.config import load_config
+from heads.config import load_config, to_json
+from heads.contracts import Compute, HeadInput, HeadWant, TrainingJob
 
 SPLITS = {"train": 18_092, "dev": 2_585, "test": 5_169}
 ENTITIES, CANDIDATES, SHARDS = 109_976, 100, 8
@@ -38,7 +40,7 @@ FEATURES = {
     "prompted_text": CLIP_TEXT,
     "prompted_image": [Output("tokens", (52, 768)), Output("pooled", (512,))],
 }
-MADE_INTO_OTHERS = ("objects", "object_resnet", "face_attributes", "identity")
+READ_INDIRECTLY = ("objects", "object_resnet", "face_attributes", "identity")
 """Features of the profile that heads read as texts or pair features alone."""
 SEVERAL = ("face_attributes", "identities")
 """Views with several texts per mention."""
@@ -54,9 +56,8 @@ class PaperSizes:
         self.splits = splits or SPLITS
         self.mentions = sum(self.splits.values())
         self.random = np.random.default_rng(0)
-        self.keys = np.frombuffer(b"".join(content_key("image", str(row)) for row in range(rows)), np.uint8).reshape(
-            rows, 16
-        )
+        keys = b"".join(content_key("image", str(row)) for row in range(rows))
+        self.keys = np.frombuffer(keys, np.uint8).reshape(rows, 16)
         self.pictured = self.random.random(rows) > 1 / 3
         self.lengths = np.clip(self.random.normal(27, 7, rows).round(), *TOKENS).astype(np.int64)
         self.stores: dict[str, Path] = {}
@@ -84,32 +85,30 @@ class PaperSizes:
         self.lists[np.arange(self.mentions), np.arange(self.mentions) % CANDIDATES] = gold
         np.savez(folder / "candidates.npz", ids=self.lists, scores=np.zeros(self.lists.shape, np.float32))
 
-    def job(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """What `heads.training` reads, for a method with parameters of its own over the features here."""
-        available = {*FEATURES, *MADE_INTO_OTHERS} - {"prompted_text", "prompted_image"}
+    def job(self, method: str, params: Mapping[str, Any], compute: Compute) -> TrainingJob:
+        """The job that trains a method, with parameters of its own, over the features here."""
+        available = {*FEATURES, *READ_INDIRECTLY} - {"prompted_text", "prompted_image"}
         config = load_config(method, params)
-        wanted = config.wants(available)
-        inputs = [
-            {**want, "store": str(self._store(want["feature"])), "keys": str(self._keys(want["side"], want["view"]))}
-            for want in wanted
-        ]
-        pairs = {name: self._pairs(name) for name in config.pairs(available)}
-        return {
-            "method": method,
-            "config": params,
-            "seed": 0,
-            "dataset": str(self.folder),
-            "inputs": inputs,
-            "pairs": pairs,
-            "candidates": str(self.folder / "candidates.npz"),
-        }
+        return TrainingJob(
+            method=method,
+            config=to_json(config),
+            inputs=tuple(self._input(want) for want in config.wants(available)),
+            dataset=self.folder,
+            candidates=self.folder / "candidates.npz",
+            pairs={name: self._pairs(name) for name in config.pairs(available)},
+            out=self.folder / "run",
+            compute=compute,
+        )
 
-    def _pairs(self, name: str) -> str:
+    def _input(self, want: HeadWant) -> HeadInput:
+        return HeadInput(**vars(want), store=self._store(want.feature), keys=self._keys(want.side, want.view))
+
+    def _pairs(self, name: str) -> Path:
         path = self.folder / f"pairs-{name}.npz"
         if not path.exists():
             values = np.random.default_rng(len(name)).random(self.lists.shape, np.float32)
             np.savez(path, values=np.where(values < 0.1, np.float32(np.nan), values))
-        return str(path)
+        return path
 
     def _keys(self, side: str, view: str) -> Path:
         path = self.folder / f"{side}.{view}.npz"
@@ -130,7 +129,7 @@ class PaperSizes:
                 path,
                 keys=self.keys[rows],
                 present=np.ones(records, bool),
-                span=np.tile(np.int32([6, 11]), (records, 1)),
+                span=np.tile(np.array([6, 11], np.int32), (records, 1)),
             )
         return path
 

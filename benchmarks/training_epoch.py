@@ -1,11 +1,12 @@
-"""One training epoch of MIMIC at WikiMEL's size: 18,092 mentions, 109,976 entities, batches of 128, CLIP ViT-B/32's widths.
+"""One training epoch of MIMIC at WikiMEL's size: 18,092 mentions, 109,976 entities, batches of 128, CLIP's widths.
 
     python benchmarks/training_epoch.py [--threads 2] [--device cpu] [--precision auto] [--mentions 18092] [--json OUT]
 
 --precision takes several, one epoch each: `--device cuda --precision fp32,bf16,fp16`.
 
-Synthetic features as in full_kb_scoring.py, in memory (on the device, for a GPU); mentions and entities share 8,192 rows of them, so that every step
-gathers as many bytes as it would from the real cache. Prints a Markdown table row each.
+Synthetic features as in full_kb_scoring.py, in memory (on the device, for a GPU); mentions and entities share 8,192
+rows of them, so that every step gathers as many bytes as it would from the real cache. Prints a Markdown table row
+each.
 """
 
 import argparse
@@ -13,16 +14,18 @@ import json
 import resource
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from full_kb_scoring import SHAPES, Memory, machine, synchronise
+from _measure import machine, synchronise
+from full_kb_scoring import SHAPES, Memory
 
+from foundation import device as devices
 from heads.base import Rows, make_head
 from heads.config import load_config
 from heads.data import Bundle
-from heads.device import pick_device, pick_precision
-from heads.training import make_optimizer, run_epoch
+from heads.loop import Trainer
 
 MENTIONS, ENTITIES, ROWS = 18_092, 109_976, 8_192
 
@@ -34,12 +37,10 @@ class Shared(Memory):
         return super().rows(index % ROWS)
 
 
-def train(precision: str, device: torch.device, sides: tuple[Shared, Shared], mentions: int) -> dict[str, float | str]:
+def train(precision: str, device: torch.device, sides: tuple[Shared, Shared], mentions: int) -> dict[str, Any]:
     """Seconds of one epoch, after a few steps to warm up, and the peak of memory (the device's, or of the process)."""
     torch.manual_seed(0)
-    config = load_config("mimic", {})
-    head = make_head("mimic", config, SHAPES).to(device)
-    _, optimizer = make_optimizer(head, config)
+    head = make_head("mimic", load_config("mimic", {}), SHAPES).to(device)
     gold = np.random.default_rng(0).integers(0, ENTITIES, mentions)
     bundle = Bundle(
         mentions=sides[0],
@@ -54,10 +55,11 @@ def train(precision: str, device: torch.device, sides: tuple[Shared, Shared], me
     )
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    run_epoch(head, optimizer, bundle, np.arange(min(mentions, 4 * config.batch_size)), config, 0, 0, precision)
+    trainer = Trainer(head, bundle, np.arange(min(mentions, 4 * head.config.batch_size)), 0, precision)
+    trainer.run_epoch(0)
     synchronise(device)
-    started = time.perf_counter()
-    run_epoch(head, optimizer, bundle, np.arange(mentions), config, 0, 1, precision)
+    trainer.mentions, started = np.arange(mentions), time.perf_counter()
+    trainer.run_epoch(1)
     synchronise(device)
     seconds = time.perf_counter() - started
     peak = (
@@ -78,8 +80,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    device = pick_device(options.device)
-    precisions = [pick_precision(name, device) for name in options.precision.split(",")]
+    device = torch.device(devices.choose(options.device))
+    precisions = [devices.choose_precision(name, device.type, training=True) for name in options.precision.split(",")]
     sides = Shared(ROWS, 1, device), Shared(ROWS, 2, device)
     print("| what | machine | precision | s/epoch | mentions/s | peak memory |\n|---|---|---|---|---|---|")
     results = []
@@ -87,7 +89,8 @@ def main() -> None:
         results.append(train(precision, device, sides, options.mentions))
         seconds, peak = results[-1]["seconds"], results[-1]["peak_bytes"]
         print(
-            f"| MIMIC, one epoch | {machine(device)} | {precision} | {seconds:.1f} | {options.mentions / seconds:,.0f} | {peak / 1e9:.1f} GB |",
+            f"| MIMIC, one epoch | {machine(device)} | {precision} | {seconds:.1f} | "
+            f"{options.mentions / seconds:,.0f} | {peak / 1e9:.1f} GB |",
             flush=True,
         )
     if options.json:
