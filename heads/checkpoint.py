@@ -1,4 +1,4 @@
-"""Tensors and state of a run under way in one file that is whole or not there: safetensors, no pickle."""
+"""Tensors and state of an unfinished run in one file that is written completely or not at all: safetensors, no pickle."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any])
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write_tensors` wrote. Raises `UserError` for a file that is no safetensors file of ours."""
+    """The tensors and the state that `write_tensors` wrote. Raises `UserError` for any other file."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118 - not a mapping
@@ -40,7 +40,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dic
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave."""
+    """Restore the state that `optimizer_tensors` returned."""
     place = {name: position for position, name in enumerate(names)}
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in part(tensors, "optimizer.").items():

@@ -1,4 +1,4 @@
-"""What heads are given and give back: wanted features, training jobs, results. No torch."""
+"""Contracts of heads: wanted features, training jobs, results. No torch."""
 
 from collections.abc import Mapping
 from dataclasses import field
@@ -19,7 +19,7 @@ class HeadWant(Want):
 
 @contract
 class HeadInput(HeadWant, Input):
-    """A head's want with the place of its rows. identity: of a feature that a run's learned prompts made, else None."""
+    """A head's want with the place of its rows. identity: of a feature with learned prompts, else None."""
 
     identity: str | None = None
 
@@ -81,7 +81,7 @@ Metrics = Mapping[str, Mapping[str, Mapping[str, Figures]]]
 
 @contract
 class TrainingResult:
-    """What a run ended with. metrics: split -> protocol -> part -> figures. table: the same as text. run: the contents of run.json."""
+    """The result of a run. metrics: split -> protocol -> part -> figures. table: the same as text. run: the contents of run.json."""
 
     metrics: Metrics
     table: str

@@ -89,7 +89,7 @@ class Several:
         """column: over the rows of all records one after another; counts (n,): how many of them each record has."""
         if column.ragged:
             raise UserError(
-                f"output {column.table.output!r} is ragged itself; of a view with several texts per record only fixed outputs can be read"
+                f"output {column.table.output!r} is ragged itself; under a view with several texts per record, only fixed outputs can be read"
             )
         self.column = column
         self.shape = column.shape
@@ -350,7 +350,7 @@ class Bundle:
         return torch.from_numpy(self.candidates[index]).to(device), pairs
 
     def draw(self, index: np.ndarray, count: int, reach: int, random: np.random.Generator) -> np.ndarray | None:
-        """(B, count) entities from the first `reach` of each mention's candidates, -1 where its list is shorter; None where none are asked for."""
+        """(B, count) entities from the first `reach` of each mention's candidates, -1 where its list is shorter; None for a `count` of 0."""
         reach = min(reach, self.candidates.shape[1])
         if not count or not reach:
             return None
@@ -361,7 +361,7 @@ _LONG = ("sentence", "image_key")
 
 
 def _pair_feature(path: Path, candidates: np.ndarray) -> np.ndarray:
-    """(M, k) or (M, k, S) float32 beside the candidate lists. Raises `UserError` where the file was made for other lists."""
+    """(M, k) or (M, k, S) float32 beside the candidate lists. Raises `UserError` where the file belongs to other lists."""
     with np.load(path, allow_pickle=False) as saved:
         values = saved["values"].astype(np.float32)
     if values.shape[:2] != candidates.shape:
@@ -396,7 +396,7 @@ def _budget(device: torch.device) -> int:
 
 
 def prefetch(items: Iterable[T], make: Callable[[T], Any], depth: int = 2) -> Iterator[Any]:
-    """`make(item)` of each item in order, made in a thread up to `depth` ahead, so that reading and computing overlap."""
+    """`make(item)` of each item in order, computed in a thread up to `depth` ahead, so that reading and computing overlap."""
     ready: queue.Queue[tuple[Any, BaseException | None, bool]] = queue.Queue(depth)
     stop = threading.Event()
 

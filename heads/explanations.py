@@ -1,4 +1,4 @@
-"""What a trained head has to tell of its decisions, mention by mention: units, edges, attention, chosen experts, pair features."""
+"""How a trained head came to its scores, mention by mention: units, edges, attention, selected experts, pair features."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -27,28 +27,28 @@ EDGE, ATTENTION, EXPERT = "edge_", "attention.", "expert"
 
 
 def write(job: ExplanationJob) -> Explanations:
-    """Write one line of JSON per mention into the job's file; see `explain` for what stands in it. Raises `UserError`."""
+    """Write one line of JSON per mention into the job's file; see `explain` for its keys. Raises `UserError`."""
     lines = [json.dumps(one, ensure_ascii=False, allow_nan=False) for one in explain(job.run, job.selection)]
     write_atomic(job.file, "".join(f"{line}\n" for line in lines))
     return Explanations(mentions=len(lines))
 
 
 def explain(run: TrainingJob, selection: Selection) -> Iterator[dict[str, Any]]:
-    """What a finished run tells of each mention over its candidate list, plain JSON values; numbers to six digits.
+    """The explanation of each mention over its candidate list, as plain JSON values; numbers to six digits.
 
-    id, split, gold (id or None); candidates: the best first, of each id and score, and where the head has them `units` (name -> score), `expert` (the
-    one that DSMIP's gate chose), `edges` (DRIN: kind -> weight A^0, A^1, ... that each layer used) and `pairs` (pair feature -> value or values);
-    attention: role -> {"weights": one per object, face or name} and, where the role's feature was cut from boxes, "boxes": the numbers of theirs.
+    id, split, gold (id or None); candidates: best first, with id and score and, where the head has them, `units` (name -> score), `expert` (the
+    one that DSMIP's gate selected), `edges` (DRIN: kind -> weight A^0, A^1, ... that each layer used) and `pairs` (pair feature -> value or values);
+    attention: role -> {"weights": one per object, face or name} and, where the role's feature was cut from boxes, "boxes": their indices.
     Raises `UserError` for an unknown mention or split.
     """
     config = load_config(run.method, run.config)
     if not config.evaluates:
         raise UserError(
-            f"{run.out}: a stage that scores nothing by itself; explain the run of {run.method} that goes on from it"
+            f"{run.out}: a stage without scores of its own; explain the {run.method} run that continues from it"
         )
     if run.heads and config.training == "combination" and selection.split not in SPLITS:
         raise UserError(
-            f"--split {selection.split}: a {run.method} run keeps the scores of its heads for {' and '.join(SPLITS)} alone"
+            f"--split {selection.split}: a {run.method} run keeps the scores of its heads only for {' and '.join(SPLITS)}"
         )
     run = fusion.with_parts(run, SPLITS)  # parts are pair features, kept in the run's folder
     head, bundle = load_run(run)
@@ -82,7 +82,7 @@ def chosen(table: Mapping[str, np.ndarray], selection: Selection) -> np.ndarray:
 
 
 def by_hash(name: str) -> bytes:
-    """Sorts mentions in an order that has to do with nothing."""
+    """A sort key that is unrelated to the mentions' content."""
     return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
@@ -94,7 +94,7 @@ def _part(
     names, place = np.unique(lists, return_inverse=True)
     real = names >= 0
     scores: dict[str, np.ndarray] = {"score": np.full(lists.shape, np.nan)}
-    told: dict[str, np.ndarray] = {}
+    details: dict[str, np.ndarray] = {}
     if real.any():
         device = bundle.device
         columns = torch.from_numpy(place.reshape(lists.shape) - int((~real).sum())).to(
@@ -108,10 +108,10 @@ def _part(
         scores = {
             name: values.float().cpu().numpy() for name, values in head.score_lists(*sides, columns, beside).items()
         }
-        told = {name: values.float().cpu().numpy() for name, values in head.explain(*sides, columns, beside).items()}
+        details = {name: values.float().cpu().numpy() for name, values in head.explain(*sides, columns, beside).items()}
     for place_of, row in enumerate(index.tolist()):
         candidates = [
-            _candidate(head, scores, told, pairs, place_of, at) | {"id": str(bundle.entity_ids[lists[place_of, at]])}
+            _candidate(head, scores, details, pairs, place_of, at) | {"id": str(bundle.entity_ids[lists[place_of, at]])}
             for at in np.argsort(
                 -np.where(lists[place_of] >= 0, scores["score"][place_of], -np.inf), kind="stable"
             ).tolist()
@@ -121,7 +121,7 @@ def _part(
         kept = [one for number, one in enumerate(candidates) if not top or number < top or one["id"] == gold]
         attention = {
             name.removeprefix(ATTENTION): _attention(values[place_of], boxes.get(name.removeprefix(ATTENTION)), row)
-            for name, values in told.items()
+            for name, values in details.items()
             if name.startswith(ATTENTION)
         }
         yield {
@@ -136,7 +136,7 @@ def _part(
 def _candidate(
     head: Head,
     scores: Mapping[str, np.ndarray],
-    told: Mapping[str, np.ndarray],
+    details: Mapping[str, np.ndarray],
     pairs: Mapping[str, np.ndarray],
     row: int,
     at: int,
@@ -146,7 +146,7 @@ def _candidate(
     if EXPERT in head.units:
         one["expert"] = head.experts[int(scores[EXPERT][row, at])]
     edges: dict[str, list[float | None]] = {}
-    for name, values in told.items():
+    for name, values in details.items():
         if name.startswith(EDGE):
             edges.setdefault(name.split("_")[1], []).append(number(values[row, at]))
         elif not name.startswith(ATTENTION):

@@ -1,4 +1,4 @@
-"""Training of `fused` and `ranker`: scores of trained heads and counts become parts beside pair features; every part of `fused` is shown alone and left out."""
+"""Training of `fused` and `ranker`: scores of trained heads and counts join the pair features; every part of `fused` is also evaluated alone and left out."""
 
 import io
 import os
@@ -69,7 +69,7 @@ def with_parts(job: TrainingJob, splits: Collection[str]) -> TrainingJob:
         pairs["frequency"] = _kept(out / "frequency.npz", lambda: frequency(job))
     if not pairs:
         raise UserError(
-            f"{job.method}: it has nothing to read; name heads or pair_features that this profile has, or set frequency"
+            f"{job.method}: it has no inputs; name heads or pair_features that this profile has, or set frequency"
         )
     # heads and frequency saw the fraction; dev's half is learned from whole
     fraction = job.train_fraction if config.fits_on == "train" else 1.0
@@ -124,9 +124,9 @@ class Frequency:
     def of_lists(self, phrases: Sequence[str], lists: np.ndarray, itself: np.ndarray | None = None) -> np.ndarray:
         """(M, k, 2) as `frequency` says, for mentions with these phrases and candidates (M, k). itself (M,): the gold of a mention that was counted."""
         number = np.array([self.phrases.get(default_process(text), -1) for text in phrases], np.int64)
-        asked = number[:, None] * len(self.golds) + lists.clip(0)
-        place = np.searchsorted(self.pairs, asked).clip(max=len(self.pairs) - 1)
-        same = (self.pairs[place] == asked) & (number >= 0)[:, None]
+        wanted = number[:, None] * len(self.golds) + lists.clip(0)
+        place = np.searchsorted(self.pairs, wanted).clip(max=len(self.pairs) - 1)
+        same = (self.pairs[place] == wanted) & (number >= 0)[:, None]
         both = np.stack([self.golds[lists.clip(0)], np.where(same, self.counts[place], 0)], -1)
         if itself is not None:
             both -= (lists == np.where(itself >= 0, itself, -2)[:, None])[:, :, None]
@@ -144,7 +144,7 @@ def parts_table(parts: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def _parts(job: TrainingJob, metrics: Metrics) -> dict[str, dict[str, dict[str, float]]]:
-    """The figures of all parts together, of each alone and of all but each; each learned as the run itself was, over the same tensors in memory."""
+    """The figures of all parts together, of each alone and of all but each; each trained like the run itself, over the same tensors in memory."""
     path = job.out / "parts.json"
     if path.exists():
         return read_json(path)
@@ -179,7 +179,7 @@ def _trainer(job: TrainingJob, bundle: Bundle, subset: list[str]) -> Trainer:
 
 
 def _fitted(trainer: Trainer) -> dict[str, dict[str, float]]:
-    """The figures of a combination that is learned by the steps of a run, without leaving one."""
+    """The figures of a combination that is trained like a run, without writing one."""
     head, bundle = trainer.head, trainer.bundle
     head.load_state_dict(trainer.train())
     head.eval()
@@ -199,7 +199,7 @@ def _shown(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _kept(path: Path, make: Callable[[], np.ndarray]) -> Path:
-    """Path of a part's values; made where the file is not there. The run's folder is named by all they depend on."""
+    """Path of a part's values, computed if the file does not exist. The run's folder is named by all they depend on."""
     if not path.exists():
         buffer = io.BytesIO()
         np.savez(buffer, values=make())

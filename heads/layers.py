@@ -57,7 +57,7 @@ Pairing = Block | Lists
 
 
 def fill(rows: Ragged, length: int) -> Ragged:
-    """Rows shorter than `length` filled up with zeros that count as data; empty and longer rows stay as they are."""
+    """Rows padded to `length` with zeros that count as data; empty and longer rows are unchanged."""
     lengths = torch.where(rows.lengths > 0, rows.lengths.clamp(min=length), 0)
     ends = lengths.cumsum(0)
     positions = torch.arange(int(rows.lengths.sum())) + (

@@ -20,7 +20,7 @@ from heads.scoring import Scoring
 
 @dataclass
 class State:
-    """Where a run stands between two epochs. Nothing random is kept: every epoch starts from its own seed.
+    """The state of a run between two epochs. It holds nothing random, because every epoch starts from its own seed.
 
     epoch: epochs done. resumed: how many of them another process did. best: dev MRR of the epoch whose weights are kept, best_epoch (0: none yet).
     history: a row of figures per epoch. seconds: spent in the epochs done, by all processes that had a part in them.
@@ -75,8 +75,8 @@ class Trainer:
     ) -> Mapping[str, Tensor]:
         """Epochs from `state` until the last or until patience ends. Returns the best epoch's weights.
 
-        after: told of the state after each epoch; what it raises ends the training. watch: told of mentions done.
-        Raises `UserError` where the loss is no number any more.
+        after: called with the state after each epoch; an exception ends the training. watch: called with the number of mentions done.
+        Raises `UserError` when the loss is not finite.
         """
         patience, state = self.head.config.patience, self.state
         while state.epoch < self.epochs and not (patience and state.epoch - state.best_epoch >= patience):
@@ -133,7 +133,7 @@ class Trainer:
         return means
 
     def dev_figures(self) -> dict[str, float]:
-        """Figures on candidate lists of the half of dev that chooses the epoch; nothing where it is empty."""
+        """Figures on candidate lists of the half of dev that chooses the epoch; empty where it has no mention."""
         bundle, most = self.bundle, self.head.config.eval_candidates
         chooser = np.flatnonzero(bundle.half_of_dev("choose"))
         if not len(chooser):

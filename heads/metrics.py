@@ -43,14 +43,14 @@ def figures(ranks: np.ndarray, listed: np.ndarray) -> dict[str, float | int]:
     """n, H@k and MRR (fractions of 1; a rank of 0 is a miss), MR over those that have a rank, candidate recall of `listed` (n,) bool."""
     if not len(ranks):
         return {"n": 0}
-    found = ranks > 0
+    ranked = ranks > 0
     reciprocal = np.zeros(len(ranks))
-    reciprocal[found] = 1 / ranks[found]
+    reciprocal[ranked] = 1 / ranks[ranked]
     result: dict[str, float | int] = {"n": len(ranks)}
-    result |= {f"H@{k}": float((found & (ranks <= k)).mean()) for k in CUTOFFS}
+    result |= {f"H@{k}": float((ranked & (ranks <= k)).mean()) for k in CUTOFFS}
     result |= {"MRR": float(reciprocal.mean()), "recall": float(listed.mean())}
-    if found.any():
-        result["MR"] = float(ranks[found].mean())
+    if ranked.any():
+        result["MR"] = float(ranks[ranked].mean())
     return result
 
 

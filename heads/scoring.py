@@ -64,7 +64,7 @@ class Scoring:
         """Scores of each mention of `index` (m,) with its candidates `lists` (m, k): "score" and each unit, (m, k) float32.
 
         -1 in a list is no entity; its score is -inf. pairs: pair features beside `lists`, (m, k, ...) float32 each, for heads that read some.
-        watch: told of mentions as they are done.
+        watch: called with the number of mentions done.
         """
         head, device = self.head, self.entities.device
         names = ("score", *head.units)
@@ -101,7 +101,7 @@ class Scoring:
         top: int = 10,
         watch: Callable[[int], None] = lambda pairs: None,
     ) -> KbScores:
-        """Compare each mention of `index` (m,) with all N entities. golds: None where none is known. watch: told of pairs as they are done.
+        """Compare each mention of `index` (m,) with all N entities. golds: None where none is known. watch: called with the number of pairs done.
 
         An entity is encoded once; neither the KB's features nor the (m, N) scores are ever in memory at once.
         """

@@ -30,7 +30,7 @@ OUTPUTS = ("model.safetensors", "history.json", "predictions.parquet", "metrics.
 
 
 def train(job: TrainingJob) -> TrainingResult:
-    """Train a head and evaluate it; a run that was killed goes on after its last whole epoch, to the same bytes.
+    """Train a head and evaluate it; a killed run continues after its last complete epoch, with the same bytes at the end.
 
     Writes model.safetensors, metrics.json, predictions.parquet, history.json and tensorboard/ to the run's folder, and run.json when all of them
     are there; a run that is complete is read, not trained again. Raises `UserError`.
@@ -58,7 +58,7 @@ def _train(job: TrainingJob, digest: str, device: str) -> TrainingResult:
     trained = time.monotonic()
     head.load_state_dict(best)
     head.eval()
-    found = measure(head, bundle, quiet) if head.config.evaluates else None
+    evaluation = measure(head, bundle, quiet) if head.config.evaluates else None
     description = {
         "method": job.method,
         "config": to_json(head.config),
@@ -68,9 +68,9 @@ def _train(job: TrainingJob, digest: str, device: str) -> TrainingResult:
     }
     write_tensors(out / "model.safetensors", dict(best), description)
     fault_point("run-middle")
-    write_predictions(out / "predictions.parquet", found.predictions if found else {"id": np.empty(0, str)})
+    write_predictions(out / "predictions.parquet", evaluation.predictions if evaluation else {"id": np.empty(0, str)})
     write_json(out / "history.json", {"best_epoch": trainer.state.best_epoch, "epochs": trainer.state.history})
-    write_json(out / "metrics.json", found.metrics if found else {})
+    write_json(out / "metrics.json", evaluation.metrics if evaluation else {})
     fault_point("run-before-end")
     run = {
         "job": digest,
@@ -84,7 +84,7 @@ def _train(job: TrainingJob, digest: str, device: str) -> TrainingResult:
         "epochs": trainer.state.epoch,
         "resumed_after": trainer.state.resumed,
         "parameters": head.trainable,
-        "pairs_per_second": found.pairs_per_second if found else None,
+        "pairs_per_second": evaluation.pairs_per_second if evaluation else None,
         "seconds": {
             "load": round(loaded - started, 3),
             "train": round(trainer.state.seconds, 3),
@@ -110,7 +110,7 @@ def new_head(job: TrainingJob, bundle: Bundle, mentions: np.ndarray) -> Head:
 
 
 def _train_on(trainer: Trainer, out: Path, digest: str, quiet: bool) -> dict[str, torch.Tensor]:
-    """Train from the run's checkpoint, where there is one of this job, to the end; one more after each epoch. Returns the best weights."""
+    """Train from the run's checkpoint, where there is one of this job, to the end; with a new checkpoint after each epoch. Returns the best weights."""
     checkpoint, head = out / "checkpoint.safetensors", trainer.head
     if checkpoint.exists():
         tensors, saved = read_tensors(checkpoint)
@@ -175,9 +175,9 @@ def job_digest(job: TrainingJob) -> str:
 
 
 class _Curves:
-    """Learning curves for TensorBoard, written anew from the history when a run goes on: no epoch is lost or twice there.
+    """Learning curves for TensorBoard. A run that continues writes them again from its history, complete.
 
-    Where the package tensorboard is not installed (extra `report`), none are written; history.json has the figures.
+    Without the package tensorboard (extra `report`) none are written; history.json has the figures.
     """
 
     def __init__(self, folder: Path, history: list[dict[str, Any]]) -> None:

@@ -88,7 +88,7 @@ def test_a_fused_run_tells_its_parts(jobs):
     scores = sorted((candidate["id"], candidate["score"]) for candidate in alone["candidates"])
     assert [name for name, _ in parts] == [name for name, _ in scores]
     assert [value for _, value in parts] == pytest.approx([value for _, value in scores], rel=1e-4, abs=1e-5)
-    with pytest.raises(UserError, match="dev and test alone"):
+    with pytest.raises(UserError, match="only for dev and test"):
         next(explain(jobs["fused"], Selection(split="train")))
 
 
@@ -131,5 +131,5 @@ def test_the_file_has_a_line_of_strict_json_per_mention(jobs, tmp_path):
 
 
 def test_a_stage_that_scores_nothing_is_refused(jobs):
-    with pytest.raises(UserError, match="scores nothing by itself"):
+    with pytest.raises(UserError, match="without scores of its own"):
         next(explain(replace(jobs["mimic"], method="dsmip", config={"stage": "prompts"}), Selection(split="test")))

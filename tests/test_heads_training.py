@@ -369,5 +369,5 @@ def test_a_finished_run_is_evaluated_again_to_the_same_figures_and_scores(world)
 def test_a_run_that_is_not_finished_cannot_be_evaluated(world, tmp_path):
     with pytest.raises(UserError, match="train that head first"):
         evaluate(replace(world[0], out=tmp_path))
-    with pytest.raises(UserError, match="scores nothing by itself"):
+    with pytest.raises(UserError, match="without scores of its own"):
         evaluate(replace(world[0], method="dsmip", config={"stage": "text"}))

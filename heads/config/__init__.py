@@ -19,13 +19,13 @@ _OTHER_MODULES = ("base", "space")
 
 
 def own_methods() -> list[str]:
-    """The methods of the package: the modules of this folder, but for `base`, `space` and those whose names start with an underscore."""
+    """The methods of the package: the modules of this folder except `base`, `space` and those with a leading underscore."""
     names = [module.name for module in pkgutil.iter_modules(__path__)]
     return sorted(name for name in names if name not in _OTHER_MODULES and not name.startswith("_"))
 
 
 def methods() -> list[str]:
-    """All methods there are, plugins among them."""
+    """All methods, plugins included."""
     own = own_methods()
     return sorted([*own, *plugins.find("method", own)])
 
@@ -60,7 +60,7 @@ def _of_plugin(method: str, own: list[str]) -> type[HeadConfig]:
 
 
 def code_digest(method: str) -> dict[str, str]:
-    """`{"plugin": SHA-256 of its file}` of a method from outside the package, else nothing: other code, other numbers."""
+    """`{"plugin": SHA-256 of its file}` of a method from outside the package, else empty. Other code may give other numbers."""
     digest = plugins.digest_of(config_class(method))
     return {"plugin": digest} if digest else {}
 
@@ -110,7 +110,7 @@ def options(method: str) -> list[Option]:
 
 
 def _meaning(kind: type, name: str) -> str:
-    """What the nearest class says that an option means; a class that changes a default need not say it again."""
+    """The meaning of an option, from the nearest class that states it; a class that changes only the default need not repeat it."""
     for base in kind.__mro__:
         for note in _notes(typing.get_type_hints(base, include_extras=True).get(name)):
             if isinstance(note, str):
@@ -119,7 +119,7 @@ def _meaning(kind: type, name: str) -> str:
 
 
 def _notes(hint: Any) -> list[Any]:
-    """What is annotated to a type, and to the members of a union."""
+    """The annotations of a type, and of the members of a union."""
     notes = list(getattr(hint, "__metadata__", ()))
     bare = typing.get_args(hint)[0] if notes else hint
     inner = (

@@ -1,4 +1,4 @@
-"""What every head's configuration has: training hyper-parameters, wanted features, and the hooks that a method fills in."""
+"""The base of every head's configuration: training hyper-parameters, wanted features, and the hooks that a method overrides."""
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from heads.base import Head
 
 TEXT_ONLY = "text only"
-"""The ablation that every method has: itself, without anything that a picture tells."""
+"""The ablation that every method with pictures has: itself without anything that a picture shows."""
 
 Training = Literal["head", "combination", "prompts"]
 """`head`: over cached features. `combination`: the same over pair features, among them the scores of trained heads and training frequency.
@@ -59,16 +59,16 @@ class HeadConfig:
     training: ClassVar[Training] = "head"
     """How it is trained, see `Training`."""
     fits_on: ClassVar[str] = "train"
-    """What its parameters are learned from: "train", or "calibrate", a half of dev that chooses nothing."""
+    """The mentions its parameters are learned from: "train", or "calibrate", the half of dev that is not used for choosing."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Boolean options that stand for several others at once: option -> the defaults it puts in their place."""
+    """Boolean options that set several others: option -> the defaults that it sets."""
     sensitivity: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     """Options whose influence the method's paper plots -> values to train with (ours where the plot names none)."""
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """What a search draws where no other space is given, see `heads.config.space`."""
+    """The default search space, see `heads.config.space`."""
 
     def head_class(self, blocks: Path | None = None) -> HeadMaker | None:
-        """What makes the head; None: the class in `heads/methods/` under the method's name.
+        """What constructs the head; None: the class in `heads/methods/` under the method's name.
 
         A plugin gives its class here, and may import it, and torch with it, only then. blocks: file of a model's blocks that the head runs live.
         """
@@ -91,7 +91,7 @@ class HeadConfig:
         return {}
 
     def searched(self) -> Mapping[str, Mapping[str, Any]]:
-        """The search space of this configuration: `space`, or what of it these options read."""
+        """The search space of this configuration: `space`, or the part of it that these options use."""
         return self.space
 
     def pinned(self) -> dict[str, Any]:
@@ -105,8 +105,8 @@ class HeadConfig:
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
         """The ablations of the method's paper: name -> parameters in place of these, and `TEXT_ONLY` where the method reads pictures.
 
-        `train_fraction` among them is no option of the head but the share of the training mentions. Those that would change nothing, because the
-        features `available` lack what they take away, are left out.
+        `train_fraction` among them is no option of the head but the share of the training mentions. Those that would change nothing, because `available` lacks the
+        features that they remove, are left out.
         """
         return {}
 
@@ -120,7 +120,7 @@ class HeadConfig:
         }
 
     def pick(self, option: str, known: tuple[str, ...], available: Collection[str]) -> str | None:
-        """The feature that `option` names: as it says, or where it says "auto" the first of `known` that is `available` (None where none is).
+        """The feature that `option` names: its value or, for "auto", the first of `known` that is `available` (None where none is).
 
         Raises `UserError` for one that is not available.
         """

@@ -32,7 +32,7 @@ PROMPTED = {"text": "prompted_text", "image": "prompted_image"}
 class DsmipConfig(HeadConfig):
     """Defaults are the paper's (section 4), but for what is marked ours.
 
-    The first stage trains each expert by itself, the second the gate over them. A command that asks for the gate first trains what is missing.
+    The first stage trains each expert by itself, the second the gate over them. Training the gate first trains the experts that are missing.
     """
 
     lr: Positive = 5e-4
@@ -194,7 +194,7 @@ class DsmipConfig(HeadConfig):
         return {**text, **alone, **without, **two, "10% of train": {"train_fraction": 0.1}}
 
     def searched(self) -> Mapping[str, Mapping[str, Any]]:
-        """See `HeadConfig.searched`: the gate's own options, or those that the stage asked for reads."""
+        """See `HeadConfig.searched`: the gate's own options, or those that the stage of this configuration reads."""
         read = self.GATE_SPACE if self.stage == "gate" else ("lr", *self.SHARED, *self.READ_BY[self.stage])
         return {name: entry for name, entry in self.space.items() if name in read}
 
@@ -213,7 +213,7 @@ class DsmipConfig(HeadConfig):
         return {expert: ("dsmip", self._of_stage(self.stage_of(expert))) for expert in self.possible(available)}
 
     def _of_stage(self, stage: str) -> dict[str, Any]:
-        """The parameters of an expert's own training: what its stage reads, and nothing that would train it again for nothing."""
+        """The parameters of an expert's own training: only options that its stage reads, so that others do not train it again."""
         chosen = {name: getattr(self, name) for name in (*self.SHARED, *self.READ_BY[stage])}
         lr, epochs = self.expert_lr or self.lr, self.expert_epochs or self.epochs
         return {"stage": stage, "lr": lr, "epochs": epochs, **chosen}

@@ -83,14 +83,14 @@ def read_towers(path: Path) -> dict[str, Tower]:
     """`{"text", "image"}` from the file that `experiments.clip_blocks.export` writes. Raises `UserError` for a file of another kind."""
     try:
         with safe_open(path, framework="pt") as file:
-            said: dict[str, Any] = json.loads(file.metadata()["towers"])
+            header: dict[str, Any] = json.loads(file.metadata()["towers"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         return {
             side: tower(
                 {name.removeprefix(f"{side}."): t for name, t in tensors.items() if name.startswith(f"{side}.")},
-                said[side],
+                header[side],
             )
-            for side in said
+            for side in header
         }
     except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
         raise UserError(
@@ -98,6 +98,6 @@ def read_towers(path: Path) -> dict[str, Tower]:
         ) from error
 
 
-def tower(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Tower:
+def tower(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Tower:
     """A tower from its tensors and `{"heads", "activation", "causal", "start"}`."""
-    return Tower(tensors, int(said["heads"]), said["activation"], bool(said["causal"]), int(said["start"]))
+    return Tower(tensors, int(header["heads"]), header["activation"], bool(header["causal"]), int(header["start"]))

@@ -107,15 +107,15 @@ class Dual(nn.Module):
             vector = self.vector_projection(vector)
         part = centred(vector)
         fused = self._fused(part)
-        asked = self.norm(vector) if self.vector_projection is not None else vector
-        target, constant, centred_fused = self.norm.weight * asked, centred(self._constant()), centred(fused)
+        query = self.norm(vector) if self.vector_projection is not None else vector
+        target, constant, centred_fused = self.norm.weight * query, centred(self._constant()), centred(fused)
         scalars = [
             (part * part).sum(-1),
             (fused @ self.gate.weight.T).squeeze(-1),
             (centred_fused * centred_fused).sum(-1),
             centred_fused @ constant,
         ]
-        offset = torch.zeros_like(asked[:, 0]) if self.norm.bias is None else asked @ self.norm.bias
+        offset = torch.zeros_like(query[:, 0]) if self.norm.bias is None else query @ self.norm.bias
         scalars += [(centred_fused * target).sum(-1), target @ constant, offset]
         return {"part": part, "fused": centred_fused, "target": target, "scalars": torch.stack(scalars, -1)}
 

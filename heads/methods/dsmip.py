@@ -45,9 +45,9 @@ def scoring_units(expert: Expert, config: DsmipConfig, shapes: Shapes) -> Mimic:
     """An expert's units, eq. 9 to 14: MIMIC's, of which the text expert has U_T, the visual one U_V and the multimodal one all three."""
     own = {
         f"{role}.{name.split('.')[1]}": shape
-        for asked, role in ROLES[expert].items()
+        for source, role in ROLES[expert].items()
         for name, shape in shapes.items()
-        if name.startswith(f"{asked}.")
+        if name.startswith(f"{source}.")
     }
     sizes = {name: getattr(config, name) for name in ("d_t", "d_v", "d_c", "text_scale", "missing_image")}
     return Mimic(MimicConfig(units=UNITS[expert], unit_losses=(), **sizes), own)
@@ -55,14 +55,14 @@ def scoring_units(expert: Expert, config: DsmipConfig, shapes: Shapes) -> Mimic:
 
 def read_by(expert: Expert, inputs: Rows) -> Rows:
     """The inputs of an expert under the names its units know."""
-    found = Rows()
-    for asked, role in ROLES[expert].items():
-        found |= {
-            f"{role}{name.removeprefix(asked)}": column
+    rows = Rows()
+    for source, role in ROLES[expert].items():
+        rows |= {
+            f"{role}{name.removeprefix(source)}": column
             for name, column in inputs.items()
-            if name.startswith(f"{asked}.")
+            if name.startswith(f"{source}.")
         }
-    return found
+    return rows
 
 
 class AloneExpert(Sided):

@@ -38,8 +38,8 @@ class CrossAttention(nn.Module):
         weights = real.float()[:, None]  # (n, 1 or heads, L)
         if self.query is not None and self.key is not None:
             keys = self._split(Ragged(self.key(steps.values), steps.lengths).padded(every, longest))
-            asked = self._split(self.query(query)) / math.sqrt(keys.shape[-1])
-            logits = torch.einsum("nhc,nlhc->nhl", asked, keys).float()
+            queries = self._split(self.query(query)) / math.sqrt(keys.shape[-1])
+            logits = torch.einsum("nhc,nlhc->nhl", queries, keys).float()
             weights = logits.masked_fill(~real[:, None], torch.finfo(logits.dtype).min).softmax(-1) * weights
         context = torch.einsum("nhl,nlhc->nhc", weights.expand(-1, self.heads, -1).to(values.dtype), values).flatten(1)
         return self.output(context) * real.any(1, keepdim=True), Ragged(weights.mean(1)[real], steps.lengths)
@@ -110,15 +110,15 @@ class Dwe(Head):
         self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
     ) -> dict[str, Tensor]:
         """`attention.<role>` (B, most steps): the weight of each object, face, name or token, NaN past a mention's last."""
-        told = {}
+        attention = {}
         for name in (name for name in mentions if name.startswith("attention.")):
             weights = mentions[name]
             assert isinstance(weights, Ragged)
             longest = weights.longest
             padded = weights.padded(torch.arange(len(weights.lengths)), longest).float()
             past = (torch.arange(longest)[None, :] >= weights.lengths[:, None]).to(padded.device)
-            told[name] = padded.masked_fill(past, float("nan"))
-        return told
+            attention[name] = padded.masked_fill(past, float("nan"))
+        return attention
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """`L_f + alpha L_c + beta L_t`, eq. 14; a contrastive loss whose inputs are not there is left out."""

@@ -55,7 +55,7 @@ class Mimic(Sided):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """`L_O + L_T + L_V + L_C`, eq. 20 to 22."""
         mentions, entities = self.encode_mentions(batch.mentions), self.encode_entities(batch.entities)
-        asked = ["score", *(unit for unit in self.units if unit in self.config.unit_losses)]
+        names = ["score", *(unit for unit in self.units if unit in self.config.unit_losses)]
         gold, own = batch.gold, {}
         if batch.drawn is not None and self.config.hard_scope == "own":
             absent = (batch.drawn < 0) | (batch.drawn == gold[:, None])
@@ -68,7 +68,7 @@ class Mimic(Sided):
         scores = self.score_block(mentions, entities)
         parts = {
             name: in_batch_cross_entropy(scores[name], gold, self.config.same_gold_negative, own.get(name))
-            for name in asked
+            for name in names
         }
         return torch.stack(list(parts.values())).sum(), parts
 

@@ -1,10 +1,10 @@
-"""A small network over pair features and training frequency, learned on train: what strings, lists, faces and counts say without any trained head."""
+"""A small network over pair features and training frequency, trained on train, without any trained head."""
 
 from heads.config.ranker import RankerConfig
 from heads.methods.fused import Fused
 
 
 class Ranker(Fused):
-    """The network of `Fused`. Its counts of train leave out the mention that is being scored, so that it learns from train what holds elsewhere."""
+    """The network of `Fused`. Counts of train exclude the mention that is being scored, so that what it learns also holds for other mentions."""
 
     config: RankerConfig
