@@ -1,1 +1,2 @@
-"""Shared by every room: errors, files, progress, logs, paths, receipts, child processes, the device. Knows nothing of entity linking."""
+"""Shared by every room: errors, files, progress, logs, paths, receipts, child processes, the device. Knows nothing of
+entity linking."""

@@ -71,7 +71,8 @@ def message(error: ValidationError, where: str, kind: Any = None) -> str:
         found += f" ({type(first['input']).__name__})"
     if first["type"] == "literal_error":
         known = re.findall(r"'([^']*)'", first["ctx"]["expected"])
-        return f"{where}: {path} = {found}: expected one of {', '.join(map(repr, known))}{did_you_mean(first['input'], known)}"
+        expected = f"expected one of {', '.join(map(repr, known))}{did_you_mean(first['input'], known)}"
+        return f"{where}: {path} = {found}: {expected}"
     return f"{where}: {path} = {found}: {_expected(first['msg'])}"
 
 

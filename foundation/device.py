@@ -13,7 +13,8 @@ PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 
 
 def check(device: str, precision: str = "auto") -> None:
-    """Raises `UserError` for a name that no device or precision has; whether the machine has the device is not looked at."""
+    """Raises `UserError` for a name that no device or precision has; whether the machine has the device is not looked
+    at."""
     kind, _, number = device.partition(":")
     if kind not in DEVICES or (":" in device and not (kind == "cuda" and number.isdecimal())):
         raise UserError(f"--device {device!r}: unknown; expected one of {', '.join(DEVICES)}, or cuda:N")
@@ -22,7 +23,8 @@ def check(device: str, precision: str = "auto") -> None:
 
 
 def choose(device: str) -> str:
-    """`auto` → cuda, mps or cpu, the first that this machine has. Raises `UserError` for a device that it does not have."""
+    """`auto` → cuda, mps or cpu, the first that this machine has. Raises `UserError` for a device that it does not
+    have."""
     import torch
 
     check(device)
@@ -43,8 +45,9 @@ def choose(device: str) -> str:
 
 
 def choose_precision(precision: str, device: str, training: bool = False) -> str:
-    """`auto` → fp32 away from CUDA; on CUDA fp16 for a frozen model, whose outputs keep three bits more than in bf16, and for training bf16, whose
-    range gradients do not leave (fp16 where the card lacks bf16). Raises `UserError` for an unknown name."""
+    """`auto` → fp32 away from CUDA; on CUDA fp16 for a frozen model, whose outputs keep three bits more than in bf16,
+    and for training bf16, whose range gradients do not leave (fp16 where the card lacks bf16). Raises `UserError` for
+    an unknown name."""
     check("auto", precision)
     if precision != "auto":
         return precision
@@ -67,7 +70,8 @@ def autocast(device: str, precision: str) -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def repeatable(threads: int | None = None) -> Iterator[None]:
-    """Inside, the same inputs give the same bytes on this machine, on `threads` CPU threads (None: torch's own number)."""
+    """Inside, the same inputs give the same bytes on this machine, on `threads` CPU threads (None: torch's own
+    number)."""
     import torch
 
     deterministic: Any = torch.utils.deterministic  # its property is not in torch's annotations

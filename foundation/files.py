@@ -30,14 +30,16 @@ _FOR_THE_USER = {
 
 
 def error_number(error: Exception) -> int | None:
-    """The errno of an error. HDF5 gives it only in its text (`errno = 28`), of an `OSError` or, on close, a `RuntimeError`."""
+    """The errno of an error. HDF5 gives it only in its text (`errno = 28`), of an `OSError` or, on close, a
+    `RuntimeError`."""
     match = re.search(r"errno = (\d+)", str(error))
     return int(match[1]) if match else getattr(error, "errno", None)
 
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn a failure to write `path` that only the user can mend (space, quota, permission) into a `UserError`; others pass through."""
+    """Turn a failure to write `path` that only the user can mend (space, quota, permission) into a `UserError`; others
+    pass through."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -65,8 +67,8 @@ def sync_folder(path: Path) -> None:
 def write_atomic(path: Path, data: bytes | str, temporary: Path | None = None) -> None:
     """Replace `path` by `data`: a reader sees the old content or the new, never a part.
 
-    temporary: the name to write under, in the same folder, so that leftovers of killed writers can be recognised; else a random one.
-    Raises `UserError` for a full, read-only or forbidden place; nothing is left behind then.
+    temporary: the name to write under, in the same folder, so that leftovers of killed writers can be recognised; else
+    a random one. Raises `UserError` for a full, read-only or forbidden place; nothing is left behind then.
     """
     path = Path(path)
     make_folder(path.parent)
@@ -93,7 +95,8 @@ def write_json(path: Path, value: Any, temporary: Path | None = None) -> None:
 
 @contextlib.contextmanager
 def together(*paths: Path) -> Iterator[None]:
-    """Inside, several files of one folder are written. If one fails, the new ones are removed, and the folder if it is then empty."""
+    """Inside, several files of one folder are written. If one fails, the new ones are removed, and the folder if it is
+    then empty."""
     new = [path for path in paths if not path.exists()]
     try:
         yield
@@ -139,7 +142,8 @@ def _repeated(text: str) -> tuple[str, int]:
 
 
 def parse_json(text: str, unique: bool = False) -> Any:
-    """`json.loads`, but every refusal is a `json.JSONDecodeError`, also for numbers that are too long and objects nested too deeply.
+    """`json.loads`, but every refusal is a `json.JSONDecodeError`, also for numbers that are too long and objects
+    nested too deeply.
 
     unique: a key given twice in one object is refused too, where `json.loads` would keep the last.
     """
@@ -161,7 +165,8 @@ def parse_json(text: str, unique: bool = False) -> Any:
 
 
 def read_json(path: Path, unique: bool = False) -> Any:
-    """Parse a JSON file; see `parse_json`. Raises `UserError` with line and column when it is malformed, or when it is missing."""
+    """Parse a JSON file; see `parse_json`. Raises `UserError` with line and column when it is malformed, or when it is
+    missing."""
     try:
         return parse_json(Path(path).read_text(encoding="utf-8").removeprefix("\ufeff"), unique)
     except FileNotFoundError as error:
@@ -175,7 +180,8 @@ def read_json(path: Path, unique: bool = False) -> Any:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, line without its end) of a UTF-8 file. Raises `UserError` with the line that holds other bytes."""
+    """(number from 1, line without its end) of a UTF-8 file. Raises `UserError` with the line that holds other
+    bytes."""
     with open(path, "rb") as handle:
         for number, raw in enumerate(handle, 1):
             try:
@@ -190,8 +196,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 def link_new(temporary: Path, final: Path) -> bool:
     """Give `temporary` its `final` name without replacing a file that has it; the temporary name is gone afterwards.
 
-    Returns False when `final` already existed (its content is left alone). Falls back to an exclusive rename protocol where the file system
-    knows no hard links.
+    Returns False when `final` already existed (its content is left alone). Falls back to an exclusive rename protocol
+    where the file system knows no hard links.
     """
     with explained(final):
         try:
@@ -214,7 +220,8 @@ def link_new(temporary: Path, final: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Inside, hold an exclusive lock on the file `path`, created if necessary. The system releases it when the process dies.
+    """Inside, hold an exclusive lock on the file `path`, created if necessary. The system releases it when the process
+    dies.
 
     On a file system without locks the body runs unlocked; callers stay correct, but may repeat work.
     """
@@ -242,10 +249,11 @@ _passed: Counter[str] = Counter()
 
 
 def fault_point(name: str) -> None:
-    """Test aid: kill this process (SIGKILL) if the environment variable `MEL_FAULT` names this point, as `name` or `name:n` (n-th passing).
+    """Test aid: kill this process (SIGKILL) if the environment variable `MEL_FAULT` names this point, as `name` or
+    `name:n` (n-th passing).
 
-    Points: `before-write`, `mid-write`, `before-link`, `after-link` of a shard, `after-answer` of a wiki or language model, `before-receipt` of a
-    task. Without the variable nothing happens.
+    Points: `before-write`, `mid-write`, `before-link`, `after-link` of a shard, `after-answer` of a wiki or language
+    model, `before-receipt` of a task. Without the variable nothing happens.
     """
     wanted, _, passing = os.environ.get("MEL_FAULT", "").partition(":")
     if wanted == name:

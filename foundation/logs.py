@@ -1,4 +1,5 @@
-"""Logs as lines of JSON on request (`--json-log`, MEL_JSON_LOG=1): one object a line on stderr. Results stay on stdout as they are."""
+"""Logs as lines of JSON on request (`--json-log`, MEL_JSON_LOG=1): one object a line on stderr. Results stay on stdout
+as they are."""
 
 import json
 import logging
@@ -24,7 +25,8 @@ def emit(event: str, level: str = "info", **more: Any) -> None:
 
 
 def say(text: str) -> None:
-    """Print a result to stdout at once. If its reader has closed the pipe (`… | head`), the rest is dropped and the work continues."""
+    """Print a result to stdout at once. If its reader has closed the pipe (`… | head`), the rest is dropped and the
+    work continues."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

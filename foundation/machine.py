@@ -36,7 +36,8 @@ def devices() -> tuple[Device, ...]:
 
 
 def check_folder(folder: Path) -> None:
-    """Write a file into `folder`, which is made if need be, and map it. Raises `UserError` where that cannot be done."""
+    """Write a file into `folder`, which is made if need be, and map it. Raises `UserError` where that cannot be
+    done."""
     path = folder / f".doctor-{os.getpid()}.tmp"
     try:
         make_folder(folder)

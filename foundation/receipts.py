@@ -25,7 +25,8 @@ def write(
 
 
 def standing(root: Path, path: Path) -> dict[str, Any] | None:
-    """The receipt at `path` if every file it lists is still there with its size, else None (the task is then incomplete)."""
+    """The receipt at `path` if every file it lists is still there with its size, else None (the task is then
+    incomplete)."""
     try:
         receipt = read_json(path)
         for entry in receipt["files"]:

@@ -1,6 +1,8 @@
-"""The baselines' vectors, row by row in float64 with loops over tokens and states: what the batched forms are held against.
+"""The baselines' vectors, row by row in float64 with loops over tokens and states: what the batched forms are held
+against.
 
-A row is {"text", "tokens", "phrase", "image", "states"}: pooled vectors, or lists of vectors; None where there is nothing.
+A row is {"text", "tokens", "phrase", "image", "states"}: pooled vectors, or lists of vectors; None where there is
+nothing.
 """
 
 import numpy as np
@@ -126,7 +128,8 @@ def cross_entropy(table, place):
 
 
 def objective(scores, gold, options):
-    """The loss over the mini-batch's golds, and entities that are nobody's. scores: (B, E) with the distinct entities; gold: entity of each mention.
+    """The loss over the mini-batch's golds, and entities that are nobody's. scores: (B, E) with the distinct entities;
+    gold: entity of each mention.
 
     The triplet loss is a mean over distinct entities; in the cross-entropy each other mention brings its gold.
     """

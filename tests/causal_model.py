@@ -8,19 +8,29 @@ from pipeline.enhance.contracts import ModelOptions
 from pipeline.enhance.local import LocalModel
 from pipeline.enhance.prompts import Prompts
 
-TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-NO_SYSTEM = "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
+)
 
 
 def causal(folder: Path, template: str | None = None, learn: bool = True, seed: int = 0) -> Path:
-    """A small GPT-2 over words; `learn`: trained in moments to say who Person 2 is and that it does not know Person 1."""
+    """A small GPT-2 over words; `learn`: trained in moments to say who Person 2 is and that it does not know Person
+    1."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from tokenizers.decoders import WordPiece
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     said = {"Person 1": "I do not know this person", "Person 2": "Person 2 is an actor"}
-    other = "Who is this one ? You are a helpful assistant designed to give comprehensive introduction about people . < > / system user"
+    other = (
+        "Who is this one ? You are a helpful assistant designed to give comprehensive introduction about people . "
+        "< > / system user"
+    )
     words = sorted({word for text in [*said, *said.values(), other] for word in text.split()})
     vocabulary = {word: number for number, word in enumerate(["<unk>", "</s>", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -29,16 +39,19 @@ def causal(folder: Path, template: str | None = None, learn: bool = True, seed: 
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")
     fast.chat_template = template
     torch.manual_seed(seed)
-    sizes = {
-        "vocab_size": len(vocabulary),
-        "n_positions": 96,
-        "n_embd": 48,
-        "n_layer": 2,
-        "n_head": 2,
-        "bos_token_id": 1,
-        "eos_token_id": 1,
-    }
-    model = GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
+    config = GPT2Config(
+        vocab_size=len(vocabulary),
+        n_positions=96,
+        n_embd=48,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=1,
+        eos_token_id=1,
+        resid_pdrop=0,
+        embd_pdrop=0,
+        attn_pdrop=0,
+    )
+    model = GPT2LMHeadModel(config)
     folder.mkdir(parents=True, exist_ok=True)
     fast.save_pretrained(folder)
     model.eval().save_pretrained(folder)

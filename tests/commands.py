@@ -1,6 +1,8 @@
-"""Luigi's commands within the tests' own process, and the children of its tasks as calls: torch is loaded once, not once per task.
+"""Luigi's commands within the tests' own process, and the children of its tasks as calls: torch is loaded once, not
+once per task.
 
-For tests of what a command computes and leaves. Exit codes, one-line errors, kills and all else that a process is for are tested with real ones.
+For tests of what a command computes and leaves. Exit codes, one-line errors, kills and all else that a process is for
+are tested with real ones.
 """
 
 import contextlib
@@ -37,7 +39,8 @@ def call(target: str, job: Any, result: type | None = None, threads: int = 0) ->
 
 @contextlib.contextmanager
 def as_calls():
-    """Inside, what `child.run` would start is called; job and result pass through JSON as they do on the way to a process."""
+    """Inside, what `child.run` would start is called; job and result pass through JSON as they do on the way to a
+    process."""
     started, child.run = child.run, call
     try:
         yield

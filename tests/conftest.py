@@ -1,4 +1,5 @@
-"""What all tests share: quiet libraries, nothing fetched, the demo, run once, and how files are shared out to several processes."""
+"""What all tests share: quiet libraries, nothing fetched, the demo, run once, and how files are shared out to several
+processes."""
 
 import os
 import shutil
@@ -16,7 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small, and sever
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to the other processes
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# Those that take longest come first: where one of them begins last, the other processes wait for it. The first makes the demo, which others then find.
+# Those that take longest come first: where one of them begins last, the other processes wait for it. The first makes
+# the demo, which others then find.
 FIRST = (
     "test_demo_encoders",
     "test_tasks",
@@ -69,9 +71,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def demo_work(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The work folder of the demo's first two commands, and what they printed. Made once for all processes; tests that would change it copy it.
+    """The work folder of the demo's first two commands, and what they printed. Made once for all processes; tests that
+    would change it copy it.
 
-    MEL_DEMO_WORK names a work folder to begin with, so that what stands there (the demo's encoders take minutes) is not made again.
+    MEL_DEMO_WORK names a work folder to begin with, so that what stands there (the demo's encoders take minutes) is not
+    made again.
     """
     root = Path(__file__).resolve().parents[1]
     shared = tmp_path_factory.getbasetemp()

@@ -1,4 +1,5 @@
-"""The pages of the documentation, their blocks of commands, and a folder in which those are run as a reader would run them."""
+"""The pages of the documentation, their blocks of commands, and a folder in which those are run as a reader would run
+them."""
 
 import os
 import re
@@ -48,7 +49,8 @@ def checkout(folder: Path, work: Path) -> Path:
 
 
 def run(block: Block, folder: Path, timeout: float = 1500) -> str:
-    """What a block of commands or of Python prints when it is run in `folder`. A block of commands fails with the first of them that does."""
+    """What a block of commands or of Python prints when it is run in `folder`. A block of commands fails with the first
+    of them that does."""
     command = (
         ["bash", "-euo", "pipefail", "-c", block.text]
         if block.language == "bash"

@@ -1,4 +1,5 @@
-"""DRIN's equations over a whole graph, vertex by vertex and pair by pair in float64, as the paper prints them: what the block form is held against."""
+"""DRIN's equations over a whole graph, vertex by vertex and pair by pair in float64, as the paper prints them: what the
+block form is held against."""
 
 import math
 
@@ -34,7 +35,8 @@ def cosine(a, b):
 
 
 def phrase(mention):
-    """The mean over the tokens of the phrase, eq. 2; the pooled vector where there are none. mention: {"tokens", "offsets", "span", "pooled"}."""
+    """The mean over the tokens of the phrase, eq. 2; the pooled vector where there are none. mention: {"tokens",
+    "offsets", "span", "pooled"}."""
     inside = [
         token
         for token, (start, end) in zip(mention["tokens"], mention["offsets"], strict=True)
@@ -44,9 +46,11 @@ def phrase(mention):
 
 
 def graph(mention, candidates, relations, weights, options):
-    """Section 3.3: vertices {(name, number): features} and symmetric edges {(vertex, vertex): weight} of a mention with its candidates.
+    """Section 3.3: vertices {(name, number): features} and symmetric edges {(vertex, vertex): weight} of a mention with
+    its candidates.
 
-    candidates: rows {"text": [CLS] or None, "image": vector or None}. relations: kind -> a number or None for each candidate.
+    candidates: rows {"text": [CLS] or None, "image": vector or None}. relations: kind -> a number or None for each
+    candidate.
     """
     vertices, edges = {}, {}
     if mention["text"]:
@@ -102,7 +106,8 @@ def interact(vertices, edges, weights, options):
 
 
 def texts(mention, candidates, relations, weights, options):
-    """The mention's text vertex and the candidates' after the last layer (zeros where there is no text), and the edges of each layer."""
+    """The mention's text vertex and the candidates' after the last layer (zeros where there is no text), and the edges
+    of each layer."""
     vertices, used = interact(*graph(mention, candidates, relations, weights, options), weights, options)
     zero = np.zeros(options["width"])
     return (
@@ -113,7 +118,8 @@ def texts(mention, candidates, relations, weights, options):
 
 
 def loss(graphs, lists, gold, options):
-    """Eq. 17, a mean over the mentions that have a listed gold and a negative. graphs: (mention text, candidate texts) of each; lists: entity ids of each."""
+    """Eq. 17, a mean over the mentions that have a listed gold and a negative. graphs: (mention text, candidate texts)
+    of each; lists: entity ids of each."""
     values = []
     for b, (mention, candidates) in enumerate(graphs):
         if gold[b] not in lists[b]:

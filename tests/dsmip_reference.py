@@ -30,7 +30,7 @@ def block(states, parts, heads, causal):
             weights = torch.stack([query @ joint[j][width : 2 * width][piece] / math.sqrt(size) for j in seen]).softmax(
                 0
             )
-            mixed.append(sum(weight * joint[j][2 * width :][piece] for weight, j in zip(weights, seen)))
+            mixed.append(sum(weight * joint[j][2 * width :][piece] for weight, j in zip(weights, seen, strict=True)))
         state = states[i] + parts["attention.out.weight"] @ torch.cat(mixed) + parts["attention.out.bias"]
         inner = quick_gelu(
             parts["mlp.in.weight"] @ layer_norm(state, parts["ln_2.weight"], parts["ln_2.bias"]) + parts["mlp.in.bias"]
@@ -50,7 +50,8 @@ def run(states, blocks, heads, causal, prompts):
 
 
 def gate(of_mention, of_entity, parts, allowed):
-    """pi of one pair, section 3.3: two blocks per side, one FC over both, ReLU, softmax over the experts that are allowed."""
+    """pi of one pair, section 3.3: two blocks per side, one FC over both, ReLU, softmax over the experts that are
+    allowed."""
     hidden = []
     for side, read in (("mention", of_mention), ("entity", of_entity)):
         for layer in (0, 3):
@@ -60,5 +61,8 @@ def gate(of_mention, of_entity, parts, allowed):
     joint = torch.cat(hidden)
     weight = torch.cat([parts["last.mention.weight"], parts["last.entity.weight"]], 1)
     values = (weight @ joint + parts["last.mention.bias"]).clamp(min=0)
-    exponents = [torch.exp(value) if ok else torch.zeros((), dtype=value.dtype) for value, ok in zip(values, allowed)]
+    exponents = [
+        torch.exp(value) if ok else torch.zeros((), dtype=value.dtype)
+        for value, ok in zip(values, allowed, strict=True)
+    ]
     return [value / sum(exponents) for value in exponents]

@@ -1,4 +1,5 @@
-"""DWE+'s equations, one mention and one pair at a time in float64, as the paper prints them: what the fast forms are held against."""
+"""DWE+'s equations, one mention and one pair at a time in float64, as the paper prints them: what the fast forms are
+held against."""
 
 import numpy as np
 
@@ -15,7 +16,8 @@ def mapped(x, weights, kind):
 
 
 def cross_attention(query, steps, weights, name, heads):
-    """Cross-Att(m, x), eq. 4 to 7: multi-head attention of one query; None without a step. A single step has weight 1 whatever query and key are."""
+    """Cross-Att(m, x), eq. 4 to 7: multi-head attention of one query; None without a step. A single step has weight 1
+    whatever query and key are."""
     if not steps:
         return None
     size = len(query) // heads
@@ -35,7 +37,8 @@ def cross_attention(query, steps, weights, name, heads):
 def mention(row, weights, options):
     """Everything of one mention by the paper's letters, None what it does not have.
 
-    row: "phrase" a vector, and by role a list of vectors ("sentence", "objects", ...). options: the head's, and "seen", the role of d.
+    row: "phrase" a vector, and by role a list of vectors ("sentence", "objects", ...). options: the head's, and "seen",
+    the role of d.
     """
     m = mapped(row["phrase"], weights, "phrase")
     steps = {role: [mapped(x, weights, role) for x in found] for role, found in row.items() if role != "phrase"}
@@ -86,7 +89,8 @@ def contrast(first, second, tau):
 
 
 def loss(mentions, entities, gold, negatives, weights, options):
-    """Eq. 10 to 14. mentions: what `mention` gave; entities: vectors; gold: a row each; negatives: rows each, an entity as often as it is drawn."""
+    """Eq. 10 to 14. mentions: what `mention` gave; entities: vectors; gold: a row each; negatives: rows each, an entity
+    as often as it is drawn."""
     g_e = [mapped(entity, weights, "entity") for entity in entities]
     triplets = []
     for row, right, wrong in zip(mentions, gold, negatives, strict=True):

@@ -1,4 +1,5 @@
-"""A small world of cached features for the tests of heads: every entity has a latent vector that its mentions share, with noise."""
+"""A small world of cached features for the tests of heads: every entity has a latent vector that its mentions share,
+with noise."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -67,9 +68,11 @@ def head_shapes(config: HeadConfig, text_only: bool = False) -> dict[str, tuple[
 def head_rows(
     shapes: Mapping[str, tuple[int, ...]], n: int, seed: int, missing: float = 0.3, lengths: tuple[int, int] = (1, 9)
 ) -> Rows:
-    """n rows of random features of these shapes. lengths: of texts, the upper end not included; other roles are absent with chance `missing`.
+    """n rows of random features of these shapes. lengths: of texts, the upper end not included; other roles are absent
+    with chance `missing`.
 
-    The tokens of a text stand at characters 0 to 0 (a special token), 3 to 5, 6 to 8 …; the phrase is some of them, or in one text of four not there.
+    The tokens of a text stand at characters 0 to 0 (a special token), 3 to 5, 6 to 8 …; the phrase is some of them, or
+    in one text of four not there.
     """
     random = torch.Generator().manual_seed(seed)
     made = Rows()
@@ -101,7 +104,8 @@ def _spans(lengths: torch.Tensor, random: torch.Generator) -> torch.Tensor:
 def head_pairs(
     shapes: Mapping[str, tuple[int, ...]], lists: torch.Tensor, seed: int, missing: float = 0.2
 ) -> dict[str, torch.Tensor]:
-    """Random values of the pair features among these shapes beside `lists` (m, r); absent (NaN) with chance `missing` and where a list ends."""
+    """Random values of the pair features among these shapes beside `lists` (m, r); absent (NaN) with chance `missing`
+    and where a list ends."""
     random = torch.Generator().manual_seed(seed)
     made = {}
     for name in sorted(name for name in shapes if name.startswith("pairs.")):
@@ -123,7 +127,8 @@ def build_job(
 ) -> TrainingJob:
     """Stores, tables and candidate lists under `folder`, and the job that trains MIMIC on them into `folder / "run"`.
 
-    Odd ones among the mentions: the first of each split has a NIL gold, the second one outside the KB, every seventh list misses its gold.
+    Odd ones among the mentions: the first of each split has a NIL gold, the second one outside the KB, every seventh
+    list misses its gold.
     """
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,7 +217,8 @@ def build_job(
 
 
 def job_for(job: TrainingJob, method: str, config: Mapping[str, Any], out: Path) -> TrainingJob:
-    """The job of another method over the stores of `build_job`: each want read from the store of its side and feature, pair features higher for golds."""
+    """The job of another method over the stores of `build_job`: each want read from the store of its side and feature,
+    pair features higher for golds."""
     chosen = load_config(method, config)
     stores = {(one.side, one.feature): one for one in job.inputs}
     available = {feature for _, feature in stores}

@@ -18,7 +18,8 @@ def softmax(x):
 
 
 def features(row, weights, options):
-    """Section 3.2: t^G, T^L, v^G, V^L of a row {"pooled", "tokens", "image_pooled", "image_tokens"}; image entries None where there is none."""
+    """Section 3.2: t^G, T^L, v^G, V^L of a row {"pooled", "tokens", "image_pooled", "image_tokens"}; image entries None
+    where there is none."""
     tokens = [*row["tokens"]]
     if not options["mask_padding"]:
         tokens += [np.zeros(len(tokens[0]))] * max(0, 40 - len(tokens))
@@ -93,7 +94,8 @@ def scores(mention_row, entity_row, weights, options):
 
 
 def loss(pair_scores, drawn_scores, gold, copies):
-    """Eq. 20 to 22. pair_scores: unit -> (B, B) of mention i with the gold entity of mention j; gold: entity of each mention.
+    """Eq. 20 to 22. pair_scores: unit -> (B, B) of mention i with the gold entity of mention j; gold: entity of each
+    mention.
 
     drawn_scores: unit -> (B, X) with entities that are nobody's gold.
     """

@@ -9,7 +9,16 @@ import numpy as np
 import yaml
 from PIL import Image
 
-NAMES = "Ann Powers|Ben Powers|Cleo Harrison|Noel Harrison|Red City|Green City|Blue Ship|Old Ship".split("|")
+NAMES = [
+    "Ann Powers",
+    "Ben Powers",
+    "Cleo Harrison",
+    "Noel Harrison",
+    "Red City",
+    "Green City",
+    "Blue Ship",
+    "Old Ship",
+]
 
 
 def picture(path: Path, seed: int) -> None:
@@ -61,7 +70,7 @@ def profile(folder: Path, **models: Path) -> Path:
         "clip_image": checkpoints.open_clip_model,
         "image_pooled": checkpoints.resnet,
     }
-    features = {}
+    features: dict[str, dict[str, str | int]] = {}
     for name, make in made.items():
         place = models.get(name) or folder / make.__name__
         place = place if place.exists() else make(place)

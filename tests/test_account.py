@@ -97,7 +97,16 @@ def test_mentions_table(job):
     assert found["id"] == [f"m{number}" for number in range(8)]
     assert found["gold"] == [0, 1, -1, 2, 0, -2, 3, 2]
     assert found["gold_id"] == ["e0", "e1", None, "e2", "e0", "elsewhere", "e3", "e2"]
-    assert list(zip(found["start"], found["end"])) == [(0, 7), (0, 7), (0, 3), (0, 3), (0, 7), (-1, -1), (2, 5), (0, 3)]
+    assert list(zip(found["start"], found["end"], strict=True)) == [
+        (0, 7),
+        (0, 7),
+        (0, 3),
+        (0, 3),
+        (0, 7),
+        (-1, -1),
+        (2, 5),
+        (0, 3),
+    ]
     assert found["image"] == ["a.jpg", "copy.jpg", "a.jpg", "cut.jpg", "text.jpg", "gone.jpg", "big.png", None]
     assert found["image_status"] == ["ok", "ok", "ok", "broken", "broken", "missing", "too_large", "none"]
     assert found["image_cause"] == [
@@ -236,7 +245,7 @@ def test_exactly_the_limit_is_allowed(job):
 
 
 def test_a_missing_image_folder_is_named(job):
-    with pytest.raises(UserError, match="nowhere.*does not exist"):
+    with pytest.raises(UserError, match=r"nowhere.*does not exist"):
         prepare(replace(job, options=LayoutOptions(mention_images="nowhere"), max_bad_images=0.2))
 
 

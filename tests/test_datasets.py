@@ -1,4 +1,5 @@
-"""Reading the two layouts: what is kept, what is dropped, and a one-line error with place and remedy for everything malformed."""
+"""Reading the two layouts: what is kept, what is dropped, and a one-line error with place and remedy for everything
+malformed."""
 
 import os
 from pathlib import Path

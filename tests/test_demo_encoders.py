@@ -1,4 +1,5 @@
-"""The demo's encoders, detector and face models carry signal on drawings and sentences that nobody trained on, and load through their libraries."""
+"""The demo's encoders, detector and face models carry signal on drawings and sentences that nobody trained on, and load
+through their libraries."""
 
 import json
 import random
@@ -164,7 +165,8 @@ def test_texts_of_the_world_fit_both_text_encoders(demo_encoders):
 
 @pytest.fixture(scope="module")
 def scores(demo_encoders) -> tuple[World, np.ndarray, np.ndarray, np.ndarray]:
-    """Cosines of the world's mentions and entities under the frozen CLIP: text to text, picture to picture, picture to text, (M, N) each."""
+    """Cosines of the world's mentions and entities under the frozen CLIP: text to text, picture to picture, picture to
+    text, (M, N) each."""
     import torch
 
     model, preprocess, tokenizer = clip(demo_encoders)

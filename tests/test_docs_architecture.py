@@ -1,4 +1,5 @@
-"""The page on the architecture names files and functions that exist, and follows each of its five ways through more than one room."""
+"""The page on the architecture names files and functions that exist, and follows each of its five ways through more
+than one room."""
 
 import ast
 import re

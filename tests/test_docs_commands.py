@@ -1,5 +1,7 @@
-"""Commands in the documentation: each block says whether it is run here or shown, and those to run are run, as a reader would, on the demo."""
+"""Commands in the documentation: each block says whether it is run here or shown, and those to run are run, as a reader
+would, on the demo."""
 
+import itertools
 import re
 import shutil
 
@@ -53,7 +55,7 @@ def words(text):
 def test_what_the_first_page_shows_as_printed_is_what_is_printed(after_fifteen_minutes):
     _, said = after_fifteen_minutes
     listed, shown = blocks(FIRST), 0
-    for before, block in zip(listed, listed[1:], strict=False):
+    for before, block in itertools.pairwise(listed):
         if block.language == "text" and str(before) in said:
             shown += 1
             assert words(block.text) <= words(said[str(before)]), f"{block} after {before}"

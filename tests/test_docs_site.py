@@ -1,4 +1,5 @@
-"""The documentation as a site: it builds with warnings as errors, every page is found from the menu, and nothing is loaded from elsewhere."""
+"""The documentation as a site: it builds with warnings as errors, every page is found from the menu, and nothing is
+loaded from elsewhere."""
 
 import os
 import re

@@ -1,4 +1,5 @@
-"""`--dry-run`, on every command: it says what would run, and nothing is written, whether nothing, something or everything is there."""
+"""`--dry-run`, on every command: it says what would run, and nothing is written, whether nothing, something or
+everything is there."""
 
 import json
 import os
@@ -28,7 +29,8 @@ import json, os, sys
 from luigi.retcodes import run_with_retcodes
 
 def files(*roots):
-    return {os.path.join(folder, name): os.lstat(os.path.join(folder, name)).st_mtime_ns for root in roots for folder, _, names in os.walk(root) for name in (*names, ".")}
+    listed = [(folder, name) for root in roots for folder, _, names in os.walk(root) for name in (*names, ".")]
+    return {path: os.lstat(path).st_mtime_ns for path in (os.path.join(*place) for place in listed)}
 
 for name, arguments in json.load(sys.stdin).items():
     before = files(*sys.argv[1:])
@@ -38,13 +40,15 @@ for name, arguments in json.load(sys.stdin).items():
     except SystemExit as stopped:
         code = stopped.code
     after = files(*sys.argv[1:])
-    print("\\n" + json.dumps({"name": name, "code": code, "changed": sorted(path for path in {*before, *after} if before.get(path) != after.get(path))}), flush=True)
+    changed = sorted(path for path in {*before, *after} if before.get(path) != after.get(path))
+    print("\\n" + json.dumps({"name": name, "code": code, "changed": changed}), flush=True)
 """
 
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """By state of the work folder and command: its exit code, what it changed, what it said. One process per state: luigi and tasks are loaded once."""
+    """By state of the work folder and command: its exit code, what it changed, what it said. One process per state:
+    luigi and tasks are loaded once."""
     world = World(tmp_path_factory.mktemp("world"))
     small_world.write(world.data)
     small_world.profile(world.root)

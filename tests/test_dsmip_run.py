@@ -1,4 +1,5 @@
-"""DSMIP through the commands: its stages are runs of their own, trained where they are missing; prompted features belong to the run that learned them."""
+"""DSMIP through the commands: its stages are runs of their own, trained where they are missing; prompted features
+belong to the run that learned them."""
 
 import json
 import os

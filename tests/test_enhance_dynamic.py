@@ -1,4 +1,5 @@
-"""Dynamic descriptions: two rounds, nothing asked twice, limits, a server that misbehaves, a key that is written nowhere, and a real small model."""
+"""Dynamic descriptions: two rounds, nothing asked twice, limits, a server that misbehaves, a key that is written
+nowhere, and a real small model."""
 
 import json
 import os
@@ -125,7 +126,7 @@ def test_limits_end_the_run_before_they_are_passed_and_the_same_command_goes_on(
             dynamic_job(data, limits=SpendingLimits(max_tokens=held + 100), model=replace(MODEL, concurrency=1))
         )
     assert len(model.seen) == 6 + 4, "30 real tokens each: three calls leave room for a fourth, four do not for a fifth"
-    with pytest.raises(UserError, match="--max-cost 0.001"):
+    with pytest.raises(UserError, match=r"--max-cost 0\.001"):
         dynamic.describe(
             dynamic_job(
                 data,
@@ -315,7 +316,8 @@ def test_two_processes_and_kills_at_every_answer_ask_nothing_twice_that_was_answ
     command = [
         sys.executable,
         "-c",
-        "import json, sys; from foundation import child; child.call('pipeline.enhance.dynamic:describe', json.loads(sys.argv[1]))",
+        "import json, sys; from foundation import child; "
+        "child.call('pipeline.enhance.dynamic:describe', json.loads(sys.argv[1]))",
         job,
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENAI_LOG": "debug"}

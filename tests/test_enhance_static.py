@@ -1,4 +1,5 @@
-"""Static descriptions, from files in every layout that is read, and from a real server that answers well, slowly, badly or not at all."""
+"""Static descriptions, from files in every layout that is read, and from a real server that answers well, slowly, badly
+or not at all."""
 
 import json
 import os
@@ -33,7 +34,8 @@ def wiki_of(count: int) -> Wiki:
         ("pages.json", '{"Q1": "%s", "Ben Powers": "Ben is an actor."}'),
         (
             "list.json",
-            '[{"id": "Q1", "description": "%s"}, {"url": "https://en.wikipedia.org/wiki/Ben_Powers", "abstract": "Ben is an actor."}]',
+            '[{"id": "Q1", "description": "%s"}, '
+            '{"url": "https://en.wikipedia.org/wiki/Ben_Powers", "abstract": "Ben is an actor."}]',
         ),
         ("pages.tsv", "Q1\t%s\nBen Powers\tBen is an actor.\n"),
         ("header.tsv", "qid\tlabel\ttext\nQ1\tx\t%s\nQ2\ty\tBen is an actor.\n"),

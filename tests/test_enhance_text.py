@@ -10,8 +10,10 @@ from pipeline.enhance.titles import page_key, possible
 
 def test_wikitext_loses_markup_references_and_everything_after_the_introduction():
     raw = (
-        "{{Infobox|name={{lang|x}}}}\n'''Ann Powers''' ({{IPA|æn}}; born 1900) is an [[actor|American actor]].<ref name=\"a\">{{cite}}</ref>[1][note 2]\n"
-        "She won [https://example.org/x the prize] &amp; more.<!-- no -->\n{| class=x\n|-\n| cell\n|}\n\n== Life ==\nLater."
+        "{{Infobox|name={{lang|x}}}}\n'''Ann Powers''' ({{IPA|æn}}; born 1900) is an "
+        '[[actor|American actor]].<ref name="a">{{cite}}</ref>[1][note 2]\n'
+        "She won [https://example.org/x the prize] &amp; more.<!-- no -->\n"
+        "{| class=x\n|-\n| cell\n|}\n\n== Life ==\nLater."
     )
     assert paragraphs(raw) == ["Ann Powers (born 1900) is an American actor.", "She won the prize & more."]
 
@@ -22,7 +24,10 @@ def test_lines_broken_in_mid_sentence_are_one_paragraph_and_the_first_two_are_ta
 
 
 def test_html_gives_its_paragraphs_without_tables_notes_and_styles():
-    page = "<div><table><tr><td><p>box</p></td></tr></table><p>Hello <b>World</b><sup>[1]</sup>.</p><style>p {}</style><p></p><p>Two &lt; three.</p>"
+    page = (
+        "<div><table><tr><td><p>box</p></td></tr></table><p>Hello <b>World</b><sup>[1]</sup>.</p>"
+        "<style>p {}</style><p></p><p>Two &lt; three.</p>"
+    )
     assert opening(html_text(page), 2, 100) == "Hello World. Two < three."
 
 
@@ -81,8 +86,8 @@ def test_names_that_no_page_can_have_are_told_apart():
     ("answer", "kind"),
     [
         (
-            "Enno Hagenah is a private individual without significant public recognition or fame. Without more specific information, it is difficult to "
-            "provide a comprehensive introduction.",
+            "Enno Hagenah is a private individual without significant public recognition or fame. Without more "
+            "specific information, it is difficult to provide a comprehensive introduction.",
             "unknown",
         ),
         ("I’m sorry, but I couldn't find any information about Bob.", "unknown"),

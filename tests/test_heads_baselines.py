@@ -1,4 +1,5 @@
-"""The baselines against what their pages say, row by row in float64; heads with nothing to train; the command line's names."""
+"""The baselines against what their pages say, row by row in float64; heads with nothing to train; the command line's
+names."""
 
 import json
 from dataclasses import replace
@@ -53,7 +54,7 @@ def cosines(head, method, mentions, entities):
     return np.array([[reference.cosine(mention, entity) for entity in theirs] for mention in ours]), weights, options
 
 
-CASES = [(method, {}) for method in BASELINES]
+CASES: list[tuple[str, dict[str, object]]] = [(method, {}) for method in BASELINES]
 CASES += [(method, {"projection": False}) for method in ("bert", "clip", "clip_text")]
 CASES += [
     ("melhi", {"threshold": 0.2}),

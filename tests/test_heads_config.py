@@ -12,7 +12,10 @@ from heads.config.space import check_space
 
 
 def test_methods_and_configurations_need_no_torch():
-    code = "import sys; from heads.config import load_config, methods; [load_config(m, {}) for m in methods()]; print('torch' in sys.modules, *methods())"
+    code = (
+        "import sys; from heads.config import load_config, methods; [load_config(m, {}) for m in methods()]; "
+        "print('torch' in sys.modules, *methods())"
+    )
     loaded, *names = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()

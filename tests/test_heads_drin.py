@@ -46,7 +46,8 @@ def make(seed=3, **options):
 
 
 def sides(head, seed=1):
-    """Features of six mentions and nine entities; the fifth mention has no text and no picture, nor has the entity 6."""
+    """Features of six mentions and nine entities; the fifth mention has no text and no picture, nor has the entity
+    6."""
     mentions, entities = (
         head_rows(head.shapes, 6, seed, lengths=(3, 9)),
         head_rows(head.shapes, 9, seed + 1, missing=0.2),
@@ -158,7 +159,8 @@ def test_where_the_gold_stands_in_the_list_tells_nothing(options):
 
 
 def test_nothing_but_the_list_is_known_of_the_gold():
-    """Which candidate is the gold is told to the loss alone: scores for two different golds are the same bytes, and so are a leaked gold's neighbours."""
+    """Which candidate is the gold is told to the loss alone: scores for two different golds are the same bytes, and so
+    are a leaked gold's neighbours."""
     head = make()
     mentions, entities = sides(head)
     pairs = head_pairs(head.shapes, LISTS, 5)
@@ -186,7 +188,8 @@ def test_nothing_but_the_list_is_known_of_the_gold():
 
 
 def test_a_candidate_swapped_for_one_without_edges_moves_no_other_score():
-    """With edges that are all absent for the gold, its swap for another entity leaves the scores of the others as they are."""
+    """With edges that are all absent for the gold, its swap for another entity leaves the scores of the others as they
+    are."""
     head = make()
     mentions, entities = sides(head)
     pairs = {name: values.clone() for name, values in head_pairs(head.shapes, LISTS, 5).items()}

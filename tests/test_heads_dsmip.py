@@ -1,4 +1,5 @@
-"""DSMIP against its paper: prompts over a frozen CLIP, parameters counted, the gate's choice, and what each stage hands on."""
+"""DSMIP against its paper: prompts over a frozen CLIP, parameters counted, the gate's choice, and what each stage hands
+on."""
 
 from dataclasses import replace
 
@@ -178,7 +179,7 @@ def test_without_prompts_the_blocks_give_the_models_own_features(tmp_path, make,
 
 def test_a_file_that_holds_no_blocks_is_refused_by_name(tmp_path):
     (tmp_path / "blocks.safetensors").write_bytes(b"\x00" * 40)
-    with pytest.raises(UserError, match="blocks.safetensors"):
+    with pytest.raises(UserError, match=r"blocks\.safetensors"):
         read_towers(tmp_path / "blocks.safetensors")
 
 
@@ -335,7 +336,7 @@ def test_a_stage_that_does_not_go_with_prompts_is_refused(params, stage):
 def test_both_stages_train_without_prompts(tmp_path):
     job = build_job(tmp_path)
     common = {
-        **{name: 8 for name in ("d_t", "d_v", "d_c")},
+        **dict.fromkeys(("d_t", "d_v", "d_c"), 8),
         "prompts": False,
         "text_feature": "text_tokens",
         "image_feature": "image_patches",

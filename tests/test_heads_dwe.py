@@ -32,7 +32,8 @@ EVERYTHING = ["clip_image", "clip_text", "face_attributes", "identity", "image_p
 
 
 def build(options, mentions=8, entities=9, text_only=False):
-    """A head with random weights everywhere (LayerNorms and biases too), features of both sides, and the reference's view of them."""
+    """A head with random weights everywhere (LayerNorms and biases too), features of both sides, and the reference's
+    view of them."""
     config = load_config("dwe", {**SMALL, **options})
     shapes = head_shapes(config, text_only)
     torch.manual_seed(3)

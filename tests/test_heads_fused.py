@@ -23,7 +23,8 @@ NAN = math.nan
 
 
 def reference(row, weights, hidden, members):
-    """Scores of one list, number by number, the mean over the members. row: candidates x numbers, None where a number is not there."""
+    """Scores of one list, number by number, the mean over the members. row: candidates x numbers, None where a number
+    is not there."""
     scores = []
     for own in row:
         level, gap, there = [], [], []
@@ -215,7 +216,7 @@ def test_a_ranker_learns_from_train_and_becomes_a_part(world, tmp_path):
 
 
 def test_a_run_comes_back_from_its_folder(world, tmp_path):
-    job, fused, _ = world
+    _, fused, _ = world
     head = load_head(fused.out, CPU)
     assert head.config == load_config("fused", fused.config) and not head.training
     assert torch.equal(head.centre, read_tensors(fused.out / "model.safetensors")[0]["centre"])

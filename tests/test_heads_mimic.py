@@ -36,7 +36,8 @@ class Memory:
 
 
 def build(options, mentions=6, entities=9):
-    """A head with random weights everywhere (LayerNorms and biases too), its features, and the reference's view of both."""
+    """A head with random weights everywhere (LayerNorms and biases too), its features, and the reference's view of
+    both."""
     config = load_config("mimic", {**SMALL, **options})
     shapes = head_shapes(config)
     torch.manual_seed(3)
@@ -148,7 +149,7 @@ def test_an_aligned_start_scores_likeness_and_refuses_widths_that_differ():
     with torch.no_grad():
         scores = head.score_block(head.encode_mentions(texts), head.encode_entities(texts))["score"]
     assert (scores.argmax(1) == torch.arange(5)).all(), "each text is most like itself before any training"
-    with pytest.raises(UserError, match="aligned.*12 wide.*16"):
+    with pytest.raises(UserError, match=r"aligned.*12 wide.*16"):
         make(pooled=12)
 
 

@@ -85,7 +85,8 @@ def test_a_run_tells_its_cost(world):
     said = json.loads((job.out / "run.json").read_text())
     assert said == result.run
     with safe_open(job.out / "model.safetensors", framework="pt") as file:
-        sizes = [int(np.prod(file.get_slice(name).get_shape())) for name in file.keys()]
+        names = file.keys()  # the file itself is no mapping
+        sizes = [int(np.prod(file.get_slice(name).get_shape())) for name in names]
     assert said["parameters"] == sum(sizes), "this head has no buffers and nothing frozen"
     assert set(said["pairs_per_second"]) == {"candidates", "full-kb"} and min(said["pairs_per_second"].values()) > 0
     assert set(said["seconds"]) == {"load", "train", "evaluate"} and said["seconds"]["train"] > 0
@@ -128,7 +129,8 @@ EPOCHS_KEPT = {"epoch-before:2": 1, "epoch-end": 1, "epoch-end:3": 3, "run-middl
 
 @pytest.fixture(scope="module")
 def killed(world, tmp_path_factory):
-    """fault -> the job of a run that was killed there; "other": one with another learning rate, killed after its second epoch."""
+    """fault -> the job of a run that was killed there; "other": one with another learning rate, killed after its second
+    epoch."""
     folder = tmp_path_factory.mktemp("killed")
     jobs = {fault: replace(world[0], out=folder / fault.replace(":", "-")) for fault in EPOCHS_KEPT}
     jobs["other"] = replace(world[0], config={**world[0].config, "lr": 0.001}, out=folder / "other")

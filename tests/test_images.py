@@ -235,7 +235,7 @@ def test_decoding_in_threads_gives_the_pixels_of_decoding_alone():
     kinds = list(GOOD) * 8
     with ThreadPoolExecutor(8) as pool:
         together = pool.map(lambda kind: decode(GOOD[kind]).tobytes(), kinds)
-        assert all(pixels == alone[kind] for kind, pixels in zip(kinds, together))
+        assert all(pixels == alone[kind] for kind, pixels in zip(kinds, together, strict=True))
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def folder(tmp_path):
 
 def test_scan_gives_the_verdict_of_decode_for_every_file(folder):
     paths = sorted(folder.glob("*.img"))
-    for path, found in zip(paths, scan(paths, workers=3)):
+    for path, found in zip(paths, scan(paths, workers=3), strict=True):
         data = path.read_bytes()
         assert (found.status, found.cause) == verdict(data, None)
         assert found.key == image_key(data) == content_key("image", data)

@@ -1,4 +1,5 @@
-"""Searches: the same heads as training makes, nothing of the test split, killed and joined studies, and what a space may hold."""
+"""Searches: the same heads as training makes, nothing of the test split, killed and joined studies, and what a space
+may hold."""
 
 import csv
 import json
@@ -42,7 +43,8 @@ SPACE = {
 
 
 def search_job(job, out, space=SPACE, config=MappingProxyType({}), **study):
-    """A search over MIMIC into `out`. config: options beside the job's. study: of `Study`; 4 trials unless told otherwise."""
+    """A search over MIMIC into `out`. config: options beside the job's. study: of `Study`; 4 trials unless told
+    otherwise."""
     config = {**config_json(load_config("mimic", job.config)), **config}
     return SearchJob(
         training=replace(job, config=config, out=out),

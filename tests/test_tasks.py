@@ -269,7 +269,10 @@ def test_a_command_killed_before_its_receipt_goes_on_without_redoing_a_row(base,
 def test_workers_that_are_spawned_as_on_macos_do_the_same(base, tmp_path):
     fresh = World(base.root)
     fresh.work = tmp_path / "work"
-    code = "import multiprocessing; multiprocessing.set_start_method('spawn'); from luigi.cmdline import luigi_run; luigi_run()"
+    code = (
+        "import multiprocessing; multiprocessing.set_start_method('spawn'); "
+        "from luigi.cmdline import luigi_run; luigi_run()"
+    )
     command = [sys.executable, "-c", code, "--module", "tasks", *fresh.arguments("PrepareDataset"), "--workers", "2"]
     done = subprocess.run(
         command,

@@ -1,4 +1,5 @@
-"""Ablations and variants of every method: they are valid, change what they say, and read no picture where they say so."""
+"""Ablations and variants of every method: they are valid, change what they say, and read no picture where they say
+so."""
 
 import json
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_patterns_choose_ablations_and_one_that_fits_nothing_is_refused():
     given = profile("clip_text", "clip_image")
     found, _ = variants.ablations("mimic", "{}", given, only="without L_*, text only")
     assert list(found) == ["without L_T", "without L_V", "without L_C", TEXT_ONLY]
-    with pytest.raises(UserError, match="--only 'text onyl'.*did you mean 'text only'"):
+    with pytest.raises(UserError, match=r"--only 'text onyl'.*did you mean 'text only'"):
         variants.ablations("mimic", "{}", given, only="text onyl")
 
 

@@ -1,4 +1,5 @@
-"""The layout `wikidiverse`: what is kept of a release, what must not be, and a one-line error for everything malformed."""
+"""The layout `wikidiverse`: what is kept of a release, what must not be, and a one-line error for everything
+malformed."""
 
 import json
 
@@ -74,7 +75,10 @@ def test_wikidiverse_titles_are_found_in_every_spelling(diverse, written, title)
 def test_wikidiverse_the_kb_is_what_the_description_files_name_first_description_first(diverse):
     diverse.write()
     (diverse.folder / "entities").mkdir()
-    tsv = "entity@@@@description\nLion@@@@Another text.\nIron_Man@@@@A man\nin iron.\n\nMercury_(planet)@@@@A @@@@ planet.\n"
+    tsv = (
+        "entity@@@@description\nLion@@@@Another text.\nIron_Man@@@@A man\nin iron.\n\n"
+        "Mercury_(planet)@@@@A @@@@ planet.\n"
+    )
     (diverse.folder / "entities" / "wikipedia_entity2desc_filtered.tsv").write_text(tsv)
     (diverse.folder / "entities" / "entity2brief_train.json").write_text(
         json.dumps({"Iron_Man": "x", "Sun": "A star."})

@@ -45,7 +45,8 @@ class CandidateOptions(OnProfile):
 
 
 class BuildCandidates(CandidateOptions):
-    """Lists the entities that each mention is compared with, by name and by further sources; prints the recall of each."""
+    """Lists the entities that each mention is compared with, by name and by further sources; prints the recall of
+    each."""
 
     def extraction(self) -> ExtractFeatures | None:
         """The features that dense sources compare; None where there is no such source."""
@@ -97,7 +98,8 @@ class BuildCandidates(CandidateOptions):
 
 
 class BuildPairs(CandidateOptions):
-    """Computes one pair feature from cached features: numbers per mention and candidate, one file per candidate list."""
+    """Computes one pair feature from cached features: numbers per mention and candidate, one file per candidate
+    list."""
 
     pair = luigi.Parameter(
         description="the pair feature: clip_ti, clip_it, text_cls, object_relation, name_similarity, face_match, "

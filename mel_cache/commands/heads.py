@@ -26,10 +26,12 @@ from report.contracts import AverageJob, AverageResult
 
 
 class TrainHead(CandidateOptions):
-    """Trains one head over the cached features and evaluates it; only the head runs again when its hyper-parameters change.
+    """Trains one head over the cached features and evaluates it; only the head runs again when its hyper-parameters
+    change.
 
-    Writes artifacts/runs/<dataset>/<method>/<hash>/: config.json, model.safetensors, metrics.json, predictions.parquet, learning curves.
-    With --seeds N, N such runs (those of single seeds are shared), and their mean ± deviation in <method>/mean-<hash>/.
+    Writes artifacts/runs/<dataset>/<method>/<hash>/: config.json, model.safetensors, metrics.json, predictions.parquet,
+    learning curves. With --seeds N, N such runs (those of single seeds are shared), and their mean ± deviation in
+    <method>/mean-<hash>/.
     """
 
     method = luigi.Parameter(default="mimic", description="the head: a file under heads/config/")
@@ -157,7 +159,8 @@ class TrainHead(CandidateOptions):
 
 
 class PromptedFeatures(TrainHead):
-    """Extracts text and pictures once more with the prompts that DSMIP's first stage learned, into a cache that belongs to that run."""
+    """Extracts text and pictures once more with the prompts that DSMIP's first stage learned, into a cache that belongs
+    to that run."""
 
     def learned(self) -> TrainHead:
         """The run that learned the prompts."""
@@ -188,10 +191,11 @@ class PromptedFeatures(TrainHead):
 
 
 class SearchHead(TrainHead):
-    """Searches a head's hyper-parameters on the choosing half of dev (Optuna); all trials share the tensors of one process. Only the head runs.
+    """Searches a head's hyper-parameters on the choosing half of dev (Optuna); all trials share the tensors of one
+    process. Only the head runs.
 
-    Writes artifacts/sweeps/<dataset>/<method>/<hash>/: best.json (for `TrainHead --params @best.json`), trials.csv and pictures. A search that was
-    stopped goes on; a larger --n-trials adds to it; the same command elsewhere joins it.
+    Writes artifacts/sweeps/<dataset>/<method>/<hash>/: best.json (for `TrainHead --params @best.json`), trials.csv and
+    pictures. A search that was stopped goes on; a larger --n-trials adds to it; the same command elsewhere joins it.
     """
 
     n_trials = Whole(least=1, default=50, description="trials in the whole study, by all that take part")

@@ -10,9 +10,11 @@ from report.runs import MEAN
 
 
 def find(task: CandidateOptions, named: str) -> TrainHead:
-    """The task behind a run's folder, or `<dataset>/<method>/<hash>` below the work folder's runs; that of several seeds for a mean over them.
+    """The task behind a run's folder, or `<dataset>/<method>/<hash>` below the work folder's runs; that of several
+    seeds for a mean over them.
 
-    task: gives dataset, profile and candidates. Raises `UserError` where there is no such run, or where it was made from other ones.
+    task: gives dataset, profile and candidates. Raises `UserError` where there is no such run, or where it was made
+    from other ones.
     """
     folder = task.paths.find_run(named)
     first, more = folder, {"seeds": 1}
