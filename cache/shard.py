@@ -112,7 +112,7 @@ class Shard:
         if array is None:
             return f"has no array {name}"
         fits = len(array.shape) == len(shape) and all(
-            wanted in (None, found) for wanted, found in zip(shape, array.shape, strict=True)
+            wanted in (None, size) for wanted, size in zip(shape, array.shape, strict=True)
         )
         if array.dtype != dtype or not fits:
             wanted = ", ".join("any" if size is None else str(size) for size in shape)

@@ -111,8 +111,8 @@ class Store:
         """Write a small input's output (JSON) beside the spec; with it a later run can tell that a library's numbers
         have drifted."""
         path = self.folder / SPEC
-        said = {"feature": self.feature, "identity": self.identity, "spec": self.spec, "probe": probe}
-        write_json(path, said, claims.temporary_name(path))  # a name that `sweep` knows for a killed writer's
+        description = {"feature": self.feature, "identity": self.identity, "spec": self.spec, "probe": probe}
+        write_json(path, description, claims.temporary_name(path))  # a name that `sweep` knows for a killed writer's
 
     # Lookup
 

@@ -82,18 +82,18 @@ def repair(findings: Iterable[Finding]) -> list[Path]:
 def usage(root: Path) -> tuple[list[Usage], list[str]]:
     """Rows and bytes of each feature under `root`, from shard headers alone; and a line on each that cannot be told,
     naming the damaged file."""
-    found, problems = [], []
+    usages, problems = [], []
     for folder in folders(root):
         try:
             store, shards = Store.open(folder), sorted(folder.glob("*.h5"))
             states = [path.stat() for path in shards]
             newest = max([state.st_mtime for state in states], default=(folder / SPEC).stat().st_mtime)
-            found.append(
+            usages.append(
                 Usage(folder, store.feature, store.identity, store.rows, sum(state.st_size for state in states), newest)
             )
         except UserError as error:
             problems.append(str(error))
-    return found, problems
+    return usages, problems
 
 
 def remove(folder: Path) -> int:

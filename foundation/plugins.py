@@ -56,16 +56,16 @@ def find(kind: Kind, own: Iterable[str]) -> dict[str, Plugin]:
 
     Raises `UserError` where a plugin cannot be loaded, or has a name that is taken.
     """
-    found: dict[str, Plugin] = {}
+    plugins: dict[str, Plugin] = {}
     for plugin in (*_of_entry_points(kind), *_of_files(kind)):
         if plugin.name in own:
             raise UserError(f"{plugin.file}: the package's own {kind} {plugin.name!r} has this name; choose another")
-        if plugin.name in found and found[plugin.name].file != plugin.file:
+        if plugin.name in plugins and plugins[plugin.name].file != plugin.file:
             raise UserError(
-                f"{plugin.file}: {found[plugin.name].file} has the {kind} name {plugin.name!r} too; rename one"
+                f"{plugin.file}: {plugins[plugin.name].file} has the {kind} name {plugin.name!r} too; rename one"
             )
-        found[plugin.name] = plugin
-    return found
+        plugins[plugin.name] = plugin
+    return plugins
 
 
 def digest_of(kind: type) -> str | None:

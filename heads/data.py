@@ -1,13 +1,10 @@
 """A head's inputs: mentions, entities, candidate lists and cached features, resident on the device where they fit."""
 
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,7 +19,6 @@ from heads.base import Batch, Ragged, Rows
 from heads.contracts import HeadInput, TrainingJob
 from heads.metrics import dev_half
 
-T = TypeVar("T")
 CPU = torch.device("cpu")
 
 
@@ -393,40 +389,3 @@ def settle_all(side: Side, device: torch.device) -> None:
 def _budget(device: torch.device) -> int:
     """Bytes that resident features may take. On a CPU none: the page cache holds what is mapped, and threads that copy with numpy leave torch's alone."""
     return torch.cuda.mem_get_info(device)[0] * 6 // 10 if device.type == "cuda" else 0
-
-
-def prefetch(items: Iterable[T], make: Callable[[T], Any], depth: int = 2) -> Iterator[Any]:
-    """`make(item)` of each item in order, computed in a thread up to `depth` ahead, so that reading and computing overlap."""
-    ready: queue.Queue[tuple[Any, BaseException | None, bool]] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(entry: tuple[Any, BaseException | None, bool]) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for item in items:
-                if stop.is_set():
-                    return
-                put((make(item), None, False))
-            put((None, None, True))
-        except BaseException as error:
-            put((None, error, True))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            made, error, last = ready.get()
-            if error is not None:
-                raise error
-            if last:
-                return
-            yield made
-    finally:
-        stop.set()
-        thread.join()

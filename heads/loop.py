@@ -12,8 +12,9 @@ from torch import Tensor
 
 from foundation.device import autocast
 from foundation.errors import UserError
+from foundation.prefetch import prefetch
 from heads.base import Batch, Head
-from heads.data import Bundle, prefetch
+from heads.data import Bundle
 from heads.metrics import figures, rank_in_lists
 from heads.scoring import Scoring
 

@@ -7,8 +7,9 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
+from foundation.prefetch import prefetch
 from heads.base import Head, Rows
-from heads.data import Bundle, Side, prefetch
+from heads.data import Bundle, Side
 from heads.metrics import not_below
 
 CHUNK = 512

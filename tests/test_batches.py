@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from foundation.errors import UserError
+from foundation.prefetch import prefetch
 from pipeline.extraction import batches
 
 COUNT, SIZE = 8, 1000  # results of a batch, bytes of each
@@ -129,3 +131,24 @@ def test_bytes_are_those_of_arrays_tensors_and_pictures_in_whatever_holds_them()
     assert batches.held((np.zeros((3, 4), np.float32), (4, 3))) == pytest.approx(48, abs=120)
     assert batches.held(torch.zeros(1000)) == 4000
     assert batches.held([{"a": Image.new("RGB", (100, 50))}, np.zeros(7000, np.uint8)]) == 22_000
+
+
+def test_an_error_in_the_one_thread_of_a_plain_prefetch_comes_after_the_results_before_it():
+    def read(item: int) -> int:
+        if item == 2:
+            raise UserError("item 2 is gone")
+        return item * 10
+
+    taken = []
+    with pytest.raises(UserError, match="item 2 is gone"):
+        for result in prefetch(range(5), read):
+            taken.append(result)
+    assert taken == [0, 10]
+
+
+def test_a_consumer_that_stops_early_leaves_no_thread_behind():
+    before = threading.active_count()
+    results = prefetch(range(100), lambda item: item)
+    assert next(results) == 0
+    results.close()
+    assert threading.active_count() == before

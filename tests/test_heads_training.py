@@ -20,7 +20,7 @@ from heads import training
 from heads.base import Ragged
 from heads.checkpoint import read_tensors
 from heads.contracts import Compute
-from heads.data import CPU, Bundle, prefetch, settle
+from heads.data import CPU, Bundle, settle
 from heads.evaluation import measure
 from heads.loop import Trainer
 from heads.metrics import dev_half
@@ -269,19 +269,6 @@ def test_resident_and_mapped_features_are_the_same_rows(world):
             assert torch.equal(column.values, right[name].values) and torch.equal(column.lengths, right[name].lengths)
         else:
             assert torch.equal(column, right[name])
-
-
-def test_an_error_while_reading_ahead_is_raised_where_the_batch_is_wanted():
-    def read(item):
-        if item == 2:
-            raise UserError("item 2 is gone")
-        return item * 10
-
-    found = []
-    with pytest.raises(UserError, match="item 2 is gone"):
-        for made in prefetch(range(5), read):
-            found.append(made)
-    assert found == [0, 10]
 
 
 @pytest.mark.parametrize(

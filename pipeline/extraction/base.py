@@ -258,14 +258,14 @@ class CropExtractor(PictureExtractor):
 
         parent: the row of `of`, `boxes` (L, 4) in pixels.
         """
-        found = []
+        crops = []
         for number, box in enumerate(parent["boxes"]):
             left, top, right, bottom = clipped(box, image.size)
             if right > left and bottom > top:
-                found.append((number, self.prepare(image.crop((left, top, right, bottom)))))
+                crops.append((number, self.prepare(image.crop((left, top, right, bottom)))))
         if not len(parent["boxes"]) and self.whole_if_none:
-            found.append((-1, self.prepare(image)))
-        return found
+            crops.append((-1, self.prepare(image)))
+        return crops
 
 
 class RowsExtractor(Extractor):

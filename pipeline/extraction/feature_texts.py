@@ -12,7 +12,7 @@ NAME_BYTES = 96
 THRESHOLD = 0.5  # a name recognised with no more than this is no text (DWE+, section 3)
 MOST = 8  # texts of one mention, the best first
 _ORDER = ("gender", "race", "age", "emotion")
-_SAID = {"man": "male", "woman": "female"}  # DWE+ says male and female, DeepFace Man and Woman
+_PAPER_WORDS = {"man": "male", "woman": "female"}  # DWE+ says male and female, DeepFace Man and Woman
 
 
 def pack(name: str) -> np.ndarray:
@@ -52,18 +52,20 @@ def texts(
 def sentences(phrase: str, row: ParentRow, labels: Mapping[str, Sequence[str]]) -> list[str]:
     """`<mention>, gender: male, race: white, age: 50` for each face, of the attributes that were found; the likeliest
     class of each. Attributes that the paper has not follow in the order of the row."""
-    found = [name for name in _ORDER if name in row] + [name for name in row if name in labels and name not in _ORDER]
+    attributes = [name for name in _ORDER if name in row] + [
+        name for name in row if name in labels and name not in _ORDER
+    ]
     parts = []
-    for face in range(len(row[found[0]]) if found else 0):
-        said = [phrase]
-        for name in found:
+    for face in range(len(row[attributes[0]]) if attributes else 0):
+        words = [phrase]
+        for name in attributes:
             if name == "age":
                 value = str(round(float(row[name][face])))
             else:
                 label = labels[name][int(np.argmax(row[name][face]))].lower()
-                value = _SAID.get(label, label)
-            said.append(f"{name}: {value}")
-        parts.append(", ".join(said))
+                value = _PAPER_WORDS.get(label, label)
+            words.append(f"{name}: {value}")
+        parts.append(", ".join(words))
     return parts
 
 
@@ -72,7 +74,7 @@ def names(row: ParentRow, threshold: float = THRESHOLD) -> list[str]:
     best: dict[str, float] = {}
     for packed, scores in zip(row["names"], row["scores"], strict=True):
         for name, score in zip(packed, scores, strict=True):
-            said = unpack(name)
-            if said and score > threshold:
-                best[said] = max(best.get(said, 0.0), float(score))
+            recognised = unpack(name)
+            if recognised and score > threshold:
+                best[recognised] = max(best.get(recognised, 0.0), float(score))
     return [f"{name}, score: {score:.2f}" for name, score in sorted(best.items(), key=lambda item: (-item[1], item[0]))]

@@ -32,13 +32,13 @@ def verify(job: VerifyJob) -> Verification:
     """Check every checksum of the cache and of what learned prompts have made; with `repair`, remove what is bad."""
     paths = Paths(job.work)
     folders = [paths.cache, *paths.prompted()]
-    found = [(folder, finding) for folder in folders for finding in checks.verify(folder)]
-    removed = checks.repair([finding for _, finding in found]) if job.repair else []
+    findings = [(folder, finding) for folder in folders for finding in checks.verify(folder)]
+    removed = checks.repair([finding for _, finding in findings]) if job.repair else []
     return Verification(
-        rows=0 if found else sum(entry.rows for folder in folders for entry in checks.usage(folder)[0]),
+        rows=0 if findings else sum(entry.rows for folder in folders for entry in checks.usage(folder)[0]),
         bad=tuple(
             BadFile(path=paths.relative(finding.path), problem=finding.problem, prompted=folder != paths.cache)
-            for folder, finding in found
+            for folder, finding in findings
         ),
         removed=len(removed),
     )

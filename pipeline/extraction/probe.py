@@ -48,11 +48,11 @@ def check_probe(extractor: Extractor, store: Store) -> None:
 
     Raises `UserError` where the model gives other numbers.
     """
-    found = probe(extractor)
+    outputs = probe(extractor)
     if not store.probe:
-        store.set_probe(found)
+        store.set_probe(outputs)
         return
-    for name, values in found.items():
+    for name, values in outputs.items():
         expected = store.probe.get(name, [])
         if len(expected) != len(values) or np.abs(np.subtract(values, expected)).max(initial=0) > TOLERANCE:
             raise UserError(

@@ -134,8 +134,8 @@ class RowComputer:
         if not items:
             return
         crops = isinstance(extractor, CropExtractor)
-        found = self._crops(extractor, items) if crops else self.model(extractor, items)
-        for output, values in found.items():
+        outputs = self._crops(extractor, items) if crops else self.model(extractor, items)
+        for output, values in outputs.items():
             if isinstance(columns[output], np.ndarray):
                 columns[output][at] = values
             else:

@@ -137,8 +137,8 @@ def request(profile: Profile, listed: Iterable[Want], demo: Path | None) -> dict
     def stamps(name: str) -> list[Any]:
         options = extractors.check_options(profile.feature(name), _where(profile))
         named = kinds[name].references(options)
-        found = [model_files.stamp(reference, profile.source, demo) for reference in named]
-        return found[0] if len(found) == 1 else found
+        states = [model_files.stamp(reference, profile.source, demo) for reference in named]
+        return states[0] if len(states) == 1 else states
 
     return {
         "limits": dict(profile.limits),

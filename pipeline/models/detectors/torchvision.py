@@ -48,9 +48,9 @@ def categories(files: ModelFiles) -> list[str]:
     count = files.config.get("kwargs", {}).get("num_classes", CLASSES)
     names = files.config.get("categories", [str(number) for number in range(count)])
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
-        found = len(names) if isinstance(names, list) else repr(names)[:40]
+        count_found = len(names) if isinstance(names, list) else repr(names)[:40]
         raise UserError(
-            f"model {files.reference!r}: torchvision.json has {found} categories, expected {count} (num_classes, "
+            f"model {files.reference!r}: torchvision.json has {count_found} categories, expected {count} (num_classes, "
             "the background first)"
         )
     return names
@@ -154,7 +154,7 @@ class Detector:
         import torch
 
         nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32)
-        found: list[Any] = [nothing] * len(items)
+        rows: list[Any] = [nothing] * len(items)
         seen = [position for position, (_, size, _) in enumerate(items) if min(size) > 0]
         for group in equal_shapes([self._padded(items[position][1]) for position in seen], PIXELS):
             group = [seen[position] for position in group]
@@ -166,5 +166,5 @@ class Detector:
                 _, (height, width), own = items[position]
                 boxes = detected["boxes"].cpu().numpy() * np.array([own[0] / width, own[1] / height] * 2, np.float32)
                 labels = detected["labels"].cpu().numpy().astype(np.int32)
-                found[position] = best_boxes(own, self.k, boxes, detected["scores"].float().cpu().numpy(), labels)
-        return found
+                rows[position] = best_boxes(own, self.k, boxes, detected["scores"].float().cpu().numpy(), labels)
+        return rows

@@ -248,7 +248,7 @@ class Detector:
         import torch
         from ultralytics.utils import nms, ops
 
-        found: list[Any] = [None] * len(items)
+        per_picture: list[Any] = [None] * len(items)
         for group in equal_shapes([pixels.shape for pixels, _ in items], PIXELS):
             pixels = self._pixels([items[position][0] for position in group])
             with torch.autocast(
@@ -270,5 +270,5 @@ class Detector:
                 scaled: Any = ops.scale_boxes(pixels.shape[2:], rows[:, :4], (height, width))
                 boxes = scaled.cpu().numpy()
                 confidences, labels = rows[:, 4].float().cpu().numpy(), rows[:, 5].cpu().numpy().astype(np.int32)
-                found[position] = best_boxes((width, height), self.k, boxes, confidences, labels)
-        return found
+                per_picture[position] = best_boxes((width, height), self.k, boxes, confidences, labels)
+        return per_picture

@@ -62,13 +62,13 @@ def midpoints(labels: list[str], reference: str) -> np.ndarray:
     """
     import re
 
-    found = [[float(number) for number in re.findall(r"\d+", label)] for label in labels]
-    if not all(found):
+    numbers_of = [[float(number) for number in re.findall(r"\d+", label)] for label in labels]
+    if not all(numbers_of):
         raise UserError(
-            f"model {reference!r} as classifier of age: its class {labels[found.index([])]!r} has no number in it; "
-            "choose another model"
+            f"model {reference!r} as classifier of age: its class {labels[numbers_of.index([])]!r} has no number in "
+            "it; choose another model"
         )
-    return np.array([sum(numbers) / len(numbers) for numbers in found], np.float32)
+    return np.array([sum(numbers) / len(numbers) for numbers in numbers_of], np.float32)
 
 
 def summary(value: Any) -> str:

@@ -125,5 +125,5 @@ def predict(client: Any, attribute: str, crops: np.ndarray) -> np.ndarray:
 
     DeepFace drops the first axis of a batch of one.
     """
-    found = np.asarray(client.predict(crops), np.float32)
-    return found.reshape(len(crops)) if attribute == "age" else found.reshape(len(crops), -1)
+    values = np.asarray(client.predict(crops), np.float32)
+    return values.reshape(len(crops)) if attribute == "age" else values.reshape(len(crops), -1)

@@ -37,8 +37,8 @@ class Recogniser:
             self.__dict__.pop("session", None)
         self.session  # noqa: B018
 
-    def _refuse(self, found: str, remedy: str) -> UserError:
-        return UserError(f"model {self.files.reference!r}: {self.files.weights[0].name} {found}; {remedy}")
+    def _refuse(self, problem: str, remedy: str) -> UserError:
+        return UserError(f"model {self.files.reference!r}: {self.files.weights[0].name} {problem}; {remedy}")
 
     @cached_property
     def session(self) -> Any:
@@ -101,8 +101,8 @@ class Recogniser:
         if len(output.shape) == 2 and isinstance(output.shape[1], int):
             return output.shape[1]
         size = self.size or 112
-        found = self(np.zeros((1, size, size, 3), np.float32))
-        return found.shape[1]
+        vectors = self(np.zeros((1, size, size, 3), np.float32))
+        return vectors.shape[1]
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """(b, H, W, 3) float32, normalised → (b, width) float32 as the model gives them."""
