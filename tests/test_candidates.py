@@ -104,7 +104,9 @@ def test_nothing_in_common_gives_an_empty_list_and_empty_inputs_work():
 
 
 def test_unknown_scorer_names_the_known_ones():
-    with pytest.raises(UserError, match=r"token_set.*known: token_set_ratio, token_sort_ratio, ratio"):
+    with pytest.raises(
+        UserError, match=r"token_set.*did you mean .token_set_ratio.\? Known: WRatio, partial_ratio, ratio"
+    ):
         NameRanking(["a"], ["Q1"], "token_set").lists(["a"], 1)
 
 

@@ -39,6 +39,13 @@ class CandidateOptions(OnProfile):
         "next)",
     )
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        try:
+            specs.check(self.sources, self.scorer, self.merge)
+        except UserError as error:
+            stop(error)
+
     def dataset_folder(self) -> Path:
         """Folder of the prepared dataset, which must be done."""
         return self.folder(self.clone(PrepareDataset).resolved()["folder"])
@@ -50,11 +57,7 @@ class BuildCandidates(CandidateOptions):
 
     def extraction(self) -> ExtractFeatures | None:
         """The features that dense sources compare; None where there is no such source."""
-        try:
-            features = specs.vector_features(self.sources)
-        except UserError as error:
-            stop(error)
-            raise
+        features = specs.vector_features(self.sources)
         return self.clone(ExtractFeatures, features=",".join(features), wants="") if features else None
 
     def needs(self) -> list[Task]:

@@ -11,10 +11,19 @@ from pydantic import Field
 from cache.inputs import Input
 from foundation.contracts import contract
 
+SCORERS = ("token_set_ratio", "token_sort_ratio", "ratio", "partial_ratio", "WRatio")
+"""rapidfuzz's similarities that names can be compared by."""
+MERGES = ("round-robin", "append")
+"""How several sources become one list.
+
+round-robin: by rank, every source's first, then every source's second, …; append: the first source whole, then what the
+next adds, …
+"""
+
 
 @contract
 class NameSource:
-    """The entities whose names are most like the phrase. scorer: one of `pipeline.candidates.name_ranking.SCORERS`."""
+    """The entities whose names are most like the phrase. scorer: one of `SCORERS`."""
 
     kind: Literal["name"] = "name"
     scorer: str = "token_set_ratio"
@@ -55,7 +64,7 @@ class CandidateJob:
     """Candidate lists to build for every mention of a prepared dataset.
 
     dataset: folder with mentions.parquet, entities.parquet and, for `GivenSource`, given.parquet. out: .npz file to
-    write. k: entities per mention. merge: how several sources become one list, see `pipeline.candidates.merging`.
+    write. k: entities per mention. merge: one of `MERGES`.
     workers: threads, -1 for one per core. digest: what names the lists in everything made from them; None takes the
     SHA-256 of the file.
     """

@@ -9,11 +9,6 @@ import numpy as np
 from pipeline.candidates.base import UNKNOWN
 from pipeline.candidates.lists import RankedLists
 
-MERGES = ("round-robin", "append")
-"""round-robin: by rank, every source's first, then every source's second, …; append: the first source whole, then what
-the next adds, …
-"""
-
 
 def merge(sources: Sequence[RankedLists], k: int, how: str = "round-robin") -> RankedLists:
     """The first k of the lists of several sources, each entity where it comes first.

@@ -10,11 +10,11 @@ import numpy as np
 from rapidfuzz import fuzz, process
 from rapidfuzz.utils import default_process
 
-from foundation.errors import UserError
+from foundation.errors import UserError, nearest
 from foundation.progress import Bar
+from pipeline.candidates.contracts import SCORERS
 from pipeline.candidates.lists import RankedLists, contenders, id_order
 
-SCORERS = ("token_set_ratio", "token_sort_ratio", "ratio", "partial_ratio", "WRatio")
 BLOCK_BYTES = 64 << 20  # of scores held at a time
 PAIRS = 1 << 20  # pairs given to rapidfuzz at a time
 
@@ -91,7 +91,7 @@ class NameRanking:
         memory.
         """
         if self.scorer not in SCORERS:
-            raise UserError(f"unknown scorer {self.scorer!r}; known: {', '.join(SCORERS)}")
+            raise UserError(f"--scorer {self.scorer!r} is unknown{nearest(self.scorer, SCORERS)}")
         if not self.names:
             return
         rows = max(1, BLOCK_BYTES // (4 * len(self.names)))

@@ -1,13 +1,29 @@
 """From `--sources name,dense:clip_text` to the sources' specifications. No torch."""
 
 from cache.inputs import Input, Side
-from foundation.errors import UserError
+from foundation.errors import UserError, nearest
 from foundation.paths import Paths
-from pipeline.candidates.contracts import GivenSource, NameSource, SourceSpec, TypedNameSource, VectorSource
+from pipeline.candidates.contracts import (
+    MERGES,
+    SCORERS,
+    GivenSource,
+    NameSource,
+    SourceSpec,
+    TypedNameSource,
+    VectorSource,
+)
 from pipeline.extraction.contracts import Extraction
 
 PLAIN = ("name", "name-of-type", "given")
 DENSE = "dense:"
+
+
+def check(sources: str, scorer: str, merge: str) -> None:
+    """Raises `UserError` for a value of `--sources`, `--scorer` or `--merge` that does not exist."""
+    split_sources(sources)
+    for option, value, known in (("--scorer", scorer, SCORERS), ("--merge", merge, MERGES)):
+        if value not in known:
+            raise UserError(f"{option} {value!r} is unknown{nearest(value, known)}")
 
 
 def split_sources(sources: str) -> list[str]:

@@ -15,9 +15,9 @@ from foundation.errors import UserError, nearest
 from foundation.files import write_atomic, write_json
 from pipeline.candidates import registry
 from pipeline.candidates.base import UNKNOWN, Source, SourceInputs
-from pipeline.candidates.contracts import CandidateJob, CandidateLists
+from pipeline.candidates.contracts import MERGES, CandidateJob, CandidateLists
 from pipeline.candidates.lists import RankedLists
-from pipeline.candidates.merging import MERGES, merge, merged_ranks
+from pipeline.candidates.merging import merge, merged_ranks
 from pipeline.candidates.recall import recall
 
 
