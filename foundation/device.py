@@ -70,8 +70,7 @@ def autocast(device: str, precision: str) -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def repeatable(threads: int | None = None) -> Iterator[None]:
-    """Inside, the same inputs give the same bytes on this machine, on `threads` CPU threads (None: torch's own
-    number)."""
+    """Inside, the same inputs give the same bytes on this machine, on `threads` CPU threads (None: torch's own)."""
     import torch
 
     deterministic: Any = torch.utils.deterministic  # its property is not in torch's annotations

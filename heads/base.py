@@ -1,4 +1,5 @@
-"""What a head is: it encodes each side once and scores pairs. Rows of features, batches, and the class every method derives from."""
+"""What a head is: it encodes each side once and scores pairs. Rows of features, batches, and the class every method
+derives from."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,8 @@ from heads.config.base import HeadConfig
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows of different lengths without padding. values (sum of lengths, *shape); lengths (n,) int64, always on the CPU."""
+    """Rows of different lengths without padding. values (sum of lengths, *shape); lengths (n,) int64, always on the
+    CPU."""
 
     values: Tensor
     lengths: Tensor
@@ -38,7 +40,8 @@ class Ragged:
         return Ragged(self.values.index_select(0, self._positions(index, lengths).to(self.values.device)), lengths)
 
     def padded(self, index: Tensor, length: int) -> Tensor:
-        """Rows at `index` (m,) as (m, length, *shape), zeros past each row's end; `length` is at least the longest of them."""
+        """Rows at `index` (m,) as (m, length, *shape), zeros past each row's end; `length` is at least the longest of
+        them."""
         index = index.cpu()
         lengths = self.lengths[index]
         if bool((lengths == length).all()):
@@ -57,7 +60,8 @@ class Ragged:
 
 
 class Rows(dict[str, Tensor | Ragged]):
-    """Named columns over the same n rows: features as read, or one side's encodings. Fixed columns are (n, ...), ragged ones `Ragged`."""
+    """Named columns over the same n rows: features as read, or one side's encodings. Fixed columns are (n, ...), ragged
+    ones `Ragged`."""
 
     def __len__(self) -> int:
         column = next(iter(self.values()))
@@ -90,10 +94,11 @@ class Rows(dict[str, Tensor | Ragged]):
 class Batch:
     """One training step's material.
 
-    mentions: (B) rows. entities: (E) rows, each entity of the batch once. gold: (B,) int64 row of a mention's gold among `entities`.
-    candidates: (B, r) int64 rows of its candidates, -1 where a list ends early; None unless the head `uses_candidates`.
-    drawn: (B, h) rows of the hard negatives drawn for each mention, -1 where there is none; None where none are drawn.
-    pairs: wanted pair features beside `candidates`, (B, r) or (B, r, S) float32 each, NaN where a pair has none.
+    mentions: (B) rows. entities: (E) rows, each entity of the batch once. gold: (B,) int64 row of a mention's gold
+    among `entities`. candidates: (B, r) int64 rows of its candidates, -1 where a list ends early; None unless the head
+    `uses_candidates`. drawn: (B, h) rows of the hard negatives drawn for each mention, -1 where there is none; None
+    where none are drawn. pairs: wanted pair features beside `candidates`, (B, r) or (B, r, S) float32 each, NaN where a
+    pair has none.
     """
 
     mentions: Rows
@@ -108,12 +113,13 @@ NO_PAIRS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Head(nn.Module):
-    """Base of every method. The module `heads/<method>.py` holds one subclass, `heads/config/<method>.py` its configuration.
+    """Base of every method. The module `heads/<method>.py` holds one subclass, `heads/config/<method>.py` its
+    configuration.
 
-    Inputs are `Rows` with a column `<role>.<output>` per wanted output (fixed or ragged), `<role>.ok` (n,) bool, false where a row has no such
-    feature (such rows are zeros or of length 0 and must not be read as data), and `<role>.span` (n, 2) int64, the phrase's characters in the
-    view's text (-1: not in it). A view with several texts or pictures per record makes fixed outputs ragged: a step per text or picture.
-    What `encode_*` returns is the head's own business.
+    Inputs are `Rows` with a column `<role>.<output>` per wanted output (fixed or ragged), `<role>.ok` (n,) bool, false
+    where a row has no such feature (such rows are zeros or of length 0 and must not be read as data), and `<role>.span`
+    (n, 2) int64, the phrase's characters in the view's text (-1: not in it). A view with several texts or pictures per
+    record makes fixed outputs ragged: a step per text or picture. What `encode_*` returns is the head's own business.
     Scores come as a dict: "score" and one entry per name in `units`, fp32 all.
     """
 
@@ -122,8 +128,8 @@ class Head(nn.Module):
     units: tuple[str, ...] = ()
 
     def __init__(self, config: HeadConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """shapes: of one row of each input column (of one position, where ragged), as the cached features' specs give them; of a pair feature that
-        is there, `pairs.<name>`: () or (S,)."""
+        """shapes: of one row of each input column (of one position, where ragged), as the cached features' specs give
+        them; of a pair feature that is there, `pairs.<name>`: () or (S,)."""
         super().__init__()
         self.config = config
         self.shapes = dict(shapes)
@@ -137,10 +143,12 @@ class Head(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
     def start(self, label: str, tensors: Mapping[str, Tensor], best: float) -> None:
-        """Called before training for each run of `HeadConfig.runs`, with that run's weights and its best dev MRR: for heads that go on from them."""
+        """Called before training for each run of `HeadConfig.runs`, with that run's weights and its best dev MRR: for
+        heads that go on from them."""
 
     def prepare(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> None:
-        """Called once before training with the lists (m, k) of all training mentions and their pair features: for scales; nothing by default."""
+        """Called once before training with the lists (m, k) of all training mentions and their pair features: for
+        scales; nothing by default."""
 
     def encode_mentions(self, inputs: Rows) -> Rows:
         """Everything of the score that depends on the mention alone."""
@@ -157,7 +165,8 @@ class Head(nn.Module):
     def score_lists(
         self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
     ) -> dict[str, Tensor]:
-        """Scores (B, r) of mention b with entity row `columns[b, j]`; whatever stands where that is -1 is not looked at.
+        """Scores (B, r) of mention b with entity row `columns[b, j]`; whatever stands where that is -1 is not looked
+        at.
 
         pairs: the wanted pair features beside `columns`, as in `Batch`.
         """
@@ -166,7 +175,8 @@ class Head(nn.Module):
     def explain(
         self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
     ) -> dict[str, Tensor]:
-        """What else the head can tell about these pairs (edges, attention, choices): arrays (B, ...) float32 by name; nothing by default."""
+        """What else the head can tell about these pairs (edges, attention, choices): arrays (B, ...) float32 by name;
+        nothing by default."""
         return {}
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Tensors and state of an unfinished run in one file that is written completely or not at all: safetensors, no pickle."""
+"""Tensors and state of an unfinished run in one safetensors file, which is written completely or not at all."""
 
 import json
 from pathlib import Path

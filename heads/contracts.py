@@ -11,7 +11,8 @@ from foundation.contracts import contract
 
 @contract
 class HeadWant(Want):
-    """A feature that a head reads. role: the head's name for it. outputs: those of the extractor's outputs that it reads."""
+    """A feature that a head reads. role: the head's name for it. outputs: those of the extractor's outputs that it
+    reads."""
 
     role: str
     outputs: tuple[str, ...]
@@ -26,7 +27,8 @@ class HeadInput(HeadWant, Input):
 
 @contract
 class Compute:
-    """Where and how something runs. device: auto, cpu, cuda, cuda:N or mps. precision: auto, fp32, fp16 or bf16. threads: None for the library's own."""
+    """Where and how something runs. device: auto, cpu, cuda, cuda:N or mps. precision: auto, fp32, fp16 or bf16.
+    threads: None for the library's own."""
 
     device: str = "auto"
     precision: str = "auto"
@@ -37,8 +39,9 @@ class Compute:
 class LiveClip:
     """The CLIP behind cached states whose blocks run live while prompts are learned.
 
-    profile, feature: the profile and the feature whose model it is. demo: folder of the demo's encoders. start: first live block, by tower
-    (`text`, `image`). blocks: file that the frozen blocks are taken to, one for all runs over the same states.
+    profile, feature: the profile and the feature whose model it is. demo: folder of the demo's encoders. start: first
+    live block, by tower (`text`, `image`). blocks: file that the frozen blocks are taken to, one for all runs over the
+    same states.
     """
 
     profile: str
@@ -52,10 +55,10 @@ class LiveClip:
 class TrainingJob:
     """One run of one head.
 
-    config: the method's full configuration, plain values. inputs: what the head reads. dataset: prepared folder (mentions.parquet,
-    entities.parquet). candidates: .npz of ids and, where known, gold_rank. pairs: pair feature -> .npz of values beside the candidates.
-    heads: the finished runs that it reads, by label. depends: all that names the run, in clear. out: the run's folder. live: for the stage that
-    learns prompts.
+    config: the method's full configuration, plain values. inputs: what the head reads. dataset: prepared folder
+    (mentions.parquet, entities.parquet). candidates: .npz of ids and, where known, gold_rank. pairs: pair feature ->
+    .npz of values beside the candidates. heads: the finished runs that it reads, by label. depends: all that names the
+    run, in clear. out: the run's folder. live: for the stage that learns prompts.
     """
 
     method: str
@@ -81,7 +84,8 @@ Metrics = Mapping[str, Mapping[str, Mapping[str, Figures]]]
 
 @contract
 class TrainingResult:
-    """The result of a run. metrics: split -> protocol -> part -> figures. table: the same as text. run: the contents of run.json."""
+    """The result of a run. metrics: split -> protocol -> part -> figures. table: the same as text. run: the contents of
+    run.json."""
 
     metrics: Metrics
     table: str
@@ -92,8 +96,8 @@ class TrainingResult:
 class Selection:
     """The mentions and candidates that are explained.
 
-    mentions: ids; none: all of the split. sample: the most mentions, 0: all. top: the best so many candidates of each mention, and its gold
-    (0: its whole list).
+    mentions: ids; none: all of the split. sample: the most mentions, 0: all. top: the best so many candidates of each
+    mention, and its gold (0: its whole list).
     """
 
     split: str

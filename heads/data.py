@@ -37,7 +37,8 @@ class FeatureColumn:
         self.row_of: np.ndarray | None = None
 
     def distinct(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows that hold each distinct content once, and for every row its place among them (their number where it is not ok)."""
+        """Rows that hold each distinct content once, and for every row its place among them (their number where it is
+        not ok)."""
         rows = np.flatnonzero(self.ok)
         _, first, place = np.unique(self.keys[rows].view("V16").ravel(), return_index=True, return_inverse=True)
         row_of = np.full(len(self.ok), len(first), dtype=np.int64)
@@ -77,7 +78,8 @@ class FeatureColumn:
 
 
 class Several:
-    """A fixed output of which a record may have several rows (one per text or picture): reads as `Ragged`, absent rows left out."""
+    """A fixed output of which a record may have several rows (one per text or picture): reads as `Ragged`, absent rows
+    left out."""
 
     ragged = True
 
@@ -85,7 +87,8 @@ class Several:
         """column: over the rows of all records one after another; counts (n,): how many of them each record has."""
         if column.ragged:
             raise UserError(
-                f"output {column.table.output!r} is ragged itself; under a view with several texts per record, only fixed outputs can be read"
+                f"output {column.table.output!r} is ragged itself; under a view with several texts per record, only "
+                "fixed outputs can be read"
             )
         self.column = column
         self.shape = column.shape
@@ -115,7 +118,8 @@ class Several:
 
 @dataclass(frozen=True)
 class Keys:
-    """A key column: the rows of a feature behind each record, as extraction leaves them (see `pipeline.extraction.units.KeyColumn`)."""
+    """A key column: the rows of a feature behind each record, as extraction leaves them (see
+    `pipeline.extraction.units.KeyColumn`)."""
 
     keys: np.ndarray
     present: np.ndarray
@@ -137,7 +141,8 @@ class Keys:
 
 @dataclass
 class Side:
-    """The mentions or the entities: `count` rows. columns: `<role>.<output>`; by role, ok: which rows have it, spans: the phrase's characters."""
+    """The mentions or the entities: `count` rows. columns: `<role>.<output>`; by role, ok: which rows have it, spans:
+    the phrase's characters."""
 
     count: int
     device: torch.device
@@ -169,10 +174,11 @@ class Side:
 class Bundle:
     """Everything a run reads.
 
-    table: columns of mentions.parquet (M) as numpy arrays. gold: (M,) entity row, -1 NIL, -2 outside the KB. entity_ids, entity_image: (N,).
-    candidates: (M, k) entity rows, -1 where a list ends. retrieval_rank: (M,) the gold's rank in the whole retrieval order from 1, -1 unknown.
-    shapes: of one row (one position where ragged) of each column, the same on both sides; `pairs.<name>` of a pair feature. pairs: (M, k, ...)
-    float32 beside `candidates`, NaN where a pair has none.
+    table: columns of mentions.parquet (M) as numpy arrays. gold: (M,) entity row, -1 NIL, -2 outside the KB.
+    entity_ids, entity_image: (N,). candidates: (M, k) entity rows, -1 where a list ends. retrieval_rank: (M,) the
+    gold's rank in the whole retrieval order from 1, -1 unknown. shapes: of one row (one position where ragged) of each
+    column, the same on both sides; `pairs.<name>` of a pair feature. pairs: (M, k, ...) float32 beside `candidates`,
+    NaN where a pair has none.
     """
 
     mentions: Side
@@ -200,7 +206,8 @@ class Bundle:
         pairs: Mapping[str, Path] = MappingProxyType({}),
         device: torch.device = CPU,
     ) -> "Bundle":
-        """A prepared dataset with its candidate lists, features and pair features; small columns are moved to the device.
+        """A prepared dataset with its candidate lists, features and pair features; small columns are moved to the
+        device.
 
         Raises `UserError` where the files do not fit each other.
         """
@@ -229,14 +236,16 @@ class Bundle:
         for name, column in sides["mention"].columns.items():
             if shapes.setdefault(name, column.shape) != column.shape:
                 raise UserError(
-                    f"{name}: rows of shape {column.shape} for mentions and {shapes[name]} for entities; both sides need the same feature"
+                    f"{name}: rows of shape {column.shape} for mentions and {shapes[name]} for entities; both sides "
+                    "need the same feature"
                 )
         with np.load(candidates_file, allow_pickle=False) as saved:
             candidates = saved["ids"].astype(np.int64)
             rank = saved["gold_rank"].astype(np.int64) if "gold_rank" in saved.files else np.full(len(candidates), -1)
         if len(candidates) != counts["mention"] or candidates.max(initial=-1) >= counts["entity"]:
             raise UserError(
-                f"{candidates_file}: lists do not fit the {counts['mention']} mentions and {counts['entity']} entities of {folder}; build them again"
+                f"{candidates_file}: lists do not fit the {counts['mention']} mentions and {counts['entity']} entities "
+                f"of {folder}; build them again"
             )
         beside = {name: _pair_feature(path, candidates) for name, path in sorted(pairs.items())}
         shapes |= {f"pairs.{name}": values.shape[2:] for name, values in beside.items()}
@@ -272,8 +281,8 @@ class Bundle:
     def training_mentions(self, fraction: float = 1.0, part: str = "train") -> tuple[np.ndarray, dict[str, int]]:
         """Rows of the mentions that a head learns from, and counts.
 
-        Those of train (or of a half of dev) whose gold is in the KB; of these the `fraction` with the lowest hash, so that 10 % are part of 20 %.
-        Raises `UserError` where there is none.
+        Those of train (or of a half of dev) whose gold is in the KB; of these the `fraction` with the lowest hash, so
+        that 10 % are part of 20 %. Raises `UserError` where there is none.
         """
         if not 0 < fraction <= 1:
             raise UserError(f"train_fraction = {fraction}: expected more than 0, at most 1")
@@ -296,7 +305,8 @@ class Bundle:
         return usable, counts | {"trained on": len(usable)}
 
     def hide(self, split: str) -> None:
-        """Take the golds and candidates of a split's mentions away: nothing that is chosen from now on can depend on them."""
+        """Take the golds and candidates of a split's mentions away: nothing that is chosen from now on can depend on
+        them."""
         rows = self.table["split"] == split
         self.gold, self.candidates, self.table = (
             self.gold.copy(),
@@ -306,7 +316,8 @@ class Bundle:
         self.gold[rows], self.candidates[rows], self.table["gold_id"][rows] = -2, -1, None
 
     def batch(self, index: np.ndarray, with_candidates: bool, drawn: np.ndarray | None = None) -> Batch:
-        """The training step of the mentions at `index` (B,), whose golds are in the KB; `drawn`: (B, h) further entities, or -1."""
+        """The training step of the mentions at `index` (B,), whose golds are in the KB; `drawn`: (B, h) further
+        entities, or -1."""
         gold = self.gold[index]
         lists = self.candidates[index] if with_candidates else np.empty((len(index), 0), np.int64)
         more = lists[lists >= 0]
@@ -346,7 +357,8 @@ class Bundle:
         return torch.from_numpy(self.candidates[index]).to(device), pairs
 
     def draw(self, index: np.ndarray, count: int, reach: int, random: np.random.Generator) -> np.ndarray | None:
-        """(B, count) entities from the first `reach` of each mention's candidates, -1 where its list is shorter; None for a `count` of 0."""
+        """(B, count) entities from the first `reach` of each mention's candidates, -1 where its list is shorter; None
+        for a `count` of 0."""
         reach = min(reach, self.candidates.shape[1])
         if not count or not reach:
             return None
@@ -357,7 +369,7 @@ _LONG = ("sentence", "image_key")
 
 
 def _pair_feature(path: Path, candidates: np.ndarray) -> np.ndarray:
-    """(M, k) or (M, k, S) float32 beside the candidate lists. Raises `UserError` where the file belongs to other lists."""
+    """(M, k) or (M, k, S) float32 beside the lists. Raises `UserError` where the file belongs to other lists."""
     with np.load(path, allow_pickle=False) as saved:
         values = saved["values"].astype(np.float32)
     if values.shape[:2] != candidates.shape:
@@ -387,5 +399,6 @@ def settle_all(side: Side, device: torch.device) -> None:
 
 
 def _budget(device: torch.device) -> int:
-    """Bytes that resident features may take. On a CPU none: the page cache holds what is mapped, and threads that copy with numpy leave torch's alone."""
+    """Bytes that resident features may take. On a CPU none: the page cache holds what is mapped, and threads that copy
+    with numpy leave torch's alone."""
     return torch.cuda.mem_get_info(device)[0] * 6 // 10 if device.type == "cuda" else 0

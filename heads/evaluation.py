@@ -29,9 +29,10 @@ Scores = dict[str, np.ndarray]
 class Evaluation:
     """What was measured on the m mentions of dev and test.
 
-    metrics: split -> protocol -> part -> figure. predictions: the columns of predictions.parquet. ids: (m,) of the mentions. lists: (m, k) rows of
-    their candidates, -1 where a list ends; scores: of these, -inf there. pairs_per_second: by "candidates" and "full-kb", encoding both sides and
-    scoring; the features' way from disk to the device is part of it.
+    metrics: split -> protocol -> part -> figure. predictions: the columns of predictions.parquet. ids: (m,) of the
+    mentions. lists: (m, k) rows of their candidates, -1 where a list ends; scores: of these, -inf there.
+    pairs_per_second: by "candidates" and "full-kb", encoding both sides and scoring; the features' way from disk to the
+    device is part of it.
     """
 
     metrics: Metrics
@@ -44,7 +45,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Measured:
-    """index (m,): rows of the mentions. ranks: protocol -> (m,), 0 where there is none. top (m, d): rows of the best entities, -1 past the last."""
+    """index (m,): rows of the mentions. ranks: protocol -> (m,), 0 where there is none. top (m, d): rows of the best
+    entities, -1 past the last."""
 
     index: np.ndarray
     ranks: Mapping[str, np.ndarray]
@@ -56,8 +58,9 @@ class _Measured:
 def measure(head: Head, bundle: Bundle, quiet: bool = True) -> Evaluation:
     """Rank the golds of dev and test with the head as it is.
 
-    Protocols: `full-kb` (heads that score blocks), `candidates`, `rerank`. Mentions without a gold in the KB have no rank; they are parts of their
-    own ("NIL", "gold outside the KB") with their number alone, and their predictions stand with the others.
+    Protocols: `full-kb` (heads that score blocks), `candidates`, `rerank`. Mentions without a gold in the KB have no
+    rank; they are parts of their own ("NIL", "gold outside the KB") with their number alone, and their predictions
+    stand with the others.
     """
     index = np.flatnonzero(np.isin(bundle.table["split"], SPLITS))
     gold, lists = bundle.gold[index], bundle.candidates[index]
@@ -145,7 +148,8 @@ def _predictions(bundle: Bundle, measured: _Measured) -> dict[str, Any]:
 
 
 def write_predictions(path: Path, columns: Mapping[str, Any]) -> None:
-    """One row per mention of dev and test: id, split, gold id, rank per protocol (0: none), the best ten entities, scores of head and units."""
+    """One row per mention of dev and test: id, split, gold id, rank per protocol (0: none), the best ten entities,
+    scores of head and units."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(dict(columns)), sink)
     write_atomic(path, sink.getvalue().to_pybytes())

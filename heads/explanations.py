@@ -1,4 +1,4 @@
-"""How a trained head came to its scores, mention by mention: units, edges, attention, selected experts, pair features."""
+"""How a trained head came to its scores, by mention: units, edges, attention, selected experts, pair features."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -36,10 +36,11 @@ def write(job: ExplanationJob) -> Explanations:
 def explain(run: TrainingJob, selection: Selection) -> Iterator[dict[str, Any]]:
     """The explanation of each mention over its candidate list, as plain JSON values; numbers to six digits.
 
-    id, split, gold (id or None); candidates: best first, with id and score and, where the head has them, `units` (name -> score), `expert` (the
-    one that DSMIP's gate selected), `edges` (DRIN: kind -> weight A^0, A^1, ... that each layer used) and `pairs` (pair feature -> value or values);
-    attention: role -> {"weights": one per object, face or name} and, where the role's feature was cut from boxes, "boxes": their indices.
-    Raises `UserError` for an unknown mention or split.
+    id, split, gold (id or None); candidates: best first, with id and score and, where the head has them, `units` (name
+    -> score), `expert` (the one that DSMIP's gate selected), `edges` (DRIN: kind -> weight A^0, A^1, ... that each
+    layer used) and `pairs` (pair feature -> value or values); attention: role -> {"weights": one per object, face or
+    name} and, where the role's feature was cut from boxes, "boxes": their indices. Raises `UserError` for an unknown
+    mention or split.
     """
     config = load_config(run.method, run.config)
     if not config.evaluates:
@@ -48,7 +49,8 @@ def explain(run: TrainingJob, selection: Selection) -> Iterator[dict[str, Any]]:
         )
     if run.heads and config.training == "combination" and selection.split not in SPLITS:
         raise UserError(
-            f"--split {selection.split}: a {run.method} run keeps the scores of its heads only for {' and '.join(SPLITS)}"
+            f"--split {selection.split}: a {run.method} run keeps the scores of its heads only for "
+            f"{' and '.join(SPLITS)}"
         )
     run = fusion.with_parts(run, SPLITS)  # parts are pair features, kept in the run's folder
     head, bundle = load_run(run)
@@ -62,7 +64,8 @@ def explain(run: TrainingJob, selection: Selection) -> Iterator[dict[str, Any]]:
 
 
 def chosen(table: Mapping[str, np.ndarray], selection: Selection) -> np.ndarray:
-    """Rows of the selected mentions in the table's order; of a sample, those with the lowest hash of their id, so that 10 are part of 20.
+    """Rows of the selected mentions in the table's order; of a sample, those with the lowest hash of their id, so that
+    10 are part of 20.
 
     Raises `UserError` for a split without mentions and for a mention that is not in it.
     """

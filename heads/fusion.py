@@ -1,4 +1,5 @@
-"""Training of `fused` and `ranker`: scores of trained heads and counts join the pair features; every part of `fused` is also evaluated alone and left out."""
+"""Training of `fused` and `ranker`: scores of trained heads and counts join the pair features; every part of `fused` is
+also evaluated alone and left out."""
 
 import io
 import os
@@ -33,14 +34,16 @@ PROTOCOL = "rerank"
 SHOWN = (("dev", "half: choose"), ("test", "all"))
 FIGURES = ("H@1", "MRR")
 THREADS = 1
-"""Of torch while fitting: its products are so small that threads wait for each other longer than they compute, most of all on cores that are shared."""
+"""Of torch while fitting: its products are so small that threads wait for each other longer than they compute, most of
+all on cores that are shared."""
 
 
 def train(job: TrainingJob) -> TrainingResult:
     """Learn a network over pair features, the scores of the job's heads and training frequency.
 
-    For a configuration that `shows_parts`, also learn the same of each part alone and of all parts but each; parts.json in the run's folder has
-    their figures ("all", "only NAME", "without NAME" -> split -> figures), and the result's table ends with them.
+    For a configuration that `shows_parts`, also learn the same of each part alone and of all parts but each; parts.json
+    in the run's folder has their figures ("all", "only NAME", "without NAME" -> split -> figures), and the result's
+    table ends with them.
     """
     config = _config(job)
     job = with_parts(job, SPLITS)
@@ -51,8 +54,9 @@ def train(job: TrainingJob) -> TrainingResult:
 
 
 def with_parts(job: TrainingJob, splits: Collection[str]) -> TrainingJob:
-    """The job with all its parts as pair features: those of the profile, the scores of its heads for the mentions of `splits`, the frequency; and
-    with as many epochs as `least_steps` takes. Jobs of other kinds of heads are returned as they are."""
+    """The job with all its parts as pair features: those of the profile, the scores of its heads for the mentions of
+    `splits`, the frequency; and with as many epochs as `least_steps` takes. Jobs of other kinds of heads are returned
+    as they are."""
     if load_config(job.method, job.config).training != "combination":
         return job
     config, out = _config(job), job.out / "parts"
@@ -86,8 +90,9 @@ def _config(job: TrainingJob) -> PairsConfig:
 
 
 def frequency(job: TrainingJob) -> np.ndarray:
-    """(M, k, 2) float32 log(1 + n), n: how often each candidate is a gold of the training mentions that heads see, and how often it is that of the
-    mention's own phrase there (letter case and punctuation aside); a training mention itself is not counted for it. NaN where a list ends."""
+    """(M, k, 2) float32 log(1 + n), n: how often each candidate is a gold of the training mentions that heads see, and
+    how often it is that of the mention's own phrase there (letter case and punctuation aside); a training mention
+    itself is not counted for it. NaN where a list ends."""
     bundle, phrases = Bundle.read(job.dataset, job.candidates), read_phrases(job.dataset)
     itself = np.full(len(phrases), -1)
     chosen, _ = bundle.training_mentions(job.train_fraction)
@@ -102,8 +107,8 @@ def read_phrases(dataset: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Frequency:
-    """How often entities are golds in train. golds (N,): of each; pairs (P,) ascending, phrase number × N + entity, and counts (P,): of each with each
-    phrase; phrases: number of each cleaned phrase."""
+    """How often entities are golds in train. golds (N,): of each; pairs (P,) ascending, phrase number × N + entity, and
+    counts (P,): of each with each phrase; phrases: number of each cleaned phrase."""
 
     golds: np.ndarray
     pairs: np.ndarray
@@ -122,7 +127,8 @@ class Frequency:
         return cls(np.bincount(gold, minlength=n), pairs, counts, numbers)
 
     def of_lists(self, phrases: Sequence[str], lists: np.ndarray, itself: np.ndarray | None = None) -> np.ndarray:
-        """(M, k, 2) as `frequency` says, for mentions with these phrases and candidates (M, k). itself (M,): the gold of a mention that was counted."""
+        """(M, k, 2) as `frequency` says, for mentions with these phrases and candidates (M, k). itself (M,): the gold
+        of a mention that was counted."""
         number = np.array([self.phrases.get(default_process(text), -1) for text in phrases], np.int64)
         wanted = number[:, None] * len(self.golds) + lists.clip(0)
         place = np.searchsorted(self.pairs, wanted).clip(max=len(self.pairs) - 1)
@@ -144,7 +150,8 @@ def parts_table(parts: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def _parts(job: TrainingJob, metrics: Metrics) -> dict[str, dict[str, dict[str, float]]]:
-    """The figures of all parts together, of each alone and of all but each; each trained like the run itself, over the same tensors in memory."""
+    """The figures of all parts together, of each alone and of all but each; each trained like the run itself, over the
+    same tensors in memory."""
     path = job.out / "parts.json"
     if path.exists():
         return read_json(path)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +11,13 @@ from torch import Tensor
 from heads.base import Ragged
 
 BLOCK = {"cpu": 1 << 20, "cuda": 1 << 27, "mps": 1 << 24}
-"""Attention weights held at once, by device: on a CPU a block that stays in its cache, on others one that is worth a launch."""
+"""Attention weights held at once, by device: on a CPU a block that stays in its cache, on others one that is worth a
+launch."""
 
 
 def centred(x: Tensor) -> Tensor:
-    """x minus its mean over the last dimension: the first half of a LayerNorm, which is linear and so can be done on each side alone."""
+    """x minus its mean over the last dimension: the first half of a LayerNorm, which is linear and so can be done on
+    each side alone."""
     return x - x.mean(-1, keepdim=True)
 
 
@@ -68,9 +71,11 @@ def fill(rows: Ragged, length: int) -> Ragged:
 
 
 def phrase_mean(tokens: Ragged, offsets: Ragged, span: Tensor, otherwise: Tensor) -> Tensor:
-    """(n, d) mean of each text's token states that share characters with its phrase; `otherwise` (n, d) where there is no such token.
+    """(n, d) mean of each text's token states that share characters with its phrase; `otherwise` (n, d) where there is
+    no such token.
 
-    tokens (L, d), offsets (L, 2): characters of each token, end exclusive, nothing for special tokens. span (n, 2), -1 where the phrase is not there.
+    tokens (L, d), offsets (L, 2): characters of each token, end exclusive, nothing for special tokens. span (n, 2), -1
+    where the phrase is not there.
     """
     device = tokens.values.device
     lengths = tokens.lengths.to(device)
@@ -89,10 +94,11 @@ def phrase_mean(tokens: Ragged, offsets: Ragged, span: Tensor, otherwise: Tensor
 
 
 def length_groups(lengths: Tensor, size: int, least: int = 48) -> Iterator[tuple[Tensor, int]]:
-    """Rows of like length, with the longest length among them: `(index (m,), length)`, m <= size; rows of length 0 are in none.
+    """Rows of like length, with the longest length among them: `(index (m,), length)`, m <= size; rows of length 0 are
+    in none.
 
-    Where there are many rows a group has one length and nothing is padded; where there are few, neighbours in length share a group of about
-    `least` rows: many small operations would cost more than a little padding.
+    Where there are many rows a group has one length and nothing is padded; where there are few, neighbours in length
+    share a group of about `least` rows: many small operations would cost more than a little padding.
     """
     order = torch.argsort(lengths, stable=True)
     order = order[lengths[order] > 0]
@@ -102,7 +108,7 @@ def length_groups(lengths: Tensor, size: int, least: int = 48) -> Iterator[tuple
     bounds = (
         [0, *changes, len(order)] if len(changes) < parts else [len(order) * part // parts for part in range(parts + 1)]
     )
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         for begin in range(start, end, size):
             index = order[begin : min(begin + size, end)]
             yield index, int(lengths[index[-1]])
@@ -116,12 +122,13 @@ def _real(lengths: Tensor, length: int, device: torch.device) -> Tensor | None:
 
 
 def attend_block(query: Ragged, key: Ragged, value: Ragged) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """`MeanPooling(softmax(Q K^T) V)` of eq. 9 and 10 of MIMIC for all pairs, at real lengths and without a (tokens x d) result per pair.
+    """`MeanPooling(softmax(Q K^T) V)` of eq. 9 and 10 of MIMIC for all pairs, at real lengths and without a (tokens x
+    d) result per pair.
 
-    query: entities (N), already divided by the scale; key, value: mentions (B). Yields `(mention index (b,), entity index (e,), context
-    (b, e, d))` until all pairs with tokens on both sides are covered; pairs without are left out. The mean over entity tokens commutes with the
-    product by V, so it is the attention weights that are pooled. Weights stand as (entity tokens, mention tokens, mentions): reductions then
-    run along contiguous memory.
+    query: entities (N), already divided by the scale; key, value: mentions (B). Yields `(mention index (b,), entity
+    index (e,), context (b, e, d))` until all pairs with tokens on both sides are covered; pairs without are left out.
+    The mean over entity tokens commutes with the product by V, so it is the attention weights that are pooled. Weights
+    stand as (entity tokens, mention tokens, mentions): reductions then run along contiguous memory.
     """
     device = query.values.device
     budget = BLOCK[device.type]
@@ -156,7 +163,8 @@ def attend_block(query: Ragged, key: Ragged, value: Ragged) -> Iterator[tuple[Te
 
 
 def attend_lists(query: Ragged, key: Ragged, value: Ragged, columns: Tensor) -> Tensor:
-    """`attend_block` for the pairs of mention b with entities `columns[b]`: context (B, r, d), zeros where a side has no tokens."""
+    """`attend_block` for the pairs of mention b with entities `columns[b]`: context (B, r, d), zeros where a side has
+    no tokens."""
     device = query.values.device
     mentions, listed = columns.shape
     out = [value.values.new_zeros(0, listed, value.values.shape[-1])]

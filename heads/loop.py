@@ -23,8 +23,9 @@ from heads.scoring import Scoring
 class State:
     """The state of a run between two epochs. It holds nothing random, because every epoch starts from its own seed.
 
-    epoch: epochs done. resumed: how many of them another process did. best: dev MRR of the epoch whose weights are kept, best_epoch (0: none yet).
-    history: a row of figures per epoch. seconds: spent in the epochs done, by all processes that had a part in them.
+    epoch: epochs done. resumed: how many of them another process did. best: dev MRR of the epoch whose weights are
+    kept, best_epoch (0: none yet). history: a row of figures per epoch. seconds: spent in the epochs done, by all
+    processes that had a part in them.
     """
 
     epoch: int = 0
@@ -39,7 +40,8 @@ class State:
 class Trainer:
     """A head and all that its training depends on.
 
-    mentions: (m,) rows of its training mentions. precision: fp32, fp16 or bf16. best: weights of the best epoch so far, empty before the first.
+    mentions: (m,) rows of its training mentions. precision: fp32, fp16 or bf16. best: weights of the best epoch so far,
+    empty before the first.
     """
 
     head: Head
@@ -76,8 +78,8 @@ class Trainer:
     ) -> Mapping[str, Tensor]:
         """Epochs from `state` until the last or until patience ends. Returns the best epoch's weights.
 
-        after: called with the state after each epoch; an exception ends the training. watch: called with the number of mentions done.
-        Raises `UserError` when the loss is not finite.
+        after: called with the state after each epoch; an exception ends the training. watch: called with the number of
+        mentions done. Raises `UserError` when the loss is not finite.
         """
         patience, state = self.head.config.patience, self.state
         while state.epoch < self.epochs and not (patience and state.epoch - state.best_epoch >= patience):
@@ -93,7 +95,8 @@ class Trainer:
         return self.best or self.head.state_dict()
 
     def run_epoch(self, epoch: int, watch: Callable[[int], Any] = lambda mentions: None) -> dict[str, float]:
-        """One pass over the training mentions in an order that seed and epoch fix. Returns the means of the loss and its parts."""
+        """One pass over the training mentions in an order that seed and epoch fix. Returns the means of the loss and
+        its parts."""
         head, config, device = self.head, self.head.config, self.bundle.device
         head.train()
         torch.manual_seed(self.seed * 1_000_003 + epoch)

@@ -6,11 +6,12 @@ from torch import Tensor
 
 
 def in_batch_cross_entropy(scores: Tensor, gold: Tensor, copies: bool = False, own: Tensor | None = None) -> Tensor:
-    """Cross-entropy of each mention's gold against the other mentions' golds, mean over mentions; eq. 20 and 21 of MIMIC, no temperature.
+    """Cross-entropy of each mention's gold against the other mentions' golds, mean over mentions; eq. 20 and 21 of
+    MIMIC, no temperature.
 
-    scores (B, E) over the batch's distinct entities, gold (B,) columns of it; an entity that is nobody's gold is a negative of every mention.
-    copies: whether other mentions' copies of a mention's own gold count among its negatives. own (B, h): scores of further negatives of each
-    mention alone, -inf where there is none.
+    scores (B, E) over the batch's distinct entities, gold (B,) columns of it; an entity that is nobody's gold is a
+    negative of every mention. copies: whether other mentions' copies of a mention's own gold count among its negatives.
+    own (B, h): scores of further negatives of each mention alone, -inf where there is none.
     """
     pairs = scores[:, gold].float()  # (B, B)
     if not copies:
@@ -24,10 +25,11 @@ def in_batch_cross_entropy(scores: Tensor, gold: Tensor, copies: bool = False, o
 
 
 def mean_shifted_contrast(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """Mean-shifted contrastive loss, eq. 10 of DWE+: row i of `first` (n, d) against row i of `second` (n, d), a scalar; 0 for fewer than 2 rows.
+    """Mean-shifted contrastive loss, eq. 10 of DWE+: row i of `first` (n, d) against row i of `second` (n, d), a
+    scalar; 0 for fewer than 2 rows.
 
-    Rows are seen from the centre of their side in this batch and normalised. Each of the 2n views is an anchor; the denominator leaves out the
-    anchor and its positive.
+    Rows are seen from the centre of their side in this batch and normalised. Each of the 2n views is an anchor; the
+    denominator leaves out the anchor and its positive.
     """
     n = len(first)
     if n < 2:
@@ -49,10 +51,11 @@ CENTRE = 1e-3
 def margin_ranking(
     positive: Tensor, scores: Tensor, negative: Tensor, known: Tensor, margin: float, of_mean: bool
 ) -> Tensor:
-    """`max(S_neg - S_pos + margin, 0)`, eq. 17 of DRIN, mean over the mentions that are `known` (B,) bool and have negatives; 0 where none is.
+    """`max(S_neg - S_pos + margin, 0)`, eq. 17 of DRIN, mean over the mentions that are `known` (B,) bool and have
+    negatives; 0 where none is.
 
-    positive (B,): S_pos. scores (B, K), negative (B, K) bool: which of them are negatives. of_mean: S_neg is their mean; else a hinge for each
-    of them, and the mean of those.
+    positive (B,): S_pos. scores (B, K), negative (B, K) bool: which of them are negatives. of_mean: S_neg is their
+    mean; else a hinge for each of them, and the mean of those.
     """
     count = negative.sum(1)
     each = scores if of_mean else F.relu(scores - positive[:, None] + margin)

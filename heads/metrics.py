@@ -12,7 +12,8 @@ from heads.contracts import Figures, Metrics
 
 CUTOFFS = (1, 3, 5, 10, 20)
 TIE = 1e-5
-"""Scores nearer than this, relative to the gold's, are equal: what fp32 rounding makes of equal pairs computed in different blocks."""
+"""Scores nearer than this, relative to the gold's, are equal: what fp32 rounding makes of equal pairs computed in
+different blocks."""
 
 
 def not_below(scores: Tensor, gold_score: Tensor) -> Tensor:
@@ -22,7 +23,8 @@ def not_below(scores: Tensor, gold_score: Tensor) -> Tensor:
 
 
 def rank_in_lists(scores: np.ndarray, lists: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """(M,) rank of the gold among its list's scores (M, k), 1 + greater + equal others; 0 where it is not listed (-1: no entity)."""
+    """(M,) rank of the gold among its list's scores (M, k), 1 + greater + equal others; 0 where it is not listed (-1:
+    no entity)."""
     listed = (lists == gold[:, None]) & (gold >= 0)[:, None]
     gold_score = torch.from_numpy(np.where(listed, scores, -np.inf).max(1, initial=-np.inf))
     gold_score = torch.where(gold_score == -torch.inf, 0, gold_score)  # any number will do where the gold is not listed
@@ -33,14 +35,16 @@ def rank_in_lists(scores: np.ndarray, lists: np.ndarray, gold: np.ndarray) -> np
 def rerank(in_list: np.ndarray, retrieval_rank: np.ndarray, entities: int) -> np.ndarray:
     """(M,) rank in the KB of `entities`, of the list by the head and then the rest in retrieval order.
 
-    A listed gold keeps its rank in the list. One that is not listed stands where retrieval put it (lists are the first of that order), or last
-    where the retrieval rank is unknown (-1), as it is beyond the candidates that were kept: a bound that never favours us.
+    A listed gold keeps its rank in the list. One that is not listed stands where retrieval put it (lists are the first
+    of that order), or last where the retrieval rank is unknown (-1), as it is beyond the candidates that were kept: a
+    bound that never favours us.
     """
     return np.where(in_list > 0, in_list, np.where(retrieval_rank > 0, retrieval_rank, entities)).astype(np.int64)
 
 
 def figures(ranks: np.ndarray, listed: np.ndarray) -> dict[str, float | int]:
-    """n, H@k and MRR (fractions of 1; a rank of 0 is a miss), MR over those that have a rank, candidate recall of `listed` (n,) bool."""
+    """n, H@k and MRR (fractions of 1; a rank of 0 is a miss), MR over those that have a rank, candidate recall of
+    `listed` (n,) bool."""
     if not len(ranks):
         return {"n": 0}
     ranked = ranks > 0
@@ -55,7 +59,8 @@ def figures(ranks: np.ndarray, listed: np.ndarray) -> dict[str, float | int]:
 
 
 def dev_half(gold_id: str) -> str:
-    """ "choose" (stopping, search) or "calibrate" (fusion, confidence, NIL): disjoint halves of dev, split by gold entity."""
+    """ "choose" (stopping, search) or "calibrate" (fusion, confidence, NIL): disjoint halves of dev, split by gold
+    entity."""
     return ("choose", "calibrate")[blake2b(gold_id.encode(), digest_size=1).digest()[0] & 1]
 
 
@@ -88,8 +93,8 @@ def parts(table: Mapping[str, np.ndarray], gold: np.ndarray, entity_image: np.nd
 
 
 def table(metrics: Metrics) -> str:
-    """The metrics as text, in percent but for n and MR: every split and protocol, then the parts of the last split under
-    its first protocol."""
+    """The metrics as text, in percent but for n and MR: every split and protocol, then the parts of the last split
+    under its first protocol."""
     names = ["n", *(f"H@{k}" for k in CUTOFFS), "MRR", "MR", "recall"]
     rows: list[list[str]] = []
     parts_rows: list[list[str]] = []

@@ -10,7 +10,8 @@ from heads.runs import load_run
 
 
 def evaluate(job: TrainingJob) -> Evaluation:
-    """Metrics, predictions and scores of the run that `job` trained: on the job's inputs, which may be other mentions than those it was trained with.
+    """Metrics, predictions and scores of the run that `job` trained: on the job's inputs, which may be other mentions
+    than those it was trained with.
 
     Raises `UserError` for a run that is not finished, and for a stage that only prepares another run.
     """

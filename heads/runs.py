@@ -19,7 +19,8 @@ from heads.scoring import KbScores, Scoring
 
 
 def load_head(folder: Path, device: torch.device, blocks: Path | None = None) -> Head:
-    """The head of a finished run, ready to score. blocks: of the CLIP that learned prompts go through, for the stage that learned them.
+    """The head of a finished run, ready to score. blocks: of the CLIP that learned prompts go through, for the stage
+    that learned them.
 
     Raises `UserError` where the folder holds none.
     """
@@ -48,7 +49,8 @@ def refuse_other_features(head: Head, folder: Path, inputs: Sequence[HeadInput])
 
 
 def load_run(job: TrainingJob) -> tuple[Head, Bundle]:
-    """The head of the run that `job` trained, and what the job names; with other inputs, dataset and lists it can score other mentions.
+    """The head of the run that `job` trained, and what the job names; with other inputs, dataset and lists it can score
+    other mentions.
 
     Raises `UserError` where the run is not finished or was trained on other features.
     """
@@ -62,7 +64,8 @@ def load_run(job: TrainingJob) -> tuple[Head, Bundle]:
 
 
 def list_scores(job: TrainingJob, splits: Collection[str]) -> np.ndarray:
-    """Scores (M, k) float32 of a finished run for the candidate lists of all mentions of `splits`, NaN for the others and where a list ends.
+    """Scores (M, k) float32 of a finished run for the candidate lists of all mentions of `splits`, NaN for the others
+    and where a list ends.
 
     job: see `load_run`; that of a combination with its parts, see `heads.fusion.with_parts`.
     """

@@ -1,4 +1,4 @@
-"""Scores of candidate lists and of the whole KB: each side is encoded once, memory is bounded whatever the KB's size."""
+"""Scores of candidate lists and of the whole KB: each side is encoded once, in bounded memory for any size of KB."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ def encode(encoder: Callable[[Rows], Rows], side: Side, index: np.ndarray) -> Ro
 
 @dataclass(frozen=True)
 class KbScores:
-    """What is kept of scores against a whole KB. not_below (m,): entities other than the gold that score at least as high. top (m, k) rows,
-    best first, and their scores."""
+    """What is kept of scores against a whole KB. not_below (m,): entities other than the gold that score at least as
+    high. top (m, k) rows, best first, and their scores."""
 
     not_below: np.ndarray
     top: np.ndarray
@@ -62,10 +62,11 @@ class Scoring:
         pairs: Mapping[str, np.ndarray] = MappingProxyType({}),
         watch: Callable[[int], None] = lambda mentions: None,
     ) -> dict[str, np.ndarray]:
-        """Scores of each mention of `index` (m,) with its candidates `lists` (m, k): "score" and each unit, (m, k) float32.
+        """Scores of each mention of `index` (m,) with its candidates `lists` (m, k): "score" and each unit, (m, k)
+        float32.
 
-        -1 in a list is no entity; its score is -inf. pairs: pair features beside `lists`, (m, k, ...) float32 each, for heads that read some.
-        watch: called with the number of mentions done.
+        -1 in a list is no entity; its score is -inf. pairs: pair features beside `lists`, (m, k, ...) float32 each, for
+        heads that read some. watch: called with the number of mentions done.
         """
         head, device = self.head, self.entities.device
         names = ("score", *head.units)
@@ -102,7 +103,8 @@ class Scoring:
         top: int = 10,
         watch: Callable[[int], None] = lambda pairs: None,
     ) -> KbScores:
-        """Compare each mention of `index` (m,) with all N entities. golds: None where none is known. watch: called with the number of pairs done.
+        """Compare each mention of `index` (m,) with all N entities. golds: None where none is known. watch: called with
+        the number of pairs done.
 
         An entity is encoded once; neither the KB's features nor the (m, N) scores are ever in memory at once.
         """
@@ -134,7 +136,8 @@ class Scoring:
 
 @torch.no_grad()
 def entity_chunks(head: Head, entities: Side) -> Iterator[tuple[int, Rows]]:
-    """(first row, encodings) of `ENTITIES` entities after another, the features of the next part read while one is scored."""
+    """(first row, encodings) of `ENTITIES` entities after another, the features of the next part read while one is
+    scored."""
     n = entities.count
     starts = range(0, n, CHUNK)
     parts = prefetch(starts, lambda start: entities.rows(np.arange(start, min(start + CHUNK, n))))

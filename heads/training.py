@@ -30,10 +30,11 @@ OUTPUTS = ("model.safetensors", "history.json", "predictions.parquet", "metrics.
 
 
 def train(job: TrainingJob) -> TrainingResult:
-    """Train a head and evaluate it; a killed run continues after its last complete epoch, with the same bytes at the end.
+    """Train a head and evaluate it; a killed run continues after its last complete epoch, with the same bytes at the
+    end.
 
-    Writes model.safetensors, metrics.json, predictions.parquet, history.json and tensorboard/ to the run's folder, and run.json when all of them
-    are there; a run that is complete is read, not trained again. Raises `UserError`.
+    Writes model.safetensors, metrics.json, predictions.parquet, history.json and tensorboard/ to the run's folder, and
+    run.json when all of them are there; a run that is complete is read, not trained again. Raises `UserError`.
     """
     digest = job_digest(job)
     if (job.out / "run.json").exists() and all((job.out / name).exists() for name in OUTPUTS):
@@ -97,7 +98,8 @@ def _train(job: TrainingJob, digest: str, device: str) -> TrainingResult:
 
 
 def new_head(job: TrainingJob, bundle: Bundle, mentions: np.ndarray) -> Head:
-    """The head before its first epoch, initialised from the job's seed or from the runs that it goes on from. mentions: its training mentions."""
+    """The head before its first epoch, initialised from the job's seed or from the runs that it goes on from. mentions:
+    its training mentions."""
     torch.manual_seed(job.seed)
     config = load_config(job.method, job.config)
     head = make_head(job.method, config, bundle.shapes, job.live.blocks if job.live else None).to(bundle.device)
@@ -110,7 +112,8 @@ def new_head(job: TrainingJob, bundle: Bundle, mentions: np.ndarray) -> Head:
 
 
 def _train_on(trainer: Trainer, out: Path, digest: str, quiet: bool) -> dict[str, torch.Tensor]:
-    """Train from the run's checkpoint, where there is one of this job, to the end; with a new checkpoint after each epoch. Returns the best weights."""
+    """Train from the run's checkpoint, where there is one of this job, to the end; with a new checkpoint after each
+    epoch. Returns the best weights."""
     checkpoint, head = out / "checkpoint.safetensors", trainer.head
     if checkpoint.exists():
         tensors, saved = read_tensors(checkpoint)
@@ -145,7 +148,8 @@ def _result(out: Path, run: dict[str, Any]) -> TrainingResult:
 
 
 def job_digest(job: TrainingJob) -> str:
-    """Hash (hex) of all that the result depends on: configuration, data and the features' identities; not of paths or of the device.
+    """Hash (hex) of all that the result depends on: configuration, data and the features' identities; not of paths or
+    of the device.
 
     Raises `UserError` for a file that is not there.
     """

@@ -19,8 +19,7 @@ NO_SYSTEM = (
 
 
 def causal(folder: Path, template: str | None = None, learn: bool = True, seed: int = 0) -> Path:
-    """A small GPT-2 over words; `learn`: trained in moments to say who Person 2 is and that it does not know Person
-    1."""
+    """A small GPT-2 over words; `learn`: trained to say who Person 2 is and not to know Person 1."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from tokenizers.decoders import WordPiece

@@ -46,8 +46,7 @@ def make(seed=3, **options):
 
 
 def sides(head, seed=1):
-    """Features of six mentions and nine entities; the fifth mention has no text and no picture, nor has the entity
-    6."""
+    """Features of six mentions and nine entities; the fifth mention and entity 6 have no text and no picture."""
     mentions, entities = (
         head_rows(head.shapes, 6, seed, lengths=(3, 9)),
         head_rows(head.shapes, 9, seed + 1, missing=0.2),

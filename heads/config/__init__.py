@@ -1,4 +1,5 @@
-"""Hyper-parameters and wanted features of each method, found by module name or among the plugins; nothing here imports torch."""
+"""Hyper-parameters and wanted features of each method, found by module name or among the plugins; nothing here imports
+torch."""
 
 import dataclasses
 import importlib
@@ -19,7 +20,8 @@ _OTHER_MODULES = ("base", "space")
 
 
 def own_methods() -> list[str]:
-    """The methods of the package: the modules of this folder except `base`, `space` and those with a leading underscore."""
+    """The methods of the package: the modules of this folder except `base`, `space` and those with a leading
+    underscore."""
     names = [module.name for module in pkgutil.iter_modules(__path__)]
     return sorted(name for name in names if name not in _OTHER_MODULES and not name.startswith("_"))
 
@@ -60,7 +62,8 @@ def _of_plugin(method: str, own: list[str]) -> type[HeadConfig]:
 
 
 def code_digest(method: str) -> dict[str, str]:
-    """`{"plugin": SHA-256 of its file}` of a method from outside the package, else empty. Other code may give other numbers."""
+    """`{"plugin": SHA-256 of its file}` of a method from outside the package, else empty. Other code may give other
+    numbers."""
     digest = plugins.digest_of(config_class(method))
     return {"plugin": digest} if digest else {}
 
@@ -68,8 +71,8 @@ def code_digest(method: str) -> dict[str, str]:
 def load_config(method: str, params: Mapping[str, Any], where: str = "") -> HeadConfig:
     """The configuration of `method` with `params` (plain JSON values) in place of the defaults.
 
-    where: what an error names as their place, else `--params`. Raises `UserError` for an unknown method, an unknown option (with the nearest right
-    one), a value of the wrong type or out of range.
+    where: what an error names as their place, else `--params`. Raises `UserError` for an unknown method, an unknown
+    option (with the nearest right one), a value of the wrong type or out of range.
     """
     kind = config_class(method)
     presets = [defaults for option, defaults in kind.presets.items() if params.get(option) is True]
@@ -86,7 +89,8 @@ def to_json(config: HeadConfig) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """A hyper-parameter. kind, bounds: in words (`whole number`, `more than 0`; empty where there are none). default: a plain JSON value."""
+    """A hyper-parameter. kind, bounds: in words (`whole number`, `more than 0`; empty where there are none). default: a
+    plain JSON value."""
 
     name: str
     kind: str
@@ -96,7 +100,8 @@ class Option:
 
 
 def options(method: str) -> list[Option]:
-    """The hyper-parameters of a method, its own before those that every head has. Raises `UserError` for an unknown method."""
+    """The hyper-parameters of a method, its own before those that every head has. Raises `UserError` for an unknown
+    method."""
     kind = config_class(method)
     hints = typing.get_type_hints(kind, include_extras=True)
     defaults = to_json(kind())
@@ -110,7 +115,8 @@ def options(method: str) -> list[Option]:
 
 
 def _meaning(kind: type, name: str) -> str:
-    """The meaning of an option, from the nearest class that states it; a class that changes only the default need not repeat it."""
+    """The meaning of an option, from the nearest class that states it; a class that changes only the default need not
+    repeat it."""
     for base in kind.__mro__:
         for note in _notes(typing.get_type_hints(base, include_extras=True).get(name)):
             if isinstance(note, str):

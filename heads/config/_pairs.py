@@ -22,8 +22,8 @@ class PairsConfig(HeadConfig):
     text_only: Annotated[bool, "no pair feature that reads a picture; of heads, their text-only ablations"] = False
     least_steps: Annotated[
         Count,
-        "as many epochs as it takes to make at least so many steps, where `epochs` are fewer (0 epochs stay 0): half of "
-        "dev may be small",
+        "as many epochs as it takes to make at least so many steps, where `epochs` are fewer (0 epochs stay 0): half "
+        "of dev may be small",
     ] = 120
     hidden: Annotated[
         Count, "units of the network over a pair's numbers; 0: a weighted sum (a logistic regression over the list)"

@@ -1,4 +1,5 @@
-"""The base of every head's configuration: training hyper-parameters, wanted features, and the hooks that a method overrides."""
+"""The base of every head's configuration: training hyper-parameters, wanted features, and the hooks that a method
+overrides."""
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -19,8 +20,8 @@ TEXT_ONLY = "text only"
 """The ablation that every method with pictures has: itself without anything that a picture shows."""
 
 Training = Literal["head", "combination", "prompts"]
-"""`head`: over cached features. `combination`: the same over pair features, among them the scores of trained heads and training frequency.
-`prompts`: with the blocks of a CLIP run live beside the cached features."""
+"""`head`: over cached features. `combination`: the same over pair features, among them the scores of trained heads and
+training frequency. `prompts`: with the blocks of a CLIP run live beside the cached features."""
 
 Finite = Annotated[float, AllowInfNan(False)]
 Positive = Annotated[Finite, Gt(0)]
@@ -59,7 +60,8 @@ class HeadConfig:
     training: ClassVar[Training] = "head"
     """How it is trained, see `Training`."""
     fits_on: ClassVar[str] = "train"
-    """The mentions its parameters are learned from: "train", or "calibrate", the half of dev that is not used for choosing."""
+    """The mentions its parameters are learned from: "train", or "calibrate", the half of dev that is not used for
+    choosing."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Boolean options that set several others: option -> the defaults that it sets."""
     sensitivity: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
@@ -70,7 +72,8 @@ class HeadConfig:
     def head_class(self, blocks: Path | None = None) -> HeadMaker | None:
         """What constructs the head; None: the class in `heads/methods/` under the method's name.
 
-        A plugin gives its class here, and may import it, and torch with it, only then. blocks: file of a model's blocks that the head runs live.
+        A plugin gives its class here, and may import it, and torch with it, only then. blocks: file of a model's blocks
+        that the head runs live.
         """
         return None
 
@@ -87,7 +90,8 @@ class HeadConfig:
         return True
 
     def runs(self, available: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
-        """The runs this head reads, `label: (method, parameters)`; none by default. They are trained first, with the same seed and mentions."""
+        """The runs this head reads, `label: (method, parameters)`; none by default. They are trained first, with the
+        same seed and mentions."""
         return {}
 
     def searched(self) -> Mapping[str, Mapping[str, Any]]:
@@ -99,14 +103,16 @@ class HeadConfig:
         return {}
 
     def pairs(self, available: Collection[str]) -> list[str]:
-        """The pair features this head reads (files of `pipeline/pairs/`), given the features `available`; none by default."""
+        """The pair features this head reads (files of `pipeline/pairs/`), given the features `available`; none by
+        default."""
         return []
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
-        """The ablations of the method's paper: name -> parameters in place of these, and `TEXT_ONLY` where the method reads pictures.
+        """The ablations of the method's paper: name -> parameters in place of these, and `TEXT_ONLY` where the method
+        reads pictures.
 
-        `train_fraction` among them is no option of the head but the share of the training mentions. Those that would change nothing, because `available` lacks the
-        features that they remove, are left out.
+        `train_fraction` among them is no option of the head but the share of the training mentions. Those that would
+        change nothing, because `available` lacks the features that they remove, are left out.
         """
         return {}
 
@@ -120,7 +126,8 @@ class HeadConfig:
         }
 
     def pick(self, option: str, known: tuple[str, ...], available: Collection[str]) -> str | None:
-        """The feature that `option` names: its value or, for "auto", the first of `known` that is `available` (None where none is).
+        """The feature that `option` names: its value or, for "auto", the first of `known` that is `available` (None
+        where none is).
 
         Raises `UserError` for one that is not available.
         """
@@ -142,7 +149,7 @@ PICTURES: Mapping[Side, str] = {"mention": "image", "entity": "image"}
 
 
 def once(option: str, values: Collection[str], known: Collection[str], empty: bool = False) -> None:
-    """Raises `ValueError` where a value of the list `option` is there twice, or none is (unless `empty` lists will do)."""
+    """Raises `ValueError` where the list `option` has a value twice, or none (unless an `empty` list will do)."""
     if len(set(values)) != len(values) or not (values or empty):
         wanted = (
             f"each of {', '.join(known)} at most once" if empty else f"at least one of {', '.join(known)}, each once"

@@ -36,18 +36,19 @@ class DrinConfig(HeadConfig):
     layers: Annotated[Size, "of the graph, L"] = 2
     edges: Annotated[
         tuple[Edge, ...],
-        "the kinds of edges, text or image of the mention first; one left out, or whose pair feature the profile lacks, is "
-        "gone from every layer",
+        "the kinds of edges, text or image of the mention first; one left out, or whose pair feature the profile "
+        "lacks, is gone from every layer",
     ] = EDGES
     static_edges: Annotated[bool, 'weights stay at their initial values ("static edge" of Table 3)'] = False
     edge_scale: Annotated[
         Literal["width", "none"],
-        "the inner product of eq. 13 is divided by the width (ours: a sum of 768 products saturates the sigmoid) or not",
+        "the inner product of eq. 13 is divided by the width (ours: a sum of 768 products saturates the sigmoid) or "
+        "not",
     ] = "width"
     neighbours: Annotated[
         Literal["mean", "sum"],
-        "at a mention vertex the sum of eq. 12 over its candidates is their mean, over the live ones of each kind (ours: "
-        "the score then does not depend on how many there are), or the bare sum",
+        "at a mention vertex the sum of eq. 12 over its candidates is their mean, over the live ones of each kind "
+        "(ours: the score then does not depend on how many there are), or the bare sum",
     ] = "mean"
     margin: Annotated[NotNegative, "of eq. 17"] = 0.25
     negatives: Annotated[
@@ -59,8 +60,8 @@ class DrinConfig(HeadConfig):
     ] = "mean"
     tt: Annotated[
         Literal["cls", "phrase"],
-        "a text-to-text edge starts at the cosine of both [CLS] states (eq. 6), or of the mention phrase's mean and the "
-        "entity's [CLS]",
+        "a text-to-text edge starts at the cosine of both [CLS] states (eq. 6), or of the mention phrase's mean and "
+        "the entity's [CLS]",
     ] = "cls"
     layer_norm: Annotated[bool, "a LayerNorm inside the activation of eq. 12"] = False
     release: Annotated[
@@ -85,7 +86,7 @@ class DrinConfig(HeadConfig):
         once("edges", self.edges, EDGES, empty=True)
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
-        """See `HeadConfig.ablations`. Table 3, a kind of edge or the dynamic ones, and table 4, the number of layers."""
+        """See `HeadConfig.ablations`. Table 3, a kind of edge or the dynamic ones; table 4, the number of layers."""
         edges = self._possible(available)
         spelled = {"t": "text", "i": "image"}
         without = {
@@ -101,7 +102,8 @@ class DrinConfig(HeadConfig):
         return {**without, **static, **layers, **text}
 
     def pairs(self, available: Collection[str]) -> list[str]:
-        """See `HeadConfig.pairs`: the initial weights of the kinds of edges whose features the profile has, but for those `Drin` computes itself."""
+        """See `HeadConfig.pairs`: the initial weights of the kinds of edges whose features the profile has, but for
+        those `Drin` computes itself."""
         return [RELATIONS[edge] for edge in self._possible(available) if edge != "tt" or self.tt == "cls"]
 
     def wants(self, available: Collection[str]) -> list[HeadWant]:

@@ -32,7 +32,8 @@ PROMPTED = {"text": "prompted_text", "image": "prompted_image"}
 class DsmipConfig(HeadConfig):
     """Defaults are the paper's (section 4), but for what is marked ours.
 
-    The first stage trains each expert by itself, the second the gate over them. Training the gate first trains the experts that are missing.
+    The first stage trains each expert by itself, the second the gate over them. Training the gate first trains the
+    experts that are missing.
     """
 
     lr: Positive = 5e-4
@@ -40,18 +41,18 @@ class DsmipConfig(HeadConfig):
     epochs: Count = 20
     stage: Annotated[
         Literal["gate", "text", "visual", "prompts", "multimodal"],
-        "gate: the second stage and the method itself; text, visual: those experts alone; prompts: the multimodal expert, "
-        "over a frozen CLIP's blocks run live (multimodal: without prompts)",
+        "gate: the second stage and the method itself; text, visual: those experts alone; prompts: the multimodal "
+        "expert, over a frozen CLIP's blocks run live (multimodal: without prompts)",
     ] = "gate"
     prompts: Annotated[
         bool,
-        "the multimodal expert has learned prompts; without them (table 2) it reads `text_feature` and `image_feature` as "
-        "the others do",
+        "the multimodal expert has learned prompts; without them (table 2) it reads `text_feature` and `image_feature` "
+        "as the others do",
     ] = True
     experts: Annotated[
         tuple[Expert, ...],
-        "those that the gate chooses among ([text, multimodal] in the paper's runs on RichpediaMEL and WikiDiverse); one "
-        "whose features the profile lacks is left out, and with one expert there is no gate",
+        "those that the gate chooses among ([text, multimodal] in the paper's runs on RichpediaMEL and WikiDiverse); "
+        "one whose features the profile lacks is left out, and with one expert there is no gate",
     ] = EXPERTS
     text_feature: Annotated[str, "of the text expert"] = "clip_text"
     image_feature: Annotated[str, "of the visual expert"] = "clip_image"
@@ -61,8 +62,8 @@ class DsmipConfig(HeadConfig):
     layers_image: Annotated[str, "picture states entering that block; a deeper one is cheaper"] = "clip_layers_image"
     gate_image: Annotated[
         str | None,
-        "the picture's part of the gate's input; auto: the first of GATE_IMAGE that the profile has (VGG is the paper's); "
-        "null: text alone",
+        "the picture's part of the gate's input; auto: the first of GATE_IMAGE that the profile has (VGG is the "
+        "paper's); null: text alone",
     ] = "auto"
     prompt_layers: Annotated[Size, "J, or as many blocks as there are"] = 9
     prompt_length: Annotated[Size, "r, vectors per prompt"] = 2
@@ -89,7 +90,8 @@ class DsmipConfig(HeadConfig):
     ] = True
     gate_start: Annotated[
         NotNegative,
-        "lead of the expert that was best by itself on dev, in the gate's logits before training (ours); 0: an even start",
+        "lead of the expert that was best by itself on dev, in the gate's logits before training (ours); 0: an even "
+        "start",
     ] = 3.0
 
     GATE_IMAGE: ClassVar[tuple[str, ...]] = ("image_vgg", "image_pooled", "image_patches")
@@ -150,7 +152,8 @@ class DsmipConfig(HeadConfig):
 
     @property
     def evaluates(self) -> bool:
-        """Experts are measured by `experts: [text]` and so on, which needs no training but the first stage's and reads prompted features from the cache."""
+        """Experts are measured by `experts: [text]` and so on, which needs no training but the first stage's and reads
+        prompted features from the cache."""
         return self.stage == "gate"
 
     def stage_of(self, expert: Expert) -> str:
@@ -170,13 +173,14 @@ class DsmipConfig(HeadConfig):
         if not found:
             lacking = sorted(set().union(*(needs[expert] for expert in self.experts)) - set(available))
             raise UserError(
-                f"dsmip: none of its experts ({', '.join(self.experts)}) has its features; the profile lacks {', '.join(lacking)}"
+                f"dsmip: none of its experts ({', '.join(self.experts)}) has its features; the profile lacks "
+                f"{', '.join(lacking)}"
             )
         return found
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
-        """See `HeadConfig.ablations`. Table 2, each expert alone and no prompts; two experts, as on two of the paper's datasets; figure 3, low
-        resource."""
+        """See `HeadConfig.ablations`. Table 2, each expert alone and no prompts; two experts, as on two of the paper's
+        datasets; figure 3, low resource."""
         if self.stage != "gate":
             return {}
         experts = self.possible(available)
@@ -213,7 +217,8 @@ class DsmipConfig(HeadConfig):
         return {expert: ("dsmip", self._of_stage(self.stage_of(expert))) for expert in self.possible(available)}
 
     def _of_stage(self, stage: str) -> dict[str, Any]:
-        """The parameters of an expert's own training: only options that its stage reads, so that others do not train it again."""
+        """The parameters of an expert's own training: only options that its stage reads, so that others do not train it
+        again."""
         chosen = {name: getattr(self, name) for name in (*self.SHARED, *self.READ_BY[stage])}
         lr, epochs = self.expert_lr or self.lr, self.expert_epochs or self.epochs
         return {"stage": stage, "lr": lr, "epochs": epochs, **chosen}

@@ -42,13 +42,13 @@ class DweConfig(HeadConfig):
     )
     units: Annotated[
         tuple[Unit, ...],
-        "the enhanced units (eq. 4 to 7); the mention itself always takes part. A unit whose features the profile lacks "
-        "stands aside for every mention, and the gate with it where neither faces nor identities are left",
+        "the enhanced units (eq. 4 to 7); the mention itself always takes part. A unit whose features the profile "
+        "lacks stands aside for every mention, and the gate with it where neither faces nor identities are left",
     ] = UNITS
     image: Annotated[
         Literal["auto", "objects", "whole"],
-        "what the image unit attends to: objects (eq. 2, 3), the whole picture as the one object (Table 10), or objects "
-        "where the profile has them",
+        "what the image unit attends to: objects (eq. 2, 3), the whole picture as the one object (Table 10), or "
+        "objects where the profile has them",
     ] = "auto"
     text: Annotated[
         Literal["pooled", "tokens"],
@@ -66,8 +66,8 @@ class DweConfig(HeadConfig):
     temperature: Annotated[Positive, "of the contrastive losses"] = 0.25
     contrast: Annotated[
         Literal["equations", "prose"],
-        "what the contrastive losses align: enhanced text with enhanced picture and faces with objects (eq. 11, 12), or "
-        "sentence with picture and mention with objects (section 4.5.1)",
+        "what the contrastive losses align: enhanced text with enhanced picture and faces with objects (eq. 11, 12), "
+        "or sentence with picture and mention with objects (section 4.5.1)",
     ] = "equations"
     coarse: Annotated[bool, "whether the coarse contrastive loss is there"] = True
     fine: Annotated[bool, "whether the fine contrastive loss is there"] = True
@@ -115,7 +115,8 @@ class DweConfig(HeadConfig):
         multiple("width", self.width, "attention_heads", self.attention_heads)
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
-        """See `HeadConfig.ablations`. Table 9, one kind of input after another, table 10, whole pictures, table 11, a contrastive loss."""
+        """See `HeadConfig.ablations`. Table 9, one kind of input after another, table 10, whole pictures, table 11, a
+        contrastive loss."""
         objects, image = (
             self.pick("object_feature", self.OBJECTS, available),
             self.pick("image_feature", self.IMAGE, available),
@@ -152,11 +153,13 @@ class DweConfig(HeadConfig):
         return found
 
     def wants(self, available: Collection[str]) -> list[HeadWant]:
-        """See `HeadConfig.wants`. Roles of the mention: phrase (m), sentence (t), objects (d), image (v), faces (f), identities (s); entity (g_e)."""
+        """See `HeadConfig.wants`. Roles of the mention: phrase (m), sentence (t), objects (d), image (v), faces (f),
+        identities (s); entity (g_e)."""
         text = self.pick("text_feature", self.TEXT, available)
         if text is None:
             raise UserError(
-                f"dwe reads a text feature ({' or '.join(self.TEXT)}), there are: {', '.join(sorted(available))}; add one to the profile"
+                f"dwe reads a text feature ({' or '.join(self.TEXT)}), there are: {', '.join(sorted(available))}; add "
+                "one to the profile"
             )
         wanted = [_of_mention("phrase", text, "mention", "pooled")]
         if "text" in self.units or self._aligns_pictures:
@@ -187,7 +190,8 @@ class DweConfig(HeadConfig):
             )
         if self._aligns_pictures and image is None:
             raise UserError(
-                f"contrast = 'prose' aligns sentences with pictures and the profile has no feature of those ({', '.join(self.IMAGE)})"
+                "contrast = 'prose' aligns sentences with pictures and the profile has no feature of those "
+                f"({', '.join(self.IMAGE)})"
             )
         wanted = []
         by_objects = objects is not None and self.image != "whole"

@@ -61,7 +61,8 @@ class FusedConfig(PairsConfig):
         return sorted({name for option in self.heads for name in (usual if option == "auto" else [option])})
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
-        """See `HeadConfig.ablations`: one part left out at a time, and the weighted sum. The run's own table has each part alone besides."""
+        """See `HeadConfig.ablations`: one part left out at a time, and the weighted sum. The run's own table has each
+        part alone besides."""
         methods = self._methods(available)
         heads = {f"without {name}": {"heads": [other for other in methods if other != name]} for name in methods}
         rest: dict[str, dict[str, Any]] = {

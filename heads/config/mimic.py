@@ -22,8 +22,8 @@ class MimicConfig(HeadConfig):
     text_feature: Annotated[str, "a feature of the profile; auto: the first of TEXT that it has"] = "auto"
     image_feature: Annotated[
         str | None,
-        "a feature of the profile; auto: the first of IMAGE that it has, if any; null: no pictures, VDLU and CMFU are off "
-        "for every pair",
+        "a feature of the profile; auto: the first of IMAGE that it has, if any; null: no pictures, VDLU and CMFU are "
+        "off for every pair",
     ] = "auto"
     d_t: Annotated[Size, "width inside TGLU"] = 96
     d_v: Annotated[Size, "width of the projected image states, and inside VDLU"] = 96
@@ -34,8 +34,8 @@ class MimicConfig(HeadConfig):
     ] = UNITS
     image_global: Annotated[
         Literal["projected", "class_row"],
-        "the encoder's pooled vector through a Linear of its own (the release), or the class row of the projected local "
-        "states (section 3.2.1)",
+        "the encoder's pooled vector through a Linear of its own (the release), or the class row of the projected "
+        "local states (section 3.2.1)",
     ] = "projected"
     attention_scale: Annotated[
         Literal["query", "text"],
@@ -51,8 +51,8 @@ class MimicConfig(HeadConfig):
     ] = True
     text_scale: Annotated[
         Positive,
-        "initial weights of the LayerNorm of global text vectors; with 1 (the paper) S_T^G2G spans their whole width and "
-        "leaves the softmax of the loss nothing to learn from where the encoder is frozen",
+        "initial weights of the LayerNorm of global text vectors; with 1 (the paper) S_T^G2G spans their whole width "
+        "and leaves the softmax of the loss nothing to learn from where the encoder is frozen",
     ] = 1.0
     tglu_start: Annotated[
         Literal["random", "aligned"],
@@ -112,7 +112,8 @@ class MimicConfig(HeadConfig):
         once("units", self.units, UNITS)
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
-        """See `HeadConfig.ablations`. Table 2, a unit's loss alone or the unit with its loss, and figure 4, low resource."""
+        """See `HeadConfig.ablations`. Table 2, a unit's loss alone or the unit with its loss, and figure 4, low
+        resource."""
         low = {f"{share:.0%} of train": {"train_fraction": share} for share in (0.1, 0.2)}
         if self.pick("image_feature", self.IMAGE, available) is None:
             return low
@@ -133,17 +134,20 @@ class MimicConfig(HeadConfig):
         return {**losses, **units, TEXT_ONLY: {"image_feature": None}, **low}
 
     def wants(self, available: Collection[str]) -> list[HeadWant]:
-        """See `HeadConfig.wants`. Text under `mention [SEP] sentence` and `name [SEP] attributes` (eq. 2, 3); no more outputs than the units read."""
+        """See `HeadConfig.wants`. Text under `mention [SEP] sentence` and `name [SEP] attributes` (eq. 2, 3); no more
+        outputs than the units read."""
         image = self.pick("image_feature", self.IMAGE, available)
         units = set(self.units) if image else {"tglu"} & set(self.units)
         if not units:
             raise UserError(
-                f"units = {list(self.units)} need image features and there are none; add 'tglu' or choose a profile with images"
+                f"units = {list(self.units)} need image features and there are none; add 'tglu' or choose a profile "
+                "with images"
             )
         text = self.pick("text_feature", self.TEXT, available) if units & {"tglu", "cmfu"} else None
         if text is None and units & {"tglu", "cmfu"}:
             raise UserError(
-                f"mimic reads a text feature ({' or '.join(self.TEXT)}), there are: {', '.join(sorted(available))}; add one to the profile"
+                f"mimic reads a text feature ({' or '.join(self.TEXT)}), there are: {', '.join(sorted(available))}; "
+                "add one to the profile"
             )
         wanted: list[HeadWant] = []
         if text:

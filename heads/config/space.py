@@ -1,7 +1,7 @@
 """Search spaces: which values of which options a search draws.
 
-A space is `{option: entry}`, an entry `{"low": 1, "high": 4}` (with `"log": true` drawn evenly in the logarithm, or with
-a `"step"`) or `{"choices": [32, 64, 128]}`.
+A space is `{option: entry}`, an entry `{"low": 1, "high": 4}` (with `"log": true` drawn evenly in the logarithm, or
+with a `"step"`) or `{"choices": [32, 64, 128]}`.
 """
 
 import dataclasses

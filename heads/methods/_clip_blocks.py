@@ -1,4 +1,5 @@
-"""A frozen CLIP's transformer blocks, run live over cached states with learned prompts put in front (deep prompts, eq. 6 to 8 of DSMIP)."""
+"""A frozen CLIP's transformer blocks, run live over cached states with learned prompts put in front (deep prompts, eq.
+6 to 8 of DSMIP)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,9 @@ Activation = {"gelu": F.gelu, "quick_gelu": lambda x: x * torch.sigmoid(1.702 * 
 class Tower(nn.Module):
     """One tower from block `start` on. Its tensors are buffers that no checkpoint keeps and no optimiser sees.
 
-    Names per block: ln_1, attention.in (3d, d), attention.out, ln_2, mlp.in, mlp.out, each with weight and bias; then norm.weight, norm.bias and
-    projection (d, d_z). The text tower also has token_embedding (V, d) and positional_embedding (L, d).
+    Names per block: ln_1, attention.in (3d, d), attention.out, ln_2, mlp.in, mlp.out, each with weight and bias; then
+    norm.weight, norm.bias and projection (d, d_z). The text tower also has token_embedding (V, d) and
+    positional_embedding (L, d).
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], heads: int, activation: str, causal: bool, start: int) -> None:
@@ -36,9 +38,11 @@ class Tower(nn.Module):
         return getattr(self, self._place[name])
 
     def forward(self, states: Tensor, prompts: Sequence[Tensor]) -> Tensor:
-        """(n, L, d) states entering block `start` → (n, r + L, d) leaving the last; prompts: (r, d) for each of the first blocks.
+        """(n, L, d) states entering block `start` → (n, r + L, d) leaving the last; prompts: (r, d) for each of the
+        first blocks.
 
-        `[_, T^(i)] = TL_i([P^(i-1), T^(i-1)])` while there are prompts, then `[P^(i), T^(i)] = TL_i([P^(i-1), T^(i-1)])`, eq. 7 and 8.
+        `[_, T^(i)] = TL_i([P^(i-1), T^(i-1)])` while there are prompts, then `[P^(i), T^(i)] = TL_i([P^(i-1),
+        T^(i-1)])`, eq. 7 and 8.
         """
         length = states.shape[1]
         for number in range(self.start, self.blocks):
@@ -80,7 +84,8 @@ class Tower(nn.Module):
 
 
 def read_towers(path: Path) -> dict[str, Tower]:
-    """`{"text", "image"}` from the file that `experiments.clip_blocks.export` writes. Raises `UserError` for a file of another kind."""
+    """`{"text", "image"}` from the file that `experiments.clip_blocks.export` writes. Raises `UserError` for a file of
+    another kind."""
     try:
         with safe_open(path, framework="pt") as file:
             header: dict[str, Any] = json.loads(file.metadata()["towers"])
@@ -94,7 +99,8 @@ def read_towers(path: Path) -> dict[str, Tower]:
         }
     except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
         raise UserError(
-            f"{path}: not the blocks of a CLIP as this project writes them ({error}); delete it and run the same command again"
+            f"{path}: not the blocks of a CLIP as this project writes them ({error}); delete it and run the same "
+            "command again"
         ) from error
 
 

@@ -1,8 +1,9 @@
 """DRIN's graph of a mention and its candidates: a star of bipartite blocks, never a matrix over all vertices.
 
-The four kinds of edges join a mention's text or image (`mt`, `mv`) to a candidate's text or image (`et`, `ev`). Every vertex of one side meets at
-most two of the other, and every map is linear, so it is applied on the mention's side alone: to messages after they are gathered, and to the edge
-query. A layer then costs O(r d + d^2) per mention, where the equations as printed cost O(r d^2); the numbers are the same.
+The four kinds of edges join a mention's text or image (`mt`, `mv`) to a candidate's text or image (`et`, `ev`). Every
+vertex of one side meets at most two of the other, and every map is linear, so it is applied on the mention's side
+alone: to messages after they are gathered, and to the edge query. A layer then costs O(r d + d^2) per mention, where
+the equations as printed cost O(r d^2); the numbers are the same.
 """
 
 from collections.abc import Collection, Mapping
@@ -24,7 +25,8 @@ class GraphLayer(nn.Module):
     """One layer of relation interaction, eq. 12 and 13. W_h and W_e are shared by all kinds of vertices."""
 
     def __init__(self, width: int, dynamic: bool, layer_norm: bool, mean: bool, scaled: bool) -> None:
-        """dynamic: whether edges are updated after the vertices. mean: over a mention's candidates, instead of the sum. scaled: see `edge_scale`."""
+        """dynamic: whether edges are updated after the vertices. mean: over a mention's candidates, instead of the sum.
+        scaled: see `edge_scale`."""
         super().__init__()
         self.message = nn.Linear(width, width)
         self.edge = nn.Linear(width, width) if dynamic else None
@@ -35,7 +37,8 @@ class GraphLayer(nn.Module):
     def vertices(
         self, vertices: Vertices, edges: Edges, live: Mapping[str, Tensor], updated: Collection[str]
     ) -> Vertices:
-        """`H^(l+1) = GELU(A^l H^l W_h^T) + H^l`, eq. 12, of the vertices `updated`. live: kind -> (B, r) bool of the edges there are."""
+        """`H^(l+1) = GELU(A^l H^l W_h^T) + H^l`, eq. 12, of the vertices `updated`. live: kind -> (B, r) bool of the
+        edges there are."""
         weights = {kind: self._shares(values, live[kind]) for kind, values in edges.items()}
         sent = {name: self.message(vertices[name]) for name in sorted({ENDS[kind][0] for kind in edges})}
         result = dict(vertices)
@@ -62,7 +65,8 @@ class GraphLayer(nn.Module):
         return result
 
     def edges(self, vertices: Vertices, edges: Edges, live: Mapping[str, Tensor]) -> Edges:
-        """`A^(l+1) = M * (sigmoid(<W_e H_i, W_e H_j> / d) + A^l)`, eq. 13, over the updated vertices; as they are where the layer is not dynamic."""
+        """`A^(l+1) = M * (sigmoid(<W_e H_i, W_e H_j> / d) + A^l)`, eq. 13, over the updated vertices; as they are where
+        the layer is not dynamic."""
         if self.edge is None:
             return edges
         mapped = {name: self.edge(vertices[name]) for name in sorted({ENDS[kind][0] for kind in edges})}
@@ -84,7 +88,8 @@ def interact(
 ) -> tuple[Tensor, Tensor, list[Edges]]:
     """Text vertices (B, d) and (B, r, d) after the last layer, and the edges A^0 to A^(L-1) that the layers used.
 
-    After the last layer only texts are looked at: its image vertices and its edge update feed nothing and are not computed.
+    After the last layer only texts are looked at: its image vertices and its edge update feed nothing and are not
+    computed.
     """
     used = []
     for place, layer in enumerate(layers):

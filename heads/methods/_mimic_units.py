@@ -12,7 +12,8 @@ from heads.layers import Lists, Pairing, attend_block, attend_lists, centred
 
 
 class Tglu(nn.Module):
-    """Text-based global-local unit, eq. 4 and 8 to 10. The width of the global vector may differ from that of the token states."""
+    """Text-based global-local unit, eq. 4 and 8 to 10. The width of the global vector may differ from that of the token
+    states."""
 
     def __init__(self, global_width: int, local_width: int, width: int, scale: float, bias: bool) -> None:
         """bias: of Q, K and V; that of K moves no attention weight."""
@@ -25,11 +26,13 @@ class Tglu(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def align(self) -> None:
-        """Let Q, K, V and FC(t_E) begin as one orthogonal projection: tokens attend to those like them, and the score to what t_E has in common
-        with what they found. Raises `UserError` where vectors and token states differ in width, as no projection fits both."""
+        """Let Q, K, V and FC(t_E) begin as one orthogonal projection: tokens attend to those like them, and the score
+        to what t_E has in common with what they found. Raises `UserError` where vectors and token states differ in
+        width, as no projection fits both."""
         if self.projection.in_features != self.query.in_features:
             raise UserError(
-                f"tglu_start = 'aligned': text vectors are {self.projection.in_features} wide and token states {self.query.in_features}; "
+                f"tglu_start = 'aligned': text vectors are {self.projection.in_features} wide and token states "
+                f"{self.query.in_features}; "
                 "both need one width, leave tglu_start at 'random'"
             )
         nn.init.orthogonal_(self.query.weight)
@@ -41,7 +44,8 @@ class Tglu(nn.Module):
                     linear.bias.zero_()
 
     def encode(self, side: str, vector: Tensor, present: Tensor, tokens: Ragged) -> Rows:
-        """One side's part: Q and FC(t_E) of an entity, K and V of a mention. A row without text is 0 and scores 0 with everything."""
+        """One side's part: Q and FC(t_E) of an entity, K and V of a mention. A row without text is 0 and scores 0 with
+        everything."""
         columns = Rows({"tglu.global": vector * present[:, None]})
         if side == "entity":
             columns["tglu.projected"] = self.projection(vector).float() * present[:, None]
@@ -72,17 +76,19 @@ class Tglu(nn.Module):
 
 
 class Dual(nn.Module):
-    """`DUAL_A2B`, eq. 12 to 14: query side A, value side B. Everything but a gate and two LayerNorm scales per pair is one-sided.
+    """`DUAL_A2B`, eq. 12 to 14: query side A, value side B. Everything but a gate and two LayerNorm scales per pair is
+    one-sided.
 
-    A LayerNorm of a sum is the sum of the centred parts over one number, and that number follows from inner products of the parts. So per pair
-    there are five inner products (of centred vectors: nothing cancels) and a few scalar operations, and no vector.
+    A LayerNorm of a sum is the sum of the centred parts over one number, and that number follows from inner products of
+    the parts. So per pair there are five inner products (of centred vectors: nothing cancels) and a few scalar
+    operations, and no vector.
     """
 
     def __init__(self, width: int, projections: bool, query_is_mention: bool) -> None:
         """projections: the release's two further Linears, and its normalised query.
 
-        The bias of the last LayerNorm adds `bias . v_A` to the score. Where A is the mention that moves all entities alike, so the loss has no
-        gradient for it: it would stay 0 for ever and is left out.
+        The bias of the last LayerNorm adds `bias . v_A` to the score. Where A is the mention that moves all entities
+        alike, so the loss has no gradient for it: it would stay 0 for ever and is left out.
         """
         super().__init__()
         self.query_is_mention = query_is_mention
@@ -172,12 +178,14 @@ class Dual(nn.Module):
 
 
 def _inverse_deviation(square: Tensor, width: int, eps: float) -> Tensor:
-    """1 / the deviation a LayerNorm divides by, from the squared length of the centred vector (rounding may leave it a little below 0)."""
+    """1 / the deviation a LayerNorm divides by, from the squared length of the centred vector (rounding may leave it a
+    little below 0)."""
     return torch.rsqrt(square.clamp(min=0) / width + eps)
 
 
 class Vdlu(nn.Module):
-    """Vision-based dual unit, eq. 5 and 11: `DUAL` from entity to mention and from mention to entity, each with weights of its own."""
+    """Vision-based dual unit, eq. 5 and 11: `DUAL` from entity to mention and from mention to entity, each with weights
+    of its own."""
 
     def __init__(self, width: int, projections: bool) -> None:
         """projections: see `Dual`."""
@@ -205,7 +213,7 @@ def _part(columns: Rows, prefix: str) -> dict[str, Tensor]:
 
 
 class Cmfu(nn.Module):
-    """Cross-modal fusion unit, eq. 15 to 19: one-sided but for a final inner product. Weights are shared by the sides."""
+    """Cross-modal fusion unit, eq. 15 to 19: one-sided but for a final inner product; both sides share weights."""
 
     def __init__(self, text_width: int, image_width: int, width: int, gate: str) -> None:
         super().__init__()
@@ -215,7 +223,8 @@ class Cmfu(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def encode(self, text: Tensor, patches: Tensor, present: Tensor, absent: Tensor) -> Tensor:
-        """`FUSE(h_t, H_v)`, eq. 16 to 18. text (n, d_T); patches (k, P, d_v) of the rows `present` (k,); absent (d_v): the others' one state."""
+        """`FUSE(h_t, H_v)`, eq. 16 to 18. text (n, d_T); patches (k, P, d_v) of the rows `present` (k,); absent (d_v):
+        the others' one state."""
         words = self.text(text)  # (n, d)
         states = self.image(patches)  # (k, P, d)
         weights = torch.einsum("kd,kpd->kp", words[present], states).softmax(-1)

@@ -16,7 +16,8 @@ from heads.methods._one_encoder import Sided
 
 
 class Towers(Sided):
-    """A head whose score is the cosine of `vector(inputs, "mention")` and `vector(inputs, "entity")`, (n, d) each; a row of zeros scores 0."""
+    """A head whose score is the cosine of `vector(inputs, "mention")` and `vector(inputs, "entity")`, (n, d) each; a
+    row of zeros scores 0."""
 
     config: BaselineConfig
 
@@ -51,7 +52,8 @@ class Towers(Sided):
 
 
 class Pretrained(Towers):
-    """The encoder's own pooled vectors at length 1, those of the roles end to end, as they are (zero-shot) or through a Linear of each side.
+    """The encoder's own pooled vectors at length 1, those of the roles end to end, as they are (zero-shot) or through a
+    Linear of each side.
 
     Zero-shot, an absent part is zeros and moves nothing but the length; trained, an absent picture is a learned vector.
     """

@@ -1,4 +1,5 @@
-"""BERT as described by DRIN (4.2): the mention's text and the entity's by a pretrained text encoder, and their similarity. No images."""
+"""BERT as described by DRIN (4.2): the mention's text and the entity's by a pretrained text encoder, and their
+similarity. No images."""
 
 from heads.config.bert import BertConfig
 from heads.methods._towers import Pretrained

@@ -1,4 +1,5 @@
-"""CLIP as described by DWE+ (5.2): text and image features are concatenated and compared; both sides have both here, as in MIMIC's and DSMIP's tables."""
+"""CLIP as described by DWE+ (5.2): text and image features are concatenated and compared; both sides have both here, as
+in MIMIC's and DSMIP's tables."""
 
 from heads.config.clip import ClipConfig
 from heads.methods._towers import Pretrained

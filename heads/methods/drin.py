@@ -14,10 +14,12 @@ from heads.methods._drin_graph import ENDS, Edges, GraphLayer, Vertices, interac
 
 
 class Drin(Head):
-    """Vertices (eq. 2 to 5), edges (eq. 6 to 11, cached as pair features), relation interaction (eq. 12, 13), cosine of the texts (eq. 14).
+    """Vertices (eq. 2 to 5), edges (eq. 6 to 11, cached as pair features), relation interaction (eq. 12, 13), cosine of
+    the texts (eq. 14).
 
-    Reads `text.pooled` on both sides, `text.tokens` and `text.offsets` (ragged) of mentions, `image.pooled`, and the pair features of `RELATIONS`.
-    The gold takes part as any candidate does: where it is not listed, the graph does not know it.
+    Reads `text.pooled` on both sides, `text.tokens` and `text.offsets` (ragged) of mentions, `image.pooled`, and the
+    pair features of `RELATIONS`. The gold takes part as any candidate does: where it is not listed, the graph does not
+    know it.
     """
 
     config: DrinConfig
@@ -49,7 +51,8 @@ class Drin(Head):
     def encode_mentions(self, inputs: Rows) -> Rows:
         """`V_mt = W_mt mean(BERT(T_m)[b:e])`, eq. 2, and `V_mv = W_mv ResNet(V_m)`, eq. 4, 0 where there is none.
 
-        The pooled vector ([CLS] where the feature's pooling is `cls`) stands for a phrase that is not found in its sentence.
+        The pooled vector ([CLS] where the feature's pooling is `cls`) stands for a phrase that is not found in its
+        sentence.
         """
         phrase = phrase_mean(
             inputs["text.tokens"], inputs["text.offsets"], inputs["text.span"], inputs["text.pooled"].float()
@@ -84,7 +87,8 @@ class Drin(Head):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Eq. 17, as a mean over the mentions whose gold is among their candidates; the others are skipped.
 
-        `negatives: batch`: every entity of every list of the mini-batch but the gold, each as its own list's graph has left it.
+        `negatives: batch`: every entity of every list of the mini-batch but the gold, each as its own list's graph has
+        left it.
         """
         assert batch.candidates is not None
         mentions, entities = self.encode_mentions(batch.mentions), self.encode_entities(batch.entities)

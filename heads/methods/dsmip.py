@@ -1,4 +1,5 @@
-"""DSMIP (dynamic modality selection and interactive prompt learning): three experts, learned prompts, and a gate that picks one expert per pair."""
+"""DSMIP (dynamic modality selection and interactive prompt learning): three experts, learned prompts, and a gate that
+picks one expert per pair."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -42,7 +43,8 @@ def head_class(config: DsmipConfig, blocks: Path | None = None) -> Callable[[Dsm
 
 
 def scoring_units(expert: Expert, config: DsmipConfig, shapes: Shapes) -> Mimic:
-    """An expert's units, eq. 9 to 14: MIMIC's, of which the text expert has U_T, the visual one U_V and the multimodal one all three."""
+    """An expert's units, eq. 9 to 14: MIMIC's, of which the text expert has U_T, the visual one U_V and the multimodal
+    one all three."""
     own = {
         f"{role}.{name.split('.')[1]}": shape
         for source, role in ROLES[expert].items()
@@ -66,7 +68,8 @@ def read_by(expert: Expert, inputs: Rows) -> Rows:
 
 
 class AloneExpert(Sided):
-    """First stage: the text or the visual expert by itself (without prompts the multimodal one too), on one in-batch cross-entropy."""
+    """First stage: the text or the visual expert by itself (without prompts the multimodal one too), on one in-batch
+    cross-entropy."""
 
     def __init__(self, config: DsmipConfig, shapes: Shapes, expert: Expert) -> None:
         super().__init__(config, shapes)
@@ -96,8 +99,9 @@ class AloneExpert(Sided):
 class PromptExpert(AloneExpert):
     """First stage: the multimodal expert with its prompts, over a frozen CLIP's blocks run live (section 3.2.3).
 
-    Reads `text.ids` (or `text.states`, where the prompts start at a deeper block) and `image.states`. A prompt is (r, d_t) per block and side; a
-    Linear per block and side, the coupling function F, makes the image tower's prompts of it, (r, d_v).
+    Reads `text.ids` (or `text.states`, where the prompts start at a deeper block) and `image.states`. A prompt is (r,
+    d_t) per block and side; a Linear per block and side, the coupling function F, makes the image tower's prompts of
+    it, (r, d_v).
     """
 
     def __init__(self, config: DsmipConfig, shapes: Shapes, towers: Mapping[str, Tower]) -> None:
@@ -123,7 +127,8 @@ class PromptExpert(AloneExpert):
         )
 
     def prompted(self, inputs: Rows, side: str) -> Rows:
-        """Features with one side's prompts: `text.tokens` (ragged, r + L), `text.pooled`, `image.tokens` (r + P + 1), `image.pooled`, as CLIP's own are.
+        """Features with one side's prompts: `text.tokens` (ragged, r + L), `text.pooled`, `image.tokens` (r + P + 1),
+        `image.pooled`, as CLIP's own are.
 
         Rows without a text or a picture are of length 0, or zeros, as in any other feature.
         """
@@ -133,7 +138,8 @@ class PromptExpert(AloneExpert):
         return columns
 
     def prompted_image(self, inputs: Rows, side: str) -> Rows:
-        """`tokens` (n, r + P + 1, d_v) leaving the last block and `pooled` (n, d_z), the class token's, zeros without a picture; eq. 8."""
+        """`tokens` (n, r + P + 1, d_v) leaving the last block and `pooled` (n, d_z), the class token's, zeros without a
+        picture; eq. 8."""
         couplings = [
             coupling(prompt) for coupling, prompt in zip(self.coupling[side], self.prompts[side], strict=True)
         ]  # F(P)
@@ -149,7 +155,8 @@ class PromptExpert(AloneExpert):
         )
 
     def prompted_text(self, inputs: Rows, side: str) -> Rows:
-        """`tokens` ragged (r + L, d_t) after the last LayerNorm and `pooled` (n, d_z), the end token's, nothing without a text; eq. 7."""
+        """`tokens` ragged (r + L, d_t) after the last LayerNorm and `pooled` (n, d_z), the end token's, nothing without
+        a text; eq. 7."""
         prompts = list(self.prompts[side])
         cached = inputs["text.ids"] if "text.ids" in inputs else inputs["text.states"]
         device = cached.values.device
@@ -173,7 +180,8 @@ class PromptExpert(AloneExpert):
 
 
 class Gate(nn.Module):
-    """Modality selection (section 3.3): an MLP per side, and one FC over both, which splits into a part of each side that is computed once."""
+    """Modality selection (section 3.3): an MLP per side, and one FC over both, which splits into a part of each side
+    that is computed once."""
 
     def __init__(self, config: DsmipConfig, width: int, experts: int) -> None:
         super().__init__()
@@ -198,7 +206,8 @@ class Gate(nn.Module):
 
 
 class Dsmip(Sided):
-    """Second stage: `S = z . [S_text, S_visual, S_mm]` with a hard choice z, gate and units trained together; encoders and prompts are frozen."""
+    """Second stage: `S = z . [S_text, S_visual, S_mm]` with a hard choice z, gate and units trained together; encoders
+    and prompts are frozen."""
 
     def __init__(self, config: DsmipConfig, shapes: Shapes) -> None:
         super().__init__(config, shapes)
@@ -213,7 +222,7 @@ class Dsmip(Sided):
             )
             self.gate = Gate(config, sum(shapes[name][-1] for name in self.gate_roles), len(self.experts))
             if "visual" in self.experts and config.missing_image == "null":
-                # No pair without both pictures takes this expert, so nothing would ever move what stands for an absent one.
+                # No pair without both pictures takes this expert: the vector of an absent one would never be trained.
                 visual = self.scoring["visual"]
                 absent = visual.absent_image.detach()
                 del visual.absent_image
@@ -224,9 +233,11 @@ class Dsmip(Sided):
                 self.scale = nn.Parameter(torch.zeros(len(self.experts)))
 
     def start(self, label: str, tensors: Mapping[str, Tensor], best: float) -> None:
-        """Take an expert's units as its first stage left them. label: the expert; tensors: its run's weights; best: dev MRR it reached by itself.
+        """Take an expert's units as its first stage left them. label: the expert; tensors: its run's weights; best: dev
+        MRR it reached by itself.
 
-        The gate begins with the best of them (ours, `gate_start`): from an even start the scales of untrained choices would decide.
+        The gate begins with the best of them (ours, `gate_start`): from an even start the scales of untrained choices
+        would decide.
         """
         units = {
             name.removeprefix("scoring."): tensor for name, tensor in tensors.items() if name.startswith("scoring.")
@@ -268,7 +279,8 @@ class Dsmip(Sided):
         return columns
 
     def score(self, mentions: Rows, entities: Rows, pairing: Pairing) -> dict[str, Tensor]:
-        """`S = sum_i z_i S_i`, eq. 15 and 16; `expert` is the number of the one that was chosen, in the order of `experts`."""
+        """`S = sum_i z_i S_i`, eq. 15 and 16; `expert` is the number of the one that was chosen, in the order of
+        `experts`."""
         scores = {}
         for expert in self.experts:
             sides = [
@@ -288,7 +300,8 @@ class Dsmip(Sided):
         return {"score": (chosen * each).sum(-1), **scores, "expert": chosen.argmax(-1).float()}
 
     def _preference(self, mentions: Rows, entities: Rows, pairing: Pairing) -> Tensor:
-        """log pi (..., experts): `log softmax(ReLU(FC [h_m; h_e]))`; the visual expert only where both sides have a picture."""
+        """log pi (..., experts): `log softmax(ReLU(FC [h_m; h_e]))`; the visual expert only where both sides have a
+        picture."""
         parts = [
             pairing.mention(mentions["gate"][:, number]) + pairing.entity(entities["gate"][:, number])
             for number in range(len(self.experts))

@@ -1,4 +1,5 @@
-"""DWE+ (Song et al., 2024): a mention enhanced by text, objects, faces and identities, compared with entities by cosine."""
+"""DWE+ (Song et al., 2024): a mention enhanced by text, objects, faces and identities, compared with entities by
+cosine."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +18,8 @@ STEPS = ("sentence.pooled", "sentence.tokens", "objects.vectors", "image.pooled"
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of one vector per row over the row's steps, eq. 4 to 7; no residual. A row without steps gets 0."""
+    """Multi-head attention of one vector per row over the row's steps, eq. 4 to 7; no residual. A row without steps
+    gets 0."""
 
     def __init__(self, width: int, heads: int, trivial: bool) -> None:
         """trivial: no row has more than one step: its weight is 1 whatever query and key are, and they are left out."""
@@ -29,7 +31,8 @@ class CrossAttention(nn.Module):
         self.key = None if trivial else nn.Linear(width, width, bias=False)  # a bias would move no weight
 
     def forward(self, query: Tensor, steps: Ragged) -> tuple[Tensor, Ragged]:
-        """query (n, d), steps (n rows of vectors (d)) -> context (n, d), and the weight of each step, the mean over the attention's heads."""
+        """query (n, d), steps (n rows of vectors (d)) -> context (n, d), and the weight of each step, the mean over the
+        attention's heads."""
         every, longest = torch.arange(len(query)), steps.longest
         real = (torch.arange(longest)[None, :] < steps.lengths[:, None]).to(query.device)  # (n, L)
         values = self._split(
@@ -51,8 +54,9 @@ class CrossAttention(nn.Module):
 class Dwe(Head):
     """Maps (section 4), three enhanced units (4.3), gated fusion (4.4) and hierarchical contrastive training (4.5).
 
-    Reads `phrase.pooled`, `entity.pooled` and those of `STEPS` that there are: fixed columns are one step, ragged ones one per token, object, face
-    or recognised name. All that a unit has nothing to attend to for is 0 in the sum; a unit that no mention has features for is not built.
+    Reads `phrase.pooled`, `entity.pooled` and those of `STEPS` that there are: fixed columns are one step, ragged ones
+    one per token, object, face or recognised name. All that a unit has nothing to attend to for is 0 in the sum; a unit
+    that no mention has features for is not built.
     """
 
     config: DweConfig
@@ -92,7 +96,8 @@ class Dwe(Head):
         )
 
     def encode_entities(self, inputs: Rows) -> Rows:
-        """`key`, g_e at length 1; `absent`, -1 where an entity has no text: it ranks last, and not as one at right angles would (ours)."""
+        """`key`, g_e at length 1; `absent`, -1 where an entity has no text: it ranks last, and not as one at right
+        angles would (ours)."""
         vectors = self.maps["entity"](inputs["entity.pooled"].float()) * inputs["entity.ok"][:, None]
         return Rows({"key": F.normalize(vectors.float(), dim=-1), "absent": -(~inputs["entity.ok"]).float()})
 
@@ -109,7 +114,8 @@ class Dwe(Head):
     def explain(
         self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
     ) -> dict[str, Tensor]:
-        """`attention.<role>` (B, most steps): the weight of each object, face, name or token, NaN past a mention's last."""
+        """`attention.<role>` (B, most steps): the weight of each object, face, name or token, NaN past a mention's
+        last."""
         attention = {}
         for name in (name for name in mentions if name.startswith("attention.")):
             weights = mentions[name]
@@ -139,7 +145,8 @@ class Dwe(Head):
             return {"score": pairing.dot(mentions["query"], entities["key"]) + pairing.entity(entities["absent"])}
 
     def _parts(self, inputs: Rows) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Ragged]]:
-        """Vectors (B, d) by the paper's letters, each with which rows have it (B,) and 0 in the others; attention weights by role.
+        """Vectors (B, d) by the paper's letters, each with which rows have it (B,) and 0 in the others; attention
+        weights by role.
 
         m; t, v, d, f, s: the mean over a role's steps; m_t, m_v, m_f, m_s: the enhanced units, eq. 4 to 7.
         """
@@ -172,7 +179,8 @@ class Dwe(Head):
         return parts, weights
 
     def _steps(self, inputs: Rows) -> dict[str, Ragged]:
-        """What each role's rows consist of: the rows themselves where ragged, else the one vector of a row that is there."""
+        """What each role's rows consist of: the rows themselves where ragged, else the one vector of a row that is
+        there."""
         steps = {}
         for role, name in self.columns.items():
             column, there = inputs[name], inputs[f"{role}.ok"]
@@ -180,7 +188,8 @@ class Dwe(Head):
         return steps
 
     def _fuse(self, parts: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
-        """`g = ((1 - eps)(m + m_t + m_v) + eps (m_f + m_s)) W_g + b_g`, eq. 8 and 9, at length 1 (B, d_m); without faces and identities eps is 0."""
+        """`g = ((1 - eps)(m + m_t + m_v) + eps (m_f + m_s)) W_g + b_g`, eq. 8 and 9, at length 1 (B, d_m); without
+        faces and identities eps is 0."""
         fused = torch.stack([parts[name][0] for name in ("m", "m_t", "m_v") if name in parts]).sum(0)
         attributes = [parts[name][0] for name in ("m_f", "m_s") if name in parts]
         if attributes:
@@ -189,9 +198,11 @@ class Dwe(Head):
         return F.normalize(self.fusion(fused).float(), dim=-1)
 
     def _triplet(self, query: Tensor, batch: Batch) -> Tensor:
-        """Eq. 13 with the sign the right way round, the mean over a mention's negatives, then over the mentions that have some.
+        """Eq. 13 with the sign the right way round, the mean over a mention's negatives, then over the mentions that
+        have some.
 
-        Negatives are the mention's candidates but its gold, and golds of other mentions of the batch, drawn anew at each step.
+        Negatives are the mention's candidates but its gold, and golds of other mentions of the batch, drawn anew at
+        each step.
         """
         gold, lists = batch.gold, batch.candidates
         assert lists is not None
@@ -210,7 +221,8 @@ class Dwe(Head):
 
 
 def _draw(columns: Tensor, allowed: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Up to `count` allowed columns of each row, each as likely as any other, and which of them are real. columns, allowed (B, n) -> (B, count)."""
+    """Up to `count` allowed columns of each row, each as likely as any other, and which of them are real. columns,
+    allowed (B, n) -> (B, count)."""
     order = torch.rand(columns.shape, device=columns.device).masked_fill(~allowed, -1.0)
     place = order.topk(min(count, columns.shape[1]), dim=1).indices
     return columns.gather(1, place), allowed.gather(1, place)

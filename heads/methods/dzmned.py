@@ -1,4 +1,5 @@
-"""DZMNED as described by DRIN (4.2), MIMIC (A.2) and DSMIP (A.2): attention over visual, textual and character-level features."""
+"""DZMNED as described by DRIN (4.2), MIMIC (A.2) and DSMIP (A.2): attention over visual, textual and character-level
+features."""
 
 from collections.abc import Mapping
 
@@ -12,10 +13,12 @@ from heads.methods._towers import Towers, masked_softmax
 
 
 class Dzmned(Towers):
-    """`f = sum_k a_k W_k x_k` with `a = softmax(W [W_1 x_1; …])` over the kinds that are there; the combined and the character-level vectors both match.
+    """`f = sum_k a_k W_k x_k` with `a = softmax(W [W_1 x_1; …])` over the kinds that are there; the combined and the
+    character-level vectors both match.
 
-    The text encoder's vector of the phrase alone (of the name alone) stands for the character-level features, and the entity's text, name and picture,
-    attended alike, for its embedding in a knowledge graph: none of those is in the cache.
+    The text encoder's vector of the phrase alone (of the name alone) stands for the character-level features, and the
+    entity's text, name and picture, attended alike, for its embedding in a knowledge graph: none of those is in the
+    cache.
     """
 
     config: DzmnedConfig
@@ -34,7 +37,8 @@ class Dzmned(Towers):
         )
 
     def vector(self, inputs: Rows, side: str) -> Tensor:
-        """See `Towers.vector`; both halves at length 1, so that the score is the mean of their cosines where both are there."""
+        """See `Towers.vector`; both halves at length 1, so that the score is the mean of their cosines where both are
+        there."""
         there = torch.stack([inputs[f"{role}.ok"] for role in self.roles], 1)  # (n, kinds)
         mapped = (
             torch.stack([self.maps[f"{side}_{role}"](inputs[f"{role}.pooled"].float()) for role in self.roles], 1)

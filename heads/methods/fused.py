@@ -12,11 +12,12 @@ from heads.config._pairs import PairsConfig
 
 
 class Fused(Head):
-    """Small networks over a pair's numbers, each trained so that the softmax of its scores over a list is the chance of each candidate; their mean.
+    """Small networks over a pair's numbers, each trained so that the softmax of its scores over a list is the chance of
+    each candidate; their mean.
 
-    Reads pair features alone. A number enters as it is (standardised), as its distance from the best in the list, and as whether it is there; what is
-    not there is 0 in the first two. Each member is a weighted sum plus a network of one layer; members differ in their initial weights alone, which
-    evens out what so few mentions leave to chance.
+    Reads pair features alone. A number enters as it is (standardised), as its distance from the best in the list, and
+    as whether it is there; what is not there is 0 in the first two. Each member is a weighted sum plus a network of one
+    layer; members differ in their initial weights alone, which evens out what so few mentions leave to chance.
     """
 
     config: PairsConfig
@@ -40,7 +41,8 @@ class Fused(Head):
             self.weights = nn.Parameter((2 * torch.rand(members, config.hidden) - 1) / math.sqrt(config.hidden))
 
     def prepare(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> None:
-        """Take the standardisation from the training mentions' lists: mean and deviation of every number over the pairs that have it."""
+        """Take the standardisation from the training mentions' lists: mean and deviation of every number over the pairs
+        that have it."""
         values, there = self._numbers(columns, pairs)
         counts = there.sum((0, 1)).clamp(min=1)
         self.centre.copy_(values.sum((0, 1)) / counts)
@@ -62,7 +64,8 @@ class Fused(Head):
         return {"score": self._scores(columns, pairs).mean(-1)}
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy of the gold over its list, the sum over the members; a mention whose gold is not listed is left out."""
+        """Cross-entropy of the gold over its list, the sum over the members; a mention whose gold is not listed is left
+        out."""
         lists = batch.candidates
         assert lists is not None
         own = lists == batch.gold[:, None]

@@ -1,4 +1,5 @@
-"""GHMFC as described by DRIN (4.2), MIMIC (A.2), DWE+ (5.2) and DSMIP (A.2): cross-attention between text and image, gated fusion, contrastive training."""
+"""GHMFC as described by DRIN (4.2), MIMIC (A.2), DWE+ (5.2) and DSMIP (A.2): cross-attention between text and image,
+gated fusion, contrastive training."""
 
 import math
 from collections.abc import Mapping
@@ -35,9 +36,11 @@ class CrossAttention(nn.Module):
 
 
 class Ghmfc(Towers):
-    """Word level: tokens over image states and image states over tokens; sentence level: the pooled text over what both left. A gate weighs the modalities.
+    """Word level: tokens over image states and image states over tokens; sentence level: the pooled text over what both
+    left. A gate weighs the modalities.
 
-    Two levels (tokens, sentence) stand for its hierarchy. Entities are fused as mentions are, with weights of their own in the last map alone.
+    Two levels (tokens, sentence) stand for its hierarchy. Entities are fused as mentions are, with weights of their own
+    in the last map alone.
     """
 
     config: GhmfcConfig
@@ -57,7 +60,8 @@ class Ghmfc(Towers):
         self.joint = nn.ModuleDict({side: nn.Linear(width, width) for side in ("mention", "entity")})
 
     def views(self, inputs: Rows) -> tuple[Tensor, Tensor | None]:
-        """The text's view, guided by the image, and the image's, guided by the text, (n, d) each; an absent image guides nothing."""
+        """The text's view, guided by the image, and the image's, guided by the text, (n, d) each; an absent image
+        guides nothing."""
         tokens, real = padded(inputs["text.tokens"])
         words, sentence = (
             self.tokens(tokens.float()),
@@ -78,7 +82,8 @@ class Ghmfc(Towers):
         return self._fuse(*self.views(inputs), inputs, side)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss over golds, and cross-entropy between the two views of the mini-batch's mentions with images (each its own the right one)."""
+        """The loss over golds, and cross-entropy between the two views of the mini-batch's mentions with images (each
+        its own the right one)."""
         text, image = self.views(batch.mentions)
         mentions = Rows({"vector": F.normalize(self._fuse(text, image, batch.mentions, "mention").float(), dim=-1)})
         parts = {self.config.loss: self.in_batch(mentions, self.encode_entities(batch.entities), batch.gold)}

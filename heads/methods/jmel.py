@@ -1,4 +1,5 @@
-"""JMEL as described by DRIN (4.2), MIMIC (A.2) and DSMIP (A.2): fully connected layers project text and image into one space under a triplet loss."""
+"""JMEL as described by DRIN (4.2), MIMIC (A.2) and DSMIP (A.2): fully connected layers project text and image into one
+space under a triplet loss."""
 
 from collections.abc import Mapping
 
@@ -11,7 +12,8 @@ from heads.methods._towers import Towers, absent_vector
 
 
 class Jmel(Towers):
-    """`g = W [ReLU(W_t t); ReLU(W_v v)]`, weights of its own on each side. Pooled vectors of the text encoder stand for uni- and bigrams (so does MIMIC's BERT)."""
+    """`g = W [ReLU(W_t t); ReLU(W_v v)]`, weights of its own on each side. Pooled vectors of the text encoder stand for
+    uni- and bigrams (so does MIMIC's BERT)."""
 
     config: JmelConfig
 

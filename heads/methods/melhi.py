@@ -1,4 +1,5 @@
-"""MEL-HI as described by DRIN (4.2) and DWE+ (5.2): only images related to their text enter the fusion; multiple attention over the text."""
+"""MEL-HI as described by DRIN (4.2) and DWE+ (5.2): only images related to their text enter the fusion; multiple
+attention over the text."""
 
 from collections.abc import Mapping
 
@@ -12,9 +13,11 @@ from heads.methods._towers import Towers, masked_softmax, padded
 
 
 class Melhi(Towers):
-    """Stage 1: `cos(P_t t, P_v v) > threshold`, a hard choice with the gradient of a sigmoid. Stage 2: `g = W [heads over the tokens; kept image]`.
+    """Stage 1: `cos(P_t t, P_v v) > threshold`, a hard choice with the gradient of a sigmoid. Stage 2: `g = W [heads
+    over the tokens; kept image]`.
 
-    Shared by both sides but for the last map. An image that is absent or not related is zeros in stage 2, as one that was left out.
+    Shared by both sides but for the last map. An image that is absent or not related is zeros in stage 2, as one that
+    was left out.
     """
 
     config: MelhiConfig

@@ -20,8 +20,9 @@ UNMASKED_LENGTH = 40
 class Mimic(Sided):
     """Encoding layer (section 3.2), the three units (3.3) and the unit-consistent objective (3.4).
 
-    Reads `text.tokens` (ragged), `text.pooled`, `image.tokens` (P + 1, width; class state first), `image.pooled`. Without image columns the score
-    is TGLU's alone. Four LayerNorms, one per kind of input, shared by mentions and entities.
+    Reads `text.tokens` (ragged), `text.pooled`, `image.tokens` (P + 1, width; class state first), `image.pooled`.
+    Without image columns the score is TGLU's alone. Four LayerNorms, one per kind of input, shared by mentions and
+    entities.
     """
 
     config: MimicConfig
@@ -112,13 +113,12 @@ class Mimic(Sided):
         return columns
 
     def _absent(self, kind: str) -> Tensor:
-        """What stands for an absent picture after the LayerNorms (d_v): the learned null for global and local alike, or what zeros become."""
+        """What stands for an absent picture after the LayerNorms (d_v): the learned null for global and local alike, or
+        what zeros become."""
         if self.config.missing_image == "null":
             return self.absent_image
-        if kind == "local" or self.config.image_global == "class_row":
-            linear = self.image_local
-        else:
-            linear = self.image_global
+        shared = kind == "local" or self.config.image_global == "class_row"
+        linear = self.image_local if shared else self.image_global
         zeros = torch.zeros(linear.in_features, device=linear.weight.device)
         return (self.image_local_norm if kind == "local" else self.image_global_norm)(linear(zeros))
 

@@ -5,6 +5,7 @@ from heads.methods.fused import Fused
 
 
 class Ranker(Fused):
-    """The network of `Fused`. Counts of train exclude the mention that is being scored, so that what it learns also holds for other mentions."""
+    """The network of `Fused`. Counts of train exclude the mention that is being scored, so that what it learns also
+    holds for other mentions."""
 
     config: RankerConfig
