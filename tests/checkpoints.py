@@ -13,7 +13,11 @@ CLIP_SIZES = {"width": 16, "heads": 2, "layers": 2, "vocab_size": 49408}
 
 
 def bert(folder: Path, seed: int = 0, **config) -> Path:
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import (  # type: ignore[attr-defined]  # the library's lazy names
+        BertConfig,
+        BertModel,
+        BertTokenizerFast,
+    )
 
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
