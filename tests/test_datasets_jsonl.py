@@ -84,6 +84,14 @@ def only(data):
 JSONL_ERRORS = {
     "unknown field": (change(first, imag="x"), ["mentions.jsonl:1", "'imag'", "did you mean 'image'"]),
     "unknown field of an entity": (change(only, atributes="x"), ["entities.jsonl:1", "did you mean 'attributes'"]),
+    "unknown before missing": (change(first, gold=ABSENT, goldd="e1"), ["'goldd'", "did you mean 'gold'"]),
+    "half a character in a name": (change(first, **{"\ud800": 1}), ["mentions.jsonl:1", "field's name", "surrogate"]),
+    "start is text": (change(first, start="8", end=11), ["'start' holds str '8', expected an integer"]),
+    "start is a fraction": (change(first, start=8.0, end=11), ["'start' holds float 8.0, expected an integer"]),
+    "candidate in a list": (
+        change(first, candidates=["e1", ["x"]]),
+        ["item 2 of field 'candidates' holds list ['x'], expected a string"],
+    ),
     "missing gold": (change(first, gold=ABSENT), ["mentions.jsonl:1", "'gold' is missing"]),
     "unknown split": (
         change(first, split="tests"),

@@ -151,7 +151,8 @@ class EnhanceEntities(OnDataset):
             raise UserError(f"--wiki-text {self.wiki_text!r}: expected extracts or parse")
         if self.max_cost and not (self.price_in or self.price_out):
             raise UserError(
-                "--max-cost: without --price-in and --price-out nothing costs anything; give the prices of a million tokens"
+                "--max-cost: without --price-in and --price-out nothing costs anything; give the prices of a million "
+                "tokens"
             )
         if self.pages and self.wiki_api:
             raise UserError("--pages and --wiki-api: give one of them")
@@ -170,7 +171,7 @@ class EnhanceEntities(OnDataset):
                 )
 
     @property
-    def resources(self) -> dict[str, int]:
+    def resources(self) -> dict[str, int]:  # type: ignore[override]  # Luigi only reads it
         return {"device": 1} if self.mode == "dynamic" and self.llm.startswith(LOCAL) else {}
 
     def needs(self) -> list[Task]:

@@ -1,8 +1,8 @@
 """What a demo entity can be: its kind, what its pictures show, what its texts say.
 
 A `Kind` lists *visible* slots (hair, hull, roofs ...), each a product of word lists, and *unseen* slots (role, fame)
-that no picture shows. Every kind also has the unseen slots `decade` and `region`. The traits of an entity are a dict slot →
-value; a value is its words joined by blanks, so that "long red" has the words `long` and `red`.
+that no picture shows. Every kind also has the unseen slots `decade` and `region`. The traits of an entity are a dict
+slot → value; a value is its words joined by blanks, so that "long red" has the words `long` and `red`.
 """
 
 import itertools
