@@ -25,12 +25,12 @@ def causal(folder: Path, template: str | None = None, learn: bool = True, seed: 
     from tokenizers.decoders import WordPiece
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    said = {"Person 1": "I do not know this person", "Person 2": "Person 2 is an actor"}
+    answers = {"Person 1": "I do not know this person", "Person 2": "Person 2 is an actor"}
     other = (
         "Who is this one ? You are a helpful assistant designed to give comprehensive introduction about people . "
         "< > / system user"
     )
-    words = sorted({word for text in [*said, *said.values(), other] for word in text.split()})
+    words = sorted({word for text in [*answers, *answers.values(), other] for word in text.split()})
     vocabulary = {word: number for number, word in enumerate(["<unk>", "</s>", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -59,7 +59,7 @@ def causal(folder: Path, template: str | None = None, learn: bool = True, seed: 
         optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
         rows = [
             (reader._ids(Prompts().first(Entity(name, name))), fast(text)["input_ids"] + [1])
-            for name, text in said.items()
+            for name, text in answers.items()
         ]
         for _ in range(60):
             for question, answer in rows:

@@ -145,15 +145,15 @@ class Wiki:
     def _to(self, title: str) -> tuple[str, str | None]:
         return self.redirects.get(title, (title, None))
 
-    def query(self, asked: dict[str, str]) -> dict:
-        titles = asked["titles"].split("|")
+    def query(self, parameters: dict[str, str]) -> dict:
+        titles = parameters["titles"].split("|")
         assert len(titles) <= 20, "more introductions than the API gives"
         redirects = [
             {"from": t, "to": self._to(t)[0], **({"tofragment": self._to(t)[1]} if self._to(t)[1] else {})}
             for t in titles
             if t in self.redirects
         ]
-        listed, start = [], int(asked.get("excontinue", 0))
+        listed, start = [], int(parameters.get("excontinue", 0))
         wanted = list(dict.fromkeys(self._to(t)[0] for t in titles))
         for place, title in enumerate(wanted):
             page = self.pages.get(title)
@@ -175,8 +175,8 @@ class Wiki:
         )
         return {**more, "query": {"redirects": redirects, "pages": listed}}
 
-    def parse(self, asked: dict[str, str]) -> dict:
-        title, section = self._to(asked["page"])
+    def parse(self, parameters: dict[str, str]) -> dict:
+        title, section = self._to(parameters["page"])
         page = self.pages.get(title)
         if page is None:
             return {"error": {"code": "missingtitle", "info": "The page you specified doesn't exist."}}
@@ -186,8 +186,8 @@ class Wiki:
             + "<table><tr><td><p>box</p></table></div>"
         )
         redirects = (
-            [{"from": asked["page"], "to": title, **({"tofragment": section} if section else {})}]
-            if asked["page"] in self.redirects
+            [{"from": parameters["page"], "to": title, **({"tofragment": section} if section else {})}]
+            if parameters["page"] in self.redirects
             else []
         )
         properties = {
@@ -196,13 +196,13 @@ class Wiki:
         }
         return {"parse": {"title": title, "redirects": redirects, "text": text, "properties": properties}}
 
-    def entities(self, asked: dict[str, str]) -> dict:
-        ids = asked["ids"].split("|")
+    def entities(self, parameters: dict[str, str]) -> dict:
+        ids = parameters["ids"].split("|")
         assert len(ids) <= 50
         for qid in ids:
             if qid not in self.links:
                 return {"error": {"code": "no-such-entity", "info": "no such entity", "id": qid}}
-        site = asked["sitefilter"]
+        site = parameters["sitefilter"]
         return {
             "entities": {
                 q: {"id": q, "sitelinks": {site: {"site": site, "title": self.links[q]}} if self.links[q] else {}}

@@ -197,7 +197,7 @@ MIMIC_ERRORS = {
     "duplicate mention": (change(train, id="m0"), ["record 2", "'m0' was already given at", "record 1"]),
     "duplicate entity": (change(kb, qid="Q1"), ["kb_entity.json: record 3 ('Q1')", "already given"]),
     "duplicate row id": (
-        lambda data: (kb(data).update(id=1), setattr(data, "rows", {"Q1": 0, "Q2": 1, "Q3": 1, "Q4": 3})),
+        lambda data: (kb(data).update(id=1), data.__dict__.update(rows={"Q1": 0, "Q2": 1, "Q3": 1, "Q4": 3})),
         ["record 3", "entity id 1", "already given"],
     ),
     "row id is text": (change(kb, id="2"), ["record 3", "'2'", "integer row id"]),
@@ -219,7 +219,7 @@ MIMIC_ERRORS = {
         ["record 3 ('Q3')", "none in", "qid2id.json"],
     ),
     "missing in the KB": (
-        lambda data: data.kb.pop() and setattr(data, "rows", {"Q1": 0, "Q2": 1, "Q3": 2, "Q4": 3}),
+        lambda data: data.kb.pop() and data.__dict__.update(rows={"Q1": 0, "Q2": 1, "Q3": 2, "Q4": 3}),
         ["qid2id.json: Q4 has id 3 here", "no record in"],
     ),
     "record is a list": (
@@ -278,7 +278,7 @@ def test_mimic_missing_and_malformed_files_are_named_with_position(mimic, name):
 def test_what_a_parser_of_json_passes_over_or_stumbles_on_is_refused_with_its_place(mimic, name, old, new, message):
     path = mimic.write() / name
     path.write_text(path.read_text().replace(old, new, 1))
-    assert f"{path}:1:" in (said := refused(lambda: load("toy", mimic.folder))) and message in said
+    assert f"{path}:1:" in (complaint := refused(lambda: load("toy", mimic.folder))) and message in complaint
 
 
 def test_byte_order_marks_are_no_fault(mimic):

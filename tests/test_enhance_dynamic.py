@@ -89,17 +89,17 @@ def test_nothing_is_asked_twice_and_a_changed_question_or_model_is(tmp_path, mod
     data = with_statics(tmp_path, 8)
     dynamic.describe(dynamic_job(data, rounds=2))
     files = {path.name: path.read_bytes() for path in data.iterdir()}
-    asked = len(model.seen)
+    questions = len(model.seen)
     report = dynamic.describe(dynamic_job(data, rounds=2))
-    assert len(model.seen) == asked and report.usage.calls == 0 and report.usage.reused == 11
+    assert len(model.seen) == questions and report.usage.calls == 0 and report.usage.reused == 11
     assert {path.name: path.read_bytes() for path in data.iterdir()} == files
     dynamic.describe(dynamic_job(data, rounds=2, max_chars=30))
-    assert len(model.seen) == asked, "how long the text may be changes no question"
+    assert len(model.seen) == questions, "how long the text may be changes no question"
     dynamic.describe(dynamic_job(data, replace(MODEL, name="other-model")))
-    assert len(model.seen) == asked + 8
+    assert len(model.seen) == questions + 8
     renamed = prepared(tmp_path / "renamed", *people(8), ("Q9", "Person 2"), ("Q10", "Person 10"))
     dynamic.describe(dynamic_job(renamed))
-    assert len(model.seen) == asked + 9, "one new name; the other entity's name was asked of before"
+    assert len(model.seen) == questions + 9, "one new name; the other entity's name was asked of before"
 
 
 def test_the_second_round_without_static_texts_names_the_command(tmp_path, model):
@@ -144,7 +144,7 @@ def test_limits_end_the_run_before_they_are_passed_and_the_same_command_goes_on(
 def test_a_dry_run_counts_calls_and_tokens_asks_nothing_and_needs_no_key(tmp_path, model, monkeypatch):
     data = with_statics(tmp_path, 8)
     dynamic.describe(dynamic_job(prepared(tmp_path / "few", *people(2))))
-    before, asked = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}, len(model.seen)
+    before, questions = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}, len(model.seen)
     monkeypatch.delenv("OPENAI_API_KEY")
     plan = dynamic.estimate(dynamic_job(data, rounds=2))
     assert plan.first_round_calls == 6 and plan.second_round_calls_at_most == 6, (
@@ -152,7 +152,7 @@ def test_a_dry_run_counts_calls_and_tokens_asks_nothing_and_needs_no_key(tmp_pat
     )
     assert plan.first_round_tokens_in > 6 * 20 and plan.first_round_tokens_out_at_most == 300
     assert (
-        len(model.seen) == asked
+        len(model.seen) == questions
         and {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     )
 
@@ -329,11 +329,11 @@ def test_two_processes_and_kills_at_every_answer_ask_nothing_twice_that_was_answ
     both = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(2)
     ]
-    said = [process.communicate()[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    asked = Counter(seen.body["messages"][1]["content"] for seen in model.seen)
-    assert len(asked) == 12 and max(asked.values()) == 1
-    assert all(KEY.encode() not in text for text in said), "not even where the client logs all it does"
+    outputs = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    questions = Counter(seen.body["messages"][1]["content"] for seen in model.seen)
+    assert len(questions) == 12 and max(questions.values()) == 1
+    assert all(KEY.encode() not in text for text in outputs), "not even where the client logs all it does"
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or not any(
             secret in path.read_bytes() for secret in (KEY.encode(), model.address.encode())

@@ -229,8 +229,8 @@ def test_a_run_that_broke_off_goes_on_where_it_stopped(tmp_path):
         fine.set()
         before = len(server.seen)
         report = static.describe(static_job(data, wiki=wiki_at(server.address)))
-        asked = {title for seen in server.seen[before:] for title in seen.query["titles"].split("|")}
-        assert len(asked) == 25 and report.usage.reused == 20 and report.written == 45
+        titles = {title for seen in server.seen[before:] for title in seen.query["titles"].split("|")}
+        assert len(titles) == 25 and report.usage.reused == 20 and report.written == 45
 
 
 def test_pages_that_cannot_be_had_may_be_left_out_on_request(tmp_path):
@@ -338,8 +338,8 @@ def test_killed_at_any_answer_it_asks_nothing_twice(tmp_path):
             store.read_bytes() + b'{"key": "Person 1", "val'
         )  # a line cut short, as a power cut leaves it
         assert static.describe(job).written == 75
-        asked = [
+        titles = [
             title for seen in server.seen if "excontinue" not in seen.query for title in seen.query["titles"].split("|")
         ]
-        assert sorted(asked) == sorted(set(asked)) and len(asked) == 75
+        assert sorted(titles) == sorted(set(titles)) and len(titles) == 75
         assert all(json.loads(line) for line in store.read_text().splitlines())

@@ -47,13 +47,13 @@ def static(world: World, *options: str, **more) -> str:
 
 
 def test_two_descriptions_changed_are_two_texts_re_extracted_and_going_back_costs_nothing(base):
-    said = base.luigi("ExtractFeatures", "--features", "clip_text", code=None)
+    printed = base.luigi("ExtractFeatures", "--features", "clip_text", code=None)
     assert (
-        "no static descriptions yet; `luigi --module tasks EnhanceEntities --mode static` writes them" in said
-        and "Traceback" not in said
+        "no static descriptions yet; `luigi --module tasks EnhanceEntities --mode static` writes them" in printed
+        and "Traceback" not in printed
     )
-    said = static(base)
-    assert "11 of 12 entities have a text" in said and "without, not in the file: 1" in said
+    printed = static(base)
+    assert "11 of 12 entities have a text" in printed and "without, not in the file: 1" in printed
     prepared = next(base.work.glob("datasets/small-*"))
     assert texts(prepared, "static")["Q0"] == "Ann Powers is number 0. Second part."
     assert (
@@ -132,29 +132,29 @@ def test_dynamic_descriptions_by_one_command_and_the_key_is_nowhere(base, monkey
             "--pages",
             str(base.root / "pages.jsonl"),
         ]
-        said = [base.here(*command, "--dry-run")]
-        assert "first round calls: 12" in said[0] and "first round tokens in: " in said[0] and not server.seen
+        printed = [base.here(*command, "--dry-run")]
+        assert "first round calls: 12" in printed[0] and "first round tokens in: " in printed[0] and not server.seen
         monkeypatch.setenv("MEL_FAULT", "after-answer:4")
-        said.append(base.luigi(*command, "--concurrency", "1", code=30))
+        printed.append(base.luigi(*command, "--concurrency", "1", code=30))
         monkeypatch.delenv("MEL_FAULT")
         assert len(server.seen) == 4
-        said.append(base.luigi(*command, "--max-calls", "2", code=30))
+        printed.append(base.luigi(*command, "--max-calls", "2", code=30))
         assert (
-            "--max-calls 2 reached in the first round" in said[-1]
-            and "Traceback" not in said[-1]
+            "--max-calls 2 reached in the first round" in printed[-1]
+            and "Traceback" not in printed[-1]
             and len(server.seen) == 6
         )
-        said.append(base.here(*command, "--price-in", "1", "--price-out", "2"))
+        printed.append(base.here(*command, "--price-in", "1", "--price-out", "2"))
         assert (
-            "12 of 12 entities have a text" in said[-1]
-            and '"described": 10, "unknown": 2' in said[-1]
-            and "calls: 8" in said[-1]
-            and "cost: 0.0" in said[-1]
+            "12 of 12 entities have a text" in printed[-1]
+            and '"described": 10, "unknown": 2' in printed[-1]
+            and "calls: 8" in printed[-1]
+            and "cost: 0.0" in printed[-1]
         )
         assert len(server.seen) == 12 + 2
-        said.append(base.here(*command))
-        assert len(server.seen) == 14 and "12 of 12" in said[-1]
-        said.append(base.here(*command, "--answer-chars", "9"))
+        printed.append(base.here(*command))
+        assert len(server.seen) == 14 and "12 of 12" in printed[-1]
+        printed.append(base.here(*command, "--answer-chars", "9"))
         assert len(server.seen) == 14, "how much of an answer is taken asks nothing anew"
     receipt = next(receipt for receipt in base.receipts("EnhanceEntities").values() if receipt["run"].get("calls") == 8)
     assert receipt["run"] | {"seconds": 0} == {
@@ -168,7 +168,7 @@ def test_dynamic_descriptions_by_one_command_and_the_key_is_nowhere(base, monkey
     secrets = [KEY.encode(), KEY[:10].encode(), server.address.encode()]
     for path in base.root.rglob("*"):
         assert not path.is_file() or not any(secret in path.read_bytes() for secret in secrets), path
-    assert not any(KEY[:10] in text for text in said)
+    assert not any(KEY[:10] in text for text in printed)
 
 
 def test_from_a_wiki_and_by_a_local_model_through_the_same_command(base):
@@ -187,15 +187,15 @@ def test_from_a_wiki_and_by_a_local_model_through_the_same_command(base):
             "0",
         ]
         assert "requests: 1" in base.here("EnhanceEntities", *options, "--dry-run") and not server.seen
-        said = base.here("EnhanceEntities", *options)
+        printed = base.here("EnhanceEntities", *options)
         assert (
-            "6 of 12 entities have a text" in said
-            and "without, no page: 6" in said
+            "6 of 12 entities have a text" in printed
+            and "without, no page: 6" in printed
             and "me@example.org" in server.seen[0].headers["User-Agent"]
         )
-        asked = len(server.seen)
+        requests = len(server.seen)
         base.here("EnhanceEntities", *options)
-        assert len(server.seen) == asked
+        assert len(server.seen) == requests
     model = causal(base.root / "causal", learn=False)
     options = ["--mode", "dynamic", "--llm", f"local:{model}", "--rounds", "1", "--max-answer", "4", "--device", "cpu"]
     assert "calls: 12" in base.here("EnhanceEntities", *options)
@@ -209,11 +209,11 @@ def test_from_a_wiki_and_by_a_local_model_through_the_same_command(base):
 def test_a_dry_run_on_nothing_writes_nothing(base, tmp_path):
     fresh = World(base.root)
     fresh.work = tmp_path / "none"
-    said = static(fresh, "--dry-run")
+    printed = static(fresh, "--dry-run")
     assert (
-        said.index("would run PrepareDataset")
-        < said.index("would run EnhanceEntities static")
-        < said.index("is known once PrepareDataset is done")
+        printed.index("would run PrepareDataset")
+        < printed.index("would run EnhanceEntities static")
+        < printed.index("is known once PrepareDataset is done")
     )
     assert not fresh.work.exists()
 
@@ -234,5 +234,5 @@ def test_a_dry_run_on_nothing_writes_nothing(base, tmp_path):
 )
 def test_a_mistyped_option_ends_in_one_line_and_not_zero(base, options, message, monkeypatch):
     monkeypatch.delenv("OPENAI_MODEL", raising=False)
-    said = base.luigi("EnhanceEntities", *options, code=None)
-    assert message in said and "Traceback" not in said, said
+    printed = base.luigi("EnhanceEntities", *options, code=None)
+    assert message in printed and "Traceback" not in printed, printed

@@ -37,7 +37,7 @@ def test_the_fingerprint_follows_every_text_and_picture(tmp_path, kind):
 
 def luigi(root: Path, *options: str) -> tuple[str, dict, Path]:
     """What BuildCandidates printed, its receipt's result, and its lists."""
-    code, said = commands.run(
+    code, printed = commands.run(
         "BuildCandidates",
         "--work-dir",
         str(root / "work"),
@@ -47,9 +47,9 @@ def luigi(root: Path, *options: str) -> tuple[str, dict, Path]:
         str(root / "data"),
         *options,
     )
-    assert code == 0, said
+    assert code == 0, printed
     receipt = json.loads(max(root.glob("work/receipts/BuildCandidates-*.json"), key=os.path.getmtime).read_text())
-    return said, receipt["result"], root / "work" / receipt["result"]["file"]
+    return printed, receipt["result"], root / "work" / receipt["result"]["file"]
 
 
 def test_the_wikidiverse_protocol_end_to_end(tmp_path):
@@ -61,7 +61,7 @@ def test_the_wikidiverse_protocol_end_to_end(tmp_path):
     for split in ("train", "valid"):
         data.splits[split] = [data.mention(image=None)]
     data.write()
-    said, result, path = luigi(tmp_path, "--sources", "given,name-of-type", "--merge", "append", "--candidates", "3")
+    printed, result, path = luigi(tmp_path, "--sources", "given,name-of-type", "--merge", "append", "--candidates", "3")
     entities = list(data.desc)
     with np.load(path) as lists:
         listed = [[entities[row] for row in row_list if row >= 0] for row_list in lists["ids"].tolist()]
@@ -75,7 +75,7 @@ def test_the_wikidiverse_protocol_end_to_end(tmp_path):
     assert result["recall"]["given"]["test"] == {"n": 1, "1": 0.0, "3": 0.0}
     assert result["recall"]["merged"]["test"] == {"n": 1, "1": 0.0, "3": 1.0}
     for line in ("candidates that came with the data", "name-of-type:token_set_ratio", "layout wikidiverse"):
-        assert line in said
+        assert line in printed
     assert next((tmp_path / "work" / "datasets").glob("toy-*/given.parquet")).exists()
 
 
@@ -83,7 +83,7 @@ def test_ghmfc_lists_end_to_end(tmp_path):
     (tmp_path / "data").mkdir()
     data = Ghmfc(tmp_path / "data")
     data.write()
-    said, result, path = luigi(tmp_path, "--sources", "given", "--candidates", "2")
+    printed, result, path = luigi(tmp_path, "--sources", "given", "--candidates", "2")
     with np.load(path) as lists:
         assert lists["ids"].tolist() == [[2, 1]] * 6
-    assert result["recall"]["given"]["test"] == {"n": 2, "1": 0.0, "2": 1.0} and "layout ghmfc" in said
+    assert result["recall"]["given"]["test"] == {"n": 2, "1": 0.0, "2": 1.0} and "layout ghmfc" in printed
