@@ -133,11 +133,11 @@ def _memo(memo: Path | None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _remember(memo: Path, place: str, entry: dict[str, Any]) -> None:
+def _remember(memo: Path, place: str, content: dict[str, Any]) -> None:
     try:
         memo.parent.mkdir(parents=True, exist_ok=True)
         with locked(memo.with_name(f".{memo.name}.lock")):  # two writers keep each other's entries
-            write_json(memo, {**_memo(memo), place: entry})
+            write_json(memo, {**_memo(memo), place: content})
     except (UserError, OSError):
         pass
 

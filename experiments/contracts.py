@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.contracts import contract
+from heads.config.space import Drawn
 from heads.contracts import HeadInput, TrainingJob
 
 
@@ -43,7 +44,7 @@ class SearchJob:
     """
 
     training: TrainingJob
-    space: Mapping[str, Mapping[str, Any]]
+    space: Mapping[str, Drawn]
     given: Mapping[str, Any]
     study: Study
     name: str

@@ -70,7 +70,7 @@ def parameters(text: str) -> dict[str, Any]:
 
 
 def check_heads(profile: Profile) -> None:
-    """Raises `UserError` for an unknown method under the profile's `heads`, and for an option of one that the method does not take."""
+    """Raises `UserError` for an unknown method under the profile's `heads`, and for an option that its method lacks."""
     for method, params in profile.heads.items():
         if method not in methods():
             raise UserError(f"{profile.path}: heads.{method}: no such method{nearest(method, methods())}")
@@ -99,7 +99,8 @@ def _check_outputs(method: str, wanted: Sequence[HeadWant], profile: Profile) ->
         lacking = [output for output in want.outputs if written and output not in written]
         if lacking:
             raise UserError(
-                f"{profile.path}: features.{want.feature}.outputs: {method} reads {', '.join(lacking)} too; add it, or leave `outputs` out"
+                f"{profile.path}: features.{want.feature}.outputs: {method} reads {', '.join(lacking)} too; "
+                "add it, or leave `outputs` out"
             )
 
 
@@ -116,7 +117,10 @@ def usual_wants(profile: Profile) -> list[Want]:
 
 
 def pair_wants(name: str, profile: Profile) -> list[Want]:
-    """What a pair feature is computed from. Raises `UserError` for an unknown one, or where the profile lacks a feature."""
+    """What a pair feature is computed from.
+
+    Raises `UserError` for an unknown pair feature, or where the profile lacks a feature.
+    """
     from pipeline.pairs import registry
 
     return registry.wants(name, list(profile.features))
@@ -212,7 +216,7 @@ class ClipSource:
 
 
 def live_clip(config: DsmipConfig, features: Mapping[str, FeatureRows], source: ClipSource, paths: Paths) -> LiveClip:
-    """What the stage that learns prompts needs beside its features: the CLIP behind the cached states, and where its blocks are put.
+    """What the stage that learns prompts runs live: the CLIP behind the cached states, and the file of its blocks.
 
     features: name -> result of its extraction. Raises `UserError` where text and picture states are of different
     models, or do not enter the block that `prompt_start` says.
@@ -221,12 +225,14 @@ def live_clip(config: DsmipConfig, features: Mapping[str, FeatureRows], source: 
     options = [source.profile.feature(name).options for name in names]
     if options[0].get("model") != options[1].get("model"):
         raise UserError(
-            f"profile {source.profile.name!r}: {names[0]} and {names[1]} are of different models; prompts need one CLIP for both"
+            f"profile {source.profile.name!r}: {names[0]} and {names[1]} are of different models; "
+            "prompts need one CLIP for both"
         )
     start, blocks = config.prompt_start, [option.get("block", 0) for option in options]
     if blocks != [start, start]:
         raise UserError(
-            f"prompt_start = {start}: the profile's {names[0]} and {names[1]} have `block: {blocks[0]}` and `block: {blocks[1]}`; make all three the same"
+            f"prompt_start = {start}: the profile's {names[0]} and {names[1]} have `block: {blocks[0]}` and "
+            f"`block: {blocks[1]}`; make all three the same"
         )
     digest = identity([features[name].identity for name in names])
     return LiveClip(

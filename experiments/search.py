@@ -18,6 +18,7 @@ from foundation.files import fault_point, locked
 from foundation.progress import Bar
 from heads import fusion, training
 from heads.config import load_config
+from heads.config.space import Choices, Drawn, WholeRange
 from heads.data import Bundle
 from heads.loop import State, Trainer
 
@@ -31,7 +32,10 @@ class Surplus(Exception):
 
 @dataclass
 class Sweep:
-    """What all trials of this process share. mentions: rows of the training mentions. trained: seconds in epochs. done: trials that it ran."""
+    """What all trials of this process share.
+
+    mentions: rows of the training mentions. trained: seconds in epochs. done: trials that it ran.
+    """
 
     job: SearchJob
     bundle: Bundle
@@ -159,17 +163,15 @@ def search(job: SearchJob) -> SearchResult:
     return SearchResult(**outcome, run=run)
 
 
-def draw(trial: optuna.Trial, space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def draw(trial: optuna.Trial, space: Mapping[str, Drawn]) -> dict[str, Any]:
     """The trial's values for the options of a space."""
     values: dict[str, Any] = {}
-    for name, entry in space.items():
-        if "choices" in entry:
-            choices = {studies.code(choice): choice for choice in entry["choices"]}
+    for name, drawn in space.items():
+        if isinstance(drawn, Choices):
+            choices = {studies.code(choice): choice for choice in drawn.choices}
             values[name] = choices[trial.suggest_categorical(name, list(choices))]
-        elif entry["kind"] == "int":
-            values[name] = trial.suggest_int(
-                name, entry["low"], entry["high"], step=entry["step"] or 1, log=entry["log"]
-            )
+        elif isinstance(drawn, WholeRange):
+            values[name] = trial.suggest_int(name, drawn.low, drawn.high, step=drawn.step or 1, log=drawn.log)
         else:
-            values[name] = trial.suggest_float(name, entry["low"], entry["high"], step=entry["step"], log=entry["log"])
+            values[name] = trial.suggest_float(name, drawn.low, drawn.high, step=drawn.step, log=drawn.log)
     return values

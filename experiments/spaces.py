@@ -13,7 +13,7 @@ from experiments.contracts import SearchJob, Study
 from foundation.errors import UserError
 from foundation.paths import Paths
 from heads.config import config_class, load_config, to_json
-from heads.config.space import check_space
+from heads.config.space import Choices, Drawn, check_space, plain_space
 from heads.contracts import TrainingJob
 from pipeline.profiles.profile import Profile, plain_yaml
 
@@ -32,7 +32,7 @@ class SearchPlan:
     """
 
     head: jobs.HeadSpec
-    space: Mapping[str, Mapping[str, Any]]
+    space: Mapping[str, Drawn]
     given: Mapping[str, Any]
 
 
@@ -53,8 +53,8 @@ def plan(method: str, params: str, file: str, profile: Profile) -> SearchPlan:
         space = holding(space, to_json(load_config(head.method, head.config)))
     available = list(profile.features)
     same = _reads(load_config(head.method, head.config), available)
-    for name, entry in space.items():
-        for value in entry.get("choices", [entry.get("low"), entry.get("high")]):
+    for name, one in space.items():
+        for value in one.choices if isinstance(one, Choices) else (one.low, one.high):
             try:
                 changed = load_config(head.method, {**head.config, name: value})
                 reads = _reads(changed, available)
@@ -71,17 +71,16 @@ def plan(method: str, params: str, file: str, profile: Profile) -> SearchPlan:
     return SearchPlan(head, space, {**jobs.parameters(params), **pinned})
 
 
-def holding(space: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def holding(space: Mapping[str, Drawn], values: Mapping[str, Any]) -> dict[str, Drawn]:
     """The space, widened to hold the values that the search starts from, which a profile may have set."""
-    wide = {}
-    for name, entry in space.items():
+    wide = dict(space)
+    for name, drawn in space.items():
         value = values[name]
-        if "choices" in entry:
-            wide[name] = {"choices": [*entry["choices"], *([] if value in entry["choices"] else [value])]}
-        elif entry["step"] is None and not (entry["log"] and value <= 0):
-            wide[name] = {**entry, "low": min(entry["low"], value), "high": max(entry["high"], value)}
-        else:
-            wide[name] = dict(entry)
+        if isinstance(drawn, Choices):
+            more = () if value in drawn.choices else (value,)
+            wide[name] = replace(drawn, choices=(*drawn.choices, *more))
+        elif drawn.step is None and not (drawn.log and value <= 0):
+            wide[name] = replace(drawn, low=min(drawn.low, value), high=max(drawn.high, value))
     return wide
 
 
@@ -122,7 +121,7 @@ def search_job(plan: SearchPlan, training: TrainingJob, label: str, paths: Paths
     """
     depends = dict(training.depends)
     depends["config"] = {name: value for name, value in depends["config"].items() if name not in plan.space}
-    depends |= {"space": plan.space, "prune": study.prune}
+    depends |= {"space": plain_space(plan.space), "prune": study.prune}
     digest = identity(depends)
     return SearchJob(
         training=replace(training, out=paths.sweep(label, plan.head.method, digest)),
@@ -134,11 +133,11 @@ def search_job(plan: SearchPlan, training: TrainingJob, label: str, paths: Paths
     )
 
 
-def drawn(space: Mapping[str, Mapping[str, Any]], config: Any) -> dict[str, Any]:
+def drawn(space: Mapping[str, Drawn], config: Any) -> dict[str, Any]:
     """The values of a configuration for the options of a space; nothing where one of them is outside of it."""
     values = {name: to_json(config)[name] for name in space}
     inside = all(
-        value in entry["choices"] if "choices" in entry else entry["low"] <= value <= entry["high"]
-        for value, entry in ((values[name], entry) for name, entry in space.items())
+        values[name] in one.choices if isinstance(one, Choices) else one.low <= values[name] <= one.high
+        for name, one in space.items()
     )
     return values if inside else {}

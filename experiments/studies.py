@@ -21,6 +21,7 @@ from cache import claims
 from experiments.contracts import SearchJob
 from foundation.errors import UserError
 from foundation.files import explained, make_folder
+from heads.config.space import Choices, Drawn
 
 WORKER = "worker"
 """Attribute of a trial: the process that has it under way."""
@@ -184,16 +185,16 @@ def code(choice: Any) -> Any:
     return json.dumps(choice) if isinstance(choice, (list, tuple, dict)) else choice
 
 
-def encoded(values: Mapping[str, Any], space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def encoded(values: Mapping[str, Any], space: Mapping[str, Drawn]) -> dict[str, Any]:
     """Drawn values as Optuna keeps them."""
-    return {name: code(value) if "choices" in space[name] else value for name, value in values.items()}
+    return {name: code(value) if isinstance(space[name], Choices) else value for name, value in values.items()}
 
 
-def decoded(params: Mapping[str, Any], space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def decoded(params: Mapping[str, Any], space: Mapping[str, Drawn]) -> dict[str, Any]:
     """The inverse of `encoded`."""
-    return {
-        name: next(choice for choice in space[name]["choices"] if code(choice) == value)
-        if "choices" in space[name]
-        else value
-        for name, value in params.items()
-    }
+    values = {}
+    for name, value in params.items():
+        drawn = space[name]
+        choices = drawn.choices if isinstance(drawn, Choices) else ()
+        values[name] = next((choice for choice in choices if code(choice) == value), value)
+    return values

@@ -14,6 +14,7 @@ from experiments.contracts import SearchJob
 from experiments.studies import decoded
 from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
+from heads.config.space import Drawn
 
 PICTURES = ("history.png", "importance.png", "parallel.png")
 ATTRIBUTES = ("epochs", "best_epoch", "seconds", "parameters", "again", "refused")
@@ -84,7 +85,7 @@ def importances(study: optuna.Study) -> dict[str, float]:
     return {name: round(share / total, 6) for name, share in shares.items()} if total > 0 else {}
 
 
-def table(trials: list[FrozenTrial], space: Mapping[str, Mapping[str, Any]]) -> str:
+def table(trials: list[FrozenTrial], space: Mapping[str, Drawn]) -> str:
     """CSV with a row per trial: number, state, best dev MRR so far, drawn values, `ATTRIBUTES` of its training."""
     sink = io.StringIO()
     rows = csv.writer(sink, lineterminator="\n")

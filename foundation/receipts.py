@@ -1,5 +1,7 @@
 """Receipts: the results of finished tasks, and whether they are still valid."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +14,33 @@ def file_entry(root: Path, path: Path) -> dict[str, Any]:
     return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size}
 
 
-def write(
-    path: Path, *, task: str, request: Any, result: dict[str, Any], files: list[dict[str, Any]], run: dict[str, Any]
-) -> None:
-    """Write a receipt atomically, as the last step of a task: it proves that the task is done.
+@dataclass(frozen=True)
+class Receipt:
+    """What a finished task resolved to.
 
-    request: the significant parameters in clear. result: identities and places. files: those that must still exist.
-    run: seconds, model loads and extracted rows of the run that wrote it.
+    request: the significant parameters in clear. result: identities and places. files: what must still be there, see
+    `file_entry`. run: seconds, model loads and rows extracted of the run that made it.
     """
+
+    task: str
+    request: Mapping[str, Any]
+    result: Mapping[str, Any]
+    files: Sequence[Mapping[str, Any]]
+    run: Mapping[str, Any]
+
+
+def write(path: Path, receipt: Receipt) -> None:
+    """Write a receipt, atomically and last: it is the proof that the task is done."""
     fault_point("before-receipt")
-    write_json(path, {"task": task, "request": request, "result": result, "files": files, "run": run})
+    write_json(path, asdict(receipt))
 
 
 def standing(root: Path, path: Path) -> dict[str, Any] | None:
-    """The receipt at `path` if every file it lists is still there with its size, else None (the task is then
-    incomplete)."""
+    """The receipt at `path` if every file it lists is still there with its size, else None: the task is incomplete."""
     try:
         receipt = read_json(path)
-        for entry in receipt["files"]:
-            if (root / entry["path"]).stat().st_size != entry["bytes"]:
+        for file in receipt["files"]:
+            if (root / file["path"]).stat().st_size != file["bytes"]:
                 return None
     except (UserError, OSError, KeyError, TypeError):
         return None

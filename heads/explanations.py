@@ -114,7 +114,8 @@ def _part(
         details = {name: values.float().cpu().numpy() for name, values in head.explain(*sides, columns, beside).items()}
     for place_of, row in enumerate(index.tolist()):
         candidates = [
-            _candidate(head, scores, details, pairs, place_of, at) | {"id": str(bundle.entity_ids[lists[place_of, at]])}
+            _candidate(head, scores, details, pairs, (place_of, at))
+            | {"id": str(bundle.entity_ids[lists[place_of, at]])}
             for at in np.argsort(
                 -np.where(lists[place_of] >= 0, scores["score"][place_of], -np.inf), kind="stable"
             ).tolist()
@@ -141,21 +142,21 @@ def _candidate(
     scores: Mapping[str, np.ndarray],
     details: Mapping[str, np.ndarray],
     pairs: Mapping[str, np.ndarray],
-    row: int,
-    at: int,
+    place: tuple[int, int],
 ) -> dict[str, Any]:
-    one: dict[str, Any] = {"id": "", "score": number(scores["score"][row, at])}
-    units = {name: number(scores[name][row, at]) for name in head.units if name != EXPERT}
+    """What stands at a place, (mention, candidate), of these arrays (m, k, …)."""
+    one: dict[str, Any] = {"id": "", "score": number(scores["score"][place])}
+    units = {name: number(scores[name][place]) for name in head.units if name != EXPERT}
     if EXPERT in head.units:
-        one["expert"] = head.experts[int(scores[EXPERT][row, at])]
+        one["expert"] = head.experts[int(scores[EXPERT][place])]
     edges: dict[str, list[float | None]] = {}
     for name, values in details.items():
         if name.startswith(EDGE):
-            edges.setdefault(name.split("_")[1], []).append(number(values[row, at]))
+            edges.setdefault(name.split("_")[1], []).append(number(values[place]))
         elif not name.startswith(ATTENTION):
-            units[name] = number(values[row, at])
+            units[name] = number(values[place])
     beside = {
-        name: number(values[row, at]) if values.ndim == 2 else [number(value) for value in values[row, at].ravel()]
+        name: number(values[place]) if values.ndim == 2 else [number(value) for value in values[place].ravel()]
         for name, values in pairs.items()
     }
     more = {

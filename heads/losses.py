@@ -48,11 +48,8 @@ CENTRE = 1e-3
 """Rows nearer than this to the centre have no direction and are not scaled up to length 1."""
 
 
-def margin_ranking(
-    positive: Tensor, scores: Tensor, negative: Tensor, known: Tensor, margin: float, of_mean: bool
-) -> Tensor:
-    """`max(S_neg - S_pos + margin, 0)`, eq. 17 of DRIN, mean over the mentions that are `known` (B,) bool and have
-    negatives; 0 where none is.
+def margin_ranking(positive: Tensor, scores: Tensor, negative: Tensor, margin: float, of_mean: bool) -> Tensor:
+    """`max(S_neg - S_pos + margin, 0)`, eq. 17 of DRIN, mean over the mentions that have negatives; 0 where none has.
 
     positive (B,): S_pos. scores (B, K), negative (B, K) bool: which of them are negatives. of_mean: S_neg is their
     mean; else a hinge for each of them, and the mean of those.
@@ -61,5 +58,5 @@ def margin_ranking(
     each = scores if of_mean else F.relu(scores - positive[:, None] + margin)
     mean = each.masked_fill(~negative, 0).sum(1) / count.clamp(min=1)
     hinge = F.relu(mean - positive + margin) if of_mean else mean
-    kept = known & (count > 0)
+    kept = count > 0
     return (hinge * kept).sum() / kept.sum().clamp(min=1)

@@ -1,11 +1,12 @@
 """A finished run with all that it was trained on, read back from the receipts beside it."""
 
 import functools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from cache.inputs import SIDES
 from foundation import receipts
 from foundation.contracts import from_json
 from foundation.errors import UserError
@@ -13,22 +14,25 @@ from foundation.files import read_json
 from foundation.paths import Paths
 from heads.config import load_config
 from heads.contracts import HeadInput
+from pipeline.candidates.contracts import ListOptions
 from pipeline.extraction import wants
 from pipeline.extraction.contracts import Extraction
 from pipeline.profiles import profile as profiles
 from pipeline.profiles.profile import Profile
 
-REMEDY = "give the command that trained it once more: what stands is not done again"
+REMEDY = "run the TrainHead command that trained it again; finished steps are skipped"
 
 
 @dataclass(frozen=True)
 class Finished:
     """A run and what it reads.
 
-    extraction: of all that it reads; retrieval: of what dense sources of candidates read; candidates: k, scorer, sources,
-    merge, file; prepared: folder of the dataset's tables; images: each side's folder of pictures below the dataset's own;
-    pairs: names of its pair features; runs: those that it combines, by method; prompted: inputs that learned prompts have
-    made, by the run `prompts`.
+    reference, demo: the profile and the folder of the demo's encoders that its features were extracted with.
+    prepared: folder of the dataset's tables. images: each side's folder of pictures, below the dataset's own.
+    options, lists: how its candidate lists were built, and their file. retrieval: what sources of candidates read.
+    pairs: names of its pair features. extraction: all features that it and its candidates and pair features read.
+    runs: those that it combines, by method. prompted: inputs that the learned prompts of the run `prompts` made,
+    paths relative to the work folder.
     """
 
     folder: Path
@@ -40,12 +44,13 @@ class Finished:
     demo: Path | None
     prepared: Path
     images: Mapping[str, str]
-    candidates: Mapping[str, Any]
+    options: ListOptions
+    lists: Path
     retrieval: Extraction
-    pairs: list[str]
+    pairs: tuple[str, ...]
     extraction: Extraction
     runs: Mapping[str, "Finished"]
-    prompted: list[HeadInput]
+    prompted: tuple[HeadInput, ...]
     prompts: "Finished | None"
 
     @functools.cached_property
@@ -65,7 +70,10 @@ class Finished:
 
 
 def read(folder: Path) -> Finished:
-    """The run in `folder`, artifacts/runs/<dataset>/<method>/<hash>. Raises `UserError` where there is none, or where something it reads is gone."""
+    """The run in `folder`, artifacts/runs/<dataset>/<method>/<hash>.
+
+    Raises `UserError` where there is none, or where something it reads is gone.
+    """
     folder = Path(folder).absolute()
     if (folder / "metrics-mean.json").exists():
         first = read_json(folder / "metrics-mean.json")["runs"][0]
@@ -76,106 +84,109 @@ def read(folder: Path) -> Finished:
         raise UserError(
             f"{folder}: no trained head there (no model.safetensors); name the folder that TrainHead printed as `run:`"
         )
-    told = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
-    if told and not load_config(told["method"], told["config"]).evaluates:
+    run = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
+    if run and not load_config(run["method"], run["config"]).evaluates:
         raise UserError(
             f"{folder}: a stage that prepares another run, with no answers of its own; name the run of the whole method"
         )
-    if len(folder.parents) < 4 or not (folder.parents[3] / "receipts").is_dir():
-        raise UserError(
-            f"{folder}: no receipts in {folder.parents[min(3, len(folder.parents) - 1)]}; leave the run where it was made, in its work folder"
-        )
-    book = _Book(folder.parents[3])
-    place = book.paths.relative(folder)
-    for path in sorted(book.paths.receipts.glob("TrainHead-*.json"), key=lambda path: -path.stat().st_mtime_ns):
-        receipt = receipts.standing(book.root, path)
-        if receipt and receipt["result"].get("run") == place:
-            return book.run(receipt)
-    raise UserError(f"{folder}: no receipt names this run, or a file of it was changed; {REMEDY}")
+    work = folder.parents[min(3, len(folder.parents) - 1)]
+    if len(folder.parents) < 4 or not (work / "receipts").is_dir():
+        raise UserError(f"{folder}: no receipts in {work}; leave the run where it was made, in its work folder")
+    return _Receipts(Paths(work)).run_in(folder)
+
+
+Receipt = Mapping[str, Any]
+"""Keys task, request, result, files and run, see `foundation.receipts`."""
 
 
 @dataclass(frozen=True)
-class _Book:
-    """The receipts of a work folder."""
+class _Receipts:
+    """The receipts of a work folder that stand: all files that they list are there."""
 
-    root: Path
+    paths: Paths
 
-    @property
-    def paths(self) -> Paths:
-        return Paths(self.root)
+    def run_in(self, folder: Path) -> Finished:
+        """The run in a folder. Raises `UserError` where no receipt names it."""
+        place = self.paths.relative(folder)
+        for receipt in self._newest("TrainHead"):
+            if receipt["result"].get("run") == place:
+                return self._run(receipt)
+        raise UserError(f"{folder}: no receipt names this run, or a file of it was changed; {REMEDY}")
 
-    def receipt(self, digest: str) -> dict[str, Any]:
-        """The standing receipt of a request. Raises `UserError` where there is none."""
+    def _newest(self, task: str) -> Iterator[Receipt]:
+        """Those of a task, the newest first."""
+        files = self.paths.receipts.glob(f"{task}-*.json")
+        for path in sorted(files, key=lambda path: -path.stat().st_mtime_ns):
+            receipt = receipts.standing(self.paths.root, path)
+            if receipt:
+                yield receipt
+
+    def _of_request(self, digest: str) -> Receipt:
+        """The one of a request. Raises `UserError` where there is none."""
         for path in self.paths.receipts.glob(f"*-{digest[:16]}.json"):
-            found = receipts.standing(self.root, path)
-            if found:
-                return found
-            raise UserError(f"{path.stem}: a file it lists is gone or changed in {self.root}; {REMEDY}")
+            receipt = receipts.standing(self.paths.root, path)
+            if receipt:
+                return receipt
+            raise UserError(f"{path.stem}: a file it lists is gone or changed in {self.paths.root}; {REMEDY}")
         raise UserError(f"receipt {digest[:16]} is not in {self.paths.receipts}; {REMEDY}")
 
-    def _prepared(self, content: str) -> dict[str, Any]:
-        """The newest standing receipt of a dataset with this content. Raises `UserError` where there is none."""
-        for path in sorted(
-            self.paths.receipts.glob("PrepareDataset-*.json"), key=lambda path: -path.stat().st_mtime_ns
-        ):
-            found = receipts.standing(self.root, path)
-            if found and found["result"].get("content") == content:
-                return found
+    def _upstream(self, listed: Iterable[Receipt], task: str) -> list[Receipt]:
+        """Those of `task` that others read."""
+        read = [self._of_request(digest) for receipt in listed for digest in receipt["request"]["upstream"]]
+        return [receipt for receipt in read if receipt["task"] == task]
+
+    def _prepared(self, content: str) -> Mapping[str, Any]:
+        """The result that prepared a dataset with this content. Raises `UserError` where there is none."""
+        for receipt in self._newest("PrepareDataset"):
+            if receipt["result"].get("content") == content:
+                return dict(receipt["result"])
         raise UserError(f"no receipt of the dataset {content[:12]} is in {self.paths.receipts}; {REMEDY}")
 
-    def run(self, receipt: Mapping[str, Any]) -> Finished:
+    def _run(self, receipt: Receipt) -> Finished:
         """The run of a TrainHead receipt."""
-        request = receipt["request"]
-        parts: dict[str, list[dict[str, Any]]] = {}
-        for digest in request["upstream"]:
-            found = self.receipt(digest)
-            parts.setdefault(found["task"], []).append(found)
-        candidates = parts["BuildCandidates"][0]
+        request, root = receipt["request"], self.paths.root
+        (lists,) = self._upstream([receipt], "BuildCandidates")
+        pairs = self._upstream([receipt], "BuildPairs")
+        of_lists = self._upstream([lists], "ExtractFeatures")
         extractions = [
-            *parts.get("ExtractFeatures", []),
-            *self._upstream([*parts.get("BuildPairs", []), candidates], "ExtractFeatures"),
+            *self._upstream([receipt], "ExtractFeatures"),
+            *self._upstream(pairs, "ExtractFeatures"),
+            *of_lists,
         ]
-        groups = [self.receipt(digest) for one in extractions for digest in one["request"]["groups"]]
-        dense = [Extraction.of_receipt(one["result"]) for one in self._upstream([candidates], "ExtractFeatures")]
-        made = parts.get("PromptedFeatures", [])
-        prepared = self._prepared(candidates["request"]["dataset"])
-        runs = (
-            {one["request"]["method"]: self.run(one) for one in parts.get("TrainHead", [])}
-            if request["method"] == "fused"
-            else {}
-        )
-        inner = [run.reference for run in runs.values() if run.reference]
+        groups = [self._of_request(digest) for one in extractions for digest in one["request"]["groups"]]
+        prompted = self._upstream([receipt], "PromptedFeatures")
+        prepared = self._prepared(lists["request"]["dataset"])
+        trained = self._upstream([receipt], "TrainHead") if request["method"] == "fused" else []
+        runs = {one["request"]["method"]: self._run(one) for one in trained}
+        references = [
+            *(group["result"]["profile"] for group in groups),
+            *(run.reference for run in runs.values() if run.reference),
+        ]
         return Finished(
-            folder=self.root / receipt["result"]["run"],
+            folder=root / receipt["result"]["run"],
             paths=self.paths,
             method=request["method"],
             config=request["config"],
             train_fraction=request["train_fraction"],
-            reference=next((group["result"]["profile"] for group in groups), inner[0] if inner else None),
+            reference=next(iter(references), None),
             demo=self._demo(groups),
-            prepared=self.root / prepared["result"]["folder"],
-            images={side: prepared["result"][f"{side}_images"] for side in ("mention", "entity")},
-            candidates={**candidates["request"], "file": candidates["result"]["file"]},
-            retrieval=wants.merged(dense),
-            pairs=[one["request"]["pair"] for one in parts.get("BuildPairs", [])],
-            extraction=wants.merged(Extraction.of_receipt(one["result"]) for one in extractions),
+            prepared=root / prepared["folder"],
+            images={side: prepared[f"{side}_images"] for side in SIDES},
+            options=ListOptions(**{field.name: lists["request"][field.name] for field in fields(ListOptions)}),
+            lists=root / lists["result"]["file"],
+            retrieval=_merged(of_lists),
+            pairs=tuple(one["request"]["pair"] for one in pairs),
+            extraction=_merged(extractions),
             runs=runs,
-            prompted=[from_json(HeadInput, entry) for one in made for entry in one["result"]["inputs"]],
-            prompts=self.run(self.receipt(made[0]["request"]["prompts"])) if made else None,
+            prompted=tuple(from_json(HeadInput, one) for made in prompted for one in made["result"]["inputs"]),
+            prompts=self._run(self._of_request(prompted[0]["request"]["prompts"])) if prompted else None,
         )
 
-    def _upstream(self, listed: Iterable[Mapping[str, Any]], task: str) -> Any:
-        """The receipts of `task` that those of `listed` read."""
-        for receipt in listed:
-            for digest in receipt["request"]["upstream"]:
-                found = self.receipt(digest)
-                if found["task"] == task:
-                    yield found
+    def _demo(self, groups: Iterable[Receipt]) -> Path | None:
+        """The folder of the demo's encoders, where a feature is of one of them."""
+        named = [self.paths.root / group["result"]["demo"] for group in groups if group["result"].get("demo")]
+        return next(iter([*named, *sorted(self.paths.root.glob("demo/encoders-*"))]), None)
 
-    def _demo(self, groups: Iterable[Mapping[str, Any]]) -> Path | None:
-        """The demo's encoders, where a feature is of one of them."""
-        for group in groups:
-            if group["result"].get("demo"):
-                return self.root / group["result"]["demo"]
-        found = sorted(self.root.glob("demo/encoders-*"))
-        return found[0] if found else None
+
+def _merged(extractions: Iterable[Receipt]) -> Extraction:
+    return wants.merged(Extraction.of_receipt(one["result"]) for one in extractions)

@@ -68,14 +68,18 @@ class Kb:
 
 @dataclass
 class Chunk:
-    """Some mentions. table: columns phrase, type, given (rows of the KB, or None) and those of mentions.parquet that views read; columns: keys of
-    what is extracted of them; without: rows of the KB that are taken for absent. made: pair features, scores once computed."""
+    """Some mentions, and what was computed for them.
+
+    table: columns phrase, type, given (rows of the KB, or None) and those of mentions.parquet that views read.
+    columns: keys of what is extracted of them. without: rows of the KB that are taken for absent. lists, pairs:
+    candidate lists and pair features, once computed.
+    """
 
     table: Mapping[str, list]
     columns: Mapping[Want, KeyColumn]
     without: np.ndarray
     lists: RankedLists | None = None
-    made: dict[str, np.ndarray] = field(default_factory=dict)
+    pairs: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.table["phrase"])
@@ -87,7 +91,10 @@ class Chunk:
 
 
 class Scorer:
-    """The head of `run`. stores: feature -> its store. Raises `UserError` where the head was trained on other features than the run reads."""
+    """The head of `run`. stores: feature -> its store.
+
+    Raises `UserError` where the head was trained on other features than the run reads.
+    """
 
     def __init__(self, run: Finished, kb: Kb, stores: Mapping[str, Store], device: torch.device) -> None:
         self.run, self.kb, self.stores, self.device = run, kb, stores, device
@@ -101,13 +108,13 @@ class Scorer:
             if one.side == "entity":
                 self.entities.add(one.role, one.outputs, Store.open(one.store), Keys.load(one.keys))
         settle_all(self.entities, device)
-        listed = run.candidates["sources"], run.candidates["scorer"]
-        self.sources = [source(spec) for spec in candidate_sources(*listed, run.retrieval, run.paths)]
+        specs = candidate_sources(run.options.sources, run.options.scorer, run.retrieval, run.paths)
+        self.sources = [source(spec) for spec in specs]
         self.frequency = self._frequency()
         self.held: list[tuple[int, Rows]] | None = None
 
     def _inputs(self) -> list[HeadInput]:
-        """What the head reads of the KB, and the names of what it reads of mentions: their keys come with each chunk."""
+        """What the head reads of the KB, and the names of what it reads of mentions: each chunk brings their keys."""
         config, columns = load_config(self.run.method, self.run.config), self.run.extraction.columns
         wanted = config.wants(list(self.run.profile.features) if self.run.profile else [])
         root = self.run.paths.root
@@ -132,23 +139,24 @@ class Scorer:
     def _frequency(self) -> Frequency | None:
         if "pairs.frequency" not in self.head.shapes:
             return None
-        bundle = Bundle.read(self.run.prepared, self.run.paths.root / self.run.candidates["file"])
+        bundle = Bundle.read(self.run.prepared, self.run.lists)
         return Frequency.of(bundle, read_phrases(self.run.prepared), self.run.train_fraction)
 
     # One chunk
 
     def top(self, chunk: Chunk, depth: int) -> tuple[np.ndarray, np.ndarray]:
-        """The best `depth` of the KB (full KB where the head scores blocks, else of the candidate lists): rows (m, d), -1 where there are no more,
-        and scores (m, d) float32, best first; those that `chunk.without` names left out."""
+        """The best `depth` entities of each mention, those of `chunk.without` left out.
+
+        Of the whole KB where the head scores blocks, else of the candidate lists. Returns rows (m, d), -1 where there
+        are no more, and scores (m, d) float32, best first.
+        """
         if not self.head.scores_blocks:
             lists = self.lists(chunk).ids
             scores = self.scores(chunk, lists)
             order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
             return np.take_along_axis(lists, order, 1), np.take_along_axis(scores, order, 1)
-        scoring, everyone = (
-            Scoring(self.head, self._side(chunk), self.entities, self._encodings()),
-            np.arange(len(chunk)),
-        )
+        everyone = np.arange(len(chunk))
+        scoring = Scoring(self.head, self._side(chunk), self.entities, self._encodings())
         kb = scoring.kb(everyone, top=max(depth, DEPTH) + len(chunk.without))
         top = RankedLists(kb.top.astype(np.int32), np.zeros(kb.top.shape, np.float32)).without(chunk.without)
         rows = top.ids[:, :depth].astype(np.int64)
@@ -169,9 +177,9 @@ class Scorer:
                 keys = Keys.load(read.keys) if read.side == "entity" else chunk.keys(read.feature, read.view)
                 return Table(self.stores[read.feature], output, keys.keys, keys.present)
 
-            inputs, k = SourceInputs(chunk.table, self.kb.table, vectors), self.run.candidates["k"]
-            listed = [each.lists(inputs, k) for each in self.sources]
-            chunk.lists = merge(listed, k, self.run.candidates["merge"]).without(chunk.without)
+            inputs, options = SourceInputs(chunk.table, self.kb.table, vectors), self.run.options
+            listed = [each.lists(inputs, options.k) for each in self.sources]
+            chunk.lists = merge(listed, options.k, options.merge).without(chunk.without)
         return chunk.lists
 
     def _pairs(self) -> list[str]:
@@ -185,7 +193,7 @@ class Scorer:
             return np.where(np.isfinite(scores), scores, np.nan)
         if name == "frequency" and self.frequency:
             return self.frequency.of_lists(chunk.table["phrase"], lists.ids.astype(np.int64))
-        if name not in chunk.made:
+        if name not in chunk.pairs:
 
             def values(role: str) -> RecordValues:
                 want = SERVED[role]
@@ -194,8 +202,8 @@ class Scorer:
                 table = Table(self.stores[want.feature], want.output, keys.keys, keys.present)
                 return RecordValues(table, keys.counts)
 
-            chunk.made[name] = pair_function(name)(Pairs(chunk.table, self.kb.texts, lists, values))
-        return chunk.made[name]
+            chunk.pairs[name] = pair_function(name)(Pairs(chunk.table, self.kb.texts, lists, values))
+        return chunk.pairs[name]
 
     def _side(self, chunk: Chunk) -> Side:
         """The mentions' columns."""
@@ -258,14 +266,17 @@ def _bytes(column: torch.Tensor | Ragged) -> int:
 
 
 def known_stores(runs: Sequence[Finished]) -> dict[str, Store]:
-    """Feature -> store, of all that these runs were trained on. Raises `UserError` where two of them read different features of one name."""
-    found: dict[str, Store] = {}
+    """Feature -> store, of all that these runs were trained on.
+
+    Raises `UserError` where two of them read different features of one name.
+    """
+    stores: dict[str, Store] = {}
     for run in runs:
         for name, feature in run.extraction.features.items():
-            store = found.setdefault(name, Store.open(run.paths.cache / feature.store))
+            store = stores.setdefault(name, Store.open(run.paths.cache / feature.store))
             if store.identity != feature.identity:
                 raise UserError(
                     f"{run.folder}: reads {name} {feature.identity[:16]}, another part of it {store.identity[:16]}; "
                     "train both on the same"
                 )
-    return found
+    return stores

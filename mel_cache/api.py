@@ -34,7 +34,7 @@ from mel_cache.contracts import (
     TrainedHead,
 )
 from mel_cache.steps import Done, Prepared, Run, Setup, Step
-from pipeline.candidates.contracts import CandidateLists
+from pipeline.candidates.contracts import CandidateLists, ListOptions
 from pipeline.candidates.specs import vector_features
 from pipeline.extraction import wants
 from pipeline.extraction.contracts import Extraction, Plan
@@ -171,8 +171,8 @@ def _text(params: Mapping[str, Any]) -> str:
     return json.dumps(dict(params))
 
 
-def _options(job: CandidatesJob) -> steps.ListOptions:
-    return steps.ListOptions(k=job.k, sources=job.sources, scorer=job.scorer, merge=job.merge)
+def _options(job: CandidatesJob) -> ListOptions:
+    return ListOptions(k=job.k, sources=job.sources, scorer=job.scorer, merge=job.merge)
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,9 @@ class _Work:
         else:
             folder = Path(job.data_dir).expanduser().absolute()
         source = steps.Source(job.name, folder, job.format, job.options, job.max_bad_images)
-        result = self.ensure(steps.prepare(self.setup, source, self.paths.memo / "fingerprints.json"))
+        result = self.ensure(
+            steps.prepare(self.paths, source, self.profile.limits, self.paths.memo / "fingerprints.json")
+        )
         return Prepared.of_receipt(source, result, self.paths)
 
     def features(self, wanted: Iterable[Want]) -> Done[Extraction]:
@@ -243,7 +245,7 @@ class _Work:
         step = steps.extract_group(self.setup, self.prepared, steps.Group(plan, above, beside))
         return self.done(step, Extraction.of_receipt)
 
-    def lists(self, options: steps.ListOptions) -> Done[CandidateLists]:
+    def lists(self, options: ListOptions) -> Done[CandidateLists]:
         """Candidate lists."""
         named = vector_features(options.sources)
         extraction = (
@@ -252,7 +254,7 @@ class _Work:
         step = steps.build_candidates(self.setup, self.prepared, options, extraction)
         return self.done(step, partial(from_json, CandidateLists))
 
-    def pair(self, name: str, options: steps.ListOptions) -> Done[PairFeature]:
+    def pair(self, name: str, options: ListOptions) -> Done[PairFeature]:
         """A pair feature beside these lists."""
         wanted = jobs.pair_wants(name, self.profile)
         extraction = self.features(wanted) if wanted else None

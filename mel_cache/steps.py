@@ -24,9 +24,10 @@ from foundation.files import write_atomic, write_json
 from foundation.paths import Paths
 from heads.config import code_digest, load_config
 from heads.config.dsmip import DsmipConfig
+from heads.config.space import plain_space
 from heads.contracts import Compute, HeadInput, TrainingJob, TrainingResult
 from pipeline.candidates import specs
-from pipeline.candidates.contracts import CandidateJob, CandidateLists
+from pipeline.candidates.contracts import CandidateJob, CandidateLists, ListOptions
 from pipeline.datasets.contracts import CONTENT, MAX_BAD_IMAGES, Dataset, LayoutOptions, Limits, PrepareJob
 from pipeline.demo.contracts import DemoJob
 from pipeline.enhance import output
@@ -37,6 +38,7 @@ from pipeline.pairs.job import pair_job
 from pipeline.pairs.registry import pair_function
 from pipeline.profiles import profile as profiles
 from pipeline.profiles.profile import Profile
+from report.contracts import AverageJob, AverageResult
 
 T = TypeVar("T")
 Run = Callable[[str, Any, type[Any]], Any]
@@ -89,19 +91,19 @@ class Step:
     def ensure(self, paths: Paths, run: Run) -> dict[str, Any]:
         """The result in the step's receipt; the work is done first where no receipt stands."""
         place = paths.receipt(self.command, self.digest)
-        receipt = receipts.standing(paths.root, place)
-        if receipt is not None:
-            return dict(receipt["result"])
+        standing = receipts.standing(paths.root, place)
+        if standing is not None:
+            return dict(standing["result"])
         started = time.monotonic()
         outcome = self.work(run)
-        receipts.write(
-            place,
+        receipt = receipts.Receipt(
             task=self.command,
-            request=dict(self.request),
+            request=self.request,
             result=outcome.result,
             files=[receipts.file_entry(paths.root, path) for path in sorted(set(outcome.files))],
             run={"seconds": round(time.monotonic() - started, 3), **outcome.run},
         )
+        receipts.write(place, receipt)
         return outcome.result
 
 
@@ -184,14 +186,12 @@ class Prepared:
         return cls(source.name, paths.root / result["folder"], result["content"], images)
 
 
-def prepare(setup: Setup, source: Source, memo: Path | None) -> Step:
+def prepare(paths: Paths, source: Source, limits: Mapping[str, int], memo: Path | None) -> Step:
     """Read a dataset's files and look at every picture.
 
-    memo: JSON file that remembers hashes of files; None: none is kept.
+    limits: of pictures, as the profile gives them. memo: JSON file that remembers hashes of files; None: none is kept.
     """
     from pipeline.datasets.fingerprint import fingerprint
-
-    paths, limits = setup.paths, dict(setup.profile.limits)
 
     def work(run: Run) -> Outcome:
         started = time.time()
@@ -218,7 +218,7 @@ def prepare(setup: Setup, source: Source, memo: Path | None) -> Step:
     request = {
         "tables": TABLES,
         "fingerprint": fingerprint(source.data_dir, source.format, source.options, memo, rescan=source.rescan),
-        "limits": limits,
+        "limits": dict(limits),
         "max_bad_images": source.max_bad_images,
     }
     return Step("PrepareDataset", request, work)
@@ -235,40 +235,21 @@ class Group:
     above: Sequence[Done[Extraction]] = ()
     beside: tuple[str, ...] = ()
 
+    @property
+    def read(self) -> Extraction:
+        """The rows that it is made from."""
+        return wants.merged(one.result for one in self.above)
+
 
 def extract_group(setup: Setup, dataset: Prepared, group: Group) -> Step:
-    """Extract one group; a wider group that has done the same is taken instead of running models."""
-    paths, wanted = setup.paths, group.plan.wants
-    descriptions = {
-        mode: output.stamp(paths.descriptions(dataset.name, dataset.content, mode), mode)
-        for mode in wants.enhanced(wanted)
-    }
-    request = {
-        "dataset": dataset.content,
-        "wants": [to_json(want) for want in wanted],
-        "features": wants.request(setup.profile, wanted, setup.demo),
-        "upstream": [one.digest for one in group.above],
-        **({"descriptions": descriptions} if descriptions else {}),
-    }
-    above = wants.merged(one.result for one in group.above)
+    """Extract one group; the result of a wider group that has done the same is taken instead of running models."""
+    paths = setup.paths
+    request = _group_request(setup, dataset, group)
 
     def work(run: Run) -> Outcome:
-        result = _of_wider_group(request, group, above, paths) or run(
-            "pipeline.extraction.stage:extract",
-            ExtractionJob(
-                profile=setup.reference,
-                dataset=dataset.folder,
-                images=dataset.images,
-                wants=wanted,
-                work=paths.root,
-                columns=dataset.folder / f"columns-{step.digest[:12]}",
-                demo=setup.demo,
-                upstream=above.inputs((want for plan in group.plan.after for want in plan.wants), paths),
-                beside=group.beside,
-                runtime=setup.runtime,
-            ),
-            ExtractionResult,
-        )
+        result = _of_wider_group(request, group, paths)
+        if result is None:
+            result = run("pipeline.extraction.stage:extract", extraction_job(setup, dataset, group), ExtractionResult)
         named = setup.reference in profiles.names()
         extraction = replace(
             result.extraction,
@@ -278,13 +259,43 @@ def extract_group(setup: Setup, dataset: Prepared, group: Group) -> Step:
         files = [paths.root / path for path in (*extraction.columns.values(), *result.files)]
         return Outcome(extraction.to_receipt(), files, result.account.to_receipt())
 
-    step = Step("ExtractGroup", request, work)
-    return step
+    return Step("ExtractGroup", request, work)
 
 
-def _of_wider_group(
-    request: Mapping[str, Any], group: Group, above: Extraction, paths: Paths
-) -> ExtractionResult | None:
+def extraction_job(setup: Setup, dataset: Prepared, group: Group) -> ExtractionJob:
+    """The job that extracts a group."""
+    paths = setup.paths
+    of_group = digest("ExtractGroup", _group_request(setup, dataset, group))
+    return ExtractionJob(
+        profile=setup.reference,
+        dataset=dataset.folder,
+        images=dataset.images,
+        wants=group.plan.wants,
+        work=paths.root,
+        columns=dataset.folder / f"columns-{of_group[:12]}",
+        demo=setup.demo,
+        upstream=group.read.inputs((want for plan in group.plan.after for want in plan.wants), paths),
+        beside=group.beside,
+        runtime=setup.runtime,
+    )
+
+
+def _group_request(setup: Setup, dataset: Prepared, group: Group) -> dict[str, Any]:
+    wanted = group.plan.wants
+    descriptions = {
+        mode: output.stamp(setup.paths.descriptions(dataset.name, dataset.content, mode), mode)
+        for mode in wants.enhanced(wanted)
+    }
+    return {
+        "dataset": dataset.content,
+        "wants": [to_json(want) for want in wanted],
+        "features": wants.request(setup.profile, wanted, setup.demo),
+        "upstream": [one.digest for one in group.above],
+        **({"descriptions": descriptions} if descriptions else {}),
+    }
+
+
+def _of_wider_group(request: Mapping[str, Any], group: Group, paths: Paths) -> ExtractionResult | None:
     """The group's result, taken from another one that holds all it wants, by the same models from the same rows."""
 
     def standing(path: Path) -> dict[str, Any] | None:
@@ -295,10 +306,10 @@ def _of_wider_group(
             continue
         read = [standing(paths.receipt("ExtractGroup", one)) for one in wider["request"]["upstream"]]
         found = [Extraction.of_receipt(one["result"]) for one in read if one is not None]
-        if len(found) == len(read) and wants.same_rows(above, wants.merged(found)):
+        if len(found) == len(read) and wants.same_rows(group.read, wants.merged(found)):
             extraction = wants.part_of(Extraction.of_receipt(wider["result"]), group.plan.wants)
             stores = {feature.store for feature in extraction.features.values()}
-            files = (entry["path"] for entry in wider["files"])
+            files = (file["path"] for file in wider["files"])
             return ExtractionResult(
                 extraction=extraction,
                 files=tuple(path for path in files if Path(path).parent.name in stores),
@@ -312,16 +323,6 @@ def extract_features(groups: Sequence[Done[Extraction]]) -> Step:
     request = {"groups": [group.digest for group in groups]}
     merged = wants.merged(group.result for group in groups)
     return Step("ExtractFeatures", request, lambda run: Outcome(merged.to_receipt()))
-
-
-@dataclass(frozen=True)
-class ListOptions:
-    """How candidate lists are built, as the options of BuildCandidates say it."""
-
-    k: int = 100
-    sources: str = "name"
-    scorer: str = "token_set_ratio"
-    merge: str = "round-robin"
 
 
 def build_candidates(
@@ -450,6 +451,20 @@ def train(setup: Setup, training: Training) -> Step:
     return Step("TrainHead", training.request, work)
 
 
+def average(paths: Paths, runs: Sequence[Done[TrainingJob]]) -> Step:
+    """The mean over runs that differ in their seeds alone."""
+
+    def work(run: Run) -> Outcome:
+        trained = [one.result for one in runs]
+        out = trained[0].out.with_name(f"mean-{step.digest[:16]}")
+        job = AverageJob(runs=tuple(one.out for one in trained), seeds=tuple(one.seed for one in trained), out=out)
+        run("report.averages:average", job, AverageResult)
+        return Outcome({"run": paths.relative(out)}, [out / "metrics-mean.json", out / "metrics-mean.txt"])
+
+    step = Step("TrainHead", {"runs": [one.digest for one in runs]}, work)
+    return step
+
+
 def extract_prompted(setup: Setup, learned: Done[TrainingJob]) -> Step:
     """Extract texts and pictures with the prompts that a run learned, into a cache of that run's own."""
     paths = setup.paths
@@ -476,7 +491,7 @@ def search(setup: Setup, training: Training, plan: spaces.SearchPlan, study: Stu
     request = {
         **training.request,
         "given": dict(plan.given),
-        "space": plan.space,
+        "space": plain_space(plan.space),
         "prune": study.prune,
         "n_trials": study.trials,
     }

@@ -1,5 +1,4 @@
-"""DSMIP through the commands: its stages are runs of their own, trained where they are missing; prompted features
-belong to the run that learned them."""
+"""DSMIP through the commands: its stages are runs of their own, and prompted features belong to one of them."""
 
 import json
 import os

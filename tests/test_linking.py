@@ -409,13 +409,13 @@ def test_a_file_is_linked_chunk_by_chunk(world, tmp_path, monkeypatch):
     assert held == [3, 3, 1] and len(answers) == 7
 
 
-def test_a_file_whose_lines_are_all_refused_is_not_a_success(world, tmp_path, caplog):
+def test_a_file_whose_lines_are_all_refused_is_not_a_success(world, tmp_path):
     (tmp_path / "new.jsonl").write_text("{broken\n[]\n")
     named = ("--run", str(world[1]["mimic"]), "--work-dir", str(world[0] / "work"))
     files = ("--input", str(tmp_path / "new.jsonl"), "--output", str(tmp_path / "linked.jsonl"))
     code, printed = commands.run("LinkMentions", *named, *files)
     assert code != 0 and "line 1: malformed JSON" in printed, printed
-    assert "every line was refused" in caplog.text and "linked.jsonl.rejects.jsonl" in caplog.text
+    assert "every line was refused" in printed and "linked.jsonl.rejects.jsonl" in printed
 
 
 def test_the_command_as_it_is_typed_begins_anew_after_a_kill(world, tmp_path):

@@ -1,5 +1,4 @@
-"""Searches: the same heads as training makes, nothing of the test split, killed and joined studies, and what a space
-may hold."""
+"""Searches: heads as training makes them, nothing of the test split, killed and joined studies, valid spaces."""
 
 import csv
 import json
@@ -29,7 +28,7 @@ from foundation.errors import UserError
 from heads import training
 from heads.config import config_class, load_config, methods
 from heads.config import to_json as config_json
-from heads.config.space import check_space
+from heads.config.space import Choices, check_space
 from heads.contracts import TrainingJob
 from heads.data import Bundle
 from pipeline.profiles import profile as profiles
@@ -43,8 +42,7 @@ SPACE = {
 
 
 def search_job(job, out, space=SPACE, config=MappingProxyType({}), **study):
-    """A search over MIMIC into `out`. config: options beside the job's. study: of `Study`; 4 trials unless told
-    otherwise."""
+    """A search over MIMIC into `out`. config: options beside the job's. study: of `Study`, 4 trials by default."""
     config = {**config_json(load_config("mimic", job.config)), **config}
     return SearchJob(
         training=replace(job, config=config, out=out),
@@ -57,7 +55,7 @@ def search_job(job, out, space=SPACE, config=MappingProxyType({}), **study):
 
 
 def rows(out):
-    """Trials as told in the table, without what depends on the clock."""
+    """Trials as the table has them, without what depends on the clock."""
     with (Path(out) / "trials.csv").open() as file:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 
@@ -325,8 +323,10 @@ def test_every_methods_own_space_is_one_that_it_can_be_searched_in(method):
     )
     for values in ("low", "high"):
         drawn = {
-            name: entry.get(values, entry.get("choices", [None])[0 if values == "low" else -1])
-            for name, entry in asked.space.items()
+            name: getattr(one, values, None)
+            if not isinstance(one, Choices)
+            else one.choices[0 if values == "low" else -1]
+            for name, one in asked.space.items()
         }
         assert load_config(method, {**asked.head.config, **drawn}).wants(list(profile.features)) == asked.head.wanted
 

@@ -1,5 +1,4 @@
-"""SearchHead as a user types it: its results go into TrainHead, nothing is done twice, what was deleted is made
-again."""
+"""SearchHead as a user types it: its best trains a head, nothing is done twice, what was deleted is made again."""
 
 import json
 import shutil

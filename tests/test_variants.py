@@ -1,5 +1,4 @@
-"""Ablations and variants of every method: they are valid, change what they say, and read no picture where they say
-so."""
+"""Ablations of every method: they are valid, change what they name, and read no picture where they say so."""
 
 import json
 from pathlib import Path

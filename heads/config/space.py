@@ -58,9 +58,12 @@ class Choices:
             raise ValueError(f"choices = {list(self.choices)}: expected each once")
 
 
-def check_space(kind: type[HeadConfig], space: Any, where: str) -> dict[str, dict[str, Any]]:
-    """The space with every entry whole, in the order of its options: `{"kind": "int" | "float", low, high, log, step}`
-    or `{"choices"}`.
+Drawn = WholeRange | Range | Choices
+"""What is drawn for one option."""
+
+
+def check_space(kind: type[HeadConfig], space: Any, where: str) -> dict[str, Drawn]:
+    """The space of plain values as types, in the order of its options.
 
     Raises `UserError` for an unknown option or key (with the nearest right one), and for bounds that are none. `where`
     names the space in messages.
@@ -68,10 +71,26 @@ def check_space(kind: type[HeadConfig], space: Any, where: str) -> dict[str, dic
     if not isinstance(space, Mapping) or not space:
         raise UserError(f"{where}: expected options with their bounds or choices, like `{EXAMPLE}`")
     entries = sorted(space.items(), key=lambda pair: str(pair[0]))
-    return {str(name): _entry(kind, str(name), entry, f"{where}: {name}") for name, entry in entries}
+    return {str(name): _drawn(kind, str(name), entry, f"{where}: {name}") for name, entry in entries}
 
 
-def _entry(kind: type[HeadConfig], name: str, entry: Any, where: str) -> dict[str, Any]:
+def plain_space(space: Mapping[str, Drawn]) -> dict[str, dict[str, Any]]:
+    """The space as plain values, every entry whole; what searches are named by."""
+    return {
+        name: {"choices": list(drawn.choices)}
+        if isinstance(drawn, Choices)
+        else {
+            "kind": "int" if isinstance(drawn, WholeRange) else "float",
+            "low": drawn.low,
+            "high": drawn.high,
+            "log": drawn.log,
+            "step": drawn.step,
+        }
+        for name, drawn in space.items()
+    }
+
+
+def _drawn(kind: type[HeadConfig], name: str, entry: Any, where: str) -> Drawn:
     hints = typing.get_type_hints(kind)
     options = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
     if name not in options:
@@ -84,18 +103,11 @@ def _entry(kind: type[HeadConfig], name: str, entry: Any, where: str) -> dict[st
     if not isinstance(entry, Mapping):
         raise UserError(f"{where} = {entry!r:.60}: expected {{low, high}} (and log or step) or {{choices}}")
     if "choices" in entry:
-        return {"choices": list(from_json(Choices, dict(entry), where).choices)}
+        return from_json(Choices, dict(entry), where)
     if options[name] not in (int, float):
         raise UserError(f"{where}: it is no number; give its values as choices")
     if any(isinstance(entry.get(bound), str) for bound in ("low", "high", "step")):
         raise UserError(
             f"{where} = {dict(entry)!r:.60}: expected numbers (write 1e-3 as 0.001 or 1.0e-3: YAML takes it for a text)"
         )
-    found = from_json(WholeRange if options[name] is int else Range, dict(entry), where)
-    return {
-        "kind": options[name].__name__,
-        "low": found.low,
-        "high": found.high,
-        "log": found.log,
-        "step": found.step,
-    }
+    return from_json(WholeRange if options[name] is int else Range, dict(entry), where)

@@ -46,9 +46,7 @@ class Towers(Sided):
             return in_batch_cross_entropy(scores / self.config.temperature, gold)
         positive = scores.gather(1, gold[:, None]).squeeze(1)
         negative = torch.arange(scores.shape[1], device=gold.device) != gold[:, None]
-        return margin_ranking(
-            positive, scores, negative, torch.ones_like(gold, dtype=torch.bool), self.config.margin, of_mean=False
-        )
+        return margin_ranking(positive, scores, negative, self.config.margin, of_mean=False)
 
 
 class Pretrained(Towers):

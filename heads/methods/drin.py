@@ -102,7 +102,8 @@ class Drin(Head):
                 negative = (listed & (batch.candidates != batch.gold[:, None, None])).flatten(1)  # (B, B * r)
                 scores = F.normalize(mention, dim=-1) @ F.normalize(candidates.flatten(0, 1), dim=-1).T
             known = gold.any(1)
-            value = margin_ranking(positive, scores, negative, known, self.config.margin, self.config.hinge == "mean")
+            negative = negative & known[:, None]
+            value = margin_ranking(positive, scores, negative, self.config.margin, self.config.hinge == "mean")
         return value, {"gold listed": known.float().mean()}
 
     def _encode(self, inputs: Rows, text: Tensor, side: str) -> Rows:

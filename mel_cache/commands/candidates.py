@@ -1,24 +1,24 @@
 """Commands on candidate lists: BuildCandidates, BuildPairs, and the options of every command that reads such lists."""
 
-import dataclasses
 import json
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import luigi
 
 from experiments import jobs
 from foundation import logs
-from foundation.contracts import from_json, to_json
+from foundation.contracts import from_json
 from foundation.errors import UserError
+from mel_cache import steps
 from mel_cache.commands.dataset import PrepareDataset
 from mel_cache.commands.features import ExtractFeatures, OnProfile, wants_json
 from mel_cache.commands.parameters import Whole
-from mel_cache.commands.task import Task, setting, stop
+from mel_cache.commands.task import Task, finished, setting, stop
+from mel_cache.steps import Done, Outcome, Step
 from pipeline.candidates import specs
-from pipeline.candidates.contracts import CandidateJob, CandidateLists
-from pipeline.extraction.contracts import Extraction
-from pipeline.pairs.contracts import PairFeature, PairJob
+from pipeline.candidates.contracts import CandidateLists, ListOptions
+from pipeline.pairs.contracts import PairFeature
 
 
 class CandidateOptions(OnProfile):
@@ -46,14 +46,13 @@ class CandidateOptions(OnProfile):
         except UserError as error:
             stop(error)
 
-    def dataset_folder(self) -> Path:
-        """Folder of the prepared dataset, which must be done."""
-        return self.folder(self.clone(PrepareDataset).resolved()["folder"])
+    def list_options(self) -> ListOptions:
+        """These options as one object."""
+        return ListOptions(k=self.candidates, sources=self.sources, scorer=self.scorer, merge=self.merge)
 
 
 class BuildCandidates(CandidateOptions):
-    """Lists the entities that each mention is compared with, by name and by further sources; prints the recall of
-    each."""
+    """Lists the entities that each mention is compared with, by name and by further sources; prints their recall."""
 
     def extraction(self) -> ExtractFeatures | None:
         """The features that dense sources compare; None where there is no such source."""
@@ -64,36 +63,21 @@ class BuildCandidates(CandidateOptions):
         extraction = self.extraction()
         return [self.clone(PrepareDataset), *([extraction] if extraction else [])]
 
-    def request(self) -> dict[str, Any] | None:
-        dataset, *extraction = [task.content() for task in self.needs()]
-        own = {"k": self.candidates, "scorer": self.scorer, "sources": self.sources, "merge": self.merge}
-        return {**own, "dataset": dataset, "upstream": extraction} if dataset and all(extraction) else None
-
-    def job(self) -> CandidateJob:
+    def step(self) -> Step:
         extraction = self.extraction()
-        features = extraction.result() if extraction else Extraction()
-        folder, digest = self.dataset_folder(), self.digest()
-        assert digest is not None  # its inputs are there
-        return CandidateJob(
-            dataset=folder,
-            out=folder / f"candidates-{digest[:12]}.npz",
-            sources=specs.candidate_sources(self.sources, self.scorer, features, self.paths),
-            k=int(self.candidates),
-            merge=self.merge,
-            digest=digest,
-        )
+        read = extraction.finished() if extraction else None
+        return steps.build_candidates(self.setup(), self.prepared(), self.list_options(), read)
 
-    def make(self) -> dict[str, Any]:
+    def make(self) -> Outcome:
         from pipeline.candidates.recall import recall_table
 
-        lists = self.run_child("pipeline.candidates.stage:build_candidates", self.job(), CandidateLists)
-        logs.say(recall_table(lists))
-        kept = dataclasses.replace(lists, file=Path(self.paths.relative(lists.file)))
-        return {"result": to_json(kept), "files": [lists.file]}
+        outcome = super().make()
+        logs.say(recall_table(from_json(CandidateLists, outcome.result)))
+        return outcome
 
-    def lists(self) -> CandidateLists:
-        """The lists, which must be done; their file relative to the work folder."""
-        return from_json(CandidateLists, self.resolved())
+    def finished(self) -> Done[CandidateLists]:
+        """The lists, which are done; their file relative to the work folder."""
+        return finished(self, partial(from_json, CandidateLists))
 
     def summary(self, receipt: dict[str, Any]) -> str:
         recall = json.dumps(receipt["result"].get("recall"), indent=1)
@@ -101,8 +85,7 @@ class BuildCandidates(CandidateOptions):
 
 
 class BuildPairs(CandidateOptions):
-    """Computes one pair feature from cached features: numbers per mention and candidate, one file per candidate
-    list."""
+    """Computes one pair feature from cached features: numbers per mention and candidate, one file per list."""
 
     pair = luigi.Parameter(
         description="the pair feature: clip_ti, clip_it, text_cls, object_relation, name_similarity, face_match, "
@@ -125,28 +108,14 @@ class BuildPairs(CandidateOptions):
     def brief(self) -> str:
         return f" {self.pair}"
 
-    def request(self) -> dict[str, Any] | None:
-        from pipeline.pairs.registry import pair_function
+    def step(self) -> Step:
+        extraction, lists = self.extraction(), self.clone(BuildCandidates).finished()
+        read = extraction.finished() if extraction else None
+        return steps.build_pair(self.setup(), self.prepared(), self.pair, lists, read)
 
-        upstream = [task.digest() for task in self.needs()]
-        version = pair_function(self.pair).VERSION
-        return {"pair": self.pair, "version": version, "upstream": upstream} if all(upstream) else None
-
-    def job(self) -> PairJob:
-        from pipeline.pairs.job import pair_job
-
-        extraction = self.extraction()
-        features = extraction.result() if extraction else Extraction()
-        return pair_job(self.pair, features, self.clone(BuildCandidates).lists(), self.dataset_folder(), self.paths)
-
-    def make(self) -> dict[str, Any]:
-        feature = self.run_child("pipeline.pairs.stage:build_pairs", self.job(), PairFeature)
-        kept = dataclasses.replace(feature, file=Path(self.paths.relative(feature.file)))
-        return {"result": to_json(kept), "files": [feature.file]}
-
-    def feature(self) -> PairFeature:
-        """The pair feature, which must be done; its file relative to the work folder."""
-        return from_json(PairFeature, self.resolved())
+    def finished(self) -> Done[PairFeature]:
+        """The pair feature, which is done; its file relative to the work folder."""
+        return finished(self, partial(from_json, PairFeature))
 
     def summary(self, receipt: dict[str, Any]) -> str:
         return f"{self.pair}: {self.folder(receipt['result']['file'])}"

@@ -7,9 +7,10 @@ from mel_cache.commands.doctor import Doctor
 from mel_cache.commands.enhance import EnhanceEntities
 from mel_cache.commands.explore import Explore
 from mel_cache.commands.features import ExtractFeatures
-from mel_cache.commands.heads import SearchHead, TrainHead
+from mel_cache.commands.heads import TrainHead
 from mel_cache.commands.look import Explain, Report
 from mel_cache.commands.mentions import LinkMentions
+from mel_cache.commands.search import SearchHead
 from mel_cache.commands.shell import cmdline
 from mel_cache.commands.status import Status
 from mel_cache.commands.task import Task

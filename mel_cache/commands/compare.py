@@ -14,6 +14,7 @@ from mel_cache.commands.candidates import CandidateOptions
 from mel_cache.commands.heads import TrainHead
 from mel_cache.commands.parameters import Whole
 from mel_cache.commands.task import Task, Tool, stop
+from mel_cache.steps import Outcome
 from report.contracts import (
     ComparisonJob,
     ComparisonResult,
@@ -96,11 +97,11 @@ class Leaderboard(CandidateOptions):
             splits=self.splits,
         )
 
-    def make(self) -> dict[str, Any]:
+    def make(self) -> Outcome:
         out = self.paths.report(self.dataset, self.get_task_family().lower(), self.digest())
         job = LeaderboardJob(tables=self.tables_job(), out=out)
         written = self.run_child("report.leaderboard:write_leaderboard", job, LeaderboardResult)
-        return {"result": {"folder": self.paths.relative(out)}, "files": written.files}
+        return Outcome({"folder": self.paths.relative(out)}, written.files)
 
     def summary(self, receipt: dict[str, Any]) -> str:
         folder = self.folder(receipt["result"]["folder"])

@@ -1,64 +1,53 @@
 """Tasks on a dataset's files, and the parameters that everything on a dataset shares."""
 
 import json
-import os
-import time
 from pathlib import Path
 from typing import Any
 
 import luigi
 
-from foundation import child, logs
+from foundation import logs
 from foundation.errors import UserError
 from mel_cache import steps
 from mel_cache.commands.parameters import MOST_SEED, Number, Whole
 from mel_cache.commands.shell import command
 from mel_cache.commands.task import Task, remembered, setting, stop
-from pipeline.datasets.contracts import ACCOUNT, CONTENT, Dataset, LayoutOptions, Limits, PrepareJob
-from pipeline.demo.contracts import DemoJob
+from mel_cache.steps import Outcome, Step
+from pipeline.datasets.contracts import ACCOUNT, LayoutOptions
 from pipeline.profiles import profile
 
 
 class DemoWorld(Task):
-    """Draws the embedded demo dataset (about 400 entities, 2,500 mentions) from a seed, as a folder in the jsonl
-    layout.
-    """
+    """Draws the embedded demo dataset (about 400 entities, 2,500 mentions) from a seed, in the jsonl layout."""
 
     demo_seed = setting("demo_seed", 0, "seed of the demo world and of its encoders", Whole, least=0, most=MOST_SEED)
 
-    def request(self) -> dict[str, Any]:
-        return {"seed": self.demo_seed}
+    def step(self) -> Step:
+        return steps.demo_world(self.paths, self.demo_seed)
 
     @property
     def place(self) -> Path:
-        return self.paths.demo("world", self.digest())
-
-    def make(self) -> dict[str, Any]:
-        counts = child.run("pipeline.demo.world:draw_world", DemoJob(out=self.place, seed=self.demo_seed))
-        return {"result": counts, "files": [self.place / "mentions.jsonl", self.place / "entities.jsonl"]}
+        return self.paths.demo("world", self.step().digest)
 
     def summary(self, receipt: dict[str, Any]) -> str:
         return f"demo world in {self.place}: {json.dumps(receipt['result'])}"
 
 
 class DemoEncoders(Task):
-    """Trains the demo's small models (BERT, CLIP, ResNet, ViT, YOLO, faces) on freshly drawn pictures: checkpoints in
-    the libraries' own formats.
+    """Trains the demo's small models (BERT, CLIP, ResNet, ViT, YOLO, faces) on freshly drawn pictures.
+
+    Leaves checkpoints in the libraries' own formats.
     """
 
     demo_seed = DemoWorld.demo_seed
-    resources = {"device": 1}
+    resources = {"device": 1}  # noqa: RUF012  # Luigi's attribute
 
-    def request(self) -> dict[str, Any]:
-        return {"seed": self.demo_seed}
+    def step(self) -> Step:
+        return steps.demo_encoders(self.paths, self.demo_seed)
 
     @property
     def place(self) -> Path:
-        return self.paths.demo("encoders", self.digest())
-
-    def make(self) -> dict[str, Any]:
-        report = child.run("pipeline.demo.encoders:train_encoders", DemoJob(out=self.place, seed=self.demo_seed))
-        return {"result": report, "files": [path for path in self.place.rglob("*") if path.is_file()]}
+        return self.paths.demo("encoders", self.step().digest)
 
     def summary(self, receipt: dict[str, Any]) -> str:
         return f"demo encoders in {self.place}\n{json.dumps(receipt['result'], indent=1)}"
@@ -105,14 +94,6 @@ class OnDataset(Task):
         except UserError as error:
             stop(error)
 
-    def layout_options(self) -> LayoutOptions:
-        return LayoutOptions(
-            mention_images=self.mention_images or None,
-            entity_images=self.entity_images or None,
-            ignore_fields=self.ignore_fields,
-            repeated_ids=self.repeated_ids or "refuse",
-        )
-
     @property
     def source(self) -> Path:
         """Folder of the dataset's own files."""
@@ -120,18 +101,17 @@ class OnDataset(Task):
             return self.clone(DemoWorld).place
         return Path(self.data_dir).expanduser().absolute()
 
-    def fingerprint(self) -> str | None:
-        """Hash of the dataset's files; None while the demo is not drawn."""
-        from pipeline.datasets.fingerprint import fingerprint
-
-        if self.dataset == "demo" and not self.clone(DemoWorld).done():
-            return None
-        memo = None if self.dry_run else self.paths.memo / "fingerprints.json"
-        return fingerprint(self.source, self.format or None, self.layout_options(), memo, rescan=self.rescan)
-
-
-TABLES = 3
-"""Raised when the tables of a prepared dataset get other columns, so that older ones are made again."""
+    def files(self) -> steps.Source:
+        """The dataset's own files, as they are to be read."""
+        options = LayoutOptions(
+            mention_images=self.mention_images or None,
+            entity_images=self.entity_images or None,
+            ignore_fields=self.ignore_fields,
+            repeated_ids=self.repeated_ids or "refuse",
+        )
+        return steps.Source(
+            self.dataset, self.source, self.format or None, options, self.max_bad_images, rescan=self.rescan
+        )
 
 
 class PrepareDataset(OnDataset):
@@ -149,14 +129,9 @@ class PrepareDataset(OnDataset):
     def needs(self) -> list[Task]:
         return [self.clone(DemoWorld)] if self.dataset == "demo" else []
 
-    def request(self) -> dict[str, Any] | None:
-        fingerprint = self.fingerprint()
-        return fingerprint and {
-            "tables": TABLES,
-            "fingerprint": fingerprint,
-            "limits": dict(profile.load(self.profile).limits),
-            "max_bad_images": self.max_bad_images,
-        }
+    def step(self) -> Step:
+        memo = None if self.dry_run else self.paths.memo / "fingerprints.json"
+        return steps.prepare(self.paths, self.files(), profile.load(self.profile).limits, memo)
 
     def receipt(self) -> dict[str, Any] | None:
         """The standing receipt; with --rescan, one of a scan that began after this command did."""
@@ -168,39 +143,20 @@ class PrepareDataset(OnDataset):
     @remembered
     def content(self) -> str | None:
         receipt = self.receipt()
-        return receipt and receipt["result"]["content"]
+        return str(receipt["result"]["content"]) if receipt else None
 
     def brief(self) -> str:
         return ", every picture again" if self.rescan else ""
 
-    def job(self) -> PrepareJob:
-        return PrepareJob(
-            name=self.dataset,
-            data_dir=self.source,
-            out=self.paths.dataset(self.dataset, CONTENT),
-            format=self.format or None,
-            options=self.layout_options(),
-            limits=Limits(**profile.load(self.profile).limits),
-            memo=self.paths.memo,
-            rescan=self.rescan,
-            max_bad_images=self.max_bad_images,
-        )
+    def make(self) -> Outcome:
+        outcome = super().make()
+        if not self.is_root():  # else its summary shows it
+            logs.say((self.folder(outcome.result["folder"]) / ACCOUNT).read_text())
+        return outcome
 
-    def make(self) -> dict[str, Any]:
-        started = time.time()
-        dataset = child.run("pipeline.datasets.prepare:prepare", self.job(), Dataset)
-        if not self.is_root():  # else its summary says it
-            logs.say((dataset.folder / ACCOUNT).read_text())
-        return {
-            "result": {
-                "folder": self.paths.relative(dataset.folder),
-                "content": dataset.content,
-                "mention_images": os.path.relpath(dataset.mention_images, self.source),
-                "entity_images": os.path.relpath(dataset.entity_images, self.source),
-            },
-            "files": dataset.files,
-            "run": {"rescanned": started} if self.rescan else {},
-        }
+    def prepared(self) -> steps.Prepared:
+        """The prepared dataset. Raises `UserError` while it is not done."""
+        return steps.Prepared.of_receipt(self.files(), self.resolved(), self.paths)
 
     def summary(self, receipt: dict[str, Any]) -> str:
         folder = self.folder(receipt["result"]["folder"])

@@ -36,7 +36,7 @@ class Doctor(Tool, OnProfile):
     """
 
     def act(self) -> None:
-        job = CheckupJob(profile=self.profile, demo=self.demo_encoders())
+        job = CheckupJob(profile=self.profile, demo=self.setup().demo)
         checkup = child.run("pipeline.extraction.checkup:examine", job, Checkup)
         findings = [*_packages(checkup), *_models(checkup), *self._devices(checkup), *self._disk()]
         rows = [(found.kind, found.name, f"{'PROBLEM: ' * found.problem}{found.text}") for found in findings]

@@ -13,6 +13,7 @@ from foundation.errors import UserError
 from mel_cache.commands.dataset import OnDataset, PrepareDataset
 from mel_cache.commands.parameters import DEVICE, PRECISION, Number, Whole
 from mel_cache.commands.task import Task, setting, stop
+from mel_cache.steps import Outcome
 from pipeline.enhance import LOCAL, output, pagefile, prompts
 from pipeline.enhance.contracts import (
     MODEL_PATIENCE,
@@ -287,14 +288,14 @@ class EnhanceEntities(OnDataset):
 
     # The result
 
-    def make(self) -> dict[str, Any]:
+    def make(self) -> Outcome:
         report = self.describe()
         file = self.paths.descriptions(self.dataset, self.clone(PrepareDataset).content(), self.mode)
-        return {
-            "result": {**report.result(), "file": self.paths.relative(file), "sha256": output.content(file)},
-            "files": [file, file.with_suffix(".json"), file.with_name(f"{file.stem}-without.tsv")],
-            "run": set_fields(report.usage),
-        }
+        return Outcome(
+            {**report.result(), "file": self.paths.relative(file), "sha256": output.content(file)},
+            [file, file.with_suffix(".json"), file.with_name(f"{file.stem}-without.tsv")],
+            set_fields(report.usage),
+        )
 
     def receipt(self) -> dict[str, Any] | None:
         """The standing receipt, unless other options have written the file since."""

@@ -1,27 +1,26 @@
 """Tasks that extract features, and the parameters that everything that runs models shares."""
 
-import dataclasses
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import luigi
 
 from cache.inputs import Want
 from experiments import jobs
-from foundation import child, receipts
+from foundation import child
 from foundation import device as devices
 from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.files import parse_json
 from foundation.tables import terminal_width
+from mel_cache import steps
 from mel_cache.commands.dataset import DemoEncoders, OnDataset, PrepareDataset
 from mel_cache.commands.parameters import DEVICE, PRECISION, Whole
-from mel_cache.commands.task import Task, setting, stop
-from pipeline.enhance import output
+from mel_cache.commands.task import Task, finished, setting, stop
+from mel_cache.steps import Done, Step
 from pipeline.extraction import wants
-from pipeline.extraction.contracts import Account, Extraction, ExtractionJob, ExtractionResult, Plan, Runtime
+from pipeline.extraction.contracts import Extraction, ExtractionJob, Plan, Runtime
 from pipeline.profiles import profile
 
 
@@ -54,25 +53,28 @@ class OnProfile(OnDataset):
         """`child.run` with the profile's number of threads."""
         return child.run(target, job, result, self.profile_content.threads)
 
+    def setup(self) -> steps.Setup:
+        """Where and with which models this command works."""
+        runtime = Runtime(
+            device=self.device, precision=self.precision, batch_size=self.extract_batch, shard_rows=self.shard_rows
+        )
+        demo = self.clone(DemoEncoders).place
+        return steps.Setup(self.paths, self.profile, self.profile_content, demo, runtime)
+
     def needs_of_profile(self) -> list[Task]:
         """The dataset and, where the profile's models come from the demo, its encoders."""
-        uses_demo = any(
-            str(feature.options.get("model", "")).startswith("demo:")
-            for feature in self.profile_content.features.values()
-        )
-        return [self.clone(PrepareDataset), *([self.clone(DemoEncoders)] if uses_demo else [])]
+        return [self.clone(PrepareDataset), *([self.clone(DemoEncoders)] if self.setup().uses_demo else [])]
 
-    def demo_encoders(self) -> Path:
-        return self.clone(DemoEncoders).place
+    def prepared(self) -> steps.Prepared:
+        """The prepared dataset. Raises `UserError` while it is not done."""
+        return self.clone(PrepareDataset).prepared()
 
 
 class ExtractGroup(OnProfile):
-    """Extracts one group of features that are read together (all texts, say, or all whole pictures): ExtractFeatures
-    makes these."""
+    """Extracts one group of features that are read together, all texts or all pictures; part of ExtractFeatures."""
 
     plan = luigi.Parameter(
-        description="JSON {wants: list of {side, feature, view}, after: plans of the groups whose rows these are "
-        "made from}"
+        description="JSON {wants: list of {side, feature, view}, after: plans of the groups that they are made from}"
     )
     beside = luigi.Parameter(
         default="", significant=False, description="comma-separated features whose models must be there too"
@@ -96,110 +98,31 @@ class ExtractGroup(OnProfile):
     def brief(self) -> str:
         return " " + ", ".join(wants.features_of(self.planned.wants))
 
-    def request(self) -> dict[str, Any] | None:
-        prepared, upstream = self.clone(PrepareDataset).content(), [group.digest() for group in self.upstream()]
-        if prepared is None or not all(upstream):
-            return None
-        features = wants.request(self.profile_content, self.planned.wants, self.demo_encoders())
-        written = {
-            mode: output.stamp(self.paths.descriptions(self.dataset, prepared, mode), mode)
-            for mode in wants.enhanced(self.planned.wants)
-        }
-        return {
-            "dataset": prepared,
-            "wants": [to_json(want) for want in self.planned.wants],
-            "features": features,
-            "upstream": upstream,
-            **({"descriptions": written} if written else {}),
-        }
+    def group(self) -> steps.Group:
+        """What this task extracts. Raises `UserError` while a group that it reads is not extracted."""
+        above = [group.finished() for group in self.upstream()]
+        return steps.Group(self.planned, above, tuple(name for name in self.beside.split(",") if name))
 
-    def result(self) -> Extraction:
-        """The result of this group, which is done. Raises `UserError` where it is not."""
-        return Extraction.of_receipt(self.resolved())
+    def step(self) -> Step:
+        return steps.extract_group(self.setup(), self.prepared(), self.group())
 
-    def above(self) -> Extraction:
-        """What this group reads of others. Raises `UserError` where one of them is not extracted yet."""
-        return wants.merged(group.result() for group in self.upstream())
+    def finished(self) -> Done[Extraction]:
+        """This group, which is done."""
+        return finished(self, Extraction.of_receipt)
 
     def job(self) -> ExtractionJob:
-        """Raises `UserError` while a group that this one reads is not extracted."""
-        dataset = self.clone(PrepareDataset).resolved()
-        prepared = self.folder(dataset["folder"])
-        return ExtractionJob(
-            profile=self.profile,
-            dataset=prepared,
-            images={side: self.source / dataset[f"{side}_images"] for side in ("mention", "entity")},
-            wants=self.planned.wants,
-            work=self.paths.root,
-            columns=prepared / f"columns-{self.digest()[:12]}",
-            demo=self.demo_encoders(),
-            upstream=self.above().inputs(
-                (want for group in self.upstream() for want in group.planned.wants), self.paths
-            ),
-            beside=tuple(name for name in self.beside.split(",") if name),
-            runtime=Runtime(
-                device=self.device,
-                precision=self.precision,
-                batch_size=self.extract_batch,
-                shard_rows=self.shard_rows,
-            ),
-        )
-
-    def extracted(self) -> ExtractionResult:
-        """This group's rows: from a wider group that has done the same, else extracted now, in a process of its own."""
-        wider = self._wider()
-        if wider is None:
-            return self.run_child("pipeline.extraction.stage:extract", self.job(), ExtractionResult)
-        extraction = wants.part_of(Extraction.of_receipt(wider["result"]), self.planned.wants)
-        stores = {feature.store for feature in extraction.features.values()}
-        files = (entry["path"] for entry in wider["files"])
-        return ExtractionResult(
-            extraction=extraction,
-            files=tuple(path for path in files if Path(path).parent.name in stores),
-            account=Account(rows=dict.fromkeys(extraction.features, 0)),
-        )
-
-    def _wider(self) -> dict[str, Any] | None:
-        """The standing receipt of another group that holds all that this one wants: of the same dataset, by the same
-        models, from the same rows."""
-        request, above, family = self.request(), self.above(), self.get_task_family()
-
-        def standing(path: Path) -> dict[str, Any] | None:
-            return receipts.standing(self.paths.root, path)
-
-        for path in sorted(self.paths.receipts.glob(f"{family}-*.json")):
-            receipt = standing(path)
-            if request is None or receipt is None or not wants.within(request, receipt["request"]):
-                continue
-            read = [standing(self.paths.receipt(family, digest)) for digest in receipt["request"]["upstream"]]
-            results = [Extraction.of_receipt(one["result"]) for one in read if one]
-            if len(results) == len(read) and wants.same_rows(above, wants.merged(results)):
-                return receipt
-        return None
-
-    def make(self) -> dict[str, Any]:
-        result = self.extracted()
-        extraction = dataclasses.replace(
-            result.extraction,
-            profile=self.profile if self.profile in profile.names() else str(Path(self.profile).absolute()),
-            demo=self.paths.relative(self.demo_encoders()) if len(self.needs_of_profile()) > 1 else None,
-        )
-        return {
-            "result": extraction.to_receipt(),
-            "files": [self.folder(path) for path in (*extraction.columns.values(), *result.files)],
-            "run": result.account.to_receipt(),
-        }
+        """The job that extracts it. Raises `UserError` while a group that this one reads is not extracted."""
+        return steps.extraction_job(self.setup(), self.prepared(), self.group())
 
     def summary(self, receipt: dict[str, Any]) -> str:
         return wants.describe(Extraction.of_receipt(receipt["result"]), terminal_width())
 
 
 class ExtractFeatures(OnProfile):
-    """Runs the pretrained models once over everything that is not in the cache yet; leaves shards under
-    artifacts/cache/.
+    """Runs the pretrained models over everything that is not in the cache yet; leaves shards under artifacts/cache/.
 
-    Without --features: all that DRIN, MIMIC, DWE+ and DSMIP read of this profile, and every feature that is not marked
-    `by_default: false`.
+    Without --features: all that DRIN, MIMIC, DWE+ and DSMIP read of this profile, and every feature that is not
+    marked `by_default: false`.
     """
 
     features = luigi.Parameter(
@@ -223,16 +146,12 @@ class ExtractFeatures(OnProfile):
     def needs(self) -> list[Task]:
         return [*self.groups()]
 
-    def request(self) -> dict[str, Any] | None:
-        digests = [group.digest() for group in self.groups()]
-        return {"groups": digests} if all(digests) else None
+    def step(self) -> Step:
+        return steps.extract_features([group.finished() for group in self.groups()])
 
-    def result(self) -> Extraction:
-        """The result of all groups, which are done. Raises `UserError` where they are not."""
-        return Extraction.of_receipt(self.resolved())
-
-    def make(self) -> dict[str, Any]:
-        return {"result": wants.merged(group.result() for group in self.groups()).to_receipt(), "files": []}
+    def finished(self) -> Done[Extraction]:
+        """All groups as one, which are done."""
+        return finished(self, Extraction.of_receipt)
 
     def summary(self, receipt: dict[str, Any]) -> str:
         return (

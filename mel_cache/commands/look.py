@@ -14,11 +14,11 @@ from heads.contracts import Compute, ExplanationJob, Explanations, Selection
 from mel_cache.commands import trained
 from mel_cache.commands.candidates import CandidateOptions
 from mel_cache.commands.compare import CompareHeads, Leaderboard
-from mel_cache.commands.dataset import PrepareDataset
 from mel_cache.commands.features import ExtractGroup
 from mel_cache.commands.heads import TrainHead
 from mel_cache.commands.parameters import Choice, TrueOrFalse, Whole
 from mel_cache.commands.task import Task, stop
+from mel_cache.steps import Outcome
 from pipeline.datasets.contracts import Limits
 from pipeline.extraction import wants
 from report.contracts import DETECTIONS, CasesJob, PageJob, PageResult
@@ -79,7 +79,7 @@ class Explain(CandidateOptions):
             "top": self.top,
         }
 
-    def make(self) -> dict[str, Any]:
+    def make(self) -> Outcome:
         file = self.folder(self.trained.resolved()["run"]) / f"explain-{self.split}-{self.digest()[:8]}.jsonl"
         job = ExplanationJob(
             run=replace(self.trained.job(), compute=Compute(device=self.device)),
@@ -92,7 +92,7 @@ class Explain(CandidateOptions):
             file=file,
         )
         explained = self.run_child("heads.explanations:write", job, Explanations)
-        return {"result": {"mentions": explained.mentions, "file": self.paths.relative(file)}, "files": [file]}
+        return Outcome({"mentions": explained.mentions, "file": self.paths.relative(file)}, [file])
 
     def summary(self, receipt: dict[str, Any]) -> str:
         result = receipt["result"]
@@ -200,18 +200,18 @@ class Report(Leaderboard):
 
         for task in self.heads.values():
             walk(task)
-        merged = wants.merged(group.result() for group in groups.values())
+        merged = wants.merged(group.finished().result for group in groups.values())
         listed = (Want(side="mention", feature=name, view="image") for name in DETECTIONS)
         return merged.inputs((want for want in listed if want.column in merged.columns), self.paths)
 
-    def make(self) -> dict[str, Any]:
+    def make(self) -> Outcome:
         out = self.paths.report(self.dataset, "report", self.digest()) / "report.html"
-        prepared = self.clone(PrepareDataset).resolved()
+        prepared = self.prepared()
         single = {name: task if task.seeds == 1 else task.of_seeds()[0] for name, task in self.heads.items()}
         methods = ",".join(task.head.method for task in self.heads.values())
         cases = CasesJob(
-            prepared=self.folder(prepared["folder"]),
-            images={side: self.source / prepared[f"{side}_images"] for side in ("mention", "entity")},
+            prepared=prepared.folder,
+            images={str(side): folder for side, folder in prepared.images.items()},
             limits=Limits(**self.profile_content.limits),
             detections=self.detections(),
             most=self.cases,
@@ -222,7 +222,7 @@ class Report(Leaderboard):
         command = f"luigi --module tasks Report --dataset {self.dataset} --methods {methods}"
         job = PageJob(tables=self.tables_job(), cases=cases, out=out, command=command)
         written = self.run_child("report.page.write:write_page", job, PageResult)
-        return {"result": {**to_json(written), "file": self.paths.relative(out)}, "files": [out]}
+        return Outcome({**to_json(written), "file": self.paths.relative(out)}, [out])
 
     def summary(self, receipt: dict[str, Any]) -> str:
         result = receipt["result"]

@@ -1,7 +1,6 @@
 """The task that links new mentions with a finished run."""
 
 from pathlib import Path
-from typing import ClassVar
 
 import luigi
 
@@ -39,7 +38,7 @@ class LinkMentions(Tool):
     )
     device = OnProfile.device
     precision = OnProfile.precision
-    resources: ClassVar = {"device": 1}
+    resources = {"device": 1}  # noqa: RUF012  # Luigi's attribute
 
     def act(self) -> None:
         job = LinkJob(

@@ -13,9 +13,7 @@ MOST_SEED = 2**32 - 1
 """What every library's generator takes."""
 
 
-def setting(
-    name: str, default: Any, description: str, kind: type[luigi.Parameter] = luigi.Parameter, **more: Any
-) -> Any:  # of `kind`
+def setting(name: str, default: Any, description: str, kind: Any = luigi.Parameter, **more: Any) -> Any:  # of `kind`
     """A parameter whose default may come from `MEL_<NAME>` in the environment, or from `[mel]` in luigi.cfg."""
     if kind is luigi.Parameter:
         default = os.environ.get(f"MEL_{name.upper()}", default)

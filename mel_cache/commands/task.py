@@ -2,13 +2,11 @@
 
 import contextlib
 import functools
-import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import luigi
 from luigi.interface import core
@@ -16,9 +14,12 @@ from luigi.interface import core
 from foundation import child, extras, logs, plugins, progress, receipts
 from foundation.errors import UserError
 from foundation.paths import Paths
+from mel_cache import steps
 from mel_cache.commands.parameters import Files, setting
 from mel_cache.commands.shell import command, messages
+from mel_cache.steps import Done, Outcome, Step
 
+T = TypeVar("T")
 LOG_EVERY = 5.0  # seconds between two lines about the progress of one task
 
 
@@ -48,19 +49,6 @@ def remembered(method: Callable[["Task"], Any]) -> Callable[["Task"], Any]:
 def forget() -> None:
     """What was remembered of tasks is asked for again."""
     _ANSWERS.clear()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a task has made.
-
-    result: goes into the receipt as JSON. files: what must still be there for the task to be done. run: seconds, rows
-    and the like of this run.
-    """
-
-    result: Mapping[str, Any]
-    files: Iterable[Path | str]
-    run: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Task(luigi.Task):
@@ -103,13 +91,21 @@ class Task(luigi.Task):
         """The tasks whose results this one reads."""
         return []
 
-    def request(self) -> dict[str, Any] | None:
-        """The significant parameters and inputs as JSON; None while an input that names the result is not there yet."""
+    def step(self) -> Step:
+        """The work of this task, over the results of those it needs, which are done."""
         raise NotImplementedError
 
-    def make(self) -> Outcome | dict[str, Any]:
+    def request(self) -> dict[str, Any] | None:
+        """The significant parameters and inputs as JSON; None while what the task needs is not done."""
+        return dict(self.step().request) if all(task.done() for task in self.needs()) else None
+
+    def make(self) -> Outcome:
         """Do the work."""
-        raise NotImplementedError
+        return self.step().work(self.run_child)
+
+    def run_child(self, target: str, job: Any, result: Any = None) -> Any:
+        """Run a heavy function in a process of its own."""
+        return child.run(target, job, result)
 
     def summary(self, receipt: dict[str, Any]) -> str:
         """What the command prints when it ends, whether it ran now or was done already."""
@@ -131,9 +127,7 @@ class Task(luigi.Task):
         request = self.request()
         if request is None:
             return None
-        from cache.identity import canonical_json
-
-        return hashlib.sha256(canonical_json([self.get_task_family(), request]).encode()).hexdigest()
+        return steps.digest(self.get_task_family(), request)
 
     def receipt(self) -> dict[str, Any] | None:
         """The standing receipt, or None."""
@@ -187,20 +181,19 @@ class Task(luigi.Task):
             return  # what it needs was made anew, and is as it was before
         started = time.monotonic()
         with self._reported(), extras.explained():
-            made = self.make()
-        outcome = Outcome(**made) if isinstance(made, dict) else made
+            outcome = self.make()
         forget()
         digest = self.digest()
         if digest is None:
             raise UserError(f"{self.get_task_family()}: its input went away while it ran; run the same command again")
-        receipts.write(
-            self.paths.receipt(self.get_task_family(), digest),
+        receipt = receipts.Receipt(
             task=self.get_task_family(),
-            request=self.request(),
-            result=dict(outcome.result),
+            request=self.request() or {},
+            result=outcome.result,
             files=[receipts.file_entry(self.paths.root, Path(path)) for path in sorted(set(map(str, outcome.files)))],
             run={"seconds": round(time.monotonic() - started, 3), **outcome.run},
         )
+        receipts.write(self.paths.receipt(self.get_task_family(), digest), receipt)
         forget()
 
     @contextlib.contextmanager
@@ -262,6 +255,14 @@ class Task(luigi.Task):
     def brief(self) -> str:
         """What tells this task from others of its family, for messages."""
         return ""
+
+
+def finished(task: Task, read: Callable[[dict[str, Any]], T]) -> Done[T]:
+    """A task that is done, and how its result is read from its receipt."""
+    digest = task.digest()
+    if digest is None:
+        raise UserError(f"{task.get_task_family()} is not done; run it first")
+    return Done(digest, lambda: read(task.resolved()))
 
 
 class Tool(Task):

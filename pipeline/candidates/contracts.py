@@ -60,6 +60,20 @@ SourceSpec = Annotated[NameSource | TypedNameSource | GivenSource | VectorSource
 
 
 @contract
+class ListOptions:
+    """How candidate lists are built, in a user's words.
+
+    k: entities per mention. sources: comma-separated `name`, `name-of-type`, `given` or `dense:FEATURE`. scorer: of
+    the name sources. merge: how several sources become one list.
+    """
+
+    k: int = 100
+    sources: str = "name"
+    scorer: str = "token_set_ratio"
+    merge: str = "round-robin"
+
+
+@contract
 class CandidateJob:
     """Candidate lists to build for every mention of a prepared dataset.
 
