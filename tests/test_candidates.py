@@ -22,7 +22,7 @@ from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.paths import Paths
 from pipeline.candidates import by_vector, name_ranking
-from pipeline.candidates.base import UNKNOWN, SourceInputs
+from pipeline.candidates.base import UNKNOWN, SourceInputs, open_table
 from pipeline.candidates.by_vector import nearest_vectors
 from pipeline.candidates.contracts import (
     CandidateJob,
@@ -201,6 +201,14 @@ def test_vectors_of_different_widths_are_refused(tmp_path, vectors):
     inputs = SourceInputs({}, {"id": ["Q"] * 50}, lambda read, output: tables[read.side])
     with pytest.raises(UserError, match=r"pooled \(4,\) and pooled \(6,\)"):
         source(vector_source()).lists(inputs, 5)
+
+
+def test_a_view_with_several_rows_per_mention_is_refused(tmp_path):
+    read = vector_source(tmp_path).mention
+    read.keys.parent.mkdir()
+    np.savez(read.keys, keys=np.zeros((3, 16), np.uint8), present=np.ones(3, bool), counts=np.array([1, 2]))
+    with pytest.raises(UserError, match="clip_text under view 'text': a mention may have several rows"):
+        open_table(read, "pooled")
 
 
 def test_merging_takes_turns_by_rank_and_skips_repetitions():

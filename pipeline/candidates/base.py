@@ -11,6 +11,7 @@ import numpy as np
 from cache.inputs import Input
 from cache.store import Store
 from cache.table import Table
+from foundation.errors import UserError
 from pipeline.candidates.lists import RankedLists
 from pipeline.datasets.prepared import Columns
 
@@ -19,8 +20,13 @@ UNKNOWN = -1
 
 
 def open_table(read: Input, output: str) -> Table:
-    """One output of an input with one key per record, a row per record."""
+    """One output of an input, a row per record. Raises `UserError` for a view with several keys per record."""
     with np.load(read.keys, allow_pickle=False) as columns:
+        if "counts" in columns.files:
+            raise UserError(
+                f"{read.feature} under view {read.view!r}: a {read.side} may have several rows there, "
+                "and dense candidates need one; choose another feature in --sources"
+            )
         return Table(Store.open(read.store), output, np.ascontiguousarray(columns["keys"]), columns["present"])
 
 
@@ -46,9 +52,7 @@ class SourceInputs:
 
 
 class Source(ABC):
-    """A way to find candidates: for each mention a total order of (part of) the KB, of which a list is the
-    beginning.
-    """
+    """Orders the KB, or a part of it, for each mention; a candidate list is the beginning of that order."""
 
     @property
     @abstractmethod
@@ -60,12 +64,14 @@ class Source(ABC):
 
     @abstractmethod
     def lists(self, inputs: SourceInputs, k: int) -> RankedLists:
-        """The first k entities of each mention's order, with scores above 0 that do not increase. Raises
-        `UserError`.
+        """The first k entities of each mention's order; their scores are above 0 and do not increase.
+
+        Raises `UserError`.
         """
 
     @abstractmethod
     def ranks(self, inputs: SourceInputs, rows: np.ndarray, gold: np.ndarray) -> np.ndarray:
-        """(m,) int64 rank from 1, in the whole order, of the golds (m,) >= 0 of the mentions `rows` (m,); `UNKNOWN`
-        for a gold that is not in it.
+        """(m,) int64 rank, from 1, of the golds (m,) >= 0 in the whole orders of the mentions at `rows` (m,).
+
+        `UNKNOWN` for a gold that is not in the order. Raises `UserError`.
         """

@@ -1,6 +1,7 @@
 """Candidate source `name-of-type`: the entities of the mention's type whose names are most like the phrase."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class ByNameOfType(Source):
         return lists
 
     def ranks(self, inputs: SourceInputs, rows: np.ndarray, gold: np.ndarray) -> np.ndarray:
-        phrases, types = ([inputs.mentions[name][row] for row in rows] for name in ("phrase", "type"))
+        phrases, types = (_take(inputs.mentions[name], rows) for name in ("phrase", "type"))
         ranks = np.full(len(rows), UNKNOWN, np.int64)
         for among, members in of_types(types, inputs.entities["type"]):
             inside = np.array(members)[np.isin(gold[members], among)]  # a gold of another type is not in this order
@@ -53,8 +54,12 @@ class ByNameOfType(Source):
         return ranks
 
     def _ranking(self, inputs: SourceInputs, among: np.ndarray) -> NameRanking:
-        names, ids = ([inputs.entities[name][row] for row in among] for name in ("name", "id"))
+        names, ids = (_take(inputs.entities[name], among) for name in ("name", "id"))
         return NameRanking(names, ids, self.scorer, inputs.workers)
+
+
+def _take(column: Sequence[Any], rows: np.ndarray) -> list[Any]:
+    return [column[row] for row in rows.tolist()]
 
 
 def of_types(types: Sequence[str | None], entity_types: Sequence[str | None]) -> Iterator[tuple[np.ndarray, list[int]]]:

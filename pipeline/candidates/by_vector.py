@@ -17,8 +17,9 @@ RANK_ROWS = 256  # mentions compared with a block of entities at a time when ran
 
 
 class ByVector(Source):
-    """Scores are (1 + cosine) / 2, so that every neighbour scores above 0 but an exact opposite. A row without a
-    vector has no candidates, and is none.
+    """Scores are (1 + cosine) / 2, which is above 0 except for exact opposites.
+
+    A mention without a vector has an empty list; an entity without a vector is in no list.
     """
 
     def __init__(self, spec: VectorSource) -> None:

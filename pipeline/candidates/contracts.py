@@ -1,6 +1,4 @@
-"""What building candidate lists is given and gives back: the sources' specifications, the job, the lists as a receipt
-keeps them. No torch.
-"""
+"""What building candidate lists is given and gives back: sources, the job, the lists. No torch."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,8 +44,9 @@ class GivenSource:
 
 @contract
 class VectorSource:
-    """The entities whose vectors are nearest by cosine. mention, entity: one feature on both sides; output: the one
-    with its vectors.
+    """The entities whose vectors are nearest by cosine.
+
+    mention, entity: the same feature on both sides. output: the one that holds the vectors.
     """
 
     kind: Literal["dense"] = "dense"
@@ -78,9 +77,8 @@ class CandidateJob:
     """Candidate lists to build for every mention of a prepared dataset.
 
     dataset: folder with mentions.parquet, entities.parquet and, for `GivenSource`, given.parquet. out: .npz file to
-    write. k: entities per mention. merge: one of `MERGES`.
-    workers: threads, -1 for one per core. digest: what names the lists in everything made from them; None takes the
-    SHA-256 of the file.
+    write. k: entities per mention. merge: one of `MERGES`. workers: threads, -1 for one per core. digest: names the
+    lists in everything made from them; None takes the SHA-256 of the file.
     """
 
     dataset: Path
@@ -97,9 +95,11 @@ class CandidateLists:
     """Candidate lists of M mentions on disk.
 
     file: .npz with ids (M, k) int32 and scores (M, k) float32 as in `RankedLists`, and gold_rank (M,) int64, the
-    gold's rank from 1 in the whole retrieval order (-1: no gold in the KB, or no source ranks it). In a receipt,
-    relative to the work folder. mentions, entities: M and the size of the KB. recall: label of the source, or `merged`
-    -> split -> `n`, the mentions with a gold in the KB, and depth -> share of them whose gold is listed by then.
+    gold's rank from 1 in the whole retrieval order (-1: no gold in the KB, or no source ranks it). In a receipt its
+    path is relative to the work folder.
+    mentions, entities: M and the size of the KB.
+    recall: label of a source, or `merged` -> split -> `n`, the number of mentions with a gold in the KB, and depth
+    (`1`, `5`, …) -> share of them whose gold is among the first so many.
     seconds, mentions_per_second: by label.
     """
 

@@ -1,6 +1,4 @@
-"""One list from several sources, and the gold's rank in the merged order: exact for one source, an upper bound for
-several.
-"""
+"""One list from several sources, and the gold's rank in the merged order (an upper bound for several sources)."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,4 @@
-"""Names compared with phrases by rapidfuzz: the most similar ones of each phrase in a total order, and the rank of any
-one of them.
-"""
+"""The order of the KB's names by their similarity to a phrase (rapidfuzz): the first ones, and the rank of any."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,10 +23,11 @@ Pairs = tuple[np.ndarray, np.ndarray]  # places of phrases (n,) and, beside them
 class NameRanking:
     """The order of N entities for a phrase, by their names.
 
-    names, ids: of the entities. Strings are compared after rapidfuzz's `default_process` (lower case, letters and
-    digits only). The order is total: score of the named rapidfuzz scorer, then `fuzz.ratio`, both descending and as
-    float32, then the entity's id as a string. workers: threads, -1 for one per core. Methods raise `UserError` for an
-    unknown scorer.
+    Strings are compared after rapidfuzz's `default_process` (lower case, letters and digits only). The order is total:
+    score of the rapidfuzz scorer, then `fuzz.ratio`, both descending and as float32, then the entity's id as a string.
+
+    names, ids: (N,) of the entities. workers: threads, -1 for one per core. Methods raise `UserError` for an unknown
+    scorer.
     """
 
     names: Sequence[str]
@@ -45,10 +44,9 @@ class NameRanking:
         return id_order(self.ids)
 
     def lists(self, phrases: Sequence[str], k: int) -> RankedLists:
-        """The k most similar entities of each of M phrases, exactly as if every pair had been scored; pairs that score
-        0 are no candidates.
+        """The k most similar entities of each of M phrases, exactly as if every pair had been scored.
 
-        Equal phrases are scored once.
+        Pairs that score 0 are no candidates. Equal phrases are scored once.
         """
         cleaned = [default_process(phrase) for phrase in phrases]
         number = {phrase: place for place, phrase in enumerate(dict.fromkeys(cleaned))}

@@ -1,6 +1,4 @@
-"""Builds candidate lists: which entities a mention is compared with, from one source or several, and how often the
-gold is among them.
-"""
+"""Builds candidate lists from one source or several, and measures how often the gold is among them."""
 
 import hashlib
 import io

@@ -34,10 +34,10 @@ class Pairs:
 
 
 class PairFunction(ABC):
-    """Gives numbers to pairs of a mention and a candidate: a pair feature.
+    """Computes a pair feature: a number, or several, for each pair of a mention and a candidate.
 
-    name: of the pair feature. VERSION: raised by hand when the same inputs give other numbers. roles: what it reads of
-    the cache, by role. names: of its S numbers; empty where it gives one.
+    name: of the pair feature. VERSION: raised by hand when the same inputs give other numbers. roles: of the rows that
+    it reads from the cache. names: of its S numbers; empty where it gives one.
     """
 
     name: str
@@ -47,6 +47,7 @@ class PairFunction(ABC):
 
     @abstractmethod
     def __call__(self, pairs: Pairs) -> np.ndarray:
-        """(M, k) float32, or (M, k, S) with `names`; NaN where the list has ended, and where a side lacks what is
-        compared. Raises `UserError`.
+        """(M, k) float32, or (M, k, S) with `names`. Raises `UserError`.
+
+        NaN where the list has ended, and where a side lacks what is compared.
         """

@@ -36,9 +36,9 @@ class PairJob:
 class PairFeature:
     """A pair feature on disk.
 
-    file: .npz with values, float32 of `shape`, and names. In a receipt, relative to the work folder. shape: (M, k), or
-    (M, k, S) where each of the S names is a number of its own. listed: candidates in all lists. present: the share of
-    them that have (the first) number.
+    file: .npz with values, float32 of `shape`, and names. In a receipt its path is relative to the work folder.
+    shape: (M, k) for M mentions with k candidates, or (M, k, S) for S numbers with `names`.
+    listed: candidates in all lists. present: the share of them whose (first) number is not NaN.
     """
 
     file: Path

@@ -31,8 +31,9 @@ class FaceMatch(PairFunction):
 
 
 class _Faces:
-    """Unit vectors (ΣL, d) of the faces of some records, one record's after another's. count, first: (n,) of each
-    record, and where they begin.
+    """Unit vectors (ΣL, d) of the faces of n records, one record's after another's.
+
+    count: (n,) faces of each record. first: (n,) place of its first one.
     """
 
     def __init__(self, vectors: np.ndarray, count: np.ndarray) -> None:

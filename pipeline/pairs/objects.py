@@ -14,9 +14,9 @@ MENTION_OBJECTS, ENTITY_OBJECTS = 3, 1  # DRIN's release: the best boxes of a me
 
 
 class ObjectRelation(PairFunction):
-    """DRIN's edges between images, section 3.2: `Σ_ij s_i s_j cos(v_i, v_j) / Σ_ij s_i s_j` over objects with vectors
-    v and confidences s.
+    """DRIN's edges between pictures, section 3.2: `Σ_ij s_i s_j cos(v_i, v_j) / Σ_ij s_i s_j`.
 
+    v_i and s_i are vectors and confidences of the mention's objects, v_j and s_j of the entity's.
     The best `MENTION_OBJECTS` objects of a mention's picture and `ENTITY_OBJECTS` of an entity's count. A picture in
     which nothing was found is one object of confidence 1.
     """

@@ -1,6 +1,4 @@
-"""Computes pair features: numbers per (mention, candidate), one file per candidate list and features read, rebuilt
-whole.
-"""
+"""Computes pair features: numbers per (mention, candidate), one file per candidate list and features read."""
 
 import io
 import time

@@ -12,9 +12,10 @@ from pipeline.pairs.texts import words_in
 
 
 class WordOverlap(PairFunction):
-    """Of the sentence without its phrase: the summed weights of its distinct words that stand in the entity's text,
-    their number, and the summed weights of the name's words that stand in the sentence. A word's weight is
-    log(entities / entities that have it).
+    """Words that the sentence, without its phrase, shares with the entity; each counts once.
+
+    shared: summed weights of those in the entity's text. number: how many there are. name: summed weights of those in
+    its name. The weight of a word is log(entities / entities that have it).
     """
 
     name = "word_overlap"
@@ -35,9 +36,7 @@ class WordOverlap(PairFunction):
 
 
 def around(mentions: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Each sentence without its phrase; whole where the phrase is not in it. mentions: columns sentence, start and
-    end, see `Pairs`.
-    """
+    """Each sentence without its phrase; whole where the phrase is not in it. mentions: columns as in `Pairs`."""
     rows = zip(mentions["sentence"], mentions["start"], mentions["end"], strict=True)
     return [
         sentence or "" if start is None or start < 0 else f"{sentence[:start]} {sentence[end:]}"

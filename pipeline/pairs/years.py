@@ -1,4 +1,4 @@
-"""Pair feature `years`: how many years lie between what the sentence and the entity's text tell of."""
+"""Pair feature `years`: how many years lie between what the sentence and the entity's text name."""
 
 import math
 
@@ -9,8 +9,11 @@ from pipeline.pairs.texts import years_in
 
 
 class Years(PairFunction):
-    """Years from the first year of the entity's text (a birth, say) to the first of the sentence, from the last of the
-    text (where it names two) to the last of the sentence, and the first of the text. NaN where one is not there.
+    """Three numbers of years; a year is a number from 1000 to 2099.
+
+    after_first: from the first year of the entity's text (usually a birth) to the first of the sentence. after_last:
+    from the last year of the text, where it names two, to the last of the sentence. first: the text's first year.
+    NaN where a year is missing.
     """
 
     name = "years"
