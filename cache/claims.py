@@ -1,4 +1,4 @@
-"""Who is at work on a store: expiring claims that divide the work, and leftovers of killed writers."""
+"""Which process works on what in a store: claims that expire, and leftovers of killed writers."""
 
 import contextlib
 import functools
@@ -17,13 +17,13 @@ from typing import Any
 from foundation.files import explained, link_new, locked, make_folder
 
 TTL = 600.0  # seconds without a sign of life after which a claim is stale
-# seconds after which a temporary file of a writer that cannot be asked for (another machine) counts as left behind
+# seconds after which a temporary file of a writer on another machine counts as left behind
 UNKNOWN_AGE = 3600.0
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process that can be told from a later one with its number.
+    """A process, distinct from a later one with the same number.
 
     started: clock ticks since boot, empty where the system does not say.
     """
@@ -80,8 +80,8 @@ def temporary_name(final: Path) -> Path:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Temporary files in `folder` whose writer is dead, or cannot be asked for and has not written for an hour; never a
-    live writer's."""
+    """Temporary files in `folder` whose writer is dead, or is on another machine and has not written for an hour; never
+    those of a live writer."""
     found = []
     for path in sorted(Path(folder).glob(".*.tmp")):
         parts = path.name.split(".")[-2].split("-")
@@ -108,7 +108,7 @@ class Claim:
         return not self._released.is_set() and _content(self.path).get("token") == self._token
 
     def release(self) -> None:
-        """Give the work free. A second call, or one in a forked child, does nothing."""
+        """Release the claim. A second call, or one in a forked child, does nothing."""
         if self._released.is_set() or os.getpid() != self._owner:
             return
         with contextlib.suppress(FileNotFoundError), locked(self.path.parent / ".lock"):
@@ -175,7 +175,7 @@ def idle(folder: Path, ttl: float = TTL) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """The lock on `folder`, which is made where it is not there, or not there any more."""
+    """Inside, hold the lock on `folder`, which is created if it does not exist."""
     with contextlib.ExitStack() as stack:
         while True:
             make_folder(folder)

@@ -145,7 +145,7 @@ def cause_codes(causes: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     table = ["", *sorted(set(causes) - {""})]
     if len(table) > 256 or max(map(len, table)) > 200:
         raise ValueError(
-            f"{len(table) - 1} different causes, at most 255 of 200 characters are told apart; use constant strings"
+            f"{len(table) - 1} different causes, at most 255 of 200 characters are possible; use constant strings"
         )
     position = {cause: code for code, cause in enumerate(table)}
     return np.array([position[cause] for cause in causes], np.uint8), table

@@ -1,4 +1,4 @@
-"""Where each key stands: one sorted array over all shards of a store, searched by bisection."""
+"""The place of each key: one sorted array over all shards of a store, searched by bisection."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a reader asks of the cache, as data: a feature under a view of one side, and where its rows lie."""
+"""Contracts of reading the cache: a feature under a view of one side, and the place of its rows."""
 
 import hashlib
 from pathlib import Path

@@ -77,7 +77,7 @@ class Store:
         return store
 
     def make(self) -> None:
-        """Put a planned store on disk."""
+        """Write a planned store to disk."""
         if not self.described:
             make_folder(self.folder)
             self.set_probe(None)

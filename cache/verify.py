@@ -80,7 +80,7 @@ def repair(findings: Iterable[Finding]) -> list[Path]:
 
 
 def usage(root: Path) -> tuple[list[Usage], list[str]]:
-    """Rows and bytes of each feature under `root`, from shard headers alone; and a line on each that cannot be told,
+    """Rows and bytes of each feature under `root`, from shard headers alone; and a line for each damaged one,
     naming the damaged file."""
     usages, problems = [], []
     for folder in folders(root):

@@ -1,4 +1,4 @@
-"""What linking is given and gives back. No torch."""
+"""Contracts of linking: jobs, results, calibration. No torch."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +44,7 @@ class LinkCounts:
 
 @contract
 class LinkResult:
-    """What linking a file came to.
+    """The result of linking a file.
 
     rejects: the file of refused lines with their reasons, None where none was refused. refusals: the first of them,
     in words. seconds: without loading the run.

@@ -103,7 +103,7 @@ class Extractor(ABC):
 
     @classmethod
     def references(cls, options: Any) -> list[str]:
-        """Everything in the options that names files; a task's request says of each in which state it is."""
+        """Everything in the options that names files. A task's request contains the state of each."""
         return [options.model] if options.model else []
 
     @abstractmethod
@@ -234,12 +234,12 @@ class ImageExtractor(PictureExtractor):
 
 
 class CropExtractor(PictureExtractor):
-    """Reads the boxes that the feature `of` found, cut from the original picture; the crops of many pictures share a
+    """Reads the boxes of the feature `of`, cut from the original picture; the crops of many pictures share a
     batch.
 
     Its outputs are ragged, a row per crop, `__call__` gives one each. A row may be None: that crop is left out, and
     counted. The runner adds the output `box` () int32: the position of each row's box among the boxes of `of`, -1 for
-    the whole picture. whole_if_none: a picture in which nothing was found gives the whole picture as its one crop.
+    the whole picture. whole_if_none: a picture without boxes gives the whole picture as its one crop.
     """
 
     reads = "crops"
@@ -278,7 +278,7 @@ class RowsExtractor(Extractor):
 
     def bind(self, kb: Any) -> None:
         """Take what of the knowledge base the numbers depend on (`needs_kb`); called before `spec`, which must then
-        tell it.
+        include it.
 
         kb: `ids` and `names` of the N entities, `rows(output)`: a list of N (L, *shape) arrays of `of`, of length 0
         where an entity has none.

@@ -15,10 +15,9 @@ AHEAD = 6  # batches that are begun before the model takes them, at most
 def batches(
     work: Callable[[Any], Any], shards: Iterable[Sequence[Any]], count: int, limit: int
 ) -> Iterator[tuple[Sequence[Any], int, list[Any]]]:
-    """(shard, number of its first source here, results of `work` for that source and those after it), in order, until
-    all shards are through.
+    """Yield (shard, index of the batch's first source in it, results of `work` for the batch's sources), in order.
 
-    Batches never cross the end of a shard; the work does, so `shards` is asked for the next one while this one's
+    Batches never cross the end of a shard; the work does, so the next one is taken from `shards` while this one's
     sources are still under way. A batch has `count` results, fewer where they would hold more than `limit` bytes
     together: batches depend on the shard's sources alone. As many bytes may wait beside it, and besides what each
     thread, one per core, is at. A result larger than that goes alone. Raises what `work` and `shards` raise.

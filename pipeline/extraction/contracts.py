@@ -1,4 +1,4 @@
-"""What extraction is given and gives back. No torch."""
+"""Contracts of extraction: jobs and results. No torch."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import field
@@ -210,7 +210,7 @@ class BadFile:
 
 @contract
 class Verification:
-    """What a check of the cache found.
+    """The result of a check of the cache.
 
     rows: that were checked, where no file is bad. removed: number of files.
     """

@@ -1,5 +1,4 @@
-"""Texts made of what was found in a mention's picture: the attribute sentence of each face and the names of those
-recognised."""
+"""Texts about the people in a mention's picture: a sentence of attributes for each face, and the recognised names."""
 
 from collections.abc import Mapping, Sequence
 

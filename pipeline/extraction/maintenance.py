@@ -1,4 +1,4 @@
-"""Looking after the cache: verify, estimate, clean."""
+"""Upkeep of the cache: verify, estimate, clean."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -1,5 +1,4 @@
-"""Features of mentions that came later: the same models into the same cache, loaded once and kept for one chunk of
-mentions after another."""
+"""Features of new mentions, by the same models into the same cache; models stay loaded for all chunks of mentions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from pipeline.profiles.profile import Profile
 
 @dataclass(frozen=True)
 class Known:
-    """What was extracted already.
+    """The features that a run reads, already extracted.
 
     work: the work folder. demo: folder of the demo's encoders. stores: feature -> its store. columns: column name ->
     file of the KB's keys. entities: their ids and names.

@@ -56,7 +56,7 @@ def check_probe(extractor: Extractor, store: Store) -> None:
         expected = store.probe.get(name, [])
         if len(expected) != len(values) or np.abs(np.subtract(values, expected)).max(initial=0) > TOLERANCE:
             raise UserError(
-                f"{store.feature}: {extractor.options.model!r} no longer gives the numbers its cache was made with "
+                f"{store.feature}: {extractor.options.model!r} no longer gives the numbers in its cache "
                 f"(output {name!r}); "
                 f"a library has changed. Go back to the versions in use then, or delete the folder {store.folder} "
                 "and run the same command again"

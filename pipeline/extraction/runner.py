@@ -80,7 +80,7 @@ class Writer:
             self.waited += time.monotonic() - started
 
     def submit(self, write: Callable[..., None], *what: Any) -> None:
-        """Run `write(*what)` beside what comes next. Call `wait` before, for the last write."""
+        """Run `write(*what)` in the background. Call `wait` first, for the last write."""
         self._writing = self._pool.submit(write, *what)
 
     def __enter__(self) -> "Writer":
@@ -106,7 +106,7 @@ class Division:
     """The work on a group of features, divided with other processes: a chunk of rows is computed by the process that
     claims it.
 
-    claimed: shares that are under way here, oldest first. held: chunks of the last round that another process is at.
+    claimed: shares that are under way here, oldest first. held: chunks of the last round that another process works on.
     """
 
     group: Sequence[Feature]
@@ -117,8 +117,7 @@ class Division:
     held: list[np.ndarray] = field(default_factory=list)
 
     def sources(self, chunks: Sequence[np.ndarray]) -> Iterator[list[Any]]:
-        """The units of one share after another, each put into `claimed`; chunks that another process is at go into
-        `held`."""
+        """The units of one share after another, each added to `claimed`; chunks of other processes are added to `held`."""
         self.held = []
         for chunk in chunks:
             self.writer.check()
@@ -138,7 +137,7 @@ class Division:
             yield [self.wanted.sources[row] for row in self.claimed[-1].rows]
 
     def _claim(self, keys: np.ndarray) -> list[Any] | None:
-        """Claims on one chunk for every feature of the group, or None where another process is at it."""
+        """Claims on one chunk for every feature of the group, or None where another process works on it."""
         claims: list[Any] = []
         for feature in self.group:
             feature.store.refresh()
@@ -154,7 +153,7 @@ class Division:
         return claims
 
     def submit(self, rows: ShardRows) -> None:
-        """Write the rows of the oldest share beside what comes next."""
+        """Write the rows of the oldest share in the background."""
         self.writer.wait()
         share = self.claimed.popleft()
         self.writer.submit(self._write, self.wanted.keys[share.rows][rows.kept], rows, share.claims)
@@ -167,7 +166,7 @@ class Division:
                     feature.extracted += len(keys)
 
     def close(self) -> None:
-        """Give back the claims on shares that were not written."""
+        """Release the claims on shares that were not written."""
         for share in self.claimed:
             share.claims.close()
 
@@ -352,7 +351,7 @@ class Runner:
         return {name: [*first[name], *second[name]] for name in first}
 
     def _note_rate(self, feature: Feature, rows: int, seconds: float) -> None:
-        """Keep the measured rate for estimates to come; a handful of rows says nothing."""
+        """Save the measured rate for later estimates, unless it covers only a few rows."""
         if rows < 32:
             return
         known = read_json(self.rates) if self.rates.exists() else {}

@@ -38,7 +38,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What another feature found in a picture. parent: that feature's row, by output."""
+    """A picture with the boxes or faces that another feature detected in it. parent: that feature's row, by output."""
 
     picture: Picture
     parent: Mapping[str, np.ndarray]
@@ -132,7 +132,7 @@ def _token_limit(extractor: TextExtractor) -> views.TokenLimit:
 
 
 def feature_text_column(view: str, table: dict[str, list], extractor: TextExtractor, parent: Parent) -> KeyColumn:
-    """The strings that `view` makes of what was found in each mention's picture: none, one or several."""
+    """The strings of `view` about what was detected in each mention's picture: none, one or several."""
     from pipeline.extraction import feature_texts
 
     listed = feature_texts.texts(view, table["phrase"], parent.rows(), parent.labels)
@@ -143,8 +143,7 @@ def feature_text_column(view: str, table: dict[str, list], extractor: TextExtrac
 
 
 def part_column(pictures: KeyColumn | None, parent: Parent, reads: str) -> KeyColumn:
-    """Rows derived from `parent`'s rows: keyed by what the parent read and by what it found, so that another find is
-    another unit.
+    """Rows derived from `parent`'s rows: keyed by the parent's unit and row, so that other detections are other units.
 
     pictures: the column of the pictures themselves, which crops are cut from.
     """
@@ -177,7 +176,7 @@ def read_tables(dataset: Path, modes: Iterable[str] = ()) -> dict[str, dict[str,
 
 @dataclass(frozen=True)
 class Records:
-    """What columns are made of. tables: as `read_tables` gives them. roots: folder of each side's pictures. parents:
+    """The inputs of key columns. tables: as `read_tables` gives them. roots: folder of each side's pictures. parents:
     the rows that others are made from."""
 
     tables: Mapping[str, dict[str, list]]

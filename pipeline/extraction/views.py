@@ -1,4 +1,4 @@
-"""What is read of a record: exact strings (templates, windows around the mention) and which image."""
+"""Views: the exact strings (templates, windows around the mention) and pictures that are read of a record."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -36,7 +36,7 @@ def plans(profile: Profile, listed: Sequence[Want]) -> list[Plan]:
     """The wants and all they need, as groups that are extracted together.
 
     One group for all features that read whole pictures (a picture is decoded once), one for those that cut the same
-    boxes, one for all texts (one process is started), and one for each other feature; texts made of what was found in
+    boxes, one for all texts (one process is started), and one for each other feature; texts about what was detected in
     pictures are apart from those that need not wait for it. Raises `UserError` where features read each other.
     """
     needed: dict[Want, list[Want]] = {}

@@ -68,7 +68,7 @@ _NOT_ARCHITECTURE = {
 @dataclass(frozen=True)
 class ModelFiles:
     """A model on this machine. library: `transformers`, `open_clip` or `torchvision`; of a bare weight file what
-    `find_file` was told. config: the configuration file's content."""
+    `find_file` was given. config: the configuration file's content."""
 
     reference: str
     folder: Path

@@ -1,4 +1,4 @@
-"""What computing a pair feature is given and gives back. No torch."""
+"""Contracts of pair features: job and result. No torch."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""facenet-pytorch's InceptionResnetV1 from a state dict on this machine; its own download is never asked."""
+"""facenet-pytorch's InceptionResnetV1 from a state dict on this machine; its own download is never used."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def load(files: ModelFiles, device: str, classify: bool) -> Any:
     """The network in evaluation mode; with `classify` it gives logits of the classes in the file, else vectors (b, 512)
     of unit length.
 
-    Raises `UserError` where the file holds another network, or no classes where they are asked for.
+    Raises `UserError` where the file holds another network, or no classes where they are needed.
     """
     from facenet_pytorch import InceptionResnetV1
 
