@@ -18,7 +18,7 @@ from foundation.progress import Bar
 
 KEY_BYTES = 16
 RULES = 2
-"""Raised by hand when what an identity is made of changes: finished tasks then look again at what they hold."""
+"""Raise it by hand if the parts of an identity change: requests of finished tasks then differ and are checked again."""
 PART = 1 << 22  # bytes of a file that are hashed at a time
 DTYPES = ("float16", "float32", "int32", "uint8")
 _RESERVED = {"keys", "status", "cause"}  # arrays that every shard has beside its outputs
@@ -125,7 +125,7 @@ def _sha256(place: str, size: int) -> str:
 
 
 def _memo(memo: Path | None) -> dict[str, Any]:
-    """Entries of the memo file; none where it is missing or damaged: it can always be made again."""
+    """Entries of the memo file; none where it is missing or damaged: it is only a cache of hashes."""
     try:
         value = read_json(memo) if memo is not None else {}
     except (UserError, OSError):

@@ -50,7 +50,7 @@ class Store:
 
     @classmethod
     def create(cls, root: Path, feature: str, spec: dict[str, Any]) -> "Store":
-        """The store of `feature` under `root`, made if it is not there.
+        """The store of `feature` under `root`, created where there is none.
 
         Raises `UserError` when the place cannot be written, or holds another feature's `spec.json`; `ValueError` for a
         feature name that is no lower-case word.
@@ -244,8 +244,8 @@ class Store:
                 path.unlink()
 
     def remove_if_empty(self) -> None:
-        """Remove the folder of a store without a shard that no process is at work on; whoever has it open makes it
-        again when it adds rows."""
+        """Remove the folder of a store without shards, unless a process is writing to it. A process that has the store
+        open creates the folder again when it adds rows."""
         place = self.folder / "claims"
         with claims.idle(place) as idle:
             if idle and not any(self.folder.glob("*.h5")):

@@ -57,7 +57,7 @@ class CaseData:
         parent = self.detections.get(feature)
         if parent is None or parent.place[row] < 0:
             return None
-        return Detected(parent.found[parent.place[row]], parent.labels)
+        return Detected(parent.distinct[parent.place[row]], parent.labels)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Contracts of extraction: their JSON is that of commands and receipts, of earlier versions too; the rest is refused."""
+"""Contracts of extraction: their JSON is that of commands and receipts, of earlier versions too."""
 
 import json
 

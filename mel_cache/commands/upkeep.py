@@ -14,10 +14,9 @@ from pipeline.extraction.maintenance import describe
 
 
 class VerifyCache(Tool):
-    """Checks every checksum of the cache, and of the features that runs have made for themselves, and names what is bad
-    or gone.
+    """Checks every checksum of the cache and of the features that runs have made for themselves; lists bad files.
 
-    --repair removes what is bad, and the next run makes exactly that again.
+    --repair removes the bad files; the next run writes exactly these again.
     """
 
     repair = luigi.BoolParameter(default=False, description="remove what is bad")

@@ -30,7 +30,7 @@ def batches(
     places = ((shard, number) for shard in shards for number in range(len(shard)))
     batch: list[Any] = []
     full = 0
-    budget = Budget(limit, lambda made: held(made[2]))
+    budget = Budget(limit, lambda entry: held(entry[2]))
     for shard, number, result in prefetch(places, one, AHEAD * count, os.cpu_count() or 1, budget):
         size = held(result)
         if batch and (len(batch) == count or full + size > limit):

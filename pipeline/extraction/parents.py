@@ -17,17 +17,17 @@ ParentRow = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Parent:
-    """A feature's rows behind one column. keys (n, 16) uint8; counts: as in `pipeline.extraction.units.KeyColumn`;
-    labels: the spec's, by output.
+    """The rows of a feature behind one key column.
 
-    found: the distinct rows; place (n,): which of them stands behind each key, -1 where there is none (no picture, or
-    one that is no good).
+    keys: (n, 16) uint8. counts: as in `pipeline.extraction.units.KeyColumn`. labels: names of classes by output, from
+    the feature's spec. distinct: the distinct rows; digests: a hash of each. place: (n,) int64, which of them stands
+    behind each key, -1 where there is none (no picture, or one without the verdict ok).
     """
 
     keys: np.ndarray
     counts: np.ndarray | None
     labels: Mapping[str, Sequence[str]]
-    found: Sequence[ParentRow]
+    distinct: Sequence[ParentRow]
     digests: list[bytes]
     place: np.ndarray
 
@@ -55,7 +55,7 @@ class Parent:
 
     def rows(self) -> list[ParentRow | None]:
         """The row behind each key."""
-        return [self.found[place] if place >= 0 else None for place in self.place.tolist()]
+        return [self.distinct[place] if place >= 0 else None for place in self.place.tolist()]
 
     def digest(self, position: int) -> bytes:
         """Hash of the row behind the key at `position`."""

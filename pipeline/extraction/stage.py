@@ -45,9 +45,9 @@ def extract(job: ExtractionJob) -> ExtractionResult:
     """
     started, paths = time.monotonic(), Paths(job.work)
     features, columns = _planned(job)
-    estimate_ = _estimate(features, paths)
+    coming = _estimate(features, paths)
     make_folder(paths.cache)
-    _refuse_if_full(estimate_, paths.cache)
+    _refuse_if_full(coming, paths.cache)
     new = [feature.store for feature in features if not feature.store.described]
     for feature in features:
         feature.store.make()
@@ -180,11 +180,11 @@ def _bytes_to_come(feature: Feature) -> int:
     return total + (ragged * STEPS + 8) * rows if ragged else total
 
 
-def _refuse_if_full(estimate_: Estimate, cache: Path) -> None:
-    coming, free = estimate_.bytes, estimate_.free_bytes
-    if coming and coming + MARGIN > free:
+def _refuse_if_full(coming: Estimate, cache: Path) -> None:
+    size, free = coming.bytes, coming.free_bytes
+    if size and size + MARGIN > free:
         raise UserError(
-            f"no space for the features in {cache}: {coming / 1e6:,.0f} MB to come and {MARGIN / 1e6:,.0f} MB to "
+            f"no space for the features in {cache}: {size / 1e6:,.0f} MB to come and {MARGIN / 1e6:,.0f} MB to "
             "be kept free, "
             f"{free / 1e6:,.0f} MB free; free some, choose another --work-dir, or run `luigi --module tasks CleanCache`"
         )

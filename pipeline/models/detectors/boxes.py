@@ -1,5 +1,4 @@
-"""Found boxes, put in order: clipped to the picture, without area dropped, best first; and pictures of one shape put
-together."""
+"""What detectors share: boxes clipped to the picture and sorted, and pictures of equal shapes grouped."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,8 +9,11 @@ import numpy as np
 def best_boxes(
     size: tuple[int, int], k: int, boxes: np.ndarray, confidences: np.ndarray, *others: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """Boxes (n, 4) xyxy in pixels of a picture of (width, height) → at most k, clipped, with area, best first; what
-    stands beside each box with it."""
+    """At most k of the boxes, best first, with their confidences and the `others`.
+
+    size: (width, height) of the picture in pixels. boxes: (n, 4) x1 y1 x2 y2 in pixels; they are clipped to the
+    picture, and those without area are dropped. confidences: (n,). others: arrays with a row per box.
+    """
     width, height = size
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
@@ -21,8 +23,10 @@ def best_boxes(
 
 
 def equal_shapes(shapes: Sequence[Any], pixels: int) -> Iterator[list[int]]:
-    """Positions of equal (height, width, …) shapes, together as far as `pixels` (height × width summed, at least one
-    picture) allows."""
+    """Positions of equal (height, width, …) shapes, a group at a time.
+
+    A group has at least one picture, and more while the sum of height × width is at most `pixels`.
+    """
     groups: dict[Any, list[int]] = {}
     for position, shape in enumerate(shapes):
         groups.setdefault(tuple(shape), []).append(position)

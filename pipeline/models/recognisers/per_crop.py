@@ -1,4 +1,4 @@
-"""One bad crop costs that crop: what a model fails on is left out, the rest of its batch is not."""
+"""A model on a batch of crops in which some crops may fail."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,10 +7,9 @@ import numpy as np
 
 
 def rows_or_none(model: Callable[[Any], np.ndarray], crops: Any) -> list[np.ndarray | None]:
-    """`model(crops)` row by row; where it fails on the batch, crop by crop, None for those it fails on or gives no
-    finite numbers for.
+    """The rows of `model(crops)`; None for a crop that it fails on, or for which it gives a number that is not finite.
 
-    Raises what says nothing about a crop: too little memory, and `UserError`.
+    A batch that fails is computed crop by crop. Raises errors that are not about a crop: memory, `UserError`.
     """
     from foundation.errors import UserError
 
