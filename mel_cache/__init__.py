@@ -1,5 +1,6 @@
 """The Python API: nine functions from a dataset's files to trained heads and linked mentions, their jobs and results.
- Each verb takes one job, does what is missing and returns one result; results of one are fields of the next one's job
+
+Each function takes one job, does the steps that are missing and returns one result, which is a field of the next job
 (docs/python.md). Importing this package loads neither torch nor Luigi.
 """
 
