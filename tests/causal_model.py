@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from pipeline.datasets.records import Entity
-from pipeline.enhance.budget import Budget
 from pipeline.enhance.contracts import ModelOptions
 from pipeline.enhance.local import LocalModel
 from pipeline.enhance.prompts import Prompts
+from pipeline.enhance.spending import Spending
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
@@ -55,7 +55,7 @@ def causal(folder: Path, template: str | None = None, learn: bool = True, seed: 
     fast.save_pretrained(folder)
     model.eval().save_pretrained(folder)
     if learn:
-        reader = LocalModel(ModelOptions(name=f"local:{folder}"), Budget())
+        reader = LocalModel(ModelOptions(name=f"local:{folder}"), Spending())
         optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
         rows = [
             (reader._ids(Prompts().first(Entity(name, name))), fast(text)["input_ids"] + [1])

@@ -13,10 +13,10 @@ from enhance_world import MODEL, dynamic_job, people, prepared, texts, without
 from foundation.errors import UserError
 from pipeline.datasets.records import Entity
 from pipeline.enhance import dynamic
-from pipeline.enhance.budget import Budget
 from pipeline.enhance.contracts import ModelOptions
 from pipeline.enhance.local import LocalModel
 from pipeline.enhance.prompts import Prompts
+from pipeline.enhance.spending import Spending
 
 
 def local(folder: Path, **more: Any) -> ModelOptions:
@@ -72,7 +72,7 @@ def test_other_weights_are_another_model(tmp_path, model):
 def test_a_dry_run_counts_the_models_own_tokens_and_loads_no_weights(tmp_path, model):
     data = prepared(tmp_path / "data", *people(3))
     plan = dynamic.estimate(dynamic_job(data, local(model)))
-    reader = LocalModel(local(model), Budget())
+    reader = LocalModel(local(model), Spending())
     assert plan.first_round_tokens_in == sum(
         len(reader._ids(Prompts().first(Entity(name, name)))) for _, name in people(3)
     )

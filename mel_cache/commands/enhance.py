@@ -17,15 +17,15 @@ from mel_cache.steps import Outcome
 from pipeline.enhance import LOCAL, output, pagefile, prompts
 from pipeline.enhance.contracts import (
     MODEL_PATIENCE,
+    DescriptionsReport,
     DynamicEstimate,
     DynamicJob,
     ModelOptions,
     Patience,
-    Report,
+    RunUsage,
     SpendingLimits,
     StaticEstimate,
     StaticJob,
-    Usage,
     Wiki,
     set_fields,
 )
@@ -276,10 +276,10 @@ class EnhanceEntities(OnDataset):
             max_failed=self.max_failed,
         )
 
-    def describe(self) -> Report:
+    def describe(self) -> DescriptionsReport:
         if self.mode == "static":
-            return child.run("pipeline.enhance.static:describe", self.static_job(), Report)
-        return child.run("pipeline.enhance.dynamic:describe", self.dynamic_job(), Report)
+            return child.run("pipeline.enhance.static:describe", self.static_job(), DescriptionsReport)
+        return child.run("pipeline.enhance.dynamic:describe", self.dynamic_job(), DescriptionsReport)
 
     def estimate(self) -> StaticEstimate | DynamicEstimate:
         if self.mode == "static":
@@ -315,5 +315,5 @@ class EnhanceEntities(OnDataset):
     def summary(self, receipt: dict[str, Any]) -> str:
         own = {name: value for name, value in receipt["result"].items() if name not in ("file", "sha256")}
         usage = {name: value for name, value in receipt["run"].items() if name != "seconds"}
-        report = Report(**own, usage=Usage(**usage))
+        report = DescriptionsReport(**own, usage=RunUsage(**usage))
         return f"{output.summary(report)}\n{self.folder(receipt['result']['file'])}"

@@ -1,5 +1,5 @@
-"""What the demo's encoders are worth on fresh drawings and sentences: CLIP without training, and linear probes against
-random weights.
+"""Figures of the demo's encoders on new drawings and sentences: CLIP without training, and linear probes against random
+weights.
 """
 
 import random

@@ -50,8 +50,8 @@ class _Cluster:
             name = f"{rng.choice(FIRST)} {name}"
         self.members.append((name, kind, traits | {"region": self.region}))
 
-    def fresh(self, kind: str, rng: random.Random) -> dict[str, str]:
-        """Traits that differ from every member of the kind in told facts and, at a glance, in looks."""
+    def new_traits(self, kind: str, rng: random.Random) -> dict[str, str]:
+        """Traits that differ from every member of the kind in unseen facts and, at a glance, in looks."""
         while True:
             traits = KINDS[kind].draw_traits(rng)
             others = [known for _, known_kind, known in self.members if known_kind == kind]
@@ -97,11 +97,11 @@ def _square(cluster: _Cluster, kind: str, rng: random.Random) -> _Cluster:
 
 def _row(cluster: _Cluster, kind: str, rng: random.Random) -> _Cluster:
     for place in range(rng.choice((3, 3, 4))):
-        cluster.add(kind, cluster.fresh(kind, rng), place < 2 or rng.random() < 0.8, rng)
+        cluster.add(kind, cluster.new_traits(kind, rng), place < 2 or rng.random() < 0.8, rng)
     _add_others(cluster, kind, rng.choice((1, 1, 2)), rng)
     return cluster
 
 
 def _add_others(cluster: _Cluster, kind: str, count: int, rng: random.Random) -> None:
     for other in rng.sample([name for name in KINDS if name != kind], count):
-        cluster.add(other, cluster.fresh(other, rng), rng.random() < 0.7, rng)
+        cluster.add(other, cluster.new_traits(other, rng), rng.random() < 0.7, rng)

@@ -85,7 +85,7 @@ def entity_text(thing: Thing, rng: random.Random) -> str:
 
 
 def mention_text(thing: Thing, rng: random.Random) -> str:
-    """As a mention is read: `phrase [SEP] sentence`, or the sentence alone; it states up to three told and two visible
+    """As a mention is read: `phrase [SEP] sentence`, or the sentence alone; it states up to three unseen and two visible
     facts.
     """
     visible = KINDS[thing.kind].sayable(thing.traits)

@@ -71,7 +71,7 @@ class StaticJob:
 
 @contract
 class ModelOptions:
-    """A language model and how it is asked.
+    """A language model and its settings.
 
     name: `local:FOLDER` (a causal model of transformers), or the model's name at OPENAI_BASE_URL.
     max_answer: tokens of an answer. temperature, rate (calls a second, 0: no limit), patience: of a remote model.
@@ -129,7 +129,7 @@ class DynamicJob:
 
 
 @contract
-class Usage:
+class RunUsage:
     """What one run of `EnhanceEntities` used; None: does not apply to its mode.
 
     reused: pages or answers that were kept from an earlier run. cost: in the currency of the prices.
@@ -144,7 +144,7 @@ class Usage:
 
 
 @contract
-class Report:
+class DescriptionsReport:
     """What is in the descriptions that were written.
 
     mode: static or dynamic. written: entities with a text. without: entities without one, by reason.
@@ -159,7 +159,7 @@ class Report:
     model: str | None = None
     first_round: dict[str, int] | None = None
     second_round: dict[str, int] | None = None
-    usage: Usage = Usage()
+    usage: RunUsage = RunUsage()
 
     def result(self) -> dict[str, Any]:
         """What follows from data and answers, as descriptions-<mode>.json and the receipt hold it."""

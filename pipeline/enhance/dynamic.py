@@ -1,5 +1,5 @@
-"""Dynamic descriptions: a language model is asked about each entity, and once more with the static text where it does
-not know.
+"""Dynamic descriptions: questions to a language model about each entity; where it does not know, once more with the
+static text.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from foundation.paths import descriptions
 from foundation.progress import Bar
 from pipeline.datasets.records import Entity
 from pipeline.enhance import LOCAL, output, prompts
-from pipeline.enhance.budget import Budget, LimitReached
 from pipeline.enhance.chat import Answer, Conversation, LanguageModel
-from pipeline.enhance.contracts import DynamicEstimate, DynamicJob, ModelOptions, Report
+from pipeline.enhance.contracts import DescriptionsReport, DynamicEstimate, DynamicJob, ModelOptions
 from pipeline.enhance.local import LocalModel
-from pipeline.enhance.output import Outcome
+from pipeline.enhance.output import EntityText
 from pipeline.enhance.patience import OutOfTries
 from pipeline.enhance.remote import RemoteModel
+from pipeline.enhance.spending import LimitReached, Spending
 from pipeline.enhance.store import AnswerStore, answer_store
 
 NOT_YET = "no answer yet"
@@ -35,7 +35,7 @@ REASONS = {
 UNANSWERED = Answer(None, NOT_YET)
 
 
-def describe(job: DynamicJob) -> Report:
+def describe(job: DynamicJob) -> DescriptionsReport:
     """Write the dynamic descriptions of a prepared dataset; a second round reads its static descriptions.
 
     Raises `UserError` for what the user must mend and at a limit, `PassingError` where questions stay open; every
@@ -43,8 +43,8 @@ def describe(job: DynamicJob) -> Report:
     """
     entities = output.read_entities(job.dataset)
     statics = output.read_texts(job.dataset, "static") if job.rounds == 2 else {}
-    budget = Budget(job.limits)
-    with _interviewer(job.model, job.answers, budget, writable=True) as interviewer:
+    spending = Spending(job.limits)
+    with _interviewer(job.model, job.answers, spending, writable=True) as interviewer:
         first = [job.prompts.first(entity) for entity in entities]
         interviewer.hold(first, "first round")
         answers = [interviewer.answer(conversation) for conversation in first]
@@ -71,7 +71,7 @@ def describe(job: DynamicJob) -> Report:
         model=job.model.name if folder is None else LOCAL + Path(folder).name,
         first_round=_kinds([answer for answer, _ in rounds]),
         second_round=_kinds([later for _, later in rounds if later]),
-        usage=budget.usage(interviewer.reused),
+        usage=spending.usage(interviewer.reused),
     )
     return output.write(job.dataset, entities, outcomes, report)
 
@@ -81,15 +81,15 @@ def estimate(job: DynamicJob) -> DynamicEstimate:
     entities = output.read_entities(job.dataset)
     second = job.rounds == 2 and descriptions(job.dataset, "static").exists()
     statics = output.read_texts(job.dataset, "static") if second else {}
-    with _interviewer(replace(job.model, memo=None), job.answers, Budget(), writable=False) as interviewer:
+    with _interviewer(replace(job.model, memo=None), job.answers, Spending(), writable=False) as interviewer:
         return interviewer.estimate(entities, statics, job.prompts)
 
 
 @contextlib.contextmanager
-def _interviewer(options: ModelOptions, answers: Path, budget: Budget, writable: bool) -> Iterator["_Interviewer"]:
+def _interviewer(options: ModelOptions, answers: Path, spending: Spending, writable: bool) -> Iterator["_Interviewer"]:
     if not options.name:
         raise UserError("--llm: name the model at OPENAI_BASE_URL (or set OPENAI_MODEL), or a folder as local:FOLDER")
-    model: LanguageModel = RemoteModel(options, budget) if options.folder is None else LocalModel(options, budget)
+    model: LanguageModel = RemoteModel(options, spending) if options.folder is None else LocalModel(options, spending)
     name = f"answers-{hashlib.sha256(model.identity.encode()).hexdigest()[:12]}.jsonl"
     with answer_store(answers / name, writable) as store:
         yield _Interviewer(model, store)
@@ -108,10 +108,10 @@ def _leaves_open(answer: Answer) -> bool:
     return _kind(answer) in ("unknown", "refused", "empty") and answer.finish not in ("content_filter", "refusal")
 
 
-def _outcome(answer: Answer, max_chars: int) -> Outcome:
+def _outcome(answer: Answer, max_chars: int) -> EntityText:
     kind = _kind(answer)
     text = prompts.description(answer.text or "", max_chars) if kind == "described" else ""
-    return Outcome(text, None) if text else Outcome(None, REASONS.get(kind, REASONS["empty"]))
+    return EntityText(text, None) if text else EntityText(None, REASONS.get(kind, REASONS["empty"]))
 
 
 class _Interviewer:
@@ -135,7 +135,7 @@ class _Interviewer:
         return {key: conversation for key, conversation in by_key.items() if key not in self.store}
 
     def hold(self, conversations: Sequence[Conversation], unit: str) -> None:
-        """Ask what was not asked before, and keep each answer as it comes. unit: names the round in messages.
+        """Hold the conversations that are new, and store each answer as it comes. unit: names the round in messages.
 
         Raises `UserError` at a limit, `PassingError` where the server is gone.
         """

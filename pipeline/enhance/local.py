@@ -10,10 +10,10 @@ from cache.identity import weights_hash
 from foundation import device as devices
 from foundation.errors import UserError
 from pipeline.enhance import LOCAL
-from pipeline.enhance.budget import Budget
 from pipeline.enhance.chat import Answer, Conversation
 from pipeline.enhance.contracts import ModelOptions
 from pipeline.enhance.patience import brief
+from pipeline.enhance.spending import Spending
 from pipeline.models import files as model_files
 
 
@@ -23,7 +23,7 @@ class LocalModel:
     Raises `UserError` where the folder holds no causal language model of transformers.
     """
 
-    def __init__(self, options: ModelOptions, budget: Budget) -> None:
+    def __init__(self, options: ModelOptions, spending: Spending) -> None:
         folder, place = options.name, Path(options.folder or "").expanduser().absolute()
         if not place.is_dir():
             raise UserError(
@@ -38,7 +38,7 @@ class LocalModel:
         self.identity = LOCAL + weights_hash([*self.files.weights, *self.files.tokenizer], memo)
         self.settings: dict[str, Any] = {"max_tokens": options.max_answer, "temperature": 0.0}
         self.batch, self.device, self.precision = max(1, options.concurrency), options.device, options.precision
-        self.budget = budget
+        self.spending = spending
 
     @property
     def tokenizer(self) -> Any:
@@ -98,7 +98,7 @@ class LocalModel:
             try:
                 for number in order[start : start + self.batch]:
                     hold = (len(questions[number]), longest)
-                    self.budget.admit(*hold)
+                    self.spending.admit(*hold)
                     rows.append(number)
                     held.append(hold)
             finally:
@@ -106,7 +106,7 @@ class LocalModel:
                     with torch.inference_mode(), devices.autocast(self.device, self.precision):
                         answers = self._generate([questions[number] for number in rows])
                     for number, hold, answer in zip(rows, held, answers, strict=True):
-                        self.budget.settle(hold, (answer.tokens_in or 0, answer.tokens_out or 0))
+                        self.spending.settle(hold, (answer.tokens_in or 0, answer.tokens_out or 0))
                         deliver(number, answer)
 
     def _generate(self, questions: list[list[int]]) -> list[Answer]:

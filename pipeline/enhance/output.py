@@ -16,12 +16,12 @@ from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
 from foundation.paths import descriptions
 from pipeline.datasets.records import Entity
-from pipeline.enhance.contracts import DynamicEstimate, Report, StaticEstimate, set_fields
+from pipeline.enhance.contracts import DescriptionsReport, DynamicEstimate, StaticEstimate, set_fields
 
 SCHEMA = pa.schema({"id": pa.string(), "text": pa.string()})
 
 
-class Outcome(NamedTuple):
+class EntityText(NamedTuple):
     """An entity's text, or why it has none."""
 
     text: str | None
@@ -84,9 +84,9 @@ def _hash(path: Path, size: int, mtime_ns: int) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def report(mode: str, outcomes: Sequence[Outcome]) -> Report:
+def report(mode: str, outcomes: Sequence[EntityText]) -> DescriptionsReport:
     """The report on these outcomes, usage and rounds left out."""
-    return Report(
+    return DescriptionsReport(
         mode=mode,
         entities=len(outcomes),
         written=sum(outcome.text is not None for outcome in outcomes),
@@ -95,7 +95,9 @@ def report(mode: str, outcomes: Sequence[Outcome]) -> Report:
     )
 
 
-def write(dataset: Path, entities: Sequence[Entity], outcomes: Sequence[Outcome], report: Report) -> Report:
+def write(
+    dataset: Path, entities: Sequence[Entity], outcomes: Sequence[EntityText], report: DescriptionsReport
+) -> DescriptionsReport:
     """Write `descriptions-<mode>` .parquet (id, text), .json (the report) and -without.tsv (id, name, why).
 
     Same input, same bytes: the run's usage is in the returned report only.
@@ -113,7 +115,7 @@ def write(dataset: Path, entities: Sequence[Entity], outcomes: Sequence[Outcome]
     return report
 
 
-def summary(report: Report) -> str:
+def summary(report: DescriptionsReport) -> str:
     """A report as lines for the reader."""
     lines = [f"{report.mode} descriptions: {report.written:,} of {report.entities:,} entities have a text"]
     lines += [f"  without, {reason}: {count:,}" for reason, count in report.without.items()]

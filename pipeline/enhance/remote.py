@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any, cast
 
 from foundation.errors import UserError
-from pipeline.enhance.budget import Budget
 from pipeline.enhance.chat import Answer, Conversation
 from pipeline.enhance.contracts import ModelOptions
 from pipeline.enhance.patience import (
@@ -25,6 +24,7 @@ from pipeline.enhance.patience import (
     read,
     retry_after,
 )
+from pipeline.enhance.spending import Spending
 
 STOPPED_AFTER = 5  # calls in a row that failed for good
 ERROR_BYTES = 65536
@@ -70,11 +70,11 @@ class RemoteModel:
     Neither address nor key is printed or written: messages of the server are cleared of them.
     """
 
-    def __init__(self, options: ModelOptions, budget: Budget) -> None:
+    def __init__(self, options: ModelOptions, spending: Spending) -> None:
         self.identity = options.name
         self.settings: dict[str, Any] = {"max_tokens": options.max_answer, "temperature": options.temperature}
         self.concurrency, self.pace, self.patience = options.concurrency, Pace(options.rate), options.patience
-        self.budget = budget
+        self.spending = spending
         self._sent = dict(self.settings)
 
     def count(self, conversation: Conversation) -> int:
@@ -204,7 +204,7 @@ class RemoteModel:
         def call() -> Answer:
             if stop.is_set():
                 raise OutOfTries("stopped")
-            self.budget.admit(*held)
+            self.spending.admit(*held)
             used = (0, 0)
             try:
                 answer = self._once(conversation)
@@ -215,7 +215,7 @@ class RemoteModel:
                 )
                 return replace(answer, tokens_in=used[0], tokens_out=used[1])
             finally:
-                self.budget.settle(held, used)
+                self.spending.settle(held, used)
 
         try:
             return persist(call, self.pace, self.patience, stop)

@@ -11,9 +11,9 @@ from foundation.errors import PassingError, UserError
 from foundation.progress import Bar
 from pipeline.datasets.records import Entity
 from pipeline.enhance import output, pagefile
-from pipeline.enhance.contracts import Report, StaticEstimate, StaticJob, Usage, Wiki
+from pipeline.enhance.contracts import DescriptionsReport, RunUsage, StaticEstimate, StaticJob, Wiki
 from pipeline.enhance.mediawiki import EXTRACTS, ITEMS, STOPPED_AFTER, MediaWiki, batches, store_name
-from pipeline.enhance.output import Outcome
+from pipeline.enhance.output import EntityText
 from pipeline.enhance.patience import OutOfTries, Pace, TooLarge, check_address
 from pipeline.enhance.store import AnswerStore, answer_store
 from pipeline.enhance.text import opening
@@ -23,7 +23,7 @@ FAILED = "not fetched"
 AMBIGUOUS = "only under a name that several entities have"
 
 
-def describe(job: StaticJob) -> Report:
+def describe(job: StaticJob) -> DescriptionsReport:
     """Write the static descriptions of a prepared dataset.
 
     Raises `UserError` for what the user must mend, and `PassingError` where pages could not be had now: what was
@@ -48,10 +48,10 @@ def estimate(job: StaticJob) -> StaticEstimate:
     return StaticEstimate(entities=len(entities), requests=usage.requests, reused=usage.reused)
 
 
-def _pages(job: StaticJob, entities: Sequence[Entity], dry: bool) -> tuple[list[Outcome], Usage]:
+def _pages(job: StaticJob, entities: Sequence[Entity], dry: bool) -> tuple[list[EntityText], RunUsage]:
     """The whole page of each entity, or why it has none."""
     if job.pages:
-        return _from_file(entities, job.pages), Usage()
+        return _from_file(entities, job.pages), RunUsage()
     if job.wiki:
         return _from_wiki(entities, job, job.wiki, dry)
     raise UserError(
@@ -59,11 +59,11 @@ def _pages(job: StaticJob, entities: Sequence[Entity], dry: bool) -> tuple[list[
     )
 
 
-def _shortened(page: Outcome, job: StaticJob) -> Outcome:
+def _shortened(page: EntityText, job: StaticJob) -> EntityText:
     if not page.text:
         return page
     text = opening(page.text, job.paragraphs, job.max_chars)
-    return Outcome(text, None) if text else Outcome(None, "page without text")
+    return EntityText(text, None) if text else EntityText(None, "page without text")
 
 
 def _shared(entities: Sequence[Entity]) -> set[str]:
@@ -71,7 +71,7 @@ def _shared(entities: Sequence[Entity]) -> set[str]:
     return {key for key, count in Counter(page_key(entity.name) for entity in entities).items() if count > 1}
 
 
-def _from_file(entities: Sequence[Entity], path: Path) -> list[Outcome]:
+def _from_file(entities: Sequence[Entity], path: Path) -> list[EntityText]:
     """Texts by the entity's id or, where no other entity has it, by its name."""
     shared = _shared(entities)
     keys = [(page_key(entity.id), page_key(entity.name)) for entity in entities]
@@ -80,11 +80,11 @@ def _from_file(entities: Sequence[Entity], path: Path) -> list[Outcome]:
     for by_id, by_name in keys:
         text = texts.get(by_id) or (None if by_name in shared else texts.get(by_name))
         reason = AMBIGUOUS if by_name in texts else "not in the file"
-        pages.append(Outcome(text, None if text else reason))
+        pages.append(EntityText(text, None if text else reason))
     return pages
 
 
-def _from_wiki(entities: Sequence[Entity], job: StaticJob, wiki: Wiki, dry: bool) -> tuple[list[Outcome], Usage]:
+def _from_wiki(entities: Sequence[Entity], job: StaticJob, wiki: Wiki, dry: bool) -> tuple[list[EntityText], RunUsage]:
     if not wiki.contact.strip():
         raise UserError(
             "--wiki-contact: give an e-mail or web address; wikis ask that programs say whom they belong to"
@@ -122,30 +122,32 @@ def _from_wiki(entities: Sequence[Entity], job: StaticJob, wiki: Wiki, dry: bool
         fetcher.requests += client.requests
         shared = _shared(entities)
         outcomes = [
-            Outcome(None, FAILED) if row in unfetched else _page(entities[row].id, title, row in linked, shared, pages)
+            EntityText(None, FAILED)
+            if row in unfetched
+            else _page(entities[row].id, title, row in linked, shared, pages)
             for row, title in enumerate(titles)
         ]
-    return outcomes, Usage(requests=fetcher.requests, reused=fetcher.reused)
+    return outcomes, RunUsage(requests=fetcher.requests, reused=fetcher.reused)
 
 
-def _page(name: str, title: str | None, by_link: bool, shared: set[str], pages: AnswerStore) -> Outcome:
+def _page(name: str, title: str | None, by_link: bool, shared: set[str], pages: AnswerStore) -> EntityText:
     """The page of one entity. name: its id; by_link: whether Wikidata gave the title."""
     if title is None:
-        return Outcome(None, "no page on this wiki")
+        return EntityText(None, "no page on this wiki")
     if not possible(title):
-        return Outcome(None, "name that no page can have")
+        return EntityText(None, "name that no page can have")
     page = pages.get(title)
     if page is None:
-        return Outcome(None, FAILED)
+        return EntityText(None, FAILED)
     if "none" in page:
-        return Outcome(None, page["none"])
+        return EntityText(None, page["none"])
     if not by_link:
         if QID.fullmatch(name) and page["item"]:
             if page["item"] != name:
-                return Outcome(None, "page of another entity")
+                return EntityText(None, "page of another entity")
         elif page_key(title) in shared:
-            return Outcome(None, AMBIGUOUS)
-    return Outcome(page["text"], None)
+            return EntityText(None, AMBIGUOUS)
+    return EntityText(page["text"], None)
 
 
 class _Fetcher:

@@ -66,7 +66,7 @@ def paragraphs(raw: str) -> list[str]:
         "NFC", "".join(c if c in _KEPT or not unicodedata.category(c).startswith("C") else "" for c in text)
     )
     blocks: list[list[str]] = []
-    fresh = True
+    starts = True
     for line in text.split("\n"):
         line = re.sub(r"\s+", " ", line).strip()
         if _HEADING.fullmatch(line):
@@ -74,13 +74,13 @@ def paragraphs(raw: str) -> list[str]:
                 break
         elif line:
             line = _BULLET.sub("", line, count=1) if _BULLET.match(line) else line
-            if fresh or blocks[-1][-1].endswith(_ENDS):
+            if starts or blocks[-1][-1].endswith(_ENDS):
                 blocks.append([line])
             else:
                 blocks[-1].append(line)
-            fresh = False
+            starts = False
             continue
-        fresh = True
+        starts = True
     return [paragraph for paragraph in map(" ".join, blocks) if any(c.isalnum() for c in paragraph)]
 
 

@@ -46,7 +46,7 @@ FILES = "qid2ne.json and *{train,dev,test}.json"
 _ENTITY_PICTURE = re.compile(r"(.+?)(?:[_-](\d{1,9}))?\.(?:jpe?g|png|gif|webp|bmp|tiff?)", re.IGNORECASE)
 
 
-class _MentionRecord(ReleaseMention):
+class GhmfcMention(ReleaseMention):
     id: Any = None
     img_list: FileNames = Field(default_factory=list)
     brief: Any = None  # the gold's description, which is never kept
@@ -141,7 +141,7 @@ def _lists(path: Path | None) -> dict[str, tuple[str, ...] | None]:
     return lists
 
 
-def _picture(key: str, record: _MentionRecord, pictures: Pictures, where: str) -> str | None:
+def _picture(key: str, record: GhmfcMention, pictures: Pictures, where: str) -> str | None:
     if record.model_fields_set.isdisjoint(("image", "img_list")):
         named = next((key + extension for extension in EXTENSIONS if key + extension in pictures.names), None)
         return named and pictures.find(named, where)
@@ -149,12 +149,12 @@ def _picture(key: str, record: _MentionRecord, pictures: Pictures, where: str) -
     return next((path for path in paths if pictures.holds(path)), paths[0] if paths else None)
 
 
-def _records(path: Path, options: LayoutOptions) -> Iterator[tuple[str, str, _MentionRecord]]:
+def _records(path: Path, options: LayoutOptions) -> Iterator[tuple[str, str, GhmfcMention]]:
     """(key, place, record) of each record of a split."""
     for number, (key, record) in enumerate(read_keyed(path).items(), 1):
         where = f"{path}: record {number} ({key!r:.40})"
         _Key.read({"key": key}, where)
-        yield key, where, _MentionRecord.read(record, where, options.ignored)
+        yield key, where, GhmfcMention.read(record, where, options.ignored)
 
 
 def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:

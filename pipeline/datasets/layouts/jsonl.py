@@ -101,7 +101,7 @@ class MentionLine(Record):
         return None if self.candidates is None else tuple(dict.fromkeys(self.candidates))
 
 
-class _MentionRecord(MentionLine):
+class JsonlMention(MentionLine):
     id: Label
     gold: Label | None
     split: Literal["train", "dev", "test"]
@@ -122,7 +122,7 @@ def _as_text(value: Any) -> Any:
     return " ".join(parts)
 
 
-class _EntityRecord(Record):
+class JsonlEntity(Record):
     id: Label
     name: FilledText
     attributes: Annotated[Text, BeforeValidator(_as_text)] = ""
@@ -147,7 +147,7 @@ def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     mention_root, entity_root = _roots(folder, options)
     pictures, entity_ids, entities = ImageFolder(entity_root), Unique("entity id"), []
     for where, value in json_lines(folder / "entities.jsonl"):
-        line = _EntityRecord.read(value, where, options.ignored)
+        line = JsonlEntity.read(value, where, options.ignored)
         entity_ids.check(line.id, where)
         entity = Entity(
             id=line.id,
@@ -160,7 +160,7 @@ def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
         entities.append(entity)
     pictures, ids, mentions = ImageFolder(mention_root), mention_ids(), []
     for where, value in json_lines(folder / "mentions.jsonl"):
-        record = _MentionRecord.read(value, where, options.ignored)
+        record = JsonlMention.read(value, where, options.ignored)
         mention = Mention(
             id=ids.take(record.id, where, options.repeated_ids),
             sentence=record.sentence,

@@ -37,7 +37,7 @@ from pipeline.datasets.spans import find_span
 FILES = "qid2id.json, kb_entity.json and *_{train,dev,test}.json"
 
 
-class _MentionRecord(ReleaseMention):
+class MimicMention(ReleaseMention):
     """The fields without a type stand in some copies of the releases; they are of no use here, or tell the answer."""
 
     id: Label
@@ -49,7 +49,7 @@ class _MentionRecord(ReleaseMention):
     end: Any = None
 
 
-class _EntityRecord(Record):
+class MimicEntity(Record):
     row: int = Field(alias="id", description="the integer row id of qid2id.json")
     qid: Label
     entity_name: FilledText
@@ -95,7 +95,7 @@ def _entities(folder: Path, root: Path, options: LayoutOptions) -> list[Entity]:
     pictures, qids, numbers, entities = Pictures(root), Unique("entity qid"), Unique("entity id"), []
     number_of: dict[str, int] = {}
     for where, value in _records(folder / "kb_entity.json"):
-        record = _EntityRecord.read(value, where, options.ignored)
+        record = MimicEntity.read(value, where, options.ignored)
         qids.check(record.qid, where)
         numbers.check(record.row, where)
         entity = Entity(
@@ -141,7 +141,7 @@ def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     pictures, ids, mentions = Pictures(mention_root), mention_ids(), []
     for split, path in zip(SPLITS, paths[2:], strict=True):
         for where, value in _records(path):
-            record = _MentionRecord.read(value, where, options.ignored)
+            record = MimicMention.read(value, where, options.ignored)
             image = pictures.find(record.image, where) if record.image else None
             pairs = record.pairs(where)
             for number, (written, gold) in enumerate(pairs):

@@ -58,7 +58,7 @@ _EXTENSION = re.compile(r"\.(?:jpe?g|png|svg|gif|webp|bmp|tiff?)$", re.IGNORECAS
 _HEADERS = ("entity", "title", "name")
 
 
-class _MentionRecord(Record):
+class WikidiverseMention(Record):
     """The fields of a record, in its order."""
 
     sentence: TextOrBlank
@@ -235,9 +235,9 @@ def _entities(folder: Path, root: Path) -> list[Entity]:
     return entities
 
 
-def _records(path: Path) -> Iterator[tuple[str, _MentionRecord]]:
+def _records(path: Path) -> Iterator[tuple[str, WikidiverseMention]]:
     """(place, record) of each record of a split."""
-    records, fields = read_json(path), tuple(_MentionRecord.field_names())
+    records, fields = read_json(path), tuple(WikidiverseMention.field_names())
     if not isinstance(records, list) or not records:
         kind = "an empty list" if records == [] else type(records).__name__
         raise UserError(f"{path}: found {kind}, expected a list of mentions")
@@ -251,10 +251,10 @@ def _records(path: Path) -> Iterator[tuple[str, _MentionRecord]]:
             )
         named = dict(zip(fields, record, strict=True))
         where += f" ({named['mention']!r:.40})" if isinstance(named["mention"], str) else ""
-        yield where, _MentionRecord.read(named, where)
+        yield where, WikidiverseMention.read(named, where)
 
 
-def _given(record: _MentionRecord, titles: _Titles) -> tuple[str, ...]:
+def _given(record: WikidiverseMention, titles: _Titles) -> tuple[str, ...]:
     return tuple(dict.fromkeys(titles.find(url) for url in record.candidates if not is_nil(url)))
 
 

@@ -3,7 +3,7 @@
 import threading
 from dataclasses import dataclass, field
 
-from pipeline.enhance.contracts import NO_LIMITS, SpendingLimits, Usage
+from pipeline.enhance.contracts import NO_LIMITS, RunUsage, SpendingLimits
 
 
 class LimitReached(Exception):
@@ -11,7 +11,7 @@ class LimitReached(Exception):
 
 
 @dataclass
-class Budget:
+class Spending:
     """A run's spending under its limits, for any number of threads.
 
     A call is admitted with an estimate of its tokens, so that a limit holds also while several calls are under way; its
@@ -54,10 +54,10 @@ class Budget:
             self.tokens_in += used[0]
             self.tokens_out += used[1]
 
-    def usage(self, reused: int) -> Usage:
+    def usage(self, reused: int) -> RunUsage:
         """What was spent; reused: answers that were kept from earlier runs."""
         priced = self.limits.price_in or self.limits.price_out
-        return Usage(
+        return RunUsage(
             reused=reused,
             calls=self.calls,
             tokens_in=self.tokens_in,
