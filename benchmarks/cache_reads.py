@@ -152,12 +152,18 @@ def main() -> None:
                 {"rows": title, "shards": shards, "ram_ms": ram_ms, "cache_ms": cache_ms, "ratio": ram_ms / cache_ms}
             )
             print(f"| {title} | {shards} | {ram_ms:.3f} | {cache_ms:.3f} | {ram_ms / cache_ms:.2f} |", flush=True)
-    indexed, found = lookup(1_000_000)
-    print(f"\n1,000,000 keys in 8 shards: indexed in {indexed:.2f} s, 1,000,000 found in {found:.2f} s")
+    indexed, searched = lookup(1_000_000)
+    print(f"\n1,000,000 keys in 8 shards: indexed in {indexed:.2f} s, 1,000,000 found in {searched:.2f} s")
     if options.json:
         options.json.write_text(
             json.dumps(
-                {"machine": machine(), "device": options.device, "reads": results, "index_s": indexed, "find_s": found},
+                {
+                    "machine": machine(),
+                    "device": options.device,
+                    "reads": results,
+                    "index_s": indexed,
+                    "find_s": searched,
+                },
                 indent=1,
             )
             + "\n"

@@ -58,14 +58,16 @@ class Findings:
     labels: list[str]
 
 
-def boxes(found: Findings) -> dict[str, str]:
+def boxes(findings: Findings) -> dict[str, str]:
     """Shares of the drawn figures and faces that were found, and of the boxes that are right."""
     names = "figures found", "faces found (objects)", "faces found (faces)", "objects right", "faces right"
     figures: dict[str, list[bool]] = {name: [] for name in names}
-    for picture, object_row, face_row in zip(found.pictures, found.rows["objects"], found.rows["faces"], strict=True):
-        there = drawn(picture, found.seed)[1]
+    for picture, object_row, face_row in zip(
+        findings.pictures, findings.rows["objects"], findings.rows["faces"], strict=True
+    ):
+        there = drawn(picture, findings.seed)[1]
         seen = [
-            (found.labels[label], tuple(box))
+            (findings.labels[label], tuple(box))
             for label, box in zip(object_row["labels"], object_row["boxes"].tolist(), strict=True)
         ]
         cut = [tuple(box) for box in face_row["boxes"].tolist()]
@@ -79,13 +81,13 @@ def boxes(found: Findings) -> dict[str, str]:
     return {name: share(hits) for name, hits in figures.items()}
 
 
-def people(found: Findings, labels: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def people(findings: Findings, labels: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Shares of people shown whose attributes are right, or who were named. labels: of each attribute."""
     names_of = "celebrity named", "celebrity under another name", "others named"
     figures: dict[str, list[bool]] = {name: [] for name in (*ON_FACES, *names_of)}
-    known = {one.entity.id: one.label for one in celebrities(found.seed)}
-    rows = found.rows["face_attributes"], found.rows["identity"]
-    for picture, row, recognised in zip(found.pictures, *rows, strict=True):
+    known = {one.entity.id: one.label for one in celebrities(findings.seed)}
+    rows = findings.rows["face_attributes"], findings.rows["identity"]
+    for picture, row, recognised in zip(findings.pictures, *rows, strict=True):
         if picture.shown is None or picture.shown.kind != "person" or not len(row["box"]):
             continue
         for slot in ON_FACES:
@@ -122,16 +124,16 @@ def nearest_faces(world: World, mention_faces: Parent, entity_faces: Parent) -> 
     return {"nearest portrait looks the same": share(hits)}
 
 
-def sheet(found: Findings, path: Path) -> None:
+def sheet(findings: Findings, path: Path) -> None:
     """48 pictures with their boxes: objects in red, faces in magenta."""
-    objects, faces = found.rows["objects"], found.rows["faces"]
+    objects, faces = findings.rows["objects"], findings.rows["faces"]
     page = Image.new("RGB", (8 * 150, 6 * 150))
-    for place, number in enumerate(random.Random(0).sample(range(len(found.pictures)), 48)):
-        image = drawn(found.pictures[number], found.seed)[0]
+    for place, number in enumerate(random.Random(0).sample(range(len(findings.pictures)), 48)):
+        image = drawn(findings.pictures[number], findings.seed)[0]
         pen = ImageDraw.Draw(image)
         for box, label in zip(objects[number]["boxes"].tolist(), objects[number]["labels"], strict=True):
             pen.rectangle(box, outline="red")
-            pen.text((box[0] + 2, box[1]), found.labels[label], fill="red")
+            pen.text((box[0] + 2, box[1]), findings.labels[label], fill="red")
         for box in faces[number]["boxes"].tolist():
             pen.rectangle(box, outline="magenta")
         page.paste(image, (place % 8 * 150, place // 8 * 150))
@@ -155,18 +157,18 @@ def main() -> None:
         for place, picture in enumerate(world.picture_of)
         if picture is not None and rows["faces"][place] is not None
     ]
-    found = Findings(
+    findings = Findings(
         seed=options.seed,
         pictures=[picture for _, picture in whole],
         rows={name: [listed[place] for place, _ in whole] for name, listed in rows.items()},
         labels=list(parents["objects"].labels["labels"]),
     )
-    assert set(found.labels) == {*KINDS, "face"}
-    figures = boxes(found) | people(found, parents["face_attributes"].labels)
+    assert set(findings.labels) == {*KINDS, "face"}
+    figures = boxes(findings) | people(findings, parents["face_attributes"].labels)
     figures |= nearest_faces(world, parents["face_embedding"], found_in(work, "entity", "face_embedding", "images"))
     print(as_text(text_table(["in the demo's pictures", "share"], figures.items())))
     if options.sheet:
-        sheet(found, options.sheet)
+        sheet(findings, options.sheet)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def bare(profile: Path, dataset: Path, roots: Mapping[Side, Path], count: int) -
     from pipeline.profiles import profile as profiles
 
     loaded = profiles.load(str(profile))
-    made: dict[str, Any] = {name: build(loaded.feature(name), loaded.source, None) for name in loaded.features}
+    extractors: dict[str, Any] = {name: build(loaded.feature(name), loaded.source, None) for name in loaded.features}
     tables = units.read_tables(dataset)
     columns = [
         units.image_column(tables["mention"], roots["mention"]),
@@ -89,25 +89,28 @@ def bare(profile: Path, dataset: Path, roots: Mapping[Side, Path], count: int) -
     seconds = {"decoding": (now() - started) / len(paths)}
 
     def timed(name: str, items: list[Any]) -> list[Any]:
-        extractor = made[name]
+        extractor = extractors[name]
         extractor.load("cpu")
         rows = []
         with torch.inference_mode():
             extractor(extractor.collate(items[:BATCH]))
             started = now()
             for start in range(0, len(items), BATCH):
-                found = extractor(extractor.collate(items[start : start + BATCH]))
-                rows += [
-                    {output: found[output][i] for output in found} for i in range(len(items[start : start + BATCH]))
-                ]
+                batch = items[start : start + BATCH]
+                outputs = extractor(extractor.collate(batch))
+                rows += [{name: values[i] for name, values in outputs.items()} for i in range(len(batch))]
             seconds[name] = (now() - started) / len(paths)
         return rows
 
-    parents = timed("faces", [made["faces"].prepare(image) for image in images])
+    parents = timed("faces", [extractors["faces"].prepare(image) for image in images])
     for name in ("face_embedding", "object_resnet"):
         timed(
             name,
-            [item for image, parent in zip(images, parents, strict=True) for _, item in made[name].cut(image, parent)],
+            [
+                item
+                for image, parent in zip(images, parents, strict=True)
+                for _, item in extractors[name].cut(image, parent)
+            ],
         )
     return seconds
 
