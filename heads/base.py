@@ -67,6 +67,18 @@ class Rows(dict[str, Tensor | Ragged]):
         column = next(iter(self.values()))
         return len(column.lengths if isinstance(column, Ragged) else column)
 
+    def fixed(self, name: str) -> Tensor:
+        """A column that has a value per row."""
+        column = self[name]
+        assert isinstance(column, Tensor), name
+        return column
+
+    def ragged(self, name: str) -> Ragged:
+        """A column whose rows are of different lengths."""
+        column = self[name]
+        assert isinstance(column, Ragged), name
+        return column
+
     def take(self, index: Tensor) -> "Rows":
         """The rows at `index` (m,), in that order."""
         return Rows(
@@ -82,11 +94,12 @@ class Rows(dict[str, Tensor | Ragged]):
         joined = Rows()
         for name, column in parts[0].items():
             if isinstance(column, Ragged):
+                ragged = [part.ragged(name) for part in parts]
                 joined[name] = Ragged(
-                    torch.cat([part[name].values for part in parts]), torch.cat([part[name].lengths for part in parts])
+                    torch.cat([rows.values for rows in ragged]), torch.cat([rows.lengths for rows in ragged])
                 )
             else:
-                joined[name] = torch.cat([part[name] for part in parts])
+                joined[name] = torch.cat([part.fixed(name) for part in parts])
         return joined
 
 
@@ -126,6 +139,8 @@ class Head(nn.Module):
     uses_candidates: ClassVar[bool] = False
     scores_blocks: ClassVar[bool] = True
     units: tuple[str, ...] = ()
+    experts: tuple[str, ...] = ()
+    """What the numbers of the unit `expert`, where there is one, stand for."""
 
     def __init__(self, config: HeadConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """shapes: of one row of each input column (of one position, where ragged), as the cached features' specs give

@@ -155,9 +155,8 @@ class Side:
         if keys.counts is None:
             self.spans[role] = keys.span.astype(np.int64)
         for output in outputs:
-            column: FeatureColumn | Several = FeatureColumn(Table(store, output, keys.keys, keys.present), keys.keys)
-            if keys.counts is not None:
-                column = Several(column, keys.counts)
+            rows = FeatureColumn(Table(store, output, keys.keys, keys.present), keys.keys)
+            column = rows if keys.counts is None else Several(rows, keys.counts)
             self.columns[f"{role}.{output}"] = column
             self.ok[role] = column.ok & self.ok.get(role, True)
 

@@ -57,9 +57,9 @@ class Tglu(nn.Module):
 
     def score(self, mentions: Rows, entities: Rows, pairing: Pairing) -> Tensor:
         """`S_T = (t_E . t_M + FC(t_E) . LayerNorm(MeanPooling(H_t))) / 2`, eq. 4."""
-        query, projected = entities["tglu.query"], entities["tglu.projected"]
-        key, value = mentions["tglu.key"], mentions["tglu.value"]
-        global_global = pairing.dot(mentions["tglu.global"], entities["tglu.global"])
+        query, projected = entities.ragged("tglu.query"), entities.fixed("tglu.projected")
+        key, value = mentions.ragged("tglu.key"), mentions.ragged("tglu.value")
+        global_global = pairing.dot(mentions.fixed("tglu.global"), entities.fixed("tglu.global"))
         if isinstance(pairing, Lists):
             context = attend_lists(query, key, value, pairing.columns)
             seen = pairing.mention((key.lengths > 0).to(context.device)) & pairing.entity(
@@ -209,7 +209,7 @@ class Vdlu(nn.Module):
 
 
 def _part(columns: Rows, prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: column for name, column in columns.items() if name.startswith(prefix)}
+    return {name[len(prefix) :]: columns.fixed(name) for name in columns if name.startswith(prefix)}
 
 
 class Cmfu(nn.Module):

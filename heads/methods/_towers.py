@@ -31,8 +31,8 @@ class Towers(Sided):
 
     def score(self, mentions: Rows, entities: Rows, pairing: Pairing) -> dict[str, Tensor]:
         """See `Sided.score`."""
-        with torch.autocast(mentions["vector"].device.type, enabled=False):
-            return {"score": pairing.dot(mentions["vector"], entities["vector"])}
+        with torch.autocast(mentions.fixed("vector").device.type, enabled=False):
+            return {"score": pairing.dot(mentions.fixed("vector"), entities.fixed("vector"))}
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Over the other golds of the mini-batch (and drawn entities, where there are some), see `BaselineConfig`."""
@@ -72,14 +72,15 @@ class Pretrained(Towers):
     def vector(self, inputs: Rows, side: str) -> Tensor:
         """See `Towers.vector`."""
         parts = [
-            F.normalize(inputs[f"{role}.pooled"].float(), dim=-1) * inputs[f"{role}.ok"][:, None] for role in self.roles
+            F.normalize(inputs.fixed(f"{role}.pooled").float(), dim=-1) * inputs.fixed(f"{role}.ok")[:, None]
+            for role in self.roles
         ]
         if not self.config.projection:
             return torch.cat(parts, 1)
         if "image" in self.roles:
-            parts[-1] = torch.where(inputs["image.ok"][:, None], parts[-1], self.absent)
+            parts[-1] = torch.where(inputs.fixed("image.ok")[:, None], parts[-1], self.absent)
         linear: nn.Linear = getattr(self, side)
-        return linear(torch.cat(parts, 1)) * inputs["text.ok"][:, None]
+        return linear(torch.cat(parts, 1)) * inputs.fixed("text.ok")[:, None]
 
 
 def absent_vector(width: int) -> nn.Parameter:

@@ -1,6 +1,7 @@
 """DRIN (Xing et al., ACM MM 2023): a dynamic graph over a mention and its candidates."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -55,13 +56,16 @@ class Drin(Head):
         sentence.
         """
         phrase = phrase_mean(
-            inputs["text.tokens"], inputs["text.offsets"], inputs["text.span"], inputs["text.pooled"].float()
+            inputs.ragged("text.tokens"),
+            inputs.ragged("text.offsets"),
+            inputs.fixed("text.span"),
+            inputs.fixed("text.pooled").float(),
         )
         return self._encode(inputs, phrase, "mention")
 
     def encode_entities(self, inputs: Rows) -> Rows:
         """`V_et = W_et BERT(T_e)[CLS]`, eq. 3, and `V_ev = W_ev ResNet(V_e)`, eq. 5, 0 where there is none."""
-        return self._encode(inputs, inputs["text.pooled"].float(), "entity")
+        return self._encode(inputs, inputs.fixed("text.pooled").float(), "entity")
 
     def score_lists(
         self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
@@ -107,14 +111,14 @@ class Drin(Head):
         return value, {"gold listed": known.float().mean()}
 
     def _encode(self, inputs: Rows, text: Tensor, side: str) -> Rows:
-        present = inputs["text.ok"]
+        present = inputs.fixed("text.ok")
         columns = Rows({"text": (getattr(self, f"{side}_text")(text) * present[:, None]).float(), "text.ok": present})
         if self.config.tt == "phrase":
             columns["phrase"] = F.normalize(text, dim=-1) * present[:, None]
         if "image.pooled" in self.shapes:
-            columns["image.ok"] = inputs["image.ok"]
+            columns["image.ok"] = inputs.fixed("image.ok")
             columns["image"] = (
-                getattr(self, f"{side}_image")(inputs["image.pooled"].float()) * inputs["image.ok"][:, None]
+                getattr(self, f"{side}_image")(inputs.fixed("image.pooled").float()) * inputs.fixed("image.ok")[:, None]
             ).float()
         return columns
 
@@ -123,15 +127,19 @@ class Drin(Head):
     ) -> tuple[Edges, dict[str, Tensor]]:
         """A^0, 0 where there is no edge, and the mask M of those there are, (B, r) by kind."""
         rows = columns.clamp(min=0)
-        live = {}
-        weights = {}
+        live: dict[str, Tensor] = {}
+        weights: Edges = {}
         for kind in self.kinds:
             if kind == "tt" and self.config.tt == "phrase":
-                values = torch.bmm(F.embedding(rows, entities["phrase"]), mentions["phrase"][:, :, None])[:, :, 0]
+                values = torch.bmm(F.embedding(rows, entities.fixed("phrase")), mentions.fixed("phrase")[:, :, None])[
+                    :, :, 0
+                ]
             else:
                 values = pairs[RELATIONS[kind]]
             of_mention, of_entity = ("image.ok" if end.endswith("v") else "text.ok" for end in ENDS[kind])
-            live[kind] = (columns >= 0) & ~values.isnan() & mentions[of_mention][:, None] & entities[of_entity][rows]
+            live[kind] = (
+                (columns >= 0) & ~values.isnan() & mentions.fixed(of_mention)[:, None] & entities.fixed(of_entity)[rows]
+            )
             weights[kind] = values.masked_fill(~live[kind], 0.0)
         return weights, live
 
@@ -141,7 +149,7 @@ class Drin(Head):
         """What `heads.methods._drin_graph.interact` gives for each mention's list."""
         weights, live = self._edges(mentions, entities, columns, pairs)
         rows = columns.clamp(min=0)
-        vertices: Vertices = {"mt": mentions["text"], "et": F.embedding(rows, entities["text"])}
+        vertices: Vertices = {"mt": mentions.fixed("text"), "et": F.embedding(rows, entities.fixed("text"))}
         if "image" in mentions:
-            vertices |= {"mv": mentions["image"], "ev": F.embedding(rows, entities["image"])}
-        return interact(self.layers, vertices, weights, live)
+            vertices |= {"mv": mentions.fixed("image"), "ev": F.embedding(rows, entities.fixed("image"))}
+        return interact(cast("Collection[GraphLayer]", self.layers), vertices, weights, live)

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from heads.base import Batch, Head, Ragged, Rows
 from heads.config.dsmip import PROMPTED, DsmipConfig, Expert
-from heads.config.mimic import MimicConfig
+from heads.config.mimic import MimicConfig, Unit
 from heads.layers import Pairing
 from heads.losses import in_batch_cross_entropy
 from heads.methods._clip_blocks import Tower, read_towers
 from heads.methods._one_encoder import Sided
 from heads.methods.mimic import Mimic
 
-UNITS: Mapping[Expert, tuple[str, ...]] = {
+UNITS: Mapping[Expert, tuple[Unit, ...]] = {
     "text": ("tglu",),
     "visual": ("vdlu",),
     "multimodal": ("tglu", "vdlu", "cmfu"),
@@ -140,16 +140,16 @@ class PromptExpert(AloneExpert):
     def prompted_image(self, inputs: Rows, side: str) -> Rows:
         """`tokens` (n, r + P + 1, d_v) leaving the last block and `pooled` (n, d_z), the class token's, zeros without a
         picture; eq. 8."""
-        couplings = [
-            coupling(prompt) for coupling, prompt in zip(self.coupling[side], self.prompts[side], strict=True)
-        ]  # F(P)
-        present = inputs["image.ok"].nonzero().squeeze(1)
-        states = self.image(inputs["image.states"][present].float(), couplings)
+        functions = self.coupling[side]
+        assert isinstance(functions, nn.ModuleList)
+        couplings = [coupling(prompt) for coupling, prompt in zip(functions, self.prompts[side], strict=True)]  # F(P)
+        present = inputs.fixed("image.ok").nonzero().squeeze(1)
+        states = self.image(inputs.fixed("image.states")[present].float(), couplings)
         pooled = self.image.project(self.image.finish(states[:, len(couplings[0])]))
         rows = {"tokens": states, "pooled": pooled}
         return Rows(
             {
-                name: row.new_zeros(len(inputs["image.ok"]), *row.shape[1:]).index_copy(0, present, row)
+                name: row.new_zeros(len(inputs.fixed("image.ok")), *row.shape[1:]).index_copy(0, present, row)
                 for name, row in rows.items()
             }
         )
@@ -158,7 +158,7 @@ class PromptExpert(AloneExpert):
         """`tokens` ragged (r + L, d_t) after the last LayerNorm and `pooled` (n, d_z), the end token's, nothing without
         a text; eq. 7."""
         prompts = list(self.prompts[side])
-        cached = inputs["text.ids"] if "text.ids" in inputs else inputs["text.states"]
+        cached = inputs.ragged("text.ids" if "text.ids" in inputs else "text.states")
         device = cached.values.device
         lengths, longest = cached.lengths, int(cached.lengths.max()) if len(cached.lengths) else 0
         first = len(prompts[0])
@@ -209,6 +209,9 @@ class Dsmip(Sided):
     """Second stage: `S = z . [S_text, S_visual, S_mm]` with a hard choice z, gate and units trained together; encoders
     and prompts are frozen."""
 
+    config: DsmipConfig
+    centre: Tensor
+
     def __init__(self, config: DsmipConfig, shapes: Shapes) -> None:
         super().__init__(config, shapes)
         roles = {name.split(".")[0] for name in shapes}
@@ -223,7 +226,7 @@ class Dsmip(Sided):
             self.gate = Gate(config, sum(shapes[name][-1] for name in self.gate_roles), len(self.experts))
             if "visual" in self.experts and config.missing_image == "null":
                 # No pair without both pictures takes this expert: the vector of an absent one would never be trained.
-                visual = self.scoring["visual"]
+                visual = self._expert("visual")
                 absent = visual.absent_image.detach()
                 del visual.absent_image
                 visual.register_buffer("absent_image", absent)
@@ -231,6 +234,12 @@ class Dsmip(Sided):
             self.register_buffer("centre", torch.full((len(self.experts),), float("nan")))
             if config.expert_scale:
                 self.scale = nn.Parameter(torch.zeros(len(self.experts)))
+
+    def _expert(self, name: str) -> Mimic:
+        """The units of an expert."""
+        units = self.scoring[name]
+        assert isinstance(units, Mimic)
+        return units
 
     def start(self, label: str, tensors: Mapping[str, Tensor], best: float) -> None:
         """Take an expert's units as its first stage left them. label: the expert; tensors: its run's weights; best: dev
@@ -242,14 +251,14 @@ class Dsmip(Sided):
         units = {
             name.removeprefix("scoring."): tensor for name, tensor in tensors.items() if name.startswith("scoring.")
         }
-        self.scoring[label].load_state_dict(units)
+        self._expert(label).load_state_dict(units)
         if self.gated and self.config.gate_start:
             self.reached[label] = best
             favourite = max(self.reached, key=lambda expert: self.reached[expert])
+            bias = self.gate.last["mention"].bias
+            assert isinstance(bias, Tensor)
             with torch.no_grad():
-                self.gate.last["mention"].bias.copy_(
-                    torch.tensor([self.config.gate_start * (expert == favourite) for expert in self.experts])
-                )
+                bias.copy_(torch.tensor([self.config.gate_start * (expert == favourite) for expert in self.experts]))
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of the golds of the batch."""
@@ -267,11 +276,15 @@ class Dsmip(Sided):
         """See `Sided.encode`: the columns of each expert, and of the gate."""
         columns = Rows()
         for expert in self.experts:
-            encoded = self.scoring[expert].encode(read_by(expert, inputs), side)
+            encoded = self._expert(expert).encode(read_by(expert, inputs), side)
             columns |= {f"{expert}/{name}": column for name, column in encoded.items()}
         if self.gated:
             read = torch.cat(
-                [inputs[name].float() * inputs[f"{name.split('.')[0]}.ok"][:, None] for name in self.gate_roles], 1
+                [
+                    inputs.fixed(name).float() * inputs.fixed(f"{name.split('.')[0]}.ok")[:, None]
+                    for name in self.gate_roles
+                ],
+                1,
             )
             columns["gate"] = self.gate.encode(side, read).float()
             if "visual" in self.experts:
@@ -281,13 +294,13 @@ class Dsmip(Sided):
     def score(self, mentions: Rows, entities: Rows, pairing: Pairing) -> dict[str, Tensor]:
         """`S = sum_i z_i S_i`, eq. 15 and 16; `expert` is the number of the one that was chosen, in the order of
         `experts`."""
-        scores = {}
+        scores: dict[str, Tensor] = {}
         for expert in self.experts:
-            sides = [
+            mention, entity = (
                 Rows({name.split("/", 1)[1]: column for name, column in side.items() if name.startswith(f"{expert}/")})
                 for side in (mentions, entities)
-            ]
-            scores[expert] = self.scoring[expert].score(*sides, pairing)["score"]
+            )
+            scores[expert] = self._expert(expert).score(mention, entity, pairing)["score"]
         if not self.gated:
             return {"score": scores[self.experts[0]]}
         each = torch.stack(list(scores.values()), -1)  # (..., experts)
@@ -303,12 +316,12 @@ class Dsmip(Sided):
         """log pi (..., experts): `log softmax(ReLU(FC [h_m; h_e]))`; the visual expert only where both sides have a
         picture."""
         parts = [
-            pairing.mention(mentions["gate"][:, number]) + pairing.entity(entities["gate"][:, number])
+            pairing.mention(mentions.fixed("gate")[:, number]) + pairing.entity(entities.fixed("gate")[:, number])
             for number in range(len(self.experts))
         ]
         logits = F.relu(torch.stack(parts, -1))
         if "visual" in self.experts:
-            both = pairing.mention(mentions["pictured"]) & pairing.entity(entities["pictured"])
+            both = pairing.mention(mentions.fixed("pictured")) & pairing.entity(entities.fixed("pictured"))
             visual = torch.tensor([expert == "visual" for expert in self.experts], device=logits.device)
             logits = logits.masked_fill(visual & ~both[..., None], float("-inf"))
         return logits.log_softmax(-1)

@@ -91,15 +91,13 @@ class Dwe(Head):
     def encode_mentions(self, inputs: Rows) -> Rows:
         """`query`, g of eq. 9 at length 1, and `attention.<role>`, ragged, the weights behind it."""
         parts, weights = self._parts(inputs)
-        return Rows({"query": self._fuse(parts)}) | Rows(
-            {f"attention.{role}": weight for role, weight in weights.items()}
-        )
+        return Rows({"query": self._fuse(parts), **{f"attention.{role}": weight for role, weight in weights.items()}})
 
     def encode_entities(self, inputs: Rows) -> Rows:
         """`key`, g_e at length 1; `absent`, -1 where an entity has no text: it ranks last, and not as one at right
         angles would (ours)."""
-        vectors = self.maps["entity"](inputs["entity.pooled"].float()) * inputs["entity.ok"][:, None]
-        return Rows({"key": F.normalize(vectors.float(), dim=-1), "absent": -(~inputs["entity.ok"]).float()})
+        vectors = self.maps["entity"](inputs.fixed("entity.pooled").float()) * inputs.fixed("entity.ok")[:, None]
+        return Rows({"key": F.normalize(vectors.float(), dim=-1), "absent": -(~inputs.fixed("entity.ok")).float()})
 
     def score_block(self, mentions: Rows, entities: Rows) -> dict[str, Tensor]:
         """The cosine of g and g_e, eq. 1."""
@@ -141,8 +139,11 @@ class Dwe(Head):
         return torch.stack([weights[name] * value for name, value in named.items()]).sum(), named
 
     def _score(self, mentions: Rows, entities: Rows, pairing: Block | Lists) -> dict[str, Tensor]:
-        with torch.autocast(mentions["query"].device.type, enabled=False):
-            return {"score": pairing.dot(mentions["query"], entities["key"]) + pairing.entity(entities["absent"])}
+        with torch.autocast(mentions.fixed("query").device.type, enabled=False):
+            return {
+                "score": pairing.dot(mentions.fixed("query"), entities.fixed("key"))
+                + pairing.entity(entities.fixed("absent"))
+            }
 
     def _parts(self, inputs: Rows) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Ragged]]:
         """Vectors (B, d) by the paper's letters, each with which rows have it (B,) and 0 in the others; attention
@@ -150,9 +151,9 @@ class Dwe(Head):
 
         m; t, v, d, f, s: the mean over a role's steps; m_t, m_v, m_f, m_s: the enhanced units, eq. 4 to 7.
         """
-        there = inputs["phrase.ok"]
-        mention = self.maps["phrase"](inputs["phrase.pooled"].float()) * there[:, None]
-        parts, weights = {"m": (mention, there)}, {}
+        there = inputs.fixed("phrase.ok")
+        mention = self.maps["phrase"](inputs.fixed("phrase.pooled").float()) * there[:, None]
+        parts, weights = {"m": (mention, there)}, dict[str, Ragged]()
         steps = {
             role: Ragged(self.maps[role](rows.values.float()), rows.lengths)
             for role, rows in self._steps(inputs).items()
@@ -183,7 +184,7 @@ class Dwe(Head):
         there."""
         steps = {}
         for role, name in self.columns.items():
-            column, there = inputs[name], inputs[f"{role}.ok"]
+            column, there = inputs[name], inputs.fixed(f"{role}.ok")
             steps[role] = column if isinstance(column, Ragged) else Ragged(column[there], there.long().cpu())
         return steps
 
@@ -211,7 +212,9 @@ class Dwe(Head):
             lists, hard = _draw(lists, hard, self.config.list_negatives)
         others, strangers = _draw(drawn, drawn != gold[:, None], self.config.in_batch_negatives)
         columns, real = torch.cat([lists, others], 1), torch.cat([hard, strangers], 1)  # (B, negatives)
-        real = real & batch.entities["entity.ok"][gold][:, None]  # a gold without a text has nothing to come nearer to
+        real = (
+            real & batch.entities.fixed("entity.ok")[gold][:, None]
+        )  # a gold without a text has nothing to come nearer to
         used, place = torch.unique(torch.cat([gold[:, None], columns.clamp(min=0)], 1), return_inverse=True)
         keys = self.encode_entities(batch.entities.take(used))
         cosines = self._score(Rows(query=query), keys, Block())["score"].gather(1, place)  # (B, 1 + negatives)

@@ -39,9 +39,9 @@ class Dzmned(Towers):
     def vector(self, inputs: Rows, side: str) -> Tensor:
         """See `Towers.vector`; both halves at length 1, so that the score is the mean of their cosines where both are
         there."""
-        there = torch.stack([inputs[f"{role}.ok"] for role in self.roles], 1)  # (n, kinds)
+        there = torch.stack([inputs.fixed(f"{role}.ok") for role in self.roles], 1)  # (n, kinds)
         mapped = (
-            torch.stack([self.maps[f"{side}_{role}"](inputs[f"{role}.pooled"].float()) for role in self.roles], 1)
+            torch.stack([self.maps[f"{side}_{role}"](inputs.fixed(f"{role}.pooled").float()) for role in self.roles], 1)
             * there[..., None]
         )  # (n, kinds, d)
         weights = masked_softmax(self.attention[side](mapped.flatten(1)), there, 1)

@@ -62,15 +62,15 @@ class Ghmfc(Towers):
     def views(self, inputs: Rows) -> tuple[Tensor, Tensor | None]:
         """The text's view, guided by the image, and the image's, guided by the text, (n, d) each; an absent image
         guides nothing."""
-        tokens, real = padded(inputs["text.tokens"])
+        tokens, real = padded(inputs.ragged("text.tokens"))
         words, sentence = (
             self.tokens(tokens.float()),
-            self.sentence(inputs["text.pooled"].float())[:, None],
+            self.sentence(inputs.fixed("text.pooled").float())[:, None],
         )  # (n, L, d), (n, 1, d)
         if not self.pictured:
             return self.sentence_over_tokens(sentence, words, real)[:, 0], None
-        states = self.states(inputs["image.tokens"].float())  # (n, P, d)
-        there = inputs["image.ok"][:, None].expand(-1, states.shape[1])
+        states = self.states(inputs.fixed("image.tokens").float())  # (n, P, d)
+        there = inputs.fixed("image.ok")[:, None].expand(-1, states.shape[1])
         guided = self.tokens_over_states(words, states, there)
         seen = self.states_over_tokens(states, words, real)
         return self.sentence_over_tokens(sentence, guided, real)[:, 0], self.sentence_over_states(
@@ -86,12 +86,14 @@ class Ghmfc(Towers):
         its own the right one)."""
         text, image = self.views(batch.mentions)
         mentions = Rows({"vector": F.normalize(self._fuse(text, image, batch.mentions, "mention").float(), dim=-1)})
-        parts = {self.config.loss: self.in_batch(mentions, self.encode_entities(batch.entities), batch.gold)}
+        parts: dict[str, Tensor] = {
+            self.config.loss: self.in_batch(mentions, self.encode_entities(batch.entities), batch.gold)
+        }
         value = parts[self.config.loss]
         if (
             image is not None
             and self.config.contrast
-            and len(pictured := batch.mentions["image.ok"].nonzero().squeeze(1))
+            and len(pictured := batch.mentions.fixed("image.ok").nonzero().squeeze(1))
         ):
             similar = (
                 F.normalize(text[pictured].float(), dim=-1)
@@ -106,5 +108,5 @@ class Ghmfc(Towers):
         fused = text
         if image is not None:
             gate = torch.sigmoid(self.gate(torch.cat([text, image], 1)))
-            fused = torch.where(inputs["image.ok"][:, None], gate * text + (1 - gate) * image, text)
-        return self.joint[side](fused) * inputs["text.ok"][:, None]
+            fused = torch.where(inputs.fixed("image.ok")[:, None], gate * text + (1 - gate) * image, text)
+        return self.joint[side](fused) * inputs.fixed("text.ok")[:, None]

@@ -34,7 +34,9 @@ class Jmel(Towers):
 
     def vector(self, inputs: Rows, side: str) -> Tensor:
         """See `Towers.vector`; an absent picture is a learned vector."""
-        parts = [torch.relu(self.branches[f"{side}_{role}"](inputs[f"{role}.pooled"].float())) for role in self.roles]
+        parts = [
+            torch.relu(self.branches[f"{side}_{role}"](inputs.fixed(f"{role}.pooled").float())) for role in self.roles
+        ]
         if "image" in self.roles:
-            parts[-1] = torch.where(inputs["image.ok"][:, None], parts[-1], self.absent.to(parts[-1].dtype))
-        return self.joint[side](torch.cat(parts, 1)) * inputs["text.ok"][:, None]
+            parts[-1] = torch.where(inputs.fixed("image.ok")[:, None], parts[-1], self.absent.to(parts[-1].dtype))
+        return self.joint[side](torch.cat(parts, 1)) * inputs.fixed("text.ok")[:, None]

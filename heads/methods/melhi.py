@@ -39,21 +39,21 @@ class Melhi(Towers):
 
     def vector(self, inputs: Rows, side: str) -> Tensor:
         """See `Towers.vector`."""
-        parts = [self._attended(inputs["text.tokens"])]
+        parts = [self._attended(inputs.ragged("text.tokens"))]
         if self.pictured:
-            parts.append(self.image(inputs["image.pooled"].float()) * self.kept(inputs)[:, None])
-        return self.joint[side](torch.cat(parts, 1)) * inputs["text.ok"][:, None]
+            parts.append(self.image(inputs.fixed("image.pooled").float()) * self.kept(inputs)[:, None])
+        return self.joint[side](torch.cat(parts, 1)) * inputs.fixed("text.ok")[:, None]
 
     def kept(self, inputs: Rows) -> Tensor:
         """(n,) 1 where the image enters, 0 where it does not; backwards it is a sigmoid."""
         similar = F.cosine_similarity(
-            self.text_relation(inputs["text.pooled"].float()),
-            self.image_relation(inputs["image.pooled"].float()),
+            self.text_relation(inputs.fixed("text.pooled").float()),
+            self.image_relation(inputs.fixed("image.pooled").float()),
             dim=-1,
         )
         soft = torch.sigmoid(similar - self.config.threshold)
         hard = (similar > self.config.threshold).to(soft.dtype)
-        return (hard + soft - soft.detach()) * inputs["image.ok"]
+        return (hard + soft - soft.detach()) * inputs.fixed("image.ok")
 
     def _attended(self, tokens: Ragged) -> Tensor:
         """(n, width): each head's weighted mean of its share of the tokens' values; 0 for a text without tokens."""

@@ -82,27 +82,29 @@ class Mimic(Sided):
             if "vdlu" in self.units:
                 scores["vdlu"] = self.vdlu.score(mentions, entities, pairing)
             if "cmfu" in self.units:
-                scores["cmfu"] = pairing.dot(mentions["cmfu"], entities["cmfu"])  # eq. 19
+                scores["cmfu"] = pairing.dot(mentions.fixed("cmfu"), entities.fixed("cmfu"))  # eq. 19
         return {"score": torch.stack(list(scores.values())).mean(0), **scores}
 
     def encode(self, inputs: Rows, side: str) -> Rows:
         """See `Sided.encode`: the encoding layer, section 3.2, and what each unit makes of one side alone."""
         columns = Rows()
         if {"tglu", "cmfu"} & set(self.units):
-            present = inputs["text.ok"]
-            text = self.text_global_norm(inputs["text.pooled"].float())
+            present = inputs.fixed("text.ok")
+            text = self.text_global_norm(inputs.fixed("text.pooled").float())
         if "tglu" in self.units:
-            tokens = inputs["text.tokens"] if self.config.mask_padding else fill(inputs["text.tokens"], UNMASKED_LENGTH)
+            tokens = inputs.ragged("text.tokens")
+            if not self.config.mask_padding:
+                tokens = fill(tokens, UNMASKED_LENGTH)
             states = Ragged(self.text_local_norm(tokens.values.float()), tokens.lengths)
             columns |= self.tglu.encode(side, text.float(), present, states)
         if {"vdlu", "cmfu"} & set(self.units):
-            pictured = inputs["image.ok"].nonzero().squeeze(1)
-            raw = self.image_local(inputs["image.tokens"][pictured].float())  # (k, P + 1, d_v)
+            pictured = inputs.fixed("image.ok").nonzero().squeeze(1)
+            raw = self.image_local(inputs.fixed("image.tokens")[pictured].float())  # (k, P + 1, d_v)
             local = self.image_local_norm(raw)
         if "vdlu" in self.units:
             pooled = self._with_absent(local.mean(1), pictured, self._absent("local"), len(inputs))
             if self.config.image_global == "projected":
-                vector = self.image_global(inputs["image.pooled"][pictured].float())
+                vector = self.image_global(inputs.fixed("image.pooled")[pictured].float())
             else:
                 vector = raw[:, 0]
             vector = self._with_absent(self.image_global_norm(vector), pictured, self._absent("global"), len(inputs))
