@@ -20,6 +20,7 @@ from mel_cache.commands.shell import command, messages
 from mel_cache.steps import Done, Outcome, Step
 
 T = TypeVar("T")
+TaskType = TypeVar("TaskType", bound="Task")
 LOG_EVERY = 5.0  # seconds between two lines about the progress of one task
 
 
@@ -33,15 +34,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_ANSWERS.clear)  # a worker looks for itself what others have done since
 
 
-def remembered(method: Callable[["Task"], Any]) -> Callable[["Task"], Any]:
+def remembered(method: Callable[[TaskType], T]) -> Callable[[TaskType], T]:
     """`method`, asked once per task until a task has run: a command needs the same digests hundreds of times."""
 
     @functools.wraps(method)
-    def answer(self: "Task") -> Any:
+    def answer(self: TaskType) -> T:
         place = method.__name__, self.task_id
         if place not in _ANSWERS:
             _ANSWERS[place] = method(self)
-        return _ANSWERS[place]
+        value: T = _ANSWERS[place]
+        return value
 
     return answer
 

@@ -101,7 +101,7 @@ def _different(lists: tuple[tuple[str, ...], ...], rng: random.Random) -> list[s
 
 
 def attributes(kind: str, traits: dict[str, str]) -> str:
-    """The attribute text of an entity: kind, told slots, visible slots, joined by periods."""
+    """The attribute text of an entity: kind, unseen slots, visible slots, joined by periods."""
     phrases = [KINDS[kind].phrase(slot, traits[slot]) for slot in (*UNSEEN, *KINDS[kind].visible)]
     return ". ".join([kind, *filter(None, phrases)])
 

@@ -85,8 +85,9 @@ def entity_text(thing: Thing, rng: random.Random) -> str:
 
 
 def mention_text(thing: Thing, rng: random.Random) -> str:
-    """As a mention is read: `phrase [SEP] sentence`, or the sentence alone; it states up to three unseen and two visible
-    facts.
+    """As a mention is read: `phrase [SEP] sentence`, or the sentence alone.
+
+    The sentence states up to three unseen and two visible facts.
     """
     visible = KINDS[thing.kind].sayable(thing.traits)
     chosen = rng.sample(TELLING, rng.randint(0, 3)) + rng.sample(visible, min(len(visible), rng.choice((0, 0, 1, 2))))
