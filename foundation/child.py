@@ -2,7 +2,6 @@
 
 import contextlib
 import contextvars
-import dataclasses
 import importlib
 import inspect
 import json
@@ -17,12 +16,13 @@ import time
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from foundation import extras, logs, progress
 from foundation.contracts import from_json, to_json
 from foundation.errors import PassingError, UserError
 
+T = TypeVar("T")
 _LOOK = 0.5  # seconds between two looks at a child's progress
 _WATCH: contextvars.ContextVar[Callable[[dict[str, Any]], None] | None] = contextvars.ContextVar("watch", default=None)
 
@@ -37,10 +37,11 @@ def watched(watch: Callable[[dict[str, Any]], None]) -> Iterator[None]:
         _WATCH.reset(token)
 
 
-def run(target: str, job: Any, result: Any = None, threads: int = 0) -> Any:
+def run(target: str, job: Any, result: type[T], threads: int = 0) -> T:
     """Call `target` ("package.module:function") with `job` in a spawned interpreter and return what it returned.
 
-    job and result: contracts, which travel as JSON; the function's annotations say how they are restored there.
+    job: a contract, which travels as JSON; the function's annotation says how it is restored there. result: the type
+    of what comes back the same way.
     threads: of torch and what it calls (0: one per core), unless OMP_NUM_THREADS says how many. A `UserError` or
     `PassingError` of the child is raised here again. Its stdout and stderr are the caller's.
     """
@@ -63,7 +64,7 @@ def run(target: str, job: Any, result: Any = None, threads: int = 0) -> Any:
             answered = json.loads(answer.read_text())
             if "error" in answered:
                 raise _error(answered["kind"])(*answered["error"])
-            return restored(result, answered["result"])
+            return from_json(result, answered["result"], target)
     if code == -signal.SIGINT:
         raise UserError("stopped")
     if code == -signal.SIGKILL:
@@ -125,12 +126,8 @@ def call(target: str, job: Any) -> Any:
     with extras.explained():
         function = getattr(importlib.import_module(module), name)
         parameter = next(iter(inspect.signature(function).parameters))
-        return to_json(function(restored(typing.get_type_hints(function).get(parameter), job)))
-
-
-def restored(kind: Any, value: Any) -> Any:
-    """The contract of type `kind` behind JSON `value`; the value itself where `kind` is no contract."""
-    return from_json(kind, value) if dataclasses.is_dataclass(kind) else value
+        kind = typing.get_type_hints(function)[parameter]
+        return to_json(function(from_json(kind, job, target)))
 
 
 def _wait(process: subprocess.Popen[str], noted: Path) -> int:

@@ -43,9 +43,10 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if error_number(error) in _FOR_THE_USER:
-            raise UserError(f"cannot write {path}: {_FOR_THE_USER[error_number(error)]}") from error
-        raise
+        remedy = _FOR_THE_USER.get(error_number(error) or 0)
+        if remedy is None:
+            raise
+        raise UserError(f"cannot write {path}: {remedy}") from error
 
 
 def make_folder(path: Path) -> Path:
@@ -125,19 +126,18 @@ _MARKS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:]')
 def _repeated(text: str) -> tuple[str, int]:
     """The first key that is given twice in one object of well-formed JSON, and where it stands the second time."""
     seen: list[set[str]] = []
-    last = None
+    key, start = "", 0
     for mark in _MARKS.finditer(text):
         if mark[0] in "{[":
             seen.append(set())
         elif mark[0] in "}]":
             seen.pop()
         elif mark[0] == ":":
-            key = json.loads(last[0])
             if key in seen[-1]:
-                return key, last.start()
+                return key, start
             seen[-1].add(key)
         else:
-            last = mark
+            key, start = json.loads(mark[0]), mark.start()
     raise ValueError("no key is given twice")
 
 

@@ -81,7 +81,8 @@ class Bar:
 def read(path: Path) -> dict[str, Any] | None:
     """The last state in a progress file; None where there is none."""
     try:
-        return json.loads(path.read_text())
+        note: dict[str, Any] = json.loads(path.read_text())
+        return note
     except (OSError, ValueError):
         return None
 

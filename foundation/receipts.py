@@ -38,7 +38,7 @@ def write(path: Path, receipt: Receipt) -> None:
 def standing(root: Path, path: Path) -> dict[str, Any] | None:
     """The receipt at `path` if every file it lists is still there with its size, else None: the task is incomplete."""
     try:
-        receipt = read_json(path)
+        receipt: dict[str, Any] = read_json(path)
         for file in receipt["files"]:
             if (root / file["path"]).stat().st_size != file["bytes"]:
                 return None

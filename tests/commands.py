@@ -14,7 +14,7 @@ from luigi.retcodes import run_with_retcodes
 from luigi.task_register import Register
 
 from foundation import child
-from foundation.contracts import to_json
+from foundation.contracts import from_json, to_json
 from mel_cache.commands import task
 
 
@@ -31,10 +31,10 @@ def run(*arguments: str) -> tuple[Any, str]:
     return code, said.getvalue()
 
 
-def call(target: str, job: Any, result: type | None = None, threads: int = 0) -> Any:
+def call(target: str, job: Any, result: type, threads: int = 0) -> Any:
     """What `child.run` does, without the process."""
     text = json.dumps(child.call(target, json.loads(json.dumps(to_json(job)))))
-    return child.restored(result, json.loads(text))
+    return from_json(result, json.loads(text))
 
 
 @contextlib.contextmanager

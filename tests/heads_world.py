@@ -265,7 +265,7 @@ def _store(
     store.add(keys, status, ["" if fine else "absent" for fine in ok], stored)
     path = folder / f"{side}-{role}.npz"
     phrase = [3, 5] if (side, role) == ("mention", "text") else [-1, -1]  # a text's second token
-    np.savez(path, keys=keys, present=np.ones(n, bool), span=np.tile(np.int32(phrase), (n, 1)))
+    np.savez(path, keys=keys, present=np.ones(n, bool), span=np.tile(np.array(phrase, np.int32), (n, 1)))
     view = {"text": {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}[side], "image": "image"}[role]
     read = ("tokens", "pooled")  # by MIMIC
     return HeadInput(side=side, role=role, feature=feature, view=view, outputs=read, store=store.folder, keys=path)

@@ -26,4 +26,4 @@ def raised(name: str) -> None:
 def test_an_error_of_a_child_keeps_its_type(monkeypatch, request):
     monkeypatch.setenv("PYTHONPATH", str(request.path.parent), prepend=":")
     with pytest.raises(errors.Gone, match=r"shard x.h5 is bad"):
-        child.run("test_cache_errors:raised", "Gone")
+        child.run("test_cache_errors:raised", "Gone", str)

@@ -59,7 +59,7 @@ def test_a_package_that_lacks_is_named_with_the_command_that_installs_it(monkeyp
 def test_a_child_that_lacks_a_package_ends_with_that_line_and_another_error_stays_what_it_is(tmp_path, monkeypatch):
     lacks = {"faces": "deepface.modules", "extract": "open_clip", "": "nowhere"}
     for extra, module in lacks.items():
-        source = f"def act(job):\n    raise ModuleNotFoundError('No module named', name={module!r})\n"
+        source = f"def act(job: dict):\n    raise ModuleNotFoundError('No module named', name={module!r})\n"
         (tmp_path / f"lacks_{extra}.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     for extra in ("faces", "extract"):

@@ -21,7 +21,7 @@ from foundation import child, progress
 WORK = """
 import sys, time
 from foundation.progress import Bar
-def work(job):
+def work(job: dict):
     print("a line of a library", file=sys.stderr, flush=True)
     with Bar(40, "counting", "sheep") as bar:
         for step in range(40):
@@ -42,7 +42,7 @@ def counting(tmp_path, monkeypatch):
 def test_whoever_starts_a_child_learns_how_far_it_is(counting, capfd):
     states = []
     with child.watched(states.append):
-        assert child.run(counting, {}) == {"done": 40}
+        assert child.run(counting, {}, dict) == {"done": 40}
     assert len(states) >= 2 and states[-1]["done"] == states[-1]["total"] == 40 and states[-1]["left_s"] == 0
     assert [state["done"] for state in states] == sorted({state["done"] for state in states}) and all(
         state["rate"] > 0 for state in states
@@ -54,7 +54,7 @@ def test_whoever_starts_a_child_learns_how_far_it_is(counting, capfd):
 def test_a_terminal_shows_a_bar_with_rate_and_time_left(counting):
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (24, 100))
-    code = f"from foundation import child; child.run({counting!r}, {{}})"
+    code = f"from foundation import child; child.run({counting!r}, {{}}, dict)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])}
     done = subprocess.Popen([sys.executable, "-c", code], stderr=follower, env=environment)
     os.close(follower)
@@ -68,7 +68,7 @@ def test_a_terminal_shows_a_bar_with_rate_and_time_left(counting):
 
 def test_lines_of_json_hold_also_what_a_child_prints(counting, monkeypatch, capfd):
     monkeypatch.setenv("MEL_JSON_LOG", "1")
-    child.run(counting, {})
+    child.run(counting, {}, dict)
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert [(line["event"], line.get("message"), line.get("source")) for line in lines] == [
         ("output", "a line of a library", counting)

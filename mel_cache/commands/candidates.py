@@ -9,12 +9,11 @@ import luigi
 from experiments import jobs
 from foundation import logs
 from foundation.contracts import from_json
-from foundation.errors import UserError
 from mel_cache import steps
 from mel_cache.commands.dataset import PrepareDataset
 from mel_cache.commands.features import ExtractFeatures, OnProfile, wants_json
 from mel_cache.commands.parameters import Whole
-from mel_cache.commands.task import Task, finished, setting, stop
+from mel_cache.commands.task import Task, finished, setting
 from mel_cache.steps import Done, Outcome, Step
 from pipeline.candidates import specs
 from pipeline.candidates.contracts import CandidateLists, ListOptions
@@ -41,10 +40,7 @@ class CandidateOptions(OnProfile):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        try:
-            specs.check(self.sources, self.scorer, self.merge)
-        except UserError as error:
-            stop(error)
+        specs.check(self.sources, self.scorer, self.merge)
 
     def list_options(self) -> ListOptions:
         """These options as one object."""
@@ -94,11 +90,7 @@ class BuildPairs(CandidateOptions):
 
     def extraction(self) -> ExtractFeatures | None:
         """The features that the pair feature reads; None where it reads none."""
-        try:
-            listed = jobs.pair_wants(self.pair, self.profile_content)
-        except UserError as error:
-            stop(error)
-            raise
+        listed = jobs.pair_wants(self.pair, self.profile_content)
         return self.clone(ExtractFeatures, features="", wants=wants_json(listed)) if listed else None
 
     def needs(self) -> list[Task]:

@@ -8,12 +8,11 @@ import luigi
 
 from experiments import variants
 from foundation import child, logs
-from foundation.errors import UserError
 from foundation.tables import terminal_text
 from mel_cache.commands.candidates import CandidateOptions
 from mel_cache.commands.heads import TrainHead
 from mel_cache.commands.parameters import Whole
-from mel_cache.commands.task import Task, Tool, stop
+from mel_cache.commands.task import Task, Tool
 from mel_cache.steps import Outcome
 from report.contracts import (
     ComparisonJob,
@@ -98,7 +97,7 @@ class Leaderboard(CandidateOptions):
         )
 
     def make(self) -> Outcome:
-        out = self.paths.report(self.dataset, self.get_task_family().lower(), self.digest())
+        out = self.paths.report(self.dataset, self.get_task_family().lower(), self.name())
         job = LeaderboardJob(tables=self.tables_job(), out=out)
         written = self.run_child("report.leaderboard:write_leaderboard", job, LeaderboardResult)
         return Outcome({"folder": self.paths.relative(out)}, written.files)
@@ -126,10 +125,7 @@ class CompareHeads(Leaderboard):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        try:
-            self.chosen, self.skipped = variants.possible(self.methods, self.params, self.profile_content)
-        except UserError as error:
-            stop(error)
+        self.chosen, self.skipped = variants.possible(self.methods, self.params, self.profile_content)
 
     def experiments(self) -> dict[str, TrainHead]:
         return {method: self.clone(TrainHead, method=method, params=params) for method, params in self.chosen.items()}
@@ -166,12 +162,9 @@ class Ablate(Leaderboard):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        try:
-            self.variants, self.skipped = variants.ablations(
-                self.method, self.params, self.profile_content, only=self.only, sensitivity=self.sensitivity
-            )
-        except UserError as error:
-            stop(error)
+        self.variants, self.skipped = variants.ablations(
+            self.method, self.params, self.profile_content, only=self.only, sensitivity=self.sensitivity
+        )
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from foundation.errors import UserError
 from mel_cache import steps
 from mel_cache.commands.parameters import MOST_SEED, Number, Whole
 from mel_cache.commands.shell import command
-from mel_cache.commands.task import Task, remembered, setting, stop
+from mel_cache.commands.task import Task, remembered, setting
 from mel_cache.steps import Outcome, Step
 from pipeline.datasets.contracts import ACCOUNT, LayoutOptions
 from pipeline.profiles import profile
@@ -82,17 +82,12 @@ class OnDataset(Task):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.dataset != "demo" and not self.data_dir:
-            stop(UserError(f"--dataset {self.dataset}: name its folder with --data-dir"))
+            raise UserError(f"--dataset {self.dataset}: name its folder with --data-dir")
         if self.dataset == "demo" and self.data_dir:
-            stop(
-                UserError(
-                    "--data-dir: the demo makes its own files; give your dataset a label of its own with --dataset"
-                )
+            raise UserError(
+                "--data-dir: the demo makes its own files; give your dataset a label of its own with --dataset"
             )
-        try:
-            steps.check_label(self.dataset)
-        except UserError as error:
-            stop(error)
+        steps.check_label(self.dataset)
 
     @property
     def source(self) -> Path:

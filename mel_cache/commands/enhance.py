@@ -12,7 +12,7 @@ from foundation import device as devices
 from foundation.errors import UserError
 from mel_cache.commands.dataset import OnDataset, PrepareDataset
 from mel_cache.commands.parameters import DEVICE, PRECISION, Number, Whole
-from mel_cache.commands.task import Task, setting, stop
+from mel_cache.commands.task import ON_DEVICE, Task, setting
 from mel_cache.steps import Outcome
 from pipeline.enhance import LOCAL, output, pagefile, prompts
 from pipeline.enhance.contracts import (
@@ -138,11 +138,8 @@ class EnhanceEntities(OnDataset):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        try:
-            devices.check(self.device, self.precision)
-            self.check()
-        except UserError as error:
-            stop(error)
+        devices.check(self.device, self.precision)
+        self.check()
 
     def check(self) -> None:
         """Raises `UserError` for options that contradict each other or name files that are not there; reads no file."""
@@ -173,7 +170,7 @@ class EnhanceEntities(OnDataset):
 
     @property
     def resources(self) -> dict[str, int]:  # type: ignore[override]  # Luigi only reads it
-        return {"device": 1} if self.mode == "dynamic" and self.llm.startswith(LOCAL) else {}
+        return ON_DEVICE if self.mode == "dynamic" and self.llm.startswith(LOCAL) else {}
 
     def needs(self) -> list[Task]:
         """The dataset; for a second round, the static texts where options say how to write them (else those that are

@@ -60,4 +60,4 @@ class Explore(Tool, OnProfile):
             split=self.split,
             compute=Compute(device=self.device, precision=self.precision),
         )
-        self.run_child("report.explore.serve:serve", job)
+        self.run_child("report.explore.serve:serve", job, type(None))

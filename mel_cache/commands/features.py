@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import luigi
 
@@ -17,11 +17,13 @@ from foundation.tables import terminal_width
 from mel_cache import steps
 from mel_cache.commands.dataset import DemoEncoders, OnDataset, PrepareDataset
 from mel_cache.commands.parameters import DEVICE, PRECISION, Whole
-from mel_cache.commands.task import Task, finished, setting, stop
+from mel_cache.commands.task import ON_DEVICE, Task, finished, setting
 from mel_cache.steps import Done, Step
 from pipeline.extraction import wants
 from pipeline.extraction.contracts import Extraction, ExtractionJob, Plan, Runtime
 from pipeline.profiles import profile
+
+T = TypeVar("T")
 
 
 class OnProfile(OnDataset):
@@ -38,18 +40,15 @@ class OnProfile(OnDataset):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        try:
-            devices.check(self.device, self.precision)
-            self.profile_content = profile.load(self.profile)
-        except UserError as error:
-            stop(error)
+        devices.check(self.device, self.precision)
+        self.profile_content = profile.load(self.profile)
 
     @property
     def resources(self) -> dict[str, int]:  # type: ignore[override]  # Luigi only reads it
         """Tasks that put models on the device run one at a time, unless the profile says that its models are small."""
-        return {"device": 1} if self.on_device and not self.profile_content.threads else {}
+        return ON_DEVICE if self.on_device and not self.profile_content.threads else {}
 
-    def run_child(self, target: str, job: Any, result: Any = None) -> Any:
+    def run_child(self, target: str, job: Any, result: type[T]) -> T:
         """`child.run` with the profile's number of threads."""
         return child.run(target, job, result, self.profile_content.threads)
 
@@ -85,8 +84,8 @@ class ExtractGroup(OnProfile):
         super().__init__(*args, **kwargs)
         try:
             self.planned = from_json(Plan, parse_json(self.plan), "--plan")
-        except (UserError, json.JSONDecodeError) as error:
-            stop(UserError(f"--plan: {error}") if isinstance(error, json.JSONDecodeError) else error)
+        except json.JSONDecodeError as error:
+            raise UserError(f"--plan: {error}") from None
 
     def upstream(self) -> list["ExtractGroup"]:
         """The groups whose rows this one reads."""
@@ -133,15 +132,11 @@ class ExtractFeatures(OnProfile):
     )
 
     def groups(self) -> list[ExtractGroup]:
-        try:
-            jobs.check_heads(self.profile_content)
-            wanted = wants.listed(self.profile_content, self.features, self.wants, jobs.usual_wants)
-            plans = wants.plans(self.profile_content, wanted)
-            beside = ",".join(wants.features_of(want for plan in plans for want in plan.wants))
-            return [self.clone(ExtractGroup, plan=json.dumps(to_json(plan)), beside=beside) for plan in plans]
-        except UserError as error:
-            stop(error)
-            raise
+        jobs.check_heads(self.profile_content)
+        wanted = wants.listed(self.profile_content, self.features, self.wants, jobs.usual_wants)
+        plans = wants.plans(self.profile_content, wanted)
+        beside = ",".join(wants.features_of(want for plan in plans for want in plan.wants))
+        return [self.clone(ExtractGroup, plan=json.dumps(to_json(plan)), beside=beside) for plan in plans]
 
     def needs(self) -> list[Task]:
         return [*self.groups()]

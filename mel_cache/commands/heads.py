@@ -7,14 +7,13 @@ from typing import Any
 import luigi
 
 from experiments import jobs
-from foundation.errors import UserError
 from heads.contracts import TrainingJob
 from mel_cache import steps
 from mel_cache.commands.candidates import BuildCandidates, BuildPairs, CandidateOptions
 from mel_cache.commands.dataset import PrepareDataset
 from mel_cache.commands.features import ExtractFeatures, wants_json
 from mel_cache.commands.parameters import MOST_SEED, Number, Whole
-from mel_cache.commands.task import Task, finished, stop
+from mel_cache.commands.task import Task, finished
 from mel_cache.steps import Done, Step
 
 
@@ -43,10 +42,7 @@ class TrainHead(CandidateOptions):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        try:
-            self.head = jobs.head_spec(self.method, self.params, self.profile_content)
-        except UserError as error:
-            stop(error)
+        self.head = jobs.head_spec(self.method, self.params, self.profile_content)
 
     def extraction(self) -> ExtractFeatures:
         return self.clone(ExtractFeatures, features="", wants=wants_json(self.head.wants))

@@ -17,7 +17,7 @@ from mel_cache.commands.compare import CompareHeads, Leaderboard
 from mel_cache.commands.features import ExtractGroup
 from mel_cache.commands.heads import TrainHead
 from mel_cache.commands.parameters import Choice, TrueOrFalse, Whole
-from mel_cache.commands.task import Task, stop
+from mel_cache.commands.task import Task
 from mel_cache.steps import Outcome
 from pipeline.datasets.contracts import Limits
 from pipeline.extraction import wants
@@ -59,19 +59,18 @@ class Explain(CandidateOptions):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        try:
-            self.trained = trained.find(self, self.run_folder) if self.run_folder else self.clone(TrainHead, seeds=1)
-            if self.trained.seeds != 1:
-                raise UserError(f"{self.run_folder}: the mean over several seeds; name the run of one of them")
-        except UserError as error:
-            stop(error)
+        self.trained = trained.find(self, self.run_folder) if self.run_folder else self.clone(TrainHead, seeds=1)
+        if self.trained.seeds != 1:
+            raise UserError(f"{self.run_folder}: the mean over several seeds; name the run of one of them")
 
     def needs(self) -> list[Task]:
         return [self.trained]
 
     def request(self) -> dict[str, Any] | None:
         run = self.trained.digest()
-        return run and {
+        if not run:
+            return None
+        return {
             "run": run,
             "split": self.split,
             "mentions": self.mentions,
@@ -80,7 +79,7 @@ class Explain(CandidateOptions):
         }
 
     def make(self) -> Outcome:
-        file = self.folder(self.trained.resolved()["run"]) / f"explain-{self.split}-{self.digest()[:8]}.jsonl"
+        file = self.folder(self.trained.resolved()["run"]) / f"explain-{self.split}-{self.name()[:8]}.jsonl"
         job = ExplanationJob(
             run=replace(self.trained.job(), compute=Compute(device=self.device)),
             selection=Selection(
@@ -125,11 +124,8 @@ class Report(Leaderboard):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        try:
-            self.skipped = {}
-            self.heads = self._named() if self.methods or self.runs else self._finished()
-        except UserError as error:
-            stop(error)
+        self.skipped = {}
+        self.heads = self._named() if self.methods or self.runs else self._finished()
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -205,7 +201,7 @@ class Report(Leaderboard):
         return merged.inputs((want for want in listed if want.column in merged.columns), self.paths)
 
     def make(self) -> Outcome:
-        out = self.paths.report(self.dataset, "report", self.digest()) / "report.html"
+        out = self.paths.report(self.dataset, "report", self.name()) / "report.html"
         prepared = self.prepared()
         single = {name: task if task.seeds == 1 else task.of_seeds()[0] for name, task in self.heads.items()}
         methods = ",".join(task.head.method for task in self.heads.values())

@@ -11,7 +11,7 @@ from foundation.errors import UserError
 from mel_cache import steps
 from mel_cache.commands.heads import TrainHead
 from mel_cache.commands.parameters import TrueOrFalse, Whole
-from mel_cache.commands.task import setting, stop
+from mel_cache.commands.task import setting
 from mel_cache.steps import Step
 
 
@@ -40,20 +40,16 @@ class SearchHead(TrainHead):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        try:
-            if self.seeds != 1:
-                raise UserError(
-                    "--seeds: all trials of a search have one --seed; train the best with several, "
-                    "TrainHead --params @best.json --seeds 3"
-                )
-            if self.storage and "://" not in self.storage:
-                raise UserError(
-                    "--storage: expected a URL like postgresql+psycopg://user@host/database, "
-                    "or nothing for a journal file"
-                )
-            self.plan = spaces.plan(self.method, self.params, self.space, self.profile_content)
-        except UserError as error:
-            stop(error)
+        if self.seeds != 1:
+            raise UserError(
+                "--seeds: all trials of a search have one --seed; train the best with several, "
+                "TrainHead --params @best.json --seeds 3"
+            )
+        if self.storage and "://" not in self.storage:
+            raise UserError(
+                "--storage: expected a URL like postgresql+psycopg://user@host/database, or nothing for a journal file"
+            )
+        self.plan = spaces.plan(self.method, self.params, self.space, self.profile_content)
         self.head = self.plan.head
 
     def brief(self) -> str:

@@ -24,10 +24,8 @@ TaskType = TypeVar("TaskType", bound="Task")
 LOG_EVERY = 5.0  # seconds between two lines about the progress of one task
 
 
-def stop(error: Exception) -> None:
-    messages.refuse(error)
-
-
+ON_DEVICE = {"device": 1}
+"""Luigi's resources of a task that has the device to itself."""
 _ANSWERS: dict[tuple[str, str], Any] = {}
 """What `remembered` methods have answered, by method and task."""
 if hasattr(os, "register_at_fork"):
@@ -105,7 +103,7 @@ class Task(luigi.Task):
         """Do the work."""
         return self.step().work(self.run_child)
 
-    def run_child(self, target: str, job: Any, result: Any = None) -> Any:
+    def run_child(self, target: str, job: Any, result: type[T]) -> T:
         """Run a heavy function in a process of its own."""
         return child.run(target, job, result)
 
@@ -130,6 +128,13 @@ class Task(luigi.Task):
         if request is None:
             return None
         return steps.digest(self.get_task_family(), request)
+
+    def name(self) -> str:
+        """The digest, which names files and folders of the result. Raises `UserError` while it is not known."""
+        digest = self.digest()
+        if digest is None:
+            raise UserError(f"{self.get_task_family()}: its input is not there (any more); run the same command again")
+        return digest
 
     def receipt(self) -> dict[str, Any] | None:
         """The standing receipt, or None."""
@@ -185,9 +190,7 @@ class Task(luigi.Task):
         with self._reported(), extras.explained():
             outcome = self.make()
         forget()
-        digest = self.digest()
-        if digest is None:
-            raise UserError(f"{self.get_task_family()}: its input went away while it ran; run the same command again")
+        name = self.name()
         receipt = receipts.Receipt(
             task=self.get_task_family(),
             request=self.request() or {},
@@ -195,7 +198,7 @@ class Task(luigi.Task):
             files=[receipts.file_entry(self.paths.root, Path(path)) for path in sorted(set(map(str, outcome.files)))],
             run={"seconds": round(time.monotonic() - started, 3), **outcome.run},
         )
-        receipts.write(self.paths.receipt(self.get_task_family(), digest), receipt)
+        receipts.write(self.paths.receipt(self.get_task_family(), name), receipt)
         forget()
 
     @contextlib.contextmanager
