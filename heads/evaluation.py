@@ -124,7 +124,7 @@ def _metrics(bundle: Bundle, measured: _Measured, listed: np.ndarray) -> Metrics
                 "NIL": {"n": int((here & (gold == -1)).sum())},
                 "gold outside the KB": {"n": int((here & (gold == -2)).sum())},
             }
-            result[split][protocol] = {name: found for name, found in by_part.items() if found["n"] or name == "all"}
+            result[split][protocol] = {name: part for name, part in by_part.items() if part["n"] or name == "all"}
     return result
 
 

@@ -180,12 +180,12 @@ class _Boxes:
 
 def _boxes(job: TrainingJob) -> dict[str, _Boxes]:
     """By role, of the mentions' inputs that were cut from boxes."""
-    found = {}
+    by_role = {}
     for one in job.inputs:
         store = Store.open(one.store)
         if one.side == "mention" and "box" in store.outputs:
-            found[one.role] = _Boxes(store, one.keys)
-    return found
+            by_role[one.role] = _Boxes(store, one.keys)
+    return by_role
 
 
 def _attention(weights: np.ndarray, boxes: _Boxes | None, row: int) -> dict[str, Any]:

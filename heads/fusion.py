@@ -160,7 +160,9 @@ def _parts(job: TrainingJob, metrics: Metrics) -> dict[str, dict[str, dict[str, 
     subsets |= {f"without {name}": [other for other in names if other != name] for name in names if len(names) > 1}
     device = torch.device(devices.choose(job.compute.device))
     bundle = Bundle.load(job, device)
-    found = {"all": {split: _shown(metrics.get(split, {}).get(PROTOCOL, {}).get(part, {})) for split, part in SHOWN}}
+    by_subset = {
+        "all": {split: _shown(metrics.get(split, {}).get(PROTOCOL, {}).get(part, {})) for split, part in SHOWN}
+    }
     trainers = {name: _trainer(job, bundle, subset) for name, subset in subsets.items()}
     workers = 1 if device.type == "cuda" else os.cpu_count() or 1
     with (
@@ -170,10 +172,10 @@ def _parts(job: TrainingJob, metrics: Metrics) -> dict[str, dict[str, dict[str, 
     ):
         fits = {name: pool.submit(_fitted, trainer) for name, trainer in trainers.items()}
         for name, fit in fits.items():
-            found[name] = fit.result()
+            by_subset[name] = fit.result()
             bar.update(1)
-    write_json(path, found)
-    return found
+    write_json(path, by_subset)
+    return by_subset
 
 
 def _trainer(job: TrainingJob, bundle: Bundle, subset: list[str]) -> Trainer:
@@ -190,15 +192,15 @@ def _fitted(trainer: Trainer) -> dict[str, dict[str, float]]:
     head, bundle = trainer.head, trainer.bundle
     head.load_state_dict(trainer.train())
     head.eval()
-    found = {}
+    by_split = {}
     for split, part in SHOWN:
         known = (bundle.table["split"] == split) & (bundle.gold >= 0)
         index = np.flatnonzero(bundle.half_of_dev(part.partition(": ")[2]) if split == "dev" else known)
         lists, gold = bundle.candidates[index], bundle.gold[index]
         scores = Scoring.of(head, bundle).lists(index, lists, bundle.pairs_of(index))["score"]
         ranks = rerank(rank_in_lists(scores, lists, gold), bundle.retrieval_rank[index], len(bundle.entity_ids))
-        found[split] = _shown(figures(ranks, (lists == gold[:, None]).any(1)))
-    return found
+        by_split[split] = _shown(figures(ranks, (lists == gold[:, None]).any(1)))
+    return by_split
 
 
 def _shown(values: Mapping[str, float]) -> dict[str, float]:

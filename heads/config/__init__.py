@@ -49,13 +49,13 @@ def config_class(method: str) -> type[HeadConfig]:
 
 
 def _of_plugin(method: str, own: list[str]) -> type[HeadConfig]:
-    found = plugins.find("method", own)
-    if method not in found:
-        raise UserError(f"--method {method!r}: no such method{nearest(method, [*own, *found])}")
-    kind = found[method].value
+    outside = plugins.find("method", own)
+    if method not in outside:
+        raise UserError(f"--method {method!r}: no such method{nearest(method, [*own, *outside])}")
+    kind = outside[method].value
     if not (isinstance(kind, type) and issubclass(kind, HeadConfig) and kind.head_class is not HeadConfig.head_class):
         raise UserError(
-            f"{found[method].file}: `method` is {kind!r:.60}; expected a subclass of heads.config.base.HeadConfig "
+            f"{outside[method].file}: `method` is {kind!r:.60}; expected a subclass of heads.config.base.HeadConfig "
             "with a head_class"
         )
     return kind
@@ -107,11 +107,11 @@ def options(method: str) -> list[Option]:
     defaults = to_json(kind())
     shared = [field.name for field in dataclasses.fields(HeadConfig)]
     own = [field.name for field in dataclasses.fields(kind) if field.name not in shared]
-    found = []
+    listed = []
     for name in [*own, *shared]:
         bounds = [words for note in _notes(hints[name]) if (words := _bound(note))]
-        found.append(Option(name, _kind(hints[name]), defaults[name], ", ".join(bounds), _meaning(kind, name)))
-    return found
+        listed.append(Option(name, _kind(hints[name]), defaults[name], ", ".join(bounds), _meaning(kind, name)))
+    return listed
 
 
 def _meaning(kind: type, name: str) -> str:

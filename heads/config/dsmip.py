@@ -169,14 +169,14 @@ class DsmipConfig(HeadConfig):
             if self.prompts
             else {self.text_feature, self.image_feature},
         }
-        found: list[Expert] = [expert for expert in self.experts if needs[expert] <= set(available)]
-        if not found:
+        served: list[Expert] = [expert for expert in self.experts if needs[expert] <= set(available)]
+        if not served:
             lacking = sorted(set().union(*(needs[expert] for expert in self.experts)) - set(available))
             raise UserError(
                 f"dsmip: none of its experts ({', '.join(self.experts)}) has its features; the profile lacks "
                 f"{', '.join(lacking)}"
             )
-        return found
+        return served
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
         """See `HeadConfig.ablations`. Table 2, each expert alone and no prompts; two experts, as on two of the paper's

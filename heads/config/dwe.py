@@ -127,30 +127,30 @@ class DweConfig(HeadConfig):
             "image": objects is not None or image is not None,
         }
         gone: list[str] = []
-        found: dict[str, dict[str, Any]] = {}
+        variants: dict[str, dict[str, Any]] = {}
         for unit in (unit for unit, known in there.items() if known and unit in self.units):
             gone.append(unit)
-            found[f"without {', '.join(gone)}"] = {"units": [other for other in self.units if other not in gone]}
+            variants[f"without {', '.join(gone)}"] = {"units": [other for other in self.units if other not in gone]}
         if gone:
-            found.popitem()  # without any of them, text alone is left
-            found[TEXT_ONLY] = {
+            variants.popitem()  # without any of them, text alone is left
+            variants[TEXT_ONLY] = {
                 "units": [unit for unit in self.units if unit == "text"],
                 "coarse": False,
                 "fine": False,
             }
-        found["mention alone"] = {"units": [], "coarse": False, "fine": False}
+        variants["mention alone"] = {"units": [], "coarse": False, "fine": False}
         if objects and image and self.image != "whole" and "image" in self.units:
-            found["whole picture instead of objects"] = {"image": "whole"}
+            variants["whole picture instead of objects"] = {"image": "whole"}
         aligned = {
             "coarse": image if self.contrast == "prose" else there["image"],
             "fine": objects if self.contrast == "prose" else there["face"],
         }
-        found |= {
+        variants |= {
             f"without L_{loss}": {loss: False}
             for loss, known in aligned.items()
             if known and there["image"] and getattr(self, loss)
         }
-        return found
+        return variants
 
     def wants(self, available: Collection[str]) -> list[HeadWant]:
         """See `HeadConfig.wants`. Roles of the mention: phrase (m), sentence (t), objects (d), image (v), faces (f),

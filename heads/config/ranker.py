@@ -34,9 +34,9 @@ class RankerConfig(PairsConfig):
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
         """See `HeadConfig.ablations`: one pair feature left out at a time, and the weighted sum."""
         chosen = self.pairs(available)
-        found: dict[str, dict[str, Any]] = {
+        variants: dict[str, dict[str, Any]] = {
             f"without {name}": {"pair_features": [other for other in chosen if other != name]} for name in chosen
         }
-        found |= {"without frequency": {"frequency": False}} if self.frequency else {}
-        found |= {"weighted sum": {"hidden": 0}} if self.hidden else {}
-        return found | ({TEXT_ONLY: {"text_only": True}} if set(chosen) - set(self.OF_TEXT) else {})
+        variants |= {"without frequency": {"frequency": False}} if self.frequency else {}
+        variants |= {"weighted sum": {"hidden": 0}} if self.hidden else {}
+        return variants | ({TEXT_ONLY: {"text_only": True}} if set(chosen) - set(self.OF_TEXT) else {})
