@@ -59,10 +59,10 @@ class Sweep:
         ]
         if len(before) >= self.job.study.trials:
             raise Surplus
-        asked, state = self.job.training, State()
+        base, state = self.job.training, State()
         try:
-            asked = replace(asked, config={**asked.config, **draw(trial, self.job.space)})
-            head = training.new_head(asked, self.bundle, self.mentions)
+            base = replace(base, config={**base.config, **draw(trial, self.job.space)})
+            head = training.new_head(base, self.bundle, self.mentions)
             trial.set_user_attr("parameters", head.trainable)
 
             def after(state: State) -> None:
@@ -71,7 +71,7 @@ class Sweep:
                 if self.job.study.prune and trial.should_prune():
                     raise optuna.TrialPruned
 
-            Trainer(head, self.bundle, self.mentions, asked.seed, self.precision, state).train(after)
+            Trainer(head, self.bundle, self.mentions, base.seed, self.precision, state).train(after)
         except (UserError, torch.OutOfMemoryError) as error:
             trial.set_user_attr("refused", str(error)[:300])
             raise optuna.TrialPruned from error
@@ -129,25 +129,25 @@ def search(job: SearchJob) -> SearchResult:
     """
     started, out = time.monotonic(), job.out
     studies.quiet()
-    asked = job.training
-    device = devices.choose(asked.compute.device)
-    config = load_config(asked.method, asked.config)
+    base = job.training
+    device = devices.choose(base.compute.device)
+    config = load_config(base.method, base.config)
     worker = studies.worker_name()
-    with devices.repeatable(asked.compute.threads), studies.at_work(out, worker):
-        asked = fusion.with_parts(asked, ("dev",))
-        if asked.live:
-            prompts.blocks(asked.live)
-        job = replace(job, training=asked)
-        bundle = Bundle.load(asked, torch.device(device))
+    with devices.repeatable(base.compute.threads), studies.at_work(out, worker):
+        base = fusion.with_parts(base, ("dev",))
+        if base.live:
+            prompts.blocks(base.live)
+        job = replace(job, training=base)
+        bundle = Bundle.load(base, torch.device(device))
         bundle.hide("test")
-        mentions, _ = bundle.training_mentions(asked.train_fraction, config.fits_on)
+        mentions, _ = bundle.training_mentions(base.train_fraction, config.fits_on)
         loaded = time.monotonic()
         study = studies.open_study(job)
         with locked(out / ".lock"):
             first = spaces.drawn(job.space, config)
             if first and not study.get_trials(deepcopy=False):
                 study.enqueue_trial(studies.encoded(first, job.space))
-        precision = devices.choose_precision(asked.compute.precision, device, training=True)
+        precision = devices.choose_precision(base.compute.precision, device, training=True)
         sweep = Sweep(job, bundle, mentions, precision, study, worker)
         sweep.run()
     outcome = sweep_report.write(study, job, out)
