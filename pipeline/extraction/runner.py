@@ -117,7 +117,7 @@ class Division:
     held: list[np.ndarray] = field(default_factory=list)
 
     def sources(self, chunks: Sequence[np.ndarray]) -> Iterator[list[Any]]:
-        """The units of one share after another, each added to `claimed`; chunks of other processes are added to `held`."""
+        """The units of each share, which is added to `claimed`; chunks of other processes are added to `held`."""
         self.held = []
         for chunk in chunks:
             self.writer.check()
