@@ -1,4 +1,4 @@
-"""The command that looks whether this machine has what a profile needs."""
+"""The command that checks whether this machine has what a profile needs."""
 
 import platform
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class Finding:
 
 
 class Doctor(Tool, OnProfile):
-    """Says what is here and what lacks: packages, the profile's models, devices, disk, the work folder.
+    """Shows what is installed and what is missing: packages, the profile's models, devices, disk, the work folder.
 
     Exits with 0 where everything that the profile needs is here, else as a task that failed. An extra that no model of
     the profile needs is named and is no problem. Nothing is fetched.

@@ -89,7 +89,7 @@ class EnhanceEntities(OnDataset):
     rounds = setting(
         "rounds",
         2,
-        "2: where the model does not know, it is asked again with the static text; 1: it is not",
+        "2: where the model does not know, a second question with the static text; 1: none",
         Whole,
         least=1,
         most=2,
@@ -120,7 +120,9 @@ class EnhanceEntities(OnDataset):
         significant=False,
         description="most money of this run, by --price-in and --price-out, 0: no limit",
     )
-    price_in = setting("price_in", 0.0, "price of a million tokens asked", Number, least=0, significant=False)
+    price_in = setting(
+        "price_in", 0.0, "price of a million tokens of the questions", Number, least=0, significant=False
+    )
     price_out = setting("price_out", 0.0, "price of a million tokens answered", Number, least=0, significant=False)
     server_timeout = setting(
         "server_timeout",

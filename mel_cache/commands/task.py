@@ -33,7 +33,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def remembered(method: Callable[[TaskType], T]) -> Callable[[TaskType], T]:
-    """`method`, asked once per task until a task has run: a command needs the same digests hundreds of times."""
+    """`method`, called once per task until a task has run: a command needs the same digests hundreds of times."""
 
     @functools.wraps(method)
     def answer(self: TaskType) -> T:
@@ -47,7 +47,7 @@ def remembered(method: Callable[[TaskType], T]) -> Callable[[TaskType], T]:
 
 
 def forget() -> None:
-    """What was remembered of tasks is asked for again."""
+    """Forget the remembered results of tasks."""
     _ANSWERS.clear()
 
 
@@ -271,7 +271,7 @@ def finished(task: Task, read: Callable[[dict[str, Any]], T]) -> Done[T]:
 
 
 class Tool(Task):
-    """A command without a receipt: it runs every time it is asked for."""
+    """A command without a receipt: it runs every time."""
 
     def complete(self) -> bool:
         return self._ran

@@ -88,7 +88,7 @@ class CleanCache(Tool):
         logs.say(self.text(child.run("pipeline.extraction.maintenance:clean", job, Cleaning)))
 
     def text(self, cleaning: Cleaning) -> str:
-        """The stale features as a table, what was done with them, and what could not be told."""
+        """The stale features as a table, what was done with them, and those whose identity is unknown."""
         rows = [
             [stale.feature, f"{stale.rows:,}", f"{stale.bytes / 1e6:,.1f}", stale.folder] for stale in cleaning.stale
         ]
@@ -110,7 +110,7 @@ class CleanCache(Tool):
             for name in cleaning.gone
         ]
         lines += [
-            f"{feature} is kept: its identity cannot be told without its model, or without a dataset"
+            f"{feature} is kept: its identity cannot be computed without its model, or without a dataset"
             for feature in cleaning.kept
         ]
         lines += [f"left as it is: {problem}" for problem in cleaning.problems]

@@ -71,7 +71,7 @@ def install(commands: Commands, base: type[luigi.Task]) -> None:
 
 
 def _before_options(commands: Commands, parser: argparse.ArgumentParser, known: argparse.Namespace) -> None:
-    """Print help, where it is asked for, and exit; refuse an unknown command; set what luigi.cfg leaves open."""
+    """Print help, if requested, and exit; refuse an unknown command; set what luigi.cfg leaves open."""
     if "--json-log" in known.words:
         os.environ[logs.WANTED] = "1"
     tasks = {name: task for group in commands.values() for name, task in group.items()}
