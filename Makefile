@@ -1,6 +1,6 @@
 # make demo: install, extract the demo's features, train every method, print their table.
 # make test: install what tests need, run all tests in WORKERS processes.  make docs: the documentation as a site, in site/.
-# make check: format, lint and types alone.  make coverage: the tests once more, with the lines that they run.
+# make check: format, lint and types alone, which make test begins with.  make coverage: the tests once more, with the lines that they run.
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	$(LUIGI) ExtractFeatures
 	$(LUIGI) CompareHeads --methods drin,mimic,dwe,dsmip,fused --text-only
 
-test: $(VENV)/.installed-test
+test: check
 	$(VENV)/bin/python -m pytest -n $(WORKERS)
 
 check: $(VENV)/.installed-test
