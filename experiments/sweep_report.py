@@ -2,10 +2,12 @@
 
 import csv
 import io
+import json
+import textwrap
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -16,9 +18,16 @@ from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
 from heads.config.space import Drawn
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 PICTURES = ("history.png", "importance.png", "parallel.png")
 ATTRIBUTES = ("epochs", "best_epoch", "seconds", "parameters", "again", "refused")
 DPI = 130
+NARROWEST, HEIGHT, GAP = 7.0, 4.5, 0.15
+"""Inches: of a picture, and beside a label of parallel coordinates."""
+LONGEST = 12
+"""Characters in a line of such a label."""
 
 
 def write(study: optuna.Study, job: SearchJob, out: Path) -> dict[str, Any]:
@@ -106,6 +115,17 @@ def table(trials: list[FrozenTrial], space: Mapping[str, Drawn]) -> str:
 
 def pictures(study: optuna.Study, importance: Mapping[str, float], out: Path) -> None:
     """History, importance and parallel coordinates as PNG."""
+    from matplotlib import pyplot
+
+    for name, figure in figures(study, importance):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")
+        pyplot.close(figure)
+        write_atomic(out / name, buffer.getvalue())
+
+
+def figures(study: optuna.Study, importance: Mapping[str, float]) -> Iterator[tuple[str, "Figure"]]:
+    """Each of `PICTURES` and its figure, no label of which covers another."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -131,8 +151,38 @@ def pictures(study: optuna.Study, importance: Mapping[str, float], out: Path) ->
         )  # where all trials reached the same
         for name, plot in zip(PICTURES, plotted, strict=True):
             figure = plot().figure
-            figure.set_size_inches(max(7.0, 1.3 * len(importance)) if name == "parallel.png" else 7.0, 4.5)
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")
-            pyplot.close(figure)
-            write_atomic(out / name, buffer.getvalue())
+            figure.set_size_inches(NARROWEST, max(HEIGHT, 0.25 * len(importance)))
+            if name == "parallel.png":
+                _make_room(figure)
+            yield name, figure
+
+
+def _make_room(figure: "Figure") -> None:
+    """Widen parallel coordinates until every axis has room for its labels, which are set on white, long ones in several
+    lines."""
+    shared, colours, *axes = figure.axes
+    figure.canvas.draw()
+    widest, tallest = 0.0, 0.0
+    for axis in axes:
+        texts = [label.get_text() for label in axis.get_yticklabels()]
+        if axis.get_yscale() == "linear" and texts != [_in_lines(text) for text in texts]:  # else powers of ten
+            axis.set_yticks(axis.get_yticks(), [_in_lines(text) for text in texts])
+        for label in axis.get_yticklabels():
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})
+            size = label.get_window_extent()
+            widest, tallest = max(widest, size.width / figure.dpi), max(tallest, size.height / figure.dpi)
+    widest = max([widest, *(name.get_window_extent().width / figure.dpi for name in shared.get_xticklabels())])
+    shared.tick_params(axis="x", pad=72 * tallest / 2)  # points: below the labels at the foot of the axes
+    across, bar = shared.get_position(), colours.get_position()
+    room = min(bar.x0 - across.x1, across.width / max(1, len(axes)))
+    figure.set_size_inches(max(NARROWEST, (widest + GAP) / room), figure.get_figheight())
+
+
+def _in_lines(label: str) -> str:
+    """A choice as a label: the items of a list below each other, a long text wrapped."""
+    try:
+        value = json.loads(label)
+    except json.JSONDecodeError:
+        value = label
+    lines = [str(item) for item in value] if isinstance(value, list) else [label]
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, LONGEST) or [""])

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from experiments.jobs import check_heads, head_spec, parameters
 from foundation.errors import UserError, nearest
-from heads.config import config_class, load_config, to_json
+from heads.config import load_config, settings_text
 from heads.config.base import TEXT_ONLY
 from pipeline.profiles.profile import Profile
 
@@ -92,26 +92,7 @@ def text_only(method: str, params: str, profile: Profile) -> str | None:
 def settings(method: str, params: str, profile: Profile) -> str:
     """The options that differ from the method's defaults, as value and default: `d_t 32 (96), lr 0.002 (0.001)`."""
     chosen = head_spec(method, params, profile)
-    defaults = to_json(config_class(chosen.method)())
-    return ", ".join(
-        f"{key} {_shown(value)} ({_shown(defaults[key])})"
-        for key, value in chosen.config.items()
-        if value != defaults[key]
-    )
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, list):
-        return "+".join(map(str, value)) or "none"
-    return (
-        "none"
-        if value is None
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )
+    return settings_text(chosen.method, chosen.config)
 
 
 def by_method(text: str, methods: list[str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from foundation.files import fault_point, read_json, write_json
 from foundation.progress import Bar
 from heads.base import Head, make_head
 from heads.checkpoint import load_optimizer, optimizer_tensors, part, read_tensors, write_tensors
-from heads.config import code_digest, load_config, to_json
-from heads.contracts import TrainingJob, TrainingResult
+from heads.config import code_digest, in_words, load_config, settings, to_json
+from heads.contracts import Metrics, TrainingJob, TrainingResult
 from heads.data import Bundle
 from heads.evaluation import measure, write_predictions
 from heads.loop import State, Trainer
@@ -54,8 +55,10 @@ def _train(job: TrainingJob, digest: str, device: str) -> TrainingResult:
     mentions, counts = bundle.training_mentions(job.train_fraction, load_config(job.method, job.config).fits_on)
     head = new_head(job, bundle, mentions)
     trainer = Trainer(head, bundle, mentions, job.seed, precision)
+    _resume(trainer, out, digest)
+    curves = _Curves(out / "tensorboard", trainer.state.history)
     loaded = time.monotonic()
-    best = _train_on(trainer, out, digest, quiet)
+    best = _train_on(trainer, curves, out, digest, quiet)
     trained = time.monotonic()
     head.load_state_dict(best)
     head.eval()
@@ -72,6 +75,7 @@ def _train(job: TrainingJob, digest: str, device: str) -> TrainingResult:
     write_predictions(out / "predictions.parquet", evaluation.predictions if evaluation else {"id": np.empty(0, str)})
     write_json(out / "history.json", {"best_epoch": trainer.state.best_epoch, "epochs": trainer.state.history})
     write_json(out / "metrics.json", evaluation.metrics if evaluation else {})
+    curves.end(run_options(job), figures_of_test(evaluation.metrics if evaluation else {}))
     fault_point("run-before-end")
     run = {
         "job": digest,
@@ -111,18 +115,23 @@ def new_head(job: TrainingJob, bundle: Bundle, mentions: np.ndarray) -> Head:
     return head
 
 
-def _train_on(trainer: Trainer, out: Path, digest: str, quiet: bool) -> dict[str, torch.Tensor]:
-    """Train from the run's checkpoint, where there is one of this job, to the end; with a new checkpoint after each
-    epoch. Returns the best weights."""
+def _resume(trainer: Trainer, out: Path, digest: str) -> None:
+    """Put the trainer where the run's checkpoint stands, if there is one of this job."""
+    checkpoint = out / "checkpoint.safetensors"
+    if not checkpoint.exists():
+        return
+    tensors, saved = read_tensors(checkpoint)
+    if saved.pop("job") != digest:
+        return
+    trainer.state, trainer.best = State(**saved), part(tensors, "best.")
+    trainer.state.resumed = trainer.state.epoch
+    trainer.head.load_state_dict(part(tensors, "model."))
+    load_optimizer(trainer.optimizer, trainer.parameters, tensors)
+
+
+def _train_on(trainer: Trainer, curves: "_Curves", out: Path, digest: str, quiet: bool) -> dict[str, torch.Tensor]:
+    """Train to the end, with a checkpoint after each epoch. Returns the best weights."""
     checkpoint, head = out / "checkpoint.safetensors", trainer.head
-    if checkpoint.exists():
-        tensors, saved = read_tensors(checkpoint)
-        if saved.pop("job") == digest:
-            trainer.state, trainer.best = State(**saved), part(tensors, "best.")
-            trainer.state.resumed = trainer.state.epoch
-            head.load_state_dict(part(tensors, "model."))
-            load_optimizer(trainer.optimizer, trainer.parameters, tensors)
-    curves = _Curves(out / "tensorboard", trainer.state.history)
     mentions = len(trainer.mentions)
     with Bar(trainer.epochs * mentions, "training", "mention", trainer.state.epoch * mentions, quiet) as progress:
 
@@ -138,8 +147,28 @@ def _train_on(trainer: Trainer, out: Path, digest: str, quiet: bool) -> dict[str
             curves.add(row)
 
         best = trainer.train(keep, progress.update)
-    curves.close()
     return dict(best)
+
+
+def run_options(job: TrainingJob) -> dict[str, bool | int | float | str]:
+    """What TensorBoard's table shows of a run: method, seed, share of train where it is not all, and the options that
+    are not the method's defaults."""
+    plain = {
+        name: value if isinstance(value, (bool, int, float, str)) else in_words(value)
+        for name, (value, _) in settings(job.method, job.config).items()
+    }
+    fraction = {} if job.train_fraction == 1 else {"train_fraction": job.train_fraction}
+    return {"method": job.method, "seed": job.seed, **fraction, **plain}
+
+
+def figures_of_test(metrics: Metrics) -> dict[str, float]:
+    """Figures of the whole test split, named `test/full-kb/H@1`; nothing for a stage that is not evaluated."""
+    return {
+        f"test/{protocol}/{figure}": float(value)
+        for protocol, parts in metrics.get("test", {}).items()
+        for figure, value in parts.get("all", {}).items()
+        if figure != "n"
+    }
 
 
 def _result(out: Path, run: dict[str, Any]) -> TrainingResult:
@@ -203,7 +232,15 @@ class _Curves:
                 self.writer.add_scalar(name.replace(" ", "/"), value, row["epoch"])
         self.writer.flush()
 
-    def close(self) -> None:
-        """Flush and close the file."""
-        if self.writer is not None:
-            self.writer.close()
+    def end(self, options: Mapping[str, bool | int | float | str], figures: Mapping[str, float]) -> None:
+        """Add a row of TensorBoard's HPARAMS table, options beside figures, and close the file."""
+        if self.writer is None:
+            return
+        from torch.utils.tensorboard.summary import hparams as summaries
+
+        # `SummaryWriter.add_hparams` would put them into a run of their own
+        for summary in summaries(dict(options), dict(figures)):
+            self.writer.file_writer.add_summary(summary)
+        for name, value in figures.items():
+            self.writer.add_scalar(name, value, 0)
+        self.writer.close()

@@ -1,11 +1,10 @@
 """Learning curves as coordinates that a template draws: one small chart per figure, a line per method."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from report.runs import Epoch
+from report.runs import History
 
 LARGE, SMALL = (720, 280), (340, 180)
 """Width and height in pixels, of the chart of all methods and of those of one."""
@@ -17,20 +16,21 @@ Point = tuple[int, float]
 @dataclass(frozen=True)
 class Curve:
     """One method's line, in pixels. colour: number of its colour. points: "x,y x,y ...". end: where its name stands.
-    best: the marked point. label: what it says."""
+    kept: the point of the epoch whose weights are kept; None where the figure was not measured there. label: what the
+    line says."""
 
     name: str
     colour: int
     points: str
     end: tuple[float, float]
-    best: tuple[float, float]
+    kept: tuple[float, float] | None
     label: str
 
 
 @dataclass(frozen=True)
 class Chart:
     """A figure by epoch. x_ticks, y_ticks: place in pixels and text. rows: the same as numbers, a row (method, epochs,
-    best, at epoch) per curve. size: width and height in pixels."""
+    epoch that is kept, value there) per curve. size: width and height in pixels."""
 
     title: str
     curves: tuple[Curve, ...]
@@ -41,18 +41,18 @@ class Chart:
     right: int = RIGHT
 
 
-def charts(histories: Mapping[str, Sequence[Epoch]]) -> list[Chart]:
+def charts(histories: Mapping[str, History]) -> list[Chart]:
     """Of the epochs of each method: dev MRR of all together, then the loss of each by itself, as scales differ.
 
-    Nothing for methods that were not trained by epochs.
+    Every curve is marked at the epoch whose weights are kept. Nothing for methods that were not trained by epochs.
     """
-    trained = {name: epochs for name, epochs in histories.items() if epochs}
-    colours = {name: number for number, name in enumerate(histories)}
+    trained = {name: history.epochs for name, history in histories.items() if history.epochs}
+    kept = {name: (number, history.kept) for number, (name, history) in enumerate(histories.items())}
     mrr = {name: _points((epoch.number, epoch.dev_mrr) for epoch in epochs) for name, epochs in trained.items()}
-    drawn = [_chart("MRR on dev, by epoch", mrr, colours, max, LARGE)]
+    drawn = [_chart("MRR on dev, by epoch", mrr, kept, LARGE)]
     for name, epochs in trained.items():
         losses = {name: _points((epoch.number, epoch.loss) for epoch in epochs)}
-        drawn.append(_chart(f"{name}: training loss, by epoch", losses, colours, min, SMALL))
+        drawn.append(_chart(f"{name}: training loss, by epoch", losses, kept, SMALL))
     return [chart for chart in drawn if chart.curves]
 
 
@@ -63,11 +63,10 @@ def _points(values: Iterable[tuple[int, float | None]]) -> list[Point]:
 def _chart(
     title: str,
     series: Mapping[str, list[Point]],
-    colours: Mapping[str, int],
-    best: Callable[..., Any],
+    kept: Mapping[str, tuple[int, int]],
     size: tuple[int, int],
 ) -> Chart:
-    """best: `max` or `min`, which of a curve's points is marked."""
+    """kept: name -> number of its colour, and the epoch that is marked."""
     series = {name: points for name, points in series.items() if points}
     if not series:
         return Chart(title, (), (), (), (), size)
@@ -87,12 +86,14 @@ def _chart(
     curves: list[Curve] = []
     rows: list[tuple[str, ...]] = []
     for name, points in series.items():
-        top = best(points, key=lambda point: point[1])
+        colour, epoch = kept[name]
+        value = dict(points).get(epoch)
         shown = [place(point) for point in points]
-        label = f"{name}: {top[1]:.4g} at epoch {top[0]}"
+        at = "" if value is None else f"{value:.4g} at epoch {epoch}, which is kept"
         path = " ".join(f"{x},{y}" for x, y in shown)
-        curves.append(Curve(name, colours[name] % 8, path, shown[-1], place(top), label))
-        rows.append((name, str(points[-1][0]), f"{top[1]:.4f}", str(top[0])))
+        marked = None if value is None else place((epoch, value))
+        curves.append(Curve(name, colour % 8, path, shown[-1], marked, f"{name}: {at}" if at else name))
+        rows.append((name, str(points[-1][0]), str(epoch or "–"), "–" if value is None else f"{value:.4f}"))
     every = max(1, math.ceil(longest / (width // 48)))
     x_ticks = [(place((epoch, low))[0], str(epoch)) for epoch in range(1, longest + 1, every)]
     return Chart(

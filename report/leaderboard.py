@@ -1,13 +1,14 @@
 """The leaderboard: methods side by side under every protocol, with deviations over seeds, significance, and costs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from foundation.files import write_atomic
 from foundation.tables import Cell, TextTable, as_latex, as_markdown, as_text, terminal_width, text_table
 from report.averages import FIGURES, Average, Averages, PartAverages, average_text, averages
+from report.combination import behind_best_part
 from report.contracts import LeaderboardJob, LeaderboardResult, NamedRun, TablesJob
 from report.long_csv import long_csv
 from report.published import published
@@ -88,11 +89,7 @@ def make_standings(job: TablesJob) -> Standings:
     return Standings(
         entries=entries,
         text_only=text_only,
-        by_protocol=[
-            standing(entries, split, protocol, job.reference, job.resamples)
-            for split in job.splits
-            for protocol in _protocols(entries, split)
-        ],
+        by_protocol=[table for split in job.splits for table in standing_tables(entries, split, job)],
         by_part=by_part(entries, last),
         against_text=against_text(entries, text_only, last) if text_only else None,
         costs=costs(entries),
@@ -110,8 +107,21 @@ def _protocols(entries: Sequence[Entry], split: str) -> list[str]:
     return [protocol for protocol in PROTOCOLS if protocol in there]
 
 
+def standing_tables(entries: Sequence[Entry], split: str, job: TablesJob) -> list[TextTable]:
+    """A table for each protocol of a split; one for those under which every figure is the same."""
+    same: dict[TextTable, list[str]] = {}
+    for protocol in _protocols(entries, split):
+        same.setdefault(standing(entries, split, protocol, job.reference, job.resamples), []).append(protocol)
+    return [
+        replace(table, title=f"{split}, {' and '.join(protocols)} {table.title}") for table, protocols in same.items()
+    ]
+
+
 def standing(entries: Sequence[Entry], split: str, protocol: str, reference: str, resamples: int) -> TextTable:
-    """Every figure under one protocol, the best of each marked; p of H@1 and MRR against the best (or `reference`)."""
+    """Every figure under one protocol, the best of each marked; p of H@1 and MRR against the best (or `reference`).
+
+    Its title says how many mentions there are, not under which protocol.
+    """
     here = [entry for entry in entries if protocol in entry.experiment.protocols(split)]
     figures = {entry.name: entry.averages[split][protocol]["all"] for entry in here}
     best = {name: _best(name, [one.figures.get(name) for one in figures.values()]) for name in FIGURES}
@@ -134,11 +144,12 @@ def standing(entries: Sequence[Entry], split: str, protocol: str, reference: str
     return text_table(
         ["", *FIGURES, *(["Δ H@1", "relative"] if reference else []), "p H@1", "p MRR"],
         rows,
-        f"{split}, {protocol} ({', '.join(map(str, counts))} mentions)",
+        f"({', '.join(map(str, counts))} mentions)",
         [
             f"p against {reference or 'the best'}: paired bootstrap over mentions, Holm-adjusted over this table"
             + (f"; mean ± standard deviation over {seeds} seeds." if seeds > 1 else "."),
             f"No such figures: {', '.join(absent)} (scores lists alone)." if absent else "",
+            *(behind_best_part(entry.experiment) for entry in here if split == "test"),
         ],
     )
 

@@ -23,13 +23,14 @@ MEAN = "metrics-mean.json"
 class RunRecord:
     """What run.json says of a run's configuration and cost; None, or no entry, where it says nothing of it.
 
-    parameters: number of trainable ones. train_seconds: of training. pairs_per_second: scored, by "candidates" and
-    "full-kb".
+    parameters: number of trainable ones. trained_on: mentions. train_seconds: of training. pairs_per_second: scored,
+    by "candidates" and "full-kb".
     """
 
     method: str | None = None
     seed: int | None = None
     parameters: int | None = None
+    trained_on: int | None = None
     train_seconds: float | None = None
     epochs: int | None = None
     device: str | None = None
@@ -41,7 +42,8 @@ class RunRecord:
         """The record in the parsed content of run.json."""
         plain = {name: content.get(name) for name in ("method", "seed", "parameters", "epochs", "device", "precision")}
         seconds, speeds = content.get("seconds") or {}, content.get("pairs_per_second") or {}
-        return cls(**plain, train_seconds=seconds.get("train"), pairs_per_second=speeds)
+        trained_on = (content.get("counts") or {}).get("trained on")
+        return cls(**plain, trained_on=trained_on, train_seconds=seconds.get("train"), pairs_per_second=speeds)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,14 @@ class Epoch:
     number: int
     loss: float | None = None
     dev_mrr: float | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """A training, epoch by epoch. kept: number of the epoch whose weights the run has; 0 without epochs."""
+
+    epochs: tuple[Epoch, ...] = ()
+    kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,12 +109,11 @@ class Run:
         there = {protocol: values for protocol, values in ranks.items() if values is not None}
         return RankColumns(table["id"], table["split"], table["gold"], there)
 
-    def epochs(self) -> list[Epoch]:
-        """The learning curve in history.json; empty for a head that is not trained by epochs."""
-        return [
-            Epoch(int(row["epoch"]), row.get("loss"), row.get("dev MRR"))
-            for row in read_json(self.folder / "history.json").get("epochs") or []
-        ]
+    def history(self) -> History:
+        """What history.json holds; without epochs for a head that is not trained by epochs."""
+        content = read_json(self.folder / "history.json")
+        epochs = (Epoch(int(row["epoch"]), row.get("loss"), row.get("dev MRR")) for row in content.get("epochs") or [])
+        return History(tuple(epochs), content.get("best_epoch") or 0)
 
 
 @dataclass(frozen=True)

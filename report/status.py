@@ -11,11 +11,13 @@ from foundation.errors import UserError
 from foundation.files import free_bytes, read_json
 from foundation.paths import Paths
 from foundation.tables import as_text, text_table
+from heads.config import settings_text
 from heads.contracts import Figures
 from report.runs import RunRecord
 
 NEWEST = 15
 """Runs and searches that are listed; of older ones only the number is given."""
+SETTINGS = "settings other than the method's defaults"
 
 
 def text(paths: Paths, width: int | None = None) -> str:
@@ -63,7 +65,8 @@ def features(paths: Paths, width: int | None = None) -> str:
 
 
 def runs(paths: Paths, width: int | None = None) -> str:
-    """Trained heads, the newest first: test figures under their first protocol."""
+    """Trained heads, the newest first: test figures under their first protocol, and options that are not the method's
+    defaults."""
     files = _newest(paths.root.glob("runs/*/*/*/run.json"))
     rows = []
     for file in files[:NEWEST]:
@@ -81,10 +84,19 @@ def runs(paths: Paths, width: int | None = None) -> str:
                 "-" if record.epochs is None else str(record.epochs),
                 "-" if record.train_seconds is None else f"{record.train_seconds:,.0f} s",
                 _when(file.stat().st_mtime),
+                _settings(_json(file.with_name("config.json")) or _json(file)),
             ]
         )
-    header = ["trained", "run", "seed", "protocol", "H@1", "MRR", "epochs", "training", "written"]
+    header = ["trained", "run", "seed", "protocol", "H@1", "MRR", "epochs", "training", "written", SETTINGS]
     return _listing(header, rows, width, older=len(files) - len(rows))
+
+
+def _settings(run: Mapping[str, Any]) -> str:
+    """What differs from the defaults of its method; "-" for a method that is not here (a plugin)."""
+    try:
+        return settings_text(run.get("method", ""), run.get("config", {})) or "none"
+    except UserError:
+        return "-"
 
 
 def searches(paths: Paths, width: int | None = None) -> str:
@@ -129,6 +141,6 @@ def _when(moment: float) -> str:
 def _listing(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, older: int = 0) -> str:
     if not rows:
         return f"{header[0]}: nothing"
-    words = ("identity", "run", "search", "last rate", "written")
+    words = ("identity", "run", "search", "last rate", "written", SETTINGS)
     table = as_text(text_table(header, rows, words=words), width=width)
     return f"{table}\nand {older} older" if older else table

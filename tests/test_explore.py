@@ -24,6 +24,7 @@ import small_world
 from PIL import Image
 
 from report.explore import app, serve
+from report.searching import holds, plain
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = '<script>alert("x")</script>\' onload=alert(1) & <b>Ann Powers</b>'
@@ -206,10 +207,32 @@ def test_mentions_are_found_by_phrase_entity_and_outcome(page):
     assert sum(by_outcome) == 17 and by_outcome[2:] == [1, 0] and by_outcome[1]
     by_entity = [
         int(re.search(r"<p>(\d+) of 17", page.ask(f"/?entity={name}")[1])[1])
-        for name in ("q3", "NOEL+harrison", "nobody")
+        for name in ("q3", "N%C3%B6el+HARRISON", "nobody")
     ]
     assert by_entity[1] >= by_entity[0] > 0 and by_entity[2] == 0
     assert page.ask("/?outcome=no")[0] == 400 and page.ask("/?page=99999")[0] == 200
+
+
+SPELLINGS = ["Çelik", "İzmir", "ﬁne Straße", "Ø Łódź", "Нёман", "ΣΊΣΥΦΟΣ", "हिन्दी", "①㎏", "\uff26ull", "e\u0301"]
+
+
+def test_accents_are_folded_as_on_the_page_of_report(tmp_path):
+    script = (ROOT / "report" / "page" / "page.js").read_text()
+    function = re.search(r"function plain\(text\) \{.*?\n  \}", script, re.S)[0]
+    with browser.page(tmp_path) as tab:
+        tab.open("about:blank")
+        assert tab.value(f"(() => {{ {function}; return {json.dumps(SPELLINGS)}.map(plain) }})()") == [
+            *map(plain, SPELLINGS)
+        ]
+    assert holds(plain("Mehmet Çelik of İzmir"), "izmir CELIK") and not holds(plain("Çelik"), "celik izmir")
+
+
+def test_it_has_the_style_of_report(page):
+    style = page.ask("/explore.css")[1]
+    assert style.startswith((ROOT / "report" / "page" / "page.css").read_text())
+    names = set(re.findall(r"\.([a-z][\w-]*)", style))
+    classes = {name for path in ("/", "/case/0", "/link") for name in re.findall(r'class="([^"]*)"', page.ask(path)[1])}
+    assert {one for name in classes for one in name.split()} <= names | {"top", "right", "wrong"}
 
 
 def test_a_case_shows_picture_gold_and_the_best_entities(page):
@@ -325,7 +348,7 @@ def test_the_page_works_in_a_browser_on_a_phone_and_a_desk(page, tmp_path):
             for width in (390, 1280):
                 tab.open(url + path, width, dark=width == 390)
                 assert tab.value("document.documentElement.scrollWidth <= innerWidth"), (path, width)
-                assert tab.value("getComputedStyle(document.querySelector('header')).borderBottomStyle") == "solid", (
+                assert tab.value("getComputedStyle(document.querySelector('nav.bar')).borderBottomStyle") == "solid", (
                     "the style sheet is read"
                 )
         tab.loaded = False

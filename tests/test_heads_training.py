@@ -13,12 +13,15 @@ import pytest
 import torch
 from heads_world import build_job
 from safetensors import safe_open
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from foundation.contracts import to_json
 from foundation.errors import UserError
 from heads import training
 from heads.base import Ragged
 from heads.checkpoint import read_tensors
+from heads.config import settings
 from heads.contracts import Compute
 from heads.data import CPU, Bundle, settle
 from heads.evaluation import measure
@@ -90,6 +93,21 @@ def test_a_run_tells_its_cost(world):
     assert said["parameters"] == sum(sizes), "this head has no buffers and nothing frozen"
     assert set(said["pairs_per_second"]) == {"candidates", "full-kb"} and min(said["pairs_per_second"].values()) > 0
     assert set(said["seconds"]) == {"load", "train", "evaluate"} and said["seconds"]["train"] > 0
+
+
+def test_tensorboard_shows_the_options_that_are_not_the_defaults_beside_the_figures_of_test(world):
+    job, result, _ = world
+    (file,) = (job.out / "tensorboard").iterdir()
+    events = [value for event in EventFileLoader(str(file)).Load() for value in event.summary.value]
+    (start,) = [one for one in events if one.tag == "_hparams_/session_start_info"]
+    options = HParamsPluginData.FromString(start.metadata.plugin_data.content).session_start_info.hparams
+    changed = {name: value for name, (value, _) in settings("mimic", job.config).items()}
+    assert changed["d_t"] == 8 and set(options) == {"method", "seed", *changed}
+    assert options["method"].string_value == "mimic" and options["d_t"].number_value == 8
+    assert options["lr"].number_value == changed["lr"] if "lr" in changed else "lr" not in options
+    shown = {one.tag: one.tensor.float_val[0] for one in events if one.tag.startswith("test/")}
+    assert shown["test/full-kb/H@1"] == pytest.approx(result.metrics["test"]["full-kb"]["all"]["H@1"])
+    assert {name.split("/")[1] for name in shown} == {"full-kb", "candidates", "rerank"}
 
 
 def test_the_model_file_says_what_it_is(world):

@@ -17,6 +17,7 @@ import small_world
 from test_tasks import ROOT, World
 
 from foundation import child, progress
+from heads.config import settings_text
 
 WORK = """
 import sys, time
@@ -261,6 +262,10 @@ def test_status_says_what_there_is_and_what_commands_would_do(world, tmp_path):
     assert row[1:4] == [run.name, "0", "full-kb"] and row[4:6] == [
         f"{100 * figures[name]:.2f}" for name in ("H@1", "MRR")
     ]
+    config = json.loads((run / "config.json").read_text())["config"]
+    changed = settings_text("mimic", config)
+    listed = output.partition("\ntrained ")[2].partition("\n\n")[0]
+    assert f"d_t {config['d_t']} (96)" in changed and set(changed.split()) <= set(listed.split()), "wrapped to fit"
     assert "TrainHead --method mimic: done" in output
     (run / "run.json").write_text("{")
     assert run.name in world.here("Status", "--methods", "mimic"), "one broken file does not end the account"

@@ -144,6 +144,45 @@ def test_significance_is_against_the_best_over_the_mentions_means(world):
     assert [found[name][8] for name in ("mimic", "dwe", "drin")] == ["best", *(f"{p:.3f}" for p in expected)]
 
 
+def test_protocols_under_which_all_figures_are_the_same_have_one_table(world):
+    for name in ("dwe", "drin"):
+        path = world[name] / "metrics.json"
+        metrics = json.loads(path.read_text())
+        path.write_text(json.dumps({split: {**of, "candidates": of["rerank"]} for split, of in metrics.items()}))
+        table = pq.read_table(world[name] / "predictions.parquet").to_pydict()
+        pq.write_table(
+            pa.table({**table, "rank_candidates": table["rank_rerank"]}), world[name] / "predictions.parquet"
+        )
+    text = written(world, "dwe", "drin")
+    titles = [line for line in text.splitlines() if line.startswith("test, ") and "mentions)" in line]
+    assert titles == ["test, full-kb (60 mentions)", "test, candidates and rerank (60 mentions)"]
+    assert "test, candidates (60 mentions)" in written(world), "those of mimic differ"
+
+
+def test_a_combination_behind_its_best_part_is_explained_by_its_figures(world):
+    fused = write_run(
+        world["root"] / "fused", ranks_of(3, 0.5), method="fused", parameters=2104, counts={"trained on": 186}
+    )
+    metrics = json.loads((fused / "metrics.json").read_text())
+    metrics["dev"]["rerank"]["half: calibrate"] = {"n": 30, "H@1": 0.99, "MRR": 0.99}
+    (fused / "metrics.json").write_text(json.dumps(metrics))
+
+    def split(dev, test):
+        return {"dev": {"H@1": dev, "MRR": dev}, "test": {"H@1": test, "MRR": test}}
+
+    parts = {"all": split(0.97, 0.5), "only drin": split(0.6, 0.9), "only ranker": split(0.98, 0.55)}
+    (fused / "parts.json").write_text(json.dumps({**parts, "without ranker": split(1.0, 1.0)}))
+    world["fused"] = fused
+    text = " ".join(written(world, "mimic", "fused").split())
+    assert (
+        "fused is behind ranker, one of its 2 parts: H@1 50.00 against 55.00. It weighs its parts by 2,104 parameters "
+        "learned from 186 mentions, one half of dev. H@1 is 99.00 there and 97.00 on the other half, where ranker "
+        "alone has 98.00" in text
+    ), "the best part is chosen on dev"
+    (fused / "parts.json").write_text(json.dumps({**parts, "all": split(0.97, 0.6)}))
+    assert "is behind" not in written(world, "mimic", "fused")
+
+
 def test_cost_shows_parameters_times_and_settings(world):
     cost = rows_of(written(world), "Cost and settings")
     assert (

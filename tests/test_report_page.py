@@ -12,7 +12,7 @@ import report_world
 from report import agreement, curves
 from report.page.render import embedded
 from report.page.write import write_explained, write_page
-from report.runs import Epoch
+from report.runs import Epoch, History
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_the_page_holds_all_it_shows_and_names_nothing_to_load(made):
     for name in (
         "drin",
         "mimic",
-        "test, rerank",
+        "test, full-kb and candidates and rerank (",
         "PUBLISHED",
         "Learning curves",
         "mentions by split",
@@ -89,27 +89,41 @@ def test_embedded_json_is_what_went_in_and_ends_no_element(text):
     inside.encode()
 
 
-def test_curves_lie_within_their_chart_and_mark_the_best_epoch():
+def test_curves_lie_within_their_chart_and_mark_the_epoch_that_is_kept():
     histories = {
-        "a": [Epoch(epoch, 10 / epoch, value) for epoch, value in enumerate((0.2, 0.6, 0.4), 1)],
-        "b": [Epoch(1, float("nan"), 0.5)],
-        "c": [],
+        "a": History(tuple(Epoch(epoch, 10 / epoch, mrr) for epoch, mrr in enumerate((0.2, 0.6, 0.4), 1)), 2),
+        "b": History((Epoch(1, float("nan"), 0.5),), 1),
+        "c": History(),
     }
     both, loss = curves.charts(histories)
-    assert [line.label for line in both.curves] == ["a: 0.6 at epoch 2", "b: 0.5 at epoch 1"] and both.rows[0] == (
-        "a",
-        "3",
-        "0.6000",
-        "2",
-    )
-    assert loss.title.startswith("a: ") and loss.curves[0].label == "a: 3.333 at epoch 3"
+    assert [line.label for line in both.curves] == [
+        "a: 0.6 at epoch 2, which is kept",
+        "b: 0.5 at epoch 1, which is kept",
+    ]
+    assert both.rows[0] == ("a", "3", "2", "0.6000")
+    (falling,) = loss.curves
+    assert loss.title.startswith("a: ") and falling.label == "a: 5 at epoch 2, which is kept", "not the lowest loss"
+    assert loss.rows == (("a", "3", "2", "5.0000"),)
     places = np.array([point.split(",") for line in both.curves for point in line.points.split()], float)
-    assert (
-        (places >= 0).all()
-        and (places <= both.size).all()
-        and ",".join(map(str, both.curves[0].best)) == both.curves[0].points.split()[1]
-    )
-    assert curves.charts({"c": []}) == []
+    assert (places >= 0).all() and (places <= both.size).all()
+    for line in (both.curves[0], falling):
+        assert ",".join(map(str, line.kept)) == line.points.split()[1]
+    assert curves.charts({"c": History()}) == []
+
+
+def test_an_epoch_whose_loss_is_not_known_is_marked_nowhere():
+    (loss,) = curves.charts({"a": History((Epoch(1, 2.0), Epoch(2, None)), 2)})
+    assert loss.curves[0].kept is None and loss.rows == (("a", "1", "2", "–"),)
+
+
+def test_cards_name_their_protocol_and_stand_in_order_of_rank_in_the_colours_of_the_curves(made):
+    cards = re.findall(r'<li class="tile c(\d)">(.*?)</li>', made["text"], re.S)
+    shown = [tuple(re.findall(r'class="(?:name|large|unit|small)">(.*?)</span>', card)) for _, card in cards]
+    first, hits = [one[0] for one in shown], [float(one[1]) for one in shown]
+    assert hits == sorted(hits, reverse=True) and len(set(hits)) == 3
+    assert first[:1] == ["mimic"] and first[2:] == ["drin"]
+    assert {one[2] for one in shown} == {"H@1, full-kb"}
+    assert [int(colour) for colour, _ in cards] == [1, 2, 0], "their places among the methods, as in the charts"
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.61, 0.64), (5, 5), (-3, 700), (1e-6, 2e-6), (0, 0)])

@@ -21,7 +21,7 @@ import pytest
 from heads_world import build_job, job_for
 from optuna.trial import TrialState
 
-from experiments import jobs, search, spaces, studies
+from experiments import jobs, search, spaces, studies, sweep_report
 from experiments.contracts import SearchJob, Study
 from foundation.contracts import to_json
 from foundation.errors import UserError
@@ -116,6 +116,61 @@ def changed(job, folder, split):
             one = replace(one, keys=folder / "keys.npz")
         inputs.append(one)
     return replace(job, dataset=folder, candidates=folder / "candidates.npz", inputs=tuple(inputs))
+
+
+LISTS = tuple(json.dumps(units) for units in (["tglu", "vdlu", "cmfu"], ["tglu"], ["vdlu", "cmfu"]))
+KINDS = (
+    optuna.distributions.FloatDistribution(1e-5, 3e-2, log=True),
+    optuna.distributions.CategoricalDistribution(LISTS),
+    optuna.distributions.CategoricalDistribution((32, 64, 96, 128)),
+    optuna.distributions.FloatDistribution(0.0, 0.5),
+)
+
+
+def _place(axes, axis, label):
+    """Where the tick of a label is, in pixels, its other coordinate in the middle of the axes."""
+    middle = (axes.bbox.x0 + axes.bbox.x1) / 2, (axes.bbox.y0 + axes.bbox.y1) / 2
+    place = axes.transData.transform(label.get_position())
+    return (place[0], middle[1]) if axis is axes.xaxis else (middle[0], place[1])
+
+
+@pytest.mark.parametrize("options", [2, 4, 12])
+def test_no_label_of_a_searchs_pictures_covers_another(options):
+    from matplotlib import pyplot
+
+    random = np.random.default_rng(0)
+    study = optuna.create_study(direction="maximize")
+    kinds = {f"hyper_parameter_{number}": KINDS[number % len(KINDS)] for number in range(options)}
+    for _ in range(12):
+        drawn = {
+            name: kind.choices[random.integers(len(kind.choices))]
+            if isinstance(kind, optuna.distributions.CategoricalDistribution)
+            else float(random.uniform(kind.low, kind.high))
+            for name, kind in kinds.items()
+        }
+        study.add_trial(optuna.trial.create_trial(params=drawn, distributions=kinds, value=random.random()))
+    for name, figure in sweep_report.figures(study, sweep_report.importances(study)):
+        figure.canvas.draw()
+        shown = [
+            (label.get_text(), label.get_window_extent())
+            for axes in figure.axes
+            for axis in (axes.xaxis, axes.yaxis)
+            if axis.get_visible()
+            for label in axis.get_ticklabels()
+            if label.get_visible() and label.get_text()
+            if axes.bbox.padded(1).contains(*_place(axes, axis, label))  # ticks beyond the ends are not drawn
+        ]
+        assert len(shown) >= (options if name != "history.png" else 4)
+        # names of options below parallel axes lean: the corners of their boxes are empty and may meet
+        leaning = [box for text, box in shown if name == "parallel.png" and text in ("dev MRR", *kinds)]
+        upright = [(text, box) for text, box in shown if not any(box is other for other in leaning)]
+        for place, (text, box) in enumerate(upright):
+            assert not [other for other, one in upright[place + 1 :] if box.padded(-1).overlaps(one)], (name, text)
+            assert not any(box.padded(-1).overlaps(one) for one in leaning), (name, text)
+        assert min(np.diff(sorted(box.x0 for box in leaning)), default=99) > 20, (
+            "a line's height between those that lean"
+        )
+        pyplot.close(figure)
 
 
 def test_the_test_split_is_not_looked_at(world, tmp_path):

@@ -87,6 +87,34 @@ def to_json(config: HeadConfig) -> dict[str, Any]:
     }
 
 
+def settings(method: str, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Options of a configuration whose value is not the method's default: name -> (value, default), plain JSON values.
+
+    Options that the method does not have, as those of an older run, are left out. Raises `UserError` for an unknown
+    method.
+    """
+    defaults = to_json(config_class(method)())
+    changed = {name: value for name, value in config.items() if name in defaults and value != defaults[name]}
+    return {name: (value, defaults[name]) for name, value in changed.items()}
+
+
+def settings_text(method: str, config: Mapping[str, Any]) -> str:
+    """The same in words, as value and default: `d_t 32 (96), lr 0.002 (0.001)`."""
+    pairs = settings(method, config).items()
+    return ", ".join(f"{name} {in_words(value)} ({in_words(default)})" for name, (value, default) in pairs)
+
+
+def in_words(value: Any) -> str:
+    """A plain JSON value as tables show it: `0.001`, `none`, `true`, `text+visual`."""
+    if isinstance(value, list):
+        return "+".join(map(str, value)) or "none"
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 @dataclasses.dataclass(frozen=True)
 class Option:
     """A hyper-parameter. kind, bounds: in words (`whole number`, `more than 0`; empty where there are none). default: a

@@ -5,6 +5,7 @@ import ipaddress
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, abort, render_template, request
@@ -20,6 +21,8 @@ DRAINED = (
 )  # bytes of a refused upload that are read and dropped: a browser shows no answer before it has sent all
 SENTENCE, PHRASE = 10_000, 500  # characters
 PAGE = 50  # mentions on a page of the search
+LOOK = Path(__file__).parents[1] / "page" / "page.css"
+"""The style that this page has in common with those of Report."""
 POLICY = (
     "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
@@ -169,7 +172,7 @@ def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
 
     @app.get("/explore.css")
     def style() -> Response:
-        return Response(app.open_resource("pages/explore.css").read(), mimetype="text/css")
+        return Response(LOOK.read_bytes() + app.open_resource("pages/explore.css").read(), mimetype="text/css")
 
     return app
 

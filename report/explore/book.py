@@ -12,6 +12,7 @@ from pipeline.datasets.contracts import Limits
 from report.cases import CaseData, Cases, Method
 from report.contracts import DETECTIONS
 from report.runs import read_predictions
+from report.searching import holds, plain
 from report.thumbnails import Thumbnails, uris
 
 OUTCOMES = ("right", "wrong", "NIL", "gold outside the KB")
@@ -20,8 +21,8 @@ OUTCOMES = ("right", "wrong", "NIL", "gold outside the KB")
 
 @dataclass(frozen=True)
 class Query:
-    """Words that a mention's phrase, sentence and entities must hold, letter case aside; "" for any. outcome: one of
-    `OUTCOMES`, or ""."""
+    """Words that a mention's phrase, sentence and entities must hold, letter case and accents aside; "" for any.
+    outcome: one of `OUTCOMES`, or ""."""
 
     phrase: str = ""
     sentence: str = ""
@@ -32,7 +33,7 @@ class Query:
 @dataclass(frozen=True)
 class PredictedMention:
     """A predicted mention. row: in the dataset's table. phrase, text (phrase and sentence) and entities (names and ids
-    of the gold and of the best five) in small letters, for the search."""
+    of the gold and of the best five) as `report.searching.plain` leaves them."""
 
     row: int
     outcome: str
@@ -42,9 +43,9 @@ class PredictedMention:
 
     def fits(self, query: Query) -> bool:
         return (
-            query.phrase.strip().casefold() in self.phrase
-            and query.sentence.strip().casefold() in self.text
-            and query.entity.strip().casefold() in self.entities
+            holds(self.phrase, query.phrase)
+            and holds(self.text, query.sentence)
+            and holds(self.entities, query.entity)
             and query.outcome in ("", self.outcome)
         )
 
@@ -87,7 +88,7 @@ class Book:
             outcome = "NIL" if gold is None else verdict if gold in names else "gold outside the KB"
             entities = "\n".join(f"{name}\n{names.get(name, '')}" for name in [gold or "", *prediction.top[:5]])
             text = f"{phrase}\n{sentence}"
-            mentions.append(PredictedMention(row, outcome, phrase.casefold(), text.casefold(), entities.casefold()))
+            mentions.append(PredictedMention(row, outcome, plain(phrase), plain(text), plain(entities)))
         method = Method(run.method, predictions, protocol=protocol)
         return cls(f"{run.label}/{run.method}/{run.folder.name}", source, method, mentions, names, limits)
 

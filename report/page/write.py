@@ -1,8 +1,9 @@
 """Writes the page of a report: gathers tables, curves and cases of finished runs, and renders them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from math import inf, isnan
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def write_explained(job: PageJob, explain_run: Explain) -> PageResult:
         "dataset": job.tables.dataset,
         "split": split,
         "protocol": protocol,
-        "figures": {entry.name: entry.averages[split][protocol]["all"].figures for entry in entries},
+        "cards": cards(entries, split, protocol),
         "mentions": source.mentions["split"].count(split),
         "ids": hits.ids,
         "entities": len(source.entities["id"]),
@@ -75,7 +76,7 @@ def write_explained(job: PageJob, explain_run: Explain) -> PageResult:
         "cost": [standings.costs],
         "published": [standings.published] if standings.published else [],
         "agreement": agreement.agreement(names, hits.right),
-        "charts": curves.charts({entry.name: entry.experiment.runs[0].epochs() for entry in entries}),
+        "charts": curves.charts({entry.name: entry.experiment.runs[0].history() for entry in entries}),
         "account": _account_tables(read_json(job.cases.prepared / "account.json")),
         "skipped": job.tables.skipped,
         "cases": len(listed),
@@ -91,6 +92,34 @@ def write_explained(job: PageJob, explain_run: Explain) -> PageResult:
         left_out=cases.thumbnails.left_out,
         bytes=len(page.encode()),
     )
+
+
+@dataclass(frozen=True)
+class Card:
+    """A method's figures in percent, as the head of the page shows them. colour: its place among the methods."""
+
+    name: str
+    colour: int
+    hits: str
+    reciprocal: str
+
+
+def cards(entries: Sequence[leaderboard.Entry], split: str, protocol: str) -> list[Card]:
+    """A card per method under one protocol, the best H@1 first, of equal ones the best MRR."""
+    figures = {entry.name: entry.averages[split][protocol]["all"].figures for entry in entries}
+    colours = {name: place for place, name in enumerate(figures)}
+
+    def mean(name: str, figure: str) -> float:
+        return figures[name][figure].mean if figure in figures[name] else float("nan")
+
+    def shown(value: float) -> str:
+        return "–" if isnan(value) else f"{100 * value:.1f}"
+
+    def rank(name: str) -> tuple[float, ...]:
+        return tuple(inf if isnan(value) else -value for value in (mean(name, "H@1"), mean(name, "MRR")))
+
+    ordered = sorted(figures, key=rank)
+    return [Card(name, colours[name], shown(mean(name, "H@1")), shown(mean(name, "MRR"))) for name in ordered]
 
 
 def _account_tables(account: Mapping[str, Any]) -> list[TextTable]:
