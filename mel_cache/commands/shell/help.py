@@ -3,6 +3,7 @@
 Luigi's own help lists every option twice, without defaults; it stays there under `--help-all`.
 """
 
+import functools
 import inspect
 import json
 import shutil
@@ -26,6 +27,7 @@ TITLES = {
     "Options": "texts",
 }
 """Headings of options that a command has in common with others, by the class that declares them."""
+_wrap = functools.partial(textwrap.wrap, break_on_hyphens=False)
 METHODS = "methods"
 USAGE = "luigi --module tasks {} [--option value ...]"
 FOOT = f"""Exit codes: 0 done, {REFUSED} refused before anything ran, {FAILED} a task failed.
@@ -73,7 +75,7 @@ def command(task: type[luigi.Task], method: str | None = None) -> str:
 def _method_lines(method: str | None) -> list[str]:
     """The hyper-parameters of a method, or without one the methods there are. Raises `UserError` for an unknown one."""
     if method is None:
-        listed = textwrap.wrap(", ".join(methods()), width(), initial_indent="  ", subsequent_indent="  ")
+        listed = _wrap(", ".join(methods()), width(), initial_indent="  ", subsequent_indent="  ")
         return [*listed, "  `--method NAME --help` lists the hyper-parameters of one"]
     return [
         _entry(f"  {option.name}", f"{option.meaning}; {_values(option)} ({json.dumps(option.default)})", INDENT)
@@ -97,7 +99,7 @@ def _option(task: type[luigi.Task], name: str, parameter: luigi.Parameter) -> st
 
 def _entry(name: str, text: str, indent: int) -> str:
     """`name`, and beside it, or below it where it is long, `text` in lines of the terminal's width."""
-    lines = textwrap.wrap(text, width() - indent) or [""]
+    lines = _wrap(text, width() - indent) or [""]
     if len(name) + 2 <= indent:
         lines[0] = name.ljust(indent) + lines[0]
         return "\n".join([lines[0], *(" " * indent + line for line in lines[1:])])
@@ -108,7 +110,7 @@ def _paragraphs(text: str) -> list[str]:
     """The paragraphs of a docstring, in lines of the terminal's width; what is indented stays as it is."""
     lines: list[str] = []
     for paragraph in text.split("\n\n"):
-        lines += [*(textwrap.wrap(paragraph, width()) if "\n " not in paragraph else paragraph.split("\n")), ""]
+        lines += [*(_wrap(paragraph, width()) if "\n " not in paragraph else paragraph.split("\n")), ""]
     return lines[:-1]
 
 
