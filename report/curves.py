@@ -1,9 +1,12 @@
-"""Learning curves as coordinates that a template draws: one small chart per figure, a line per method."""
+"""Learning curves and distributions as coordinates that a template draws: one small chart per figure, a line per method
+or split."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+from pipeline.datasets.text_statistics import bin_names
 from report.runs import History
 
 LARGE, SMALL = (720, 280), (340, 180)
@@ -56,6 +59,19 @@ def charts(histories: Mapping[str, History]) -> list[Chart]:
     return [chart for chart in drawn if chart.curves]
 
 
+def lengths_chart(splits: Mapping[str, Mapping[str, Any]]) -> Chart:
+    """How long the sentences of each split are, as figure 7 of MIMIC. splits: see `text_statistics`."""
+    shares = {
+        name: [(place, 100 * count / one["samples"]) for place, count in enumerate(one["lengths"], 1)]
+        for name, one in splits.items()
+        if name != "all"
+    }
+    colours = {name: (number, 0) for number, name in enumerate(shares)}
+    names = bin_names()
+    title = "Length of sentences: % of each split's samples, by words"
+    return replace(_chart(title, shares, colours, LARGE, lambda place: names[place - 1]), rows=())
+
+
 def _points(values: Iterable[tuple[int, float | None]]) -> list[Point]:
     return [(epoch, value) for epoch, value in values if value is not None and math.isfinite(value)]
 
@@ -65,8 +81,9 @@ def _chart(
     series: Mapping[str, list[Point]],
     kept: Mapping[str, tuple[int, int]],
     size: tuple[int, int],
+    tick: Callable[[int], str] = str,
 ) -> Chart:
-    """kept: name -> number of its colour, and the epoch that is marked."""
+    """kept: name -> number of its colour, and the epoch that is marked. tick: text below an epoch."""
     series = {name: points for name, points in series.items() if points}
     if not series:
         return Chart(title, (), (), (), (), size)
@@ -95,7 +112,7 @@ def _chart(
         curves.append(Curve(name, colour % 8, path, shown[-1], marked, f"{name}: {at}" if at else name))
         rows.append((name, str(points[-1][0]), str(epoch or "–"), "–" if value is None else f"{value:.4f}"))
     every = max(1, math.ceil(longest / (width // 48)))
-    x_ticks = [(place((epoch, low))[0], str(epoch)) for epoch in range(1, longest + 1, every)]
+    x_ticks = [(place((epoch, low))[0], tick(epoch)) for epoch in range(1, longest + 1, every)]
     return Chart(
         title,
         tuple(_apart(curves, height - BOTTOM + 8)),

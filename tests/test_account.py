@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pipeline.datasets.account import account_text
 from pipeline.datasets.contracts import LayoutOptions, Limits, PrepareJob
 from pipeline.datasets.images import image_key
 from pipeline.datasets.prepare import prepare
+from pipeline.datasets.text_statistics import bin_names, text_statistics
 
 WIKIMEL = Path(__file__).parents[2] / "shared" / "data" / "wikimel"
 
@@ -287,3 +289,31 @@ def test_candidates_that_came_with_mentions_are_kept_as_rows_and_counted(job, tm
     assert account["given"]["test"] == {"mentions": 2, "gold": 0, "candidates": 1, "outside_kb": 1}
     assert account["given"]["all"] == {"mentions": 3, "gold": 1, "candidates": 4, "outside_kb": 2}
     assert "candidates that came with the data" in account_text(account)
+
+
+def test_statistics_of_texts_are_those_counted_by_hand(job):
+    account = prepare(job).account
+    found = json.loads((job.out / "account.json").read_text())["texts"]
+    assert account["texts"] == found and list(found["splits"]) == ["train", "dev", "test", "all"]
+    train, everything = found["splits"]["train"], found["splits"]["all"]
+    # m0 and m1 have their own pictures, m2 too; words: 3, 3, 2
+    assert train["samples"] == 3 and train["mean"] == 2.667 and train["median"] == 3 and train["longest"] == 3
+    # m2, m3 and m7 have one sentence with three pictures (none is one)
+    assert everything["samples"] == 8 and everything["mentions_per_sample"] == 1.0
+    assert everything["lengths"][:2] == [8, 0] and len(everything["lengths"]) == 13 == len(bin_names())
+    assert train["phrase_mean"] == 1.667 and found["entities"] == {"attributes": 2.0, "description": None}
+    text = (job.out / "account.txt").read_text()
+    assert re.search(r"words in a sample's sentence, mean +2\.7 +2\.0 +2\.0 +2\.2\n", text) and "60+ " in text
+
+
+def test_mentions_of_one_sentence_and_picture_are_one_sample_and_long_sentences_fall_into_the_last_bin():
+    mentions = {
+        "split": ["train"] * 3,
+        "sentence": ["one two"] * 2 + ["w " * 99],
+        "image": ["a", "a", None],
+        "phrase": ["one", "two", "w w"],
+    }
+    found = text_statistics(mentions, {"attributes": ["a b c", " "], "description": [None, "a"]})
+    train = found["splits"]["train"]
+    assert (train["samples"], train["mentions_per_sample"], train["mean"]) == (2, 1.5, 50.5)
+    assert train["lengths"] == [1, *[0] * 11, 1] and found["entities"] == {"attributes": 3.0, "description": 1.0}

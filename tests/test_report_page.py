@@ -111,6 +111,31 @@ def test_curves_lie_within_their_chart_and_mark_the_epoch_that_is_kept():
     assert curves.charts({"c": History()}) == []
 
 
+def test_lengths_of_sentences_are_shares_of_each_splits_samples_under_the_names_of_their_bins(made):
+    lengths = [0] * 13
+    lengths[1], lengths[12] = 3, 1
+    chart = curves.lengths_chart(
+        {"train": {"samples": 4, "lengths": lengths}, "all": {"samples": 4, "lengths": lengths}}
+    )
+    assert [line.name for line in chart.curves] == ["train"] and [text for _, text in chart.x_ticks][::12] == [
+        "0–4",
+        "60+",
+    ]
+    heights = [float(point.split(",")[1]) for point in chart.curves[0].points.split()]
+    assert heights[1] == min(heights) and heights[12] < heights[2] == max(heights)
+    assert "Length of sentences" in made["text"] and "words in a sentence, % of samples" in made["text"]
+
+
+def test_an_account_of_before_is_shown_with_the_statistics_of_its_texts(tmp_path):
+    job = report_world.job(tmp_path, mentions=30, cases=0)
+    path = job.cases.prepared / "account.json"
+    account = json.loads(path.read_text())
+    del account["texts"]
+    path.write_text(json.dumps(account))
+    write_page(job)
+    assert "texts by split" in job.out.read_text()
+
+
 def test_an_epoch_whose_loss_is_not_known_is_marked_nowhere():
     (loss,) = curves.charts({"a": History((Epoch(1, 2.0), Epoch(2, None)), 2)})
     assert loss.curves[0].kept is None and loss.rows == (("a", "1", "2", "–"),)

@@ -9,6 +9,7 @@ from foundation.tables import TextTable, as_text, text_table
 from pipeline.datasets.records import SPLITS, RawDataset
 from pipeline.datasets.scan import Scan
 from pipeline.datasets.tables import NIL, OUTSIDE_KB, STATUS_NAMES
+from pipeline.datasets.text_statistics import statistics_tables
 
 _ROWS = (
     ("mentions", "mentions"),
@@ -157,7 +158,7 @@ def tables(account: Mapping[str, Any]) -> list[TextTable]:
     for title, counts in (("entity types", entities["types"]), ("mention groups", account["groups"])):
         if len(counts) > 1:
             listed.append(_counts_table(title, ["all"], [(label, [count]) for label, count in counts.items()]))
-    return listed
+    return [*listed, *(statistics_tables(account["texts"]) if "texts" in account else [])]
 
 
 def _counts_table(title: str, columns: Iterable[str], rows: Iterable[tuple[str, Sequence[int]]]) -> TextTable:

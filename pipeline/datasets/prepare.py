@@ -12,6 +12,7 @@ from pipeline.datasets.contracts import ACCOUNT, CONTENT, Dataset, PrepareJob
 from pipeline.datasets.layouts import load
 from pipeline.datasets.records import RawDataset
 from pipeline.datasets.scan import scan
+from pipeline.datasets.text_statistics import text_statistics
 
 
 def prepare(job: PrepareJob) -> Dataset:
@@ -38,6 +39,7 @@ def prepare(job: PrepareJob) -> Dataset:
     train_golds = [gold for gold, split in pairs if split == "train" and gold >= 0]
     entities = tables.entity_columns(raw, entity_scans, train_golds)
     account = account_of(raw, mentions, mention_scans, entity_scans)
+    account["texts"] = text_statistics(mentions, entities)
     _refuse_bad_images(account, raw, job.max_bad_images)
 
     written = {

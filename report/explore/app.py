@@ -172,7 +172,9 @@ def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
 
     @app.get("/explore.css")
     def style() -> Response:
-        return Response(LOOK.read_bytes() + app.open_resource("pages/explore.css").read(), mimetype="text/css")
+        return Response(
+            LOOK.read_text() + (Path(__file__).parent / "pages" / "explore.css").read_text(), mimetype="text/css"
+        )
 
     return app
 

@@ -15,6 +15,7 @@ from heads.contracts import Selection
 from heads.explanations import by_hash, explain
 from heads.metrics import parts
 from pipeline.datasets.account import tables as account_tables
+from pipeline.datasets.text_statistics import text_statistics
 from report import agreement, curves, leaderboard
 from report.cases import TOP, CaseData, Cases, Explanation, Method
 from report.contracts import CasesJob, PageJob, PageResult
@@ -63,6 +64,8 @@ def write_explained(job: PageJob, explain_run: Explain) -> PageResult:
         "methods": names,
         "kinds": {entry.name: entry.experiment.record.method or entry.name for entry in entries},
     }
+    account = read_json(job.cases.prepared / "account.json")
+    account.setdefault("texts", text_statistics(source.mentions, source.entities))  # accounts of before lack them
     context = {
         "dataset": job.tables.dataset,
         "split": split,
@@ -77,7 +80,8 @@ def write_explained(job: PageJob, explain_run: Explain) -> PageResult:
         "published": [standings.published] if standings.published else [],
         "agreement": agreement.agreement(names, hits.right),
         "charts": curves.charts({entry.name: entry.experiment.runs[0].history() for entry in entries}),
-        "account": _account_tables(read_json(job.cases.prepared / "account.json")),
+        "account": _account_tables(account),
+        "lengths": curves.lengths_chart(account["texts"]["splits"]),
         "skipped": job.tables.skipped,
         "cases": len(listed),
         "left_out": cases.thumbnails.left_out,
