@@ -4,7 +4,7 @@ from foundation.errors import UserError
 from foundation.tables import as_text, text_table
 from report.contracts import ComparisonJob, ComparisonResult, Difference, McNemar
 from report.runs import Experiment, Ranks, paired, read_experiment, shared_protocol
-from report.significance import mcnemar, p_text, paired_bootstrap
+from report.significance import mcnemar, p_text, paired_bootstrap, paired_t_test
 
 FIGURES = ("H@1", "MRR")
 
@@ -41,14 +41,32 @@ def compare(job: ComparisonJob) -> ComparisonResult:
         f"{job.split}, {protocol}: a minus b over {mentions} mentions",
         ["Paired bootstrap over mentions, two-sided.", *means],
     )
-    blocks = [f"a: {_described(first)}\nb: {_described(second)}", as_text(table), _mcnemar_text(first, second, by_seed)]
+    t_tests, seeds = _t_tests(first, second, job.split, protocol)
+    blocks = [f"a: {_described(first)}\nb: {_described(second)}", as_text(table)]
+    if t_tests:
+        rows = [[figure, p_text(p)] for figure, p in t_tests.items()]
+        blocks.append(as_text(text_table(["", "p"], rows, f"Paired t-test over {seeds} seeds", ["Two-sided."])))
+    blocks.append(_mcnemar_text(first, second, by_seed))
     return ComparisonResult(
         protocol=protocol,
         mentions=mentions,
         differences=dict(zip(FIGURES, tested, strict=True)),
         mcnemar=tuple(by_seed),
         text="\n\n".join(blocks),
+        t_tests=t_tests,
     )
+
+
+def _t_tests(first: Experiment, second: Experiment, split: str, protocol: str) -> tuple[dict[str, float], int]:
+    """figure -> p of a paired t-test over the seeds that both have, and how many those are."""
+    found, shared = {}, []
+    for figure in FIGURES:
+        one, other = (experiment.by_seed(split, protocol, figure) for experiment in (first, second))
+        shared = sorted(seed for seed in one.keys() & other.keys() if seed is not None)
+        p = paired_t_test([one[seed] for seed in shared], [other[seed] for seed in shared])
+        if p is not None:
+            found[figure] = p
+    return found, len(shared)
 
 
 def _described(experiment: Experiment) -> str:

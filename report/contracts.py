@@ -114,13 +114,15 @@ class McNemar:
 @contract
 class ComparisonResult:
     """Two runs compared over the same mentions. differences: figure ("H@1", "MRR") -> difference. mcnemar: a test of
-    H@1 for each pair of seeds, none where the numbers of seeds differ. text: all of it as a table."""
+    H@1 for each pair of seeds, none where the numbers of seeds differ. t_tests: figure -> p of a paired t-test over the
+    seeds that both have, none where there are fewer than two. text: all of it as a table."""
 
     protocol: str
     mentions: int
     differences: Mapping[str, Difference]
     mcnemar: tuple[McNemar, ...]
     text: str
+    t_tests: Mapping[str, float] = field(default_factory=dict)
 
 
 @contract

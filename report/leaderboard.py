@@ -10,10 +10,11 @@ from foundation.tables import Cell, TextTable, as_latex, as_markdown, as_text, t
 from report.averages import FIGURES, Average, Averages, PartAverages, average_text, averages
 from report.combination import behind_best_part
 from report.contracts import LeaderboardJob, LeaderboardResult, NamedRun, TablesJob
+from report.costs import Part, parts_of, total
 from report.long_csv import long_csv
 from report.published import published
 from report.runs import PROTOCOLS, Experiment, ranks, read_experiment, shared_protocol
-from report.significance import holm, p_text, paired_bootstrap
+from report.significance import holm, p_text, paired_bootstrap, paired_t_test
 
 GROUP = "group: "
 UNGROUPED = ["mention image: yes", "mention image: no", "gold image: yes", "gold image: no", "image on both sides: yes"]
@@ -126,6 +127,7 @@ def standing(entries: Sequence[Entry], split: str, protocol: str, reference: str
     figures = {entry.name: entry.averages[split][protocol]["all"] for entry in here}
     best = {name: _best(name, [one.figures.get(name) for one in figures.values()]) for name in FIGURES}
     p_values = _p_values(here, split, protocol, reference, resamples)
+    over_seeds = _t_tests(here, split, protocol, reference)
     rows = []
     for entry in here:
         values = figures[entry.name]
@@ -137,17 +139,28 @@ def standing(entries: Sequence[Entry], split: str, protocol: str, reference: str
         ]
         if reference:
             row += ["", ""] if entry.name == reference else _change(figures.get(reference), values)
-        rows.append([*row, *p_values[entry.name]])
+        rows.append([*row, *p_values[entry.name], *over_seeds.get(entry.name, [""] * (2 if over_seeds else 0))])
     counts = sorted({values.n for values in figures.values()})
     absent = [entry.name for entry in entries if entry not in here]
     seeds = max(len(entry.experiment.runs) for entry in here)
     return text_table(
-        ["", *FIGURES, *(["Δ H@1", "relative"] if reference else []), "p H@1", "p MRR"],
+        [
+            "",
+            *FIGURES,
+            *(["Δ H@1", "relative"] if reference else []),
+            "p H@1",
+            "p MRR",
+            *(["t H@1", "t MRR"] if over_seeds else []),
+        ],
         rows,
         f"({', '.join(map(str, counts))} mentions)",
         [
             f"p against {reference or 'the best'}: paired bootstrap over mentions, Holm-adjusted over this table"
             + (f"; mean ± standard deviation over {seeds} seeds." if seeds > 1 else "."),
+            "t: p of a paired t-test over the seeds that both methods have, two-sided, Holm-adjusted over this table: "
+            "whether the training repeats the difference. p: whether other mentions would."
+            if over_seeds
+            else "",
             f"No such figures: {', '.join(absent)} (scores lists alone)." if absent else "",
             *(behind_best_part(entry.experiment) for entry in here if split == "test"),
         ],
@@ -197,6 +210,30 @@ def _p_values(here: Sequence[Entry], split: str, protocol: str, reference: str, 
         adjusted = dict(zip(others, holm([one.p for one in tested]), strict=True))
         shown = {name: p_text(p) for name, p in adjusted.items()} | {chosen: "ref." if reference else "best"}
         columns.append({name: shown.get(name, "–") for name in of_entry})
+    return {entry.name: [column[entry.name] for column in columns] for entry in here}
+
+
+def _t_tests(here: Sequence[Entry], split: str, protocol: str, reference: str) -> dict[str, list[str]]:
+    """name -> p of a paired t-test over seeds, of H@1 and of MRR, against the best of each, or against `reference`.
+
+    Nothing where no method has two seeds in common with it.
+    """
+    columns: list[dict[str, str]] = []
+    for figure in ("H@1", "MRR"):
+        values = {entry.name: entry.experiment.by_seed(split, protocol, figure) for entry in here}
+        means = {entry.name: entry.averages[split][protocol]["all"].figures[figure].mean for entry in here}
+        chosen = reference if reference in values else max(means, key=means.__getitem__)
+        tested: dict[str, float] = {}
+        for name, one in values.items():
+            shared = sorted(seed for seed in one.keys() & values[chosen].keys() if seed is not None)
+            p = paired_t_test([one[seed] for seed in shared], [values[chosen][seed] for seed in shared])
+            if name != chosen and p is not None:
+                tested[name] = p
+        adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
+        columns.append({name: p_text(adjusted[name]) if name in adjusted else "–" for name in values})
+        columns[-1][chosen] = "ref." if reference else "best"
+        if not tested:
+            return {}
     return {entry.name: [column[entry.name] for column in columns] for entry in here}
 
 
@@ -257,12 +294,14 @@ def costs(entries: Sequence[Entry]) -> TextTable:
     for entry in entries:
         records = [run.record for run in entry.experiment.runs]
         first = records[0]
+        of_runs = [parts_of(run) for run in entry.experiment.runs]
+        sums = [total(parts) for parts in of_runs]
         rows.append(
             [
                 entry.name,
                 str(len(records)),
-                "–" if first.parameters is None else f"{first.parameters:,}",
-                _mean_text([one.train_seconds for one in records], "{:.1f}"),
+                "–" if sums[0].parameters is None else f"{sums[0].parameters:,}",
+                _mean_text([one.seconds for one in sums], "{:.1f}"),
                 *(
                     _mean_text([one.pairs_per_second.get(name) for one in records], "{:,.0f}")
                     for name in ("candidates", "full-kb")
@@ -272,13 +311,28 @@ def costs(entries: Sequence[Entry]) -> TextTable:
                 entry.settings or "none",
             ]
         )
+        rows += _part_rows(of_runs) if len(of_runs[0]) > 1 else []
     header = ["", "seeds", "parameters", "train s", "pairs/s, lists", "pairs/s, KB", "epochs", "device"]
     return text_table(
         [*header, "settings other than the method's defaults"],
         rows,
         "Cost and settings",
-        ["parameters: trainable ones. Speeds: encoding both sides and scoring, features read from the cache."],
+        [
+            "parameters: trainable ones, train s: seconds of training; of a method made of several runs the sum over "
+            "all of them, and each below it. A parameter that two stages train counts once in the sum, and so does a "
+            "run that two others read. Speeds: encoding both sides and scoring, features read from the cache."
+        ],
     )
+
+
+def _part_rows(of_runs: Sequence[Sequence[Part]]) -> list[list[str]]:
+    """A row of costs for each part of the runs of several seeds."""
+    rows = []
+    for place, part in enumerate(of_runs[0]):
+        same = [parts[place].cost.seconds for parts in of_runs if place < len(parts)]
+        parameters = "–" if part.cost.parameters is None else f"{part.cost.parameters:,}"
+        rows.append(["  " * part.depth + part.name, "", parameters, _mean_text(same, "{:.1f}"), *[""] * 5])
+    return rows
 
 
 def _mean_text(values: Sequence[float | None], form: str) -> str:

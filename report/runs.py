@@ -128,6 +128,10 @@ class Experiment:
         """The first run's; method and parameters are the same for all."""
         return self.runs[0].record
 
+    def by_seed(self, split: str, protocol: str, figure: str) -> dict[int | None, float]:
+        """seed -> a figure of the whole split."""
+        return {run.record.seed: float(run.metrics[split][protocol]["all"][figure]) for run in self.runs}
+
     def protocols(self, split: str) -> list[str]:
         """Those that every run was measured under."""
         return [name for name in PROTOCOLS if all(name in run.metrics.get(split, {}) for run in self.runs)]

@@ -49,6 +49,21 @@ def paired_bootstrap(
     return [Difference(mean=mean, low=low, high=high, p=p) for mean, low, high, p in rows]
 
 
+def paired_t_test(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Two-sided p of Student's paired t-test over a figure of two methods, seed by seed.
+
+    None for fewer than two seeds, and where all differences are one number that is not 0: they have no variance.
+    """
+    from scipy.stats import ttest_rel
+
+    differences = np.asarray(first, float) - np.asarray(second, float)
+    if len(differences) < 2:
+        return None
+    if np.ptp(differences) < 1e-12:
+        return 1.0 if abs(differences[0]) < 1e-12 else None
+    return float(ttest_rel(first, second).pvalue)
+
+
 def _resampled_means(values: np.ndarray, resamples: int, random: np.random.Generator) -> np.ndarray:
     """(resamples, m) means of `values` (m, n) over n mentions drawn with replacement.
 

@@ -110,7 +110,7 @@ def test_ablations_are_trained_beside_the_full_method_and_two_runs_compared(worl
     assert len(runs(copy, "mimic")[0]) == len(before) + 2, "the full one was there"
     for name in (
         "dev, full-kb",
-        "test, rerank",
+        "test, candidates and rerank (10 mentions)",
         "without L_T",
         "10% of train",
         "ref.",

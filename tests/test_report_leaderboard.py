@@ -15,7 +15,7 @@ from report.compare import compare
 from report.contracts import AverageJob, ComparisonJob, LeaderboardJob, NamedRun, TablesJob
 from report.leaderboard import write_leaderboard
 from report.runs import read_experiment
-from report.significance import holm, paired_bootstrap
+from report.significance import holm, paired_bootstrap, paired_t_test
 
 PROTOCOLS = ("full-kb", "candidates", "rerank")
 GROUPS = np.array(["easy", "hard_&_odd"])[np.arange(60) % 2]
@@ -157,6 +157,23 @@ def test_protocols_under_which_all_figures_are_the_same_have_one_table(world):
     titles = [line for line in text.splitlines() if line.startswith("test, ") and "mentions)" in line]
     assert titles == ["test, full-kb (60 mentions)", "test, candidates and rerank (60 mentions)"]
     assert "test, candidates (60 mentions)" in written(world), "those of mimic differ"
+
+
+def test_a_t_test_over_the_seeds_that_both_have_stands_beside_the_bootstrap_over_mentions(world):
+    world["other"] = world["text"]
+    text = written(world, "mimic", "other", "dwe")
+    found = rows_of(text, "test, full-kb")
+    of_seeds = [
+        [(ranks_of(seed + shift, hit) == 1).mean() for seed in range(3)] for shift, hit in ((0, 0.8), (20, 0.5))
+    ]
+    p = paired_t_test(*of_seeds)
+    assert found["other"][10] == ("< 0.001" if p < 0.001 else f"{p:.3f}") and found["mimic"][10] == "best"
+    assert found["dwe"][10] == "–", "it has one seed"
+    assert "paired t-test over the seeds" in " ".join(text.split()) and "paired bootstrap over mentions" in text
+    assert "t-test" not in written(world, "mimic", "dwe"), "no two seeds in common"
+    runs = [NamedRun(name=name, folder=world[name]) for name in ("mimic", "text")]
+    compared = compare(ComparisonJob(first=runs[0], second=runs[1], protocol="full-kb", resamples=100))
+    assert compared.t_tests["H@1"] == pytest.approx(p) and "Paired t-test over 3 seeds" in compared.text
 
 
 def test_a_combination_behind_its_best_part_is_explained_by_its_figures(world):

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from report.significance import holm, mcnemar, paired_bootstrap
+from report.significance import holm, mcnemar, paired_bootstrap, paired_t_test
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (5, 5), (2, 9), (9, 2), (0, 20), (30, 60)])
@@ -72,3 +72,10 @@ def test_holm_adjusts_by_what_is_left_and_never_falls():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
     assert holm([]) == []
+
+
+def test_the_t_test_over_seeds_has_its_known_p_and_none_without_variance():
+    # differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), t = 3.4641, two-sided p with 2 degrees of freedom
+    assert paired_t_test([3, 5, 7], [2, 3, 4]) == pytest.approx(0.0741799, abs=1e-6)
+    assert paired_t_test([0.5], [0.4]) is None and paired_t_test([2, 3], [1, 2]) is None
+    assert paired_t_test([2, 3], [2, 3]) == 1.0

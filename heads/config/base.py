@@ -94,6 +94,10 @@ class HeadConfig:
         same seed and mentions."""
         return {}
 
+    def trains_on(self, label: str, name: str) -> bool:
+        """Whether this head starts from the parameter `name` of the run `label` (see `runs`) and trains it further."""
+        return False
+
     def searched(self) -> Mapping[str, Mapping[str, Any]]:
         """The search space of this configuration: `space`, or the part of it that these options use."""
         return self.space

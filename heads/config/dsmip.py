@@ -216,6 +216,12 @@ class DsmipConfig(HeadConfig):
             return {}
         return {expert: ("dsmip", self._of_stage(self.stage_of(expert))) for expert in self.possible(available)}
 
+    def trains_on(self, label: str, name: str) -> bool:
+        """See `HeadConfig.trains_on`: the units of each expert; prompts, and the visual expert's absent picture beside
+        a gate, stay as they are."""
+        frozen = label == "visual" and self.missing_image == "null" and len(self.experts) > 1
+        return name.startswith("scoring.") and not (frozen and name == "scoring.absent_image")
+
     def _of_stage(self, stage: str) -> dict[str, Any]:
         """The parameters of an expert's own training: only options that its stage reads, so that others do not train it
         again."""

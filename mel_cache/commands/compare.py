@@ -23,7 +23,7 @@ from report.contracts import (
     TablesJob,
 )
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised when leaderboards are to be written anew."""
 
 

@@ -24,7 +24,7 @@ from pipeline.extraction import wants
 from report.contracts import DETECTIONS, CasesJob, PageJob, PageResult
 
 SPLITS = ("train", "dev", "test")
-PAGE = 1
+PAGE = 2
 """Raised when pages are to be written anew."""
 MOST_CASES = 5000
 

@@ -25,8 +25,8 @@ _ENTITY_ROWS = (("words in attributes, mean", "attributes"), ("words in a descri
 def text_statistics(mentions: Mapping[str, Sequence[Any]], entities: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Statistics of a prepared dataset's tables, as account.json holds them. Words: what white space separates.
 
-    `splits`: split -> the figures of `_ROWS`, and `lengths`, of how many samples the sentence has 0–4, 5–9, … words, the
-    last bin from `LAST` on. `entities`: mean words of those that have such a text.
+    `splits`: split -> the figures of `_ROWS`; `lengths`: of how many samples the sentence has 0–4, 5–9, … words,
+    the last bin from `LAST` on. `entities`: mean words of those that have such a text.
     """
     splits = list(dict.fromkeys([*(name for name in ("train", "dev", "test") if name in mentions["split"]), "all"]))
     of_split = {}

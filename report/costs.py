@@ -1,0 +1,120 @@
+"""What a method costs with all that it is made of: the runs that it reads, their stages, and features made by them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from cache.identity import identity
+from foundation.errors import UserError
+from foundation.files import read_json
+from heads.config import config_class, load_config, to_json
+from report.runs import Run, read_run
+
+ITSELF = "itself"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """parameters: trainable ones; seconds: of training, or of extracting features. None where nothing says so."""
+
+    parameters: int | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run among those that a method is made of, or features that one of them made.
+
+    depth: how many runs read it. own: what it adds to the sum: without parameters that the run that reads it trains on.
+    """
+
+    name: str
+    depth: int
+    cost: Cost
+    own: Cost
+
+
+def parts_of(run: Run) -> list[Part]:
+    """All that a run is made of, each once, itself last; itself alone for a run that reads no others."""
+    seen: set[Path] = set()
+    return [*_below(run, _depends(run.folder), 1, seen), _itself(run, ITSELF)]
+
+
+def total(parts: Sequence[Part]) -> Cost:
+    """Their sum; None where a part of it is not known."""
+    parameters = [part.own.parameters for part in parts]
+    seconds = [part.own.seconds for part in parts]
+    return Cost(
+        None if None in parameters else sum(value or 0 for value in parameters),
+        None if None in seconds else sum(value or 0.0 for value in seconds),
+    )
+
+
+def _below(run: Run, depends: Mapping[str, Any], depth: int, seen: set[Path]) -> Iterator[Part]:
+    """The parts of the runs that `run` reads. seen: folders that were counted."""
+    for label, of_part in depends.get("heads", {}).items():
+        folder = run.folder.parent.parent / of_part["method"] / identity(of_part)[:16]
+        if folder in seen:
+            continue
+        seen.add(folder)
+        try:
+            part = read_run(folder)
+        except UserError:  # a part that was deleted, or a run that was taken elsewhere without it
+            yield Part(label, depth, Cost(None, None), Cost(None, None))
+            continue
+        cost = Cost(part.record.parameters, part.record.train_seconds)
+        taken = _trained_on(depends, label, folder)
+        own = Cost(None if cost.parameters is None or taken is None else cost.parameters - taken, cost.seconds)
+        below = list(_below(part, of_part, depth + 1, seen))
+        if below:
+            itself = Part(ITSELF, depth + 1, cost, own)
+            yield Part(label, depth, total([*below, itself]), Cost(0, 0.0))
+            yield from [*below, itself]
+        else:
+            yield Part(label, depth, cost, own)
+        seconds = _extraction(folder)
+        if seconds is not None:
+            made = Cost(0, seconds)
+            yield Part(f"features by {label}", depth, made, made)
+
+
+def _itself(run: Run, name: str) -> Part:
+    cost = Cost(run.record.parameters, run.record.train_seconds)
+    return Part(name, 1, cost, cost)
+
+
+def _depends(folder: Path) -> Mapping[str, Any]:
+    path = folder / "config.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _trained_on(depends: Mapping[str, Any], label: str, folder: Path) -> int | None:
+    """How many parameters of the run in `folder` the run that reads it trains further, and counts as its own.
+
+    None where the configuration of that run cannot be read any more.
+    """
+    from safetensors import safe_open
+
+    try:
+        known = to_json(config_class(depends["method"])())
+        config = load_config(
+            depends["method"], {key: value for key, value in depends["config"].items() if key in known}
+        )
+    except UserError:
+        return None
+    with safe_open(folder / "model.safetensors", framework="numpy") as file:
+        names = [name for name in file.keys() if config.trains_on(label, name)]  # noqa: SIM118  # no mapping
+        return sum(prod(file.get_slice(name).get_shape()) for name in names)
+
+
+def _extraction(folder: Path) -> float | None:
+    """Seconds of extracting the features that a run's prompts made; None where it made none."""
+    work = folder.parents[min(3, len(folder.parents) - 1)]
+    seconds = [
+        receipt["run"]["seconds"]
+        for receipt in map(read_json, sorted(work.glob("receipts/PromptedFeatures-*.json")))
+        if any(work / one["store"] == folder / "cache" / Path(one["store"]).name for one in receipt["result"]["inputs"])
+    ]
+    return sum(seconds) if seconds else None
