@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from cache.keys import KeyColumn
 from cache.store import Store
 from foundation.tables import as_text, text_table
 from pipeline.demo.drawing import draw_boxed
@@ -33,7 +34,9 @@ def found_in(work: Path, side: str, feature: str, view: str = "image") -> Parent
         result = json.loads(path.read_text())["result"]
         column = result["columns"].get(f"{side}.{feature}.{view}")
         if column:
-            return Parent.read(Store.open(work / "cache" / result["features"][feature]["store"]), work / column)
+            return Parent.of(
+                Store.open(work / "cache" / result["features"][feature]["store"]), KeyColumn.load(work / column)
+            )
     raise SystemExit(f"no {feature} of the {side} side in {work}; `luigi --module tasks ExtractFeatures` extracts it")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from cache.identity import Output, identity, weights_hash
 from cache.inputs import Side
+from cache.keys import KeyColumn
 from cache.shard import Status
 from cache.store import Store
 from cache.table import Table
@@ -64,8 +65,8 @@ def extract(job: TrainingJob) -> PromptOutputs:
     files: list[Path] = []
     rows = {}
     for one in job.inputs:
-        with np.load(one.keys, allow_pickle=False) as saved:
-            keys = distinct(np.ascontiguousarray(saved["keys"])[saved["present"]])
+        column = KeyColumn.load(one.keys)
+        keys = distinct(column.keys[column.present])
         prompted = Prompted(head, one.role, one.side, Store.open(one.store))
         spec = prompted.spec(weights)
         store = Store.create(job.out / "cache", prompted.feature, spec)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from cache.keys import KeyColumn
 from cache.store import Store
 from cache.table import Table
 from foundation.errors import UserError
@@ -116,29 +117,6 @@ class Several:
         return Ragged(values, torch.from_numpy(lengths))
 
 
-@dataclass(frozen=True)
-class Keys:
-    """A key column: the rows of a feature behind each record, as extraction leaves them (see
-    `pipeline.extraction.units.KeyColumn`)."""
-
-    keys: np.ndarray
-    present: np.ndarray
-    span: np.ndarray
-    counts: np.ndarray | None = None
-
-    @property
-    def records(self) -> int:
-        """The number of records."""
-        return len(self.keys) if self.counts is None else len(self.counts)
-
-    @classmethod
-    def load(cls, path: Path) -> "Keys":
-        """The column in an npz file."""
-        with np.load(path, allow_pickle=False) as saved:
-            counts = saved["counts"] if "counts" in saved.files else None
-            return cls(np.ascontiguousarray(saved["keys"]), saved["present"], saved["span"], counts)
-
-
 @dataclass
 class Side:
     """The mentions or the entities: `count` rows. columns: `<role>.<output>`; by role, ok: which rows have it, spans:
@@ -150,12 +128,12 @@ class Side:
     ok: dict[str, np.ndarray] = field(default_factory=dict)
     spans: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def add(self, role: str, outputs: Iterable[str], store: Store, keys: Keys) -> None:
+    def add(self, role: str, outputs: Iterable[str], store: Store, keys: KeyColumn) -> None:
         """Take the outputs of a feature as columns `<role>.<output>`."""
         if keys.counts is None:
             self.spans[role] = keys.span.astype(np.int64)
         for output in outputs:
-            rows = FeatureColumn(Table(store, output, keys.keys, keys.present), keys.keys)
+            rows = FeatureColumn(keys.table(store, output), keys.keys)
             column = rows if keys.counts is None else Several(rows, keys.counts)
             self.columns[f"{role}.{output}"] = column
             self.ok[role] = column.ok & self.ok.get(role, True)
@@ -222,7 +200,7 @@ class Bundle:
         counts = {"mention": len(mentions), "entity": len(entities)}
         sides = {side: Side(count, device) for side, count in counts.items()}
         for one in inputs:
-            side, keys = one.side, Keys.load(one.keys)
+            side, keys = one.side, KeyColumn.load(one.keys)
             if keys.records != counts[side] or keys.keys.shape != (
                 keys.records if keys.counts is None else int(keys.counts.sum()),
                 16,

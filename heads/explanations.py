@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from cache.keys import KeyColumn
 from cache.store import Store
-from cache.table import Table
 from foundation.errors import UserError, nearest
 from foundation.files import write_atomic
 from foundation.progress import Bar
@@ -171,8 +171,7 @@ class _Boxes:
     """Which box of the picture each step of a role stands for."""
 
     def __init__(self, store: Store, keys: Path) -> None:
-        with np.load(keys, allow_pickle=False) as saved:
-            self.table = Table(store, "box", np.ascontiguousarray(saved["keys"]), saved["present"])
+        self.table = KeyColumn.load(keys).table(store, "box")
 
     def __call__(self, row: int) -> list[int]:
         return self.table.ragged_flat(np.array([row]))[0].astype(int).tolist()

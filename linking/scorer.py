@@ -11,6 +11,7 @@ import torch
 
 from cache.identity import identity, weights_hash
 from cache.inputs import Input, Want
+from cache.keys import KeyColumn
 from cache.store import Store
 from cache.table import Table
 from experiments import jobs, prompts
@@ -19,7 +20,7 @@ from heads.base import Ragged, Rows
 from heads.config import load_config
 from heads.config.dsmip import PROMPTED, DsmipConfig
 from heads.contracts import HeadInput
-from heads.data import Bundle, Keys, Side, settle_all
+from heads.data import Bundle, Side, settle_all
 from heads.fusion import Frequency, read_phrases
 from heads.runs import load_head, refuse_other_features
 from heads.scoring import Scoring, entity_chunks
@@ -29,7 +30,6 @@ from pipeline.candidates.lists import RankedLists
 from pipeline.candidates.merging import merge
 from pipeline.candidates.registry import source
 from pipeline.candidates.specs import candidate_sources
-from pipeline.extraction.units import KeyColumn
 from pipeline.pairs.base import Pairs
 from pipeline.pairs.registry import pair_function
 from pipeline.pairs.roles import SERVED
@@ -84,10 +84,9 @@ class Chunk:
     def __len__(self) -> int:
         return len(self.table["phrase"])
 
-    def keys(self, feature: str, view: str) -> Keys:
+    def keys(self, feature: str, view: str) -> KeyColumn:
         """The key column of a feature under a view."""
-        column = self.columns[Want(side="mention", feature=feature, view=view)]
-        return Keys(column.keys, column.present, column.span, column.counts)
+        return self.columns[Want(side="mention", feature=feature, view=view)]
 
 
 class Scorer:
@@ -106,7 +105,7 @@ class Scorer:
         self.entities = Side(len(kb), device)
         for one in self.inputs:
             if one.side == "entity":
-                self.entities.add(one.role, one.outputs, Store.open(one.store), Keys.load(one.keys))
+                self.entities.add(one.role, one.outputs, Store.open(one.store), KeyColumn.load(one.keys))
         settle_all(self.entities, device)
         specs = candidate_sources(run.options.sources, run.options.scorer, run.retrieval, run.paths)
         self.sources = [source(spec) for spec in specs]
@@ -174,8 +173,8 @@ class Scorer:
         if chunk.lists is None:
 
             def vectors(read: Input, output: str) -> Table:
-                keys = Keys.load(read.keys) if read.side == "entity" else chunk.keys(read.feature, read.view)
-                return Table(self.stores[read.feature], output, keys.keys, keys.present)
+                keys = KeyColumn.load(read.keys) if read.side == "entity" else chunk.keys(read.feature, read.view)
+                return keys.table(self.stores[read.feature], output)
 
             inputs, options = SourceInputs(chunk.table, self.kb.table, vectors), self.run.options
             listed = [each.lists(inputs, options.k) for each in self.sources]
@@ -198,9 +197,8 @@ class Scorer:
             def values(role: str) -> RecordValues:
                 want = SERVED[role]
                 kb = self.run.paths.root / self.run.extraction.columns.get(want.column, "")
-                keys = Keys.load(kb) if want.side == "entity" else chunk.keys(want.feature, want.view)
-                table = Table(self.stores[want.feature], want.output, keys.keys, keys.present)
-                return RecordValues(table, keys.counts)
+                keys = KeyColumn.load(kb) if want.side == "entity" else chunk.keys(want.feature, want.view)
+                return RecordValues(keys.table(self.stores[want.feature], want.output), keys.counts)
 
             chunk.pairs[name] = pair_function(name)(Pairs(chunk.table, self.kb.texts, lists, values))
         return chunk.pairs[name]
@@ -244,7 +242,7 @@ class _Prompts:
         self.weights = weights_hash([learned.folder / "model.safetensors"], None)
         self.states = {"text": config.layers_text, "image": config.layers_image}
 
-    def extract(self, one: HeadInput, chunk: Chunk) -> tuple[Store, Keys]:
+    def extract(self, one: HeadInput, chunk: Chunk) -> tuple[Store, KeyColumn]:
         """The store and key column of a prompted input, its rows for the chunk's mentions added."""
         store = Store.open(one.store)
         kind = next(kind for kind, feature in PROMPTED.items() if feature == one.feature)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cache.inputs import Input
+from cache.keys import KeyColumn
 from cache.store import Store
 from foundation.errors import UserError
 from foundation.files import inside
@@ -49,7 +50,7 @@ class CaseData:
     def read(cls, prepared: Path, images: Mapping[str, Path], detections: Iterable[Input]) -> "CaseData":
         """detections: inputs of the mentions' side. Raises `UserError` where a table cannot be read."""
         tables = read_tables(prepared)
-        parents = {one.feature: Parent.read(Store.open(one.store), one.keys) for one in detections}
+        parents = {one.feature: Parent.of(Store.open(one.store), KeyColumn.load(one.keys)) for one in detections}
         return cls(tables["mention"], tables["entity"], images, parents)
 
     def detected(self, feature: str, row: int) -> Detected | None:

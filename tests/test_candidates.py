@@ -15,6 +15,7 @@ from rapidfuzz.utils import default_process
 
 from cache.identity import Output
 from cache.inputs import Input, Side
+from cache.keys import KeyColumn
 from cache.shard import Status
 from cache.store import Store
 from cache.table import Table
@@ -206,7 +207,7 @@ def test_vectors_of_different_widths_are_refused(tmp_path, vectors):
 def test_a_view_with_several_rows_per_mention_is_refused(tmp_path):
     read = vector_source(tmp_path).mention
     read.keys.parent.mkdir()
-    np.savez(read.keys, keys=np.zeros((3, 16), np.uint8), present=np.ones(3, bool), counts=np.array([1, 2]))
+    KeyColumn(np.zeros((3, 16), np.uint8), np.ones(3, bool), np.full((3, 2), -1), np.array([1, 2])).save(read.keys)
     with pytest.raises(UserError, match="clip_text under view 'text': a mention may have several rows"):
         open_table(read, "pooled")
 
@@ -328,7 +329,8 @@ def test_lists_recall_and_rates_of_every_source_are_written(prepared):
     for folder, rows, present in ((folders["mention"], [0, 1, 2, 0], [1, 1, 1, 0]), (folders["entity"], [0, 1, 2], 1)):
         folder.mkdir()
         (folder / "store").symlink_to(store.folder)
-        np.savez(folder / "keys.npz", keys=keys[rows], present=np.broadcast_to(np.array(present, bool), len(rows)))
+        column = np.broadcast_to(np.array(present, bool), len(rows)), np.full((len(rows), 2), -1, np.int32)
+        KeyColumn(keys[rows], *column).save(folder / "keys.npz")
     sources = NameSource(), vector_source(prepared)
     report = build_candidates(CandidateJob(dataset=prepared, out=prepared / "lists.npz", k=2, sources=sources))
     with np.load(prepared / "lists.npz", allow_pickle=False) as lists:

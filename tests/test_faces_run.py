@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from test_detectors import photograph
 
+from cache.keys import KeyColumn
 from cache.store import Store
 from pipeline.extraction.feature_texts import texts
 
@@ -97,7 +98,9 @@ def test_the_kbs_portraits_name_who_is_seen_and_the_names_become_texts(world):
     assert set(store.outputs) == {"names", "scores", "box"}
     from pipeline.extraction.parents import Parent
 
-    parent = Parent.read(store, next(world.glob("artifacts/datasets/*/columns-*/mention.identity.image.npz")))
+    parent = Parent.of(
+        store, KeyColumn.load(next(world.glob("artifacts/datasets/*/columns-*/mention.identity.image.npz")))
+    )
     found = texts("identities", ["man"] * 4, parent.rows(), {})
     assert (
         found[0][0].startswith("Right Man, score: ")

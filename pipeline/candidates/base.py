@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cache.inputs import Input
+from cache.keys import KeyColumn
 from cache.store import Store
 from cache.table import Table
 from foundation.errors import UserError
@@ -21,13 +22,13 @@ UNKNOWN = -1
 
 def open_table(read: Input, output: str) -> Table:
     """One output of an input, a row per record. Raises `UserError` for a view with several keys per record."""
-    with np.load(read.keys, allow_pickle=False) as columns:
-        if "counts" in columns.files:
-            raise UserError(
-                f"{read.feature} under view {read.view!r}: a {read.side} may have several rows there, "
-                "and dense candidates need one; choose another feature in --sources"
-            )
-        return Table(Store.open(read.store), output, np.ascontiguousarray(columns["keys"]), columns["present"])
+    column = KeyColumn.load(read.keys)
+    if column.counts is not None:
+        raise UserError(
+            f"{read.feature} under view {read.view!r}: a {read.side} may have several rows there, "
+            "and dense candidates need one; choose another feature in --sources"
+        )
+    return column.table(Store.open(read.store), output)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cache.identity import identity
 from cache.inputs import Want
+from cache.keys import KeyColumn
 from cache.store import Store
 from foundation.errors import UserError
 from foundation.paths import Paths
@@ -64,7 +65,9 @@ class MentionExtractor:
         extractor, parents = self.extractors[name], {}
         if extractor.needs_kb and isinstance(extractor.options, DerivedOptions):
             parent = Want(side="entity", feature=extractor.options.of, view=IMAGES)
-            parents = {parent: Parent.read(self.known.stores[parent.feature], self.known.columns[parent.column])}
+            parents = {
+                parent: Parent.of(self.known.stores[parent.feature], KeyColumn.load(self.known.columns[parent.column]))
+            }
         records = units.Records({"entity": dict(self.known.entities)}, {}, parents)
         spec = stage.spec_of(extractor, records, self.known.stores, self.limits, memo)
         now, store = identity(spec), self.known.stores[name]
@@ -75,16 +78,16 @@ class MentionExtractor:
                 "the profile and weights that the run was trained with, or train it on these (TrainHead)"
             )
 
-    def columns(self, table: Mapping[str, list], root: Path) -> dict[Want, units.KeyColumn]:
+    def columns(self, table: Mapping[str, list], root: Path) -> dict[Want, units.UnitColumn]:
         """Key columns of all that is extracted for the mentions of `table` (columns as in mentions.parquet), their rows
         in the cache by then.
 
         root: folder that the pictures' paths start from. Raises `PassingError` where a picture cannot be read now.
         """
-        columns: dict[Want, units.KeyColumn] = {}
+        columns: dict[Want, units.UnitColumn] = {}
         for group in self.groups:
             parents = {
-                parent: self._parent(parent, columns[parent])
+                parent: Parent.of(self.known.stores[parent.feature], columns[parent])
                 for want in group.wants
                 for parent in wants.requirements(self.profile, want)
                 if parent.side == "mention"
@@ -94,9 +97,6 @@ class MentionExtractor:
             group.runner.run(pending(own, self.extractors, self.known.stores))
             columns |= own
         return columns
-
-    def _parent(self, want: Want, column: units.KeyColumn) -> Parent:
-        return Parent.of(self.known.stores[want.feature], column.keys, column.present, column.counts)
 
 
 def _ordered(plans: Sequence[Plan]) -> Iterator[list[Want]]:

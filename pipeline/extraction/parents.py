@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cache.keys import KeyColumn
 from cache.store import Store
 from cache.table import Table
 
@@ -19,7 +19,7 @@ ParentRow = Mapping[str, np.ndarray]
 class Parent:
     """The rows of a feature behind one key column.
 
-    keys: (n, 16) uint8. counts: as in `pipeline.extraction.units.KeyColumn`. labels: names of classes by output, from
+    keys: (n, 16) uint8. counts: as in `cache.keys.KeyColumn`. labels: names of classes by output, from
     the feature's spec. distinct: the distinct rows; digests: a hash of each. place: (n,) int64, which of them stands
     behind each key, -1 where there is none (no picture, or one without the verdict ok).
     """
@@ -32,17 +32,9 @@ class Parent:
     place: np.ndarray
 
     @classmethod
-    def read(cls, store: Store, column: Path) -> "Parent":
-        """The rows of `store` behind a saved key column."""
-        with np.load(column, allow_pickle=False) as saved:
-            keys, present = np.ascontiguousarray(saved["keys"]), saved["present"]
-            counts = saved["counts"] if "counts" in saved.files else None
-        return cls.of(store, keys, present, counts)
-
-    @classmethod
-    def of(cls, store: Store, keys: np.ndarray, present: np.ndarray, counts: np.ndarray | None) -> "Parent":
-        """The rows of `store` behind a key column, as `pipeline.extraction.units.KeyColumn` holds it."""
-        tables = {name: Table(store, name, keys, present) for name in store.outputs}
+    def of(cls, store: Store, column: KeyColumn) -> "Parent":
+        """The rows of `store` behind a key column."""
+        keys, tables = column.keys, {name: column.table(store, name) for name in store.outputs}
         usable = np.flatnonzero(next(iter(tables.values())).ok)
         _, first, inverse = np.unique(keys[usable].view("V16").ravel(), return_index=True, return_inverse=True)
         place = np.full(len(keys), -1, np.int64)
@@ -51,7 +43,7 @@ class Parent:
         for name, table in tables.items():
             for row, values in zip(rows, _split(table, usable[first]), strict=True):
                 row[name] = values
-        return cls(keys, counts, store.spec.get("labels", {}), rows, [_digest(row) for row in rows], place)
+        return cls(keys, column.counts, store.spec.get("labels", {}), rows, [_digest(row) for row in rows], place)
 
     def rows(self) -> list[ParentRow | None]:
         """The row behind each key."""

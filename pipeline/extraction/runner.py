@@ -23,7 +23,7 @@ from pipeline.extraction.base import Extractor, Outputs, TextExtractor, padded_l
 from pipeline.extraction.contracts import Account, Runtime
 from pipeline.extraction.probe import check_probe
 from pipeline.extraction.shard_rows import RowComputer, ShardRows
-from pipeline.extraction.units import KeyColumn, Units, distinct
+from pipeline.extraction.units import UnitColumn, Units, distinct
 
 SHARD_BYTES = 256 << 20  # what one shard's rows may take in memory
 STEPS = 8  # steps that a ragged row of a picture is taken to have where its size must be known beforehand
@@ -45,7 +45,7 @@ class Feature:
 
 
 def pending(
-    columns: Mapping[Want, KeyColumn], extractors: Mapping[str, Extractor], stores: Mapping[str, Store]
+    columns: Mapping[Want, UnitColumn], extractors: Mapping[str, Extractor], stores: Mapping[str, Store]
 ) -> list[Feature]:
     """The features behind key columns, with what their stores lack of them. extractors, stores: by feature."""
     features = []

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cache.inputs import Want
+from cache.keys import KeyColumn
 from cache.shard import Status
 from cache.store import Store
 from cache.table import Table
@@ -84,7 +85,7 @@ def estimate(job: ExtractionJob) -> Estimate:
     return _estimate(features, Paths(job.work))
 
 
-def _planned(job: ExtractionJob, quiet: bool = False) -> tuple[list[Feature], dict[Want, units.KeyColumn]]:
+def _planned(job: ExtractionJob, quiet: bool = False) -> tuple[list[Feature], dict[Want, units.UnitColumn]]:
     """The features of the job with what the cache lacks of them, and the key columns of its wants."""
     profile, paths = profiles.load(job.profile), Paths(job.work)
     extractors = _extractors(profile, job)
@@ -94,7 +95,7 @@ def _planned(job: ExtractionJob, quiet: bool = False) -> tuple[list[Feature], di
     )
     limits = Limits(**profile.limits)
     specs = {name: spec_of(extractor, records, stores, limits, paths.memo) for name, extractor in extractors.items()}
-    columns: dict[Want, units.KeyColumn] = {}
+    columns: dict[Want, units.UnitColumn] = {}
     counts = {side: len(table["id"]) for side, table in records.tables.items()}
     with Bar(sum(counts[want.side] for want in job.wants), "reading", "record", quiet=quiet) as bar:
         for want in job.wants:
@@ -125,7 +126,7 @@ def _parents(profile: profiles.Profile, job: ExtractionJob, stores: Mapping[str,
     keys = {(rows.side, rows.feature, rows.view): rows.keys for rows in job.upstream}
     needed = {each for want in job.wants for each in wants.requirements(profile, want)}
     return {
-        want: Parent.read(stores[want.feature], keys[want.side, want.feature, want.view])
+        want: Parent.of(stores[want.feature], KeyColumn.load(keys[want.side, want.feature, want.view]))
         for want in sorted(needed, key=lambda want: want.column)
     }
 
@@ -190,7 +191,7 @@ def _refuse_if_full(coming: Estimate, cache: Path) -> None:
         )
 
 
-def _save_columns(columns: Mapping[Want, units.KeyColumn], folder: Path) -> dict[Want, Path]:
+def _save_columns(columns: Mapping[Want, units.UnitColumn], folder: Path) -> dict[Want, Path]:
     make_folder(folder)
     files = {}
     for want, column in columns.items():

@@ -1,6 +1,5 @@
 """The units behind the wanted views: content keys per record and view, and what to read for each key."""
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,8 @@ import pyarrow.parquet as parquet
 
 from cache.identity import KEY_BYTES, content_key
 from cache.inputs import Side, Want
+from cache.keys import KeyColumn
 from foundation.errors import UserError
-from foundation.files import write_atomic
 from pipeline.enhance import output
 from pipeline.extraction import views
 from pipeline.extraction.base import DerivedOptions, Extractor, TextExtractor
@@ -45,38 +44,21 @@ class Part:
 
 
 @dataclass
-class KeyColumn:
-    """One record table under one view: keys (n, 16) uint8, present (n,) bool, span (n, 2) int32 (−1: none), texts that
-    were cut to fit.
+class UnitColumn(KeyColumn):
+    """A key column with what is read for each key. cut: texts that were shortened to fit the model."""
 
-    counts: None where each record has one key. Else (records,) int64: how many of the n keys, one record's after
-    another's, each record has.
-    """
-
-    keys: np.ndarray
-    present: np.ndarray
-    span: np.ndarray
     cut: int = 0
     sources: list[Any] = field(default_factory=list)
-    counts: np.ndarray | None = None
-
-    def save(self, path: Path) -> None:
-        buffer = io.BytesIO()
-        arrays = {"keys": self.keys, "present": self.present, "span": self.span}
-        if self.counts is not None:
-            arrays["counts"] = self.counts
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stubs take them for allow_pickle
-        write_atomic(path, buffer.getvalue())
 
 
 def _column(
     keys: Sequence[bytes | None], sources: list[Any], counts: Sequence[int] | np.ndarray | None = None
-) -> KeyColumn:
+) -> UnitColumn:
     """The column of these keys, None where a record has none."""
     present = np.array([key is not None for key in keys], bool)
     joined = b"".join(key or bytes(KEY_BYTES) for key in keys)
     rows = np.frombuffer(joined, np.uint8).reshape(-1, KEY_BYTES).copy()
-    return KeyColumn(
+    return UnitColumn(
         rows,
         present,
         np.full((len(rows), 2), -1, np.int32),
@@ -85,7 +67,7 @@ def _column(
     )
 
 
-def image_column(table: dict[str, list], root: Path) -> KeyColumn:
+def image_column(table: dict[str, list], root: Path) -> UnitColumn:
     """The record's picture: the first usable one.
 
     A listed picture that is broken keeps its key, so that its verdict is a row of the store.
@@ -97,7 +79,7 @@ def image_column(table: dict[str, list], root: Path) -> KeyColumn:
     return _column(keys, sources)
 
 
-def images_column(table: dict[str, list], root: Path) -> KeyColumn:
+def images_column(table: dict[str, list], root: Path) -> UnitColumn:
     """All usable pictures of each record."""
     sources = [
         Picture(str(root / path), key)
@@ -109,7 +91,7 @@ def images_column(table: dict[str, list], root: Path) -> KeyColumn:
     return _column([source.key for source in sources], sources, counts)
 
 
-def text_column(side: str, view: str, table: dict[str, list], extractor: TextExtractor) -> KeyColumn:
+def text_column(side: str, view: str, table: dict[str, list], extractor: TextExtractor) -> UnitColumn:
     """The record's string under `view`, cut to the extractor's limit; its hash is its key."""
     if side == "mention":
         spans = [(start, end) if start >= 0 else None for start, end in zip(table["start"], table["end"], strict=True)]
@@ -131,7 +113,7 @@ def _token_limit(extractor: TextExtractor) -> views.TokenLimit:
     return views.TokenLimit(extractor.count, extractor.limit)
 
 
-def feature_text_column(view: str, table: dict[str, list], extractor: TextExtractor, parent: Parent) -> KeyColumn:
+def feature_text_column(view: str, table: dict[str, list], extractor: TextExtractor, parent: Parent) -> UnitColumn:
     """The strings of `view` about what was detected in each mention's picture: none, one or several."""
     from pipeline.extraction import feature_texts
 
@@ -142,7 +124,7 @@ def feature_text_column(view: str, table: dict[str, list], extractor: TextExtrac
     return column
 
 
-def part_column(pictures: KeyColumn | None, parent: Parent, reads: str) -> KeyColumn:
+def part_column(pictures: UnitColumn | None, parent: Parent, reads: str) -> UnitColumn:
     """Rows derived from `parent`'s rows: keyed by the parent's unit and row, so that other detections are other units.
 
     pictures: the column of the pictures themselves, which crops are cut from.
@@ -183,7 +165,7 @@ class Records:
     roots: Mapping[Side, Path]
     parents: Mapping[Want, Parent] = field(default_factory=dict)
 
-    def pictures(self, side: Side, view: str) -> KeyColumn:
+    def pictures(self, side: Side, view: str) -> UnitColumn:
         """The column of a picture view. Raises `UserError` for a view of several pictures on a side that has one."""
         if view == views.IMAGE:
             return image_column(self.tables[side], self.roots[side])
@@ -192,7 +174,7 @@ class Records:
         return images_column(self.tables[side], self.roots[side])
 
 
-def column(want: Want, records: Records, extractor: Extractor) -> KeyColumn:
+def column(want: Want, records: Records, extractor: Extractor) -> UnitColumn:
     """The key column of a want. Raises `UserError` where the view does not suit the extractor."""
     side, view = want.side, want.view
     table = records.tables[side]
@@ -212,7 +194,7 @@ def column(want: Want, records: Records, extractor: Extractor) -> KeyColumn:
     return part_column(pictures, records.parents[parent], extractor.reads)
 
 
-def distinct(columns: Sequence[KeyColumn]) -> Units:
+def distinct(columns: Sequence[UnitColumn]) -> Units:
     """The distinct units of several columns, ordered by key."""
     keys = (
         np.concatenate([column.keys[column.present] for column in columns])

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cache.keys import KeyColumn
 from cache.store import Store
 from cache.table import Table
 from pipeline.pairs.contracts import PairInput
@@ -21,10 +22,8 @@ class RecordValues:
     @classmethod
     def open(cls, read: PairInput) -> "RecordValues":
         """The rows of an input. Raises `UserError` where a row is not in the cache."""
-        with np.load(read.keys, allow_pickle=False) as saved:
-            keys = np.ascontiguousarray(saved["keys"])
-            table = Table(Store.open(read.store), read.output, keys, saved["present"])
-            return cls(table, saved["counts"].astype(np.int64) if "counts" in saved.files else None)
+        column = KeyColumn.load(read.keys)
+        return cls(column.table(Store.open(read.store), read.output), column.counts)
 
     def __len__(self) -> int:
         return len(self.table) if self.counts is None else len(self.counts)
