@@ -248,7 +248,7 @@ def test_a_model_that_gives_other_numbers_than_its_cache_is_refused(job, tmp_pat
         path.unlink()
     with pytest.raises(
         UserError,
-        match=f"no longer gives the numbers its cache.*delete the folder {store.folder} and run the same command again",
+        match=f"no longer gives the numbers in its cache.*delete the folder {store.folder} and run the same command again",
     ):
         stage.extract(work)
     shutil.rmtree(store.folder)

@@ -1,6 +1,7 @@
 """The command that serves a page over a finished run."""
 
 from pathlib import Path
+from typing import Any
 
 import luigi
 
@@ -31,6 +32,10 @@ class Explore(Tool, OnProfile):
     )
     split = Choice(choices=("test", "dev"), default="test", description="test or dev")
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.run_place = self.folder_of_run()
+
     def folder_of_run(self) -> Path:
         """The run's folder. Raises `UserError` where there is none, or where it is of another dataset."""
         if self.run_folder:
@@ -53,7 +58,7 @@ class Explore(Tool, OnProfile):
 
     def act(self) -> None:
         job = ServeJob(
-            run=self.folder_of_run(),
+            run=self.run_place,
             source=self.source,
             host=self.host,
             port=self.port,

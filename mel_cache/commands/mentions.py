@@ -1,6 +1,7 @@
 """The task that links new mentions with a finished run."""
 
 from pathlib import Path
+from typing import Any
 
 import luigi
 
@@ -40,9 +41,13 @@ class LinkMentions(Tool):
     precision = OnProfile.precision
     resources = {"device": 1}  # noqa: RUF012  # Luigi's attribute
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.run_place = self.paths.find_run(self.run_folder)
+
     def act(self) -> None:
         job = LinkJob(
-            run=self.paths.find_run(self.run_folder),
+            run=self.run_place,
             input=Path(self.input_file),
             output=Path(self.output_file),
             images=Path(self.images_dir) if self.images_dir else None,
