@@ -17,7 +17,7 @@ from foundation.progress import Bar
 
 
 @dataclass(frozen=True)
-class Finding:
+class DamagedFile:
     """A file that is not as it was written.
 
     Removing it is the repair: the next run makes again exactly what it held.
@@ -54,7 +54,7 @@ def folders(root: Path) -> list[Path]:
     )
 
 
-def verify(root: Path) -> list[Finding]:
+def verify(root: Path) -> list[DamagedFile]:
     """Read every byte of every shard under `root` and compare it with the checksums; nothing is changed.
 
     Also found: a spec whose identity is not its folder's, a shard of another feature, arrays that contradict each other
@@ -64,7 +64,7 @@ def verify(root: Path) -> list[Finding]:
         return [finding for folder in folders(root) for finding in _folder(folder, bar.update)]
 
 
-def repair(findings: Iterable[Finding]) -> list[Path]:
+def repair(findings: Iterable[DamagedFile]) -> list[Path]:
     """Remove the files of the findings, and nothing else; returns those removed.
 
     Raises `UserError` where the place cannot be written.
@@ -113,28 +113,28 @@ def remove(folder: Path) -> int:
     return freed
 
 
-def _folder(folder: Path, watch: Callable[[], None]) -> Iterator[Finding]:
+def _folder(folder: Path, watch: Callable[[], None]) -> Iterator[DamagedFile]:
     outputs = None
     try:
         store = Store.open(folder)
         digest = identity(store.spec)
         if digest != store.identity:
-            yield Finding(folder / SPEC, f"its spec has the identity {digest[:16]}, it says {store.identity[:16]}")
+            yield DamagedFile(folder / SPEC, f"its spec has the identity {digest[:16]}, it says {store.identity[:16]}")
         elif folder.name != folder_name(store.feature, digest):
-            yield Finding(folder / SPEC, f"describes {folder_name(store.feature, digest)}, not this folder")
+            yield DamagedFile(folder / SPEC, f"describes {folder_name(store.feature, digest)}, not this folder")
         else:
             outputs = store.outputs
     except UserError as error:
-        yield Finding(
+        yield DamagedFile(
             folder / SPEC, "is gone" if not (folder / SPEC).exists() else str(error).removeprefix(f"{folder / SPEC} ")
         )
     for path in sorted(folder.glob("*.h5")):
         problem = _problem(path, folder, outputs)
         watch()
         if problem:
-            yield Finding(path, problem)
+            yield DamagedFile(path, problem)
     for path in (*claims.leftovers(folder), *claims.leftovers(folder / "claims")):
-        yield Finding(path, "left behind by a writer that was killed")
+        yield DamagedFile(path, "left behind by a writer that was killed")
 
 
 def _problem(path: Path, folder: Path, outputs: dict[str, Output] | None) -> str | None:

@@ -31,7 +31,7 @@ class Surplus(Exception):
 
 
 @dataclass
-class Sweep:
+class Trials:
     """What all trials of this process share.
 
     mentions: rows of the training mentions. trained: seconds in epochs. done: trials that it ran.
@@ -148,15 +148,15 @@ def search(job: SearchJob) -> SearchResult:
             if first and not study.get_trials(deepcopy=False):
                 study.enqueue_trial(studies.encoded(first, job.space))
         precision = devices.choose_precision(base.compute.precision, device, training=True)
-        sweep = Sweep(job, bundle, mentions, precision, study, worker)
-        sweep.run()
+        trials = Trials(job, bundle, mentions, precision, study, worker)
+        trials.run()
     outcome = sweep_report.write(study, job, out)
     run = {
         "device": device,
-        "trials": sweep.done,
+        "trials": trials.done,
         "seconds": {
             "load": round(loaded - started, 3),
-            "train": round(sweep.trained, 3),
+            "train": round(trials.trained, 3),
             "all": round(time.monotonic() - started, 3),
         },
     }

@@ -26,7 +26,7 @@ Scores = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Measurement:
     """What was measured on the m mentions of dev and test.
 
     metrics: split -> protocol -> part -> figure. predictions: the columns of predictions.parquet. ids: (m,) of the
@@ -55,7 +55,7 @@ class _Measured:
     of_gold: Scores
 
 
-def measure(head: Head, bundle: Bundle, quiet: bool = True) -> Evaluation:
+def measure(head: Head, bundle: Bundle, quiet: bool = True) -> Measurement:
     """Rank the golds of dev and test with the head as it is.
 
     Protocols: `full-kb` (heads that score blocks), `candidates`, `rerank`. Mentions without a gold in the KB have no
@@ -91,7 +91,7 @@ def measure(head: Head, bundle: Bundle, quiet: bool = True) -> Evaluation:
             for name, values in scores.items()
         }
     measured = _Measured(index, ranks, top, of_top, of_gold)
-    return Evaluation(
+    return Measurement(
         metrics=_metrics(bundle, measured, listed),
         predictions=_predictions(bundle, measured),
         ids=bundle.table["id"][index],

@@ -5,11 +5,11 @@ from foundation.errors import UserError
 from heads import fusion
 from heads.config import load_config
 from heads.contracts import TrainingJob
-from heads.evaluation import SPLITS, Evaluation, measure
+from heads.evaluation import SPLITS, Measurement, measure
 from heads.runs import load_run
 
 
-def evaluate(job: TrainingJob) -> Evaluation:
+def evaluate(job: TrainingJob) -> Measurement:
     """Metrics, predictions and scores of the run that `job` trained: on the job's inputs, which may be other mentions
     than those it was trained with.
 

@@ -225,7 +225,7 @@ class _Work:
             )
         else:
             folder = Path(job.data_dir).expanduser().absolute()
-        source = steps.Source(job.name, folder, job.format, job.options, job.max_bad_images)
+        source = steps.DatasetFiles(job.name, folder, job.format, job.options, job.max_bad_images)
         result = self.ensure(
             steps.prepare(self.paths, source, self.profile.limits, self.paths.memo / "fingerprints.json")
         )

@@ -148,7 +148,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Source:
+class DatasetFiles:
     """A dataset's own files. name: its label. data_dir: their folder. rescan: read every picture again."""
 
     name: str
@@ -179,14 +179,14 @@ class Prepared:
     images: Mapping[Side, Path]
 
     @classmethod
-    def of_receipt(cls, source: Source, result: Mapping[str, Any], paths: Paths) -> "Prepared":
+    def of_receipt(cls, source: DatasetFiles, result: Mapping[str, Any], paths: Paths) -> "Prepared":
         """From the result of PrepareDataset."""
         sides: tuple[Side, Side] = ("mention", "entity")
         images = {side: source.data_dir / result[f"{side}_images"] for side in sides}
         return cls(source.name, paths.root / result["folder"], result["content"], images)
 
 
-def prepare(paths: Paths, source: Source, limits: Mapping[str, int], memo: Path | None) -> Step:
+def prepare(paths: Paths, source: DatasetFiles, limits: Mapping[str, int], memo: Path | None) -> Step:
     """Read a dataset's files and look at every picture.
 
     limits: of pictures, as the profile gives them. memo: JSON file that remembers hashes of files; None: none is kept.

@@ -17,7 +17,7 @@ STEPS = ("sentence.pooled", "sentence.tokens", "objects.vectors", "image.pooled"
 """Columns that a mention may attend to; phrase and entity are one vector each."""
 
 
-class CrossAttention(nn.Module):
+class StepAttention(nn.Module):
     """Multi-head attention of one vector per row over the row's steps, eq. 4 to 7; no residual. A row without steps
     gets 0."""
 
@@ -77,9 +77,9 @@ class Dwe(Head):
         self.maps["entity"] = self._map(shapes["entity.pooled"][-1], config.joint_width)
         shared = {self.seen, "faces", "identities"} & set(self.columns)
         if shared:
-            self.attention = CrossAttention(config.width, config.attention_heads, trivial=shared == {"image"})
+            self.attention = StepAttention(config.width, config.attention_heads, trivial=shared == {"image"})
         if "text" in config.units:
-            self.text_attention = CrossAttention(config.width, config.attention_heads, trivial=config.text == "pooled")
+            self.text_attention = StepAttention(config.width, config.attention_heads, trivial=config.text == "pooled")
         if {"faces", "identities"} & shared:
             self.gate = nn.Parameter(torch.zeros(()))
         self.fusion = nn.Linear(config.width, config.joint_width)

@@ -96,7 +96,7 @@ class OnDataset(Task):
             return self.clone(DemoWorld).place
         return Path(self.data_dir).expanduser().absolute()
 
-    def files(self) -> steps.Source:
+    def files(self) -> steps.DatasetFiles:
         """The dataset's own files, as they are to be read."""
         options = LayoutOptions(
             mention_images=self.mention_images or None,
@@ -104,7 +104,7 @@ class OnDataset(Task):
             ignore_fields=self.ignore_fields,
             repeated_ids=self.repeated_ids or "refuse",
         )
-        return steps.Source(
+        return steps.DatasetFiles(
             self.dataset, self.source, self.format or None, options, self.max_bad_images, rescan=self.rescan
         )
 

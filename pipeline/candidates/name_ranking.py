@@ -16,7 +16,7 @@ from pipeline.candidates.lists import RankedLists, contenders, id_order
 BLOCK_BYTES = 64 << 20  # of scores held at a time
 PAIRS = 1 << 20  # pairs given to rapidfuzz at a time
 
-Pairs = tuple[np.ndarray, np.ndarray]  # places of phrases (n,) and, beside them, of names (n,)
+Places = tuple[np.ndarray, np.ndarray]  # places of phrases (n,) and, beside them, of names (n,)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class NameRanking:
         """(b, N) float32."""
         return process.cdist(phrases, names, scorer=scorer, dtype=np.float32, workers=self.workers)
 
-    def _pairs(self, phrases: list[str], scorer: Callable[..., float], pairs: Pairs) -> np.ndarray:
+    def _pairs(self, phrases: list[str], scorer: Callable[..., float], pairs: Places) -> np.ndarray:
         """(n,) float32 scores of single pairs of cleaned strings, in pieces of bounded memory."""
         out = np.empty(len(pairs[0]), np.float32)
         for begin in range(0, len(out), PAIRS):

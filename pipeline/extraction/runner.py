@@ -30,7 +30,7 @@ STEPS = 8  # steps that a ragged row of a picture is taken to have where its siz
 
 
 @dataclass
-class Feature:
+class PendingFeature:
     """One feature of the run.
 
     wanted: its distinct units. missing: positions in `wanted` that the store lacks. extracted: rows this run added.
@@ -46,12 +46,12 @@ class Feature:
 
 def pending(
     columns: Mapping[Want, UnitColumn], extractors: Mapping[str, Extractor], stores: Mapping[str, Store]
-) -> list[Feature]:
+) -> list[PendingFeature]:
     """The features behind key columns, with what their stores lack of them. extractors, stores: by feature."""
     features = []
     for name in dict.fromkeys(want.feature for want in columns):
         wanted = distinct([column for want, column in columns.items() if want.feature == name])
-        features.append(Feature(name, extractors[name], stores[name], wanted, stores[name].missing(wanted.keys)))
+        features.append(PendingFeature(name, extractors[name], stores[name], wanted, stores[name].missing(wanted.keys)))
     return features
 
 
@@ -109,7 +109,7 @@ class Division:
     claimed: shares that are under way here, oldest first. held: chunks of the last round that another process works on.
     """
 
-    group: Sequence[Feature]
+    group: Sequence[PendingFeature]
     wanted: Units
     writer: Writer
     bar: Bar
@@ -193,7 +193,7 @@ class Runner:
     def __post_init__(self) -> None:
         self.device, self.batch_size = self.runtime.device, self.runtime.batch_size
 
-    def run(self, features: Sequence[Feature]) -> Account:
+    def run(self, features: Sequence[PendingFeature]) -> Account:
         """Extract what is missing; returns the account.
 
         Raises `PassingError` at the end where rows could not be read for a reason that may pass; everything else is in
@@ -226,7 +226,7 @@ class Runner:
             rows={feature.name: feature.extracted for feature in features},
         )
 
-    def _load(self, feature: Feature) -> None:
+    def _load(self, feature: PendingFeature) -> None:
         """Load the model: before anything is read where that needs it, else at its first batch, while pictures are
         decoded."""
         import torch
@@ -243,7 +243,7 @@ class Runner:
     # killed cuts the same
     # shards again, and two processes agree on them without talking.
 
-    def _rows_per_shard(self, group: Sequence[Feature], steps: int) -> int:
+    def _rows_per_shard(self, group: Sequence[PendingFeature], steps: int) -> int:
         """steps: that a ragged row is taken to have."""
         row_bytes = sum(
             output.row_bytes * (steps if output.ragged else 1)
@@ -252,7 +252,7 @@ class Runner:
         )
         return max(1, min(self.runtime.shard_rows, SHARD_BYTES // max(row_bytes, 1)))
 
-    def _text_chunks(self, feature: Feature) -> list[np.ndarray]:
+    def _text_chunks(self, feature: PendingFeature) -> list[np.ndarray]:
         extractor = feature.extractor
         assert isinstance(extractor, TextExtractor)
         lengths = np.array(extractor.count([feature.wanted.sources[i] for i in feature.missing]))
@@ -261,7 +261,7 @@ class Runner:
         rows = self._rows_per_shard([feature], extractor.limit)
         return [feature.missing[order[start : start + rows]] for start in range(0, len(order), rows)]
 
-    def _together(self, features: Sequence[Feature], writer: Writer) -> None:
+    def _together(self, features: Sequence[PendingFeature], writer: Writer) -> None:
         """Rows that the same set of features lacks are done together, each picture decoded once for all of them."""
         keys = np.unique(
             np.concatenate([feature.wanted.keys[feature.missing] for feature in features]).view("V16").ravel()
@@ -277,7 +277,7 @@ class Runner:
             chunks = [positions[start : start + rows] for start in range(0, len(positions), rows)]
             self._divide(group, wanted, chunks, writer)
 
-    def _divide(self, group: Sequence[Feature], wanted: Units, chunks: list[np.ndarray], writer: Writer) -> None:
+    def _divide(self, group: Sequence[PendingFeature], wanted: Units, chunks: list[np.ndarray], writer: Writer) -> None:
         """Compute every chunk that no other process holds; wait for the others' and take over what they leave."""
         before = [feature.extracted for feature in group]
         started = time.monotonic()
@@ -350,7 +350,7 @@ class Runner:
         first, second = self._model(extractor, items[:half]), self._model(extractor, items[half:])
         return {name: [*first[name], *second[name]] for name in first}
 
-    def _note_rate(self, feature: Feature, rows: int, seconds: float) -> None:
+    def _note_rate(self, feature: PendingFeature, rows: int, seconds: float) -> None:
         """Save the measured rate for later estimates, unless it covers only a few rows."""
         if rows < 32:
             return

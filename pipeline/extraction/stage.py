@@ -31,7 +31,7 @@ from pipeline.extraction.contracts import (
     FeatureRows,
 )
 from pipeline.extraction.parents import KnowledgeBase, Parent
-from pipeline.extraction.runner import STEPS, Feature, Runner, pending
+from pipeline.extraction.runner import STEPS, PendingFeature, Runner, pending
 from pipeline.extraction.views import IMAGES, enhanced
 from pipeline.extractors import build
 from pipeline.profiles import profile as profiles
@@ -85,7 +85,7 @@ def estimate(job: ExtractionJob) -> Estimate:
     return _estimate(features, Paths(job.work))
 
 
-def _planned(job: ExtractionJob, quiet: bool = False) -> tuple[list[Feature], dict[Want, units.UnitColumn]]:
+def _planned(job: ExtractionJob, quiet: bool = False) -> tuple[list[PendingFeature], dict[Want, units.UnitColumn]]:
     """The features of the job with what the cache lacks of them, and the key columns of its wants."""
     profile, paths = profiles.load(job.profile), Paths(job.work)
     extractors = _extractors(profile, job)
@@ -149,7 +149,7 @@ def spec_of(
     return extractor.spec(memo / "weights.json", dataclasses.asdict(limits), parents)
 
 
-def _estimate(features: Iterable[Feature], paths: Paths) -> Estimate:
+def _estimate(features: Iterable[PendingFeature], paths: Paths) -> Estimate:
     rates = read_json(paths.rates) if paths.rates.exists() else {}
     listed = []
     for feature in features:
@@ -167,7 +167,7 @@ def _estimate(features: Iterable[Feature], paths: Paths) -> Estimate:
     return Estimate(features=tuple(listed), free_bytes=free_bytes(paths.cache))
 
 
-def _bytes_to_come(feature: Feature) -> int:
+def _bytes_to_come(feature: PendingFeature) -> int:
     """An upper bound for broken pictures; 18 bytes are a row's key and status, 8 its end in a ragged column."""
     rows, outputs = len(feature.missing), feature.extractor.writes.values()
     ragged = sum(output.row_bytes for output in outputs if output.ragged)
@@ -200,7 +200,7 @@ def _save_columns(columns: Mapping[Want, units.UnitColumn], folder: Path) -> dic
     return files
 
 
-def _rows_of(feature: Feature) -> FeatureRows:
+def _rows_of(feature: PendingFeature) -> FeatureRows:
     output = next(iter(feature.extractor.writes))
     table = Table(feature.store, output, feature.wanted.keys, np.ones(len(feature.wanted.keys), bool))
     crops = None
