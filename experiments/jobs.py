@@ -1,4 +1,4 @@
-"""Training jobs: a head's configuration from the profile and the command line, joined with what extraction left."""
+"""A head's configuration from the profile and the command line, and what it wants of extraction."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,16 +8,14 @@ from types import MappingProxyType
 from typing import Any
 
 from cache.identity import identity
-from cache.inputs import Want, keys_digest
+from cache.inputs import Want
 from foundation.errors import UserError, nearest
 from foundation.files import parse_json, read_json
 from foundation.paths import Paths
-from heads.config import code_digest, load_config, methods, to_json
+from heads.config import load_config, methods, to_json
 from heads.config.dsmip import PROMPTED, DsmipConfig
-from heads.contracts import HeadInput, HeadWant, LiveClip, TrainingJob
-from pipeline.candidates.contracts import CandidateLists
-from pipeline.extraction.contracts import Extraction, FeatureRows
-from pipeline.pairs.contracts import PairFeature
+from heads.contracts import HeadWant, LiveClip
+from pipeline.extraction.contracts import FeatureRows
 from pipeline.profiles.profile import Profile
 
 FOUR = ("drin", "mimic", "dwe", "dsmip")
@@ -127,83 +125,12 @@ def pair_wants(name: str, profile: Profile) -> list[Want]:
 
 
 @dataclass(frozen=True)
-class Upstream:
-    """What the steps before training left.
-
-    extraction, candidates: results of those steps. pairs: pair feature -> result of its step. dataset: prepared
-    folder, relative to the work folder; content: hash of what it holds. heads: jobs of the finished runs that this
-    one reads, by label. prompted: inputs that learned prompts have made.
-    """
-
-    extraction: Extraction
-    candidates: CandidateLists
-    pairs: Mapping[str, PairFeature]
-    dataset: str
-    content: str
-    heads: Mapping[str, TrainingJob]
-    prompted: Sequence[HeadInput]
-
-
-@dataclass(frozen=True)
 class Trial:
     """How a head is trained beside its configuration. label: the dataset's, which the run's folder is below."""
 
     label: str
     seed: int
     train_fraction: float
-
-
-def training_job(spec: HeadSpec, upstream: Upstream, trial: Trial, paths: Paths) -> TrainingJob:
-    """The job that trains a head over what the steps before it left.
-
-    The run's folder is named by what the run depends on: configuration, seed, fraction, dataset, candidates, the
-    identities of its features, and the texts and pictures that those were made of, which come from other features and
-    descriptions too. So the same experiment has one folder, whatever task or profile led to it.
-    """
-    extraction = upstream.extraction
-    features = {want.feature: extraction.features[want.feature] for want in spec.extracted}
-    columns = {want.column for want in spec.extracted}
-    depends = {
-        "method": spec.method,
-        "config": spec.config,
-        "seed": trial.seed,
-        "train_fraction": trial.train_fraction,
-        "dataset": upstream.content,
-        "candidates": upstream.candidates.digest,
-        "features": {name: feature.identity for name, feature in features.items()},
-        "rows": {name: keys_digest(paths.root / extraction.columns[name]) for name in sorted(columns)},
-        "pairs": {name: pair.digest for name, pair in upstream.pairs.items()},
-    }
-    depends |= code_digest(spec.method)
-    if upstream.heads:
-        depends["heads"] = {name: run.depends for name, run in upstream.heads.items()}
-    if upstream.prompted:
-        depends["prompted"] = sorted(str(one.identity) for one in upstream.prompted)
-    inputs = [
-        HeadInput(
-            side=want.side,
-            feature=want.feature,
-            view=want.view,
-            role=want.role,
-            outputs=want.outputs,
-            store=paths.cache / features[want.feature].store,
-            keys=paths.root / extraction.columns[want.column],
-        )
-        for want in spec.extracted
-    ]
-    return TrainingJob(
-        method=spec.method,
-        config=dict(spec.config),
-        seed=trial.seed,
-        train_fraction=trial.train_fraction,
-        inputs=(*inputs, *upstream.prompted),
-        dataset=paths.root / upstream.dataset,
-        candidates=paths.root / upstream.candidates.file,
-        depends=depends,
-        pairs={name: paths.root / pair.file for name, pair in upstream.pairs.items()},
-        heads=dict(upstream.heads),
-        out=paths.run(trial.label, spec.method, identity(depends)),
-    )
 
 
 @dataclass(frozen=True)

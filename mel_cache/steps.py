@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from cache.identity import canonical_json
-from cache.inputs import Side
+from cache.identity import canonical_json, identity
+from cache.inputs import Side, keys_digest
 from experiments import jobs, spaces
 from experiments.contracts import PromptOutputs, SearchResult, Study
 from foundation import receipts
@@ -420,22 +420,70 @@ class Training:
 
         Raises `UserError` where prompts cannot start from the states that the profile extracts.
         """
-        reads, paths = self.reads, setup.paths
-        upstream = jobs.Upstream(
-            extraction=reads.extraction.result,
-            candidates=reads.lists.result,
-            pairs={name: one.result for name, one in reads.pairs.items()},
-            dataset=paths.relative(self.dataset.folder),
-            content=self.dataset.content,
-            heads={label: one.result for label, one in reads.runs.items()},
-            prompted=reads.prompted.result if reads.prompted else (),
-        )
-        job = jobs.training_job(self.spec, upstream, self.trial, paths)
-        config = load_config(job.method, job.config)
+        spec, trial, reads, paths = self.spec, self.trial, self.reads, setup.paths
+        config, depends = load_config(spec.method, spec.config), self._depends(paths)
+        live = None
         if isinstance(config, DsmipConfig) and config.training == "prompts":
             source = jobs.ClipSource(setup.profile, setup.reference, setup.demo)
-            job = replace(job, live=jobs.live_clip(config, reads.extraction.result.features, source, paths))
-        return replace(job, compute=setup.compute)
+            live = jobs.live_clip(config, reads.extraction.result.features, source, paths)
+        return TrainingJob(
+            method=spec.method,
+            config=dict(spec.config),
+            seed=trial.seed,
+            train_fraction=trial.train_fraction,
+            inputs=self._inputs(paths),
+            dataset=self.dataset.folder,
+            candidates=paths.root / reads.lists.result.file,
+            depends=depends,
+            pairs={name: paths.root / pair.result.file for name, pair in reads.pairs.items()},
+            heads={label: run.result for label, run in reads.runs.items()},
+            out=paths.run(trial.label, spec.method, identity(depends)),
+            compute=setup.compute,
+            live=live,
+        )
+
+    def _inputs(self, paths: Paths) -> tuple[HeadInput, ...]:
+        extraction, prompted = self.reads.extraction.result, self.reads.prompted
+        inputs = (
+            HeadInput(
+                side=want.side,
+                feature=want.feature,
+                view=want.view,
+                role=want.role,
+                outputs=want.outputs,
+                store=paths.cache / extraction.features[want.feature].store,
+                keys=paths.root / extraction.columns[want.column],
+            )
+            for want in self.spec.extracted
+        )
+        return (*inputs, *(prompted.result if prompted else ()))
+
+    def _depends(self, paths: Paths) -> dict[str, Any]:
+        """What the run depends on, which names its folder.
+
+        Configuration, seed, fraction, dataset, candidates, the identities of its features, and the texts and pictures
+        that those were made of, which come from other features and descriptions too. So the same experiment has one
+        folder, whatever task or profile led to it.
+        """
+        spec, reads, extraction = self.spec, self.reads, self.reads.extraction.result
+        columns = {want.column for want in spec.extracted}
+        depends = {
+            "method": spec.method,
+            "config": spec.config,
+            "seed": self.trial.seed,
+            "train_fraction": self.trial.train_fraction,
+            "dataset": self.dataset.content,
+            "candidates": reads.lists.result.digest,
+            "features": {want.feature: extraction.features[want.feature].identity for want in spec.extracted},
+            "rows": {name: keys_digest(paths.root / extraction.columns[name]) for name in sorted(columns)},
+            "pairs": {name: pair.result.digest for name, pair in reads.pairs.items()},
+            **code_digest(spec.method),
+        }
+        if reads.runs:
+            depends["heads"] = {label: run.result.depends for label, run in reads.runs.items()}
+        if reads.prompted:
+            depends["prompted"] = sorted(str(one.identity) for one in reads.prompted.result)
+        return depends
 
 
 def train(setup: Setup, training: Training) -> Step:
