@@ -52,13 +52,6 @@ def lacking(extra: str) -> list[str]:
     return [name for name in EXTRAS[extra].modules if importlib.util.find_spec(name) is None]
 
 
-def need(*modules: str) -> None:
-    """Raises `UserError` with the command that installs it where one of `modules` lacks; nothing is imported."""
-    for name in modules:
-        if importlib.util.find_spec(name) is None:
-            raise _missing(name)
-
-
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
     """Inside, a package that lacks and that an extra brings is a `UserError` with the command that installs it."""
