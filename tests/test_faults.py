@@ -246,10 +246,8 @@ def test_a_model_that_gives_other_numbers_than_its_cache_is_refused(job, tmp_pat
     store.set_probe({name: [0.5] * len(values) for name, values in store.probe.items()})
     for path in store.folder.glob("*.h5"):
         path.unlink()
-    with pytest.raises(
-        UserError,
-        match=f"no longer gives the numbers in its cache.*delete the folder {store.folder} and run the same command again",
-    ):
+    remedy = f"delete the folder {store.folder} and run the same command again"
+    with pytest.raises(UserError, match=f"no longer gives the numbers in its cache.*{remedy}"):
         stage.extract(work)
     shutil.rmtree(store.folder)
     assert stage.extract(work).account.rows["clip_text"] > 0
