@@ -197,20 +197,20 @@ class CompareRuns(Tool):
     resamples = Whole(least=1, default=10_000, description="draws of the bootstrap")
     bootstrap_seed = Whole(least=0, default=0, description="seed of the bootstrap")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.runs = [NamedRun(name=name, folder=self.paths.find_run(name)) for name in (self.run_folder, self.against)]
-
     def brief(self) -> str:
         return f": {self.run_folder} against {self.against} on {self.split}"
 
     def act(self) -> None:
         job = ComparisonJob(
-            first=self.runs[0],
-            second=self.runs[1],
+            first=self.named(self.run_folder),
+            second=self.named(self.against),
             split=self.split,
             protocol=self.protocol,
             resamples=self.resamples,
             seed=self.bootstrap_seed,
         )
         logs.say(child.run("report.compare:compare", job, ComparisonResult).text)
+
+    def named(self, name: str) -> NamedRun:
+        """The run of that name. Raises `UserError` where there is none."""
+        return NamedRun(name=name, folder=self.paths.find_run(name))

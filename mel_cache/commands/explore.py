@@ -1,7 +1,6 @@
 """The command that serves a page over a finished run."""
 
 from pathlib import Path
-from typing import Any
 
 import luigi
 
@@ -32,10 +31,6 @@ class Explore(Tool, OnProfile):
     )
     split = Choice(choices=("test", "dev"), default="test", description="test or dev")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.run_place = self.folder_of_run()
-
     def folder_of_run(self) -> Path:
         """The run's folder. Raises `UserError` where there is none, or where it is of another dataset."""
         if self.run_folder:
@@ -58,7 +53,7 @@ class Explore(Tool, OnProfile):
 
     def act(self) -> None:
         job = ServeJob(
-            run=self.run_place,
+            run=self.folder_of_run(),
             source=self.source,
             host=self.host,
             port=self.port,

@@ -1,7 +1,6 @@
 """The task that links new mentions with a finished run."""
 
 from pathlib import Path
-from typing import Any
 
 import luigi
 
@@ -41,13 +40,9 @@ class LinkMentions(Tool):
     precision = OnProfile.precision
     resources = {"device": 1}  # noqa: RUF012  # Luigi's attribute
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.run_place = self.paths.find_run(self.run_folder)
-
     def act(self) -> None:
         job = LinkJob(
-            run=self.run_place,
+            run=self.paths.find_run(self.run_folder),
             input=Path(self.input_file),
             output=Path(self.output_file),
             images=Path(self.images_dir) if self.images_dir else None,
