@@ -15,7 +15,7 @@ from heads.checkpoint import read_tensors
 from heads.config import load_config
 from heads.contracts import HeadInput, TrainingJob
 from heads.data import Bundle
-from heads.scoring import KbScores, Scoring
+from heads.scoring import Scoring
 
 
 def load_head(folder: Path, device: torch.device, blocks: Path | None = None) -> Head:
@@ -77,15 +77,3 @@ def list_scores(job: TrainingJob, splits: Collection[str]) -> np.ndarray:
         scores = Scoring.of(head, bundle).lists(index, lists, pairs, bar.update)["score"]
     values[index] = np.where(np.isfinite(scores), scores, np.nan)
     return values
-
-
-def kb_scores(job: TrainingJob, splits: Collection[str], top: int = 10) -> KbScores:
-    """The best `top` entities of the whole KB for each mention of `splits`, in the table's order. job: see `load_run`.
-
-    Raises `UserError` for a head that scores candidate lists alone.
-    """
-    head, bundle = load_run(job)
-    if not head.scores_blocks:
-        raise UserError(f"{job.out}: {job.method} scores candidate lists alone; use `list_scores`")
-    index = np.flatnonzero(np.isin(bundle.table["split"], sorted(splits)))
-    return Scoring.of(head, bundle).kb(index, top=top)

@@ -65,8 +65,11 @@ def test_from_an_empty_folder_every_way_in_does_the_same(way, tmp_path):
     refused = python(*WAYS[way], "TrainHead", "--lrr", "0.1", cwd=tmp_path)
     assert refused.returncode == 2 and refused.stderr.startswith("error: TrainHead has no option --lrr; nearest: ")
     assert refused.stderr.count("\n") == 1 and not refused.stdout
-    failed = python(*WAYS[way], "LinkMentions", "--run", "a", "--input", "b", "--output", "c", cwd=tmp_path)
-    assert failed.returncode == settings.FAILED == 30 and "a: no such run" in failed.stderr
+    files = "--input", "b", "--output", "c"
+    refused = python(*WAYS[way], "LinkMentions", "--run", "a", *files, cwd=tmp_path)
+    assert refused.returncode == settings.REFUSED == 2 and refused.stderr.startswith("error: a: no such run")
+    failed = python(*WAYS[way], "LinkMentions", "--run", ".", *files, cwd=tmp_path)
+    assert failed.returncode == settings.FAILED == 30 and "b: no such file" in failed.stderr
     assert failed.stderr.count("\n") == failed.stderr.count("error:") == 1 and not list(tmp_path.iterdir())
 
 

@@ -27,8 +27,7 @@ from heads.data import CPU, Bundle, settle
 from heads.evaluation import measure
 from heads.loop import Trainer
 from heads.metrics import dev_half
-from heads.results import evaluate
-from heads.runs import kb_scores
+from heads.runs import load_run
 
 COMPARED = ("model.safetensors", "metrics.json", "history.json", "predictions.parquet")
 
@@ -354,27 +353,6 @@ def test_a_head_that_scores_lists_alone_is_judged_on_them(world):
     assert np.isnan(columns["gold_score"][~listed]).all() and not np.isnan(columns["gold_score"][listed]).any()
 
 
-def test_a_finished_run_is_evaluated_again_to_the_same_figures_and_scores(world):
-    job, result, _ = world
-    found = evaluate(job)
-    assert found.metrics == result.metrics
-    predictions = {row["id"]: row for row in pq.read_table(job.out / "predictions.parquet").to_pylist()}
-    assert found.ids.tolist() == list(predictions) and found.scores["score"].shape == found.lists.shape
-    compared = 0
-    for name, lists, scores in zip(found.ids, found.lists, found.scores["score"], strict=True):
-        listed = dict(zip((f"Q{entity}" for entity in lists), scores.tolist(), strict=True))
-        row = predictions[name]
-        for entity, score in zip(row["top"], row["top_score"], strict=True):
-            if entity in listed:
-                compared += 1
-                assert listed[entity] == pytest.approx(score, rel=1e-4, abs=1e-5)
-    assert compared > 100
-    best = kb_scores(job, ("dev", "test"), top=3)
-    assert [[f"Q{entity}" for entity in row] for row in best.top] == [row["top"][:3] for row in predictions.values()]
-
-
-def test_a_run_that_is_not_finished_cannot_be_evaluated(world, tmp_path):
+def test_a_run_that_is_not_finished_cannot_be_read(world, tmp_path):
     with pytest.raises(UserError, match="train that head first"):
-        evaluate(replace(world[0], out=tmp_path))
-    with pytest.raises(UserError, match="without scores of its own"):
-        evaluate(replace(world[0], method="dsmip", config={"stage": "text"}))
+        load_run(replace(world[0], out=tmp_path))

@@ -91,7 +91,10 @@ def test_from_an_empty_folder_commands_do_their_work_or_fail_with_the_documented
         assert done.returncode == 0 and "text_tokens" in done.stdout, done.stderr
         refused = run(*way, "TrainHead", "--profile", "nowhere.yaml")
         assert refused.returncode == 2 and refused.stderr.startswith("error: nowhere.yaml: no such profile file")
-        failed = run(*way, "LinkMentions", "--run", "small/mimic/a", "--input", "a.jsonl", "--output", "b.jsonl")
+        files = "--input", "a.jsonl", "--output", "b.jsonl"
+        refused = run(*way, "LinkMentions", "--run", "small/mimic/a", *files)
+        assert refused.returncode == 2 and refused.stderr.startswith("error: small/mimic/a: no such run")
+        failed = run(*way, "LinkMentions", "--run", ".", *files)
         assert failed.returncode == 30 and failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
     assert [path.name for path in (tmp_path / "empty").iterdir()] == ["artifacts"]
     assert run("-m", "mel_cache", "Status", "--methods", "ranker", "--profile", "paper").returncode == 0

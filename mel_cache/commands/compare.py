@@ -200,17 +200,16 @@ class CompareRuns(Tool):
     def brief(self) -> str:
         return f": {self.run_folder} against {self.against} on {self.split}"
 
+    def check(self) -> None:
+        self.runs = [NamedRun(name=name, folder=self.paths.find_run(name)) for name in (self.run_folder, self.against)]
+
     def act(self) -> None:
         job = ComparisonJob(
-            first=self.named(self.run_folder),
-            second=self.named(self.against),
+            first=self.runs[0],
+            second=self.runs[1],
             split=self.split,
             protocol=self.protocol,
             resamples=self.resamples,
             seed=self.bootstrap_seed,
         )
         logs.say(child.run("report.compare:compare", job, ComparisonResult).text)
-
-    def named(self, name: str) -> NamedRun:
-        """The run of that name. Raises `UserError` where there is none."""
-        return NamedRun(name=name, folder=self.paths.find_run(name))

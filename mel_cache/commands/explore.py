@@ -51,9 +51,12 @@ class Explore(Tool, OnProfile):
             raise UserError(f"no finished run of dataset {self.dataset} under {runs}; train a head first (TrainHead)")
         return max(folders, key=lambda folder: ((folder / "run.json").stat().st_mtime_ns, folder.name))
 
+    def check(self) -> None:
+        self.run_place = self.folder_of_run()
+
     def act(self) -> None:
         job = ServeJob(
-            run=self.folder_of_run(),
+            run=self.run_place,
             source=self.source,
             host=self.host,
             port=self.port,

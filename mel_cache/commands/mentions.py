@@ -40,9 +40,12 @@ class LinkMentions(Tool):
     precision = OnProfile.precision
     resources = {"device": 1}  # noqa: RUF012  # Luigi's attribute
 
+    def check(self) -> None:
+        self.run_place = self.paths.find_run(self.run_folder)
+
     def act(self) -> None:
         job = LinkJob(
-            run=self.paths.find_run(self.run_folder),
+            run=self.run_place,
             input=Path(self.input_file),
             output=Path(self.output_file),
             images=Path(self.images_dir) if self.images_dir else None,

@@ -273,6 +273,14 @@ def finished(task: Task, read: Callable[[dict[str, Any]], T]) -> Done[T]:
 class Tool(Task):
     """A command without a receipt: it runs every time."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not self.dry_run:
+            self.check()
+
+    def check(self) -> None:
+        """Raises `UserError` for what can be refused before anything runs; a dry run asks for less."""
+
     def complete(self) -> bool:
         return self._ran
 
