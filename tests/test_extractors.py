@@ -181,6 +181,39 @@ def test_clip_vectors_are_what_transformers_itself_gives(saved):
     np.testing.assert_allclose(call(loaded("clip_text", folder), TEXTS[1:])["pooled"], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("make", [checkpoints.open_clip_model, checkpoints.hf_clip])
+def test_padded_states_are_those_that_the_library_itself_has_at_padding_positions(saved, make):
+    folder = saved(make)
+    texts, length = TEXTS[1:], 24  # the first is longer in one of the tokenizers
+    rows = call(loaded("clip_text", folder, max_tokens=20, pad_to=length), texts)
+    if make is checkpoints.open_clip_model:
+        import open_clip
+
+        model = open_clip.create_model(f"local-dir:{folder}").eval()
+        seen = []
+        model.ln_final.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        with torch.inference_mode():
+            model.encode_text(open_clip.get_tokenizer(f"local-dir:{folder}")(texts))
+        expected = seen[0][:, :length].numpy()
+    else:
+        from transformers import AutoTokenizer, CLIPModel
+
+        tokens = AutoTokenizer.from_pretrained(folder)(
+            texts, padding="max_length", max_length=length, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            expected = CLIPModel.from_pretrained(folder).eval().text_model(**tokens).last_hidden_state.numpy()
+    assert rows["padded"].shape == expected.shape
+    np.testing.assert_allclose(rows["padded"], expected, atol=1e-5)
+    for tokens, padded in zip(rows["tokens"], rows["padded"], strict=True):
+        np.testing.assert_array_equal(tokens, padded[: len(tokens)])
+    assert "padded" not in extractor("clip_text", folder).writes
+    with pytest.raises(UserError, match=r"pad_to = 18: expected 20 \(max_tokens\) to 32"):
+        extractor("clip_text", folder, max_tokens=20, pad_to=18)
+    with pytest.raises(UserError, match="pad_to"):
+        extractor("clip_layers_text", folder, pad_to=20)
+
+
 @pytest.mark.parametrize(("make", "size"), [(checkpoints.resnet, (4, 512)), (checkpoints.hf_resnet, (4, 32))])
 def test_the_grid_is_written_on_request_only_and_its_mean_is_the_pooled_vector(saved, make, size):
     made = loaded("image_pooled", saved(make), outputs=["pooled", "grid"])

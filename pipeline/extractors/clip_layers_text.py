@@ -8,6 +8,7 @@ import numpy as np
 
 from cache.identity import Output
 from foundation.contracts import contract
+from foundation.errors import UserError
 from pipeline.extraction import base
 from pipeline.extractors import clip_text
 from pipeline.models import clip
@@ -33,6 +34,8 @@ class ClipLayersText(clip_text.ClipText):
     def __init__(self, options: Options, files: ModelFiles) -> None:
         super().__init__(options, files)
         clip.check_block(files, "text", options.block)
+        if options.pad_to is not None:
+            raise UserError(f"model {options.model!r}: pad_to belongs to clip_text; inner states are never padded")
 
     def possible(self) -> dict[str, Output]:
         width = self.widths["text"]

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field
 
 from cache.identity import Output
 from foundation.contracts import contract
+from foundation.errors import UserError
 from pipeline.extraction import base
 from pipeline.models import clip
 from pipeline.models.files import ModelFiles, load_tokenizer, refused
@@ -15,14 +17,16 @@ from pipeline.models.files import ModelFiles, load_tokenizer, refused
 @contract
 class Options(base.Options):
     """max_tokens: the longest text its view may yield, start and end tokens included (the model's context length bounds
-    it)."""
+    it). pad_to: length of the output `padded`, that of the longest text at least; null: there is no such output."""
 
     max_tokens: Annotated[int, Field(ge=16)] = 77
+    pad_to: int | None = None
 
 
 class ClipText(base.TextExtractor):
     """tokens (L, width): states after the final LayerNorm, unprojected, from start to end token · pooled (projection):
-    not normalised."""
+    not normalised · with `pad_to`, padded (pad_to, width): the same states, followed by those that the model has at its
+    padding positions."""
 
     VERSION = 1
     options: Options
@@ -31,20 +35,28 @@ class ClipText(base.TextExtractor):
         super().__init__(options, files)
         clip.check(files)
         self.widths = clip.widths(files)
+        if options.pad_to is not None and not self.limit <= options.pad_to <= self.widths["context"]:
+            raise UserError(
+                f"model {options.model!r}: pad_to = {options.pad_to}: expected {self.limit} (max_tokens) to "
+                f"{self.widths['context']} (its context length)"
+            )
 
     def possible(self) -> dict[str, Output]:
         outputs = [
             Output("tokens", (self.widths["text"],), ragged=True),
             Output("pooled", (self.widths["projection"],)),
         ]
+        if self.options.pad_to is not None:
+            outputs.append(Output("padded", (self.options.pad_to, self.widths["text"])))
         return {output.name: output for output in outputs}
 
     @property
     def limit(self) -> int:
         return min(self.options.max_tokens, self.widths["context"])
 
-    def _ids(self, strings: Sequence[str]) -> list[list[int]]:
-        """Token ids from the start token to the end token, nothing cut off."""
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the model's own library."""
         if not hasattr(self, "_tokenizer"):
             if self.files.library == "open_clip":
                 import open_clip
@@ -55,7 +67,17 @@ class ClipText(base.TextExtractor):
                     raise refused(self.files, error) from error
             else:
                 self._tokenizer = load_tokenizer(self.files)
-        tokenizer = self._tokenizer
+        return self._tokenizer
+
+    @property
+    def padding(self) -> int:
+        """The token that the model's own library pads texts with."""
+        tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)  # inside open_clip's HFTokenizer
+        return getattr(tokenizer, "pad_token_id", None) or 0
+
+    def _ids(self, strings: Sequence[str]) -> list[list[int]]:
+        """Token ids from the start token to the end token, nothing cut off."""
+        tokenizer = self.tokenizer
         if hasattr(tokenizer, "sot_token_id"):  # open_clip's SimpleTokenizer
             return [[tokenizer.sot_token_id, *tokenizer.encode(string), tokenizer.eot_token_id] for string in strings]
         if hasattr(tokenizer, "clean_fn"):  # open_clip's HFTokenizer
@@ -69,7 +91,7 @@ class ClipText(base.TextExtractor):
         self.model, self.device = clip.load(self.files, device), device
 
     def encoded(self, batch: Sequence[str]) -> tuple[list[list[int]], Any]:
-        """Token ids of each string, and the same padded to one (b, L) tensor on the device.
+        """Token ids of each string, and the same padded to one (b, L) tensor on the device; L is `pad_to` where given.
 
         Raises `UserError` for a string that does not fit.
         """
@@ -78,7 +100,8 @@ class ClipText(base.TextExtractor):
         ids = self._ids(batch)
         lengths = [len(row) for row in ids]
         self.refuse_long(batch, lengths)
-        tokens = torch.zeros(len(ids), base.padded_length(max(lengths), self.widths["context"]), dtype=torch.long)
+        width = self.options.pad_to or base.padded_length(max(lengths), self.widths["context"])
+        tokens = torch.full((len(ids), width), self.padding if self.options.pad_to else 0)
         for row, values in zip(tokens, ids, strict=True):
             row[: len(values)] = torch.tensor(values)
         return ids, tokens.to(self.device)
@@ -106,7 +129,12 @@ class ClipText(base.TextExtractor):
                 input_ids=tokens, attention_mask=(torch.arange(width, device=self.device) <= end[:, None]).long()
             ).last_hidden_state
             pooled = self.model.text_projection(states[rows_index, end])
-        rows: base.Outputs = {"tokens": base.to_rows(states, lengths), "pooled": base.to_array(pooled)}
+        rows: dict[str, Sequence[base.OutputRow] | np.ndarray] = {
+            "tokens": base.to_rows(states, lengths),
+            "pooled": base.to_array(pooled),
+        }
+        if "padded" in self.writes:
+            rows["padded"] = base.to_array(states)
         return {name: rows[name] for name in self.writes}
 
 
