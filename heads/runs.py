@@ -12,7 +12,7 @@ from foundation.errors import UserError
 from foundation.progress import Bar
 from heads.base import Head, make_head
 from heads.checkpoint import read_tensors
-from heads.config import load_config
+from heads.config import stored_config
 from heads.contracts import HeadInput, TrainingJob
 from heads.data import Bundle
 from heads.scoring import Scoring
@@ -29,7 +29,7 @@ def load_head(folder: Path, device: torch.device, blocks: Path | None = None) ->
         raise UserError(f"{path}: no such file; train that head first (TrainHead)")
     tensors, state = read_tensors(path)
     shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
-    head = make_head(state["method"], load_config(state["method"], state["config"]), shapes, blocks)
+    head = make_head(state["method"], stored_config(state["method"], state["config"]), shapes, blocks)
     head.load_state_dict(tensors)
     head.features = state.get("features", {})
     return head.to(device).eval()

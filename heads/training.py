@@ -20,7 +20,7 @@ from foundation.files import fault_point, read_json, write_json
 from foundation.progress import Bar
 from heads.base import Head, make_head
 from heads.checkpoint import load_optimizer, optimizer_tensors, part, read_tensors, write_tensors
-from heads.config import code_digest, in_words, load_config, settings, to_json
+from heads.config import code_digest, in_words, load_config, naming_options, settings, to_json
 from heads.contracts import Metrics, TrainingJob, TrainingResult
 from heads.data import Bundle
 from heads.evaluation import measure, write_predictions
@@ -187,7 +187,7 @@ def job_digest(job: TrainingJob) -> str:
     depends = {
         "method": job.method,
         "seed": job.seed,
-        "config": to_json(load_config(job.method, job.config)),
+        "config": naming_options(job.method, to_json(load_config(job.method, job.config))),
         "train_fraction": job.train_fraction,
         **code_digest(job.method),
         "inputs": sorted([one.side, one.role, one.view, Store.open(one.store).identity] for one in inputs),

@@ -12,7 +12,7 @@ from foundation.contracts import from_json
 from foundation.errors import UserError
 from foundation.files import read_json
 from foundation.paths import Paths
-from heads.config import load_config
+from heads.config import stored_config, to_json
 from heads.contracts import HeadInput
 from pipeline.candidates.contracts import ListOptions
 from pipeline.extraction import wants
@@ -85,7 +85,7 @@ def read(folder: Path) -> Finished:
             f"{folder}: no trained head there (no model.safetensors); name the folder that TrainHead printed as `run:`"
         )
     run = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
-    if run and not load_config(run["method"], run["config"]).evaluates:
+    if run and not stored_config(run["method"], run["config"]).evaluates:
         raise UserError(
             f"{folder}: a stage that prepares another run, with no answers of its own; name the run of the whole method"
         )
@@ -166,7 +166,7 @@ class _Receipts:
             folder=root / receipt["result"]["run"],
             paths=self.paths,
             method=request["method"],
-            config=request["config"],
+            config=to_json(stored_config(request["method"], request["config"])),
             train_fraction=request["train_fraction"],
             reference=next(iter(references), None),
             demo=self._demo(groups),

@@ -22,7 +22,7 @@ from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
 from foundation.paths import Paths
-from heads.config import code_digest, load_config
+from heads.config import code_digest, load_config, naming_options
 from heads.config.dsmip import DsmipConfig
 from heads.config.space import plain_space
 from heads.contracts import Compute, HeadInput, TrainingJob, TrainingResult
@@ -408,7 +408,7 @@ class Training:
         """What names the run in receipts."""
         return {
             "method": self.spec.method,
-            "config": self.spec.config,
+            "config": naming_options(self.spec.method, self.spec.config),
             "seed": self.trial.seed,
             "train_fraction": self.trial.train_fraction,
             **code_digest(self.spec.method),
@@ -469,7 +469,7 @@ class Training:
         columns = {want.column for want in spec.extracted}
         depends = {
             "method": spec.method,
-            "config": spec.config,
+            "config": naming_options(spec.method, spec.config),
             "seed": self.trial.seed,
             "train_fraction": self.trial.train_fraction,
             "dataset": self.dataset.content,

@@ -9,7 +9,7 @@ from typing import Any
 from cache.identity import identity
 from foundation.errors import UserError
 from foundation.files import read_json
-from heads.config import config_class, load_config, to_json
+from heads.config import config_class, stored_config, to_json
 from report.runs import Run, read_run
 
 ITSELF = "itself"
@@ -99,7 +99,7 @@ def _trained_on(depends: Mapping[str, Any], label: str, folder: Path) -> int | N
 
     try:
         known = to_json(config_class(depends["method"])())
-        config = load_config(
+        config = stored_config(
             depends["method"], {key: value for key, value in depends["config"].items() if key in known}
         )
     except UserError:

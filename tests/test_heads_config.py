@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from foundation.errors import UserError
-from heads.config import config_class, load_config, methods, options, to_json
+from heads.config import config_class, load_config, methods, naming_options, options, stored_config, to_json
 from heads.config.space import check_space, plain_space
 
 
@@ -122,3 +122,19 @@ def test_every_methods_own_space_is_whole(method):
     kind = config_class(method)
     for name, entry in plain_space(check_space(kind, kind.space, method)).items():
         assert set(entry) in ({"choices"}, {"kind", "low", "high", "log", "step"}), name
+
+
+def test_an_option_that_came_later_renames_no_run_and_changes_none_that_is_stored(monkeypatch):
+    kind = config_class("drin")
+    before = {name: value for name, value in to_json(load_config("drin", {})).items() if name != "margin"}
+    assert naming_options("drin", to_json(load_config("drin", {}))) != before
+    monkeypatch.setattr(kind, "later", ("margin",))
+    assert naming_options("drin", to_json(load_config("drin", {}))) == before
+    assert naming_options("drin", to_json(load_config("drin", {"margin": 0.5}))) == {**before, "margin": 0.5}
+    monkeypatch.setattr(kind, "presets", {"release": {"margin": 0.5}})
+    assert load_config("drin", {"release": True}).margin == 0.5
+    stored = {**before, "release": True}
+    assert stored_config("drin", stored).margin == 0.25, "a run of before was made without it"
+    assert naming_options("drin", to_json(stored_config("drin", stored))) == stored
+    with pytest.raises(UserError, match="unknown key 'leyers'; did you mean 'layers'"):
+        stored_config("drin", {"leyers": 2})

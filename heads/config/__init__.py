@@ -80,6 +80,26 @@ def load_config(method: str, params: Mapping[str, Any], where: str = "") -> Head
     return from_json(kind, merged, where or f"--params of {method}")
 
 
+def stored_config(method: str, config: Mapping[str, Any]) -> HeadConfig:
+    """The configuration that a run was stored with. An option that it does not have came later (see `HeadConfig.later`)
+    and has its default, whatever presets the run was made with.
+
+    Raises `UserError` as `load_config` does.
+    """
+    return from_json(config_class(method), config, f"options of {method}")
+
+
+def naming_options(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a full configuration that name a run: all but those of `HeadConfig.later` that have their default.
+
+    So the runs of a method keep their names when it gets one more option.
+    """
+    kind = config_class(method)
+    defaults = to_json(kind())
+    later = {name for base in kind.__mro__ for name in vars(base).get("later", ())}
+    return {name: value for name, value in config.items() if name not in later or value != defaults[name]}
+
+
 def to_json(config: HeadConfig) -> dict[str, Any]:
     """All options as plain JSON values; `load_config(method, to_json(config))` gives the configuration back."""
     return {

@@ -68,6 +68,8 @@ class HeadConfig:
     """Options whose influence the method's paper plots -> values to train with (ours where the plot names none)."""
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """The default search space, see `heads.config.space`."""
+    later: ClassVar[tuple[str, ...]] = ()
+    """Options of this class that came when there were runs already: see `heads.config.naming_options`."""
 
     def head_class(self, blocks: Path | None = None) -> HeadMaker | None:
         """What constructs the head; None: the class in `heads/methods/` under the method's name.

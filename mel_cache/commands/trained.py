@@ -4,6 +4,7 @@ import json
 
 from foundation.errors import UserError
 from foundation.files import read_json
+from heads.config import stored_config, to_json
 from mel_cache.commands.candidates import CandidateOptions
 from mel_cache.commands.heads import TrainHead
 from report.runs import MEAN
@@ -24,7 +25,7 @@ def find(task: CandidateOptions, name: str) -> TrainHead:
     trained = task.clone(
         TrainHead,
         method=config["method"],
-        params=json.dumps(config["config"]),
+        params=json.dumps(to_json(stored_config(config["method"], config["config"]))),
         seed=config["seed"],
         train_fraction=config["train_fraction"],
         seeds=seeds,
