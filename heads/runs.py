@@ -22,7 +22,7 @@ def load_head(folder: Path, device: torch.device, blocks: Path | None = None) ->
     """The head of a finished run, ready to score. blocks: of the CLIP that learned prompts go through, for the stage
     that learned them.
 
-    Raises `UserError` where the folder holds none.
+    What a stored run has besides and no score reads is left there. Raises `UserError` where the folder holds none.
     """
     path = folder / "model.safetensors"
     if not path.exists():
@@ -30,7 +30,8 @@ def load_head(folder: Path, device: torch.device, blocks: Path | None = None) ->
     tensors, state = read_tensors(path)
     shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
     head = make_head(state["method"], stored_config(state["method"], state["config"]), shapes, blocks)
-    head.load_state_dict(tensors)
+    parts = head.state_dict().keys()
+    head.load_state_dict({name: tensor for name, tensor in tensors.items() if name in parts})
     head.features = state.get("features", {})
     return head.to(device).eval()
 

@@ -49,17 +49,18 @@ def graph(mention, candidates, relations, weights, options):
     """Section 3.3: vertices {(name, number): features} and symmetric edges {(vertex, vertex): weight} of a mention with
     its candidates.
 
-    candidates: rows {"text": [CLS] or None, "image": vector or None}. relations: kind -> a number or None for each
-    candidate.
+    candidates: rows {"text": [CLS] or None, "image": vector or None, "listed": whether the list has not ended}.
+    relations: kind -> a number or None for each candidate. A vertex whose map is not among the weights is left out: its
+    edges lead to no text.
     """
     vertices, edges = {}, {}
     if mention["text"]:
         vertices["mention text", 0] = linear(phrase(mention), weights, "mention_text")
-    if mention["image"] is not None:
+    if mention["image"] is not None and "mention_image.weight" in weights:
         vertices["mention image", 0] = linear(mention["image"], weights, "mention_image")
     for number, entity in enumerate(candidates):
         for name in ("text", "image"):
-            if entity[name] is not None:
+            if entity[name] is not None and f"entity_{name}.weight" in weights:
                 vertices[name, number] = linear(entity[name], weights, f"entity_{name}")
     for (mention_name, entity_name), kind in KINDS.items():
         for number, entity in enumerate(candidates):
@@ -73,8 +74,50 @@ def graph(mention, candidates, relations, weights, options):
     return vertices, edges
 
 
-def interact(vertices, edges, weights, options):
-    """Eq. 12 and 13, L times: the vertices, and the edges that each layer used. M is what keys `edges` has."""
+def divisor(vertex, kind, edges, options, listed):
+    """What a sum over a mention's candidates is divided by; 1 at a candidate's vertex."""
+    if not vertex[0].startswith("mention") or options["neighbours"] == "sum":
+        return 1.0
+    if options["neighbours"] == "list":
+        return listed
+    return sum(a == vertex and b[0] == kind for a, b in edges)
+
+
+def published(vertices, edges, weights, options, listed):
+    """The published code's layer, L times: `u' = GELU(LayerNorm(W_h (u + sum A v)))`, a mean over the list at a
+    mention's vertex, and from the same u and v `A' = sigmoid(mean_d(W_u u * W_v v) + A)`."""
+    used = []
+    for layer in range(options["layers"]):
+        used.append(edges)
+        after = {}
+        for vertex, features in vertices.items():
+            whole = features.copy()
+            for (a, b), weight in edges.items():
+                other = {a: b, b: a}.get(vertex)
+                if other is not None:
+                    whole += weight * vertices[other] / divisor(vertex, other[0], edges, options, listed)
+            whole = linear(whole, weights, f"layers.{layer}.message")
+            after[vertex] = gelu(norm(whole, weights, f"layers.{layer}.norm") if options["layer_norm"] else whole)
+        if not options["static_edges"]:
+            scale = options["width"] if options["edge_scale"] == "width" else 1
+            edges = {
+                (a, b): sigmoid(
+                    linear(vertices[a], weights, f"layers.{layer}.mention_edge")
+                    @ linear(vertices[b], weights, f"layers.{layer}.entity_edge")
+                    / scale
+                    + weight
+                )
+                for (a, b), weight in edges.items()
+            }
+        vertices = after
+    return vertices, used
+
+
+def interact(vertices, edges, weights, options, listed):
+    """Eq. 12 and 13, L times: the vertices, and the edges that each layer used. M is what keys `edges` has. listed: the
+    length of the list."""
+    if options["layer"] == "published":
+        return published(vertices, edges, weights, options, listed)
     used = []
     for layer in range(options["layers"]):
         used.append(edges)
@@ -85,9 +128,7 @@ def interact(vertices, edges, weights, options):
                 edge = edges.get((vertex, other), edges.get((other, vertex)))
                 if edge is None:
                     continue
-                share = 1.0
-                if options["neighbours"] == "mean" and vertex[0].startswith("mention"):
-                    share = sum((vertex, (other[0], number)) in edges for number in range(len(vertices)))
+                share = divisor(vertex, other[0], edges, options, listed)
                 received, met = (
                     received + edge / share * linear(vertices[other], weights, f"layers.{layer}.message"),
                     True,
@@ -97,9 +138,8 @@ def interact(vertices, edges, weights, options):
             after[vertex] = gelu(received) + features
         vertices = after
         if not options["static_edges"] and layer < options["layers"] - 1:
-            mapped = {
-                vertex: linear(features, weights, f"layers.{layer}.edge") for vertex, features in vertices.items()
-            }
+            joined = {vertex for pair in edges for vertex in pair}
+            mapped = {vertex: linear(vertices[vertex], weights, f"layers.{layer}.edge") for vertex in joined}
             scale = options["width"] if options["edge_scale"] == "width" else 1
             edges = {(a, b): sigmoid(mapped[a] @ mapped[b] / scale) + edge for (a, b), edge in edges.items()}
     return vertices, used
@@ -108,7 +148,8 @@ def interact(vertices, edges, weights, options):
 def texts(mention, candidates, relations, weights, options):
     """The mention's text vertex and the candidates' after the last layer (zeros where there is no text), and the edges
     of each layer."""
-    vertices, used = interact(*graph(mention, candidates, relations, weights, options), weights, options)
+    listed = sum(entity["listed"] for entity in candidates)
+    vertices, used = interact(*graph(mention, candidates, relations, weights, options), weights, options, listed)
     zero = np.zeros(options["width"])
     return (
         vertices.get(("mention text", 0), zero),

@@ -12,8 +12,10 @@ from heads_world import build_job, head_pairs, head_rows, head_shapes, job_for
 from foundation.errors import UserError
 from heads import training
 from heads.base import Batch, make_head
+from heads.checkpoint import read_tensors, write_tensors
 from heads.config import load_config
 from heads.config.drin import RELATIONS
+from heads.runs import load_head
 
 LISTS = torch.tensor([[8, 0, 3, 5], [1, 7, 2, -1], [4, 5, 6, 8], [7, -1, 0, 2], [2, 8, 1, 6], [0, -1, -1, -1]])
 GOLD = [3, 1, 0, 0, 6, 0]  # the third is not listed
@@ -31,6 +33,22 @@ VARIANTS = {
     "a hinge each": {"hinge": "each"},
     "release": {"release": True},
     "text only": {"image_feature": None},
+    "release, one layer": {"release": True, "layers": 1},
+    "release, three layers": {"release": True, "layers": 3},
+    "release, static edges": {"release": True, "static_edges": True},
+    "release, no LayerNorm, bare sums": {
+        "release": True,
+        "layer_norm": False,
+        "neighbours": "sum",
+        "edge_scale": "none",
+    },
+    "release, text only": {"release": True, "image_feature": None},
+    "the mean over the list": {"neighbours": "list"},
+    "no edges to the mention's image": {"edges": ["tt", "ti"]},
+    "no edges to the candidates' images": {"edges": ["it"]},
+    "images of images": {"edges": ["ti", "ii"], "layers": 3},
+    "no edges": {"edges": []},
+    "release, no edges": {"release": True, "edges": []},
 }
 
 
@@ -72,6 +90,7 @@ def plain_mention(rows, row):
 
 
 def plain(rows, role, row):
+    """A row's vector as the reference reads it, None where it is absent or the head does not read it."""
     return rows[f"{role}.pooled"][row].double().numpy() if f"{role}.ok" in rows and rows[f"{role}.ok"][row] else None
 
 
@@ -81,9 +100,9 @@ def expected(head, mentions, entities, pairs):
     found = []
     for b, row in enumerate(LISTS.tolist()):
         candidates = [
-            {"text": plain(entities, "text", e), "image": plain(entities, "image", e)}
+            {"text": plain(entities, "text", e), "image": plain(entities, "image", e), "listed": True}
             if e >= 0
-            else {"text": None, "image": None}
+            else {"text": None, "image": None, "listed": False}
             for e in row
         ]
         relations = {
@@ -244,7 +263,12 @@ def test_features_decide_which_edges_there_are():
 
     everything = ["clip_image", "clip_text", "image_pooled", "object_resnet", "objects", "text_tokens"]
     assert read(everything) == (["text_cls", "clip_ti", "clip_it", "object_relation"], ["image", "text"])
-    assert read(everything, edges=["tt", "ii"]) == (["text_cls", "object_relation"], ["text"])
+    assert read(everything, edges=["tt", "ii"]) == (["text_cls"], ["text"])
+    assert read(everything, edges=["ti"]) == (["clip_ti"], ["image", "text"])
+    sides = {want.side for want in load_config("drin", {"edges": ["ti"]}).wants(everything) if want.role == "image"}
+    assert sides == {"entity"}
+    assert read(everything, edges=["ti", "ii"], layers=1)[0] == ["clip_ti"], "one layer reaches no mention's image"
+    assert read(everything, edges=["ti", "ii"])[0] == ["clip_ti", "object_relation"]
     assert read(everything, tt="phrase")[0] == ["clip_ti", "clip_it", "object_relation"]
     assert read(["text_tokens"]) == read(everything, image_feature=None, edges=["tt"]) == (["text_cls"], ["text"])
     assert read(["text_tokens", "image_pooled"]) == (["text_cls"], ["text"])
@@ -266,3 +290,25 @@ def test_the_phrase_is_found_by_its_characters():
         and moved.any()
         and not moved.all()
     )
+
+
+def test_the_release_has_the_parameters_of_the_published_model():
+    config = load_config("drin", {"release": True})
+    text = {"text.pooled": (768,), "text.tokens": (768,), "text.offsets": (2,)}
+    pairs = {f"pairs.{name}": () for name in RELATIONS.values() if name != "text_cls"}
+    head = make_head("drin", config, {**text, "image.pooled": (2048,), **pairs})
+    vertices = 2 * (768 * 768 + 768) + 2 * (2048 * 768 + 768)  # four maps
+    layer = 3 * (768 * 768 + 768) + 2 * 768  # W_h, W_u, W_v, LayerNorm
+    assert head.trainable == vertices + 2 * layer == 7_875_072
+
+
+def test_a_stored_run_with_a_map_that_fed_nothing_scores_as_it_did(tmp_path):
+    job = job_for(build_job(tmp_path), "drin", {"epochs": 1, "width": 8, "edges": ["tt", "ti"]}, tmp_path / "drin")
+    training.train(job)
+    path = job.out / "model.safetensors"
+    tensors, state = read_tensors(path)
+    write_tensors(path, {**tensors, "mention_image.weight": torch.ones(8, 12)}, state)
+    head = load_head(job.out, torch.device("cpu"))
+    assert {name: tensor.tolist() for name, tensor in head.state_dict().items()} == {
+        name: tensor.tolist() for name, tensor in tensors.items()
+    }

@@ -11,12 +11,22 @@ Edge = Literal["tt", "ti", "it", "ii"]
 EDGES: tuple[Edge, ...] = ("tt", "ti", "it", "ii")
 RELATIONS: Mapping[Edge, str] = {"tt": "text_cls", "ti": "clip_ti", "it": "clip_it", "ii": "object_relation"}
 """Kind of edge -> the pair feature that is its initial weight, eq. 6, 7, 8 and 11."""
+ENDS: Mapping[str, tuple[str, str]] = {"tt": ("mt", "et"), "ti": ("mt", "ev"), "it": ("mv", "et"), "ii": ("mv", "ev")}
+"""Kind of edge -> the vertices that it joins: text or image (`t`, `v`) of mention and candidate (`m`, `e`)."""
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "text_cls": ("text_tokens",),
     "clip_ti": ("clip_text", "clip_image"),
     "clip_it": ("clip_text", "clip_image"),
     "object_relation": ("objects", "object_resnet"),
 }
+
+
+def reached(edges: Collection[str], layers: int) -> set[str]:
+    """The vertices that the texts are computed from, themselves included: each layer reaches one edge further."""
+    vertices = {"mt", "et"}
+    for _ in range(layers):
+        vertices |= {end for edge in edges if vertices & set(ENDS[edge]) for end in ENDS[edge]}
+    return vertices
 
 
 @contract
@@ -46,9 +56,10 @@ class DrinConfig(HeadConfig):
         "not",
     ] = "width"
     neighbours: Annotated[
-        Literal["mean", "sum"],
+        Literal["mean", "sum", "list"],
         "at a mention vertex the sum of eq. 12 over its candidates is their mean, over the live ones of each kind "
-        "(ours: the score then does not depend on how many there are), or the bare sum",
+        "(ours: the score then does not depend on how many there are), the bare sum, or the sum over the length of the "
+        "list, live or not",
     ] = "mean"
     margin: Annotated[NotNegative, "of eq. 17"] = 0.25
     negatives: Annotated[
@@ -64,6 +75,12 @@ class DrinConfig(HeadConfig):
         "the entity's [CLS]",
     ] = "cls"
     layer_norm: Annotated[bool, "a LayerNorm inside the activation of eq. 12"] = False
+    layer: Annotated[
+        Literal["equations", "published"],
+        "eq. 12 and 13, or the layer of the published code: a vertex takes part in its own message and has no "
+        "residual, the sigmoid of eq. 13 is over product plus edge, two edge maps per layer read the vertices before "
+        "their update, and eq. 2 to 5 have biases",
+    ] = "equations"
     release: Annotated[
         bool,
         "all departures of the published code that are not errors at once; an option given beside it has the last word",
@@ -79,15 +96,23 @@ class DrinConfig(HeadConfig):
         "negatives": {"choices": ["batch", "candidates"]},
     }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "release": {"negatives": "candidates", "hinge": "each", "tt": "phrase", "layer_norm": True}
+        "release": {
+            "negatives": "candidates",
+            "hinge": "each",
+            "tt": "phrase",
+            "layer_norm": True,
+            "layer": "published",
+            "neighbours": "list",
+        }
     }
+    later: ClassVar[tuple[str, ...]] = ("layer",)
 
     def __post_init__(self) -> None:
         once("edges", self.edges, EDGES, empty=True)
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
         """See `HeadConfig.ablations`. Table 3, a kind of edge or the dynamic ones; table 4, the number of layers."""
-        edges = self._possible(available)
+        edges = self._used(available)
         spelled = {"t": "text", "i": "image"}
         without = {
             f"without {spelled[edge[0]]}-to-{spelled[edge[1]]} edges": {
@@ -104,10 +129,10 @@ class DrinConfig(HeadConfig):
     def pairs(self, available: Collection[str]) -> list[str]:
         """See `HeadConfig.pairs`: the initial weights of the kinds of edges whose features the profile has, but for
         those `Drin` computes itself."""
-        return [RELATIONS[edge] for edge in self._possible(available) if edge != "tt" or self.tt == "cls"]
+        return [RELATIONS[edge] for edge in self._used(available) if edge != "tt" or self.tt == "cls"]
 
     def wants(self, available: Collection[str]) -> list[HeadWant]:
-        """See `HeadConfig.wants`. Images only where an edge joins them to a text, the one vertex that is scored."""
+        """See `HeadConfig.wants`. A side's images only where edges lead from them to a text, which alone is scored."""
         text = self.pick("text_feature", (), available)
         assert text is not None
         tokens = ("tokens", "pooled", "offsets")
@@ -115,11 +140,19 @@ class DrinConfig(HeadConfig):
             HeadWant(side="mention", role="text", feature=text, view="sentence", outputs=tokens),
             HeadWant(side="entity", role="text", feature=text, view="name_sep_attributes", outputs=("pooled",)),
         ]
-        if {"ti", "it"} & set(self._possible(available)):
-            image = self.pick("image_feature", self.IMAGE, available)
-            assert image is not None
-            wanted += both_sides("image", image, PICTURES, ["pooled"])
+        image, vertices = (
+            self.pick("image_feature", self.IMAGE, available),
+            reached(self._possible(available), self.layers),
+        )
+        if image is not None:
+            pictures = both_sides("image", image, PICTURES, ["pooled"])
+            wanted += [want for want in pictures if {"mention": "mv", "entity": "ev"}[want.side] in vertices]
         return wanted
+
+    def _used(self, available: Collection[str]) -> list[Edge]:
+        """The kinds of edges that have a part in the score."""
+        possible = self._possible(available)
+        return [edge for edge in possible if set(ENDS[edge]) <= reached(possible, self.layers)]
 
     def _possible(self, available: Collection[str]) -> list[Edge]:
         """The kinds of edges that the features allow."""

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heads.base import NO_PAIRS, Batch, Head, Rows
-from heads.config.drin import RELATIONS, DrinConfig
+from heads.config.drin import ENDS, RELATIONS, DrinConfig, reached
 from heads.layers import phrase_mean
 from heads.losses import margin_ranking
-from heads.methods._drin_graph import ENDS, Edges, GraphLayer, Vertices, interact
+from heads.methods._drin_graph import Edges, Graph, GraphLayer, PublishedLayer, Vertices, interact
 
 
 class Drin(Head):
@@ -31,22 +31,30 @@ class Drin(Head):
         super().__init__(config, shapes)
         pictured = "image.pooled" in shapes
         own = {"tt"} if config.tt == "phrase" else set()
-        self.kinds = [
+        kinds = [
             kind
             for kind in config.edges
             if (kind in own or f"pairs.{RELATIONS[kind]}" in shapes) and (kind == "tt" or pictured)
         ]
-        self.mention_text = nn.Linear(shapes["text.pooled"][-1], config.width, bias=False)
-        self.entity_text = nn.Linear(shapes["text.pooled"][-1], config.width, bias=False)
-        if pictured:
-            self.mention_image = nn.Linear(shapes["image.pooled"][-1], config.width, bias=False)
-            self.entity_image = nn.Linear(shapes["image.pooled"][-1], config.width, bias=False)
-        mean, scaled = config.neighbours == "mean", config.edge_scale == "width"
-        dynamic = [
-            not config.static_edges and place < config.layers - 1 for place in range(config.layers if self.kinds else 0)
-        ]
+        self.vertices = reached(kinds, config.layers)
+        self.kinds = [kind for kind in kinds if set(ENDS[kind]) <= self.vertices]
+        published = config.layer == "published"
+        self.mention_text = nn.Linear(shapes["text.pooled"][-1], config.width, bias=published)
+        self.entity_text = nn.Linear(shapes["text.pooled"][-1], config.width, bias=published)
+        if "mv" in self.vertices:
+            self.mention_image = nn.Linear(shapes["image.pooled"][-1], config.width, bias=published)
+        if "ev" in self.vertices:
+            self.entity_image = nn.Linear(shapes["image.pooled"][-1], config.width, bias=published)
+        moving = bool(self.kinds) and not config.static_edges
+        layer = PublishedLayer if published else GraphLayer
         self.layers = nn.ModuleList(
-            GraphLayer(config.width, moving, config.layer_norm, mean, scaled) for moving in dynamic
+            layer(
+                config.width,
+                moving and (published or place < config.layers - 1),
+                config.layer_norm,
+                config.edge_scale == "width",
+            )
+            for place in range(config.layers if self.kinds or published else 0)
         )
 
     def encode_mentions(self, inputs: Rows) -> Rows:
@@ -79,11 +87,11 @@ class Drin(Head):
         self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
     ) -> dict[str, Tensor]:
         """`edge_<kind>_<l>` (B, r): the edges A^l that layer l + 1 used, from A^0 on; NaN where there is none."""
-        _, live = self._edges(mentions, entities, columns, pairs)
+        _, graph = self._graph(mentions, entities, columns, pairs)
         with torch.autocast(columns.device.type, enabled=False):
             _, _, used = self._interact(mentions, entities, columns, pairs)
         return {
-            f"edge_{kind}_{place}": edges[kind].masked_fill(~live[kind], torch.nan)
+            f"edge_{kind}_{place}": edges[kind].masked_fill(~graph.live[kind], torch.nan)
             for place, edges in enumerate(used)
             for kind in self.kinds
         }
@@ -115,18 +123,22 @@ class Drin(Head):
         columns = Rows({"text": (getattr(self, f"{side}_text")(text) * present[:, None]).float(), "text.ok": present})
         if self.config.tt == "phrase":
             columns["phrase"] = F.normalize(text, dim=-1) * present[:, None]
-        if "image.pooled" in self.shapes:
+        if {"mention": "mv", "entity": "ev"}[side] in self.vertices:
             columns["image.ok"] = inputs.fixed("image.ok")
             columns["image"] = (
                 getattr(self, f"{side}_image")(inputs.fixed("image.pooled").float()) * inputs.fixed("image.ok")[:, None]
             ).float()
         return columns
 
-    def _edges(
+    def _graph(
         self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor]
-    ) -> tuple[Edges, dict[str, Tensor]]:
-        """A^0, 0 where there is no edge, and the mask M of those there are, (B, r) by kind."""
-        rows = columns.clamp(min=0)
+    ) -> tuple[Edges, Graph]:
+        """A^0, 0 where there is no edge, and which edges and vertices there are."""
+        rows, listed = columns.clamp(min=0), columns >= 0
+        there: dict[str, Tensor] = {}
+        for name in self.vertices:
+            column = "image.ok" if name.endswith("v") else "text.ok"
+            there[name] = mentions.fixed(column) if name.startswith("m") else listed & entities.fixed(column)[rows]
         live: dict[str, Tensor] = {}
         weights: Edges = {}
         for kind in self.kinds:
@@ -136,20 +148,24 @@ class Drin(Head):
                 ]
             else:
                 values = pairs[RELATIONS[kind]]
-            of_mention, of_entity = ("image.ok" if end.endswith("v") else "text.ok" for end in ENDS[kind])
-            live[kind] = (
-                (columns >= 0) & ~values.isnan() & mentions.fixed(of_mention)[:, None] & entities.fixed(of_entity)[rows]
-            )
+            mention, candidate = ENDS[kind]
+            live[kind] = ~values.isnan() & there[mention][:, None] & there[candidate]
             weights[kind] = values.masked_fill(~live[kind], 0.0)
-        return weights, live
+        counts: dict[str, Tensor] = {}
+        if self.config.neighbours != "sum":
+            counted = live if self.config.neighbours == "mean" else dict.fromkeys(live, listed)
+            counts = {kind: edges.sum(1, keepdim=True).clamp(min=1) for kind, edges in counted.items()}
+        return weights, Graph(live, there, counts)
 
     def _interact(
         self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor, list[Edges]]:
         """What `heads.methods._drin_graph.interact` gives for each mention's list."""
-        weights, live = self._edges(mentions, entities, columns, pairs)
+        weights, graph = self._graph(mentions, entities, columns, pairs)
         rows = columns.clamp(min=0)
         vertices: Vertices = {"mt": mentions.fixed("text"), "et": F.embedding(rows, entities.fixed("text"))}
-        if "image" in mentions:
-            vertices |= {"mv": mentions.fixed("image"), "ev": F.embedding(rows, entities.fixed("image"))}
-        return interact(cast("Collection[GraphLayer]", self.layers), vertices, weights, live)
+        if "mv" in self.vertices:
+            vertices["mv"] = mentions.fixed("image")
+        if "ev" in self.vertices:
+            vertices["ev"] = F.embedding(rows, entities.fixed("image"))
+        return interact(cast("Collection[GraphLayer | PublishedLayer]", self.layers), vertices, weights, graph)
