@@ -33,19 +33,20 @@ def encoded(image: Image.Image, format: str, **options) -> bytes:
     return sink.getvalue()
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that announces a size and has next to nothing behind it."""
+def png(size: tuple[int, int], pixels: bytes, depth: int = 8, colours: int = 2, **chunks: bytes) -> bytes:
+    """A PNG file with further chunks before the pixels. colours: 0 grey, 2 RGB. pixels: rows, each behind a 0."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
-        + chunk(b"IEND", b"")
-    )
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, colours, 0, 0, 0))
+    others = b"".join(chunk(kind.encode(), data) for kind, data in chunks.items())
+    return b"\x89PNG\r\n\x1a\n" + header + others + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that announces a size and has next to nothing behind it."""
+    return png((width, height), b"\0" * 1000)
 
 
 def sixteen_bit() -> bytes:
@@ -128,6 +129,92 @@ def test_a_transparent_palette_entry_becomes_white():
     assert pixels[1, 1].tolist() == [255, 255, 255] and pixels[0, 0].tolist() == [255, 0, 0]
 
 
+def words(*values: int) -> bytes:
+    return struct.pack(f">{len(values)}H", *values)
+
+
+TRANSPARENT_COLOUR = {  # a PNG's bits a channel: the picture, its pixels over white
+    "grey, 1 bit": (png((2, 1), b"\0\x40", 1, 0, tRNS=words(0)), [255, 255]),
+    "grey, 2 bits": (png((4, 1), b"\0\x1b", 2, 0, tRNS=words(2)), [0, 85, 255, 255]),
+    "grey, 4 bits": (png((2, 1), b"\0\x3a", 4, 0, tRNS=words(10)), [51, 255]),
+    "grey, 8 bits": (png((2, 1), b"\0\x0a\xc8", 8, 0, tRNS=words(200)), [10, 255]),
+    "grey, 16 bits": (png((3, 1), b"\0" + words(2560, 51201, 51202), 16, 0, tRNS=words(51201)), [10, 255, 200]),
+    "RGB, 8 bits": (png((2, 1), bytes([0, 9, 9, 9, 200, 100, 50]), tRNS=words(200, 100, 50)), [9, 255]),
+    "RGB, 16 bits": (
+        png((2, 1), b"\0" + words(2570, 2570, 2570, 51201, 25601, 12801), 16, tRNS=words(51201, 25601, 12801)),
+        [10, 255],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TRANSPARENT_COLOUR)
+def test_the_transparent_colour_of_a_png_becomes_white_at_every_depth(kind):
+    data, shown = TRANSPARENT_COLOUR[kind]
+    assert np.asarray(decode(data)).tolist() == [[[value] * 3 for value in shown]]
+
+
+def test_alpha_is_put_over_white_in_a_picture_of_many_bands():
+    alpha = np.random.default_rng(0).integers(0, 256, (700, 5, 4), np.uint8)
+    image = Image.fromarray(alpha, "RGBA")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    assert decode(encoded(image, "PNG")).tobytes() == Image.alpha_composite(white, image).convert("RGB").tobytes()
+
+
+ASIDE = {  # chunks that describe a picture and inflate to 30 MB
+    "zTXt": b"Comment\0\0" + zlib.compress(b"x" * 30_000_000),
+    "iTXt": b"Comment\0\1\0\0\0" + zlib.compress(b"x" * 30_000_000),
+    "iCCP": b"profile\0\0" + zlib.compress(b"x" * 30_000_000),
+    "tEXt": b"Comment\0" + b"x" * 30_000_000,
+}
+
+
+@pytest.mark.parametrize("kind", ASIDE)
+def test_what_only_describes_a_png_does_not_cost_the_picture(kind):
+    data = png((2, 1), bytes([0, 9, 9, 9, 200, 100, 50]), **{kind: ASIDE[kind]})
+    assert np.asarray(decode(data)).tolist() == [[[9, 9, 9], [200, 100, 50]]]
+
+
+def test_an_orientation_in_xmp_is_applied():
+    xmp = b'XML:com.adobe.xmp\0\0\0\0\0<rdf:Description tiff:Orientation="3"/>'
+    data = png((2, 1), bytes([0, 9, 9, 9, 200, 100, 50]), iTXt=xmp)
+    assert np.asarray(decode(data)).tolist() == [[[200, 100, 50], [9, 9, 9]]]
+
+
+def noise(size: tuple[int, int] = (217, 133)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8))
+
+
+JPEGS = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_rows": 1},
+    "colours whole": {"subsampling": 0},
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("picture", [noise(), drawn()], ids=["noise", "drawn"])
+def test_a_jpeg_that_lacks_its_end_mark_alone_is_whole(kind, picture):
+    data = encoded(picture, "JPEG", quality=95, **JPEGS[kind])
+    for short in (data[:-2], data[:-1]):
+        assert decode(short).tobytes() == decode(data).tobytes()
+        assert decode(short, draft=(32, 32)).tobytes() == decode(data, draft=(32, 32)).tobytes()
+    for missing in (4, 5, 8, 16, 64):
+        with pytest.raises(ImageError, match="truncated"):
+            decode(data[:-missing])
+        with pytest.raises(ImageError, match="truncated"):
+            decode(data[:-missing], draft=(32, 32))
+
+
+def test_a_progressive_jpeg_that_ends_between_two_scans_is_truncated():
+    data = encoded(noise(), "JPEG", quality=95, progressive=True)
+    scans = [place for place in range(len(data)) if data[place : place + 2] == b"\xff\xda"]
+    assert len(scans) > 5
+    for place in scans[1:]:
+        with pytest.raises(ImageError, match="truncated"):
+            decode(data[: data.rindex(b"\xff\xc4", 0, place)])
+
+
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(format, orientation):
@@ -195,6 +282,23 @@ def test_the_limit_decides_and_pillows_own_does_not():
     assert decode(big, Limits(max_pixels=14_000 * 13_000)).size == (14_000, 13_000)
     with pytest.raises(ImageError, match="too many pixels"):
         decode(big, Limits(max_pixels=14_000 * 13_000 - 1))
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused():
+    data = encoded(drawn(), "JPEG", progressive=True)
+    first, second, *_ = (place for place in range(len(data)) if data[place : place + 2] == b"\xff\xda")
+    bomb = data[:second] + data[first:second] * 4_000 + data[second:]
+    with pytest.raises(ImageError) as caught:
+        decode(bomb)
+    assert (caught.value.status, caught.value.cause) == (Status.TOO_LARGE, "too many scans")
+
+
+def test_a_large_webp_of_one_colour_is_refused():
+    small, large = (encoded(Image.new("RGB", (size, size)), "WEBP", lossless=True) for size in (3_900, 4_100))
+    assert decode(small).size == (3_900, 3_900)
+    with pytest.raises(ImageError) as caught:
+        decode(large)
+    assert (caught.value.status, caught.value.cause) == (Status.TOO_LARGE, "too many pixels for so small a file")
 
 
 def test_too_many_bytes_are_refused():

@@ -32,6 +32,19 @@ _UPRIGHT = {
 }
 _SIDEWAYS = (5, 6, 7, 8)
 _ORIENTATION = 0x0112
+_PNG = b"\x89PNG\r\n\x1a\n"
+# Chunks of PNG that change no pixel and may inflate without end: texts and the colour profile. Of the texts XMP may hold
+# the orientation; it is kept where it is not compressed.
+_PNG_ASIDE = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+_PNG_XMP, _PNG_XMP_BYTES = b"XML:com.adobe.xmp\0\0", 1 << 20
+_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+# Each scan of a JPEG is a pass over all its pixels. Encoders write about ten.
+_JPEG_SCANS = 200
+# Entropy-coded bytes that a JPEG decoder takes for picture where it still waits for some.
+_JPEG_REST = (b"\x2a" * 512, b"\xd5" * 512)
+# A WebP takes 16 bytes a pixel to decode, and holds any number of pixels in 2 kB where they have one colour.
+_WEBP_PIXELS, _WEBP_PIXELS_PER_BYTE = 16_000_000, 2_000
+_BAND = 256  # rows put over white at a time: a whole picture of 64 million pixels would need 1.3 GB beside it
 _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 Image.init()
@@ -61,9 +74,9 @@ def image_key(data: bytes) -> bytes:
 
 def _ends_early(data: bytes) -> bool:
     """Whether the file stops before the end that its format marks or announces."""
-    if data.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in data[-4096:]
-    if data.startswith(b"\x89PNG"):
+    if data.startswith(_JPEG_START):
+        return _JPEG_END not in data[-4096:]
+    if data.startswith(_PNG):
         return b"IEND" not in data[-4096:]
     if data.startswith(b"GIF8"):
         return not data.rstrip(b"\0").endswith(b";")
@@ -87,23 +100,96 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
         raise ImageError(Status.TOO_LARGE, "too many pixels")
 
 
+def _png_pixels(data: bytes) -> bytes:
+    """A PNG file without the chunks that only describe it, so that none of them decides whether it can be read."""
+    kept, place = [_PNG], len(_PNG)
+    while place + 12 <= len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        xmp = end - place < _PNG_XMP_BYTES and data.startswith(_PNG_XMP, place + 8)
+        if xmp or data[place + 4 : place + 8] not in _PNG_ASIDE:
+            kept.append(data[place:end])
+        place = end
+    return b"".join([*kept, data[place:]])
+
+
+def _set_transparent(image: Image.Image, data: bytes) -> None:
+    """Give a PNG's transparent value in the depth of the decoded pixels; Pillow leaves it in that of the file.
+
+    16-bit colours are decoded to their high bytes, so the transparent one takes those of the same high bytes with it.
+    """
+    value, depth = image.info.get("transparency"), data[24]
+    if image.mode == "L" and isinstance(value, int) and depth < 8:
+        image.info["transparency"] = value * 255 // ((1 << depth) - 1)
+    elif image.mode == "RGB" and isinstance(value, tuple) and depth == 16:
+        image.info["transparency"] = tuple(channel >> 8 for channel in value)
+
+
+def _jpeg_is_whole(data: bytes) -> bool:
+    """Whether a JPEG that lacks its end mark has all its pixels.
+
+    A decoder that has them passes over what follows; one that waits for more takes it for picture. So the file, decoded
+    with the end mark alone and with further bytes before it, must look the same. Where scans refine one another, all
+    must have come.
+    """
+    if not _has_all_scans(data):
+        return False
+    plain, *others = (
+        Image.open(io.BytesIO(data + rest + _JPEG_END), formats=("JPEG",)).tobytes() for rest in (b"", *_JPEG_REST)
+    )
+    return all(other == plain for other in others)
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """Whether a JPEG's scans hold each component's 64 coefficients down to the last bit (ITU-T T.81, B.2.2, B.2.3)."""
+    missing: dict[int, set[int]] = {}
+    place = 2
+    while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data):
+        mark = data[place + 1]
+        if mark in (0x00, 0x01, 0xFF, *range(0xD0, 0xDA)):  # inside a scan, or a mark without a segment
+            place += 1 if mark == 0xFF else 2
+            continue
+        end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        segment = data[place + 4 : end]
+        if mark in (0xC0, 0xC1, 0xC2):
+            missing = {component: set(range(64)) for component in segment[6::3]}
+        elif mark == 0xDA and len(segment) == 4 + 2 * segment[0]:
+            first, last, bits = segment[-3:]
+            for component in segment[1:-3:2]:
+                if bits & 0x0F == 0:
+                    missing.get(component, set()).difference_update(range(first, last + 1))
+        place = end
+    return bool(missing) and not any(missing.values())
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB: alpha over white; 16-bit grey by its high byte; other deep grey stretched over its own range."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image)
+        grey = (values >> 8).astype(np.uint8)
+        grey[values == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(grey).convert("RGB")
     if image.mode in ("I", "F"):
         values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
         low, high = values.min(), values.max()
         return Image.fromarray(((values - low) * (255 / (high - low or 1))).astype(np.uint8)).convert("RGB")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        if image.mode in ("RGBa", "La"):
-            image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(ground, image).convert("RGB")
+        return _over_white(image)
     return image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """A picture with alpha, or with a transparent colour, over white, in RGB."""
+    flat = Image.new("RGB", image.size)
+    for top in range(0, image.height, _BAND):
+        band = image.crop((0, top, image.width, min(top + _BAND, image.height)))
+        if band.mode in ("RGBa", "La"):
+            band = band.convert("RGBA" if band.mode == "RGBa" else "LA")
+        band = band.convert("RGBA")
+        white = Image.new("RGBA", band.size, (255, 255, 255, 255))
+        flat.paste(Image.alpha_composite(white, band).convert("RGB"), (0, top))
+    return flat
 
 
 def decode_with_size(data: bytes, limits: Limits, draft: tuple[int, int] | None) -> tuple[Image.Image, tuple[int, int]]:
@@ -112,9 +198,12 @@ def decode_with_size(data: bytes, limits: Limits, draft: tuple[int, int] | None)
         raise ImageError(Status.BROKEN, "empty file")
     if len(data) > limits.max_bytes:
         raise ImageError(Status.TOO_LARGE, "too many bytes")
+    if data.startswith(_JPEG_START) and data.count(_JPEG_SCAN) > _JPEG_SCANS:
+        raise ImageError(Status.TOO_LARGE, "too many scans")
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries switch it on for the whole process
+    pixels = _png_pixels(data) if data.startswith(_PNG) else data
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image: Image.Image = Image.open(io.BytesIO(pixels), formats=_FORMATS)
     except MemoryError:
         raise
     except Exception as error:
@@ -122,22 +211,42 @@ def decode_with_size(data: bytes, limits: Limits, draft: tuple[int, int] | None)
             raise _broken(data, error) from error
         raise ImageError(Status.BROKEN, "not an image") from error
     try:
-        _check_size(image.size, limits)
-        full = image.size
-        scaled = draft is not None and image.draft(None, draft) is not None
-        image.load()
-        _check_size(image.size, limits)
-        # Loading may change the size: first frames of GIFs, orientation of TIFFs.
-        width, height = full if scaled else image.size
-        orientation = _orientation(image)
-        image = _rgb(image)
-        if orientation in _UPRIGHT:
-            image = image.transpose(_UPRIGHT[orientation])
-        return image, ((height, width) if orientation in _SIDEWAYS else (width, height))
+        return _loaded(image, data, limits, draft)
     except (ImageError, MemoryError):
         raise
     except Exception as error:
-        raise _broken(data, error) from error
+        failure = _broken(data, error)
+        try:
+            whole = image.format == "JPEG" and not data.endswith(_JPEG_END) and _jpeg_is_whole(data.rstrip(b"\xff"))
+        except MemoryError:
+            raise
+        except Exception:
+            whole = False
+        if not whole:
+            raise failure from error
+    return decode_with_size(data.rstrip(b"\xff") + _JPEG_END, limits, draft)
+
+
+def _loaded(
+    image: Image.Image, data: bytes, limits: Limits, draft: tuple[int, int] | None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """The pixels of a file that was opened, as `decode_with_size` gives them. data: the file's bytes."""
+    _check_size(image.size, limits)
+    full = image.size
+    if image.format == "WEBP" and full[0] * full[1] > max(_WEBP_PIXELS, len(data) * _WEBP_PIXELS_PER_BYTE):
+        raise ImageError(Status.TOO_LARGE, "too many pixels for so small a file")
+    scaled = draft is not None and image.draft(None, draft) is not None
+    image.load()
+    _check_size(image.size, limits)
+    # Loading may change the size: first frames of GIFs, orientation of TIFFs.
+    width, height = full if scaled else image.size
+    orientation = _orientation(image)
+    if data.startswith(_PNG):
+        _set_transparent(image, data)
+    image = _rgb(image)
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    return image, ((height, width) if orientation in _SIDEWAYS else (width, height))
 
 
 def _orientation(image: Image.Image) -> int:
