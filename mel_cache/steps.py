@@ -28,7 +28,15 @@ from heads.config.space import plain_space
 from heads.contracts import Compute, HeadInput, TrainingJob, TrainingResult
 from pipeline.candidates import specs
 from pipeline.candidates.contracts import CandidateJob, CandidateLists, ListOptions
-from pipeline.datasets.contracts import CONTENT, MAX_BAD_IMAGES, Dataset, LayoutOptions, Limits, PrepareJob
+from pipeline.datasets.contracts import (
+    CONTENT,
+    DECODER_VERSION,
+    MAX_BAD_IMAGES,
+    Dataset,
+    LayoutOptions,
+    Limits,
+    PrepareJob,
+)
 from pipeline.demo.contracts import DemoJob
 from pipeline.enhance import output
 from pipeline.extraction import wants
@@ -217,6 +225,7 @@ def prepare(paths: Paths, source: DatasetFiles, limits: Mapping[str, int], memo:
 
     request = {
         "tables": TABLES,
+        "decoder": DECODER_VERSION,
         "fingerprint": fingerprint(source.data_dir, source.format, source.options, memo, rescan=source.rescan),
         "limits": dict(limits),
         "max_bad_images": source.max_bad_images,

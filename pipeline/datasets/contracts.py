@@ -12,6 +12,9 @@ CONTENT = "{content}"
 """In `PrepareJob.out`: replaced by the first 12 digits of the hash of the tables' rows."""
 ACCOUNT = "account.txt"
 
+DECODER_VERSION = 2
+"""Raised when the verdict on some picture file or a decoded pixel changes: verdicts of other versions are not used."""
+
 
 @contract
 class Limits:

@@ -33,8 +33,8 @@ _UPRIGHT = {
 _SIDEWAYS = (5, 6, 7, 8)
 _ORIENTATION = 0x0112
 _PNG = b"\x89PNG\r\n\x1a\n"
-# Chunks of PNG that change no pixel and may inflate without end: texts and the colour profile. Of the texts XMP may hold
-# the orientation; it is kept where it is not compressed.
+# Chunks of PNG that change no pixel and may inflate without end: texts and the colour profile. Of the texts XMP may
+# hold the orientation; it is kept where it is not compressed.
 _PNG_ASIDE = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _PNG_XMP, _PNG_XMP_BYTES = b"XML:com.adobe.xmp\0\0", 1 << 20
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"

@@ -16,11 +16,9 @@ from cache.shard import Status
 from foundation.errors import PassingError
 from foundation.files import write_atomic
 from foundation.progress import Bar
-from pipeline.datasets.contracts import DEFAULT_LIMITS, Limits
+from pipeline.datasets.contracts import DECODER_VERSION, DEFAULT_LIMITS, Limits
 from pipeline.datasets.images import ImageError, decode_with_size, image_key, read_picture
 
-# To be raised when the verdict on some file or a decoded pixel changes: verdicts of other versions are not reused.
-DECODER_VERSION = 1
 _DRAFT = (64, 64)
 _CHUNK = 10_000  # files between two savings of the memo
 _Stamp = tuple[int, int]  # size in bytes, mtime in ns
