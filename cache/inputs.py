@@ -8,6 +8,12 @@ from foundation.contracts import contract
 
 Side = Literal["mention", "entity"]
 SIDES: tuple[Side, Side] = ("mention", "entity")
+IMAGE = "image"
+"""The view of a record's picture, of several the first usable one."""
+IMAGES = "images"
+"""The view of all usable pictures of an entity."""
+FROM_FEATURES = {"face_attributes": "face_attributes", "identities": "identity"}
+"""Views of texts about what a feature found in the mention's picture, none or several per mention -> that feature."""
 
 
 @contract
@@ -22,6 +28,12 @@ class Want:
     def column(self) -> str:
         """The name of its key column, `mention.clip_text.sentence`."""
         return f"{self.side}.{self.feature}.{self.view}"
+
+    @property
+    def from_picture(self) -> bool:
+        """Whether its rows are made from the record's picture: of the picture, of what was found in it, or of a text
+        about that."""
+        return self.view in (IMAGE, IMAGES) or self.view in FROM_FEATURES
 
 
 @contract

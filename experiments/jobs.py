@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cache.identity import identity
-from cache.inputs import Want
+from cache.inputs import SIDES, Side, Want
 from foundation.errors import UserError, nearest
 from foundation.files import parse_json, read_json
 from foundation.paths import Paths
@@ -122,6 +122,22 @@ def pair_wants(name: str, profile: Profile) -> list[Want]:
     from pipeline.pairs import registry
 
     return registry.wants(name, list(profile.features))
+
+
+def pair_pictures(name: str, sources: str, profile: Profile) -> tuple[Side, ...]:
+    """The sides whose pictures a pair feature is computed from, by the views that it reads; for a pair feature of the
+    lists' own scores, by those that their `sources` compare.
+
+    Raises `UserError` as `pair_wants` does.
+    """
+    from pipeline.candidates.specs import vector_features
+    from pipeline.extraction.wants import of_feature
+    from pipeline.pairs.registry import pair_function
+
+    reads = pair_wants(name, profile)
+    if pair_function(name).of_lists:
+        reads = [*reads, *(want for feature in vector_features(sources) for want in of_feature(profile, feature))]
+    return tuple(side for side in SIDES if any(want.side == side and want.from_picture for want in reads))
 
 
 @dataclass(frozen=True)

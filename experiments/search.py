@@ -134,7 +134,7 @@ def search(job: SearchJob) -> SearchResult:
     config = load_config(base.method, base.config)
     worker = studies.worker_name()
     with devices.repeatable(base.compute.threads), studies.at_work(out, worker):
-        base = fusion.with_parts(base, ("dev",))
+        base = fusion.with_parts(base, ("dev",), masks="picture_dropout" in job.space)
         if base.live:
             prompts.blocks(base.live)
         job = replace(job, training=base)

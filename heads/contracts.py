@@ -5,7 +5,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from cache.inputs import Input, Want
+from cache.inputs import Input, Side, Want
 from foundation.contracts import contract
 
 
@@ -57,8 +57,9 @@ class TrainingJob:
 
     config: the method's full configuration, plain values. inputs: what the head reads. dataset: prepared folder
     (mentions.parquet, entities.parquet). candidates: .npz of ids and, where known, gold_rank. pairs: pair feature ->
-    .npz of values beside the candidates. heads: the finished runs that it reads, by label. depends: all that names the
-    run, in clear. out: the run's folder. live: for the stage that learns prompts.
+    .npz of values beside the candidates. pictured: pair feature -> the sides whose pictures it is computed from. heads:
+    the finished runs that it reads, by label. depends: all that names the run, in clear. out: the run's folder. live:
+    for the stage that learns prompts.
     """
 
     method: str
@@ -70,6 +71,7 @@ class TrainingJob:
     seed: int = 0
     train_fraction: float = 1.0
     pairs: Mapping[str, Path] = field(default_factory=dict)
+    pictured: Mapping[str, tuple[Side, ...]] = field(default_factory=dict)
     heads: Mapping[str, "TrainingJob"] = field(default_factory=dict)
     depends: Mapping[str, Any] = field(default_factory=dict)
     live: LiveClip | None = None

@@ -1,7 +1,7 @@
 """A head's inputs: mentions, entities, candidate lists and cached features, resident on the device where they fit."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from types import MappingProxyType
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from cache import inputs as cache_inputs
 from cache.keys import KeyColumn
 from cache.store import Store
 from cache.table import Table
@@ -19,6 +20,7 @@ from foundation.progress import Bar
 from heads.base import Batch, Ragged, Rows
 from heads.contracts import HeadInput, TrainingJob
 from heads.metrics import dev_half
+from heads.pictures import Masks, Pictured, masked_rows
 
 CPU = torch.device("cpu")
 
@@ -120,13 +122,16 @@ class Several:
 @dataclass
 class Side:
     """The mentions or the entities: `count` rows. columns: `<role>.<output>`; by role, ok: which rows have it, spans:
-    the phrase's characters."""
+    the phrase's characters. pictured: roles whose rows are made from pictures. masked: whether they read as if no
+    record had a picture."""
 
     count: int
     device: torch.device
     columns: dict[str, FeatureColumn | Several] = field(default_factory=dict)
     ok: dict[str, np.ndarray] = field(default_factory=dict)
     spans: dict[str, np.ndarray] = field(default_factory=dict)
+    pictured: set[str] = field(default_factory=set)
+    masked: bool = False
 
     def add(self, role: str, outputs: Iterable[str], store: Store, keys: KeyColumn) -> None:
         """Take the outputs of a feature as columns `<role>.<output>`."""
@@ -144,7 +149,7 @@ class Side:
         rows = Rows({f"{role}.ok": torch.from_numpy(ok[index]).to(self.device) for role, ok in self.ok.items()})
         rows |= {f"{role}.span": torch.from_numpy(spans[index]).to(self.device) for role, spans in self.spans.items()}
         rows |= {name: column.take(index, self.device) for name, column in self.columns.items()}
-        return rows
+        return masked_rows(rows, self.pictured, torch.ones(len(index), dtype=torch.bool)) if self.masked else rows
 
 
 @dataclass
@@ -155,7 +160,9 @@ class Bundle:
     entity_ids, entity_image: (N,). candidates: (M, k) entity rows, -1 where a list ends. retrieval_rank: (M,) the
     gold's rank in the whole retrieval order from 1, -1 unknown. shapes: of one row (one position where ragged) of each
     column, the same on both sides; `pairs.<name>` of a pair feature. pairs: (M, k, ...) float32 beside `candidates`,
-    NaN where a pair has none.
+    NaN where a pair has none. pictured: name of a pair feature -> the sides whose pictures it is computed from.
+    unpictured: (M, k, 3) float32, what some pair features are without the mention's picture, without the entity's and
+    without both; the others are NaN then.
     """
 
     mentions: Side
@@ -168,11 +175,15 @@ class Bundle:
     retrieval_rank: np.ndarray
     shapes: dict[str, tuple[int, ...]]
     pairs: dict[str, np.ndarray] = field(default_factory=dict)
+    pictured: Mapping[str, tuple[cache_inputs.Side, ...]] = field(default_factory=dict)
+    unpictured: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def load(cls, job: TrainingJob, device: torch.device) -> "Bundle":
         """All that a job names. Raises `UserError` where its files do not fit each other."""
-        return cls.read(job.dataset, job.candidates, job.inputs, job.pairs, device)
+        bundle = cls.read(job.dataset, job.candidates, job.inputs, job.pairs, device)
+        unpictured = {name: values for name, path in job.pairs.items() if (values := _unpictured(path)) is not None}
+        return replace(bundle, pictured=job.pictured, unpictured=unpictured)
 
     @classmethod
     def read(
@@ -209,6 +220,8 @@ class Bundle:
                     f"{one.keys}: {keys.records} keys for {counts[side]} {side}s of {folder}; run ExtractFeatures again"
                 )
             sides[side].add(one.role, one.outputs, Store.open(one.store), keys)
+            if one.from_picture:
+                sides[side].pictured.add(one.role)
         shapes = {name: column.shape for name, column in sides["entity"].columns.items()}
         for name, column in sides["mention"].columns.items():
             if shapes.setdefault(name, column.shape) != column.shape:
@@ -323,6 +336,30 @@ class Bundle:
             also,
         )
 
+    def without_pictures(self, sides: Collection[cache_inputs.Side]) -> "Bundle":
+        """The same as if no record of these sides had a picture: all that is made from one is absent."""
+        pairs = {
+            name: np.full_like(values, np.nan) if set(sides) & set(self.made_from.sides(name)) else values
+            for name, values in self.pairs.items()
+        }
+        return replace(
+            self,
+            mentions=replace(self.mentions, masked="mention" in sides),
+            entities=replace(self.entities, masked="entity" in sides),
+            pairs=pairs,
+        )
+
+    @property
+    def made_from(self) -> Pictured:
+        """What of it is made from pictures."""
+        return Pictured({"mention": self.mentions.pictured, "entity": self.entities.pictured}, self.pictured)
+
+    def masked(self, batch: Batch, index: np.ndarray, chance: float, random: np.random.Generator) -> Batch:
+        """The batch of the mentions at `index` (B,) in which each mention's and each entity's picture is masked with
+        this chance."""
+        unpictured = {name: torch.from_numpy(values[index]).to(self.device) for name, values in self.unpictured.items()}
+        return self.made_from.masked(batch, Masks.drawn(batch, chance, random), unpictured)
+
     def pairs_of(self, index: np.ndarray, first: int | None = None) -> dict[str, np.ndarray]:
         """Pair features of the mentions at `index` (m,), beside their candidates (the `first` of them)."""
         return {name: values[index][:, :first] for name, values in self.pairs.items()}
@@ -354,6 +391,12 @@ def _pair_feature(path: Path, candidates: np.ndarray) -> np.ndarray:
             f"{path}: values of {values.shape[:2]} pairs for candidate lists of {candidates.shape}; build them again"
         )
     return values
+
+
+def _unpictured(path: Path) -> np.ndarray | None:
+    """See `Bundle.unpictured`; None where a pair feature's file has no such values."""
+    with np.load(path, allow_pickle=False) as saved:
+        return saved["unpictured"].astype(np.float32) if "unpictured" in saved.files else None
 
 
 def settle(columns: list[FeatureColumn | Several], device: torch.device, budget: int) -> None:

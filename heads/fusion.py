@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from rapidfuzz.utils import default_process
 
+from cache.inputs import SIDES, Side
 from foundation import device as devices
 from foundation.errors import UserError
 from foundation.files import read_json, write_atomic, write_json
@@ -27,6 +29,7 @@ from heads.data import Bundle
 from heads.evaluation import SPLITS
 from heads.loop import Trainer
 from heads.metrics import figures, rank_in_lists, rerank
+from heads.pictures import WITHOUT
 from heads.runs import list_scores
 from heads.scoring import Scoring
 
@@ -53,24 +56,28 @@ def train(job: TrainingJob) -> TrainingResult:
     return replace(result, table=f"{result.table}\n\n{parts_table(_parts(job, result.metrics))}")
 
 
-def with_parts(job: TrainingJob, splits: Collection[str]) -> TrainingJob:
+def with_parts(job: TrainingJob, splits: Collection[str], masks: bool = False) -> TrainingJob:
     """The job with all its parts as pair features: those of the profile, the scores of its heads for the mentions of
     `splits`, the frequency; and with as many epochs as `least_steps` takes. Jobs of other kinds of heads are returned
-    as they are."""
+    as they are.
+
+    masks: also what the heads score without pictures, for training with `picture_dropout` when the job's own
+    configuration has none.
+    """
     if load_config(job.method, job.config).training != "combination":
         return job
     config, out = _config(job), job.out / "parts"
-    pairs = dict(job.pairs)
+    masks = masks or config.picture_dropout > 0
+    pairs, pictured = dict(job.pairs), dict(job.pictured)
     for method, run in sorted(job.heads.items()):
         if run.candidates != job.candidates:
             raise UserError(f"{run.out}: scored other candidate lists than {job.candidates}; train {method} on these")
 
-        def scores(run: TrainingJob = run) -> np.ndarray:
-            return list_scores(with_parts(run, splits), splits)
-
-        pairs[method] = _kept(out / f"{method}.npz", scores)
+        pictured[method] = pictured_sides(run)
+        pairs[method] = _kept(out / f"{method}.npz", partial(_scores, run, splits, pictured[method] if masks else ()))
     if config.frequency:
-        pairs["frequency"] = _kept(out / "frequency.npz", lambda: frequency(job))
+        pairs["frequency"] = _kept(out / "frequency.npz", lambda: {"values": frequency(job)})
+        pictured["frequency"] = ()
     if not pairs:
         raise UserError(
             f"{job.method}: it has no inputs; name heads or pair_features that this profile has, or set frequency"
@@ -80,7 +87,32 @@ def with_parts(job: TrainingJob, splits: Collection[str]) -> TrainingJob:
     bundle = Bundle.read(job.dataset, job.candidates)
     steps = -(-len(bundle.training_mentions(fraction, config.fits_on)[0]) // config.batch_size)
     epochs = max(config.epochs, -(-config.least_steps // steps)) if config.epochs else 0
-    return replace(job, config={**job.config, "epochs": epochs}, pairs=pairs, heads={}, train_fraction=fraction)
+    config_of = {**job.config, "epochs": epochs}
+    return replace(job, config=config_of, pairs=pairs, pictured=pictured, heads={}, train_fraction=fraction)
+
+
+def pictured_sides(job: TrainingJob) -> tuple[Side, ...]:
+    """The sides whose pictures a run's scores are made from, by what it and the runs that it combines read."""
+    read = {one.side for one in job.inputs if one.from_picture} | {side for of in job.pictured.values() for side in of}
+    read |= {side for run in job.heads.values() for side in pictured_sides(run)}
+    return tuple(side for side in SIDES if side in read)
+
+
+def _scores(run: TrainingJob, splits: Collection[str], masked: Collection[Side]) -> dict[str, np.ndarray]:
+    """Scores (M, k) of a run and, where sides are to be `masked`, (M, k, 3) without their pictures, in the order of
+    `heads.pictures.WITHOUT`.
+
+    DRIN's score of a pair depends on its list: an entity without its picture stands among others without theirs.
+    """
+    job = with_parts(run, splits)
+    by_sides = {frozenset[Side](): list_scores(job, splits)}
+    if not masked:
+        return {"values": by_sides[frozenset()]}
+    wanted = [frozenset(without) & frozenset(masked) for without in WITHOUT]
+    for sides in wanted:
+        if sides not in by_sides:
+            by_sides[sides] = list_scores(job, splits, sides)
+    return {"values": by_sides[frozenset()], "unpictured": np.stack([by_sides[sides] for sides in wanted], -1)}
 
 
 def _config(job: TrainingJob) -> PairsConfig:
@@ -207,11 +239,11 @@ def _shown(values: Mapping[str, float]) -> dict[str, float]:
     return {figure: values.get(figure, float("nan")) for figure in FIGURES}
 
 
-def _kept(path: Path, make: Callable[[], np.ndarray]) -> Path:
-    """Path of a part's values, computed if the file does not exist. The run's folder is named by all they depend on."""
+def _kept(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> Path:
+    """Path of a part's arrays, computed if the file does not exist. The run's folder is named by all they depend on."""
     if not path.exists():
         buffer = io.BytesIO()
-        np.savez(buffer, values=make())
+        np.savez(buffer, allow_pickle=False, **make())
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, buffer.getvalue())
     return path

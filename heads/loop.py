@@ -18,6 +18,9 @@ from heads.data import Bundle
 from heads.metrics import figures, rank_in_lists
 from heads.scoring import Scoring
 
+PICTURES = 1
+"""The stream of random numbers that masks pictures, beside that of a step's hard negatives."""
+
 
 @dataclass
 class State:
@@ -109,7 +112,11 @@ class Trainer:
         def read(step: int) -> Batch:
             random = np.random.default_rng([self.seed, epoch, step])
             drawn = self.bundle.draw(batches[step], config.hard_negatives, config.hard_reach, random)
-            return self.bundle.batch(batches[step], head.uses_candidates, drawn)
+            batch = self.bundle.batch(batches[step], head.uses_candidates, drawn)
+            if not config.picture_dropout:
+                return batch
+            masks = np.random.default_rng([self.seed, epoch, step, PICTURES])  # apart from all other draws
+            return self.bundle.masked(batch, batches[step], config.picture_dropout, masks)
 
         for step, (index, batch) in enumerate(zip(batches, prefetch(range(len(batches)), read), strict=True)):
             if config.lr_decay:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cache.inputs import Side
 from cache.store import Store
 from foundation import device as devices
 from foundation.errors import UserError
@@ -64,13 +65,16 @@ def load_run(job: TrainingJob) -> tuple[Head, Bundle]:
     return head, bundle
 
 
-def list_scores(job: TrainingJob, splits: Collection[str]) -> np.ndarray:
+def list_scores(job: TrainingJob, splits: Collection[str], without: Collection[Side] = ()) -> np.ndarray:
     """Scores (M, k) float32 of a finished run for the candidate lists of all mentions of `splits`, NaN for the others
     and where a list ends.
 
-    job: see `load_run`; that of a combination with its parts, see `heads.fusion.with_parts`.
+    job: see `load_run`; that of a combination with its parts, see `heads.fusion.with_parts`. without: sides whose
+    pictures are masked, with all that is made from them.
     """
     head, bundle = load_run(job)
+    if without:
+        bundle = bundle.without_pictures(without)
     index = np.flatnonzero(np.isin(bundle.table["split"], sorted(splits)))
     values = np.full(bundle.candidates.shape, np.nan, np.float32)
     with Bar(len(index), f"scores of {job.method}", "mention") as bar:

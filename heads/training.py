@@ -65,7 +65,7 @@ def _train(job: TrainingJob, digest: str, device: str) -> TrainingResult:
     evaluation = measure(head, bundle, quiet) if head.config.evaluates else None
     description = {
         "method": job.method,
-        "config": to_json(head.config),
+        "config": naming_options(job.method, to_json(head.config)),  # bytes that options to come leave as they are
         "shapes": bundle.shapes,
         "seed": job.seed,
         "features": {f"{one.side} {one.role}": Store.open(one.store).identity for one in job.inputs},

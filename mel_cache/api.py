@@ -273,6 +273,7 @@ class _Work:
         reads = steps.Reads(
             extraction=self.features(spec.wants),
             lists=self.lists(options),
+            sources=options.sources,
             pairs={name: self.pair(name, options) for name in spec.pairs},
             runs=trained,
             prompted=self._prompted(trained["multimodal"]) if spec.prompted else None,

@@ -384,12 +384,13 @@ def build_pair(
 class Reads:
     """What a head is trained on.
 
-    pairs: by pair feature. runs: by the head's label, with the jobs that trained them. prompted: inputs that learned
-    prompts made, None where the head reads none.
+    sources: of the candidate lists, as `ListOptions` has them. pairs: by pair feature. runs: by the head's label, with
+    the jobs that trained them. prompted: inputs that learned prompts made, None where the head reads none.
     """
 
     extraction: Done[Extraction]
     lists: Done[CandidateLists]
+    sources: str
     pairs: Mapping[str, Done[PairFeature]]
     runs: Mapping[str, Done[TrainingJob]]
     prompted: Done[tuple[HeadInput, ...]] | None = None
@@ -445,6 +446,7 @@ class Training:
             candidates=paths.root / reads.lists.result.file,
             depends=depends,
             pairs={name: paths.root / pair.result.file for name, pair in reads.pairs.items()},
+            pictured={name: jobs.pair_pictures(name, reads.sources, setup.profile) for name in reads.pairs},
             heads={label: run.result for label, run in reads.runs.items()},
             out=paths.run(trial.label, spec.method, identity(depends)),
             compute=setup.compute,

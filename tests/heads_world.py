@@ -1,7 +1,7 @@
 """A small world of cached features for the tests of heads: every entity has a latent vector that its mentions share,
 with noise."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import torch
 
 from cache.identity import Output, content_key
-from cache.inputs import Side
+from cache.inputs import SIDES, Side
 from cache.shard import Status
 from cache.store import Store
 from heads.base import Ragged, Rows
 from heads.config import load_config
 from heads.config.base import HeadConfig
 from heads.contracts import Compute, HeadInput, TrainingJob
+from pipeline.pairs import registry
 
 CLIP_TEXT = [Output("tokens", (24,), ragged=True), Output("pooled", (16,))]
 TEXT = [Output("tokens", (16,), ragged=True), Output("pooled", (16,)), Output("offsets", (2,), "int32", ragged=True)]
@@ -216,12 +217,14 @@ def build_job(
     )
 
 
-def job_for(job: TrainingJob, method: str, config: Mapping[str, Any], out: Path) -> TrainingJob:
+def job_for(
+    job: TrainingJob, method: str, config: Mapping[str, Any], out: Path, beside: Collection[str] = ()
+) -> TrainingJob:
     """The job of another method over the stores of `build_job`: each want read from the store of its side and feature,
-    pair features higher for golds."""
+    pair features higher for golds. beside: features that pair features alone are made of."""
     chosen = load_config(method, config)
     stores = {(one.side, one.feature): one for one in job.inputs}
-    available = {feature for _, feature in stores}
+    available = {feature for _, feature in stores} | {*beside}
     lists = np.load(job.candidates)["ids"]
     gold = pq.read_table(job.dataset / "mentions.parquet")["gold"].to_numpy()
     pairs = {}
@@ -233,7 +236,14 @@ def job_for(job: TrainingJob, method: str, config: Mapping[str, Any], out: Path)
         replace(stores[want.side, want.feature], role=want.role, view=want.view, outputs=want.outputs)
         for want in chosen.wants(available)
     )
-    return replace(job, method=method, config=config, inputs=inputs, pairs=pairs, out=out)
+    pictured = {name: pictured_sides(name) for name in pairs}
+    return replace(job, method=method, config=config, inputs=inputs, pairs=pairs, pictured=pictured, out=out)
+
+
+def pictured_sides(pair: str) -> tuple[Side, ...]:
+    """The sides whose pictures a pair feature reads."""
+    reads = registry.wants(pair, registry.features_of(pair))
+    return tuple(side for side in SIDES if any(want.side == side and want.from_picture for want in reads))
 
 
 def _store(

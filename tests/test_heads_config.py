@@ -109,6 +109,7 @@ def test_options_have_the_bounds_that_are_held():
     by_name = {option.name: option for option in options("dwe")}
     assert (by_name["lr"].kind, by_name["lr"].default, by_name["lr"].bounds) == ("number", 5e-5, "more than 0")
     assert by_name["dropout"].bounds == "at least 0, less than 1"
+    assert by_name["picture_dropout"].bounds == "at least 0, at most 1"
     assert by_name["units"].kind == "list of 'face' or 'identity' or 'image' or 'text'"
     assert by_name["image_feature"].kind == "text or null"
     load_config("dwe", {"dropout": 0, "lr": 1e-9})
@@ -126,9 +127,10 @@ def test_every_methods_own_space_is_whole(method):
 
 def test_an_option_that_came_later_renames_no_run_and_changes_none_that_is_stored(monkeypatch):
     kind = config_class("drin")
-    before = {name: value for name, value in to_json(load_config("drin", {})).items() if name != "margin"}
-    assert naming_options("drin", to_json(load_config("drin", {}))) != before
-    monkeypatch.setattr(kind, "later", ("margin",))
+    named = naming_options("drin", to_json(load_config("drin", {})))
+    before = {name: value for name, value in named.items() if name != "margin"}
+    assert named != before
+    monkeypatch.setattr(kind, "later", (*kind.later, "margin"))
     assert naming_options("drin", to_json(load_config("drin", {}))) == before
     assert naming_options("drin", to_json(load_config("drin", {"margin": 0.5}))) == {**before, "margin": 0.5}
     monkeypatch.setattr(kind, "presets", {"release": {"margin": 0.5}})

@@ -146,12 +146,13 @@ EPOCHS_KEPT = {"epoch-before:2": 1, "epoch-end": 1, "epoch-end:3": 3, "run-middl
 
 @pytest.fixture(scope="module")
 def killed(world, tmp_path_factory):
-    """fault -> the job of a run that was killed there; "other": one with another learning rate, killed after its second
-    epoch."""
+    """fault -> the job of a run that was killed there; "other", "pictures": one with another learning rate and one with
+    masked pictures, killed after their second epoch."""
     folder = tmp_path_factory.mktemp("killed")
     jobs = {fault: replace(world[0], out=folder / fault.replace(":", "-")) for fault in EPOCHS_KEPT}
-    jobs["other"] = replace(world[0], config={**world[0].config, "lr": 0.001}, out=folder / "other")
-    order = [(fault if fault != "other" else "epoch-end:2", to_json(job)) for fault, job in jobs.items()]
+    for name, changed in {"other": {"lr": 0.001}, "pictures": {"picture_dropout": 0.3}}.items():
+        jobs[name] = replace(world[0], config={**world[0].config, **changed}, out=folder / name)
+    order = [(fault if fault in EPOCHS_KEPT else "epoch-end:2", to_json(job)) for fault, job in jobs.items()]
     ended = subprocess.run(
         [sys.executable, "-c", KILL, json.dumps(order)], capture_output=True, text=True, check=True
     ).stdout
@@ -171,6 +172,13 @@ def test_a_killed_run_goes_on_to_the_same_bytes(world, killed, fault):
     assert bytes_of(out) == world[2]
     assert not (out / "checkpoint.safetensors").exists()
     assert len(list((out / "tensorboard").iterdir())) == 1
+
+
+def test_a_killed_run_with_masked_pictures_goes_on_to_the_same_bytes(world, killed, tmp_path):
+    assert training.train(killed["pictures"]).run["resumed_after"] == 2
+    whole = replace(killed["pictures"], out=tmp_path / "whole")
+    assert training.train(whole).run["resumed_after"] == 0
+    assert bytes_of(killed["pictures"].out) == bytes_of(whole.out) != world[2]
 
 
 def test_a_checkpoint_of_another_configuration_is_not_gone_on_with(world, killed):

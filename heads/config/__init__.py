@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from foundation import plugins
 from foundation.contracts import from_json
@@ -187,6 +187,8 @@ def _bound(note: Any) -> str:
         return f"more than {note.gt}"
     if isinstance(note, Ge):
         return f"at least {note.ge}"
+    if isinstance(note, Le):
+        return f"at most {note.le}"
     return f"less than {note.lt}" if isinstance(note, Lt) else ""
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from cache.inputs import SIDES, Side
 from foundation.contracts import contract
 from foundation.errors import UserError
-from heads.config.base import PICTURES, TEXT_ONLY, HeadConfig, NotNegative, Positive, Size
+from heads.config.base import DROPOUTS, PICTURES, TEXT_ONLY, HeadConfig, NotNegative, Positive, Size
 from heads.contracts import HeadWant
 
 
@@ -42,7 +42,12 @@ class BaselineConfig(HeadConfig):
         "width": {"choices": [128, 256, 512]},
         "temperature": {"low": 0.01, "high": 0.2, "log": True},
         "hard_negatives": {"choices": [0, 1, 2, 4]},
+        "picture_dropout": {"choices": DROPOUTS},
     }
+
+    def searched(self) -> Mapping[str, Mapping[str, Any]]:
+        """See `HeadConfig.searched`: a method without pictures has none to mask."""
+        return {name: entry for name, entry in self.space.items() if name != "picture_dropout" or "image" in self.READS}
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
         """See `HeadConfig.ablations`: the papers' tables have the baselines as they are."""

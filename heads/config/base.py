@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AllowInfNan
 
 from cache.inputs import SIDES, Side
@@ -23,10 +23,14 @@ Training = Literal["head", "combination", "prompts"]
 """`head`: over cached features. `combination`: the same over pair features, among them the scores of trained heads and
 training frequency. `prompts`: with the blocks of a CLIP run live beside the cached features."""
 
+DROPOUTS = [0.0, 0.1, 0.3, 0.5]
+"""Values of `picture_dropout` that search spaces hold."""
+
 Finite = Annotated[float, AllowInfNan(False)]
 Positive = Annotated[Finite, Gt(0)]
 NotNegative = Annotated[Finite, Ge(0)]
 Fraction = Annotated[Finite, Ge(0), Lt(1)]
+Share = Annotated[Finite, Ge(0), Le(1)]
 Size = Annotated[int, Gt(0)]
 Count = Annotated[int, Ge(0)]
 
@@ -56,6 +60,11 @@ class HeadConfig:
         "its golds (ours: a head over frozen inputs soon tells golds apart)",
     ] = 0
     hard_reach: Annotated[Size, "how far down the list hard negatives are drawn"] = 40
+    picture_dropout: Annotated[
+        Share,
+        "while training, chance with which a mention's picture is masked at a step, and an entity's; all that is made "
+        "from it goes with it (ours)",
+    ] = 0.0
 
     training: ClassVar[Training] = "head"
     """How it is trained, see `Training`."""
@@ -68,7 +77,7 @@ class HeadConfig:
     """Options whose influence the method's paper plots -> values to train with (ours where the plot names none)."""
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """The default search space, see `heads.config.space`."""
-    later: ClassVar[tuple[str, ...]] = ()
+    later: ClassVar[tuple[str, ...]] = ("picture_dropout",)
     """Options of this class that came when there were runs already: see `heads.config.naming_options`."""
 
     def head_class(self, blocks: Path | None = None) -> HeadMaker | None:

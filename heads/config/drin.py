@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from foundation.contracts import contract
-from heads.config.base import PICTURES, TEXT_ONLY, Count, HeadConfig, NotNegative, Size, both_sides, once
+from heads.config.base import DROPOUTS, PICTURES, TEXT_ONLY, Count, HeadConfig, NotNegative, Size, both_sides, once
 from heads.contracts import HeadWant
 
 Edge = Literal["tt", "ti", "it", "ii"]
@@ -94,6 +94,7 @@ class DrinConfig(HeadConfig):
         "layers": {"low": 1, "high": 4},
         "margin": {"low": 0.05, "high": 0.5},
         "negatives": {"choices": ["batch", "candidates"]},
+        "picture_dropout": {"choices": DROPOUTS},
     }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "release": {

@@ -7,6 +7,7 @@ from cache.inputs import Side
 from foundation.contracts import contract
 from foundation.errors import UserError
 from heads.config.base import (
+    DROPOUTS,
     PICTURES,
     TEXT_ONLY,
     Count,
@@ -108,6 +109,7 @@ class DsmipConfig(HeadConfig):
         "text_scale": {"low": 0.03, "high": 1.0, "log": True},
         "prompt_length": {"low": 1, "high": 4},
         "prompt_layers": {"low": 1, "high": 9},
+        "picture_dropout": {"choices": DROPOUTS},
     }
     GATE_SPACE: ClassVar[tuple[str, ...]] = ("lr", "gate_width", "gate_dropout", "temperature")
     SHARED: ClassVar[tuple[str, ...]] = (
@@ -121,7 +123,7 @@ class DsmipConfig(HeadConfig):
     )
     READ_BY: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "text": ("text_feature", "d_t", "text_scale"),
-        "visual": ("image_feature", "d_v", "missing_image"),
+        "visual": ("image_feature", "d_v", "missing_image", "picture_dropout"),
         "prompts": (
             "layers_text",
             "layers_image",
@@ -133,8 +135,19 @@ class DsmipConfig(HeadConfig):
             "d_c",
             "text_scale",
             "missing_image",
+            "picture_dropout",
         ),
-        "multimodal": ("text_feature", "image_feature", "prompts", "d_t", "d_v", "d_c", "text_scale", "missing_image"),
+        "multimodal": (
+            "text_feature",
+            "image_feature",
+            "prompts",
+            "d_t",
+            "d_v",
+            "d_c",
+            "text_scale",
+            "missing_image",
+            "picture_dropout",
+        ),
     }
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from foundation.contracts import contract
 from foundation.errors import UserError
 from heads.config.base import (
+    DROPOUTS,
     TEXT_ONLY,
     Count,
     Fraction,
@@ -101,6 +102,7 @@ class DweConfig(HeadConfig):
         "temperature": {"low": 0.05, "high": 0.5, "log": True},
         "alpha": {"low": 0.03, "high": 3.0, "log": True},
         "beta": {"low": 1.0, "high": 30.0, "log": True},
+        "picture_dropout": {"choices": DROPOUTS},
     }
 
     sensitivity: ClassVar[Mapping[str, tuple[Any, ...]]] = {  # figure 6

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 from foundation.contracts import contract
 from foundation.errors import UserError
 from heads.config._pairs import PairsConfig
-from heads.config.base import TEXT_ONLY, Count, NotNegative, Positive, Size
+from heads.config.base import DROPOUTS, TEXT_ONLY, Count, NotNegative, Positive, Size
 
 
 @contract
@@ -40,6 +40,7 @@ class FusedConfig(PairsConfig):
         "batch_size": {"choices": [32, 64, 128]},
         "hidden": {"choices": [0, 8, 16, 24, 32]},
         "weight_decay": {"low": 1e-3, "high": 0.3, "log": True},
+        "picture_dropout": {"choices": DROPOUTS},
     }
 
     def __post_init__(self) -> None:

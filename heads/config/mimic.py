@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from cache.inputs import SIDES, Side
 from foundation.contracts import contract
 from foundation.errors import UserError
-from heads.config.base import PICTURES, TEXT_ONLY, HeadConfig, Positive, Size, both_sides, once
+from heads.config.base import DROPOUTS, PICTURES, TEXT_ONLY, HeadConfig, Positive, Size, both_sides, once
 from heads.contracts import HeadWant
 
 Unit = Literal["tglu", "vdlu", "cmfu"]
@@ -86,6 +86,7 @@ class MimicConfig(HeadConfig):
         "d_v": {"choices": [32, 64, 96, 128]},
         "d_c": {"choices": [32, 64, 96, 128]},
         "hard_negatives": {"choices": [0, 1, 2, 4]},
+        "picture_dropout": {"choices": DROPOUTS},
     }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "release": {

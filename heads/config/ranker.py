@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from foundation.contracts import contract
 from heads.config._pairs import PairsConfig
-from heads.config.base import TEXT_ONLY, Count, NotNegative, Positive, Size
+from heads.config.base import DROPOUTS, TEXT_ONLY, Count, NotNegative, Positive, Size
 
 
 @contract
@@ -24,6 +24,7 @@ class RankerConfig(PairsConfig):
         "batch_size": {"choices": [32, 64, 128, 256]},
         "hidden": {"choices": [0, 16, 32, 48]},
         "weight_decay": {"low": 1e-3, "high": 0.3, "log": True},
+        "picture_dropout": {"choices": DROPOUTS},
     }
 
     def __post_init__(self) -> None:

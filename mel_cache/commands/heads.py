@@ -86,6 +86,7 @@ class TrainHead(CandidateOptions):
         reads = steps.Reads(
             extraction=self.extraction().finished(),
             lists=self.clone(BuildCandidates).finished(),
+            sources=self.sources,
             pairs={name: task.finished() for name, task in self.pairs().items()},
             runs={label: task.finished() for label, task in self.runs().items()},
             prompted=self.clone(PromptedFeatures).finished() if self.head.prompted else None,

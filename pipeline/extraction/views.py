@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cache import inputs
 from foundation.errors import UserError, nearest
 
-IMAGE = "image"  # the record's picture, of several the first usable one
-IMAGES = "images"  # all usable pictures of an entity
+IMAGE, IMAGES = inputs.IMAGE, inputs.IMAGES
 PICTURES = (IMAGE, IMAGES)
 # MIMIC eq. 2 and 3: the [SEP] is written out; BERT's tokenizer reads it as its special token, CLIP's as a literal
 # string.
@@ -33,8 +33,7 @@ ENTITY_TEXTS = {
     "name_colon_dynamic": "{name} : {dynamic}",
 }
 ENHANCED = ("static", "dynamic")
-# Texts made of what a feature found in the mention's picture, none or several per mention: view -> that feature.
-FROM_FEATURES = {"face_attributes": "face_attributes", "identities": "identity"}
+FROM_FEATURES = inputs.FROM_FEATURES
 
 
 @dataclass(frozen=True)

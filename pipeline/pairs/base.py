@@ -37,11 +37,13 @@ class PairFunction(ABC):
     """Computes a pair feature: a number, or several, for each pair of a mention and a candidate.
 
     name: of the pair feature. VERSION: raised by hand when the same inputs give other numbers. roles: of the rows that
-    it reads from the cache. names: of its S numbers; empty where it gives one.
+    it reads from the cache. names: of its S numbers; empty where it gives one. of_lists: whether they are the lists'
+    own scores or order, made from what the lists' sources compare.
     """
 
     name: str
     VERSION: ClassVar[int] = 1
+    of_lists: ClassVar[bool] = False
     roles: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
 

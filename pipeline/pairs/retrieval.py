@@ -9,6 +9,7 @@ class Retrieval(PairFunction):
     """The candidate's own score in its list, and 1 / its place there."""
 
     name = "retrieval"
+    of_lists = True
     names = ("score", "reciprocal_rank")
 
     def __call__(self, pairs: Pairs) -> np.ndarray:
