@@ -1,6 +1,6 @@
 """Contracts of heads: wanted features, training jobs, results. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,15 @@ from foundation.contracts import contract
 @contract
 class HeadWant(Want):
     """A feature that a head reads. role: the head's name for it. outputs: those of the extractor's outputs that it
-    reads."""
+    reads. optional: outputs that it reads too where the feature has them."""
 
     role: str
     outputs: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    def read_of(self, written: Collection[str]) -> tuple[str, ...]:
+        """The outputs that it reads of a feature with the outputs `written`."""
+        return (*self.outputs, *(output for output in self.optional if output in written))
 
 
 @contract

@@ -123,7 +123,7 @@ class Scorer:
                 feature=want.feature,
                 view=want.view,
                 role=want.role,
-                outputs=want.outputs,
+                outputs=want.read_of(self.stores[want.feature].outputs),
                 store=self.stores[want.feature].folder,
                 keys=root / columns[want.column],
             )

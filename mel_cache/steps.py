@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from cache.identity import canonical_json, identity
 from cache.inputs import Side, keys_digest
+from cache.store import Store
 from experiments import jobs, spaces
 from experiments.contracts import PromptOutputs, SearchResult, Study
 from foundation import receipts
@@ -455,14 +456,15 @@ class Training:
 
     def _inputs(self, paths: Paths) -> tuple[HeadInput, ...]:
         extraction, prompted = self.reads.extraction.result, self.reads.prompted
+        stores = {want.feature: paths.cache / extraction.features[want.feature].store for want in self.spec.extracted}
         inputs = (
             HeadInput(
                 side=want.side,
                 feature=want.feature,
                 view=want.view,
                 role=want.role,
-                outputs=want.outputs,
-                store=paths.cache / extraction.features[want.feature].store,
+                outputs=want.read_of(Store.open(stores[want.feature]).outputs) if want.optional else want.outputs,
+                store=stores[want.feature],
                 keys=paths.root / extraction.columns[want.column],
             )
             for want in self.spec.extracted

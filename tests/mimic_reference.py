@@ -20,11 +20,15 @@ def softmax(x):
 def features(row, weights, options):
     """Section 3.2: t^G, T^L, v^G, V^L of a row {"pooled", "tokens", "image_pooled", "image_tokens"}; image entries None
     where there is none."""
-    tokens = [*row["tokens"]]
-    if not options["mask_padding"]:
+    tokens, pooled = [*row["tokens"]], row["pooled"]
+    if options["unit_length"]:
+        pooled = pooled / np.linalg.norm(pooled)
+    if not options["mask_padding"] and "padded" in row:
+        tokens = [*row["padded"]]
+    elif not options["mask_padding"]:
         tokens += [np.zeros(len(tokens[0]))] * max(0, 40 - len(tokens))
     result = {
-        "t": norm(row["pooled"], weights, "text_global_norm"),
+        "t": norm(pooled, weights, "text_global_norm"),
         "T": [norm(token, weights, "text_local_norm") for token in tokens],
     }
     if "image_tokens" not in row:
@@ -34,6 +38,8 @@ def features(row, weights, options):
         return result | {"v": weights["absent_image"], "V": [weights["absent_image"]]}
     if states is None:
         states, vector = np.zeros(options["image_tokens"]), np.zeros(options["image_pooled"] or 0)
+    if options["unit_length"] and vector is not None and np.linalg.norm(vector):
+        vector = vector / np.linalg.norm(vector)
     projected = [linear(state, weights, "image_local") for state in states]
     whole = projected[0] if options["image_global"] == "class_row" else linear(vector, weights, "image_global")
     return result | {

@@ -83,6 +83,17 @@ def test_mimic_asks_for_what_its_units_read_and_no_more():
     assert wanted(everything, image_global="class_row")["mention", "image"][2:] == ("tokens",)
 
 
+def test_padding_states_are_read_where_they_are_not_masked_and_the_feature_has_them():
+    def read(written, **params):
+        wants = load_config("mimic", params).wants(["clip_text", "clip_image"])
+        return {want.role: want.read_of(written) for want in wants}
+
+    assert read(["tokens", "pooled", "padded"], release=True)["text"] == ("tokens", "pooled", "padded")
+    assert read(["tokens", "pooled"], release=True)["text"] == ("tokens", "pooled")
+    assert read(["tokens", "pooled", "padded"])["text"] == ("tokens", "pooled")
+    assert read(["pooled", "padded"], release=True, units=["cmfu"])["text"] == ("pooled",)
+
+
 @pytest.mark.parametrize(
     ("params", "available", "message"),
     [

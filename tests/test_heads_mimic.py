@@ -19,6 +19,10 @@ VARIANTS = {
     "text scale": {"attention_scale": "text"},
     "zeros for absent pictures": {"missing_image": "zero"},
     "padding not masked": {"mask_padding": False},
+    "unit length": {"unit_length": True},
+    "release, padding states": {"release": True, "padded": 12},
+    "padding states alone": {"mask_padding": False, "padded": 12},
+    "padding states of no use": {"padded": 12},
     "text only": {"image_feature": None},
 }
 
@@ -37,9 +41,13 @@ class Memory:
 
 def build(options, mentions=6, entities=9):
     """A head with random weights everywhere (LayerNorms and biases too), its features, and the reference's view of
-    both."""
+    both. `padded` among the options: positions of the text feature's output of that name."""
+    options = dict(options)
+    positions = options.pop("padded", 0)
     config = load_config("mimic", {**SMALL, **options})
     shapes = head_shapes(config)
+    if positions:
+        shapes["text.padded"] = (positions, *shapes["text.tokens"])
     torch.manual_seed(3)
     head = make_head("mimic", config, shapes).eval()
     with torch.no_grad():
@@ -55,6 +63,8 @@ def plain(features, row):
     """One row as the reference reads it."""
     tokens = features["text.tokens"].take(torch.tensor([row])).values
     result = {"pooled": features["text.pooled"][row], "tokens": tokens}
+    if "text.padded" in features:
+        result["padded"] = features["text.padded"][row]
     if "image.tokens" in features:
         there = bool(features["image.ok"][row])
         result |= {

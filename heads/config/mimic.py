@@ -1,6 +1,7 @@
 """Options of MIMIC (Luo et al., KDD 2023) and the features it reads."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from cache.inputs import SIDES, Side
@@ -47,8 +48,11 @@ class MimicConfig(HeadConfig):
         "an absent picture is one learned vector, or zeros in place of its features (the paper's padding)",
     ] = "null"
     mask_padding: Annotated[
-        bool, "false: every text is filled up to 40 positions with zero states that take part in TGLU"
+        bool,
+        "false: padding takes part in TGLU: the encoder's own states there where the text feature has the output "
+        "`padded` (clip_text's `pad_to`), else zeros up to 40 positions",
     ] = True
+    unit_length: Annotated[bool, "pooled vectors of texts and pictures are scaled to length 1 (the release)"] = False
     text_scale: Annotated[
         Positive,
         "initial weights of the LayerNorm of global text vectors; with 1 (the paper) S_T^G2G spans their whole width "
@@ -95,12 +99,14 @@ class MimicConfig(HeadConfig):
             "cmfu_gate": "scalar",
             "missing_image": "zero",
             "mask_padding": False,
+            "unit_length": True,
             "same_gold_negative": True,
             "eps": 1e-4,
             "weight_decay": 1e-4,
         }
     }
 
+    later: ClassVar[tuple[str, ...]] = ("unit_length",)
     sensitivity: ClassVar[Mapping[str, tuple[Any, ...]]] = {  # figure 5
         "d_t": (32, 64, 96, 128),
         "d_v": (32, 64, 96, 128),
@@ -153,7 +159,8 @@ class MimicConfig(HeadConfig):
         wanted: list[HeadWant] = []
         if text:
             outputs = ["tokens", "pooled"] if "tglu" in units else ["pooled"]
-            wanted += both_sides("text", text, TEXTS, outputs)
+            padded = ("padded",) if "tglu" in units and not self.mask_padding else ()
+            wanted += [replace(want, optional=padded) for want in both_sides("text", text, TEXTS, outputs)]
         if image and units & {"vdlu", "cmfu"}:
             outputs = ["tokens", "pooled"] if self.image_global == "projected" and "vdlu" in units else ["tokens"]
             wanted += both_sides("image", image, PICTURES, outputs)

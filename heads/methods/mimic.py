@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heads.base import Batch, Ragged, Rows
@@ -14,13 +15,15 @@ from heads.methods._mimic_units import Cmfu, Tglu, Vdlu
 from heads.methods._one_encoder import Sided
 
 UNMASKED_LENGTH = 40
-"""Positions that a text takes where padding is not masked: the paper's limit."""
+"""Positions that a text takes where padding is not masked and the encoder's states there are not known: the paper's
+limit."""
 
 
 class Mimic(Sided):
     """Encoding layer (section 3.2), the three units (3.3) and the unit-consistent objective (3.4).
 
-    Reads `text.tokens` (ragged), `text.pooled`, `image.tokens` (P + 1, width; class state first), `image.pooled`.
+    Reads `text.tokens` (ragged), `text.pooled`, `image.tokens` (P + 1, width; class state first), `image.pooled`, and
+    where padding is not masked `text.padded` (positions, width), if there is such a column, in place of the tokens.
     Without image columns the score is TGLU's alone. Four LayerNorms, one per kind of input, shared by mentions and
     entities.
     """
@@ -90,11 +93,9 @@ class Mimic(Sided):
         columns = Rows()
         if {"tglu", "cmfu"} & set(self.units):
             present = inputs.fixed("text.ok")
-            text = self.text_global_norm(inputs.fixed("text.pooled").float())
+            text = self.text_global_norm(self._pooled(inputs, "text"))
         if "tglu" in self.units:
-            tokens = inputs.ragged("text.tokens")
-            if not self.config.mask_padding:
-                tokens = fill(tokens, UNMASKED_LENGTH)
+            tokens = inputs.ragged("text.tokens") if self.config.mask_padding else self._unmasked(inputs)
             states = Ragged(self.text_local_norm(tokens.values.float()), tokens.lengths)
             columns |= self.tglu.encode(side, text.float(), present, states)
         if {"vdlu", "cmfu"} & set(self.units):
@@ -104,7 +105,7 @@ class Mimic(Sided):
         if "vdlu" in self.units:
             pooled = self._with_absent(local.mean(1), pictured, self._absent("local"), len(inputs))
             if self.config.image_global == "projected":
-                vector = self.image_global(inputs.fixed("image.pooled")[pictured].float())
+                vector = self.image_global(self._pooled(inputs, "image")[pictured])
             else:
                 vector = raw[:, 0]
             vector = self._with_absent(self.image_global_norm(vector), pictured, self._absent("global"), len(inputs))
@@ -113,6 +114,18 @@ class Mimic(Sided):
         if "cmfu" in self.units:
             columns["cmfu"] = self.cmfu.encode(text * present[:, None], local, pictured, self._absent("local")).float()
         return columns
+
+    def _pooled(self, inputs: Rows, role: str) -> Tensor:
+        """The encoder's pooled vectors (n, d)."""
+        vectors = inputs.fixed(f"{role}.pooled").float()
+        return F.normalize(vectors, dim=-1) if self.config.unit_length else vectors
+
+    def _unmasked(self, inputs: Rows) -> Ragged:
+        """Token states with padding that counts as data: the encoder's own where they are known, else zeros."""
+        if "text.padded" not in self.shapes:
+            return fill(inputs.ragged("text.tokens"), UNMASKED_LENGTH)
+        padded, present = inputs.fixed("text.padded"), inputs.fixed("text.ok")
+        return Ragged(padded[present].flatten(0, 1), present.long().cpu() * padded.shape[1])
 
     def _absent(self, kind: str) -> Tensor:
         """What stands for an absent picture after the LayerNorms (d_v): the learned null for global and local alike, or
