@@ -26,8 +26,6 @@ class Status(IntEnum):
     MISSING = 1
     BROKEN = 2
     TOO_LARGE = 3
-    NO_TEXT = 4
-    NOTHING_FOUND = 5
 
 
 class Shard:

@@ -81,7 +81,7 @@ def test_the_example_head_trains_and_scores(tmp_path, monkeypatch):
 def test_a_shard_reads_with_plain_h5py_as_the_page_says(tmp_path):
     job = heads_world.build_job(tmp_path / "world")
     text = next(one for one in job.inputs if one.role == "text" and one.side == "entity")
-    plain, library = blocks("cache-format.md")
+    _, plain, library = blocks("cache-format.md")  # the first is run by tests/test_cache_format.py
     names = {
         "shard_path": next(text.store.glob("*.h5")),
         "column_path": text.keys,
