@@ -11,9 +11,9 @@ import torch
 from crop_cases import LIMITS, call, extractor, loaded, parent, picture
 from PIL import Image
 
+from pipeline.extraction.base import rows_or_none
 from pipeline.extraction.probe import probe
 from pipeline.extractors import build
-from pipeline.models.recognisers.per_crop import rows_or_none
 from pipeline.profiles.profile import Feature
 
 CASES = [

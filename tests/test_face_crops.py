@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from foundation.errors import UserError
 from pipeline.extraction.feature_texts import unpack
 from pipeline.extractors import build
-from pipeline.models.recognisers.align import TEMPLATE, aligned
+from pipeline.models.recognisers.align import TEMPLATE, Alignment
 from pipeline.profiles.profile import Feature
 
 
@@ -45,7 +45,7 @@ def drawn_face(turn=0.0, size=(300, 240)):
 @pytest.mark.parametrize("size", [112, 40])
 def test_faces_are_turned_upright_upside_down_ones_too(turn, size):
     image, points, colours = drawn_face(turn)
-    face = np.asarray(aligned(image, points, size))
+    face = np.asarray(Alignment().face(image, points, size))
     for (x, y), colour in zip(TEMPLATE * size / 112, colours, strict=True):
         np.testing.assert_allclose(face[round(y), round(x)], colour, atol=12)
 
@@ -72,7 +72,7 @@ def test_vectors_are_onnxruntimes_own_of_unit_length_with_the_profiles_colours_a
     session = onnxruntime.InferenceSession(path)
     for colour, step in (("rgb", 1), ("bgr", -1)):
         made = loaded("face_embedding", path, colour=colour, scale=1.0, mean=[10.0, 20.0, 30.0], std=[60.0, 70.0, 80.0])
-        crop = np.asarray(aligned(image, points, 112), np.float32)[..., ::step]
+        crop = np.asarray(Alignment().face(image, points, 112), np.float32)[..., ::step]
         expected = session.run(
             None, {"faces": ((crop - [10, 20, 30]) / [60, 70, 80]).astype(np.float32).transpose(2, 0, 1)[None]}
         )[0][0]

@@ -5,7 +5,7 @@ import functools
 import math
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,6 +16,8 @@ from cache.identity import Output, weights_hash
 from foundation import plugins
 from foundation.contracts import contract
 from foundation.errors import UserError
+from pipeline.datasets import contracts
+from pipeline.extraction import parts
 from pipeline.models import files as model_files
 from pipeline.models.files import ModelFiles
 
@@ -56,8 +58,9 @@ class DerivedOptions(Options):
 class Extractor(ABC):
     """One pretrained model behind one feature.
 
-    VERSION is raised by hand when the same weights and options give other numbers. options: annotated in a subclass
-    with the class of its own options, a contract. reads: `text` (strings), `image` (pictures), `crops` (boxes of
+    VERSION is raised by hand when the same weights and options give other numbers; that of a class that others derive
+    from, or hold, is one of their parts (see `pipeline.extraction.parts`). options: annotated in a subclass with the
+    class of its own options, a contract. reads: `text` (strings), `image` (pictures), `crops` (boxes of
     another feature, cut from the picture) or `rows` (rows of another feature alone). probed: whether a fixed input's
     output is kept beside the store, to notice a library whose numbers have changed. loads_first: whether the model must
     be there before units are read; false where `prepare` needs none, so that pictures are decoded while it is loaded.
@@ -131,6 +134,15 @@ class Extractor(ABC):
         """Output -> names of its classes, in the order of its numbers; kept with the store."""
         return {}
 
+    def parts(self) -> dict[str, int]:
+        """Name → version of the parts it is made of; those whose version was ever raised belong to the identity."""
+        return parts.versions(self) | self.parts_of_runner()
+
+    @classmethod
+    def parts_of_runner(cls) -> dict[str, int]:
+        """Name → version of the parts that the runner applies before an extractor of this class."""
+        return {}
+
     def spec(
         self, memo: Path | None, limits: Mapping[str, int], parents: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
@@ -152,6 +164,8 @@ class Extractor(ABC):
                 spec["tokenizer"] = weights_hash(list(self.files.tokenizer), memo)
         if self.reads in ("image", "crops"):
             spec["limits"] = dict(limits)
+        if raised := parts.raised(self.parts()):
+            spec["parts"] = raised
         if self.labels():
             spec["labels"] = {output: list(names) for output, names in self.labels().items()}
         if parents:
@@ -203,7 +217,17 @@ class TextExtractor(Extractor):
 
 
 class PictureExtractor(Extractor):
-    """Reads pictures or parts of them."""
+    """Reads pictures or parts of them.
+
+    VERSION: of `normalised`; decoding has its own, `pipeline.datasets.contracts.DECODER_VERSION`.
+    """
+
+    VERSION = 1
+
+    @classmethod
+    def parts_of_runner(cls) -> dict[str, int]:
+        """See `Extractor.parts_of_runner`; the runner decodes the pictures."""
+        return {"decoder": contracts.DECODER_VERSION}
 
     @abstractmethod
     def prepare(self, image: Any) -> Any:
@@ -239,9 +263,11 @@ class CropExtractor(PictureExtractor):
 
     Its outputs are ragged, a row per crop, `__call__` gives one each. A row may be None: that crop is left out, and
     counted. The runner adds the output `box` () int32: the position of each row's box among the boxes of `of`, -1 for
-    the whole picture. whole_if_none: a picture without boxes gives the whole picture as its one crop.
+    the whole picture. whole_if_none: a picture without boxes gives the whole picture as its one crop. VERSION: of
+    cutting, and of leaving crops out (`rows_or_none`).
     """
 
+    VERSION = 1
     reads = "crops"
     whole_if_none: ClassVar[bool] = False
     options: DerivedOptions
@@ -283,6 +309,24 @@ class RowsExtractor(Extractor):
         kb: `ids` and `names` of the N entities, `rows(output)`: a list of N (L, *shape) arrays of `of`, of length 0
         where an entity has none.
         """
+
+
+def rows_or_none(model: Callable[[Any], np.ndarray], crops: Any) -> list[np.ndarray | None]:
+    """The rows of `model(crops)`; None for a crop that it fails on, or for which it gives a number that is not finite.
+
+    A batch that fails is computed crop by crop. Raises errors that are not about a crop: memory, `UserError`.
+    """
+    try:
+        rows: Sequence[Any] = list(model(crops))
+    except Exception as error:
+        import torch
+
+        if isinstance(error, torch.OutOfMemoryError | MemoryError | UserError):
+            raise
+        if len(crops) == 1:
+            return [None]
+        rows = [rows_or_none(model, crops[i : i + 1])[0] for i in range(len(crops))]
+    return [row if row is not None and np.isfinite(row).all() else None for row in rows]
 
 
 def clipped(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:

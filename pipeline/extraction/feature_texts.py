@@ -7,6 +7,7 @@ import numpy as np
 from foundation.errors import UserError, nearest
 from pipeline.extraction.parents import ParentRow
 
+VERSION = 1  # raised by hand when a name is packed otherwise
 NAME_BYTES = 96
 THRESHOLD = 0.5  # a name recognised with no more than this is no text (DWE+, section 3)
 MOST = 8  # texts of one mention, the best first

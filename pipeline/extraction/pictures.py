@@ -1,6 +1,6 @@
-"""Base classes of extractors that run one backbone, or one detector, on whole pictures."""
+"""Base class of extractors that run one backbone on whole pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,22 +28,3 @@ class Backbone(base.ImageExtractor):
 
     def load(self, device: str) -> None:
         self.model, self.device = vision.load(self.files, device), device
-
-
-class DetectorExtractor(base.ImageExtractor):
-    """Runs `detector`, one of `pipeline.models.detectors`, which `__init__` sets, on pictures of any size."""
-
-    detector: Any
-
-    def load(self, device: str) -> None:
-        self.detector.load(device)
-        self.device = device
-
-    def prepare(self, image: Image.Image) -> Any:
-        return self.detector.prepare(image)
-
-    def collate(self, items: Sequence[Any]) -> list[Any]:
-        return list(items)
-
-    def probe(self, batch: Sequence[Any]) -> base.Outputs:
-        return {"inside": [self.detector.inside(batch[0])]}

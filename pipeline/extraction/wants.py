@@ -14,7 +14,8 @@ from foundation.errors import UserError
 from foundation.files import parse_json
 from foundation.tables import as_text, text_table
 from pipeline import extractors
-from pipeline.extraction import views
+from pipeline.extraction import parts, views
+from pipeline.extraction.base import Extractor
 from pipeline.extraction.contracts import Extraction, FeatureRows, Plan
 from pipeline.extraction.views import FROM_FEATURES, IMAGE, IMAGES
 from pipeline.models import files as model_files
@@ -145,13 +146,19 @@ def request(profile: Profile, listed: Iterable[Want], demo: Path | None) -> dict
         "features": {
             name: {
                 "extractor": profile.feature(name).extractor,
-                "version": [RULES, kinds[name].VERSION, *filter(None, [plugins.digest_of(kinds[name])])],
+                "version": [RULES, kinds[name].VERSION, *filter(None, _code(kinds[name]))],
                 "options": dict(profile.feature(name).options),
             }
             for name in names
         },
         "models": {name: stamps(name) for name in names},
     }
+
+
+def _code(kind: type[Extractor]) -> tuple[str | None, dict[str, int]]:
+    """Our own code behind an extractor, besides its version: the digest of the plugin that defines it, and those of its
+    possible parts whose version was ever raised."""
+    return plugins.digest_of(kind), parts.raised(parts.possible(kind) | kind.parts_of_runner())
 
 
 def within(own: Mapping[str, Any], wider: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from foundation import plugins
 from foundation.contracts import from_json
 from foundation.errors import UserError, nearest
+from pipeline.extraction import parts
 from pipeline.extraction.base import Extractor
 from pipeline.profiles.profile import FEATURE_KEYS, Feature
 
@@ -34,6 +35,10 @@ def extractor_class(name: str) -> type[Extractor]:
     if not (isinstance(kind, type) and issubclass(kind, Extractor)):
         raise UserError(
             f"{file}: `extractor` is {kind!r:.60}, expected a subclass of pipeline.extraction.base.Extractor"
+        )
+    if parts.own_class(kind).__module__ == Extractor.__module__:
+        raise UserError(
+            f"{file}: {kind.__name__} has no VERSION; set VERSION = 1, and raise it when its numbers change"
         )
     return kind
 

@@ -16,9 +16,8 @@ from pipeline.extraction import base
 from pipeline.models import files as model_files
 from pipeline.models.files import ModelFiles
 from pipeline.models.recognisers import deepface
-from pipeline.models.recognisers.align import widened
+from pipeline.models.recognisers.align import Margin
 from pipeline.models.recognisers.classifier import Classifier, midpoints
-from pipeline.models.recognisers.per_crop import rows_or_none
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -67,7 +66,11 @@ class FaceAttributes(base.CropExtractor):
     def __init__(self, options: Options, files: Mapping[str, ModelFiles]) -> None:
         super().__init__(options, None)
         self.sources = files
+        self.margin = Margin(options.margin)
         self.classifiers = {name: Classifier(files[name]) for name in options.attributes if name in options.classifiers}
+        self.own = {
+            name: deepface.Demography(name, files[name]) for name in options.attributes if name not in self.classifiers
+        }
         self.years = {
             name: midpoints(classifier.labels, classifier.files.reference)
             for name, classifier in self.classifiers.items()
@@ -112,30 +115,27 @@ class FaceAttributes(base.CropExtractor):
         return super().spec(memo, limits, parents) | {"models": each}
 
     def cut(self, image: Any, parent: Mapping[str, np.ndarray]) -> list[tuple[int, Any]]:
-        return super().cut(image, widened(parent, self.options.margin))
+        return super().cut(image, self.margin.widened(parent))
 
     def prepare(self, image: Any) -> base.Outputs:
         items = {name: classifier.prepare(image) for name, classifier in self.classifiers.items()}
-        if len(items) < len(self.options.attributes):
-            items["deepface"] = deepface.prepare(image)
+        if self.own:
+            items["deepface"] = deepface.Demography.prepare(image)
         return items
 
     def load(self, device: str) -> None:
         self.device = device
         for classifier in self.classifiers.values():
             classifier.load(device)
-        self.clients = {
-            name: deepface.load(name, files, device)
-            for name, files in self.sources.items()
-            if name not in self.classifiers
-        }
+        for model in self.own.values():
+            model.load(device)
 
     def collate(self, items: Any) -> list[dict[str, np.ndarray]]:
         return list(items)
 
     def _find(self, name: str, crops: np.ndarray) -> np.ndarray:
-        if name not in self.classifiers:
-            return deepface.predict(self.clients[name], name, crops)
+        if name in self.own:
+            return self.own[name](crops)
         probabilities = self.classifiers[name](crops)
         return probabilities @ self.years[name] if name == "age" else probabilities
 
@@ -144,7 +144,7 @@ class FaceAttributes(base.CropExtractor):
         rows = {}
         for name in self.options.attributes:
             crops = stacked[name] if name in self.classifiers else stacked["deepface"]
-            rows[name] = rows_or_none(functools.partial(self._find, name), crops)
+            rows[name] = base.rows_or_none(functools.partial(self._find, name), crops)
         failed = [any(rows[name][i] is None for name in rows) for i in range(len(batch))]
         return {
             name: [None if bad else row for row, bad in zip(values, failed, strict=True)]

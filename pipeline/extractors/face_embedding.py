@@ -14,8 +14,7 @@ from foundation.errors import UserError
 from pipeline.extraction import base
 from pipeline.models.files import ModelFiles
 from pipeline.models.recognisers import inception, onnx
-from pipeline.models.recognisers.align import TEMPLATE, aligned, widened
-from pipeline.models.recognisers.per_crop import rows_or_none
+from pipeline.models.recognisers.align import TEMPLATE, Alignment, Margin
 
 _Positive = Annotated[float, Field(gt=0)]
 
@@ -53,7 +52,9 @@ class FaceEmbedding(base.CropExtractor):
     def __init__(self, options: Options, files: ModelFiles) -> None:
         super().__init__(options, files)
         self.onnx = onnx.Recogniser(files) if files.library == "onnx" else None
+        self.network = None if self.onnx else inception.Network(files, classify=False)
         self.alignment = options.alignment or ("landmarks" if self.onnx else "box")
+        self.cutting = Alignment() if self.alignment == "landmarks" else Margin(options.margin)
 
     @classmethod
     def find(cls, options: Options, base: Path, demo: Path | None, fetch: bool) -> ModelFiles:
@@ -93,14 +94,16 @@ class FaceEmbedding(base.CropExtractor):
         return values
 
     def cut(self, image: Any, parent: Mapping[str, np.ndarray]) -> list[tuple[int, Any]]:
-        if self.alignment == "box":
-            return super().cut(image, widened(parent, self.options.margin))
+        if isinstance(self.cutting, Margin):
+            return super().cut(image, self.cutting.widened(parent))
         if "landmarks" not in parent:
             raise UserError(
                 f"{self.options.of} has no landmarks to align faces by; set `alignment: box`, or detect faces with "
                 "mtcnn"
             )
-        faces = [(number, aligned(image, points, self.size)) for number, points in enumerate(parent["landmarks"])]
+        faces = [
+            (number, self.cutting.face(image, points, self.size)) for number, points in enumerate(parent["landmarks"])
+        ]
         return [(number, np.asarray(face)) for number, face in faces if face is not None]
 
     def prepare(self, image: Any) -> np.ndarray:
@@ -108,14 +111,14 @@ class FaceEmbedding(base.CropExtractor):
 
     def load(self, device: str) -> None:
         self.device = device
-        if self.onnx:
-            self.onnx.load(device)
-        else:
-            self.model = inception.load(self.files, device, classify=False)
+        model = self.onnx or self.network
+        assert model is not None  # one of the two
+        model.load(device)
 
     def _vectors(self, crops: np.ndarray) -> np.ndarray:
-        if not self.onnx:
-            return base.to_array(self.model(inception.normalised(crops, self.device)))
+        if self.network:
+            return base.to_array(self.network(crops))
+        assert self.onnx is not None
         pixels = crops[..., ::-1] if self.options.colour == "bgr" else crops
         scaled = (
             pixels.astype(np.float32) / np.float32(self.options.scale) - np.array(self.options.mean, np.float32)
@@ -130,7 +133,7 @@ class FaceEmbedding(base.CropExtractor):
             ):  # a vector of zeros has no direction: that crop is left out
                 return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
-        return {"vectors": rows_or_none(unit, batch)}
+        return {"vectors": base.rows_or_none(unit, batch)}
 
 
 extractor = FaceEmbedding

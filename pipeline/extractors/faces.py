@@ -10,7 +10,7 @@ from cache.identity import Output
 from foundation.contracts import contract
 from foundation.errors import UserError, nearest
 from pipeline.extraction import base
-from pipeline.extraction.pictures import DetectorExtractor
+from pipeline.extraction.detection import DetectorExtractor
 from pipeline.models.detectors import mtcnn, yolo
 from pipeline.models.files import ModelFiles
 

@@ -16,10 +16,9 @@ from pipeline.extraction.feature_texts import NAME_BYTES, pack
 from pipeline.models import files as model_files
 from pipeline.models.files import ModelFiles
 from pipeline.models.recognisers import inception
-from pipeline.models.recognisers.align import widened
+from pipeline.models.recognisers.align import Margin
 from pipeline.models.recognisers.classifier import Classifier
 from pipeline.models.recognisers.names import read_names
-from pipeline.models.recognisers.per_crop import rows_or_none
 
 BEST = 5
 OUTPUTS = (Output("names", (BEST, NAME_BYTES), "uint8", ragged=True), Output("scores", (BEST,), "float32", ragged=True))
@@ -69,6 +68,10 @@ class Identity(base.CropExtractor):
     options: Options
     names: list[str]
 
+    def __init__(self, options: Options, files: ModelFiles) -> None:
+        super().__init__(options, files)
+        self.margin = Margin(options.margin)
+
     @classmethod
     def kind(cls, options: Options) -> type[base.Extractor]:
         kinds: dict[str, type[base.Extractor]] = {
@@ -86,7 +89,7 @@ class Identity(base.CropExtractor):
         return {output.name: output for output in OUTPUTS}
 
     def cut(self, image: Any, parent: Mapping[str, np.ndarray]) -> list[tuple[int, Any]]:
-        return super().cut(image, widened(parent, self.options.margin))
+        return super().cut(image, self.margin.widened(parent))
 
     def probabilities(self, crops: np.ndarray) -> np.ndarray:
         """(b, H, W, 3) uint8 → (b, classes)."""
@@ -98,7 +101,7 @@ class Identity(base.CropExtractor):
         }  # class by class: two names as likely as each other may change places on another device
 
     def __call__(self, batch: np.ndarray) -> base.Outputs:
-        rows = rows_or_none(self.probabilities, batch)
+        rows = base.rows_or_none(self.probabilities, batch)
         packed = [None if row is None else best(row[None], self.names) for row in rows]
         return {"names": [row and row[0][0] for row in packed], "scores": [row and row[1][0] for row in packed]}
 
@@ -129,6 +132,7 @@ class IdentityInception(Identity):
 
     def __init__(self, options: Options, files: tuple[ModelFiles, Path]) -> None:
         super().__init__(options, files[0])
+        self.network = inception.Network(files[0], classify=True)
         self.names = read_names(files[1])
         self.labels_file = files[1]
 
@@ -153,8 +157,8 @@ class IdentityInception(Identity):
         return np.asarray(image.resize((inception.SIZE, inception.SIZE), 2))  # bilinear
 
     def load(self, device: str) -> None:
-        self.model, self.device = inception.load(self.files, device, classify=True), device
-        classes = self.model.logits.out_features
+        self.network.load(device)
+        classes = self.network.classes
         if classes != len(self.names):
             raise UserError(
                 f"labels {self.labels_file}: {len(self.names)} names for the {classes} classes of "
@@ -162,7 +166,7 @@ class IdentityInception(Identity):
             )
 
     def probabilities(self, crops: np.ndarray) -> np.ndarray:
-        return base.to_array(self.model(inception.normalised(crops, self.device)).float().softmax(1))
+        return base.to_array(self.network(crops).float().softmax(1))
 
 
 class IdentityGallery(base.RowsExtractor):

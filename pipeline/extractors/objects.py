@@ -9,7 +9,7 @@ from pydantic import Field
 from cache.identity import Output
 from foundation.contracts import contract
 from pipeline.extraction import base
-from pipeline.extraction.pictures import DetectorExtractor
+from pipeline.extraction.detection import DetectorExtractor
 from pipeline.models.detectors import torchvision, yolo
 from pipeline.models.files import ModelFiles
 

@@ -6,6 +6,8 @@ from typing import Any
 from foundation.errors import UserError
 from pipeline.models.files import ModelFiles, load_transformers, refused
 
+VERSION = 1  # raised by hand when the same weights give other numbers
+
 
 def check(files: ModelFiles) -> None:
     """Raises `UserError` unless the folder holds a CLIP model of one of the two libraries."""

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from foundation.errors import UserError
 from foundation.files import inside, read_json
@@ -68,8 +68,9 @@ _NOT_ARCHITECTURE = {
 @dataclass(frozen=True)
 class ModelFiles:
     """A model on this machine. library: `transformers`, `open_clip` or `torchvision`; of a bare weight file what
-    `find_file` was given. config: the configuration file's content."""
+    `find_file` was given. config: the configuration file's content. VERSION: of this module, which loads them too."""
 
+    VERSION: ClassVar[int] = 1
     reference: str
     folder: Path
     library: str

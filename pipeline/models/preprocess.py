@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,7 @@ class Preprocess:
     resize: pixels of the shorter side before the centre crop; None: squash to `size` at once.
     """
 
+    VERSION: ClassVar[int] = 1
     size: tuple[int, int]
     resize: int | None
     interpolation: str

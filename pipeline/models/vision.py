@@ -6,6 +6,8 @@ from foundation.errors import UserError
 from pipeline.models import preprocess
 from pipeline.models.files import ModelFiles, load_state_dict, load_transformers
 
+VERSION = 1  # raised by hand when the same weights give other numbers
+
 
 def torchvision_model(files: ModelFiles) -> Any:
     """The architecture named in `torchvision.json`, without weights.

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+VERSION = 1  # raised by hand when the same detections give other rows
+
 
 def best_boxes(
     size: tuple[int, int], k: int, boxes: np.ndarray, confidences: np.ndarray, *others: np.ndarray

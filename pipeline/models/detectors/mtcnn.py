@@ -60,6 +60,8 @@ class Detector:
     batch's pictures, whose rounding would make what is found depend on the batch. On a CPU several pictures run side by
     side instead, a thread each: faster than a batch."""
 
+    VERSION = 1
+
     def __init__(self, files: ModelFiles, settings: Settings) -> None:
         self.files, self.settings = files, settings
         self.thresholds = [float(value) for value in settings.thresholds]

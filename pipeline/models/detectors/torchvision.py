@@ -60,6 +60,8 @@ class Detector:
     """A torchvision detector on pictures of any size. Each is scaled as the model itself does; only pictures that are
     padded to the same rectangle alone share a forward pass, so a picture's boxes do not depend on its batch."""
 
+    VERSION = 1
+
     def __init__(
         self, files: ModelFiles, k: int, min_confidence: float, iou: float | None, image_size: int | None
     ) -> None:

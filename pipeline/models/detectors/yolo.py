@@ -185,6 +185,8 @@ class Detector:
     strides, as ultralytics does for one picture; only pictures with the same rectangle share a forward pass, so a
     picture's boxes do not depend on its batch."""
 
+    VERSION = 1
+
     def __init__(
         self, files: ModelFiles, k: int, min_confidence: float, iou: float | None, image_size: int | None
     ) -> None:

@@ -15,6 +15,8 @@ class Classifier:
     prepare: see `Preprocess`. Weights are loaded by `load`.
     """
 
+    VERSION = 1
+
     def __init__(self, files: ModelFiles) -> None:
         names = files.config.get("id2label")
         if files.library != "transformers" or not isinstance(names, dict) or not names:

@@ -87,7 +87,39 @@ def _home_of(path: Path) -> Iterator[None]:
             os.environ.pop("DEEPFACE_HOME") if before is None else os.environ.update(DEEPFACE_HOME=before)
 
 
-def load(attribute: str, files: ModelFiles, device: str) -> Any:
+class Demography:
+    """DeepFace's model of one attribute.
+
+    It sees (224, 224, 3) float32 in BGR from 0 to 1, black bars at the sides, see `prepare`.
+    """
+
+    VERSION = 1
+
+    def __init__(self, attribute: str, files: ModelFiles) -> None:
+        self.attribute, self.files = attribute, files
+
+    def load(self, device: str) -> None:
+        """Raises `UserError` where the file is refused."""
+        self.client = _client(self.attribute, self.files, device)
+
+    @staticmethod
+    def prepare(image: Any) -> np.ndarray:
+        """What the models of all attributes see of a crop, by DeepFace's own resizing."""
+        from deepface.modules.preprocessing import resize_image
+
+        pixels = np.asarray(image, np.float32)[:, :, ::-1] / 255
+        return resize_image(np.ascontiguousarray(pixels), (SIZE, SIZE))[0]
+
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        """(b, 224, 224, 3) → (b,) years of age, or probabilities (b, classes).
+
+        DeepFace drops the first axis of a batch of one.
+        """
+        values = np.asarray(self.client.predict(crops), np.float32)
+        return values.reshape(len(crops)) if self.attribute == "age" else values.reshape(len(crops), -1)
+
+
+def _client(attribute: str, files: ModelFiles, device: str) -> Any:
     """DeepFace's client of the attribute, its network on `device`. Raises `UserError` where the file is refused."""
     os.environ["DEEPFACE_BACKEND_ENGINE"] = "pytorch"
     os.environ.setdefault("DEEPFACE_LOG_LEVEL", "40")
@@ -110,20 +142,3 @@ def load(attribute: str, files: ModelFiles, device: str) -> Any:
     client.device = torch.device(device)
     client.model = client.model.to(client.device)
     return client
-
-
-def prepare(image: Any) -> np.ndarray:
-    """(224, 224, 3) float32 in BGR from 0 to 1, black bars at the sides, by DeepFace's own resizing."""
-    from deepface.modules.preprocessing import resize_image
-
-    pixels = np.asarray(image, np.float32)[:, :, ::-1] / 255
-    return resize_image(np.ascontiguousarray(pixels), (SIZE, SIZE))[0]
-
-
-def predict(client: Any, attribute: str, crops: np.ndarray) -> np.ndarray:
-    """(b, 224, 224, 3) → (b,) years of age, or probabilities (b, classes).
-
-    DeepFace drops the first axis of a batch of one.
-    """
-    values = np.asarray(client.predict(crops), np.float32)
-    return values.reshape(len(crops)) if attribute == "age" else values.reshape(len(crops), -1)

@@ -18,12 +18,34 @@ def find(reference: str, base: Path, demo: Path | None) -> ModelFiles:
     return find_file(reference, base, demo, "facenet_pytorch InceptionResnetV1", SUFFIXES)
 
 
-def load(files: ModelFiles, device: str, classify: bool) -> Any:
-    """The network in evaluation mode; with `classify` it gives logits of the classes in the file, else vectors (b, 512)
-    of unit length.
+class Network:
+    """InceptionResnetV1. classify: whether it gives logits of the classes in the file, else vectors (b, 512) of unit
+    length."""
 
-    Raises `UserError` where the file holds another network, or no classes where they are needed.
-    """
+    VERSION = 1
+
+    def __init__(self, files: ModelFiles, classify: bool) -> None:
+        self.files, self.classify = files, classify
+
+    def load(self, device: str) -> None:
+        """Raises `UserError` where the file holds another network, or no classes where they are needed."""
+        self.model, self.device = _load(self.files, device, self.classify), device
+
+    @property
+    def classes(self) -> int:
+        """Classes of the loaded network."""
+        return int(self.model.logits.out_features)
+
+    def __call__(self, crops: np.ndarray) -> Any:
+        """(b, H, W, 3) uint8 → tensor (b, 512), or (b, classes) of logits; pixels as the network was trained on,
+        `(x − 127.5) / 128`."""
+        import torch
+
+        pixels = torch.from_numpy(np.ascontiguousarray(crops)).to(self.device).permute(0, 3, 1, 2)
+        return self.model(pixels.float().sub_(127.5).div_(128))
+
+
+def _load(files: ModelFiles, device: str, classify: bool) -> Any:
     from facenet_pytorch import InceptionResnetV1
 
     path = files.weights[0]
@@ -46,10 +68,3 @@ def load(files: ModelFiles, device: str, classify: bool) -> Any:
             f"model {files.reference!r}: {path.name} is no InceptionResnetV1 of facenet-pytorch: {first[:160]}"
         ) from None
     return model.eval().to(device)
-
-
-def normalised(crops: np.ndarray, device: str) -> Any:
-    """(b, H, W, 3) uint8 → (b, 3, H, W) float32, `(x − 127.5) / 128` as the network was trained on."""
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(crops)).to(device).permute(0, 3, 1, 2).float().sub_(127.5).div_(128)

@@ -26,6 +26,8 @@ class Recogniser:
     3, H, W). fixed: the batch the file insists on, None where it takes any.
     """
 
+    VERSION = 1
+
     def __init__(self, files: ModelFiles) -> None:
         self.files = files
         self.device = "cpu"
