@@ -42,7 +42,7 @@ DEPTH = 10  # entities that are scored again by themselves, as a run's predictio
 
 @dataclass(frozen=True)
 class Kb:
-    """The KB of a prepared dataset: ids, names, texts and, where a source compares them, types of its N entities."""
+    """The KB of a prepared dataset: ids, names, aliases where there are any, types and texts of its N entities."""
 
     table: Mapping[str, list]
     rows: Mapping[str, int]
@@ -50,11 +50,9 @@ class Kb:
     @classmethod
     def read(cls, prepared: Path) -> "Kb":
         """Of entities.parquet."""
-        table = (
-            pq.ParquetFile(prepared / "entities.parquet")
-            .read(columns=["id", "name", "type", "attributes", "description"])
-            .to_pydict()
-        )
+        file = pq.ParquetFile(prepared / "entities.parquet")
+        columns = ["id", "name", "type", "attributes", "description", "aliases"]
+        table = file.read(columns=[name for name in columns if name in file.schema_arrow.names]).to_pydict()
         return cls(table, {name: row for row, name in enumerate(table["id"])})
 
     @cached_property

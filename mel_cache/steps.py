@@ -18,7 +18,7 @@ from cache.inputs import Side, keys_digest
 from cache.store import Store
 from experiments import jobs, spaces
 from experiments.contracts import PromptOutputs, SearchResult, Study
-from foundation import receipts
+from foundation import logs, receipts
 from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
@@ -53,8 +53,8 @@ T = TypeVar("T")
 Run = Callable[[str, Any, type[Any]], Any]
 """How a heavy function is called: its name as `package.module:function`, its job, and the type of its result."""
 
-TABLES = 3
-"""Raised when the tables of a prepared dataset get other columns, so that older ones are made again."""
+TABLES = 4
+"""Raised when the tables of a prepared dataset get other columns or values, so that older ones are made again."""
 LONGEST_LABEL = 100
 """Bytes of a dataset's label: with a hash behind it, it names files and folders."""
 RUN_FILES = ("config.json", "model.safetensors", "metrics.json", "predictions.parquet", "metrics.txt")
@@ -203,6 +203,10 @@ def prepare(paths: Paths, source: DatasetFiles, limits: Mapping[str, int], memo:
     from pipeline.datasets.fingerprint import fingerprint
 
     def work(run: Run) -> Outcome:
+        before = {**request, "tables": TABLES - 1}
+        _say_again(
+            paths, "PrepareDataset", before, f"{source.name} is prepared again: phrases are found in more spellings"
+        )
         started = time.time()
         job = PrepareJob(
             name=source.name,
@@ -335,6 +339,12 @@ def extract_features(groups: Sequence[Done[Extraction]]) -> Step:
     return Step("ExtractFeatures", request, lambda run: Outcome(merged.to_receipt()))
 
 
+def _say_again(paths: Paths, command: str, before: Mapping[str, Any], why: str) -> None:
+    """One line of output where the work folder holds the result of an earlier version's request."""
+    if receipts.standing(paths.root, paths.receipt(command, digest(command, before))):
+        logs.say(f"{why} (CHANGELOG.md)")
+
+
 def build_candidates(
     setup: Setup, dataset: Prepared, options: ListOptions, extraction: Done[Extraction] | None
 ) -> Step:
@@ -347,8 +357,14 @@ def build_candidates(
         "dataset": dataset.content,
         "upstream": [extraction.digest] if extraction else [],
     }
+    before = dict(request)
+    if specs.compares_names(options.sources):
+        request["names"] = specs.NAMES
 
     def work(run: Run) -> Outcome:
+        _say_again(
+            setup.paths, "BuildCandidates", before, "candidate lists are built again: names are now compared folded"
+        )
         features = extraction.result if extraction else Extraction()
         job = CandidateJob(
             dataset=dataset.folder,

@@ -192,6 +192,37 @@ def test_account_counts(job):
     assert account["groups"] == {"easy": 1, "hard": 1}
 
 
+def test_aliases_are_kept_and_counted(job):
+    prepare(job)
+    before, without = (job.out / "account.txt").read_text(), columns(job, "entities")
+    assert "aliases" not in without and "aliases" not in before
+    aliases = {"e0": ["Ms Lee", "Ann of Leeds", "Ms Lee"], "e2": ["BÓB", "Lee Ann"], "e3": ["ms. lee"]}
+    records = [{**record, "aliases": aliases.get(record["id"])} for record in ENTITIES]
+    (job.data_dir / "entities.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    account = prepare(job).account["entities"]
+    assert columns(job, "entities")["aliases"] == [["Ms Lee", "Ann of Leeds"], [], ["BÓB", "Lee Ann"], ["ms. lee"]]
+    assert {name: columns(job, "entities")[name] for name in without} == without
+    assert (account["with_aliases"], account["aliases"], account["shared_aliases"]) == (3, 5, 2)
+    assert re.search(r"aliases +5\n.*also a name of another entity +2\n", (job.out / "account.txt").read_text())
+
+
+@pytest.mark.parametrize(
+    ("aliases", "message"),
+    [
+        ("Ms Lee", "field 'aliases' holds str 'Ms Lee', expected a list of names"),
+        ([7], "item 1 of field 'aliases' holds int 7, expected a string"),
+        (["A", " "], "item 2 of field 'aliases' is empty"),
+        (["x" * 501], "item 1 of field 'aliases' holds a name of 501 characters, at most 500 are allowed"),
+        ([str(number) for number in range(1001)], "field 'aliases' holds 1001 names, at most 1000 are allowed"),
+    ],
+)
+def test_aliases_that_cannot_be_meant_are_refused(job, aliases, message):
+    with (job.data_dir / "entities.jsonl").open("a") as file:
+        file.write(json.dumps({"id": "e9", "name": "Zed", "aliases": aliases}) + "\n")
+    with pytest.raises(UserError, match=re.escape(message)):
+        prepare(job)
+
+
 def test_printed_account_is_aligned_and_names_every_count(job):
     account = prepare(job).account
     text = (job.out / "account.txt").read_text()

@@ -3,15 +3,16 @@
 import dataclasses
 import json
 import random
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rapidfuzz import fuzz
-from rapidfuzz.utils import default_process
 
 from cache.identity import Output
 from cache.inputs import Input, Side
@@ -22,6 +23,7 @@ from cache.table import Table
 from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.paths import Paths
+from foundation.spelling import clean, clean_accented
 from pipeline.candidates import by_vector, name_ranking
 from pipeline.candidates.base import UNKNOWN, SourceInputs, open_table
 from pipeline.candidates.by_vector import nearest_vectors
@@ -54,13 +56,16 @@ def every_pair(
 ) -> list[list[int]]:
     """The definition, one pair at a time."""
     lists = []
-    for phrase in map(default_process, phrases):
-        scored = []
+    for phrase in phrases:
+        scored: list[tuple[Any, ...]] = []
         for row, name in enumerate(names):
-            name = default_process(name)
-            score, ratio = np.float32(getattr(fuzz, scorer)(phrase, name)), np.float32(fuzz.ratio(phrase, name))
-            if score > 0:
-                scored.append((-score, -ratio, ids[row], row))
+            keys = [
+                -np.float32(measure(spelled(phrase), spelled(name)))
+                for measure in (getattr(fuzz, scorer), fuzz.ratio)
+                for spelled in (clean, clean_accented)
+            ]
+            if keys[0] < 0:
+                scored.append((*keys, ids[row], row))
         lists.append([entry[-1] for entry in sorted(scored)[:k]])
     return lists
 
@@ -130,6 +135,83 @@ def test_wikimel_lists_are_those_of_scoring_every_pair():
     phrases = [m.phrase for m in rng.sample(dataset.mentions, 20)]
     names, ids = [e.name for e in dataset.entities], [e.id for e in dataset.entities]
     assert rows(NameRanking(names, ids).lists(phrases, 100)) == every_pair(phrases, names, ids, 100, "token_set_ratio")
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_the_best_of_an_entitys_names_counts(small, scorer, monkeypatch):
+    monkeypatch.setattr(name_ranking, "BLOCK_BYTES", 30_000)
+    monkeypatch.setattr(name_ranking, "PAIRS", 700)
+    phrases, names, _ = small
+    names = [name for name in names if clean(name)]  # an alias of which nothing is left is none
+    rng = random.Random(9)
+    own = [sorted(rng.sample(range(len(names)), rng.choice((1, 1, 2, 4)))) for _ in range(80)]
+    entities = [f"Q{number}" for number in rng.sample(range(500), 80)]
+    ranking = NameRanking(
+        [names[rows[0]] for rows in own],
+        entities,
+        scorer,
+        workers=1,
+        aliases=[[names[row] for row in rows[1:]] for rows in own],
+    )
+    flat = [row for rows in own for row in rows]
+    owner = [place for place, rows in enumerate(own) for _ in rows]
+    of_names = every_pair(phrases, [names[row] for row in flat], [entities[place] for place in owner], 500, scorer)
+    expected = [list(dict.fromkeys(owner[at] for at in listed)) for listed in of_names]
+    lists = ranking.lists(phrases, 9)
+    assert rows(lists) == [listed[:9] for listed in expected]
+    at = [row for row, listed in enumerate(expected) if listed]
+    gold = np.array([expected[row][-1] for row in at])
+    assert ranking.ranks([phrases[row] for row in at], gold).tolist() == [len(expected[row]) for row in at]
+
+
+ACCENTED = [
+    "Lech Wałęsa",
+    "José García",
+    "Søren Kierkegård",
+    "Vũ Đức Đam",
+    "Þórbergur Æsir",
+    "Ağ Iğdır",
+    "Владимир Йёлкин",
+]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKD"])
+def test_names_are_found_without_accents_and_in_any_normal_form(form):
+    typed = ["walesa", "GARCIA", "Soren", "Vu Duc Dam", "thorbergur aesir", "IGDIR", "ВЛАДИМИР ИЕЛКИН"]
+    names = [unicodedata.normalize(form, name) for name in ACCENTED]
+    lists = NameRanking(names, [f"Q{row}" for row in range(len(names))]).lists(typed + ACCENTED, 1)
+    assert [listed[0] for listed in rows(lists)] == [*range(len(names))] * 2
+    assert (lists.scores == 100).all()
+
+
+def test_of_names_that_differ_in_accents_alone_the_one_as_written_comes_first():
+    ranking = NameRanking(["Thomas Muller", "Thomas Müller"], ["Q1", "Q2"])
+    lists = ranking.lists(["Müller", "Muller", unicodedata.normalize("NFD", "MÜLLER")], 2)
+    assert rows(lists) == [[1, 0], [0, 1], [1, 0]]
+    assert ranking.ranks(["Müller", "Muller"], np.array([0, 0])).tolist() == [2, 1]
+
+
+VOWEL_SIGNS = {
+    "hindi": "दिल्ली दीला दोला दिला मुंबई मंबा कोलकाता कालका कोलका पुणे पाणी पण",
+    "bengali": "ঢাকা ঢেকি ঢাকি কলকাতা কালকেতু কলাকতি",
+    "tamil": "சென்னை சேனை சின்னா மதுரை மதரா மாதுரி",
+    "thai": "กรุงเทพ กรงเทพ กรีงเทพ ภูเก็ต ภเกต สมชาย สมชัย สุมชาย",
+    "khmer": "ភ្នំពេញ ភនពេញ ភូនពេញ",
+    "burmese": "ရန်ကုန် ရနကန ရိန်ကုန်",
+    "kana": "ハハ ババ パパ はは ばば",
+    "korean": "한국 하구 한구",
+}
+
+
+@pytest.mark.parametrize("script", VOWEL_SIGNS)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_that_differ_in_vowel_signs_alone_are_told_apart(script, form):
+    names = VOWEL_SIGNS[script].split()
+    lists = NameRanking(names, [f"Q{row}" for row in range(len(names))]).lists(
+        [unicodedata.normalize(form, name) for name in names], 2
+    )
+    assert lists.ids[:, 0].tolist() == [*range(len(names))]
+    assert (lists.scores[:, 0] == 100).all() and (lists.scores[:, 1] < 100).all()
 
 
 def store_of(root: Path, feature: str, vectors: np.ndarray, broken: Sequence[int] = ()) -> tuple[Store, np.ndarray]:

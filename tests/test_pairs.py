@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rapidfuzz import fuzz
-from rapidfuzz.utils import default_process
 
 from cache.identity import Output, content_key, identity
 from cache.inputs import Input, Want
@@ -19,6 +18,7 @@ from cache.store import Store
 from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.paths import Paths
+from foundation.spelling import clean
 from pipeline.candidates.contracts import CandidateLists
 from pipeline.candidates.lists import RankedLists
 from pipeline.datasets.prepared import Columns
@@ -246,13 +246,33 @@ def test_name_similarity_is_rapidfuzz_on_cleaned_strings_from_0_to_1(folder, sma
         score = getattr(fuzz, measure)
         np.testing.assert_allclose(
             values[..., number],
-            expected(
-                ids, lambda i, e, score=score: score(default_process(PHRASES[i]), default_process(NAMES[e])) / 100
-            ),
+            expected(ids, lambda i, e, score=score: score(clean(PHRASES[i]), clean(NAMES[e])) / 100),
             atol=1e-6,
         )
     np.testing.assert_array_equal(values[..., 5], expected(ids, lambda i, e: PHRASES[i].lower() == NAMES[e].lower()))
     assert np.nanmin(values) >= 0 and np.nanmax(values) <= 1 and values[..., 5][ids >= 0].any()
+
+
+def test_name_similarity_takes_the_best_of_an_entitys_names(folder, tmp_path, small_blocks):
+    others = [
+        [f"{NAMES[e]} the {word}" for word in ("Elder", "Younger")[: e % 3]] + PHRASES[e : e + 9 * (e % 2)]
+        for e in range(N)
+    ]
+    pq.write_table(pq.read_table(folder / "mentions.parquet"), tmp_path / "mentions.parquet")
+    pq.write_table(
+        pq.read_table(folder / "entities.parquet").append_column("aliases", pa.array(others, pa.list_(pa.string()))),
+        tmp_path / "entities.parquet",
+    )
+    values = built(tmp_path, "name_similarity", workers=1, candidates=folder / "candidates.npz")
+    ids, _ = lists(folder)
+    known = [[clean(name) for name in (NAMES[e], *others[e])] for e in range(N)]
+    for number, measure in enumerate(NAME_SIMILARITY.names[:4]):
+        score = getattr(fuzz, measure)
+        best = expected(ids, lambda i, e, score=score: max(score(clean(PHRASES[i]), name) for name in known[e]) / 100)
+        np.testing.assert_allclose(values[..., number], best, atol=1e-6)
+    np.testing.assert_array_equal(values[..., 5], expected(ids, lambda i, e: clean(PHRASES[i]) in known[e]))
+    alone = built(folder, "name_similarity", workers=1)
+    assert (values[ids >= 0] >= alone[ids >= 0]).all() and (values[..., 5] > alone[..., 5]).any()
 
 
 def test_retrieval_is_the_lists_own_score_and_place(folder):

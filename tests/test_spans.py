@@ -1,10 +1,11 @@
 """Finding a phrase in its sentence: offsets always refer to the sentence as given."""
 
+import sys
 import unicodedata
 
 import pytest
 
-from pipeline.datasets.spans import bare, find_span
+from pipeline.datasets.spans import bare, find_span, same_phrase
 
 
 def found(sentence: str, phrase: str, near: int | None = None) -> str | None:
@@ -34,6 +35,117 @@ def found(sentence: str, phrase: str, near: int | None = None) -> str | None:
 )
 def test_each_way_of_writing_is_found_at_its_offsets(sentence, phrase, expected):
     assert find_span(sentence, phrase) == expected
+
+
+@pytest.mark.parametrize(
+    ("sentence", "phrase", "expected"),
+    [
+        # characters that nobody sees
+        ("Ste\u200bfan sang", "Stefan", "Ste\u200bfan"),
+        ("Stefan\u200b sang", "Stefan", "Stefan"),
+        ("Stefan sang", "Ste\u00adfan", "Stefan"),
+        ("Chan\u00adcellor Merkel", "Chancellor Merkel", "Chan\u00adcellor Merkel"),
+        ("او می\u200cخواهد برود", "میخواهد", "می\u200cخواهد"),
+        ("محـمـد ذهب", "محمد", "محـمـد"),
+        ("An\x00na sings", "Anna", "An\x00na"),
+        ("An\x00na sings", "An", "An"),  # inside a word, since no whole word fits
+        ("\ufeffAnna sings", "Anna", "Anna"),
+        ("\u202bAn\u200ena\u202c sings", "Anna", "An\u200ena"),
+        ("❤\ufe0f Anna", "❤ Anna", "❤\ufe0f Anna"),
+        # between words and inside them
+        ("Barack_Obama spoke", "Barack Obama", "Barack_Obama"),
+        ("Barack Obama spoke", "Barack_Obama", "Barack Obama"),
+        ("#BarackObama spoke", "Barack Obama", "BarackObama"),
+        ("#ThankYouBarackObama!", "Barack Obama", "BarackObama"),
+        ("Barack Obama spoke", "#BarackObama", "Barack Obama"),
+        ("we must join U.S. forces", "US", "U.S."),
+        ("the US forces must", "U.S.", "US"),
+        ("by J. K. Rowling.", "JK Rowling", "J. K. Rowling"),
+        ("by J.K. Rowling.", "J. K. Rowling", "J.K. Rowling"),
+        ("in Washington, D.C. today", "Washington DC", "Washington, D.C."),
+        ("New-York today", "New York", "New-York"),
+        ("Jean Luc Picard", "Jean-Luc Picard", "Jean Luc Picard"),
+        ("the al Assad family", "al-Assad", "al Assad"),
+        ("バラク・オバマが", "バラクオバマ", "バラク・オバマ"),
+        # letters
+        ("IĞDIR şehri", "Iğdır", "IĞDIR"),
+        ("ığdır şehri", "Iğdır", "ığdır"),
+        ("İSTANBUL'da", "istanbul", "İSTANBUL"),
+        ("Hawaiʻi is far", "Hawai'i", "Hawaiʻi"),
+        ("Hawai`i is far", "Hawaiʻi", "Hawai`i"),
+        ("O´Brien sang", "O'Brien", "O´Brien"),
+        ("Ｂａｒａｃｋ spoke", "Barack", "Ｂａｒａｃｋ"),
+        ("the ﬁne oﬃce", "office", "oﬃce"),
+        ("Søren Łódź", "Soren Lodz", "Søren Łódź"),
+        ("ông Nguyễn Văn Thiệu", "Nguyen Van Thieu", "Nguyễn Văn Thiệu"),
+        ("قال مُحَمَّد اليوم", "محمد", "مُحَمَّد"),
+        ("אמר דָּוִד היום", "דוד", "דָּוִד"),
+        # whole words with vowel signs
+        ("कल दिल्लीवासी और दिल्ली में", "दिल्ली", "दिल्ली"),
+        (unicodedata.normalize("NFD", "저는 한국 사람"), "한국", unicodedata.normalize("NFD", "한국")),
+        ("저는 한국 사람", unicodedata.normalize("NFD", "한국"), "한국"),
+    ],
+)
+def test_other_spellings_of_a_phrase_are_found(sentence, phrase, expected):
+    assert found(sentence, phrase) == expected
+
+
+def test_a_whole_word_comes_before_the_beginning_of_a_longer_one():
+    assert find_span("कल दिल्लीवासी और दिल्ली में", "दिल्ली") == (17, 23)
+    assert find_span("กรุงเทพฯ", "กรุงเทพ") == (0, 7)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "phrase"),
+    [
+        ("दिल्ली", "दिल"),  # what follows is part of the last letter
+        ("เกาะ", "กา"),  # the vowel before belongs to the first letter
+        ("한국", "하"),  # half of a syllable
+        ("ガ", "カ"),
+        ("in the US. A man", "USA"),  # two sentences
+        ("1.5 million", "15"),
+        ("I like C.", "C++"),
+        ("tomUSAd", "U S A"),
+    ],
+)
+def test_what_only_looks_alike_is_not_found(sentence, phrase):
+    assert find_span(sentence, phrase) is None
+
+
+@pytest.mark.parametrize(
+    ("sentence", "phrase"),
+    [
+        ("a " * 200, "a " * 100 + "b"),
+        ("a" * 400, "a" * 200),
+        ("a" * 400, "a" * 200 + "b"),
+        ("a. " * 150, "a." * 100 + " b"),
+        ("é" * 400, "e" * 200 + "b"),
+        ("ab " * 150, "ab x " * 10),
+    ],
+)
+def test_the_work_grows_with_the_lengths_not_with_their_product(sentence, phrase):
+    def lines(times: int) -> int:
+        """Lines of Python that a search runs."""
+        count = 0
+
+        def trace(frame, event, argument):
+            nonlocal count
+            count += event == "line"
+            return trace
+
+        sys.settrace(trace)
+        try:
+            find_span(sentence * times, phrase * times)
+        finally:
+            sys.settrace(None)
+        return count
+
+    assert lines(8) < 2.5 * lines(4)
+
+
+def test_spellings_of_one_phrase():
+    assert same_phrase("U.S.", "US") and same_phrase("Barack_Obama", "barack obama") and same_phrase("É ", "e")
+    assert not same_phrase("…", "!") and not same_phrase("दिल्ली", "दीला")
 
 
 def test_decomposed_accents_stay_inside_the_span():

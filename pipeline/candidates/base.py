@@ -36,8 +36,9 @@ class SourceInputs:
     """What candidate sources read.
 
     mentions: columns of M mentions, of which a source reads phrase (text), type (text or None) or given (rows of the
-    KB, best first, or None). entities: columns id, name and type of the N entities of the KB. vectors: gives an output
-    of an input as a table with a row per record. workers: threads, -1 for one per core.
+    KB, best first, or None). entities: columns id, name and type of the N entities of the KB, and aliases (lists of
+    further names) where any has some. vectors: gives an output of an input as a table with a row per record.
+    workers: threads, -1 for one per core.
     """
 
     mentions: Mapping[str, Sequence[Any]]

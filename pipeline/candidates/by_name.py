@@ -26,4 +26,6 @@ class ByName(Source):
         return self._ranking(inputs).ranks([phrases[row] for row in rows], gold)
 
     def _ranking(self, inputs: SourceInputs) -> NameRanking:
-        return NameRanking(inputs.entities["name"], inputs.entities["id"], self.scorer, inputs.workers)
+        return NameRanking(
+            inputs.entities["name"], inputs.entities["id"], self.scorer, inputs.workers, inputs.entities.get("aliases")
+        )

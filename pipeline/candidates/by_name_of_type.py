@@ -55,7 +55,8 @@ class ByNameOfType(Source):
 
     def _ranking(self, inputs: SourceInputs, among: np.ndarray) -> NameRanking:
         names, ids = (_take(inputs.entities[name], among) for name in ("name", "id"))
-        return NameRanking(names, ids, self.scorer, inputs.workers)
+        aliases = inputs.entities.get("aliases")
+        return NameRanking(names, ids, self.scorer, inputs.workers, None if aliases is None else _take(aliases, among))
 
 
 def _take(column: Sequence[Any], rows: np.ndarray) -> list[Any]:

@@ -6,38 +6,39 @@ from functools import cached_property
 
 import numpy as np
 from rapidfuzz import fuzz, process
-from rapidfuzz.utils import default_process
 
 from foundation.errors import UserError, nearest
 from foundation.progress import Bar
 from pipeline.candidates.contracts import SCORERS
+from pipeline.candidates.known_names import KnownNames, Places, Spelling
 from pipeline.candidates.lists import RankedLists, contenders, id_order
 
 BLOCK_BYTES = 64 << 20  # of scores held at a time
 PAIRS = 1 << 20  # pairs given to rapidfuzz at a time
-
-Places = tuple[np.ndarray, np.ndarray]  # places of phrases (n,) and, beside them, of names (n,)
 
 
 @dataclass(frozen=True)
 class NameRanking:
     """The order of N entities for a phrase, by their names.
 
-    Strings are compared after rapidfuzz's `default_process` (lower case, letters and digits only). The order is total:
-    score of the rapidfuzz scorer, then `fuzz.ratio`, both descending and as float32, then the entity's id as a string.
+    Strings are compared folded, letters and digits only (`foundation.spelling.clean`). Of an entity with aliases, the
+    one of its names that comes first counts. The order is total: score of the rapidfuzz scorer; its score as written,
+    which decides between `Muller` and `Müller`; `fuzz.ratio`, then as written; all descending and as float32; then the
+    entity's id as a string.
 
-    names, ids: (N,) of the entities. workers: threads, -1 for one per core. Methods raise `UserError` for an unknown
-    scorer.
+    names, ids: (N,) of the entities. workers: threads, -1 for one per core. aliases: (N,) further names of each, None
+    where none has any. Methods raise `UserError` for an unknown scorer.
     """
 
     names: Sequence[str]
     ids: Sequence[str]
     scorer: str = SCORERS[0]
     workers: int = -1
+    aliases: Sequence[Sequence[str]] | None = None
 
     @cached_property
-    def _cleaned(self) -> list[str]:
-        return [default_process(name) for name in self.names]
+    def _known(self) -> KnownNames:
+        return KnownNames.of(self.names, self.aliases)
 
     @cached_property
     def _id_order(self) -> np.ndarray:
@@ -48,56 +49,77 @@ class NameRanking:
 
         Pairs that score 0 are no candidates. Equal phrases are scored once.
         """
-        cleaned = [default_process(phrase) for phrase in phrases]
-        number = {phrase: place for place, phrase in enumerate(dict.fromkeys(cleaned))}
+        spellings = [Spelling.of(phrase) for phrase in phrases]
+        number = {spelling: place for place, spelling in enumerate(dict.fromkeys(spellings))}
         distinct = list(number)
         lists = RankedLists.empty(len(distinct), k)
         with Bar(len(distinct), "candidates by name", "phrase") as bar:
             for begin, scores in self._blocks(distinct):
-                best = [contenders(row, k) for row in scores]
-                first = np.repeat(np.arange(len(scores)), [len(names) for names in best])
-                second = np.concatenate(best)
-                values, ratios = scores[first, second], self._pairs(distinct, fuzz.ratio, (begin + first, second))
-                order = np.lexsort((self._id_order[second], -ratios, -values, first))
-                lists.fill(begin, first[order], second[order], values[order])
+                best = self._known.best(scores)
+                chosen = [contenders(row, k) for row in best]
+                first = np.repeat(np.arange(len(best)), [len(entities) for entities in chosen])
+                ordered = self._ordered(distinct[begin:], scores, (first, np.concatenate(chosen)))
+                lists.fill(begin, *ordered, best[ordered])
                 bar.update(len(scores))
-        return lists.rows(np.array([number[phrase] for phrase in cleaned], np.int64))
+        return lists.rows(np.array([number[spelling] for spelling in spellings], np.int64))
 
     def ranks(self, phrases: Sequence[str], gold: np.ndarray) -> np.ndarray:
         """(M,) int64 rank from 1 of each phrase's gold (M,) >= 0 in the order, which goes on below a score of 0 by
         ratio and id.
         """
-        cleaned = [default_process(phrase) for phrase in phrases]
-        rows_of: dict[str, list[int]] = {}
-        for row, phrase in enumerate(cleaned):
-            rows_of.setdefault(phrase, []).append(row)
-        distinct = list(rows_of)
-        ranks, order = np.zeros(len(gold), np.int64), self._id_order
+        rows_of: dict[Spelling, list[int]] = {}
+        for row, phrase in enumerate(phrases):
+            rows_of.setdefault(Spelling.of(phrase), []).append(row)
+        distinct, ranks = list(rows_of), np.zeros(len(gold), np.int64)
         for begin, scores in self._blocks(distinct):
-            for place, values in enumerate(scores, begin):
-                for row in rows_of[distinct[place]]:
+            best = self._known.best(scores)
+            for place, values in enumerate(best):
+                for row in rows_of[distinct[begin + place]]:
                     entity = int(gold[row])
                     tied = np.flatnonzero(values == values[entity])
-                    ratios = self._pairs(distinct, fuzz.ratio, (np.full(len(tied), place), tied))
-                    own = ratios[tied == entity]
-                    before = (ratios > own) | ((ratios == own) & (order[tied] < order[entity]))
-                    ranks[row] = 1 + int((values > values[entity]).sum()) + int(before.sum())
+                    _, order = self._ordered(distinct[begin:], scores, (np.full(len(tied), place), tied))
+                    ranks[row] = 1 + int((values > values[entity]).sum()) + int(np.flatnonzero(order == entity)[0])
         return ranks
 
-    def _blocks(self, phrases: list[str]) -> Iterator[tuple[int, np.ndarray]]:
-        """(place of the first phrase, scores (b, N) float32) of cleaned phrases with all names, in blocks of bounded
-        memory.
-        """
+    def _ordered(self, phrases: list[Spelling], scores: np.ndarray, pairs: Places) -> Places:
+        """The pairs of phrases and entities by phrase, best first. scores: (b, S) of the phrases with all names."""
+        first, second = self._known.names_of(*pairs)
+        values, known = scores[first, second], self._known
+        ratios = self._pairs([phrase.clean for phrase in phrases], known.clean, fuzz.ratio, (first, second))
+        accented = np.array([phrase.accented for phrase in phrases[: len(scores)]])
+        other = np.flatnonzero(accented[first] | known.accented[second])
+        same, same_ratios = values.copy(), ratios.copy()  # as written; different only where either has accents
+        written = [phrase.written for phrase in phrases], known.written
+        for of_pairs, scorer in ((same, self._scorer), (same_ratios, fuzz.ratio)):
+            of_pairs[other] = self._pairs(*written, scorer, (first[other], second[other]))
+        entity = known.owner[second]
+        order = np.lexsort((self._id_order[entity], -same_ratios, -ratios, -same, -values, first))
+        first, entity = first[order], entity[order]
+        if self.aliases is not None:  # of several names of an entity, the first counts
+            _, kept = np.unique(first * len(self.names) + entity, return_index=True)
+            kept.sort()
+            first, entity = first[kept], entity[kept]
+        return first, entity
+
+    @property
+    def _scorer(self) -> Callable[..., float]:
         if self.scorer not in SCORERS:
             raise UserError(f"--scorer {self.scorer!r} is unknown{nearest(self.scorer, SCORERS)}")
+        scorer: Callable[..., float] = getattr(fuzz, self.scorer)
+        return scorer
+
+    def _blocks(self, spellings: list[Spelling]) -> Iterator[tuple[int, np.ndarray]]:
+        """(place of the first phrase, scores (b, S) float32) of phrases with all names, in blocks of bounded memory."""
+        scorer = self._scorer
         if not self.names:
             return
-        rows = max(1, BLOCK_BYTES // (4 * len(self.names)))
+        phrases, names = [spelling.clean for spelling in spellings], self._known.clean
+        rows = max(1, BLOCK_BYTES // (4 * len(names)))
         if self.scorer == "token_set_ratio":
             yield from self._token_set_blocks(phrases, rows)
             return
         for begin in range(0, len(phrases), rows):
-            yield begin, self._every_pair(phrases[begin : begin + rows], self._cleaned, getattr(fuzz, self.scorer))
+            yield begin, self._every_pair(phrases[begin : begin + rows], names, scorer)
 
     def _token_set_blocks(self, phrases: list[str], rows: int) -> Iterator[tuple[int, np.ndarray]]:
         """Blocks of token_set_ratio, equal to scoring every pair with it.
@@ -105,8 +127,9 @@ class NameRanking:
         Without a common token token_set_ratio is the ratio of the sorted distinct tokens, which rapidfuzz computes for
         many pairs at once (fifty times faster). Only the few pairs with a common token need the scorer itself.
         """
-        sharing = _Postings(self._cleaned).sharing
-        ordered_phrases, ordered_names = _sorted_tokens(phrases), _sorted_tokens(self._cleaned)
+        names = self._known.clean
+        sharing = _Postings(names).sharing
+        ordered_phrases, ordered_names = _sorted_tokens(phrases), _sorted_tokens(names)
         blank = np.array([not name for name in ordered_names])
         for begin in range(0, len(phrases), rows):
             scores = self._every_pair(ordered_phrases[begin : begin + rows], ordered_names, fuzz.ratio)
@@ -114,19 +137,19 @@ class NameRanking:
             shared = [sharing(phrase) for phrase in phrases[begin : begin + rows]]
             first = np.repeat(np.arange(len(shared)), [len(names) for names in shared])
             second = np.concatenate(shared)
-            scores[first, second] = self._pairs(phrases, fuzz.token_set_ratio, (begin + first, second))
+            scores[first, second] = self._pairs(phrases, names, fuzz.token_set_ratio, (begin + first, second))
             yield begin, scores
 
     def _every_pair(self, phrases: list[str], names: list[str], scorer: Callable[..., float]) -> np.ndarray:
         """(b, N) float32."""
         return process.cdist(phrases, names, scorer=scorer, dtype=np.float32, workers=self.workers)
 
-    def _pairs(self, phrases: list[str], scorer: Callable[..., float], pairs: Places) -> np.ndarray:
-        """(n,) float32 scores of single pairs of cleaned strings, in pieces of bounded memory."""
+    def _pairs(self, phrases: list[str], names: list[str], scorer: Callable[..., float], pairs: Places) -> np.ndarray:
+        """(n,) float32 scores of single pairs of strings, in pieces of bounded memory."""
         out = np.empty(len(pairs[0]), np.float32)
         for begin in range(0, len(out), PAIRS):
             first, second = (places[begin : begin + PAIRS].tolist() for places in pairs)
-            left, right = [phrases[place] for place in first], [self._cleaned[place] for place in second]
+            left, right = [phrases[place] for place in first], [names[place] for place in second]
             out[begin : begin + PAIRS] = process.cpdist(
                 left, right, scorer=scorer, dtype=np.float32, workers=self.workers
             )

@@ -14,6 +14,8 @@ from pipeline.candidates.contracts import (
 )
 from pipeline.extraction.contracts import Extraction
 
+NAMES = "folded"
+"""How sources compare names: another word where the same names give other lists, so that older ones are built again."""
 PLAIN = ("name", "name-of-type", "given")
 DENSE = "dense:"
 
@@ -36,6 +38,11 @@ def split_sources(sources: str) -> list[str]:
                 "separated by commas"
             )
     return listed
+
+
+def compares_names(sources: str) -> bool:
+    """Whether one of the sources compares names. Raises `UserError`."""
+    return not {"name", "name-of-type"}.isdisjoint(split_sources(sources))
 
 
 def vector_features(sources: str) -> list[str]:

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cache.shard import Status
+from foundation.spelling import words
 from foundation.tables import TextTable, as_text, text_table
-from pipeline.datasets.records import SPLITS, RawDataset
+from pipeline.datasets.records import SPLITS, Entity, RawDataset
 from pipeline.datasets.scan import Scan
 from pipeline.datasets.tables import NIL, OUTSIDE_KB, STATUS_NAMES
 from pipeline.datasets.text_statistics import statistics_tables
@@ -30,6 +31,11 @@ _GIVEN_ROWS = (
     ("  gold among them", "gold"),
     ("candidates", "candidates"),
     ("  outside the KB", "outside_kb"),
+)
+_ALIAS_ROWS = (
+    ("  with aliases", "with_aliases"),
+    ("aliases", "aliases"),
+    ("  also a name of another entity", "shared_aliases"),
 )
 _IMAGE_ROWS = (
     ("ok", "ok"),
@@ -70,6 +76,22 @@ def _given_counts(raw: RawDataset) -> dict[str, dict[str, int]]:
             "outside_kb": sum(name not in kb for _, given in lists for name in given),
         }
     return counts
+
+
+def _alias_counts(entities: Sequence[Entity]) -> dict[str, int]:
+    """Entities that have aliases, their aliases in all, and how many of these are a name or an alias of another entity
+    too, word by word as names are compared.
+    """
+    owners: dict[tuple[str, ...], set[str]] = {}
+    for entity in entities:
+        for name in (entity.name, *entity.aliases):
+            owners.setdefault(tuple(words(name)), set()).add(entity.id)
+    aliases = [alias for entity in entities for alias in entity.aliases]
+    return {
+        "with_aliases": sum(bool(entity.aliases) for entity in entities),
+        "aliases": len(aliases),
+        "shared_aliases": sum(len(owners[tuple(words(alias))]) > 1 for alias in aliases),
+    }
 
 
 def _split_counts(raw: RawDataset, columns: Mapping[str, list], rows: Sequence[int]) -> dict[str, Any]:
@@ -118,6 +140,7 @@ def account_of(
             "entities": len(entities),
             "types": dict(sorted(Counter(entity.type or "none" for entity in entities).items())),
             "sharing_a_name": sum(names[entity.name.casefold()] > 1 for entity in entities),
+            **(_alias_counts(entities) if any(entity.aliases for entity in entities) else {}),
             "without_attributes": sum(not entity.attributes.strip() for entity in entities),
             "with_usable_image": usable,
             "images": _image_counts([entity_scans[image] for entity in entities for image in entity.images]),
@@ -149,6 +172,7 @@ def tables(account: Mapping[str, Any]) -> list[TextTable]:
         ("  sharing their name with another", [entities["sharing_a_name"]]),
         ("  without attributes", [entities["without_attributes"]]),
         ("  with a usable image", [entities["with_usable_image"]]),
+        *((label, [entities[name]]) for label, name in _ALIAS_ROWS if name in entities),
         *_image_rows([entities["images"]]),
     ]
     listed.append(_counts_table("knowledge base", ["all"], rows))

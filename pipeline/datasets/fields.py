@@ -12,6 +12,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from foundation.errors import UserError, nearest
 from foundation.files import inside, parse_json, read_lines
 
+MOST_ALIASES, LONGEST_ALIAS = 1000, 500
+"""Names of one entity, and characters of one of them: a field of titles or texts is no list of names."""
+
 
 def _whole(value: str) -> str:
     if not value.isascii():
@@ -45,6 +48,21 @@ def as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
+def _short(value: str) -> str:
+    if len(value) > LONGEST_ALIAS:
+        long = "holds a name of {length} characters, at most {limit} are allowed; shorten or remove it"
+        raise PydanticCustomError("field", long, {"length": len(value), "limit": LONGEST_ALIAS})
+    return value
+
+
+def _few(names: list[str]) -> list[str]:
+    names = list(dict.fromkeys(names))
+    if len(names) > MOST_ALIASES:
+        many = "holds {count} names, at most {limit} are allowed; keep those that texts use"
+        raise PydanticCustomError("field", many, {"count": len(names), "limit": MOST_ALIASES})
+    return names
+
+
 def _file_as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) and value else _null_as_none(value)
 
@@ -59,6 +77,13 @@ TextOrBlank = Annotated[Text, BeforeValidator(_null_as_blank)]
 FilledText = Annotated[str, AfterValidator(_filled)]
 Label = Annotated[FilledText, BeforeValidator(_number_as_text)]
 """An id: a text that is not blank, or an integer, which is read as text."""
+Aliases = Annotated[
+    list[Annotated[FilledText, AfterValidator(_short)]],
+    BeforeValidator(_null_as_none),
+    AfterValidator(_few),
+    Field(description="a list of names"),
+]
+"""Further names of an entity, each once. Null and an empty text are none."""
 FileNames = Annotated[
     list[Text], BeforeValidator(_null_as_none), AfterValidator(_named), Field(description="a list of file names")
 ]

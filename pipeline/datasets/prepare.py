@@ -44,7 +44,7 @@ def prepare(job: PrepareJob) -> Dataset:
 
     written = {
         "mentions.parquet": tables.parquet_bytes(mentions, tables.MENTION_SCHEMA),
-        "entities.parquet": tables.parquet_bytes(entities, tables.ENTITY_SCHEMA),
+        "entities.parquet": tables.parquet_bytes(entities, tables.entity_schema(entities)),
     }
     given = tables.given_columns(raw)
     if given is not None:

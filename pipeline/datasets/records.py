@@ -34,6 +34,7 @@ class Entity:
     """A node of the knowledge base.
 
     images: paths relative to the dataset's entity image folder, the first usable one stands for the entity.
+    aliases: its further names (redirects, "also known as"), none of them twice.
     type: what kind of thing it is, from the KB, never from a mention whose gold it is; several kinds are joined by `|`.
     """
 
@@ -43,6 +44,7 @@ class Entity:
     description: str = ""
     images: tuple[str, ...] = ()
     type: str | None = None
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ ENTITY_SCHEMA = pa.schema(
         "train_count": pa.int32(),
     }
 )
+ALIASES_FIELD = pa.field("aliases", pa.list_(pa.string()))
+"""The last column of entities.parquet where an entity has aliases; without one, there is no such column."""
 GIVEN_SCHEMA = pa.schema({"given": pa.list_(pa.int32())})
 
 
@@ -102,7 +104,13 @@ def entity_columns(raw: RawDataset, scans: dict[str, Scan], train_golds: Iterabl
         "image_status": ["none" if scan is None else STATUS_NAMES[scan.status] for _, scan in shown],
         "image_key": [scan.key if scan and scan.status == Status.OK else None for _, scan in shown],
         "train_count": [counts[row] for row in range(len(entities))],
+        **({"aliases": [list(e.aliases) for e in entities]} if any(e.aliases for e in entities) else {}),
     }
+
+
+def entity_schema(columns: Mapping[str, list]) -> pa.Schema:
+    """The schema of entities.parquet with these columns."""
+    return ENTITY_SCHEMA.append(ALIASES_FIELD) if ALIASES_FIELD.name in columns else ENTITY_SCHEMA
 
 
 def given_columns(raw: RawDataset) -> dict[str, list] | None:

@@ -1,36 +1,39 @@
-"""Pair feature `name_similarity`: how alike the phrase and the entity's name are."""
+"""Pair feature `name_similarity`: how alike the phrase and the entity's names are."""
 
 import numpy as np
 
+from foundation.spelling import clean
+from pipeline.candidates.known_names import KnownNames
 from pipeline.pairs._blocks import blocks
 from pipeline.pairs.base import PairFunction, Pairs
 
 
 class NameSimilarity(PairFunction):
-    """Similarities by rapidfuzz after its `default_process` (lower case, letters and digits), each from 0 to 1; equal
-    is 1 or 0.
+    """Similarities by rapidfuzz of cleaned strings (`foundation.spelling.clean`: letters and digits, without case and
+    accents), each from 0 to 1; equal is 1 or 0. Of an entity with aliases, each is the highest over its names.
     """
 
     name = "name_similarity"
+    VERSION = 2
     names = ("ratio", "partial_ratio", "token_sort_ratio", "token_set_ratio", "jaro_winkler", "equal")
 
     def __call__(self, pairs: Pairs) -> np.ndarray:
-        from rapidfuzz.utils import default_process
-
-        ids = pairs.ids
-        ours, theirs = (
-            [default_process(text) for text in texts] for texts in (pairs.mentions["phrase"], pairs.kb.names)
-        )
+        ids, kb = pairs.ids, pairs.kb
+        ours, known = [clean(phrase) for phrase in pairs.mentions["phrase"]], KnownNames.of(kb.names, kb.aliases)
         out = np.full((*ids.shape, len(self.names)), np.nan, np.float32)
         for block in blocks(ids, 256):
             row, column = np.nonzero(ids[block] >= 0)
+            if not len(row):
+                continue
             places, inverse = np.unique(
-                (row + block.start) * len(theirs) + ids[block][row, column], return_inverse=True
+                (row + block.start) * len(kb.names) + ids[block][row, column], return_inverse=True
             )
-            left = [ours[i] for i in (places // len(theirs)).tolist()]
-            right = [theirs[i] for i in (places % len(theirs)).tolist()]
+            phrases, names = known.names_of(places // len(kb.names), places % len(kb.names))
+            left, right = [ours[i] for i in phrases.tolist()], [known.clean[i] for i in names.tolist()]
+            first = np.flatnonzero(np.diff(phrases * len(kb.names) + known.owner[names], prepend=-1))
             for number, measure in enumerate(self.names):
-                out[block][row, column, number] = _similarities(measure, left, right, pairs.workers)[inverse]
+                of_names = _similarities(measure, left, right, pairs.workers)
+                out[block][row, column, number] = np.maximum.reduceat(of_names, first)[inverse]
         return out
 
 

@@ -9,6 +9,7 @@ class TextLength(PairFunction):
     """log(1 + words of the entity's text): more is written about what is mentioned more."""
 
     name = "text_length"
+    VERSION = 2
 
     def __call__(self, pairs: Pairs) -> np.ndarray:
         ids = pairs.ids

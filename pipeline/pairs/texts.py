@@ -5,11 +5,13 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from foundation.spelling import words
+
 _YEAR = re.compile(r"(?<!\d)(?:1\d{3}|20\d{2})(?!\d)")
-_WORD = re.compile(r"\w+")
 
 
 def years_in(text: str) -> list[int]:
@@ -17,23 +19,23 @@ def years_in(text: str) -> list[int]:
     return [int(year) for year in _YEAR.findall(text)]
 
 
-def words_in(text: str) -> list[str]:
-    """The words of a text, in lower case."""
-    return _WORD.findall(text.lower())
-
-
 class Texts:
-    """Of N entities. table: columns name, attributes and description of entities.parquet; each is read, and taken
-    apart, when first used.
+    """Of N entities. table: columns name, attributes, description and, where there are any, aliases of
+    entities.parquet; each is read, and taken apart, when first used.
     """
 
-    def __init__(self, table: Mapping[str, Sequence[str | None]]) -> None:
+    def __init__(self, table: Mapping[str, Sequence[Any]]) -> None:
         self._table = table
 
     @cached_property
     def names(self) -> list[str]:
         """The names."""
         return [name or "" for name in self._table["name"]]
+
+    @cached_property
+    def aliases(self) -> Sequence[Sequence[str]] | None:
+        """The further names of each; None where none has any."""
+        return self._table.get("aliases")
 
     @cached_property
     def texts(self) -> list[str]:
@@ -44,12 +46,12 @@ class Texts:
     @cached_property
     def words(self) -> list[frozenset[str]]:
         """The words of each text."""
-        return [frozenset(words_in(text)) for text in self.texts]
+        return [frozenset(words(text)) for text in self.texts]
 
     @cached_property
     def name_words(self) -> list[frozenset[str]]:
-        """The words of each name."""
-        return [frozenset(words_in(name)) for name in self.names]
+        """The words of each name; aliases are not read."""
+        return [frozenset(words(name)) for name in self.names]
 
     @cached_property
     def weights(self) -> Mapping[str, float]:
@@ -72,7 +74,7 @@ class Texts:
     @cached_property
     def lengths(self) -> np.ndarray:
         """(N,) float64 log(1 + words of each text)."""
-        return np.log1p([float(len(words_in(text))) for text in self.texts])
+        return np.log1p([float(len(words(text))) for text in self.texts])
 
 
 def _weights(words: Collection[frozenset[str]]) -> Mapping[str, float]:

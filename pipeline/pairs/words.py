@@ -7,18 +7,20 @@ from typing import Any
 import numpy as np
 
 from foundation.progress import Bar
+from foundation.spelling import words
 from pipeline.pairs.base import PairFunction, Pairs
-from pipeline.pairs.texts import words_in
 
 
 class WordOverlap(PairFunction):
-    """Words that the sentence, without its phrase, shares with the entity; each counts once.
+    """Words (`foundation.spelling.words`) that the sentence, without its phrase, shares with the entity; each counts
+    once.
 
     shared: summed weights of those in the entity's text. number: how many there are. name: summed weights of those in
     its name. The weight of a word is log(entities / entities that have it).
     """
 
     name = "word_overlap"
+    VERSION = 2
     names = ("shared", "number", "name")
 
     def __call__(self, pairs: Pairs) -> np.ndarray:
@@ -26,8 +28,8 @@ class WordOverlap(PairFunction):
         out = np.full((*ids.shape, len(self.names)), np.nan, np.float32)
         with Bar(len(ids), "pairs", "mention") as bar:
             for mention, (sentence, row) in enumerate(zip(around(pairs.mentions), ids, strict=True)):
-                words = frozenset(words_in(sentence))
-                in_texts, in_names = words & kb.weights.keys(), words & kb.name_weights.keys()
+                own = frozenset(words(sentence))
+                in_texts, in_names = own & kb.weights.keys(), own & kb.name_weights.keys()
                 for place in np.flatnonzero(row >= 0).tolist():
                     shared, named = in_texts & kb.words[row[place]], in_names & kb.name_words[row[place]]
                     out[mention, place] = _total(shared, kb.weights), len(shared), _total(named, kb.name_weights)

@@ -28,6 +28,7 @@
     description optional text
     images      optional: a path or a list of paths relative to the folder; the first usable one stands for the entity
     type        optional label, or several joined by `|`
+    aliases     optional list of further names: redirects, "also known as"
 
 The files are UTF-8. Blank lines are skipped; any other field is an error. Images lie below the folder itself, or below
 the folders that the options `mention_images` and `entity_images` name.
@@ -45,6 +46,7 @@ from pydantic_core import PydanticCustomError
 from foundation.errors import UserError
 from pipeline.datasets.contracts import LayoutOptions
 from pipeline.datasets.fields import (
+    Aliases,
     FileOrFiles,
     FilledText,
     ImageFolder,
@@ -58,7 +60,7 @@ from pipeline.datasets.fields import (
 )
 from pipeline.datasets.layouts._release import mention_ids
 from pipeline.datasets.records import Entity, Mention, RawDataset
-from pipeline.datasets.spans import bare, find_span
+from pipeline.datasets.spans import find_span, same_phrase
 
 FILES = "mentions.jsonl and entities.jsonl"
 
@@ -89,7 +91,7 @@ class MentionLine(Record):
                 f"{where}: span {start}..{end} lies outside the sentence of {len(self.sentence)} characters; offsets "
                 "count characters from 0"
             )
-        if bare(self.sentence[start:end]) != bare(self.mention):
+        if not same_phrase(self.sentence[start:end], self.mention):
             raise UserError(
                 f"{where}: span {start}..{end} covers {self.sentence[start:end]!r:.60}, not the mention "
                 f"{self.mention!r:.60}; leave start and end out to have it looked up"
@@ -129,6 +131,7 @@ class JsonlEntity(Record):
     description: TextOrBlank = ""
     images: FileOrFiles = Field(default_factory=list)
     type: Text | None = None
+    aliases: Aliases = Field(default_factory=list)
 
 
 def recognises(folder: Path) -> bool:
@@ -156,6 +159,7 @@ def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
             description=line.description,
             images=tuple(pictures.check(path, where) for path in line.images),
             type=line.type,
+            aliases=tuple(line.aliases),
         )
         entities.append(entity)
     pictures, ids, mentions = ImageFolder(mention_root), mention_ids(), []

@@ -49,7 +49,7 @@ from pipeline.datasets.layouts._release import (
     stamps_below,
 )
 from pipeline.datasets.records import SPLITS, Entity, Mention, RawDataset
-from pipeline.datasets.spans import bare, find_span
+from pipeline.datasets.spans import find_span, same_phrase
 
 FILES = (
     "{train,valid,test}_w_10cands.json and entity2desc.json, wikipedia_entity2desc_filtered.tsv or entity2brief*.json"
@@ -79,7 +79,7 @@ class WikidiverseMention(Record):
         """
         start, end, sentence, phrase = self.start, self.end, self.sentence, self.mention
         inside = 0 <= start < end <= len(sentence)
-        if inside and bare(sentence[start:end]) == bare(phrase):
+        if inside and same_phrase(sentence[start:end], phrase):
             return start, end
         misspelled = (start, end) if inside and end - start == len(phrase) else None
         return find_span(sentence, phrase, near=start) or misspelled
