@@ -391,3 +391,78 @@ def vgg(folder: Path, seed: int = 0) -> Path:
         json.dumps({"architecture": "vgg11", "kwargs": {"num_classes": 2}, "preprocess": {"crop_size": 32}})
     )
     return folder
+
+
+def letters_tokenizer(folder: Path, first: str | None = None, last: str | None = "<eos>", pad: bool = False):
+    """A fast tokenizer of single characters and words of two, without a padding token unless `pad`, as decoders'
+    folders have it. first, last: special tokens that begin and end each text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([" ".join(WORDS)], trainer)
+    around = [first, "$A", last]
+    names = {name: backend.token_to_id(name) for name in (first, last) if name}
+    if names:
+        backend.post_processor = processors.TemplateProcessing(
+            single=" ".join(filter(None, around)), special_tokens=list(names.items())
+        )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<eos>", bos_token="<bos>", **({"pad_token": "<pad>"} if pad else {})
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def decoder(folder: Path, seed: int = 0, family: str = "Qwen3", **tokenizer) -> Path:
+    """A small decoder of a transformers family, as its library saves it."""
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    size = len(letters_tokenizer(folder, **tokenizer))
+    common = {"vocab_size": size, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": None}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 64,
+    }
+    if family == "GPT2":
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{family}Config")(**common, **sizes)
+    getattr(transformers, f"{family}Model")(config).eval().save_pretrained(folder)
+    return folder
+
+
+def qwen3(folder: Path, seed: int = 0) -> Path:
+    return decoder(folder, seed)
+
+
+def sentence_model(folder: Path, transformer: Path, *after, prompts: dict | None = None, **config) -> Path:
+    """A folder of sentence-transformers, saved by it. after: makes the modules after the transformer, each from the
+    width that it is given."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+
+    first = Transformer(str(transformer), **config)
+    modules, width = [first], 32
+    for make in after:
+        modules.append(make(width))
+        widths = [getattr(modules[-1], name, None) for name in ("pooling_output_dimension", "out_features")]
+        width = next((each for each in widths if each), width)
+    model = SentenceTransformer(modules=modules, prompts=prompts, device="cpu")
+    model.eval().save(str(folder))
+    return folder

@@ -206,6 +206,10 @@ class TextExtractor(Extractor):
     def count(self, strings: Sequence[str]) -> list[int]:
         """Tokens of each string, special ones included. Needs no weights."""
 
+    def prompt(self, side: str) -> str:
+        """What is put before every text of this side, `mention` or `entity`; part of the string and of its tokens."""
+        return ""
+
     def refuse_long(self, strings: Sequence[str], lengths: Sequence[int]) -> None:
         """Raises `UserError` for the first string that does not fit."""
         for string, length in zip(strings, lengths, strict=True):

@@ -92,25 +92,27 @@ def images_column(table: dict[str, list], root: Path) -> UnitColumn:
 
 
 def text_column(side: str, view: str, table: dict[str, list], extractor: TextExtractor) -> UnitColumn:
-    """The record's string under `view`, cut to the extractor's limit; its hash is its key."""
+    """The record's string under `view` behind the side's prompt, cut to the extractor's limit; its hash is its key."""
+    prompt = extractor.prompt(side)
     if side == "mention":
         spans = [(start, end) if start >= 0 else None for start, end in zip(table["start"], table["end"], strict=True)]
         texts: Sequence[views.Text | None] = views.mention_texts(
-            view, table["phrase"], table["sentence"], spans, _token_limit(extractor)
+            view, table["phrase"], table["sentence"], spans, _token_limit(extractor, prompt)
         )
     else:
-        texts = views.entity_texts(view, table, _token_limit(extractor))
-    keys = [None if text is None else content_key("text", text.string) for text in texts]
-    column = _column(keys, [text and text.string for text in texts])
+        texts = views.entity_texts(view, table, _token_limit(extractor, prompt))
+    strings = [None if text is None else prompt + text.string for text in texts]
+    column = _column([None if string is None else content_key("text", string) for string in strings], strings)
     for row, text in enumerate(texts):
         if text is not None:
             column.cut += text.cut
-            column.span[row] = text.span or (-1, -1)
+            column.span[row] = [len(prompt) + place for place in text.span] if text.span else (-1, -1)
     return column
 
 
-def _token_limit(extractor: TextExtractor) -> views.TokenLimit:
-    return views.TokenLimit(extractor.count, extractor.limit)
+def _token_limit(extractor: TextExtractor, prompt: str) -> views.TokenLimit:
+    """The extractor's limit for texts that come behind the prompt."""
+    return views.TokenLimit(lambda texts: extractor.count([prompt + text for text in texts]), extractor.limit)
 
 
 def feature_text_column(view: str, table: dict[str, list], extractor: TextExtractor, parent: Parent) -> UnitColumn:
@@ -118,7 +120,9 @@ def feature_text_column(view: str, table: dict[str, list], extractor: TextExtrac
     from pipeline.extraction import feature_texts
 
     listed = feature_texts.texts(view, table["phrase"], parent.rows(), parent.labels)
-    strings, cut = views.shortened([text for texts in listed for text in texts], _token_limit(extractor))
+    prompt = extractor.prompt("mention")
+    strings, cut = views.shortened([text for texts in listed for text in texts], _token_limit(extractor, prompt))
+    strings = [prompt + string for string in strings]
     column = _column([content_key("text", string) for string in strings], strings, [len(strings) for strings in listed])
     column.cut = cut
     return column

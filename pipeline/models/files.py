@@ -50,7 +50,10 @@ _TOKENIZER = (
     "chat_template.jinja",
 )
 _PREPROCESSOR = "preprocessor_config.json"
-_HUB_PATTERNS = [*_CONFIGS.values(), _PREPROCESSOR, *_TOKENIZER]
+MODULES = "modules.json"
+"""What makes a folder one of sentence-transformers: the list of its modules, each in a folder of its own."""
+_SENTENCE = [MODULES, "config_sentence_transformers.json", "sentence_*_config.json", "?_*/config.json"]
+_HUB_PATTERNS = [*_CONFIGS.values(), _PREPROCESSOR, *_TOKENIZER, *_SENTENCE]
 _STATED = {"size", "resample", "image_mean", "image_std"}  # what a preprocessor's file may leave to the library
 _STAMPED = {".json", ".safetensors", ".bin", ".pth", ".pt", ".onnx", ".txt", ".model"}
 # What a library writes into its configuration about itself, not about the architecture.
@@ -68,7 +71,8 @@ _NOT_ARCHITECTURE = {
 @dataclass(frozen=True)
 class ModelFiles:
     """A model on this machine. library: `transformers`, `open_clip` or `torchvision`; of a bare weight file what
-    `find_file` was given. config: the configuration file's content. VERSION: of this module, which loads them too."""
+    `find_file` was given. config: the configuration file's content. root: the folder with `MODULES` around it, None
+    where there is none. VERSION: of this module, which loads them too."""
 
     VERSION: ClassVar[int] = 1
     reference: str
@@ -77,6 +81,7 @@ class ModelFiles:
     config: Mapping[str, Any]
     weights: tuple[Path, ...]
     tokenizer: tuple[Path, ...]
+    root: Path | None = None
 
     def architecture(self) -> dict[str, Any]:
         """The configuration without names, versions and precision: what of it belongs to the feature's identity."""
@@ -216,6 +221,9 @@ def find(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> M
             f"model {reference!r}: the demo's encoders are not there yet; `luigi --module tasks DemoEncoders` "
             "makes them"
         )
+    root = folder if (folder / MODULES).is_file() else None
+    if root is not None and not (root / _CONFIGS["transformers"]).is_file():
+        folder = _transformer_folder(reference, root)
     library = next((library for library, name in _CONFIGS.items() if (folder / name).is_file()), None)
     if library is None:
         raise UserError(
@@ -246,14 +254,27 @@ def find(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> M
     weights = [first]
     if first.name.endswith(".index.json"):
         shards = sorted(set(read_json(first).get("weight_map", {}).values()))
-        weights = [inside(folder, name) for name in shards]
+        # A plain name stays in the folder, also as the link to the hub's store that it is in the hub's local cache.
+        weights = [folder / name if Path(name).name == name else inside(folder, name) for name in shards]
         for path in weights:
             if not path.is_file():
                 raise UserError(
                     f"model {reference!r}: {path} is listed in {first.name} but missing; download the model again"
                 )
     tokenizer = tuple(folder / name for name in _TOKENIZER if (folder / name).is_file())
-    return ModelFiles(reference, folder, library, config, tuple(weights), tokenizer)
+    return ModelFiles(reference, folder, library, config, tuple(weights), tokenizer, root)
+
+
+def _transformer_folder(reference: str, root: Path) -> Path:
+    """Where a sentence-transformers folder keeps its transformer, which older ones put into a folder of its own."""
+    listed = read_json(root / MODULES)
+    try:
+        return inside(root, str(listed[0].get("path", "")))
+    except (IndexError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"model {reference!r}: {root / MODULES} is no list of modules; save the model again with "
+            "sentence-transformers"
+        ) from None
 
 
 def find_file(reference: str, base: Path, demo: Path | None, library: str, suffixes: tuple[str, ...]) -> ModelFiles:
@@ -309,6 +330,8 @@ def stamp(reference: str, base: Path, demo: Path | None) -> list[Any]:
         if folder.is_file()
         else sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _STAMPED)
     )
+    if (folder / MODULES).is_file():
+        files += sorted(path for path in folder.glob("*/*") if path.is_file() and path.suffix in _STAMPED)
     return [reference, *([path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files)]
 
 
