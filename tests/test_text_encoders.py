@@ -348,6 +348,27 @@ def test_a_module_that_changes_is_noticed_and_the_profiles_own_encoder_keeps_its
     assert made.preprocessing() == {"pooling": "mean"} and len(made.files.weights) == 1
 
 
+def test_a_finished_extraction_of_a_decoder_or_of_a_folder_with_modules_is_checked_again(bert, tmp_path):
+    """Its receipt holds rows of the first token; that of another encoder stays as it is."""
+    from cache.inputs import Want
+    from pipeline.extraction import wants
+
+    folders = {
+        "bert": bert,
+        "decoder": checkpoints.decoder(tmp_path / "decoder"),
+        "modules": checkpoints.sentence_model(tmp_path / "modules", bert, pooling("mean")),
+    }
+    features = "".join(f"  {name}: {{extractor: text_tokens, model: {folder}}}\n" for name, folder in folders.items())
+    features += f"  own: {{extractor: text_tokens, model: {folders['decoder']}, pooling: mean}}\n"
+    (tmp_path / "p.yaml").write_text(f"features:\n{features}")
+    loaded_profile = profile.load(str(tmp_path / "p.yaml"))
+    listed = [Want(side="entity", feature=name, view="name") for name in (*folders, "own")]
+    models = wants.request(loaded_profile, listed, None)["models"]
+    assert [name for name in models if models[name][-1] == "revised"] == ["decoder"]
+    files = {name: [entry[0] for entry in stamp[1:] if len(entry) == 3] for name, stamp in models.items()}
+    assert files["modules"].count("config.json") == 2 and files["bert"].count("config.json") == 1
+
+
 def test_shards_in_the_hubs_local_cache_are_links_and_are_read(bert, tmp_path):
     store, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
     shutil.copytree(bert, store)

@@ -109,6 +109,12 @@ class Extractor(ABC):
         """Everything in the options that names files. A task's request contains the state of each."""
         return [options.model] if options.model else []
 
+    @classmethod
+    def revised(cls, options: Any, config: Mapping[str, Any]) -> bool:
+        """Whether a model of this configuration is read otherwise than by earlier releases, without the options saying
+        so: finished tasks are then checked again."""
+        return False
+
     @abstractmethod
     def possible(self) -> dict[str, Output]:
         """Every output this model can give, known from its configuration alone; the usual ones first."""

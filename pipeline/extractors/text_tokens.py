@@ -30,6 +30,12 @@ _COUNTED_FROM_PADDING = {
     "xlm-roberta-xl",
     "xmod",
 }
+# Encoders whose first token is read, as it ever was.
+_FIRST_TOKEN = {
+    *_COUNTED_FROM_PADDING,
+    *("albert", "bart", "bert", "big_bird", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "mbart"),
+    *("modernbert", "mt5", "nomic_bert", "t5"),
+}
 # Where an architecture's configuration names its number of positions otherwise.
 _POSITIONS = {"codegen": "n_positions", "gpt2": "n_positions", "gpt_bigcode": "n_positions", "gptj": "n_positions"}
 
@@ -75,7 +81,7 @@ class TextTokens(base.TextExtractor):
         usual = sentence.Reading((options.pooling or ("last" if decoder else "cls"),))
         reading = usual if options.pooling else sentence.folder_reading(self.files) or usual
         if options.prompts is not None:
-            reading = replace(reading, prompts={**options.prompts})
+            reading = replace(reading, prompts={str(side): prompt for side, prompt in options.prompts.items()})
         if not reading.whole_prompt and any(reading.prompts.values()):
             raise UserError(
                 f"{where}: its folder leaves the prompt out of the pooling, which is not served; set `prompts: "
@@ -89,6 +95,11 @@ class TextTokens(base.TextExtractor):
         weights = [layer.weights for layer in reading.layers if layer.weights is not None]
         self._files = replace(self.files, weights=(*self.files.weights, *weights))
         return reading
+
+    @classmethod
+    def revised(cls, options: Options, config: Mapping[str, Any]) -> bool:
+        """See `Extractor.revised`: decoders, which earlier releases read by their first token."""
+        return options.pooling is None and config.get("model_type", "bert") not in _FIRST_TOKEN
 
     def prompt(self, side: str) -> str:
         """See `TextExtractor.prompt`."""

@@ -335,6 +335,17 @@ def stamp(reference: str, base: Path, demo: Path | None) -> list[Any]:
     return [reference, *([path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files)]
 
 
+def configuration(reference: str, base: Path, demo: Path | None) -> Mapping[str, Any]:
+    """The configuration of a model that is on this machine; empty where it is not, or has none. Nothing is fetched."""
+    try:
+        folder = locate(reference, base, demo, fetch=False)
+        path = next((folder / name for name in _CONFIGS.values() if folder and (folder / name).is_file()), None)
+        config = read_json(path) if path else {}
+    except UserError:
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
 def load_state_dict(path: Path, reference: str) -> dict[str, Any]:
     """Tensors of a `.safetensors` file or of a torch file, which is opened with `weights_only=True`: no pickled object
     is ever run.

@@ -10,6 +10,7 @@ from foundation.errors import UserError
 from foundation.files import inside, read_json
 from pipeline.models.files import MODULES, ModelFiles, load_state_dict
 
+VERSION = 1  # raised by hand when the same folder, weights and options give other numbers
 Pooling = Literal["cls", "mean", "max", "last", "weighted_mean", "mean_sqrt_length"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 _PROMPTS = "config_sentence_transformers.json"
