@@ -40,6 +40,7 @@ MADE_OF: dict[str, set[str]] = {
     "clip_image.ClipImage": {"clip_image", "clip_layers_image", "object_clip"},
     "clip_layers_image.ClipLayersImage": {"clip_layers_image"},
     "text_tokens.TextTokens": {"text_tokens"},
+    "sentence": {"text_tokens"},
     "image_pooled.ImagePooled": {"image_pooled", "object_resnet"},
     "image_patches.ImagePatches": {"image_patches"},
     "image_vgg.ImageVGG": {"image_vgg"},
