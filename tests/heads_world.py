@@ -53,9 +53,11 @@ RAGGED = (
 )
 
 
-def head_shapes(config: HeadConfig, text_only: bool = False) -> dict[str, tuple[int, ...]]:
-    """The shapes of what a head asks for, of the features here (those of text alone)."""
-    available = [name for name in FEATURES if not text_only or name in ("text_tokens", "clip_text")]
+def head_shapes(
+    config: HeadConfig, text_only: bool = False, available: Collection[str] = FEATURES
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of what a head asks for, of the features here (those of text alone, or those that are available)."""
+    available = [name for name in available if not text_only or name in ("text_tokens", "clip_text")]
     wanted = {(want.role, want.feature, output) for want in config.wants(available) for output in want.outputs}
     shapes = {
         f"{role}.{output.name}": output.shape

@@ -72,8 +72,8 @@ class DweConfig(HeadConfig):
     ] = "equations"
     coarse: Annotated[bool, "whether the coarse contrastive loss is there"] = True
     fine: Annotated[bool, "whether the fine contrastive loss is there"] = True
-    alpha: Annotated[NotNegative, "weight of the coarse loss, eq. 14"] = 1.0
-    beta: Annotated[NotNegative, "weight of the triplet loss, eq. 14"] = 10.0
+    alpha: Annotated[NotNegative, "weight of the coarse loss, eq. 14; 0: as if it were not there"] = 1.0
+    beta: Annotated[Positive, "weight of the triplet loss, eq. 14, which alone teaches the score"] = 10.0
     in_batch_negatives: Annotated[Count, "other mentions' golds in each mention's triplets"] = 1
     list_negatives: Annotated[
         Count, "how many of a mention's candidates are drawn for its triplets at each step; 0: all (the paper)"
@@ -177,7 +177,7 @@ class DweConfig(HeadConfig):
     @property
     def _aligns_pictures(self) -> bool:
         """Whether sentence and whole picture are compared with each other."""
-        return self.contrast == "prose" and self.coarse
+        return self.contrast == "prose" and self.coarse and self.alpha > 0
 
     def _pictures(self, available: Collection[str]) -> list[HeadWant]:
         """Objects and whole pictures, those of them that something reads."""
