@@ -6,13 +6,19 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from cache.errors import Damaged, Gone
 from cache.identity import identity
+from cache.store import Store, folder_name
 from foundation.errors import UserError
 from foundation.files import read_json
 from heads.config import config_class, stored_config, to_json
+from heads.config.base import HeadConfig
+from heads.config.dsmip import DsmipConfig
 from report.runs import Run, read_run
 
 ITSELF = "itself"
+FINE_TUNED = "CLIP fine-tuned instead"
+"""Of an expert that learns prompts: the name of the same expert with every parameter of CLIP trained."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,9 @@ def _below(run: Run, depends: Mapping[str, Any], depth: int, seen: set[Path]) ->
             yield from [*below, itself]
         else:
             yield Part(label, depth, cost, own)
+        if taken is not None and (encoder := _encoder(part, of_part)) is not None:
+            # the other line of DSMIP's table 3: the expert's units, and every parameter of CLIP in place of prompts
+            yield Part(f"{label}, {FINE_TUNED}", depth, Cost(encoder + taken, None), Cost(0, 0.0))
         seconds = _extraction(folder)
         if seconds is not None:
             made = Cost(0, seconds)
@@ -90,6 +99,16 @@ def _depends(folder: Path) -> Mapping[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
+def _config(depends: Mapping[str, Any]) -> HeadConfig | None:
+    """The configuration of a run, without options that its method has no more; None where it cannot be read."""
+    try:
+        known = to_json(config_class(depends["method"])())
+        options = {key: value for key, value in depends["config"].items() if key in known}
+        return stored_config(depends["method"], options)
+    except UserError:
+        return None
+
+
 def _trained_on(depends: Mapping[str, Any], label: str, folder: Path) -> int | None:
     """How many parameters of the run in `folder` the run that reads it trains further, and counts as its own.
 
@@ -97,16 +116,29 @@ def _trained_on(depends: Mapping[str, Any], label: str, folder: Path) -> int | N
     """
     from safetensors import safe_open
 
-    try:
-        known = to_json(config_class(depends["method"])())
-        config = stored_config(
-            depends["method"], {key: value for key, value in depends["config"].items() if key in known}
-        )
-    except UserError:
+    config = _config(depends)
+    if config is None:
         return None
     with safe_open(folder / "model.safetensors", framework="numpy") as file:
         names = [name for name in file.keys() if config.trains_on(label, name)]  # noqa: SIM118  # no mapping
         return sum(prod(file.get_slice(name).get_shape()) for name in names)
+
+
+def _encoder(run: Run, depends: Mapping[str, Any]) -> int | None:
+    """How many parameters the CLIP has whose prompts a run learned; None for a run that learned none, and where the
+    states that it started from are gone."""
+    config = _config(depends)
+    if not isinstance(config, DsmipConfig) or config.training != "prompts":
+        return None
+    feature = config.layers_image
+    work = run.folder.parents[min(3, len(run.folder.parents) - 1)]
+    try:
+        store = Store.open(work / "cache" / folder_name(feature, depends["features"][feature]))
+    except (KeyError, Gone, Damaged):
+        return None
+    from pipeline.models import clip
+
+    return clip.parameters(store.spec["architecture"])
 
 
 def _extraction(folder: Path) -> float | None:

@@ -10,7 +10,7 @@ from foundation.tables import Cell, TextTable, as_latex, as_markdown, as_text, t
 from report.averages import FIGURES, Average, Averages, PartAverages, average_text, averages
 from report.combination import behind_best_part
 from report.contracts import LeaderboardJob, LeaderboardResult, NamedRun, TablesJob
-from report.costs import Part, parts_of, total
+from report.costs import FINE_TUNED, Part, parts_of, total
 from report.long_csv import long_csv
 from report.published import published
 from report.runs import PROTOCOLS, Experiment, ranks, read_experiment, shared_protocol
@@ -288,6 +288,9 @@ def _gain(gains: Sequence[float]) -> str:
     return f"{value.mean:+.2f}" + ("" if value.deviation is None else f" ± {value.deviation:.2f}")
 
 
+COUNTED = f"{FINE_TUNED}: counted, not trained, and in no sum (DSMIP, table 3)."
+
+
 def costs(entries: Sequence[Entry]) -> TextTable:
     """Trainable parameters, seconds of training, pairs per second, the device, and the settings behind the figures."""
     rows = []
@@ -320,7 +323,8 @@ def costs(entries: Sequence[Entry]) -> TextTable:
         [
             "parameters: trainable ones, train s: seconds of training; of a method made of several runs the sum over "
             "all of them, and each below it. A parameter that two stages train counts once in the sum, and so does a "
-            "run that two others read. Speeds: encoding both sides and scoring, features read from the cache."
+            "run that two others read. Speeds: encoding both sides and scoring, features read from the cache.",
+            COUNTED if any(FINE_TUNED in row[0] for row in rows) else "",
         ],
     )
 

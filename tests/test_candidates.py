@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -426,8 +427,13 @@ def test_lists_recall_and_rates_of_every_source_are_written(prepared):
     assert set(report.seconds) == set(report.mentions_per_second) == {"name:token_set_ratio", "dense:clip_text"}
     table = recall_table(report)
     assert all(name in table for name in report.recall)
-    without_gold = [line.split()[-3:] for line in table.splitlines() if " dev " in line]
+    without_gold = [line.split()[-3:] for line in table.splitlines() if re.search(r" dev +0 ", line)]
     assert without_gold == [["0", "-", "-"]] * 3
+    assert report.per_mention == {"train": 2.0, "dev": 0.0, "test": 2.0, "all": 1.5}
+    assert table.splitlines()[-2:] == [
+        "candidates per mention  train  dev  test  all",
+        "mean                      2.0  0.0   2.0  1.5",
+    ]
 
 
 def test_lists_are_the_same_twice_and_what_cannot_be_built_is_refused(prepared):
@@ -449,8 +455,12 @@ def test_lists_in_a_receipt_are_read_as_they_were_written(prepared):
     written = json.dumps(to_json(report))
     assert json.dumps(to_json(from_json(CandidateLists, json.loads(written)))) == written
     assert list(json.loads(written)) == [
-        *("file", "digest", "k", "merge", "mentions", "entities", "recall", "seconds", "mentions_per_second")
+        *("file", "digest", "k", "merge", "mentions", "entities", "recall", "seconds", "mentions_per_second"),
+        "per_mention",
     ]
+    before = {name: value for name, value in json.loads(written).items() if name != "per_mention"}
+    old = from_json(CandidateLists, before)
+    assert old.per_mention == {} and "per mention" not in recall_table(old)
 
 
 CLIP_TEXT = {"clip_text": FeatureRows(identity="0" * 64, store="clip_text-0", rows=1, extracted=0, verdicts={"ok": 1})}

@@ -2,11 +2,15 @@
 
 import json
 
+import checkpoints
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from cache.identity import identity
+from cache.store import Store
+from pipeline.models import clip
+from pipeline.models.files import find
 from report.costs import Cost, parts_of, total
 from report.runs import read_run
 
@@ -57,6 +61,33 @@ def test_all_stages_stand_below_their_sum_and_what_the_gate_trains_on_counts_onc
     ]
     # the gate trains all units on but the vector of an absent picture (4); prompts and couplings (70) stay as they are
     assert total(parts) == Cost(75 + 4 + 70, 36.5)
+
+
+@pytest.mark.parametrize("make", [checkpoints.open_clip_model, checkpoints.hf_clip])
+def test_the_expert_with_a_clip_fine_tuned_whole_stands_beside_its_prompts_and_in_no_sum(world, tmp_path, make):
+    files = find(str(make(tmp_path / "clip")), tmp_path, None)
+    spec = {"outputs": [{"name": "states", "shape": [1], "dtype": "float16", "ragged": False}]}
+    store = Store.create(tmp_path / "cache", "clip_layers_image", {**spec, "architecture": files.architecture()})
+    before = total(parts_of(read_run(world["dsmip"])))
+    depends = json.loads((world["prompts"] / "config.json").read_text())
+    config = json.loads((world["dsmip"] / "config.json").read_text())
+    features = {"features": {"clip_layers_image": store.identity}}
+    learned = write(world["prompts"].parents[1], {**depends, **features}, 100, 20.0, {"scoring.c": 30, "prompts.m": 70})
+    config["heads"]["multimodal"] = {**depends, **features}
+    whole = write(world["prompts"].parents[1], config, 75, 8.0, {"gate.w": 15})
+    parts = {part.name: part for part in parts_of(read_run(whole))}
+    of_clip = sum(parameter.numel() for parameter in clip.load(files, "cpu").parameters())
+    assert parts["multimodal"].cost == Cost(100, 20.0) and learned.exists()
+    assert parts["multimodal, CLIP fine-tuned instead"].cost == Cost(of_clip + 30, None)
+    assert total([*parts.values()]) == Cost(before.parameters, 34.0), "prompted features are of the other run"
+
+
+def test_a_clip_vit_b_32_has_the_151277313_parameters_that_its_libraries_count():
+    import open_clip
+
+    assert clip.parameters({"library": "transformers", "config": {}}) == 151_277_313
+    config = {"model_cfg": open_clip.get_model_config("ViT-B-32")}
+    assert clip.parameters({"library": "open_clip", "config": config}) == 151_277_313
 
 
 def test_a_combination_costs_what_its_heads_cost_and_their_stages(world):

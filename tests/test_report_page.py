@@ -3,12 +3,14 @@
 import html.parser
 import json
 import re
+from dataclasses import replace
 
 import browser
 import numpy as np
 import pytest
 import report_world
 
+from heads.contracts import TrainingJob
 from report import agreement, curves
 from report.page.render import embedded
 from report.page.write import write_explained, write_page
@@ -134,6 +136,20 @@ def test_an_account_of_before_is_shown_with_the_statistics_of_its_texts(tmp_path
     path.write_text(json.dumps(account))
     write_page(job)
     assert "texts by split" in job.out.read_text()
+
+
+def test_a_page_says_how_many_candidates_a_mention_has_in_the_lists_of_its_runs(tmp_path):
+    job = report_world.job(tmp_path, mentions=30, cases=0)
+    ids = np.full((30, 4), -1, np.int32)
+    for row in range(30):
+        ids[row, : row % 3 + 1] = 0  # train, dev, test take turns: 1, 2 and 3 candidates
+    np.savez(tmp_path / "lists.npz", ids=ids)
+    training = TrainingJob(
+        method="mimic", config={}, inputs=(), dataset=tmp_path, candidates=tmp_path / "lists.npz", out=tmp_path
+    )
+    write_page(replace(job, cases=replace(job.cases, trainings={"mimic": training})))
+    text = re.sub(r"<[^>]+>|\s+", " ", job.out.read_text())
+    assert re.search(r"candidates per mention +train +dev +test +all +mean +1\.0 +2\.0 +3\.0 +2\.0 ", text)
 
 
 def test_an_epoch_whose_loss_is_not_known_is_marked_nowhere():

@@ -1,6 +1,7 @@
 """What building candidate lists is given and gives back: sources, the job, the lists. No torch."""
 
 from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -100,7 +101,8 @@ class CandidateLists:
     mentions, entities: M and the size of the KB.
     recall: label of a source, or `merged` -> split -> `n`, the number of mentions with a gold in the KB, and depth
     (`1`, `5`, …) -> share of them whose gold is among the first so many.
-    seconds, mentions_per_second: by label.
+    seconds, mentions_per_second: by label. per_mention: mean number of candidates by split and of `all` mentions
+    (table 1 of DRIN); empty in receipts of before.
     """
 
     file: Path
@@ -112,3 +114,4 @@ class CandidateLists:
     recall: Mapping[str, Mapping[str, Mapping[str, int | float]]]
     seconds: Mapping[str, float]
     mentions_per_second: Mapping[str, float]
+    per_mention: Mapping[str, float] = field(default_factory=dict)

@@ -1,8 +1,10 @@
-"""How often the gold is among the candidates."""
+"""How often the gold is among the candidates, and how many there are."""
+
+from collections.abc import Mapping
 
 import numpy as np
 
-from foundation.tables import as_text, text_table
+from foundation.tables import TextTable, as_text, text_table
 from pipeline.candidates.contracts import CandidateLists
 from pipeline.candidates.lists import RankedLists
 from pipeline.datasets.records import SPLITS
@@ -28,8 +30,14 @@ def recall(lists: RankedLists, gold: np.ndarray, split: np.ndarray) -> dict[str,
     return shares
 
 
+def per_mention(lengths: np.ndarray, split: np.ndarray) -> dict[str, float]:
+    """Split, and `all` -> the mean number of candidates of its mentions. lengths, split: (M,) of each mention."""
+    names = [*(name for name in SPLITS if name in split), "all"]
+    return {name: round(float(lengths[(split == name) | (name == "all")].mean()), 3) for name in names}
+
+
 def recall_table(lists: CandidateLists) -> str:
-    """Recall by source and split, in percent, as text."""
+    """Recall by source and split, in percent, and candidates per mention, as text."""
     depths = [depth for depth in next(iter(next(iter(lists.recall.values())).values())) if depth != "n"]
     rows = []
     for label, splits in lists.recall.items():
@@ -37,4 +45,14 @@ def recall_table(lists: CandidateLists) -> str:
             figures = [f"{100 * shares[depth]:.2f}" if shares["n"] else "-" for depth in depths]
             rows.append([label, split, f"{shares['n']:,}", *figures])
     header = ["candidate recall", "split", "mentions", *(f"@{depth}" for depth in depths)]
-    return as_text(text_table(header, rows)) + "\n"
+    tables = [text_table(header, rows)]
+    if lists.per_mention:
+        tables.append(per_mention_table({"mean": lists.per_mention}))
+    return "\n\n".join(map(as_text, tables)) + "\n"
+
+
+def per_mention_table(by_label: Mapping[str, Mapping[str, float]]) -> TextTable:
+    """A row per candidate lists with what `per_mention` gives of them."""
+    splits = next(iter(by_label.values()))
+    rows = [[label, *(f"{mean:,.1f}" for mean in means.values())] for label, means in by_label.items()]
+    return text_table(["candidates per mention", *splits], rows)

@@ -16,7 +16,7 @@ from pipeline.candidates.base import UNKNOWN, Source, SourceInputs
 from pipeline.candidates.contracts import MERGES, CandidateJob, CandidateLists
 from pipeline.candidates.lists import RankedLists
 from pipeline.candidates.merging import merge, merged_ranks
-from pipeline.candidates.recall import recall
+from pipeline.candidates.recall import per_mention, recall
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def build_candidates(job: CandidateJob) -> CandidateLists:
         mentions_per_second={
             each.source.label: round(len(gold) / max(round(each.seconds, 3), 1e-3), 1) for each in retrieved
         },
+        per_mention=per_mention(merged.lengths, split),
     )
     report = to_json(lists)
     write_json(job.out.with_suffix(".json"), {key: report[key] for key in report if key not in ("file", "digest")})

@@ -177,12 +177,19 @@ def tables(account: Mapping[str, Any]) -> list[TextTable]:
     ]
     listed.append(_counts_table("knowledge base", ["all"], rows))
     if "given" in account:
-        rows = [(label, [counts[name] for counts in account["given"].values()]) for label, name in _GIVEN_ROWS]
-        listed.append(_counts_table("candidates that came with the data", account["given"], rows))
+        listed.append(_given_table(account["given"]))
     for title, counts in (("entity types", entities["types"]), ("mention groups", account["groups"])):
         if len(counts) > 1:
             listed.append(_counts_table(title, ["all"], [(label, [count]) for label, count in counts.items()]))
     return [*listed, *(statistics_tables(account["texts"]) if "texts" in account else [])]
+
+
+def _given_table(given: Mapping[str, Mapping[str, int]]) -> TextTable:
+    """What came with the data, and how many candidates a mention has of those that have a list (table 1 of DRIN)."""
+    rows = [[label, *(f"{counts[name]:,}" for counts in given.values())] for label, name in _GIVEN_ROWS]
+    means = [f"{one['candidates'] / one['mentions']:,.1f}" if one["mentions"] else "–" for one in given.values()]
+    title = "candidates that came with the data"
+    return text_table([title, *given], [*rows, ["candidates per mention, mean", *means]])
 
 
 def _counts_table(title: str, columns: Iterable[str], rows: Iterable[tuple[str, Sequence[int]]]) -> TextTable:

@@ -1,6 +1,6 @@
 """Loading CLIP checkpoints of open_clip and of transformers: one model behind the text and the image feature."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from foundation.errors import UserError
@@ -37,6 +37,26 @@ def load(files: ModelFiles, device: str) -> Any:
         )
     except Exception as error:
         raise refused(files, error) from error
+
+
+def parameters(architecture: Mapping[str, Any]) -> int:
+    """How many parameters the whole model has, both towers, projections and temperature: those of the model that its
+    library builds, without weights, of what `ModelFiles.architecture` gives."""
+    import torch
+
+    config = dict(architecture["config"])
+    with torch.device("meta"):
+        if architecture["library"] == "transformers":
+            from transformers import CLIPConfig, CLIPModel
+
+            model: Any = CLIPModel(CLIPConfig(**config))
+        else:
+            import open_clip
+
+            cfg = dict(config["model_cfg"])
+            custom = cfg.pop("custom_text", False)
+            model = (open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP)(**cfg)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def widths(files: ModelFiles) -> dict[str, int]:

@@ -14,6 +14,7 @@ from foundation.tables import TextTable
 from heads.contracts import Selection
 from heads.explanations import by_hash, explain
 from heads.metrics import parts
+from pipeline.candidates.recall import per_mention, per_mention_table
 from pipeline.datasets.account import tables as account_tables
 from pipeline.datasets.text_statistics import text_statistics
 from report import agreement, curves, leaderboard
@@ -80,7 +81,7 @@ def write_explained(job: PageJob, explain_run: Explain) -> PageResult:
         "published": [standings.published] if standings.published else [],
         "agreement": agreement.agreement(names, hits.right),
         "charts": curves.charts({entry.name: entry.experiment.runs[0].history() for entry in entries}),
-        "account": _account_tables(account),
+        "account": _titled([*account_tables(account), *_list_tables(job.cases, source.mentions["split"])]),
         "lengths": curves.lengths_chart(account["texts"]["splits"]),
         "skipped": job.tables.skipped,
         "cases": len(listed),
@@ -126,9 +127,21 @@ def cards(entries: Sequence[leaderboard.Entry], split: str, protocol: str) -> li
     return [Card(name, colours[name], shown(mean(name, "H@1")), shown(mean(name, "MRR"))) for name in ordered]
 
 
-def _account_tables(account: Mapping[str, Any]) -> list[TextTable]:
-    """The account's tables, the name of the first column above each as its title."""
-    return [replace(table, title=table.header[0], header=("", *table.header[1:])) for table in account_tables(account)]
+def _titled(tables: Sequence[TextTable]) -> list[TextTable]:
+    """The tables, the name of the first column above each as its title."""
+    return [replace(table, title=table.header[0], header=("", *table.header[1:])) for table in tables]
+
+
+def _list_tables(job: CasesJob, splits: Sequence[str]) -> list[TextTable]:
+    """How many candidates a mention has in the lists that the runs were trained on; nothing without their jobs.
+    splits: of all mentions."""
+    files = list(dict.fromkeys(training.candidates for training in job.trainings.values()))
+    by_label = {}
+    for number, file in enumerate(files, 1):
+        with np.load(file, allow_pickle=False) as saved:
+            lengths = (saved["ids"] >= 0).sum(1)
+        by_label["mean" if len(files) == 1 else f"lists {number}, mean"] = per_mention(lengths, np.array(splits))
+    return [per_mention_table(by_label)] if by_label else []
 
 
 def _cases_with_parts(cases: Cases, rows: Sequence[int]) -> tuple[list[dict[str, Any]], list[str]]:
