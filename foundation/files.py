@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -179,17 +179,23 @@ def read_json(path: Path, unique: bool = False) -> Any:
         ) from error
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, line without its end) of a UTF-8 file. Raises `UserError` with the line that holds other
-    bytes."""
+def read_lines(path: Path, refuse: Callable[[UserError], None] | None = None) -> Iterator[tuple[int, str]]:
+    """(number from 1, line without its end) of a UTF-8 file.
+
+    refuse: called for each line that holds other bytes, which is then left out; None: a `UserError` is raised.
+    """
     with open(path, "rb") as handle:
         for number, raw in enumerate(handle, 1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise UserError(
+                refusal = UserError(
                     f"{path}:{number}: not UTF-8 at byte {error.start} of the line; save the file as UTF-8"
-                ) from error
+                )
+                if refuse is None:
+                    raise refusal from error
+                refuse(refusal)
+                continue
             yield number, line.rstrip("\r\n")
 
 

@@ -8,8 +8,9 @@ from typing import Any, BinaryIO
 
 from foundation.errors import UserError
 from foundation.files import parse_json
-from pipeline.datasets.fields import ImageFolder, Label
+from pipeline.datasets.fields import Label
 from pipeline.datasets.layouts.jsonl import MentionLine
+from pipeline.datasets.picture_files import PictureFolder
 from pipeline.datasets.records import Mention
 
 MAX_LINE = 1 << 20  # bytes of one line
@@ -46,12 +47,12 @@ def read(path: Path, images: Path, ignored: Collection[str] = ()) -> Iterator[Li
     images: folder that their pictures must not leave. ignored: further fields that are passed over.
     A mention without an id has its line's number as one. Raises `UserError` where the file cannot be read.
     """
-    folder = ImageFolder(images)
+    folder = PictureFolder(images)
     try:
         with open(path, "rb") as handle:
             for number, raw, size in _lines(handle):
-                if len(folder.parents) > _FOLDERS:
-                    folder = ImageFolder(images)
+                if folder.size > _FOLDERS:
+                    folder = PictureFolder(images)
                 if raw.strip():
                     yield _checked(number, raw, size, folder, ignored)
     except OSError as error:
@@ -72,7 +73,7 @@ def _lines(handle: BinaryIO) -> Iterator[tuple[int, bytes, int]]:
         yield number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw, size
 
 
-def _checked(number: int, raw: bytes, size: int, folder: ImageFolder, ignored: Collection[str]) -> Line:
+def _checked(number: int, raw: bytes, size: int, folder: PictureFolder, ignored: Collection[str]) -> Line:
     try:
         return Line(number, size, _mention(number, raw, folder, ignored))
     except UserError as error:
@@ -85,7 +86,7 @@ def _checked(number: int, raw: bytes, size: int, folder: ImageFolder, ignored: C
         )
 
 
-def _mention(number: int, raw: bytes, folder: ImageFolder, ignored: Collection[str]) -> Mention:
+def _mention(number: int, raw: bytes, folder: PictureFolder, ignored: Collection[str]) -> Mention:
     where = f"line {number}"
     if len(raw) > MAX_LINE:
         raise UserError(f"{where}: longer than {MAX_LINE:,} bytes; a sentence is enough around a mention")
@@ -104,7 +105,7 @@ def _mention(number: int, raw: bytes, folder: ImageFolder, ignored: Collection[s
         phrase=record.mention,
         split="test",
         span=record.span(where),
-        image=folder.check(record.image, where) if record.image else None,
+        image=folder.find(record.image, where) if record.image else None,
         type=record.type,
         given=record.given(),
     )

@@ -48,7 +48,7 @@ T = TypeVar("T")
 def prepare(job: DatasetJob, *, child: bool = False) -> PreparedDataset:
     """Read a dataset's files, look at every picture once, and write tables that everything else reads.
 
-    Raises `UserError` for malformed files and for more bad pictures than `job.max_bad_images`.
+    Raises `UserError` for malformed files, and for more bad pictures or records than the job allows.
 
         dataset = prepare(DatasetJob(name="mine", data_dir=Path("data"), profile="mine.yaml"))
         print(dataset.text)
@@ -225,7 +225,7 @@ class _Work:
             )
         else:
             folder = Path(job.data_dir).expanduser().absolute()
-        source = steps.DatasetFiles(job.name, folder, job.format, job.options, job.max_bad_images)
+        source = steps.DatasetFiles(job.name, folder, job.format, job.options, job.max_bad_images, job.max_bad_records)
         result = self.ensure(
             steps.prepare(self.paths, source, self.profile.limits, self.paths.memo / "fingerprints.json")
         )

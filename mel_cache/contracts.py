@@ -9,7 +9,7 @@ from foundation.contracts import contract
 from foundation.files import read_json
 from heads.contracts import TrainingJob
 from pipeline.candidates.contracts import CandidateLists
-from pipeline.datasets.contracts import ACCOUNT, MAX_BAD_IMAGES, LayoutOptions
+from pipeline.datasets.contracts import ACCOUNT, MAX_BAD_IMAGES, MAX_BAD_RECORDS, LayoutOptions
 from pipeline.extraction.contracts import Extraction, Runtime
 from pipeline.pairs.contracts import PairFeature
 from report.contracts import NamedRun
@@ -25,7 +25,8 @@ class DatasetJob:
     name: a free label; `demo` is the embedded dataset. data_dir: folder with its files (not for demo). work_dir:
     folder that everything is written to. profile: shipped profile or YAML file, which says what model stands behind
     each feature. format: jsonl, mimic, ghmfc or wikidiverse; None: recognised. options: of the layout.
-    max_bad_images: share of the listed pictures that may be missing or broken. runtime: device, precision and batches
+    max_bad_images, max_bad_records: share of the listed pictures that may be missing or broken, of the records that may
+    be malformed. runtime: device, precision and batches
     of all that runs models. demo_seed: of the demo's world and encoders.
     """
 
@@ -36,6 +37,7 @@ class DatasetJob:
     format: str | None = None
     options: LayoutOptions = LayoutOptions()
     max_bad_images: float = MAX_BAD_IMAGES
+    max_bad_records: float = MAX_BAD_RECORDS
     runtime: Runtime = Runtime()
     demo_seed: int = 0
 

@@ -33,6 +33,7 @@ from pipeline.datasets.contracts import (
     CONTENT,
     DECODER_VERSION,
     MAX_BAD_IMAGES,
+    MAX_BAD_RECORDS,
     Dataset,
     LayoutOptions,
     Limits,
@@ -165,6 +166,7 @@ class DatasetFiles:
     format: str | None = None
     options: LayoutOptions = field(default_factory=LayoutOptions)
     max_bad_images: float = MAX_BAD_IMAGES
+    max_bad_records: float = MAX_BAD_RECORDS
     rescan: bool = False
 
 
@@ -218,6 +220,7 @@ def prepare(paths: Paths, source: DatasetFiles, limits: Mapping[str, int], memo:
             memo=paths.memo,
             rescan=source.rescan,
             max_bad_images=source.max_bad_images,
+            max_bad_records=source.max_bad_records,
         )
         dataset = run("pipeline.datasets.prepare:prepare", job, Dataset)
         result = {
@@ -234,6 +237,7 @@ def prepare(paths: Paths, source: DatasetFiles, limits: Mapping[str, int], memo:
         "fingerprint": fingerprint(source.data_dir, source.format, source.options, memo, rescan=source.rescan),
         "limits": dict(limits),
         "max_bad_images": source.max_bad_images,
+        "max_bad_records": source.max_bad_records,
     }
     return Step("PrepareDataset", request, work)
 

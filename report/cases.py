@@ -11,7 +11,6 @@ from cache.inputs import Input
 from cache.keys import KeyColumn
 from cache.store import Store
 from foundation.errors import UserError
-from foundation.files import inside
 from pipeline.extraction.feature_texts import MOST, THRESHOLD, names, sentences, unpack
 from pipeline.extraction.parents import Parent
 from pipeline.extraction.units import read_tables
@@ -139,7 +138,7 @@ class Cases:
         if path is None or key is None:
             return None
         try:
-            return self.thumbnails.add(inside(self.source.images[side], path), key, pixels)
+            return self.thumbnails.add(self.source.images[side] / path, key, pixels)
         except UserError:
             return None
 

@@ -9,6 +9,7 @@ from data_faults import ABSENT, change, refused
 from dataset_folders import Lines, Mimic
 
 from foundation.contracts import from_json
+from foundation.errors import UserError
 from pipeline.datasets.contracts import LayoutOptions
 from pipeline.datasets.fingerprint import fingerprint
 from pipeline.datasets.layouts import formats, layout, load
@@ -158,23 +159,142 @@ def test_images_that_leave_the_folder_are_refused(tmp_path, kind, path):
     (images / "out").symlink_to(tmp_path)
     if kind == "mimic":
         data.splits["train"][1]["imgPath"] = path
-        assert "TOY_train.json: record 2 ('m1')" in data.error()
+        assert "TOY_train.json: record 2 ('m1')" in data.error(follow_links=False)
     else:
         data.mentions[0]["image"] = path
-        assert "mentions.jsonl:1" in data.error()
+        assert "mentions.jsonl:1" in data.error(follow_links=False)
+    if path in ("link.jpg", "out/b.jpg"):
+        assert path in [mention.image for mention in data.load().mentions]
+    else:
+        data.error()
 
 
 def test_a_picture_under_another_extension_may_not_lead_out_either(mimic, tmp_path_factory):
     (mimic.folder / "mention_image" / "a.jpg").symlink_to(tmp_path_factory.mktemp("outside") / "b.jpg")
     mimic.splits["train"][0]["imgPath"] = "a.png"
-    assert "record 1 ('m0')" in mimic.error()
+    assert "record 1 ('m0')" in mimic.error(follow_links=False)
+    assert mimic.load().mentions[0].image == "a.jpg"
 
 
 def test_a_link_inside_the_folder_is_allowed(mimic):
     (mimic.folder / "mention_image" / "a.jpg").write_bytes(b"x")
     (mimic.folder / "mention_image" / "b.jpg").symlink_to("a.jpg")
     mimic.splits["train"][0]["imgPath"] = "b.jpg"
-    assert mimic.load().mentions[0].image == "b.jpg"
+    assert mimic.load(follow_links=False).mentions[0].image == "b.jpg"
+
+
+NAMES = {  # listed, on disk
+    "composed and decomposed": ("Zo\u00eb.jpg", "Zoe\u0308.jpg"),
+    "decomposed and composed": ("Zoe\u0308.jpg", "Zo\u00eb.jpg"),
+    "case of the extension": ("Anna.jpg", "Anna.Jpg"),
+    "case of the name": ("Anna.jpg", "ANNA.jpg"),
+    "case and form": ("ZO\u00cb.JPG", "zoe\u0308.jpg"),
+}
+
+
+@pytest.mark.parametrize("names", NAMES)
+@pytest.mark.parametrize("kind", ["mimic", "jsonl"])
+def test_a_picture_is_found_though_its_name_differs_in_form_or_case(tmp_path, kind, names):
+    listed, there = NAMES[names]
+    data = Mimic(tmp_path) if kind == "mimic" else Lines(tmp_path)
+    images = tmp_path / "mention_image" if kind == "mimic" else tmp_path / "photos"
+    images.mkdir(exist_ok=True)
+    (images / there).write_bytes(b"x")
+    if kind == "mimic":
+        data.splits["train"][0]["imgPath"] = listed
+        assert data.load().mentions[0].image == there
+    else:
+        data.mentions[0]["image"] = f"Photos/{listed}"
+        assert data.load().mentions[0].image == f"photos/{there}"
+
+
+def test_of_two_pictures_that_are_as_near_none_is_taken(mimic):
+    for name in ("anna.bmp", "Anna.tif"):
+        (mimic.folder / "mention_image" / name).write_bytes(b"x")
+    mimic.splits["train"][0]["imgPath"] = "ANNA.jpg"
+    assert mimic.load().mentions[0].image == "ANNA.jpg"
+
+
+@pytest.mark.parametrize("listed", ["J.K._Rowling.jpg", "J.png", "j.jpg"])
+def test_a_picture_that_another_record_lists_is_never_taken(mimic, listed):
+    (mimic.folder / "mention_image" / "J.jpg").write_bytes(b"x")
+    mimic.splits["train"][0]["imgPath"], mimic.splits["train"][1]["imgPath"] = listed, "J.jpg"
+    assert [m.image for m in mimic.load().mentions[:2]] == [listed, "J.jpg"]
+    mimic.splits["train"][1]["imgPath"] = ""
+    assert mimic.load().mentions[0].image == "J.jpg"
+
+
+def test_files_that_a_mac_leaves_beside_the_splits_do_not_count(mimic):
+    mimic.write()
+    for name in ("._TOY_train.json", "._kb_entity.json", ".DS_Store"):
+        (mimic.folder / name).write_bytes(b"\0\5\x16\7")
+    assert len(mimic.load().mentions) == 6
+
+
+@pytest.mark.parametrize("kind", ["mimic", "jsonl"])
+def test_a_mention_may_have_no_phrase(tmp_path, kind):
+    data = Mimic(tmp_path) if kind == "mimic" else Lines(tmp_path)
+    if kind == "mimic":
+        data.splits["train"][0]["mentions"] = "\n \n"
+    else:
+        data.mentions[0]["mention"] = "\n \n"
+    mention = data.load().mentions[0]
+    assert (mention.phrase, mention.span) == ("", None) and mention.sentence
+
+
+@pytest.mark.parametrize("written", ["NIL", "None", "nan", "NULL", "N/A", ""])
+@pytest.mark.parametrize("kind", ["mimic", "jsonl"])
+def test_a_gold_that_a_program_wrote_for_nil_is_nil(tmp_path, kind, written):
+    data = Mimic(tmp_path) if kind == "mimic" else Lines(tmp_path)
+    if kind == "mimic":
+        data.splits["train"][0]["answer"] = written
+    else:
+        data.mentions[0]["gold"] = written or "null"
+    raw = data.load()
+    assert raw.mentions[0].gold is None
+    if written.lower() not in ("", "nil"):
+        assert raw.spelled_nil == {written: {raw.mentions[0].split: 1}}
+
+
+def test_an_entity_named_like_nil_stays_a_gold(tmp_path):
+    data = Lines(tmp_path)
+    data.entities[0]["id"] = data.mentions[0]["gold"] = "None"
+    assert data.load().mentions[0].gold == "None"
+
+
+def test_a_few_broken_records_are_left_out_and_listed(tmp_path):
+    data = Lines(tmp_path)
+    good = dict(data.mentions[0])
+    data.mentions += [dict(good, id=f"further {number}") for number in range(300)]
+    data.mentions[7] = dict(good, id="broken", split="tests")
+    data.mentions[9] = dict(good, id="leaves", image="../secret.jpg")
+    raw = data.load()
+    assert {mention.id for mention in raw.mentions}.isdisjoint({"broken", "leaves"})
+    assert [("mentions.jsonl:8" in cause, "mentions.jsonl:10" in cause) for cause in raw.rejects] == [
+        (True, False),
+        (False, True),
+    ]
+    with pytest.raises(UserError, match=r"mentions\.jsonl:8.*; 2 of .* records are malformed.*--max-bad-records"):
+        load("toy", tmp_path, max_bad_records=0.001)
+
+
+def test_a_line_that_is_no_text_is_one_broken_record(tmp_path):
+    data = Lines(tmp_path)
+    data.mentions += [dict(data.mentions[0], id=f"further {number}") for number in range(300)]
+    data.write()
+    path = tmp_path / "mentions.jsonl"
+    path.write_bytes(b'{"id": "\xff"}\n{"id": \n' + path.read_bytes())
+    raw = load("toy", tmp_path)
+    assert len(raw.mentions) == len(data.mentions)
+    assert ["not UTF-8" in raw.rejects[0], "malformed JSON" in raw.rejects[1]] == [True, True]
+
+
+def test_ignored_fields_may_be_known_ones_but_not_those_that_must_be_there(tmp_path):
+    data = Lines(tmp_path)
+    data.mentions[0] |= {"start": 3, "end": 4}
+    data.error()
+    mention = data.load(ignore_fields="start,end,mention").mentions[0]
+    assert mention.phrase and mention.span == data.load(ignore_fields="start,end").mentions[0].span
 
 
 def train(data):
@@ -191,7 +311,6 @@ MIMIC_ERRORS = {
         ["TOY_train.json: record 2 ('m1')", "'sentense'", "did you mean 'sentence'", "--ignore-fields sentense"],
     ),
     "missing field": (change(train, sentence=ABSENT), ["TOY_train.json: record 2", "'sentence' is missing"]),
-    "empty phrase": (change(train, mentions="  "), ["TOY_train.json: record 2 ('m1')", "'mentions' is empty"]),
     "phrase is a number": (change(train, mentions=7), ["TOY_train.json: record 2", "int 7", "expected a string"]),
     "half a character": (change(train, sentence="a\ud800"), ["record 2", "surrogate"]),
     "duplicate mention": (change(train, id="m0"), ["record 2", "'m0' was already given at", "record 1"]),

@@ -97,7 +97,6 @@ JSONL_ERRORS = {
         change(first, split="tests"),
         ["mentions.jsonl:1", "'tests'", "did you mean 'test'", "dev, test, train"],
     ),
-    "empty phrase": (change(first, mention=""), ["mentions.jsonl:1", "'mention' is empty"]),
     "null id": (change(first, id=None), ["mentions.jsonl:1", "'id'"]),
     "true id": (change(first, id=True), ["mentions.jsonl:1", "'id'", "bool"]),
     "duplicate id": (

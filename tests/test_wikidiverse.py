@@ -113,7 +113,21 @@ def test_wikidiverse_pictures_that_leave_the_folder_are_refused(diverse, tmp_pat
     (diverse.folder / "wikinewsImgs" / (digest("Run.jpg") + ".jpg")).symlink_to(
         tmp_path_factory.mktemp("outside") / "b.jpg"
     )
-    assert "train_w_10cands.json: record 1 ('Lions')" in diverse.error()
+    assert "train_w_10cands.json: record 1 ('Lions')" in diverse.error(follow_links=False)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://en.wikipedia.org/wiki/Lion?oldid=3",
+        "https://en.m.wikipedia.org/wiki/Lion?oldid=3#Life",
+        "https://en.wikipedia.org/wiki/Lion#Life?",
+        "https://en.wikipedia.org/w/index.php?title=Lion&oldid=3",
+        "https://en.wikipedia.org/w/index.php?oldid=3&title=Lion",
+    ],
+)
+def test_wikidiverse_an_address_may_name_a_revision_or_a_section(diverse, address):
+    assert diverse.first(entity=address).gold == "Lion"
 
 
 def test_wikidiverse_entity_pictures_that_are_there_count(diverse):
@@ -168,10 +182,6 @@ WIKIDIVERSE_ERRORS = {
         ["test_w_10cands.json", "dict", "list of mentions"],
     ),
     "empty split": (lambda data: data.splits.update(test=[]), ["test_w_10cands.json", "an empty list"]),
-    "empty phrase": (
-        lambda data: data.splits.update(test=[data.mention(mention="")]),
-        ["record 1 ('')", "'mention' is empty"],
-    ),
     "phrase is a number": (lambda data: data.splits.update(test=[data.mention(mention=7)]), ["record 1", "int 7"]),
     "half a character": (
         lambda data: data.splits.update(test=[data.mention(sentence="\ud800")]),

@@ -64,13 +64,24 @@ class OnDataset(Task):
     mention_images = setting("mention_images", "", "folder of the mentions' pictures, if not where the layout puts it")
     entity_images = setting("entity_images", "", "folder of the entities' pictures, if not where the layout puts it")
     ignore_fields = setting(
-        "ignore_fields", "", "comma-separated fields of the records that are passed over instead of refused"
+        "ignore_fields", "", "comma-separated fields of the records that are passed over, unless they must be there"
     )
     repeated_ids = setting(
         "repeated_ids", "refuse", "what happens to mentions that share an id: refuse, or number them apart"
     )
     max_bad_images = setting(
         "max_bad_images", 0.2, "share of the listed pictures that may be missing or broken", Number, least=0, most=1
+    )
+    max_bad_records = setting(
+        "max_bad_records",
+        0.01,
+        "share of the records that may be malformed; they are left out and listed",
+        Number,
+        least=0,
+        most=1,
+    )
+    no_follow_links = luigi.BoolParameter(
+        default=False, description="refuse pictures behind symbolic links that lead out of the picture folder"
     )
     rescan = luigi.BoolParameter(
         default=False,
@@ -103,9 +114,16 @@ class OnDataset(Task):
             entity_images=self.entity_images or None,
             ignore_fields=self.ignore_fields,
             repeated_ids=self.repeated_ids or "refuse",
+            follow_links=not self.no_follow_links,
         )
         return steps.DatasetFiles(
-            self.dataset, self.source, self.format or None, options, self.max_bad_images, rescan=self.rescan
+            name=self.dataset,
+            data_dir=self.source,
+            format=self.format or None,
+            options=options,
+            max_bad_images=self.max_bad_images,
+            max_bad_records=self.max_bad_records,
+            rescan=self.rescan,
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 from cache.shard import Status
@@ -12,6 +13,8 @@ from pipeline.datasets.scan import Scan
 from pipeline.datasets.tables import NIL, OUTSIDE_KB, STATUS_NAMES
 from pipeline.datasets.text_statistics import statistics_tables
 
+SHOWN_REJECTS = 20
+"""Records left out that the account lists; rejects.jsonl has them all."""
 _ROWS = (
     ("mentions", "mentions"),
     ("  gold is NIL", "nil"),
@@ -23,6 +26,7 @@ _ROWS = (
     ("  phrase found as written", "span_literal"),
     ("  phrase found in another form", "span_loose"),
     ("  phrase not found", "span_missing"),
+    ("  without a phrase", "phrase_empty"),
     ("distinct golds in the KB", "golds"),
     ("distinct sentences", "sentences"),
 )
@@ -112,7 +116,8 @@ def _split_counts(raw: RawDataset, columns: Mapping[str, list], rows: Sequence[i
         "ambiguous": sum(columns["ambiguous"][row] for row in rows),
         "span_literal": literal,
         "span_loose": located - literal,
-        "span_missing": len(rows) - located,
+        "span_missing": sum(m.span is None and bool(m.phrase) for m in mentions),
+        "phrase_empty": sum(not m.phrase for m in mentions),
     }
 
 
@@ -145,6 +150,8 @@ def account_of(
             "with_usable_image": usable,
             "images": _image_counts([entity_scans[image] for entity in entities for image in entity.images]),
         },
+        **({"nil_written_as": raw.spelled_nil} if raw.spelled_nil else {}),
+        **({"records_left_out": raw.rejects[:SHOWN_REJECTS], "left_out": len(raw.rejects)} if raw.rejects else {}),
         "groups": dict(sorted(Counter(m.group for m in raw.mentions if m.group is not None).items())),
         **({"given": _given_counts(raw)} if any(m.given is not None for m in raw.mentions) else {}),
     }
@@ -176,6 +183,13 @@ def tables(account: Mapping[str, Any]) -> list[TextTable]:
         *_image_rows([entities["images"]]),
     ]
     listed.append(_counts_table("knowledge base", ["all"], rows))
+    if "nil_written_as" in account:
+        written = account["nil_written_as"]
+        rows = [
+            (repr(text), [*map(counts.get, SPLITS, repeat(0)), sum(counts.values())])
+            for text, counts in written.items()
+        ]
+        listed.append(_counts_table("golds read as NIL, as written", splits, rows))
     if "given" in account:
         listed.append(_given_table(account["given"]))
     for title, counts in (("entity types", entities["types"]), ("mention groups", account["groups"])):
@@ -198,5 +212,8 @@ def _counts_table(title: str, columns: Iterable[str], rows: Iterable[tuple[str, 
 
 def account_text(account: Mapping[str, Any]) -> str:
     """The account as account.txt holds it."""
-    heading = f"Dataset {account['dataset']} (layout {account['format']})"
-    return "\n\n".join([heading, *map(as_text, tables(account))]) + "\n"
+    parts = [f"Dataset {account['dataset']} (layout {account['format']})", *map(as_text, tables(account))]
+    if count := account.get("left_out", 0):
+        more = [f"… {count - SHOWN_REJECTS:,} more in rejects.jsonl"] if count > SHOWN_REJECTS else []
+        parts.append("\n".join([f"Records left out: {count:,}", *account["records_left_out"], *more]))
+    return "\n\n".join(parts) + "\n"

@@ -8,6 +8,7 @@ from foundation.contracts import contract
 from foundation.errors import UserError
 
 MAX_BAD_IMAGES = 0.2
+MAX_BAD_RECORDS = 0.01
 CONTENT = "{content}"
 """In `PrepareJob.out`: replaced by the first 12 digits of the hash of the tables' rows."""
 ACCOUNT = "account.txt"
@@ -32,15 +33,17 @@ class LayoutOptions:
     """What differs between datasets of one layout.
 
     mention_images, entity_images: image folders, relative to the data folder or absolute; None: the layout's own.
-    ignore_fields: further fields that records may carry, separated by commas; they are not read.
+    ignore_fields: fields of records, separated by commas, that are not read; fields that must be there always are.
     repeated_ids: `refuse` mention ids given twice, or `number` them (`7`, `7#2`, …) for a release that numbers
     sentences. Raises `UserError` for another value.
+    follow_links: read pictures behind symbolic links that lead out of the picture folder.
     """
 
     mention_images: str | None = None
     entity_images: str | None = None
     ignore_fields: str = ""
     repeated_ids: str = "refuse"
+    follow_links: bool = True
 
     def __post_init__(self) -> None:
         if self.repeated_ids not in ("refuse", "number"):
@@ -64,6 +67,7 @@ class PrepareJob:
     memo: folder that remembers the pictures' verdicts; None: every picture is read. rescan: read them all the same.
     workers: threads that read pictures; None: one per core.
     max_bad_images: share of the listed images that may be missing, broken or too large.
+    max_bad_records: share of the records that may be malformed; they are left out and listed.
     """
 
     name: str
@@ -76,6 +80,7 @@ class PrepareJob:
     rescan: bool = False
     workers: int | None = None
     max_bad_images: float = MAX_BAD_IMAGES
+    max_bad_records: float = MAX_BAD_RECORDS
 
 
 @contract

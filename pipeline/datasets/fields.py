@@ -1,7 +1,7 @@
 """Checked reading of records: every complaint names the file, the record, the field, what was found and what to do."""
 
+import contextlib
 import json
-import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from foundation.errors import UserError, nearest
-from foundation.files import inside, parse_json, read_lines
+from foundation.files import parse_json, read_lines
 
 MOST_ALIASES, LONGEST_ALIAS = 1000, 500
 """Names of one entity, and characters of one of them: a field of titles or texts is no list of names."""
@@ -98,13 +98,14 @@ class Record(BaseModel):
 
     @classmethod
     def read(cls, value: Any, where: str, ignored: Collection[str] = ()) -> Self:
-        """The record in `value`, as JSON was parsed. where: file and record, for messages. ignored: further fields that
-        are read past.
+        """The record in `value`, as JSON was parsed. where: file and record, for messages. ignored: fields that are
+        read past, unless they must be there.
 
         Raises `UserError`.
         """
         if ignored and isinstance(value, dict):
-            value = {name: item for name, item in value.items() if name not in ignored or name in cls.field_names()}
+            required = {name for name, field in cls.field_names().items() if field.is_required()}
+            value = {name: item for name, item in value.items() if name not in ignored or name in required}
         try:
             return cls.model_validate(value)
         except ValidationError as error:
@@ -176,42 +177,32 @@ class Unique:
         return name
 
 
-class ImageFolder:
-    """Checks that listed images stay inside one folder; one `lstat` per image, not a resolution of its whole path."""
+class Rejects:
+    """The records of a dataset that cannot be used. causes: a line for each, with its place and what to do."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.parents: dict[str, str] = {}
+    def __init__(self) -> None:
+        self.causes: list[str] = []
 
-    def check(self, relative: str, where: str) -> str:
-        """`relative` itself, normalised. Raises `UserError` where it leaves the folder, by its text or through a
-        symbolic link, or names no file.
-        """
-        parent, name = os.path.split(relative)
+    @contextlib.contextmanager
+    def gather(self) -> Iterator[None]:
+        """Take down a `UserError` of the record that is being read, and go on behind the block."""
         try:
-            if "\0" in relative or "\\" in relative or os.path.isabs(relative) or ".." in relative.split("/"):
-                inside(self.root, relative)
-            if not name or name == ".":
-                raise UserError(f"image path {relative!r} names no file; give a file name or leave the field out")
-            if parent not in self.parents:
-                self.parents[parent] = str(inside(self.root, parent)) if parent else str(self.root)
-            if os.path.islink(os.path.join(self.parents[parent], name)):
-                inside(self.root, relative)
+            yield
         except UserError as error:
-            raise UserError(f"{where}: {error}") from error
-        return os.path.normpath(relative)
+            self.causes.append(str(error))
 
 
-def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """(`file:line`, value) of every line that is not blank. Raises `UserError` with line and column where malformed."""
-    for number, line in read_lines(path):
+def json_lines(path: Path, rejects: Rejects) -> Iterator[tuple[str, Any]]:
+    """(`file:line`, value) of every line that is not blank and holds JSON; the others go to `rejects`."""
+    for number, line in read_lines(path, lambda error: rejects.causes.append(str(error))):
         if not line.strip():
             continue
         where = f"{path}:{number}"
         try:
             value = parse_json(line, unique=True)
         except json.JSONDecodeError as error:
-            raise UserError(
+            rejects.causes.append(
                 f"{where}:{error.colno}: malformed JSON ({error.msg}); each line must hold one whole JSON object"
-            ) from error
+            )
+            continue
         yield where, value

@@ -56,7 +56,10 @@ def fingerprint(
             write_json(memo, remembered)
     # Part of the hash: a layout keeps this name wherever its module lies, or every dataset would be prepared anew.
     hashed_name = f"pipeline.datasets.{module.__name__.rpartition('.')[2]}"
-    reading = {"format": hashed_name, "options": dataclasses.asdict(options), "contents": contents}
+    chosen = dataclasses.asdict(options)
+    if options.follow_links:  # as before the option came
+        del chosen["follow_links"]
+    reading = {"format": hashed_name, "options": chosen, "contents": contents}
     digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode())
     for name, size, mtime_ns in stamps:
         digest.update(f"{name}\0{size}\0{mtime_ns}\n".encode("utf-8", "surrogatepass"))

@@ -1,5 +1,6 @@
 """Prepares a dataset: reads its files, looks at every picture, writes tables and the account of what is in it."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from pipeline.datasets.text_statistics import text_statistics
 
 
 def prepare(job: PrepareJob) -> Dataset:
-    """Write mentions.parquet, entities.parquet, account.json and account.txt into `job.out`, and given.parquet where
-    candidates came with the mentions.
+    """Write mentions.parquet, entities.parquet, account.json and account.txt into `job.out`, given.parquet where
+    candidates came with the mentions, and rejects.jsonl where records were left out.
 
-    The files know neither place nor time: the same data gives the same bytes. Raises `UserError` for malformed files,
-    too many bad images or a full disk (nothing is written then), `PassingError` when pictures could not be read now.
+    The tables know neither place nor time: the same data gives the same bytes. Raises `UserError` for malformed files,
+    too many bad records or images, or a full disk (nothing is written then), `PassingError` when pictures could not be
+    read now.
     """
-    raw = load(job.name, job.data_dir.absolute(), job.format, job.options)
+    raw = load(job.name, job.data_dir.absolute(), job.format, job.options, job.max_bad_records)
     mention_paths = list(dict.fromkeys(m.image for m in raw.mentions if m.image is not None))
     entity_paths = list(dict.fromkeys(image for entity in raw.entities for image in entity.images))
     files = [
@@ -50,6 +52,8 @@ def prepare(job: PrepareJob) -> Dataset:
     if given is not None:
         written["given.parquet"] = tables.parquet_bytes(given, tables.GIVEN_SCHEMA)
     content = tables.content(mentions, entities, *([] if given is None else [given]))
+    if raw.rejects:
+        written["rejects.jsonl"] = "".join(json.dumps({"cause": cause}) + "\n" for cause in raw.rejects).encode()
     out = Path(str(job.out).replace(CONTENT, content[:12]))
     paths = [out / name for name in (*written, "account.json", ACCOUNT)]
     with together(*paths):

@@ -1,16 +1,19 @@
 """Mention, Entity, RawDataset: what a dataset's files say, whatever their layout."""
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 SPLITS = ("train", "dev", "test")
+_NIL = ("", "nil", "none", "null", "nan", "na", "n/a", "<na>")
 
 
 @dataclass(frozen=True, slots=True)
 class Mention:
     """A phrase in a sentence that means an entity, with at most one picture.
 
-    span: character offsets (start, end) of the phrase in the sentence, end exclusive; None where it was not found.
+    phrase: empty where the dataset gives none. span: character offsets (start, end) of the phrase in the sentence, end
+    exclusive; None where it was not found.
     image: path relative to the mentions' image folder; None where none is listed.
     gold: entity id; None for NIL. A gold that is not in the KB is kept as given.
     group: a free label; metrics are reported for each of its values (the demo's regimes).
@@ -51,7 +54,9 @@ class Entity:
 class RawDataset:
     """Mentions and KB of one dataset as its files give them, nothing dropped; preparing makes a `Dataset` of it.
 
-    sources: the text files that were read, for the fingerprint.
+    sources: the text files that were read, for the fingerprint. rejects: a line for each record that was left out, with
+    its place and cause. spelled_nil: of each text that stood for NIL as a gold (`None`, `nan`), how often it did by
+    split.
     """
 
     name: str
@@ -61,3 +66,25 @@ class RawDataset:
     mention_images: Path
     entity_images: Path
     sources: list[Path] = field(default_factory=list)
+    rejects: list[str] = field(default_factory=list)
+    spelled_nil: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def with_nil(raw: RawDataset) -> RawDataset:
+    """The dataset with NIL for golds that a program wrote as text, such as `None` or `nan`, unless an entity has that
+    id; each spelling is counted.
+    """
+    ids = {entity.id for entity in raw.entities}
+    spelled: Counter[tuple[str, str]] = Counter()
+    mentions = []
+    for mention in raw.mentions:
+        if mention.gold is not None and mention.gold.strip().lower() in _NIL and mention.gold not in ids:
+            spelled[mention.gold, mention.split] += 1
+            mention = replace(mention, gold=None)
+        mentions.append(mention)
+    if not spelled:
+        return raw
+    counts: dict[str, dict[str, int]] = {}
+    for (text, split), count in sorted(spelled.items()):
+        counts.setdefault(text, {})[split] = count
+    return replace(raw, mentions=mentions, spelled_nil=counts)

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 
 from foundation.errors import UserError, nearest
-from pipeline.datasets.contracts import NO_OPTIONS, LayoutOptions
-from pipeline.datasets.records import RawDataset
+from pipeline.datasets.contracts import MAX_BAD_RECORDS, NO_OPTIONS, LayoutOptions
+from pipeline.datasets.records import RawDataset, with_nil
 
 
 def formats() -> list[str]:
@@ -44,9 +44,24 @@ def layout(data_dir: Path, format: str | None = None) -> ModuleType:
     return modules[fitting[0]]
 
 
-def load(name: str, data_dir: Path, format: str | None = None, options: LayoutOptions = NO_OPTIONS) -> RawDataset:
-    """Read a dataset into records. Raises `UserError` naming file, record and remedy for anything malformed."""
+def load(
+    name: str,
+    data_dir: Path,
+    format: str | None = None,
+    options: LayoutOptions = NO_OPTIONS,
+    max_bad_records: float = MAX_BAD_RECORDS,
+) -> RawDataset:
+    """Read a dataset into records; malformed ones are left out and listed.
+
+    Raises `UserError` naming file and remedy for a file that cannot be read at all, and with the first record's cause
+    where more than the share `max_bad_records` of the records are malformed.
+    """
     try:
-        return layout(data_dir, format).load(name, Path(data_dir), options)
+        raw = layout(data_dir, format).load(name, Path(data_dir), options)
     except OSError as error:
         raise UserError(f"{error.filename or data_dir}: {error.strerror}; the dataset needs this file") from error
+    bad, records = len(raw.rejects), len(raw.rejects) + len(raw.mentions) + len(raw.entities)
+    if bad > max_bad_records * records:
+        share = f"{bad:,} of {records:,} records are malformed, at most {max_bad_records:.1%} may be"
+        raise UserError(f"{raw.rejects[0]}; {share}: --max-bad-records")
+    return with_nil(raw)

@@ -11,18 +11,19 @@ from pydantic import BeforeValidator, Field
 
 from foundation.errors import UserError
 from foundation.files import read_json
-from pipeline.datasets.fields import FilledText, ImageFolder, Record, Text, TextOrBlank, Unique, as_list
+from pipeline.datasets.fields import Record, Text, TextOrBlank, Unique, as_list
 from pipeline.datasets.records import SPLITS
-
-EXTENSIONS = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".PNG", ".gif", ".webp")
 
 
 def split_files(folder: Path, dev: str = "dev", ending: str = r"\.json") -> dict[str, list[Path]]:
-    """Files `*_{split}{ending}` of each split. dev, ending: regular expressions, of the word for dev, of the ending."""
+    """Files `*_{split}{ending}` of each split, without those that begin with a dot, such as a Mac's `._` files.
+
+    dev, ending: regular expressions, of the word for dev, of the ending.
+    """
     names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
     words = {split: dev if split == "dev" else split for split in SPLITS}
     return {
-        split: [folder / name for name in names if re.fullmatch(rf"(.*[_-])?({word}){ending}", name)]
+        split: [folder / name for name in names if re.fullmatch(rf"(?!\.)(.*[_-])?({word}){ending}", name)]
         for split, word in words.items()
     }
 
@@ -71,7 +72,7 @@ class ReleaseMention(Record):
     """
 
     sentence: TextOrBlank
-    mentions: Annotated[list[FilledText], BeforeValidator(as_list)]
+    mentions: Annotated[list[TextOrBlank], BeforeValidator(as_list)]
     answer: Annotated[list[Text | None], BeforeValidator(as_list)]
     image: Text | None = Field(default=None, alias="imgPath")
     mention_type: Text | None = None
@@ -99,35 +100,6 @@ def mention_ids() -> Unique:
     return Unique("mention id", "rename or remove one, or pass --repeated-ids number")
 
 
-class Pictures:
-    """Finds the file that stands for a listed picture."""
-
-    def __init__(self, root: Path) -> None:
-        self.folder = ImageFolder(root)
-        self.names = {entry.name for entry in os.scandir(root)} if root.is_dir() else set()
-
-    def find(self, listed: str, where: str) -> str:
-        """Path relative to the folder; the listed name itself where no file stands for it."""
-        if re.match(r"https?://", listed):
-            listed = listed.rstrip("/").rsplit("/", 1)[-1]
-        path = self.folder.check(listed, where)
-        name = path.rsplit("/", 1)[-1]
-        if self.holds(path):
-            return path
-        stems = dict.fromkeys(os.path.splitext(form)[0] for form in (name, unquote(name)))
-        others = [
-            name,
-            unquote(name),
-            *(stem + extension for stem in stems for extension in EXTENSIONS),
-            name.split(".")[0] + ".jpg",
-        ]
-        there = next((other for other in others if other in self.names), None)
-        return path if there is None else self.folder.check(there, where)
-
-    def holds(self, path: str) -> bool:
-        return path in self.names or ("/" in path and (self.folder.root / path).is_file())
-
-
 def first_folder(folder: Path, given: str | None, usual: Sequence[str]) -> Path:
     """The picture folder: the one that an option names, else the first usual one that is there, else the first."""
     if given:
@@ -139,11 +111,15 @@ def stamps_below(roots: dict[str, Path]) -> Iterator[tuple[str, int, int]]:
     """(name, size, mtime_ns) of every file below the picture folders, since a record may mean any of them."""
     for side, root in roots.items():
         waiting = [(root, "")] if root.is_dir() else []
+        entered = set()  # links may lead back
         while waiting:
             place, prefix = waiting.pop()
+            if (real := os.path.realpath(place)) in entered:
+                continue
+            entered.add(real)
             with os.scandir(place) as entries:
                 for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
+                    if entry.is_dir():
                         waiting.append((Path(entry.path), f"{prefix}{entry.name}/"))
                         continue
                     try:

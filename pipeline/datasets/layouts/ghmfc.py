@@ -25,11 +25,9 @@ from typing import Any
 from pydantic import Field
 
 from pipeline.datasets.contracts import LayoutOptions
-from pipeline.datasets.fields import FileNames, FilledText, ImageFolder, Label, Record
+from pipeline.datasets.fields import FileNames, FilledText, Label, Record, Rejects
 from pipeline.datasets.layouts._release import (
-    EXTENSIONS,
     KeyedText,
-    Pictures,
     ReleaseMention,
     decoded,
     first_folder,
@@ -39,6 +37,7 @@ from pipeline.datasets.layouts._release import (
     split_files,
     stamps_below,
 )
+from pipeline.datasets.picture_files import EXTENSIONS, PictureFolder, ReleasePictures
 from pipeline.datasets.records import SPLITS, Entity, Mention, RawDataset
 from pipeline.datasets.spans import find_span
 
@@ -97,18 +96,18 @@ def _roots(folder: Path, options: LayoutOptions) -> tuple[Path, Path]:
     )
 
 
-def _entity_pictures(root: Path, qids: Container[str]) -> dict[str, tuple[str, ...]]:
+def _entity_pictures(root: Path, qids: Container[str], options: LayoutOptions) -> dict[str, tuple[str, ...]]:
     """QID -> its pictures, in the order of their numbers."""
     numbered: dict[str, list[tuple[int, str]]] = {}
-    folder = ImageFolder(root)
+    folder = PictureFolder(root, follow_links=options.follow_links)
     for name in os.listdir(root) if root.is_dir() else ():
         match = _ENTITY_PICTURE.fullmatch(name)
         if match and match[1] in qids:
-            numbered.setdefault(match[1], []).append((int(match[2] or -1), folder.check(name, str(root))))
+            numbered.setdefault(match[1], []).append((int(match[2] or -1), folder.find(name, str(root))))
     return {qid: tuple(name for _, name in sorted(pictures)) for qid, pictures in numbered.items()}
 
 
-def _entities(folder: Path, root: Path) -> list[Entity]:
+def _entities(folder: Path, root: Path, options: LayoutOptions, rejects: Rejects) -> list[Entity]:
     path = folder / "qid2ne.json"
     names = read_keyed(path)
     texts = {name: folder / f"{name}.json" for name in ("qid2abs", "qid2brief")}
@@ -118,55 +117,67 @@ def _entities(folder: Path, root: Path) -> list[Entity]:
         where = f"{texts[name]}: {qid!r:.40}"
         return KeyedText.read({"key": qid, "text": parsed[name].get(qid)}, where).text
 
-    pictures, entities = _entity_pictures(root, names), []
+    pictures, entities = _entity_pictures(root, names, options), []
     for number, (qid, name) in enumerate(names.items(), 1):
-        record = _Name.read({"QID": qid, "name": name}, f"{path}: record {number} ({qid!r:.40})")
-        entity = Entity(
-            id=record.QID,
-            name=decoded(record.name),
-            attributes=text("qid2abs", qid),
-            description=text("qid2brief", qid),
-            images=pictures.get(qid, ()),
-        )
-        entities.append(entity)
+        with rejects.gather():
+            record = _Name.read({"QID": qid, "name": name}, f"{path}: record {number} ({qid!r:.40})")
+            entity = Entity(
+                id=record.QID,
+                name=decoded(record.name),
+                attributes=text("qid2abs", qid),
+                description=text("qid2brief", qid),
+                images=pictures.get(qid, ()),
+            )
+            entities.append(entity)
     return entities
 
 
-def _lists(path: Path | None) -> dict[str, tuple[str, ...] | None]:
+def _lists(path: Path | None, rejects: Rejects) -> dict[str, tuple[str, ...] | None]:
     """Phrase -> QIDs."""
-    lists = {}
+    lists: dict[str, tuple[str, ...] | None] = {}
     for phrase, candidates in (read_keyed(path) if path is not None else {}).items():
-        qids = _List.read({"candidates": candidates}, f"{path}: {phrase!r:.40}").candidates
-        lists[phrase] = None if qids is None else tuple(dict.fromkeys(qids))
+        with rejects.gather():
+            qids = _List.read({"candidates": candidates}, f"{path}: {phrase!r:.40}").candidates
+            lists[phrase] = None if qids is None else tuple(dict.fromkeys(qids))
     return lists
 
 
-def _picture(key: str, record: GhmfcMention, pictures: Pictures, where: str) -> str | None:
+def _picture(key: str, record: GhmfcMention, pictures: ReleasePictures, where: str) -> str | None:
     if record.model_fields_set.isdisjoint(("image", "img_list")):
-        named = next((key + extension for extension in EXTENSIONS if key + extension in pictures.names), None)
+        named = next((key + extension for extension in EXTENSIONS if key + extension in pictures.names()), None)
         return named and pictures.find(named, where)
     paths = [pictures.find(image, where) for image in ([record.image] if record.image else record.img_list)]
     return next((path for path in paths if pictures.holds(path)), paths[0] if paths else None)
 
 
-def _records(path: Path, options: LayoutOptions) -> Iterator[tuple[str, str, GhmfcMention]]:
+def _records(path: Path, options: LayoutOptions, rejects: Rejects) -> Iterator[tuple[str, str, GhmfcMention]]:
     """(key, place, record) of each record of a split."""
-    for number, (key, record) in enumerate(read_keyed(path).items(), 1):
-        where = f"{path}: record {number} ({key!r:.40})"
-        _Key.read({"key": key}, where)
-        yield key, where, GhmfcMention.read(record, where, options.ignored)
+    for number, (key, value) in enumerate(read_keyed(path).items(), 1):
+        record, where = None, f"{path}: record {number} ({key!r:.40})"
+        with rejects.gather():
+            _Key.read({"key": key}, where)
+            record = GhmfcMention.read(value, where, options.ignored)
+        if record is not None:
+            yield key, where, record
 
 
 def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     mention_root, entity_root = _roots(folder, options)
-    paths = sources(folder)
-    entities, lists = _entities(folder, entity_root), _lists(_candidates(folder))
-    pictures, ids, mentions = Pictures(mention_root), mention_ids(), []
-    for split, path in zip(SPLITS, paths[-3:], strict=True):
-        for key, where, record in _records(path, options):
+    paths, rejects = sources(folder), Rejects()
+    entities = _entities(folder, entity_root, options, rejects)
+    lists = _lists(_candidates(folder), rejects)
+    records = [
+        (split, *record)
+        for split, path in zip(SPLITS, paths[-3:], strict=True)
+        for record in _records(path, options, rejects)
+    ]
+    listed = (image for *_, record in records for image in (record.image, *record.img_list) if image)
+    pictures, ids, mentions = ReleasePictures(mention_root, listed, options.follow_links), mention_ids(), []
+    for split, key, where, record in records:
+        with rejects.gather():
             image, pairs = _picture(key, record, pictures, where), record.pairs(where)
             for number, (written, gold) in enumerate(pairs):
-                phrase = decoded(written)
+                phrase = decoded(written) if written.strip() else ""
                 mention = Mention(
                     id=ids.take(key + (f".{number}" if len(pairs) > 1 else ""), where, options.repeated_ids),
                     sentence=record.sentence,
@@ -179,7 +190,7 @@ def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
                     given=lists.get(written, lists.get(phrase)),
                 )
                 mentions.append(mention)
-    return RawDataset(name, "ghmfc", mentions, entities, mention_root, entity_root, paths)
+    return RawDataset(name, "ghmfc", mentions, entities, mention_root, entity_root, paths, rejects=rejects.causes)
 
 
 def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int]]:

@@ -49,9 +49,9 @@ from pipeline.datasets.fields import (
     Aliases,
     FileOrFiles,
     FilledText,
-    ImageFolder,
     Label,
     Record,
+    Rejects,
     Text,
     TextOrBlank,
     Unique,
@@ -59,6 +59,7 @@ from pipeline.datasets.fields import (
     json_lines,
 )
 from pipeline.datasets.layouts._release import mention_ids
+from pipeline.datasets.picture_files import PictureFolder
 from pipeline.datasets.records import Entity, Mention, RawDataset
 from pipeline.datasets.spans import find_span, same_phrase
 
@@ -104,7 +105,10 @@ class MentionLine(Record):
 
 
 class JsonlMention(MentionLine):
+    """A mention may have no phrase: it is then linked by its sentence and picture."""
+
     id: Label
+    mention: TextOrBlank
     gold: Label | None
     split: Literal["train", "dev", "test"]
     group: Text | None = None
@@ -148,39 +152,64 @@ def _roots(folder: Path, options: LayoutOptions) -> tuple[Path, Path]:
 
 def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     mention_root, entity_root = _roots(folder, options)
-    pictures, entity_ids, entities = ImageFolder(entity_root), Unique("entity id"), []
-    for where, value in json_lines(folder / "entities.jsonl"):
-        line = JsonlEntity.read(value, where, options.ignored)
-        entity_ids.check(line.id, where)
-        entity = Entity(
-            id=line.id,
-            name=line.name,
-            attributes=line.attributes,
-            description=line.description,
-            images=tuple(pictures.check(path, where) for path in line.images),
-            type=line.type,
-            aliases=tuple(line.aliases),
-        )
-        entities.append(entity)
-    pictures, ids, mentions = ImageFolder(mention_root), mention_ids(), []
-    for where, value in json_lines(folder / "mentions.jsonl"):
-        record = JsonlMention.read(value, where, options.ignored)
-        mention = Mention(
-            id=ids.take(record.id, where, options.repeated_ids),
-            sentence=record.sentence,
-            phrase=record.mention,
-            split=record.split,
-            gold=record.gold,
-            span=record.span(where),
-            image=pictures.check(record.image, where) if record.image else None,
-            type=record.type,
-            group=record.group,
-            given=record.given(),
-        )
-        mentions.append(mention)
-    if not entities or not mentions:
+    rejects = Rejects()
+    entities = _entities(folder / "entities.jsonl", entity_root, options, rejects)
+    mentions = _mentions(folder / "mentions.jsonl", mention_root, options, rejects)
+    if not rejects.causes and not (entities and mentions):
         raise UserError(f"{folder / ('mentions.jsonl' if entities else 'entities.jsonl')}: holds no record")
-    return RawDataset(name, "jsonl", mentions, entities, mention_root, entity_root, sources(folder))
+    return RawDataset(
+        name, "jsonl", mentions, entities, mention_root, entity_root, sources(folder), rejects=rejects.causes
+    )
+
+
+def _entities(path: Path, root: Path, options: LayoutOptions, rejects: Rejects) -> list[Entity]:
+    lines: list[tuple[str, JsonlEntity]] = []
+    ids = Unique("entity id")
+    for where, value in json_lines(path, rejects):
+        with rejects.gather():
+            line = JsonlEntity.read(value, where, options.ignored)
+            ids.check(line.id, where)
+            lines.append((where, line))
+    pictures = PictureFolder(root, (path for _, line in lines for path in line.images), options.follow_links)
+    entities = []
+    for where, line in lines:
+        with rejects.gather():
+            entity = Entity(
+                id=line.id,
+                name=line.name,
+                attributes=line.attributes,
+                description=line.description,
+                images=tuple(pictures.find(path, where) for path in line.images),
+                type=line.type,
+                aliases=tuple(line.aliases),
+            )
+            entities.append(entity)
+    return entities
+
+
+def _mentions(path: Path, root: Path, options: LayoutOptions, rejects: Rejects) -> list[Mention]:
+    lines: list[tuple[str, JsonlMention]] = []
+    for where, value in json_lines(path, rejects):
+        with rejects.gather():
+            lines.append((where, JsonlMention.read(value, where, options.ignored)))
+    pictures = PictureFolder(root, (line.image for _, line in lines if line.image), options.follow_links)
+    ids, mentions = mention_ids(), []
+    for where, line in lines:
+        with rejects.gather():
+            mention = Mention(
+                id=ids.take(line.id, where, options.repeated_ids),
+                sentence=line.sentence,
+                phrase=line.mention.strip() and line.mention,
+                split=line.split,
+                gold=line.gold,
+                span=line.span(where),
+                image=pictures.find(line.image, where) if line.image else None,
+                type=line.type,
+                group=line.group,
+                given=line.given(),
+            )
+            mentions.append(mention)
+    return mentions
 
 
 def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int]]:
@@ -196,9 +225,11 @@ def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int
                     listed.update([image] if isinstance(image, str) else image)
                 except (ValueError, AttributeError, TypeError, RecursionError):
                     continue  # `load` complains; the fingerprint needs no more than the text for that line
-        for image in listed:
+        pictures = PictureFolder(root, (image for image in listed if isinstance(image, str)))
+        for image in pictures.listed:
             try:
-                stat = os.stat(os.path.join(root, image))
-                yield f"{side}/{image}", stat.st_size, stat.st_mtime_ns
-            except (OSError, ValueError, TypeError):
+                path = pictures.find(image, side)
+                stat = os.stat(root / path)
+                yield f"{side}/{path}", stat.st_size, stat.st_mtime_ns
+            except (OSError, ValueError, UserError):
                 continue

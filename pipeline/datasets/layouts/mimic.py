@@ -20,9 +20,8 @@ from pydantic import Field
 from foundation.errors import UserError
 from foundation.files import read_json
 from pipeline.datasets.contracts import LayoutOptions
-from pipeline.datasets.fields import FileNames, FilledText, Label, Record, Text, TextOrBlank, Unique
+from pipeline.datasets.fields import FileNames, FilledText, Label, Record, Rejects, Text, TextOrBlank, Unique
 from pipeline.datasets.layouts._release import (
-    Pictures,
     ReleaseMention,
     decoded,
     first_folder,
@@ -31,6 +30,7 @@ from pipeline.datasets.layouts._release import (
     split_files,
     stamps_below,
 )
+from pipeline.datasets.picture_files import ReleasePictures
 from pipeline.datasets.records import SPLITS, Entity, Mention, RawDataset
 from pipeline.datasets.spans import find_span
 
@@ -86,30 +86,37 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
         yield f"{path}: record {number}" + ("" if name is None else f" ({name!r:.40})"), record
 
 
-def _entities(folder: Path, root: Path, options: LayoutOptions) -> list[Entity]:
+def _entities(folder: Path, root: Path, options: LayoutOptions, rejects: Rejects) -> list[Entity]:
     """In the order of their row ids. Raises `UserError` where qid2id.json says otherwise."""
     path = folder / "qid2id.json"
     rows = read_json(path, unique=True)
     if not isinstance(rows, dict):
         raise UserError(f"{path}: found {type(rows).__name__}, expected an object QID -> row id")
-    pictures, qids, numbers, entities = Pictures(root), Unique("entity qid"), Unique("entity id"), []
-    number_of: dict[str, int] = {}
+    records: list[tuple[str, MimicEntity]] = []
+    qids, numbers = Unique("entity qid"), Unique("entity id")
     for where, value in _records(folder / "kb_entity.json"):
-        record = MimicEntity.read(value, where, options.ignored)
-        qids.check(record.qid, where)
-        numbers.check(record.row, where)
-        entity = Entity(
-            id=record.qid,
-            name=decoded(record.entity_name),
-            attributes=record.attr,
-            description=record.desc,
-            images=tuple(pictures.find(image, where) for image in record.image_list),
-            type=None if record.type == "entity" else record.type,
-        )
-        entities.append(entity)
-        number_of[record.qid] = record.row
-    _check_rows(path, rows, number_of, qids)
-    return sorted(entities, key=lambda entity: number_of[entity.id])
+        with rejects.gather():
+            record = MimicEntity.read(value, where, options.ignored)
+            qids.check(record.qid, where)
+            numbers.check(record.row, where)
+            records.append((where, record))
+    records.sort(key=lambda item: item[1].row)
+    listed = (image for _, record in records for image in record.image_list)
+    pictures, entities = ReleasePictures(root, listed, options.follow_links), []
+    for where, record in records:
+        with rejects.gather():
+            entity = Entity(
+                id=record.qid,
+                name=decoded(record.entity_name),
+                attributes=record.attr,
+                description=record.desc,
+                images=tuple(pictures.find(image, where) for image in record.image_list),
+                type=None if record.type == "entity" else record.type,
+            )
+            entities.append(entity)
+    if not rejects.causes:
+        _check_rows(path, rows, {record.qid: record.row for _, record in records}, qids)
+    return entities
 
 
 def _check_rows(path: Path, rows: dict[str, Any], number_of: dict[str, int], qids: Unique) -> None:
@@ -136,16 +143,21 @@ def _check_rows(path: Path, rows: dict[str, Any], number_of: dict[str, int], qid
 
 def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     mention_root, entity_root = _roots(folder, options)
-    paths = sources(folder)
-    entities = _entities(folder, entity_root, options)
-    pictures, ids, mentions = Pictures(mention_root), mention_ids(), []
+    paths, rejects = sources(folder), Rejects()
+    entities = _entities(folder, entity_root, options, rejects)
+    records: list[tuple[str, str, MimicMention]] = []
     for split, path in zip(SPLITS, paths[2:], strict=True):
         for where, value in _records(path):
-            record = MimicMention.read(value, where, options.ignored)
+            with rejects.gather():
+                records.append((split, where, MimicMention.read(value, where, options.ignored)))
+    listed = (record.image for _, _, record in records if record.image)
+    pictures, ids, mentions = ReleasePictures(mention_root, listed, options.follow_links), mention_ids(), []
+    for split, where, record in records:
+        with rejects.gather():
             image = pictures.find(record.image, where) if record.image else None
             pairs = record.pairs(where)
             for number, (written, gold) in enumerate(pairs):
-                phrase = decoded(written)
+                phrase = decoded(written) if written.strip() else ""
                 mention = Mention(
                     id=ids.take(record.id + (f".{number}" if len(pairs) > 1 else ""), where, options.repeated_ids),
                     sentence=record.sentence,
@@ -157,7 +169,7 @@ def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
                     type=record.mention_type,
                 )
                 mentions.append(mention)
-    return RawDataset(name, "mimic", mentions, entities, mention_root, entity_root, paths)
+    return RawDataset(name, "mimic", mentions, entities, mention_root, entity_root, paths, rejects=rejects.causes)
 
 
 def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int]]:

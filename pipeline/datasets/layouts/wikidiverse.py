@@ -37,7 +37,7 @@ from pydantic import Field
 from foundation.errors import UserError
 from foundation.files import read_json, read_lines
 from pipeline.datasets.contracts import LayoutOptions
-from pipeline.datasets.fields import FilledText, ImageFolder, Record, Text, TextOrBlank
+from pipeline.datasets.fields import FilledText, Record, Rejects, Text, TextOrBlank
 from pipeline.datasets.layouts._release import (
     KeyedText,
     decoded,
@@ -48,6 +48,7 @@ from pipeline.datasets.layouts._release import (
     split_files,
     stamps_below,
 )
+from pipeline.datasets.picture_files import PictureFolder
 from pipeline.datasets.records import SPLITS, Entity, Mention, RawDataset
 from pipeline.datasets.spans import find_span, same_phrase
 
@@ -63,7 +64,7 @@ class WikidiverseMention(Record):
 
     sentence: TextOrBlank
     image: Text | None = Field(alias="image URL")
-    mention: FilledText
+    mention: TextOrBlank
     type: Text | None
     left: Any = Field(alias="left context")
     right: Any = Field(alias="right context")
@@ -133,7 +134,11 @@ def _roots(folder: Path, options: LayoutOptions) -> tuple[Path, Path]:
 def _title(reference: str) -> str:
     """The page's title, from its address or as it stands. A few addresses carry stray characters in front."""
     _, is_address, address = reference.partition("/wiki/")
-    title = decoded(address.partition("#")[0] or address) if is_address else decoded(reference)
+    if is_address:
+        title = decoded(re.split(r"[?#]", address, maxsplit=1)[0] or address)
+    else:
+        named = re.search(r"/index\.php\?(?:.*&)?title=([^&#]+)", reference)
+        title = decoded(named[1] if named else reference)
     return " ".join(title.replace("_", " ").split())
 
 
@@ -159,8 +164,8 @@ class _Titles:
 class _Pictures:
     """Finds the file of a URL's picture."""
 
-    def __init__(self, root: Path) -> None:
-        self.folder, self.names = ImageFolder(root), set[str]()
+    def __init__(self, root: Path, options: LayoutOptions) -> None:
+        self.folder, self.names = PictureFolder(root, follow_links=options.follow_links), set[str]()
         self.by_digest: dict[str, str] = {}
         for name in sorted(os.listdir(root)) if root.is_dir() else ():
             self.names.add(name)
@@ -175,7 +180,7 @@ class _Pictures:
         expected = digests[0] + (re.sub(r"\.svg$", ".png", extension[0], flags=re.IGNORECASE) if extension else "")
         names = (expected, *map(self.by_digest.get, digests))
         there = next((name for name in names if name in self.names), None)
-        return (expected, False) if there is None else (self.folder.check(there, where), True)
+        return (expected, False) if there is None else (self.folder.find(there, where), True)
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, str]]:
@@ -204,7 +209,7 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
     yield name, " ".join(filter(None, parts))
 
 
-def _entities(folder: Path, root: Path) -> list[Entity]:
+def _entities(folder: Path, root: Path, options: LayoutOptions) -> list[Entity]:
     descriptions: dict[str, str] = {}
     for path in _descriptions(folder):
         for name, description in _pairs(path):
@@ -214,7 +219,7 @@ def _entities(folder: Path, root: Path) -> list[Entity]:
                     f"{path}: an entity without a name, described as {description!r:.60}; name it or remove it"
                 )
             descriptions[title] = descriptions.get(title) or description.strip()
-    titles, pictures = _Titles(descriptions), _Pictures(root)
+    titles, pictures = _Titles(descriptions), _Pictures(root, options)
     images: dict[str, list[str]] = {}
     for path in _kb_files(folder, "wikipedia_entity2imgs.tsv"):
         for name, urls in _pairs(path):
@@ -235,8 +240,8 @@ def _entities(folder: Path, root: Path) -> list[Entity]:
     return entities
 
 
-def _records(path: Path) -> Iterator[tuple[str, WikidiverseMention]]:
-    """(place, record) of each record of a split."""
+def _records(path: Path, rejects: Rejects) -> Iterator[tuple[int, str, WikidiverseMention]]:
+    """(number from 1, place, record) of each record of a split."""
     records, fields = read_json(path), tuple(WikidiverseMention.field_names())
     if not isinstance(records, list) or not records:
         kind = "an empty list" if records == [] else type(records).__name__
@@ -245,13 +250,18 @@ def _records(path: Path) -> Iterator[tuple[str, WikidiverseMention]]:
         where = f"{path}: record {number}"
         if not isinstance(record, list) or len(record) != len(fields):
             kind = f"a list of {len(record)}" if isinstance(record, list) else type(record).__name__
-            raise UserError(
+            rejects.causes.append(
                 f"{where}: found {kind}, expected a list of {len(fields)} fields ({', '.join(fields)}); take the "
                 "release's file with 10 candidates"
             )
+            continue
         named = dict(zip(fields, record, strict=True))
         where += f" ({named['mention']!r:.40})" if isinstance(named["mention"], str) else ""
-        yield where, WikidiverseMention.read(named, where)
+        read = None
+        with rejects.gather():
+            read = WikidiverseMention.read(named, where)
+        if read is not None:
+            yield number, where, read
 
 
 def _given(record: WikidiverseMention, titles: _Titles) -> tuple[str, ...]:
@@ -260,26 +270,27 @@ def _given(record: WikidiverseMention, titles: _Titles) -> tuple[str, ...]:
 
 def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     mention_root, entity_root = _roots(folder, options)
-    paths = sources(folder)
-    entities = _entities(folder, entity_root)
-    titles, pictures, mentions = _Titles(entity.id for entity in entities), _Pictures(mention_root), []
+    paths, rejects = sources(folder), Rejects()
+    entities = _entities(folder, entity_root, options)
+    titles, pictures, mentions = _Titles(entity.id for entity in entities), _Pictures(mention_root, options), []
     for split, path in zip(SPLITS, paths[-3:], strict=True):
-        for number, (where, record) in enumerate(_records(path)):
+        for number, where, record in _records(path, rejects):
             url = (record.image or "").strip()
-            mention = Mention(
-                id=f"{split}.{number}",
-                sentence=record.sentence,
-                phrase=record.mention,
-                split=split,
-                gold=None if is_nil(record.entity) else titles.find(record.entity),
-                span=record.span(),
-                image=pictures.find(url, where)[0] if url else None,
-                type=record.type,
-                group=record.topic,
-                given=_given(record, titles),
-            )
-            mentions.append(mention)
-    return RawDataset(name, "wikidiverse", mentions, entities, mention_root, entity_root, paths)
+            with rejects.gather():
+                mention = Mention(
+                    id=f"{split}.{number - 1}",
+                    sentence=record.sentence,
+                    phrase=record.mention.strip() and record.mention,
+                    split=split,
+                    gold=None if is_nil(record.entity) else titles.find(record.entity),
+                    span=record.span(),
+                    image=pictures.find(url, where)[0] if url else None,
+                    type=record.type,
+                    group=record.topic,
+                    given=_given(record, titles),
+                )
+                mentions.append(mention)
+    return RawDataset(name, "wikidiverse", mentions, entities, mention_root, entity_root, paths, rejects=rejects.causes)
 
 
 def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int]]:
