@@ -86,7 +86,7 @@ class TrainingJob:
 Figures = Mapping[str, int | float]
 """Of one part of a split: n, its mentions; H@1, …, MRR and recall as fractions of 1; MR, a rank."""
 Metrics = Mapping[str, Mapping[str, Mapping[str, Figures]]]
-"""split -> protocol -> part -> figures, as metrics.json holds them."""
+"""split -> protocol (`heads.protocols.protocol_name`) -> part -> figures, as metrics.json holds them."""
 
 
 @contract

@@ -163,6 +163,7 @@ class Bundle:
     NaN where a pair has none. pictured: name of a pair feature -> the sides whose pictures it is computed from.
     unpictured: (M, k, 3) float32, what some pair features are without the mention's picture, without the entity's and
     without both; the others are NaN then.
+    forced: splits whose lists came with the data and always hold the gold.
     """
 
     mentions: Side
@@ -177,6 +178,7 @@ class Bundle:
     pairs: dict[str, np.ndarray] = field(default_factory=dict)
     pictured: Mapping[str, tuple[cache_inputs.Side, ...]] = field(default_factory=dict)
     unpictured: dict[str, np.ndarray] = field(default_factory=dict)
+    forced: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, job: TrainingJob, device: torch.device) -> "Bundle":
@@ -232,6 +234,7 @@ class Bundle:
         with np.load(candidates_file, allow_pickle=False) as saved:
             candidates = saved["ids"].astype(np.int64)
             rank = saved["gold_rank"].astype(np.int64) if "gold_rank" in saved.files else np.full(len(candidates), -1)
+            forced = tuple(saved["forced"].tolist()) if "forced" in saved.files else ()
         if len(candidates) != counts["mention"] or candidates.max(initial=-1) >= counts["entity"]:
             raise UserError(
                 f"{candidates_file}: lists do not fit the {counts['mention']} mentions and {counts['entity']} entities "
@@ -253,6 +256,7 @@ class Bundle:
             rank,
             shapes,
             beside,
+            forced=forced,
         )
 
     @property

@@ -16,6 +16,7 @@ from heads.base import Head
 from heads.contracts import Figures, Metrics
 from heads.data import Bundle
 from heads.metrics import figures, parts, rank_in_lists, rerank
+from heads.protocols import protocol_name
 from heads.scoring import Golds, Scoring
 
 SPLITS = ("dev", "test")
@@ -58,9 +59,9 @@ class _Measured:
 def measure(head: Head, bundle: Bundle, quiet: bool = True) -> Measurement:
     """Rank the golds of dev and test with the head as it is.
 
-    Protocols: `full-kb` (heads that score blocks), `candidates`, `rerank`. Mentions without a gold in the KB have no
-    rank; they are parts of their own ("NIL", "gold outside the KB") with their number alone, and their predictions
-    stand with the others.
+    Protocols: `full-kb` (heads that score blocks), `candidates`, `rerank`, named by `protocol_name`. Mentions without
+    a gold in the KB have no rank; they are parts of their own ("NIL", "gold outside the KB") with their number alone,
+    and their predictions stand with the others.
     """
     index = np.flatnonzero(np.isin(bundle.table["split"], SPLITS))
     gold, lists = bundle.gold[index], bundle.candidates[index]
@@ -124,7 +125,8 @@ def _metrics(bundle: Bundle, measured: _Measured, listed: np.ndarray) -> Metrics
                 "NIL": {"n": int((here & (gold == -1)).sum())},
                 "gold outside the KB": {"n": int((here & (gold == -2)).sum())},
             }
-            result[split][protocol] = {name: part for name, part in by_part.items() if part["n"] or name == "all"}
+            named = protocol_name(protocol, split in bundle.forced)
+            result[split][named] = {name: part for name, part in by_part.items() if part["n"] or name == "all"}
     return result
 
 

@@ -30,10 +30,10 @@ from heads.evaluation import SPLITS
 from heads.loop import Trainer
 from heads.metrics import figures, rank_in_lists, rerank
 from heads.pictures import WITHOUT
+from heads.protocols import RERANK, protocol_of, under
 from heads.runs import list_scores
 from heads.scoring import Scoring
 
-PROTOCOL = "rerank"
 SHOWN = (("dev", "half: choose"), ("test", "all"))
 FIGURES = ("H@1", "MRR")
 THREADS = 1
@@ -53,7 +53,8 @@ def train(job: TrainingJob) -> TrainingResult:
     result = training.train(replace(job, compute=replace(job.compute, threads=THREADS)))
     if not config.shows_parts:
         return result
-    return replace(result, table=f"{result.table}\n\n{parts_table(_parts(job, result.metrics))}")
+    of_test = next((name for name in result.metrics.get("test", {}) if protocol_of(name) == RERANK), RERANK)
+    return replace(result, table=f"{result.table}\n\n{parts_table(_parts(job, result.metrics), of_test)}")
 
 
 def with_parts(job: TrainingJob, splits: Collection[str], masks: bool = False) -> TrainingJob:
@@ -171,14 +172,14 @@ class Frequency:
         return np.where((lists >= 0)[:, :, None], np.log1p(both), np.nan).astype(np.float32)
 
 
-def parts_table(parts: dict[str, dict[str, dict[str, float]]]) -> str:
-    """`parts.json` as plain text, in percent."""
+def parts_table(parts: dict[str, dict[str, dict[str, float]]], protocol: str = RERANK) -> str:
+    """`parts.json` as plain text, in percent. protocol: its name, for the title."""
     titles = [f"{split} {figure}" for split in next(iter(parts.values())) for figure in FIGURES]
     rows = [
         [name, *(f"{100 * values[figure]:.2f}" for values in splits.values() for figure in FIGURES)]
         for name, splits in parts.items()
     ]
-    return as_text(text_table([f"fused ({PROTOCOL})", *titles], rows))
+    return as_text(text_table([f"fused ({protocol.replace(' (', ', ').removesuffix(')')})", *titles], rows))
 
 
 def _parts(job: TrainingJob, metrics: Metrics) -> dict[str, dict[str, dict[str, float]]]:
@@ -193,7 +194,7 @@ def _parts(job: TrainingJob, metrics: Metrics) -> dict[str, dict[str, dict[str, 
     device = torch.device(devices.choose(job.compute.device))
     bundle = Bundle.load(job, device)
     by_subset = {
-        "all": {split: _shown(metrics.get(split, {}).get(PROTOCOL, {}).get(part, {})) for split, part in SHOWN}
+        "all": {split: _shown((under(metrics.get(split, {}), RERANK) or {}).get(part, {})) for split, part in SHOWN}
     }
     trainers = {name: _trainer(job, bundle, subset) for name, subset in subsets.items()}
     workers = 1 if device.type == "cuda" else os.cpu_count() or 1

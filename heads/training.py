@@ -89,6 +89,7 @@ def _train(job: TrainingJob, digest: str, device: str) -> TrainingResult:
         "epochs": trainer.state.epoch,
         "resumed_after": trainer.state.resumed,
         "parameters": head.trainable,
+        "gold_forced_in": list(bundle.forced),
         "pairs_per_second": evaluation.pairs_per_second if evaluation else None,
         "seconds": {
             "load": round(loaded - started, 3),

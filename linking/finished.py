@@ -172,7 +172,7 @@ class _Receipts:
             demo=self._demo(groups),
             prepared=root / prepared["folder"],
             images={side: prepared[f"{side}_images"] for side in SIDES},
-            options=ListOptions(**{field.name: lists["request"][field.name] for field in fields(ListOptions)}),
+            options=_list_options(lists["request"]),
             lists=root / lists["result"]["file"],
             retrieval=_merged(of_lists),
             pairs=tuple(one["request"]["pair"] for one in pairs),
@@ -186,6 +186,12 @@ class _Receipts:
         """The folder of the demo's encoders, where a feature is of one of them."""
         named = [self.paths.root / group["result"]["demo"] for group in groups if group["result"].get("demo")]
         return next(iter([*named, *sorted(self.paths.root.glob("demo/encoders-*"))]), None)
+
+
+def _list_options(request: Mapping[str, Any]) -> ListOptions:
+    """Of a request of BuildCandidates. One that says nothing of given lists took them in their own order."""
+    named = {field.name: request[field.name] for field in fields(ListOptions) if field.name in request}
+    return ListOptions(**{"given_order": "trusted", **named})
 
 
 def _merged(extractions: Iterable[Receipt]) -> Extraction:

@@ -176,6 +176,7 @@ class Linker:
             for mention, verdict in zip(mentions, verdicts, strict=True)
         ]
         table: dict[str, list[Any]] = {
+            "id": [mention.id for mention in mentions],
             "sentence": [mention.sentence for mention in mentions],
             "phrase": [mention.phrase for mention in mentions],
             "start": [mention.span[0] if mention.span else -1 for mention in mentions],

@@ -27,7 +27,7 @@ from heads.scoring import Scoring, entity_chunks
 from linking.finished import Finished
 from pipeline.candidates.base import SourceInputs
 from pipeline.candidates.lists import RankedLists
-from pipeline.candidates.merging import merge
+from pipeline.candidates.merging import merged_lists
 from pipeline.candidates.registry import source
 from pipeline.candidates.specs import candidate_sources
 from pipeline.pairs.base import Pairs
@@ -68,7 +68,7 @@ class Kb:
 class Chunk:
     """Some mentions, and what was computed for them.
 
-    table: columns phrase, type, given (rows of the KB, or None) and those of mentions.parquet that views read.
+    table: columns id, phrase, type, given (rows of the KB, or None) and those of mentions.parquet that views read.
     columns: keys of what is extracted of them. without: rows of the KB that are taken for absent. lists, pairs:
     candidate lists and pair features, once computed.
     """
@@ -105,7 +105,7 @@ class Scorer:
             if one.side == "entity":
                 self.entities.add(one.role, one.outputs, Store.open(one.store), KeyColumn.load(one.keys))
         settle_all(self.entities, device)
-        specs = candidate_sources(run.options.sources, run.options.scorer, run.retrieval, run.paths)
+        specs = candidate_sources(run.options, run.retrieval, run.paths)
         self.sources = [source(spec) for spec in specs]
         self.frequency = self._frequency()
         self.held: list[tuple[int, Rows]] | None = None
@@ -176,7 +176,8 @@ class Scorer:
 
             inputs, options = SourceInputs(chunk.table, self.kb.table, vectors), self.run.options
             listed = [each.lists(inputs, options.k) for each in self.sources]
-            chunk.lists = merge(listed, options.k, options.merge).without(chunk.without)
+            merged = merged_lists(listed, options.k, options.merge, inputs)
+            chunk.lists = merged.without(chunk.without)
         return chunk.lists
 
     def _pairs(self) -> list[str]:

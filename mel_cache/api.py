@@ -172,7 +172,14 @@ def _text(params: Mapping[str, Any]) -> str:
 
 
 def _options(job: CandidatesJob) -> ListOptions:
-    return ListOptions(k=job.k, sources=job.sources, scorer=job.scorer, merge=job.merge)
+    return ListOptions(
+        k=job.k,
+        sources=job.sources,
+        scorer=job.scorer,
+        merge=job.merge,
+        given_order=job.given_order,
+        accept_gold_place=job.accept_gold_place,
+    )
 
 
 @dataclass(frozen=True)

@@ -361,19 +361,21 @@ def build_candidates(
         "dataset": dataset.content,
         "upstream": [extraction.digest] if extraction else [],
     }
-    before = dict(request)
+    before, changes = dict(request), []
     if specs.compares_names(options.sources):
         request["names"] = specs.NAMES
+        changes.append("names are now compared folded")
+    if specs.reads_given(options.sources):
+        request["given_order"] = options.given_order
+        changes.append("lists that came with the dataset have an order of their own (--given-order)")
 
     def work(run: Run) -> Outcome:
-        _say_again(
-            setup.paths, "BuildCandidates", before, "candidate lists are built again: names are now compared folded"
-        )
+        _say_again(setup.paths, "BuildCandidates", before, f"candidate lists are built again: {' and '.join(changes)}")
         features = extraction.result if extraction else Extraction()
         job = CandidateJob(
             dataset=dataset.folder,
             out=dataset.folder / f"candidates-{step.digest[:12]}.npz",
-            sources=specs.candidate_sources(options.sources, options.scorer, features, setup.paths),
+            sources=specs.candidate_sources(options, features, setup.paths),
             k=options.k,
             merge=options.merge,
             digest=step.digest,

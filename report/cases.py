@@ -11,6 +11,7 @@ from cache.inputs import Input
 from cache.keys import KeyColumn
 from cache.store import Store
 from foundation.errors import UserError
+from heads.protocols import protocol_of
 from pipeline.extraction.feature_texts import MOST, THRESHOLD, names, sentences, unpack
 from pipeline.extraction.parents import Parent
 from pipeline.extraction.units import read_tables
@@ -165,7 +166,7 @@ class Cases:
             candidate(entity, {unit: scores[place] for unit, scores in prediction.top_scores.items()})
             for place, entity in enumerate(prediction.top[:TOP])
         ]
-        rank, known = int(prediction.ranks[method.protocol]), gold in self._row_of
+        rank, known = int(prediction.ranks[protocol_of(method.protocol)]), gold in self._row_of
         answer: dict[str, Any] = {"rank": rank, "right": rank == 1 if known else None, "top": top}
         if known and gold not in prediction.top[:TOP] and all(map(np.isfinite, prediction.gold_scores.values())):
             answer["gold"] = candidate(gold, prediction.gold_scores)

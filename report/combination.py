@@ -4,10 +4,11 @@ from statistics import fmean
 from typing import Any
 
 from foundation.files import read_json
+from heads.protocols import RERANK, under
 from report.runs import Experiment, Run
 
-PROTOCOL, LEARNED, HELD_OUT = "rerank", "half: calibrate", "half: choose"
-"""Of the figures in parts.json; the half of dev that a combination learns from, and the half that chooses its epoch."""
+LEARNED, HELD_OUT = "half: calibrate", "half: choose"
+"""The half of dev that a combination learns from, and the half that chooses its epoch."""
 
 
 def behind_best_part(experiment: Experiment) -> str:
@@ -28,7 +29,7 @@ def behind_best_part(experiment: Experiment) -> str:
     if not mean(best, "test") > mean("all", "test"):
         return ""
     name, record = best.removeprefix("only "), experiment.record
-    learned = [run.metrics.get("dev", {}).get(PROTOCOL, {}).get(LEARNED, {}).get("H@1") for run in experiment.runs]
+    learned = [(under(run.metrics.get("dev", {}), RERANK) or {}).get(LEARNED, {}).get("H@1") for run in experiment.runs]
     known = [value for value in learned if value is not None]
     there = f"H@1 is {_percent(fmean(known))} there and" if known else "H@1 is"
     return (

@@ -1,7 +1,10 @@
 """Two runs against each other: McNemar's test and the paired bootstrap, mention by mention."""
 
+from collections.abc import Sequence
+
 from foundation.errors import UserError
 from foundation.tables import as_text, text_table
+from heads.protocols import protocol_of
 from report.contracts import ComparisonJob, ComparisonResult, Difference, McNemar
 from report.runs import Experiment, Ranks, paired, read_experiment, shared_protocol
 from report.significance import mcnemar, p_text, paired_bootstrap, paired_t_test
@@ -15,7 +18,7 @@ def compare(job: ComparisonJob) -> ComparisonResult:
     Raises `UserError` where they were not measured on the same mentions, or not under a common protocol.
     """
     experiments = first, second = [read_experiment(run.name, run.folder) for run in (job.first, job.second)]
-    protocol = job.protocol or shared_protocol(experiments, job.split)
+    protocol = _protocol(job, experiments)
     of_first, of_second = paired(first, second, job.split, protocol)
     mentions = len(of_first.ids)
     if not mentions:
@@ -55,6 +58,19 @@ def compare(job: ComparisonJob) -> ComparisonResult:
         text="\n\n".join(blocks),
         t_tests=t_tests,
     )
+
+
+def _protocol(job: ComparisonJob, experiments: Sequence[Experiment]) -> str:
+    """The name of the job's protocol, as both runs have it. Raises `UserError` where they do not share it."""
+    if not job.protocol:
+        return shared_protocol(experiments, job.split)
+    names = [
+        next((name for name in one.protocols(job.split) if job.protocol in (name, protocol_of(name))), job.protocol)
+        for one in experiments
+    ]
+    if len(set(names)) == 1:
+        return names[0]
+    raise UserError(f"--protocol {job.protocol}: a is measured under {names[0]}, b under {names[1]}: other lists")
 
 
 def _t_tests(first: Experiment, second: Experiment, split: str, protocol: str) -> tuple[dict[str, float], int]:

@@ -5,15 +5,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from foundation.errors import UserError
 from foundation.files import write_atomic
 from foundation.tables import Cell, TextTable, as_latex, as_markdown, as_text, terminal_width, text_table
+from heads.protocols import FORCED, RERANK, ordered, protocol_of
 from report.averages import FIGURES, Average, Averages, PartAverages, average_text, averages
 from report.combination import behind_best_part
 from report.contracts import LeaderboardJob, LeaderboardResult, NamedRun, TablesJob
 from report.costs import FINE_TUNED, Part, parts_of, total
 from report.long_csv import long_csv
 from report.published import published
-from report.runs import PROTOCOLS, Experiment, ranks, read_experiment, shared_protocol
+from report.runs import Experiment, ranks, read_experiment, shared_protocol
 from report.significance import holm, p_text, paired_bootstrap, paired_t_test
 
 GROUP = "group: "
@@ -37,21 +39,21 @@ class Entry:
 class Standings:
     """Everything a leaderboard says. entries, text_only: of the job's runs, by their names.
 
-    by_protocol: a table for each split and protocol. against_text: None without text-only runs. published: None for
-    ablations, which are set against a reference.
+    by_protocol: a table for each split and protocol. by_part, against_text: one for each kind of lists; the latter
+    empty without text-only runs. published: None for ablations, which are set against a reference.
     """
 
     entries: Sequence[Entry]
     text_only: Mapping[str, Entry]
     by_protocol: Sequence[TextTable]
-    by_part: TextTable
-    against_text: TextTable | None
+    by_part: Sequence[TextTable]
+    against_text: Sequence[TextTable]
     costs: TextTable
     published: TextTable | None
 
     def tables(self) -> list[TextTable]:
         """All of them, in the order in which they are shown."""
-        listed = [*self.by_protocol, self.by_part, self.against_text, self.costs, self.published]
+        listed = [*self.by_protocol, *self.by_part, *self.against_text, self.costs, self.published]
         return [table for table in listed if table is not None]
 
 
@@ -91,8 +93,8 @@ def make_standings(job: TablesJob) -> Standings:
         entries=entries,
         text_only=text_only,
         by_protocol=[table for split in job.splits for table in standing_tables(entries, split, job)],
-        by_part=by_part(entries, last),
-        against_text=against_text(entries, text_only, last) if text_only else None,
+        by_part=[by_part(alike, last) for alike in _of_alike_lists(entries, last)],
+        against_text=against_text(entries, text_only, last) if text_only else [],
         costs=costs(entries),
         published=None if job.reference else published(),
     )
@@ -104,17 +106,18 @@ def _entry(run: NamedRun) -> Entry:
 
 
 def _protocols(entries: Sequence[Entry], split: str) -> list[str]:
-    there = {protocol for entry in entries for protocol in entry.experiment.protocols(split)}
-    return [protocol for protocol in PROTOCOLS if protocol in there]
+    return ordered(name for entry in entries for name in entry.experiment.protocols(split))
 
 
 def standing_tables(entries: Sequence[Entry], split: str, job: TablesJob) -> list[TextTable]:
     """A table for each protocol of a split; one for those under which every figure is the same."""
-    same: dict[TextTable, list[str]] = {}
+    same: dict[tuple[TextTable, bool], list[str]] = {}
     for protocol in _protocols(entries, split):
-        same.setdefault(standing(entries, split, protocol, job.reference, job.resamples), []).append(protocol)
+        table = standing(entries, split, protocol, job.reference, job.resamples)
+        same.setdefault((table, FORCED in protocol), []).append(protocol)
     return [
-        replace(table, title=f"{split}, {' and '.join(protocols)} {table.title}") for table, protocols in same.items()
+        replace(table, title=f"{split}, {' and '.join(protocols)} {table.title}")
+        for (table, _), protocols in same.items()
     ]
 
 
@@ -237,6 +240,21 @@ def _t_tests(here: Sequence[Entry], split: str, protocol: str, reference: str) -
     return {entry.name: [column[entry.name] for column in columns] for entry in here}
 
 
+def _of_alike_lists(entries: Sequence[Entry], split: str) -> list[list[Entry]]:
+    """The entries in groups whose figures can stand in one table: all of them, where all share a protocol, else those
+    with the same protocols over lists.
+    """
+    try:
+        shared_protocol([entry.experiment for entry in entries], split)
+        return [list(entries)]
+    except UserError:
+        groups: dict[str, list[Entry]] = {}
+        for entry in entries:
+            reranked = next((one for one in entry.experiment.protocols(split) if protocol_of(one) == RERANK), "")
+            groups.setdefault(reranked, []).append(entry)
+        return list(groups.values())
+
+
 def by_part(entries: Sequence[Entry], split: str) -> TextTable:
     """H@1 of every part of the split, a column per experiment, the best of each part marked."""
     protocol = shared_protocol([entry.experiment for entry in entries], split)
@@ -255,19 +273,23 @@ def by_part(entries: Sequence[Entry], split: str) -> TextTable:
         ["", "n", *(entry.name for entry in entries)],
         rows,
         f"{split}, {protocol}, H@1 by part",
-        [reranked if protocol == "rerank" else ""],
+        [reranked if protocol_of(protocol) == RERANK else ""],
     )
 
 
-def against_text(entries: Sequence[Entry], text_only: Mapping[str, Entry], split: str) -> TextTable:
-    """H@1 of each method and of itself without pictures: over all, and by group or by who has a picture."""
-    rows: list[list[str]] = []
+def against_text(entries: Sequence[Entry], text_only: Mapping[str, Entry], split: str) -> list[TextTable]:
+    """H@1 of each method and of itself without pictures: over all, and by group or by who has a picture.
+
+    Figures over lists that always hold the gold have a table of their own.
+    """
+    by_lists: dict[bool, list[list[str]]] = {}
     for entry in entries:
         if entry.name not in text_only:
             continue
         pair = entry, text_only[entry.name]
         protocol = shared_protocol([one.experiment for one in pair], split)
         both = [one.averages[split][protocol] for one in pair]
+        rows = by_lists.setdefault(FORCED in protocol, [])
         parts = [part for part in both[0] if part.startswith(GROUP)] or UNGROUPED
         for part in ["all", *parts]:
             if all(part in one and "H@1" in one[part].figures for one in both):
@@ -275,12 +297,15 @@ def against_text(entries: Sequence[Entry], text_only: Mapping[str, Entry], split
                 gains = [with_pictures - without for with_pictures, without in zip(*by_seed, strict=True)]
                 where = [entry.name, part.removeprefix(GROUP), protocol, str(both[0][part].n)]
                 rows.append([*where, *(average_text("H@1", one[part].figures["H@1"]) for one in both), _gain(gains)])
-    return text_table(
-        ["", "mentions", "protocol", "n", "as it is", "text only", "gain"],
-        rows,
-        f"{split}, H@1 of each method and of its text-only ablation",
-        ["gain: points of H@1, seed by seed."],
-    )
+    return [
+        text_table(
+            ["", "mentions", "protocol", "n", "as it is", "text only", "gain"],
+            rows,
+            f"{split}, H@1 of each method and of its text-only ablation",
+            ["gain: points of H@1, seed by seed."],
+        )
+        for rows in by_lists.values()
+    ]
 
 
 def _gain(gains: Sequence[float]) -> str:

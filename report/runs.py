@@ -10,12 +10,13 @@ import numpy as np
 
 from foundation.errors import UserError
 from foundation.files import read_json
+from foundation.paths import Paths
 from heads.contracts import Metrics
+from heads.protocols import CANDIDATES, FULL_KB, PROTOCOLS, RERANK, ordered, protocol_name, protocol_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PROTOCOLS = ("full-kb", "candidates", "rerank")
 MEAN = "metrics-mean.json"
 
 
@@ -133,8 +134,9 @@ class Experiment:
         return {run.record.seed: float(run.metrics[split][protocol]["all"][figure]) for run in self.runs}
 
     def protocols(self, split: str) -> list[str]:
-        """Those that every run was measured under."""
-        return [name for name in PROTOCOLS if all(name in run.metrics.get(split, {}) for run in self.runs)]
+        """Names of those that every run was measured under, as metrics have them."""
+        names = ordered(name for run in self.runs for name in run.metrics.get(split, {}))
+        return [name for name in names if all(name in run.metrics.get(split, {}) for run in self.runs)]
 
 
 def read_run(folder: Path) -> Run:
@@ -144,7 +146,33 @@ def read_run(folder: Path) -> Run:
             f"{folder}: no finished run there (no metrics.json); name the folder that TrainHead printed as `run:`"
         )
     record = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
-    return Run(folder, read_json(folder / "metrics.json"), RunRecord.of(record))
+    metrics = read_json(folder / "metrics.json")
+    if "gold_forced_in" not in record:  # a run of before: its figures have no label yet
+        metrics = _labelled(metrics, _forced(folder))
+    return Run(folder, metrics, RunRecord.of(record))
+
+
+def _labelled(metrics: Metrics, forced: Sequence[str]) -> Metrics:
+    """The metrics with the names that `protocol_name` gives the protocols of the splits `forced`."""
+    return {
+        split: {protocol_name(protocol, split in forced): parts for protocol, parts in protocols.items()}
+        for split, protocols in metrics.items()
+    }
+
+
+def _forced(folder: Path) -> list[str]:
+    """Splits in which the lists of a run came with the data and always held the gold, as their receipt says."""
+    work = folder.absolute().parents[min(3, len(folder.absolute().parents) - 1)]
+    digest = str(read_json(folder / "config.json").get("candidates", "")) if (folder / "config.json").exists() else ""
+    path = Paths(work).receipt("BuildCandidates", digest)
+    if not digest or not path.exists():
+        return []
+    of_given = read_json(path)["result"].get("recall", {}).get("given", {})
+    return [
+        split
+        for split, shares in of_given.items()
+        if shares["n"] and max(shares[key] for key in shares if key != "n") == 1
+    ]
 
 
 def read_experiment(name: str, folder: Path) -> Experiment:
@@ -240,9 +268,11 @@ def paired(first: Experiment, second: Experiment, split: str, protocol: str) -> 
 
 def _of_run(run: Run, split: str, protocol: str) -> Ranks:
     table = run.rank_columns
-    known = (table.split == split) & (table.ranks["rerank"] > 0)  # every gold in the KB has a rank in this protocol
+    known = (table.split == split) & (table.ranks[RERANK] > 0)  # every gold in the KB has a rank in this protocol
     order = np.argsort(table.id[known].astype(str), kind="stable")
-    return Ranks(table.id[known][order], table.gold[known][order], table.ranks[protocol][known][order][None])
+    return Ranks(
+        table.id[known][order], table.gold[known][order], table.ranks[protocol_of(protocol)][known][order][None]
+    )
 
 
 def _same_mentions(first_name: str, first: Ranks, second_name: str, second: Ranks) -> None:
@@ -256,12 +286,16 @@ def _same_mentions(first_name: str, first: Ranks, second_name: str, second: Rank
 
 
 def shared_protocol(experiments: Sequence[Experiment], split: str) -> str:
-    """The protocol whose figures can stand side by side: the full KB if all were ranked in it, else reranked lists.
+    """The name of the protocol whose figures can stand side by side: the full KB if all were ranked in it, else
+    reranked lists.
 
-    Raises `UserError` where there is none.
+    Lists that came with the data and always hold the gold, and other lists, are not the same protocol. Raises
+    `UserError` where there is none.
     """
-    for protocol in ("full-kb", "rerank", "candidates"):
-        if all(protocol in experiment.protocols(split) for experiment in experiments):
-            return protocol
-    names = ", ".join(experiment.name for experiment in experiments)
-    raise UserError(f"no protocol that all of {names} were measured under on {split}")
+    of_each = [experiment.protocols(split) for experiment in experiments]
+    shared = {protocol_of(name): name for name in of_each[0] if all(name in names for names in of_each)}
+    if not shared:
+        names = ", ".join(experiment.name for experiment in experiments)
+        theirs = "; ".join(", ".join(names) or "none" for names in of_each)
+        raise UserError(f"no protocol that all of {names} were measured under on {split}; theirs: {theirs}")
+    return next(shared[protocol] for protocol in (FULL_KB, RERANK, CANDIDATES) if protocol in shared)

@@ -32,6 +32,7 @@ from pipeline.candidates.contracts import (
     CandidateJob,
     CandidateLists,
     GivenSource,
+    ListOptions,
     NameSource,
     SourceSpec,
     TypedNameSource,
@@ -356,6 +357,7 @@ def test_recall_counts_only_golds_of_the_kb():
 
 def test_build_fills_given_candidates_with_names_of_the_type(tmp_path):
     mentions = {
+        "id": ["m1", "m2", "m3"],
         "phrase": ["Ann", "Ann", "Ann"],
         "gold": [3, 1, 0],
         "split": ["test"] * 3,
@@ -369,7 +371,11 @@ def test_build_fills_given_candidates_with_names_of_the_type(tmp_path):
     pq.write_table(pa.table(mentions), tmp_path / "mentions.parquet")
     pq.write_table(pa.table(entities), tmp_path / "entities.parquet")
     job = CandidateJob(
-        dataset=tmp_path, out=tmp_path / "lists.npz", sources=(GivenSource(), TypedNameSource()), k=3, merge="append"
+        dataset=tmp_path,
+        out=tmp_path / "lists.npz",
+        sources=(GivenSource(order="trusted"), TypedNameSource()),
+        k=3,
+        merge="append",
     )
 
     def built(**changes):
@@ -457,6 +463,7 @@ def test_lists_in_a_receipt_are_read_as_they_were_written(prepared):
     assert list(json.loads(written)) == [
         *("file", "digest", "k", "merge", "mentions", "entities", "recall", "seconds", "mentions_per_second"),
         "per_mention",
+        *("notes", "gold_forced_in"),
     ]
     before = {name: value for name, value in json.loads(written).items() if name != "per_mention"}
     old = from_json(CandidateLists, before)
@@ -471,10 +478,13 @@ def test_sources_of_the_command_line_are_specifications(tmp_path):
         features=CLIP_TEXT,
         columns={"mention.clip_text.sentence": "a/m.npz", "entity.clip_text.name": "a/e.npz", "entity.other.name": "x"},
     )
-    name, typed, given, dense = candidate_sources(
-        "name, name-of-type,given,dense:clip_text", "WRatio", both, Paths(tmp_path)
+    options = ListOptions(sources="name, name-of-type,given,dense:clip_text", scorer="WRatio", given_order="trusted")
+    name, typed, given, dense = candidate_sources(options, both, Paths(tmp_path))
+    assert (name, typed, given) == (
+        NameSource(scorer="WRatio"),
+        TypedNameSource(scorer="WRatio"),
+        GivenSource(order="trusted"),
     )
-    assert (name, typed, given) == (NameSource(scorer="WRatio"), TypedNameSource(scorer="WRatio"), GivenSource())
     assert (dense.mention.keys, dense.entity.keys) == (tmp_path / "a/m.npz", tmp_path / "a/e.npz")
     assert dense.mention.view == "sentence" and dense.entity.store == tmp_path / "cache" / "clip_text-0"
     assert vector_features("name, dense:a,dense:b") == ["a", "b"]
@@ -484,13 +494,13 @@ def test_sources_of_the_command_line_are_specifications(tmp_path):
 def test_a_source_that_does_not_exist_is_refused_in_one_line(tmp_path, sources):
     wrong = sources.rpartition(",")[2]
     with pytest.raises(UserError, match=f"--sources '{wrong}': expected `name`, `name-of-type`, `given` or"):
-        candidate_sources(sources, "ratio", Extraction(), Paths(tmp_path))
+        candidate_sources(ListOptions(sources=sources), Extraction(), Paths(tmp_path))
 
 
 def test_a_feature_of_one_side_is_no_source(tmp_path):
     one = Extraction(features=CLIP_TEXT, columns={"mention.clip_text.sentence": "a/m.npz"})
     with pytest.raises(UserError, match="extracts 'clip_text' for one side only"):
-        candidate_sources("dense:clip_text", "ratio", one, Paths(tmp_path))
+        candidate_sources(ListOptions(sources="dense:clip_text"), one, Paths(tmp_path))
 
 
 # What every source keeps
@@ -518,6 +528,9 @@ def everything(small, tmp_path):
         entities = {"name": names, "id": ids, "type": entity_types}
         return SourceInputs(
             {
+                "id": [f"m{row}" for row in range(40)],
+                "gold": [place[0]] * 40,
+                "split": ["test"] * 40,
                 "phrase": phrases,
                 "type": types,
                 "given": [listed and [place[entity] for entity in listed] for listed in given],
@@ -582,8 +595,10 @@ def test_lists_of_every_source_are_the_beginning_of_the_order_that_ranks_speak_o
     ranks, places = each.ranks(inputs, mentions, gold), whole.rows(mentions).places(gold)
     assert ranks.dtype == np.int64 and ranks.shape == (30,) and (places > 0).sum() > 10
     if kind is GivenSource:
-        assert (ranks == UNKNOWN).all(), "nothing is known beyond what came with the data"
-        return
+        assert (ranks == UNKNOWN).all(), "an order that is a hash ranks nothing"
+        each = source(GivenSource(order="trusted"))
+        whole = each.lists(inputs, 90)
+        ranks, places = each.ranks(inputs, mentions, gold), whole.rows(mentions).places(gold)
     np.testing.assert_array_equal(ranks[places > 0], places[places > 0])
     unlisted = places == 0
     assert ((ranks == UNKNOWN) | (ranks > whole.rows(mentions).lengths))[unlisted].all()

@@ -88,6 +88,7 @@ def test_a_source_without_an_order_leaves_the_rank_to_the_next():
 def test_candidates_carry_the_golds_rank(tmp_path):
     names = ["Ann", "Ann Lee", "Ann Leeds", "Robert", "Anne", "Zoe"]
     mentions = {
+        "id": [f"m{row}" for row in range(5)],
         "phrase": ["Ann", "Ann", "Ann", "Ann", "Bob"],
         "gold": [0, 4, 5, -1, -2],
         "split": ["test"] * 5,
@@ -107,6 +108,8 @@ def test_candidates_carry_the_golds_rank(tmp_path):
 
     assert gold_rank(NameSource()) == [1, 4, 6, -1, -1]
     assert gold_rank(GivenSource()) == [1, -1, -1, -1, -1], "nothing is known beyond what came with the data"
-    assert gold_rank(GivenSource(), NameSource(), merge="append") == [1, 5, 7, -1, -1]
+    trusted = GivenSource(order="trusted")
+    assert gold_rank(trusted, NameSource(), merge="append") == [1, 5, 7, -1, -1]
+    assert gold_rank(GivenSource(), NameSource(), merge="append")[1:] == [5, 7, -1, -1], "behind both lists"
     assert gold_rank(TypedNameSource()) == [1, 4, -1, -1, -1], "a gold of another type is nowhere in that order"
     assert gold_rank(NameSource(), k=6)[:2] == [1, 4]

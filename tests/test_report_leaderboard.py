@@ -10,10 +10,11 @@ import pytest
 
 from foundation.errors import UserError
 from heads.metrics import figures
+from heads.protocols import protocol_name
 from report.averages import average
 from report.compare import compare
 from report.contracts import AverageJob, ComparisonJob, LeaderboardJob, NamedRun, TablesJob
-from report.leaderboard import write_leaderboard
+from report.leaderboard import make_standings, write_leaderboard
 from report.runs import read_experiment
 from report.significance import holm, paired_bootstrap, paired_t_test
 
@@ -21,17 +22,18 @@ PROTOCOLS = ("full-kb", "candidates", "rerank")
 GROUPS = np.array(["easy", "hard_&_odd"])[np.arange(60) % 2]
 
 
-def write_run(folder, ranks, *, protocols=PROTOCOLS, ids=None, **record):
+def write_run(folder, ranks, *, protocols=PROTOCOLS, ids=None, forced=False, **record):
     """A run's files: the same ranks (n,) under each protocol, on dev and test; candidate lists lack every tenth gold.
 
-    record: entries of run.json.
+    forced: whether its lists came with the data and always hold the gold. record: entries of run.json.
     """
     n = len(ranks)
     listed = np.arange(n) % 10 != 9
     of = {"full-kb": ranks, "candidates": np.where(listed, ranks, 0), "rerank": ranks}
     parts = {"all": np.ones(n, bool), **{f"group: {name}": GROUPS[:n] == name for name in np.unique(GROUPS)}}
     by_part = {
-        name: {part: figures(of[name][mask], listed[mask]) for part, mask in parts.items()} | {"NIL": {"n": 1}}
+        protocol_name(name, forced): {part: figures(of[name][mask], listed[mask]) for part, mask in parts.items()}
+        | {"NIL": {"n": 1}}
         for name in protocols
     }
     folder.mkdir(parents=True)
@@ -351,3 +353,62 @@ def test_what_cannot_be_compared_is_refused_in_one_line(world, second, more, mes
     with pytest.raises(UserError) as error:
         compared(world["dwe"], place, **more)
     assert message in str(error.value).replace(str(world["root"] / "short") + " ", "") and "\n" not in str(error.value)
+
+
+FORCED = "(given, gold forced in)"
+
+
+@pytest.fixture
+def mixed(world):
+    """`world`, with two methods over lists that always hold the gold: one that ranks the KB, one that does not."""
+    folder = world["root"] / "runs" / "small"
+    ranked = write_run(folder / "mimic" / "given", ranks_of(3, 0.9), forced=True)
+    lists = write_run(folder / "drin" / "given", ranks_of(4, 0.9), forced=True, protocols=PROTOCOLS[1:])
+    text = write_run(folder / "drin" / "given-text", ranks_of(5, 0.9), forced=True, protocols=PROTOCOLS[1:])
+    return {**world, "given": ranked, "given lists": lists, "given text": text}
+
+
+def test_lists_that_always_hold_the_gold_have_tables_of_their_own(mixed):
+    text = written(mixed, "dwe", "drin", "given", "given lists")
+    tables = {block.splitlines()[0]: block for block in text.split("\n\n")}
+    (kb,) = [title for title in tables if title.startswith("test, full-kb")]
+    assert list(rows_of(text, kb)) == ["dwe", "given"], "the KB is the same for all"
+    for protocol in ("candidates", "rerank"):
+        honest = rows_of(text, f"test, {protocol} (60")
+        forced = rows_of(text, f"test, {protocol} {FORCED} (60")
+        assert (list(honest), list(forced)) == (["dwe", "drin"], ["given", "given lists"])
+    by_part = [title for title in tables if "H@1 by part" in title]
+    assert by_part == ["test, rerank, H@1 by part", f"test, rerank {FORCED}, H@1 by part"]
+    lines = list(csv.DictReader((mixed["root"] / "report" / "leaderboard.csv").read_text().splitlines()))
+    assert {line["method"] for line in lines if FORCED in line["protocol"]} == {"given", "given lists"}
+
+
+def test_a_gain_over_text_on_such_lists_stands_apart(mixed):
+    runs = tuple(NamedRun(name=name, folder=mixed[name]) for name in ("mimic", "given lists"))
+    alone = (NamedRun(name="mimic", folder=mixed["text"]), NamedRun(name="given lists", folder=mixed["given text"]))
+    tables = make_standings(TablesJob(dataset="small", runs=runs, text_only=alone, resamples=400)).against_text
+    assert [{row[0].text for row in table.rows} for table in tables] == [{"mimic"}, {"given lists"}]
+
+
+def test_runs_over_such_lists_and_others_are_compared_over_the_kb_alone(mixed):
+    assert compared(mixed["dwe"], mixed["given"]).protocol == "full-kb"
+    both = compared(mixed["given"], mixed["given lists"], protocol="rerank")
+    assert both.protocol == f"rerank {FORCED}" and both.protocol in both.text
+    with pytest.raises(UserError, match=r"--protocol rerank: a is measured under rerank, b under rerank \(given, gold"):
+        compared(mixed["dwe"], mixed["given"], protocol="rerank")
+    with pytest.raises(UserError, match=r"no protocol that all of .* theirs: candidates, rerank; candidates \(given"):
+        compared(mixed["drin"], mixed["given lists"])
+
+
+def test_a_run_of_before_gets_the_label_from_the_receipt_of_its_lists(world):
+    run = write_run(world["root"] / "work" / "runs" / "small" / "mimic" / "s", ranks_of(1, 0.5))
+    (run / "config.json").write_text(json.dumps({"candidates": "ab" * 32}))
+    receipt = world["root"] / "work" / "receipts" / f"BuildCandidates-{'ab' * 8}.json"
+    receipt.parent.mkdir()
+    shares = {"dev": {"n": 9, "1": 0.5, "10": 0.9}, "test": {"n": 9, "1": 1.0, "10": 1.0}}
+    receipt.write_text(json.dumps({"result": {"recall": {"given": shares, "name": {"test": {"n": 9, "10": 1.0}}}}}))
+    metrics = read_experiment("old", run).runs[0].metrics
+    assert list(metrics["dev"]) == list(PROTOCOLS)
+    assert list(metrics["test"]) == ["full-kb", f"candidates {FORCED}", f"rerank {FORCED}"]
+    receipt.unlink()
+    assert list(read_experiment("old", run).runs[0].metrics["test"]) == list(PROTOCOLS)

@@ -37,14 +37,32 @@ class CandidateOptions(OnProfile):
         "how several sources become one list: round-robin by rank, or append (the first whole, then what is new in the "
         "next)",
     )
+    given_order = setting(
+        "given_order",
+        "hashed",
+        "order of the lists that came with the dataset: hashed (an entity's place says nothing), or trusted (as they "
+        "came, where a retriever made it)",
+    )
+    accept_gold_place = luigi.BoolParameter(
+        default=False,
+        significant=False,
+        description="with --given-order trusted: take the lists although the gold's place in them gives it away",
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        specs.check(self.sources, self.scorer, self.merge)
+        specs.check(self.list_options())
 
     def list_options(self) -> ListOptions:
         """These options as one object."""
-        return ListOptions(k=self.candidates, sources=self.sources, scorer=self.scorer, merge=self.merge)
+        return ListOptions(
+            k=self.candidates,
+            sources=self.sources,
+            scorer=self.scorer,
+            merge=self.merge,
+            given_order=self.given_order,
+            accept_gold_place=self.accept_gold_place,
+        )
 
 
 class BuildCandidates(CandidateOptions):
@@ -68,7 +86,8 @@ class BuildCandidates(CandidateOptions):
         from pipeline.candidates.recall import recall_table
 
         outcome = super().make()
-        logs.say(recall_table(from_json(CandidateLists, outcome.result)))
+        lists = from_json(CandidateLists, outcome.result)
+        logs.say("\n".join([recall_table(lists), *lists.notes]))
         return outcome
 
     def finished(self) -> Done[CandidateLists]:

@@ -35,10 +35,10 @@ def open_table(read: Input, output: str) -> Table:
 class SourceInputs:
     """What candidate sources read.
 
-    mentions: columns of M mentions, of which a source reads phrase (text), type (text or None) or given (rows of the
-    KB, best first, or None). entities: columns id, name and type of the N entities of the KB, and aliases (lists of
-    further names) where any has some. vectors: gives an output of an input as a table with a row per record.
-    workers: threads, -1 for one per core.
+    mentions: columns of M mentions, of which a source reads id, phrase (text), type (text or None) or given (rows of
+    the KB, as they came, or None), and a check of its lists gold (row, below 0 for none) and split. entities: columns
+    id, name and type of the N entities of the KB, and aliases (lists of further names) where any has some. vectors:
+    gives an output of an input as a table with a row per record. workers: threads, -1 for one per core.
     """
 
     mentions: Mapping[str, Sequence[Any]]
@@ -63,6 +63,10 @@ class Source(ABC):
 
     def check(self, inputs: SourceInputs) -> None:  # noqa: B027  # most sources need nothing that a dataset may lack
         """Raises `UserError` where the dataset lacks what this source needs."""
+
+    def notes(self, inputs: SourceInputs, k: int) -> list[str]:
+        """What a user should know of lists of k entities, a line each."""
+        return []
 
     @abstractmethod
     def lists(self, inputs: SourceInputs, k: int) -> RankedLists:

@@ -19,6 +19,13 @@ round-robin: by rank, every source's first, then every source's second, …; app
 next adds, …
 """
 
+GIVEN_ORDERS = ("hashed", "trusted")
+"""The order of lists that came with the dataset.
+
+hashed: of a hash of mention and entity, so that an entity's place says nothing; trusted: as they came, where a
+retriever made it.
+"""
+
 
 @contract
 class NameSource:
@@ -38,9 +45,15 @@ class TypedNameSource:
 
 @contract
 class GivenSource:
-    """The lists that came with the dataset."""
+    """The lists that came with the dataset.
+
+    order: one of `GIVEN_ORDERS`. accept_gold_place: whether lists are taken in their order although the gold's place in
+    it gives the answer away.
+    """
 
     kind: Literal["given"] = "given"
+    order: Literal["hashed", "trusted"] = "hashed"
+    accept_gold_place: bool = False
 
 
 @contract
@@ -64,13 +77,15 @@ class ListOptions:
     """How candidate lists are built, in a user's words.
 
     k: entities per mention. sources: comma-separated `name`, `name-of-type`, `given` or `dense:FEATURE`. scorer: of
-    the name sources. merge: how several sources become one list.
+    the name sources. merge: how several sources become one list. given_order, accept_gold_place: see `GivenSource`.
     """
 
     k: int = 100
     sources: str = "name"
     scorer: str = "token_set_ratio"
     merge: str = "round-robin"
+    given_order: str = "hashed"
+    accept_gold_place: bool = False
 
 
 @contract
@@ -95,14 +110,16 @@ class CandidateJob:
 class CandidateLists:
     """Candidate lists of M mentions on disk.
 
-    file: .npz with ids (M, k) int32 and scores (M, k) float32 as in `RankedLists`, and gold_rank (M,) int64, the
-    gold's rank from 1 in the whole retrieval order (-1: no gold in the KB, or no source ranks it). In a receipt its
-    path is relative to the work folder.
+    file: .npz with ids (M, k) int32, scores (M, k) float32 and retrieved as in `RankedLists`, gold_rank (M,) int64, the
+    gold's rank from 1 in the whole retrieval order (-1: no gold in the KB, or no source ranks it), and forced, the
+    names of the splits in `gold_forced_in`. In a receipt its path is relative to the work folder.
     mentions, entities: M and the size of the KB.
     recall: label of a source, or `merged` -> split -> `n`, the number of mentions with a gold in the KB, and depth
     (`1`, `5`, …) -> share of them whose gold is among the first so many.
     seconds, mentions_per_second: by label. per_mention: mean number of candidates by split and of `all` mentions
-    (table 1 of DRIN); empty in receipts of before.
+    (table 1 of DRIN); empty in receipts of before. notes: what a user should know of the lists, a line each.
+    gold_forced_in: splits in which every list that came with a mention holds its gold: figures over them are no
+    retriever's.
     """
 
     file: Path
@@ -115,3 +132,5 @@ class CandidateLists:
     seconds: Mapping[str, float]
     mentions_per_second: Mapping[str, float]
     per_mention: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    gold_forced_in: tuple[str, ...] = ()

@@ -4,21 +4,32 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.candidates.base import UNKNOWN
+from pipeline.candidates.base import UNKNOWN, SourceInputs
 from pipeline.candidates.lists import RankedLists
+
+
+def merged_lists(sources: Sequence[RankedLists], k: int, how: str, inputs: SourceInputs) -> RankedLists:
+    """As `merge`; where no retriever ordered one of the sources, the whole list is in hash order: which source an
+    entity came from says as much as its place.
+    """
+    merged = merge(sources, k, how)
+    if merged.retrieved or len(sources) == 1:
+        return merged
+    return merged.in_hash_order(inputs.mentions["id"], inputs.entities["id"])
 
 
 def merge(sources: Sequence[RankedLists], k: int, how: str = "round-robin") -> RankedLists:
     """The first k of the lists of several sources, each entity where it comes first.
 
     Scores are 1 / (place in the merged list), since those of different sources cannot be compared. A single source
-    keeps its own.
+    keeps its own. The order is a retriever's where that of every source is.
     """
     if len(sources) == 1:
         return sources[0]
     axis = 2 if how == "round-robin" else 1
     woven = np.stack([source.ids for source in sources], axis=axis).reshape(len(sources[0].ids), -1)  # (M, k·sources)
     merged = RankedLists.empty(len(woven), k)
+    merged.retrieved = all(source.retrieved for source in sources)
     for row, listed in enumerate(woven):
         listed = listed[listed >= 0]
         firsts = listed[np.sort(np.unique(listed, return_index=True)[1])][:k]

@@ -14,12 +14,12 @@ DEPTHS = (1, 5, 10, 20, 50, 100)
 
 def recall(lists: RankedLists, gold: np.ndarray, split: np.ndarray) -> dict[str, dict[str, int | float]]:
     """Split -> `n`, the mentions with a gold in the KB, and depth (`1`, `5`, … up to k) -> share of them whose gold is
-    listed by then.
+    listed by then. Of lists that no retriever ordered: the depth k alone.
 
     gold: (M,) rows of the KB; negative ones (NIL, or outside the KB) do not count. split: (M,) names.
     """
     places, k = lists.places(gold), lists.ids.shape[1]
-    depths = [*(depth for depth in DEPTHS if depth < k), k]
+    depths = [*(depth for depth in DEPTHS if depth < k and lists.retrieved), k]
     shares = {}
     for name in [name for name in SPLITS if name in split]:
         place = places[(split == name) & (gold >= 0)]
@@ -38,11 +38,15 @@ def per_mention(lengths: np.ndarray, split: np.ndarray) -> dict[str, float]:
 
 def recall_table(lists: CandidateLists) -> str:
     """Recall by source and split, in percent, and candidates per mention, as text."""
-    depths = [depth for depth in next(iter(next(iter(lists.recall.values())).values())) if depth != "n"]
+    listed = {depth for splits in lists.recall.values() for shares in splits.values() for depth in shares}
+    depths = sorted(listed - {"n"}, key=int)
     rows = []
     for label, splits in lists.recall.items():
         for split, shares in splits.items():
-            figures = [f"{100 * shares[depth]:.2f}" if shares["n"] else "-" for depth in depths]
+            there = [shares["n"] and depth in shares for depth in depths]
+            figures = [
+                f"{100 * shares[depth]:.2f}" if known else "-" for depth, known in zip(depths, there, strict=True)
+            ]
             rows.append([label, split, f"{shares['n']:,}", *figures])
     header = ["candidate recall", "split", "mentions", *(f"@{depth}" for depth in depths)]
     tables = [text_table(header, rows)]

@@ -1,12 +1,16 @@
 """From `--sources name,dense:clip_text` to the sources' specifications. No torch."""
 
+from typing import Literal
+
 from cache.inputs import Input, Side
 from foundation.errors import UserError, nearest
 from foundation.paths import Paths
 from pipeline.candidates.contracts import (
+    GIVEN_ORDERS,
     MERGES,
     SCORERS,
     GivenSource,
+    ListOptions,
     NameSource,
     SourceSpec,
     TypedNameSource,
@@ -16,14 +20,19 @@ from pipeline.extraction.contracts import Extraction
 
 NAMES = "folded"
 """How sources compare names: another word where the same names give other lists, so that older ones are built again."""
-PLAIN = ("name", "name-of-type", "given")
+GIVEN = "given"
+PLAIN = ("name", "name-of-type", GIVEN)
 DENSE = "dense:"
 
 
-def check(sources: str, scorer: str, merge: str) -> None:
-    """Raises `UserError` for a value of `--sources`, `--scorer` or `--merge` that does not exist."""
-    split_sources(sources)
-    for option, value, known in (("--scorer", scorer, SCORERS), ("--merge", merge, MERGES)):
+def check(options: ListOptions) -> None:
+    """Raises `UserError` for a value of `--sources`, `--scorer`, `--merge` or `--given-order` that does not exist."""
+    split_sources(options.sources)
+    for option, value, known in (
+        ("--scorer", options.scorer, SCORERS),
+        ("--merge", options.merge, MERGES),
+        ("--given-order", options.given_order, GIVEN_ORDERS),
+    ):
         if value not in known:
             raise UserError(f"{option} {value!r} is unknown{nearest(value, known)}")
 
@@ -50,19 +59,26 @@ def vector_features(sources: str) -> list[str]:
     return [source.removeprefix(DENSE) for source in split_sources(sources) if source.startswith(DENSE)]
 
 
-def candidate_sources(sources: str, scorer: str, extraction: Extraction, paths: Paths) -> tuple[SourceSpec, ...]:
+def candidate_sources(options: ListOptions, extraction: Extraction, paths: Paths) -> tuple[SourceSpec, ...]:
     """The specifications of `--sources`; `extraction` holds the features of those that compare vectors. Raises
     `UserError`.
     """
+    check(options)
+    order: Literal["hashed", "trusted"] = "trusted" if options.given_order == "trusted" else "hashed"
     plain: dict[str, SourceSpec] = {
-        "name": NameSource(scorer=scorer),
-        "name-of-type": TypedNameSource(scorer=scorer),
-        "given": GivenSource(),
+        "name": NameSource(scorer=options.scorer),
+        "name-of-type": TypedNameSource(scorer=options.scorer),
+        GIVEN: GivenSource(order=order, accept_gold_place=options.accept_gold_place),
     }
     return tuple(
         plain[source] if source in plain else _vector_source(source, extraction, paths)
-        for source in split_sources(sources)
+        for source in split_sources(options.sources)
     )
+
+
+def reads_given(sources: str) -> bool:
+    """Whether the lists that came with the dataset are among the sources. Raises `UserError`."""
+    return GIVEN in split_sources(sources)
 
 
 def _vector_source(source: str, extraction: Extraction, paths: Paths) -> VectorSource:

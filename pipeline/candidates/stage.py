@@ -13,9 +13,10 @@ from foundation.errors import UserError, nearest
 from foundation.files import write_atomic, write_json
 from pipeline.candidates import registry
 from pipeline.candidates.base import UNKNOWN, Source, SourceInputs
-from pipeline.candidates.contracts import MERGES, CandidateJob, CandidateLists
+from pipeline.candidates.contracts import MERGES, CandidateJob, CandidateLists, GivenSource
+from pipeline.candidates.given import gold_forced_in
 from pipeline.candidates.lists import RankedLists
-from pipeline.candidates.merging import merge, merged_ranks
+from pipeline.candidates.merging import merged_lists, merged_ranks
 from pipeline.candidates.recall import per_mention, recall
 
 
@@ -40,13 +41,21 @@ def build_candidates(job: CandidateJob) -> CandidateLists:
     inputs = SourceInputs.of_dataset(job.dataset, job.workers)
     gold, split = np.array(inputs.mentions["gold"], np.int64), np.array(inputs.mentions["split"])
     retrieved = [_retrieve(registry.source(spec), inputs, job.k) for spec in job.sources]
-    merged = merge([each.lists for each in retrieved], job.k, job.merge)
+    merged = merged_lists([each.lists for each in retrieved], job.k, job.merge, inputs)
     recalls = {each.source.label: recall(each.lists, gold, split) for each in retrieved}
     if len(retrieved) > 1:
         recalls["merged"] = recall(merged, gold, split)
     sink = io.BytesIO()
     gold_rank = _gold_rank(retrieved, merged, gold, inputs, job.merge)
-    np.savez(sink, ids=merged.ids, scores=merged.scores, gold_rank=gold_rank)
+    forced = gold_forced_in(inputs) if any(isinstance(spec, GivenSource) for spec in job.sources) else ()
+    np.savez(
+        sink,
+        ids=merged.ids,
+        scores=merged.scores,
+        retrieved=merged.retrieved,
+        gold_rank=gold_rank,
+        forced=np.array(forced, "U"),
+    )
     write_atomic(job.out, sink.getvalue())
     lists = CandidateLists(
         file=job.out,
@@ -61,6 +70,8 @@ def build_candidates(job: CandidateJob) -> CandidateLists:
             each.source.label: round(len(gold) / max(round(each.seconds, 3), 1e-3), 1) for each in retrieved
         },
         per_mention=per_mention(merged.lengths, split),
+        notes=tuple(note for each in retrieved for note in each.source.notes(inputs, job.k)),
+        gold_forced_in=forced,
     )
     report = to_json(lists)
     write_json(job.out.with_suffix(".json"), {key: report[key] for key in report if key not in ("file", "digest")})

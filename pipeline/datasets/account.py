@@ -8,6 +8,7 @@ from typing import Any
 from cache.shard import Status
 from foundation.spelling import words
 from foundation.tables import TextTable, as_text, text_table
+from pipeline.datasets.given import gold_places
 from pipeline.datasets.records import SPLITS, Entity, RawDataset
 from pipeline.datasets.scan import Scan
 from pipeline.datasets.tables import NIL, OUTSIDE_KB, STATUS_NAMES
@@ -32,7 +33,12 @@ _ROWS = (
 )
 _GIVEN_ROWS = (
     ("mentions that came with candidates", "mentions"),
+    ("  gold in the KB", "golds"),
     ("  gold among them", "gold"),
+    ("    at place 1", "gold_first"),
+    ("    at place 2", "gold_second"),
+    ("    at place 3", "gold_third"),
+    ("    last of several", "gold_last"),
     ("candidates", "candidates"),
     ("  outside the KB", "outside_kb"),
 )
@@ -66,18 +72,25 @@ def _image_counts(scans: Sequence[Scan]) -> dict[str, Any]:
 
 
 def _given_counts(raw: RawDataset) -> dict[str, dict[str, int]]:
-    """By split: mentions that came with candidates, how many have their gold among them, candidates, those outside
-    the KB.
+    """By split: mentions that came with candidates, how many have their gold in the KB, among the candidates, and at
+    which place of those in the KB; candidates, and those outside the KB.
     """
-    kb = {entity.id for entity in raw.entities}
+    row_of = {entity.id: row for row, entity in enumerate(raw.entities)}
     counts = {}
     for split in (*SPLITS, "all"):
         lists = [(m.gold, m.given) for m in raw.mentions if m.given is not None and split in (m.split, "all")]
+        known = [[row_of[name] for name in given if name in row_of] for _, given in lists]
+        places = gold_places(known, [OUTSIDE_KB if gold is None else row_of.get(gold, OUTSIDE_KB) for gold, _ in lists])
         counts[split] = {
             "mentions": len(lists),
-            "gold": sum(gold in given for gold, given in lists if gold in kb),
+            "golds": places.golds,
+            "gold": len(places.places),
+            "gold_first": places.at(1),
+            "gold_second": places.at(2),
+            "gold_third": places.at(3),
+            "gold_last": places.last,
             "candidates": sum(len(given) for _, given in lists),
-            "outside_kb": sum(name not in kb for _, given in lists for name in given),
+            "outside_kb": sum(len(given) for _, given in lists) - sum(map(len, known)),
         }
     return counts
 
@@ -200,7 +213,10 @@ def tables(account: Mapping[str, Any]) -> list[TextTable]:
 
 def _given_table(given: Mapping[str, Mapping[str, int]]) -> TextTable:
     """What came with the data, and how many candidates a mention has of those that have a list (table 1 of DRIN)."""
-    rows = [[label, *(f"{counts[name]:,}" for counts in given.values())] for label, name in _GIVEN_ROWS]
+    known = next(iter(given.values())).keys()  # accounts of before lack the gold's places
+    rows = [
+        [label, *(f"{counts[name]:,}" for counts in given.values())] for label, name in _GIVEN_ROWS if name in known
+    ]
     means = [f"{one['candidates'] / one['mentions']:,.1f}" if one["mentions"] else "–" for one in given.values()]
     title = "candidates that came with the data"
     return text_table([title, *given], [*rows, ["candidates per mention, mean", *means]])

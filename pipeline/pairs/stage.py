@@ -45,7 +45,8 @@ def build_pairs(job: PairJob) -> PairFeature:
 def _pairs(job: PairJob) -> Pairs:
     """The pairs of a job."""
     with np.load(job.candidates, allow_pickle=False) as saved:
-        lists = RankedLists(saved["ids"], saved["scores"])
+        retrieved = "retrieved" not in saved.files or bool(saved["retrieved"])
+        lists = RankedLists(saved["ids"], saved["scores"], retrieved)
     mentions, entities = Columns(job.dataset / "mentions.parquet"), Columns(job.dataset / "entities.parquet")
     if len(lists.ids) != mentions.rows or lists.ids.max(initial=-1) >= entities.rows:
         raise UserError(

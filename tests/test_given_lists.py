@@ -1,0 +1,243 @@
+"""Lists that came with the data: neither their order nor a gold that was put into them tells the answer."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from foundation.errors import UserError
+from foundation.paths import Paths
+from pipeline.candidates.base import SourceInputs
+from pipeline.candidates.contracts import CandidateJob, GivenSource, ListOptions, NameSource
+from pipeline.candidates.given import gold_forced_in
+from pipeline.candidates.registry import source
+from pipeline.candidates.specs import candidate_sources
+from pipeline.candidates.stage import build_candidates
+from pipeline.datasets.given import by_split, gold_places
+from pipeline.extraction.contracts import Extraction
+from pipeline.pairs.contracts import PairJob
+from pipeline.pairs.stage import build_pairs
+
+ENTITIES = 12
+MENTIONS = 40
+
+
+def lists_with_gold_at(place: int) -> list[list[int]]:
+    """Five candidates of each mention, the same whatever the place (from 0) of the gold among them."""
+    numbers, lists = np.random.default_rng(0), []
+    for row in range(MENTIONS):
+        others = numbers.permutation([entity for entity in range(ENTITIES) if entity != row % ENTITIES])[:4].tolist()
+        others.insert(place, row % ENTITIES)
+        lists.append(others)
+    return lists
+
+
+def prepared(folder: Path, given: list[list[int] | None], gold: list[int] | None = None) -> Path:
+    folder.mkdir()
+    mentions = {
+        "id": [f"m{row}" for row in range(len(given))],
+        "phrase": [f"Name {row % 3}" for row in range(len(given))],
+        "gold": gold or [row % ENTITIES for row in range(len(given))],
+        "split": [("train", "dev", "test")[row % 3] for row in range(len(given))],
+    }
+    entities = {name: [f"{name} {row}" for row in range(ENTITIES)] for name in ("id", "name")}
+    for name in ("attributes", "description", "type"):
+        entities[name] = [""] * ENTITIES
+    pq.write_table(pa.table(mentions), folder / "mentions.parquet")
+    pq.write_table(pa.table(entities), folder / "entities.parquet")
+    pq.write_table(pa.table({"given": pa.array(given, pa.list_(pa.int32()))}), folder / "given.parquet")
+    return folder
+
+
+def job(folder: Path, *sources, **changes) -> CandidateJob:
+    return CandidateJob(dataset=folder, out=folder / "lists.npz", sources=sources or (GivenSource(),), **changes)
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "lists.npz", allow_pickle=False) as saved:
+        return dict(saved)
+
+
+@pytest.mark.parametrize(
+    "sources", [(GivenSource(),), (GivenSource(), NameSource()), (NameSource(), GivenSource())], ids=len
+)
+@pytest.mark.parametrize("merge", ["append", "round-robin"])
+@pytest.mark.parametrize("k", [3, 8])
+def test_lists_do_not_depend_on_the_place_of_the_gold(tmp_path, sources, merge, k):
+    built = []
+    for place in (0, 4, 2):
+        folder = prepared(tmp_path / f"at{place}", lists_with_gold_at(place))
+        build_candidates(job(folder, *sources, merge=merge, k=k))
+        built.append((folder / "lists.npz").read_bytes())
+    assert built[0] == built[1] == built[2]
+
+
+def test_a_hashed_order_depends_on_the_mention_and_spreads_the_gold(tmp_path):
+    folder = prepared(tmp_path / "a", [list(range(ENTITIES))] * 600, [0] * 600)
+    build_candidates(job(folder, k=ENTITIES))
+    saved = arrays(folder)
+    counts = np.bincount(np.argmax(saved["ids"] == 0, axis=1), minlength=ENTITIES)
+    assert counts.min() > 25 and counts.max() < 80, "600 golds over 12 places: 50 each"
+    assert set(saved["scores"].ravel().tolist()) == {1.0} and not saved["retrieved"]
+
+
+@pytest.mark.parametrize("sources", [(GivenSource(),), (GivenSource(), NameSource())], ids=len)
+def test_no_retrieval_feature_is_made_of_a_hashed_order(tmp_path, sources):
+    folder = prepared(tmp_path / "a", lists_with_gold_at(0))
+
+    def retrieval(*sources):
+        build_candidates(job(folder, *sources, k=8))
+        pair = PairJob(
+            name="retrieval", dataset=folder, candidates=folder / "lists.npz", out=folder / "p.npz", digest="d"
+        )
+        made = build_pairs(pair)
+        with np.load(folder / "p.npz") as saved:
+            return made, saved["values"]
+
+    made, values = retrieval(*sources)
+    assert made.present == 0 and np.isnan(values).all()
+    trusted = GivenSource(order="trusted", accept_gold_place=True)
+    made, values = retrieval(trusted)
+    assert made.present == 1 and values[0, 0].tolist() == [1, 1]
+    assert retrieval(NameSource())[0].present == 1
+
+
+def test_lists_of_before_are_a_retrievers(tmp_path):
+    folder = prepared(tmp_path / "a", lists_with_gold_at(1))
+    np.savez(folder / "lists.npz", ids=np.full((MENTIONS, 1), 3, np.int32), scores=np.ones((MENTIONS, 1), np.float32))
+    pair = PairJob(name="retrieval", dataset=folder, candidates=folder / "lists.npz", out=folder / "p.npz", digest="d")
+    assert build_pairs(pair).present == 1
+
+
+def test_a_trusted_order_keeps_its_lists_and_the_golds_place_beyond_them(tmp_path):
+    given = lists_with_gold_at(4)
+    for row in range(0, MENTIONS, 3):
+        given[row] = given[row][::-1]
+    folder = prepared(tmp_path / "a", given)
+    build_candidates(job(folder, GivenSource(order="trusted", accept_gold_place=True), k=2))
+    saved = arrays(folder)
+    assert saved["ids"].tolist() == [listed[:2] for listed in given] and saved["retrieved"]
+    assert saved["gold_rank"].tolist() == [1 if row % 3 == 0 else 5 for row in range(MENTIONS)]
+    build_candidates(job(folder, k=2))
+    ranks = arrays(folder)["gold_rank"]
+    assert set(ranks.tolist()) == {1, 2, -1}, "a hash ranks nothing beyond the list"
+
+
+def with_shares(*counts: int, gold_absent: int = 0) -> tuple[list[list[int]], list[int]]:
+    """`counts` lists of four whose gold is at place 1, 2, …, and some without it."""
+    given = []
+    for place, count in enumerate(counts):
+        one = [1, 2, 3]
+        one.insert(place, 0)
+        given += [one] * count
+    given += [[1, 2, 3, 4]] * gold_absent
+    return given, [0] * len(given)
+
+
+@pytest.mark.parametrize(
+    ("counts", "absent", "outcome"),
+    [
+        ((95, 5), 0, "taken"),  # 95 % exactly
+        ((96, 4), 0, "noted"),
+        ((99, 1), 0, "noted"),  # 99 % exactly
+        ((100,), 0, "refused"),
+        ((100,), 300, "refused"),  # of the lists that hold their gold
+        ((5, 95), 0, "taken"),
+        ((4, 96), 0, "refused"),
+        ((2, 2, 96), 0, "refused"),
+        ((2, 2, 0, 96), 0, "refused"),  # the last
+    ],
+)
+def test_a_trusted_order_that_gives_the_gold_away_is_noted_or_refused(tmp_path, counts, absent, outcome):
+    given, gold = with_shares(*counts, gold_absent=absent)
+    folder = prepared(tmp_path / "a", given, gold)
+    table = pq.read_table(folder / "mentions.parquet")
+    split = pa.array(["test"] * len(given))
+    pq.write_table(table.set_column(table.schema.get_field_index("split"), "split", split), folder / "mentions.parquet")
+    trusted = GivenSource(order="trusted")
+    if outcome == "refused":
+        with pytest.raises(UserError, match=r"--given-order trusted: the gold is at .* in (96|100)\.0% of the 100"):
+            build_candidates(job(folder, trusted))
+        built = build_candidates(job(folder, dataclasses.replace(trusted, accept_gold_place=True)))
+    else:
+        built = build_candidates(job(folder, trusted))
+    assert any("trust their order only if" in note for note in built.notes) == (outcome != "taken" and counts[0] > 95)
+    assert build_candidates(job(folder)).notes == (), "a hashed order needs no such note"
+
+
+def test_one_split_is_enough_to_refuse_and_single_candidates_have_no_place(tmp_path):
+    given, gold = with_shares(30)
+    others = [[1, 0, 2], [1, 2, 0], [0, 2, 1]] * 200
+    folder = prepared(tmp_path / "a", given + others, gold + [0] * 600)
+    table = pq.read_table(folder / "mentions.parquet")
+    split = pa.array(["train"] * 30 + ["test"] * 600)
+    pq.write_table(table.set_column(table.schema.get_field_index("split"), "split", split), folder / "mentions.parquet")
+    with pytest.raises(UserError, match=r"place 1 in 100.0% of the 30 given lists of train"):
+        build_candidates(job(folder, GivenSource(order="trusted")))
+    single = prepared(tmp_path / "b", [[0]] * 60, [0] * 60)
+    assert build_candidates(job(single, GivenSource(order="trusted"))).notes == ()
+
+
+def test_hashed_lists_that_are_cut_are_noted(tmp_path):
+    folder = prepared(tmp_path / "a", lists_with_gold_at(0))
+    (note,) = build_candidates(job(folder, k=3)).notes
+    assert note == "40 given lists are longer than --candidates 3: a hash says which entities stay"
+    assert build_candidates(job(folder, k=5)).notes == ()
+
+
+def test_recall_of_a_hashed_order_is_that_of_whole_lists(tmp_path):
+    folder = prepared(tmp_path / "a", lists_with_gold_at(0))
+    built = build_candidates(job(folder, GivenSource(), NameSource(), k=12))
+    assert set(built.recall["given"]["test"]) == set(built.recall["merged"]["test"]) == {"n", "12"}
+    assert set(built.recall["name:token_set_ratio"]["test"]) == {"n", "1", "5", "10", "12"}
+    assert built.recall["given"]["test"] == {"n": 13, "12": 1.0}
+
+
+def test_splits_whose_lists_always_hold_the_gold_are_named(tmp_path):
+    given = lists_with_gold_at(2)
+    given[4] = None  # of dev: no list, so nothing was put into it
+    given[2] = [entity for entity in given[2] if entity != 2]  # of test
+    folder = prepared(tmp_path / "a", given)
+    assert gold_forced_in(SourceInputs.of_dataset(folder)) == ("train", "dev")
+    built = build_candidates(job(folder, GivenSource(), NameSource()))
+    assert built.gold_forced_in == ("train", "dev") and arrays(folder)["forced"].tolist() == ["train", "dev"]
+    assert build_candidates(job(folder, NameSource())).gold_forced_in == (), "no given list is read"
+
+
+def test_places_of_golds_are_those_counted_by_hand():
+    given = [[5, 6, 7], [6, 5], [7, 6, 5], [5], None, [6, 7], [], [1, 2, 3, 4, 5], [5, 6]]
+    gold = [5, 5, 5, 5, 5, 5, 5, 5, -1]
+    places = gold_places(given, gold)
+    assert places.golds == 7 and len(places.places) == 5 and not places.always
+    assert [places.at(place) for place in (1, 2, 3)] == [2, 1, 1]
+    assert places.last == 3, "of two, of three and of five; one alone is no last"
+    assert places.most() == (1 / 4, "the last place", 3 / 4, 4)
+    parts = by_split(given, gold, ["train"] * 4 + ["test"] * 5)
+    assert list(parts) == ["train", "test", "all"] and parts["train"].always and parts["all"] == places
+
+
+def test_a_mention_to_link_gets_its_candidates_in_the_same_order():
+    entities = {"id": [f"id {row}" for row in range(ENTITIES)]}
+    of = {}
+    for place in (0, 4):
+        given = lists_with_gold_at(place)
+        table = {"id": [f"m{row}" for row in range(MENTIONS)], "given": given}
+        of[place] = source(GivenSource()).lists(SourceInputs(table, entities), 5)
+    assert of[0].ids.tolist() == of[4].ids.tolist() and (of[0].scores == 1).all()
+
+
+def test_the_order_of_given_lists_is_an_option_of_the_lists(tmp_path):
+    def made(**options):
+        return candidate_sources(ListOptions(sources="given", **options), Extraction(), Paths(tmp_path))
+
+    assert made() == (GivenSource(order="hashed"),)
+    assert made(given_order="trusted", accept_gold_place=True) == (
+        GivenSource(order="trusted", accept_gold_place=True),
+    )
+    with pytest.raises(UserError, match=r"--given-order 'trust' is unknown; did you mean 'trusted'"):
+        made(given_order="trust")
+    assert json.loads(json.dumps(dataclasses.asdict(ListOptions())))["given_order"] == "hashed"
