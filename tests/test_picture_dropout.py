@@ -14,6 +14,7 @@ from cache.shard import Status
 from cache.store import Store
 from experiments import search
 from experiments.contracts import SearchJob, Study
+from foundation import plugins
 from foundation.errors import UserError
 from heads import fusion, training
 from heads.base import Batch, Ragged, Rows
@@ -96,6 +97,66 @@ def test_with_chance_1_training_is_that_of_a_dataset_without_pictures(method, tm
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     seen, _ = trained(job_for(with_pictures, method, config, tmp_path / "run", beside))
     assert any(not torch.equal(seen[name], theirs[name]) for name in theirs)
+
+
+PLUGIN = """
+import torch.nn.functional as F
+from torch import nn
+
+from foundation.contracts import contract
+from heads.base import Head, Rows
+from heads.config.base import PICTURES, HeadConfig, both_sides
+from heads.losses import in_batch_cross_entropy
+
+
+@contract
+class PortraitsConfig(HeadConfig):
+    def head_class(self, blocks=None):
+        return Portraits
+
+    def wants(self, available):
+        return both_sides("portrait", "image_patches", PICTURES, ["pooled"])
+
+
+class Portraits(Head):
+    def __init__(self, config, shapes):
+        super().__init__(config, shapes)
+        self.map = nn.Linear(shapes["portrait.pooled"][-1], 8)
+
+    def encode_mentions(self, inputs):
+        return Rows({"vector": self.map(inputs["portrait.pooled"].float())})
+
+    encode_entities = encode_mentions
+
+    def score_block(self, mentions, entities):
+        return {"score": mentions["vector"] @ entities["vector"].T}
+
+    def loss(self, batch):
+        scores = self.score_block(self.encode_mentions(batch.mentions), self.encode_entities(batch.entities))["score"]
+        value = in_batch_cross_entropy(scores, batch.gold)
+        return value, {"score": value}
+
+
+method = PortraitsConfig
+"""
+
+
+def test_a_head_from_outside_the_package_has_it_too_whatever_it_calls_its_inputs(tmp_path, monkeypatch):
+    (tmp_path / "portraits.py").write_text(PLUGIN)
+    monkeypatch.setenv(plugins.VARIABLE, str(tmp_path / "portraits.py"))
+    with_pictures, without = world(tmp_path / "a"), world(tmp_path / "b", pictures=False)
+    masked = job_for(with_pictures, "portraits", {**SMALL, "picture_dropout": 1.0}, tmp_path / "run")
+    (ours, _), (theirs, _), (seen, _) = (
+        trained(job)
+        for job in (
+            masked,
+            job_for(without, "portraits", SMALL, tmp_path / "run"),
+            replace(masked, config=SMALL),
+        )
+    )
+    assert torch.equal(ours["map.weight"], theirs["map.weight"]) and not torch.equal(
+        ours["map.weight"], seen["map.weight"]
+    )
 
 
 def some_batch(mentions=400, entities=300, length=6):
