@@ -265,6 +265,9 @@ def extract_group(setup: Setup, dataset: Prepared, group: Group) -> Step:
     request = _group_request(setup, dataset, group)
 
     def work(run: Run) -> Outcome:
+        before = {key: value for key, value in request.items() if key != "windows"}
+        if before != request:
+            _say_again(paths, "ExtractGroup", before, "texts are cut again: scripts without blanks have windows now")
         result = _of_wider_group(request, group, paths)
         if result is None:
             result = run("pipeline.extraction.stage:extract", extraction_job(setup, dataset, group), ExtractionResult)
@@ -310,6 +313,7 @@ def _group_request(setup: Setup, dataset: Prepared, group: Group) -> dict[str, A
         "features": wants.request(setup.profile, wanted, setup.demo),
         "upstream": [one.digest for one in group.above],
         **({"descriptions": descriptions} if descriptions else {}),
+        **({"windows": wants.WINDOWS} if any(map(wants.is_text, wanted)) else {}),
     }
 
 

@@ -45,6 +45,10 @@ def test_markdown_of_a_model_becomes_plain_text():
         ("One two three. Four five.", 18, "One two three."),
         ("Abcdefghij", 4, "Abcd"),
         ("Short.", 10, "Short."),
+        ("王菲是歌手。她在北京演唱。她還", 13, "王菲是歌手。她在北京演唱。"),
+        ("王菲在北京演唱歌曲", 4, "王菲在北"),
+        ("กรุงเทพ", 5, "กรุง"),  # not between a letter and what is written before it or above it
+        ("वह दिल्ली में है। वह गाती", 20, "वह दिल्ली में है।"),
     ],
 )
 def test_a_long_text_ends_at_a_sentence_else_at_a_word(text, limit, kept):

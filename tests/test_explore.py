@@ -213,7 +213,24 @@ def test_mentions_are_found_by_phrase_entity_and_outcome(page):
     assert page.ask("/?outcome=no")[0] == 400 and page.ask("/?page=99999")[0] == 200
 
 
-SPELLINGS = ["Çelik", "İzmir", "ﬁne Straße", "Ø Łódź", "Нёман", "ΣΊΣΥΦΟΣ", "हिन्दी", "①㎏", "\uff26ull", "e\u0301"]
+SPELLINGS = [
+    *(
+        "Çelik",
+        "İzmir",
+        "ﬁne Straße",
+        "Ø Łódź",
+        "Нёман",
+        "ΣΊΣΥΦΟΣ",
+        "①㎏",
+        "\uff26ull",
+        "e\u0301",
+        "Þór Æsir",
+        "Brand™",
+    ),
+    *("हिन्दी", "दिल्ली", "กรุงเทพ", "ភ្នំពេញ", "ガﾊﾞ", "한국", "\u1112\u1161\u11ab", "ông Nguyễn Đức"),
+    *("مُحَمَّد", "محـمـد", "ایران", "שָׁלוֹם", "١٩٤٥ १९४५ \uff17", "I\u011eDIR \u0131\u011fd\u0131r"),
+    *("Ste\u200bfan\u00ad", "An\x00na\ufeff", "☺\ufe0f", "Hawai\u02bbi O\u00b4Brien", "rock’n’roll “x” a–b"),
+]
 
 
 def test_accents_are_folded_as_on_the_page_of_report(tmp_path):

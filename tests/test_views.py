@@ -3,6 +3,7 @@
 import pytest
 
 from foundation.errors import UserError
+from foundation.spelling import characters
 from pipeline.extraction.views import TokenLimit, entity_texts, mention_texts
 
 
@@ -59,6 +60,56 @@ def test_one_endless_word_is_cut_inside():
     lost, found = mention_texts("sentence", ["y", "x"], ["x" * 500] * 2, [None, (3, 5)], TokenLimit(letters, 20))
     assert lost.string == "x" * 18 and lost.cut
     assert found.string == "xx" and found.span == (0, 2)
+
+
+def signs(strings):
+    """A tokenizer that counts characters, as those of many scripts nearly do."""
+    return [len(string) for string in strings]
+
+
+UNSPACED = {
+    "chinese": ("春眠不覺曉處處聞啼鳥夜來風雨聲" * 6, "王菲"),
+    "japanese": ("いろはにほへとちりぬるを" * 8, "ピカチュウ"),
+    "thai": ("ประเทศไทยมีทะเลและภูเขา" * 6, "ณเดชน์"),
+    "lao": ("ປະເທດລາວມີແມ່ນ້ຳຂອງ" * 6, "ໄກສອນ"),
+    "khmer": ("ប្រទេសកម្ពុជាមានទន្លេ" * 6, "សីហនុ"),
+    "burmese": ("မြန်မာနိုင်ငံတွင်မြစ်" * 6, "အောင်ဆန်း"),
+}
+
+
+@pytest.mark.parametrize("script", UNSPACED)
+def test_a_sentence_without_blanks_has_the_widest_window_around_the_phrase(script):
+    filling, phrase = UNSPACED[script]
+    sentence = filling + phrase + filling
+    span = len(filling), len(filling) + len(phrase)
+    text = mention_texts("sentence", [phrase], [sentence], [span], TokenLimit(signs, 64))[0]
+    assert text.cut and text.string[slice(*text.span)] == phrase
+    longest = max(end - start for start, end in characters(sentence))
+    assert 64 - longest < len(text.string) <= 64
+    before, after = text.span[0], len(text.string) - text.span[1]
+    assert abs(before - after) <= 3 * longest, "the phrase stands in the middle"
+    borders = {start for start, _ in characters(sentence)}
+    start = span[0] - before
+    assert {start, start + len(text.string)} <= borders, "no letter is parted from its vowel sign"
+    if script in ("chinese", "japanese"):
+        assert len(text.string) == 64
+
+
+@pytest.mark.parametrize("script", UNSPACED)
+def test_a_text_without_blanks_is_cut_at_a_character(script):
+    filling, phrase = UNSPACED[script]
+    table = {"name": [phrase], "attributes": [""], "description": [f"{phrase} {filling}"]}
+    cut = entity_texts("description", table, TokenLimit(signs, 40))[0]
+    assert cut.cut and 40 - max(end - start for start, end in characters(filling)) < len(cut.string) <= 40
+    lost = mention_texts("sentence", [phrase], [filling], [None], TokenLimit(signs, 40))[0]
+    assert filling.startswith(lost.string) and len(lost.string) > 34
+
+
+def test_words_among_characters_stay_whole():
+    sentence = "我們在紐約的Rockefeller Center看見Barack Obama和他的朋友"
+    start = sentence.index("Barack Obama")
+    text = mention_texts("sentence", ["Barack Obama"], [sentence], [(start, start + 12)], TokenLimit(signs, 30))[0]
+    assert text.string == "Center看見Barack Obama和他的朋友"
 
 
 def test_the_mention_view_spans_the_whole_string():

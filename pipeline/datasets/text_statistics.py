@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, quantiles
 from typing import Any
 
+from foundation.spelling import units
 from foundation.tables import TextTable, text_table
 
 BIN, LAST = 5, 60
@@ -19,11 +20,13 @@ _ROWS = (
     ("  longest", "longest"),
     ("words in a phrase, mean", "phrase_mean"),
 )
+_WORDS = "Words are what white space separates; in scripts without blanks, characters."
 _ENTITY_ROWS = (("words in attributes, mean", "attributes"), ("words in a description, mean", "description"))
 
 
 def text_statistics(mentions: Mapping[str, Sequence[Any]], entities: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """Statistics of a prepared dataset's tables, as account.json holds them. Words: what white space separates.
+    """Statistics of a prepared dataset's tables, as account.json holds them. Words: what white space separates;
+    in scripts written without blanks, characters.
 
     `splits`: split -> the figures of `_ROWS`; `lengths`: of how many samples the sentence has 0–4, 5–9, … words,
     the last bin from `LAST` on. `entities`: mean words of those that have such a text.
@@ -33,7 +36,7 @@ def text_statistics(mentions: Mapping[str, Sequence[Any]], entities: Mapping[str
     for split in splits:
         rows = [row for row, name in enumerate(mentions["split"]) if split in (name, "all")]
         samples = {(mentions["sentence"][row], mentions["image"][row]) for row in rows}
-        words = [len(sentence.split()) for sentence, _ in samples]
+        words = [len(units(sentence)) for sentence, _ in samples]
         quarter, median, three_quarters = (
             quantiles(words, n=4, method="inclusive") if len(words) > 1 else [float(words[0])] * 3
         )
@@ -46,10 +49,10 @@ def text_statistics(mentions: Mapping[str, Sequence[Any]], entities: Mapping[str
             "median": median,
             "three_quarters": three_quarters,
             "longest": max(words),
-            "phrase_mean": round(fmean(len(mentions["phrase"][row].split()) for row in rows), 3),
+            "phrase_mean": round(fmean(len(units(mentions["phrase"][row])) for row in rows), 3),
             "lengths": [bins[number] for number in range(LAST // BIN + 1)],
         }
-    texts = {name: [len(text.split()) for text in entities[name] if text and text.strip()] for name in _OF_ENTITIES}
+    texts = {name: [len(units(text)) for text in entities[name] if text and text.strip()] for name in _OF_ENTITIES}
     return {
         "splits": of_split,
         "entities": {name: round(fmean(words), 3) if words else None for name, words in texts.items()},
@@ -76,7 +79,11 @@ def statistics_tables(texts: Mapping[str, Any]) -> list[TextTable]:
         for number, name in enumerate(bin_names())
     ]
     return [
-        text_table(["texts by split", *splits], rows, notes=["Words are what white space separates."]),
+        text_table(
+            ["texts by split", *splits],
+            rows,
+            notes=[_WORDS],
+        ),
         text_table(["texts of entities", "all"], of_entities),
         text_table(["words in a sentence, % of samples", *splits], lengths),
     ]

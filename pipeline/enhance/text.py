@@ -4,6 +4,8 @@ import html
 import re
 import unicodedata
 
+from foundation.spelling import units
+
 LONGEST = 200_000  # characters of a page that are looked at; its first paragraphs stand far before
 _TAGS = re.compile(r"</?[A-Za-z][^<>]{0,500}>")
 _REFERENCE = re.compile(r"<ref\b[^<>]{0,500}/>|<ref\b[^<>]{0,500}>.{0,5000}?</ref\s*>", re.S | re.I)
@@ -22,9 +24,9 @@ _EMPTY_BRACKETS = re.compile(r"\s?\([\s,;:/–-]{0,20}\)")
 _BRACKET_START = re.compile(
     r"\([\s,;:]{1,20}(?=\S)"
 )  # what stood first in the brackets was a template: a pronunciation, as a rule
-_SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]{0,2}(?=\s|$)")
+_SENTENCE_END = re.compile(r"[.!?…।॥؟\u06d4።។။][\"'”’)\]]{0,2}(?=\s|$)|[。！？][\"'”’)\]」』\uff09]{0,2}")
 _KEPT = "\n\t\u200c\u200d"  # of the control and format characters; the joiners spell words in some scripts
-_ENDS = tuple(".!?:;…\"'”’)]。！？")
+_ENDS = tuple(".!?:;…\"'”’)]。！？।॥؟\u06d4።។။」』\uff09")
 
 
 def _without_blocks(text: str, opening: str, closing: str) -> str:
@@ -85,15 +87,17 @@ def paragraphs(raw: str) -> list[str]:
 
 
 def shorten(text: str, limit: int) -> str:
-    """At most `limit` characters, up to the last whole sentence; where that loses half of them, the last whole word."""
+    """At most `limit` characters, up to the last whole sentence; where that loses half of them, the last whole word (in
+    scripts written without blanks, character).
+    """
     if len(text) <= limit:
         return text
     end = next(
         (match.end() for match in reversed(list(_SENTENCE_END.finditer(text, 0, limit))) if match.end() > limit // 2), 0
     )
     if not end:
-        end = text.rfind(" ", 0, limit + 1)
-    return text[: end if end > 0 else limit].rstrip()
+        end = max((end for _, end in units(text[: limit + 1]) if end <= limit), default=limit)
+    return text[:end].rstrip()
 
 
 def opening(raw: str, count: int | None, limit: int) -> str:

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from cache import inputs
 from foundation.errors import UserError, nearest
+from foundation.spelling import characters, units
 
 IMAGE, IMAGES = inputs.IMAGE, inputs.IMAGES
 PICTURES = (IMAGE, IMAGES)
@@ -78,12 +80,14 @@ class TokenLimit:
         return self.count([string])[0] <= self.limit
 
     def shorten(self, string: str) -> str:
-        """The longest beginning that fits, ending at a word, or inside the first word if that alone is too long."""
-        ends = [match.end() for match in re.finditer(r"\S+", string)]
-        taken = _largest(0, len(ends), lambda n: n == 0 or self.fits(string[: ends[n - 1]]))
-        if taken:
-            return string[: ends[taken - 1]]
-        return string[: _largest(0, len(string), lambda n: n == 0 or self.fits(string[:n]))]
+        """The longest beginning that fits, ending at a word (in scripts without blanks, at a character), or inside the
+        first word if that alone is too long.
+        """
+        return self._beginning(string, units(string)) or self._beginning(string, characters(string))
+
+    def _beginning(self, string: str, pieces: Sequence[tuple[int, int]]) -> str:
+        ends = [0, *(end for _, end in pieces)]
+        return string[: ends[_largest(0, len(pieces), lambda n: n == 0 or self.fits(string[: ends[n]]))]]
 
 
 def mention_texts(
@@ -96,8 +100,8 @@ def mention_texts(
     """The strings of a mention view, each within the limit.
 
     spans: characters of the phrase in its sentence, end exclusive; None where it was not found. A sentence that is too
-    long becomes the widest window of whole words around the phrase that fits (the sentence's beginning where the phrase
-    was not found).
+    long becomes the widest window of whole words (in scripts written without blanks, of whole characters) around the
+    phrase that fits (the sentence's beginning where the phrase was not found).
     """
     form = template("mention", view)
     with_sentence = "{sentence}" in form
@@ -168,8 +172,11 @@ def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
 
 
 def _window(sentence: str, span: tuple[int, int] | None, fits: Callable[[str], bool]) -> tuple[int, int]:
-    """Start and end of the widest window of whole words that fits, centred on `span`."""
-    words = [match.span() for match in re.finditer(r"\S+", sentence)]
+    """Start and end of the widest window of whole words that fits, centred on `span`.
+
+    In scripts written without blanks, the characters are the words, and more are taken on one side where they fit.
+    """
+    words = units(sentence)
     if not words:
         return 0, 0
     if span is None:
@@ -183,4 +190,15 @@ def _window(sentence: str, span: tuple[int, int] | None, fits: Callable[[str], b
 
     if not fits(sentence[slice(*bounds(0))]):
         return span
-    return bounds(_largest(0, len(words), lambda n: fits(sentence[slice(*bounds(n))])))
+    around = _largest(0, len(words), lambda n: fits(sentence[slice(*bounds(n))]))
+    start, end = bounds(around)
+
+    # Words that no blank parts from the window are taken on one side too.
+    low, high = max(0, first - around), min(len(words) - 1, last + around)
+    behind = takewhile(lambda at: words[at][0] == words[at - 1][1], range(high + 1, len(words)))
+    ends = [end, *(words[at][1] for at in behind)]
+    end = ends[_largest(0, len(ends) - 1, lambda n: fits(sentence[start : ends[n]]))]
+    before = takewhile(lambda at: words[at][1] == words[at + 1][0], range(low - 1, -1, -1))
+    starts = [start, *(words[at][0] for at in before)]
+    start = starts[_largest(0, len(starts) - 1, lambda n: fits(sentence[starts[n] : end]))]
+    return start, end

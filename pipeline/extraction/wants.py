@@ -21,6 +21,8 @@ from pipeline.extraction.views import FROM_FEATURES, IMAGE, IMAGES
 from pipeline.models import files as model_files
 from pipeline.profiles.profile import Profile
 
+WINDOWS = 2
+"""Raised when the same texts are cut in another way, so that they are cut again; rows are found by what is left."""
 USUAL_TEXTS: Mapping[Side, str] = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
 USUAL_PICTURES: Mapping[Side, str] = {"mention": IMAGE, "entity": IMAGE}
 
@@ -124,6 +126,11 @@ def features_of(listed: Iterable[Want]) -> list[str]:
     return sorted({want.feature for want in listed})
 
 
+def is_text(want: Want) -> bool:
+    """Whether the want is of a text of the record, which may be cut."""
+    return want.view in views.known(want.side)
+
+
 def enhanced(listed: Iterable[Want]) -> list[str]:
     """`static`, `dynamic`: the texts by EnhanceEntities that these wants read."""
     return sorted({mode for want in listed if (mode := views.enhanced(want.side, want.view))})
@@ -168,7 +175,7 @@ def within(own: Mapping[str, Any], wider: Mapping[str, Any]) -> bool:
     (both: requests of groups)."""
     mine, theirs = own["features"], wider["features"]
     return (
-        all(own.get(key) == wider.get(key) for key in ("dataset", "descriptions"))
+        all(own.get(key) == wider.get(key) for key in ("dataset", "descriptions", "windows"))
         and all(want in wider["wants"] for want in own["wants"])
         and mine["limits"] == theirs["limits"]
         and all(theirs[key].get(name) == value for key in ("features", "models") for name, value in mine[key].items())

@@ -23,8 +23,27 @@
     for (const child of children) if (child !== null && child !== undefined) node.append(child);
     return node;
   }
-  function plain(text) {
-    return String(text).normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
+  function plain(text) { // as foundation/spelling.py folds: vowel signs stay, accents and what nobody sees go
+    const invisible = /(?![\t-\r\x1c-\x1f\x85])[\p{Cf}\p{Cc}\u034f\u0640\u07fa\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\uffa0\ufe00-\ufe0f\u{e0100}-\u{e01ef}]/gu;
+    const accents =
+      /(?=\p{M})(?![\u3099\u309a])[\p{Script=Inherited}\p{Script=Cyrillic}\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Samaritan}\p{Script=Nko}]/gu;
+    const others = [
+      ["'", /[`\u2018\u2019\u201a\u201b\u2032\u2035\u02b9\u02bb-\u02bf\u02c8\u055a\u05f3\ua78c]/g],
+      ['"', /[\u201c-\u201f\u2033\u05f4\u301d\u301e]/g],
+      ["-", /[\u2010-\u2015\u2212\u05be]/g],
+      ["ss", /ß/g], ["σ", /ς/g], ["o", /ø/g], ["d", /[đðɖɗ]/g], ["l", /ł/g], ["h", /ħ/g], ["t", /ŧ/g], ["b", /[ɓƀ]/g],
+      ["f", /ƒ/g], ["i", /[ɨı]/g], ["j", /ȷ/g], ["k", /ƙ/g], ["y", /ƴ/g], ["z", /ƶ/g], ["ae", /æ/g], ["oe", /œ/g],
+      ["th", /þ/g], ["\u064a", /[\u06cc\u0649]/g], ["\u0643", /\u06a9/g], ["\u0627", /\u0671/g],
+    ];
+    const digit = (sign) => {
+      let value = 0;
+      while (value < 9 && /\p{Nd}/u.test(String.fromCodePoint(sign.codePointAt(0) - value - 1))) value += 1;
+      return String(value);
+    };
+    let folded = String(text).replace(/\u00b4/g, "'").replace(/[\u2122\u2120]/g, " ").normalize("NFKD");
+    folded = folded.replace(invisible, "").replace(accents, "").toLowerCase().normalize("NFKD").replace(accents, "");
+    for (const [letter, spellings] of others) folded = folded.replace(spellings, letter);
+    return folded.replace(/\p{Nd}/gu, digit).normalize("NFC");
   }
   function shown(value) {
     if (typeof value !== "number") return "–";
