@@ -86,6 +86,7 @@ def _train(job: TrainingJob, digest: str, device: str) -> TrainingResult:
         "precision": precision,
         "counts": counts,
         "best_epoch": trainer.state.best_epoch,
+        "chosen_on_dev": any("dev MRR" in row for row in trainer.state.history),
         "epochs": trainer.state.epoch,
         "resumed_after": trainer.state.resumed,
         "parameters": head.trainable,
@@ -174,7 +175,10 @@ def figures_of_test(metrics: Metrics) -> dict[str, float]:
 
 def _result(out: Path, run: dict[str, Any]) -> TrainingResult:
     metrics = read_json(out / "metrics.json")
-    return TrainingResult(metrics=metrics, table=table(metrics), run=run)
+    shown = table(metrics)
+    if run["epochs"] and not run.get("chosen_on_dev", True):
+        shown += f"\n\ndev has no mention to choose an epoch on: the last of {run['epochs']} was taken"
+    return TrainingResult(metrics=metrics, table=shown, run=run)
 
 
 def job_digest(job: TrainingJob) -> str:

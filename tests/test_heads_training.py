@@ -212,6 +212,15 @@ def test_patience_ends_a_run_that_gets_no_better(world, tmp_path):
     assert (result.run["best_epoch"], result.run["epochs"]) == (1, 3)
 
 
+def test_a_run_without_dev_says_that_no_epoch_was_chosen(world, tmp_path):
+    job = replace(build_job(tmp_path / "data", splits=(96, 0, 40)), out=tmp_path / "run")
+    result = training.train(replace(job, config={**job.config, "epochs": 2}))
+    assert (result.run["chosen_on_dev"], result.run["best_epoch"]) == (False, 2)
+    assert result.table.endswith("dev has no mention to choose an epoch on: the last of 2 was taken")
+    chosen, _, _ = world
+    assert json.loads((chosen.out / "run.json").read_text())["chosen_on_dev"] is True
+
+
 def test_a_fraction_of_train_is_part_of_a_larger_one(world):
     job, _, _ = world
     bundle = Bundle.load(replace(job, inputs=()), CPU)
