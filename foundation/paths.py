@@ -38,10 +38,6 @@ class Paths:
     def dataset(self, name: str, content: str) -> Path:
         return self.root / "datasets" / f"{name}-{content[:12]}"
 
-    def descriptions(self, name: str, content: str, mode: str) -> Path:
-        """The texts of a dataset's entities; mode: static or dynamic."""
-        return descriptions(self.dataset(name, content), mode)
-
     @property
     def answers(self) -> Path:
         """Answers of wikis and language models, for all datasets; no question is sent twice."""

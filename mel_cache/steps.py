@@ -22,7 +22,7 @@ from foundation import logs, receipts
 from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
-from foundation.paths import Paths
+from foundation.paths import Paths, descriptions
 from heads.config import code_digest, load_config, naming_options
 from heads.config.dsmip import DsmipConfig
 from heads.config.space import plain_space
@@ -303,16 +303,13 @@ def extraction_job(setup: Setup, dataset: Prepared, group: Group) -> ExtractionJ
 
 def _group_request(setup: Setup, dataset: Prepared, group: Group) -> dict[str, Any]:
     wanted = group.plan.wants
-    descriptions = {
-        mode: output.stamp(setup.paths.descriptions(dataset.name, dataset.content, mode), mode)
-        for mode in wants.enhanced(wanted)
-    }
+    stamps = {mode: output.stamp(descriptions(dataset.folder, mode), mode) for mode in wants.enhanced(wanted)}
     return {
         "dataset": dataset.content,
         "wants": [to_json(want) for want in wanted],
         "features": wants.request(setup.profile, wanted, setup.demo),
         "upstream": [one.digest for one in group.above],
-        **({"descriptions": descriptions} if descriptions else {}),
+        **({"descriptions": stamps} if stamps else {}),
         **({"windows": wants.WINDOWS} if any(map(wants.is_text, wanted)) else {}),
     }
 

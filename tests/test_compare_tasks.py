@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 
+import commands
 import numpy as np
 import pytest
 import small_world
@@ -159,6 +160,21 @@ def test_a_report_shows_what_is_trained_in_one_page_and_is_not_written_twice(wor
     plan = world.here("Report", "--methods", "mimic,dwe", "--params", DWE, "--dry-run")
     assert "would run TrainHead dwe, seed 0" in plan and "would run Report" in plan and stamps(world) == before
     assert "no trained head" in world.luigi("Report", "--candidates", "7", code=None)
+
+
+def test_a_report_of_a_dataset_whose_pictures_are_gone_says_so(world):
+    aside = world.data.with_name("aside")
+    pictures = [path for path in world.data.rglob("*") if path.suffix in (".png", ".jpg")]
+    assert pictures
+    shutil.copytree(world.data, aside, copy_function=shutil.copy2)
+    try:
+        for path in pictures:
+            path.unlink()
+        code, output = commands.run(*world.arguments("Report"))
+        assert code and "of the listed images cannot be used" in output and "no trained head" not in output
+    finally:
+        shutil.rmtree(world.data)
+        aside.rename(world.data)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 
+import commands
 import pytest
 import small_world
 import yaml
@@ -72,6 +73,25 @@ def test_two_descriptions_changed_are_two_texts_re_extracted_and_going_back_cost
     write_pages(base)
     static(base)
     assert base.extracted("ExtractFeatures", "--features", "clip_text") == {}
+
+
+def test_a_dataset_under_two_labels_has_one_set_of_descriptions(base):
+    def labelled(*options: str) -> str:
+        pages = ("--pages", str(base.root / "pages.jsonl"))
+        named = ("--data-dir", str(base.data), "--profile", str(base.root / "small.yaml"), "--work-dir", str(base.work))
+        code, output = commands.run(
+            "EnhanceEntities", "--dataset", "second", "--mode", "static", *named, *pages, *options
+        )
+        assert code == 0, output
+        return output
+
+    write_pages(base)
+    static(base)
+    assert "11 of 12 entities have a text" in labelled("--paragraphs", "1")
+    prepared = next(base.work.glob("datasets/small-*"))
+    assert texts(prepared, "static")["Q0"] == "Ann Powers is number 0."
+    assert not list(base.work.glob("datasets/second-*"))
+    static(base)
 
 
 def test_a_run_of_other_descriptions_is_another_run_and_going_back_finds_the_first_as_it_was(base):

@@ -10,6 +10,7 @@ import luigi
 from foundation import child, logs
 from foundation import device as devices
 from foundation.errors import UserError
+from foundation.paths import descriptions
 from mel_cache.commands.dataset import OnDataset, PrepareDataset
 from mel_cache.commands.parameters import DEVICE, PRECISION, Number, Whole
 from mel_cache.commands.task import ON_DEVICE, Task, setting
@@ -196,7 +197,7 @@ class EnhanceEntities(OnDataset):
         own = {**common, **self.options((*_MODEL_OPTIONS, *_PROMPT_OPTIONS)), **self.local_model()}
         if self.rounds == 1:
             return own
-        static = self.paths.descriptions(self.dataset, content, "static")
+        static = descriptions(self.prepared(), "static")
         if len(self.needs()) == 2 and not static.exists():
             return None
         return {**own, "static": output.stamp(static, "static")}
@@ -289,7 +290,7 @@ class EnhanceEntities(OnDataset):
 
     def make(self) -> Outcome:
         report = self.describe()
-        file = self.paths.descriptions(self.dataset, self.clone(PrepareDataset).content(), self.mode)
+        file = descriptions(self.prepared(), self.mode)
         return Outcome(
             {**report.result(), "file": self.paths.relative(file), "sha256": output.content(file)},
             [file, file.with_suffix(".json"), file.with_name(f"{file.stem}-without.tsv")],

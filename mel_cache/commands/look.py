@@ -14,6 +14,7 @@ from heads.contracts import Compute, ExplanationJob, Explanations, Selection
 from mel_cache.commands import trained
 from mel_cache.commands.candidates import CandidateOptions
 from mel_cache.commands.compare import CompareHeads, Leaderboard
+from mel_cache.commands.dataset import PrepareDataset
 from mel_cache.commands.features import ExtractGroup
 from mel_cache.commands.heads import TrainHead
 from mel_cache.commands.parameters import Choice, TrueOrFalse, Whole
@@ -152,6 +153,10 @@ class Report(Leaderboard):
             task = self.clone(TrainHead, method=method, params=params)
             if task.done():
                 tasks[method] = task
+        prepare = self.clone(PrepareDataset)
+        if not tasks and not self.dry_run and not prepare.done():
+            prepare.run()  # the files have changed since the heads were trained: what it says is the cause
+            return self._finished()
         if not tasks:
             raise UserError(
                 "no trained head for this dataset and profile; name methods to train "
