@@ -466,3 +466,194 @@ def sentence_model(folder: Path, transformer: Path, *after, prompts: dict | None
     model = SentenceTransformer(modules=modules, prompts=prompts, device="cpu")
     model.eval().save(str(folder))
     return folder
+
+
+def siglip_tokenizer(folder: Path):
+    """Pads with the end token, as SigLIP's does."""
+    tokenizer = letters_tokenizer(folder)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.model_input_names = ["input_ids"]
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def hf_siglip(folder: Path, seed: int = 0, any_shape: bool = False) -> Path:
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    common = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**common, "vocab_size": len(siglip_tokenizer(folder)), "max_position_embeddings": 64}
+    name, vision = "Siglip", {**common, "image_size": 32, "patch_size": 8}
+    if any_shape:
+        name, vision = "Siglip2", {**common, "patch_size": 8, "num_patches": 16}
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{name}Config")(text_config=text, vision_config=vision)
+    model = getattr(transformers, f"{name}Model")(config).eval()
+    randomise(model)
+    model.save_pretrained(folder)
+    sizes = {"patch_size": 8, "max_num_patches": 20} if any_shape else {"size": {"height": 32, "width": 32}}
+    getattr(transformers, f"{name}ImageProcessor")(**sizes, resample=2).save_pretrained(folder)
+    return folder
+
+
+def hf_siglip2(folder: Path, seed: int = 0) -> Path:
+    return hf_siglip(folder, seed, any_shape=True)
+
+
+def randomise(model) -> None:
+    """Values of every parameter, so that what starts as zero (tokens, biases, attention pools) is seen."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3 if parameter.ndim > 1 else 0.1)
+
+
+def open_clip_of(folder: Path, config: dict, seed: int = 0, tokenizer: bool = False, size: int = 32) -> Path:
+    """Any architecture of open_clip with random weights; `tokenizer`: one of transformers, as SigLIP's is saved."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if tokenizer:
+        vocabulary = len(siglip_tokenizer(folder))
+        config = {**config, "text_cfg": {**config["text_cfg"], "vocab_size": vocabulary}}
+    torch.manual_seed(seed)
+    kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP
+    model = kind(**config).eval()
+    randomise(model)
+    save_file(
+        {name: value.clone().contiguous() for name, value in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
+    preprocess = {"size": [size, size], "mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"}
+    (folder / "open_clip_config.json").write_text(
+        json.dumps(
+            {"model_cfg": {**config, "custom_text": True}, "preprocess_cfg": {**preprocess, "interpolation": "bicubic"}}
+        )
+    )
+    return folder
+
+
+SMALL_TEXT = {"context_length": 32, **CLIP_SIZES}
+SMALL_VISION = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
+SIGLIP_TEXT = {
+    "context_length": 64,
+    "hf_tokenizer_name": "siglip",
+    "tokenizer_kwargs": {"clean": "canonicalize"},
+    "width": 16,
+    "heads": 2,
+    "layers": 2,
+    "no_causal_mask": True,
+    "proj_bias": True,
+    "pool_type": "last",
+    "norm_kwargs": {"eps": 1e-6},
+}
+
+
+def timm_towers() -> None:
+    """Registers small towers with timm, of the architectures that open_clip's models name."""
+    import timm
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+
+    if timm.is_model("small_siglip"):
+        return
+    small = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+
+    def own(options):
+        return {name: options[name] for name in ("num_classes", "global_pool") if name in options}
+
+    def small_siglip(**options):
+        return VisionTransformer(**{**small, "class_token": False, "global_pool": "map", **own(options)})
+
+    def small_eva(**options):
+        eva = {"use_rot_pos_emb": True, "ref_feat_shape": (4, 4), "swiglu_mlp": True, "scale_mlp": True}
+        return Eva(**{**small, "qkv_fused": False, "num_reg_tokens": 2, **eva, **own(options)})
+
+    for make in (small_siglip, small_eva):
+        make.__module__ = __name__
+        timm.models.register_model(make)
+
+
+def open_clip_siglip(folder: Path, seed: int = 0) -> Path:
+    timm_towers()
+    vision = {"image_size": 32, "timm_model_name": "small_siglip", "timm_pool": "map", "timm_proj": "none"}
+    return open_clip_of(folder, {"embed_dim": 32, "vision_cfg": vision, "text_cfg": SIGLIP_TEXT}, seed, tokenizer=True)
+
+
+def open_clip_eva(folder: Path, seed: int = 0) -> Path:
+    timm_towers()
+    vision = {"image_size": 32, "timm_model_name": "small_eva", "timm_pool": "token", "timm_proj": None}
+    return open_clip_of(folder, {"embed_dim": 24, "vision_cfg": vision, "text_cfg": SMALL_TEXT}, seed)
+
+
+def open_clip_convnext(folder: Path, seed: int = 0) -> Path:
+    vision = {"image_size": 64, "timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear"}
+    return open_clip_of(folder, {"embed_dim": 24, "vision_cfg": vision, "text_cfg": SMALL_TEXT}, seed, size=64)
+
+
+def open_clip_coca(folder: Path, seed: int = 0) -> Path:
+    text = {**SMALL_TEXT, "embed_cls": True, "output_tokens": True}
+    vision = {**SMALL_VISION, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
+    decoder = {**SMALL_TEXT, "attn_pooler_heads": 2}
+    return open_clip_of(
+        folder, {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text, "multimodal_cfg": decoder}, seed
+    )
+
+
+def open_clip_clipa(folder: Path, seed: int = 0) -> Path:
+    """CLIPA: both ways, the mean of the patches and of no class token's place."""
+    text = {**SIGLIP_TEXT, "context_length": 40}
+    vision = {**SMALL_VISION, "pool_type": "avg", "final_ln_after_pool": True, "no_ln_pre": True}
+    return open_clip_of(folder, {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}, seed, tokenizer=True)
+
+
+def open_clip_eos(folder: Path, seed: int = 0) -> Path:
+    """As MetaCLIP 2 is saved: causal, pooled at the tokenizer's end token."""
+    text = {**SMALL_TEXT, "hf_tokenizer_name": "xlm", "pool_type": "eos", "eos_id": 1}
+    return open_clip_of(folder, {"embed_dim": 24, "vision_cfg": SMALL_VISION, "text_cfg": text}, seed, tokenizer=True)
+
+
+VIT_SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "patch_size": 8,
+    "image_size": 32,
+}
+
+
+def vision_tower(folder: Path, family: str, seed: int = 0, **options) -> Path:
+    """A Vision Transformer of any transformers family, as its library saves it."""
+    import transformers
+
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{family}Config")(**{**VIT_SIZES, **options})
+    model = getattr(transformers, f"{family}Model")(config).eval()
+    positions = {name: value.clone() for name, value in model.state_dict().items() if "position_embeddings" in name}
+    randomise(model)
+    if family == "ViTMAE":  # sines, which are no parameters of its own
+        model.load_state_dict(positions, strict=False)
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(
+            {"size": {"height": 32, "width": 32}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        )
+    )
+    return folder
+
+
+def dinov2_registers(folder: Path, seed: int = 0) -> Path:
+    return vision_tower(folder, "Dinov2WithRegisters", seed, num_register_tokens=3)
+
+
+def dinov3(folder: Path, seed: int = 0) -> Path:
+    return vision_tower(folder, "DINOv3ViT", seed, num_register_tokens=4)
+
+
+def siglip_vision(folder: Path, seed: int = 0) -> Path:
+    return vision_tower(folder, "SiglipVision", seed)
+
+
+def vit_mae(folder: Path, seed: int = 0) -> Path:
+    return vision_tower(folder, "ViTMAE", seed)

@@ -23,21 +23,22 @@ from pipeline.extractors import build, extractor_class, names
 from pipeline.profiles.profile import Feature, Profile
 
 ROOT = Path(__file__).resolve().parents[1]
-CLIP = {"clip_text", "clip_text hf", "clip_layers_text", "clip_image", "clip_layers_image", "object_clip"}
+CLIP_IMAGE = {"clip_image", "clip_image any shape", "clip_layers_image", "object_clip"}
+CLIP = {"clip_text", "clip_text hf", "clip_layers_text"} | CLIP_IMAGE
 TEXTS = {"text_tokens", "clip_text", "clip_text hf", "clip_layers_text"}
 BACKBONES = {"image_pooled", "image_patches", "image_vgg"}
 BOXES = {"objects yolo", "objects torchvision", "faces mtcnn", "faces yolo"}
 IDENTITIES = {"identity classifier", "identity inception"}
 FACES = {"face_embedding inception", "face_embedding onnx", "face_attributes", "face_attributes deepface"}
 CROPS = {"object_clip", "object_resnet"} | FACES | IDENTITIES
-PICTURES = {"clip_image", "clip_layers_image"} | BACKBONES | BOXES | CROPS
+PICTURES = CLIP_IMAGE | BACKBONES | BOXES | CROPS
 EVERY = TEXTS | PICTURES | {"identity gallery"}
 # Part → features made of it, from what each extractor computes.
 MADE_OF: dict[str, set[str]] = {
     "clip": CLIP,
     "clip_text.ClipText": {"clip_text", "clip_text hf", "clip_layers_text"},
     "clip_layers_text.ClipLayersText": {"clip_layers_text"},
-    "clip_image.ClipImage": {"clip_image", "clip_layers_image", "object_clip"},
+    "clip_image.ClipImage": CLIP_IMAGE,
     "clip_layers_image.ClipLayersImage": {"clip_layers_image"},
     "text_tokens.TextTokens": {"text_tokens"},
     "sentence": {"text_tokens"},
@@ -55,6 +56,7 @@ MADE_OF: dict[str, set[str]] = {
     "vision": BACKBONES | {"object_resnet"},
     "preprocess.Preprocess": BACKBONES
     | {"clip_image", "clip_layers_image", "object_clip", "object_resnet", "identity classifier", "face_attributes"},
+    "preprocess.AnyShape": {"clip_image any shape"},
     "files.ModelFiles": EVERY - {"identity gallery"},
     "boxes": BOXES,
     "yolo.Detector": {"objects yolo", "faces yolo"},
@@ -98,6 +100,7 @@ def features(saved, tmp_path_factory):
         "clip_text hf": plain("clip_text", saved(checkpoints.hf_clip)),
         "clip_layers_text": plain("clip_layers_text", clip),
         "clip_image": plain("clip_image", clip),
+        "clip_image any shape": plain("clip_image", saved(checkpoints.hf_siglip2)),
         "clip_layers_image": plain("clip_layers_image", clip),
         "image_pooled": plain("image_pooled", saved(checkpoints.resnet)),
         "image_patches": plain("image_patches", saved(checkpoints.vit)),

@@ -1,6 +1,6 @@
-"""`clip_image`: class and patch states and the pooled projected vector of a CLIP image tower."""
+"""`clip_image`: class and patch states and the pooled projected vector of a CLIP or SigLIP image tower."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,12 @@ from pipeline.models.files import ModelFiles
 
 class ClipImage(base.ImageExtractor):
     """tokens (P + 1, width): class token, then patches, before the last LayerNorm · pooled (projection): not
-    normalised."""
+    normalised.
+
+    Of SigLIP and of towers by timm: tokens (P, width) as they are pooled, after the last LayerNorm, with the class and
+    register tokens that the tower has (`prefix` of the preprocessing names them). Of a SigLIP 2 that keeps a picture's
+    shape they are ragged, and written only where `outputs` names them.
+    """
 
     VERSION = 1
     loads_first = False
@@ -24,45 +29,83 @@ class ClipImage(base.ImageExtractor):
         clip.check(files)
         self.widths = clip.widths(files)
         where = f"model {options.model!r}"
+        self.any_shape: preprocess.AnyShape | None = None
+        if clip.takes_any_shape(files):
+            self.any_shape = preprocess.any_shape(
+                {"patch_size": 16, "max_num_patches": 256, **files.preprocessor()}, where
+            )
+            self.positions, self.width, self.prefix = 0, self.widths["vision"], tuple[str, ...]()
+            return
         if files.library == "open_clip":
             self.preprocess = preprocess.from_open_clip(
                 files.config.get("preprocess_cfg", {}), self.widths["image_size"], where
             )
         else:
             self.preprocess = preprocess.from_transformers(files.preprocessor(), where)
+        self.positions, self.width, self.prefix = clip.image_positions(files, self.preprocess.size)
 
     def possible(self) -> dict[str, Output]:
-        outputs = [
-            Output("tokens", (self.widths["patches"] + 1, self.widths["vision"])),
-            Output("pooled", (self.widths["projection"],)),
-        ]
-        return {output.name: output for output in outputs}
+        tokens = (
+            Output("tokens", (self.width,), ragged=True)
+            if self.any_shape
+            else Output("tokens", (self.positions, self.width))
+        )
+        return {"tokens": tokens, "pooled": Output("pooled", (self.widths["projection"],))}
+
+    def usual(self) -> tuple[str, ...]:
+        return ("pooled",) if self.any_shape else super().usual()
 
     def preprocessing(self) -> Mapping[str, Any]:
-        return self.preprocess.to_json()
+        stated = (self.any_shape or self.preprocess).to_json()
+        return stated if self.prefix == ("class",) else {**stated, "prefix": list(self.prefix)}
 
     def prepare(self, image: Image.Image) -> np.ndarray:
-        return self.preprocess(image)
+        return (self.any_shape or self.preprocess)(image)
+
+    def collate(self, items: Sequence[Any]) -> Any:
+        return list(items) if self.any_shape else super().collate(items)
 
     def load(self, device: str) -> None:
         self.model, self.device = clip.load(self.files, device), device
 
-    def __call__(self, batch: np.ndarray) -> base.Outputs:
+    def __call__(self, batch: Any) -> base.Outputs:
+        if self.any_shape:
+            return self._of_any_shape(self.any_shape, batch)
         pixels = self.normalised(batch, self.preprocess.mean, self.preprocess.std)
         if self.files.library == "open_clip":
-            kept = []
-            handle = self.model.visual.transformer.register_forward_hook(
-                lambda module, inputs, output: kept.append(output)
-            )
-            try:
-                pooled = self.model.visual(pixels)
-            finally:
-                handle.remove()
-            states = kept[0]
+            tower, kept = self.model.visual, []
+            if clip.is_timm(self.files):
+                features = tower.trunk.forward_features(pixels)
+                states, pooled = (
+                    clip.rows_of_grid(tower.trunk, features),
+                    tower.head(tower.trunk.forward_head(features)),
+                )
+            else:
+                handle = tower.transformer.register_forward_hook(lambda module, inputs, output: kept.append(output))
+                try:
+                    pooled = tower(pixels)
+                finally:
+                    handle.remove()
+                states = kept[0]
+                pooled = pooled[0] if isinstance(pooled, tuple) else pooled  # of CoCa: with the tokens it pooled
         else:
             output = self.model.vision_model(pixel_values=pixels)
-            states, pooled = output.last_hidden_state, self.model.visual_projection(output.pooler_output)
+            states, pooled = output.last_hidden_state, output.pooler_output
+            pooled = pooled if clip.is_siglip(self.files) else self.model.visual_projection(pooled)
         rows = {"tokens": base.to_array(states), "pooled": base.to_array(pooled)}
+        return {name: rows[name] for name in self.writes}
+
+    def _of_any_shape(self, prepare: preprocess.AnyShape, batch: Sequence[np.ndarray]) -> base.Outputs:
+        import torch
+
+        arrays, lengths = prepare.inputs(batch)
+        output = self.model.vision_model(
+            **{name: torch.from_numpy(values).to(self.device) for name, values in arrays.items()}
+        )
+        rows: dict[str, Any] = {
+            "tokens": base.to_rows(output.last_hidden_state, lengths),
+            "pooled": base.to_array(output.pooler_output),
+        }
         return {name: rows[name] for name in self.writes}
 
 

@@ -1,6 +1,6 @@
-"""`clip_text`: token states and the pooled projected vector of a CLIP text tower."""
+"""`clip_text`: token states and the pooled projected vector of a CLIP or SigLIP text tower."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,7 +26,10 @@ class Options(base.Options):
 class ClipText(base.TextExtractor):
     """tokens (L, width): states after the final LayerNorm, unprojected, from start to end token · pooled (projection):
     not normalised · with `pad_to`, padded (pad_to, width): the same states, followed by those that the model has at its
-    padding positions."""
+    padding positions.
+
+    SigLIP's tower, and any other of open_clip that is not CLIP's own, runs over its whole context, since its vector
+    depends on the padding."""
 
     VERSION = 1
     options: Options
@@ -35,6 +38,12 @@ class ClipText(base.TextExtractor):
         super().__init__(options, files)
         clip.check(files)
         self.widths = clip.widths(files)
+        self.whole = clip.reads_whole_context(files)
+        if self.whole and options.pad_to not in (None, self.widths["context"]):
+            raise UserError(
+                f"model {options.model!r}: pad_to = {options.pad_to}: its texts are always padded to "
+                f"{self.widths['context']}"
+            )
         if options.pad_to is not None and not self.limit <= options.pad_to <= self.widths["context"]:
             raise UserError(
                 f"model {options.model!r}: pad_to = {options.pad_to}: expected {self.limit} (max_tokens) to "
@@ -49,6 +58,14 @@ class ClipText(base.TextExtractor):
         if self.options.pad_to is not None:
             outputs.append(Output("padded", (self.options.pad_to, self.widths["text"])))
         return {output.name: output for output in outputs}
+
+    @classmethod
+    def revised(cls, options: Options, config: Mapping[str, Any]) -> bool:
+        """See `Extractor.revised`: CoCa's texts, whose class position earlier releases did not read."""
+        return clip.has_another_text_tower(config)
+
+    def preprocessing(self) -> Mapping[str, Any]:
+        return {"padded_to": self.widths["context"]} if self.whole else {}
 
     @property
     def limit(self) -> int:
@@ -109,6 +126,8 @@ class ClipText(base.TextExtractor):
     def __call__(self, batch: Sequence[str]) -> base.Outputs:
         import torch
 
+        if self.whole:
+            return self._over_the_whole_context(batch)
         ids, tokens = self.encoded(batch)
         lengths, width = [len(row) for row in ids], tokens.shape[1]
         end = torch.tensor(lengths, device=self.device) - 1
@@ -133,6 +152,25 @@ class ClipText(base.TextExtractor):
             "tokens": base.to_rows(states, lengths),
             "pooled": base.to_array(pooled),
         }
+        if "padded" in self.writes:
+            rows["padded"] = base.to_array(states)
+        return {name: rows[name] for name in self.writes}
+
+    def _over_the_whole_context(self, batch: Sequence[str]) -> base.Outputs:
+        """The library's own forward, on texts padded by its own tokenizer."""
+        lengths, context = self.count(batch), self.widths["context"]
+        self.refuse_long(batch, lengths)
+        if self.files.library == "open_clip":
+            tokens = self.tokenizer(list(batch), context_length=context).to(self.device)
+            states, pooled = clip.text_states(self.model, tokens)
+        else:
+            tokens = self.tokenizer(list(batch), padding="max_length", max_length=context, return_tensors="pt")
+            output = self.model.text_model(input_ids=tokens["input_ids"].to(self.device))  # no mask: pads are read
+            states, pooled = output.last_hidden_state, output.pooler_output
+        inner = getattr(self.tokenizer, "tokenizer", self.tokenizer)
+        left = getattr(inner, "padding_side", "right") == "left"
+        real = [row[-length:] if left else row[:length] for row, length in zip(states, lengths, strict=True)]
+        rows: dict[str, Any] = {"tokens": [base.to_array(row) for row in real], "pooled": base.to_array(pooled)}
         if "padded" in self.writes:
             rows["padded"] = base.to_array(states)
         return {name: rows[name] for name in self.writes}

@@ -1,51 +1,108 @@
-"""`image_patches`: class and patch states of a Vision Transformer."""
+"""`image_patches`: the states of a Vision Transformer's patches, with its class and register tokens."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from cache.identity import Output
 from foundation.errors import UserError
 from pipeline.extraction import base, pictures
-from pipeline.models import vision
+from pipeline.models import preprocess, vision
+from pipeline.models.files import ModelFiles
 
 
 class ImagePatches(pictures.Backbone):
-    """tokens (P + 1, width): class token, then patches, after the last LayerNorm · pooled (width): the class token's
-    state."""
+    """tokens (P, width): class token, registers and other tokens that the tower has, then patches, after the last
+    LayerNorm (of CLIP before it) · pooled (width): the class token's state, the model's own pooling head (SigLIP,
+    CLIP), or the mean over the patches of a tower with neither.
+
+    `prefix` and `pooled` of the preprocessing name them where they are not one class token and its state. Of a SigLIP 2
+    that keeps a picture's shape, tokens are ragged, and written only where `outputs` names them.
+    """
 
     VERSION = 1
 
-    def _shape(self) -> tuple[int, int]:
-        """Tokens and width."""
-        config = self.files.config
-        if self.files.library == "transformers" and {"patch_size", "hidden_size"} <= set(config):
-            patch, width = config["patch_size"], config["hidden_size"]
-        elif self.files.library == "torchvision":
+    def __init__(self, options: base.Options, files: ModelFiles) -> None:
+        self.layout = vision.tower(files) if files.library == "transformers" else None
+        self.any_shape: preprocess.AnyShape | None = None
+        if self.layout is not None and self.layout.any_shape:
+            base.ImageExtractor.__init__(self, options, files)
+            self.any_shape = preprocess.any_shape(
+                {"patch_size": 16, "max_num_patches": 256, **files.preprocessor()}, f"model {options.model!r}"
+            )
+        else:
+            super().__init__(options, files)
+
+    def _layout(self) -> vision.Tower:
+        """The layout of the tower's states. Raises `UserError` where it is no Vision Transformer."""
+        if self.layout is not None:
+            return self.layout
+        if self.files.library == "torchvision":
             import torch
 
             with torch.device("meta"):
                 model = vision.torchvision_model(self.files)
             if not hasattr(model, "encoder") or not hasattr(model, "patch_size"):
                 raise UserError(f"model {self.options.model!r}: torchvision.json names no Vision Transformer")
-            patch, width = model.patch_size, model.hidden_dim
-        else:
-            raise UserError(
-                f"model {self.options.model!r}: {self.files.folder} holds no Vision Transformer; a torchvision or "
-                "transformers ViT is expected"
-            )
-        height, wide = self.preprocess.size
-        return (height // patch) * (wide // patch) + 1, width
+            return vision.Tower(model.patch_size, model.hidden_dim)
+        raise UserError(
+            f"model {self.options.model!r}: {self.files.folder} holds no Vision Transformer; a torchvision or "
+            "transformers ViT is expected"
+        )
+
+    @classmethod
+    def revised(cls, options: base.Options, config: Mapping[str, Any]) -> bool:
+        """See `Extractor.revised`: CLIP's vector, which earlier releases took before its last LayerNorm."""
+        return config.get("model_type") == "clip_vision_model"
 
     def possible(self) -> dict[str, Output]:
-        tokens, width = self._shape()
-        return {"tokens": Output("tokens", (tokens, width)), "pooled": Output("pooled", (width,))}
+        layout = self._layout()
+        tokens = (
+            Output("tokens", (layout.width,), ragged=True)
+            if self.any_shape
+            else Output("tokens", (layout.positions(self.preprocess.size), layout.width))
+        )
+        return {"tokens": tokens, "pooled": Output("pooled", (layout.width,))}
 
-    def __call__(self, batch: np.ndarray) -> base.Outputs:
-        pixels = self.normalised(batch, self.preprocess.mean, self.preprocess.std)
-        if self.files.library == "torchvision":
-            states = vision.capture(self.model, self.model.encoder, pixels)
+    def usual(self) -> tuple[str, ...]:
+        return ("pooled",) if self.any_shape else super().usual()
+
+    def preprocessing(self) -> Mapping[str, Any]:
+        return {**(self.any_shape or self.preprocess).to_json(), **(self.layout.to_json() if self.layout else {})}
+
+    def prepare(self, image: Any) -> np.ndarray:
+        return (self.any_shape or self.preprocess)(image)
+
+    def collate(self, items: Sequence[Any]) -> Any:
+        return list(items) if self.any_shape else super().collate(items)
+
+    def load(self, device: str) -> None:
+        super().load(device)
+        if self.layout is not None:
+            size = (self.layout.patch,) * 2 if self.any_shape else self.preprocess.size
+            inputs, _ = self._inputs(self.collate([np.zeros((*size, 3), np.uint8)]))
+            expected = self.any_shape.patches if self.any_shape else self.layout.positions(size)
+            vision.check_states(self.files, self.model, self.layout, inputs, expected)
+
+    def _inputs(self, batch: Any) -> tuple[dict[str, Any], list[int]]:
+        """What a transformers tower takes, and the patches of each picture where they differ."""
+        if self.any_shape is None:
+            return {"pixel_values": self.normalised(batch, self.preprocess.mean, self.preprocess.std)}, []
+        import torch
+
+        arrays, lengths = self.any_shape.inputs(batch)
+        return {name: torch.from_numpy(values).to(self.device) for name, values in arrays.items()}, lengths
+
+    def __call__(self, batch: Any) -> base.Outputs:
+        inputs, lengths = self._inputs(batch)
+        if self.layout is None:
+            states = vision.capture(self.model, self.model.encoder, inputs["pixel_values"])
+            pooled = states[:, 0]
         else:
-            states = self.model(pixel_values=pixels).last_hidden_state
-        rows = {"tokens": base.to_array(states), "pooled": base.to_array(states[:, 0])}
+            states, pooled = vision.states(self.model, self.layout, inputs)
+        tokens = base.to_rows(states, lengths) if self.any_shape else base.to_array(states)
+        rows: dict[str, Any] = {"tokens": tokens, "pooled": base.to_array(pooled)}
         return {name: rows[name] for name in self.writes}
 
 

@@ -31,11 +31,14 @@ class ObjectClip(base.CropExtractor):
     def prepare(self, image: Any) -> np.ndarray:
         return self.tower.prepare(image)
 
+    def collate(self, items: Any) -> Any:
+        return self.tower.collate(items)
+
     def load(self, device: str) -> None:
         self.tower.load(device)
         self.device = device
 
-    def __call__(self, batch: np.ndarray) -> base.Outputs:
+    def __call__(self, batch: Any) -> base.Outputs:
         return {"vectors": self.tower(batch)["pooled"]}
 
 

@@ -1,30 +1,42 @@
-"""Loading CLIP checkpoints of open_clip and of transformers: one model behind the text and the image feature."""
+"""Loading CLIP and SigLIP checkpoints of open_clip and of transformers: one model behind the text and the image
+feature."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from foundation.errors import UserError
-from pipeline.models.files import ModelFiles, load_transformers, refused
+from pipeline.models.files import ModelFiles, completed, load_transformers, refused
 
 VERSION = 1  # raised by hand when the same weights give other numbers
 
 
+_CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}  # of transformers, by model_type
+# What of open_clip's text configuration makes another tower than CLIP's own: causal, pooled at the end token.
+_USUAL_TEXT = {
+    "no_causal_mask": False,
+    "use_pad_mask": False,
+    "embed_cls": False,
+    "pool_type": "argmax",
+    "hf_tokenizer_name": None,
+}
+
+
 def check(files: ModelFiles) -> None:
-    """Raises `UserError` unless the folder holds a CLIP model of one of the two libraries."""
+    """Raises `UserError` unless the folder holds a CLIP or SigLIP model of one of the two libraries."""
     if files.library == "open_clip" and isinstance(files.config.get("model_cfg"), dict):
         return
-    if files.library == "transformers" and files.config.get("model_type") == "clip":
+    if files.library == "transformers" and files.config.get("model_type") in _CLASSES:
         return
     raise UserError(
         f"model {files.reference!r}: {files.folder} holds no CLIP model; an open_clip folder or a transformers "
-        "`clip` model is expected"
+        "`clip`, `siglip` or `siglip2` model is expected"
     )
 
 
 def load(files: ModelFiles, device: str) -> Any:
     """The whole model in evaluation mode on `device`. Raises `UserError` where the files are refused."""
     if files.library == "transformers":
-        return load_transformers(files, "CLIPModel", device)
+        return load_transformers(files, _CLASSES[files.config["model_type"]], device)
     import open_clip
 
     try:
@@ -59,23 +71,48 @@ def parameters(architecture: Mapping[str, Any]) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def is_siglip(files: ModelFiles) -> bool:
+    """Whether it is a SigLIP or SigLIP 2 of transformers."""
+    return files.library == "transformers" and files.config.get("model_type") in ("siglip", "siglip2")
+
+
+def takes_any_shape(files: ModelFiles) -> bool:
+    """Whether it is a SigLIP 2 that keeps a picture's own shape (NaFlex)."""
+    return files.library == "transformers" and files.config.get("model_type") == "siglip2"
+
+
+def is_timm(files: ModelFiles) -> bool:
+    """Whether open_clip takes the image tower from timm (EVA, SigLIP, ConvNeXt, …)."""
+    return files.library == "open_clip" and "timm_model_name" in files.config["model_cfg"].get("vision_cfg", {})
+
+
+def reads_whole_context(files: ModelFiles) -> bool:
+    """Whether a text's vector depends on its padding, so that the tower must run over its whole context as it was
+    trained: all but CLIP's own text tower."""
+    return is_siglip(files) if files.library != "open_clip" else has_another_text_tower(files.config)
+
+
+def has_another_text_tower(config: Mapping[str, Any]) -> bool:
+    """Whether an open_clip configuration has a text tower other than CLIP's own."""
+    text = config.get("model_cfg", {}).get("text_cfg", {})
+    return any(text.get(key, usual) != usual for key, usual in _USUAL_TEXT.items())
+
+
 def widths(files: ModelFiles) -> dict[str, int]:
     """text, vision: widths of the towers; projection: of the shared space; context: tokens; patches: of a picture;
-    image_size: its pixels."""
+    image_size: its pixels. Of towers by timm or of any shape, see `image_positions` for vision and patches."""
     config = files.config
     if files.library == "open_clip":
         model = config["model_cfg"]
         text, vision = model.get("text_cfg", {}), model.get("vision_cfg", {})
         size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
-        if "timm_model_name" in vision or not isinstance(vision.get("layers", 12), int):
+        if not isinstance(vision.get("layers", 12), int):
             raise UserError(
-                f"model {files.reference!r}: its image tower is not open_clip's VisionTransformer; choose a ViT "
-                "checkpoint"
+                f"model {files.reference!r}: its image tower is a ResNet of open_clip; choose a ViT or timm checkpoint"
             )
-        if "hf_model_name" in text or text.get("no_causal_mask") or text.get("pool_type", "argmax") != "argmax":
+        if "hf_model_name" in text or text.get("tokenizer_mode"):
             raise UserError(
-                f"model {files.reference!r}: its text tower is not CLIP's (causal, end-of-text pooled); choose a "
-                "CLIP checkpoint"
+                f"model {files.reference!r}: its text tower is not open_clip's own; choose a checkpoint with one"
             )
         size = size if isinstance(size, int) else size[0]
         return {
@@ -87,6 +124,17 @@ def widths(files: ModelFiles) -> dict[str, int]:
             "image_size": size,
         }
     text, vision = {**config.get("text_config", {})}, {**config.get("vision_config", {})}
+    if is_siglip(files):
+        whole = completed(files)
+        text, vision = whole["text_config"], whole["vision_config"]
+        return {
+            "text": text["hidden_size"],
+            "vision": vision["hidden_size"],
+            "projection": vision["hidden_size"],
+            "context": text["max_position_embeddings"],
+            "patches": (vision["image_size"] // vision["patch_size"]) ** 2 if "image_size" in vision else 0,
+            "image_size": vision.get("image_size", 0),
+        }
     size, patch = vision.get("image_size", 224), vision.get("patch_size", 32)
     return {
         "text": text.get("hidden_size", 512),
@@ -98,8 +146,59 @@ def widths(files: ModelFiles) -> dict[str, int]:
     }
 
 
+def image_positions(files: ModelFiles, size: tuple[int, int]) -> tuple[int, int, tuple[str, ...]]:
+    """Number and width of the states of a picture of `size` (height, width), and the names of those before the patches'
+    (`class`, `register`).
+
+    Raises `UserError` for a tower that timm does not build.
+    """
+    known = widths(files)
+    if is_siglip(files):
+        return known["patches"], known["vision"], ()
+    if not is_timm(files):
+        return known["patches"] + 1, known["vision"], ("class",)
+    import torch
+    from open_clip.timm_model import TimmModel
+
+    vision = files.config["model_cfg"]["vision_cfg"]
+    try:
+        with torch.device("meta"):
+            tower = TimmModel(
+                vision["timm_model_name"],
+                known["projection"],
+                size,
+                pool=vision.get("timm_pool", "avg"),
+                proj=vision.get("timm_proj", "linear"),
+            )
+            states = timm_states(tower.trunk, torch.empty(1, 3, *size))
+    except Exception as error:
+        raise refused(files, error) from error
+    prefix = getattr(tower.trunk, "num_prefix_tokens", 0)
+    named = ("class",) * (getattr(tower.trunk, "cls_token", None) is not None)
+    return states.shape[1], states.shape[2], named + ("register",) * (prefix - len(named))
+
+
+def timm_states(trunk: Any, pixels: Any) -> Any:
+    """(b, P, width): what a timm trunk pools, after its last norm; a grid row by row."""
+    return rows_of_grid(trunk, trunk.forward_features(pixels))
+
+
+def rows_of_grid(trunk: Any, states: Any) -> Any:
+    """(b, P, width) from what a timm trunk's `forward_features` gives: states already, or a grid."""
+    if states.ndim == 3:
+        return states
+    first = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
+    return states.flatten(1, 2) if first else states.flatten(2).transpose(1, 2)
+
+
 def check_block(files: ModelFiles, tower: str, block: int) -> None:
-    """Raises `UserError` unless `tower` (`text` or `vision`) has a transformer block of that number."""
+    """Raises `UserError` unless both towers are CLIP's own, and `tower` (`text` or `vision`) has a transformer block of
+    that number."""
+    if reads_whole_context(files) or is_timm(files):
+        raise UserError(
+            f"model {files.reference!r}: states between blocks are read of CLIP's own towers alone (a ViT with a class "
+            "token, a causal text tower); choose a CLIP checkpoint"
+        )
     if files.library == "open_clip":
         layers = files.config["model_cfg"].get(f"{tower}_cfg", {}).get("layers", 12)
     else:
@@ -109,6 +208,27 @@ def check_block(files: ModelFiles, tower: str, block: int) -> None:
             f"model {files.reference!r}: block is {block!r}, expected a whole number from 0 to {layers - 1} (its "
             f"{tower} tower's blocks)"
         )
+
+
+def text_states(model: Any, tokens: Any) -> tuple[Any, Any]:
+    """(b, L, width) last states and (b, d) projected vectors, not normalised, of an open_clip model's own forward.
+
+    States are those after the final LayerNorm, or before it where only the pooled vector has one (CoCa, whose class
+    position at the end is left out).
+    """
+    tower, kept = getattr(model, "text", model), {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, inputs, output: kept.update({name: output})
+
+    handles = [getattr(tower, name).register_forward_hook(keep(name)) for name in ("transformer", "ln_final")]
+    try:
+        pooled = model.encode_text(tokens, normalize=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    states = kept["ln_final"]
+    return (states if states.ndim == 3 else kept["transformer"][:, : tokens.shape[1]]), pooled
 
 
 class _Reached(Exception):

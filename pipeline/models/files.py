@@ -406,6 +406,20 @@ def load_tokenizer(files: ModelFiles) -> Any:
         raise refused(files, error) from error
 
 
+def completed(files: ModelFiles) -> dict[str, Any]:
+    """A transformers configuration with the library's values where its file leaves something out.
+
+    Raises `UserError` where the library does not read it.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
+        return config.to_dict()
+    except Exception as error:
+        raise refused(files, error) from error
+
+
 def load_transformers(files: ModelFiles, class_name: str, device: str, unused: tuple[str, ...] = ("pooler.",)) -> Any:
     """A transformers model in evaluation mode on `device`; tensors alone are read, and hub code is never executed.
 

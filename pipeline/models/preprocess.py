@@ -54,6 +54,55 @@ class Preprocess:
         return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
+@dataclass(frozen=True)
+class AnyShape:
+    """SigLIP 2's NaFlex: a picture keeps its shape, in as many whole patches as fit; a batch is padded to the most.
+
+    patch: its side in pixels. patches: the most of one picture.
+    """
+
+    VERSION: ClassVar[int] = 1
+    patch: int
+    patches: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """RGB picture → (H, W, 3) uint8, H and W multiples of `patch`."""
+        from transformers.models.siglip2.image_processing_siglip2 import get_image_size_for_max_num_patches
+
+        height, width = get_image_size_for_max_num_patches(image.height, image.width, self.patch, self.patches)
+        return np.asarray(image.resize((width, height), _INTERPOLATION[self.interpolation]))
+
+    def inputs(self, batch: Sequence[np.ndarray]) -> tuple[dict[str, np.ndarray], list[int]]:
+        """What transformers' model takes of these pictures, and how many patches each has."""
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        shapes = np.array([[pixels.shape[0] // self.patch, pixels.shape[1] // self.patch] for pixels in batch])
+        lengths = [int(rows * columns) for rows, columns in shapes]
+        values = np.zeros((len(batch), self.patches, self.patch * self.patch * 3), np.float32)
+        mask = np.zeros((len(batch), self.patches), np.int32)
+        for place, (pixels, (rows, columns), length) in enumerate(zip(batch, shapes, lengths, strict=True)):
+            scaled = (pixels.astype(np.float32) / 255 - mean) / std
+            cut = scaled.reshape(rows, self.patch, columns, self.patch, 3).transpose(0, 2, 1, 3, 4)
+            values[place, :length], mask[place, :length] = cut.reshape(length, -1), 1
+        return {"pixel_values": values, "pixel_attention_mask": mask, "spatial_shapes": shapes}, lengths
+
+
+def any_shape(config: Mapping[str, Any], where: str) -> AnyShape:
+    """From `ModelFiles.preprocessor` of a SigLIP 2 that keeps a picture's shape."""
+    return AnyShape(
+        patch=int(config["patch_size"]),
+        patches=int(config["max_num_patches"]),
+        interpolation=_interpolation(config["resample"], where),
+        mean=_triple(config["image_mean"], where),
+        std=_triple(config["image_std"], where),
+    )
+
+
 def _pair(value: Any, where: str) -> tuple[int, int]:
     if isinstance(value, int):
         return value, value
