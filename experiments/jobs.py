@@ -1,7 +1,7 @@
 """A head's configuration from the profile and the command line, and what it wants of extraction."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,8 +14,8 @@ from foundation.files import parse_json, read_json
 from foundation.paths import Paths
 from heads.config import load_config, methods, to_json
 from heads.config.dsmip import PROMPTED, DsmipConfig
-from heads.contracts import HeadWant, LiveClip
-from pipeline.extraction.contracts import FeatureRows
+from heads.contracts import HeadInput, HeadWant, LiveClip
+from pipeline.extraction.contracts import Extraction, FeatureRows
 from pipeline.profiles.profile import Profile
 
 FOUR = ("drin", "mimic", "dwe", "dsmip")
@@ -147,6 +147,24 @@ class Trial:
     label: str
     seed: int
     train_fraction: float
+
+
+def head_inputs(wanted: Iterable[HeadWant], extraction: Extraction, paths: Paths) -> tuple[HeadInput, ...]:
+    """What a head reads, with the place of its rows. extraction: of all these features."""
+
+    def of(want: HeadWant) -> HeadInput:
+        store = paths.cache / extraction.features[want.feature].store
+        return HeadInput(
+            side=want.side,
+            feature=want.feature,
+            view=want.view,
+            role=want.role,
+            outputs=want.read_of(Store.open(store).outputs) if want.optional else want.outputs,
+            store=store,
+            keys=paths.root / extraction.columns[want.column],
+        )
+
+    return tuple(map(of, wanted))
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,15 @@ from typing import Any
 from foundation.errors import UserError
 
 _FOR_THE_USER = {
-    errno.ENOSPC: "no space left; free some or choose another --work-dir",
-    errno.EDQUOT: "disk quota exceeded; free some space or choose another --work-dir",
-    errno.EFBIG: "the file system, or `ulimit -f`, allows no file of that size; choose another --work-dir",
-    errno.EEXIST: "a file of that name is in the way; remove it or choose another --work-dir",
-    errno.ENOTDIR: "a file stands where a folder is expected; remove it or choose another --work-dir",
-    errno.EROFS: "the file system is read-only; choose another --work-dir",
-    errno.EACCES: "permission denied; choose a --work-dir that can be written",
-    errno.EPERM: "operation not permitted; choose a --work-dir that can be written",
+    errno.ENOSPC: "no space left; free some or choose another {option}",
+    errno.EDQUOT: "disk quota exceeded; free some space or choose another {option}",
+    errno.EFBIG: "the file system, or `ulimit -f`, allows no file of that size; choose another {option}",
+    errno.EEXIST: "a file of that name is in the way; remove it or choose another {option}",
+    errno.EISDIR: "a folder of that name is in the way; remove it or choose another {option}",
+    errno.ENOTDIR: "a file stands where a folder is expected; remove it or choose another {option}",
+    errno.EROFS: "the file system is read-only; choose another {option}",
+    errno.EACCES: "permission denied; choose a {option} that can be written",
+    errno.EPERM: "operation not permitted; choose a {option} that can be written",
 }
 
 
@@ -37,16 +38,16 @@ def error_number(error: Exception) -> int | None:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explained(path: Path, option: str = "--work-dir") -> Iterator[None]:
     """Turn a failure to write `path` that only the user can mend (space, quota, permission) into a `UserError`; others
-    pass through."""
+    pass through. option: names the place."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         remedy = _FOR_THE_USER.get(error_number(error) or 0)
         if remedy is None:
             raise
-        raise UserError(f"cannot write {path}: {remedy}") from error
+        raise UserError(f"cannot write {path}: {remedy.format(option=option)}") from error
 
 
 def make_folder(path: Path) -> Path:

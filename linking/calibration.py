@@ -1,13 +1,21 @@
-"""Confidence, the chance that the top entity is right, and the threshold below which a mention is NIL."""
+"""Confidence, the chance that the top entity is right, and the threshold below which a mention is NIL.
 
+P(right) = P(right | in the KB) · P(in the KB). The first factor is the softmax of the best scores or its Platt scaling.
+The second holds for a share of NIL mentions that is said: the odds of NIL are corrected from the share among the
+mentions that it is learned from (prior shift). A step that does not help on mentions held out is not applied.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 
 import numpy as np
 
-from linking.contracts import Fit, Scaling
+from linking.contracts import Effect, Fit, Reliability, Scaling
 
-VERSION = 1  # raised by hand when the same scores give other confidences
-NIL_SHARE = 0.2
+VERSION = 2  # raised by hand when the same scores give other confidences
+HIDDEN_SHARE = 0.2
 """Share of the golds taken out of the KB for the calibration where the dataset has next to no NIL mention (ours)."""
 ENOUGH_NIL = 0.05
 """Share of NIL mentions from which on no gold is taken out."""
@@ -19,6 +27,7 @@ DEPTH = 10
 """Best scores of a mention that its confidence is computed from, however many entities are listed."""
 BINS = 10
 ODDS = 1e-6  # a softmax nearer to 0 or 1 counts as this
+SURE = 1.645  # standard errors that scaling must help by: a one-sided test at 5 %
 
 
 def bucket(text: str, count: int, salt: bytes) -> int:
@@ -27,8 +36,27 @@ def bucket(text: str, count: int, salt: bytes) -> int:
 
 
 def hidden(gold_id: str) -> bool:
-    """Whether an entity is among the `NIL_SHARE` that is taken out of the KB."""
-    return bucket(gold_id, 1000, b"nil") < 1000 * NIL_SHARE
+    """Whether an entity is among the `HIDDEN_SHARE` that is taken out of the KB."""
+    return bucket(gold_id, 1000, b"nil") < 1000 * HIDDEN_SHARE
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A run's answers for m mentions whose golds are known.
+
+    evidence (m, 3), softmax (m,): as `evidence` gives them. right, nil (m,) bool: whether the top entity is the gold;
+    whether the gold is not in the KB. fold (m,): number of the part that a mention is held out with.
+    """
+
+    evidence: np.ndarray
+    softmax: np.ndarray
+    right: np.ndarray
+    nil: np.ndarray
+    fold: np.ndarray
+
+    def of(self, part: np.ndarray) -> "Answers":
+        """Those of a part (m,) bool."""
+        return Answers(*(getattr(self, field.name)[part] for field in fields(self)))
 
 
 def evidence(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -50,11 +78,26 @@ def evidence(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([first, lead, np.where(np.isfinite(lead), odds, np.nan)], 1).astype(np.float64), softmax
 
 
-def fit(values: np.ndarray, right: np.ndarray) -> Fit:
+def ratio(nil: np.ndarray, share: float) -> float:
+    """By how much the odds of NIL change when its share is `share` π' (0 to below 1): (π'/(1-π')) / (π/(1-π)).
+
+    π: the share among these mentions (m,) bool. 1 where all are NIL, or none is: nothing is known of the others then.
+    """
+    own = nil.mean() if len(nil) else 0.0
+    return float(share / (1 - share) / (own / (1 - own))) if 0 < own < 1 else 1.0
+
+
+def weights(nil: np.ndarray, share: float) -> np.ndarray:
+    """(m,) weight of each mention, 1 on average, that makes a `share` of them NIL; see `ratio`."""
+    odds = np.where(nil, ratio(nil, share), 1.0)
+    return odds / odds.mean() if len(odds) else odds
+
+
+def fit(values: np.ndarray, event: np.ndarray) -> Fit:
     """Platt scaling on several numbers: `p = σ(w·z + b)`, z the standardised values, w ≥ 0 (more is never worth less).
 
     The maximum of the likelihood with a Gaussian prior on w. values (m, s): as `evidence` gives them; NaN counts as
-    the mean. right (m,) bool.
+    the mean. event (m,) bool: what p is the chance of.
     """
     from scipy.optimize import minimize
 
@@ -63,7 +106,7 @@ def fit(values: np.ndarray, right: np.ndarray) -> Fit:
     mean = np.where(known, values, 0).sum(0) / count
     deviation = np.sqrt((np.where(known, values - mean, 0) ** 2).sum(0) / count)
     deviation = np.where(deviation > 1e-9, deviation, 1.0)
-    z, y = np.where(known, (values - mean) / deviation, 0), right.astype(np.float64)
+    z, y = np.where(known, (values - mean) / deviation, 0), event.astype(np.float64)
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         w, b = parameters[:-1], parameters[-1]
@@ -83,75 +126,176 @@ def fit(values: np.ndarray, right: np.ndarray) -> Fit:
     )
 
 
-def confidence(fitted: Fit, values: np.ndarray) -> np.ndarray:
-    """(m,) chance that the top entity is right; 0 where there is none. values (m, s): as `fit` takes them."""
+def probability(fitted: Fit, values: np.ndarray) -> np.ndarray:
+    """(m,) chance of the event that was fitted; 0 where there is no entity. values (m, s): as `fit` takes them."""
     z = np.where(np.isfinite(values), (values - np.array(fitted.mean)) / np.array(fitted.deviation), 0)
     return np.where(np.isfinite(values[:, 0]), _sigmoid(z @ np.array(fitted.weights) + fitted.bias), 0)
 
 
-def threshold(chance: np.ndarray, right: np.ndarray, nil: np.ndarray) -> float:
-    """The confidence below which calling a mention NIL makes most answers right.
+def confidence(right: Fit | None, known: Fit | None, values: np.ndarray, softmax: np.ndarray) -> np.ndarray:
+    """(m,) chance that the top entity is right; 0 where there is none.
 
-    It lies half-way between two that occur; of several as good, the lowest is taken.
+    right, known: see `linking.contracts.Scaling`. values, softmax: as `evidence` gives them.
     """
-    steps = np.unique(chance)
-    cuts = np.concatenate([[0.0], (steps[1:] + steps[:-1]) / 2])
-    return float(cuts[int(np.argmax([accuracy(chance, right, nil, cut) for cut in cuts]))])
+    there = np.isfinite(values[:, 0])
+    chance = probability(right, values) if right else np.where(there, softmax, 0)
+    return chance * probability(known, values) if known else chance
 
 
-def accuracy(chance: np.ndarray, right: np.ndarray, nil: np.ndarray, cut: float) -> float:
-    """Share of mentions answered rightly if those with a confidence below `cut` are called NIL; NaN for no mention."""
-    below = chance < cut
-    return float(np.where(below, nil, right & ~nil).mean()) if len(chance) else float("nan")
+def threshold(chance: np.ndarray, gain: np.ndarray) -> float:
+    """The confidence below which calling a mention NIL is expected to make most answers right.
+
+    chance (m,): confidence of each mention. gain (m,): how much more often it is answered rightly by NIL than by its
+    top entity. The threshold lies half-way between two confidences that occur, and is 0 where no NIL is worth it.
+    """
+    steps, of_step = np.unique(chance, return_inverse=True)
+    below = np.concatenate([[0.0], np.bincount(of_step, gain, len(steps)).cumsum()])
+    cuts = np.concatenate([[0.0], (steps[1:] + steps[:-1]) / 2, [1.0]])
+    return float(cuts[int(np.argmax(below))])
 
 
-def ece(chance: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error over `BINS` bins of equal width."""
+def rightly(chance: np.ndarray, answers: Answers, cut: float | np.ndarray) -> np.ndarray:
+    """(m,) bool whether a mention is answered rightly if those with a confidence below `cut` are called NIL."""
+    return np.where(chance < cut, answers.nil, answers.right & ~answers.nil)
+
+
+def ece(chance: np.ndarray, right: np.ndarray, weight: np.ndarray) -> float:
+    """Expected calibration error over `BINS` bins of equal width: |mean confidence - share of right answers| of each
+    bin, weighed by its mentions. weight (m,): of each mention. 0 for no mention."""
     of_bin = np.minimum((chance * BINS).astype(int), BINS - 1)
-    gaps = [
-        abs(chance[of_bin == b].mean() - right[of_bin == b].mean()) * (of_bin == b).sum()
-        for b in range(BINS)
-        if (of_bin == b).any()
-    ]
-    return float(sum(gaps) / max(1, len(chance)))
+    gaps = np.bincount(of_bin, weight * (chance - right), BINS)  # of a bin: its mentions times the difference of means
+    return float(np.abs(gaps).sum() / max(weight.sum(), 1e-9))
 
 
-def brier(chance: np.ndarray, right: np.ndarray) -> float:
+def brier(chance: np.ndarray, right: np.ndarray, weight: np.ndarray) -> float:
     """Mean squared distance of the confidence from 1 where the top entity is right, else from 0."""
-    return float(((chance - right) ** 2).mean())
+    return float((weight * (chance - right) ** 2).sum() / max(weight.sum(), 1e-9))
 
 
-def calibrate(
-    values: np.ndarray, softmax: np.ndarray, right: np.ndarray, nil: np.ndarray, folds: np.ndarray
-) -> Scaling:
-    """The fit and threshold over all mentions, and their reliability on each fold by what was fitted on the others.
+@dataclass(frozen=True)
+class _Model:
+    """Fits of two events: that the top entity is right where the mention's entity is in the KB, and that it is there,
+    None for certain."""
 
-    values, softmax: as `evidence` gives them; right, nil (m,) bool; folds (m,): the fold of each mention. With fewer
-    than `FEWEST` mentions: no fit.
+    right: Fit
+    known: Fit | None
+
+    @classmethod
+    def of(cls, answers: Answers, share: float) -> "_Model":
+        """Learned from these answers, for a share of NIL mentions."""
+        inside, change = ~answers.nil, ratio(answers.nil, share)
+        known = fit(answers.evidence, inside) if change and answers.nil.any() else None
+        right = fit(answers.evidence[inside], answers.right[inside])
+        return cls(right, known and replace(known, bias=known.bias - math.log(change)))
+
+    def used(self, scales: bool, corrects: bool) -> tuple[Fit | None, Fit | None]:
+        """The fits that a confidence is computed from."""
+        return self.right if scales else None, self.known if corrects else None
+
+    def gain(self, answers: Answers) -> np.ndarray:
+        """(m,) chance that a mention is NIL, less the chance that its top entity is right."""
+        known = probability(self.known, answers.evidence) if self.known else np.ones(len(answers.nil))
+        return 1 - known - known * probability(self.right, answers.evidence)
+
+
+@dataclass(frozen=True)
+class _Folds:
+    """Answers with the weight of each (m,), and by fold a model that was learned from the others."""
+
+    answers: Answers
+    weight: np.ndarray
+    models: Mapping[int, _Model]
+
+    @classmethod
+    def of(cls, answers: Answers, share: float) -> "_Folds":
+        folds = np.unique(answers.fold).tolist()
+        rest = {fold: answers.of((answers.fold != fold) | (len(folds) == 1)) for fold in folds}
+        models = {fold: _Model.of(others, share) for fold, others in rest.items()}
+        return cls(answers, weights(answers.nil, share), models)
+
+    def confidence(self, scales: bool, corrects: bool) -> np.ndarray:
+        """(m,) of each mention, by the model that was learned without it."""
+        chance = np.zeros(len(self.weight))
+        for fold, model in self.models.items():
+            out = self.answers.of(self.answers.fold == fold)
+            chance[self.answers.fold == fold] = confidence(*model.used(scales, corrects), out.evidence, out.softmax)
+        return chance
+
+    def thresholds(self, scales: bool, corrects: bool) -> np.ndarray:
+        """(m,) by what was learned without the mention."""
+        cuts = np.zeros(len(self.weight))
+        for fold, model in self.models.items():
+            others = (self.answers.fold != fold) | (len(self.models) == 1)
+            rest = self.answers.of(others)
+            chance = confidence(*model.used(scales, corrects), rest.evidence, rest.softmax)
+            cuts[self.answers.fold == fold] = threshold(chance, self.weight[others] * model.gain(rest))
+        return cuts
+
+    def effect(self, before: np.ndarray, after: np.ndarray, weight: np.ndarray, sure: float) -> Effect:
+        """Of one confidence (m,) in place of another; applied where the Brier score falls by more than `sure` standard
+        errors. weight (m,): of each mention."""
+        right = self.answers.right
+        falls = (weight * ((before - right) ** 2 - (after - right) ** 2))[weight > 0]
+        error = falls.std() / math.sqrt(len(falls))
+        figures = [{"ECE": ece(each, right, weight), "Brier": brier(each, right, weight)} for each in (before, after)]
+        return Effect(before=figures[0], after=figures[1], applied=bool(falls.mean() > sure * error))
+
+
+def calibrate(answers: Answers, share: float) -> Scaling:
+    """Confidence and threshold for mentions of which a `share` (0 to below 1) is NIL.
+
+    All is fitted on all of the answers, and measured on each fold by what was fitted on the others. Scaling is applied
+    where it lowers the Brier score there, by more than chance would (`SURE`); the correction for NIL mentions where it
+    lowers that score; the threshold where it makes more answers right. `notes` say what is not applied, and why.
     """
-    counts = {"mentions": len(right), "right": int(right.sum()), "NIL": int(nil.sum())}
-    if len(right) < FEWEST:
-        return Scaling(counts=counts, fit=None, threshold=None, reliability=None)
-    held_out, called_nil = np.zeros(len(right)), np.zeros(len(right), bool)
-    for fold in np.unique(folds):
-        out, rest = folds == fold, folds != fold
-        if not rest.any():
-            rest = out
-        fitted = fit(values[rest], right[rest])
-        held_out[out] = confidence(fitted, values[out])
-        called_nil[out] = held_out[out] < threshold(confidence(fitted, values[rest]), right[rest], nil[rest])
-    fitted = fit(values, right)
-    reliability = {
-        "measured on": f"{len(np.unique(folds))} parts by gold entity, each held out once",
-        "ECE": {"before": ece(softmax, right), "after": ece(held_out, right)},
-        "Brier": {"before": brier(softmax, right), "after": brier(held_out, right)},
-        "accuracy with NIL": {
-            "before": float((right & ~nil).mean()),
-            "after": float(np.where(called_nil, nil, right & ~nil).mean()),
-        },
-    }
-    cut = threshold(confidence(fitted, values), right, nil)
-    return Scaling(counts=counts, fit=fitted, threshold=cut, reliability=reliability)
+    counts = {"mentions": len(answers.right), "right": int(answers.right.sum()), "NIL": int(answers.nil.sum())}
+    inside = ~answers.nil
+    if len(inside) < FEWEST or not inside.any():
+        few = f"no confidence: of {len(inside)} mentions of dev {inside.sum()} are of the KB; {FEWEST} are needed"
+        return Scaling(nil_share=share, counts=counts, confidence=False, notes=(few,))
+    folds, model = _Folds.of(answers, share), _Model.of(answers, share)
+    scaling = folds.effect(folds.confidence(False, False), folds.confidence(True, False), 1.0 * inside, SURE)
+    plain = folds.confidence(scaling.applied, False)
+    correction = folds.effect(plain, folds.confidence(scaling.applied, True), folds.weight, 0)
+    steps = scaling.applied, correction.applied
+    chance, cuts = folds.confidence(*steps), folds.thresholds(*steps)
+    right = [float((folds.weight * rightly(chance, answers, cut)).mean()) for cut in (0.0, cuts)]
+    separation = Effect(before={"right": right[0]}, after={"right": right[1]}, applied=right[1] > right[0])
+    own = confidence(*model.used(*steps), answers.evidence, answers.softmax)
+    reliability = Reliability(
+        measured_on=f"mentions of dev in {len(folds.models)} parts by gold entity, each held out once",
+        scaling=scaling,
+        correction=correction,
+        threshold=separation,
+    )
+    used_right, used_known = model.used(*steps)
+    return Scaling(
+        nil_share=share,
+        counts=counts,
+        confidence=True,
+        right=used_right,
+        known=used_known,
+        threshold=threshold(own, folds.weight * model.gain(answers)) if separation.applied else None,
+        reliability=reliability,
+        notes=tuple(_notes(reliability, share, counts["NIL"])),
+    )
+
+
+def _notes(reliability: Reliability, share: float, known_nil: int) -> Iterator[str]:
+    """Sentences about the steps that are not applied."""
+    tried = {"confidence is not scaled": reliability.scaling}
+    if share and known_nil:
+        tried["confidence is not corrected for NIL mentions"] = reliability.correction
+        tried["no mention that has a candidate is called NIL"] = reliability.threshold
+    elif share:
+        yield "no mention of dev is NIL, so that none is called so unless it has no candidate"
+    for words, effect in tried.items():
+        if not effect.applied:
+            figures = ", ".join(
+                f"{name} {effect.before[name]:.3f} without it, {effect.after[name]:.3f} with it"
+                for name in effect.before
+            )
+            yield f"{words}: it does not help on mentions of dev that were held out ({figures})"
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from foundation.contracts import contract
 from heads.contracts import Compute
@@ -15,7 +14,7 @@ class LinkJob:
     run: the run's folder. input: mentions, one JSON object per line, in the layout of mentions.jsonl. output: the
     file to write. images: folder that the mentions' pictures lie in; None: the input's own. top_k: entities listed
     per mention. chunk: mentions in memory at once. ignored: fields of the lines that are passed over instead of
-    refused.
+    refused. nil_share: share of the mentions that is expected to be NIL, 0 to below 1; None: that of the run's dev.
     """
 
     run: Path
@@ -25,36 +24,75 @@ class LinkJob:
     top_k: int = 5
     chunk: int = 1024
     ignored: tuple[str, ...] = ()
+    nil_share: float | None = None
     compute: Compute = Compute()
+
+    @property
+    def images_folder(self) -> Path:
+        """The folder that the mentions' pictures lie in."""
+        return self.images.absolute() if self.images else self.input.absolute().parent
 
 
 @contract
 class LinkCounts:
     """Lines that were linked (`mentions`) and refused.
 
-    Of the mentions: those answered with NIL, those with a usable picture, those whose picture was left out.
+    Of the mentions: those answered with NIL, those with a usable picture, those whose picture was left out, those
+    whose phrase does not occur in the sentence, those without a candidate.
     """
 
     mentions: int
     nil: int
     pictures: int
     pictures_left_out: int
+    phrases_not_found: int
+    without_candidates: int
     refused: int
+
+
+@contract
+class LinkSummary:
+    """The contents of OUTPUT.summary.json.
+
+    run: its folder. weights: hash of its weights. nil_share: the share of NIL mentions that confidence and threshold
+    are for, and where it comes from. threshold: the confidence below which a mention is NIL, None where none is.
+    notes: sentences about what was measured anew or is not applied.
+    """
+
+    run: str
+    weights: str
+    counts: LinkCounts
+    nil_share: float
+    nil_share_of: str
+    threshold: float | None
+    notes: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """NIL share, threshold and notes, a line each."""
+        cut = "none" if self.threshold is None else f"confidence below {self.threshold:.3f}"
+        share = f"share of NIL mentions: {100 * self.nil_share:.1f} % ({self.nil_share_of}); NIL threshold: {cut}"
+        return "\n".join([share, *self.notes])
 
 
 @contract
 class LinkResult:
     """The result of linking a file.
 
-    rejects: the file of refused lines with their reasons, None where none was refused. refusals: the first of them,
-    in words. seconds: without loading the run.
+    summary: of the answers. rejects: the file of refused lines with their reasons, None where none was refused.
+    refusals: the first of them, in words. seconds: without loading the run.
     """
 
-    counts: LinkCounts
+    summary: LinkSummary
     output: Path
     rejects: Path | None
     refusals: tuple[str, ...]
     seconds: float
+
+    @property
+    def counts(self) -> LinkCounts:
+        """Of the lines."""
+        return self.summary.counts
 
     @property
     def text(self) -> str:
@@ -62,8 +100,10 @@ class LinkResult:
         counts = self.counts
         lines = [
             f"{counts.mentions:,} mentions, {counts.nil:,} NIL, {counts.pictures:,} pictures, "
-            f"{counts.pictures_left_out:,} pictures left out, {counts.refused:,} refused lines; "
+            f"{counts.pictures_left_out:,} pictures left out, {counts.phrases_not_found:,} phrases not in their "
+            f"sentence, {counts.without_candidates:,} without candidates, {counts.refused:,} refused lines; "
             f"{counts.mentions / max(self.seconds, 1e-9):,.1f} mentions per second",
+            self.summary.text,
             *self.refusals,
         ]
         if counts.refused > len(self.refusals):
@@ -84,28 +124,59 @@ class Fit:
 
 
 @contract
-class Scaling:
-    """A fit with the confidence below which a mention is NIL; both None where too few mentions are known.
+class Effect:
+    """What a step does on mentions that were held out. before, after: figures without and with it. applied: whether
+    it helps there, and therefore is taken."""
 
-    counts: mentions by outcome. reliability: calibration error, Brier score and accuracy before and after, on
-    mentions held out.
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    applied: bool
+
+
+@contract
+class Reliability:
+    """What the three steps from scores to an answer do, each over those before it.
+
+    measured_on: in words. scaling: `ECE` and `Brier` of the softmax and of its scaling, over mentions whose entity is
+    in the KB. correction: the same for the share of NIL mentions, over all. threshold: `right`, the share of answers
+    that are right, NIL among them.
     """
 
+    measured_on: str
+    scaling: Effect
+    correction: Effect
+    threshold: Effect
+
+
+@contract
+class Scaling:
+    """How confidence and NIL come from scores, for mentions of which a share of `nil_share` is NIL.
+
+    counts: mentions by outcome. confidence: whether there is one; none where too few mentions are known. right: fit of
+    the chance that the top entity is right where the mention's entity is in the KB; None: the softmax. known: fit of
+    the chance that it is in the KB, for this share; None: 1. threshold: the confidence below which a mention is NIL;
+    None: none is. notes: sentences about what is not applied, and why.
+    """
+
+    nil_share: float
     counts: Mapping[str, int]
-    fit: Fit | None
-    threshold: float | None
-    reliability: Mapping[str, Any] | None
+    confidence: bool
+    right: Fit | None = None
+    known: Fit | None = None
+    threshold: float | None = None
+    reliability: Reliability | None = None
+    notes: tuple[str, ...] = ()
 
 
 @contract
 class Calibration(Scaling):
     """The contents of a run's calibration.json.
 
-    model: hash of the weights it was measured with. part: the half of dev it was measured on. nil: mentions there
-    that are NIL (`own`) and golds taken out of the KB (`hidden entities`).
+    made_of: hash of all that the scores behind it depend on. part: the half of dev it was measured on. nil: mentions
+    there that are NIL (`own`), golds taken out of the KB (`hidden entities`).
     """
 
     version: int
-    model: str
+    made_of: str
     part: str
     nil: Mapping[str, int]

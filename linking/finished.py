@@ -27,10 +27,11 @@ REMEDY = "run the TrainHead command that trained it again; finished steps are sk
 class Finished:
     """A run and what it reads.
 
-    reference, demo: the profile and the folder of the demo's encoders that its features were extracted with.
-    prepared: folder of the dataset's tables. images: each side's folder of pictures, below the dataset's own.
-    options, lists: how its candidate lists were built, and their file. retrieval: what sources of candidates read.
-    pairs: names of its pair features. extraction: all features that it and its candidates and pair features read.
+    references: feature -> the profiles that it was extracted with, of which any will do. demo: folder of the demo's
+    encoders. limits: of pictures. prepared, content: folder of the dataset's tables, and hash of their rows. images:
+    each side's folder of pictures, below the dataset's own. options, lists: how its candidate lists were built, and
+    their file. retrieval: what sources of candidates read. pairs: names of its pair features. extraction: all features
+    that it and its candidates and pair features read.
     runs: those that it combines, by method. prompted: inputs that the learned prompts of the run `prompts` made,
     paths relative to the work folder.
     """
@@ -40,9 +41,11 @@ class Finished:
     method: str
     config: Mapping[str, Any]
     train_fraction: float
-    reference: str | None
+    references: Mapping[str, tuple[str, ...]]
     demo: Path | None
+    limits: Mapping[str, int]
     prepared: Path
+    content: str
     images: Mapping[str, str]
     options: ListOptions
     lists: Path
@@ -54,9 +57,18 @@ class Finished:
     prompts: "Finished | None"
 
     @functools.cached_property
-    def profile(self) -> Profile | None:
-        """The profile that its features were extracted with, as it is now. Raises `UserError` where it is gone."""
-        return None if self.reference is None else profiles.load(self.reference)
+    def profiles(self) -> dict[str, tuple[Profile, ...]]:
+        """Feature -> the profiles that have it, of those that this run and the runs that it reads were extracted with.
+
+        First those that the feature itself was extracted with, as they are now. Raises `UserError` for a feature that
+        none has any more.
+        """
+        own: dict[str, tuple[str, ...]] = {}
+        for run in self.tree():
+            for name, references in run.references.items():
+                own[name] = tuple(dict.fromkeys((*own.get(name, ()), *references)))
+        everyone = [reference for references in own.values() for reference in references]
+        return {name: _having(name, dict.fromkeys((*own[name], *everyone))) for name in sorted(own)}
 
     @property
     def label(self) -> str:
@@ -135,11 +147,11 @@ class _Receipts:
         read = [self._of_request(digest) for receipt in listed for digest in receipt["request"]["upstream"]]
         return [receipt for receipt in read if receipt["task"] == task]
 
-    def _prepared(self, content: str) -> Mapping[str, Any]:
-        """The result that prepared a dataset with this content. Raises `UserError` where there is none."""
+    def _prepared(self, content: str) -> Receipt:
+        """The one of a dataset with this content. Raises `UserError` where there is none."""
         for receipt in self._newest("PrepareDataset"):
             if receipt["result"].get("content") == content:
-                return dict(receipt["result"])
+                return receipt
         raise UserError(f"no receipt of the dataset {content[:12]} is in {self.paths.receipts}; {REMEDY}")
 
     def _run(self, receipt: Receipt) -> Finished:
@@ -155,22 +167,21 @@ class _Receipts:
         ]
         groups = [self._of_request(digest) for one in extractions for digest in one["request"]["groups"]]
         prompted = self._upstream([receipt], "PromptedFeatures")
-        prepared = self._prepared(lists["request"]["dataset"])
+        made = self._prepared(lists["request"]["dataset"])
+        prepared = made["result"]
         trained = self._upstream([receipt], "TrainHead") if request["method"] == "fused" else []
         runs = {one["request"]["method"]: self._run(one) for one in trained}
-        references = [
-            *(group["result"]["profile"] for group in groups),
-            *(run.reference for run in runs.values() if run.reference),
-        ]
         return Finished(
             folder=root / receipt["result"]["run"],
             paths=self.paths,
             method=request["method"],
             config=to_json(stored_config(request["method"], request["config"])),
             train_fraction=request["train_fraction"],
-            reference=next(iter(references), None),
+            references=_references(groups),
             demo=self._demo(groups),
+            limits=next((group["request"]["features"]["limits"] for group in groups), made["request"]["limits"]),
             prepared=root / prepared["folder"],
+            content=prepared["content"],
             images={side: prepared[f"{side}_images"] for side in SIDES},
             options=_list_options(lists["request"]),
             lists=root / lists["result"]["file"],
@@ -196,3 +207,28 @@ def _list_options(request: Mapping[str, Any]) -> ListOptions:
 
 def _merged(extractions: Iterable[Receipt]) -> Extraction:
     return wants.merged(Extraction.of_receipt(one["result"]) for one in extractions)
+
+
+def _references(groups: Iterable[Receipt]) -> dict[str, tuple[str, ...]]:
+    """Feature -> the profiles named by the groups that extracted it."""
+    named: dict[str, tuple[str, ...]] = {}
+    for group in groups:
+        for feature in group["result"]["features"]:
+            named[feature] = tuple(dict.fromkeys((*named.get(feature, ()), group["result"]["profile"])))
+    return named
+
+
+def _having(name: str, references: Iterable[str]) -> tuple[Profile, ...]:
+    """Those of the profiles that are there and have a feature. Raises the `UserError` of the first where none has."""
+    having: list[Profile] = []
+    problems: list[UserError] = []
+    for reference in references:
+        try:
+            profile = profiles.load(reference)
+            profile.feature(name)
+            having.append(profile)
+        except UserError as error:
+            problems.append(error)
+    if not having:
+        raise problems[0]
+    return tuple(having)

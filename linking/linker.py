@@ -2,39 +2,40 @@
 
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from cache.identity import weights_hash
 from cache.inputs import Want
 from cache.shard import Status
+from cache.store import Store
 from foundation import device as devices
-from foundation.contracts import from_json, to_json
-from foundation.errors import UserError
+from foundation.contracts import to_json
+from foundation.errors import PassingError, UserError
 from foundation.files import read_json, write_json
-from heads.config import load_config
-from heads.metrics import dev_half
-from linking import calibration, finished
+from linking import answers, calibration, finished
 from linking.contracts import Calibration
 from linking.scorer import Chunk, Kb, Scorer, known_stores
+from pipeline.candidates.contracts import GivenSource
 from pipeline.datasets.images import Limits
 from pipeline.datasets.records import Mention
-from pipeline.datasets.scan import Scan, scan
+from pipeline.datasets.scan import Scan, examine
 from pipeline.datasets.spans import find_span
 from pipeline.datasets.tables import STATUS_NAMES
 from pipeline.extraction.contracts import Runtime
 from pipeline.extraction.new_mentions import Known, MentionExtractor
 
 CALIBRATION = "calibration.json"
-CHUNK = 256
+ATTEMPTS = 3  # at a picture that was read once and then cannot be
 TOP = 5
 _NOTHING = np.empty(0, np.int64)
+NOT_LISTED = Scan(Status.MISSING, "not listed", None, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -50,27 +51,40 @@ class Ranked:
 class Linked:
     """A mention's answer.
 
-    mention: the phrase. entities: the best of the KB, best first. confidence: the chance that the first is right,
-    None where the run has no calibration. nil: whether no entity of the KB seems to be meant. picture: "none", "ok",
-    or why it was left out.
+    mention: the phrase. span: its characters in the sentence, None where it does not occur there. entities: the best
+    of the KB, best first. confidence: the chance that the first is right, None where the run has no calibration. nil:
+    whether no entity of the KB seems to be meant. picture: "none", "ok", or why it was left out. notes: codes of what
+    the answer had to do without, of `NOTES`.
     """
 
     mention: str
+    span: tuple[int, int] | None
     entities: tuple[Ranked, ...]
     confidence: float | None
     nil: bool
     picture: str
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The fields of LinkMentions' output for this mention."""
         entities = [{"id": entity.id, "name": entity.name, "score": entity.score} for entity in self.entities]
         return {
             "mention": self.mention,
+            "span": None if self.span is None else list(self.span),
             "picture": self.picture,
+            "notes": list(self.notes),
             "nil": self.nil,
             "confidence": self.confidence,
             "entities": entities,
         }
+
+
+NO_SPAN = "phrase not in the sentence"
+NO_PICTURE = "picture not used"
+UNKNOWN = "candidates not in the KB"
+NO_CANDIDATE = "no candidates"
+NOTES = (NO_SPAN, NO_PICTURE, UNKNOWN, NO_CANDIDATE)
+"""What an answer may have had to do without."""
 
 
 @dataclass(frozen=True)
@@ -89,17 +103,22 @@ class Hints:
 class Linker:
     """A run with its models in memory, for many mentions: `Linker.load(run).link(sentence, phrase, image)`.
 
-    Calls from several threads wait for each other.
+    Calls from several threads wait for each other. calibration: of confidence and NIL. notes: sentences about what was
+    made anew.
     """
 
-    def __init__(self, run: finished.Finished, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(
+        self, run: finished.Finished, device: str = "auto", precision: str = "auto", nil_share: float | None = None
+    ) -> None:
+        if nil_share is not None and not 0 <= nil_share < 1:
+            raise UserError(f"nil_share is {nil_share}, expected a number from 0 to below 1 (None: that of dev)")
         self.run, self.device, self.lock = run, torch.device(devices.choose(device)), threading.RLock()
         runs = run.tree()
         stores = known_stores(runs)
         self.kb = Kb.read(run.prepared)
         self.scorer = Scorer(run, self.kb, stores, self.device)
-        profile = next((one.profile for one in runs if one.profile), None)
-        self.limits = Limits(**profile.limits) if profile else Limits()
+        self.limits = Limits(**run.limits)
+        self.takes_given = any(isinstance(spec, GivenSource) for spec in self.scorer.specs)
         columns = {name: run.paths.root / path for one in runs for name, path in one.extraction.columns.items()}
         listed = [
             Want(side="mention", feature=feature, view=view)
@@ -109,17 +128,21 @@ class Linker:
         runtime = Runtime(device=device, precision=precision)
         demo = next((one.demo for one in runs if one.demo), None)
         entities = {name: self.kb.table[name] for name in ("id", "name")}
-        known = Known(run.paths.root, demo, stores, columns, entities)
-        self.extractor = MentionExtractor(profile, listed, known, runtime) if listed and profile else None
-        self.calibration = self._calibration()
+        known = Known(run.paths.root, demo, run.profiles, self.limits, stores, columns, entities)
+        self.extractor = MentionExtractor(listed, known, runtime) if listed else None
+        self.weights, self.notes = weights_hash([run.folder / "model.safetensors"], None), list[str]()
+        self.calibration = self._calibration(nil_share, stores)
 
     @classmethod
-    def load(cls, run: str | Path, device: str = "auto", precision: str = "auto") -> "Linker":
+    def load(
+        cls, run: str | Path, device: str = "auto", precision: str = "auto", nil_share: float | None = None
+    ) -> "Linker":
         """The run in a folder under artifacts/runs/.
 
-        Raises `UserError` where there is none, or its features are not those it was trained on.
+        nil_share: share of the mentions to come that is NIL, 0 to below 1; None: that of dev. Raises `UserError` where
+        there is no run, or its features are not those it was trained on.
         """
-        return cls(finished.read(Path(run)), device, precision)
+        return cls(finished.read(Path(run)), device, precision, nil_share)
 
     def link(
         self,
@@ -131,8 +154,8 @@ class Linker:
     ) -> Linked:
         """The answer for one mention.
 
-        image: a picture's path, or its bytes. top_k: entities listed. Raises `UserError` for an empty phrase or a
-        span outside the sentence, and `PassingError` where the picture cannot be read now.
+        image: a picture's path, or its bytes; one that cannot be used is left out, and `Linked.picture` says why.
+        top_k: entities listed. Raises `UserError` for an empty phrase or a span outside the sentence.
         """
         span, given = hints.span, hints.candidates
         if not phrase.strip():
@@ -164,18 +187,74 @@ class Linker:
     def link_all(self, mentions: Sequence[Mention], root: Path, top_k: int = TOP) -> list[Linked]:
         """The answers for some mentions, all in memory at once. root: folder that their pictures' paths start from.
 
-        Raises `PassingError` where a picture cannot be read now.
+        Raises `PassingError` where a picture that was read cannot be read again, several times.
         """
         if top_k < 1:
             raise UserError(f"top_k is {top_k}, expected at least 1")
         if not mentions:
             return []
-        verdicts = scan([root / mention.image if mention.image else None for mention in mentions], self.limits)
-        usable = [
-            mention.image is not None and verdict.key is not None
-            for mention, verdict in zip(mentions, verdicts, strict=True)
-        ]
-        table: dict[str, list[Any]] = {
+        rows, scores, verdicts = self._ranked(mentions, root, max(calibration.DEPTH, top_k))
+        chances = self._confidence(scores)
+        cut, linked = self.calibration.threshold, []
+        for at, (mention, chance) in enumerate(zip(mentions, chances, strict=True)):
+            entities = [
+                Ranked(self.kb.table["id"][row], self.kb.table["name"][row], score)
+                for row, score in zip(rows[at].tolist(), scores[at].tolist(), strict=True)
+                if row >= 0 and np.isfinite(score)
+            ]
+            picture = _picture(mention, verdicts[at])
+            lacking = {
+                NO_SPAN: mention.span is None,
+                NO_PICTURE: picture not in ("ok", "none"),
+                UNKNOWN: self.takes_given and any(name not in self.kb.rows for name in mention.given or ()),
+                NO_CANDIDATE: not entities,
+            }
+            linked.append(
+                Linked(
+                    mention=mention.phrase,
+                    span=mention.span,
+                    entities=tuple(entities[:top_k]),
+                    confidence=chance,
+                    nil=not entities or (chance is not None and cut is not None and chance < cut),
+                    picture=picture,
+                    notes=tuple(note for note in NOTES if lacking[note]),
+                )
+            )
+        return linked
+
+    def _confidence(self, scores: np.ndarray) -> list[float | None]:
+        """Of each mention with these scores (m, d), best first."""
+        fitted = self.calibration
+        if not fitted.confidence:
+            return [None] * len(scores)
+        return calibration.confidence(fitted.right, fitted.known, *calibration.evidence(scores)).tolist()
+
+    def _ranked(
+        self, mentions: Sequence[Mention], root: Path, depth: int
+    ) -> tuple[np.ndarray, np.ndarray, list[Scan | PassingError]]:
+        """Rows and scores of the best entities, and the verdict on each mention's picture; one that cannot be read, now
+        or ever, is left out."""
+        for attempt in range(ATTEMPTS):
+            verdicts = self._verdicts([root / mention.image if mention.image else None for mention in mentions])
+            try:
+                with self.lock:
+                    return (*self._top(self._table(mentions, verdicts), root, depth), verdicts)
+            except PassingError:  # a picture changed, or its disk went away, since it was looked at
+                if attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError
+
+    def _verdicts(self, paths: Sequence[Path | None]) -> list[Scan | PassingError]:
+        """The verdict on each picture, as `pipeline.datasets.scan` gives them."""
+        distinct = list(dict.fromkeys(str(path) for path in paths if path is not None))
+        with ThreadPoolExecutor() as pool:
+            found = dict(zip(distinct, pool.map(lambda path: examine(path, self.limits), distinct), strict=True))
+        return [NOT_LISTED if path is None else found[str(path)] for path in paths]
+
+    def _table(self, mentions: Sequence[Mention], verdicts: Sequence[Scan | PassingError]) -> dict[str, list[Any]]:
+        """The mentions as columns of mentions.parquet, pictures that cannot be used left out."""
+        keys = [verdict.key if isinstance(verdict, Scan) else None for verdict in verdicts]
+        return {
             "id": [mention.id for mention in mentions],
             "sentence": [mention.sentence for mention in mentions],
             "phrase": [mention.phrase for mention in mentions],
@@ -183,24 +262,9 @@ class Linker:
             "end": [mention.span[1] if mention.span else -1 for mention in mentions],
             "type": [mention.type for mention in mentions],
             "given": [self._rows(mention.given) for mention in mentions],
-            "image": [mention.image if use else None for mention, use in zip(mentions, usable, strict=True)],
-            "image_key": [verdict.key if use else None for verdict, use in zip(verdicts, usable, strict=True)],
+            "image": [mention.image if key else None for mention, key in zip(mentions, keys, strict=True)],
+            "image_key": keys,
         }
-        with self.lock:
-            rows, scores = self._top(table, root, max(calibration.DEPTH, top_k))
-        fitted, cut = self.calibration.fit, self.calibration.threshold
-        values, _ = calibration.evidence(scores)
-        chances = calibration.confidence(fitted, values).tolist() if fitted else [None] * len(mentions)
-        answers = []
-        for at, (mention, verdict, chance) in enumerate(zip(mentions, verdicts, chances, strict=True)):
-            entities = [
-                Ranked(self.kb.table["id"][row], self.kb.table["name"][row], score)
-                for row, score in zip(rows[at].tolist(), scores[at].tolist(), strict=True)
-                if row >= 0 and np.isfinite(score)
-            ]
-            nil = not entities or (chance is not None and cut is not None and chance < cut)
-            answers.append(Linked(mention.phrase, tuple(entities[:top_k]), chance, nil, _picture(mention, verdict)))
-        return answers
 
     def _rows(self, given: Sequence[str] | None) -> list[int] | None:
         return None if given is None else [self.kb.rows[name] for name in given if name in self.kb.rows]
@@ -213,72 +277,46 @@ class Linker:
 
     # Calibration
 
-    def _calibration(self) -> Calibration:
-        """The contents of calibration.json; measured where it is not there, or of other weights."""
-        path, model = self.run.folder / CALIBRATION, weights_hash([self.run.folder / "model.safetensors"], None)
-        if path.exists():
-            content = read_json(path)
-            if content.get("model") == model and content.get("version") == calibration.VERSION:
-                return from_json(Calibration, content, str(path))
-        measured = self._measure(model)
-        write_json(path, to_json(measured))
-        return measured
+    def _calibration(self, share: float | None, stores: Mapping[str, Store]) -> Calibration:
+        """Confidence and NIL threshold for a share of NIL mentions, None for dev's own.
 
-    def _measure(self, model: str) -> Calibration:
-        """Fit confidence and the NIL threshold on the half of dev that early stopping did not use.
-
-        For a head that trains on that half: on the other one.
+        The run's answers for dev are computed once and kept beside it, as is the calibration for dev's own share.
         """
-        half = "choose" if load_config(self.run.method, self.run.config).fits_on == "calibrate" else "calibrate"
-        table = pq.read_table(self.run.prepared / "mentions.parquet", filters=[("split", "=", "dev")]).to_pydict()
-        golds = [
-            gold_id if gold_id is not None else f"NIL {name}"
-            for gold_id, name in zip(table["gold_id"], table["id"], strict=True)
-        ]
-        kept = [at for at, gold in enumerate(golds) if dev_half(gold) == half]
-        gold = np.array([table["gold"][at] for at in kept], np.int64)
-        own = int((gold < 0).sum())
-        hidden = np.unique(
-            [row for row, at in zip(gold.tolist(), kept, strict=True) if row >= 0 and calibration.hidden(golds[at])]
-        ).astype(np.int64)
-        if own > calibration.ENOUGH_NIL * len(kept):
-            hidden = hidden[:0]
-        table = {name: [values[at] for at in kept] for name, values in table.items()} | {
-            "given": self._given(table["id"], kept)
-        }
-        first, top = [np.empty((0, 1), np.int64)], [np.empty((0, calibration.DEPTH), np.float32)]
-        for start in range(0, len(kept), CHUNK):
-            part = {name: values[start : start + CHUNK] for name, values in table.items()}
-            rows, scores = self._top(part, Path(), calibration.DEPTH, hidden)
-            first.append(rows[:, :1])
-            top.append(np.pad(scores, ((0, 0), (0, calibration.DEPTH - scores.shape[1])), constant_values=-np.inf))
-        nil = (gold < 0) | np.isin(gold, hidden)
-        right = (np.concatenate(first)[:, 0] == gold) & ~nil
-        folds = np.array([calibration.bucket(golds[at], calibration.FOLDS, b"fold") for at in kept], np.int64)
-        scaling = calibration.calibrate(*calibration.evidence(np.concatenate(top)), right, nil, folds)
-        return Calibration(
-            version=calibration.VERSION,
-            model=model,
-            part=f"dev, half: {half}",
-            nil={"own": own, "hidden entities": len(hidden)},
-            **vars(scaling),
+        made_of, folder = answers.made_of(self.run, stores), self.run.folder
+        kept = answers.DevAnswers.read(folder / answers.FILE, made_of)
+        if kept is None:
+
+            def top(table: Mapping[str, list], hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+                return self._top(table, Path(), calibration.DEPTH, hidden)
+
+            if (folder / CALIBRATION).exists():
+                self.notes.append(f"{folder / CALIBRATION}: of an earlier version, or of other weights; fitted again")
+            kept = answers.measure(self.run, made_of, top)
+            kept.write(folder / answers.FILE)
+        scaling = calibration.calibrate(kept.answers, kept.nil_share if share is None else share)
+        fitted = Calibration(
+            version=calibration.VERSION, made_of=made_of, part=kept.part, nil=kept.nil, **vars(scaling)
         )
-
-    def _given(self, ids: Sequence[str], kept: Sequence[int]) -> list[list[int] | None]:
-        """The candidates that came with the kept mentions of dev."""
-        path = self.run.prepared / "given.parquet"
-        if not path.exists():
-            return [None] * len(kept)
-        splits = pq.ParquetFile(self.run.prepared / "mentions.parquet").read(columns=["split"])["split"].to_pylist()
-        given = pq.ParquetFile(path).read()["given"].to_pylist()
-        dev = [listed for listed, split in zip(given, splits, strict=True) if split == "dev"]
-        return [dev[at] for at in kept]
+        content = to_json(fitted)
+        if share is None and not _holds(folder / CALIBRATION, content):
+            write_json(folder / CALIBRATION, content)
+        return fitted
 
 
-def _picture(mention: Mention, verdict: Scan) -> str:
+def _holds(path: Path, content: Any) -> bool:
+    """Whether a JSON file holds this."""
+    try:
+        return bool(read_json(path) == content)
+    except (UserError, OSError):
+        return False
+
+
+def _picture(mention: Mention, verdict: Scan | PassingError) -> str:
     """See `Linked.picture`."""
     if mention.image is None:
         return "none"
+    if isinstance(verdict, PassingError):
+        return f"not readable now: {str(verdict).rpartition(': ')[2]}"
     if verdict.status == Status.OK:
         return "ok"
     return f"{STATUS_NAMES[verdict.status].replace('_', ' ')}: {verdict.cause}"

@@ -35,6 +35,7 @@ from pipeline.pairs.registry import pair_function
 from pipeline.pairs.roles import SERVED
 from pipeline.pairs.texts import Texts
 from pipeline.pairs.values import RecordValues
+from pipeline.profiles.profile import joined
 
 HELD_BYTES = 1 << 30  # of the KB's encodings kept between two chunks of mentions
 DEPTH = 10  # entities that are scored again by themselves, as a run's predictions list them
@@ -105,32 +106,21 @@ class Scorer:
             if one.side == "entity":
                 self.entities.add(one.role, one.outputs, Store.open(one.store), KeyColumn.load(one.keys))
         settle_all(self.entities, device)
-        specs = candidate_sources(run.options, run.retrieval, run.paths)
-        self.sources = [source(spec) for spec in specs]
+        self.specs = candidate_sources(run.options, run.retrieval, run.paths)
+        self.sources = [source(spec) for spec in self.specs]
         self.frequency = self._frequency()
         self.held: list[tuple[int, Rows]] | None = None
 
     def _inputs(self) -> list[HeadInput]:
         """What the head reads of the KB, and the names of what it reads of mentions: each chunk brings their keys."""
-        config, columns = load_config(self.run.method, self.run.config), self.run.extraction.columns
-        wanted = config.wants(list(self.run.profile.features) if self.run.profile else [])
-        root = self.run.paths.root
-        profiled = [
-            HeadInput(
-                side=want.side,
-                feature=want.feature,
-                view=want.view,
-                role=want.role,
-                outputs=want.read_of(self.stores[want.feature].outputs),
-                store=self.stores[want.feature].folder,
-                keys=root / columns[want.column],
-            )
-            for want in wanted
-            if want.feature not in PROMPTED.values()
-        ]
+        run, root = self.run, self.run.paths.root
+        # The profile may have more by now; what the run was trained on is what it chose.
+        there = sorted({name for one in run.tree() for name in one.extraction.features})
+        wanted = load_config(run.method, run.config).wants(there)
+        extracted = [want for want in wanted if want.feature not in PROMPTED.values()]
         return [
-            *profiled,
-            *(replace(one, store=root / one.store, keys=root / one.keys) for one in self.run.prompted),
+            *jobs.head_inputs(extracted, run.extraction, run.paths),
+            *(replace(one, store=root / one.store, keys=root / one.keys) for one in run.prompted),
         ]
 
     def _frequency(self) -> Frequency | None:
@@ -232,10 +222,12 @@ class _Prompts:
 
     def __init__(self, run: Finished, stores: Mapping[str, Store], device: torch.device) -> None:
         learned, self.device, self.stores = run.prompts, device, stores
-        assert learned is not None and learned.profile is not None and learned.reference is not None
+        assert learned is not None
         config = load_config(learned.method, learned.config)
         assert isinstance(config, DsmipConfig)
-        source = jobs.ClipSource(learned.profile, learned.reference, learned.demo or learned.paths.root)
+        profiles = {name: having[0] for name, having in learned.profiles.items()}
+        reference = str(profiles[config.layers_image].path)
+        source = jobs.ClipSource(joined(profiles), reference, learned.demo or learned.paths.root)
         live = jobs.live_clip(config, learned.extraction.features, source, learned.paths)
         self.head = load_head(learned.folder, device, prompts.blocks(live))
         self.weights = weights_hash([learned.folder / "model.safetensors"], None)

@@ -15,7 +15,6 @@ from typing import Any, Generic, TypeVar
 
 from cache.identity import canonical_json, identity
 from cache.inputs import Side, keys_digest
-from cache.store import Store
 from experiments import jobs, spaces
 from experiments.contracts import PromptOutputs, SearchResult, Study
 from foundation import logs, receipts
@@ -465,7 +464,10 @@ class Training:
             config=dict(spec.config),
             seed=trial.seed,
             train_fraction=trial.train_fraction,
-            inputs=self._inputs(paths),
+            inputs=(
+                *jobs.head_inputs(spec.extracted, reads.extraction.result, paths),
+                *(reads.prompted.result if reads.prompted else ()),
+            ),
             dataset=self.dataset.folder,
             candidates=paths.root / reads.lists.result.file,
             depends=depends,
@@ -476,23 +478,6 @@ class Training:
             compute=setup.compute,
             live=live,
         )
-
-    def _inputs(self, paths: Paths) -> tuple[HeadInput, ...]:
-        extraction, prompted = self.reads.extraction.result, self.reads.prompted
-        stores = {want.feature: paths.cache / extraction.features[want.feature].store for want in self.spec.extracted}
-        inputs = (
-            HeadInput(
-                side=want.side,
-                feature=want.feature,
-                view=want.view,
-                role=want.role,
-                outputs=want.read_of(Store.open(stores[want.feature]).outputs) if want.optional else want.outputs,
-                store=stores[want.feature],
-                keys=paths.root / extraction.columns[want.column],
-            )
-            for want in self.spec.extracted
-        )
-        return (*inputs, *(prompted.result if prompted else ()))
 
     def _depends(self, paths: Paths) -> dict[str, Any]:
         """What the run depends on, which names its folder.

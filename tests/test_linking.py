@@ -20,8 +20,9 @@ from PIL import Image
 from cache.store import Store
 from foundation.contracts import from_json
 from foundation.errors import UserError
-from linking import Hints, Linker, calibration, incoming, mentions
+from linking import Hints, Linker, answers, incoming, mentions
 from linking.contracts import Calibration, Fit, LinkJob
+from linking.linker import NOTES
 from pipeline.candidates.contracts import GivenSource, TypedNameSource
 from pipeline.candidates.registry import source
 
@@ -119,7 +120,9 @@ def test_new_mentions_with_and_without_pictures_go_through_every_part(world, met
 def test_confidence_does_not_depend_on_how_many_are_asked_for(world):
     linker = Linker.load(world[1]["mimic"])
     of_softmax = Fit(mean=(0, 0, 0), deviation=(1, 1, 1), weights=(0, 0, 1), bias=0)
-    linker.calibration = dataclasses.replace(linker.calibration, fit=of_softmax, threshold=0.5)
+    linker.calibration = dataclasses.replace(
+        linker.calibration, confidence=True, right=of_softmax, known=None, threshold=0.5
+    )
     answers = {
         top_k: linker.link("Sight of the Old Ship and of Ann Powers.", "Powers", top_k=top_k) for top_k in (1, 2, 5, 12)
     }
@@ -234,6 +237,7 @@ def test_a_failed_command_leaves_the_old_output_and_no_other_files(world, tmp_pa
         link(world, tmp_path, [{"sentence": "Ben Powers", "mention": "Ben Powers"}])
     assert (tmp_path / "linked.jsonl").read_bytes() == before and {path.name for path in tmp_path.iterdir()} == {
         "linked.jsonl",
+        "linked.jsonl.summary.json",
         "new.jsonl",
     }
 
@@ -317,7 +321,7 @@ def test_calibration_is_kept_with_the_run_and_measured_on_the_half_of_dev_that_c
     kept = from_json(Calibration, json.loads((world[1]["mimic"] / "calibration.json").read_text()))
     assert kept.part == "dev, half: calibrate" and kept.nil["own"] == 0 and kept.nil["hidden entities"] > 0
     assert 0 < kept.counts["NIL"] < kept.counts["mentions"] < 61, "hidden golds, in a half of dev"
-    assert kept.reliability.keys() >= {"ECE", "Brier", "accuracy with NIL"} and linker.calibration == kept
+    assert linker.calibration == kept and kept.nil_share == 0, "dev has no mention that is NIL"
     fused = Linker.load(world[1]["fused"]).calibration
     assert fused.part == "dev, half: choose", "the other half has taught it its weights"
 
@@ -329,6 +333,7 @@ def test_predictions_on_test_do_not_change_the_calibration(world, tmp_path):
     run = tmp_path / "work" / runs["mimic"].relative_to(root / "work")
     first = Linker.load(run).calibration
     (run / "calibration.json").unlink()
+    (run / "calibration.npz").unlink()
     for path in (tmp_path / "work" / "datasets").glob("*/mentions.parquet"):
         table = pq.read_table(path)
         split = table["split"].to_pylist()
@@ -342,6 +347,31 @@ def test_predictions_on_test_do_not_change_the_calibration(world, tmp_path):
     assert Linker.load(run).calibration == first
 
 
+def test_answers_for_dev_are_computed_once_for_every_share_and_anew_for_other_weights(world, tmp_path, monkeypatch):
+    shutil.copytree(world[0] / "work", tmp_path / "work")
+    run = tmp_path / "work" / world[1]["mimic"].relative_to(world[0] / "work")
+    own = Linker.load(run).calibration
+    kept, measured, real = (run / "calibration.json").read_bytes(), [], answers.measure
+    monkeypatch.setattr(answers, "measure", lambda *arguments: measured.append(1) or real(*arguments))
+    asked = Linker.load(run, nil_share=0.3).calibration
+    assert not measured and asked.nil_share == 0.3 and asked != own
+    assert (run / "calibration.json").read_bytes() == kept, "the file keeps dev's own share"
+    damaged = (run / "calibration.npz").read_bytes()
+    (run / "calibration.npz").write_bytes(damaged[:200] + bytes([damaged[200] ^ 1]) + damaged[201:])
+    assert Linker.load(run).calibration == own and len(measured) == 1
+    (run / "calibration.json").write_text('{"version": 1, "fit": null}')
+    (run / "calibration.npz").unlink()
+    again = Linker.load(run)
+    assert again.calibration == own and len(measured) == 2
+    assert "fitted again" in again.notes[0] and json.loads((run / "calibration.json").read_text())["version"] == 2
+
+
+@pytest.mark.parametrize("share", [-0.1, 1, float("nan")])
+def test_a_share_that_cannot_be_is_refused(world, share):
+    with pytest.raises(UserError, match="from 0 to below 1"):
+        Linker.load(world[1]["mimic"], nil_share=share)
+
+
 def _stamp(work, path):
     """Receipts that list a file that was changed on purpose still stand."""
     for receipt in (work / "receipts").glob("*.json"):
@@ -350,51 +380,6 @@ def _stamp(work, path):
             if work / entry["path"] == path:
                 entry["bytes"] = path.stat().st_size
         receipt.write_text(json.dumps(said))
-
-
-def draws(count=4000, seed=0):
-    """Scores whose softmax is far too sure: the chance of being right is a tenth as steep."""
-    random = np.random.default_rng(seed)
-    lead = random.exponential(10, count)
-    scores = np.stack([lead, np.zeros(count)], 1).astype(np.float32)
-    return scores, random.random(count) < 1 / (1 + np.exp(-(lead - 8) / 5))
-
-
-def test_scaling_makes_confidence_the_chance_of_being_right():
-    scores, right = draws()
-    values, softmax = calibration.evidence(scores)
-    scaling = calibration.calibrate(values, softmax, right, ~right, np.arange(len(right)) % 5)
-    error, brier = scaling.reliability["ECE"], scaling.reliability["Brier"]
-    assert error["before"] > 0.2 and error["after"] < 0.03 and brier["after"] < brier["before"]
-    chance = calibration.confidence(scaling.fit, values)
-    assert (np.diff(chance[np.argsort(scores[:, 0])]) > -1e-9).all(), "a larger lead is never worth less"
-    assert scaling.threshold == pytest.approx(0.5, abs=0.08), "with a wrong answer as good as NIL, the better bet"
-
-
-def test_a_threshold_is_the_best_there_is_and_none_is_needed_where_nothing_is_nil():
-    chance, right, nil = (
-        np.array([0.1, 0.4, 0.6, 0.9]),
-        np.array([False, False, True, True]),
-        np.array([True, True, False, False]),
-    )
-    cut = calibration.threshold(chance, right, nil)
-    assert cut == pytest.approx(0.5) and calibration.accuracy(chance, right, nil, cut) == 1
-    assert calibration.threshold(chance, right, np.zeros(4, bool)) == 0
-
-
-@pytest.mark.parametrize("count", [0, calibration.FEWEST - 1])
-def test_too_few_mentions_of_dev_give_no_confidence(count):
-    scores, right = draws(count)
-    scaling = calibration.calibrate(*calibration.evidence(scores), right, ~right, np.zeros(count, int))
-    assert scaling.fit is None and scaling.threshold is None
-
-
-def test_lists_that_end_early_and_constant_scores_have_finite_confidence():
-    scores = np.array([[3.0, -np.inf], [-np.inf, -np.inf], [3.0, 3.0], [3.0, 1.0]] * 4, np.float32)
-    values, softmax = calibration.evidence(scores)
-    fitted = calibration.fit(values, np.array([True, False, False, True] * 4))
-    chance = calibration.confidence(fitted, values)
-    assert np.isfinite(chance).all() and (chance[1::4] == 0).all() and np.isfinite(softmax).all()
 
 
 def test_a_file_is_linked_chunk_by_chunk(world, tmp_path, monkeypatch):
@@ -407,6 +392,64 @@ def test_a_file_is_linked_chunk_by_chunk(world, tmp_path, monkeypatch):
     monkeypatch.setattr(Linker, "link_all", counted)
     answers, _, _ = link(world, tmp_path, [{"sentence": "Ann Powers", "mention": "Ann Powers"}] * 7, chunk=3)
     assert held == [3, 3, 1] and len(answers) == 7
+
+
+def test_an_answer_says_what_it_had_to_do_without(world, tmp_path, monkeypatch):
+    (tmp_path / "good.png").write_bytes(picture())
+    (tmp_path / "away.png").write_bytes(picture(1))
+
+    def failing(path, *rest):
+        if path == str(tmp_path / "away.png"):
+            raise OSError(5, "Input/output error", path)
+        return open(path, *rest)
+
+    monkeypatch.setattr("pipeline.datasets.images.open", lambda path, mode: failing(str(path), mode), raising=False)
+    linker = Linker.load(world[1]["drin"])
+    linker.scorer.sources, linker.takes_given = [source(GivenSource())], True
+    monkeypatch.setattr(mentions.Linker, "load", lambda *arguments: linker)
+    there = {"sentence": "Ann Powers again", "mention": "Ann Powers", "candidates": ["Q5", "Q2"]}
+    lines = [
+        there,
+        {**there, "mention": "Nobody Else"},
+        {**there, "image": "gone.png"},
+        {**there, "image": "away.png"},
+        {**there, "image": "good.png"},
+        {**there, "candidates": ["Q5", "nobody"]},
+        {**there, "candidates": ["nobody"], "mention": "Nobody Else"},
+    ]
+    found, refused, result = link(world, tmp_path, lines, "drin")
+    assert not refused and [answer["notes"] for answer in found] == [
+        [],
+        ["phrase not in the sentence"],
+        ["picture not used"],
+        ["picture not used"],
+        [],
+        ["candidates not in the KB"],
+        ["phrase not in the sentence", "candidates not in the KB", "no candidates"],
+    ]
+    assert [answer["span"] for answer in found[:2]] == [[0, 10], None]
+    pictures = [answer["picture"] for answer in found[2:5]]
+    assert pictures == ["missing: no such file", "not readable now: Input/output error", "ok"]
+    assert found[6]["nil"] and found[6]["entities"] == [] and found[0]["entities"]
+    counts = result.counts
+    assert (counts.phrases_not_found, counts.without_candidates, counts.pictures_left_out) == (2, 1, 2)
+    summary = json.loads((tmp_path / "linked.jsonl.summary.json").read_text())
+    assert summary["counts"]["phrases_not_found"] == 2 and summary["run"] == str(world[1]["drin"])
+    assert {note for answer in found for note in answer["notes"]} == set(NOTES)
+
+
+def test_the_share_of_nil_mentions_is_said_and_followed(world, tmp_path):
+    (tmp_path / "new.jsonl").write_text(json.dumps({"sentence": "Ann Powers", "mention": "Ann Powers"}))
+    named = ("--run", str(world[1]["mimic"]), "--work-dir", str(world[0] / "work"))
+    files = ("--input", str(tmp_path / "new.jsonl"), "--output", str(tmp_path / "linked.jsonl"))
+    for options, share, source_of in (((), 0, "dev"), (("--nil-share", "0.25"), 0.25, "--nil-share")):
+        code, printed = commands.run("LinkMentions", *named, *files, *options)
+        assert code == 0 and f"share of NIL mentions: {100 * share:.1f} % ({source_of})" in printed, printed
+        summary = json.loads((tmp_path / "linked.jsonl.summary.json").read_text())
+        assert (summary["nil_share"], summary["nil_share_of"]) == (share, source_of)
+        assert all(note in printed for note in summary["notes"])
+    code, printed = commands.run("LinkMentions", *named, *files, "--nil-share", "1")
+    assert code == 2 and "--nil-share 1: expected a number from 0 to below 1, or dev" in printed
 
 
 def test_a_file_whose_lines_are_all_refused_is_not_a_success(world, tmp_path):
@@ -462,4 +505,9 @@ def test_the_command_as_it_is_typed_begins_anew_after_a_kill(world, tmp_path):
         2,
         2,
     ]
-    assert {path.name for path in tmp_path.iterdir()} == {"new.jsonl", "linked.jsonl", "linked.jsonl.rejects.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "new.jsonl",
+        "linked.jsonl",
+        "linked.jsonl.rejects.jsonl",
+        "linked.jsonl.summary.json",
+    }

@@ -7,9 +7,10 @@ import luigi
 from foundation import child, logs
 from foundation.errors import UserError
 from heads.contracts import Compute
+from linking.checks import check
 from linking.contracts import LinkJob, LinkResult
 from mel_cache.commands.features import OnProfile
-from mel_cache.commands.parameters import Renamed, Whole
+from mel_cache.commands.parameters import Renamed, Share, Whole
 from mel_cache.commands.task import Tool
 
 
@@ -17,8 +18,8 @@ class LinkMentions(Tool):
     """Links new mentions against the KB of a finished run: --run FOLDER --input NEW.jsonl --output LINKED.jsonl.
 
     Reads lines in the layout of mentions.jsonl (docs/linking.md). Writes, line by line, the best entities with
-    scores, a confidence and NIL; lines that are refused to OUTPUT.rejects.jsonl; features of the new mentions to the
-    run's cache; calibration.json beside the run, once.
+    scores, a confidence and NIL; lines that are refused to OUTPUT.rejects.jsonl; counts to OUTPUT.summary.json;
+    features of the new mentions to the run's cache; calibration.json beside the run. Fails if every line is refused.
     """
 
     run_folder = Renamed("--run", description="a run's folder, or <dataset>/<method>/<hash> under artifacts/runs")
@@ -36,25 +37,31 @@ class LinkMentions(Tool):
     ignore_fields = luigi.Parameter(
         default="", description="comma-separated fields of the lines that are passed over instead of refused"
     )
+    nil_share = Share(
+        default="dev",
+        description="expected share of NIL mentions, a number from 0 to below 1, which confidence and NIL follow; dev: "
+        "that of the run's mentions of dev",
+    )
     device = OnProfile.device
     precision = OnProfile.precision
     resources = {"device": 1}  # noqa: RUF012  # Luigi's attribute
 
     def check(self) -> None:
-        self.run_place = self.paths.find_run(self.run_folder)
-
-    def act(self) -> None:
-        job = LinkJob(
-            run=self.run_place,
+        self.link_job = LinkJob(
+            run=self.paths.find_run(self.run_folder),
             input=Path(self.input_file),
             output=Path(self.output_file),
             images=Path(self.images_dir) if self.images_dir else None,
             top_k=self.top_k,
             chunk=self.chunk,
             ignored=tuple(name.strip() for name in self.ignore_fields.split(",") if name.strip()),
+            nil_share=None if self.nil_share == "dev" else float(self.nil_share),
             compute=Compute(device=self.device, precision=self.precision),
         )
-        result = child.run("linking.mentions:link", job, LinkResult)
+        check(self.link_job)
+
+    def act(self) -> None:
+        result = child.run("linking.mentions:link", self.link_job, LinkResult)
         logs.say(result.text)
         if result.counts.refused and not result.counts.mentions:
             raise UserError(f"--input {self.input_file}: every line was refused; the reasons are in {result.rejects}")

@@ -94,6 +94,20 @@ class Number(_Bounded, luigi.FloatParameter):
     kind = "a number"
 
 
+class Share(_Checked):
+    """A number from 0 to below 1, or a word in its place, which is the default."""
+
+    def normalize(self, value: Any) -> Any:
+        try:
+            good = value == self._default or 0 <= float(value) < 1
+        except ValueError:
+            good = False
+        if not good:
+            self.expected = f"a number from 0 to below 1, or {self._default}"
+            self.refuse(value)
+        return super().normalize(value)
+
+
 class Choice(_Checked, luigi.ChoiceParameter):
     def __init__(self, *, choices: tuple[str, ...], **more: Any) -> None:
         super().__init__(choices=choices, **more)

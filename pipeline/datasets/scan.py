@@ -36,7 +36,8 @@ class Scan(NamedTuple):
     height: int
 
 
-def _examine(path: str, limits: Limits) -> Scan | PassingError:
+def examine(path: str, limits: Limits) -> Scan | PassingError:
+    """The verdict on a file; the error where it cannot be read now."""
     key = None
     try:
         data = read_picture(Path(path), limits)
@@ -125,7 +126,7 @@ def scan(
     ):
         for begin in range(0, len(waiting), _CHUNK):
             chunk = waiting[begin : begin + _CHUNK]
-            examined = pool.map(lambda name: _examine(name, limits), chunk)
+            examined = pool.map(lambda name: examine(name, limits), chunk)
             for name, verdict in zip(chunk, examined, strict=True):
                 bar.update()
                 if isinstance(verdict, PassingError):

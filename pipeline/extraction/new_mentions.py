@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cache.identity import identity
 from cache.inputs import Want
@@ -18,19 +19,22 @@ from pipeline.extraction.parents import Parent
 from pipeline.extraction.runner import Runner, pending
 from pipeline.extraction.views import IMAGES
 from pipeline.extractors import build
-from pipeline.profiles.profile import Profile
+from pipeline.profiles.profile import Profile, joined
 
 
 @dataclass(frozen=True)
 class Known:
     """The features that a run reads, already extracted.
 
-    work: the work folder. demo: folder of the demo's encoders. stores: feature -> its store. columns: column name ->
-    file of the KB's keys. entities: their ids and names.
+    work: the work folder. demo: folder of the demo's encoders. profiles: feature -> the profiles that it may have been
+    extracted with. limits: of pictures. stores: feature -> its store. columns: column name -> file of the KB's keys.
+    entities: their ids and names.
     """
 
     work: Path
     demo: Path | None
+    profiles: Mapping[str, Sequence[Profile]]
+    limits: Limits
     stores: Mapping[str, Store]
     columns: Mapping[str, Path]
     entities: Mapping[str, list[str]]
@@ -48,35 +52,48 @@ class MentionExtractor:
     Raises `UserError` where the profile's models now give a feature of another identity than the known one.
     """
 
-    def __init__(self, profile: Profile, listed: Sequence[Want], known: Known, runtime: Runtime) -> None:
-        self.profile, self.known = profile, known
-        self.limits, paths, loaded = Limits(**profile.limits), Paths(known.work), list[str]()
-        self.groups = [
-            _Group(group, Runner(runtime, self.limits, paths.rates, loaded=loaded))
-            for group in _ordered(wants.plans(profile, listed))
-        ]
+    def __init__(self, listed: Sequence[Want], known: Known, runtime: Runtime) -> None:
+        self.known, paths, loaded = known, Paths(known.work), list[str]()
         self.extractors: dict[str, Extractor] = {}
-        for name in wants.features_of(want for group in self.groups for want in group.wants):
-            self.extractors[name] = build(profile.feature(name), profile.source, known.demo)
-            self._check_identity(name, paths.memo)
+        profiles = {name: self._build(name, paths.memo) for name in wants.features_of(listed)}
+        self.profile = joined(profiles)
+        self.groups = [
+            _Group(group, Runner(runtime, known.limits, paths.rates, loaded=loaded))
+            for group in _ordered(wants.plans(self.profile, listed))
+        ]
 
-    def _check_identity(self, name: str, memo: Path) -> None:
-        """Raises `UserError` where the feature is not of the known identity."""
-        extractor, parents = self.extractors[name], {}
+    def _build(self, name: str, memo: Path) -> Profile:
+        """The profile by which the feature has the known identity; its extractor is built by it.
+
+        Raises `UserError` where there is none.
+        """
+        store, given = self.known.stores[name], []
+        for profile in self.known.profiles[name]:
+            extractor = build(profile.feature(name), profile.source, self.known.demo)
+            if isinstance(extractor.options, DerivedOptions) and extractor.options.of not in self.known.stores:
+                continue  # made of a feature that the run does not read
+            given.append((identity(self._spec(extractor, memo)), profile))
+            if given[-1][0] == store.identity:
+                self.extractors[name] = extractor
+                return profile
+        now = (
+            f"profile {given[0][1].name!r} with its models now gives {given[0][0][:16]}" if given else "no profile does"
+        )
+        raise UserError(
+            f"feature {name}: the run reads {store.identity[:16]}, and {now}; put back the profile and weights that "
+            "the run was trained with, or train it on these (TrainHead)"
+        )
+
+    def _spec(self, extractor: Extractor, memo: Path) -> dict[str, Any]:
+        """All that decides an extractor's numbers, over the known KB."""
+        parents = {}
         if extractor.needs_kb and isinstance(extractor.options, DerivedOptions):
             parent = Want(side="entity", feature=extractor.options.of, view=IMAGES)
             parents = {
                 parent: Parent.of(self.known.stores[parent.feature], KeyColumn.load(self.known.columns[parent.column]))
             }
         records = units.Records({"entity": dict(self.known.entities)}, {}, parents)
-        spec = stage.spec_of(extractor, records, self.known.stores, self.limits, memo)
-        now, store = identity(spec), self.known.stores[name]
-        if now != store.identity:
-            raise UserError(
-                f"feature {name}: the run reads {store.identity[:16]}, and profile {self.profile.name!r} with its "
-                f"models now gives {now[:16]}; put back "
-                "the profile and weights that the run was trained with, or train it on these (TrainHead)"
-            )
+        return stage.spec_of(extractor, records, self.known.stores, self.known.limits, memo)
 
     def columns(self, table: Mapping[str, list], root: Path) -> dict[Want, units.UnitColumn]:
         """Key columns of all that is extracted for the mentions of `table` (columns as in mentions.parquet), their rows

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -194,3 +194,10 @@ def load(name_or_path: str) -> Profile:
         limits=checked.limits.model_dump(exclude_unset=True),
         threads=checked.threads,
     )
+
+
+def joined(profiles: Mapping[str, Profile]) -> Profile:
+    """Features of several profiles as those of one. profiles: feature -> its profile, at least one; the first gives
+    what belongs to no feature, so that relative paths of models start from where the feature's own profile lies."""
+    first = next(iter(profiles.values()))
+    return replace(first, features={name: profile.feature(name) for name, profile in profiles.items()})

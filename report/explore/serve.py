@@ -49,9 +49,8 @@ class LazyLinker:
 def serve(job: ServeJob) -> None:
     """Serve the page until a signal ends the process. Raises `UserError` where the address cannot be had."""
     run = finished.read(job.run)
-    profile = next((one.profile for one in run.tree() if one.profile), None)
-    limits = Limits(**profile.limits) if profile else Limits()
-    book = Book.read(run, {side: job.source / folder for side, folder in run.images.items()}, job.split, limits)
+    images = {side: job.source / folder for side, folder in run.images.items()}
+    book = Book.read(run, images, job.split, Limits(**run.limits))
     names = {"127.0.0.1", "[::1]"}
     if not loopback(job.host):
         names = {job.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
