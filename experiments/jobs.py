@@ -9,6 +9,7 @@ from typing import Any
 
 from cache.identity import identity
 from cache.inputs import SIDES, Side, Want
+from cache.store import Store
 from foundation.errors import UserError, nearest
 from foundation.files import parse_json, read_json
 from foundation.paths import Paths
