@@ -1,14 +1,14 @@
 """Variants of a method: its paper's ablations, itself without pictures, its settings that differ from the defaults."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from experiments.jobs import check_heads, head_spec, parameters
 from foundation.errors import UserError, nearest
-from heads.config import load_config, settings_text
-from heads.config.base import TEXT_ONLY
+from heads.config import config_class, load_config, settings_text
+from heads.config.base import ENTITY_TEXTS, TEXT_ONLY
 from pipeline.profiles.profile import Profile
 
 
@@ -18,6 +18,15 @@ class Variant:
 
     params: str
     train_fraction: float | None = None
+
+
+@dataclass(frozen=True)
+class MethodVariant:
+    """A method over one kind of entities' texts. params: JSON for `--params`."""
+
+    method: str
+    params: str
+    text: str
 
 
 def ablations(
@@ -81,6 +90,37 @@ def possible(methods: str, params: str, profile: Profile) -> tuple[dict[str, str
             + "; ".join(f"{name}: {why}" for name, why in skipped.items())
         )
     return served, skipped
+
+
+def by_entity_text(
+    methods: Mapping[str, str], texts: str, profile: Profile
+) -> tuple[dict[str, MethodVariant], dict[str, str]]:
+    """Each method over each of the comma-separated kinds of entities' texts.
+
+    Returns name, `dwe (static)`, -> variant, and method -> reason of those that read one kind alone. methods: method ->
+    its parameters (JSON), as `possible` gives them. Raises `UserError` for an unknown or repeated kind, and where no
+    method is left.
+    """
+    kinds = [text.strip() for text in texts.split(",") if text.strip()]
+    for kind in kinds:
+        if kind not in ENTITY_TEXTS or kinds.count(kind) > 1:
+            raise UserError(
+                f"--entity-texts {texts!r}: expected kinds of texts, each once, like properties,static"
+                f"{nearest(kind, ENTITY_TEXTS)}"
+            )
+    reading = [method for method in methods if "entity_text" in config_class(method).__dataclass_fields__]
+    skipped = {
+        method: "it reads properties alone (no option entity_text)" for method in methods if method not in reading
+    }
+    if not reading:
+        raise UserError(f"--entity-texts: none of {', '.join(methods)} reads more than one kind of text of entities")
+    found: dict[str, MethodVariant] = {}
+    for kind in kinds:
+        for method in reading:
+            params = json.dumps(parameters(methods[method]) | {"entity_text": kind})
+            head_spec(method, params, profile)
+            found[f"{method} ({kind})"] = MethodVariant(method, params, kind)
+    return found, skipped
 
 
 def text_only(method: str, params: str, profile: Profile) -> str | None:

@@ -19,12 +19,14 @@ DETECTIONS = ("objects", "faces", "face_attributes", "identity")
 class NamedRun:
     """A run under the name that a report gives it. folder: of one run, or of the mean over several seeds.
 
-    settings: options that differ from the method's defaults, in words.
+    settings: options that differ from the method's defaults, in words. group: runs of one group are compared with each
+    other alone, under its name.
     """
 
     name: str
     folder: Path
     settings: str = ""
+    group: str = ""
 
 
 @contract
@@ -48,7 +50,8 @@ class TablesJob:
     """The runs and splits that the tables of a leaderboard are made of.
 
     dataset: its label. text_only: the same methods without pictures, under the names of those they belong to.
-    reference: the name that the others are compared with ("": the best of each table). skipped: name -> reason, of
+    reference: the name that the others are compared with ("": the best of each table). entity_texts: whether the groups
+    are of runs over the same texts of entities, which DWE+ publishes figures for. skipped: name -> reason, of
     what was left out. splits: the tables by part are those of the last.
     """
 
@@ -56,6 +59,7 @@ class TablesJob:
     runs: tuple[NamedRun, ...]
     text_only: tuple[NamedRun, ...] = ()
     reference: str = ""
+    entity_texts: bool = False
     skipped: Mapping[str, str] = field(default_factory=dict)
     splits: tuple[str, ...] = ("test",)
     resamples: int = RESAMPLES

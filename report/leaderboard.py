@@ -14,7 +14,7 @@ from report.combination import behind_best_part
 from report.contracts import LeaderboardJob, LeaderboardResult, NamedRun, TablesJob
 from report.costs import FINE_TUNED, Part, parts_of, total
 from report.long_csv import long_csv
-from report.published import published
+from report.published import published, published_by_text
 from report.runs import Experiment, ranks, read_experiment, shared_protocol
 from report.significance import holm, p_text, paired_bootstrap, paired_t_test
 
@@ -24,11 +24,13 @@ UNGROUPED = ["mention image: yes", "mention image: no", "gold image: yes", "gold
 
 @dataclass(frozen=True)
 class Entry:
-    """An experiment with its averages over seeds. settings: options that differ from their defaults."""
+    """An experiment with its averages over seeds. settings: options that differ from their defaults. group: see
+    `NamedRun`."""
 
     experiment: Experiment
     averages: Averages
     settings: str
+    group: str
 
     @property
     def name(self) -> str:
@@ -39,8 +41,9 @@ class Entry:
 class Standings:
     """Everything a leaderboard says. entries, text_only: of the job's runs, by their names.
 
-    by_protocol: a table for each split and protocol. by_part, against_text: one for each kind of lists; the latter
-    empty without text-only runs. published: None for ablations, which are set against a reference.
+    by_protocol: a table for each split, group and protocol. by_part, against_text: one for each group and kind of
+    lists; the latter empty without text-only runs. published: the papers' figures; none for ablations, which are set
+    against a reference.
     """
 
     entries: Sequence[Entry]
@@ -49,11 +52,11 @@ class Standings:
     by_part: Sequence[TextTable]
     against_text: Sequence[TextTable]
     costs: TextTable
-    published: TextTable | None
+    published: Sequence[TextTable]
 
     def tables(self) -> list[TextTable]:
         """All of them, in the order in which they are shown."""
-        listed = [*self.by_protocol, *self.by_part, *self.against_text, self.costs, self.published]
+        listed = [*self.by_protocol, *self.by_part, *self.against_text, self.costs, *self.published]
         return [table for table in listed if table is not None]
 
 
@@ -75,7 +78,7 @@ def write_leaderboard(job: LeaderboardJob) -> LeaderboardResult:
         "txt": text + "\n",
         "ansi": "\n\n".join([heading, *for_terminal, *skipped]) + "\n",
         "md": "\n".join(map(as_markdown, listed)),
-        "csv": long_csv(job.tables.dataset, measured, with_published=standings.published is not None),
+        "csv": long_csv(job.tables.dataset, measured, with_published=bool(standings.published)),
         "tex": "% needs \\usepackage{booktabs}\n" + "\n".join(map(as_latex, listed)),
     }
     files = {job.out / f"leaderboard.{kind}": content for kind, content in contents.items()}
@@ -89,20 +92,23 @@ def make_standings(job: TablesJob) -> Standings:
     entries = [_entry(run) for run in job.runs]
     text_only = {run.name: _entry(run) for run in job.text_only}
     last = job.splits[-1]
+    groups = [[entry for entry in entries if entry.group == group] for group in dict.fromkeys(e.group for e in entries)]
     return Standings(
         entries=entries,
         text_only=text_only,
-        by_protocol=[table for split in job.splits for table in standing_tables(entries, split, job)],
-        by_part=[by_part(alike, last) for alike in _of_alike_lists(entries, last)],
+        by_protocol=[
+            table for split in job.splits for group in groups for table in standing_tables(group, split, job)
+        ],
+        by_part=[by_part(alike, last) for group in groups for alike in _of_alike_lists(group, last)],
         against_text=against_text(entries, text_only, last) if text_only else [],
         costs=costs(entries),
-        published=None if job.reference else published(),
+        published=[] if job.reference else [published(), *([published_by_text()] if job.entity_texts else [])],
     )
 
 
 def _entry(run: NamedRun) -> Entry:
     experiment = read_experiment(run.name, run.folder)
-    return Entry(experiment, averages([one.metrics for one in experiment.runs]), run.settings)
+    return Entry(experiment, averages([one.metrics for one in experiment.runs]), run.settings, run.group)
 
 
 def _protocols(entries: Sequence[Entry], split: str) -> list[str]:
@@ -110,13 +116,15 @@ def _protocols(entries: Sequence[Entry], split: str) -> list[str]:
 
 
 def standing_tables(entries: Sequence[Entry], split: str, job: TablesJob) -> list[TextTable]:
-    """A table for each protocol of a split; one for those under which every figure is the same."""
+    """A table for each protocol of a split over the entries of a group; one for those under which every figure is the
+    same."""
     same: dict[tuple[TextTable, bool], list[str]] = {}
     for protocol in _protocols(entries, split):
         table = standing(entries, split, protocol, job.reference, job.resamples)
         same.setdefault((table, FORCED in protocol), []).append(protocol)
+    group = f", {entries[0].group}" if entries[0].group else ""
     return [
-        replace(table, title=f"{split}, {' and '.join(protocols)} {table.title}")
+        replace(table, title=f"{split}, {' and '.join(protocols)}{group} {table.title}")
         for (table, _), protocols in same.items()
     ]
 
@@ -272,7 +280,7 @@ def by_part(entries: Sequence[Entry], split: str) -> TextTable:
     return text_table(
         ["", "n", *(entry.name for entry in entries)],
         rows,
-        f"{split}, {protocol}, H@1 by part",
+        f"{split}, {protocol}, {f'{entries[0].group}, ' if entries[0].group else ''}H@1 by part",
         [reranked if protocol_of(protocol) == RERANK else ""],
     )
 

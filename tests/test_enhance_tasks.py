@@ -111,6 +111,43 @@ def test_a_run_of_other_descriptions_is_another_run_and_going_back_finds_the_fir
     assert trained() == both
 
 
+def test_methods_over_several_texts_of_entities_are_one_command(base):
+    write_pages(base)
+    static(base)
+    sizes = {"clip_text": {"epochs": 1, "width": 8}, "dwe": {"epochs": 1, "width": 16, "joint_width": 16}}
+    command = ["CompareHeads", "--methods", "clip_text,mimic,dwe", "--params", json.dumps(sizes)]
+    printed = base.here(*command, "--entity-texts", "properties,static")
+    assert "not here: mimic: it reads properties alone (no option entity_text)" in printed
+    assert "PUBLISHED by DWE+, not measured here" in printed
+    figures = {}
+    for method in ("clip_text", "dwe"):
+        for folder in base.work.glob(f"runs/small/{method}/*/"):
+            run = json.loads((folder / "run.json").read_text())
+            if run["epochs"] == 1 and run["config"]["width"] in (8, 16):
+                metrics = json.loads((folder / "metrics.json").read_text())["test"]["candidates"]["all"]
+                figures[method, run["config"]["entity_text"]] = [
+                    f"{100 * metrics[f'H@{k}']:.2f}" for k in (1, 5, 10, 20)
+                ]
+    assert len(figures) == 4
+    for kind in ("properties", "static"):
+        block = next(
+            b
+            for b in printed.split("\n\n")
+            if b.startswith("test, ") and f"candidates and rerank, entity text: {kind}" in b
+        )
+        rows = {line.partition("  ")[0]: line for line in block.splitlines()}
+        for method in ("clip_text", "dwe"):
+            shown = rows[f"{method} ({kind})"].replace("*", "").split()[2:]
+            assert [shown[0], shown[2], shown[3], shown[4]] == figures[method, kind]
+    dynamic = base.luigi(*command, "--entity-texts", "dynamic", code=None)
+    assert "EnhanceEntities --mode dynamic" in dynamic and "Traceback" not in dynamic
+    for texts_of, message in (("statik", "did you mean 'static'?"), ("static,static", "each once")):
+        refused = base.luigi(*command, "--entity-texts", texts_of, code=2)
+        assert message in refused and "Traceback" not in refused
+    alone = base.luigi("CompareHeads", "--methods", "mimic", "--entity-texts", "static", code=2)
+    assert "none of mimic reads more than one kind of text of entities" in alone
+
+
 def test_a_finished_command_does_nothing_and_other_options_write_the_file_anew(base):
     static(base)
     prepared = next(base.work.glob("datasets/small-*"))

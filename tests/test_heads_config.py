@@ -8,6 +8,7 @@ import pytest
 
 from foundation.errors import UserError
 from heads.config import config_class, load_config, methods, naming_options, options, stored_config, to_json
+from heads.config.base import ENTITY_TEXTS
 from heads.config.space import check_space, plain_space
 
 
@@ -81,6 +82,19 @@ def test_mimic_asks_for_what_its_units_read_and_no_more():
     assert wanted(everything, units=["cmfu"])["mention", "text"][2:] == ("pooled",)
     assert {role for _, role in wanted(everything, units=["vdlu"])} == {"image"}
     assert wanted(everything, image_global="class_row")["mention", "image"][2:] == ("tokens",)
+
+
+@pytest.mark.parametrize("method", ["bert", "clip", "clip_text", "dzmned", "ghmfc", "jmel", "melhi", "dwe"])
+def test_methods_of_dwes_tables_read_the_entitys_text_that_is_asked_for(method):
+    available = ["clip_image", "clip_text", "image_patches", "image_pooled", "text_tokens"]
+    for kind, view in ENTITY_TEXTS.items():
+        wants = load_config(method, {"entity_text": kind}).wants(available)
+        views = {want.view for want in wants if want.side == "entity" and want.role in ("text", "entity")}
+        assert views == {view}
+        others = {want.view for want in wants if want.role not in ("text", "entity")}
+        assert not others & {"name_sep_static", "name_sep_dynamic"}
+    default = load_config(method, {}).wants(available)
+    assert load_config(method, {"entity_text": "properties"}).wants(available) == default
 
 
 def test_padding_states_are_read_where_they_are_not_masked_and_the_feature_has_them():

@@ -25,7 +25,7 @@ NOT_READ = {
     *("hard_reach", "picture_dropout", "expert_epochs", "expert_lr", "least_steps", "prompt_start", "release"),
     *("width", "joint_width", "d_t", "d_v", "d_c", "gate_width"),
 }
-VALUES = {
+VALUES: dict[str, list[typing.Any]] = {
     "layers": [1, 2, 3, 4],
     "hidden": [0, 4],
     "members": [1, 3],
@@ -85,8 +85,8 @@ def cases(method: str) -> Iterator[tuple[dict[str, typing.Any], list[str]]]:
         for name, values in options.items():
             yield from (({**base, name: value}, features) for value in values)
     for one, other in itertools.combinations(options, 2):
-        for values in itertools.product(options[one], options[other]):
-            yield dict(zip((one, other), values, strict=True)), everything
+        for pair in itertools.product(options[one], options[other]):
+            yield dict(zip((one, other), pair, strict=True)), everything
 
 
 def written(want):

@@ -233,6 +233,29 @@ def test_what_pictures_add_is_shown_by_group_seed_by_seed(world):
     assert by_part["group: easy"][0] == "30" and by_part["all"][1].endswith("*") and "score lists alone" in text
 
 
+def test_runs_of_one_group_are_compared_with_each_other_alone(world):
+    runs = [("mimic", "static"), ("dwe", "static"), ("drin", "dynamic"), ("text", "dynamic")]
+    tables = TablesJob(
+        dataset="small",
+        runs=tuple(
+            NamedRun(name=f"{name} ({group})", folder=world[name], group=f"entity text: {group}")
+            for name, group in runs
+        ),
+        entity_texts=True,
+        resamples=400,
+    )
+    text = write_leaderboard(LeaderboardJob(tables=tables, out=world["root"] / "grouped")).text
+    static, dynamic = (rows_of(text, f"test, candidates, entity text: {kind}") for kind in ("static", "dynamic"))
+    assert list(static) == ["mimic (static)", "dwe (static)"] and list(dynamic) == ["drin (dynamic)", "text (dynamic)"]
+    for rows in (static, dynamic):
+        best = max(rows, key=lambda name: float(rows[name][0].split()[0].rstrip("*")))
+        assert rows[best][8] == "best" and [name for name in rows if "*" in rows[name][0]] == [best]
+    assert "test, full-kb, entity text: static, H@1 by part" in text
+    assert "test, rerank, entity text: dynamic, H@1 by part" in text
+    published = text.partition("PUBLISHED by DWE+")[2]
+    assert "static (Table 6)" in published and "73.0 / 97.4 / 98.9 / 99.7" in published
+
+
 def test_ablations_are_set_against_the_full_method_on_dev_and_test(world):
     text = written(world, "mimic", "dwe", reference="mimic", splits=("dev", "test"))
     found = rows_of(text, "dev, full-kb")

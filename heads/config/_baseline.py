@@ -6,7 +6,17 @@ from typing import Annotated, Any, ClassVar, Literal
 from cache.inputs import SIDES, Side
 from foundation.contracts import contract
 from foundation.errors import UserError
-from heads.config.base import DROPOUTS, PICTURES, TEXT_ONLY, HeadConfig, NotNegative, Positive, Size
+from heads.config.base import (
+    DROPOUTS,
+    ENTITY_TEXTS,
+    PICTURES,
+    TEXT_ONLY,
+    EntityText,
+    HeadConfig,
+    NotNegative,
+    Positive,
+    Size,
+)
 from heads.contracts import HeadWant
 
 
@@ -18,6 +28,10 @@ class BaselineConfig(HeadConfig):
     image_feature: Annotated[
         str | None, "a feature of the profile; auto: the first of IMAGE that it has, if any; null: text alone"
     ] = "auto"
+    entity_text: Annotated[
+        EntityText,
+        "the entity's text: properties, or enhanced: static or dynamic, by EnhanceEntities (DWE+, section 3)",
+    ] = "properties"
     width: Annotated[Size, "of the common space"] = 256
     loss: Annotated[
         Literal["cross_entropy", "triplet"],
@@ -30,12 +44,14 @@ class BaselineConfig(HeadConfig):
     TEXT: ClassVar[tuple[str, ...]] = ("text_tokens", "clip_text")
     IMAGE: ClassVar[tuple[str, ...]] = ("image_pooled", "clip_image", "image_patches")
     READS: ClassVar[Mapping[str, tuple[str, ...]]] = {"text": ("pooled",), "image": ("pooled",)}
-    """Role -> outputs: text (mention and sentence; name and attributes), phrase (mention or name alone), image."""
+    """Role -> outputs: text (mention and sentence; name and `entity_text`), phrase (mention or name alone), image."""
     VIEWS: ClassVar[Mapping[str, Mapping[Side, str]]] = {
-        "text": {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"},
+        "text": {"mention": "mention_sep_sentence"},
         "phrase": {"mention": "mention", "entity": "name"},
         "image": PICTURES,
     }
+    """Role -> the view of each side; that of the entity's text is `entity_text`'s."""
+    later: ClassVar[tuple[str, ...]] = ("entity_text",)
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "lr": {"low": 1e-4, "high": 1e-2, "log": True},
         "batch_size": {"choices": [32, 64, 128, 256]},
@@ -65,11 +81,14 @@ class BaselineConfig(HeadConfig):
         image = self.pick("image_feature", self.IMAGE, available) if "image" in self.READS else None
         of = {"text": text, "phrase": text, "image": image}
         return [
-            HeadWant(side=side, role=role, feature=feature, view=self.VIEWS[role][side], outputs=outputs)
+            HeadWant(side=side, role=role, feature=feature, view=self._view(role, side), outputs=outputs)
             for side in SIDES
             for role, outputs in self.READS.items()
             if (feature := of[role])
         ]
+
+    def _view(self, role: str, side: Side) -> str:
+        return ENTITY_TEXTS[self.entity_text] if (role, side) == ("text", "entity") else self.VIEWS[role][side]
 
 
 @contract

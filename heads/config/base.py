@@ -159,6 +159,16 @@ def both_sides(role: str, feature: str, views: Mapping[Side, str], outputs: Coll
     return [HeadWant(side=side, role=role, feature=feature, view=views[side], outputs=tuple(outputs)) for side in SIDES]
 
 
+EntityText = Literal["properties", "static", "dynamic", "description", "name"]
+ENTITY_TEXTS: Mapping[EntityText, str] = {
+    "properties": "name_sep_attributes",
+    "static": "name_sep_static",
+    "dynamic": "name_sep_dynamic",
+    "description": "name_sep_description",
+    "name": "name",
+}
+"""Kind of an entity's text (DWE+, section 3) -> its view. EnhanceEntities writes static and dynamic texts."""
+
 PICTURES: Mapping[Side, str] = {"mention": "image", "entity": "image"}
 """The view of each side's own picture."""
 

@@ -7,8 +7,10 @@ from foundation.contracts import contract
 from foundation.errors import UserError
 from heads.config.base import (
     DROPOUTS,
+    ENTITY_TEXTS,
     TEXT_ONLY,
     Count,
+    EntityText,
     Fraction,
     HeadConfig,
     NotNegative,
@@ -56,7 +58,7 @@ class DweConfig(HeadConfig):
         "the sentence as one vector (its attention is then trivial, as in the paper) or its token states",
     ] = "pooled"
     entity_text: Annotated[
-        Literal["properties", "static", "dynamic", "description", "name"],
+        EntityText,
         "the entity's text: properties as published, or enhanced: static (section 3.1) or dynamic (3.2)",
     ] = "properties"
     width: Annotated[Size, "of the common space (d)"] = 512
@@ -84,13 +86,6 @@ class DweConfig(HeadConfig):
     IMAGE: ClassVar[tuple[str, ...]] = ("clip_image", "image_pooled", "image_patches")
     FACES: ClassVar[str] = "face_attributes"
     IDENTITY: ClassVar[str] = "identity"
-    ENTITY_VIEWS: ClassVar[Mapping[str, str]] = {
-        "properties": "name_sep_attributes",
-        "static": "name_sep_static",
-        "dynamic": "name_sep_dynamic",
-        "description": "name_sep_description",
-        "name": "name",
-    }
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "lr": {"low": 3e-5, "high": 3e-3, "log": True},
         "batch_size": {"choices": [32, 64, 128]},
@@ -171,7 +166,7 @@ class DweConfig(HeadConfig):
             wanted.append(_of_mention("faces", text, "face_attributes", "pooled"))
         if "identity" in self.units and self.IDENTITY in available:
             wanted.append(_of_mention("identities", text, "identities", "pooled"))
-        view = self.ENTITY_VIEWS[self.entity_text]
+        view = ENTITY_TEXTS[self.entity_text]
         return [*wanted, HeadWant(side="entity", role="entity", feature=text, view=view, outputs=("pooled",))]
 
     @property

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import luigi
@@ -74,6 +75,10 @@ class Leaderboard(CandidateOptions):
             "layout": LAYOUT,
         }
 
+    def group(self, name: str) -> str:
+        """The group of an experiment; see `NamedRun`."""
+        return ""
+
     def named_runs(self, tasks: Mapping[str, TrainHead]) -> tuple[NamedRun, ...]:
         """The runs of finished tasks, under their names."""
         return tuple(
@@ -81,6 +86,7 @@ class Leaderboard(CandidateOptions):
                 name=name,
                 folder=task.folder(task.resolved()["run"]),
                 settings=variants.settings(task.method, task.params, self.profile_content),
+                group=self.group(name),
             )
             for name, task in tasks.items()
         )
@@ -112,7 +118,8 @@ class CompareHeads(Leaderboard):
     """Compares several methods in one leaderboard: figures, significance, cost, and the papers' figures apart.
 
     Trains those that are not trained yet. Writes artifacts/reports/<dataset>/compareheads-<hash>/leaderboard.txt, .md,
-    .csv and .tex. A method that the profile has no features for is left out and named.
+    .csv and .tex. A method that the profile has no features for is left out and named. With --entity-texts, each method
+    is trained over each kind of text, and each kind has tables of its own (DWE+, tables 3 to 7).
     """
 
     methods = luigi.Parameter(default="drin,mimic,dwe,dsmip", description="comma-separated methods")
@@ -123,24 +130,41 @@ class CompareHeads(Leaderboard):
         default=False, description="also train each method without pictures, and show what they add by group"
     )
 
+    entity_texts = luigi.Parameter(
+        default="",
+        description="comma-separated kinds of the entities' texts (properties, static, dynamic, description, name) to "
+        "train each method over; empty: each method's own",
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.chosen, self.skipped = variants.possible(self.methods, self.params, self.profile_content)
+        methods, self.skipped = variants.possible(self.methods, self.params, self.profile_content)
+        self.chosen = {method: variants.MethodVariant(method, params, "") for method, params in methods.items()}
+        if self.entity_texts:
+            self.chosen, lacking = variants.by_entity_text(methods, self.entity_texts, self.profile_content)
+            self.skipped = {**self.skipped, **lacking}
+
+    def group(self, name: str) -> str:
+        return f"entity text: {text}" if (text := self.chosen[name].text) else ""
 
     def experiments(self) -> dict[str, TrainHead]:
-        return {method: self.clone(TrainHead, method=method, params=params) for method, params in self.chosen.items()}
+        return {name: self.clone(TrainHead, method=one.method, params=one.params) for name, one in self.chosen.items()}
 
     def without_pictures(self) -> dict[str, TrainHead]:
         if not self.text_only:
             return {}
         without = {
-            method: variants.text_only(method, params, self.profile_content) for method, params in self.chosen.items()
+            name: (one.method, variants.text_only(one.method, one.params, self.profile_content))
+            for name, one in self.chosen.items()
         }
         return {
-            method: self.clone(TrainHead, method=method, params=params)
-            for method, params in without.items()
+            name: self.clone(TrainHead, method=method, params=params)
+            for name, (method, params) in without.items()
             if params is not None
         }
+
+    def tables_job(self) -> TablesJob:
+        return replace(super().tables_job(), entity_texts=bool(self.entity_texts))
 
 
 class Ablate(Leaderboard):

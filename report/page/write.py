@@ -78,7 +78,7 @@ def write_explained(job: PageJob, explain_run: Explain) -> PageResult:
         "standings": [*standings.by_protocol, *standings.against_text],
         "part": standings.by_part,
         "cost": [standings.costs],
-        "published": [standings.published] if standings.published else [],
+        "published": standings.published,
         "agreement": agreement.agreement(names, hits.right),
         "charts": curves.charts({entry.name: entry.experiment.runs[0].history() for entry in entries}),
         "account": _titled([*account_tables(account), *_list_tables(job.cases, source.mentions["split"])]),
