@@ -18,7 +18,8 @@ different blocks."""
 
 def not_below(scores: Tensor, gold_score: Tensor) -> Tensor:
     """(B, N) bool: scores that are greater than the gold's (B,) or tied with it. A NaN counts against us."""
-    bound = gold_score - TIE * gold_score.abs().clamp(min=1)
+    near = gold_score - TIE * gold_score.abs().clamp(min=1)
+    bound = torch.where(gold_score.isinf(), gold_score, near)
     return ~(scores < bound[:, None])
 
 
@@ -26,9 +27,8 @@ def rank_in_lists(scores: np.ndarray, lists: np.ndarray, gold: np.ndarray) -> np
     """(M,) rank of the gold among its list's scores (M, k), 1 + greater + equal others; 0 where it is not listed (-1:
     no entity)."""
     listed = (lists == gold[:, None]) & (gold >= 0)[:, None]
-    gold_score = torch.from_numpy(np.where(listed, scores, -np.inf).max(1, initial=-np.inf))
-    gold_score = torch.where(gold_score == -torch.inf, 0, gold_score)  # any number will do where the gold is not listed
-    others = not_below(torch.from_numpy(scores), gold_score).numpy() & (lists >= 0) & ~listed
+    gold_score = np.where(listed, scores, -np.inf).max(1, initial=-np.inf)
+    others = not_below(torch.from_numpy(scores), torch.from_numpy(gold_score)).numpy() & (lists >= 0) & ~listed
     return np.where(listed.any(1), 1 + others.sum(1), 0).astype(np.int64)
 
 

@@ -292,14 +292,21 @@ def test_the_phrase_is_found_by_its_characters():
     )
 
 
-def test_the_release_has_the_parameters_of_the_published_model():
+def test_the_release_has_the_parameters_of_the_published_model_and_its_scores():
     config = load_config("drin", {"release": True})
     text = {"text.pooled": (768,), "text.tokens": (768,), "text.offsets": (2,)}
     pairs = {f"pairs.{name}": () for name in RELATIONS.values() if name != "text_cls"}
-    head = make_head("drin", config, {**text, "image.pooled": (2048,), **pairs})
+    torch.manual_seed(0)
+    head = make_head("drin", config, {**text, "image.pooled": (2048,), **pairs}).eval()
     vertices = 2 * (768 * 768 + 768) + 2 * (2048 * 768 + 768)  # four maps
     layer = 3 * (768 * 768 + 768) + 2 * 768  # W_h, W_u, W_v, LayerNorm
     assert head.trainable == vertices + 2 * layer == 7_875_072
+    mentions, entities = sides(head)
+    values = head_pairs(head.shapes, LISTS, 5)
+    found = score(head, mentions, entities, LISTS, values)
+    for b, (mention, candidates, _) in enumerate(expected(head, mentions, entities, values)):
+        for j in (LISTS[b] >= 0).nonzero().squeeze(1).tolist():
+            assert found[b, j].item() == pytest.approx(reference.cosine(mention, candidates[j]), abs=1e-5)
 
 
 def test_a_stored_run_with_a_map_that_fed_nothing_scores_as_it_did(tmp_path):
