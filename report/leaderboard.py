@@ -96,9 +96,7 @@ def make_standings(job: TablesJob) -> Standings:
     return Standings(
         entries=entries,
         text_only=text_only,
-        by_protocol=[
-            table for split in job.splits for group in groups for table in standing_tables(group, split, job)
-        ],
+        by_protocol=[table for split in job.splits for group in groups for table in standing_tables(group, split, job)],
         by_part=[by_part(alike, last) for group in groups for alike in _of_alike_lists(group, last)],
         against_text=against_text(entries, text_only, last) if text_only else [],
         costs=costs(entries),
