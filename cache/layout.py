@@ -22,7 +22,7 @@ from foundation.files import error_number, free_bytes
 
 LAYOUT = 1  # raised when names or meaning of a shard's arrays or attributes change; then MIGRATIONS gets a function
 PAGE = 4096  # every array starts at a multiple of this; the first page is the user block, see `seal`
-_NOT_ITS_FAULT = {
+NOT_ITS_FAULT = {
     errno.EACCES,
     errno.EPERM,
     errno.EMFILE,
@@ -168,7 +168,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         number = error_number(error)
-        if number in _NOT_ITS_FAULT:
+        if number in NOT_ITS_FAULT:
             raise PassingError(
                 f"shard {path} cannot be opened now ({os.strerror(number or 0)}); run the same command again"
             ) from error

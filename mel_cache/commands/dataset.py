@@ -59,7 +59,9 @@ class OnDataset(Task):
     dataset = setting("dataset", "demo", "a free label for the dataset; `demo` is the embedded one")
     data_dir = setting("data_dir", "", "folder with the dataset's files (not for demo)")
     format = setting(
-        "format", "", "layout of the files: jsonl, mimic, ghmfc or wikidiverse; empty: recognised from the files there"
+        "format",
+        "",
+        "layout of the files: jsonl, mimic, ghmfc, wikidiverse or fissfuse; empty: recognised from the files there",
     )
     mention_images = setting("mention_images", "", "folder of the mentions' pictures, if not where the layout puts it")
     entity_images = setting("entity_images", "", "folder of the entities' pictures, if not where the layout puts it")

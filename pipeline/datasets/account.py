@@ -167,6 +167,7 @@ def account_of(
         **({"records_left_out": raw.rejects[:SHOWN_REJECTS], "left_out": len(raw.rejects)} if raw.rejects else {}),
         "groups": dict(sorted(Counter(m.group for m in raw.mentions if m.group is not None).items())),
         **({"given": _given_counts(raw)} if any(m.given is not None for m in raw.mentions) else {}),
+        **({"notes": list(raw.notes)} if raw.notes else {}),
     }
 
 
@@ -232,4 +233,5 @@ def account_text(account: Mapping[str, Any]) -> str:
     if count := account.get("left_out", 0):
         more = [f"… {count - SHOWN_REJECTS:,} more in rejects.jsonl"] if count > SHOWN_REJECTS else []
         parts.append("\n".join([f"Records left out: {count:,}", *account["records_left_out"], *more]))
+    parts += ["\n".join(account["notes"])] if "notes" in account else []
     return "\n\n".join(parts) + "\n"

@@ -270,12 +270,35 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS, draft: tuple[int, int] 
     return decode_with_size(data, limits, draft)[0]
 
 
+def container(path: Path) -> Path | None:
+    """The HDF5 file that holds a picture listed as FILE/GROUP/NAME; None for a picture that is a file itself."""
+    file = path.parent.parent
+    return file if len(path.parents) > 2 and file.is_file() else None
+
+
+def picture_stamp(path: Path) -> tuple[int, int]:
+    """Size in bytes and mtime in ns of a picture file, or of the file that holds the picture. Raises `OSError`."""
+    status = os.stat(container(path) or path)
+    return status.st_size, status.st_mtime_ns
+
+
+def _contained(file: Path, path: Path, limits: Limits) -> bytes:
+    from cache import foreign
+
+    try:
+        return foreign.read_bytes(file, path.parent.name, path.name, limits.max_bytes)
+    except foreign.Unusable as error:
+        raise ImageError(Status.TOO_LARGE if error.too_large else Status.BROKEN, error.cause) from error
+
+
 def read_picture(path: Path, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """The bytes of a listed picture file.
+    """The bytes of a listed picture: of a file, or of FILE/GROUP/NAME in an HDF5 file.
 
     Raises `FileNotFoundError` where there is none, `ImageError` where it is no regular file or too large to be read,
     and `PassingError` where it cannot be read now.
     """
+    if (file := container(path)) is not None:
+        return _contained(file, path, limits)
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # a folder; or a pipe, which would never end

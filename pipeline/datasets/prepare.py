@@ -85,7 +85,7 @@ def _refuse_bad_images(account: Mapping[str, Any], raw: RawDataset, limit: float
     parts = [
         f"{counts['listed'] - counts['ok']:,} of {counts['listed']:,} {side} images in {folder} "
         f"({counts['missing']:,} missing, {counts['broken']:,} broken, {counts['too_large']:,} too large)"
-        + ("" if folder.is_dir() else ", a folder that does not exist")
+        + ("" if folder.exists() else ", which does not exist")
         for side, (counts, folder) in sides.items()
         if counts["listed"] > counts["ok"]
     ]

@@ -54,9 +54,10 @@ class Entity:
 class RawDataset:
     """Mentions and KB of one dataset as its files give them, nothing dropped; preparing makes a `Dataset` of it.
 
+    mention_images, entity_images: what the pictures' paths start from: a folder, or an HDF5 file that holds them.
     sources: the text files that were read, for the fingerprint. rejects: a line for each record that was left out, with
     its place and cause. spelled_nil: of each text that stood for NIL as a gold (`None`, `nan`), how often it did by
-    split.
+    split. notes: what the layout made of fields that are absent or that it does not read, a line each.
     """
 
     name: str
@@ -68,6 +69,7 @@ class RawDataset:
     sources: list[Path] = field(default_factory=list)
     rejects: list[str] = field(default_factory=list)
     spelled_nil: dict[str, dict[str, int]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def with_nil(raw: RawDataset) -> RawDataset:

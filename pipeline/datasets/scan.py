@@ -17,7 +17,7 @@ from foundation.errors import PassingError
 from foundation.files import write_atomic
 from foundation.progress import Bar
 from pipeline.datasets.contracts import DECODER_VERSION, DEFAULT_LIMITS, Limits
-from pipeline.datasets.images import ImageError, decode_with_size, image_key, read_picture
+from pipeline.datasets.images import ImageError, decode_with_size, image_key, picture_stamp, read_picture
 
 _DRAFT = (64, 64)
 _CHUNK = 10_000  # files between two savings of the memo
@@ -112,10 +112,9 @@ def scan(
     stamps: dict[str, _Stamp] = {}
     for name in names:
         try:
-            stat = os.stat(name)
+            stamps[name] = picture_stamp(Path(name))
         except OSError:
             continue  # reading it will tell whether it is missing or unreadable
-        stamps[name] = stat.st_size, stat.st_mtime_ns
         if known and not rescan and name in known.rows and known.rows[name][0] == stamps[name]:
             verdicts[name] = known.rows[name][1]
     waiting = [name for name in names if name not in verdicts]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from foundation.errors import PassingError
-from pipeline.datasets.images import ImageError, Limits, decode, image_key
+from pipeline.datasets.images import ImageError, Limits, decode, image_key, read_picture
 from pipeline.extraction.base import CropExtractor, Extractor, Outputs, PictureExtractor, TextExtractor, padded_length
 from pipeline.extraction.batches import batches
 from pipeline.extraction.units import Part, Picture
@@ -194,7 +194,7 @@ def _prepared(extractors: Sequence[PictureExtractor], limits: Limits, source: Pi
     """What each extractor sees of a picture, or the `ImageError` or `PassingError` that stands for it."""
     picture = _picture(source)
     try:
-        data = Path(picture.path).read_bytes()
+        data = read_picture(Path(picture.path), limits)
         if image_key(data) != picture.key:
             return PassingError("the file changed since the dataset was prepared: add --rescan")
         image = decode(data, limits)
@@ -203,7 +203,7 @@ def _prepared(extractors: Sequence[PictureExtractor], limits: Limits, source: Pi
                 extractor.cut(image, source.parent) for extractor in extractors if isinstance(extractor, CropExtractor)
             ]
         return [extractor.prepare(image) for extractor in extractors]
-    except ImageError as error:
+    except (ImageError, PassingError) as error:
         return error
     except (OSError, MemoryError) as error:
         return PassingError(f"{type(error).__name__}: {error}")
