@@ -428,7 +428,7 @@ def test_repeated_ids_can_be_numbered_and_extra_fields_allowed(mimic):
 def test_the_layout_is_recognised_from_the_files(tmp_path):
     for name in ("a", "b", "c", "d"):
         (tmp_path / name).mkdir()
-    assert formats() == ["ghmfc", "jsonl", "mimic", "wikidiverse"]
+    assert formats() == ["fissfuse", "ghmfc", "jsonl", "mimic", "wikidiverse"]
     assert load("x", Mimic(tmp_path / "a").write()).format == "mimic"
     assert load("x", Lines(tmp_path / "b").write()).format == "jsonl"
     Mimic(tmp_path / "c").write(), Lines(tmp_path / "c").write()
