@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -193,6 +194,30 @@ def bomb():
     """A small PNG that says it has 3.6 thousand million pixels."""
     header = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
     return b"\x89PNG\r\n\x1a\n" + b"\0\0\0\x0d" + header + zlib.crc32(header).to_bytes(4, "big") + picture()[33:]
+
+
+def sent_raw(page, body, length=None):
+    """Status line and text of the answer to a form that is sent as it stands, its sender gone afterwards."""
+    head = (
+        f"POST /link HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\nContent-Type: multipart/form-data; boundary=B\r\n"
+        f"Content-Length: {len(body) if length is None else length}\r\nConnection: close\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", page.port), timeout=60) as connection:
+        connection.sendall(head.encode() + body)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+
+@pytest.mark.parametrize("cut", ["in the picture", "in a field", "before the end it announced", "no part at all"])
+def test_a_form_whose_end_is_missing_is_told_so(page, cut):
+    fields = (("token", page.token), ("sentence", "Powers sang."), ("phrase", "Powers"))
+    parts = [f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}' for name, value in fields]
+    picture = '--B\r\nContent-Disposition: form-data; name="picture"; filename="a.jpg"\r\n\r\n'
+    whole = "\r\n".join([*parts, picture]).encode() + os.urandom(2000)
+    body = {"in a field": "\r\n".join(parts).encode()[:-3], "no part at all": b"nothing"}.get(cut, whole)
+    answer = sent_raw(page, body, len(body) + 500 if cut == "before the end it announced" else None)
+    assert answer.startswith("HTTP/1.1 400 "), answer[:200]
+    assert "the upload is not whole" in answer and "earlier start" not in answer
 
 
 def test_mentions_are_found_by_phrase_entity_and_outcome(page):

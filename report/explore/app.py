@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, Response, abort, render_template, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from flask import Flask, Request, Response, abort, render_template, request
+from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
+from werkzeug.formparser import FormDataParser
 
 from foundation.errors import PassingError, UserError
 from report.explore.book import OUTCOMES, Book, Query
@@ -66,11 +67,23 @@ class LinkForm:
         return ""
 
 
+class _WholeForms(FormDataParser):
+    """Raises `ValueError` for a form that cannot be read to its end, where Werkzeug takes it for an empty one."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **{**named, "silent": False})
+
+
+class _Request(Request):
+    form_data_parser_class = _WholeForms
+
+
 def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
     """The application. link: as `Linker.link`, called with sentence, phrase and a picture's bytes or None."""
     app = Flask(__name__, static_folder=None, template_folder="pages")
     app.config |= {"MAX_CONTENT_LENGTH": UPLOAD + FORM, "MAX_FORM_MEMORY_SIZE": FORM, "MAX_FORM_PARTS": 16}
     app.jinja_options = {"autoescape": True}
+    app.request_class = _Request
     token = secrets.token_urlsafe(32)
     app.jinja_env.globals |= {"token": token, "outcomes": OUTCOMES, "run": book.name, "megabytes": UPLOAD // 1_000_000}
 
@@ -149,7 +162,10 @@ def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
 
     @app.post("/link")
     def answer() -> Any:
-        upload = request.files.get("picture")
+        try:
+            upload = request.files.get("picture")
+        except (ClientDisconnected, ValueError):
+            abort(400, "the upload is not whole: its end is missing; send the form again")
         if not hmac.compare_digest(request.form.get("token", "").encode(), token.encode()):
             abort(403, "this form is of an earlier start of the page; load it anew")
         form = LinkForm(**{one.name: request.form.get(one.name, "").strip() for one in fields(LinkForm)})

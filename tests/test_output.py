@@ -1,0 +1,180 @@
+"""Files that a user names for a command to write: what cannot be written is refused before any work, and left alone."""
+
+import fcntl
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from foundation.errors import UserError
+from foundation.files import write_atomic
+from foundation.output import check_output, writing
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write(path, text="new\n"):
+    with writing([check_output(path, "--output")], "--output") as (file,):
+        file.write(text)
+
+
+def folder(place):
+    place.mkdir()
+
+
+def pipe(place):
+    os.mkfifo(place)
+
+
+def a_socket(place):
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(place))
+
+
+def link_to_device(place):
+    place.symlink_to("/dev/null")
+
+
+def link_to_folder(place):
+    place.symlink_to(place.parent)
+
+
+@pytest.mark.parametrize(
+    "made, kind",
+    [(folder, "a folder"), (pipe, "a pipe"), (a_socket, "a socket"), (link_to_device, "a device"),
+     (link_to_folder, "a folder")],
+)  # fmt: skip
+def test_what_is_no_file_is_refused_and_stays(tmp_path, made, kind):
+    place = tmp_path / "out"
+    made(place)
+    before = os.lstat(place)
+    with pytest.raises(UserError, match=f"--output .* is {kind}; name a file") as error:
+        write(place)
+    assert "\n" not in str(error.value) and os.lstat(place) == before and list(tmp_path.iterdir()) == [place]
+
+
+def test_a_device_is_no_output():
+    with pytest.raises(UserError, match="/dev/null is a device"):
+        write(Path("/dev/null"))
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [("away/out", "there is no folder"), ("file/out", "is a file"), ("n" * 252, "the name is too long"),
+     ("n" * 300, "name")],
+)  # fmt: skip
+def test_a_place_that_cannot_be_written_is_refused(tmp_path, name, words):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=words):
+        write(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_files_beside_the_output_are_looked_at_too(tmp_path):
+    (tmp_path / "out.rejects").mkdir()
+    with pytest.raises(UserError, match=r"out\.rejects is a folder"):
+        check_output(tmp_path / "out", "--output", (".rejects",))
+
+
+def test_a_link_is_followed_as_a_shell_does(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "out").symlink_to("there/real")
+    for text in ("first\n", "second\n"):
+        write(tmp_path / "out", text)
+        assert (tmp_path / "there" / "real").read_text() == text and (tmp_path / "out").is_symlink()
+
+
+def test_a_link_at_the_temporary_name_is_not_written_through(tmp_path):
+    (tmp_path / "precious").write_text("keep")
+    (tmp_path / ".out.part").symlink_to("precious")
+    with pytest.raises(UserError, match=r"\.out\.part: stands where a temporary file is written; remove it"):
+        write(tmp_path / "out")
+    assert (tmp_path / "precious").read_text() == "keep"
+    (tmp_path / ".out.part").unlink()  # the remedy
+    write(tmp_path / "out")
+
+
+def test_what_a_killed_command_left_is_replaced(tmp_path):
+    script = (
+        "import os, signal, sys; from pathlib import Path; from foundation.output import writing\n"
+        "with writing([Path(sys.argv[1])], '--output') as (file,):\n"
+        "    file.write('half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "out")]
+    killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, cwd=ROOT)
+    assert killed.returncode == -9 and (tmp_path / ".out.part").read_text() == "half"
+    write(tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "new\n" and not (tmp_path / ".out.part").exists()
+
+
+def test_of_two_commands_on_one_output_the_second_is_refused_and_the_first_ends_well(tmp_path):
+    with writing([tmp_path / "out"], "--output") as (file,):
+        file.write("first")
+        with pytest.raises(UserError, match="another command is writing it"):
+            write(tmp_path / "out")
+        assert (tmp_path / ".out.part").exists(), "the first one's file"
+    assert (tmp_path / "out").read_text() == "first"
+
+
+def test_of_many_at_once_one_writes_at_a_time(tmp_path):
+    inside, most, done = [0], [0], []
+    lock = threading.Lock()
+
+    def one(number):
+        try:
+            with writing([tmp_path / "out"], "--output") as (file,):
+                with lock:
+                    inside[0] += 1
+                    most[0] = max(most[0], inside[0])
+                file.write(f"{number}\n" * 1000)
+                with lock:
+                    inside[0] -= 1
+            done.append(number)
+        except UserError:
+            pass
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most[0] == 1 and done and (tmp_path / "out").read_text().split("\n")[:-1] in [[str(n)] * 1000 for n in done]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_file_system_without_locks_says_what_to_remove(tmp_path, monkeypatch):
+    def none(*arguments):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    write(tmp_path / "out")
+    (tmp_path / ".out.part").write_text("left")
+    with pytest.raises(UserError, match=r"\.out\.part.*wait for it, or remove the file"):
+        write(tmp_path / "out")
+
+
+def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
+    write(tmp_path / "out")
+    with pytest.raises(ZeroDivisionError), writing([tmp_path / "out", tmp_path / "more"], "--output"):
+        raise ZeroDivisionError
+    assert (tmp_path / "out").read_text() == "new\n" and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_empty_file_beside_the_output_is_not_left_nor_an_older_one(tmp_path):
+    (tmp_path / "more").write_text("older")
+    with writing([tmp_path / "out", tmp_path / "more"], "--output"):
+        pass
+    assert (tmp_path / "out").read_text() == "" and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_files_of_the_tool_in_whose_place_a_folder_stands_end_in_one_line(tmp_path):
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(UserError, match="a folder of that name is in the way"):
+        write_atomic(tmp_path / "x.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
