@@ -218,10 +218,30 @@ def test_one_question_that_always_fails_leaves_the_run_open_unless_it_is_allowed
     model.answer = lambda seen: (
         Reply(endless=True) if seen.body["messages"][1]["content"].endswith(" 4") else persona(seen)
     )
-    with pytest.raises(PassingError, match="1 of 6 entities have no answer yet"):
+    with pytest.raises(PassingError, match=r"1 of 6 entities have no answer yet: .*an answer larger than is read"):
         dynamic.describe(dynamic_job(data))
     report = dynamic.describe(dynamic_job(data, max_failed=1))
     assert report.without["no answer yet"] == 1 and without(data, "dynamic")["Q4"] == "no answer yet"
+
+
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [
+        (Reply(b"<html>maintenance</html>"), "no chat completion: <html>maintenance</html>"),
+        (Reply(b'data: {"choices": []}\n\n'), "no chat completion: data: "),
+        (Reply(b"busy", 429, headers={"Retry-After": "86400"}), "asks to wait 86,400 s"),
+    ],
+)
+def test_of_a_single_question_that_failed_the_reason_is_given(tmp_path, model, reply, why):
+    model.answer = lambda seen: reply
+    with pytest.raises(PassingError, match=f"1 of 1 entities have no answer yet: .*{why}"):
+        dynamic.describe(dynamic_job(prepared(tmp_path / "data", *people(1))))
+
+
+def test_of_a_server_that_is_not_there_the_reason_is_given(tmp_path, model, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    with pytest.raises(PassingError, match=r"no connection to the model's server \(OPENAI_BASE_URL\): ConnectError"):
+        dynamic.describe(dynamic_job(prepared(tmp_path / "data", *people(1))))
 
 
 def test_refusals_of_the_server_itself_are_answers(tmp_path, model):
@@ -232,19 +252,22 @@ def test_refusals_of_the_server_itself_are_answers(tmp_path, model):
         "4": Reply({"error": {"code": "context_length_exceeded", "message": "x"}}, status=400),
         "5": Reply(completion("")),
         "6": Reply(completion("Six is a person.")),
+        "7": Reply(completion(None, "length", reasoning_content="Okay, the user asks")),
+        "8": Reply(completion("Half \ud83d of a pair.", used=None)),
     }
     model.answer = lambda seen: replies[seen.body["messages"][1]["content"].split()[-1]]
-    data = prepared(tmp_path / "data", *people(6))
+    data = prepared(tmp_path / "data", *people(8))
     dynamic.describe(dynamic_job(data))
-    assert texts(data, "dynamic") == {"Q6": "Six is a person."}
+    assert texts(data, "dynamic") == {"Q6": "Six is a person.", "Q8": "Half of a pair."}
     assert without(data, "dynamic") == {
         "Q1": "refused",
         "Q2": "refused",
         "Q3": "refused",
         "Q4": "question too long for the model",
         "Q5": "empty answer",
+        "Q7": "cut by --max-answer before the description began",
     }
-    assert len(model.seen) == 6
+    assert len(model.seen) == 8
 
 
 def test_models_that_want_other_parameters_get_them(tmp_path, model):

@@ -176,6 +176,22 @@ def test_titles_come_from_the_sitelinks_of_qids_and_one_unknown_qid_does_not_los
         assert len(server.seen) == before and report.usage.requests == 0 and report.usage.reused == 6
 
 
+@pytest.mark.parametrize("name", ["q8", "http://www.wikidata.org/entity/Q8", "Q8"])
+def test_a_qid_is_one_in_whatever_form_it_is_written(tmp_path, name):
+    wiki = Wiki(pages={"Linked": {"extract": "The linked one."}}, links={"Q8": "Linked"})
+    data = prepared(tmp_path / "data", (name, "Plain"))
+    with serving(wiki) as server:
+        static.describe(static_job(data, wiki=wiki_at(server.address + "/w", wikidata_api=server.address + "/d")))
+    assert texts(data, "static") == {name: "The linked one."}
+
+
+def test_of_a_single_page_that_failed_the_reason_is_given(tmp_path):
+    data = prepared(tmp_path / "data", ("Q1", "Ann"))
+    broken = pytest.raises(PassingError, match=r"1 of 1 pages could not be fetched now: .*not JSON: <html>mainten")
+    with serving(lambda seen: Reply(b"<html>maintenance</html>")) as server, broken:
+        static.describe(static_job(data, wiki=wiki_at(server.address + "/w")))
+
+
 def test_a_wiki_that_fails_limits_drips_and_babbles_is_asked_again(tmp_path):
     data = prepared(tmp_path / "data", *people(3))
     with serving(wiki_of(3)) as server:

@@ -99,6 +99,10 @@ def test_names_that_no_page_can_have_are_told_apart():
         ("Could you please provide more context?", "unknown"),
         ("There is no publicly available information about X.", "unknown"),
         ("<think>I do not know? I do.</think>Ann Powers is an actor.", "described"),
+        ("[THINK]I do not know? I do.[/THINK]Ann Powers is an actor.", "described"),
+        ("<reasoning>a</reasoning><reasoning>b</reasoning>Ann Powers is an actor.", "described"),
+        ("<|channel|>analysis<|message|>I do not know?<|channel|>final<|message|>Ann is an actor.", "described"),
+        ("<think>Ann Powers is an actor, or so I recall", "empty"),
         ("I'm sorry, but I can't assist with that.", "refused"),
         ("I cannot provide personal information about private people.", "refused"),
         ("Ann Powers is an American politician. She once said that she is sorry for what she did.", "described"),
@@ -109,6 +113,19 @@ def test_names_that_no_page_can_have_are_told_apart():
 )
 def test_answers_that_say_nothing_are_recognised(answer, kind):
     assert prompts.kind(answer, "stop") == kind
+
+
+@pytest.mark.parametrize("answer", [None, "", "<think>\nOkay, the user asks", "[THINK]Let me recall"])
+def test_an_answer_that_was_cut_before_the_description_began_is_cut(answer):
+    assert prompts.kind(answer, "length") == "cut"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["[THINK]Recall.[/THINK]Ann sings.", "<think>\nRecall.\n</think>\n\nAnn sings.", "Recall.</think>Ann sings."],
+)
+def test_reasoning_is_no_part_of_the_description(answer):
+    assert prompts.description(answer, 100) == "Ann sings."
 
 
 def test_what_the_server_says_of_an_answer_counts_too():

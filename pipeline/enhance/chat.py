@@ -24,10 +24,13 @@ class Answer:
 
 
 class LanguageModel(Protocol):
-    """identity: names the model in the keys of kept answers. settings: of the answers, part of those keys too."""
+    """identity: names the model in the keys of kept answers. settings: of the answers, part of those keys too.
+    failure: why the last question that stays open has no answer.
+    """
 
     identity: str
     settings: dict[str, Any]
+    failure: str
 
     def count(self, conversation: Conversation) -> int:
         """Tokens of a question."""

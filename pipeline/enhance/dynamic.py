@@ -29,6 +29,7 @@ REASONS = {
     "unknown": "the model does not know",
     "refused": "refused",
     "empty": "empty answer",
+    "cut": "cut by --max-answer before the description began",
     "too long": "question too long for the model",
     NOT_YET: NOT_YET,
 }
@@ -62,8 +63,8 @@ def describe(job: DynamicJob) -> DescriptionsReport:
     failed = sum(outcome.reason == NOT_YET for outcome in outcomes)
     if failed > job.max_failed:
         raise PassingError(
-            f"{failed:,} of {len(outcomes):,} entities have no answer yet; the same command asks for these alone, and "
-            f"--max-failed {failed} goes on without them"
+            f"{failed:,} of {len(outcomes):,} entities have no answer yet{interviewer.failure}; the same command asks "
+            f"for these alone, and --max-failed {failed} goes on without them"
         )
     folder = job.model.folder
     report = replace(
@@ -124,6 +125,11 @@ class _Interviewer:
         """Hash of model, settings and question."""
         content = canonical_json([self.model.identity, self.model.settings, conversation])
         return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+    @property
+    def failure(self) -> str:
+        """`: why`, of the last question that the model's server left open; empty where it left none."""
+        return f": {self.model.failure}" if self.model.failure else ""
 
     def answer(self, conversation: Conversation) -> Answer | None:
         value = self.store.get(self.key(conversation))

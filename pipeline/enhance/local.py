@@ -23,6 +23,8 @@ class LocalModel:
     Raises `UserError` where the folder holds no causal language model of transformers.
     """
 
+    failure = ""
+
     def __init__(self, options: ModelOptions, spending: Spending) -> None:
         folder, place = options.name, Path(options.folder or "").expanduser().absolute()
         if not place.is_dir():

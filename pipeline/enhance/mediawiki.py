@@ -10,8 +10,8 @@ import httpx
 
 from foundation import extras
 from foundation.errors import UserError
-from pipeline.enhance.patience import PASSING, Again, Pace, Patience, brief, persist, read, retry_after
-from pipeline.enhance.text import LONGEST, html_text
+from pipeline.enhance.patience import PASSING, Again, Pace, Patience, brief, opening_of, persist, read, retry_after
+from pipeline.enhance.text import LONGEST, html_text, whole
 
 EXTRACTS = 20  # introductions in one answer, the API's own limit
 ITEMS = 50  # QIDs in one request
@@ -72,7 +72,7 @@ class MediaWiki:
         try:
             content = json.loads(body)
         except (ValueError, RecursionError):
-            raise Again(f"{self.address} answers with something that is not JSON", after) from None
+            raise Again(f"{self.address} answers with something that is not JSON: {opening_of(body)}", after) from None
         if not isinstance(content, dict):
             raise Again(f"{self.address} answers with JSON that is no object", after)
         code = _part(content, "error").get("code")
@@ -150,7 +150,7 @@ class MediaWiki:
         item = properties.get("wikibase_item")
         if not isinstance(text, str) or not text.strip():
             return {"none": "page without text"}
-        return {"text": text[:LONGEST], "item": item if isinstance(item, str) else None}
+        return {"text": whole(text[:LONGEST]), "item": item if isinstance(item, str) else None}
 
     def _parsed(self, title: str) -> dict[str, Any]:
         parameters = {
@@ -177,7 +177,7 @@ class MediaWiki:
         item = properties.get("wikibase_item")
         if not text:
             return {"none": "page without text"}
-        return {"text": text[:LONGEST], "item": item if isinstance(item, str) else None}
+        return {"text": whole(text[:LONGEST]), "item": item if isinstance(item, str) else None}
 
     # Titles behind QIDs
 
@@ -200,7 +200,7 @@ class MediaWiki:
                 entity = _part(entities, qid)
                 title = _part(_part(entity, "sitelinks"), site).get("title")
                 for name in {qid, str(_part(entity, "redirects").get("from"))} & set(left):
-                    titles[name] = title if isinstance(title, str) else None
+                    titles[name] = whole(title) if isinstance(title, str) else None
             break
         return titles
 

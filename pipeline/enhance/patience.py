@@ -117,6 +117,11 @@ def read(chunks: Iterable[bytes], patience: Patience, started: float) -> bytes:
     return b"".join(parts)
 
 
+def opening_of(body: bytes) -> str:
+    """How an answer begins, for a message."""
+    return brief(body[:200].decode("utf-8", "replace"), 60) or "nothing"
+
+
 def brief(value: Any, limit: int = 160) -> str:
     """What a server said, for a message: one line, printable, short."""
     return "".join(c if c.isprintable() else " " for c in " ".join(str(value).split()))[:limit]

@@ -43,6 +43,14 @@ _UNKNOWN = re.compile(
     r"|\bas an ai\b|\b(?:it's|it is) (?:unclear|not clear) (?:who|what|which)\b"
     r"|\bthere (?:are|may be|could be) (?:many|several|multiple|numerous) \w+ (?:named|with (?:the|that|this) name)\b"
 )
+# Marks around reasoning: DeepSeek's and Qwen's, Mistral's, Kimi's, those of the open harmony format, and their kin.
+_WORDS = "think|thinking|thought|reasoning|reflection"
+_REASONING = re.compile(
+    rf"<(?:{_WORDS})>|\[think\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>analysis", re.IGNORECASE
+)
+_REASONING_ENDS = re.compile(
+    rf"</(?:{_WORDS})>|\[/think\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>", re.IGNORECASE
+)
 LOOKED_AT = 400
 """Characters of an answer that are searched: further on, such words are about the person described."""
 
@@ -99,8 +107,8 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
 
 
 def kind(text: str | None, finish: str) -> str:
-    """What an answer is: `described`, `unknown` (it says it does not know), `refused`, `empty`, `too long` (the
-    question did not fit).
+    """What an answer is: `described`, `unknown` (it says it does not know), `refused`, `empty`, `cut` (its length was
+    used up before a description began), `too long` (the question did not fit).
 
     finish: the server's reason to end; `content_filter` and `refusal` are refusals whatever the text. Words are looked
     for in English.
@@ -111,7 +119,7 @@ def kind(text: str | None, finish: str) -> str:
         return finish
     text = _spoken(text or "")
     if not any(c.isalnum() for c in text):
-        return "empty"
+        return "cut" if finish == "length" else "empty"
     start = " ".join(text[:LOOKED_AT].lower().replace("’", "'").split())
     if _REFUSAL.search(start):
         return "refused"
@@ -124,6 +132,8 @@ def description(text: str, max_chars: int) -> str:
 
 
 def _spoken(text: str) -> str:
-    """An answer without the reasoning that some models write in front of it."""
-    start, end = text.find("<think>"), text.rfind("</think>")
-    return text if end < 0 else text[: max(0, start)] + text[end + len("</think>") :]
+    """An answer without the reasoning that some models write in front of it; nothing where it ends inside that."""
+    start, ends = _REASONING.search(text), list(_REASONING_ENDS.finditer(text))
+    if not ends:
+        return text[: start.start()] if start else text
+    return text[: start.start() if start and start.start() < ends[-1].start() else 0] + text[ends[-1].end() :]

@@ -20,11 +20,13 @@ from pipeline.enhance.patience import (
     TooLarge,
     brief,
     check_address,
+    opening_of,
     persist,
     read,
     retry_after,
 )
 from pipeline.enhance.spending import Spending
+from pipeline.enhance.text import whole
 
 STOPPED_AFTER = 5  # calls in a row that failed for good
 ERROR_BYTES = 65536
@@ -74,7 +76,7 @@ class RemoteModel:
         self.identity = options.name
         self.settings: dict[str, Any] = {"max_tokens": options.max_answer, "temperature": options.temperature}
         self.concurrency, self.pace, self.patience = options.concurrency, Pace(options.rate), options.patience
-        self.spending = spending
+        self.spending, self.failure = spending, ""
         self._sent = dict(self.settings)
 
     def count(self, conversation: Conversation) -> int:
@@ -129,9 +131,9 @@ class RemoteModel:
         ) as error:  # a time-out is one; clients before version 3 wrap what a hook raises
             if isinstance(error.__cause__, _Status):
                 return self._refused(error.__cause__)
-            raise Again(
-                f"the model's server (OPENAI_BASE_URL): {self._clear(type(error.__cause__ or error).__name__)}"
-            ) from None
+            cause = error.__cause__ or error
+            detail = self._clear(f"{type(cause).__name__} {cause}".rstrip())
+            raise Again(f"no connection to the model's server (OPENAI_BASE_URL): {detail}") from None
         except openai.OpenAIError as error:
             raise Again(f"the model's server: {self._clear(error)}") from None
         except (TooLarge, Again):
@@ -187,12 +189,14 @@ class RemoteModel:
                 raise TypeError
             if message.get("refusal"):
                 text, finish = text or str(message["refusal"]), "refusal"
+            text = text and whole(text)
             tokens = [
                 usage.get(name) if type(usage.get(name)) is int and usage[name] >= 0 else None
                 for name in ("prompt_tokens", "completion_tokens")
             ]
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-            raise Again("the model's server answers with something that is no chat completion") from None
+            began = self._clear(opening_of(body))
+            raise Again(f"the model's server answers with something that is no chat completion: {began}") from None
         if text is None and finish not in ("content_filter", "refusal", "length"):
             raise Again("the model's server answers without a text")
         return Answer(text, finish, *tokens)
@@ -236,10 +240,11 @@ class RemoteModel:
             try:
                 deliver(number, self._answer(conversations[number], stop))
                 in_a_row[0] = 0
-            except OutOfTries:
+            except OutOfTries as error:
                 if stop.is_set():
                     return
                 with guard:
+                    self.failure = str(error)
                     in_a_row[0] += 1
                     if in_a_row[0] < STOPPED_AFTER:
                         return

@@ -17,7 +17,7 @@ from pipeline.enhance.output import EntityText
 from pipeline.enhance.patience import OutOfTries, Pace, TooLarge, check_address
 from pipeline.enhance.store import AnswerStore, answer_store
 from pipeline.enhance.text import opening
-from pipeline.enhance.titles import QID, page_key, possible
+from pipeline.enhance.titles import page_key, possible, qid_of
 
 FAILED = "not fetched"
 AMBIGUOUS = "only under a name that several entities have"
@@ -30,12 +30,13 @@ def describe(job: StaticJob) -> DescriptionsReport:
     fetched is kept, and the same job goes on there.
     """
     entities = output.read_entities(job.dataset)
-    pages, usage = _pages(job, entities, dry=False)
+    fetcher = _Fetcher(dry=False)
+    pages, usage = _pages(job, entities, fetcher)
     failed = sum(page.reason == FAILED for page in pages)
     if failed > job.max_failed:
         raise PassingError(
-            f"{failed:,} of {len(pages):,} pages could not be fetched now; the same command asks for these alone, and "
-            f"--max-failed {failed} goes on without them"
+            f"{failed:,} of {len(pages):,} pages could not be fetched now: {fetcher.failure}; the same command asks "
+            f"for these alone, and --max-failed {failed} goes on without them"
         )
     outcomes = [_shortened(page, job) for page in pages]
     return output.write(job.dataset, entities, outcomes, replace(output.report("static", outcomes), usage=usage))
@@ -44,16 +45,16 @@ def describe(job: StaticJob) -> DescriptionsReport:
 def estimate(job: StaticJob) -> StaticEstimate:
     """How many requests the job would make. Asks nothing and writes nothing."""
     entities = output.read_entities(job.dataset)
-    _, usage = _pages(job, entities, dry=True)
+    _, usage = _pages(job, entities, _Fetcher(dry=True))
     return StaticEstimate(entities=len(entities), requests=usage.requests, reused=usage.reused)
 
 
-def _pages(job: StaticJob, entities: Sequence[Entity], dry: bool) -> tuple[list[EntityText], RunUsage]:
+def _pages(job: StaticJob, entities: Sequence[Entity], fetcher: "_Fetcher") -> tuple[list[EntityText], RunUsage]:
     """The whole page of each entity, or why it has none."""
     if job.pages:
         return _from_file(entities, job.pages), RunUsage()
     if job.wiki:
-        return _from_wiki(entities, job, job.wiki, dry)
+        return _from_wiki(entities, job, job.wiki, fetcher)
     raise UserError(
         "EnhanceEntities --mode static: name a file with --pages, or a wiki with --wiki-api https://HOST/w/api.php"
     )
@@ -84,18 +85,20 @@ def _from_file(entities: Sequence[Entity], path: Path) -> list[EntityText]:
     return pages
 
 
-def _from_wiki(entities: Sequence[Entity], job: StaticJob, wiki: Wiki, dry: bool) -> tuple[list[EntityText], RunUsage]:
+def _from_wiki(
+    entities: Sequence[Entity], job: StaticJob, wiki: Wiki, fetcher: "_Fetcher"
+) -> tuple[list[EntityText], RunUsage]:
     if not wiki.contact.strip():
         raise UserError(
             "--wiki-contact: give an e-mail or web address; wikis ask that programs say whom they belong to"
         )
-    api, pace, fetcher = check_address("--wiki-api", wiki.api), Pace(wiki.rate), _Fetcher(dry)
+    api, pace, dry = check_address("--wiki-api", wiki.api), Pace(wiki.rate), fetcher.dry
     titles: list[str | None] = [page_key(entity.name) for entity in entities]
     linked: set[int] = set()
     unfetched: set[int] = set()
     if wiki.wikidata_api:
         address = check_address("--wikidata-api", wiki.wikidata_api)
-        qids = sorted({entity.id for entity in entities if QID.fullmatch(entity.id)})
+        qids = [qid_of(entity.id) for entity in entities]
         place = job.answers / store_name("sitelinks", address, wiki.site)
         with (
             answer_store(place, not dry) as links,
@@ -105,13 +108,13 @@ def _from_wiki(entities: Sequence[Entity], job: StaticJob, wiki: Wiki, dry: bool
             def titles_behind(group: list[str]) -> dict[str, dict[str, Any]]:
                 return {qid: {"title": title} for qid, title in wikidata.sitelinks(group, wiki.site).items()}
 
-            fetcher.fill(links, qids, ITEMS, titles_behind, "QIDs")
+            fetcher.fill(links, sorted(filter(None, set(qids))), ITEMS, titles_behind, "QIDs")
             fetcher.requests += wikidata.requests
-            for row, entity in enumerate(entities):
-                if entity.id in links:
-                    titles[row] = links.get(entity.id).get("title")
+            for row, qid in enumerate(qids):
+                if qid and qid in links:
+                    titles[row] = links.get(qid).get("title")
                     linked.add(row)
-                elif QID.fullmatch(entity.id) and not dry:
+                elif qid and not dry:
                     unfetched.add(row)
     place = job.answers / store_name("pages", api, wiki.form)
     client = MediaWiki(api, wiki.contact, pace, job.patience, wiki.form)
@@ -142,8 +145,9 @@ def _page(name: str, title: str | None, by_link: bool, shared: set[str], pages: 
     if "none" in page:
         return EntityText(None, page["none"])
     if not by_link:
-        if QID.fullmatch(name) and page["item"]:
-            if page["item"] != name:
+        qid = qid_of(name)
+        if qid and page["item"]:
+            if page["item"] != qid:
                 return EntityText(None, "page of another entity")
         elif page_key(title) in shared:
             return EntityText(None, AMBIGUOUS)
@@ -151,10 +155,12 @@ def _page(name: str, title: str | None, by_link: bool, shared: set[str], pages: 
 
 
 class _Fetcher:
-    """Fetches what the store lacks; counts requests and what the store has. dry: requests are counted, none is made."""
+    """Fetches what the store lacks; counts requests and what the store has. dry: requests are counted, none is made.
+    failure: what went wrong with the last request that failed.
+    """
 
     def __init__(self, dry: bool) -> None:
-        self.dry, self.requests, self.reused = dry, 0, 0
+        self.dry, self.requests, self.reused, self.failure = dry, 0, 0, ""
 
     def fill(
         self,
@@ -189,7 +195,7 @@ class _Fetcher:
                         continue
                     values = {group[0]: {"none": "page too large", "title": None}}
                 except OutOfTries as error:
-                    failures += 1
+                    failures, self.failure = failures + 1, str(error)
                     if failures == STOPPED_AFTER:
                         left = f"{len(missing) - bar.done:,} of {len(keys):,} {unit} are still to fetch"
                         raise PassingError(f"{error}; {left}; the same command goes on there") from None

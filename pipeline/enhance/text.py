@@ -134,3 +134,8 @@ def html_text(page: str) -> str:
         elif tag == "br" and inside:
             blocks[-1].append(" ")
     return "\n\n".join(filter(None, (" ".join("".join(parts).split()) for parts in blocks)))
+
+
+def whole(text: str) -> str:
+    """`text` without halves of surrogate pairs, which a server leaves where it cuts a character; no file takes them."""
+    return text.encode("utf-8", "ignore").decode()

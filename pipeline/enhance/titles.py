@@ -4,7 +4,7 @@ import re
 import unicodedata
 from urllib.parse import unquote
 
-QID = re.compile(r"Q[1-9]\d{0,18}")
+_QID = re.compile(r"Q[1-9]\d{0,18}")
 _ADDRESS = re.compile(r"https?://[^/]+/(?:wiki|entity)/(?P<page>[^?#]+)", re.I)
 _NOT_IN_TITLES = re.compile(r"[#<>\[\]|{}\x00-\x1f\x7f]")
 
@@ -18,6 +18,12 @@ def page_key(name: str) -> str:
     name = unquote(address["page"] if address else name)
     name = " ".join(unicodedata.normalize("NFC", name).replace("_", " ").split())
     return name[:1].upper() + name[1:]
+
+
+def qid_of(name: str) -> str | None:
+    """The QID that an entity's id is, in whatever form: `Q8`, `q8`, an address of Wikidata; None where it is none."""
+    key = page_key(name)
+    return key if _QID.fullmatch(key) else None
 
 
 def possible(title: str) -> bool:
