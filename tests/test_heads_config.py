@@ -33,6 +33,7 @@ def test_methods_and_configurations_need_no_torch():
         ({"lr": True}, "expected a number"),
         ({"lr": float("nan")}, "expected a finite number"),
         ({"lr": 0}, "lr = 0: expected more than 0"),
+        ({"epochs": 10**400}, "expected at most"),
         ({"weight_decay": -1}, "weight_decay = -1: expected at least 0"),
         ({"batch_size": 12.5}, "batch_size = 12.5 (float): expected a whole number"),
         ({"release": 1}, "release = 1 (int): expected true or false"),

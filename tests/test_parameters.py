@@ -47,6 +47,9 @@ def test_what_is_no_value_of_its_kind_is_refused_by_the_options_name(name):
         ("ExtractFeatures", "--extract-batch", "-5", "expected a whole number, at least 0"),
         ("ExtractFeatures", "--shard-rows", "0", "expected a whole number, at least 1"),
         ("ExtractFeatures", "--shard-rows", "-3", "expected a whole number, at least 1"),
+        ("BuildCandidates", "--candidates", "2000000000", "expected a whole number, at least 1, at most 100000"),
+        ("TrainHead", "--seeds", "2147483648", "expected a whole number, at least 1, at most 1000"),
+        ("CompareRuns", "--resamples", "1" + "0" * 300, "expected a whole number, at least 1, at most 1000000"),
         ("TrainHead", "--train-fraction", "0", "expected a number, more than 0, at most 1"),
         ("TrainHead", "--seed", "-1", "expected a whole number, at least 0"),
         ("PrepareDataset", "--dataset", "x" * 101, "use at most 100 bytes"),
@@ -56,6 +59,13 @@ def test_what_lies_out_of_bounds_is_refused_in_one_line(command, option, value, 
     code, output = commands.run(command, *(["--data-dir", "nowhere"] if option == "--dataset" else []), option, value)
     assert code == 2 and output.startswith(f"error: {option} ") and expected in output
     assert len(output) < 200 and output.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", [name for name, kind in TYPED.items() if kind is Whole])
+def test_every_whole_number_has_a_bound(name):
+    command, _ = FOUND[name]
+    code, output = commands.run(command, f"--{name.replace('_', '-')}", "9" * 400)
+    assert code == 2 and output.startswith(f"error: --{name.replace('_', '-')} 9") and "a whole number" in output
 
 
 @pytest.mark.parametrize(

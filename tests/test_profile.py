@@ -1,5 +1,7 @@
 """Profiles and model references: what is refused, and with which line."""
 
+import time
+
 import pytest
 
 from experiments import jobs
@@ -104,6 +106,36 @@ def test_an_output_that_a_head_reads_and_the_profile_leaves_out_is_named_before_
     assert jobs.head_spec("clip", "{}", loaded).wanted, "it reads the pooled vectors alone"
 
 
+def laughs(levels: int, form: str) -> str:
+    """A YAML file of a few lines whose aliases expand to 9 to the power of `levels` values."""
+    lines = [form.format(name="a0", parts=", ".join(["x"] * 9 if "[" in form else ["k: 1"]))]
+    for level in range(1, levels):
+        parts = [f"*a{level - 1}"] * 9 if "[" in form else [f"<<: [{', '.join([f'*a{level - 1}'] * 9)}]"]
+        lines.append(form.format(name=f"a{level}", parts=", ".join(parts)))
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        laughs(9, "{name}: &{name} [{parts}]"),
+        laughs(9, "{name}: &{name} {{{parts}}}"),
+        "a: &a [*a]\n",
+        "features: " + "x" * 1_100_000,
+    ],
+    ids=["lists", "merge keys", "itself", "length"],
+)
+def test_a_file_that_expands_without_measure_is_refused_at_once(tmp_path, text):
+    started = time.process_time()
+    with pytest.raises(UserError, match=r"mine.yaml.*malformed YAML .*more than"):
+        profile.load(write(tmp_path, text))
+    assert time.process_time() - started < 20  # 9 to the power of 9 values would take minutes
+
+
+def test_aliases_that_expand_within_measure_are_read():
+    assert profile.plain_yaml("a: &a [1, 2]\nb: [*a, *a]\n")["b"] == [[1, 2], [1, 2]]
+
+
 def test_an_unknown_profile_names_the_shipped_ones():
     with pytest.raises(UserError, match=r"did you mean 'paper'.*demo, faces, minilm, paper"):
         profile.load("papr")
@@ -115,7 +147,7 @@ def test_an_unknown_profile_names_the_shipped_ones():
         ("features:\n  clip_text: {}\n", "`model` is missing"),
         ("features:\n  clip_text: {model: a/b, max_token: 9}\n", "did you mean 'max_tokens'?"),
         ("features:\n  clip_text: {model: a/b, max_tokens: 3}\n", "at least 16"),
-        ("features:\n  text_tokens: {model: a/b, pooling: max}\n", "expected one of 'cls', 'mean'"),
+        ("features:\n  text_tokens: {model: a/b, pooling: middle}\n", "'mean'"),
         ("features:\n  mine: {extractor: clip_txt, model: a/b}\n", "did you mean 'clip_text'?"),
     ],
 )

@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from foundation import plugins
 from foundation.contracts import from_json
 from foundation.errors import UserError, nearest
-from heads.config.base import HeadConfig
+from heads.config.base import MOST, HeadConfig
 
 _OTHER_MODULES = ("base", "space")
 
@@ -188,7 +188,7 @@ def _bound(note: Any) -> str:
     if isinstance(note, Ge):
         return f"at least {note.ge}"
     if isinstance(note, Le):
-        return f"at most {note.le}"
+        return "" if note.le == MOST else f"at most {note.le}"
     return f"less than {note.lt}" if isinstance(note, Lt) else ""
 
 

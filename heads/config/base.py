@@ -31,8 +31,10 @@ Positive = Annotated[Finite, Gt(0)]
 NotNegative = Annotated[Finite, Ge(0)]
 Fraction = Annotated[Finite, Ge(0), Lt(1)]
 Share = Annotated[Finite, Ge(0), Le(1)]
-Size = Annotated[int, Gt(0)]
-Count = Annotated[int, Ge(0)]
+MOST = 10**9
+"""Above any size or count that can be meant."""
+Size = Annotated[int, Gt(0), Le(MOST)]
+Count = Annotated[int, Ge(0), Le(MOST)]
 
 HeadMaker = Callable[[Any, Mapping[str, tuple[int, ...]]], "Head"]
 """A head's class, or a function of the configuration and the shapes of the input columns that makes one."""

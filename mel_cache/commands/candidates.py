@@ -23,7 +23,7 @@ from pipeline.pairs.contracts import PairFeature
 class CandidateOptions(OnProfile):
     """Options that say which candidate lists a command reads; a mixin."""
 
-    candidates = setting("candidates", 100, "entities per mention", Whole, least=1)
+    candidates = setting("candidates", 100, "entities per mention", Whole, least=1, most=100_000)
     scorer = setting("scorer", "token_set_ratio", "rapidfuzz scorer of the name sources")
     sources = setting(
         "sources",

@@ -218,7 +218,7 @@ class CompareRuns(Tool):
     protocol = luigi.Parameter(
         default="", description="full-kb, candidates or rerank; empty: the first that both were measured under"
     )
-    resamples = Whole(least=1, default=10_000, description="draws of the bootstrap")
+    resamples = Whole(least=1, most=1_000_000, default=10_000, description="draws of the bootstrap")
     bootstrap_seed = Whole(least=0, default=0, description="seed of the bootstrap")
 
     def brief(self) -> str:

@@ -32,6 +32,7 @@ class TrainHead(CandidateOptions):
     seed = Whole(least=0, most=MOST_SEED, default=0, description="seed of the head's initialisation and batches")
     seeds = Whole(
         least=1,
+        most=1000,
         default=1,
         description="number of seeds, from --seed on: one run each, and their mean and standard deviation",
     )

@@ -11,6 +11,8 @@ from mel_cache.commands.shell.help import flag
 
 MOST_SEED = 2**32 - 1
 """What every library's generator takes."""
+MOST_WHOLE = 10**9
+"""Above any whole number that can be meant, where an option names no bound of its own."""
 
 
 def setting(name: str, default: Any, description: str, kind: Any = luigi.Parameter, **more: Any) -> Any:  # of `kind`
@@ -78,7 +80,8 @@ class _Bounded(_Checked):
         super().__init__(**more)
         self.least, self.most, self.more_than = least, most, more_than
         bounds = (("more than", more_than), ("at least", least), ("at most", most))
-        self.expected = ", ".join([self.kind, *(f"{words} {bound}" for words, bound in bounds if math.isfinite(bound))])
+        stated = (f"{words} {bound}" for words, bound in bounds if math.isfinite(bound) and bound != MOST_WHOLE)
+        self.expected = ", ".join([self.kind, *stated])
 
     def normalize(self, value: Any) -> Any:
         if not (self.least <= value <= self.most and value > self.more_than and math.isfinite(value)):
@@ -88,6 +91,9 @@ class _Bounded(_Checked):
 
 class Whole(_Bounded, luigi.IntParameter):
     kind = "a whole number"
+
+    def __init__(self, *, most: float = MOST_WHOLE, **more: Any) -> None:
+        super().__init__(most=most, **more)
 
 
 class Number(_Bounded, luigi.FloatParameter):

@@ -119,9 +119,19 @@ def _feature(name: str, value: _Feature) -> Feature:
     )
 
 
+MOST_BYTES, MOST_NODES = 1 << 20, 100_000
+"""Of a YAML file: its bytes, and its values after every alias (`*name`) is replaced by what it stands for."""
+
+
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice in one mapping, of which the last would count; what `<<` brings along may be
-    overridden."""
+    overridden. Refuses aliases that expand to more than `MOST_NODES` values."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _expanded(node, {}) > MOST_NODES:
+            raise yaml.MarkedYAMLError(problem=f"aliases expand to more than {MOST_NODES:,} values")
+        return node
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -136,9 +146,21 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values in a node with its aliases replaced. known: of nodes by `id`; a node that holds itself has no end."""
+    if id(node) not in known:
+        known[id(node)] = MOST_NODES + 1  # what it counts for inside itself
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        children = [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] = 1 + sum(_expanded(child, known) for child in children)
+    return known[id(node)]
+
+
 def plain_yaml(text: str) -> Any:
     """`yaml.safe_load`, with a `yaml.YAMLError` also for a key given twice, for numbers and dates that there are not,
-    and for nesting too deep."""
+    for nesting too deep, for more than `MOST_BYTES` and for aliases that expand without measure."""
+    if len(text) > MOST_BYTES:
+        raise yaml.MarkedYAMLError(problem=f"more than {MOST_BYTES:,} characters")
     try:
         return yaml.load(text, _Loader)
     except (ValueError, RecursionError) as error:
