@@ -36,8 +36,11 @@ _FIRST_TOKEN = {
     *("albert", "bart", "bert", "big_bird", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "mbart"),
     *("modernbert", "mt5", "nomic_bert", "t5"),
 }
+# Families whose states show the padding, in spite of its mask (convolutions, Fourier transforms, neighbours' embeddings):
+# their texts are never padded.
+_SHOWS_PADDING = {"convbert", "fnet", "funnel", "mobilebert", "nystromformer", "yoso"}
 # Where an architecture's configuration names its number of positions otherwise.
-_POSITIONS = {"codegen": "n_positions", "gpt2": "n_positions", "gpt_bigcode": "n_positions", "gptj": "n_positions"}
+_POSITIONS = dict.fromkeys(("codegen", "ctrl", "gpt2", "gpt_bigcode", "gptj", "openai-gpt"), "n_positions")
 
 
 @contract
@@ -98,8 +101,10 @@ class TextTokens(base.TextExtractor):
 
     @classmethod
     def revised(cls, options: Options, config: Mapping[str, Any]) -> bool:
-        """See `Extractor.revised`: decoders, which earlier releases read by their first token."""
-        return options.pooling is None and config.get("model_type", "bert") not in _FIRST_TOKEN
+        """See `Extractor.revised`: decoders, which earlier releases read by their first token, and padded texts of
+        families that show it."""
+        family = config.get("model_type", "bert")
+        return family in _SHOWS_PADDING or (options.pooling is None and family not in _FIRST_TOKEN)
 
     def prompt(self, side: str) -> str:
         """See `TextExtractor.prompt`."""
@@ -111,7 +116,7 @@ class TextTokens(base.TextExtractor):
                 f"model {self.options.model!r}: {self.files.folder} holds a model of {self.files.library}; a "
                 "Hugging Face text encoder is expected"
             )
-        stated = (self.files.config.get(key) for key in ("hidden_size", "dim", "d_model", "n_embd"))
+        stated = (self.files.config.get(key) for key in ("hidden_size", "dim", "d_model", "n_embd", "emb_dim"))
         width = next((value for value in stated if value), None)
         if not isinstance(width, int):
             raise UserError(
@@ -126,7 +131,12 @@ class TextTokens(base.TextExtractor):
         return {output.name: output for output in outputs}
 
     def preprocessing(self) -> dict[str, Any]:
-        return self.reading.to_json()
+        return {**self.reading.to_json(), **({} if self._padded else {"padding": "none"})}
+
+    @property
+    def _padded(self) -> bool:
+        """Whether texts of a batch are padded to one length."""
+        return self.files.config.get("model_type") not in _SHOWS_PADDING
 
     @property
     def limit(self) -> int:
@@ -195,11 +205,13 @@ class TextTokens(base.TextExtractor):
         encoded = self.tokenizer(list(batch), verbose=False, return_offsets_mapping=True)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         self.refuse_long(batch, lengths)
+        if not self._padded and len(set(lengths)) > 1:
+            return self._by_length(batch, lengths)
         offsets = [np.asarray(pairs, dtype=np.int32).reshape(-1, 2) for pairs in encoded.pop("offset_mapping")]
         padded = self.tokenizer.pad(
             encoded,
             padding="max_length",
-            max_length=base.padded_length(max(1, *lengths), self.limit),
+            max_length=base.padded_length(max(1, *lengths), self.limit) if self._padded else max(1, *lengths),
             return_tensors="pt",
         )
         padded = padded.to(self.device)
@@ -211,6 +223,16 @@ class TextTokens(base.TextExtractor):
             "offsets": offsets,
         }
         return {name: rows[name] for name in self.writes}
+
+    def _by_length(self, batch: Sequence[str], lengths: Sequence[int]) -> base.Outputs:
+        """The rows of a batch, texts of one length at a time."""
+        columns: dict[str, list[Any]] = {name: [None] * len(batch) for name in self.writes}
+        for length in set(lengths):
+            places = [place for place, other in enumerate(lengths) if other == length]
+            for name, rows in self([batch[place] for place in places]).items():
+                for place, row in zip(places, rows, strict=True):
+                    columns[name][place] = row
+        return {name: rows if self.writes[name].ragged else np.stack(rows) for name, rows in columns.items()}
 
 
 extractor = TextTokens
