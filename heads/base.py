@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from foundation.errors import UserError
 from heads.config.base import HeadConfig
 
 
@@ -70,7 +71,8 @@ class Rows(dict[str, Tensor | Ragged]):
     def fixed(self, name: str) -> Tensor:
         """A column that has a value per row."""
         column = self[name]
-        assert isinstance(column, Tensor), name
+        if not isinstance(column, Tensor):
+            raise UserError(f"{name}: this head reads as many states of every record; these differ in number")
         return column
 
     def ragged(self, name: str) -> Ragged:

@@ -163,7 +163,8 @@ class Bundle:
     NaN where a pair has none. pictured: name of a pair feature -> the sides whose pictures it is computed from.
     unpictured: (M, k, 3) float32, what some pair features are without the mention's picture, without the entity's and
     without both; the others are NaN then.
-    forced: splits whose lists came with the data and always hold the gold.
+    forced: splits whose lists came with the data and always hold the gold. classless: columns whose first state is no
+    class token's.
     """
 
     mentions: Side
@@ -179,6 +180,7 @@ class Bundle:
     pictured: Mapping[str, tuple[cache_inputs.Side, ...]] = field(default_factory=dict)
     unpictured: dict[str, np.ndarray] = field(default_factory=dict)
     forced: tuple[str, ...] = ()
+    classless: frozenset[str] = frozenset()
 
     @classmethod
     def load(cls, job: TrainingJob, device: torch.device) -> "Bundle":
@@ -212,6 +214,7 @@ class Bundle:
         }
         counts = {"mention": len(mentions), "entity": len(entities)}
         sides = {side: Side(count, device) for side, count in counts.items()}
+        classless = set[str]()
         for one in inputs:
             side, keys = one.side, KeyColumn.load(one.keys)
             if keys.records != counts[side] or keys.keys.shape != (
@@ -221,7 +224,10 @@ class Bundle:
                 raise UserError(
                     f"{one.keys}: {keys.records} keys for {counts[side]} {side}s of {folder}; run ExtractFeatures again"
                 )
-            sides[side].add(one.role, one.outputs, Store.open(one.store), keys)
+            store = Store.open(one.store)
+            sides[side].add(one.role, one.outputs, store, keys)
+            if store.spec.get("preprocessing", {}).get("prefix", ["class"])[:1] != ["class"]:
+                classless |= {f"{one.role}.{output}" for output in one.outputs}
             if one.from_picture:
                 sides[side].pictured.add(one.role)
         shapes = {name: column.shape for name, column in sides["entity"].columns.items()}
@@ -257,6 +263,7 @@ class Bundle:
             shapes,
             beside,
             forced=forced,
+            classless=frozenset(classless),
         )
 
     @property

@@ -108,6 +108,11 @@ def new_head(job: TrainingJob, bundle: Bundle, mentions: np.ndarray) -> Head:
     its training mentions."""
     torch.manual_seed(job.seed)
     config = load_config(job.method, job.config)
+    for name in bundle.classless.intersection(config.class_states):
+        raise UserError(
+            f"{job.method}: the image encoder has no class token, whose state this configuration reads from {name}; "
+            "take another encoder, or the vector that the encoder itself gives (for mimic: image_global: projected)"
+        )
     head = make_head(job.method, config, bundle.shapes, job.live.blocks if job.live else None).to(bundle.device)
     for label, run in sorted(job.heads.items()):
         history = read_json(run.out / "history.json")

@@ -657,3 +657,23 @@ def siglip_vision(folder: Path, seed: int = 0) -> Path:
 
 def vit_mae(folder: Path, seed: int = 0) -> Path:
     return vision_tower(folder, "ViTMAE", seed)
+
+
+def text_family(folder: Path, family: str, **options) -> Path:
+    """A small text model of any transformers family with random weights, and a tokenizer with all special tokens."""
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    size = len(letters_tokenizer(folder, first="<bos>", pad=True))
+    ids = {"vocab_size": size, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**ids, **options)
+    kind = transformers.MODEL_MAPPING[type(config)]  # type: ignore[attr-defined]  # the library's lazy name
+    model = (kind[0] if isinstance(kind, tuple) else kind)(config).eval()
+    randomise(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name.lower() and name.endswith("weight"):
+                parameter.fill_(1)
+    model.save_pretrained(folder)
+    return folder

@@ -16,10 +16,11 @@ from safetensors import safe_open
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from cache.store import Store
 from foundation.contracts import to_json
 from foundation.errors import UserError
 from heads import training
-from heads.base import Ragged
+from heads.base import Ragged, Rows
 from heads.checkpoint import read_tensors
 from heads.config import settings
 from heads.contracts import Compute
@@ -373,3 +374,33 @@ def test_a_head_that_scores_lists_alone_is_judged_on_them(world):
 def test_a_run_that_is_not_finished_cannot_be_read(world, tmp_path):
     with pytest.raises(UserError, match="train that head first"):
         load_run(replace(world[0], out=tmp_path))
+
+
+@pytest.mark.parametrize(("prefix", "refused"), [(["class", "register"], False), ([], True), (["register"], True)])
+def test_a_class_state_that_an_encoder_has_not_is_not_read(tmp_path, monkeypatch, prefix, refused):
+    """SigLIP's states, for one, are the patches' alone; the feature's spec names what stands before them."""
+    original = Store.open
+
+    def opened(folder):
+        store = original(folder)
+        if store.feature == "image_patches":
+            store.spec["preprocessing"] = {"prefix": prefix}
+        return store
+
+    job = build_job(tmp_path)
+    monkeypatch.setattr(Store, "open", opened)
+    bundle = Bundle.load(job, torch.device("cpu"))
+    training.new_head(job, bundle, np.arange(8))
+    own = replace(job, config={**job.config, "image_global": "class_row"})
+    if not refused:
+        training.new_head(own, bundle, np.arange(8))
+        return
+    with pytest.raises(UserError, match=r"mimic: the image encoder has no class token.*image.tokens") as error:
+        training.new_head(own, bundle, np.arange(8))
+    assert "\n" not in str(error.value)
+
+
+def test_states_that_differ_in_number_end_in_one_line_where_a_head_reads_as_many_of_each():
+    rows = Rows({"image.tokens": Ragged(torch.zeros(3, 4), torch.tensor([1, 2]))})
+    with pytest.raises(UserError, match=r"image.tokens: .*differ in number"):
+        rows.fixed("image.tokens")

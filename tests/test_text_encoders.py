@@ -383,3 +383,49 @@ def test_shards_in_the_hubs_local_cache_are_links_and_are_read(bert, tmp_path):
     (store / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="leaves the folder"):
         model_files.find(str(snapshot), tmp_path, None)
+
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+GROUPED = {**SIZES, "num_key_value_heads": 2}
+T5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
+FAMILIES = {
+    "Albert": ({**SIZES, "embedding_size": 16}, "cls"),
+    "DebertaV2": ({**SIZES, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]}, "cls"),
+    "ModernBert": (SIZES, "cls"),
+    "EuroBert": (GROUPED, "cls"),
+    "NomicBert": (SIZES, "cls"),
+    "MPNet": (SIZES, "cls"),
+    "Longformer": ({**SIZES, "attention_window": [8, 8]}, "cls"),
+    "MT5": (T5, "cls"),
+    "XLNet": ({"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64}, "last"),
+    "Mamba": ({"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}, "last"),
+    "Bloom": ({"hidden_size": 32, "n_layer": 2, "n_head": 2}, "last"),
+    "CTRL": ({"n_embd": 32, "n_layer": 2, "n_head": 2, "dff": 64, "n_positions": 66}, "last"),
+    "Gemma3Text": ({**GROUPED, "head_dim": 16}, "last"),
+    # Their states show the padding in spite of its mask.
+    "FNet": (SIZES, "cls"),
+    "Funnel": ({"d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 64, "block_sizes": [1, 1]}, "cls"),
+    "ConvBert": ({**SIZES, "embedding_size": 32}, "cls"),
+    "Nystromformer": ({**SIZES, "num_landmarks": 8, "segment_means_seq_len": 8}, "cls"),
+    "Yoso": (SIZES, "cls"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_of_every_family_are_those_of_its_library_on_the_text_alone(tmp_path, family):
+    from transformers import AutoModel, AutoTokenizer
+
+    options, mode = FAMILIES[family]
+    folder = checkpoints.text_family(tmp_path, family, **options)
+    made, tokenizer = loaded("text_tokens", folder), AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder).eval()
+    model = model.get_encoder() if model.config.is_encoder_decoder else model
+    assert made.preprocessing()["pooling"] == mode and made.limit >= 66
+    rows = call(made, TEXTS)
+    for row, text in enumerate(TEXTS):
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            states = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].numpy()
+        np.testing.assert_allclose(rows["tokens"][row], states, atol=1e-5)
+        np.testing.assert_allclose(rows["pooled"][row], states[0 if mode == "cls" else -1], atol=1e-5)
+        assert rows["offsets"][row].shape == (len(states), 2)

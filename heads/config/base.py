@@ -98,6 +98,11 @@ class HeadConfig:
         raise NotImplementedError
 
     @property
+    def class_states(self) -> tuple[str, ...]:
+        """The inputs (`<role>.<output>`) whose first state must be a class token's; none by default."""
+        return ()
+
+    @property
     def evaluates(self) -> bool:
         """Whether a trained head is measured; a stage that only prepares another is not."""
         return True

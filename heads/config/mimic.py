@@ -118,6 +118,11 @@ class MimicConfig(HeadConfig):
     def __post_init__(self) -> None:
         once("units", self.units, UNITS)
 
+    @property
+    def class_states(self) -> tuple[str, ...]:
+        """See `HeadConfig.class_states`: the class row of the local states (section 3.2.1)."""
+        return ("image.tokens",) if self.image_global == "class_row" else ()
+
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
         """See `HeadConfig.ablations`. Table 2, a unit's loss alone or the unit with its loss, and figure 4, low
         resource."""

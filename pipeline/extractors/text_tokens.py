@@ -36,8 +36,8 @@ _FIRST_TOKEN = {
     *("albert", "bart", "bert", "big_bird", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "mbart"),
     *("modernbert", "mt5", "nomic_bert", "t5"),
 }
-# Families whose states show the padding, in spite of its mask (convolutions, Fourier transforms, neighbours' embeddings):
-# their texts are never padded.
+# Families whose states show the padding, in spite of its mask (convolutions, Fourier transforms, embeddings of
+# neighbours): their texts are never padded.
 _SHOWS_PADDING = {"convbert", "fnet", "funnel", "mobilebert", "nystromformer", "yoso"}
 # Where an architecture's configuration names its number of positions otherwise.
 _POSITIONS = dict.fromkeys(("codegen", "ctrl", "gpt2", "gpt_bigcode", "gptj", "openai-gpt"), "n_positions")
