@@ -10,8 +10,10 @@ _LETTERS = {
     "æ": "ae",
     "œ": "oe",
     "þ": "th",
-    # one letter on several keyboards: yeh of Persian and of Egypt, kaf of Persian, alef wasla
-    **dict(zip("\u06cc\u0649\u06a9\u0671", "\u064a\u064a\u0643\u0627", strict=True)),
+    # one letter on several keyboards: yeh of Persian and of Egypt, kaf of Persian, heh of Urdu, alef wasla
+    **dict(zip("\u06cc\u0649\u06a9\u06c1\u0671", "\u064a\u064a\u0643\u0647\u0627", strict=True)),
+    # letters of Malayalam without a vowel: one character, or letter and virama
+    **{final: f"{letter}\u0d4d" for final, letter in zip("ൺൻർൽൾൿ", "ണനരലളക", strict=True)},
 }
 """Letters that are often typed as others, and that no Unicode normal form brings together; in lower case."""
 _PUNCTUATION = {

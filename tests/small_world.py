@@ -33,6 +33,8 @@ def entity(number: int) -> dict:
         "name": name if number < len(NAMES) else f"{name} {number}",
         "attributes": f"number {number}. the old one of the city.",
     }
+    if number == 6:
+        record["aliases"] = ["The Harbour Powers", "Añcient Ship"]
     return record if number % 4 == 3 else {**record, "images": [f"kb/e{number}.png"]}
 
 

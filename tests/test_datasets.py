@@ -1,6 +1,7 @@
 """Reading the two layouts: what is kept, what is dropped, and a one-line error with place and remedy for everything
 malformed."""
 
+import json
 import os
 from pathlib import Path
 
@@ -95,6 +96,15 @@ def test_percent_encoded_names_are_read(mimic):
         and dataset.mentions[0].span == (0, 7)
     )
     assert dataset.mentions[1].phrase == "100%25 %ff"  # no UTF-8 behind it: left alone
+
+
+def test_mimic_aliases_are_read(mimic):
+    folder = mimic.write()
+    qid = mimic.load().entities[0].id
+    (folder / "qid2aliases.json").write_text(json.dumps({qid: ["Ms%20Lee"], "Q999999": ["Nobody"]}))
+    dataset = mimic.load()
+    assert [entity.aliases for entity in dataset.entities][:2] == [("Ms Lee",), ()]
+    assert folder / "qid2aliases.json" in dataset.sources
 
 
 def test_several_mentions_in_one_record(mimic):

@@ -93,6 +93,13 @@ def test_ghmfc_percent_encoded_names_are_read(ghmfc):
     assert (dataset.mentions[0].phrase, dataset.mentions[0].span, dataset.mentions[0].given) == ("Böb", (0, 3), ("Q2",))
 
 
+def test_ghmfc_aliases_are_read_and_checked(ghmfc):
+    ghmfc.files["qid2aliases"] = {"Q10": ["Ms%20Lee", "A. Lee", "Ms Lee"], "Q2": None, "Q99": ["Nobody"]}
+    assert [entity.aliases for entity in ghmfc.load().entities] == [("Ms Lee", "A. Lee"), (), ()]
+    ghmfc.files["qid2aliases"] = {"Q10": [["Ms Lee"]]}
+    assert "qid2aliases.json: 'Q10': item 1 of field 'names' holds list" in ghmfc.error()
+
+
 def test_ghmfc_pictures_in_a_list_the_first_that_is_there(ghmfc):
     (ghmfc.folder / "images" / "b.jpg").write_bytes(b"x")
     ghmfc.splits["train"]["00"] |= {"img_list": ["a.svg", "b.png", "c.jpg"]}

@@ -90,6 +90,81 @@ def test_other_spellings_of_a_phrase_are_found(sentence, phrase, expected):
     assert found(sentence, phrase) == expected
 
 
+IN_MANY_SCRIPTS = [
+    ("Arabic harakat", "زار مُحَمَّدٌ القاهرة", "محمد", "مُحَمَّدٌ"),
+    ("Arabic hamza on alef", "قال أحمد ذلك", "احمد", "أحمد"),
+    ("Persian yeh, Arabic keyboard", "علي به تهران رفت", "علی", "علي"),
+    ("Hebrew niqqud", "אָמַר דָּוִד לָנוּ", "דוד", "דָּוִד"),
+    ("Hebrew maqaf", "הגיע לתל־אביב. תל־אביב יפה", "תל אביב", "תל־אביב"),
+    ("Hebrew gershayim", "חבר צה״ל כאן", 'צה"ל', "צה״ל"),
+    (
+        "Korean NFD sentence",
+        unicodedata.normalize("NFD", "저는 한국에서 왔다"),
+        "한국",
+        unicodedata.normalize("NFD", "한국"),
+    ),
+    ("Korean NFC, NFD phrase", "그는 김대중 이다", unicodedata.normalize("NFD", "김대중"), "김대중"),
+    ("German ß", "in der GROSSEN STRASSE", "Straße", "STRASSE"),
+    ("capital ẞ", "die STRAẞE", "Straße", "STRAẞE"),
+    ("Turkish İ", "İZMİR güzel", "izmir", "İZMİR"),
+    ("Turkish ı", "ışık var", "IŞIK", "ışık"),
+    ("full width", "\uff2d\uff49crosoft\u3000Corp は", "Microsoft Corp", "\uff2d\uff49crosoft\u3000Corp"),
+    ("ligature", "the ﬂag oﬃcer", "flag officer", "ﬂag oﬃcer"),
+    ("half of a ligature", "the ﬁne", "i", None),
+    ("Vietnamese", "Ông Hồ Chí Minh sinh", "Ho Chi Minh", "Hồ Chí Minh"),
+    (
+        "Vietnamese NFD",
+        unicodedata.normalize("NFD", "Ông Nguyễn Văn Thiệu"),
+        "Nguyễn Văn Thiệu",
+        unicodedata.normalize("NFD", "Nguyễn Văn Thiệu"),
+    ),
+    ("Vietnamese đ", "Tướng Đỗ Mười", "Do Muoi", "Đỗ Mười"),
+    ("Greek final sigma", "ΟΔΥΣΣΕΥΣ ήρθε", "Οδυσσεύς", "ΟΔΥΣΣΕΥΣ"),
+    ("Polytonic", "ὁ Ἀχιλλεύς", "Αχιλλευς", "Ἀχιλλεύς"),
+    ("Cyrillic ё", "Пётр Королёв", "Королев", "Королёв"),
+    ("Serbian Cyrillic", "Ђоковић", "Ђоковић", "Ђоковић"),
+    ("Georgian Mtavruli", "ᲗᲑᲘᲚᲘᲡᲘ", "თბილისი", "ᲗᲑᲘᲚᲘᲡᲘ"),
+    ("Armenian ligature", "Երևան է", "Երեւան", "Երևան"),
+    ("half-width kana", "ﾋﾟｶﾁｭｳが", "ピカチュウ", "ﾋﾟｶﾁｭｳ"),
+    ("dakuten NFD", unicodedata.normalize("NFD", "ガンダムが"), "ガンダム", unicodedata.normalize("NFD", "ガンダム")),
+    ("no dakuten is another word", "ハハが", "ババ", None),
+    ("Japanese middle dot", "バラク・オバマ氏", "バラク オバマ", "バラク・オバマ"),
+    ("Thai tone mark differs", "ข้าว", "ขาว", None),
+    ("Thai sara am", "น้ำ ใส", "น\u0e49\u0e4d\u0e32", "น้ำ"),
+    ("Khmer ZWSP", "ខ្ញុំ\u200bទៅ\u200bភ្នំពេញ", "ភ្នំពេញ", "ភ្នំពេញ"),
+    ("Burmese", "အောင်ဆန်းစုကြည်က", "အောင်ဆန်းစုကြည်", "အောင်ဆန်းစုကြည်"),
+    ("Malayalam chillu", "മോഹൻലാൽ", "മോഹന്\u200dലാല്\u200d", "മോഹൻലാൽ"),
+    ("Devanagari nukta composed", "वह ज़ाकिर है", "\u091c\u093c\u093eकिर", "ज़ाकिर"),
+    ("Bengali reph o", "মো কো", "ক\u09c7\u09be", "কো"),
+    ("Tamil 2-part vowel", "கொ இல்", "க\u0bc6\u0bbe", "கொ"),
+    ("emoji phrase", "I ❤️ NY", "I ❤ NY", "I ❤️ NY"),
+    ("bidi isolates", "\u2068Anna\u2069 sings", "Anna", "Anna"),
+    ("Mongolian FVS", "ᠮᠣᠩᠭ\u180bᠣᠯ", "ᠮᠣᠩᠭᠣᠯ", "ᠮᠣᠩᠭ\u180bᠣᠯ"),
+    ("Catalan l·l", "Gal·la Placídia", "Galla Placidia", "Gal·la Placídia"),
+    ("Romanian comma vs cedilla", "Ion Inculeț", "Ion Inculeţ", "Ion Inculeț"),
+    ("Icelandic", "Guðmundur Þór", "Gudmundur Thor", "Guðmundur Þór"),
+    ("Arabic digits", "سنة ١٩٤٥ م", "1945", "١٩٤٥"),
+    ("roman numeral sign", "Louis Ⅻ", "Louis XII", "Louis Ⅻ"),
+    ("superscript", "E = mc² here", "mc2", "mc²"),
+    ("nbsp and thin space", "New\u2009York", "New York", "New\u2009York"),
+    ("curly quotes", "the “King” Elvis", '"King" Elvis', "“King” Elvis"),
+    ("Polish dash", "Skłodowska–Curie", "Sklodowska-Curie", "Skłodowska–Curie"),
+    ("Ukrainian apostrophe", "Мар’яна", "Мар'яна", "Мар’яна"),
+    ("Belarusian", "Быкаў", "Быкау", "Быкаў"),
+    ("Urdu heh", "ہند", "هند", "ہند"),
+]
+"""(what it is, sentence, phrase, what of the sentence is meant; None: the phrase is not in it)."""
+
+
+@pytest.mark.parametrize(
+    ("sentence", "phrase", "expected"),
+    [case[1:] for case in IN_MANY_SCRIPTS],
+    ids=[case[0] for case in IN_MANY_SCRIPTS],
+)
+def test_phrases_in_many_scripts(sentence, phrase, expected):
+    assert found(sentence, phrase) == expected
+
+
 def test_a_whole_word_comes_before_the_beginning_of_a_longer_one():
     assert find_span("कल दिल्लीवासी और दिल्ली में", "दिल्ली") == (17, 23)
     assert find_span("กรุงเทพฯ", "กรุงเทพ") == (0, 7)

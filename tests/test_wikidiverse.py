@@ -72,6 +72,24 @@ def test_wikidiverse_titles_are_found_in_every_spelling(diverse, written, title)
     assert mention.gold == title and mention.given == (title,)
 
 
+def test_wikidiverse_redirects_are_aliases_and_lead_to_their_entity(diverse):
+    redirects = {
+        "The_Lions_(Detroit)": "Detroit_Lions",
+        "Motown Lions": "The Lions (Detroit)",  # through another one
+        "Lion": "Detroit Lions",  # an entity itself
+        "Elsewhere": "Nowhere",
+        "Round": "About",
+        "About": "Round",
+    }
+    (diverse.write() / "redirects.json").write_text(json.dumps(redirects))
+    dataset = diverse.load()
+    aliases = {entity.id: entity.aliases for entity in dataset.entities if entity.aliases}
+    assert aliases == {"Detroit Lions": ("The Lions (Detroit)", "Motown Lions")}
+    assert diverse.first(entity=WIKI + "Motown_Lions", candidates=[WIKI + "Round"]).gold == "Detroit Lions"
+    assert diverse.first(entity=WIKI + "Round").gold == "Round"
+    assert diverse.folder / "redirects.json" in dataset.sources
+
+
 def test_wikidiverse_the_kb_is_what_the_description_files_name_first_description_first(diverse):
     diverse.write()
     (diverse.folder / "entities").mkdir()

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from foundation.errors import UserError
 from foundation.files import read_json
-from pipeline.datasets.fields import Record, Text, TextOrBlank, Unique, as_list
+from pipeline.datasets.fields import Aliases, FilledText, Record, Rejects, Text, TextOrBlank, Unique, as_list
 from pipeline.datasets.records import SPLITS
 
 
@@ -94,6 +94,27 @@ class KeyedText(Record):
 
     key: Text
     text: TextOrBlank
+
+
+class _Names(Record):
+    QID: FilledText
+    names: Aliases
+
+
+def qid_aliases(folder: Path) -> Path | None:
+    """The file with the entities' further names, where the folder has one."""
+    path = folder / "qid2aliases.json"
+    return path if path.is_file() else None
+
+
+def read_aliases(path: Path | None, rejects: Rejects) -> dict[str, tuple[str, ...]]:
+    """QID -> its further names; of no file, none."""
+    aliases: dict[str, tuple[str, ...]] = {}
+    for qid, names in (read_keyed(path) if path is not None else {}).items():
+        with rejects.gather():
+            record = _Names.read({"QID": qid, "names": names}, f"{path}: {qid!r:.40}")
+            aliases[record.QID] = tuple(dict.fromkeys(map(decoded, record.names)))
+    return aliases
 
 
 def mention_ids() -> Unique:

@@ -3,6 +3,7 @@
     qid2ne.json             {QID: name}: the KB
     qid2abs.json            optional {QID: properties}: "Occupation: actor. Languages: English."
     qid2brief.json          optional {QID: description}
+    qid2aliases.json        optional {QID: [further names]}
     *{train,dev,test}.json  {key: {id, sentence, mentions, answer (QID), imgPath | img_list, entities}}; dev may be
                             named valid
     search_top100.json      optional {mention: [QIDs]}: the candidates, best first; of several search_top*.json the one
@@ -33,6 +34,8 @@ from pipeline.datasets.layouts._release import (
     first_folder,
     mention_ids,
     one_each,
+    qid_aliases,
+    read_aliases,
     read_keyed,
     split_files,
     stamps_below,
@@ -86,7 +89,7 @@ def recognises(folder: Path) -> bool:
 def sources(folder: Path) -> list[Path]:
     """The splits come last. Raises `UserError` where one has no file or several."""
     splits = one_each(_splits(folder), folder, "*{split}.json", f"the layout `ghmfc` is {FILES}")
-    optional = [folder / "qid2abs.json", folder / "qid2brief.json", _candidates(folder)]
+    optional = [folder / "qid2abs.json", folder / "qid2brief.json", qid_aliases(folder), _candidates(folder)]
     return [folder / "qid2ne.json", *(path for path in optional if path is not None and path.is_file()), *splits]
 
 
@@ -118,6 +121,7 @@ def _entities(folder: Path, root: Path, options: LayoutOptions, rejects: Rejects
         return KeyedText.read({"key": qid, "text": parsed[name].get(qid)}, where).text
 
     pictures, entities = _entity_pictures(root, names, options), []
+    aliases = read_aliases(qid_aliases(folder), rejects)
     for number, (qid, name) in enumerate(names.items(), 1):
         with rejects.gather():
             record = _Name.read({"QID": qid, "name": name}, f"{path}: record {number} ({qid!r:.40})")
@@ -127,6 +131,7 @@ def _entities(folder: Path, root: Path, options: LayoutOptions, rejects: Rejects
                 attributes=text("qid2abs", qid),
                 description=text("qid2brief", qid),
                 images=pictures.get(qid, ()),
+                aliases=aliases.get(qid, ()),
             )
             entities.append(entity)
     return entities

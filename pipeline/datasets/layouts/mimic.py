@@ -4,6 +4,7 @@
     kb_entity.json            [{id, qid, type, entity_name, attr | desc, image_list}]
     *_{train,dev,test}.json   [{id, sentence, mentions, answer (QID or `nil`), imgPath, entities}]
     kb_image/                 pictures named in image_list
+    qid2aliases.json          optional {QID: [further names]}
     mention_image/            (or mention_images/) pictures named in imgPath
 
 `entities` is the gold's name and is never kept. Names and phrases may be percent-encoded. `imgPath` may be a URL, of
@@ -27,6 +28,8 @@ from pipeline.datasets.layouts._release import (
     first_folder,
     mention_ids,
     one_each,
+    qid_aliases,
+    read_aliases,
     split_files,
     stamps_below,
 )
@@ -65,9 +68,10 @@ def recognises(folder: Path) -> bool:
 
 
 def sources(folder: Path) -> list[Path]:
-    """Raises `UserError` where a split has no file or several."""
+    """The splits come last. Raises `UserError` where one has no file or several."""
     splits = one_each(split_files(folder), folder, "*_{split}.json", f"the layout `mimic` is {FILES}")
-    return [folder / "qid2id.json", folder / "kb_entity.json", *splits]
+    aliases = qid_aliases(folder)
+    return [folder / "qid2id.json", folder / "kb_entity.json", *([aliases] if aliases else []), *splits]
 
 
 def _roots(folder: Path, options: LayoutOptions) -> tuple[Path, Path]:
@@ -103,6 +107,7 @@ def _entities(folder: Path, root: Path, options: LayoutOptions, rejects: Rejects
     records.sort(key=lambda item: item[1].row)
     listed = (image for _, record in records for image in record.image_list)
     pictures, entities = ReleasePictures(root, listed, options.follow_links), []
+    aliases = read_aliases(qid_aliases(folder), rejects)
     for where, record in records:
         with rejects.gather():
             entity = Entity(
@@ -112,6 +117,7 @@ def _entities(folder: Path, root: Path, options: LayoutOptions, rejects: Rejects
                 description=record.desc,
                 images=tuple(pictures.find(image, where) for image in record.image_list),
                 type=None if record.type == "entity" else record.type,
+                aliases=aliases.get(record.qid, ()),
             )
             entities.append(entity)
     if not rejects.causes:
@@ -146,7 +152,7 @@ def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     paths, rejects = sources(folder), Rejects()
     entities = _entities(folder, entity_root, options, rejects)
     records: list[tuple[str, str, MimicMention]] = []
-    for split, path in zip(SPLITS, paths[2:], strict=True):
+    for split, path in zip(SPLITS, paths[-3:], strict=True):
         for where, value in _records(path):
             with rejects.gather():
                 records.append((split, where, MimicMention.read(value, where, options.ignored)))

@@ -11,6 +11,7 @@ The folder itself or entities/ holds the KB, which is what these files name (one
     entity2desc.json, entity2brief*.json  {entity: description}
     wikipedia_entity2imgs.tsv             optional: lines `entity@@@@URL[AND]URL…`
     type2entity.json                      optional: {type: [entities]}
+    redirects.json                        optional: {title: the title that it redirects to}
 
 Pictures:
 
@@ -28,7 +29,7 @@ type2entity.json alone, never from a mention.
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ FILES = (
     "{train,valid,test}_w_10cands.json and entity2desc.json, wikipedia_entity2desc_filtered.tsv or entity2brief*.json"
 )
 _EXTENSION = re.compile(r"\.(?:jpe?g|png|svg|gif|webp|bmp|tiff?)$", re.IGNORECASE)
+_REDIRECTS = "redirects.json"
 _HEADERS = ("entity", "title", "name")
 
 
@@ -84,6 +86,11 @@ class WikidiverseMention(Record):
             return start, end
         misspelled = (start, end) if inside and end - start == len(phrase) else None
         return find_span(sentence, phrase, near=start) or misspelled
+
+
+class _Redirect(Record):
+    redirect: FilledText
+    target: FilledText
 
 
 class _Type(Record):
@@ -123,7 +130,7 @@ def sources(folder: Path) -> list[Path]:
             f"{folder}: no file that describes the entities; add entity2desc.json, wikipedia_entity2desc_filtered.tsv "
             "or entity2brief*.json"
         )
-    return [*described, *_kb_files(folder, "wikipedia_entity2imgs.tsv", "type2entity.json"), *splits]
+    return [*described, *_kb_files(folder, "wikipedia_entity2imgs.tsv", "type2entity.json", _REDIRECTS), *splits]
 
 
 def _roots(folder: Path, options: LayoutOptions) -> tuple[Path, Path]:
@@ -142,11 +149,27 @@ def _title(reference: str) -> str:
     return " ".join(title.replace("_", " ").split())
 
 
-class _Titles:
-    """Finds the KB's spelling of a title: the title itself, else the one that differs in case and hyphens alone."""
+def _end(title: str, redirects: Mapping[str, str]) -> str:
+    """The title at the end of a chain of redirects; of a circle, some title in it."""
+    seen: set[str] = set()
+    while title in redirects and title not in seen:
+        seen.add(title)
+        title = redirects[title]
+    return title
 
-    def __init__(self, titles: Iterable[str]) -> None:
+
+class _Titles:
+    """Finds the KB's spelling of a title: the title itself, else the one it is a redirect to, else the one that differs
+    in case and hyphens alone. redirects: title -> title.
+    """
+
+    def __init__(self, titles: Iterable[str], redirects: Mapping[str, str]) -> None:
         self.titles = set(titles)
+        self.redirects = {
+            title: target
+            for title in redirects
+            if title not in self.titles and (target := _end(title, redirects)) in self.titles
+        }
         self.loose: dict[str, str | None] = {}
         for title in self.titles:
             key = self._key(title)
@@ -158,7 +181,9 @@ class _Titles:
 
     def find(self, reference: str) -> str:
         title = _title(reference)
-        return title if title in self.titles else self.loose.get(self._key(title)) or title
+        if title in self.titles:
+            return title
+        return self.redirects.get(title) or self.loose.get(self._key(title)) or title
 
 
 class _Pictures:
@@ -209,7 +234,17 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
     yield name, " ".join(filter(None, parts))
 
 
-def _entities(folder: Path, root: Path, options: LayoutOptions) -> list[Entity]:
+def _redirects(folder: Path) -> dict[str, str]:
+    """Title -> the title that it redirects to."""
+    found: dict[str, str] = {}
+    for path in _kb_files(folder, _REDIRECTS):
+        for redirect, target in read_keyed(path).items():
+            record = _Redirect.read({"redirect": redirect, "target": target}, f"{path}: {redirect!r:.40}")
+            found[_title(record.redirect)] = _title(record.target)
+    return found
+
+
+def _entities(folder: Path, root: Path, options: LayoutOptions, redirects: Mapping[str, str]) -> list[Entity]:
     descriptions: dict[str, str] = {}
     for path in _descriptions(folder):
         for name, description in _pairs(path):
@@ -219,7 +254,7 @@ def _entities(folder: Path, root: Path, options: LayoutOptions) -> list[Entity]:
                     f"{path}: an entity without a name, described as {description!r:.60}; name it or remove it"
                 )
             descriptions[title] = descriptions.get(title) or description.strip()
-    titles, pictures = _Titles(descriptions), _Pictures(root, options)
+    titles, pictures = _Titles(descriptions, redirects), _Pictures(root, options)
     images: dict[str, list[str]] = {}
     for path in _kb_files(folder, "wikipedia_entity2imgs.tsv"):
         for name, urls in _pairs(path):
@@ -231,11 +266,21 @@ def _entities(folder: Path, root: Path, options: LayoutOptions) -> list[Entity]:
             record = _Type.read({"type": kind, "entities": names}, f"{path}: type {kind!r:.40}")
             for name in record.entities:
                 types.setdefault(titles.find(name), []).append(record.type)
+    aliases: dict[str, list[str]] = {}
+    for redirect, target in titles.redirects.items():
+        aliases.setdefault(target, []).append(redirect)
     entities = []
     for title, description in descriptions.items():
         shown, kinds = dict.fromkeys(images.get(title, ())), dict.fromkeys(types.get(title, ()))
         entities.append(
-            Entity(id=title, name=title, description=description, images=tuple(shown), type="|".join(kinds) or None)
+            Entity(
+                id=title,
+                name=title,
+                description=description,
+                images=tuple(shown),
+                type="|".join(kinds) or None,
+                aliases=tuple(aliases.get(title, ())),
+            )
         )
     return entities
 
@@ -271,8 +316,10 @@ def _given(record: WikidiverseMention, titles: _Titles) -> tuple[str, ...]:
 def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     mention_root, entity_root = _roots(folder, options)
     paths, rejects = sources(folder), Rejects()
-    entities = _entities(folder, entity_root, options)
-    titles, pictures, mentions = _Titles(entity.id for entity in entities), _Pictures(mention_root, options), []
+    redirects = _redirects(folder)
+    entities = _entities(folder, entity_root, options, redirects)
+    titles = _Titles((entity.id for entity in entities), redirects)
+    pictures, mentions = _Pictures(mention_root, options), []
     for split, path in zip(SPLITS, paths[-3:], strict=True):
         for number, where, record in _records(path, rejects):
             url = (record.image or "").strip()
