@@ -3,6 +3,7 @@
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 import checkpoints
 import numpy as np
@@ -28,7 +29,7 @@ def picture(path: Path, seed: int) -> None:
 
 def entity(number: int) -> dict:
     name = NAMES[number % len(NAMES)]
-    record = {
+    record: dict[str, Any] = {
         "id": f"Q{number}",
         "name": name if number < len(NAMES) else f"{name} {number}",
         "attributes": f"number {number}. the old one of the city.",
