@@ -12,6 +12,7 @@ import small_world
 from fissfuse_folder import Fissfuse, picture
 
 import mel_cache
+from cache.foreign import keys_there, read_bytes
 from foundation.errors import UserError
 from pipeline.datasets.account import account_text
 from pipeline.datasets.contracts import LayoutOptions, PrepareJob
@@ -229,3 +230,65 @@ def test_pictures_are_encoded_out_of_the_file(tmp_path):
     features = mel_cache.extract(mel_cache.FeaturesJob(dataset=mel_cache.prepare(job), features=("image_pooled",)))
     (rows,) = features.extraction.features.values()
     assert rows.extracted == rows.rows and rows.verdicts == {"ok": rows.rows} and rows.rows > 20
+
+
+# Cases whose right value is counted by hand (docs/data.md lists them)
+
+
+def test_one_picture_under_two_names_is_one_key_and_counted_as_reused(release):
+    release.pictures["mention_image"]["p1"] = release.pictures["entity_image"]["Q2"] = picture(0)
+    account, tables = prepared(release)
+    assert {*tables["mentions"]["image_key"], tables["entities"]["image_key"][2]} == {image_key(picture(0))}
+    assert account["splits"]["all"]["images"]["reused"] == 5, "six listings of one picture"
+
+
+def test_an_empty_array_is_an_empty_file(release):
+    release.pictures["mention_image"]["p0"] = b""
+    account, tables = prepared(release)
+    assert tables["mentions"]["image_cause"][0] == "empty file" and tables["mentions"]["image_status"][0] == "broken"
+    assert account["splits"]["all"]["images"]["broken_by_cause"] == {"empty file": 3}
+
+
+def test_a_mention_id_of_two_splits_is_left_out_or_numbered(release):
+    for split in ("train", "valid"):
+        release.splits[split][0]["mention_id"] = 7
+    release.write()
+    with pytest.raises(UserError, match=r"WIKIMEL_valid\.jsonl:1: mention id '7' was already given at .*train"):
+        load("toy", release.folder)
+    ids = [mention.id for mention in release.load(repeated_ids="number").mentions]
+    assert ids == ["7", "train1", "7#2", "valid1", "test0", "test1"]
+
+
+def test_a_candidate_that_is_given_twice_or_unknown_counts_once_or_outside_the_kb(release):
+    release.splits["train"][0]["candidates"] = ["Q0", "Q9", "Q0", "Q3", "Q9"]
+    account, _ = prepared(release)
+    given = pq.read_table(release.folder.with_name("out") / "given.parquet")["given"].to_pylist()
+    assert given[0] == [0, 3] and given[1] == [1, 3, 2]
+    assert (account["given"]["train"]["candidates"], account["given"]["train"]["outside_kb"]) == (6, 1)
+
+
+def test_a_gold_first_in_its_list_and_outside_the_kb_is_kept_and_not_counted(release):
+    release.splits["test"][0]["candidates"] = ["Q77", "Q1"]
+    account, tables = prepared(release)
+    assert tables["mentions"]["gold"][4] == -2 and tables["mentions"]["gold_id"][4] == "Q77"
+    counts = account["given"]["test"]
+    assert [counts[name] for name in ("mentions", "golds", "gold_first", "outside_kb")] == [2, 1, 1, 1]
+
+
+def test_lines_of_a_jsonl_dataset_are_not_taken_for_this_layout(release):
+    release.write()
+    (release.folder / "mentions.jsonl").write_text(
+        '{"id": 1, "sentence": "A", "mention": "A", "gold": null, "split": "test"}\n'
+    )
+    assert layout(release.folder).__name__.endswith(".jsonl")
+
+
+@pytest.mark.parametrize("version", ["earliest", "latest"])
+def test_files_of_old_and_new_versions_of_hdf5_are_read(tmp_path, version):
+    with h5py.File(tmp_path / "many.h5", "w", libver=version, track_order=version == "latest") as file:
+        for number in range(300):
+            file[f"entity_image/Q{number}"] = np.frombuffer(b"%d" % number, np.uint8)
+    assert keys_there(tmp_path / "many.h5", "entity_image", [f"Q{n}" for n in range(400)]) == {
+        f"Q{n}" for n in range(300)
+    }
+    assert read_bytes(tmp_path / "many.h5", "entity_image", "Q123", 100) == b"123"

@@ -8,12 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from foundation.errors import UserError
 from foundation.paths import Paths
+from heads.base import Rows, make_head
+from heads.config import load_config
+from heads.metrics import rank_in_lists, rerank
 from pipeline.candidates.base import SourceInputs
 from pipeline.candidates.contracts import CandidateJob, GivenSource, ListOptions, NameSource
 from pipeline.candidates.given import gold_forced_in
+from pipeline.candidates.lists import hash_order
 from pipeline.candidates.registry import source
 from pipeline.candidates.specs import candidate_sources
 from pipeline.candidates.stage import build_candidates
@@ -241,3 +246,65 @@ def test_the_order_of_given_lists_is_an_option_of_the_lists(tmp_path):
     with pytest.raises(UserError, match=r"--given-order 'trust' is unknown; did you mean 'trusted'"):
         made(given_order="trust")
     assert json.loads(json.dumps(dataclasses.asdict(ListOptions())))["given_order"] == "hashed"
+
+
+# Cases whose right value is counted by hand (docs/evaluation.md lists them)
+
+
+def test_a_hashed_list_that_is_cut_keeps_its_gold_in_k_of_n_cases(tmp_path):
+    folder = prepared(tmp_path / "a", [list(range(ENTITIES))] * 1200, [0] * 1200)
+    recalled = build_candidates(job(folder, k=3)).recall["given"]
+    for split in ("train", "dev", "test"):
+        assert recalled[split]["n"] == 400 and abs(recalled[split]["3"] - 3 / 12) < 0.08
+
+
+def test_a_gold_behind_a_trusted_list_that_is_cut_keeps_its_place_and_a_hashed_one_is_last(tmp_path):
+    given = [[*range(1, 9), 0, 10, 11, 9]] * 7 + [[0, *range(1, 12)]] * 3
+    folder = prepared(tmp_path / "a", given, [0] * 10)
+    build_candidates(job(folder, GivenSource(order="trusted"), k=4))
+    in_list, rank = arrays(folder)["ids"] == 0, arrays(folder)["gold_rank"]
+    assert rank.tolist() == [9] * 7 + [1] * 3 and in_list.any(1).tolist() == [False] * 7 + [True] * 3
+    assert rerank(np.where(in_list.any(1), 1, 0), rank, ENTITIES).tolist() == [9] * 7 + [1] * 3
+    build_candidates(job(folder, k=4))
+    saved = arrays(folder)
+    listed = (saved["ids"] == 0).any(1)
+    assert not listed.all() and (saved["gold_rank"][~listed] == -1).all()
+    assert (rerank(np.where(listed, 1, 0), saved["gold_rank"], ENTITIES)[~listed] == ENTITIES).all()
+
+
+def test_merged_lists_hold_what_both_sources_hold(tmp_path):
+    given = [[11, 10, 9], [], None]
+    folder = prepared(tmp_path / "a", given, [11, 11, 0])
+    build_candidates(job(folder, GivenSource(), NameSource(), k=12))
+    assert [sorted(row[row >= 0].tolist()) for row in arrays(folder)["ids"]] == [list(range(12))] * 3
+    built = build_candidates(job(folder, GivenSource(), NameSource(), k=4, merge="append"))
+    ids = [set(row.tolist()) for row in arrays(folder)["ids"]]
+    assert {11, 10, 9} < ids[0] and len(ids[0]) == len(ids[1]) == len(ids[2]) == 4
+    assert built.recall["given"] == {"train": {"n": 1, "4": 1}, "dev": {"n": 1, "4": 0}, "test": {"n": 1, "4": 0}}
+    assert built.gold_forced_in == ("train",), "dev has a list without its gold, test has no list"
+
+
+def test_ids_that_read_alike_when_joined_have_orders_of_their_own():
+    names = ["3", "23", "4", "24", "5", "25"]
+    orders = {mention: hash_order(mention, range(6), names) for mention in ("m1", "m12", "m", "m1 ", "1 m1")}
+    assert len({tuple(order) for order in orders.values()}) == len(orders)
+    assert orders["m1"] == hash_order("m1", [5, 4, 3, 2, 1, 0], names)
+
+
+def test_nil_and_golds_outside_the_kb_have_no_place_and_do_not_unmake_the_label(tmp_path):
+    given = [[5, 1], [1, 5], [2, 3], [7, 8], [5, 2, 1]]
+    places = gold_places(given, [5, 5, -1, -2, 5])
+    assert (places.golds, places.at(1), places.at(2), places.last, places.always) == (3, 2, 1, 1, True)
+    folder = prepared(tmp_path / "a", given, [5, 5, -1, -2, 5])
+    assert build_candidates(job(folder)).gold_forced_in == ("train", "dev"), "test has NIL alone"
+    assert arrays(folder)["gold_rank"].tolist()[2:4] == [-1, -1]
+
+
+def test_a_ranker_over_hashed_places_alone_ranks_every_gold_last():
+    shapes = {"pairs.retrieval": (2,)}
+    torch.manual_seed(0)
+    head = make_head("ranker", load_config("ranker", {"pair_features": ["retrieval"], "frequency": False}), shapes)
+    lists = torch.arange(5)[None].expand(4, 5)
+    empty = {"retrieval": torch.full((4, 5, 2), float("nan"))}
+    scores = head.score_lists(Rows(), Rows(), lists, empty)["score"].detach().numpy()
+    assert rank_in_lists(scores, lists.numpy(), np.array([0, 1, 4, 2])).tolist() == [5, 5, 5, 5]

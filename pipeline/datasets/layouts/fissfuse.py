@@ -103,7 +103,8 @@ def _splits(folder: Path) -> dict[str, list[Path]]:
 
 
 def recognises(folder: Path) -> bool:
-    return (folder / "entities.jsonl").is_file() and any(_splits(folder).values())
+    ours = (folder / "entities.jsonl").is_file() and any(_splits(folder).values())
+    return ours and not (folder / "mentions.jsonl").is_file()  # of the layout `jsonl`, which may lie beside other lines
 
 
 def sources(folder: Path) -> list[Path]:
