@@ -140,6 +140,26 @@ def test_onnx_models_with_other_inputs_end_in_one_line(tmp_path, shape, options,
     assert "\n" not in str(error.value)
 
 
+def test_tensors_of_an_onnx_model_outside_its_file_are_part_of_the_identity(tmp_path):
+    import onnx
+
+    def identity(path: Path) -> str:
+        return extractor("face_embedding", path).identity
+
+    model = onnx.load(checkpoints.onnx_recogniser(tmp_path / "one"))
+    folder = tmp_path / "two"
+    (folder / "data").mkdir(parents=True)
+    onnx.save(model, folder / "r.onnx", save_as_external_data=True, location="data/r.bin", size_threshold=0)
+    (folder / "other.bin").write_bytes(b"x")
+    before = identity(folder / "r.onnx")
+    (folder / "other.bin").write_bytes(b"y")
+    assert identity(folder / "r.onnx") == before
+    data = bytearray((folder / "data" / "r.bin").read_bytes())
+    data[10] ^= 64
+    (folder / "data" / "r.bin").write_bytes(bytes(data))
+    assert identity(folder / "r.onnx") != before
+
+
 def test_onnx_files_that_are_none_end_in_one_line(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
     with pytest.raises(UserError, match=r"broken.onnx cannot be loaded") as error:

@@ -68,6 +68,9 @@ _NOT_ARCHITECTURE = {
 }
 
 
+_LOCATION = re.compile(rb"\n\x08location\x12([\x01-\x7f])", re.DOTALL)
+
+
 @dataclass(frozen=True)
 class ModelFiles:
     """A model on this machine. library: `transformers`, `open_clip` or `torchvision`; of a bare weight file what
@@ -310,7 +313,16 @@ def find_file(reference: str, base: Path, demo: Path | None, library: str, suffi
         )
     if place.suffix not in suffixes:
         raise UserError(f"model {reference!r}: {place.name} is no {kinds} file; mend `model:` in the profile")
-    return ModelFiles(reference, place.parent, library, {}, (place,), ())
+    return ModelFiles(reference, place.parent, library, {}, (place, *_outside(place)), ())
+
+
+def _outside(model: Path) -> list[Path]:
+    """The files that hold tensors of an ONNX model outside its own: what stands behind the key `location`, in Protocol
+    Buffers' encoding."""
+    content = model.read_bytes() if model.suffix == ".onnx" else b""
+    places = (content[found.end() : found.end() + found[1][0]] for found in _LOCATION.finditer(content))
+    paths = (model.parent / place.decode("utf-8", "replace") for place in sorted(set(places)) if b"\0" not in place)
+    return [path for path in paths if path.is_file()]
 
 
 def stamp(reference: str, base: Path, demo: Path | None) -> list[Any]:
@@ -326,7 +338,7 @@ def stamp(reference: str, base: Path, demo: Path | None) -> list[Any]:
     if folder is None or not folder.exists():
         return [reference]
     files = (
-        [folder]
+        [folder, *_outside(folder)]
         if folder.is_file()
         else sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _STAMPED)
     )
