@@ -143,8 +143,8 @@ def test_onnx_models_with_other_inputs_end_in_one_line(tmp_path, shape, options,
 def test_tensors_of_an_onnx_model_outside_its_file_are_part_of_the_identity(tmp_path):
     import onnx
 
-    def identity(path: Path) -> str:
-        return extractor("face_embedding", path).identity
+    def identity(path: Path) -> dict:
+        return extractor("face_embedding", path).spec(None, LIMITS)
 
     model = onnx.load(checkpoints.onnx_recogniser(tmp_path / "one"))
     folder = tmp_path / "two"
