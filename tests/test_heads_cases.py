@@ -280,6 +280,38 @@ def test_dwe_of_a_mention_with_nothing_but_itself_is_one_map():
     assert found.tolist() == pytest.approx([cosine(g, key) for key in keys], abs=1e-5)
 
 
+def attention_of_torch(part, width, heads):
+    """torch's own multi-head attention with the weights of one of ours."""
+    own = torch.nn.MultiheadAttention(width, heads, batch_first=True)
+    with torch.no_grad():
+        own.in_proj_weight.copy_(torch.cat([part.query.weight, part.key.weight, part.value.weight]))
+        own.in_proj_bias.copy_(torch.cat([part.query.bias, torch.zeros(width), part.value.bias]))
+        own.out_proj.weight.copy_(part.output.weight)
+        own.out_proj.bias.copy_(part.output.bias)
+    return own.eval()
+
+
+@torch.no_grad()
+def test_attention_is_that_of_torch():
+    """DWE+'s over steps of different number, 0 where there is none, and GHMFC's, which adds to what it starts from."""
+    random, lengths = torch.Generator().manual_seed(2), torch.tensor([3, 1, 0, 5])
+    query, steps = torch.randn(4, 16, generator=random), torch.randn(9, 16, generator=random)
+    rows = Ragged(steps, lengths)
+    padded, absent = rows.padded(torch.arange(4), 5), torch.arange(5)[None, :] >= lengths[:, None]
+    ours = make("dwe").attention
+    found, weights = ours(query, rows)
+    context, shares = attention_of_torch(ours, 16, 4)(query[:, None], padded, padded, key_padding_mask=absent)
+    there = lengths > 0
+    torch.testing.assert_close(found[there], context[there, 0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weights.values, shares[:, 0][~absent], rtol=1e-5, atol=1e-6)
+    assert not found[2].any()
+    crossed = make("ghmfc").tokens_over_states
+    x = torch.randn(4, 6, 16, generator=random)
+    context, _ = attention_of_torch(crossed, 16, 4)(x, padded, padded, key_padding_mask=absent)
+    expected = torch.where(there[:, None, None], x + context, x)
+    torch.testing.assert_close(crossed(x, padded, ~absent), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_zero_shot_is_the_cosine_and_a_text_that_is_not_there_scores_0():
     head = make("bert", projection=False)
     mentions, entities = head_rows(head.shapes, 3, 1, lengths=(2, 4)), head_rows(head.shapes, 4, 2, lengths=(2, 4))

@@ -15,7 +15,7 @@ from heads.base import Batch, make_head
 from heads.checkpoint import read_tensors, write_tensors
 from heads.config import load_config
 from heads.config.drin import RELATIONS
-from heads.runs import load_head
+from heads.runs import load_run
 
 LISTS = torch.tensor([[8, 0, 3, 5], [1, 7, 2, -1], [4, 5, 6, 8], [7, -1, 0, 2], [2, 8, 1, 6], [0, -1, -1, -1]])
 GOLD = [3, 1, 0, 0, 6, 0]  # the third is not listed
@@ -310,12 +310,15 @@ def test_the_release_has_the_parameters_of_the_published_model_and_its_scores():
 
 
 def test_a_stored_run_with_a_map_that_fed_nothing_scores_as_it_did(tmp_path):
-    job = job_for(build_job(tmp_path), "drin", {"epochs": 1, "width": 8, "edges": ["tt", "ti"]}, tmp_path / "drin")
+    params = {"epochs": 1, "width": 8, "edges": ["tt", "ti"], "image_feature": "image_patches"}
+    job = job_for(build_job(tmp_path), "drin", params, tmp_path / "drin", beside=("clip_text", "clip_image"))
+    assert {one.side for one in job.inputs if one.role == "image"} == {"entity"}
     training.train(job)
     path = job.out / "model.safetensors"
     tensors, state = read_tensors(path)
     write_tensors(path, {**tensors, "mention_image.weight": torch.ones(8, 12)}, state)
-    head = load_head(job.out, torch.device("cpu"))
+    head, bundle = load_run(job)
+    assert bundle.shapes == head.shapes and "entity_image.weight" in tensors
     assert {name: tensor.tolist() for name, tensor in head.state_dict().items()} == {
         name: tensor.tolist() for name, tensor in tensors.items()
     }

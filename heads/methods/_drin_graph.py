@@ -80,9 +80,9 @@ class GraphLayer(nn.Module):
                 continue
             joined = torch.stack([graph.live[kind] for kind in kinds]).any(0)  # (B, r)
             if name in ("mt", "mv"):
+                gathered = graph.gathered(shares, vertices, name)  # (B, d)
                 total = torch.stack([shares[kind].sum(1) for kind in kinds]).sum(0)  # (B,)
-                received = F.linear(graph.gathered(shares, vertices, name), self.message.weight)
-                received = received + total[:, None] * self.message.bias
+                received = F.linear(gathered, self.message.weight) + total[:, None] * self.message.bias
                 joined = joined.any(1)
             else:
                 received = graph.scattered(edges, sent, name)  # (B, r, d)
@@ -154,8 +154,8 @@ class PublishedLayer(nn.Module):
 
 def _inner(query: Tensor, linear: nn.Linear, vertices: Tensor) -> Tensor:
     """(B, r): `<q, W v + b>` of a mention's q (B, d) and its candidates' v (B, r, d), with W on the mention's side."""
-    constant = query @ linear.bias  # (B,)
-    return torch.bmm(vertices, (query @ linear.weight)[:, :, None])[:, :, 0] + constant[:, None]
+    mapped, constant = query @ linear.weight, query @ linear.bias  # (B, d), (B,)
+    return torch.bmm(vertices, mapped[:, :, None])[:, :, 0] + constant[:, None]
 
 
 def interact(
