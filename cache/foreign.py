@@ -136,16 +136,17 @@ def _of_chunks(dataset: h5py.Dataset, most: int) -> bytes:
     if step > most or -(-size // step) > MOST_CHUNKS:
         raise Unusable("too many bytes", too_large=True)
     out = bytearray(size)
-    for number in range(dataset.id.get_num_chunks()):
-        found = dataset.id.get_chunk_info(number)
-        (start,), masked = found.chunk_offset, bool(found.filter_mask)
+    for start in range(0, size, step):
+        found = dataset.id.get_chunk_info_by_coord((start,))
+        if found.byte_offset is None:
+            continue
         if found.size > most:
             raise Unusable("too many bytes", too_large=True)
-        if masked and filters:
+        if found.filter_mask and filters:
             raise Unusable("an HDF5 chunk without its filter")
         _, data = dataset.id.read_direct_chunk((start,))
         data = _unpacked(data, step) if packed else data
-        if len(data) != step or start >= size:
+        if len(data) != step:
             raise Unusable(_DAMAGED)
         out[start : start + step] = data[: size - start]
     return bytes(out)

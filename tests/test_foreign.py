@@ -218,3 +218,15 @@ def test_threads_and_processes_read_at_once(file, start):
         in_threads = threads.map(read_picture, paths)
         in_processes = pool.map(read_picture, paths)
         assert list(in_threads) == in_processes == before == [DATA] * len(paths)
+
+
+def test_chunks_that_were_never_written_are_zeros(tmp_path):
+    with h5py.File(tmp_path / "some.h5", "w") as made:
+        made.create_group("g")
+        made["g"].create_dataset("none", (1000,), np.uint8, chunks=(100,), compression="gzip")
+        some = made["g"].create_dataset("some", (1050,), np.uint8, chunks=(100,), compression="gzip")
+        some[250:260] = 7
+        some[1040:1050] = 9
+    assert foreign.read_bytes(tmp_path / "some.h5", "g", "none", 10_000) == bytes(1000)
+    expected = bytes(250) + bytes([7]) * 10 + bytes(780) + bytes([9]) * 10
+    assert foreign.read_bytes(tmp_path / "some.h5", "g", "some", 10_000) == expected

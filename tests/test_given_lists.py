@@ -8,13 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import small_world
 import torch
 
+import mel_cache
 from foundation.errors import UserError
 from foundation.paths import Paths
 from heads.base import Rows, make_head
 from heads.config import load_config
 from heads.metrics import rank_in_lists, rerank
+from linking.finished import _list_options
+from mel_cache.steps import digest
 from pipeline.candidates.base import SourceInputs
 from pipeline.candidates.contracts import CandidateJob, GivenSource, ListOptions, NameSource
 from pipeline.candidates.given import gold_forced_in
@@ -308,3 +312,38 @@ def test_a_ranker_over_hashed_places_alone_ranks_every_gold_last():
     empty = {"retrieval": torch.full((4, 5, 2), float("nan"))}
     scores = head.score_lists(Rows(), Rows(), lists, empty)["score"].detach().numpy()
     assert rank_in_lists(scores, lists.numpy(), np.array([0, 1, 4, 2])).tolist() == [5, 5, 5, 5]
+
+
+# Work folders of before
+
+
+def test_lists_of_a_run_of_before_are_linked_in_their_own_order():
+    request = {"k": 5, "scorer": "ratio", "sources": "given", "merge": "append", "dataset": "x", "upstream": []}
+    assert _list_options(request) == ListOptions(
+        k=5, scorer="ratio", sources="given", merge="append", given_order="trusted"
+    )
+    assert _list_options({**request, "given_order": "hashed"}).given_order == "hashed"
+
+
+def test_lists_of_before_are_built_again_and_that_is_said(tmp_path, capsys):
+    data = small_world.write(tmp_path / "data")
+    lines = [json.loads(line) for line in (data / "mentions.jsonl").read_text().splitlines()]
+    listed = "".join(json.dumps({**line, "candidates": [line["gold"], "Q1", "Q2"]}) + "\n" for line in lines)
+    (data / "mentions.jsonl").write_text(listed)
+    dataset = mel_cache.prepare(mel_cache.DatasetJob(name="given", data_dir=data, work_dir=tmp_path / "work"))
+    job = mel_cache.CandidatesJob(dataset=dataset, k=4, sources="given")
+    built = mel_cache.build_candidates(job)
+    assert "built again" not in capsys.readouterr().out
+    (new,) = (tmp_path / "work" / "receipts").glob("BuildCandidates-*.json")
+    receipt = json.loads(new.read_text())
+    assert receipt["request"].pop("given_order") == "hashed"
+    old = Paths(tmp_path / "work").receipt("BuildCandidates", digest("BuildCandidates", receipt["request"]))
+    old.write_text(json.dumps(receipt))
+    new.unlink()
+    again = mel_cache.build_candidates(job)
+    assert "candidate lists are built again: lists that came with the dataset" in capsys.readouterr().out
+    assert again.lists.digest == built.lists.digest and again.lists.gold_forced_in == ("train", "dev", "test")
+    with pytest.raises(UserError, match="--given-order trusted: the gold is at place 1"):
+        mel_cache.build_candidates(dataclasses.replace(job, given_order="trusted"))
+    trusted = mel_cache.build_candidates(dataclasses.replace(job, given_order="trusted", accept_gold_place=True))
+    assert trusted.lists.digest != built.lists.digest and (trusted.ids != built.ids).any()
