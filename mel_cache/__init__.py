@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         SweepJob,
         TrainedHead,
     )
+    from pipeline.extraction.contracts import Runtime
     from report.contracts import ComparisonJob, ComparisonResult
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "Pairs",
     "PairsJob",
     "PreparedDataset",
+    "Runtime",
     "Sweep",
     "SweepJob",
     "TrainedHead",
@@ -68,7 +70,11 @@ __all__ = [
     "train",
 ]
 
-_ELSEWHERE = {"Comparison": "report.contracts", "Link": "linking.contracts"}
+_ELSEWHERE = {
+    "Comparison": "report.contracts",
+    "Link": "linking.contracts",
+    "Runtime": "pipeline.extraction.contracts",
+}
 
 
 def __getattr__(name: str) -> Any:

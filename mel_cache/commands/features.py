@@ -36,12 +36,19 @@ class OnProfile(OnDataset):
         "extract_batch", 0, "rows per extraction batch; 0: chosen by device", Whole, least=0, significant=False
     )
     shard_rows = setting("shard_rows", 4096, "most rows in one shard", Whole, least=1, significant=False)
+    accept = setting(
+        "accept",
+        "",
+        "comma-separated features whose rows are kept though they are all equal or zero, hardly vary or are not finite",
+        significant=False,
+    )
     on_device = False  # whether the task puts models on the device
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         devices.check(self.device, self.precision)
         self.profile_content = profile.load(self.profile)
+        self.accepted = tuple(name for name in map(str.strip, self.accept.split(",")) if name)
 
     @property
     def resources(self) -> dict[str, int]:  # type: ignore[override]  # Luigi only reads it
@@ -55,7 +62,11 @@ class OnProfile(OnDataset):
     def setup(self) -> steps.Setup:
         """Where and with which models this command works."""
         runtime = Runtime(
-            device=self.device, precision=self.precision, batch_size=self.extract_batch, shard_rows=self.shard_rows
+            device=self.device,
+            precision=self.precision,
+            batch_size=self.extract_batch,
+            shard_rows=self.shard_rows,
+            accept=self.accepted,
         )
         demo = self.clone(DemoEncoders).place
         return steps.Setup(self.paths, self.profile, self.profile_content, demo, runtime)

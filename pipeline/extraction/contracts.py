@@ -23,13 +23,15 @@ class Runtime:
     """How models run.
 
     device: auto, cpu, cuda, cuda:N or mps. precision: auto, fp32, fp16 or bf16. batch_size: rows per batch, 0: chosen
-    by device. shard_rows: most rows in one shard.
+    by device. shard_rows: most rows in one shard. accept: features whose rows are kept though something is wrong with
+    them, see `pipeline.extraction.guard`.
     """
 
     device: str = "auto"
     precision: str = "auto"
     batch_size: int = 0
     shard_rows: int = 4096
+    accept: tuple[str, ...] = ()
 
 
 @contract
@@ -70,6 +72,21 @@ class Crops:
 
 
 @contract
+class CutTexts:
+    """What of a view's texts was cut to fit, counted by record.
+
+    texts: that there are. cut: those that were shortened. tokens: of all texts before, special ones included. lost:
+    those of the words that were left out. limit: the most tokens that a text may have.
+    """
+
+    texts: int
+    cut: int
+    tokens: int
+    lost: int
+    limit: int
+
+
+@contract
 class FeatureRows:
     """One feature after an extraction.
 
@@ -90,14 +107,17 @@ class Extraction:
     """The result of an extraction, as its receipt keeps it.
 
     features: name -> rows. columns: column name (`Want.column`) -> file of the key column, relative to the work folder.
-    cut: column -> texts that were cut to fit. without: column -> entities that have no text there. profile, demo: of
-    the group that ran, where one did.
+    cut: column -> number of texts that were cut to fit. texts: column of texts -> what that cost; earlier versions did
+    not count it. without: column -> entities that have no text there. accepted: what is
+    wrong with rows that were kept, a line each. profile, demo: of the group that ran, where one did.
     """
 
     features: Mapping[str, FeatureRows] = field(default_factory=dict)
     columns: Mapping[str, str] = field(default_factory=dict)
     cut: Mapping[str, int] = field(default_factory=dict)
     without: Mapping[str, int] = field(default_factory=dict)
+    texts: Mapping[str, CutTexts] = field(default_factory=dict)
+    accepted: tuple[str, ...] = ()
     profile: str | None = None
     demo: str | None = None
 
@@ -120,8 +140,12 @@ class Extraction:
         )
 
     def to_receipt(self) -> dict[str, Any]:
-        """The result for a receipt: JSON without what is None."""
+        """The result for a receipt: JSON without what is None, and without `texts` and `accepted` where there are
+        none."""
         whole = _without_none(to_json(self))
+        for name in ("texts", "accepted"):
+            if not whole[name]:
+                del whole[name]
         return {**whole, "features": {name: _without_none(rows) for name, rows in whole["features"].items()}}
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from foundation.files import free_bytes, make_folder, read_json
 from foundation.paths import Paths
 from foundation.progress import Bar
 from pipeline.datasets.images import Limits
-from pipeline.extraction import units, wants
+from pipeline.extraction import guard, units, wants
 from pipeline.extraction.base import CropExtractor, DerivedOptions, Extractor, RowsExtractor, TextExtractor
 from pipeline.extraction.contracts import (
     Crops,
@@ -60,16 +60,19 @@ def extract(job: ExtractionJob) -> ExtractionResult:
             with contextlib.suppress(UserError, OSError):  # the first error is the one to be read
                 store.remove_if_empty()
         raise
+    accepted = _looked_at(features, columns, job)
     files = _save_columns(columns, job.columns)
     extraction = Extraction(
         features={feature.name: _rows_of(feature) for feature in features},
         columns={want.column: paths.relative(path) for want, path in files.items()},
-        cut={want.column: column.cut for want, column in columns.items()},
+        cut={want.column: column.texts.cut if column.texts else 0 for want, column in columns.items()},
+        texts={want.column: column.texts for want, column in columns.items() if column.texts},
         without={
             want.column: int((~column.present).sum())
             for want, column in columns.items()
             if enhanced(want.side, want.view)
         },
+        accepted=tuple(accepted),
     )
     shards = [path for feature in features for path in feature.store.files_for(feature.wanted.keys)]
     return ExtractionResult(
@@ -77,6 +80,24 @@ def extract(job: ExtractionJob) -> ExtractionResult:
         files=tuple(paths.relative(path) for path in shards),
         account=dataclasses.replace(account, seconds=round(time.monotonic() - started, 3)),
     )
+
+
+def _looked_at(
+    features: Sequence[PendingFeature], columns: Mapping[Want, units.UnitColumn], job: ExtractionJob
+) -> list[str]:
+    """What is wrong with the rows of features in `job.runtime.accept`, a line each.
+
+    Raises `UserError` where something is wrong with those of others; the rows stay in the cache.
+    """
+    limits, accept = Limits(**profiles.load(job.profile).limits), job.runtime.accept
+    of = {feature.name: feature for feature in features}
+    lines: dict[bool, list[str]] = {True: [], False: []}
+    for want, column in columns.items():
+        feature = of[want.feature]
+        lines[want.feature in accept] += guard.problems(want, column, feature.store, feature.extractor, limits)
+    if lines[False]:
+        raise UserError(*lines[False])
+    return lines[True]
 
 
 def estimate(job: ExtractionJob) -> Estimate:
@@ -88,6 +109,8 @@ def estimate(job: ExtractionJob) -> Estimate:
 def _planned(job: ExtractionJob, quiet: bool = False) -> tuple[list[PendingFeature], dict[Want, units.UnitColumn]]:
     """The features of the job with what the cache lacks of them, and the key columns of its wants."""
     profile, paths = profiles.load(job.profile), Paths(job.work)
+    for name in job.runtime.accept:
+        profile.feature(name)
     extractors = _extractors(profile, job)
     stores = {rows.feature: Store.open(rows.store) for rows in job.upstream}
     records = units.Records(

@@ -15,6 +15,7 @@ from foundation.errors import UserError
 from pipeline.enhance import output
 from pipeline.extraction import views
 from pipeline.extraction.base import DerivedOptions, Extractor, TextExtractor
+from pipeline.extraction.contracts import CutTexts
 from pipeline.extraction.parents import Parent
 
 
@@ -45,9 +46,9 @@ class Part:
 
 @dataclass
 class UnitColumn(KeyColumn):
-    """A key column with what is read for each key. cut: texts that were shortened to fit the model."""
+    """A key column with what is read for each key. texts: what of its texts was cut to fit; None: of pictures."""
 
-    cut: int = 0
+    texts: CutTexts | None = None
     sources: list[Any] = field(default_factory=list)
 
 
@@ -105,9 +106,20 @@ def text_column(side: str, view: str, table: dict[str, list], extractor: TextExt
     column = _column([None if string is None else content_key("text", string) for string in strings], strings)
     for row, text in enumerate(texts):
         if text is not None:
-            column.cut += text.cut
             column.span[row] = [len(prompt) + place for place in text.span] if text.span else (-1, -1)
+    column.texts = _cut_texts(texts, extractor)
     return column
+
+
+def _cut_texts(texts: Sequence[views.Text | None], extractor: TextExtractor) -> CutTexts:
+    there = [text for text in texts if text is not None]
+    return CutTexts(
+        texts=len(there),
+        cut=sum(text.cut for text in there),
+        tokens=sum(text.tokens for text in there),
+        lost=sum(text.lost for text in there),
+        limit=extractor.limit,
+    )
 
 
 def _token_limit(extractor: TextExtractor, prompt: str) -> views.TokenLimit:
@@ -121,10 +133,10 @@ def feature_text_column(view: str, table: dict[str, list], extractor: TextExtrac
 
     listed = feature_texts.texts(view, table["phrase"], parent.rows(), parent.labels)
     prompt = extractor.prompt("mention")
-    strings, cut = views.shortened([text for texts in listed for text in texts], _token_limit(extractor, prompt))
-    strings = [prompt + string for string in strings]
-    column = _column([content_key("text", string) for string in strings], strings, [len(strings) for strings in listed])
-    column.cut = cut
+    texts = views.shortened([text for each in listed for text in each], _token_limit(extractor, prompt))
+    strings = [prompt + text.string for text in texts]
+    column = _column([content_key("text", string) for string in strings], strings, [len(each) for each in listed])
+    column.texts = _cut_texts(texts, extractor)
     return column
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from cache import inputs
@@ -42,12 +42,15 @@ FROM_FEATURES = inputs.FROM_FEATURES
 class Text:
     """A view's string.
 
-    span: where the mention phrase stands in it (None: not in it). cut: whether words were left out to fit.
+    span: where the mention phrase stands in it (None: not in it). cut: whether words were left out to fit. tokens: of
+    the whole text, special ones included; lost: those that were left out.
     """
 
     string: str
     span: tuple[int, int] | None = None
     cut: bool = False
+    tokens: int = 0
+    lost: int = 0
 
 
 def known(side: str) -> dict[str, str]:
@@ -108,9 +111,8 @@ def mention_texts(
     before = form.partition("{sentence}")[0]
     texts = []
     whole = [form.format(phrase=phrase, sentence=sentence) for phrase, sentence in zip(phrases, sentences, strict=True)]
-    for phrase, sentence, span, string, count in zip(
-        phrases, sentences, spans, whole, tokens.count(whole), strict=True
-    ):
+    counts = tokens.count(whole)
+    for phrase, sentence, span, string, count in zip(phrases, sentences, spans, whole, counts, strict=True):
         start, end, cut = 0, len(sentence), count > tokens.limit
 
         def fits(part: str, phrase: str = phrase) -> bool:
@@ -128,7 +130,7 @@ def mention_texts(
             texts.append(Text(string, (span[0] + shift, span[1] + shift), cut))
         else:
             texts.append(Text(string, cut=cut))
-    return texts
+    return _counted(texts, counts, tokens)
 
 
 def entity_texts(view: str, table: Mapping[str, Sequence[str]], tokens: TokenLimit) -> list[Text | None]:
@@ -143,21 +145,29 @@ def entity_texts(view: str, table: Mapping[str, Sequence[str]], tokens: TokenLim
     columns = ["name", "attributes", "description", *([mode] if mode else [])]
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*(table[name] for name in columns), strict=True)]
     whole = [form.format(**row) for row in rows]
-    texts: list[Text | None] = []
-    for row, string, count in zip(rows, whole, tokens.count(whole), strict=True):
-        if needed and not row[needed].strip():
-            texts.append(None)
-        elif count > tokens.limit:
-            texts.append(Text(tokens.shorten(string), cut=True))
-        else:
-            texts.append(Text(string))
-    return texts
+    there = [not needed or bool(row[needed].strip()) for row in rows]
+    cut = iter(shortened([string for string, present in zip(whole, there, strict=True) if present], tokens))
+    return [next(cut) if present else None for present in there]
 
 
-def shortened(strings: Sequence[str], tokens: TokenLimit) -> tuple[list[str], int]:
-    """The strings, each cut at a word to be within the limit, and how many were cut."""
-    long = [count > tokens.limit for count in tokens.count(strings)] if strings else []
-    return [tokens.shorten(text) if cut else text for text, cut in zip(strings, long, strict=True)], sum(long)
+def shortened(strings: Sequence[str], tokens: TokenLimit) -> list[Text]:
+    """The strings, each cut at a word to be within the limit."""
+    counts = tokens.count(strings) if strings else []
+    texts = [
+        Text(tokens.shorten(string), cut=True) if count > tokens.limit else Text(string)
+        for string, count in zip(strings, counts, strict=True)
+    ]
+    return _counted(texts, counts, tokens)
+
+
+def _counted(texts: Sequence[Text], counts: Sequence[int], tokens: TokenLimit) -> list[Text]:
+    """The texts with the tokens that they had, `counts`, and those that they lost."""
+    cut = [text.string for text in texts if text.cut]
+    left = iter(tokens.count(cut) if cut else ())
+    return [
+        replace(text, tokens=count, lost=count - next(left) if text.cut else 0)
+        for text, count in zip(texts, counts, strict=True)
+    ]
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:

@@ -16,7 +16,7 @@ from foundation.tables import as_text, text_table
 from pipeline import extractors
 from pipeline.extraction import parts, views
 from pipeline.extraction.base import Extractor
-from pipeline.extraction.contracts import Extraction, FeatureRows, Plan
+from pipeline.extraction.contracts import CutTexts, Extraction, FeatureRows, Plan
 from pipeline.extraction.views import FROM_FEATURES, IMAGE, IMAGES
 from pipeline.models import files as model_files
 from pipeline.profiles.profile import Profile
@@ -196,7 +196,9 @@ def part_of(wider: Extraction, listed: Iterable[Want]) -> Extraction:
         features={want.feature: dataclasses.replace(wider.features[want.feature], extracted=0) for want in listed},
         columns={name: wider.columns[name] for name in columns},
         cut={name: wider.cut[name] for name in columns},
+        texts={name: wider.texts[name] for name in columns if name in wider.texts},
         without={name: wider.without[name] for name in columns if name in wider.without},
+        accepted=tuple(line for line in wider.accepted if line.partition(",")[0] in columns),
     )
 
 
@@ -211,7 +213,9 @@ def merged(parts: Iterable[Extraction]) -> Extraction:
         features=features,
         columns={name: path for part in parts for name, path in part.columns.items()},
         cut={name: count for part in parts for name, count in part.cut.items()},
+        texts={name: texts for part in parts for name, texts in part.texts.items()},
         without={name: count for part in parts for name, count in part.without.items()},
+        accepted=tuple(line for part in parts for line in part.accepted),
     )
 
 
@@ -244,11 +248,22 @@ def describe(extraction: Extraction, width: int | None = None) -> str:
         for name, feature in features
         if feature.crops and feature.crops.lost
     ]
-    lines += [f"{count:,} texts of {name} were cut to fit" for name, count in sorted(extraction.cut.items()) if count]
+    lines += [_cut(name, count, extraction.texts.get(name)) for name, count in sorted(extraction.cut.items()) if count]
     lines += [
         f"{count:,} entities have no text in {name}" for name, count in sorted(extraction.without.items()) if count
     ]
+    lines += [f"kept although {line.partition('; ')[0]}" for line in extraction.accepted]
     return "\n".join(lines)
+
+
+def _cut(column: str, count: int, texts: CutTexts | None) -> str:
+    """What was cut off the texts of a view. texts: None in a receipt that an earlier version wrote."""
+    if texts is None:
+        return f"{count:,} texts of {column} were cut to fit"
+    return (
+        f"{count:,} of {texts.texts:,} texts of {column} ({count / texts.texts:.1%}) were cut to {texts.limit} tokens: "
+        f"{texts.lost:,} of {texts.tokens:,} tokens ({texts.lost / texts.tokens:.1%}) are lost"
+    )
 
 
 def listed(profile: Profile, features: str, wants: str, usual: Callable[[Profile], Sequence[Want]]) -> list[Want]:
