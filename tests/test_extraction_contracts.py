@@ -9,7 +9,7 @@ from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.paths import Paths
 from pipeline.extraction import wants
-from pipeline.extraction.contracts import Account, Crops, Extraction, ExtractionJob, FeatureRows, Plan
+from pipeline.extraction.contracts import Account, Crops, CutTexts, Extraction, ExtractionJob, FeatureRows, Plan
 from pipeline.profiles import profile
 
 TEXT = Want(side="mention", feature="clip_text", view="sentence")
@@ -103,6 +103,24 @@ def test_a_part_of_a_wider_extraction_holds_its_wants_alone_and_extracted_nothin
         features={"clip_text": rows(ok=3)}, columns={TEXT.column: "a"}, cut={TEXT.column: 1}, without={}
     )
     assert wants.same_rows(part, wider) and not wants.same_rows(wider, part)
+
+
+def test_the_account_of_cut_texts_says_tokens_lost_per_view():
+    name = TEXT.column
+    whole = Extraction(
+        features={"clip_text": rows(ok=1)},
+        columns={name: "a", PICTURE.column: "b"},
+        cut={name: 5, PICTURE.column: 0},
+        texts={name: CutTexts(texts=8, cut=5, tokens=1000, lost=250, limit=40)},
+    )
+    line = (
+        "5 of 8 texts of mention.clip_text.sentence (62.5%) were cut to 40 tokens: 250 of 1,000 tokens (25.0%) are lost"
+    )
+    assert line in wants.describe(whole).splitlines()
+    assert Extraction.of_receipt(json.loads(json.dumps(whole.to_receipt()))) == whole
+    assert wants.merged([wants.part_of(whole, [TEXT])]).texts == whole.texts
+    earlier = Extraction(features={"clip_text": rows(ok=1)}, cut={name: 5})
+    assert f"5 texts of {name} were cut to fit" in wants.describe(earlier).splitlines()
 
 
 def test_inputs_say_where_rows_lie_in_the_work_folder(tmp_path):

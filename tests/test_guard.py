@@ -75,7 +75,7 @@ def test_rows_that_differ_are_right_and_equal_zero_or_nearly_equal_ones_are_not(
     # Variance as a share of the mean square is e² for rows v + e·n with |v|² = |n|² = 32 on average.
     base_row = rows[:1]
     square = float((base_row**2).mean())
-    for share, wrong in ((1e-8, True), (5e-7, True), (5e-6, False), (1e-2, False)):
+    for share, wrong in ((1e-9, True), (5e-8, True), (5e-7, False), (1e-2, False)):
         near = base_row + np.sqrt(share * square) * random.normal(size=(200, 32))
         found = looked_at(tmp_path, near.astype(np.float32))
         assert bool(found) == wrong, share

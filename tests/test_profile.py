@@ -198,3 +198,25 @@ def test_a_bare_weight_file_is_found_by_its_own_name_or_alone_in_its_folder(tmp_
     (tmp_path / "faces" / "second.onnx").write_bytes(b"1")
     with pytest.raises(UserError, match="holds 2"):
         model_files.find_file("faces", tmp_path, None, "onnx", (".onnx",))
+
+
+def test_in_the_paper_profile_only_mimic_s_texts_are_cut_to_its_40_tokens():
+    from experiments.jobs import head_spec, pair_wants
+
+    loaded = profile.load("paper")
+    limits = {name: feature.options.get("max_tokens") for name, feature in loaded.features.items()}
+    assert (limits["clip_text"], limits["clip_text_40"]) == (77, 40)
+    # clip_layers_text has no option of its own: clip_text's default, CLIP's 77, holds.
+    expected = {
+        "mimic": {"clip_text_40"},
+        "drin": {"clip_text", "text_tokens"},
+        "dwe": {"clip_text"},
+        "dsmip": {"clip_text", "clip_layers_text"},
+        "clip": {"clip_text"},
+        "clip_text": {"clip_text"},
+    }
+    for method, texts in expected.items():
+        spec = head_spec(method, "{}", loaded)
+        pairs = [want for pair in spec.pairs for want in pair_wants(pair, loaded)]
+        read = {want.feature for want in [*spec.extracted, *spec.wants, *pairs]}
+        assert {name for name in read if "text" in name} == texts, method

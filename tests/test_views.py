@@ -4,7 +4,7 @@ import pytest
 
 from foundation.errors import UserError
 from foundation.spelling import characters
-from pipeline.extraction.views import TokenLimit, entity_texts, mention_texts
+from pipeline.extraction.views import TokenLimit, entity_texts, mention_texts, shortened
 
 
 def words(strings):
@@ -125,6 +125,19 @@ def test_entity_texts_are_cut_at_a_word_and_absent_ones_are_none():
     cut = entity_texts("name_sep_attributes", table, TokenLimit(words, 6))
     assert cut[0].string == "Ann [SEP] Sex: female." and cut[0].cut
     assert cut[1].string == "Bob [SEP] " and not cut[1].cut
+
+
+def test_tokens_lost_are_those_of_the_words_left_out():
+    """Counted by hand: a sentence of 30 words, its phrase, [SEP], and two special tokens are 34 tokens."""
+    text = one(limit=9)
+    assert (text.tokens, text.lost) == (34, 34 - words([text.string])[0]) and text.lost == 25
+    assert (one().tokens, one().lost, one().cut) == (34, 0, False)
+    table = {"name": ["Ann", "Bob"], "attributes": ["Sex: female. Born: 1900.", ""], "description": ["", ""]}
+    cut = entity_texts("name_sep_attributes", table, TokenLimit(words, 6))
+    assert [(text.tokens, text.lost) for text in cut] == [(8, 2), (4, 0)]
+    whole = shortened(["a b c d e", "a"], TokenLimit(words, 5))
+    assert [(text.tokens, text.lost) for text in whole] == [(7, 2), (3, 0)]
+    assert shortened([], TokenLimit(words, 5)) == []
 
 
 def test_braces_in_a_record_are_text_not_template():

@@ -27,12 +27,12 @@ CANDIDATES = 16 * ROWS
 BYTES = 32 << 20
 """Most bytes of one output that are read; `FEW` rows are read whatever they take."""
 FEW = 16
-"""Rows from which small outputs (boxes, probabilities) that are all equal are noticed, and vectors that hardly vary."""
+"""Rows from which small outputs (boxes, probabilities) that are equal are noticed, and vectors that hardly differ."""
 VECTOR = 16
 """Numbers from which an output is a vector; equal vectors of two different inputs are noticed."""
-COLLAPSED = 1e-6
-"""Variance as a share of the mean square, below which rows hardly vary: fp16 rounding alone gives about 1e-7, features
-of real models 1e-2 and more."""
+COLLAPSED = 1e-7
+"""Variance as a share of the mean square, below which rows hardly differ: rounding to fp16 alone gives 4e-8, features
+of trained models 1e-2 and more."""
 _CHECK = {
     "text": "the model's pooling, tokenizer and weights",
     "image": "the model's preprocessing and weights",
