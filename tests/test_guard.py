@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import small_world
 import torch
+import yaml
 from PIL import Image
 
 import mel_cache
@@ -166,23 +167,21 @@ def test_pictures_of_the_same_pixels_are_the_same_input(tmp_path):
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    """A dataset, and a BERT whose last LayerNorm forgets what it reads: the bias of its classes is all it gives."""
+    """A dataset, and a CLIP whose last LayerNorm of texts forgets what it reads: its bias is all that is left."""
     root = tmp_path_factory.mktemp("guard")
     small_world.write(root / "data")
     profile = small_world.profile(root)
-    constant = shutil.copytree(root / "bert", root / "constant")
+    constant = shutil.copytree(root / "open_clip_model", root / "constant")
     from safetensors.torch import load_file, save_file
 
-    state = load_file(constant / "model.safetensors")
-    for name, value in state.items():
-        if name.endswith("layer.1.output.LayerNorm.weight"):
-            value.zero_()
-        if name.endswith("layer.1.output.LayerNorm.bias"):
-            value.copy_(torch.arange(len(value)) / 10)
-    save_file(state, constant / "model.safetensors", {"format": "pt"})
-    text = profile.read_text().replace("model: bert", "model: constant")
-    assert "constant" in text
-    profile.write_text(text)
+    (file,) = constant.glob("*.safetensors")
+    state = load_file(file)
+    state["ln_final.weight"].zero_()
+    state["ln_final.bias"].copy_(torch.arange(1, 1 + len(state["ln_final.bias"])) / 10)
+    save_file(state, file)
+    content = yaml.safe_load(profile.read_text())
+    content["features"]["clip_text"]["model"] = "constant"
+    profile.write_text(yaml.safe_dump(content))
     return mel_cache.DatasetJob(name="small", data_dir=root / "data", work_dir=root / "work", profile=str(profile))
 
 
@@ -193,41 +192,41 @@ def extract(job, *features, accept=()):
 
 def test_a_model_that_gives_one_row_ends_the_extraction_and_its_rows_stay_unless_accepted(job):
     with pytest.raises(UserError) as error:
-        extract(job, "text_tokens", "clip_text")
+        extract(job, "clip_text", "text_tokens")
     lines = str(error.value).splitlines()
-    assert len(lines) == 4 and all("text_tokens" in line and "--accept text_tokens" in line for line in lines)
-    assert lines[0].startswith("entity.text_tokens.name_sep_attributes, output tokens: all 12 rows are equal; ")
+    assert len(lines) == 4 and all("clip_text" in line and "--accept clip_text" in line for line in lines)
+    assert lines[0].startswith("entity.clip_text.name_sep_attributes, output tokens: all 12 rows are equal; ")
     assert not list((job.work_dir / "receipts").glob("ExtractFeatures-*"))
-    (store,) = (Store.open(path) for path in (job.work_dir / "cache").glob("text_tokens-*"))
+    (store,) = (Store.open(path) for path in (job.work_dir / "cache").glob("clip_text-*"))
     rows = store.rows
     assert rows > 40
-    found = extract(job, "text_tokens", "clip_text", accept=("text_tokens",))
-    assert found.extraction.features["text_tokens"].extracted == 0, "what was extracted is used"
-    assert "kept although mention.text_tokens.mention_sep_sentence, output pooled: all 40 rows are equal" in found.text
-    assert "clip_text.name" not in found.text.replace("\n", " ").partition("kept")[2]
-    again = extract(job, "text_tokens", "clip_text")
+    found = extract(job, "clip_text", "text_tokens", accept=("clip_text",))
+    assert found.extraction.features["clip_text"].extracted == 0, "what was extracted is used"
+    assert "kept although mention.clip_text.mention_sep_sentence, output pooled: all 40 rows are equal" in found.text
+    assert "text_tokens.name" not in found.text.replace("\n", " ").partition("kept")[2]
+    again = extract(job, "clip_text", "text_tokens")
     assert again.text == found.text, "accepted once, for this receipt"
 
 
 def test_rows_stored_earlier_are_looked_at_too(job):
-    extract(job, "text_tokens", accept=("text_tokens",))
+    extract(job, "clip_text", accept=("clip_text",))
     for path in Paths(job.work_dir).receipts.glob("Extract*"):
         path.unlink()
     with pytest.raises(UserError, match="all 40 rows are equal"):
-        extract(job, "text_tokens")
+        extract(job, "clip_text")
 
 
 def test_an_accepted_feature_that_the_profile_lacks_is_refused(job):
     with pytest.raises(UserError, match=r"no feature 'clip_txt'; did you mean 'clip_text'"):
-        extract(job, "clip_text", accept=("clip_txt",))
+        extract(job, "text_tokens", accept=("clip_txt",))
 
 
 def test_the_command_takes_the_same_option(job):
-    arguments = ["--features", "text_tokens", "--work-dir", str(job.work_dir / "command"), "--dataset", "small"]
+    arguments = ["--features", "clip_text", "--work-dir", str(job.work_dir / "command"), "--dataset", "small"]
     arguments += ["--data-dir", str(job.data_dir), "--profile", job.profile]
     code, said = commands.run("ExtractFeatures", *arguments)
     assert code != 0 and "output pooled: all 40 rows are equal" in said and "Traceback" not in said
-    code, said = commands.run("ExtractFeatures", *arguments, "--accept", "text_tokens")
-    assert code == 0 and "kept although mention.text_tokens" in said, said
+    code, said = commands.run("ExtractFeatures", *arguments, "--accept", "clip_text")
+    assert code == 0 and "kept although mention.clip_text" in said, said
     receipts = list((job.work_dir / "command" / "receipts").glob("ExtractGroup-*"))
     assert json.loads(Path(receipts[0]).read_text())["result"]["accepted"]
