@@ -23,7 +23,7 @@ from foundation.errors import UserError
 from linking import Hints, Linker, answers, incoming, mentions
 from linking.contracts import Calibration, Fit, LinkJob
 from linking.linker import NOTES
-from pipeline.candidates.contracts import GivenSource, TypedNameSource
+from pipeline.candidates.contracts import GivenSource, NameSource, TypedNameSource
 from pipeline.candidates.registry import source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,6 +146,16 @@ def test_what_stands_beside_a_mention_does_not_change_its_answer(world, tmp_path
         [[entity["score"] for entity in answer["entities"]] for answer in answers] for answers in (by_one, together)
     ]
     assert np.allclose(*scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("phrase", ["ancient ship", "The Harbour Powers", "Old Ship"])
+def test_an_entity_is_found_by_any_of_its_names(world, phrase):
+    linker = Linker.load(world[1]["drin"])
+    scorer = linker.scorer
+    scorer.sources = [source(NameSource())]
+    scorer.run = dataclasses.replace(scorer.run, options=dataclasses.replace(scorer.run.options, k=1))
+    expected = "Q7" if phrase == "Old Ship" else "Q6"
+    assert [entity.id for entity in linker.link(f"Then {phrase} was seen.", phrase).entities] == [expected]
 
 
 def test_candidates_that_come_with_a_mention_and_those_of_its_type_are_taken_where_the_run_takes_them(world):
