@@ -2,10 +2,14 @@
 today's."""
 
 import contextlib
+import ctypes
 import errno
+import functools
 import hashlib
 import math
+import mmap
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +36,7 @@ NOT_ITS_FAULT = {
     errno.ETIMEDOUT,
     errno.EINTR,
 }
+_MAP_FAILED = ctypes.c_void_p(-1).value
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -178,7 +183,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _arrays(path: Path, file: h5py.File) -> dict[str, Array]:
     # Read-only and shared: the pages belong to the page cache, not to this process.
-    raw = np.memmap(path, np.uint8, "r").view(np.ndarray)
+    raw = _mapped(path)
     arrays = {}
 
     def visit(name: str, item: Any) -> None:
@@ -187,6 +192,36 @@ def _arrays(path: Path, file: h5py.File) -> dict[str, Array]:
 
     file.visititems(visit)  # does not follow links that lead out of the file
     return arrays
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """The file's bytes as a read-only (n,) uint8 array over its pages, unmapped with the last view of it.
+
+    `mmap.mmap` before Python 3.13 keeps a descriptor for each map, so that a store of a thousand shards would use up a
+    process's descriptors. Raises `OSError` where the system cannot map it, `ValueError` for an empty file.
+    """
+    with open(path, "rb") as handle:
+        size = os.fstat(handle.fileno()).st_size
+        if size == 0:
+            raise ValueError("the file is empty")
+        place = _libc().mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, handle.fileno(), 0)
+    if place == _MAP_FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path))
+    pages = (ctypes.c_ubyte * size).from_address(place)
+    weakref.finalize(pages, _libc().munmap, place, size)
+    array: np.ndarray = np.ndarray((size,), np.uint8, memoryview(pages))
+    array.flags.writeable = False
+    return array
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    library = ctypes.CDLL(None, use_errno=True)
+    library.mmap.restype = ctypes.c_void_p
+    library.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
+    library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    return library
 
 
 def _plain(value: Any) -> Any:

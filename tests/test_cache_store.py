@@ -255,6 +255,32 @@ def test_open_stores_and_tables_read_the_same_in_another_process(tmp_path, metho
     assert len(pickle.dumps(table)) < 2000 and len(pickle.dumps(store)) < 500
 
 
+def test_an_open_store_holds_no_descriptors_and_its_pages_go_with_it(tmp_path):
+    filled(tmp_path, *([number] for number in range(80)))
+    code = """
+import gc, resource
+from pathlib import Path
+from cache.store import Store
+from cache.table import Table
+from cache_rows import keys_of
+import numpy as np
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+folder = next(Path(sys.argv[1]).glob("*/spec.json")).parent
+def maps():
+    return sum(".h5" in line for line in open("/proc/self/maps"))
+store = Store.open(folder)
+output = next(name for name, one in store.outputs.items() if not one.ragged)
+table = Table(store, output, keys_of(*range(80)), np.ones(80, bool))
+values = table.gather(np.arange(80))
+held = maps()
+del store, table
+gc.collect()
+print(held, maps(), values.shape[0])
+"""
+    done = run_python(code, tmp_path)
+    assert done.stdout.split() == ["80", "0", "80"], done.stderr
+
+
 def test_reading_a_whole_store_takes_no_memory_of_its_own(tmp_path):
     if not Path("/proc/self/status").exists():
         pytest.skip("RssAnon is told by Linux only")
