@@ -9,11 +9,12 @@ import checkpoints
 import numpy as np
 import pytest
 import torch
+from test_detectors import photograph
 from test_extractors import TEXTS, call, extractor, loaded, pictures
 
 from foundation.errors import UserError
 from pipeline.models import files as model_files
-from pipeline.models import torchvision_weights
+from pipeline.models import preprocess, torchvision_weights
 
 LIMITS = {"max_pixels": 1, "max_bytes": 1}
 
@@ -121,7 +122,58 @@ def test_pictures_are_normalised_as_the_models_own_library_does(saved, tmp_path,
         np.testing.assert_allclose([ours.mean(), ours.std()], [own.mean(), own.std()], atol=0.02)
 
 
-@pytest.mark.parametrize("told", [{"do_rescale": False}, {"rescale_factor": 1.0}, {"do_resize": False}])
+PROCESSORS = {
+    "ViT": {},
+    "Siglip": {},
+    "CLIP": {},
+    "DeiT": {},  # squashed to 256 × 256, then cropped
+    "DeiT of numbers": {"size": 256, "crop_size": 224, "do_center_crop": True},
+    "CLIP of numbers": {"size": 224, "crop_size": 224, "do_center_crop": True},
+    "Bit": {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}},  # as DINOv2's
+    "ConvNext": {"size": {"shortest_edge": 224}},
+    "ConvNext of 384": {"size": {"shortest_edge": 384}},  # nothing is cut off
+    "PoolFormer": {},
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_pictures_are_scaled_and_cropped_as_the_models_own_library_does(tmp_path, name):
+    """Pixel by pixel, also where half a pixel decides where the crop begins."""
+    import transformers
+
+    family = name.split()[0]
+    own = {"Bit": "dinov2", "DeiT": "deit", "ViT": "vit"}.get(family, family.lower())
+    written = getattr(transformers, f"{family}ImageProcessor")().to_dict() | PROCESSORS[name]
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(written))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": own}))
+    files = model_files.ModelFiles(name, tmp_path, "transformers", {"model_type": own}, (), ())
+    prepare = preprocess.from_transformers(files.preprocessor(), name)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    for photo in (photograph("bus.jpg"), photograph("zidane.jpg")):
+        ours = (np.asarray(prepare(photo)) / 255 - np.array(prepare.mean)) / np.array(prepare.std)
+        theirs = np.asarray(processor(photo, return_tensors="np")["pixel_values"][0]).transpose(1, 2, 0)
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).max() < 0.03 and np.abs(ours - theirs).mean() < 1e-3, "a rounding of Pillow's"
+
+
+def test_what_a_crop_does_not_change_keeps_its_identity():
+    usual = {"size": (224, 224), "resize": 224, "interpolation": "bicubic", "mean": (0, 0, 0), "std": (1, 1, 1)}
+    assert preprocess.Preprocess(**usual).to_json() == usual, "open_clip's and torchvision's"
+    assert preprocess.Preprocess(**usual, centre="down").to_json() == {**usual, "centre": "down"}
+    squashed = {"size": {"height": 32, "width": 32}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    assert set(preprocess.from_transformers(squashed, "here").to_json()) == set(usual), "nothing is cut off"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"do_flip_channel_order": True},
+        {"include_top": True},
+        {"do_rescale": False},
+        {"rescale_factor": 1.0},
+        {"do_resize": False},
+    ],
+)
 def test_a_preparation_that_is_not_ours_is_refused(saved, tmp_path, told):
     folder = changed(shutil.copytree(saved(checkpoints.hf_vit), tmp_path / "model"), "preprocessor_config.json", **told)
     with pytest.raises(UserError, match=f"says {next(iter(told))} .*not supported"):

@@ -239,6 +239,12 @@ class PictureExtractor(Extractor):
         """See `Extractor.parts_of_runner`; the runner decodes the pictures."""
         return {"decoder": contracts.DECODER_VERSION}
 
+    @classmethod
+    def revised(cls, options: Any, config: Mapping[str, Any]) -> bool:
+        """See `Extractor.revised`: pictures for models of transformers, whose centre crop earlier releases began up to
+        a pixel beside the library's."""
+        return "model_type" in config
+
     @abstractmethod
     def prepare(self, image: Any) -> Any:
         """What this model sees of an upright RGB `PIL.Image` of any size: usually (H, W, 3) uint8.

@@ -146,7 +146,8 @@ def request(profile: Profile, listed: Iterable[Want], demo: Path | None) -> dict
         options = extractors.check_options(profile.feature(name), _where(profile))
         named = kinds[name].references(options)
         states = [model_files.stamp(reference, profile.source, demo) for reference in named]
-        if named and kinds[name].revised(options, model_files.configuration(named[0], profile.source, demo)):
+        configurations = [model_files.configuration(reference, profile.source, demo) for reference in named]
+        if any(kinds[name].revised(options, config) for config in configurations):
             states[0].append("revised")
         return states[0] if len(states) == 1 else states
 

@@ -51,11 +51,6 @@ class ImagePatches(pictures.Backbone):
             "transformers ViT is expected"
         )
 
-    @classmethod
-    def revised(cls, options: base.Options, config: Mapping[str, Any]) -> bool:
-        """See `Extractor.revised`: CLIP's vector, which earlier releases took before its last LayerNorm."""
-        return config.get("model_type") == "clip_vision_model"
-
     def possible(self) -> dict[str, Output]:
         layout = self._layout()
         tokens = (

@@ -116,13 +116,16 @@ class ModelFiles:
             raise UserError(
                 f"model {self.reference!r}: {path} is not a JSON object; save the model's image processor again"
             )
-        if stated.keys() >= _STATED:
+        # Of one number, the library knows whether the shorter side or both sides are meant.
+        number = stated.get("do_center_crop") is True and isinstance(stated.get("size"), int)
+        if stated.keys() >= _STATED and not number:
             return stated
         from transformers import AutoImageProcessor
 
         try:
             processor = AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
-            return {**json.loads(processor.to_json_string()), **stated}
+            own = json.loads(processor.to_json_string())
+            return {**own, **stated, **({"size": own["size"]} if number else {})}
         except Exception as error:
             raise refused(self, error) from error
 

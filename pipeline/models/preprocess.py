@@ -1,8 +1,9 @@
 """Resizing, cropping and normalising pictures as the model's own library would, stated as plain numbers."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Preprocess:
     """size: (height, width) the model sees.
 
-    resize: pixels of the shorter side before the centre crop; None: squash to `size` at once.
+    resize: pixels of the shorter side before the centre crop; None: squash to `size` at once. squash: (height, width)
+    to squash to before the centre crop. centre: how half a pixel is rounded where the crop begins, `even` (torchvision)
+    or `down` (transformers).
     """
 
     VERSION: ClassVar[int] = 1
@@ -27,14 +30,20 @@ class Preprocess:
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    squash: tuple[int, int] | None = None
+    centre: Literal["even", "down"] = "even"
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """All that decides the numbers; options that came later, only where they are not at their defaults."""
+        later = {"squash": None, "centre": "even"}
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """RGB picture → (H, W, 3) uint8."""
         height, width = self.size
         resample = _INTERPOLATION[self.interpolation]
+        if self.squash is not None:
+            return self._centre(image.resize(self.squash[::-1], resample))
         if self.resize is None:
             return np.asarray(image.resize((width, height), resample))
         # Of a strip, a thousand times as long as wide, the middle that is kept at the end is cut first: the rest would
@@ -49,8 +58,13 @@ class Preprocess:
         scaled = (across, down)
         if image.size != scaled:
             image = image.resize(scaled, resample)
-        # A centre crop; a crop larger than the picture is filled with black, as torchvision does.
-        left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
+        return self._centre(image)
+
+    def _centre(self, image: Image.Image) -> np.ndarray:
+        """The centre crop; one larger than the picture is filled with black, as torchvision does."""
+        height, width = self.size
+        halves = (image.width - width) / 2, (image.height - height) / 2
+        left, top = (round(half) if self.centre == "even" else math.floor(half) for half in halves)
         return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
@@ -146,27 +160,37 @@ def from_open_clip(config: Mapping[str, Any], image_size: Any, where: str) -> Pr
 def from_transformers(config: Mapping[str, Any], where: str) -> Preprocess:
     """From `ModelFiles.preprocessor` of a transformers model (shortest edge and centre crop, plain resize, or
     ConvNeXt's crop fraction)."""
-    for key, usual in {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255}.items():
+    usual_steps = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255}
+    usual_steps |= {"do_flip_channel_order": False, "include_top": False}  # of MobileViT, of EfficientNet
+    for key, usual in usual_steps.items():
         if key in config and config[key] != usual and not (key == "rescale_factor" and abs(config[key] - usual) < 1e-6):
             raise UserError(
                 f"{where}: preprocessor_config.json says {key} {config[key]!r}, which is not supported; expected "
                 f"{usual!r}"
             )
-    size = config["size"]
-    target = _pair(config.get("crop_size", size) if config.get("do_center_crop") else size, where)
+    size, cropped = config["size"], bool(config.get("do_center_crop"))
+    target = _pair(config.get("crop_size", size) if cropped else size, where)
     resize: int | None = None
-    if config.get("crop_pct") is not None and min(target) < 384:
+    squash: tuple[int, int] | None = None
+    if config.get("crop_pct") is not None and isinstance(size, Mapping) and "shortest_edge" in size:
+        # ConvNeXt's rule: from 384 pixels on, the picture is squashed and nothing is cut off.
+        resize = int(min(target) / float(config["crop_pct"])) if min(target) < 384 else None
+    elif config.get("crop_pct") is not None and min(target) < 384:
         resize = int(min(target) / float(config["crop_pct"]))
     elif isinstance(size, Mapping) and "shortest_edge" in size:
         resize = int(size["shortest_edge"])
-    elif config.get("do_center_crop") and isinstance(size, int):
+    elif cropped and isinstance(size, int):
         resize = size
+    elif cropped and _pair(size, where) != target:
+        squash = _pair(size, where)
     return Preprocess(
         size=target,
         resize=resize,
         interpolation=_interpolation(config["resample"], where),
         mean=_triple(config["image_mean"] if config.get("do_normalize", True) else (0, 0, 0), where),
         std=_triple(config["image_std"] if config.get("do_normalize", True) else (1, 1, 1), where),
+        squash=squash,
+        centre="even" if resize is None and squash is None else "down",
     )
 
 
