@@ -9,6 +9,7 @@ import torch
 from cache.inputs import Side
 from cache.store import Store
 from foundation import device as devices
+from foundation.checksums import check_run
 from foundation.errors import UserError
 from foundation.progress import Bar
 from heads.base import Head, make_head
@@ -23,11 +24,13 @@ def load_head(folder: Path, device: torch.device, blocks: Path | None = None) ->
     """The head of a finished run, ready to score. blocks: of the CLIP that learned prompts go through, for the stage
     that learned them.
 
-    What a stored run has besides and no score reads is left there. Raises `UserError` where the folder holds none.
+    What a stored run has besides and no score reads is left there. Raises `UserError` where the folder holds none, or
+    one that has changed since.
     """
     path = folder / "model.safetensors"
     if not path.exists():
         raise UserError(f"{path}: no such file; train that head first (TrainHead)")
+    check_run(folder, path.name)
     tensors, state = read_tensors(path)
     shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
     head = make_head(state["method"], stored_config(state["method"], state["config"]), shapes, blocks)

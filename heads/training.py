@@ -15,6 +15,7 @@ import torch
 
 from cache.store import Store
 from foundation import device as devices
+from foundation.checksums import changed, checksums
 from foundation.errors import UserError
 from foundation.files import fault_point, read_json, write_json
 from foundation.progress import Bar
@@ -35,12 +36,13 @@ def train(job: TrainingJob) -> TrainingResult:
     end.
 
     Writes model.safetensors, metrics.json, predictions.parquet, history.json and tensorboard/ to the run's folder, and
-    run.json when all of them are there; a run that is complete is read, not trained again. Raises `UserError`.
+    run.json when all of them are there; a run that is complete, with the bytes that run.json has the checksums of, is
+    read, not trained again. Raises `UserError`.
     """
     digest = job_digest(job)
     if (job.out / "run.json").exists() and all((job.out / name).exists() for name in OUTPUTS):
         run = read_json(job.out / "run.json")
-        if run["job"] == digest:
+        if run["job"] == digest and not changed(job.out, run.get("sha256", {})):
             return _result(job.out, run)
     device = devices.choose(job.compute.device)
     with devices.repeatable(job.compute.threads):
@@ -91,6 +93,7 @@ def _train(job: TrainingJob, digest: str, device: str) -> TrainingResult:
         "resumed_after": trainer.state.resumed,
         "parameters": head.trainable,
         "gold_forced_in": list(bundle.forced),
+        "sha256": checksums(out, OUTPUTS),
         "pairs_per_second": evaluation.pairs_per_second if evaluation else None,
         "seconds": {
             "load": round(loaded - started, 3),

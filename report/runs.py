@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foundation.checksums import check_run
 from foundation.errors import UserError
 from foundation.files import read_json
 from foundation.paths import Paths
@@ -140,11 +141,12 @@ class Experiment:
 
 
 def read_run(folder: Path) -> Run:
-    """The run in a folder. Raises `UserError` where no finished one is there."""
+    """The run in a folder. Raises `UserError` where no finished one is there, or a file of it has changed since."""
     if not (folder / "metrics.json").exists():
         raise UserError(
             f"{folder}: no finished run there (no metrics.json); name the folder that TrainHead printed as `run:`"
         )
+    check_run(folder, "metrics.json", "predictions.parquet", "history.json")
     record = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
     metrics = read_json(folder / "metrics.json")
     if "gold_forced_in" not in record:  # a run of before: its figures have no label yet

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -29,6 +30,7 @@ from heads.evaluation import measure
 from heads.loop import Trainer
 from heads.metrics import dev_half
 from heads.runs import load_run
+from report.runs import read_run
 
 COMPARED = ("model.safetensors", "metrics.json", "history.json", "predictions.parquet")
 
@@ -205,6 +207,27 @@ def test_stopping_looks_at_one_half_of_dev_alone(world, tmp_path):
         histories[name] = (out / "history.json").read_bytes()
     assert histories["calibrate"] == (job.out / "history.json").read_bytes()
     assert {row["dev MRR"] for row in json.loads(histories["choose"])["epochs"]} == {0.0}
+
+
+@pytest.mark.parametrize("name", training.OUTPUTS)
+def test_a_file_of_a_run_that_changed_is_noticed_and_training_again_mends_it(world, tmp_path, name):
+    trained, _, _ = world
+    shutil.copytree(trained.out, tmp_path / "run")
+    job, before = replace(trained, out=tmp_path / "run"), (trained.out / name).read_bytes()
+    record = json.loads((job.out / "run.json").read_text())
+    record["job"] = training.job_digest(job)
+    (job.out / "run.json").write_text(json.dumps(record))
+    training.train(job)
+    assert json.loads((job.out / "run.json").read_text()) == record, "what is whole is not trained again"
+    damaged = bytearray(before)
+    damaged[len(damaged) // 2] ^= 1
+    (job.out / name).write_bytes(damaged)
+    with pytest.raises(UserError, match=rf"{name} is not what training wrote .*delete this file and run the TrainHead"):
+        load_run(job) if name == "model.safetensors" else read_run(job.out)
+    training.train(job)
+    assert (job.out / name).read_bytes() == before
+    load_run(job)
+    read_run(job.out)
 
 
 def test_patience_ends_a_run_that_gets_no_better(world, tmp_path):
