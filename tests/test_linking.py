@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from cache.store import Store
+from foundation.checksums import checksums
 from foundation.contracts import from_json
 from foundation.errors import UserError
 from linking import Hints, Linker, answers, calibration, incoming, mentions
@@ -279,6 +280,11 @@ def test_a_head_that_was_trained_on_other_features_is_refused_with_both_identiti
     trained = said["features"]["mention text"]
     said["features"]["mention text"] = "f" * len(trained)
     write_tensors(path, tensors, said)
+    with pytest.raises(UserError, match="is not what training wrote"):
+        Linker.load(path.parent)
+    record = json.loads((path.parent / "run.json").read_text())
+    record["sha256"] |= checksums(path.parent, [path.name])
+    (path.parent / "run.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="f" * 16) as told:
         Linker.load(path.parent)
     assert trained[:16] in str(told.value)
