@@ -32,6 +32,7 @@ FIRST = (
     "test_explore",
     "test_docs_commands",
     "test_demo_run",
+    "test_docs_figures",
     "test_dsmip_run",
     "test_enhance_tasks",
     "test_progress",
