@@ -84,7 +84,10 @@ class TrainingJob:
 
 
 Figures = Mapping[str, int | float]
-"""Of one part of a split: n, its mentions; H@1, …, MRR and recall as fractions of 1; MR, a rank."""
+"""Of one part of a split: n, its mentions; H@1, …, MRR and recall as fractions of 1; MR, a rank. Of a head with a gate,
+under its first protocol, `takes EXPERT`: how often an expert is taken for the ten best entities, as a fraction of 1."""
+TAKES = "takes "
+"""Before an expert's name in a figure's."""
 Metrics = Mapping[str, Mapping[str, Mapping[str, Figures]]]
 """split -> protocol (`heads.protocols.protocol_name`) -> part -> figures, as metrics.json holds them."""
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from foundation.files import write_atomic
 from foundation.progress import Bar
 from heads.base import Head
-from heads.contracts import Figures, Metrics
+from heads.contracts import TAKES, Figures, Metrics
 from heads.data import Bundle
 from heads.metrics import figures, parts, rank_in_lists, rerank
 from heads.protocols import protocol_name
@@ -47,13 +47,14 @@ class Measurement:
 @dataclass(frozen=True)
 class _Measured:
     """index (m,): rows of the mentions. ranks: protocol -> (m,), 0 where there is none. top (m, d): rows of the best
-    entities, -1 past the last."""
+    entities, -1 past the last. experts: those that a gate chooses among, whose numbers `of_top["expert"]` holds."""
 
     index: np.ndarray
     ranks: Mapping[str, np.ndarray]
     top: np.ndarray
     of_top: Scores
     of_gold: Scores
+    experts: tuple[str, ...] = ()
 
 
 def measure(head: Head, bundle: Bundle, quiet: bool = True) -> Measurement:
@@ -91,7 +92,7 @@ def measure(head: Head, bundle: Bundle, quiet: bool = True) -> Measurement:
             name: np.where(place >= 0, np.take_along_axis(values, place.clip(0), 1), np.nan)
             for name, values in scores.items()
         }
-    measured = _Measured(index, ranks, top, of_top, of_gold)
+    measured = _Measured(index, ranks, top, of_top, of_gold, head.experts if "expert" in of_top else ())
     return Measurement(
         metrics=_metrics(bundle, measured, listed),
         predictions=_predictions(bundle, measured),
@@ -121,6 +122,8 @@ def _metrics(bundle: Bundle, measured: _Measured, listed: np.ndarray) -> Metrics
         result[split] = {}
         for protocol, values in measured.ranks.items():
             by_part = {name: figures(values[mask & here], listed[mask & here]) for name, mask in masks.items()}
+            if not result[split]:  # the best entities are those of the first protocol
+                by_part = {name: part | _taken(measured, masks[name] & here) for name, part in by_part.items()}
             by_part |= {
                 "NIL": {"n": int((here & (gold == -1)).sum())},
                 "gold outside the KB": {"n": int((here & (gold == -2)).sum())},
@@ -128,6 +131,13 @@ def _metrics(bundle: Bundle, measured: _Measured, listed: np.ndarray) -> Metrics
             named = protocol_name(protocol, split in bundle.forced)
             result[split][named] = {name: part for name, part in by_part.items() if part["n"] or name == "all"}
     return result
+
+
+def _taken(measured: _Measured, here: np.ndarray) -> dict[str, float]:
+    """How often a gate takes each expert for the best entities of the mentions `here` (m,) bool, as a share of 1."""
+    taken = measured.of_top["expert"][here][measured.top[here] >= 0] if measured.experts and here.any() else []
+    shares = {name: float(np.mean(taken == number)) for number, name in enumerate(measured.experts)}
+    return {f"{TAKES}{name}": share for name, share in shares.items()} if len(taken) else {}
 
 
 def _predictions(bundle: Bundle, measured: _Measured) -> dict[str, Any]:

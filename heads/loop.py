@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foundation.device import autocast
 from foundation.errors import UserError
@@ -56,18 +56,27 @@ class Trainer:
     best: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """AdamW, weight decay on matrices alone; `parameters`: their names in the optimiser's order."""
+        """AdamW, weight decay on matrices alone; `parameters`: their names in the optimiser's order; `rates`: step size
+        of each of its groups."""
         config = self.head.config
-        named = sorted(self.head.named_parameters(), key=lambda pair: pair[1].ndim < 2)
-        matrices = [parameter for _, parameter in named if parameter.ndim >= 2]
-        others = [parameter for _, parameter in named if parameter.ndim < 2]
-        self.parameters = [name for name, _ in named]
+        groups: dict[tuple[bool, float], list[tuple[str, nn.Parameter]]] = {
+            (False, config.lr): [],
+            (True, config.lr): [],
+        }
+        for name, parameter in self.head.named_parameters():
+            groups.setdefault((parameter.ndim < 2, config.lr_of(name)), []).append((name, parameter))
+        ordered = sorted(groups.items(), key=lambda group: group[0])
+        self.parameters = [name for _, named in ordered for name, _ in named]
+        self.rates = [rate for (_, rate), _ in ordered]
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": matrices, "weight_decay": config.weight_decay},
-                {"params": others, "weight_decay": 0.0},
+                {
+                    "params": [parameter for _, parameter in named],
+                    "weight_decay": 0.0 if vector else config.weight_decay,
+                    "lr": rate,
+                }
+                for (vector, rate), named in ordered
             ],
-            lr=config.lr,
             eps=config.eps,
         )
 
@@ -121,8 +130,8 @@ class Trainer:
         for step, (index, batch) in enumerate(zip(batches, prefetch(range(len(batches)), read), strict=True)):
             if config.lr_decay:
                 left = 1 - (max(0, epoch - 1) + step / len(batches)) / config.epochs
-                for group in self.optimizer.param_groups:
-                    group["lr"] = config.lr * left
+                for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                    group["lr"] = rate * left
             with autocast(device.type, self.precision):
                 loss, parts = head.loss(batch)
             self.optimizer.zero_grad(set_to_none=True)

@@ -5,9 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def in_batch_cross_entropy(scores: Tensor, gold: Tensor, copies: bool = False, own: Tensor | None = None) -> Tensor:
-    """Cross-entropy of each mention's gold against the other mentions' golds, mean over mentions; eq. 20 and 21 of
-    MIMIC, no temperature.
+def in_batch_cross_entropy(
+    scores: Tensor, gold: Tensor, copies: bool = False, own: Tensor | None = None, *, mean: bool = True
+) -> Tensor:
+    """Cross-entropy of each mention's gold against the other mentions' golds, mean over mentions or (B,) without
+    `mean`; eq. 20 and 21 of MIMIC, no temperature.
 
     scores (B, E) over the batch's distinct entities, gold (B,) columns of it; an entity that is nobody's gold is a
     negative of every mention. copies: whether other mentions' copies of a mention's own gold count among its negatives.
@@ -20,7 +22,9 @@ def in_batch_cross_entropy(scores: Tensor, gold: Tensor, copies: bool = False, o
     drawn = torch.ones(scores.shape[1], dtype=torch.bool, device=gold.device).index_fill_(0, gold, False)
     beside = [] if own is None else [own.float()]
     return F.cross_entropy(
-        torch.cat([pairs, scores[:, drawn].float(), *beside], 1), torch.arange(len(gold), device=gold.device)
+        torch.cat([pairs, scores[:, drawn].float(), *beside], 1),
+        torch.arange(len(gold), device=gold.device),
+        reduction="mean" if mean else "none",
     )
 
 

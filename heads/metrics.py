@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from foundation.tables import as_text, text_table
-from heads.contracts import Figures, Metrics
+from heads.contracts import TAKES, Figures, Metrics
 
 CUTOFFS = (1, 3, 5, 10, 20)
 TIE = 1e-5
@@ -104,7 +104,15 @@ def table(metrics: Metrics) -> str:
         parts_rows = [[f"{split}  {protocol}, by part", *[""] * len(names)]]
         parts_rows += [[name, *_cells(values, names)] for name, values in parts.items() if name != "all"]
     blank = [""] * (len(names) + 1)
-    return as_text(text_table(["", *names], [*rows, blank, *parts_rows]))
+    text = as_text(text_table(["", *names], [*rows, blank, *parts_rows]))
+    return "\n".join([text, *(_experts_line(split, protocols) for split, protocols in metrics.items())]).rstrip()
+
+
+def _experts_line(split: str, protocols: Mapping[str, Mapping[str, Figures]]) -> str:
+    """How often a gate takes each of its experts; empty for a head without one."""
+    figures = next(iter(protocols.values()))["all"]
+    taken = [f"{name.removeprefix(TAKES)} {value:.1%}" for name, value in figures.items() if name.startswith(TAKES)]
+    return f"{split}, experts taken for the ten best of each mention: {', '.join(taken)}" if taken else ""
 
 
 def _cells(values: Figures, names: list[str]) -> list[str]:

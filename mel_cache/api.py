@@ -36,6 +36,7 @@ from mel_cache.contracts import (
 from mel_cache.steps import Done, Prepared, Run, Setup, Step
 from pipeline.candidates.contracts import CandidateLists, ListOptions
 from pipeline.candidates.specs import vector_features
+from pipeline.demo.contracts import WORLDS
 from pipeline.extraction import wants
 from pipeline.extraction.contracts import Extraction, Plan
 from pipeline.pairs.contracts import PairFeature
@@ -222,8 +223,8 @@ class _Work:
     def prepared(self) -> Prepared:
         job = self.job
         steps.check_label(job.name)
-        if job.name == "demo" and job.data_dir is None:
-            world = steps.demo_world(self.paths, job.demo_seed)
+        if job.name in WORLDS and job.data_dir is None:
+            world = steps.demo_world(self.paths, job.demo_seed, job.name)
             self.ensure(world)
             folder = self.paths.demo("world", world.digest)
         elif job.data_dir is None:

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 class DatasetJob:
     """A dataset to prepare, and what everything made from it works with.
 
-    name: a free label; `demo` is the embedded dataset. data_dir: folder with its files (not for demo). work_dir:
-    folder that everything is written to. profile: shipped profile or YAML file, which says what model stands behind
-    each feature. format: jsonl, mimic, ghmfc, wikidiverse or fissfuse; None: recognised. options: of the layout.
+    name: a free label; `demo` and `demo-noise` are the embedded datasets. data_dir: folder with its files (not for
+    those). work_dir: folder that everything is written to. profile: shipped profile or YAML file, which says what model
+    stands behind each feature. format: jsonl, mimic, ghmfc, wikidiverse or fissfuse; None: recognised. options: of the
+    layout.
     max_bad_images, max_bad_records: share of the listed pictures that may be missing or broken, of the records that may
     be malformed. runtime: device, precision and batches
     of all that runs models. demo_seed: of the demo's world and encoders.

@@ -38,7 +38,7 @@ from pipeline.datasets.contracts import (
     Limits,
     PrepareJob,
 )
-from pipeline.demo.contracts import DemoJob
+from pipeline.demo.contracts import DEMO, DemoJob
 from pipeline.enhance import output
 from pipeline.extraction import wants
 from pipeline.extraction.contracts import Account, Extraction, ExtractionJob, ExtractionResult, Plan, Runtime
@@ -574,15 +574,15 @@ def search(setup: Setup, training: Training, plan: spaces.SearchPlan, study: Stu
     return Step("SearchHead", request, work)
 
 
-def demo_world(paths: Paths, seed: int) -> Step:
-    """Draw the embedded demo dataset."""
+def demo_world(paths: Paths, seed: int, name: str = DEMO) -> Step:
+    """Draw an embedded dataset. name: one of `WORLDS`."""
 
     def work(run: Run) -> Outcome:
         place = paths.demo("world", step.digest)
-        counts = run("pipeline.demo.world:draw_world", DemoJob(out=place, seed=seed), dict)
+        counts = run("pipeline.demo.world:draw_world", DemoJob(out=place, seed=seed, name=name), dict)
         return Outcome(counts, [place / "mentions.jsonl", place / "entities.jsonl"])
 
-    step = Step("DemoWorld", {"seed": seed}, work)
+    step = Step("DemoWorld", {"seed": seed, **({} if name == DEMO else {"world": name})}, work)
     return step
 
 

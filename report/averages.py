@@ -7,7 +7,7 @@ from typing import Any
 
 from foundation.files import read_json, write_atomic, write_json
 from foundation.tables import as_text, text_table
-from heads.contracts import Figures, Metrics
+from heads.contracts import TAKES, Figures, Metrics
 from report.contracts import AverageJob, AverageResult
 from report.runs import MEAN
 
@@ -29,7 +29,8 @@ class Average:
 
 @dataclass(frozen=True)
 class PartAverages:
-    """The averages of one part. n: its mentions. figures: those of `FIGURES` that every run has."""
+    """The averages of one part. n: its mentions. figures: those of `FIGURES` that every run has, and how often
+    a gate takes each expert."""
 
     n: int
     figures: Mapping[str, Average]
@@ -56,7 +57,8 @@ def averages(metrics: Sequence[Metrics]) -> Averages:
 
 
 def _part_averages(values: Sequence[Figures]) -> PartAverages:
-    shared = [name for name in FIGURES if all(name in one for one in values)]
+    known = [*FIGURES, *(name for name in values[0] if name.startswith(TAKES))]
+    shared = [name for name in known if all(name in one for one in values)]
     return PartAverages(int(values[0]["n"]), {name: Average.over([one[name] for one in values]) for name in shared})
 
 

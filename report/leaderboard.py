@@ -8,6 +8,7 @@ import numpy as np
 from foundation.errors import UserError
 from foundation.files import write_atomic
 from foundation.tables import Cell, TextTable, as_latex, as_markdown, as_text, terminal_width, text_table
+from heads.contracts import TAKES
 from heads.protocols import FORCED, RERANK, ordered, protocol_of
 from report.averages import FIGURES, Average, Averages, PartAverages, average_text, averages
 from report.combination import behind_best_part
@@ -42,21 +43,22 @@ class Standings:
     """Everything a leaderboard says. entries, text_only: of the job's runs, by their names.
 
     by_protocol: a table for each split, group and protocol. by_part, against_text: one for each group and kind of
-    lists; the latter empty without text-only runs. published: the papers' figures; none for ablations, which are set
-    against a reference.
+    lists; the latter empty without text-only runs. experts: None without a gate. published: the papers' figures; none
+    for ablations, which are set against a reference.
     """
 
     entries: Sequence[Entry]
     text_only: Mapping[str, Entry]
     by_protocol: Sequence[TextTable]
     by_part: Sequence[TextTable]
+    experts: TextTable | None
     against_text: Sequence[TextTable]
     costs: TextTable
     published: Sequence[TextTable]
 
     def tables(self) -> list[TextTable]:
         """All of them, in the order in which they are shown."""
-        listed = [*self.by_protocol, *self.by_part, *self.against_text, self.costs, *self.published]
+        listed = [*self.by_protocol, *self.by_part, self.experts, *self.against_text, self.costs, *self.published]
         return [table for table in listed if table is not None]
 
 
@@ -98,6 +100,7 @@ def make_standings(job: TablesJob) -> Standings:
         text_only=text_only,
         by_protocol=[table for split in job.splits for group in groups for table in standing_tables(group, split, job)],
         by_part=[by_part(alike, last) for group in groups for alike in _of_alike_lists(group, last)],
+        experts=experts_taken(entries, last),
         against_text=against_text(entries, text_only, last) if text_only else [],
         costs=costs(entries),
         published=[] if job.reference else [published(), *([published_by_text()] if job.entity_texts else [])],
@@ -280,6 +283,27 @@ def by_part(entries: Sequence[Entry], split: str) -> TextTable:
         rows,
         f"{split}, {protocol}, {f'{entries[0].group}, ' if entries[0].group else ''}H@1 by part",
         [reranked if protocol_of(protocol) == RERANK else ""],
+    )
+
+
+def experts_taken(entries: Sequence[Entry], split: str) -> TextTable | None:
+    """How often the gate of each experiment takes each expert, over all mentions and by group; None without a gate."""
+    names: dict[str, None] = {}
+    shares: list[tuple[str, int, dict[str, Average]]] = []
+    for entry in entries:
+        for part, one in next(iter(entry.averages[split].values())).items():
+            taken = {name: value for name, value in one.figures.items() if name.startswith(TAKES)}
+            if taken and (part == "all" or part.startswith(GROUP)):
+                shares.append((f"{entry.name}, {part.removeprefix(GROUP)}", one.n, taken))
+                names |= dict.fromkeys(taken)
+    if not names:
+        return None
+    rows = [[name, str(n), *(average_text(figure, taken.get(figure)) for figure in names)] for name, n, taken in shares]
+    return text_table(
+        ["", "n", *(name.removeprefix(TAKES) for name in names)],
+        rows,
+        f"{split}, experts taken",
+        ["How often the gate takes each expert for the ten best entities of a mention, in percent."],
     )
 
 

@@ -49,11 +49,26 @@ def run(states, blocks, heads, causal, prompts):
     return states
 
 
+def even(part):
+    """Mean 0 and variance 1; zeros stay zeros."""
+    centred = part - part.mean()
+    return centred / (centred.pow(2).mean() + 1e-12).sqrt()
+
+
+def likelihood(weights, each, gold):
+    """`-log sum_i pi_i p_i(gold)` of one mention. weights: pi. each: a list of scores per expert."""
+    total = 0.0
+    for weight, scores in zip(weights, each, strict=True):
+        total = total + weight * math.exp(scores[gold]) / sum(math.exp(score) for score in scores)
+    return -math.log(total)
+
+
 def gate(of_mention, of_entity, parts, allowed):
     """pi of one pair, section 3.3: two blocks per side, one FC over both, ReLU, softmax over the experts that are
-    allowed."""
+    allowed. of_mention, of_entity: the parts of f, each brought to mean 0 and variance 1."""
     hidden = []
     for side, read in (("mention", of_mention), ("entity", of_entity)):
+        read = torch.cat([even(part) for part in read])
         for layer in (0, 3):
             read = parts[f"sides.{side}.{layer}.weight"] @ read + parts[f"sides.{side}.{layer}.bias"]
             read = torch.where(read > 0, read, 0.01 * read)

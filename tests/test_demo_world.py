@@ -13,18 +13,28 @@ import pytest
 from PIL import Image
 
 from foundation.errors import UserError
+from foundation.paths import Paths
+from mel_cache import steps
+from mel_cache.commands.dataset import DemoWorld, PrepareDataset
+from pipeline.demo.contracts import WORLDS
 from pipeline.demo.drawing import FIGURES, draw, draw_boxed
 from pipeline.demo.folder import whole_folder
 from pipeline.demo.looks import KINDS, attributes
-from pipeline.demo.mentions import REGIMES, DemoMention
+from pipeline.demo.mentions import NOISY_REGIMES, REGIMES, DemoMention
 from pipeline.demo.pen import Pen
 from pipeline.demo.population import DemoEntity
-from pipeline.demo.world import World, build_world, make_world
+from pipeline.demo.sentences import POINTERS
+from pipeline.demo.world import World, build_world, make_world, with_noise, write_world
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
     return make_world(seed=0, n_entities=400, n_mentions=2500)
+
+
+@pytest.fixture(scope="module")
+def noisy(world) -> World:
+    return with_noise(world, 0)
 
 
 @pytest.fixture(scope="module")
@@ -249,3 +259,56 @@ def test_what_a_killed_build_left_is_swept_but_a_running_one_is_not(tmp_path):
 def test_a_world_too_small_for_its_regimes_is_refused():
     with pytest.raises(UserError, match="more entities"):
         make_world(seed=0, n_entities=2, n_mentions=100)
+
+
+def test_the_demos_records_are_the_same_to_the_byte_as_ever(small):
+    records = b"".join((small / name).read_bytes() for name in ("entities.jsonl", "mentions.jsonl"))
+    assert hashlib.sha256(records).hexdigest() == "ac554fadcb117cde7b6bae4527304dceadde7785f019fa5cf833408a360e2008"
+
+
+def test_the_noisy_world_has_the_demos_entities_and_mentions_of_its_own(world, noisy, tmp_path):
+    assert noisy.entities == world.entities and noisy.pictures_of == world.pictures_of
+    assert len(noisy.mentions) == len(world.mentions)
+    for split in ("train", "dev", "test"):
+        counts = Counter(mention.regime for mention in noisy.mentions if mention.split == split)
+        assert len({counts[regime] for regime in NOISY_REGIMES}) == 1 and counts[NOISY_REGIMES[0]] > 0
+    small = make_world(seed=3, n_entities=60, n_mentions=100)
+    for place in ("one", "two"):
+        write_world(tmp_path / place, with_noise(small, 3), 3)
+    assert digest(tmp_path / "one") == digest(tmp_path / "two")
+
+
+def test_where_the_text_misleads_it_names_somebody_else_and_the_picture_alone_tells(noisy):
+    by_id = {entity.id: entity for entity in noisy.entities}
+    for mention, picture in zip(noisy.mentions, noisy.picture_of, strict=True):
+        if mention.regime != "text-misleads":
+            continue
+        gold = by_id[mention.gold]
+        assert mention.shown is gold and picture is not None and picture.damage is None
+        assert noisy.pictures_of[gold.id] and noisy.pictures_of[gold.id][0].damage is None
+        assert not any(other is not gold and gold.looks_like(other) for other in noisy.entities)
+        assert mention.phrase in POINTERS
+        assert mention.sentence[mention.start : mention.start + len(mention.phrase)] == mention.phrase
+        assert not mention.stated and gold.name.casefold() not in mention.sentence.casefold()
+
+
+def test_where_the_picture_misleads_in_the_noisy_world_it_shows_another_kind(noisy):
+    kinds = {entity.id: entity.kind for entity in noisy.entities}
+    for mention in of_regime(noisy, "picture-misleads"):
+        assert isinstance(mention.shown, DemoEntity) and mention.shown.kind != kinds[mention.gold]
+        gold, others = rivals(noisy, mention)
+        assert not any(fits(mention, gold, rival) for rival in others)
+
+
+def test_the_demos_request_is_the_same_as_before_there_was_another_world(tmp_path):
+    paths = Paths(tmp_path)
+    assert steps.demo_world(paths, 0).digest.startswith("96f44fb48869b388")
+    assert steps.demo_world(paths, 0, "demo-noise").digest != steps.demo_world(paths, 0).digest
+
+
+def test_either_world_draws_its_own_files(tmp_path):
+    for name in WORLDS:
+        with pytest.raises(UserError, match=f"--data-dir: {name} makes its own files"):
+            PrepareDataset(dataset=name, data_dir=str(tmp_path), work_dir=str(tmp_path))
+        (world,) = PrepareDataset(dataset=name, work_dir=str(tmp_path)).needs()
+        assert isinstance(world, DemoWorld) and world.world == name

@@ -193,20 +193,6 @@ def test_clip_vectors_are_what_transformers_itself_gives(saved):
     np.testing.assert_allclose(call(loaded("clip_text", folder), TEXTS[1:])["pooled"], expected, atol=1e-5)
 
 
-def test_inner_states_of_a_causal_tower_do_not_ask_for_a_certain_tokenizer(saved, tmp_path):
-    """The demo's CLIP has one of its own."""
-    folder = shutil.copytree(saved(checkpoints.open_clip_model), tmp_path / "clip")
-    path = folder / "open_clip_config.json"
-    config = json.loads(path.read_text())
-    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "tokenizer.json"
-    path.write_text(json.dumps(config))
-    assert list(extractor("clip_layers_text", folder).writes) == ["ids", "embedding"]
-    config["model_cfg"]["text_cfg"]["no_causal_mask"] = True
-    path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="CLIP's own towers"):
-        extractor("clip_layers_text", folder)
-
-
 @pytest.mark.parametrize("make", [checkpoints.open_clip_model, checkpoints.hf_clip])
 def test_padded_states_are_those_that_the_library_itself_has_at_padding_positions(saved, make):
     folder = saved(make)

@@ -6,6 +6,8 @@ from dataclasses import replace
 import checkpoints
 import dsmip_reference as reference
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 from heads_world import build_job, head_rows, head_shapes, job_for
@@ -15,8 +17,9 @@ from foundation.errors import UserError
 from heads import training
 from heads.base import Batch, Ragged, Rows, make_head
 from heads.checkpoint import read_tensors
-from heads.config import load_config
+from heads.config import load_config, naming_options, stored_config, to_json
 from heads.config.dsmip import PROMPTED
+from heads.loop import Trainer
 from heads.methods._clip_blocks import Tower, read_towers, tower
 from heads.methods.dsmip import PromptExpert
 from pipeline.models.files import find
@@ -224,6 +227,14 @@ def gate_head(**options):
     return make_head("dsmip", config, head_shapes(config))
 
 
+def gate_inputs(side):
+    """The parts of f, (n, width) each in float64, zeros where absent."""
+    return [
+        (side.fixed(name) * side.fixed(f"{name.split('.')[0]}.ok")[:, None]).double()
+        for name in ("gate_text.embedding", "gate_image.pooled")
+    ]
+
+
 def test_the_gate_takes_the_expert_of_the_equations_and_gives_its_score():
     head = gate_head().eval()
     with torch.no_grad():
@@ -235,21 +246,12 @@ def test_the_gate_takes_the_expert_of_the_equations_and_gives_its_score():
         for name, tensor in head.state_dict().items()
         if name.startswith("gate.")
     }
-    read = [
-        torch.cat(
-            [
-                side["gate_text.embedding"] * side["gate_text.ok"][:, None],
-                side["gate_image.pooled"] * side["gate_image.ok"][:, None],
-            ],
-            1,
-        ).double()
-        for side in (mentions, entities)
-    ]
+    read = [gate_inputs(side) for side in (mentions, entities)]
     chosen = set()
     for b in range(7):
         for e in range(9):
             allowed = [True, bool(mentions["image.ok"][b] and entities["image.ok"][e]), True]
-            weights = reference.gate(read[0][b], read[1][e], parts, allowed)
+            weights = reference.gate([part[b] for part in read[0]], [part[e] for part in read[1]], parts, allowed)
             best = max(range(3), key=lambda number: weights[number])
             runner_up = sorted(weights)[-2]
             if weights[best] - runner_up > 1e-5:
@@ -280,15 +282,196 @@ def test_training_chooses_hard_and_learns_softly():
     assert preference.grad.abs().sum() > 0
 
 
+def test_the_gate_sees_a_part_of_its_input_however_small_its_numbers_are():
+    head = gate_head().eval()
+    mentions = head_rows(head.shapes, 6, 1)
+    smaller = Rows(mentions | {"gate_text.embedding": mentions["gate_text.embedding"] * 1e-3})
+    without = Rows(mentions | {"gate_text.embedding": mentions["gate_text.embedding"] * 0})
+    with torch.no_grad():
+        gates = [head.encode_mentions(rows)["gate"] for rows in (mentions, smaller, without)]
+    torch.testing.assert_close(gates[0], gates[1], rtol=1e-3, atol=1e-4)
+    assert (gates[0] - gates[2]).abs().max() > 0.05
+
+
+def test_the_gates_own_loss_is_the_likelihood_of_the_golds_under_its_weights():
+    head = gate_head(gate_loss="likelihood").eval()
+    mentions, entities = head_rows(head.shapes, 6, 1), head_rows(head.shapes, 6, 2)
+    with torch.no_grad():
+        head.scale.copy_(torch.tensor([0.3, -0.2, 0.1]))
+        _, parts = head.loss(Batch(mentions, entities, torch.arange(6)))
+        found = head.score_block(head.encode_mentions(mentions), head.encode_entities(entities))
+    of_gate = {
+        name.removeprefix("gate."): tensor.double()
+        for name, tensor in head.state_dict().items()
+        if name.startswith("gate.")
+    }
+    read = [gate_inputs(side) for side in (mentions, entities)]
+    expected = []
+    for b in range(6):
+        of_pairs = [
+            reference.gate(
+                [part[b] for part in read[0]],
+                [part[e] for part in read[1]],
+                of_gate,
+                [True, bool(mentions["image.ok"][b] and entities["image.ok"][e]), True],
+            )
+            for e in range(6)
+        ]
+        weights = [sum(pair[number] for pair in of_pairs) / 6 for number in range(3)]
+        each = [
+            (found[name][b].double() * head.scale[number].detach().double().exp()).tolist()
+            for number, name in enumerate(head.experts)
+        ]
+        expected.append(reference.likelihood([float(weight) for weight in weights], each, b))
+    assert float(parts["gate"]) == pytest.approx(sum(expected) / 6, rel=1e-5)
+
+
+@pytest.mark.parametrize("gate_loss", ["gumbel", "likelihood"])
+def test_a_step_moves_the_gate_the_factors_and_the_units_of_each_expert(gate_loss):
+    torch.manual_seed(2)
+    head = gate_head(gate_loss=gate_loss).train()
+    mentions, entities = head_rows(head.shapes, 24, 1), head_rows(head.shapes, 24, 2)
+    head.loss(Batch(mentions, entities, torch.arange(24)))[0].backward()
+    still = [name for name, one in head.named_parameters() if one.grad is None or not one.grad.abs().sum()]
+    assert not still
+
+
+def test_the_gates_own_loss_leaves_the_experts_alone():
+    head = gate_head(gate_loss="likelihood").train()
+    mentions, entities = head_rows(head.shapes, 24, 1), head_rows(head.shapes, 24, 2)
+    head.loss(Batch(mentions, entities, torch.arange(24)))[1]["gate"].backward()
+    moved = {name.split(".")[0] for name, one in head.named_parameters() if one.grad is not None}
+    assert moved == {"gate"}
+
+
+def test_with_noise_the_choice_at_test_time_is_drawn_from_pi_and_without_it_is_the_most_likely():
+    preference = torch.log(torch.tensor([[0.2, 0.3, 0.5]])).expand(4000, 3)
+    noisy, plain = gate_head(gate_noise=True).eval(), gate_head().eval()
+    torch.manual_seed(0)
+    shares = noisy._one_hot(preference).mean(0)
+    assert torch.allclose(shares, torch.tensor([0.2, 0.3, 0.5]), atol=0.03)
+    assert plain._one_hot(preference).mean(0).tolist() == [0.0, 0.0, 1.0]
+    mentions, entities = head_rows(noisy.shapes, 20, 1), head_rows(noisy.shapes, 20, 2)
+    with torch.no_grad():
+        sides = noisy.encode_mentions(mentions), noisy.encode_entities(entities)
+        drawn = [noisy.score_block(*sides)["expert"] for _ in range(2)]
+        fixed = [plain.score_block(*sides)["expert"] for _ in range(2)]
+    assert not torch.equal(*drawn) and torch.equal(*fixed)
+
+
+N_ENTITIES, WIDTH = 48, 16
+
+
+def half_and_half(count, random, known):
+    """Mentions of which each second one's text, and each other one's picture, is that of another entity. What tells
+    them apart is in the gate's text, whose numbers are a thousandth of its picture's.
+
+    known: the entities' text and picture vectors. Returns rows, golds, and whether a mention's text is its gold's.
+    """
+    gold = torch.randint(0, N_ENTITIES, (count,), generator=random)
+    other = (gold + torch.randint(1, N_ENTITIES, (count,), generator=random)) % N_ENTITIES
+    of_text = torch.rand(count, generator=random) < 0.5
+
+    def near(vectors, right):
+        shown = torch.where(right, gold, other)
+        return vectors[shown] + 0.3 * torch.randn(count, WIDTH, generator=random)
+
+    rows = side_rows(near(known["text"], of_text), near(known["image"], ~of_text), random)
+    rows["gate_text.embedding"][:, 0] += torch.where(of_text, 0.02, -0.02)
+    return rows, gold, of_text
+
+
+def side_rows(text, image, random):
+    """A side's columns from one vector of each modality per row."""
+    count = len(text)
+    lengths = torch.full((count,), 2)
+    roles = ("text", "image", "gate_text", "gate_image")
+    columns = {f"{role}.ok": torch.ones(count, dtype=torch.bool) for role in roles}
+    return Rows(
+        columns
+        | {
+            "text.tokens": Ragged(text.repeat_interleave(2, 0), lengths),
+            "text.pooled": text,
+            "image.tokens": image[:, None].expand(-1, 3, -1).contiguous(),
+            "image.pooled": image,
+            "gate_text.embedding": 0.01 * torch.randn(count, WIDTH, generator=random),
+            "gate_image.pooled": 10 * torch.randn(count, WIDTH, generator=random),
+        }
+    )
+
+
+def fitted(head, draw, steps):
+    """The head after some steps over drawn batches."""
+    optimizer = torch.optim.Adam(head.train().parameters(), lr=3e-3)
+    for _ in range(steps):
+        mentions, entities, gold = draw()
+        loss, _ = head.loss(Batch(mentions, entities, gold))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return head.eval()
+
+
+def test_where_text_decides_for_half_and_the_picture_for_half_the_gate_learns_to_choose():
+    random = torch.Generator().manual_seed(0)
+    known = {name: torch.randn(N_ENTITIES, WIDTH, generator=random) for name in ("text", "image")}
+    entities = side_rows(known["text"], known["image"], random)
+
+    def draw():
+        mentions, gold, _ = half_and_half(48, random, known)
+        return mentions, entities, gold
+
+    shapes = {"text.tokens": (WIDTH,), "text.pooled": (WIDTH,), "image.tokens": (3, WIDTH), "image.pooled": (WIDTH,)}
+    gates = {"gate_text.embedding": (WIDTH,), "gate_image.pooled": (WIDTH,)}
+    torch.manual_seed(0)
+    config = load_config("dsmip", {**SMALL, "experts": ["text", "visual"], "gate_loss": "likelihood"})
+    head = make_head("dsmip", config, shapes | gates)
+    for stage in ("text", "visual"):
+        own = {name: shape for name, shape in shapes.items() if name.startswith("text" if stage == "text" else "image")}
+        alone = make_head("dsmip", load_config("dsmip", {**SMALL, "stage": stage}), own)
+        head.start(stage, fitted(alone, draw, 60).state_dict(), 0.0)
+    fitted(head, draw, 150)
+    mentions, gold, of_text = half_and_half(400, random, known)
+    with torch.no_grad():
+        found = head.score_block(head.encode_mentions(mentions), head.encode_entities(entities))
+    right = {name: float((found[name].argmax(1) == gold).float().mean()) for name in ("score", "text", "visual")}
+    assert max(right["text"], right["visual"]) < 0.6 and right["score"] > max(right["text"], right["visual"]) + 0.2
+    taken = found["expert"][torch.arange(400), gold]
+    assert 0.3 < float(taken.mean()) < 0.7
+    assert float((taken == (~of_text).float()).float().mean()) > 0.9
+
+
+def test_the_gate_has_a_step_size_of_its_own():
+    head = gate_head(lr=1e-4, gate_lr=1e-2)
+    trainer = Trainer(head, None, np.arange(1), 0, "fp32")
+    rate = {parameter: group["lr"] for group in trainer.optimizer.param_groups for parameter in group["params"]}
+    found = {name: rate[parameter] for name, parameter in head.named_parameters()}
+    assert {lr for name, lr in found.items() if name.startswith("gate.") or name == "scale"} == {1e-2}
+    assert {lr for name, lr in found.items() if name.startswith("scoring.")} == {1e-4}
+    assert list(found) != trainer.parameters and set(found) == set(trainer.parameters)
+    same = Trainer(gate_head(), None, np.arange(1), 0, "fp32")
+    assert [group["lr"] for group in same.optimizer.param_groups] == [5e-4, 5e-4]
+
+
+def test_an_experts_run_keeps_its_name_and_a_gate_of_before_is_another():
+    stage = to_json(load_config("dsmip", {"stage": "text"}))
+    assert naming_options("dsmip", stage)["gate_start"] == 3.0 and "gate_loss" not in naming_options("dsmip", stage)
+    assert "gate_start" not in naming_options("dsmip", to_json(load_config("dsmip", {})))
+    stored = naming_options("dsmip", stage)
+    assert to_json(stored_config("dsmip", stored)) == stage
+    with pytest.raises(UserError, match="gate_start"):
+        load_config("dsmip", {"gate_start": 3.0})
+
+
 def test_the_gate_starts_from_its_experts_units():
     expert = make_head(
         "dsmip", load_config("dsmip", {**SMALL, "stage": "visual"}), {"image.tokens": (4, 18), "image.pooled": (16,)}
     )
     head = gate_head()
     head.start("visual", expert.state_dict(), 0.4)
+    assert head.gate.last["mention"].bias.tolist() == [3.0, 3.0, 3.0], "no expert is ahead, and ReLU lets all learn"
     own = {name.removeprefix("scoring."): tensor for name, tensor in expert.state_dict().items()}
     assert all(torch.equal(tensor, own[name]) for name, tensor in head.scoring["visual"].state_dict().items())
-    assert head.gate.last["mention"].bias.tolist() == [0.0, head.config.gate_start, 0.0]
 
 
 def test_an_experts_own_training_does_not_depend_on_the_gates_options():
@@ -350,7 +533,15 @@ def test_both_stages_train_without_prompts(tmp_path):
         training.train(run)
     learned = read_tensors(tmp_path / "multimodal" / "model.safetensors")[0]
     gate = replace(job_for(job, "dsmip", {**common, "epochs": 0}, tmp_path / "gate"), heads=runs)
-    assert training.train(gate).metrics["test"]["full-kb"]["all"]["n"] > 0
+    result = training.train(gate)
+    assert result.metrics["test"]["full-kb"]["all"]["n"] > 0
+    predictions = pq.read_table(gate.out / "predictions.parquet").filter(pc.field("split") == "test")
+    of_known = predictions.filter(pc.field("rank_full_kb") > 0)["top_expert"]
+    taken = np.concatenate(of_known.to_pylist())
+    for number, name in enumerate(("text", "multimodal")):
+        assert result.metrics["test"]["full-kb"]["all"][f"takes {name}"] == pytest.approx(np.mean(taken == number))
+        assert f"{name} {np.mean(taken == number):.1%}" in result.table
+    assert "takes text" not in result.metrics["test"]["candidates"]["all"]
     found = read_tensors(tmp_path / "gate" / "model.safetensors")[0]
     assert len(learned) > 4 and all(
         torch.equal(found[name.replace("scoring.", "scoring.multimodal.")], tensor) for name, tensor in learned.items()

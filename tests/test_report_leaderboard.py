@@ -435,3 +435,23 @@ def test_a_run_of_before_gets_the_label_from_the_receipt_of_its_lists(world):
     assert list(metrics["test"]) == ["full-kb", f"candidates {FORCED}", f"rerank {FORCED}"]
     receipt.unlink()
     assert list(read_experiment("old", run).runs[0].metrics["test"]) == list(PROTOCOLS)
+
+
+def test_how_often_a_gate_takes_each_expert_is_shown_over_all_and_by_group(world):
+    folders = []
+    for seed, share in enumerate((0.2, 0.4)):
+        folder = write_run(world["root"] / f"gate-{seed}", ranks_of(seed, 0.7), method="dsmip", seed=seed)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        for name, figures_of_part in metrics["test"]["full-kb"].items():
+            if name != "NIL":
+                figures_of_part |= {"takes text": share, "takes visual": 1 - share}
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        folders.append(folder)
+    mean = world["root"] / "mean-gate"
+    average(AverageJob(runs=tuple(folders), seeds=(0, 1), out=mean))
+    text = written({**world, "full": mean}, "full", "mimic", reference="full")
+    taken = rows_of(text, "test, experts taken")
+    deviation = np.std([20, 40], ddof=1)
+    assert taken["full, all"] == ["60", f"30.00 ± {deviation:.2f}", f"70.00 ± {deviation:.2f}"]
+    assert set(taken) == {"full, all", "full, easy", "full, hard_&_odd"}
+    assert "experts taken" not in written(world)

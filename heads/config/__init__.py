@@ -82,22 +82,26 @@ def load_config(method: str, params: Mapping[str, Any], where: str = "") -> Head
 
 def stored_config(method: str, config: Mapping[str, Any]) -> HeadConfig:
     """The configuration that a run was stored with. An option that it does not have came later (see `HeadConfig.later`)
-    and has its default, whatever presets the run was made with.
+    and has its default, whatever presets the run was made with; one of `HeadConfig.gone` is passed over.
 
     Raises `UserError` as `load_config` does.
     """
-    return from_json(config_class(method), config, f"options of {method}")
+    kind = config_class(method)
+    gone = kind.gone(config)
+    return from_json(kind, {name: value for name, value in config.items() if name not in gone}, f"options of {method}")
 
 
 def naming_options(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a full configuration that name a run: all but those of `HeadConfig.later` that have their default.
 
-    So the runs of a method keep their names when it gets one more option.
+    So the runs of a method keep their names when it gets one more option, and when it loses one that decided nothing
+    of them (see `HeadConfig.gone`).
     """
     kind = config_class(method)
     defaults = to_json(kind())
     later = {name for base in kind.__mro__ for name in vars(base).get("later", ())}
-    return {name: value for name, value in config.items() if name not in later or value != defaults[name]}
+    named = {name: value for name, value in config.items() if name not in later or value != defaults[name]}
+    return named | {name: value for name, value in kind.gone(config).items() if value is not None}
 
 
 def to_json(config: HeadConfig) -> dict[str, Any]:

@@ -82,6 +82,14 @@ class HeadConfig:
     later: ClassVar[tuple[str, ...]] = ("picture_dropout",)
     """Options of this class that came when there were runs already: see `heads.config.naming_options`."""
 
+    @classmethod
+    def gone(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Options that there were when runs like this full configuration (plain values) were made, and are no more.
+
+        Name -> the value that it has in the names of such runs, where it decided nothing of them; None: in none.
+        """
+        return {}
+
     def head_class(self, blocks: Path | None = None) -> HeadMaker | None:
         """What constructs the head; None: the class in `heads/methods/` under the method's name.
 
@@ -96,6 +104,10 @@ class HeadConfig:
         Raises `UserError` where a feature that it cannot do without is not available.
         """
         raise NotImplementedError
+
+    def lr_of(self, parameter: str) -> float:
+        """AdamW's step size for the head's parameter of that name: `lr` for all."""
+        return self.lr
 
     @property
     def class_states(self) -> tuple[str, ...]:

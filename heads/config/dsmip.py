@@ -85,15 +85,15 @@ class DsmipConfig(HeadConfig):
         bool, "draw from the Gumbel distribution at test time too (the paper); false: the most likely expert (ours)"
     ] = False
     expert_scale: Annotated[
-        bool,
-        "a learned factor for each expert's scores, from which the mean of the first batch is taken off (ours: a hard "
-        "switch between scales and zeros of their own would reorder candidates)",
+        bool, "a learned factor for each expert's scores (ours: a hard switch between scales would reorder candidates)"
     ] = True
-    gate_start: Annotated[
-        NotNegative,
-        "lead of the expert that was best by itself on dev, in the gate's logits before training (ours); 0: an even "
-        "start",
-    ] = 3.0
+    gate_loss: Annotated[
+        Literal["gumbel", "likelihood"],
+        "what the gate learns from. gumbel: the loss of the chosen expert, straight through Gumbel-softmax (the "
+        "paper). likelihood: the probability that the experts give to golds, weighted by the gate (ours: for data on "
+        "which gumbel takes one expert for all)",
+    ] = "gumbel"
+    gate_lr: Annotated[NotNegative | None, "of the gate and the factors in the second stage; null: as `lr`"] = None
 
     GATE_IMAGE: ClassVar[tuple[str, ...]] = ("image_vgg", "image_pooled", "image_patches")
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -150,6 +150,13 @@ class DsmipConfig(HeadConfig):
         ),
     }
 
+    later: ClassVar[tuple[str, ...]] = ("gate_loss", "gate_lr")
+
+    @classmethod
+    def gone(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See `HeadConfig.gone`: the first stage did not read `gate_start`; a gate that started from it is another."""
+        return {"gate_start": None if config.get("stage") == "gate" else 3.0}
+
     def __post_init__(self) -> None:
         once("experts", self.experts, EXPERTS)
         if self.stage == ("multimodal" if self.prompts else "prompts"):
@@ -162,6 +169,11 @@ class DsmipConfig(HeadConfig):
     def training(self) -> Training:  # type: ignore[override]  # here it depends on an option
         """See `HeadConfig.training`: prompts are learned with a model beside the cache."""
         return "prompts" if self.stage == "prompts" else "head"
+
+    def lr_of(self, parameter: str) -> float:
+        """See `HeadConfig.lr_of`: the gate is new in the second stage, the units are not."""
+        new = parameter == "scale" or parameter.startswith("gate.")
+        return self.gate_lr if new and self.gate_lr is not None else self.lr
 
     @property
     def evaluates(self) -> bool:

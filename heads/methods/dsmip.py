@@ -1,7 +1,7 @@
 """DSMIP (dynamic modality selection and interactive prompt learning): three experts, learned prompts, and a gate that
 picks one expert per pair."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from heads.base import Batch, Head, Ragged, Rows
 from heads.config.dsmip import PROMPTED, DsmipConfig, Expert
 from heads.config.mimic import MimicConfig, Unit
-from heads.layers import Pairing
+from heads.layers import Block, Pairing
 from heads.losses import in_batch_cross_entropy
 from heads.methods._clip_blocks import Tower, read_towers
 from heads.methods._one_encoder import Sided
@@ -30,6 +30,12 @@ ROLES: Mapping[Expert, Mapping[str, str]] = {
 }
 """Which roles of the inputs an expert reads, and as what."""
 Shapes = Mapping[str, tuple[int, ...]]
+START = 3.0
+"""Of every expert's value before the ReLU: as much as it may fall, and lose nearly all of its weight, before its
+gradient is gone."""
+EVEN_EPS = 1e-12
+"""Added to the variance of a part of the gate's input: small against that of token embeddings (1e-5), and an absent
+part stays zeros."""
 
 
 def head_class(config: DsmipConfig, blocks: Path | None = None) -> Callable[[DsmipConfig, Shapes], Head]:
@@ -181,17 +187,20 @@ class PromptExpert(AloneExpert):
 
 class Gate(nn.Module):
     """Modality selection (section 3.3): an MLP per side, and one FC over both, which splits into a part of each side
-    that is computed once."""
+    that is computed once.
 
-    def __init__(self, config: DsmipConfig, width: int, experts: int) -> None:
+    Each part of f is brought to mean 0 and variance 1 first (ours): a CLIP's token embeddings are hundreds of times
+    smaller than a picture's features, and the gate would not see the text. The FC's bias is 3 at the start (ours), so
+    that its ReLU passes a gradient to every expert.
+    """
+
+    def __init__(self, config: DsmipConfig, widths: Sequence[int], experts: int) -> None:
+        """widths: of the parts of f."""
         super().__init__()
-        self.sides = nn.ModuleDict({side: self._mlp(config, width) for side in ("mention", "entity")})
-        self.last = nn.ModuleDict(
-            {
-                "mention": nn.Linear(config.gate_width, experts),
-                "entity": nn.Linear(config.gate_width, experts, bias=False),
-            }
-        )
+        self.sides = nn.ModuleDict({side: self._mlp(config, sum(widths)) for side in ("mention", "entity")})
+        of_mention = nn.Linear(config.gate_width, experts)
+        nn.init.constant_(of_mention.bias, START)
+        self.last = nn.ModuleDict({"mention": of_mention, "entity": nn.Linear(config.gate_width, experts, bias=False)})
 
     @staticmethod
     def _mlp(config: DsmipConfig, width: int) -> nn.Sequential:
@@ -200,9 +209,12 @@ class Gate(nn.Module):
             layers += [nn.Linear(entering, config.gate_width), nn.LeakyReLU(), nn.Dropout(config.gate_dropout)]
         return nn.Sequential(*layers)
 
-    def encode(self, side: str, inputs: Tensor) -> Tensor:
-        """f = [text; image] (n, width) → this side's part of FC [h_m; h_e], (n, experts)."""
-        return self.last[side](self.sides[side](inputs))
+    def encode(self, side: str, parts: Sequence[Tensor]) -> Tensor:
+        """f = [text; image], parts (n, width) each, zeros where absent → this side's part of FC [h_m; h_e], (n,
+        experts)."""
+        even = [F.layer_norm(part, part.shape[1:], eps=EVEN_EPS) for part in parts]
+        value: Tensor = self.last[side](self.sides[side](torch.cat(even, 1)))
+        return value
 
 
 class Dsmip(Sided):
@@ -210,7 +222,6 @@ class Dsmip(Sided):
     and prompts are frozen."""
 
     config: DsmipConfig
-    centre: Tensor
 
     def __init__(self, config: DsmipConfig, shapes: Shapes) -> None:
         super().__init__(config, shapes)
@@ -223,15 +234,13 @@ class Dsmip(Sided):
             self.gate_roles = tuple(
                 name for name in ("gate_text.embedding", "gate_text.pooled", "gate_image.pooled") if name in shapes
             )
-            self.gate = Gate(config, sum(shapes[name][-1] for name in self.gate_roles), len(self.experts))
+            self.gate = Gate(config, [shapes[name][-1] for name in self.gate_roles], len(self.experts))
             if "visual" in self.experts and config.missing_image == "null":
                 # No pair without both pictures takes this expert: the vector of an absent one would never be trained.
                 visual = self._expert("visual")
                 absent = visual.absent_image.detach()
                 del visual.absent_image
                 visual.register_buffer("absent_image", absent)
-            self.reached: dict[str, float] = {}
-            self.register_buffer("centre", torch.full((len(self.experts),), float("nan")))
             if config.expert_scale:
                 self.scale = nn.Parameter(torch.zeros(len(self.experts)))
 
@@ -242,35 +251,40 @@ class Dsmip(Sided):
         return units
 
     def start(self, label: str, tensors: Mapping[str, Tensor], best: float) -> None:
-        """Take an expert's units as its first stage left them. label: the expert; tensors: its run's weights; best: dev
-        MRR it reached by itself.
-
-        The gate begins with the best of them (ours, `gate_start`): from an even start the scales of untrained choices
-        would decide.
-        """
+        """Take an expert's units as its first stage left them. label: the expert; tensors: its run's weights."""
         units = {
             name.removeprefix("scoring."): tensor for name, tensor in tensors.items() if name.startswith("scoring.")
         }
         self._expert(label).load_state_dict(units)
-        if self.gated and self.config.gate_start:
-            self.reached[label] = best
-            favourite = max(self.reached, key=lambda expert: self.reached[expert])
-            bias = self.gate.last["mention"].bias
-            assert isinstance(bias, Tensor)
-            with torch.no_grad():
-                bias.copy_(torch.tensor([self.config.gate_start * (expert == favourite) for expert in self.experts]))
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy of the golds of the batch."""
-        scores = self.score_block(self.encode_mentions(batch.mentions), self.encode_entities(batch.entities))
+        """Cross-entropy of the golds of the batch, eq. 17 and 18; with `gate_loss: likelihood` the gate's own beside
+        it."""
+        mentions, entities = self.encode_mentions(batch.mentions), self.encode_entities(batch.entities)
+        scores = self.score_block(mentions, entities)
         value = in_batch_cross_entropy(scores["score"], batch.gold)
         logged = {"score": value}
-        if self.gated:
-            of_gold = scores["expert"][torch.arange(len(batch.gold), device=batch.gold.device), batch.gold]
-            logged |= {
-                f"takes {expert}": (of_gold == number).float().mean() for number, expert in enumerate(self.experts)
-            }
-        return value, logged
+        if not self.gated:
+            return value, logged
+        of_gold = scores["expert"][torch.arange(len(batch.gold), device=batch.gold.device), batch.gold]
+        takes = {f"takes {expert}": (of_gold == number).float().mean() for number, expert in enumerate(self.experts)}
+        if self.config.gate_loss == "likelihood":
+            weights = self._preference(mentions, entities, Block()).exp()
+            logged["gate"] = self._likelihood(weights.mean(1), self._each(scores).detach(), batch.gold)
+            value = value + logged["gate"]
+        return value, logged | takes
+
+    def _likelihood(self, weights: Tensor, each: Tensor, gold: Tensor) -> Tensor:
+        """`-log sum_i w_i p_i`, mean over mentions: p_i is expert i's softmax over the batch at the gold, w_i the mean
+        of pi_i over the mention's pairs in the batch (ours, after Jacobs et al., 1991).
+
+        weights (B, experts): w. each (B, E, experts): the experts' scores. Unlike eq. 17 it is bounded by the best
+        expert's loss plus -log of its weight, so that a choice that may be wrong is not avoided at any price. The mean
+        over pairs lets all candidates of a mention learn the same choice.
+        """
+        losses = [in_batch_cross_entropy(each[..., number], gold, mean=False) for number in range(len(self.experts))]
+        least = torch.finfo(weights.dtype).tiny  # an expert that no pair may take
+        return -(weights.clamp(min=least).log() - torch.stack(losses, 1)).logsumexp(1).mean()
 
     def encode(self, inputs: Rows, side: str) -> Rows:
         """See `Sided.encode`: the columns of each expert, and of the gate."""
@@ -279,14 +293,11 @@ class Dsmip(Sided):
             encoded = self._expert(expert).encode(read_by(expert, inputs), side)
             columns |= {f"{expert}/{name}": column for name, column in encoded.items()}
         if self.gated:
-            read = torch.cat(
-                [
-                    inputs.fixed(name).float() * inputs.fixed(f"{name.split('.')[0]}.ok")[:, None]
-                    for name in self.gate_roles
-                ],
-                1,
-            )
-            columns["gate"] = self.gate.encode(side, read).float()
+            parts = [
+                inputs.fixed(name).float() * inputs.fixed(f"{name.split('.')[0]}.ok")[:, None]
+                for name in self.gate_roles
+            ]
+            columns["gate"] = self.gate.encode(side, parts).float()
             if "visual" in self.experts:
                 columns["pictured"] = inputs["image.ok"]
         return columns
@@ -303,14 +314,13 @@ class Dsmip(Sided):
             scores[expert] = self._expert(expert).score(mention, entity, pairing)["score"]
         if not self.gated:
             return {"score": scores[self.experts[0]]}
-        each = torch.stack(list(scores.values()), -1)  # (..., experts)
-        if self.config.expert_scale:
-            if self.training and self.centre.isnan().any():
-                self.centre.copy_(each.detach().flatten(0, -2).mean(0))
-            each = (each - self.centre.nan_to_num()) * self.scale.exp()
-        logits = self._preference(mentions, entities, pairing)
-        chosen = self._one_hot(logits)
-        return {"score": (chosen * each).sum(-1), **scores, "expert": chosen.argmax(-1).float()}
+        chosen = self._one_hot(self._preference(mentions, entities, pairing))
+        return {"score": (chosen * self._each(scores)).sum(-1), **scores, "expert": chosen.argmax(-1).float()}
+
+    def _each(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """The experts' scores, each times its learned factor where there is one, (..., experts)."""
+        each = torch.stack([scores[expert] for expert in self.experts], -1)
+        return each * self.scale.exp() if self.config.expert_scale else each
 
     def _preference(self, mentions: Rows, entities: Rows, pairing: Pairing) -> Tensor:
         """log pi (..., experts): `log softmax(ReLU(FC [h_m; h_e]))`; the visual expert only where both sides have a
@@ -327,10 +337,11 @@ class Dsmip(Sided):
         return logits.log_softmax(-1)
 
     def _one_hot(self, preference: Tensor) -> Tensor:
-        """The choice z: forward hard, backward through the softmax at temperature tau (straight through)."""
+        """The choice z: forward hard, backward through the softmax at temperature tau (straight through), unless the
+        gate has a loss of its own."""
         if not self.training and not self.config.gate_noise:
             return F.one_hot(preference.argmax(-1), len(self.experts)).to(preference.dtype)
         noise = -torch.empty_like(preference).exponential_().log()  # Gumbel(0, 1)
         soft = ((preference + noise) / self.config.temperature).softmax(-1)
         hard = F.one_hot(soft.argmax(-1), len(self.experts)).to(soft.dtype)
-        return hard + soft - soft.detach()
+        return hard if self.config.gate_loss == "likelihood" else hard + soft - soft.detach()

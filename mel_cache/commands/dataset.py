@@ -14,23 +14,29 @@ from mel_cache.commands.shell import command
 from mel_cache.commands.task import Task, remembered, setting
 from mel_cache.steps import Outcome, Step
 from pipeline.datasets.contracts import ACCOUNT, LayoutOptions
+from pipeline.demo.contracts import DEMO, WORLDS
 from pipeline.profiles import profile
 
 
 class DemoWorld(Task):
-    """Draws the embedded demo dataset (about 400 entities, 2,500 mentions) from a seed, in the jsonl layout."""
+    """Draws an embedded dataset (about 400 entities, 2,500 mentions) from a seed, in the jsonl layout.
+
+    The world `demo-noise` has the demo's entities and other mentions: in two of three, the sentence or the picture is
+    about something else.
+    """
 
     demo_seed = setting("demo_seed", 0, "seed of the demo world and of its encoders", Whole, least=0, most=MOST_SEED)
+    world = luigi.ChoiceParameter(default=DEMO, choices=WORLDS, description=f"which: {' or '.join(WORLDS)}")
 
     def step(self) -> Step:
-        return steps.demo_world(self.paths, self.demo_seed)
+        return steps.demo_world(self.paths, self.demo_seed, self.world)
 
     @property
     def place(self) -> Path:
         return self.paths.demo("world", self.step().digest)
 
     def summary(self, receipt: dict[str, Any]) -> str:
-        return f"demo world in {self.place}: {json.dumps(receipt['result'])}"
+        return f"{self.world} world in {self.place}: {json.dumps(receipt['result'])}"
 
 
 class DemoEncoders(Task):
@@ -56,8 +62,8 @@ class DemoEncoders(Task):
 class OnDataset(Task):
     """Parameters of everything that reads a dataset."""
 
-    dataset = setting("dataset", "demo", "a free label for the dataset; `demo` is the embedded one")
-    data_dir = setting("data_dir", "", "folder with the dataset's files (not for demo)")
+    dataset = setting("dataset", "demo", "a free label for the dataset; `demo` and `demo-noise` are embedded ones")
+    data_dir = setting("data_dir", "", "folder with the dataset's files (not for the embedded ones)")
     format = setting(
         "format",
         "",
@@ -94,19 +100,19 @@ class OnDataset(Task):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.dataset != "demo" and not self.data_dir:
+        if self.dataset not in WORLDS and not self.data_dir:
             raise UserError(f"--dataset {self.dataset}: name its folder with --data-dir")
-        if self.dataset == "demo" and self.data_dir:
+        if self.dataset in WORLDS and self.data_dir:
             raise UserError(
-                "--data-dir: the demo makes its own files; give your dataset a label of its own with --dataset"
+                f"--data-dir: {self.dataset} makes its own files; give your dataset a label of its own with --dataset"
             )
         steps.check_label(self.dataset)
 
     @property
     def source(self) -> Path:
         """Folder of the dataset's own files."""
-        if self.dataset == "demo":
-            return self.clone(DemoWorld).place
+        if self.dataset in WORLDS:
+            return self.clone(DemoWorld, world=self.dataset).place
         return Path(self.data_dir).expanduser().absolute()
 
     def files(self) -> steps.DatasetFiles:
@@ -142,7 +148,7 @@ class PrepareDataset(OnDataset):
     )
 
     def needs(self) -> list[Task]:
-        return [self.clone(DemoWorld)] if self.dataset == "demo" else []
+        return [self.clone(DemoWorld, world=self.dataset)] if self.dataset in WORLDS else []
 
     def step(self) -> Step:
         memo = None if self.dry_run else self.paths.memo / "fingerprints.json"

@@ -1,8 +1,5 @@
 """Candidate source `name`: the entities whose names are most like the phrase."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 
 from pipeline.candidates.base import Source, SourceInputs
@@ -16,7 +13,6 @@ class ByName(Source):
 
     def __init__(self, spec: NameSource) -> None:
         self.scorer = spec.scorer
-        self._kept: tuple[Mapping[str, Sequence[Any]], NameRanking] | None = None
 
     @property
     def label(self) -> str:
@@ -30,10 +26,6 @@ class ByName(Source):
         return self._ranking(inputs).ranks([phrases[row] for row in rows], gold)
 
     def _ranking(self, inputs: SourceInputs) -> NameRanking:
-        """The order of these entities, kept for further mentions against the same ones."""
-        entities = inputs.entities
-        if self._kept is None or self._kept[0] is not entities:
-            aliases = entities.get("aliases")
-            ranking = NameRanking(entities["name"], entities["id"], self.scorer, inputs.workers, aliases)
-            self._kept = entities, ranking
-        return self._kept[1]
+        return NameRanking(
+            inputs.entities["name"], inputs.entities["id"], self.scorer, inputs.workers, inputs.entities.get("aliases")
+        )

@@ -1,4 +1,4 @@
-"""The mentions of the demo: five regimes that fix what the sentence states and what the picture shows."""
+"""The mentions of the demo's worlds: regimes that fix what the sentence states and what the picture shows."""
 
 import random
 from dataclasses import dataclass, replace
@@ -7,9 +7,11 @@ from foundation.errors import UserError
 from pipeline.demo.looks import KINDS, TELLING
 from pipeline.demo.names import full_name, misspelled, without_accents, written
 from pipeline.demo.population import DemoEntity
-from pipeline.demo.sentences import say
+from pipeline.demo.sentences import point, say
 
 REGIMES = ("text-decides", "picture-decides", "both-decide", "picture-misleads", "picture-missing")
+NOISY_REGIMES = ("picture-decides", "picture-misleads", "text-misleads")
+"""Of the world `demo-noise`: both inputs help in the first; in the others one of them is about something else."""
 SPLITS = {"train": 0.60, "dev": 0.15, "test": 0.25}
 EXTRAS = 125  # one mention in so many has no gold in the KB
 DAMAGES = ("absent", "truncated", "not a picture")
@@ -41,16 +43,28 @@ class DemoMention:
 
 @dataclass(frozen=True)
 class _Cast:
-    """Who can be mentioned. rivals: by entity id, the others of its cluster."""
+    """Who can be mentioned. rivals: by entity id, the others of its cluster.
+
+    pictured: ids of the entities that the KB has a picture of, for the world `demo-noise`; None: of the demo.
+    """
 
     entities: list[DemoEntity]
     rivals: dict[str, list[DemoEntity]]
+    pictured: frozenset[str] | None = None
+
+    def recognisable(self, gold: DemoEntity) -> bool:
+        """Whether a picture alone tells `gold` from every other entity."""
+        alike = (other for other in self.entities if other is not gold and gold.looks_like(other))
+        return self.pictured is not None and gold.id in self.pictured and not any(alike)
 
 
-def make_mentions(entities: list[DemoEntity], count: int, rng: random.Random) -> list[DemoMention]:
+def make_mentions(
+    entities: list[DemoEntity], count: int, rng: random.Random, pictured: frozenset[str] | None = None
+) -> list[DemoMention]:
     """`count` mentions in random order: as many of each regime, and a few whose gold is not in the KB.
 
-    Raises `UserError` when the world is too small to hold every regime.
+    pictured: ids of the entities that the KB has a picture of; with them the regimes are `NOISY_REGIMES`. Raises
+    `UserError` when the world is too small to hold every regime.
     """
     clusters: dict[int, list[DemoEntity]] = {}
     for entity in entities:
@@ -58,11 +72,13 @@ def make_mentions(entities: list[DemoEntity], count: int, rng: random.Random) ->
     cast = _Cast(
         entities,
         {entity.id: [other for other in clusters[entity.cluster] if other is not entity] for entity in entities},
+        pictured,
     )
-    each = (count - count // EXTRAS) // len(REGIMES)
+    regimes = REGIMES if pictured is None else NOISY_REGIMES
+    each = (count - count // EXTRAS) // len(regimes)
     mentions: list[DemoMention] = []
-    for regime in REGIMES:
-        fitting = [entity for entity in entities if _fits(regime, entity, cast.rivals[entity.id])]
+    for regime in regimes:
+        fitting = [entity for entity in entities if _fits(regime, entity, cast)]
         for split, number in _shares(each).items():
             pool = [entity for entity in fitting if split != "train" or not entity.held_out]
             if not pool:
@@ -82,8 +98,11 @@ def _shares(number: int) -> dict[str, int]:
     return {"train": train, "dev": dev, "test": number - train - dev}
 
 
-def _fits(regime: str, gold: DemoEntity, rivals: list[DemoEntity]) -> bool:
+def _fits(regime: str, gold: DemoEntity, cast: _Cast) -> bool:
     """Whether `gold` can be the gold of a mention of that regime."""
+    if regime == "text-misleads":
+        return cast.recognisable(gold)
+    rivals = cast.rivals[gold.id]
     alike = [rival for rival in rivals if gold.looks_like(rival)]
     if regime == "picture-decides":
         return not alike and sum(rival.name == gold.name for rival in rivals) >= 2
@@ -99,6 +118,8 @@ def _fits(regime: str, gold: DemoEntity, rivals: list[DemoEntity]) -> bool:
 
 
 def _mention(regime: str, split: str, gold: DemoEntity, cast: _Cast, rng: random.Random) -> DemoMention:
+    if regime == "text-misleads":
+        return _pointing(split, gold, cast, rng)
     rivals = cast.rivals[gold.id]
     kind: str | None = gold.kind
     shown: DemoEntity | str | None = gold
@@ -137,13 +158,24 @@ def _deciding(gold: DemoEntity, rivals: list[DemoEntity], at_least: int, rng: ra
 
 
 def _misleading(gold: DemoEntity, cast: _Cast, rng: random.Random) -> DemoEntity:
-    """An entity that looks different: a rival, or anyone from another cluster."""
+    """An entity that looks different: a rival, or anyone from another cluster; in `demo-noise`, one of another kind."""
+    if cast.pictured is not None:
+        return rng.choice([entity for entity in cast.entities if entity.kind != gold.kind])
     unlike = [rival for rival in cast.rivals[gold.id] if not gold.looks_like(rival)]
     if unlike and rng.random() < 0.4:
         return rng.choice(unlike)
     return rng.choice(
         [entity for entity in cast.entities if entity.cluster != gold.cluster and not gold.looks_like(entity)]
     )
+
+
+def _pointing(split: str, gold: DemoEntity, cast: _Cast, rng: random.Random) -> DemoMention:
+    """A mention whose phrase points at the picture, in a sentence about an entity of another kind and name."""
+    others = [entity for entity in cast.entities if entity.kind != gold.kind and entity.cluster != gold.cluster]
+    other = rng.choice(others)
+    about = _deciding(other, cast.rivals[other.id], 2, rng)
+    phrase, sentence, start = point(written(other.name, rng), other.kind, about, rng)
+    return DemoMention(sentence, phrase, start, gold.id, split, "text-misleads", {}, None, gold)
 
 
 def _text(name: str, kind: str | None, stated: dict[str, str], rng: random.Random) -> tuple[str, str, int | None]:

@@ -115,6 +115,8 @@ OPENERS = ("",) * 4 + (
     "last week ",
 )
 CLOSERS = (", as the caption says", ", by all accounts", ", they say", ", one reads", "")
+POINTERS = ("the one in the picture", "the one in the photograph", "the one on the poster", "the one on the stamp")
+POINTED = ("; not so {m}", ", unlike {m}", "; nobody spoke of {m}", ", and then there is {m}")
 TWICE = ("{m}, always {m}: ", "first {m}, then again {m}: ", "who speaks of {m} means {m}: ")
 
 
@@ -143,6 +145,16 @@ def say(phrase: str, kind: str | None, stated: dict[str, str], rng: random.Rando
     start = text.rindex("{m}")
     before = text[:start].replace("{m}", phrase)
     return before + phrase + text[start + len("{m}") :], len(before), twice
+
+
+def point(other: str, kind: str, stated: dict[str, str], rng: random.Random) -> tuple[str, str, int]:
+    """A phrase that points at a picture, a sentence that states `stated` of `other` and ends in the phrase, and the
+    phrase's offset.
+    """
+    phrase = rng.choice(POINTERS)
+    before, _, after = rng.choice(POINTED).partition("{m}")
+    text = say(other, kind, stated, rng)[0].removesuffix(".") + before
+    return phrase, f"{text}{phrase}{after}.", len(text)
 
 
 def _description(kind: str | None, stated: dict[str, str], rng: random.Random) -> str:

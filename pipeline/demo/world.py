@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.progress import Bar
-from pipeline.demo.contracts import DemoJob
+from pipeline.demo.contracts import NOISE, DemoJob
 from pipeline.demo.drawing import draw
 from pipeline.demo.folder import whole_folder
 from pipeline.demo.looks import attributes
@@ -47,15 +47,22 @@ class World:
 
 
 def draw_world(job: DemoJob) -> dict[str, Any]:
-    """Write the world of the seed as `build_world` does, in its usual size; returns the counts."""
-    return build_world(job.out, job.seed)
+    """Write the world of the job's name and seed in its usual size; returns the counts."""
+    world = make_world(job.seed)
+    return write_world(job.out, with_noise(world, job.seed) if job.name == NOISE else world, job.seed)
 
 
 def build_world(folder: Path, seed: int = 0, n_entities: int = ENTITIES, n_mentions: int = MENTIONS) -> dict[str, Any]:
+    """Write the demo of a seed, see `write_world`."""
+    return write_world(folder, make_world(seed, n_entities, n_mentions), seed)
+
+
+def write_world(folder: Path, world: World, seed: int) -> dict[str, Any]:
     """Write `entities.jsonl`, `mentions.jsonl` and `images/` into `folder`, which appears whole or not at all; returns
     the counts.
+
+    seed: of the drawings.
     """
-    world = make_world(seed, n_entities, n_mentions)
     with whole_folder(folder) as place:
         _write_lines(place / "entities.jsonl", _entity_records(world))
         _write_lines(place / "mentions.jsonl", _mention_records(world))
@@ -75,6 +82,24 @@ def make_world(seed: int, n_entities: int = ENTITIES, n_mentions: int = MENTIONS
     entities = make_population(n_entities, rng)
     mentions = make_mentions(entities, n_mentions, rng)
     pictures_of = {entity.id: _portraits(entity, rng) for entity in entities}
+    return World(entities, mentions, pictures_of, _pictures(mentions, rng))
+
+
+def with_noise(world: World, seed: int) -> World:
+    """The world `demo-noise` of a seed: the demo's entities with their pictures, as many mentions of other regimes.
+
+    Raises `UserError` when the world is too small to hold every regime.
+    """
+    rng = random.Random(f"{NOISE} {seed}")
+    pictured = frozenset(
+        name for name, pictures in world.pictures_of.items() if any(not picture.damage for picture in pictures[:1])
+    )
+    mentions = make_mentions(world.entities, len(world.mentions), rng, pictured)
+    return World(world.entities, mentions, world.pictures_of, _pictures(mentions, rng))
+
+
+def _pictures(mentions: list[DemoMention], rng: random.Random) -> list[DemoPicture | None]:
+    """The picture of each mention."""
     picture_of: list[DemoPicture | None] = []
     usual: dict[str, DemoPicture] = {}
     for number, mention in enumerate(mentions):
@@ -82,7 +107,7 @@ def make_world(seed: int, n_entities: int = ENTITIES, n_mentions: int = MENTIONS
         if picture is not None and mention.shared and mention.gold is not None:
             picture = usual.setdefault(mention.gold, picture)
         picture_of.append(picture)
-    return World(entities, mentions, pictures_of, picture_of)
+    return picture_of
 
 
 def _portraits(entity: DemoEntity, rng: random.Random) -> list[DemoPicture]:

@@ -12,8 +12,12 @@ VERSION = 1  # raised by hand when the same weights give other numbers
 
 _CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}  # of transformers, by model_type
 # What of open_clip's text configuration makes another tower than CLIP's own: causal, pooled at the end token.
-_USUAL_BLOCKS = {"no_causal_mask": False, "use_pad_mask": False, "embed_cls": False, "pool_type": "argmax"}
-_USUAL_TEXT = {**_USUAL_BLOCKS, "hf_tokenizer_name": None}
+_USUAL_TEXT = {
+    "no_causal_mask": False,
+    "use_pad_mask": False,
+    "embed_cls": False,
+    "pool_type": "argmax",
+}
 
 
 def check(files: ModelFiles) -> None:
@@ -187,14 +191,9 @@ def rows_of_grid(trunk: Any, states: Any) -> Any:
 
 
 def check_block(files: ModelFiles, tower: str, block: int) -> None:
-    """Raises `UserError` unless both towers are CLIP's own, with any tokenizer, and `tower` (`text` or `vision`) has a
-    transformer block of that number."""
-    if files.library == "open_clip":
-        text = files.config["model_cfg"].get("text_cfg", {})
-        other = any(text.get(key, usual) != usual for key, usual in _USUAL_BLOCKS.items())
-    else:
-        other = is_siglip(files)
-    if other or is_timm(files):
+    """Raises `UserError` unless both towers are CLIP's own, and `tower` (`text` or `vision`) has a transformer block of
+    that number."""
+    if reads_whole_context(files) or is_timm(files):
         raise UserError(
             f"model {files.reference!r}: states between blocks are read of CLIP's own towers alone (a ViT with a class "
             "token, a causal text tower); choose a CLIP checkpoint"

@@ -76,7 +76,7 @@ def write_explained(job: PageJob, explain_run: Explain) -> PageResult:
         "ids": hits.ids,
         "entities": len(source.entities["id"]),
         "standings": [*standings.by_protocol, *standings.against_text],
-        "part": standings.by_part,
+        "part": [*standings.by_part, *([standings.experts] if standings.experts else [])],
         "cost": [standings.costs],
         "published": standings.published,
         "agreement": agreement.agreement(names, hits.right),
