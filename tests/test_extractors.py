@@ -418,3 +418,24 @@ def test_the_demo_and_a_gpu_that_is_not_there_end_in_one_line():
             device.choose("cuda")
     with pytest.raises(UserError, match="unknown; expected one of"):
         device.choose("gpu")
+
+
+@pytest.mark.parametrize(("end", "whole"), [(9, False), (4, True)])
+def test_clip_s_own_tower_behind_another_tokenizer_is_read_as_clip_s_where_it_pools_at_the_end_token(
+    saved, tmp_path, end, whole
+):
+    """CLIP's tower pools at the highest id of a text: at the end token where no token has a higher one."""
+    from pipeline.models import clip
+    from pipeline.models.files import ModelFiles
+
+    folder = shutil.copytree(saved(checkpoints.open_clip_model), tmp_path / "clip")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "tokenizer.json"
+    added = [{"id": 8, "content": "<start>"}, {"id": end, "content": "<end>"}]
+    vocabulary = {word: number for number, word in enumerate("abcdefgh") if number != end}
+    (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": added, "model": {"vocab": vocabulary}}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
+    files = ModelFiles("clip", folder, "open_clip", config, (), ())
+    assert clip.reads_whole_context(files) == whole
+    (folder / "tokenizer.json").unlink()
+    assert clip.reads_whole_context(files), "nothing is known of the end token"

@@ -264,7 +264,7 @@ def test_a_prompts_tokens_count_among_those_that_a_text_may_have(bert):
     text = {"phrase": ["ship"], "sentence": ["a " * 20 + "ship" + " a" * 20], "start": [40], "end": [44]}
     made = extractor("text_tokens", bert, max_tokens=16, prompts={"mention": "query: ", "entity": ""})
     column = units.text_column("mention", "sentence", text, made)
-    assert column.cut == 1 and column.sources[0].startswith("query: ") and made.count(column.sources)[0] <= 16
+    assert column.texts.cut == 1 and column.sources[0].startswith("query: ") and made.count(column.sources)[0] <= 16
     start, end = column.span[0]
     assert column.sources[0][start:end] == "ship"
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from foundation.errors import UserError
+from foundation.files import read_json
 from pipeline.models.files import ModelFiles, completed, load_transformers, refused
 
 VERSION = 1  # raised by hand when the same weights give other numbers
@@ -88,7 +89,27 @@ def is_timm(files: ModelFiles) -> bool:
 def reads_whole_context(files: ModelFiles) -> bool:
     """Whether a text's vector depends on its padding, so that the tower must run over its whole context as it was
     trained: all but CLIP's own text tower."""
-    return is_siglip(files) if files.library != "open_clip" else has_another_text_tower(files.config)
+    if files.library != "open_clip":
+        return is_siglip(files)
+    return has_another_text_tower(files.config) and not _pools_at_end(files)
+
+
+def _pools_at_end(files: ModelFiles) -> bool:
+    """Whether the text tower is CLIP's own but for its tokenizer, and pools at that one's end token: CLIP's own tower
+    pools at the highest token id of a text."""
+    text = dict(files.config["model_cfg"]["text_cfg"])
+    text.pop("hf_tokenizer_name", None)
+    if has_another_text_tower({"model_cfg": {"text_cfg": text}}):
+        return False
+    try:
+        tokenizer, settings = (read_json(files.folder / name) for name in ("tokenizer.json", "tokenizer_config.json"))
+        end = settings["eos_token"]
+        ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+        own = tokenizer["model"]["vocab"]
+    except (UserError, OSError, KeyError, TypeError):
+        return False
+    highest = max(*ids.values(), *(own.values() if isinstance(own, dict) else [len(own) - 1]), 0)
+    return ids.get(end["content"] if isinstance(end, dict) else end) == highest
 
 
 def has_another_text_tower(config: Mapping[str, Any]) -> bool:
