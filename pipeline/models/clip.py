@@ -18,6 +18,7 @@ _USUAL_TEXT = {
     "use_pad_mask": False,
     "embed_cls": False,
     "pool_type": "argmax",
+    "hf_tokenizer_name": None,
 }
 
 
