@@ -94,7 +94,11 @@ def test_from_an_empty_folder_commands_do_their_work_or_fail_with_the_documented
         files = "--input", "a.jsonl", "--output", "b.jsonl"
         refused = run(*way, "LinkMentions", "--run", "small/mimic/a", *files)
         assert refused.returncode == 2 and refused.stderr.startswith("error: small/mimic/a: no such run")
-        failed = run(*way, "LinkMentions", "--run", ".", *files)
+        refused = run(*way, "LinkMentions", "--run", ".", *files)
+        assert refused.returncode == 2 and "a.jsonl: no such file" in refused.stderr
+        (tmp_path / "a.jsonl").write_text('{"sentence": "Ann sings.", "mention": "Ann"}\n')
+        there = "--input", str(tmp_path / "a.jsonl"), "--output", "b.jsonl"
+        failed = run(*way, "LinkMentions", "--run", ".", *there)
         assert failed.returncode == 30 and failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
     assert [path.name for path in (tmp_path / "empty").iterdir()] == ["artifacts"]
     assert run("-m", "mel_cache", "Status", "--methods", "ranker", "--profile", "paper").returncode == 0
