@@ -336,12 +336,12 @@ def test_a_step_moves_the_gate_the_factors_and_the_units_of_each_expert(gate_los
     assert not still
 
 
-def test_the_gates_own_loss_leaves_the_experts_alone():
+def test_the_gates_own_loss_leaves_the_units_alone():
     head = gate_head(gate_loss="likelihood").train()
     mentions, entities = head_rows(head.shapes, 24, 1), head_rows(head.shapes, 24, 2)
     head.loss(Batch(mentions, entities, torch.arange(24)))[1]["gate"].backward()
     moved = {name.split(".")[0] for name, one in head.named_parameters() if one.grad is not None}
-    assert moved == {"gate"}
+    assert moved == {"gate", "scale"}
 
 
 def test_with_noise_the_choice_at_test_time_is_drawn_from_pi_and_without_it_is_the_most_likely():
@@ -439,6 +439,32 @@ def test_where_text_decides_for_half_and_the_picture_for_half_the_gate_learns_to
     taken = found["expert"][torch.arange(400), gold]
     assert 0.3 < float(taken.mean()) < 0.7
     assert float((taken == (~of_text).float()).float().mean()) > 0.9
+
+
+def test_the_experts_scores_start_with_the_same_spread_over_a_mentions_entities():
+    head = gate_head().train()
+    mentions, entities = head_rows(head.shapes, 24, 1), head_rows(head.shapes, 24, 2)
+    head.loss(Batch(mentions, entities, torch.arange(24)))
+    first = head.spread.clone()
+    with torch.no_grad():
+        scores = head.score_block(head.encode_mentions(mentions), head.encode_entities(entities))
+        even = head._each(scores)
+    for number, name in enumerate(head.experts):
+        own = (scores[name] - scores[name].mean(1, keepdim=True)).square().mean().sqrt()
+        torch.testing.assert_close(first[number], own)
+        spread = (even[..., number] - even[..., number].mean(1, keepdim=True)).square().mean().sqrt()
+        torch.testing.assert_close(spread, first.max(), rtol=1e-4, atol=1e-5)
+    head.loss(Batch(entities, mentions, torch.arange(24)))
+    assert torch.equal(head.spread, first), "of the first batch alone"
+
+
+def test_experts_may_learn_without_the_gates_hard_negatives():
+    available = ["clip_text", "clip_image", "clip_layers_text", "clip_layers_image"]
+    config = load_config("dsmip", {"hard_negatives": 4, "expert_hard_negatives": 0})
+    assert {params["hard_negatives"] for _, params in config.runs(available).values()} == {0}
+    same = load_config("dsmip", {"hard_negatives": 4}).runs(available)
+    assert {params["hard_negatives"] for _, params in same.values()} == {4}
+    assert config.runs(available) == load_config("dsmip", {}).runs(available)
 
 
 def test_the_gate_has_a_step_size_of_its_own():

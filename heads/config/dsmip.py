@@ -77,6 +77,7 @@ class DsmipConfig(HeadConfig):
         Literal["null", "zero"], "an absent picture is one learned vector, or zeros in place of its features"
     ] = "null"
     expert_epochs: Annotated[Count | None, "of the first stage; null: as `epochs`"] = None
+    expert_hard_negatives: Annotated[Count | None, "of the first stage; null: as `hard_negatives`"] = None
     expert_lr: Annotated[NotNegative | None, "of the first stage; null: as `lr`"] = None
     gate_width: Annotated[Size, "of both blocks of the MLP of each side"] = 512
     gate_dropout: Annotated[Fraction, "in both blocks of the MLP of each side"] = 0.1
@@ -85,7 +86,9 @@ class DsmipConfig(HeadConfig):
         bool, "draw from the Gumbel distribution at test time too (the paper); false: the most likely expert (ours)"
     ] = False
     expert_scale: Annotated[
-        bool, "a learned factor for each expert's scores (ours: a hard switch between scales would reorder candidates)"
+        bool,
+        "a learned factor for each expert's scores, which starts where all have the same spread (ours: a hard switch "
+        "between scales would reorder candidates)",
     ] = True
     gate_loss: Annotated[
         Literal["gumbel", "likelihood"],
@@ -150,7 +153,7 @@ class DsmipConfig(HeadConfig):
         ),
     }
 
-    later: ClassVar[tuple[str, ...]] = ("gate_loss", "gate_lr")
+    later: ClassVar[tuple[str, ...]] = ("gate_loss", "gate_lr", "expert_hard_negatives")
 
     @classmethod
     def gone(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -252,6 +255,8 @@ class DsmipConfig(HeadConfig):
         again."""
         chosen = {name: getattr(self, name) for name in (*self.SHARED, *self.READ_BY[stage])}
         lr, epochs = self.expert_lr or self.lr, self.expert_epochs or self.epochs
+        if self.expert_hard_negatives is not None:
+            chosen["hard_negatives"] = self.expert_hard_negatives
         return {"stage": stage, "lr": lr, "epochs": epochs, **chosen}
 
     def wants(self, available: Collection[str]) -> list[HeadWant]:

@@ -222,6 +222,7 @@ class Dsmip(Sided):
     and prompts are frozen."""
 
     config: DsmipConfig
+    spread: Tensor
 
     def __init__(self, config: DsmipConfig, shapes: Shapes) -> None:
         super().__init__(config, shapes)
@@ -241,6 +242,8 @@ class Dsmip(Sided):
                 absent = visual.absent_image.detach()
                 del visual.absent_image
                 visual.register_buffer("absent_image", absent)
+            self.register_buffer("spread", torch.ones(len(self.experts)))
+            self.register_buffer("measured", torch.zeros((), dtype=torch.bool))
             if config.expert_scale:
                 self.scale = nn.Parameter(torch.zeros(len(self.experts)))
 
@@ -261,6 +264,8 @@ class Dsmip(Sided):
         """Cross-entropy of the golds of the batch, eq. 17 and 18; with `gate_loss: likelihood` the gate's own beside
         it."""
         mentions, entities = self.encode_mentions(batch.mentions), self.encode_entities(batch.entities)
+        if self.gated and self.training and not self.measured:
+            self._measure(mentions, entities)
         scores = self.score_block(mentions, entities)
         value = in_batch_cross_entropy(scores["score"], batch.gold)
         logged = {"score": value}
@@ -270,7 +275,8 @@ class Dsmip(Sided):
         takes = {f"takes {expert}": (of_gold == number).float().mean() for number, expert in enumerate(self.experts)}
         if self.config.gate_loss == "likelihood":
             weights = self._preference(mentions, entities, Block()).exp()
-            logged["gate"] = self._likelihood(weights.mean(1), self._each(scores).detach(), batch.gold)
+            each = self._each({expert: scores[expert].detach() for expert in self.experts})
+            logged["gate"] = self._likelihood(weights.mean(1), each, batch.gold)
             value = value + logged["gate"]
         return value, logged | takes
 
@@ -318,9 +324,19 @@ class Dsmip(Sided):
         return {"score": (chosen * self._each(scores)).sum(-1), **scores, "expert": chosen.argmax(-1).float()}
 
     def _each(self, scores: Mapping[str, Tensor]) -> Tensor:
-        """The experts' scores, each times its learned factor where there is one, (..., experts)."""
+        """The experts' scores, (..., experts): each times its learned factor, which starts where all have the spread of
+        the widest."""
         each = torch.stack([scores[expert] for expert in self.experts], -1)
-        return each * self.scale.exp() if self.config.expert_scale else each
+        return each * (self.spread.max() / self.spread) * self.scale.exp() if self.config.expert_scale else each
+
+    @torch.no_grad()
+    def _measure(self, mentions: Rows, entities: Rows) -> None:
+        """Keep the spread of each expert's scores in the first batch: their deviation from their mean for a mention."""
+        scores = self.score_block(mentions, entities)
+        each = torch.stack([scores[expert] for expert in self.experts], -1)
+        centred = each - each.mean(1, keepdim=True)
+        self.spread.copy_(centred.square().mean((0, 1)).sqrt().clamp(min=1e-3))
+        self.measured.fill_(True)
 
     def _preference(self, mentions: Rows, entities: Rows, pairing: Pairing) -> Tensor:
         """log pi (..., experts): `log softmax(ReLU(FC [h_m; h_e]))`; the visual expert only where both sides have a
