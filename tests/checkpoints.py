@@ -668,6 +668,7 @@ def text_family(folder: Path, family: str, **options) -> Path:
     ids = {"vocab_size": size, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
     torch.manual_seed(0)
     config = getattr(transformers, f"{family}Config")(**ids, **options)
+    config.architectures = [f"{family}Model"]  # of several models for one configuration, the one meant
     model = transformers.AutoModel.from_config(config).eval()
     randomise(model)
     with torch.no_grad():

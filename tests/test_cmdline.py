@@ -68,8 +68,11 @@ def test_from_an_empty_folder_every_way_in_does_the_same(way, tmp_path):
     files = "--input", "b", "--output", "c"
     refused = python(*WAYS[way], "LinkMentions", "--run", "a", *files, cwd=tmp_path)
     assert refused.returncode == settings.REFUSED == 2 and refused.stderr.startswith("error: a: no such run")
+    refused = python(*WAYS[way], "LinkMentions", "--run", ".", *files, cwd=tmp_path)
+    assert refused.returncode == 2 and "b: no such file" in refused.stderr
+    (tmp_path / "b").write_text('{"sentence": "Ann sings.", "mention": "Ann"}\n')
     failed = python(*WAYS[way], "LinkMentions", "--run", ".", *files, cwd=tmp_path)
-    assert failed.returncode == settings.FAILED == 30 and "b: no such file" in failed.stderr
+    assert failed.returncode == settings.FAILED == 30 and "no trained head there" in failed.stderr
     assert failed.stderr.count("\n") == failed.stderr.count("error:") == 1 and not list(tmp_path.iterdir())
 
 

@@ -464,8 +464,8 @@ def test_a_long_scan_keeps_what_it_has_done(tmp_path, monkeypatch):
         examined.append(path)
         return examine(path, limits)
 
-    examine = scanning._examine
-    monkeypatch.setattr(scanning, "_examine", stop_at_the_last)
+    examine = scanning.examine
+    monkeypatch.setattr(scanning, "examine", stop_at_the_last)
     with pytest.raises(KeyboardInterrupt):
         scan(paths, memo=tmp_path / "memo.parquet")
     assert sorted(examined) == [str(path) for path in paths[:4]]

@@ -52,6 +52,9 @@ def luigi(root: Path, *options: str) -> tuple[str, dict, Path]:
     return printed, receipt["result"], root / "work" / receipt["result"]["file"]
 
 
+TRUSTED = ("--given-order", "trusted", "--accept-gold-place")
+
+
 def test_the_wikidiverse_protocol_end_to_end(tmp_path):
     (tmp_path / "data").mkdir()
     data = Wikidiverse(tmp_path / "data")
@@ -61,7 +64,9 @@ def test_the_wikidiverse_protocol_end_to_end(tmp_path):
     for split in ("train", "valid"):
         data.splits[split] = [data.mention(image=None)]
     data.write()
-    printed, result, path = luigi(tmp_path, "--sources", "given,name-of-type", "--merge", "append", "--candidates", "3")
+    printed, result, path = luigi(
+        tmp_path, "--sources", "given,name-of-type", "--merge", "append", "--candidates", "3", *TRUSTED
+    )
     entities = list(data.desc)
     with np.load(path) as lists:
         listed = [[entities[row] for row in row_list if row >= 0] for row_list in lists["ids"].tolist()]
@@ -83,7 +88,7 @@ def test_ghmfc_lists_end_to_end(tmp_path):
     (tmp_path / "data").mkdir()
     data = Ghmfc(tmp_path / "data")
     data.write()
-    printed, result, path = luigi(tmp_path, "--sources", "given", "--candidates", "2")
+    printed, result, path = luigi(tmp_path, "--sources", "given", "--candidates", "2", *TRUSTED)
     with np.load(path) as lists:
         assert lists["ids"].tolist() == [[2, 1]] * 6
     assert result["recall"]["given"]["test"] == {"n": 2, "1": 0.0, "2": 1.0} and "layout ghmfc" in printed

@@ -242,8 +242,8 @@ def test_rescan_finds_a_picture_that_changed_under_its_size_and_time(world):
 
 
 def test_every_picture_is_read_once_in_a_command_that_rescans(world, monkeypatch):
-    examined, plain = [], scan._examine
-    monkeypatch.setattr(scan, "_examine", lambda path, limits: examined.append(path) or plain(path, limits))
+    examined, plain = [], scan.examine
+    monkeypatch.setattr(scan, "examine", lambda path, limits: examined.append(path) or plain(path, limits))
     world.here("TrainHead")
     assert not examined
     for times in (1, 2):

@@ -223,6 +223,7 @@ class Dsmip(Sided):
 
     config: DsmipConfig
     spread: Tensor
+    measured: Tensor
 
     def __init__(self, config: DsmipConfig, shapes: Shapes) -> None:
         super().__init__(config, shapes)

@@ -9,7 +9,7 @@ import luigi
 from foundation import logs
 from foundation.errors import UserError
 from mel_cache import steps
-from mel_cache.commands.parameters import MOST_SEED, Number, Whole
+from mel_cache.commands.parameters import MOST_SEED, Choice, Number, Whole
 from mel_cache.commands.shell import command
 from mel_cache.commands.task import Task, remembered, setting
 from mel_cache.steps import Outcome, Step
@@ -26,7 +26,7 @@ class DemoWorld(Task):
     """
 
     demo_seed = setting("demo_seed", 0, "seed of the demo world and of its encoders", Whole, least=0, most=MOST_SEED)
-    world = luigi.ChoiceParameter(default=DEMO, choices=WORLDS, description=f"which: {' or '.join(WORLDS)}")
+    world = Choice(default=DEMO, choices=WORLDS, description=f"which: {' or '.join(WORLDS)}")
 
     def step(self) -> Step:
         return steps.demo_world(self.paths, self.demo_seed, self.world)
