@@ -73,7 +73,9 @@ def test_from_an_empty_folder_every_way_in_does_the_same(way, tmp_path):
     (tmp_path / "b").write_text('{"sentence": "Ann sings.", "mention": "Ann"}\n')
     failed = python(*WAYS[way], "LinkMentions", "--run", ".", *files, cwd=tmp_path)
     assert failed.returncode == settings.FAILED == 30 and "no trained head there" in failed.stderr
-    assert failed.stderr.count("\n") == failed.stderr.count("error:") == 1 and list(tmp_path.iterdir()) == [tmp_path / "b"]
+    assert failed.stderr.count("\n") == failed.stderr.count("error:") == 1 and list(tmp_path.iterdir()) == [
+        tmp_path / "b"
+    ]
 
 
 def test_beside_modules_of_the_users_own_names_the_commands_are_found(tmp_path):
