@@ -107,7 +107,17 @@ def _taken(part: Path, path: Path, option: str) -> IO[str]:
             except BlockingIOError:
                 handle.close()
                 raise busy from None
-        return handle
+        if _is_at(part, handle.fileno()):
+            return handle
+        handle.close()  # taken for one that was left, and removed, before it was locked
+
+
+def _is_at(part: Path, descriptor: int) -> bool:
+    """Whether the open file is the one at this name."""
+    try:
+        return os.path.samestat(os.stat(part, follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _remove_left(part: Path, busy: UserError) -> None:
@@ -130,8 +140,7 @@ def _remove_left(part: Path, busy: UserError) -> None:
                 f"{part}: another command is writing it, or one was killed (this file system has no locks to tell); "
                 "wait for it, or remove the file"
             ) from error
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(part, follow_symlinks=False), os.fstat(descriptor)):
-                part.unlink()
+        if _is_at(part, descriptor):
+            part.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
