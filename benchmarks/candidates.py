@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from _measure import machine
 from rapidfuzz import fuzz, process
-from rapidfuzz.utils import default_process
 
+from foundation.spelling import clean, clean_accented
 from pipeline.candidates.name_ranking import SCORERS, NameRanking
 
 
@@ -51,9 +51,13 @@ def shortened(rng: random.Random, name: str) -> str:
 
 def brute_force(phrase: str, names: list[str], ids: Sequence[str], k: int, scorer: str) -> list[int]:
     """The definition: every pair scored, all of them sorted."""
-    scores = process.cdist([phrase], names, scorer=getattr(fuzz, scorer), dtype=np.float64)[0].astype(np.float32)
-    ratios = process.cdist([phrase], names, scorer=fuzz.ratio, dtype=np.float64)[0].astype(np.float32)
-    order = sorted(np.flatnonzero(scores > 0).tolist(), key=lambda row: (-scores[row], -ratios[row], ids[row]))
+    keys = []
+    for measure in (getattr(fuzz, scorer), fuzz.ratio):
+        for spelled in (clean, clean_accented):
+            spellings = [spelled(name) for name in names]
+            scores = process.cdist([spelled(phrase)], spellings, scorer=measure, dtype=np.float64)[0]
+            keys.append(-scores.astype(np.float32))
+    order = sorted(np.flatnonzero(keys[0]).tolist(), key=lambda row: (*(key[row] for key in keys), ids[row]))
     return order[:k]
 
 
@@ -85,7 +89,7 @@ def main() -> None:
     started = time.perf_counter()
     lists = NameRanking(names, ids, options.scorer, options.workers).lists(phrases, options.k)
     seconds = time.perf_counter() - started
-    distinct, rate = len(set(map(default_process, phrases))), round(len(phrases) * len(names) / seconds)
+    distinct, rate = len(set(map(clean, phrases))), round(len(phrases) * len(names) / seconds)
     figures = {
         "benchmark": "candidates",
         "machine": machine(),
@@ -98,11 +102,10 @@ def main() -> None:
         "pairs_per_second": rate,
     }
     if options.check:
-        clean = [default_process(name) for name in names]
         rows = rng.sample(range(len(phrases)), min(options.check, len(phrases)))
         same = [
             lists.ids[row][lists.ids[row] >= 0].tolist()
-            == brute_force(default_process(phrases[row]), clean, ids, options.k, options.scorer)
+            == brute_force(phrases[row], names, ids, options.k, options.scorer)
             for row in rows
         ]
         figures["identical_lists"] = f"{sum(same)} of {len(same)}"

@@ -242,7 +242,7 @@ def accelerator_benchmark(count: int, shard_rows: int, starts: float, per_second
                 bare.append(time.perf_counter() - started)
             job = replace(
                 extraction_job(root, dataset, profile, f"turn-{turn}", want),
-                runtime=Runtime(device="cpu", batch_size=256, shard_rows=shard_rows),
+                runtime=Runtime(device="cpu", batch_size=256, shard_rows=shard_rows, accept=("clip_image",)),
             )
             whole.append(in_own_process(job, Waiting(starts, per_second))[0])
     return {

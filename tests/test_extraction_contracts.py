@@ -1,6 +1,7 @@
 """Contracts of extraction: their JSON is that of commands and receipts, of earlier versions too."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -121,6 +122,14 @@ def test_the_account_of_cut_texts_says_tokens_lost_per_view():
     assert wants.merged([wants.part_of(whole, [TEXT])]).texts == whole.texts
     earlier = Extraction(features={"clip_text": rows(ok=1)}, cut={name: 5})
     assert f"5 texts of {name} were cut to fit" in wants.describe(earlier).splitlines()
+
+
+def test_only_a_feature_that_found_nothing_at_all_is_said_to_have_found_nothing():
+    some, none = replace(rows(ok=5, broken=1), empty=3), replace(rows(ok=5, broken=1), empty=5)
+    lines = wants.describe(Extraction(features={"faces": some, "objects": none, "clip_image": rows(ok=5)})).splitlines()
+    assert [line for line in lines if "found nothing" in line] == ["objects found nothing in any of 5 pictures"]
+    added = wants.merged([Extraction(features={"faces": some}), Extraction(features={"faces": none})])
+    assert added.features["faces"].empty == 8
 
 
 def test_inputs_say_where_rows_lie_in_the_work_folder(tmp_path):

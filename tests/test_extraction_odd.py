@@ -15,6 +15,7 @@ from cache.keys import KeyColumn
 from cache.store import Store
 from foundation.errors import UserError
 from foundation.paths import Paths
+from pipeline.extraction import wants
 from pipeline.extractors import build
 from pipeline.profiles.profile import Feature
 
@@ -120,6 +121,15 @@ def test_a_picture_of_one_pixel_and_a_strip_have_finite_rows(world):
     flat = build(Feature("i", "clip_image", {"model": str(root / "open_clip_model")}, {}, True), root, None)
     seen = flat.prepare(Image.new("RGB", (1, 1), (9, 90, 200)))
     assert (seen == np.array([9, 90, 200])).all(), "one pixel fills the picture"
+
+
+def test_a_detector_that_finds_nothing_at_all_is_said(world):
+    root, profile = world
+    checkpoints.yolo(root / "yolo")
+    made = extract(root, profile, "objects", objects={"model": "yolo", "min_confidence": 1.0})
+    pictures = made.features["objects"].rows
+    assert made.features["objects"].empty == pictures > 20
+    assert f"objects found nothing in any of {pictures} pictures" in wants.describe(made).splitlines()
 
 
 def test_a_kb_of_one_entity_is_a_feature_of_one_row(tmp_path):

@@ -21,9 +21,10 @@ from cache.store import Store
 from foundation.checksums import checksums
 from foundation.contracts import from_json
 from foundation.errors import UserError
-from linking import Hints, Linker, answers, incoming, mentions
+from linking import Hints, Linker, answers, calibration, incoming, mentions
 from linking.contracts import Calibration, Fit, LinkJob
 from linking.linker import NOTES
+from pipeline.candidates import name_ranking
 from pipeline.candidates.contracts import GivenSource, NameSource, TypedNameSource
 from pipeline.candidates.registry import source
 
@@ -396,6 +397,83 @@ def _stamp(work, path):
             if work / entry["path"] == path:
                 entry["bytes"] = path.stat().st_size
         receipt.write_text(json.dumps(said))
+
+
+def test_names_of_the_kb_are_prepared_once_for_all_chunks(world, tmp_path, monkeypatch):
+    prepared, real = [], name_ranking._Postings.__init__
+
+    def counted(self, names):
+        prepared.append(len(names))
+        real(self, names)
+
+    monkeypatch.setattr(name_ranking._Postings, "__init__", counted)
+    lines = [{"sentence": f"Sight {n} of Ann Powers.", "mention": "Ann Powers"} for n in range(8)]
+    link(world, tmp_path, lines, "drin", chunk=2)
+    assert len(prepared) == 1
+
+
+def test_lines_as_other_programs_write_them_keep_their_numbers(world, tmp_path):
+    one = json.dumps({"sentence": "Ann Powers", "mention": "Ann Powers"}).encode()
+    data = b"\xef\xbb\xbf" + one + b"\r\n\r\n  \n" + one + b"\n" + one.replace(b"Ann", b"\\u0041nn")
+    (tmp_path / "new.jsonl").write_bytes(data)
+    job = LinkJob(run=world[1]["mimic"], input=tmp_path / "new.jsonl", output=tmp_path / "linked.jsonl")
+    mentions.link(job)
+    found = [json.loads(line) for line in (tmp_path / "linked.jsonl").read_text().splitlines()]
+    assert [answer["line"] for answer in found] == [1, 4, 5] and [answer["id"] for answer in found] == ["1", "4", "5"]
+    assert len({json.dumps(answer["entities"]) for answer in found}) == 1
+
+
+@pytest.mark.parametrize(
+    "sentence, phrase, given, span",
+    [
+        ("Powers met Powers.", "Powers", None, [0, 6]),
+        ("Powers met Powers.", "Powers", (11, 17), [11, 17]),
+        ("Old Ship", "Old Ship", None, [0, 8]),
+        ("Seen: \U0001f6a2 Old Ship", "Old Ship", None, [8, 16]),  # characters, not UTF-16 units
+        ("Seen: \u00c9mile", "E\u0301mile", None, [6, 11]),
+        ("Nothing of it.", "Old Ship", None, None),
+    ],
+)
+def test_the_span_counts_characters_from_the_first_place_of_the_phrase(world, tmp_path, sentence, phrase, given, span):
+    line = {"sentence": sentence, "mention": phrase}
+    found, refused, _ = link(world, tmp_path, [line if given is None else {**line, "start": given[0], "end": given[1]}])
+    assert not refused and found[0]["span"] == span
+    assert found[0]["notes"] == ([] if span else ["phrase not in the sentence"])
+
+
+def test_neither_the_order_of_lines_nor_an_id_given_twice_changes_an_answer(world, tmp_path):
+    lines = [
+        {"id": n % 4, "sentence": f"Sight {n % 4} of the Old Ship.", "mention": ("Old Ship", "Ship")[n % 2]}
+        for n in range(8)
+    ]
+    forward, _, _ = link(world, tmp_path, lines, chunk=3)
+    backward, _, _ = link(world, tmp_path, lines[::-1], chunk=5)
+    assert [answer["id"] for answer in forward] == [str(n % 4) for n in range(8)]
+    for one, other in zip(forward, backward[::-1], strict=True):
+        assert [entity["id"] for entity in one["entities"]] == [entity["id"] for entity in other["entities"]]
+        assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-5)
+
+
+def test_more_entities_than_there_are_gives_each_once_best_first(world, tmp_path):
+    ((answer,), _, _) = link(world, tmp_path, [{"sentence": "Ann Powers", "mention": "Ann Powers"}], top_k=10_000)
+    scores = [entity["score"] for entity in answer["entities"]]
+    assert sorted(entity["id"] for entity in answer["entities"]) == sorted(f"Q{n}" for n in range(12))
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_the_confidence_at_a_share_is_that_at_share_0_times_the_chance_that_the_entity_is_known(world):
+    at = {share: Linker.load(world[1]["mimic"], nil_share=share) for share in (0, 0.4)}
+    first, second = (linker.link("Sight of Ann Powers.", "Powers") for linker in at.values())
+    fitted = at[0.4].calibration
+    rows, scores, _ = at[0.4]._ranked([incoming.Mention("a", "Sight of Ann Powers.", "Powers", "test", (13, 19))],
+                                      Path(), 10)  # fmt: skip
+    values, softmax = calibration.evidence(scores)
+    known = calibration.probability(fitted.known, values)[0] if fitted.known else 1.0
+    right = calibration.confidence(fitted.right, None, values, softmax)[0]
+    assert second.confidence == pytest.approx(right * known, abs=1e-6) and len(rows) == 1
+    if fitted.right == at[0].calibration.right:
+        assert first.confidence == pytest.approx(right, abs=1e-6)
+    assert not first.nil, "a share of 0"
 
 
 def test_a_file_is_linked_chunk_by_chunk(world, tmp_path, monkeypatch):

@@ -1,5 +1,8 @@
 """Candidate source `name`: the entities whose names are most like the phrase."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from pipeline.candidates.base import Source, SourceInputs
@@ -13,6 +16,7 @@ class ByName(Source):
 
     def __init__(self, spec: NameSource) -> None:
         self.scorer = spec.scorer
+        self._kept: tuple[Mapping[str, Sequence[Any]], NameRanking] | None = None
 
     @property
     def label(self) -> str:
@@ -26,6 +30,10 @@ class ByName(Source):
         return self._ranking(inputs).ranks([phrases[row] for row in rows], gold)
 
     def _ranking(self, inputs: SourceInputs) -> NameRanking:
-        return NameRanking(
-            inputs.entities["name"], inputs.entities["id"], self.scorer, inputs.workers, inputs.entities.get("aliases")
-        )
+        """The order of these entities, kept for further mentions against the same ones."""
+        entities = inputs.entities
+        if self._kept is None or self._kept[0] is not entities:
+            aliases = entities.get("aliases")
+            ranking = NameRanking(entities["name"], entities["id"], self.scorer, inputs.workers, aliases)
+            self._kept = entities, ranking
+        return self._kept[1]

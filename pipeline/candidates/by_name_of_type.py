@@ -1,6 +1,6 @@
 """Candidate source `name-of-type`: the entities of the mention's type whose names are most like the phrase."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ class ByNameOfType(Source):
 
     def __init__(self, spec: TypedNameSource) -> None:
         self.scorer = spec.scorer
+        self._kept: tuple[Mapping[str, Sequence[Any]], dict[bytes, NameRanking]] | None = None
 
     @property
     def label(self) -> str:
@@ -54,9 +55,16 @@ class ByNameOfType(Source):
         return ranks
 
     def _ranking(self, inputs: SourceInputs, among: np.ndarray) -> NameRanking:
-        names, ids = (_take(inputs.entities[name], among) for name in ("name", "id"))
-        aliases = inputs.entities.get("aliases")
-        return NameRanking(names, ids, self.scorer, inputs.workers, None if aliases is None else _take(aliases, among))
+        """The order of the entities `among`, kept for further mentions against the same KB."""
+        if self._kept is None or self._kept[0] is not inputs.entities:
+            self._kept = inputs.entities, {}
+        rankings, rows = self._kept[1], among.tobytes()
+        if rows not in rankings:
+            names, ids = (_take(inputs.entities[name], among) for name in ("name", "id"))
+            aliases = inputs.entities.get("aliases")
+            taken = None if aliases is None else _take(aliases, among)
+            rankings[rows] = NameRanking(names, ids, self.scorer, inputs.workers, taken)
+        return rankings[rows]
 
 
 def _take(column: Sequence[Any], rows: np.ndarray) -> list[Any]:

@@ -41,6 +41,14 @@ class NameRanking:
         return KnownNames.of(self.names, self.aliases)
 
     @cached_property
+    def _postings(self) -> "_Postings":
+        return _Postings(self._known.clean)
+
+    @cached_property
+    def _ordered_names(self) -> list[str]:
+        return _sorted_tokens(self._known.clean)
+
+    @cached_property
     def _id_order(self) -> np.ndarray:
         return id_order(self.ids)
 
@@ -128,8 +136,8 @@ class NameRanking:
         many pairs at once (fifty times faster). Only the few pairs with a common token need the scorer itself.
         """
         names = self._known.clean
-        sharing = _Postings(names).sharing
-        ordered_phrases, ordered_names = _sorted_tokens(phrases), _sorted_tokens(names)
+        sharing = self._postings.sharing
+        ordered_phrases, ordered_names = _sorted_tokens(phrases), self._ordered_names
         blank = np.array([not name for name in ordered_names])
         for begin in range(0, len(phrases), rows):
             scores = self._every_pair(ordered_phrases[begin : begin + rows], ordered_names, fuzz.ratio)

@@ -91,7 +91,8 @@ class FeatureRows:
     """One feature after an extraction.
 
     store: its folder's name in the cache. rows: distinct units wanted. extracted: those added by this run. verdicts:
-    number of rows by verdict (`ok`, `missing`, …).
+    number of rows by verdict (`ok`, `missing`, …). empty: rows that are ok and hold nothing, of a feature that may find
+    several things in a picture; None of others.
     """
 
     identity: str
@@ -100,6 +101,7 @@ class FeatureRows:
     extracted: int
     verdicts: Mapping[str, int]
     crops: Crops | None = None
+    empty: int | None = None
 
 
 @contract

@@ -242,4 +242,7 @@ def _rows_of(feature: PendingFeature) -> FeatureRows:
             for code, count in zip(*np.unique(table.status, return_counts=True), strict=True)
         },
         crops=crops,
+        empty=int((table.ok & (table.lengths == 0)).sum())
+        if table.ragged and not isinstance(feature.extractor, TextExtractor)
+        else None,
     )

@@ -226,6 +226,7 @@ def _added(one: FeatureRows, other: FeatureRows) -> FeatureRows:
         other,
         rows=one.rows + other.rows,
         extracted=one.extracted + other.extracted,
+        empty=None if one.empty is None or other.empty is None else one.empty + other.empty,
         verdicts={name: one.verdicts.get(name, 0) + other.verdicts.get(name, 0) for name in verdicts},
     )
 
@@ -248,6 +249,11 @@ def describe(extraction: Extraction, width: int | None = None) -> str:
         "(outside the picture, no area, or the model failed)"
         for name, feature in features
         if feature.crops and feature.crops.lost
+    ]
+    lines += [
+        f"{name} found nothing in any of {feature.empty:,} pictures"
+        for name, feature in features
+        if feature.empty and feature.empty == feature.verdicts.get("ok")
     ]
     lines += [_cut(name, count, extraction.texts.get(name)) for name, count in sorted(extraction.cut.items()) if count]
     lines += [
