@@ -209,7 +209,8 @@ def _mapped(path: Path) -> np.ndarray:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(path))
     pages = (ctypes.c_ubyte * size).from_address(place)
-    weakref.finalize(pages, _libc().munmap, place, size)
+    unmap = weakref.finalize(pages, _libc().munmap, place, size)
+    unmap.atexit = False  # threads may still read while the interpreter ends; the system unmaps what is left
     array: np.ndarray = np.ndarray((size,), np.uint8, memoryview(pages))
     array.flags.writeable = False
     return array

@@ -75,8 +75,9 @@ def writing(paths: Sequence[Path], option: str) -> Iterator[list[IO[str]]]:
                         os.replace(part, path)
                 sync_folder(paths[0].parent)
         except BaseException:
-            for part in parts[: len(handles)]:
-                part.unlink(missing_ok=True)
+            for part, handle in zip(parts, handles, strict=False):
+                if _is_at(part, handle.fileno()):  # another command may have begun one where this is done
+                    part.unlink(missing_ok=True)
             raise
 
 

@@ -499,3 +499,19 @@ def test_process_numbers_of_this_machine_are_told_from_other_machines():
     assert me.alive() is True
     assert claims.Process(me.host, 2**22 + 1, "5").alive() is False
     assert claims.Process(socket.gethostname() + "-other", me.pid, me.started).alive() is None
+
+
+def test_a_thread_that_still_reads_when_the_interpreter_ends_does_not_crash_it(tmp_path):
+    filled(tmp_path, list(range(3)))
+    code = """
+import threading, time
+from pathlib import Path
+from cache import layout
+array = layout._mapped(next(Path(sys.argv[1]).glob("*/*.h5")))
+def read():
+    while True:
+        array.sum()
+threading.Thread(target=read, daemon=True).start()
+time.sleep(0.2)
+"""
+    assert run_python(code, tmp_path).returncode == 0

@@ -531,3 +531,14 @@ def test_wikimel_phrases_that_do_not_stand_literally_are_found_all_but_six(wikim
     assert sum(m.phrase not in m.sentence for m in train) == 528
     assert sum(m.span is None for m in wikimel.mentions) == 6
     assert all(m.span is None or 0 <= m.span[0] < m.span[1] <= len(m.sentence) for m in wikimel.mentions)
+
+
+def test_a_malformed_record_does_not_hide_that_row_ids_disagree(mimic):
+    mimic.kb[0]["entity_name"] = 7
+    mimic.rows = {e["qid"]: e["id"] for e in mimic.kb} | {"Q2": 9}
+    mimic.write()
+    with pytest.raises(UserError, match="Q2 has id 1 here and 9 in"):
+        load("toy", mimic.folder, max_bad_records=0.5)
+    mimic.rows = None
+    mimic.write()
+    assert len(load("toy", mimic.folder, max_bad_records=0.5).entities) == 3

@@ -264,3 +264,11 @@ def test_wikidiverse_files_that_are_not_there_or_not_readable_are_named(diverse)
     assert f"{tsv}:2: not UTF-8" in refused(lambda: load("toy", diverse.folder))
     tsv.write_bytes(b"\xef\xbb\xbfLion@@@@A cat.\n")
     assert [e.id for e in load("toy", diverse.folder).entities] == ["Lion"]
+
+
+def test_wikidiverse_a_malformed_redirect_is_left_out_and_listed(diverse):
+    diverse.write()
+    (diverse.folder / "redirects.json").write_text(json.dumps({"Tiger": 7, "King of beasts": "Lion"}))
+    raw = load("toy", diverse.folder, max_bad_records=0.5)
+    assert "redirects.json: 'Tiger'" in raw.rejects[0] and len(raw.rejects) == 1
+    assert {e.id: e.aliases for e in raw.entities}["Lion"] == ("King of beasts",)

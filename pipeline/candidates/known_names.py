@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -59,13 +60,18 @@ class KnownNames:
             start=np.cumsum([0, *counts[:-1]]) if counts else np.empty(0, np.int64),
         )
 
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """(N,) names of each entity."""
+        return np.diff(self.start, append=len(self.owner))
+
     def best(self, scores: np.ndarray) -> np.ndarray:
         """(b, N) of each entity's best name. scores: (b, S)."""
         return scores if len(self.start) == len(self.owner) else np.maximum.reduceat(scores, self.start, axis=1)
 
     def names_of(self, first: np.ndarray, entity: np.ndarray) -> Places:
         """Each phrase of pairs (phrase, entity), beside each name of the entity."""
-        counts = np.diff(self.start, append=len(self.owner))[entity]
+        counts = self.counts[entity]
         pair = np.repeat(np.arange(len(entity)), counts)
         within = np.arange(len(pair)) - np.repeat(np.cumsum(counts) - counts, counts)
         return first[pair], self.start[entity][pair] + within

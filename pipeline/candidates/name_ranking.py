@@ -66,7 +66,7 @@ class NameRanking:
                 best = self._known.best(scores)
                 chosen = [contenders(row, k) for row in best]
                 first = np.repeat(np.arange(len(best)), [len(entities) for entities in chosen])
-                ordered = self._ordered(distinct[begin:], scores, (first, np.concatenate(chosen)))
+                ordered = self._ordered(distinct[begin : begin + len(scores)], scores, (first, np.concatenate(chosen)))
                 lists.fill(begin, *ordered, best[ordered])
                 bar.update(len(scores))
         return lists.rows(np.array([number[spelling] for spelling in spellings], np.int64))
@@ -80,12 +80,12 @@ class NameRanking:
             rows_of.setdefault(Spelling.of(phrase), []).append(row)
         distinct, ranks = list(rows_of), np.zeros(len(gold), np.int64)
         for begin, scores in self._blocks(distinct):
-            best = self._known.best(scores)
+            best, block = self._known.best(scores), distinct[begin : begin + len(scores)]
             for place, values in enumerate(best):
-                for row in rows_of[distinct[begin + place]]:
+                for row in rows_of[block[place]]:
                     entity = int(gold[row])
                     tied = np.flatnonzero(values == values[entity])
-                    _, order = self._ordered(distinct[begin:], scores, (np.full(len(tied), place), tied))
+                    _, order = self._ordered([block[place]], scores[[place]], (np.zeros(len(tied), np.int64), tied))
                     ranks[row] = 1 + int((values > values[entity]).sum()) + int(np.flatnonzero(order == entity)[0])
         return ranks
 
@@ -94,7 +94,7 @@ class NameRanking:
         first, second = self._known.names_of(*pairs)
         values, known = scores[first, second], self._known
         ratios = self._pairs([phrase.clean for phrase in phrases], known.clean, fuzz.ratio, (first, second))
-        accented = np.array([phrase.accented for phrase in phrases[: len(scores)]])
+        accented = np.array([phrase.accented for phrase in phrases])
         other = np.flatnonzero(accented[first] | known.accented[second])
         same, same_ratios = values.copy(), ratios.copy()  # as written; different only where either has accents
         written = [phrase.written for phrase in phrases], known.written

@@ -146,5 +146,7 @@ class ReleasePictures(PictureFolder):
         stems = dict.fromkeys(os.path.splitext(form)[0] for form in (name, unquote(name)))
         # The last one: MIMIC's release cuts a picture's name at its first dot when it converts it.
         others = [name, unquote(name), *(s + e for s in stems for e in EXTENSIONS), name.split(".")[0] + ".jpg"]
-        there = next((other for other in others if other not in self.listed and self.holds(other)), None)
-        return there or super()._nearest(path) or super()._nearest(unquote(name))
+        there = next((other for other in others if other not in self.listed and other in self.names()), None)
+        if there is not None:
+            return there
+        return super()._nearest(path) or (super()._nearest(unquote(name)) if unquote(name) != name else None)

@@ -61,6 +61,8 @@ def prepare(job: PrepareJob) -> Dataset:
             write_atomic(out / name, data)
         write_json(out / "account.json", account)
         write_atomic(out / ACCOUNT, account_text(account))
+    if not raw.rejects:
+        (out / "rejects.jsonl").unlink(missing_ok=True)  # of the same rows beside malformed ones
     return Dataset(
         name=job.name,
         content=content,

@@ -16,7 +16,8 @@ from cache.identity import Output
 from cache.inputs import Want
 from cache.store import Store
 from cache.table import Table
-from pipeline.datasets.images import ImageError, Limits, decode
+from foundation.errors import PassingError
+from pipeline.datasets.images import ImageError, Limits, decode, read_picture
 from pipeline.extraction.base import CropExtractor, Extractor, PictureExtractor
 from pipeline.extraction.units import Part, Picture, UnitColumn
 
@@ -144,8 +145,8 @@ def _seen(source: Any, extractor: Extractor, limits: Limits) -> Any:
         return source
     picture: Picture = source.picture if isinstance(source, Part) else source
     try:
-        image = decode(Path(picture.path).read_bytes(), limits)
-    except (ImageError, OSError):
+        image = decode(read_picture(Path(picture.path), limits), limits)
+    except (ImageError, PassingError, OSError):
         return picture.key  # gone since: different bytes are taken for different pictures
     if isinstance(source, Part) and isinstance(extractor, CropExtractor):
         return [item for _, item in extractor.cut(image, source.parent)]

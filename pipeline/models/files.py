@@ -2,6 +2,7 @@
 trained."""
 
 import contextlib
+import functools
 import importlib.util
 import json
 import re
@@ -322,10 +323,18 @@ def find_file(reference: str, base: Path, demo: Path | None, library: str, suffi
 def _outside(model: Path) -> list[Path]:
     """The files that hold tensors of an ONNX model outside its own: what stands behind the key `location`, in Protocol
     Buffers' encoding."""
-    content = model.read_bytes() if model.suffix == ".onnx" else b""
+    if model.suffix != ".onnx":
+        return []
+    state = model.stat()
+    return [path for path in _named_outside(model, state.st_size, state.st_mtime_ns) if path.is_file()]
+
+
+@functools.lru_cache(maxsize=64)
+def _named_outside(model: Path, size: int, mtime_ns: int) -> list[Path]:
+    """The paths that the model names; read once while its size and time stay."""
+    content = model.read_bytes()
     places = (content[found.end() : found.end() + found[1][0]] for found in _LOCATION.finditer(content))
-    paths = (model.parent / place.decode("utf-8", "replace") for place in sorted(set(places)) if b"\0" not in place)
-    return [path for path in paths if path.is_file()]
+    return [model.parent / place.decode("utf-8", "replace") for place in sorted(set(places)) if b"\0" not in place]
 
 
 def stamp(reference: str, base: Path, demo: Path | None) -> list[Any]:

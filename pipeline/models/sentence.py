@@ -27,6 +27,7 @@ _SWITCHES = {
 }
 _ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
 _STATES = "token_embeddings"
+_SIZES = {"Dense": ("in_features", "out_features"), "LayerNorm": ("dimension",)}
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ def folder_reading(files: ModelFiles) -> Reading | None:
     for module in _modules(files, root)[1:]:
         kind, folder = module["type"].rpartition(".")[2], inside(root, str(module.get("path", "")))
         stated = _config(folder / "config.json")
+        if lacking := [key for key in _SIZES.get(kind, ()) if not isinstance(stated.get(key), int)]:
+            raise _not_served(files, f"{folder / 'config.json'} lacks {' and '.join(lacking)}")
         if kind in ("Dense", "Normalize") and (
             _STATES in (stated.get("module_input_name"), stated.get("module_output_name")) or stated.get("use_residual")
         ):

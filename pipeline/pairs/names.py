@@ -3,7 +3,6 @@
 import numpy as np
 
 from foundation.spelling import clean
-from pipeline.candidates.known_names import KnownNames
 from pipeline.pairs._blocks import blocks
 from pipeline.pairs.base import PairFunction, Pairs
 
@@ -19,7 +18,7 @@ class NameSimilarity(PairFunction):
 
     def __call__(self, pairs: Pairs) -> np.ndarray:
         ids, kb = pairs.ids, pairs.kb
-        ours, known = [clean(phrase) for phrase in pairs.mentions["phrase"]], KnownNames.of(kb.names, kb.aliases)
+        ours, known = [clean(phrase) for phrase in pairs.mentions["phrase"]], kb.known_names
         out = np.full((*ids.shape, len(self.names)), np.nan, np.float32)
         for block in blocks(ids, 256):
             row, column = np.nonzero(ids[block] >= 0)

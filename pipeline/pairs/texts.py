@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from foundation.spelling import words
+from pipeline.candidates.known_names import KnownNames
 
 _YEAR = re.compile(r"(?<!\d)(?:1\d{3}|20\d{2})(?!\d)")
 
@@ -36,6 +37,11 @@ class Texts:
     def aliases(self) -> Sequence[Sequence[str]] | None:
         """The further names of each; None where none has any."""
         return self._table.get("aliases")
+
+    @cached_property
+    def known_names(self) -> KnownNames:
+        """Names and aliases as they are compared."""
+        return KnownNames.of(self.names, self.aliases)
 
     @cached_property
     def texts(self) -> list[str]:

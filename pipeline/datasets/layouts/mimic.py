@@ -98,12 +98,17 @@ def _entities(folder: Path, root: Path, options: LayoutOptions, rejects: Rejects
         raise UserError(f"{path}: found {type(rows).__name__}, expected an object QID -> row id")
     records: list[tuple[str, MimicEntity]] = []
     qids, numbers = Unique("entity qid"), Unique("entity id")
+    left_out = set[str]()
     for where, value in _records(folder / "kb_entity.json"):
+        left_out.add(str(value.get("qid")) if isinstance(value, dict) else "")
         with rejects.gather():
             record = MimicEntity.read(value, where, options.ignored)
             qids.check(record.qid, where)
             numbers.check(record.row, where)
             records.append((where, record))
+            left_out.discard(record.qid)
+    known = {qid: number for qid, number in rows.items() if qid not in left_out and qid.lower() != "nil"}
+    _check_rows(path, known, {record.qid: record.row for _, record in records if record.qid not in left_out}, qids)
     records.sort(key=lambda item: item[1].row)
     listed = (image for _, record in records for image in record.image_list)
     pictures, entities = ReleasePictures(root, listed, options.follow_links), []
@@ -120,15 +125,13 @@ def _entities(folder: Path, root: Path, options: LayoutOptions, rejects: Rejects
                 aliases=aliases.get(record.qid, ()),
             )
             entities.append(entity)
-    if not rejects.causes:
-        _check_rows(path, rows, {record.qid: record.row for _, record in records}, qids)
     return entities
 
 
 def _check_rows(path: Path, rows: dict[str, Any], number_of: dict[str, int], qids: Unique) -> None:
     """Raises `UserError` where qid2id.json (`rows`) and kb_entity.json (`number_of`) disagree. qids: their places."""
     for qid, number in rows.items():
-        if type(number) is not int and qid.lower() != "nil":
+        if type(number) is not int:
             raise UserError(
                 f"{path}: {qid!r:.60} holds {type(number).__name__} {number!r:.40}, expected the integer row id of "
                 "kb_entity.json"
@@ -139,7 +142,7 @@ def _check_rows(path: Path, rows: dict[str, Any], number_of: dict[str, int], qid
                 f"{qids.seen[qid]}: {qid} has id {number} here and {rows.get(qid, 'none')} in {path}; make both from "
                 "the same release"
             )
-    extra = next((qid for qid in rows if qid not in number_of and qid.lower() != "nil"), None)
+    extra = next((qid for qid in rows if qid not in number_of), None)
     if extra is not None:
         raise UserError(
             f"{path}: {extra} has id {rows[extra]} here and no record in kb_entity.json; make both from the same "

@@ -234,13 +234,14 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
     yield name, " ".join(filter(None, parts))
 
 
-def _redirects(folder: Path) -> dict[str, str]:
+def _redirects(folder: Path, rejects: Rejects) -> dict[str, str]:
     """Title -> the title that it redirects to."""
     found: dict[str, str] = {}
     for path in _kb_files(folder, _REDIRECTS):
         for redirect, target in read_keyed(path).items():
-            record = _Redirect.read({"redirect": redirect, "target": target}, f"{path}: {redirect!r:.40}")
-            found[_title(record.redirect)] = _title(record.target)
+            with rejects.gather():
+                record = _Redirect.read({"redirect": redirect, "target": target}, f"{path}: {redirect!r:.40}")
+                found[_title(record.redirect)] = _title(record.target)
     return found
 
 
@@ -316,7 +317,7 @@ def _given(record: WikidiverseMention, titles: _Titles) -> tuple[str, ...]:
 def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     mention_root, entity_root = _roots(folder, options)
     paths, rejects = sources(folder), Rejects()
-    redirects = _redirects(folder)
+    redirects = _redirects(folder, rejects)
     entities = _entities(folder, entity_root, options, redirects)
     titles = _Titles((entity.id for entity in entities), redirects)
     pictures, mentions = _Pictures(mention_root, options), []
