@@ -1,9 +1,9 @@
 """Contracts of reading the cache: a feature under a view of one side, and the place of its rows."""
 
-import hashlib
 from pathlib import Path
 from typing import Literal
 
+from foundation.checksums import file_sha256
 from foundation.contracts import contract
 
 Side = Literal["mention", "entity"]
@@ -52,5 +52,4 @@ def keys_digest(path: Path) -> str:
 
     A feature's identity says what was done, not to what.
     """
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return file_sha256(path)

@@ -1,4 +1,4 @@
-"""Checksums of a finished run's files, so that one that has changed since is noticed before it is used."""
+"""Checksums of files; those of a finished run, so that one that has changed since is noticed before it is used."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -11,13 +11,15 @@ RECORD = "run.json"
 """The file of a run that holds the others' checksums, under `sha256`."""
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes. Raises `OSError`."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Name → SHA-256 (hex) of a folder's files."""
-    sums = {}
-    for name in names:
-        with open(folder / name, "rb") as handle:
-            sums[name] = hashlib.file_digest(handle, "sha256").hexdigest()
-    return sums
+    return {name: file_sha256(folder / name) for name in names}
 
 
 def changed(folder: Path, expected: Mapping[str, str]) -> list[str]:

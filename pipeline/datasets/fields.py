@@ -75,6 +75,8 @@ Text = Annotated[str, AfterValidator(_whole)]
 TextOrBlank = Annotated[Text, BeforeValidator(_null_as_blank)]
 """Null is read as an empty text."""
 FilledText = Annotated[str, AfterValidator(_filled)]
+Phrase = Annotated[TextOrBlank, AfterValidator(lambda phrase: phrase if phrase.strip() else "")]
+"""The words of a mention; empty where the dataset gives none, or blanks alone."""
 Label = Annotated[FilledText, BeforeValidator(_number_as_text)]
 """An id: a text that is not blank, or an integer, which is read as text."""
 Aliases = Annotated[

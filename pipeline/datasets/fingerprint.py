@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from foundation.checksums import file_sha256
 from foundation.errors import UserError
 from foundation.files import read_json, write_json
 from pipeline.datasets.contracts import NO_OPTIONS, LayoutOptions
@@ -21,8 +22,7 @@ def _content(path: Path, memo: dict[str, Any], rescan: bool) -> str:
     known = memo.get(str(path))
     if not rescan and isinstance(known, list) and len(known) == 3 and known[:2] == stamp:
         return str(known[2])
-    with open(path, "rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    digest = file_sha256(path)
     memo[str(path)] = [*stamp, digest]
     return digest
 

@@ -72,15 +72,20 @@ class RawDataset:
     notes: tuple[str, ...] = ()
 
 
+def is_nil(gold: str) -> bool:
+    """Whether a text in a gold's place says that the KB has no entity for the mention."""
+    return gold.strip().lower() in _NIL
+
+
 def with_nil(raw: RawDataset) -> RawDataset:
-    """The dataset with NIL for golds that a program wrote as text, such as `None` or `nan`, unless an entity has that
-    id; each spelling is counted.
+    """The dataset with NIL for golds that are written as text, such as `nil`, `None` or `nan`, unless an entity has
+    that id; each spelling is counted.
     """
     ids = {entity.id for entity in raw.entities}
     spelled: Counter[tuple[str, str]] = Counter()
     mentions = []
     for mention in raw.mentions:
-        if mention.gold is not None and mention.gold.strip().lower() in _NIL and mention.gold not in ids:
+        if mention.gold is not None and is_nil(mention.gold) and mention.gold not in ids:
             spelled[mention.gold, mention.split] += 1
             mention = replace(mention, gold=None)
         mentions.append(mention)

@@ -1,7 +1,6 @@
 """The files that a run leaves: one text per entity, a report, and the list of entities without a text."""
 
 import functools
-import hashlib
 import io
 import json
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from foundation.checksums import file_sha256
 from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
 from foundation.paths import descriptions
@@ -80,8 +80,7 @@ def content(path: Path) -> str:
 @functools.lru_cache(maxsize=64)
 def _hash(path: Path, size: int, mtime_ns: int) -> str:
     """Remembered by path, size and mtime: Luigi asks for it again and again."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def report(mode: str, outcomes: Sequence[EntityText]) -> DescriptionsReport:

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from foundation.errors import UserError
 from foundation.files import read_json
-from pipeline.datasets.fields import Aliases, FilledText, Record, Rejects, Text, TextOrBlank, Unique, as_list
+from pipeline.datasets.fields import Aliases, FilledText, Phrase, Record, Rejects, Text, TextOrBlank, Unique, as_list
 from pipeline.datasets.records import SPLITS
 
 
@@ -60,11 +60,6 @@ def decoded(value: str) -> str:
     return plain if plain.strip() else value
 
 
-def is_nil(value: str) -> bool:
-    """Whether an answer says that the KB has no entity for the mention."""
-    return value.strip().lower() in ("", "nil")
-
-
 class ReleaseMention(Record):
     """What the records of releases share. `mentions` and `answer` are two texts, or two lists of the same length.
 
@@ -72,7 +67,7 @@ class ReleaseMention(Record):
     """
 
     sentence: TextOrBlank
-    mentions: Annotated[list[TextOrBlank], BeforeValidator(as_list)]
+    mentions: Annotated[list[Phrase], BeforeValidator(as_list)]
     answer: Annotated[list[Text | None], BeforeValidator(as_list)]
     image: Text | None = Field(default=None, alias="imgPath")
     mention_type: Text | None = None
@@ -85,8 +80,7 @@ class ReleaseMention(Record):
                 f"{where}: {len(self.mentions)} mentions and {len(self.answer)} answers, expected one answer for each "
                 "mention"
             )
-        golds = (None if is_nil(gold or "") else gold for gold in self.answer)
-        return list(zip(self.mentions, golds, strict=True))
+        return list(zip(self.mentions, self.answer, strict=True))
 
 
 class KeyedText(Record):

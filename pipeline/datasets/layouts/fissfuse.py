@@ -27,8 +27,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from foundation.errors import UserError
 from foundation.files import inside
 from pipeline.datasets.contracts import LayoutOptions
-from pipeline.datasets.fields import Label, Record, Rejects, Text, TextOrBlank, Unique, json_lines
-from pipeline.datasets.layouts._release import is_nil, mention_ids, one_each, split_files
+from pipeline.datasets.fields import Label, Phrase, Record, Rejects, Text, TextOrBlank, Unique, json_lines
+from pipeline.datasets.layouts._release import mention_ids, one_each, split_files
 from pipeline.datasets.records import SPLITS, Entity, Mention, RawDataset
 from pipeline.datasets.spans import find_span
 
@@ -48,7 +48,7 @@ def _some(value: list[str] | None) -> list[str] | None:
 
 
 class FissfuseMention(Record):
-    mentions: Annotated[TextOrBlank, BeforeValidator(_only)]
+    mentions: Annotated[Phrase, BeforeValidator(_only)]
     mention_id: Label | None = None
     sentence: TextOrBlank = ""
     image: Text | None = Field(default=None, alias="imgPath")
@@ -56,10 +56,10 @@ class FissfuseMention(Record):
     answer: Annotated[Label | None, BeforeValidator(_only)] = None
     generated: Any = None
 
-    def gold(self, where: str) -> str | None:
-        """The answer, else the first candidate; None for NIL. Raises `UserError` where neither is there."""
+    def gold(self, where: str) -> str:
+        """The answer, else the first candidate. Raises `UserError` where neither is there."""
         if self.answer is not None:
-            return None if is_nil(self.answer) else self.answer
+            return self.answer
         if self.candidates is None:
             raise UserError(f"{where}: neither answer nor candidates, so the gold is unknown; add an answer (a QID)")
         return self.candidates[0]
@@ -175,10 +175,10 @@ def _mentions(paths: list[Path], options: LayoutOptions, said: _Said) -> list[Me
                 mention = Mention(
                     id=ids.take(record.mention_id or f"{split}.{number}", where, options.repeated_ids),
                     sentence=record.sentence,
-                    phrase=record.mentions.strip() and record.mentions,
+                    phrase=record.mentions,
                     split=split,
                     gold=gold,
-                    span=find_span(record.sentence, record.mentions) if record.mentions.strip() else None,
+                    span=find_span(record.sentence, record.mentions),
                     image=f"{GROUPS['mention']}/{key}" if key else None,
                     given=None if given is None else tuple(dict.fromkeys(given)),
                 )

@@ -182,7 +182,7 @@ def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
         with rejects.gather():
             image, pairs = _picture(key, record, pictures, where), record.pairs(where)
             for number, (written, gold) in enumerate(pairs):
-                phrase = decoded(written) if written.strip() else ""
+                phrase = decoded(written)
                 mention = Mention(
                     id=ids.take(key + (f".{number}" if len(pairs) > 1 else ""), where, options.repeated_ids),
                     sentence=record.sentence,

@@ -50,6 +50,7 @@ from pipeline.datasets.fields import (
     FileOrFiles,
     FilledText,
     Label,
+    Phrase,
     Record,
     Rejects,
     Text,
@@ -108,7 +109,7 @@ class JsonlMention(MentionLine):
     """A mention may have no phrase: it is then linked by its sentence and picture."""
 
     id: Label
-    mention: TextOrBlank
+    mention: Phrase
     gold: Label | None
     split: Literal["train", "dev", "test"]
     group: Text | None = None
@@ -199,7 +200,7 @@ def _mentions(path: Path, root: Path, options: LayoutOptions, rejects: Rejects) 
             mention = Mention(
                 id=ids.take(line.id, where, options.repeated_ids),
                 sentence=line.sentence,
-                phrase=line.mention.strip() and line.mention,
+                phrase=line.mention,
                 split=line.split,
                 gold=line.gold,
                 span=line.span(where),

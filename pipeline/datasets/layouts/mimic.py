@@ -166,7 +166,7 @@ def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
             image = pictures.find(record.image, where) if record.image else None
             pairs = record.pairs(where)
             for number, (written, gold) in enumerate(pairs):
-                phrase = decoded(written) if written.strip() else ""
+                phrase = decoded(written)
                 mention = Mention(
                     id=ids.take(record.id + (f".{number}" if len(pairs) > 1 else ""), where, options.repeated_ids),
                     sentence=record.sentence,

@@ -38,19 +38,18 @@ from pydantic import Field
 from foundation.errors import UserError
 from foundation.files import read_json, read_lines
 from pipeline.datasets.contracts import LayoutOptions
-from pipeline.datasets.fields import FilledText, Record, Rejects, Text, TextOrBlank
+from pipeline.datasets.fields import FilledText, Phrase, Record, Rejects, Text, TextOrBlank
 from pipeline.datasets.layouts._release import (
     KeyedText,
     decoded,
     first_folder,
-    is_nil,
     one_each,
     read_keyed,
     split_files,
     stamps_below,
 )
 from pipeline.datasets.picture_files import PictureFolder
-from pipeline.datasets.records import SPLITS, Entity, Mention, RawDataset
+from pipeline.datasets.records import SPLITS, Entity, Mention, RawDataset, is_nil
 from pipeline.datasets.spans import find_span, same_phrase
 
 FILES = (
@@ -66,7 +65,7 @@ class WikidiverseMention(Record):
 
     sentence: TextOrBlank
     image: Text | None = Field(alias="image URL")
-    mention: TextOrBlank
+    mention: Phrase
     type: Text | None
     left: Any = Field(alias="left context")
     right: Any = Field(alias="right context")
@@ -328,9 +327,9 @@ def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
                 mention = Mention(
                     id=f"{split}.{number - 1}",
                     sentence=record.sentence,
-                    phrase=record.mention.strip() and record.mention,
+                    phrase=record.mention,
                     split=split,
-                    gold=None if is_nil(record.entity) else titles.find(record.entity),
+                    gold=record.entity if is_nil(record.entity) else titles.find(record.entity),
                     span=record.span(),
                     image=pictures.find(url, where)[0] if url else None,
                     type=record.type,
