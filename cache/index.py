@@ -43,22 +43,23 @@ class Index:
         rank: shard number → place of its name among all names; of a key that stands in several shards the lowest rank
         stays.
         """
-        keys, shard, row = [self.keys], [self.shard], [self.row]
-        for number, new in shards:
-            new = as_void(new)
-            order = np.argsort(new, kind="stable")
-            keys.append(new[order])
-            shard.append(np.full(len(new), number, np.int32))
-            row.append(order)
-        merged = Index(np.concatenate(keys), np.concatenate(shard), np.concatenate(row))
-        merged = merged._take(
-            np.argsort(merged.keys, kind="stable")
-        )  # a merge of ascending runs: linear in N for one new shard
+        new = [(number, as_void(keys)) for number, keys in shards]
+        if not new:
+            return self
+        keys = np.concatenate([keys for _, keys in new])
+        shard = np.repeat(np.array([number for number, _ in new], np.int32), [len(keys) for _, keys in new])
+        row = np.concatenate([np.arange(len(keys)) for _, keys in new])
+        added = Index(keys, shard, row)._take(np.argsort(keys, kind="stable"))
+        merged = Index(*(np.concatenate(both) for both in zip(self._columns(), added._columns(), strict=True)))
+        merged = merged._take(np.argsort(merged.keys, kind="stable"))  # a merge of two ascending runs: linear in N
         first = np.ones(len(merged), bool)
         first[1:] = merged.keys[1:] != merged.keys[:-1]
         if not first.all():
             merged = merged._take(np.lexsort((np.asarray(rank)[merged.shard], np.cumsum(first))))._take(first)
         return merged
+
+    def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.keys, self.shard, self.row
 
     def _take(self, which: np.ndarray) -> "Index":
         return Index(self.keys[which], self.shard[which], self.row[which])

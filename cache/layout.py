@@ -6,26 +6,28 @@ import ctypes
 import errno
 import functools
 import hashlib
+import io
 import math
 import mmap
 import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
+from cache import page
 from cache.columns import BLOCK_BYTES, Pending
 from cache.errors import Damaged, Gone
 from cache.identity import DTYPES
+from cache.page import PAGE
 from foundation.errors import PassingError, UserError
 from foundation.files import error_number, free_bytes
 
 LAYOUT = 1  # raised when names or meaning of a shard's arrays or attributes change; then MIGRATIONS gets a function
-PAGE = 4096  # every array starts at a multiple of this; the first page is the user block, see `seal`
 NOT_ITS_FAULT = {
     errno.EACCES,
     errno.EPERM,
@@ -36,8 +38,8 @@ NOT_ITS_FAULT = {
     errno.ETIMEDOUT,
     errno.EINTR,
 }
+_DTYPES = {name: np.dtype(name) for name in (*DTYPES, "int64")}  # of arrays that a shard may hold
 _MAP_FAILED = ctypes.c_void_p(-1).value
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 class H5Array:
@@ -68,6 +70,13 @@ class H5Array:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
+
+
+class Unread(NamedTuple):
+    """An array that was not read, see `read`."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
 
 
 Array = np.ndarray | H5Array
@@ -112,7 +121,23 @@ def create(path: Path, attributes: Mapping[str, str | list[str]], arrays: Mappin
             dataset.attrs["sha256"] = _text(array.sha256())
             if dataset.size:
                 offsets[name] = dataset.id.get_offset()
+    with open(path, "r+b") as handle:
+        with h5py.File(path, "r", locking=False) as file:
+            contents = _brief(file)
+        page.put(handle, {**contents, "bytes": os.fstat(handle.fileno()).st_size})
     return dict(sorted(offsets.items(), key=lambda item: item[1]))
+
+
+def _brief(file: h5py.File) -> dict[str, Any]:
+    """The contents of a shard for its first page: attributes, and dtype, shape and place of each array."""
+    arrays = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = [item.dtype.name, list(item.shape), item.id.get_offset() if item.size else None]
+
+    file.visititems(visit)
+    return {"attributes": {name: _plain(value) for name, value in file.attrs.items()}, "arrays": arrays}
 
 
 def _text(strings: str | list[str]) -> np.ndarray | np.bytes_:
@@ -126,14 +151,20 @@ def _text(strings: str | list[str]) -> np.ndarray | np.bytes_:
     return np.array(encoded, f"S{max(1, *map(len, encoded))}")
 
 
-def read(path: Path) -> Contents:
+def read(path: Path, keys_alone: bool = False) -> Contents:
     """Open the shard `path` and map its arrays; the file is closed again, the maps stay.
+
+    keys_alone: where the first page gives the contents, only `keys` is read and nothing is mapped; the other arrays
+    are `Unread`.
 
     Raises `UserError` (`Gone`, `Damaged`) naming the file when it is missing, truncated, no HDF5 file, of a newer
     layout, or refers to other files; `PassingError` when the system cannot open it just now.
     """
-    with _readable(path), h5py.File(path, "r", locking=False) as file:
-        contents = Contents({name: _plain(value) for name, value in file.attrs.items()}, _arrays(path, file))
+    with _readable(path):
+        contents = _of_first_page(path, keys_alone)
+        if contents is None:
+            with h5py.File(path, "r", locking=False) as file:
+                contents = Contents({name: _plain(value) for name, value in file.attrs.items()}, _arrays(path, file))
         version = int(contents.attributes["layout"])
     if version > LAYOUT:
         raise UserError(f"shard {path} has layout {version}, this version reads up to {LAYOUT}; update the package")
@@ -144,6 +175,41 @@ def read(path: Path) -> Contents:
     return contents
 
 
+def _of_first_page(path: Path, keys_alone: bool) -> Contents | None:
+    """The contents as the first page gives them; None where it does not, or where the file is not as long as it says:
+    what is wrong then is found by HDF5."""
+    with open(path, "rb", buffering=0) as handle:
+        found, size = page.brief(page.read(handle)), os.fstat(handle.fileno()).st_size
+        if found is None or found["bytes"] != size or found["attributes"]["layout"] > LAYOUT:
+            return None
+        listed = {
+            name: (_DTYPES[dtype], tuple(shape), start) for name, (dtype, shape, start) in found["arrays"].items()
+        }
+        if keys_alone:
+            arrays: dict[str, Any] = {name: Unread(dtype, shape) for name, (dtype, shape, _) in listed.items()}
+            if "keys" in listed:
+                dtype, shape, start = listed["keys"]
+                data = os.pread(handle.fileno(), math.prod(shape) * dtype.itemsize, start)
+                arrays["keys"] = np.frombuffer(data, dtype).reshape(shape)
+            return Contents(found["attributes"], arrays)
+        raw = _map(handle, size)
+    arrays = {
+        name: np.empty(shape, dtype) if start is None else _view(raw, name, dtype, (start, shape))
+        for name, (dtype, shape, start) in listed.items()
+    }
+    return Contents(found["attributes"], arrays)
+
+
+def _view(raw: np.ndarray, name: str, dtype: np.dtype, place: tuple[int, Sequence[int]]) -> np.ndarray:
+    """The array of a mapped file at a place: its first byte, and its shape."""
+    start, shape = place
+    length = math.prod(shape) * dtype.itemsize
+    if start < 0 or start + length > len(raw):
+        raise ValueError(f"array {name} ends after the end of the file")
+    array: np.ndarray = raw[start : start + length].view(dtype).reshape(shape)
+    return array
+
+
 def damage(path: Path) -> str | None:
     """What in the shard is not as it was written, by its seal and the checksum of each array; None where all hold.
     Raises as `read` does.
@@ -152,14 +218,23 @@ def damage(path: Path) -> str | None:
     file, the checksums of the arrays before they were written: they differ alone where the disk or the memory failed in
     between.
     """
-    with _readable(path):
-        if _seal_broken(path):
-            return "its bytes are not what was written (the checksum of the file differs)"
+    if seal_broken(path):
+        return "its bytes are not what was written (the checksum of the file differs)"
     with _readable(path), h5py.File(path, "r", locking=False) as file:
         for name, array in _arrays(path, file).items():
             if checksum(array) != _plain(file[name].attrs.get("sha256")):
                 return f"array {name} is not what was written (its checksum differs)"
+        with open(path, "rb") as handle:
+            found = page.brief(page.read(handle))
+        if found is not None and found != {**_brief(file), "bytes": path.stat().st_size}:
+            return "the contents on its first page are not those of the file"
     return None
+
+
+def seal_broken(path: Path) -> bool:
+    """Whether a byte of the shard is not as it was written; shards without a seal pass. Raises as `read` does."""
+    with _readable(path), open(path, "rb") as handle:
+        return bool(page.seal_broken(handle))
 
 
 @contextlib.contextmanager
@@ -200,14 +275,17 @@ def _mapped(path: Path) -> np.ndarray:
     `mmap.mmap` before Python 3.13 keeps a descriptor for each map, so that a store of a thousand shards would use up a
     process's descriptors. Raises `OSError` where the system cannot map it, `ValueError` for an empty file.
     """
-    with open(path, "rb") as handle:
-        size = os.fstat(handle.fileno()).st_size
-        if size == 0:
-            raise ValueError("the file is empty")
-        place = _libc().mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, handle.fileno(), 0)
+    with open(path, "rb", buffering=0) as handle:
+        return _map(handle, os.fstat(handle.fileno()).st_size)
+
+
+def _map(handle: io.FileIO, size: int) -> np.ndarray:
+    if size == 0:
+        raise ValueError("the file is empty")
+    place = _libc().mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, handle.fileno(), 0)
     if place == _MAP_FAILED:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(path))
+        raise OSError(number, os.strerror(number), str(handle.name))
     pages = (ctypes.c_ubyte * size).from_address(place)
     unmap = weakref.finalize(pages, _libc().munmap, place, size)
     unmap.atexit = False  # threads may still read while the interpreter ends; the system unmaps what is left
@@ -236,17 +314,16 @@ def _plain(value: Any) -> Any:
 def _array(path: Path, name: str, dataset: h5py.Dataset, raw: np.ndarray) -> Array:
     if dataset.external or dataset.is_virtual:
         raise ValueError(f"array {name} lies in another file")
-    if dataset.dtype.name not in (*DTYPES, "int64") or not dataset.dtype.isnative:
+    if dataset.dtype.name not in _DTYPES or not dataset.dtype.isnative:
         raise ValueError(f"array {name} has the dtype {dataset.dtype}")
     if dataset.chunks is not None or dataset.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
         return H5Array(path, name, dataset.shape, dataset.dtype)
     if dataset.size == 0:  # has no place in the file
         return np.empty(dataset.shape, dataset.dtype)
-    start, length = dataset.id.get_offset(), dataset.size * dataset.dtype.itemsize
-    if start is None or start + length > len(raw):
+    start = dataset.id.get_offset()
+    if start is None:
         raise ValueError(f"array {name} ends after the end of the file")
-    array: np.ndarray = raw[start : start + length].view(dataset.dtype).reshape(dataset.shape)
-    return array
+    return _view(raw, name, dataset.dtype, (start, dataset.shape))
 
 
 def checksum(array: Array) -> str:
@@ -256,36 +333,3 @@ def checksum(array: Array) -> str:
     for start in range(0, len(array), rows):
         digest.update(np.ascontiguousarray(array[start : start + rows]).data)
     return digest.hexdigest()
-
-
-def seal(handle: BinaryIO) -> None:
-    """Write the first page, which HDF5 leaves to its user: the SHA-256 of all bytes after it, readable with `head -n
-    2`."""
-    value = _after_first_page(handle)
-    handle.seek(0)
-    handle.write(_seal_text(value))
-    handle.flush()
-
-
-def _seal_broken(path: Path) -> bool | None:
-    """Whether any byte of the file differs from when it was sealed; None for a file whose HDF5 part starts at byte 0,
-    without a seal."""
-    with open(path, "rb") as handle:
-        first_page, signature = handle.read(PAGE), handle.read(len(_SIGNATURE))
-        if signature != _SIGNATURE:
-            return None
-        return first_page != _seal_text(_after_first_page(handle))
-
-
-def _after_first_page(handle: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    handle.seek(PAGE)
-    while block := handle.read(BLOCK_BYTES):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _seal_text(value: str) -> bytes:
-    return f"feature shard, HDF5 from byte {PAGE} on\nsha256 of the bytes from there: {value}\n".encode().ljust(
-        PAGE, b"\0"
-    )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cache import layout
+from cache import layout, page
 from cache.claims import temporary_name
 from cache.columns import OutputRows, cause_codes, check_keys, pending, whole
 from cache.errors import Damaged
@@ -32,14 +32,14 @@ class Shard:
     """An open shard of n rows; every array is a read-only view of the mapped file, or an `H5Array` where it cannot be
     mapped.
 
-    Raises `UserError` naming the file when it is truncated, damaged or gone; see `cache.layout.read`. No file stays
-    open; a pickle holds the path alone.
+    keys_alone: of the arrays only `keys` is to be read, see `cache.layout.read`. Raises `UserError` naming the file
+    when it is truncated, damaged or gone, as `cache.layout.read` does. No file stays open; a pickle holds the path
+    alone.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keys_alone: bool = False) -> None:
         self.path = Path(path)
-        self._contents = layout.read(self.path)
-        self.bytes = self.path.stat().st_size
+        self._contents = layout.read(self.path, keys_alone)
         problem = self._shape_problem("keys", np.uint8, (None, KEY_BYTES))
         for name in ("status", "cause"):
             problem = problem or self._shape_problem(name, np.uint8, (len(self),))
@@ -164,7 +164,7 @@ def write(final: Path, feature: str, identity: str, outputs: Mapping[str, Output
                     for block in arrays[array_name].blocks():
                         handle.write(block.data)
                         fault_point("mid-write")
-                layout.seal(handle)
+                page.seal(handle)
                 os.fsync(handle.fileno())
             fault_point("before-link")
             written = link_new(temporary, final)

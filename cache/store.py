@@ -1,9 +1,9 @@
 """All shards of one feature: lookup by content key, rows added shard by shard."""
 
 import contextlib
+import functools
 import hashlib
 import json
-import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,27 @@ from cache.columns import OutputRows
 from cache.errors import Damaged, Gone
 from cache.identity import Output, identity
 from cache.index import Index, as_void
+from cache.listing import Listing, Stray, listing, unreadable
+from cache.pool import Pool
 from cache.shard import Shard
+from foundation import logs
+from foundation.errors import PassingError, UserError
 from foundation.files import make_folder, read_json, write_json
 
 SPEC = "spec.json"
+LOOKS = 4  # at a folder that changes while it is listed
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    logs.say(line)
+
+
+def _mtime(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def folder_name(feature: str, digest: str) -> str:
@@ -32,7 +49,8 @@ class Store:
     """The rows of one feature. Only grows; any number of processes may read and add at the same time.
 
     Nothing is opened before the first lookup, and no file stays open: the object may be pickled (only its folder
-    travels) and forked. spec["outputs"] lists the feature's outputs as `Output.to_json` gives them.
+    travels) and forked. Of many shards only some are mapped at a time, see `cache.pool`. strays: what lies among the
+    shards and is none. spec["outputs"] lists the feature's outputs as `Output.to_json` gives them.
     """
 
     def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
@@ -44,9 +62,11 @@ class Store:
             raise TypeError("feature and identity are no strings")
         self.outputs: dict[str, Output] = {item["name"]: Output.from_json(item) for item in self.spec["outputs"]}
         self._lock = threading.RLock()
-        self._shards: list[Shard | None] = []  # a shard keeps its number; None: gone since
+        self.strays: list[Stray] = []  # as of the last look
+        self._names: list[str | None] = []  # a shard keeps its number; None: gone since
         self._stamps: dict[str, tuple[int, int, int, int]] = {}  # name -> number, inode, size, mtime
         self._index: Index | None = None
+        self._pool = Pool()
 
     @classmethod
     def create(cls, root: Path, feature: str, spec: dict[str, Any]) -> "Store":
@@ -117,45 +137,63 @@ class Store:
     # Lookup
 
     def refresh(self) -> None:
-        """Look for shards again: new ones are opened, those removed or replaced by hand are dropped.
+        """Look for shards again: new ones are taken up, those removed or replaced by hand are dropped.
 
-        Raises `UserError` naming a damaged one.
+        What lies among the shards and is none is named in a line, once, and passed over. Raises `UserError` naming a
+        damaged shard.
         """
         with self._lock:
-            stamps = {}
-            with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
-                for entry in entries:
-                    if entry.name.endswith(".h5") and not entry.name.startswith("."):
-                        state = entry.stat()
-                        stamps[entry.name] = (state.st_ino, state.st_size, state.st_mtime_ns)
-            kept = {name: stamp for name, stamp in self._stamps.items() if stamps.get(name) == stamp[1:]}
-            dropped = len(kept) < len(self._stamps)
-            shards = [item if item is not None and item.name in kept else None for item in self._shards]
-            for name in sorted(stamps.keys() - kept.keys()):
-                kept[name] = (len(shards), *stamps[name])
-                shards.append(self._open(name))
-            order = {name: place for place, name in enumerate(sorted(kept))}
-            rank = [order[item.name] if item is not None else -1 for item in shards]
-            # A dropped shard may have hidden another's row: start over.
-            index = Index.empty() if dropped or self._index is None else self._index
-            first = 0 if dropped else len(self._shards)
-            fresh = [
-                (number, np.asarray(item.keys))
-                for number, item in enumerate(shards)
-                if item is not None and number >= first
-            ]
-            if fresh or dropped or self._index is None:
-                index = index.with_shards(fresh, rank)
-            self._shards, self._stamps, self._index = shards, kept, index
+            for look in range(LOOKS):
+                before = _mtime(self.folder)
+                try:
+                    self._take_up(listing(self.folder))
+                except Gone:  # merged into another between the list and the look at it
+                    if look == LOOKS - 1:
+                        raise
+                    continue
+                if _mtime(self.folder) == before:  # else a shard may have moved past the list: into another, listed
+                    break  # before that had its name
 
-    def _open(self, name: str) -> Shard:
-        opened = Shard(self.folder / name)
+    def _take_up(self, found: Listing) -> None:
+        kept = {name: stamp for name, stamp in self._stamps.items() if found.stamps.get(name) == stamp[1:]}
+        gone = self._stamps.keys() - kept.keys()
+        names = [None if name in gone else name for name in self._names]
+        keys, strays = list[tuple[int, np.ndarray]](), list(found.strays)
+        for name in sorted(found.stamps.keys() - kept.keys()):
+            try:
+                keys.append((len(names), self._keys_of(name)))
+            except PassingError:
+                reason = unreadable(self.folder / name)
+                if reason is None:
+                    raise
+                strays.append(Stray(self.folder / name, reason))
+                continue
+            kept[name] = (len(names), *found.stamps[name])
+            names.append(name)
+        index = self._index or Index.empty()
+        if gone:  # one of them may have hidden another's row: start over
+            index, new = Index.empty(), dict(keys)
+            keys = [
+                (number, new[number] if number in new else self._keys_of(name)) for name, (number, *_) in kept.items()
+            ]
+        if keys or gone or self._index is None:
+            order = {name: place for place, name in enumerate(sorted(kept))}
+            index = index.with_shards(keys, [order.get(name or "", -1) for name in names])
+        for name in gone:
+            self._pool.close(self.folder / name)
+        self._names, self._stamps, self._index, self.strays = names, kept, index, strays
+        for stray in strays:
+            _say_once(str(stray))
+
+    def _keys_of(self, name: str) -> np.ndarray:
+        """(n, 16) uint8 of a shard, which is checked by its shapes. Raises `UserError`."""
+        opened = Shard(self.folder / name, keys_alone=True)
         problem = opened.unfit(self.outputs)
         if opened.identity != self.identity:
             problem = f"belongs to the identity {opened.identity[:16]}, not to its folder"
         if problem:
             raise Damaged(f"shard {opened.path}: {problem}")
-        return opened
+        return np.array(opened.keys)
 
     def _current(self) -> Index:
         with self._lock:
@@ -183,16 +221,21 @@ class Store:
 
         Raises `UserError` when it has been removed since.
         """
-        found = self._shards[number]
-        if found is None:
+        name = self._names[number]
+        if name is None:
             raise Gone(f"a shard of {self.folder} has been removed")
-        return found
+        return self.open_shard(name)
+
+    def open_shard(self, name: str) -> Shard:
+        """The shard of a name. Raises `UserError` when it is gone or damaged."""
+        return self._pool.get(self.folder / name)
 
     def files_for(self, keys: np.ndarray) -> list[Path]:
         """What must lie on disk to read the rows of these keys: the spec, and every shard that holds one; absent keys
         are passed over."""
         numbers = np.unique(self.locate(keys)[0])
-        return [self.folder / SPEC, *sorted(self.shard(int(number)).path for number in numbers if number >= 0)]
+        names = [self._names[number] for number in numbers.tolist() if number >= 0]
+        return [self.folder / SPEC, *sorted(self.folder / name for name in names if name is not None)]
 
     @property
     def rows(self) -> int:
@@ -203,7 +246,7 @@ class Store:
     def bytes(self) -> int:
         """Size of all shards on disk."""
         self._current()
-        return sum(item.bytes for item in self._shards if item is not None)
+        return sum(size for _, _, size, _ in self._stamps.values())
 
     # Growth
 
@@ -232,6 +275,9 @@ class Store:
             rows = shard.NewRows(keys, status, causes, columns)
             shard.write(self.folder / name, self.feature, self.identity, self.outputs, rows)
         self.refresh()
+        if self.missing(keys).size:
+            in_the_way = next((stray.problem for stray in self.strays if stray.path.name == name), "is in the way")
+            raise UserError(f"cannot write the shard {self.folder / name}: what has its name {in_the_way}")
         return name
 
     def sweep(self) -> None:

@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import Damaged, RowsMissing
+from cache.errors import Damaged, Gone, RowsMissing
 from cache.shard import Shard, Status
-from cache.store import Store
+from cache.store import LOOKS, Store
 from foundation.errors import UserError
 
 # Bytes of a row from which copying row by row is faster than fancy indexing per shard and scattering; measured on
 # mapped rows of 2 to 64 kB.
 _LARGE_ROW = 8192
+TURN = 512  # shards that a table keeps mapped, beside those of its store
 
 
 def grouped(numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -28,8 +29,8 @@ class Table:
 
     ok: (n,) bool, present, in the store and with the verdict OK. status: (n,) uint8 of `Status`, MISSING where not
     present. lengths: (n,) int64 steps of a ragged row, 0 where not ok; of a fixed row 1 or 0. shape: of one row or
-    step. dtype: of the values. Pages of the mapped shards are shared with every other reader; a pickle holds positions,
-    no values.
+    step. dtype: of the values. Pages of the mapped shards are shared with every other reader; a pickle holds keys and
+    positions, no values. A table outlives the merging of its shards into others.
     """
 
     def __init__(self, store: Store, output: str, keys: np.ndarray, present: np.ndarray) -> None:
@@ -45,36 +46,48 @@ class Table:
         self.shape, self.dtype = store.outputs[output].shape, np.dtype(store.outputs[output].dtype)
         self.ragged = store.outputs[output].ragged
         self._row_bytes = store.outputs[output].row_bytes
+        self._store, self._keys = store, np.asarray(keys)
         present = np.asarray(present, bool)
-        number = np.full(len(present), -1, np.int32)
-        row = np.full(len(present), -1, np.int64)
-        number[present], row[present] = store.locate(np.asarray(keys)[present])
-        absent = int((number[present] < 0).sum())
-        if absent:
-            raise RowsMissing(
-                f"feature {store.feature}: {absent} of {int(present.sum())} rows are not in {store.folder}"
-            )
-        self._arrays: list[Any] | None = None
-        self._flat: list[np.ndarray] = []
         self.status = np.full(len(present), Status.MISSING, np.uint8)
         self.lengths = np.zeros(len(present), np.int64)
-        self._shards: list[Any] = []
-        self._shard = np.full(len(present), -1, np.int32)  # position in self._shards; -1 where there is nothing to read
-        self._start = np.zeros(
-            len(present), np.int64
-        )  # first step in the shard's values (ragged) or row of its array (fixed)
-        for value, at in grouped(number):
-            if value >= 0:
-                self._resolve(store.shard(value), at, row[at])
+        self._names: list[str] = []  # of the shards
+        self._shard = np.full(len(present), -1, np.int32)  # position in self._names; -1 where there is nothing to read
+        # first step in the shard's values (ragged) or row of its array (fixed)
+        self._start = np.zeros(len(present), np.int64)
+        self._held: list[Any] | None = None
+        self._flat: list[np.ndarray] = []
+        self._find(np.flatnonzero(present))
         self.ok = self._shard >= 0
+
+    def _find(self, at: np.ndarray) -> None:
+        """Note the places of the positions `at`, whose shards may be merged into others meanwhile."""
+        for attempt in range(LOOKS):
+            number, row = self._store.locate(self._keys[at])
+            absent = int((number < 0).sum())
+            if absent:
+                raise RowsMissing(
+                    f"feature {self._store.feature}: {absent} of {len(at)} rows are not in {self._store.folder}"
+                )
+            moved = []
+            for value, where in grouped(number):
+                try:
+                    self._resolve(self._store.shard(value), at[where], row[where])
+                except Gone:
+                    if attempt == LOOKS - 1:
+                        raise
+                    moved.append(at[where])
+            if not moved:
+                return
+            at = np.concatenate(moved)
+            self._store.refresh()
 
     def _resolve(self, shard: Shard, at: np.ndarray, row: np.ndarray) -> None:
         """Note the places of the positions `at`, which are the rows `row` of `shard`."""
-        self._shards.append(shard)
         self.status[at] = np.asarray(shard.status)[row]
         ok = self.status[at] == Status.OK
         at, row = at[ok], row[ok]
-        self._shard[at] = len(self._shards) - 1
+        self._shard[at] = len(self._names)
+        self._names.append(shard.name)
         if not self.ragged:
             self._start[at], self.lengths[at] = row, 1
             return
@@ -88,23 +101,57 @@ class Table:
         return len(self.ok)
 
     def __getstate__(self) -> dict[str, Any]:
-        paths = [shard.path if isinstance(shard, Shard) else shard for shard in self._shards]
-        return {**self.__dict__, "_arrays": None, "_flat": [], "_shards": paths}
+        return {**self.__dict__, "_held": None, "_flat": []}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+    def _turns(self, index: np.ndarray) -> Iterator[tuple[slice, Any]]:
+        """Parts of `index` (b,), and the output's array in each of their shards, by its position.
 
-    def _values(self) -> list[Any]:
+        The shards of a table of few stay open. Those of many are opened for a part at a time, so that no more than
+        `TURN` are mapped. Shards that were merged into others are found there.
+        """
+        if len(self._names) <= TURN:
+            yield slice(None), self._hold()
+            return
+        for start in range(0, len(index), TURN):
+            part = slice(start, start + TURN)
+            arrays: dict[int, Any] = {}
+            while places := set(self._shard[index[part]].tolist()) - arrays.keys() - {-1}:
+                for place in places:
+                    try:
+                        arrays[place] = self._open(place)
+                    except Gone as gone:
+                        self._find_again(place, gone)
+            yield part, arrays
+
+    def _hold(self) -> list[Any]:
         """The output's array in each shard, opened at the first batch of this process."""
-        if self._arrays is None:
-            self._shards = [shard if isinstance(shard, Shard) else Shard(shard) for shard in self._shards]
-            self._arrays = [
-                shard.ragged(self.output)[0] if self.ragged else shard.fixed(self.output) for shard in self._shards
-            ]
-            if all(isinstance(array, np.ndarray) for array in self._arrays):
-                # One run of bytes is copied a quarter faster than the same bytes as a matrix.
-                self._flat = [array.reshape(len(array), -1).view(np.uint8) for array in self._arrays if not self.ragged]
-        return self._arrays
+        while self._held is None:
+            held: list[Any] = []
+            read = set(np.unique(self._shard).tolist())  # nothing is read of a shard that was merged into another
+            for place in range(len(self._names)):
+                try:
+                    held.append(self._open(place) if place in read else None)
+                except Gone as gone:
+                    self._find_again(place, gone)
+                    break
+            else:
+                self._held = held
+                if all(isinstance(array, np.ndarray) for array in held):
+                    # One run of bytes is copied a quarter faster than the same bytes as a matrix.
+                    self._flat = [array.reshape(len(array), -1).view(np.uint8) for array in held if not self.ragged]
+        return self._held
+
+    def _open(self, place: int) -> Any:
+        shard = self._store.open_shard(self._names[place])
+        return shard.ragged(self.output)[0] if self.ragged else shard.fixed(self.output)
+
+    def _find_again(self, place: int, gone: Gone) -> None:
+        """Find the rows of a shard that was merged into others. Raises `gone` where it was not."""
+        self._store.refresh()
+        try:
+            self._find(np.flatnonzero(self._shard == place))
+        except RowsMissing:
+            raise gone from None
 
     def gather(self, index: np.ndarray) -> Any:
         """Rows at the positions `index` (b,) int, any order, repeats allowed.
@@ -115,31 +162,38 @@ class Table:
         index = self._positions(index)
         if self.ragged:
             return self._padded(index)
-        shard, row, arrays = self._shard[index], self._start[index], self._values()
-        if len(index) and shard[0] >= 0 and (shard == shard[0]).all():
-            return arrays[shard[0]][row]
+        if len(self._names) <= TURN:
+            arrays = self._hold()
+            shard = self._shard[index]
+            if len(index) and shard[0] >= 0 and (shard == shard[0]).all():
+                return arrays[shard[0]][self._start[index]]
         out = np.empty((len(index), *self.shape), self.dtype)
+        for part, arrays in self._turns(index):
+            self._copy(out[part], index[part], arrays)
+        return out
+
+    def _copy(self, out: np.ndarray, index: np.ndarray, arrays: Any) -> None:
+        """Copy the fixed rows at `index` to `out`. arrays: by position of the shard."""
+        shard, row = self._shard[index], self._start[index]
         if self._row_bytes >= _LARGE_ROW:
-            target = out
             if self._flat:
-                target, arrays = out.reshape(len(out), self._row_bytes // out.itemsize).view(np.uint8), self._flat
+                out, arrays = out.reshape(len(out), self._row_bytes // out.itemsize).view(np.uint8), self._flat
             for i, (place, at) in enumerate(zip(shard.tolist(), row.tolist(), strict=True)):
-                target[i] = arrays[place][at] if place >= 0 else 0
-            return out
+                out[i] = arrays[place][at] if place >= 0 else 0
+            return
         for place, at in grouped(shard):
             out[at] = arrays[place][row[at]] if place >= 0 else 0
-        return out
 
     def _padded(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         lengths = self.lengths[index]
         out = np.empty((len(index), int(lengths.max(initial=0)), *self.shape), self.dtype)
-        arrays = self._values()
-        for i, (place, at, length) in enumerate(
-            zip(self._shard[index].tolist(), self._start[index].tolist(), lengths.tolist(), strict=True)
-        ):
-            if length:
-                out[i, :length] = arrays[place][at : at + length]
-            out[i, length:] = 0
+        for part, arrays in self._turns(index):
+            here = index[part]
+            places = zip(self._shard[here].tolist(), self._start[here].tolist(), lengths[part].tolist(), strict=True)
+            for row, (place, at, length) in zip(out[part], places, strict=True):
+                if length:
+                    row[:length] = arrays[place][at : at + length]
+                row[length:] = 0
         return out, lengths
 
     def ragged_flat(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,16 +205,21 @@ class Table:
         index = self._positions(index)
         lengths = self.lengths[index]
         out = np.empty((int(lengths.sum()), *self.shape), self.dtype)
-        some = lengths > 0
-        shard, start, length = self._shard[index][some], self._start[index][some], lengths[some]
-        if len(shard):
-            new_run = np.ones(len(shard), bool)
+        filled = 0
+        for part, arrays in self._turns(index):
+            here = index[part]
+            here = here[self.lengths[here] > 0]
+            if not len(here):
+                continue
+            shard, start, length = self._shard[here], self._start[here], self.lengths[here]
+            new_run = np.ones(len(here), bool)
             new_run[1:] = (shard[1:] != shard[:-1]) | (start[1:] != start[:-1] + length[:-1])
             first = np.flatnonzero(new_run)
             ends = start[first] + np.add.reduceat(length, first)
-            arrays = self._values()
             runs = zip(shard[first].tolist(), start[first].tolist(), ends.tolist(), strict=True)
-            np.concatenate([arrays[place][begin:end] for place, begin, end in runs], out=out)
+            total = int(length.sum())
+            np.concatenate([arrays[place][begin:end] for place, begin, end in runs], out=out[filled : filled + total])
+            filled += total
         return out, lengths
 
     def _positions(self, index: np.ndarray) -> np.ndarray:

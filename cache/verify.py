@@ -1,5 +1,6 @@
 """Checks, repairs, lists and removes what lies in a cache folder."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cache import claims, layout
+from cache import listing as strays
 from cache.identity import Output, identity
 from cache.shard import Shard, Status
 from cache.store import SPEC, Store, folder_name
@@ -72,7 +74,7 @@ def repair(findings: Iterable[DamagedFile]) -> list[Path]:
     removed = []
     for path in dict.fromkeys(finding.path for finding in findings):
         with explained(path):
-            if path.exists():
+            if os.path.lexists(path) and not (path.is_dir() and not path.is_symlink()):  # a folder may hold anything
                 path.unlink()
                 sync_folder(path.parent)
                 removed.append(path)
@@ -129,9 +131,9 @@ def _folder(folder: Path, watch: Callable[[], None]) -> Iterator[DamagedFile]:
             folder / SPEC, "is gone" if not (folder / SPEC).exists() else str(error).removeprefix(f"{folder / SPEC} ")
         )
     for path in sorted(folder.glob("*.h5")):
-        problem = _problem(path, folder, outputs)
+        problem = strays.problem(path) or _problem(path, folder, outputs)
         watch()
-        if problem:
+        if problem and os.path.lexists(path):  # not merged into another meanwhile
             yield DamagedFile(path, problem)
     for path in (*claims.leftovers(folder), *claims.leftovers(folder / "claims")):
         yield DamagedFile(path, "left behind by a writer that was killed")

@@ -132,8 +132,17 @@ def test_rows_and_verdicts_read_as_the_page_says(work):
 def test_a_shard_is_laid_out_as_the_page_says(work):
     for path in work.glob("cache/*/*.h5"):
         data = path.read_bytes()
-        assert data[:4096].split(b"\n")[1].endswith(hashlib.sha256(data[4096:]).hexdigest().encode())
+        text = data[:4096].split(b"\n")
+        assert text[1].endswith(hashlib.sha256(data[4096:]).hexdigest().encode())
+        brief = text[2].removeprefix(b"contents: ")
+        assert text[3].endswith(hashlib.sha256(brief).hexdigest().encode()) and not text[4].strip(b"\0")
+        contents = json.loads(brief)
+        assert contents["bytes"] == len(data)
         with h5py.File(path, "r") as shard:
+            assert set(contents["arrays"]) >= {"keys", "status"} and set(contents["attributes"]) == set(shard.attrs)
+            for name, (dtype, shape, start) in contents["arrays"].items():
+                assert (shard[name].dtype.name, list(shard[name].shape)) == (dtype, shape)
+                assert start == (shard[name].id.get_offset() if shard[name].size else None)
             assert set(shard.attrs) == {"layout", "feature", "identity", "causes"} and shard.attrs["layout"] == 1
             assert shard.attrs["causes"][0] == b"" and path.parent.name.startswith(shard.attrs["feature"].decode())
             arrays: list[h5py.Dataset] = []

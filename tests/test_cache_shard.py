@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 from cache_rows import LENGTHS, OUTPUTS, filled, keys_of, row, rows
 
-from cache import layout
+from cache import layout, page
 from cache.errors import Damaged
 from cache.identity import Output
-from cache.layout import PAGE, H5Array
+from cache.layout import H5Array
+from cache.page import PAGE
 from cache.shard import NewRows, Shard, Status, write
 from cache.store import Store
 from cache.table import Table
@@ -108,7 +110,7 @@ def test_plain_h5py_reads_a_shard_whose_arrays_are_contiguous_aligned_and_checke
             assert file[name].id.get_offset() % 4096 == 0
             assert file[name].attrs["sha256"].decode() == hashlib.sha256(file[name][:].tobytes()).hexdigest()
     content = path.read_bytes()
-    assert content[:PAGE].rstrip(b"\0").split()[-1].decode() == hashlib.sha256(content[PAGE:]).hexdigest()
+    assert content.split(b"\n")[1].split()[-1].decode() == hashlib.sha256(content[PAGE:]).hexdigest()
 
 
 def test_arrays_are_read_only_views_of_the_mapped_file(tmp_path):
@@ -260,8 +262,50 @@ def test_a_newer_layout_is_refused(tmp_path):
     path = put(tmp_path)
     with h5py.File(path, "r+") as file:
         file.attrs["layout"] = 99
-    with pytest.raises(UserError, match=r"layout 99.*update"):
+    content = bytearray(path.read_bytes())
+    newer = {**page.brief(bytes(content[:PAGE])), "attributes": {"layout": 99}}
+    for brief in (newer, None):  # with and without contents on the first page
+        content[:PAGE] = page._page("0" * 64, brief and json.dumps(brief).encode())
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"layout 99.*update"):
+            Shard(path)
+
+
+def test_the_first_page_gives_the_contents_that_hdf5_gives(tmp_path, monkeypatch):
+    path = put(tmp_path)
+    content = path.read_bytes()
+    bare = path.with_name("bare.h5")
+    bare.write_bytes(page._page("0" * 64, None) + content[PAGE:])
+    with_hdf5 = Shard(bare)
+    monkeypatch.setattr(h5py, "File", None)
+    for shard in (Shard(path), with_hdf5):
+        assert (shard.identity, shard.causes) == ("0" * 64, ["", "truncated"])
+        assert_holds(shard, OUTPUTS, NAMES)
+    keys_alone = Shard(path, keys_alone=True)
+    assert np.array_equal(keys_alone.keys, keys_of(*NAMES))
+    assert keys_alone.unfit({output.name: output for output in OUTPUTS}) is None
+    assert "expected float32" in keys_alone.unfit({"grid": Output("grid", (3, 4), "float32")})
+
+
+def test_contents_that_were_changed_are_refused_and_those_of_another_file_are_found(tmp_path):
+    path, other = put(tmp_path), put(tmp_path, "y.h5", names=[1, 2])
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"grid":["float16",[7', b'"grid":["float16",[6', 1))
+    with pytest.raises(Damaged, match="contents on its first page"):
         Shard(path)
+    assert "checksum of the file" in layout.damage(path)
+    brief = {**page.brief(other.read_bytes()[:PAGE]), "bytes": len(content)}
+    path.write_bytes(page._page("0" * 64, json.dumps(brief).encode()) + content[PAGE:])
+    with open(path, "r+b") as handle:
+        page.seal(handle)
+    assert layout.damage(path) == "the contents on its first page are not those of the file"
+
+
+def test_a_shard_with_more_causes_than_fit_the_first_page_is_read_by_hdf5(tmp_path):
+    names = list(range(5, 500, 5))
+    path = put(tmp_path, names=names, causes=[f"{name}: {'x' * 150}" for name in names])
+    assert page.brief(path.read_bytes()[:PAGE]) is None and layout.damage(path) is None
+    assert len(Shard(path).causes) == len(names) + 1
 
 
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.05, 0.3, 0.6, 0.9, 0.9999])
@@ -339,7 +383,7 @@ FULL_DISK = f"""
 import os, sys
 sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
 from pathlib import Path
-from cache import layout
+from cache import layout, page
 from foundation.errors import UserError
 from cache_rows import rows, spec
 from cache.store import Store

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cache_rows import filled, keys_of, rows
 
-from cache import claims, layout
+from cache import claims, layout, page
 from cache.store import Store
 from cache.verify import remove, repair, usage, verify
 from foundation.errors import UserError
@@ -59,7 +59,7 @@ def test_any_flipped_bit_is_found_and_repaired(tmp_path):
         ]
     random = np.random.default_rng(0)
     size = path.stat().st_size
-    places += [*random.integers(0, size, 20).tolist(), 0, layout.PAGE - 1, layout.PAGE, size - 1]
+    places += [*random.integers(0, size, 20).tolist(), 0, page.PAGE - 1, page.PAGE, size - 1]
     for place in places:
         content = bytearray(path.read_bytes())
         content[place] ^= 1 << random.integers(8)
@@ -83,7 +83,7 @@ def test_a_shard_under_another_name_or_in_another_folder_is_found(tmp_path):
     renamed = store.folder / "renamed.h5"
     shutil.copy(shard_of(store, LISTS[0]), renamed)
     assert {finding.path: finding.problem.split()[0] for finding in verify(tmp_path)} == {
-        renamed: "holds",
+        renamed: "has",
         stray: "belongs",
     }
 
@@ -105,7 +105,7 @@ def test_arrays_that_contradict_each_other_are_found_under_right_checksums(tmp_p
         file[array][:] = value
         file[array].attrs["sha256"] = np.bytes_(layout.checksum(file[array][:]).encode())
     with open(path, "r+b") as handle:
-        layout.seal(handle)
+        page.seal(handle)
     assert_found_and_repaired(tmp_path, path, LISTS[0])
 
 
@@ -115,7 +115,7 @@ def test_an_array_that_was_not_written_as_computed_is_found_under_a_right_seal(t
     with h5py.File(path, "r+") as file:
         file["grid"][0] = 1
     with open(path, "r+b") as handle:
-        layout.seal(handle)
+        page.seal(handle)
     (finding,) = verify(tmp_path)
     assert finding.path == path and "array grid" in finding.problem
 

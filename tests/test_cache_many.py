@@ -1,0 +1,199 @@
+"""Stores of many shards, and of files among them that are none."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cache_rows import OUTPUTS, filled, keys_of, row, rows
+
+from cache import pool, table
+from cache.errors import Gone
+from cache.identity import Output
+from cache.store import Store
+from cache.table import Table
+from cache.verify import repair, verify
+from foundation.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+LARGE = Output("large", (50, 100))  # copied row by row
+ALL = (*OUTPUTS, LARGE)
+NAME = Store.shard_name(keys_of(90, 91))  # of a shard that is not there
+
+
+def maps() -> int:
+    """Shards that this process has mapped."""
+    return sum(".h5" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+# Shards in turn
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """A store and a table keep four shards mapped each."""
+    monkeypatch.setattr(pool, "MAPPED", 4)
+    monkeypatch.setattr(table, "TURN", 4)
+    monkeypatch.setattr(pool.Pool.__init__, "__defaults__", (4,))
+
+
+def test_more_shards_than_may_be_mapped_are_read_in_turn(tmp_path, few):
+    names = [name for name in range(60) if name == 0 or name % 5]
+    store = Store.open(filled(tmp_path, *([2 * i, 2 * i + 1] for i in range(30)), outputs=ALL).folder)
+    order = np.random.default_rng(0).permutation(len(names))
+    before = maps()
+    for output in ALL:
+        rows_of = Table(store, output.name, keys_of(*names), np.ones(len(names), bool))
+        wanted = [row(output, names[i]) for i in order]
+        if output.ragged:
+            padded, lengths = rows_of.gather(order)
+            assert lengths.tolist() == [len(one) for one in wanted]
+            assert all(np.array_equal(one[: len(two)], two) for one, two in zip(padded, wanted, strict=True))
+            assert not any(one[len(two) :].any() for one, two in zip(padded, wanted, strict=True))
+            assert np.array_equal(rows_of.ragged_flat(order)[0], np.concatenate(wanted))
+        else:
+            assert np.array_equal(rows_of.gather(order), np.stack(wanted))
+        assert maps() - before <= 10
+    assert len(store.files_for(keys_of(*range(60)))) == 31
+
+
+def test_opening_a_store_maps_nothing_and_reads_no_hdf5(tmp_path, monkeypatch):
+    folder = filled(tmp_path, *([2 * i, 2 * i + 1] for i in range(10))).folder
+    before = maps()
+    monkeypatch.setattr("h5py.File", None)
+    assert Store.open(folder).rows == 20 and maps() == before
+
+
+def test_a_store_of_more_shards_than_descriptors_is_extended_verified_and_repaired(tmp_path):
+    store = filled(tmp_path, *([name] for name in range(1, 60)))
+    path = store.folder / Store.shard_name(keys_of(7))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    code = f"""
+import resource, sys
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+from pathlib import Path
+from cache.store import Store
+from cache.verify import repair, verify
+from cache_rows import filled, rows
+root = Path(sys.argv[1])
+print(len(repair(verify(root))), len(verify(root)))
+store = filled(root, [7], [100])
+print(store.rows, len(verify(root)))
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["1", "0", "60", "0"], done.stderr
+
+
+# Shards that go away while they are read
+
+
+def test_a_table_reads_on_when_its_shards_were_merged_into_another(tmp_path, monkeypatch):
+    for turn in (512, 1):
+        monkeypatch.setattr(table, "TURN", turn)
+        store = filled(tmp_path / str(turn), [1, 2], [3, 4])
+        tables = [Table(Store.open(store.folder), output.name, keys_of(4, 1), np.ones(2, bool)) for output in OUTPUTS]
+        wanted = [row(output, name) for output in OUTPUTS for name in (4, 1)]
+        store.add(**rows([1, 2, 3, 4]))
+        for names in ([1, 2], [3, 4]):
+            (store.folder / Store.shard_name(keys_of(*names))).unlink()
+        found = []
+        for one in tables:
+            one._store._pool._open.clear()  # as in a process that got the table only now
+            values = one.ragged_flat(np.arange(2))[0] if one.ragged else one.gather(np.arange(2))
+            found += np.split(values, [one.lengths[0]]) if one.ragged else list(values)
+        assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
+        (store.folder / Store.shard_name(keys_of(1, 2, 3, 4))).unlink()
+        with pytest.raises(Gone, match="h5 is gone"):
+            one._held = None
+            one._store._pool._open.clear()
+            one.gather(np.arange(2))
+
+
+# Among the shards
+
+
+def leave(store: Store, kind: str) -> Path:
+    """Something that has a shard's ending and is none."""
+    path = store.folder / NAME
+    if kind == "a link to nothing":
+        path.symlink_to(store.folder / "nowhere.h5")
+    elif kind == "a folder":
+        path.mkdir()
+    elif kind == "a named pipe":
+        os.mkfifo(path)
+    elif kind == "a link to itself":
+        path.symlink_to(path)
+    else:
+        path = store.folder / f"Kopie von {NAME}"
+        path.write_bytes((store.folder / Store.shard_name(keys_of(1, 2))).read_bytes())
+    return path
+
+
+KINDS = ("a link to nothing", "a folder", "a named pipe", "a link to itself", "a strange name")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_shard_hides_no_rows_and_is_named_with_a_remedy(tmp_path, kind, capfd):
+    store = filled(tmp_path, [1, 2], [3, 4])
+    path = leave(store, kind)
+    opened = Store.open(store.folder)
+    assert opened.missing(keys_of(1, 2, 3, 4)).size == 0 and opened.rows == 4
+    opened.refresh()
+    (line,) = capfd.readouterr().out.splitlines()
+    assert line.startswith(str(path)) and "delete" in line and line.endswith("; the other shards are read")
+    assert [stray.path for stray in opened.strays] == [path]
+    findings = verify(tmp_path)
+    assert [finding.path for finding in findings] == [path] and "delete" in findings[0].problem
+    assert repair(findings) == ([] if kind == "a folder" else [path]), "a folder may hold anything"
+    if kind == "a folder":
+        path.rmdir()
+    assert verify(tmp_path) == [] and opened.rows == 4
+
+
+@pytest.mark.parametrize("kind", KINDS[:4])
+def test_what_has_the_name_of_a_shard_to_be_written_is_named_instead_of_losing_the_rows(tmp_path, kind):
+    store = filled(tmp_path, [1, 2])
+    path = leave(store, kind)
+    with pytest.raises(UserError, match=rf"cannot write the shard {re.escape(str(path))}.*delete"):
+        store.add(**rows([90, 91]))
+    if kind == "a folder":
+        path.rmdir()
+    else:
+        path.unlink()
+    store.add(**rows([90, 91]))
+    assert store.missing(keys_of(90, 91)).size == 0 and verify(tmp_path) == []
+
+
+def test_a_shard_that_may_not_be_read_hides_no_other_rows(tmp_path):
+    store = filled(tmp_path, [1, 2], [3, 4])
+    path = store.folder / Store.shard_name(keys_of(3, 4))
+    path.chmod(0)
+    code = f"""
+import os, sys
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+from pathlib import Path
+from cache.store import Store
+from cache_rows import keys_of
+store = Store.open(Path(sys.argv[1]))
+if os.getuid() == 0:
+    real, os.access = os.access, lambda path, mode: os.stat(path).st_mode & 0o400 and real(path, mode)
+    import cache.layout, builtins
+    def opened(path, *rest, **more):
+        if str(path).endswith(".h5") and not os.stat(path).st_mode & 0o400:
+            raise PermissionError(13, os.strerror(13), str(path))
+        return builtins.open(path, *rest, **more)
+    cache.layout.open = opened
+print(store.missing(keys_of(1, 2, 3, 4)).tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code, store.folder], capture_output=True, text=True, check=False)
+    line, missing = done.stdout.splitlines()
+    assert line.startswith(f"{path} may not be read by this user; give the right (chmod u+r {path})"), done.stderr
+    assert missing == "[2, 3]"
+    path.chmod(0o600)
+    assert Store.open(store.folder).missing(keys_of(3, 4)).size == 0
