@@ -1,76 +1,24 @@
 """Which process works on what in a store: claims that expire, and leftovers of killed writers."""
 
 import contextlib
-import functools
-import hashlib
 import json
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foundation.files import explained, link_new, locked, make_folder
+from foundation import waiting
+from foundation.files import explained, link_new, make_folder
+from foundation.locks import locked
+from foundation.processes import Holder, Process, moment
 
 TTL = 600.0  # seconds without a sign of life after which a claim is stale
 # seconds after which a temporary file of a writer on another machine counts as left behind
 UNKNOWN_AGE = 3600.0
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process, distinct from a later one with the same number.
-
-    started: clock ticks since boot, empty where the system does not say.
-    """
-
-    host: str
-    pid: int
-    started: str
-
-    @classmethod
-    def this(cls) -> "Process":
-        return cls(_host(), os.getpid(), _started(os.getpid()) or "")
-
-    def alive(self) -> bool | None:
-        """None where it cannot be known: the process is on another machine, or in another container."""
-        if self.host != _host():
-            return None
-        if self.pid < 1:
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except OSError:
-            pass  # there, but another user's
-        started = _started(self.pid)
-        return started is not None and (started == self.started or "" in (started, self.started))
-
-
-@functools.cache
-def _host() -> str:
-    """8 hex digits for this machine and its process numbering: containers may share a host name, but not process
-    numbers."""
-    try:
-        numbering = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        numbering = ""
-    return hashlib.sha256(f"{socket.gethostname()} {numbering}".encode()).hexdigest()[:8]
-
-
-def _started(pid: int) -> str | None:
-    """Start time of a process as /proc gives it; empty where it does not say, None for one that has ended and waits for
-    its parent to notice."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return None if fields[0] in "ZX" else fields[19]
+AHEAD = 5.0  # seconds that a claim's time may be ahead of the file system's clock; some count in steps of two seconds
 
 
 def temporary_name(final: Path) -> Path:
@@ -131,31 +79,34 @@ class Claim:
 def take(folder: Path, name: str, ttl: float) -> Claim | None:
     """Claim `name`; None while someone else holds it.
 
-    A claim is stale when its process is dead, or when nobody has refreshed it for `ttl` seconds by the file system's
-    own clock. It is taken over under a lock on the folder, so that one of several takers wins. Raises `UserError` where
-    the folder cannot be written.
+    A claim is stale when its process is dead or stays stopped, or when nobody has refreshed it for `ttl` seconds by the
+    file system's own clock. It is taken over under a lock on the folder, so that one of several takers wins. Raises
+    `UserError` where the folder cannot be written.
     """
-    path, me, token = folder / name, Process.this(), secrets.token_hex(8)
+    path, token = folder / name, secrets.token_hex(8)
     with _held(folder), explained(path):
         if path.exists() and not _stale(path, ttl):
             return None
         temporary = temporary_name(path)
         try:
-            temporary.write_text(
-                json.dumps(
-                    {
-                        "host": me.host,
-                        "pid": me.pid,
-                        "started": me.started,
-                        "token": token,
-                        "machine": socket.gethostname(),
-                    }
-                )
-            )
+            temporary.write_text(json.dumps({**Holder.this().to_json(), "token": token}))
             path.unlink(missing_ok=True)
             return Claim(path, token, ttl) if link_new(temporary, path) else None
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def described(path: Path, ttl: float = TTL) -> str:
+    """Who holds a claim, and when it ends, for a process that waits: `… is held by process 123 on HOST since …`."""
+    try:
+        sign = f", last sign of life {moment(path.stat().st_mtime)}"
+    except OSError:
+        sign = ""
+    holder = Holder.of_json(_content(path)) or "a process that did not say which"
+    return (
+        f"{path}: held by {holder}{sign}; taken over {ttl:g} s after its last sign of life, at once where the process "
+        "is known to have ended; if it has ended elsewhere, delete that file"
+    )
 
 
 def live(folder: Path, ttl: float = TTL) -> list[Path]:
@@ -192,27 +143,28 @@ def _fresh(folder: Path, ttl: float) -> list[Path]:
 
 
 def _stale(path: Path, ttl: float) -> bool:
+    """Whether a claim falls to who asks: nobody refreshed it for `ttl` seconds, or its process is dead or stopped.
+
+    One that is dated ahead, by a clock that was put right since, is dated now, so that its age counts from here.
+    """
     lock = path.parent / ".lock"
     os.utime(lock)  # stamped by the file server: its clock, not this machine's, also stamps the claim
     try:
         age = lock.stat().st_mtime - path.stat().st_mtime
     except FileNotFoundError:
         return True
-    holder = _holder(path)
-    return age > ttl or (holder is not None and holder.alive() is False)
-
-
-def _holder(path: Path) -> Process | None:
-    content = _content(path)
-    try:
-        return Process(str(content["host"]), int(content["pid"]), str(content["started"]))
-    except (KeyError, TypeError, ValueError):
-        return None
+    if age < -AHEAD:
+        with contextlib.suppress(OSError):
+            os.utime(path)
+    holder = Holder.of_json(_content(path))
+    if holder is None or age > ttl:
+        return age > ttl
+    return holder.process.alive() is False or (age > waiting.PATIENCE and holder.process.stopped())
 
 
 def _content(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from foundation.errors import UserError
-from foundation.files import locked, read_json, write_json
+from foundation.files import read_json, write_json
+from foundation.locks import locked
 from foundation.progress import Bar
 
 KEY_BYTES = 16

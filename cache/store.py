@@ -309,4 +309,9 @@ class Store:
         ttl: seconds without a sign of life after which a claim falls to the next one who asks; one of a dead process on
         this machine at once.
         """
-        return claims.take(self.folder / "claims", f"{name}.claim", ttl)
+        place = self.claim_file(name)
+        return claims.take(place.parent, place.name, ttl)
+
+    def claim_file(self, name: str) -> Path:
+        """The file of a claim on the shard `name`."""
+        return self.folder / "claims" / f"{name}.claim"

@@ -1,21 +1,26 @@
 """A search over one head's hyper-parameters: an Optuna study whose trials train over tensors that are loaded once."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import optuna
 import torch
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from cache import claims
 from experiments import prompts, spaces, studies, sweep_report
 from experiments.contracts import SearchJob, SearchResult
 from foundation import device as devices
 from foundation.errors import UserError
-from foundation.files import fault_point, locked
+from foundation.files import explained, fault_point
+from foundation.locks import locked
 from foundation.progress import Bar
+from foundation.waiting import Wait
 from heads import fusion, training
 from heads.config import load_config
 from heads.config.space import Choices, Drawn, WholeRange
@@ -23,11 +28,17 @@ from heads.data import Bundle
 from heads.loop import State, Trainer
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
-WAIT = 1.0  # seconds between two looks at the trials that other processes have under way
 
 
 class Surplus(Exception):
     """Another process started the last of the trials a moment before."""
+
+
+class Left(BaseException):
+    """A trial cannot be written, or is another process's by now: it is left as it is.
+
+    No `Exception`, since Optuna would note the trial as failed, and others would draw other values in its place.
+    """
 
 
 @dataclass
@@ -49,8 +60,14 @@ class Trials:
     def objective(self, trial: optuna.Trial) -> float:
         """Best dev MRR of a head trained with the drawn values.
 
-        Raises `optuna.TrialPruned` where it is stopped early, or cannot be trained.
+        Raises `optuna.TrialPruned` where it is stopped early, or cannot be trained; `Left`.
         """
+        try:
+            return self._trained(trial)
+        except (OSError, UpdateFinishedTrialError) as error:
+            raise Left from error
+
+    def _trained(self, trial: optuna.Trial) -> float:
         trial.set_user_attr(studies.WORKER, self.worker)
         before = [
             other
@@ -108,18 +125,40 @@ class Trials:
     def run(self) -> None:
         """Run trials until the study has as many as are wanted.
 
-        Waits for those that other processes run, and takes over those of processes that die.
+        Waits for those that other processes run, and takes over those of processes that die or stay stopped.
         """
+        wait = Wait()
         with Bar(self.job.study.trials, "trials", "trial", self.finished()) as bar:
             while True:
                 if self.left() > 0:
-                    self.study.optimize(self.objective, n_trials=1, catch=(Surplus,))
-                elif any(trial.state == TrialState.RUNNING for trial in self.study.get_trials(deepcopy=False)):
-                    time.sleep(WAIT)
+                    self._run_one()
+                elif running := self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                    wait.pause(partial(self._waited_for, running))
                 else:
                     return
-                bar.update(self.finished() - bar.done)
+                if more := self.finished() - bar.done:
+                    wait.again()
+                    bar.update(more)
                 bar.show(**self.best())
+
+    def _run_one(self) -> None:
+        """Run one trial. Raises `UserError` where the study cannot be written."""
+        with explained(self.job.out / studies.JOURNAL):
+            try:
+                self.study.optimize(self.objective, n_trials=1, catch=(Surplus,))
+            except Left as left:
+                if isinstance(left.__cause__, OSError):
+                    raise left.__cause__ from None
+
+    def _waited_for(self, trials: Sequence[optuna.trial.FrozenTrial]) -> str:
+        """Who runs the trials that this process waits for."""
+        places = {
+            str(trial.number): studies.sign_of_life(self.job.out, trial.user_attrs[studies.WORKER])
+            for trial in trials
+            if studies.WORKER in trial.user_attrs
+        }
+        signs = "; ".join(f"trial {number}: {claims.described(place, studies.TTL)}" for number, place in places.items())
+        return f"{len(trials)} trials of {self.job.out} that other processes run: {signs or 'just begun'}"
 
 
 def search(job: SearchJob) -> SearchResult:

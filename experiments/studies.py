@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import secrets
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,15 +13,18 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from cache import claims
 from experiments.contracts import SearchJob
+from experiments.journal import Journal
 from foundation.errors import UserError
-from foundation.files import explained, make_folder
+from foundation.files import make_folder
+from foundation.processes import Process
 from heads.config.space import Choices, Drawn
 
+JOURNAL = "study.journal"
+"""The file of a study without a database, in its folder."""
 WORKER = "worker"
 """Attribute of a trial: the process that has it under way."""
 TTL = 120.0  # seconds without a sign of life after which a process on another machine is taken for dead
@@ -33,7 +35,7 @@ WARMUP = 3
 
 
 class Sampler(BaseSampler):
-    """TPE whose draws depend on the study's seed, the trial's number and the trials before it alone.
+    """TPE whose draws depend on the study's seed and the trials before it alone, those of killed processes left out.
 
     So a study that was killed goes on as it would have.
     """
@@ -43,8 +45,11 @@ class Sampler(BaseSampler):
         self.of_trial = TPESampler(seed=seed)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        before = sum(
+            other.number < trial.number and other.state != TrialState.FAIL for other in study.get_trials(deepcopy=False)
+        )
         self.of_trial = TPESampler(
-            seed=(self.seed * 1_000_003 + trial.number) % 2**32, n_startup_trials=STARTUP, constant_liar=True
+            seed=(self.seed * 1_000_003 + before) % 2**32, n_startup_trials=STARTUP, constant_liar=True
         )
         return self.of_trial.infer_relative_search_space(study, trial)
 
@@ -90,10 +95,7 @@ def open_storage(url: str, out: Path) -> BaseStorage:
     Raises `UserError` where it cannot be reached; passwords are never printed.
     """
     if not url:
-        journal = make_folder(out) / "study.journal"
-        with explained(journal):
-            mend(journal)
-            return JournalStorage(JournalFileBackend(str(journal), JournalFileSymlinkLock(str(journal))))
+        return JournalStorage(Journal(make_folder(out) / JOURNAL))
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -116,36 +118,31 @@ def open_storage(url: str, out: Path) -> BaseStorage:
         ) from None
 
 
-def mend(journal: Path) -> None:
-    """Cut off a last line that a writer left unfinished when it was killed; a whole one ends in a line break."""
-    if not journal.exists():
-        return
-    lock = JournalFileSymlinkLock(str(journal))
-    lock.acquire()
-    try:
-        data = journal.read_bytes()
-        if data and not data.endswith(b"\n"):
-            os.truncate(journal, data.rfind(b"\n") + 1)
-    finally:
-        lock.release()
-
-
 def worker_name() -> str:
     """A name for this process that tells others whether it is alive."""
-    me = claims.Process.this()
+    me = Process.this()
     return f"{me.host}-{me.pid}-{me.started or 'x'}-{secrets.token_hex(4)}"
 
 
 @contextlib.contextmanager
 def at_work(out: Path, worker: str) -> Iterator[None]:
     """Inside, a file in the search's folder is renewed as a sign of life that other machines see."""
-    claim = claims.take(make_folder(out) / "workers", f"{worker}.claim", TTL)
+    place = sign_of_life(make_folder(out), worker)
+    claim = claims.take(place.parent, place.name, TTL)
     with claim if claim is not None else contextlib.nullcontext():
         yield
 
 
+def sign_of_life(out: Path, worker: str) -> Path:
+    """The file that a process renews while it searches."""
+    return out / "workers" / f"{worker}.claim"
+
+
 def requeue_dead(study: optuna.Study, job: SearchJob) -> list[int]:
-    """Fail the running trials of processes that are dead and queue their values again. Returns their numbers."""
+    """Fail the running trials of processes that are dead, or stay stopped, and queue their values again. Returns their
+    numbers."""
+    if job.study.storage:
+        optuna.storages.fail_stale_trials(study)  # without this, only the start of a next trial looks for them
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     if not running:
         return []
@@ -167,11 +164,19 @@ def _dead(trial: FrozenTrial, signs: set[str] | None) -> bool:
     signs: names of the processes that gave a sign of life; None where the database watches those on other machines.
     """
     worker = trial.user_attrs.get(WORKER)
-    if worker is None:
-        return trial.datetime_start is not None and (datetime.now() - trial.datetime_start).total_seconds() > TTL
+    if worker is None:  # abs: the clock of the machine that began it may be ahead
+        return trial.datetime_start is not None and abs((datetime.now() - trial.datetime_start).total_seconds()) > TTL
+    process = process_of(worker)
+    alive = process.alive()
+    if alive is None or process.stopped():
+        return signs is not None and worker not in signs
+    return not alive
+
+
+def process_of(worker: str) -> Process:
+    """The process that has this name, see `worker_name`."""
     host, pid, started, _ = worker.split("-")
-    alive = claims.Process(host, int(pid), "" if started == "x" else started).alive()
-    return not alive if alive is not None else signs is not None and worker not in signs
+    return Process(host, int(pid), "" if started == "x" else started)
 
 
 def queue_again(study: optuna.Study, trial: FrozenTrial) -> None:

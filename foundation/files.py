@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import re
@@ -108,6 +107,23 @@ def together(*paths: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             paths[0].parent.rmdir()
         raise
+
+
+def append(descriptor: int, data: bytes) -> int:
+    """Write `data` durably at the end of a file opened for appending; returns where it begins.
+
+    After an error the file ends where it did, also where some of the bytes had found space.
+    """
+    end, left = os.fstat(descriptor).st_size, memoryview(data)
+    try:
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.fsync(descriptor)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, end)
+        raise
+    return end
 
 
 class _Repeated(Exception):
@@ -223,33 +239,6 @@ def link_new(temporary: Path, final: Path) -> bool:
         os.unlink(temporary)
         sync_folder(final.parent)
         return made
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Inside, hold an exclusive lock on the file `path`, created if necessary. The system releases it when the process
-    dies.
-
-    On a file system without locks the body runs unlocked; callers stay correct, but may repeat work.
-    """
-    descriptor = _take_lock(path)
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _take_lock(path: Path) -> int:
-    """Descriptor of the locked file. A file that its holder removed in the meantime is created again."""
-    while True:
-        with explained(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
-                return descriptor
-        os.close(descriptor)
 
 
 _passed: Counter[str] = Counter()

@@ -25,6 +25,7 @@ from cache.table import Table
 from cache.verify import verify
 from foundation.errors import UserError
 from foundation.files import write_json
+from foundation.processes import Process
 
 ROOT = Path(__file__).parents[1]
 
@@ -333,7 +334,7 @@ def test_the_claim_of_a_killed_process_is_free_at_once(tmp_path):
 
 def claim_of_another(folder: Path, **changes: object) -> Path:
     """A claim file as some other process would have left it."""
-    me = claims.Process.this()
+    me = Process.this()
     folder.mkdir(exist_ok=True)
     path = folder / "a.h5.claim"
     path.write_text(json.dumps({"host": me.host, "pid": me.pid, "started": me.started, "token": "other", **changes}))
@@ -422,7 +423,7 @@ def test_a_claim_lost_to_another_is_neither_refreshed_nor_released(tmp_path):
 
 def test_leftovers_of_dead_writers_are_swept_and_those_of_live_ones_stay(tmp_path):
     store = filled(tmp_path)
-    me = claims.Process.this()
+    me = Process.this()
     hour_ago = time.time() - 2 * claims.UNKNOWN_AGE
 
     def leave(name: str, old: bool) -> str:
@@ -495,10 +496,10 @@ def test_whoever_has_a_removed_store_open_adds_to_it_all_the_same(tmp_path):
 
 
 def test_process_numbers_of_this_machine_are_told_from_other_machines():
-    me = claims.Process.this()
+    me = Process.this()
     assert me.alive() is True
-    assert claims.Process(me.host, 2**22 + 1, "5").alive() is False
-    assert claims.Process(socket.gethostname() + "-other", me.pid, me.started).alive() is None
+    assert Process(me.host, 2**22 + 1, "5").alive() is False
+    assert Process(socket.gethostname() + "-other", me.pid, me.started).alive() is None
 
 
 def test_a_thread_that_still_reads_when_the_interpreter_ends_does_not_crash_it(tmp_path):

@@ -12,6 +12,7 @@ from cache import claims, layout, page
 from cache.store import Store
 from cache.verify import remove, repair, usage, verify
 from foundation.errors import UserError
+from foundation.processes import Process
 
 LISTS = ([0, 1, 2], [3, 5, 6], [7, 8])
 
@@ -141,7 +142,7 @@ def test_a_spec_that_is_not_its_folders_is_found_and_repaired(tmp_path):
 
 def test_leftovers_of_killed_writers_are_found_and_live_writers_left_alone(tmp_path):
     store = filled(tmp_path, *LISTS)
-    me = claims.Process.this()
+    me = Process.this()
     dead = store.folder / f".x.h5.{me.host}-{2**22 + 1}-1-ab.tmp"
     live = claims.temporary_name(store.folder / "x.h5")
     for path in (dead, live):

@@ -4,12 +4,16 @@ import csv
 import json
 import os
 import pwd
+import resource
 import shutil
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 
@@ -23,6 +27,7 @@ from optuna.trial import TrialState
 
 from experiments import jobs, search, spaces, studies, sweep_report
 from experiments.contracts import SearchJob, Study
+from foundation import waiting
 from foundation.contracts import to_json
 from foundation.errors import UserError
 from heads import training
@@ -239,6 +244,8 @@ def test_a_search_killed_and_started_again_loses_the_running_trial_alone(world, 
     assert [row["state"] for row in told] == ["complete", "complete", "fail", "complete", "complete"]
     assert told[3]["again"] == "2" and [told[3][name] for name in SPACE] == [told[2][name] for name in SPACE]
     assert told[:2] == world[2][:2] and found.run["trials"] == 2, "what was done is not done again"
+    whole = [{**row, "trial": "", "again": ""} for row in told if row["state"] == "complete"]
+    assert whole == [{**row, "trial": "", "again": ""} for row in world[2]] and found.best == world[1].best
     assert search.search(job).run["trials"] == 0
     assert search.search(replace(job, study=Study(trials=5, prune=False))).run["trials"] == 1, (
         "more trials go on from those"
@@ -279,6 +286,123 @@ def test_trials_of_dead_processes_are_queued_again_and_those_of_live_ones_left_a
         assert studies.requeue_dead(study, job) == [1, 3]
     assert [trial.state.name for trial in study.trials] == ["RUNNING", "FAIL", "RUNNING", "FAIL", "WAITING", "WAITING"]
     assert [trial.user_attrs["again"] for trial in study.trials[4:]] == [1, 3]
+
+
+def test_a_trial_that_another_machine_runs_is_waited_for_said_and_taken_over_once_its_sign_is_deleted(
+    world, tmp_path, monkeypatch
+):
+    job, lines = search_job(world[0], tmp_path), []
+    study = studies.open_study(job)
+    trial = study.ask()
+    search.draw(trial, job.space)
+    trial.set_user_attr(studies.WORKER, "0123abcd-1-x-00")
+    sign = studies.sign_of_life(tmp_path, "0123abcd-1-x-00")
+    sign.parent.mkdir()
+    sign.write_text(json.dumps({"host": "0123abcd", "pid": 1, "started": "", "machine": "far", "since": time.time()}))
+
+    def say(text):
+        lines.append(text)
+        sign.unlink()  # the remedy
+
+    monkeypatch.setattr(waiting, "PATIENCE", 0.0)
+    monkeypatch.setattr(waiting, "say", say)
+    search.search(job)
+    assert len(lines) == 1 and "process 1 on far since 20" in lines[0] and f"{sign}: " in lines[0]
+    assert states(tmp_path) == {"complete": 4, "fail": 1}
+
+
+def test_a_search_that_was_stopped_for_long_goes_on_when_its_trial_was_taken_over(world, tmp_path, monkeypatch):
+    job, lost, plain = search_job(world[0], tmp_path, prune=False), [], search.Trainer.train
+
+    def train(self, after):
+        if not lost:
+            other = studies.open_study(job)
+            lost.append(other.trials[-1].number)
+            other.tell(lost[0], state=TrialState.FAIL)
+            studies.queue_again(other, other.trials[lost[0]])
+        plain(self, after)
+
+    monkeypatch.setattr(search.Trainer, "train", train)
+    search.search(job)
+    assert states(tmp_path) == {"complete": 4, "fail": 1}
+    assert rows(tmp_path)[1]["again"] == "0"
+
+
+def test_a_trial_of_a_stopped_process_is_queued_again_once_its_sign_of_life_is_old(world, tmp_path):
+    job = search_job(world[0], tmp_path)
+    study = studies.open_study(job)
+    stopped = subprocess.Popen(["sleep", "600"])
+    try:
+        os.kill(stopped.pid, signal.SIGSTOP)
+        os.waitpid(stopped.pid, os.WUNTRACED)
+        host = studies.worker_name().split("-")[0]
+        trial = study.ask()
+        trial.set_user_attr(studies.WORKER, f"{host}-{stopped.pid}-x-00")
+        sign = studies.sign_of_life(tmp_path, f"{host}-{stopped.pid}-x-00")
+        sign.parent.mkdir()
+        sign.write_text(json.dumps({"host": host, "pid": stopped.pid, "started": ""}))
+        assert studies.requeue_dead(study, job) == []
+        os.utime(sign, (time.time() - 60, time.time() - 60))
+        assert studies.requeue_dead(study, job) == [0]
+    finally:
+        stopped.kill()
+        stopped.wait()
+
+
+def test_a_trial_whose_process_never_signed_it_is_queued_again_also_where_its_clock_was_ahead(world, tmp_path):
+    job = search_job(world[0], tmp_path)
+    study = studies.open_study(job)
+    study.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING))
+    assert studies.requeue_dead(study, job) == []
+    ahead = study.get_trials()[0]
+    ahead.datetime_start += timedelta(days=1)
+    assert studies._dead(ahead, set())
+
+
+def test_trials_of_dead_processes_in_a_database_are_queued_again_by_those_who_wait(world, tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    job = search_job(world[0], tmp_path, storage=url)
+    study = studies.open_study(job)
+    trial = study.ask()
+    search.draw(trial, job.space)
+    trial.set_user_attr(studies.WORKER, "0123abcd-1-x-00")
+    study._storage.record_heartbeat(trial._trial_id)
+    studies.requeue_dead(study, job)
+    assert study.trials[0].state == TrialState.RUNNING
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        database.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
+    studies.requeue_dead(study, job)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_a_disk_that_fills_in_the_middle_of_a_search_is_one_line_and_the_next_goes_on_as_it_would_have(world, tmp_path):
+    job = search_job(world[0], tmp_path, prune=False)
+    limit, plain, size = resource.getrlimit(resource.RLIMIT_FSIZE), search.Trainer.train, []
+
+    def train(self, after):
+        size.append((tmp_path / "study.journal").stat().st_size)
+        if len(size) == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size[-1] + 50, limit[1]))
+        plain(self, after)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match=r"study\.journal: .*allows no") as error:
+        patch.setattr(search.Trainer, "train", train)
+        try:
+            search.search(job)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "\n" not in str(error.value)
+    journal = tmp_path / "study.journal"  # the process that met it has ended
+    here = f"{studies.worker_name().rpartition('-')[0]}-"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    for line in lines:
+        line.pop("crc32")
+        if line.get("user_attr", {}).get(studies.WORKER, "").startswith(here):
+            line["user_attr"][studies.WORKER] = "0123abcd-1-x-00"
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    search.search(job)
+    whole = [{**row, "trial": "", "again": ""} for row in rows(tmp_path) if row["state"] == "complete"]
+    assert whole == [{**row, "trial": "", "again": ""} for row in world[2]]
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,13 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from io import BufferedRandom
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from foundation.files import explained, fault_point, locked, make_folder
+from foundation.errors import UserError
+from foundation.files import append, explained, fault_point, make_folder
+from foundation.locks import Lock, locked
 
 
 class AnswerStore:
@@ -18,18 +20,16 @@ class AnswerStore:
     Values stay on disk, offsets in memory. Opened by `answer_store`, and used by any number of threads of one process.
     """
 
-    def __init__(self, path: Path, writable: bool) -> None:
-        self.path, self._guard = path, threading.Lock()
+    def __init__(self, path: Path, lock: Lock | None = None) -> None:
+        """lock: that this process writes under; None: the store is read only."""
+        self.path, self._lock, self._guard = path, lock, threading.Lock()
         self.places: dict[str, tuple[int, int]] = {}
-        self._handle: BufferedRandom | None = None
-        self._end = 0
+        self._handle: FileIO | None = None
         end = self._read()
-        if writable:
-            make_folder(path.parent)
+        if lock is not None:
             with explained(path):
-                self._handle = open(path, "a+b")  # noqa: SIM115 - closed by `close`
+                self._handle = open(path, "a+b", buffering=0)  # noqa: SIM115 - closed by `close`
                 self._handle.truncate(end)  # after the last whole line stands the rest of a write that was cut short
-            self._end = end
 
     def _read(self) -> int:
         """Find every whole line; returns where the last one ends."""
@@ -68,22 +68,28 @@ class AnswerStore:
         self.put_all({key: value})
 
     def put_all(self, values: Mapping[str, Any]) -> None:
-        """Append the values of new keys and flush them. Raises `UserError` where the disk is full or read-only."""
+        """Append the values of new keys and flush them, all or none.
+
+        Raises `UserError` where the disk is full or read-only, and where another process writes, since this one was
+        stopped for long.
+        """
         with self._guard:
             lines = {
                 key: json.dumps({"key": key, "value": value}, allow_nan=False).encode() + b"\n"
                 for key, value in values.items()
             }
             new = {key: line for key, line in lines.items() if key not in self.places}
-            if self._handle is None:
+            if self._handle is None or self._lock is None:
                 raise ValueError(f"{self.path} was opened for reading")
+            if not self._lock.held:
+                raise UserError(
+                    f"{self.path}: another process took it over while this one was stopped; run the same command again"
+                )
             with explained(self.path):
-                self._handle.write(b"".join(new.values()))
-                self._handle.flush()
-                os.fsync(self._handle.fileno())
+                end = append(self._handle.fileno(), b"".join(new.values()))
             for key, line in new.items():
-                self.places[key] = (self._end, len(line))
-                self._end += len(line)
+                self.places[key] = (end, len(line))
+                end += len(line)
         fault_point("after-answer")
 
     def close(self) -> None:
@@ -95,11 +101,11 @@ class AnswerStore:
 def answer_store(path: Path, writable: bool = True) -> Iterator[AnswerStore]:
     """The values at `path`. Of two processes that write, the second waits, and then finds the answers of the first."""
     if not writable:
-        yield AnswerStore(path, writable=False)
+        yield AnswerStore(path)
         return
     make_folder(path.parent)
-    with locked(path.with_name(f".{path.name}.lock")):
-        store = AnswerStore(path, writable=True)
+    with locked(path.with_name(f".{path.name}.lock")) as lock:
+        store = AnswerStore(path, lock)
         try:
             yield store
         finally:

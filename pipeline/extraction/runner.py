@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from cache.claims import described
 from cache.inputs import Want
 from cache.store import Store
 from foundation import device as devices
 from foundation.errors import PassingError, UserError
 from foundation.files import read_json, write_json
 from foundation.progress import Bar
+from foundation.waiting import Wait
 from pipeline.datasets.images import Limits
 from pipeline.extraction.base import Extractor, Outputs, TextExtractor, padded_length
 from pipeline.extraction.contracts import Account, Runtime
@@ -107,6 +109,7 @@ class Division:
     claims it.
 
     claimed: shares that are under way here, oldest first. held: chunks of the last round that another process works on.
+    waited_for: the last claim of another process that was met.
     """
 
     group: Sequence[PendingFeature]
@@ -115,6 +118,7 @@ class Division:
     bar: Bar
     claimed: deque[Share] = field(default_factory=deque)
     held: list[np.ndarray] = field(default_factory=list)
+    waited_for: Path | None = None
 
     def sources(self, chunks: Sequence[np.ndarray]) -> Iterator[list[Any]]:
         """The units of each share, which is added to `claimed`; chunks of other processes are added to `held`."""
@@ -141,8 +145,10 @@ class Division:
         claims: list[Any] = []
         for feature in self.group:
             feature.store.refresh()
-            claim = feature.store.claim(feature.store.shard_name(keys))
+            name = feature.store.shard_name(keys)
+            claim = feature.store.claim(name)
             if claim is None:
+                self.waited_for = feature.store.claim_file(name)
                 for taken in claims:
                     with taken:
                         pass
@@ -151,6 +157,12 @@ class Division:
         for feature in self.group:
             feature.store.refresh()
         return claims
+
+    def reason(self) -> str:
+        """What is waited for, and who has it."""
+        names = "+".join(feature.name for feature in self.group)
+        held = described(self.waited_for) if self.waited_for else "by other processes"
+        return f"{len(self.held)} shards of {names} that are being extracted: {held}"
 
     def submit(self, rows: ShardRows) -> None:
         """Write the rows of the oldest share in the background."""
@@ -284,14 +296,16 @@ class Runner:
         with Bar(sum(map(len, chunks)), "+".join(feature.name for feature in group), "row") as bar:
             division = Division(group, wanted, writer, bar)
             try:
-                waiting = chunks
+                waiting, wait = chunks, Wait()
                 while waiting:
                     for rows in self._rows(division, waiting):
                         division.submit(rows)
                         del rows  # else it would be held while the next shard is read
                     writer.wait()
-                    if len(division.held) == len(waiting):
-                        time.sleep(0.5)
+                    if len(division.held) < len(waiting):
+                        wait.again()
+                    else:
+                        wait.pause(division.reason)
                     waiting = division.held
             finally:
                 division.close()
