@@ -71,8 +71,9 @@ class Holder:
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
         since = content.get("since")
-        known = isinstance(since, (int, float)) and 0 < since < 1 << 40
-        return cls(process, str(content.get("machine") or process.host), float(since) if known else None)
+        if not isinstance(since, (int, float)) or not 0 < since < 1 << 40:
+            since = None
+        return cls(process, str(content.get("machine") or process.host), since)
 
     def __str__(self) -> str:
         """`process 123 on HOST since 2026-01-31 10:12:03`."""

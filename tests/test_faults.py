@@ -18,6 +18,7 @@ import small_world
 from cache.inputs import Side, Want
 from cache.shard import Shard
 from cache.store import Store
+from foundation import waiting
 from foundation.contracts import to_json
 from foundation.errors import PassingError, UserError
 from foundation.paths import Paths
@@ -341,3 +342,25 @@ def test_a_stale_claim_of_a_killed_process_does_not_hold_the_next_one(job, tmp_p
     started = time.monotonic()
     stage.extract(work)
     assert time.monotonic() - started < 60, "a claim of a dead process is not waited out"
+
+
+def test_a_shard_that_another_machine_extracts_is_waited_for_said_and_done_once_its_claim_is_deleted(
+    job, tmp_path, monkeypatch
+):
+    work, lines = at(tmp_path, job), []
+    stage.extract(work)
+    calm = shards(tmp_path)
+    lost = next(Paths(tmp_path).cache.glob("clip_text-*/*.h5"))
+    lost.unlink()
+    claim = lost.parent / "claims" / f"{lost.name}.claim"
+    claim.write_text(json.dumps({"host": "0123abcd", "pid": 7, "started": "", "machine": "far", "since": time.time()}))
+
+    def say(text):
+        lines.append(text)
+        claim.unlink()  # the remedy
+
+    monkeypatch.setattr(waiting, "PATIENCE", 0.0)
+    monkeypatch.setattr(waiting, "say", say)
+    stage.extract(work)
+    assert len(lines) == 1 and "1 shards of clip_text" in lines[0] and "process 7 on far since 20" in lines[0]
+    assert f"{claim}: " in lines[0] and shards(tmp_path) == calm

@@ -45,7 +45,7 @@ class Stopped:
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert self.process.stdout.readline() == "ready\n"
+        assert self.process.stdout is not None and self.process.stdout.readline() == "ready\n"
         os.kill(self.process.pid, signal.SIGSTOP)
         os.waitpid(self.process.pid, os.WUNTRACED)
 
