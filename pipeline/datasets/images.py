@@ -1,6 +1,7 @@
 """Pictures: safe decoding to RGB, and content keys."""
 
 import errno
+import hashlib
 import io
 import os
 import re
@@ -14,6 +15,7 @@ from PIL import Image, ImageFile
 from cache.identity import content_key
 from cache.shard import Status
 from foundation.errors import PassingError, UserError
+from pipeline.datasets import picture_bombs
 from pipeline.datasets.contracts import DEFAULT_LIMITS, Limits
 
 # Formats whose decoders are widely fuzzed and start no other program. Not PostScript, PSD, icons with embedded files.
@@ -37,14 +39,13 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 # hold the orientation; it is kept where it is not compressed.
 _PNG_ASIDE = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _PNG_XMP, _PNG_XMP_BYTES = b"XML:com.adobe.xmp\0\0", 1 << 20
-_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
-# Each scan of a JPEG is a pass over all its pixels. Encoders write about ten.
-_JPEG_SCANS = 200
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # Entropy-coded bytes that a JPEG decoder takes for picture where it still waits for some.
 _JPEG_REST = (b"\x2a" * 512, b"\xd5" * 512)
 # A WebP takes 16 bytes a pixel to decode, and holds any number of pixels in 2 kB where they have one colour.
 _WEBP_PIXELS, _WEBP_PIXELS_PER_BYTE = 16_000_000, 2_000
-_BAND = 256  # rows put over white at a time: a whole picture of 64 million pixels would need 1.3 GB beside it
+_SIDE = 1_000_000  # pixels of either side: each row has a cost of its own
+_BAND = 2_000_000  # pixels converted at a time: all 64 million at once would need 1.3 GB beside them
 _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 Image.init()
@@ -96,7 +97,7 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise ImageError(Status.BROKEN, "no pixels")
-    if width * height > limits.max_pixels:
+    if width * height > limits.max_pixels or max(width, height) > _SIDE:
         raise ImageError(Status.TOO_LARGE, "too many pixels")
 
 
@@ -133,10 +134,23 @@ def _jpeg_is_whole(data: bytes) -> bool:
     """
     if not _has_all_scans(data):
         return False
-    plain, *others = (
-        Image.open(io.BytesIO(data + rest + _JPEG_END), formats=("JPEG",)).tobytes() for rest in (b"", *_JPEG_REST)
-    )
-    return all(other == plain for other in others)
+    looks = (_digest(Image.open(io.BytesIO(data + rest + _JPEG_END), formats=("JPEG",))) for rest in (b"", *_JPEG_REST))
+    plain = next(looks)
+    return all(other == plain for other in looks)
+
+
+def _digest(image: Image.Image) -> bytes:
+    """Of the pixels, taken a band at a time."""
+    digest = hashlib.blake2b()
+    for top, end in _bands(image):
+        digest.update(image.crop((0, top, image.width, end)).tobytes())
+    return digest.digest()
+
+
+def _bands(image: Image.Image) -> list[tuple[int, int]]:
+    """First row, and row behind the last, of parts of about `_BAND` pixels."""
+    rows = max(1, _BAND // image.width)
+    return [(top, min(top + rows, image.height)) for top in range(0, image.height, rows)]
 
 
 def _has_all_scans(data: bytes) -> bool:
@@ -171,19 +185,32 @@ def _rgb(image: Image.Image) -> Image.Image:
         grey[values == image.info.get("transparency", -1)] = 255
         return Image.fromarray(grey).convert("RGB")
     if image.mode in ("I", "F"):
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
-        low, high = values.min(), values.max()
-        return Image.fromarray(((values - low) * (255 / (high - low or 1))).astype(np.uint8)).convert("RGB")
+        return _stretched(image)
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         return _over_white(image)
     return image.convert("RGB")
 
 
+def _stretched(image: Image.Image) -> Image.Image:
+    """Deep grey over its own range, in RGB. Values that are not finite count as 0."""
+    deep, bands = np.asarray(image), _bands(image)
+
+    def finite(top: int, end: int) -> np.ndarray:
+        return np.nan_to_num(deep[top:end].astype(np.float64), posinf=0, neginf=0)
+
+    low = min(finite(*band).min() for band in bands)
+    high = max(finite(*band).max() for band in bands)
+    grey = np.empty(deep.shape, np.uint8)
+    for top, end in bands:
+        grey[top:end] = (finite(top, end) - low) * (255 / (high - low or 1))
+    return Image.fromarray(grey).convert("RGB")
+
+
 def _over_white(image: Image.Image) -> Image.Image:
     """A picture with alpha, or with a transparent colour, over white, in RGB."""
     flat = Image.new("RGB", image.size)
-    for top in range(0, image.height, _BAND):
-        band = image.crop((0, top, image.width, min(top + _BAND, image.height)))
+    for top, end in _bands(image):
+        band = image.crop((0, top, image.width, end))
         if band.mode in ("RGBa", "La"):
             band = band.convert("RGBA" if band.mode == "RGBa" else "LA")
         band = band.convert("RGBA")
@@ -198,8 +225,8 @@ def decode_with_size(data: bytes, limits: Limits, draft: tuple[int, int] | None)
         raise ImageError(Status.BROKEN, "empty file")
     if len(data) > limits.max_bytes:
         raise ImageError(Status.TOO_LARGE, "too many bytes")
-    if data.startswith(_JPEG_START) and data.count(_JPEG_SCAN) > _JPEG_SCANS:
-        raise ImageError(Status.TOO_LARGE, "too many scans")
+    if cause := picture_bombs.excess(data):
+        raise ImageError(Status.TOO_LARGE, cause)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries switch it on for the whole process
     pixels = _png_pixels(data) if data.startswith(_PNG) else data
     try:

@@ -1,0 +1,157 @@
+"""Small picture files that would hold a decoder for minutes, or fill the memory, are refused by their parts."""
+
+import struct
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_images import GOOD, drawn, encoded, noise, png, png_header
+
+from cache.shard import Status
+from pipeline.datasets import images
+from pipeline.datasets.images import ImageError, Limits, decode
+
+
+def jpeg(parts: bytes, data: bytes = GOOD["jpeg"]) -> bytes:
+    """A JPEG with more before its first segment."""
+    return data[:2] + parts + data[2:]
+
+
+def gif(parts: bytes) -> bytes:
+    place = GOOD["gif"].index(b",")
+    return GOOD["gif"][:place] + parts + GOOD["gif"][place:]
+
+
+def chunked_png(count: int, kind: bytes = b"abCd") -> bytes:
+    place = GOOD["png"].index(b"IDAT") - 4
+    return GOOD["png"][:place] + (bytes(4) + kind + struct.pack(">I", zlib.crc32(kind))) * count + GOOD["png"][place:]
+
+
+def tiff(numbers: int, order: str = "<", big: bool = False, kind: int = 4) -> bytes:
+    """A grey TIFF of 10 x 10 pixels with one list of so many numbers in a tag of its own."""
+    offset, count = ("Q", "Q") if big else ("I", "I")
+    tags = [(256, 4, 1, 10), (257, 4, 1, 10), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 16)]
+    tags += [(277, 3, 1, 1), (278, 4, 1, 10), (279, 4, 1, 100), (60000, kind, numbers, 16)]
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}H", 43 if big else 42)
+    head += struct.pack(f"{order}HHQ" if big else f"{order}I", *((8, 0, 416) if big else (416,)))
+    entries = b""
+    for tag, listed, length, value in tags:
+        short = listed == 3 and order == ">"
+        shifted = value << (48 if big else 16) if short else value
+        entries += struct.pack(f"{order}HH{count}{offset}", tag, listed, length, shifted)
+    directory = struct.pack(f"{order}{'Q' if big else 'H'}", len(tags)) + entries + bytes(8)
+    return head.ljust(16, b"\0") + b"\x07" * 400 + directory + b"\0"
+
+
+EXIF = b"\xff\xe1\0\x0aExif\0\0II"
+PARTS = {
+    "comments of a JPEG": jpeg(b"\xff\xfe\0\2" * 150_000),
+    "EXIF in pieces, joined in quadratic time": jpeg(EXIF * 100),
+    "bytes that fill a JPEG": jpeg(b"\xff" * 150_000),
+    "bytes of a JPEG that mean nothing": jpeg(b"\0" * 150_000),
+    "profiles of a JPEG": jpeg(b"\xff\xe2\0\x10ICC_PROFILE\0\1" * 150_000),
+    "chunks of a PNG": chunked_png(150_000),
+    "empty chunks of pixels": chunked_png(150_000, b"IDAT"),
+    "comments of a GIF": gif(b"\x21\xfe\1a\0" * 150_000),
+    "blocks of one comment": gif(b"\x21\xfe" + b"\1a" * 150_000 + b"\0"),
+    "bytes of a GIF that mean nothing": gif(b"\0" * 150_000),
+    "numbers in a TIFF": tiff(1 << 22),
+    "numbers in a TIFF, other byte order": tiff(1 << 22, ">"),
+    "numbers in a BigTIFF": tiff(1 << 40, big=True),
+}
+
+
+def verdict(data: bytes, limits: Limits = images.DEFAULT_LIMITS) -> tuple[Status, str]:
+    with pytest.raises(ImageError) as caught:
+        decode(data, limits)
+    return caught.value.status, caught.value.cause
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_picture_of_too_many_parts_is_refused(kind):
+    assert verdict(PARTS[kind]) == (Status.TOO_LARGE, "too many parts")
+
+
+FEW = {
+    "JPEG": jpeg(b"\xff\xfe\0\2" * 300 + EXIF * 4 + b"\xff" * 900),
+    "PNG": chunked_png(20_000),
+    "GIF": gif(b"\x21\xfe\1a\0" * 9_000),
+    "TIFF": tiff(90, kind=7),
+    "TIFF, other byte order": tiff(90, ">"),
+    "BigTIFF": tiff(90, big=True),
+    "bytes of a TIFF, however many": tiff(1 << 22, kind=7),
+}
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_a_picture_of_many_parts_is_read(kind):
+    assert decode(FEW[kind]).size in ((96, 64), (10, 10))
+
+
+def scanned(picture: Image.Image, scans: int) -> bytes:
+    """A progressive JPEG of which one scan is there so many times more."""
+    data = encoded(picture, "JPEG", progressive=True)
+    *_, first, second = (place for place in range(len(data)) if data[place : place + 2] == b"\xff\xda")
+    return data[:second] + data[first:second] * scans + data[second:]
+
+
+@pytest.mark.parametrize("scans", [250, 4_000])
+def test_a_jpeg_of_thousands_of_scans_is_refused(scans):
+    assert verdict(scanned(drawn(), scans)) == (Status.TOO_LARGE, "too many scans")
+
+
+def test_a_large_jpeg_may_have_fewer_scans_than_a_small_one():
+    assert decode(scanned(drawn(), 150)).size == (96, 64)
+    large = bytearray(scanned(drawn(), 150))
+    place = large.index(b"\xff\xc2")
+    large[place + 5 : place + 9] = struct.pack(">HH", 7_000, 9_000)
+    assert verdict(bytes(large)) == (Status.TOO_LARGE, "too many scans")
+
+
+def test_scans_of_a_preview_in_a_jpeg_do_not_count():
+    preview = b"\xff\xe1" + struct.pack(">H", 60_002) + b"\xff\xda" * 30_000
+    assert decode(jpeg(preview)).size == (96, 64)
+
+
+@pytest.mark.parametrize("size", [(1, 1_000_001), (1_000_001, 1)])
+def test_a_picture_of_a_million_rows_is_refused(size):
+    assert verdict(png_header(*size)) == (Status.TOO_LARGE, "too many pixels")
+
+
+def test_a_large_webp_of_one_colour_is_refused():
+    small, large = (encoded(Image.new("RGB", (size, size)), "WEBP", lossless=True) for size in (3_900, 4_100))
+    assert decode(small).size == (3_900, 3_900)
+    assert verdict(large) == (Status.TOO_LARGE, "too many pixels for so small a file")
+
+
+def test_deep_grey_is_stretched_without_copies_of_the_whole_picture(monkeypatch):
+    monkeypatch.setattr(images, "_BAND", 50_000)
+    values = np.linspace(-3, 9, 1_200_000, dtype=np.float32).reshape(1000, 1200)
+    values[0, :3] = np.nan, np.inf, -np.inf
+    data = encoded(Image.fromarray(values), "TIFF", compression="tiff_adobe_deflate")
+    tracemalloc.start()
+    grey = np.asarray(decode(data))[..., 0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * values.size, "bytes a pixel"
+    finite = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
+    low, high = finite.min(), finite.max()
+    assert (grey == ((finite - low) * (255 / (high - low))).astype(np.uint8)).all()
+
+
+@pytest.mark.parametrize("size", [(300, 7), (7, 300)])
+def test_bands_cover_pictures_of_every_shape(size, monkeypatch):
+    whole = decode(encoded(noise(size), "JPEG", quality=95)[:-2]).tobytes()
+    values = np.arange(2_100, dtype=np.int32).reshape(size[1], size[0])
+    deep = encoded(Image.fromarray(values), "TIFF")
+    alpha = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 4), np.uint8), "RGBA"), "PNG")
+    at_once = [decode(data).tobytes() for data in (deep, alpha)]
+    monkeypatch.setattr(images, "_BAND", 50)
+    assert decode(encoded(noise(size), "JPEG", quality=95)[:-2]).tobytes() == whole
+    assert [decode(data).tobytes() for data in (deep, alpha)] == at_once
+
+
+def test_a_png_of_few_pixels_that_inflates_to_much_more_is_read():
+    assert decode(png((2, 1), bytes([0, 9, 9, 9, 200, 100, 50]) + bytes(50_000_000))).size == (2, 1)
