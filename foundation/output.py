@@ -1,7 +1,6 @@
 """Files that a user names for a command to write: refused before any work, written by one command at a time."""
 
 import contextlib
-import fcntl
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from typing import IO
 
 from foundation.errors import UserError
 from foundation.files import explained, sync_folder
+from foundation.locks import is_at, try_lock
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -48,37 +48,79 @@ def check_output(path: Path, option: str, beside: Sequence[str] = ()) -> Path:
     return place
 
 
+class Part:
+    """A text file (UTF-8) that has a temporary name while it is written, and that this process has locked."""
+
+    def __init__(self, path: Path, option: str) -> None:
+        """Raises `UserError` where another process writes it, or something that is no leftover stands in the way."""
+        self.path, self._option, self._part = path, option, path.with_name(_part(path.name))
+        self._handle = self._taken()
+
+    def write(self, text: str) -> None:
+        """Raises `UserError` where the disk is full."""
+        with explained(self.path, self._option):
+            self._handle.write(text)
+
+    def flush(self) -> None:
+        """Have everything on the disk. Raises `UserError` where it is full."""
+        with explained(self.path, self._option):
+            self._handle.flush()
+            os.fsync(self._handle.fileno())
+
+    def finish(self, even_empty: bool) -> None:
+        """Give the file its name; one that nothing was written to is left out, with an older one of its name."""
+        with explained(self.path, self._option):
+            if even_empty or self._handle.tell():
+                os.replace(self._part, self.path)
+            else:
+                self._part.unlink()
+                self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Release the file; one that has not got its name is removed."""
+        if is_at(self._part, self._handle.fileno()):  # not another command's, which may have begun where this is done
+            self._part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it writes what a full disk had no room for once more
+            self._handle.close()
+
+    def _taken(self) -> IO[str]:
+        busy = UserError(
+            f"{self._option} {self.path}: another command is writing it; wait for it, or name another file"
+        )
+        while True:
+            with explained(self.path, self._option):
+                try:
+                    descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                except FileExistsError:
+                    _remove_left(self._part, busy)
+                    continue
+            free = try_lock(descriptor)
+            if free is not False and is_at(self._part, descriptor):
+                return open(descriptor, "w", encoding="utf-8")
+            os.close(descriptor)  # another process took it for one that was left, before it was locked
+            if free is False:
+                raise busy
+
+
 @contextlib.contextmanager
-def writing(paths: Sequence[Path], option: str) -> Iterator[list[IO[str]]]:
-    """Text files (UTF-8) under temporary names, which get the names `paths` when the body has ended without an error.
+def writing(paths: Sequence[Path], option: str) -> Iterator[list[Part]]:
+    """Files under temporary names, which get the names `paths` when the body has ended without an error.
 
     One that nothing was written to is not left, nor is an older one of its name, the first excepted. After an error
-    nothing is left, and what was there before stays. Raises `UserError` where another process writes them.
+    nothing is left, and what was there before stays. Raises `UserError` where another process writes them, and where
+    the disk is full.
     """
-    parts = [path.with_name(_part(path.name)) for path in paths]
     with contextlib.ExitStack() as opened:
-        handles: list[IO[str]] = []
-        try:
-            for part, path in zip(parts, paths, strict=True):
-                handles.append(opened.enter_context(_taken(part, path, option)))
-            yield handles
-            with explained(paths[0], option):
-                for handle in handles:
-                    handle.flush()
-                    os.fsync(handle.fileno())
-                empty = [not handle.tell() and at > 0 for at, handle in enumerate(handles)]
-                for part, path, left_out in reversed(list(zip(parts, paths, empty, strict=True))):
-                    if left_out:
-                        part.unlink()
-                        path.unlink(missing_ok=True)
-                    else:
-                        os.replace(part, path)
-                sync_folder(paths[0].parent)
-        except BaseException:
-            for part, handle in zip(parts, handles, strict=False):
-                if _is_at(part, handle.fileno()):  # another command may have begun one where this is done
-                    part.unlink(missing_ok=True)
-            raise
+        parts = []
+        for path in paths:
+            parts.append(Part(path, option))
+            opened.callback(parts[-1].close)
+        yield parts
+        for part in parts:
+            part.flush()
+        for part in reversed(parts):
+            part.finish(even_empty=part is parts[0])
+        sync_folder(paths[0].parent)
 
 
 def _part(name: str) -> str:
@@ -86,62 +128,27 @@ def _part(name: str) -> str:
     return f".{name}.part"
 
 
-def _taken(part: Path, path: Path, option: str) -> IO[str]:
-    """A new file at `part`, locked by this process. One that a killed process left is replaced; a link is not followed.
-
-    Raises `UserError` where another process has it.
-    """
-    busy = UserError(f"{option} {path}: another command is writing it; wait for it, or name another file")
-    while True:
-        try:
-            with explained(path, option):
-                descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        except UserError:
-            if not os.path.lexists(part):
-                raise
-            _remove_left(part, busy)
-            continue
-        handle = open(descriptor, "w", encoding="utf-8")  # noqa: SIM115  # closed by the caller
-        with contextlib.suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                handle.close()
-                raise busy from None
-        if _is_at(part, handle.fileno()):
-            return handle
-        handle.close()  # taken for one that was left, and removed, before it was locked
-
-
-def _is_at(part: Path, descriptor: int) -> bool:
-    """Whether the open file is the one at this name."""
-    try:
-        return os.path.samestat(os.stat(part, follow_symlinks=False), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
 def _remove_left(part: Path, busy: UserError) -> None:
     """Remove what stands at a temporary name, unless a process holds its lock: `busy` is raised then."""
+    in_the_way = UserError(f"{part}: stands where a temporary file is written; remove it")
     try:
         descriptor = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return
     except OSError as error:  # a link, a folder, somebody else's file
-        raise UserError(f"{part}: stands where a temporary file is written; remove it") from error
+        raise in_the_way from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UserError(f"{part}: stands where a temporary file is written; remove it")
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise busy from None
-        except OSError as error:
+            raise in_the_way
+        free = try_lock(descriptor)
+        if free is None:
             raise UserError(
                 f"{part}: another command is writing it, or one was killed (this file system has no locks to tell); "
                 "wait for it, or remove the file"
-            ) from error
-        if _is_at(part, descriptor):
+            )
+        if not free:
+            raise busy
+        if is_at(part, descriptor):
             part.unlink(missing_ok=True)
     finally:
         os.close(descriptor)

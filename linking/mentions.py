@@ -3,11 +3,11 @@
 import json
 import time
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 from foundation.contracts import to_json
-from foundation.files import explained, fault_point
-from foundation.output import writing
+from foundation.files import fault_point
+from foundation.output import Part, writing
 from foundation.progress import Bar
 from linking import incoming
 from linking.checks import REJECTS, SUMMARY, check
@@ -31,7 +31,7 @@ def link(job: LinkJob) -> LinkResult:
         linker = Linker.load(job.run, job.compute.device, job.compute.precision, job.nil_share)
         started = time.monotonic()
         writer, chunk = _Writer(linker, job, files[0], files[1]), list[Line]()
-        with explained(output, "--output"), Bar(source.stat().st_size, "linking", "byte") as bar:
+        with Bar(source.stat().st_size, "linking", "byte") as bar:
             for line in incoming.read(source, images, job.ignored):
                 chunk.append(line)
                 if len(chunk) == job.chunk:
@@ -78,8 +78,8 @@ class _Writer:
 
     linker: Linker
     job: LinkJob
-    answers: IO[str]
-    rejects: IO[str]
+    answers: Part
+    rejects: Part
     counts: _Counts = field(default_factory=_Counts)
     refusals: list[str] = field(default_factory=list)
 
@@ -104,5 +104,5 @@ class _Writer:
         fault_point("linked-chunk")
 
 
-def _write_line(file: IO[str], record: dict[str, Any]) -> None:
+def _write_line(file: Part, record: dict[str, Any]) -> None:
     file.write(json.dumps(record, ensure_ascii=False) + "\n")

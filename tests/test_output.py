@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -164,6 +165,20 @@ def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
     with pytest.raises(ZeroDivisionError), writing([tmp_path / "out", tmp_path / "more"], "--output"):
         raise ZeroDivisionError
     assert (tmp_path / "out").read_text() == "new\n" and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("size", [100, 1_000_000], ids=["at the end", "on the way"])
+def test_a_disk_that_fills_is_one_line_and_leaves_what_was_there(tmp_path, size):
+    write(tmp_path / "out", "old\n")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, limit[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*out: .*choose another --output") as error:
+            write(tmp_path / "out", "x" * size)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "out").read_text() == "old\n" and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_empty_file_beside_the_output_is_not_left_nor_an_older_one(tmp_path):
