@@ -117,6 +117,15 @@ def live(folder: Path, ttl: float = TTL) -> list[Path]:
         return _fresh(folder, ttl)
 
 
+def clear(folder: Path) -> None:
+    """Remove the claims of processes that are known to be dead."""
+    with _held(folder):
+        for path in folder.glob("*.claim"):
+            holder = Holder.of_json(_content(path))
+            if holder is not None and holder.process.alive() is False:
+                path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def idle(folder: Path, ttl: float = TTL) -> Iterator[bool]:
     """Whether nobody holds a claim in `folder`; inside, nobody takes one there, and the folder may be removed."""

@@ -128,6 +128,7 @@ def worker_name() -> str:
 def at_work(out: Path, worker: str) -> Iterator[None]:
     """Inside, a file in the search's folder is renewed as a sign of life that other machines see."""
     place = sign_of_life(make_folder(out), worker)
+    claims.clear(place.parent)
     claim = claims.take(place.parent, place.name, TTL)
     with claim if claim is not None else contextlib.nullcontext():
         yield

@@ -247,6 +247,7 @@ def test_a_search_killed_and_started_again_loses_the_running_trial_alone(world, 
     whole = [{**row, "trial": "", "again": ""} for row in told if row["state"] == "complete"]
     assert whole == [{**row, "trial": "", "again": ""} for row in world[2]] and found.best == world[1].best
     assert search.search(job).run["trials"] == 0
+    assert not list((tmp_path / "workers").glob("*.claim")), "that of the killed process is gone too"
     assert search.search(replace(job, study=Study(trials=5, prune=False))).run["trials"] == 1, (
         "more trials go on from those"
     )
