@@ -231,10 +231,10 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def seal_broken(path: Path) -> bool:
-    """Whether a byte of the shard is not as it was written; shards without a seal pass. Raises as `read` does."""
+def seal_broken(path: Path) -> bool | None:
+    """Whether a byte of the shard is not as it was written; None for one without a seal. Raises as `read` does."""
     with _readable(path), open(path, "rb") as handle:
-        return bool(page.seal_broken(handle))
+        return page.seal_broken(handle)
 
 
 @contextlib.contextmanager

@@ -57,6 +57,12 @@ class Shard:
         return self.path.name
 
     @property
+    def nbytes(self) -> int:
+        """What its arrays take."""
+        arrays = self._contents.arrays.values()
+        return sum(int(np.prod(array.shape, dtype=np.int64)) * array.dtype.itemsize for array in arrays)
+
+    @property
     def identity(self) -> str:
         """Identity (64 hex digits) of the feature the rows belong to."""
         return str(self._contents.attributes.get("identity", ""))

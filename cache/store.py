@@ -18,9 +18,10 @@ from cache.errors import Damaged, Gone
 from cache.identity import Output, identity
 from cache.index import Index, as_void
 from cache.listing import Listing, Stray, listing, unreadable
+from cache.merge import merge_small
 from cache.pool import Pool
 from cache.shard import Shard
-from foundation import logs
+from foundation import logs, successors
 from foundation.errors import PassingError, UserError
 from foundation.files import make_folder, read_json, write_json
 
@@ -97,11 +98,12 @@ class Store:
         return store
 
     def make(self) -> None:
-        """Write a planned store to disk."""
+        """Write a planned store to disk; small shards of one that is there are merged where there are many."""
         if not self.described:
             make_folder(self.folder)
             self.set_probe(None)
         self.sweep()
+        merge_small(self)
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
@@ -263,7 +265,7 @@ class Store:
         self, keys: np.ndarray, status: np.ndarray, causes: Sequence[str], columns: Mapping[str, OutputRows]
     ) -> str:
         """Write one shard and return its name; see `cache.shard.NewRows` and `write` for the arguments and errors. The
-        rows can be found afterwards.
+        rows can be found afterwards. Where that makes many small shards, they are merged, see `cache.merge`.
 
         Where another process has written the same shard in the meantime, its file stays and this one is discarded.
         """
@@ -275,6 +277,7 @@ class Store:
             rows = shard.NewRows(keys, status, causes, columns)
             shard.write(self.folder / name, self.feature, self.identity, self.outputs, rows)
         self.refresh()
+        merge_small(self)
         if self.missing(keys).size:
             in_the_way = next((stray.problem for stray in self.strays if stray.path.name == name), "is in the way")
             raise UserError(f"cannot write the shard {self.folder / name}: what has its name {in_the_way}")
@@ -296,6 +299,7 @@ class Store:
         with claims.idle(place) as idle:
             if idle and not any(self.folder.glob("*.h5")):
                 (self.folder / SPEC).unlink(missing_ok=True)
+                (self.folder / successors.LIST).unlink(missing_ok=True)
                 for path in place.iterdir():
                     path.unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # another process has begun to write

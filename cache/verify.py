@@ -16,6 +16,7 @@ from cache.store import SPEC, Store, folder_name
 from foundation.errors import UserError
 from foundation.files import explained, sync_folder
 from foundation.progress import Bar
+from foundation.successors import LIST, Successors
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,10 @@ def _folder(folder: Path, watch: Callable[[], None]) -> Iterator[DamagedFile]:
         watch()
         if problem and os.path.lexists(path):  # not merged into another meanwhile
             yield DamagedFile(path, problem)
+    try:
+        Successors.read(folder)
+    except UserError as error:
+        yield DamagedFile(folder / LIST, str(error).removeprefix(f"{folder / LIST} "))
     for path in (*claims.leftovers(folder), *claims.leftovers(folder / "claims")):
         yield DamagedFile(path, "left behind by a writer that was killed")
 

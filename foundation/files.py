@@ -248,8 +248,9 @@ def fault_point(name: str) -> None:
     """Test aid: kill this process (SIGKILL) if the environment variable `MEL_FAULT` names this point, as `name` or
     `name:n` (n-th passing).
 
-    Points: `before-write`, `mid-write`, `before-link`, `after-link` of a shard, `after-answer` of a wiki or language
-    model, `before-receipt` of a task. Without the variable nothing happens.
+    Points: `before-write`, `mid-write`, `before-link`, `after-link` of a shard, `merge-written`, `merge-remove` of the
+    merging of shards, `after-answer` of a wiki or language model, `before-receipt` of a task. Without the variable
+    nothing happens.
     """
     wanted, _, passing = os.environ.get("MEL_FAULT", "").partition(":")
     if wanted == name:

@@ -5,12 +5,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from foundation import successors
 from foundation.errors import UserError
 from foundation.files import fault_point, read_json, write_json
 
 
 def file_entry(root: Path, path: Path) -> dict[str, Any]:
-    """A file as a receipt lists it: path relative to the work folder, and its size in bytes."""
+    """A file as a receipt lists it: path relative to the work folder, and its size in bytes; where it was merged into
+    another by now, that one."""
+    path = successors.current(path) or path
     return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size}
 
 
@@ -36,11 +39,12 @@ def write(path: Path, receipt: Receipt) -> None:
 
 
 def standing(root: Path, path: Path) -> dict[str, Any] | None:
-    """The receipt at `path` if every file it lists is still there with its size, else None: the task is incomplete."""
+    """The receipt at `path` if every file it lists is still there with its size, or was merged into one that is; else
+    None: the task is incomplete."""
     try:
         receipt: dict[str, Any] = read_json(path)
         for file in receipt["files"]:
-            if (root / file["path"]).stat().st_size != file["bytes"]:
+            if not successors.stands(root / file["path"], file["bytes"]):
                 return None
     except (UserError, OSError, KeyError, TypeError):
         return None
