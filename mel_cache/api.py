@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -173,14 +173,7 @@ def _text(params: Mapping[str, Any]) -> str:
 
 
 def _options(job: CandidatesJob) -> ListOptions:
-    return ListOptions(
-        k=job.k,
-        sources=job.sources,
-        scorer=job.scorer,
-        merge=job.merge,
-        given_order=job.given_order,
-        accept_gold_place=job.accept_gold_place,
-    )
+    return ListOptions(**{field.name: getattr(job, field.name) for field in fields(ListOptions)})
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from foundation.contracts import contract
 from foundation.files import read_json
 from heads.contracts import TrainingJob
-from pipeline.candidates.contracts import CandidateLists
+from pipeline.candidates.contracts import CandidateLists, ListOptions
 from pipeline.datasets.contracts import ACCOUNT, MAX_BAD_IMAGES, MAX_BAD_RECORDS, LayoutOptions
 from pipeline.extraction.contracts import Extraction, Runtime
 from pipeline.pairs.contracts import PairFeature
@@ -98,22 +98,10 @@ class Features:
 
 
 @contract
-class CandidatesJob:
-    """Candidate lists to build.
-
-    k: entities per mention. sources: comma-separated `name`, `name-of-type`, `given`, `dense:FEATURE`. scorer:
-    rapidfuzz scorer of the name sources. merge: `round-robin` or `append`. given_order: of the lists that came with the
-    dataset, `hashed` or `trusted` (as they came); accept_gold_place: take them so although the gold's place gives the
-    answer away.
-    """
+class CandidatesJob(ListOptions):
+    """Candidate lists to build over a dataset. Their options are those of `ListOptions`."""
 
     dataset: PreparedDataset
-    k: int = 100
-    sources: str = "name"
-    scorer: str = "token_set_ratio"
-    merge: str = "round-robin"
-    given_order: str = "hashed"
-    accept_gold_place: bool = False
 
 
 @contract

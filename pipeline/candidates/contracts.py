@@ -76,8 +76,10 @@ SourceSpec = Annotated[NameSource | TypedNameSource | GivenSource | VectorSource
 class ListOptions:
     """How candidate lists are built, in a user's words.
 
-    k: entities per mention. sources: comma-separated `name`, `name-of-type`, `given` or `dense:FEATURE`. scorer: of
-    the name sources. merge: how several sources become one list. given_order, accept_gold_place: see `GivenSource`.
+    k: entities per mention. sources: comma-separated `name`, `name-of-type`, `given` or `dense:FEATURE`. scorer:
+    rapidfuzz scorer of the name sources. merge: `round-robin` or `append`. given_order: of the lists that came with the
+    dataset, `hashed` or `trusted` (as they came); accept_gold_place: take them so although the gold's place gives the
+    answer away.
     """
 
     k: int = 100
