@@ -1,13 +1,16 @@
 # make demo: install, extract the demo's features, train every method, print their table.
 # make test: install what tests need, run all tests in WORKERS processes.  make docs: the documentation as a site, in site/.
 # make check: format, lint and types alone, which make test begins with.  make coverage: the tests once more, with the lines that they run.
+# make mutants: changes that the tests of the cache and the heads do not notice, among N (SEED chooses them); minutes.
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
+N ?= 200
+SEED ?= 1
 LUIGI = $(VENV)/bin/luigi --module tasks
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check coverage docs clean
+.PHONY: demo test check coverage mutants docs clean
 
 demo: $(VENV)/.installed
 	$(LUIGI) ExtractFeatures
@@ -24,6 +27,10 @@ check: $(VENV)/.installed-test
 coverage: $(VENV)/.installed-test
 	$(PIP) install -q 'pytest-cov>=7'
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --cov --cov-report=term
+
+mutants: $(VENV)/.installed-test
+	$(PIP) install -q 'cosmic-ray>=8.4' 'coverage>=7.10'
+	$(VENV)/bin/python tests/mutants.py --number $(N) --seed $(SEED)
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
