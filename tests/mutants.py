@@ -8,6 +8,7 @@ import argparse
 import collections
 import contextlib
 import difflib
+import functools
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ("test_cache_*.py", "test_foreign.py", "test_heads_*.py", "test_explanations.py", "test_picture_dropout.py")
 """Those of the cache and the heads that need no command and no demo."""
-SLACK = 60.0  # seconds that a mutant has beside five times those of its tests
+SLACK = 30.0  # seconds that a mutant has beside three times those of its tests
 
 
 class Recorder:
@@ -64,11 +65,12 @@ class Campaign:
         self.number, self.seed, self.verdicts = number, seed, dict[Mutant, str]()
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        files, reach, seconds = collections.defaultdict(list), collections.defaultdict(set), dict[str, float]()
+        files, seconds = collections.defaultdict[str, list[pytest.Item]](list), dict[str, float]()
+        reach = collections.defaultdict[tuple[str, int], set[str]](set)
         for item in session.items:
             files[file_of(item.nodeid)].append(item)
         for file, items in tqdm(files.items(), "tests"):
-            if fork(lambda items=items: record(session, items), 3600):
+            if fork(functools.partial(record, session, items), 3600):
                 raise pytest.UsageError(f"{file}: a test fails without a mutant; run `pytest {file}`")
             kept = json.loads(Path("recorded.json").read_text())
             seconds |= kept["seconds"]
@@ -78,7 +80,7 @@ class Campaign:
             names = set().union(*(reach[mutant.file, line] for line in range(mutant.first, mutant.last + 1)))
             chosen = [[item for item in items if item.nodeid in names] for items in files.values()]
             chosen.sort(key=lambda items: sum(seconds[item.nodeid] for item in items))  # the quickest file first
-            limit = SLACK + 5 * sum(seconds[name] for name in names)
+            limit = SLACK + 3 * sum(seconds[name] for name in names)
             self.verdicts[mutant] = judge(session, mutant, [item for items in chosen for item in items], limit)
         return True
 
@@ -133,7 +135,12 @@ def judge(session: pytest.Session, mutant: Mutant, items: Sequence[pytest.Item],
     """What becomes of a mutant."""
     path, original = Path(mutant.file), Path(mutant.file).read_text()
     path.write_text(mutant.text)  # for tests that start a Python of their own
-    code = fork(lambda: replace_code(path, original, mutant.text) or run(session, items), limit)
+
+    def work() -> int:
+        replace_code(path, original, mutant.text)
+        return run(session, items)
+
+    code = fork(work, limit)
     path.write_text(original)
     return "timeout" if code == -signal.SIGALRM else "killed" if code else "survived"
 
