@@ -2,6 +2,7 @@
 
 import io
 from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,10 +34,11 @@ class Thumbnail:
 class Thumbnails:
     """Thumbnails by name: a picture behind many records is there once. most, budget: their number and bytes at most.
 
-    left_out: pictures that would not fit any more.
+    shrink: makes a thumbnail, as `thumbnail` does. left_out: pictures that would not fit any more.
     """
 
     limits: Limits = field(default_factory=Limits)
+    shrink: Callable[[bytes, int, Limits], Thumbnail] = field(default_factory=lambda: thumbnail)
     most: int = 12_000
     budget: int = 48_000_000
     by_name: dict[str, Thumbnail] = field(default_factory=dict)
@@ -61,7 +63,7 @@ class Thumbnails:
             data = read_picture(path, self.limits)
             if image_key(data) != key:
                 raise FileNotFoundError(f"{path}: another picture now")
-            self.by_name[name] = thumbnail(data, side, self.limits)
+            self.by_name[name] = self.shrink(data, side, self.limits)
         except (FileNotFoundError, PassingError, ImageError):
             self._failed.add(name)
             return None

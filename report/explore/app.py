@@ -3,15 +3,18 @@
 import hmac
 import ipaddress
 import secrets
+import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from flask import Flask, Request, Response, abort, render_template, request
+from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
+from foundation.confined import Busy
 from foundation.errors import PassingError, UserError
 from report.explore.book import OUTCOMES, Book, Query
 
@@ -20,6 +23,7 @@ FORM = 200_000  # bytes of all else in a form
 DRAINED = (
     1 << 30
 )  # bytes of a refused upload that are read and dropped: a browser shows no answer before it has sent all
+FORMS = 8  # that are answered or wait for it, each with its picture in memory; others are refused
 SENTENCE, PHRASE = 10_000, 500  # characters
 PAGE = 50  # mentions on a page of the search
 LOOK = Path(__file__).parents[1] / "page" / "page.css"
@@ -85,6 +89,7 @@ def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
     app.jinja_options = {"autoescape": True}
     app.request_class = _Request
     token = secrets.token_urlsafe(32)
+    places = threading.BoundedSemaphore(FORMS)
     app.jinja_env.globals |= {"token": token, "outcomes": OUTCOMES, "run": book.name, "megabytes": UPLOAD // 1_000_000}
 
     @app.before_request
@@ -169,6 +174,14 @@ def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
         if not hmac.compare_digest(request.form.get("token", "").encode(), token.encode()):
             abort(403, "this form is of an earlier start of the page; load it anew")
         form = LinkForm(**{one.name: request.form.get(one.name, "").strip() for one in fields(LinkForm)})
+        if not places.acquire(blocking=False):
+            return render_template("link.html", form=form, message="Busy: other forms wait; send it again."), 503
+        try:
+            return linked_page(form, upload)
+        finally:
+            places.release()
+
+    def linked_page(form: LinkForm, upload: FileStorage | None) -> Any:
         message = form.problem()
         picture = upload.stream.read(UPLOAD + 1) if upload and upload.filename else None
         if picture is not None and len(picture) > UPLOAD:
@@ -176,9 +189,14 @@ def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
         if message:
             return render_template("link.html", form=form, message=message), 400
         try:
-            linked = link(form.sentence, form.phrase, picture)
+            problem = book.pictures.problem(picture) if picture is not None else None
+            linked = link(form.sentence, form.phrase, None if problem else picture)
+        except Busy as error:
+            return render_template("link.html", form=form, message=f"Busy: {error}."), 503
         except (UserError, PassingError) as error:
             return render_template("link.html", form=form, message=str(error)), 400
+        if problem:
+            linked = replace(linked, picture=problem)
         if linked.picture not in ("ok", "none"):
             message = f"The uploaded file cannot be used as a picture ({linked.picture}). Linked without it."
         cards = book.cards([entity.id for entity in linked.entities])

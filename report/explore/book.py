@@ -8,9 +8,9 @@ from typing import Any
 from cache.inputs import Input, Want
 from foundation.errors import UserError
 from linking.finished import Finished
-from pipeline.datasets.contracts import Limits
 from report.cases import CaseData, Cases, Method
 from report.contracts import DETECTIONS
+from report.explore.pictures import Pictures
 from report.runs import read_predictions
 from report.searching import holds, plain
 from report.thumbnails import Thumbnails, uris
@@ -67,10 +67,10 @@ class Book:
     method: Method
     mentions: Sequence[PredictedMention]
     names: Mapping[str, str]
-    limits: Limits
+    pictures: Pictures
 
     @classmethod
-    def read(cls, run: Finished, images: Mapping[str, Path], split: str, limits: Limits) -> "Book":
+    def read(cls, run: Finished, images: Mapping[str, Path], split: str, pictures: Pictures) -> "Book":
         """images: side -> folder of its pictures. Raises `UserError` where the run has no predictions of the split."""
         source = CaseData.read(run.prepared, images, detections(run))
         predictions = read_predictions(run.folder, split)
@@ -90,7 +90,7 @@ class Book:
             text = f"{phrase}\n{sentence}"
             mentions.append(PredictedMention(row, outcome, plain(phrase), plain(text), plain(entities)))
         method = Method(run.method, predictions, protocol=protocol)
-        return cls(f"{run.label}/{run.method}/{run.folder.name}", source, method, mentions, names, limits)
+        return cls(f"{run.label}/{run.method}/{run.folder.name}", source, method, mentions, names, pictures)
 
     def search(self, query: Query) -> list[int]:
         """Positions in `mentions` of those that fit."""
@@ -116,16 +116,21 @@ class Book:
 
     def case(self, at: int) -> tuple[dict[str, Any], EntityCards]:
         """A case (see `report.cases.Cases.case`), and the entities that it names."""
-        cases = Cases(self.source, [self.method], Thumbnails(self.limits))
+        cases = self._cases()
         case = cases.case(self.mentions[at].row)
         return case, EntityCards(cases.entities, uris(cases.thumbnails))
 
     def cards(self, ids: Sequence[str]) -> EntityCards:
         """These entities."""
-        cases = Cases(self.source, [self.method], Thumbnails(self.limits))
+        cases = self._cases()
         for name in ids:
             cases.entity(name)
         return EntityCards(cases.entities, uris(cases.thumbnails))
+
+    def _cases(self) -> Cases:
+        """For one page."""
+        thumbnails = Thumbnails(self.pictures.limits, self.pictures.shrinking())
+        return Cases(self.source, [self.method], thumbnails)
 
 
 def detections(run: Finished) -> list[Input]:

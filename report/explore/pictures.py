@@ -1,0 +1,81 @@
+"""Pictures of requests, decoded in processes of their own: one that takes too long or too much memory ends there."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from cache.shard import Status
+from foundation.confined import Bounds, Busy, Confined, Exceeded
+from pipeline.datasets.contracts import Limits
+from pipeline.datasets.images import ImageError, decode
+from pipeline.datasets.tables import STATUS_NAMES
+from report.thumbnails import Thumbnail, thumbnail
+
+PROCESSES = 2
+SECONDS = 5  # of one picture
+PAGE = 10  # seconds of all pictures of a page; those that are left are not shown
+WAIT = 15  # seconds until a process is free
+_PER_PIXEL, _BESIDE = 16, 256 << 20  # bytes of memory
+
+Shrink = Callable[[bytes, int, Limits], Thumbnail]
+"""As `report.thumbnails.thumbnail`."""
+
+
+class Pictures:
+    """Decodes pictures under the limits of a run, and in bounded time and memory.
+
+    seconds: of one picture.
+    """
+
+    def __init__(self, limits: Limits, seconds: float = SECONDS) -> None:
+        self.limits = limits
+        bounds = Bounds(seconds, limits.max_pixels * _PER_PIXEL + _BESIDE, WAIT)
+        self._decode = Confined("report.explore.pictures:work", PROCESSES, bounds)
+
+    def problem(self, data: bytes) -> str | None:
+        """Why an uploaded file cannot be used as a picture; None where it can. Raises `Busy`."""
+        try:
+            self._ask(data, 0)
+        except ImageError as error:
+            return f"{STATUS_NAMES[error.status].replace('_', ' ')}: {error.cause}"
+        return None
+
+    def shrinking(self) -> Shrink:
+        """A function that makes the thumbnails of one page. It raises `ImageError` also where there is no time."""
+        end = time.monotonic() + PAGE
+
+        def shrink(data: bytes, side: int, limits: Limits) -> Thumbnail:
+            try:
+                header, small = self._ask(data, side, end - time.monotonic())
+            except Busy as error:
+                raise ImageError(Status.TOO_LARGE, str(error)) from error
+            return Thumbnail(small, header["kind"], tuple(header["size"]))
+
+        return shrink
+
+    def close(self) -> None:
+        """End the processes."""
+        self._decode.close()
+
+    def _ask(self, data: bytes, side: int, seconds: float | None = None) -> tuple[Any, bytes]:
+        try:
+            answer, out = self._decode({"side": side, "limits": asdict(self.limits)}, data, seconds)
+        except Exceeded as error:
+            raise ImageError(Status.TOO_LARGE, f"{error} when it is decoded") from error
+        if "cause" in answer:
+            raise ImageError(Status(answer["status"]), answer["cause"])
+        return answer, out
+
+
+def work(job: Any, data: bytes) -> tuple[Any, bytes]:
+    """A picture file's thumbnail of `side` pixels; decoded whole where `side` is 0, as extracting from it does."""
+    limits = Limits(**job["limits"])
+    try:
+        if not job["side"]:
+            decode(data, limits)
+            return {}, b""
+        small = thumbnail(data, job["side"], limits)
+    except ImageError as error:
+        return {"status": int(error.status), "cause": error.cause}, b""
+    return {"kind": small.kind, "size": small.size}, small.data
