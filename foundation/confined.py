@@ -68,14 +68,15 @@ class Confined:
         try:
             process = process or _Process(self.target, self.bounds.memory)
             answer, out, is_last = process.ask(job, data, most)
-            if is_last:
-                process = process.end()
-            return answer, out
         except BaseException:
-            process = process and process.end()
+            is_last = True
             raise
+        else:
+            return answer, out
         finally:
-            self._idle.put(process)
+            if process and is_last:
+                process.end()
+            self._idle.put(None if is_last else process)
 
     def close(self) -> None:
         """End the processes that are idle."""

@@ -9,7 +9,7 @@ import pytest
 from foundation import confined
 from foundation.confined import Bounds, Busy, Confined, Exceeded
 
-KEPT = []
+KEPT: list[bytes] = []
 EASY = Bounds(seconds=60, memory=1 << 30, wait=60)
 
 
