@@ -2,6 +2,7 @@
 # make test: install what tests need, run all tests in WORKERS processes.  make docs: the documentation as a site, in site/.
 # make check: format, lint and types alone, which make test begins with.  make coverage: the tests once more, with the lines that they run.
 # make mutants: changes that the tests of the cache and the heads do not notice, among N (SEED chooses them); minutes.
+# make fuzz: thousands of odd inputs for every reader of what comes from outside, and a table of what became of them.
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
@@ -10,7 +11,7 @@ SEED ?= 1
 LUIGI = $(VENV)/bin/luigi --module tasks
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check coverage mutants docs clean
+.PHONY: demo test check coverage fuzz mutants docs clean
 
 demo: $(VENV)/.installed
 	$(LUIGI) ExtractFeatures
@@ -31,6 +32,9 @@ coverage: $(VENV)/.installed-test
 mutants: $(VENV)/.installed-test
 	$(PIP) install -q 'cosmic-ray>=8.4' 'coverage>=7.10'
 	$(VENV)/bin/python tests/mutants.py --number $(N) --seed $(SEED)
+
+fuzz: $(VENV)/.installed-test
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(VENV)/bin/python -m fuzz.campaign $(FUZZ)
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict

@@ -9,7 +9,16 @@ import numpy as np
 
 from cache.store import Store
 from cache.table import Table
+from foundation.arrays import Expected, read_npz
+from foundation.errors import UserError
 from foundation.files import write_atomic
+
+_ARRAYS = {
+    "keys": Expected("u", (None, 16)),
+    "present": Expected("b", (None,)),
+    "span": Expected("i", (None, 2)),
+    "counts": Expected("iu", (None,), optional=True),
+}
 
 
 @dataclass
@@ -32,10 +41,17 @@ class KeyColumn:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """The column in an .npz file."""
-        with np.load(path, allow_pickle=False) as saved:
-            counts = saved["counts"] if "counts" in saved.files else None
-            return cls(np.ascontiguousarray(saved["keys"]), saved["present"], saved["span"], counts)
+        """The column in an .npz file. Raises `UserError` where it holds none."""
+        saved = read_npz(path, _ARRAYS)
+        column = cls(np.ascontiguousarray(saved["keys"]), saved["present"], saved["span"], saved.get("counts"))
+        keys = column.records if column.counts is None else int(column.counts.sum())
+        fewest = 0 if column.counts is None else column.counts.min(initial=0)
+        if not len(column.keys) == len(column.present) == len(column.span) == keys or fewest < 0:
+            raise UserError(
+                f"{path}: {len(column.keys)} keys, {len(column.present)} marks and {len(column.span)} spans for "
+                f"{column.records} records; delete it and run ExtractFeatures again"
+            )
+        return column
 
     def save(self, path: Path) -> None:
         """Write it as an .npz file."""

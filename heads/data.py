@@ -7,7 +7,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -15,6 +14,8 @@ from cache import inputs as cache_inputs
 from cache.keys import KeyColumn
 from cache.store import Store
 from cache.table import Table
+from foundation import parquet
+from foundation.arrays import NUMBERS, Expected, read_npz
 from foundation.errors import UserError
 from foundation.progress import Bar
 from heads.base import Batch, Ragged, Rows
@@ -204,8 +205,8 @@ class Bundle:
         Raises `UserError` where the files do not fit each other.
         """
         mentions, entities = (
-            pq.ParquetFile(folder / "mentions.parquet").read(),
-            pq.ParquetFile(folder / "entities.parquet").read(columns=["id", "image_status"]),
+            parquet.read(folder / "mentions.parquet"),
+            parquet.read(folder / "entities.parquet", ["id", "image_status"]),
         )
         table = {
             name: np.asarray(mentions[name].to_numpy(zero_copy_only=False))
@@ -237,11 +238,12 @@ class Bundle:
                     f"{name}: rows of shape {column.shape} for mentions and {shapes[name]} for entities; both sides "
                     "need the same feature"
                 )
-        with np.load(candidates_file, allow_pickle=False) as saved:
-            candidates = saved["ids"].astype(np.int64)
-            rank = saved["gold_rank"].astype(np.int64) if "gold_rank" in saved.files else np.full(len(candidates), -1)
-            forced = tuple(saved["forced"].tolist()) if "forced" in saved.files else ()
-        if len(candidates) != counts["mention"] or candidates.max(initial=-1) >= counts["entity"]:
+        saved = read_npz(candidates_file, _LISTS)
+        candidates = saved["ids"].astype(np.int64)
+        rank = saved.get("gold_rank", np.full(len(candidates), -1)).astype(np.int64)
+        forced = tuple(saved["forced"].tolist()) if "forced" in saved else ()
+        fitting = len(candidates) == len(rank) == counts["mention"]
+        if not fitting or not -1 <= candidates.min(initial=-1) <= candidates.max(initial=-1) < counts["entity"]:
             raise UserError(
                 f"{candidates_file}: lists do not fit the {counts['mention']} mentions and {counts['entity']} entities "
                 f"of {folder}; build them again"
@@ -391,12 +393,16 @@ class Bundle:
 
 
 _LONG = ("sentence", "image_key")
+_LISTS = {
+    "ids": Expected("iu", (None, None)),
+    "gold_rank": Expected("iu", (None,), optional=True),
+    "forced": Expected("U", (None,), optional=True),
+}
 
 
 def _pair_feature(path: Path, candidates: np.ndarray) -> np.ndarray:
     """(M, k) or (M, k, S) float32 beside the lists. Raises `UserError` where the file belongs to other lists."""
-    with np.load(path, allow_pickle=False) as saved:
-        values = saved["values"].astype(np.float32)
+    values = read_npz(path, {"values": Expected(NUMBERS)})["values"].astype(np.float32)
     if values.shape[:2] != candidates.shape:
         raise UserError(
             f"{path}: values of {values.shape[:2]} pairs for candidate lists of {candidates.shape}; build them again"
@@ -406,8 +412,8 @@ def _pair_feature(path: Path, candidates: np.ndarray) -> np.ndarray:
 
 def _unpictured(path: Path) -> np.ndarray | None:
     """See `Bundle.unpictured`; None where a pair feature's file has no such values."""
-    with np.load(path, allow_pickle=False) as saved:
-        return saved["unpictured"].astype(np.float32) if "unpictured" in saved.files else None
+    saved = read_npz(path, {"unpictured": Expected(NUMBERS, (None, None, None), optional=True)})
+    return saved["unpictured"].astype(np.float32) if saved else None
 
 
 def settle(columns: list[FeatureColumn | Several], device: torch.device, budget: int) -> None:

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from rapidfuzz.utils import default_process
 
 from cache.inputs import SIDES, Side
 from foundation import device as devices
+from foundation import parquet
 from foundation.errors import UserError
 from foundation.files import read_json, write_atomic, write_json
 from foundation.progress import Bar
@@ -135,7 +135,7 @@ def frequency(job: TrainingJob) -> np.ndarray:
 
 def read_phrases(dataset: Path) -> list[str]:
     """The phrases of all mentions of a prepared dataset."""
-    return pq.ParquetFile(dataset / "mentions.parquet").read(columns=["phrase"])["phrase"].to_pylist()
+    return parquet.read(dataset / "mentions.parquet", ["phrase"])["phrase"].to_pylist()
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,19 @@
 
 import io
 import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from cache.identity import identity, weights_hash
 from cache.store import Store
+from foundation import parquet
+from foundation.arrays import Expected, read_npz
 from foundation.contracts import to_json
+from foundation.errors import UserError
 from foundation.files import write_atomic
 from heads.config import load_config
 from heads.metrics import dev_half
@@ -26,6 +27,16 @@ CHUNK = 4096  # mentions of dev in memory at once; the whole KB may have to be e
 
 Top = Callable[[Mapping[str, list], np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Rows and scores, best first, of the entities for a table of mentions, some rows of the KB taken for absent."""
+
+
+_ARRAYS = {
+    "about": Expected("U", ()),
+    "evidence": Expected("f", (None, 3)),
+    "softmax": Expected("f", (None,)),
+    "right": Expected("b", (None,)),
+    "nil": Expected("b", (None,)),
+    "fold": Expected("iu", (None,)),
+}
 
 
 @dataclass(frozen=True)
@@ -53,12 +64,12 @@ class DevAnswers:
     def read(cls, path: Path, made_of: str) -> "DevAnswers | None":
         """Those in a file; None where there is none, where it is damaged, or made of something else."""
         try:
-            with np.load(path, allow_pickle=False) as saved:
-                about = json.loads(str(saved["about"]))
-                if about["made_of"] != made_of:
-                    return None
-                return cls(answers=Answers(*(saved[field.name] for field in fields(Answers))), **about)
-        except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile):
+            saved = read_npz(path, _ARRAYS)
+            about = json.loads(str(saved.pop("about")))
+            if about["made_of"] != made_of or len({len(array) for array in saved.values()}) != 1:
+                return None
+            return cls(answers=Answers(**saved), **about)
+        except (UserError, ValueError, TypeError, KeyError, RecursionError):
             return None
 
 
@@ -81,7 +92,7 @@ def measure(run: Finished, made_of: str, top: Top) -> DevAnswers:
     Where next to no mention there is NIL, some golds count as absent from the KB (`calibration.hidden`).
     """
     half = "choose" if load_config(run.method, run.config).fits_on == "calibrate" else "calibrate"
-    table = pq.read_table(run.prepared / "mentions.parquet", filters=[("split", "=", "dev")]).to_pydict()
+    table = parquet.read(run.prepared / "mentions.parquet", filters=[("split", "=", "dev")]).to_pydict()
     everyone = np.array(table["gold"], np.int64)
     golds = [
         gold_id if gold_id is not None else f"NIL {name}"
@@ -123,7 +134,7 @@ def _given(prepared: Path, kept: Sequence[int]) -> list[list[int] | None]:
     path = prepared / "given.parquet"
     if not path.exists():
         return [None] * len(kept)
-    splits = pq.ParquetFile(prepared / "mentions.parquet").read(columns=["split"])["split"].to_pylist()
-    given = pq.ParquetFile(path).read()["given"].to_pylist()
+    splits = parquet.read(prepared / "mentions.parquet", ["split"])["split"].to_pylist()
+    given = parquet.read(path, ["given"])["given"].to_pylist()
     dev = [listed for listed, split in zip(given, splits, strict=True) if split == "dev"]
     return [dev[at] for at in kept]

@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from cache.identity import identity, weights_hash
@@ -15,6 +14,7 @@ from cache.keys import KeyColumn
 from cache.store import Store
 from cache.table import Table
 from experiments import jobs, prompts
+from foundation import parquet
 from foundation.errors import UserError
 from heads.base import Ragged, Rows
 from heads.config import load_config
@@ -50,10 +50,9 @@ class Kb:
 
     @classmethod
     def read(cls, prepared: Path) -> "Kb":
-        """Of entities.parquet."""
-        file = pq.ParquetFile(prepared / "entities.parquet")
-        columns = ["id", "name", "type", "attributes", "description", "aliases"]
-        table = file.read(columns=[name for name in columns if name in file.schema_arrow.names]).to_pydict()
+        """Of entities.parquet. Raises `UserError` where it cannot be read."""
+        columns = ["id", "name", "type", "attributes", "description"]
+        table = parquet.read(prepared / "entities.parquet", columns, optional=["aliases"]).to_pydict()
         return cls(table, {name: row for row, name in enumerate(table["id"])})
 
     @cached_property

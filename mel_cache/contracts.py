@@ -253,8 +253,6 @@ class Sweep:
 
 
 def _array(file: Path, name: str) -> "np.ndarray":
-    import numpy as np
+    from foundation.arrays import Expected, read_npz
 
-    with np.load(file, allow_pickle=False) as saved:
-        array: np.ndarray = saved[name]
-    return array
+    return read_npz(file, {name: Expected()})[name]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foundation import parquet
 from foundation.checksums import check_run
 from foundation.errors import UserError
 from foundation.files import read_json
@@ -211,14 +212,9 @@ def _rank_column(protocol: str) -> str:
 
 def _read_predictions(folder: Path, columns: Sequence[str] | None = None, filters: Any = None) -> "pa.Table":
     """columns: those that are read, where they are there (None: all)."""
-    import pyarrow.parquet as pq
-
-    path = folder / "predictions.parquet"
-    try:
-        names = columns and [name for name in pq.read_schema(path).names if name in columns]
-        return pq.read_table(path, columns=names, filters=filters)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); train the head again") from error
+    path, remedy = folder / "predictions.parquet", "delete it and run the TrainHead command that made it again"
+    there = parquet.names(path, remedy)
+    return parquet.read(path, [name for name in columns or there if name in there], filters=filters, remedy=remedy)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as parquet
-
+from foundation import parquet
 from foundation.errors import UserError
 
 
@@ -18,20 +17,19 @@ class Columns(Mapping[str, list[Any]]):
     def __init__(self, *paths: Path) -> None:
         self._values: dict[str, list[Any]] = {}
         self._path = paths[0]
-        self._files = {name: path for path in paths if path.exists() for name in parquet.read_schema(path).names}
+        self._files = {name: path for path in paths if path.exists() for name in parquet.names(path)}
         if not self._files:
             raise UserError(f"{paths[0]}: no such table; `luigi --module tasks PrepareDataset` makes it")
 
     def __getitem__(self, name: str) -> list[Any]:
         if name not in self._values:
-            table = parquet.ParquetFile(self._files[name]).read(columns=[name])
-            self._values[name] = table[name].to_pylist()
+            self._values[name] = parquet.read(self._files[name], [name])[name].to_pylist()
         return self._values[name]
 
     @property
     def rows(self) -> int:
         """Rows of the table."""
-        return parquet.read_metadata(self._path).num_rows
+        return parquet.rows(self._path)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)

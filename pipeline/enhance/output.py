@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from foundation import parquet
 from foundation.checksums import file_sha256
 from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
@@ -18,6 +19,8 @@ from foundation.paths import descriptions
 from pipeline.datasets.records import Entity
 from pipeline.enhance.contracts import DescriptionsReport, DynamicEstimate, StaticEstimate, set_fields
 
+DATASET = "delete that folder and run the command again"
+"""What mends a table of a prepared dataset."""
 SCHEMA = pa.schema({"id": pa.string(), "text": pa.string()})
 
 
@@ -31,10 +34,7 @@ class EntityText(NamedTuple):
 def read_entities(dataset: Path) -> list[Entity]:
     """id, name, type and attributes of the prepared dataset's entities, in their order. Raises `UserError`."""
     path = dataset / "entities.parquet"
-    try:
-        rows = pq.read_table(path, columns=["id", "name", "type", "attributes"]).to_pylist()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete that folder and run the command again") from None
+    rows = parquet.read(path, ["id", "name", "type", "attributes"], remedy=DATASET).to_pylist()
     return [Entity(**{**row, "attributes": row["attributes"] or ""}) for row in rows]
 
 
@@ -45,13 +45,8 @@ def read_texts(dataset: Path, mode: str) -> dict[str, str]:
     path = descriptions(dataset, mode)
     if not path.is_file():
         raise missing(path, mode)
-    try:
-        table = pq.read_table(path, columns=["id", "text"]).to_pydict()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}); delete it and run `luigi --module tasks EnhanceEntities --mode {mode}` "
-            "again"
-        ) from None
+    again = f"delete it and run `luigi --module tasks EnhanceEntities --mode {mode}` again"
+    table = parquet.read(path, ["id", "text"], remedy=again).to_pydict()
     return {name: text for name, text in zip(table["id"], table["text"], strict=True) if text}
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as parquet
 
 from cache.identity import KEY_BYTES, content_key
 from cache.inputs import Side, Want
 from cache.keys import KeyColumn
+from foundation import parquet
 from foundation.errors import UserError
 from pipeline.enhance import output
 from pipeline.extraction import views
@@ -161,11 +161,7 @@ def read_tables(dataset: Path, modes: Iterable[str] = ()) -> dict[str, dict[str,
     """
     tables = {}
     for side, name in (("mention", "mentions"), ("entity", "entities")):
-        path = dataset / f"{name}.parquet"
-        try:
-            tables[side] = parquet.ParquetFile(path).read().to_pydict()
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}); delete that folder and run the command again") from None
+        tables[side] = parquet.read(dataset / f"{name}.parquet", remedy=output.DATASET).to_pydict()
     for mode in modes:
         written = output.read_texts(dataset, mode)
         tables["entity"][mode] = [written.get(name, "") for name in tables["entity"]["id"]]

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 
+from foundation.arrays import Expected, read_npz
 from foundation.errors import UserError
 from foundation.files import write_atomic
 from pipeline.candidates.lists import RankedLists
@@ -42,13 +43,20 @@ def build_pairs(job: PairJob) -> PairFeature:
     )
 
 
+_LISTS = {
+    "ids": Expected("iu", (None, None)),
+    "scores": Expected("f", (None, None)),
+    "retrieved": Expected("b", (), optional=True),
+}
+
+
 def _pairs(job: PairJob) -> Pairs:
     """The pairs of a job."""
-    with np.load(job.candidates, allow_pickle=False) as saved:
-        retrieved = "retrieved" not in saved.files or bool(saved["retrieved"])
-        lists = RankedLists(saved["ids"], saved["scores"], retrieved)
+    saved = read_npz(job.candidates, _LISTS)
+    lists = RankedLists(saved["ids"], saved["scores"], bool(saved.get("retrieved", True)))
     mentions, entities = Columns(job.dataset / "mentions.parquet"), Columns(job.dataset / "entities.parquet")
-    if len(lists.ids) != mentions.rows or lists.ids.max(initial=-1) >= entities.rows:
+    fitting = len(lists.ids) == mentions.rows and lists.ids.shape == lists.scores.shape
+    if not fitting or not -1 <= lists.ids.min(initial=-1) <= lists.ids.max(initial=-1) < entities.rows:
         raise UserError(
             f"{job.candidates}: lists do not fit the {mentions.rows} mentions and {entities.rows} entities of "
             f"{job.dataset}; build them again"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from foundation.arrays import Expected, read_npz
 from foundation.files import read_json, write_atomic
 from foundation.progress import Bar
 from foundation.tables import TextTable
@@ -138,9 +139,9 @@ def _list_tables(job: CasesJob, splits: Sequence[str]) -> list[TextTable]:
     files = list(dict.fromkeys(training.candidates for training in job.trainings.values()))
     by_label = {}
     for number, file in enumerate(files, 1):
-        with np.load(file, allow_pickle=False) as saved:
-            lengths = (saved["ids"] >= 0).sum(1)
-        by_label["mean" if len(files) == 1 else f"lists {number}, mean"] = per_mention(lengths, np.array(splits))
+        ids = read_npz(file, {"ids": Expected("iu", (len(splits), None))})["ids"]
+        label = "mean" if len(files) == 1 else f"lists {number}, mean"
+        by_label[label] = per_mention((ids >= 0).sum(1), np.array(splits))
     return [per_mention_table(by_label)] if by_label else []
 
 

@@ -1,0 +1,102 @@
+"""Arrays out of .npz files, read so that a damaged or foreign file is one line and takes no more memory than it has
+bytes."""
+
+import math
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from foundation.errors import UserError
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+NUMBERS = "biuf"
+"""Kinds of numpy's dtypes: truth values, whole numbers with and without a sign, fractions."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an array must be.
+
+    kinds: letters of numpy's dtype kinds. shape: the size of each axis, None where any will do; None: any shape.
+    optional: whether it may lack.
+    """
+
+    kinds: str = NUMBERS + "U"
+    shape: tuple[int | None, ...] | None = None
+    optional: bool = False
+
+
+class _Unfit(Exception):
+    """What is wrong with the file, in words that follow its name."""
+
+
+def read_npz(path: Path, expected: Mapping[str, Expected]) -> dict[str, np.ndarray]:
+    """The expected arrays of an uncompressed .npz file, by name; optional ones that are not there are left out.
+
+    Nothing is unpickled. Raises `UserError` for a file that is missing or damaged, or whose arrays are others.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            members = {info.filename.removesuffix(".npy"): info for info in file.infolist()}
+            lacking = [name for name, array in expected.items() if name not in members and not array.optional]
+            if lacking:
+                raise _Unfit(f"has no array {lacking[0]!r}")
+            return {
+                name: _array(file, members[name], array, name) for name, array in expected.items() if name in members
+            }
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; run the command that makes it again") from error
+    except _Unfit as error:
+        problem = str(error)
+    except MemoryError:
+        raise
+    except Exception as error:  # zipfile and numpy raise many kinds for damaged files
+        problem = f"cannot be read as arrays ({type(error).__name__}: {str(error).partition(chr(10))[0][:120]})"
+    raise UserError(f"{path}: {problem}; delete it and run the command that made it again")
+
+
+def _array(file: zipfile.ZipFile, info: zipfile.ZipInfo, expected: Expected, name: str) -> np.ndarray:
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise _Unfit(f"holds the array {name!r} compressed")
+    with file.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version not in _HEADERS:
+            raise _Unfit(f"holds the array {name!r} in the unknown version {version}")
+        shape, fortran_order, dtype = _HEADERS[version](member)
+        if dtype.kind not in expected.kinds or dtype.hasobject or not _fits(shape, expected.shape):
+            sizes = ", ".join("any" if size is None else str(size) for size in expected.shape or ())
+            wanted = f"of {len(expected.shape)} axes ({sizes})" if expected.shape is not None else "of any shape"
+            raise _Unfit(f"holds as {name!r} {dtype}{shape}, expected {'/'.join(expected.kinds)} {wanted}")
+        size = math.prod(shape) * dtype.itemsize
+        if size != info.file_size - member.tell():
+            raise _Unfit(f"holds as {name!r} {dtype}{shape} in {info.file_size:,} bytes")
+        values = np.empty(math.prod(shape), dtype)
+        _fill(member, values)
+        return values.reshape(shape, order="F" if fortran_order else "C")
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...] | None) -> bool:
+    if not all(type(size) is int and size >= 0 for size in shape):
+        return False
+    if expected is None:
+        return True
+    return len(shape) == len(expected) and all(
+        wanted in (None, size) for size, wanted in zip(shape, expected, strict=True)
+    )
+
+
+def _fill(member: IO[bytes], values: np.ndarray) -> None:
+    """Read an array's bytes, to the member's end, where its checksum is compared."""
+    view = memoryview(values.view(np.uint8).data if values.size else bytearray()).cast("B")
+    place = 0
+    while place < len(view):
+        block = member.read(min(1 << 24, len(view) - place))
+        if not block:
+            raise _Unfit("ends early")
+        view[place : place + len(block)] = block
+        place += len(block)
+    member.read(1)

@@ -1,0 +1,109 @@
+"""Which functions of the package read a file or parse a text, by name; and which of them need no target."""
+
+import ast
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("cache", "experiments", "foundation", "heads", "linking", "mel_cache", "pipeline", "report")
+NAMES = {
+    *("read_json", "read_sealed", "parse_json", "read_lines", "read_npz", "plain_yaml", "safe_open", "load_file"),
+    *("read_table", "read_schema", "read_metadata", "ParquetFile", "from_pretrained", "InferenceSession", "open"),
+    *("load_checkpoint", "create_model", "read_text", "read_bytes"),
+}
+"""Calls that open or parse something, by their last word; `open` alone as the builtin."""
+CALLS = {
+    *("json.loads", "np.load", "h5py.File", "torch.load", "yaml.load", "Image.open", "parquet.read", "os.pread"),
+    "zipfile.ZipFile",
+}
+"""Such calls by their whole name."""
+SHARED = {
+    "foundation.arrays:read_npz",
+    "foundation.files:_repeated",
+    "foundation.files:parse_json",
+    "foundation.files:read_json",
+    "foundation.files:read_lines",
+    "foundation.parquet:names",
+    "foundation.parquet:read",
+    "foundation.parquet:rows",
+}
+"""Readers that others call; the targets of those are theirs."""
+NO_TARGET = {
+    "cache.claims:_started": "of the system's /proc",
+    "cache.identity:_sha256": "any bytes are hashed",
+    "cache.layout:H5Array.__getitem__": "of a shard that `cache.layout:read` took",
+    "cache.layout:create": "writes",
+    "cache.layout:_seal_broken": "any bytes are hashed",
+    "cache.layout:_mapped": "any bytes are mapped",
+    "cache.shard:write": "writes",
+    "cache.store:Store.planned": "of a value made here",
+    "foundation.checksums:file_sha256": "any bytes are hashed",
+    "foundation.child:_main": "of a job that the parent wrote",
+    "foundation.child:run": "of an answer that the child wrote",
+    "foundation.contracts:to_json": "of a value made here",
+    "foundation.machine:check_folder": "writes",
+    "foundation.output:_taken": "writes",
+    "foundation.plugins:_of_entry_point": "any bytes are hashed",
+    "foundation.plugins:_run": "code that its user names, and runs",
+    "pipeline.demo.held_out:_bert": "of the demo's own encoders",
+    "pipeline.demo.held_out:_clip": "of the demo's own encoders",
+    "pipeline.demo.held_out:_torchvision": "of the demo's own encoders",
+    "pipeline.demo.held_out_faces:_classify": "of the demo's own encoders",
+    "pipeline.demo.held_out_faces:_session": "of the demo's own encoders",
+    "pipeline.demo.train_yolo:build": "of the package ultralytics",
+    "report.explore.app:make.style": "of the package itself",
+    "report.page.render:render": "of the package itself",
+}
+"""Readers without a target, and why: what they read does not come from outside."""
+
+
+@functools.cache
+def readers() -> set[str]:
+    """`module:function` of every function that opens or parses something."""
+    found = set()
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            found |= {f"{module}:{name}" for name in _reading(ast.parse(path.read_text()))}
+    return found
+
+
+def _reading(node: ast.AST, inside: tuple[str, ...] = ()) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Call) and _opens(child.func):
+            yield ".".join(inside)
+        name = (child.name,) if isinstance(child, ast.FunctionDef | ast.ClassDef) else ()
+        yield from _reading(child, (*inside, *name))
+
+
+def _opens(call: ast.expr) -> bool:
+    if isinstance(call, ast.Name):
+        return call.id in NAMES
+    if not isinstance(call, ast.Attribute):
+        return False
+    return (call.attr in NAMES and call.attr != "open") or ast.unparse(call) in CALLS
+
+
+def passed_through(call: Callable[[], Any]) -> set[str]:
+    """`module:function` of the package's functions that run while `call` runs."""
+    found = set()
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(str(ROOT)):
+            name = frame.f_code.co_qualname.replace(".<locals>", "")
+            found.add(f"{frame.f_globals.get('__name__')}:{name}")
+
+    before = sys.getprofile()
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(before)
+        threading.setprofile(None)
+    return found
