@@ -60,6 +60,15 @@ def test_more_shards_than_may_be_mapped_are_read_in_turn(tmp_path, few):
     assert len(store.files_for(keys_of(*range(60)))) == 31
 
 
+def test_a_turn_of_empty_rows_ends_no_reading(tmp_path, few):
+    names = [1, 101, 201, 301, 401, 2, 3]  # each in a shard of its own; the states of the first five are empty
+    store = filled(tmp_path, *([name] for name in names))
+    states = Table(store, "states", keys_of(*names), np.ones(len(names), bool))
+    found, lengths = states.ragged_flat(np.arange(len(names)))
+    assert lengths.tolist() == [0] * 5 + [1, 7]
+    assert np.array_equal(found, np.concatenate([row(OUTPUTS[1], 2), row(OUTPUTS[1], 3)]))
+
+
 def test_opening_a_store_maps_nothing_and_reads_no_hdf5(tmp_path, monkeypatch):
     folder = filled(tmp_path, *([2 * i, 2 * i + 1] for i in range(10))).folder
     before = maps()
@@ -113,6 +122,17 @@ def test_a_table_reads_on_when_its_shards_were_merged_into_another(tmp_path, mon
             one._held = None
             one._store._pool._open.clear()
             one.gather(np.arange(2))
+
+
+def test_a_table_whose_shards_keep_going_away_says_so(tmp_path, monkeypatch):
+    store = filled(tmp_path, [1, 2])
+
+    def gone(number: int) -> None:
+        raise Gone(f"shard {number} is gone")
+
+    monkeypatch.setattr(store, "shard", gone)
+    with pytest.raises(Gone, match="is gone"):
+        Table(store, "grid", keys_of(1, 2), np.ones(2, bool))
 
 
 # Among the shards

@@ -1,3 +1,4 @@
+import fcntl
 import hashlib
 import json
 import os
@@ -165,6 +166,9 @@ def test_a_value_that_is_not_finite_names_feature_and_key(tmp_path, output, valu
         ("one column too many", lambda given: given["columns"].update(other=[])),
         ("too few rows", lambda given: given["columns"]["grid"].pop()),
         ("another shape", lambda given: given["columns"].update(grid=np.zeros((7, 4, 3)))),
+        ("a shape that could be stretched", lambda given: given["columns"].update(grid=np.zeros((7, 3, 1)))),
+        ("too few dimensions", lambda given: given["columns"].update(grid=np.zeros((7, 4)))),
+        ("ragged of width 1", lambda given: given["columns"]["states"].__setitem__(0, np.zeros((3, 1)))),
         ("ragged of another width", lambda given: given["columns"]["states"].__setitem__(0, np.zeros((3, 6)))),
         ("integer out of range", lambda given: given["columns"]["boxes"].__setitem__(0, np.full((4, 2), 2**31))),
         ("float for integer", lambda given: given["columns"]["boxes"].__setitem__(0, np.zeros((4, 2)))),
@@ -181,6 +185,36 @@ def test_columns_that_do_not_fit_are_refused_and_leave_nothing(tmp_path, what, c
     with pytest.raises(ValueError):
         put(tmp_path, **given)
     assert files(tmp_path) == [], what
+
+
+def test_a_shard_has_up_to_255_causes_of_200_characters(tmp_path):
+    broken = list(range(5, 5 * 257, 5))
+    most = [str(name).rjust(200, "c") for name in broken[:255]]
+    shard = Shard(put(tmp_path, names=broken[:255], causes=most))
+    assert [shard.causes[code] for code in shard.cause] == most
+    for names, causes in ((broken, [str(name) for name in broken]), (broken[:1], ["c" * 201])):
+        with pytest.raises(ValueError, match="at most 255 of 200 characters"):
+            put(tmp_path, "y.h5", names=names, causes=causes)
+    assert files(tmp_path) == ["x.h5"]
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        (Output("grid", (3, 5)), "array grid is float16(7, 3, 4), expected float16(7, 3, 5)"),
+        (Output("grid", (3,)), "array grid is float16(7, 3, 4), expected float16(7, 3)"),
+        (Output("grid", (3, 4, 1)), "array grid is float16(7, 3, 4), expected float16(7, 3, 4, 1)"),
+        (Output("grid", (3, 4), "float32"), "array grid is float16(7, 3, 4), expected float32(7, 3, 4)"),
+        (Output("grid", (3, 4), ragged=True), "has no array grid/offsets"),
+        (Output("states", (5,)), "has no array states"),
+        (Output("states", (6,), ragged=True), "array states/values is float16(20, 5), expected float16(any, 6)"),
+    ],
+    ids=["size", "fewer dimensions", "more dimensions", "dtype", "fixed", "ragged", "width"],
+)
+def test_a_shard_of_other_outputs_says_which_array_does_not_fit(tmp_path, output, told):
+    shard = Shard(put(tmp_path))
+    assert shard.unfit({one.name: one for one in OUTPUTS}) is None
+    assert shard.unfit({output.name: output}) == told
 
 
 def test_the_first_writer_of_a_name_wins_and_the_other_leaves_nothing(tmp_path):
@@ -327,6 +361,24 @@ def test_a_file_that_is_no_shard_is_refused_by_name(tmp_path):
     for name in ("text.h5", "empty.h5", "other.h5", "outside.h5", "gone.h5"):
         with pytest.raises(UserError, match=name):
             Shard(tmp_path / name)
+
+
+def test_a_shard_that_another_program_has_locked_is_read_all_the_same(tmp_path):
+    path = put(tmp_path)
+    with open(path) as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert_holds(Shard(path), OUTPUTS, NAMES)
+        assert layout.damage(path) is None
+
+
+def test_lack_of_memory_is_not_taken_for_damage(tmp_path, monkeypatch):
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    path = put(tmp_path)
+    monkeypatch.setattr(layout, "_map", fails)
+    with pytest.raises(MemoryError):
+        Shard(path)
 
 
 def test_too_many_open_files_is_not_taken_for_damage(tmp_path):

@@ -377,6 +377,24 @@ def test_a_stale_claim_falls_to_the_next_one_and_a_live_one_does_not(tmp_path, c
     )
 
 
+@pytest.mark.parametrize("content", ["", "no JSON", "[" * 100_000, "[]", '{"pid": {}}', b"\xff\xfe"])
+def test_a_claim_that_cannot_be_read_is_held_until_it_is_old(tmp_path, content):
+    store = filled(tmp_path)
+    path = claim_of_another(store.folder / "claims")
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert store.claim("a.h5") is None and claims.live(path.parent) == [path]
+    os.utime(path, (time.time() - 700, time.time() - 700))
+    assert claims.live(path.parent) == [] and store.claim("a.h5").held
+
+
+def test_a_link_to_nothing_in_a_claims_place_holds_nobody_up(tmp_path):
+    store = filled(tmp_path)
+    path = claim_of_another(store.folder / "claims")
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    assert claims.live(path.parent) == [] and store.claim("a.h5").held
+
+
 def _take_stale(folder: Path, barrier, answers) -> None:
     store, kept = Store.open(folder), []
     for number in range(40):
@@ -410,6 +428,17 @@ def test_a_held_claim_is_kept_fresh(tmp_path):
         while claim.path.stat().st_mtime == 0 and time.time() < deadline:
             time.sleep(0.01)
         assert claim.path.stat().st_mtime > 0
+
+
+@pytest.mark.parametrize("ttl", [0.2, claims.TTL])
+def test_a_claim_is_refreshed_more_than_once_before_it_would_be_stale(tmp_path, monkeypatch, ttl):
+    store, waits = filled(tmp_path), []
+    monkeypatch.setattr(claims.Claim, "_keep_fresh", lambda self, seconds: waits.append(seconds))
+    with store.claim("a.h5", ttl=ttl):
+        for thread in threading.enumerate():
+            if thread.name.startswith("claim "):
+                thread.join()
+    assert len(waits) == 1 and 0 < waits[0] < ttl / 2
 
 
 def test_a_claim_lost_to_another_is_neither_refreshed_nor_released(tmp_path):

@@ -76,6 +76,15 @@ def test_ragged_rows_by_position_padded_and_one_after_another(store, output, ind
     assert np.array_equal(flat, np.concatenate([np.zeros((0, *output.shape)), *wanted]))
 
 
+def test_rows_that_are_no_neighbours_are_not_copied_together(tmp_path):
+    """The third row begins where the first, of the second's length, would end."""
+    names = [0, 4, 8, 12, 16]  # four states each
+    states = Table(filled(tmp_path, names), "states", keys_of(*names), np.ones(5, bool))
+    for order in ([0, 4, 1], [2, 2, 3], [3, 2, 4], [4, 0, 1, 2]):
+        wanted = np.concatenate([row(OUTPUTS[1], names[place]) for place in order])
+        assert np.array_equal(states.ragged_flat(np.array(order))[0], wanted)
+
+
 def test_verdicts_and_lengths_by_position(store):
     states = table(store, "states")
     verdicts = [Status.OK] * len(NAMES)

@@ -9,6 +9,7 @@ import pytest
 from cache_rows import filled, keys_of, rows
 
 from cache import claims, layout, page
+from cache.shard import NewRows, write
 from cache.store import Store
 from cache.verify import remove, repair, usage, verify
 from foundation.errors import UserError
@@ -87,6 +88,16 @@ def test_a_shard_under_another_name_or_in_another_folder_is_found(tmp_path):
         renamed: "has",
         stray: "belongs",
     }
+
+
+def test_a_shard_whose_identity_only_begins_like_its_folders_is_found(tmp_path):
+    store = filled(tmp_path, *LISTS)
+    for names, identity in (([11], store.identity + "0"), ([12], store.identity[:-1])):
+        path = shard_of(store, names)
+        write(path, "feature", identity, store.outputs, NewRows(**rows(names)))
+        (finding,) = verify(tmp_path)
+        assert finding.path == path and finding.problem.startswith("belongs to the identity")
+        path.unlink()
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,25 @@ def test_prompted_features_do_not_depend_on_the_batch():
     )
 
 
+def test_a_row_without_a_text_gets_no_prompts_and_moves_no_other_row():
+    head = prompt_head().eval()
+    rows = inputs(6, 5)
+    texts = rows["text.ids"]
+    lengths = texts.lengths.clone()
+    lengths[[0, 3]] = 0
+    kept = torch.ones(len(texts.lengths), dtype=torch.bool).scatter_(0, torch.tensor([0, 3]), False)
+    emptied = Ragged(texts.values[kept.repeat_interleave(texts.lengths)], lengths)
+    with torch.no_grad():
+        whole = head.prompted_text(rows, "entity")
+        found = head.prompted_text(Rows(rows | {"text.ids": emptied}), "entity")
+    assert found["tokens"].lengths.tolist() == (whole["tokens"].lengths * kept).tolist()
+    torch.testing.assert_close(
+        found["tokens"].values, whole["tokens"].take(kept.nonzero().squeeze(1)).values, rtol=1e-5, atol=1e-5
+    )
+    assert not found["pooled"][[0, 3]].any()
+    torch.testing.assert_close(found["pooled"][kept], whole["pooled"][kept], rtol=1e-5, atol=1e-5)
+
+
 def gate_head(**options):
     config = load_config("dsmip", {**SMALL, **options})
     torch.manual_seed(6)

@@ -32,6 +32,7 @@ def test_a_gold_that_is_not_listed_is_a_miss():
     lists = np.array([[3, 4], [3, 4], [3, -1]])
     scores = np.zeros((3, 2), np.float32)
     assert rank_in_lists(scores, lists, np.array([5, -1, -2])).tolist() == [0, 0, 0]
+    assert rank_in_lists(scores, lists, np.array([5, -2, -1])).tolist() == [0, 0, 0], "where a list ends is no NIL"
     assert rank_in_lists(np.zeros((2, 0), np.float32), np.zeros((2, 0), np.int64), np.array([1, 2])).tolist() == [0, 0]
 
 

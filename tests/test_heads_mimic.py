@@ -100,7 +100,9 @@ def test_the_loss_is_equations_20_to_22(options, drawn):
     head, (mentions, entities), expected = build(options)
     gold = [4, 2, 4, 7, 2, 4]
     distinct, column = np.unique([*gold, *drawn], return_inverse=True)
-    loss, parts = head.loss(Batch(mentions, entities.take(torch.from_numpy(distinct)), torch.from_numpy(column[:6])))
+    column = torch.from_numpy(column)
+    beside = column[6:].expand(6, -1) if drawn else None  # of the whole batch, whichever mention drew them
+    loss, parts = head.loss(Batch(mentions, entities.take(torch.from_numpy(distinct)), column[:6], drawn=beside))
     units = ("score", "tglu", "vdlu", "cmfu")
     pairs, extra = (
         {name: np.array([[expected(m, e)[name] for e in listed] for m in range(6)]) for name in units}
