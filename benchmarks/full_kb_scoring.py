@@ -58,7 +58,7 @@ class Memory(Side):
         self.features["text.pooled"], self.features["image.pooled"] = noise(n, 512), noise(n, 512)
         self.features["image.tokens"] = torch.cat([noise(min(1000, n - start), 50, 768) for start in range(0, n, 1000)])
 
-    def rows(self, index: np.ndarray) -> Rows:
+    def rows(self, index: np.ndarray, random: np.random.Generator | None = None) -> Rows:
         return self.features.take(torch.from_numpy(index))
 
 

@@ -33,8 +33,8 @@ MENTIONS, ENTITIES, ROWS = 18_092, 109_976, 8_192
 class Shared(Memory):
     """More rows than there are features: row i has the features of row i mod `ROWS`."""
 
-    def rows(self, index: np.ndarray) -> Rows:
-        return super().rows(index % ROWS)
+    def rows(self, index: np.ndarray, random: np.random.Generator | None = None) -> Rows:
+        return super().rows(index % ROWS, random)
 
 
 def train(precision: str, device: torch.device, sides: tuple[Shared, Shared], mentions: int) -> dict[str, Any]:

@@ -86,9 +86,10 @@ def head_spec(method: str, params: str, profile: Profile, last: Mapping[str, Any
     method = method.replace("-", "_")
     config = load_config(method, {**profile.heads.get(method, {}), **parameters(params), **last})
     available = list(profile.features)
-    wanted = config.wants(available)
+    wanted = config.inputs(available)
     _check_outputs(method, wanted, profile)
-    return HeadSpec(method, to_json(config), wanted, config.pairs(available), config.runs(available))
+    pairs = [config.over_pictures(pair) for pair in config.pairs(available)]
+    return HeadSpec(method, to_json(config), wanted, pairs, config.runs(available))
 
 
 def _check_outputs(method: str, wanted: Sequence[HeadWant], profile: Profile) -> None:

@@ -86,8 +86,8 @@ def holding(space: Mapping[str, Drawn], values: Mapping[str, Any]) -> dict[str, 
 
 def _reads(config: Any, available: list[str]) -> dict[str, Any]:
     return {
-        "the features that are read": config.wants(available),
-        "the pair features that are read": config.pairs(available),
+        "the features that are read": config.inputs(available),
+        "the pair features that are read": [config.over_pictures(pair) for pair in config.pairs(available)],
         "the runs that are read": config.runs(available),
     }
 

@@ -102,7 +102,40 @@ class Rows(dict[str, Tensor | Ragged]):
                 )
             else:
                 joined[name] = torch.cat([part.fixed(name) for part in parts])
-        return joined
+        counts = [part.counts for part in parts if isinstance(part, PerPicture)]
+        return PerPicture(joined, torch.cat(counts)) if counts else joined
+
+
+class PerPicture(Rows):
+    """Rows of n entities of which each has one per picture, or one where it has no picture. counts: (n,) int64 how many
+    rows each has, always on the CPU; all that is not of the picture is the same in an entity's rows."""
+
+    def __init__(self, rows: Mapping[str, Tensor | Ragged], counts: Tensor) -> None:
+        super().__init__(rows)
+        self.counts = counts
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def flat(self) -> Rows:
+        """The same rows as if each were an entity of its own."""
+        return Rows(self)
+
+    @property
+    def single(self) -> bool:
+        """Whether each entity has one row, so that `flat` is the entities themselves."""
+        return int(self.counts.sum()) == len(self.counts)
+
+    @property
+    def places(self) -> Ragged:
+        """Of each entity its rows in `flat`."""
+        return Ragged(torch.arange(int(self.counts.sum())), self.counts)
+
+    def take(self, index: Tensor) -> "PerPicture":
+        """The entities at `index` (m,), in that order, each with all its rows."""
+        places = self.places.take(index)
+        return PerPicture(self.flat.take(places.values), places.lengths)
 
 
 @dataclass(frozen=True)
@@ -124,6 +157,8 @@ class Batch:
     drawn: Tensor | None = None
 
 
+EXPERT = "expert"
+"""The unit that is the number of the one of `Head.experts` that was chosen."""
 NO_PAIRS: Mapping[str, Tensor] = MappingProxyType({})
 
 
@@ -140,6 +175,8 @@ class Head(nn.Module):
 
     uses_candidates: ClassVar[bool] = False
     scores_blocks: ClassVar[bool] = True
+    reads_several: ClassVar[bool] = False
+    """Whether `encode_entities` takes `PerPicture` rows: all pictures of each entity."""
     units: tuple[str, ...] = ()
     experts: tuple[str, ...] = ()
     """What the numbers of the unit `expert`, where there is one, stand for."""

@@ -1,7 +1,8 @@
 """A head's inputs: mentions, entities, candidate lists and cached features, resident on the device where they fit."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from types import MappingProxyType
@@ -13,12 +14,14 @@ from torch import Tensor
 from cache import inputs as cache_inputs
 from cache.keys import KeyColumn
 from cache.store import Store
-from cache.table import Table
 from foundation import parquet
 from foundation.arrays import NUMBERS, Expected, read_npz
 from foundation.errors import UserError
 from foundation.progress import Bar
-from heads.base import Batch, Ragged, Rows
+from heads.base import Batch, PerPicture, Rows
+from heads.columns import FeatureColumn, Pictures, Several
+from heads.config import stored_config
+from heads.config.base import EntityPictures
 from heads.contracts import HeadInput, TrainingJob
 from heads.metrics import dev_half
 from heads.pictures import Masks, Pictured, masked_rows
@@ -26,105 +29,13 @@ from heads.pictures import Masks, Pictured, masked_rows
 CPU = torch.device("cpu")
 
 
-class FeatureColumn:
-    """One output of one feature over a side's rows. Rows that are not `ok` read as zeros, or as length 0."""
-
-    def __init__(self, table: Table, keys: np.ndarray) -> None:
-        self.table = table
-        self.keys = keys
-        self.ok = np.asarray(table.ok) & (
-            np.asarray(table.lengths) > 0
-        )  # a picture in which nothing was found has nothing to read
-        self.ragged = table.ragged
-        self.shape = tuple(table.shape)
-        self.resident: Tensor | Ragged | None = None
-        self.row_of: np.ndarray | None = None
-
-    def distinct(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows that hold each distinct content once, and for every row its place among them (their number where it is
-        not ok)."""
-        rows = np.flatnonzero(self.ok)
-        _, first, place = np.unique(self.keys[rows].view("V16").ravel(), return_index=True, return_inverse=True)
-        row_of = np.full(len(self.ok), len(first), dtype=np.int64)
-        row_of[rows] = place
-        return rows[first], row_of
-
-    def bytes(self) -> int:
-        """What the distinct rows take in memory."""
-        rows, _ = self.distinct()
-        positions = int(np.asarray(self.table.lengths)[rows].sum()) if self.ragged else len(rows)
-        return positions * int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.table.dtype).itemsize
-
-    def settle(self, device: torch.device) -> None:
-        """Copy the distinct rows to `device`, one zero row after them for what is absent."""
-        rows, self.row_of = self.distinct()
-        stored = self._read(rows)
-        if isinstance(stored, Ragged):
-            self.resident = Ragged(
-                stored.values.to(device), torch.cat([stored.lengths, torch.zeros(1, dtype=torch.int64)])
-            )
-        else:
-            self.resident = torch.cat([stored, stored.new_zeros(1, *self.shape)]).to(device)
-
-    def take(self, index: np.ndarray, device: torch.device) -> Tensor | Ragged:
-        """The rows at `index` (m,) on `device`, in their stored dtype."""
-        if self.resident is not None and self.row_of is not None:
-            places = torch.from_numpy(self.row_of[index])
-            return self.resident.take(places) if isinstance(self.resident, Ragged) else self.resident[places.to(device)]
-        stored = self._read(index)
-        return Ragged(stored.values.to(device), stored.lengths) if isinstance(stored, Ragged) else stored.to(device)
-
-    def _read(self, index: np.ndarray) -> Tensor | Ragged:
-        if not self.ragged:
-            return torch.from_numpy(self.table.gather(index))
-        values, lengths = self.table.ragged_flat(index)
-        return Ragged(torch.from_numpy(values), torch.from_numpy(np.asarray(lengths, dtype=np.int64)))
-
-
-class Several:
-    """A fixed output of which a record may have several rows (one per text or picture): reads as `Ragged`, absent rows
-    left out."""
-
-    ragged = True
-
-    def __init__(self, column: FeatureColumn, counts: np.ndarray) -> None:
-        """column: over the rows of all records one after another; counts (n,): how many of them each record has."""
-        if column.ragged:
-            raise UserError(
-                f"output {column.table.output!r} is ragged itself; under a view with several texts per record, only "
-                "fixed outputs can be read"
-            )
-        self.column = column
-        self.shape = column.shape
-        record = np.repeat(np.arange(len(counts)), counts)[column.ok]
-        self.lengths = np.bincount(record, minlength=len(counts)).astype(np.int64)
-        self.places = np.flatnonzero(column.ok)
-        self.ends = self.lengths.cumsum()
-        self.ok = self.lengths > 0
-
-    def bytes(self) -> int:
-        """What the distinct rows take in memory."""
-        return self.column.bytes()
-
-    def settle(self, device: torch.device) -> None:
-        """See `FeatureColumn.settle`."""
-        self.column.settle(device)
-
-    def take(self, index: np.ndarray, device: torch.device) -> Ragged:
-        """The records at `index` (m,): values (sum of their rows, *shape) on `device`, in their stored dtype."""
-        lengths = self.lengths[index]
-        shift = self.ends[index] - lengths - (lengths.cumsum() - lengths)
-        rows = self.places[np.arange(int(lengths.sum())) + np.repeat(shift, lengths)]
-        values = self.column.take(rows, device)
-        assert isinstance(values, Tensor)
-        return Ragged(values, torch.from_numpy(lengths))
-
-
 @dataclass
 class Side:
     """The mentions or the entities: `count` rows. columns: `<role>.<output>`; by role, ok: which rows have it, spans:
     the phrase's characters. pictured: roles whose rows are made from pictures. masked: whether they read as if no
-    record had a picture."""
+    record had a picture. entity_pictures: how several pictures of a record are read (see `HeadConfig`), each of the
+    `per_picture` roles having a row for each of them; listed: (count,) how many there are of each record, keys (L + 1,
+    16): of them all and of none."""
 
     count: int
     device: torch.device
@@ -133,24 +44,97 @@ class Side:
     spans: dict[str, np.ndarray] = field(default_factory=dict)
     pictured: set[str] = field(default_factory=set)
     masked: bool = False
+    entity_pictures: EntityPictures = "first"
+    per_picture: set[str] = field(default_factory=set)
+    listed: np.ndarray | None = None
+    keys: np.ndarray | None = None
 
-    def add(self, role: str, outputs: Iterable[str], store: Store, keys: KeyColumn) -> None:
-        """Take the outputs of a feature as columns `<role>.<output>`."""
-        if keys.counts is None:
+    def add(self, one: HeadInput, store: Store, keys: KeyColumn) -> None:
+        """Take the outputs of an input as columns `<role>.<output>`.
+
+        Raises `UserError` where two inputs are not of the same pictures.
+        """
+        role, several = one.role, keys.counts
+        if one.from_picture:
+            self.pictured.add(role)
+        if several is None:
             self.spans[role] = keys.span.astype(np.int64)
-        for output in outputs:
+        elif one.view == cache_inputs.IMAGES and self.entity_pictures != "first":
+            keys = with_absent(keys)
+            if self.listed is None:
+                self.listed, self.keys = several, keys.keys
+            if self.listed is not None and not np.array_equal(self.listed, several):
+                raise UserError(
+                    f"{one.keys}: other pictures than those of the head's other inputs; run ExtractFeatures again"
+                )
+            self.per_picture.add(role)
+            several = None
+        for output in one.outputs:
             rows = FeatureColumn(keys.table(store, output), keys.keys)
-            column = rows if keys.counts is None else Several(rows, keys.counts)
+            column = rows if several is None else Several(rows, several)
             self.columns[f"{role}.{output}"] = column
             self.ok[role] = column.ok & self.ok.get(role, True)
 
-    def rows(self, index: np.ndarray) -> Rows:
-        """The features of the rows at `index` (m,) on the device, with `<role>.ok` and `<role>.span`."""
+    @cached_property
+    def pictures(self) -> Pictures:
+        """The usable pictures of each record, once all columns are there."""
+        assert self.keys is not None and self.listed is not None
+        ok = [self.ok[role] for role in sorted(self.per_picture)]
+        return Pictures.of(self.keys, self.listed, ok, by_key=self.entity_pictures in ("best", "mean"))
+
+    def rows(self, index: np.ndarray, random: np.random.Generator | None = None) -> Rows:
+        """The features of the rows at `index` (m,) on the device, with `<role>.ok` and `<role>.span`; `PerPicture`
+        where a head reads all pictures of a record. random: picks the picture of each record where a head reads one of
+        several, None: the first."""
         index = np.asarray(index, dtype=np.int64)
-        rows = Rows({f"{role}.ok": torch.from_numpy(ok[index]).to(self.device) for role, ok in self.ok.items()})
-        rows |= {f"{role}.span": torch.from_numpy(spans[index]).to(self.device) for role, spans in self.spans.items()}
-        rows |= {name: column.take(index, self.device) for name, column in self.columns.items()}
-        return masked_rows(rows, self.pictured, torch.ones(len(index), dtype=torch.bool)) if self.masked else rows
+        rows = self._read(index, set(self.ok) - self.per_picture)
+        if not self.per_picture:
+            return self._masked(rows)
+        if self.entity_pictures == "random":
+            return self._masked(Rows(rows | self._read(self.pictures.one(index, random), self.per_picture)))
+        places, counts = self.pictures.all(index)
+        of_record = rows.take(torch.from_numpy(np.repeat(np.arange(len(index)), counts)))
+        return PerPicture(
+            self._masked(Rows(of_record | self._read(places, self.per_picture))), torch.from_numpy(counts)
+        )
+
+    def _read(self, index: np.ndarray, roles: Collection[str]) -> Rows:
+        """The columns of some roles at `index` (m,)."""
+        rows = Rows(
+            {f"{role}.ok": torch.from_numpy(self.ok[role][index]).to(self.device) for role in self.ok if role in roles}
+        )
+        rows |= {
+            f"{role}.span": torch.from_numpy(spans[index]).to(self.device)
+            for role, spans in self.spans.items()
+            if role in roles
+        }
+        rows |= {
+            name: column.take(index, self.device)
+            for name, column in self.columns.items()
+            if name.rpartition(".")[0] in roles
+        }
+        return rows
+
+    def _masked(self, rows: Rows) -> Rows:
+        return masked_rows(rows, self.pictured, torch.ones(len(rows), dtype=torch.bool)) if self.masked else rows
+
+
+def with_absent(keys: KeyColumn) -> KeyColumn:
+    """A key column with one more key, of nothing, after all others."""
+    return KeyColumn(
+        np.concatenate([keys.keys, np.zeros((1, keys.keys.shape[1]), keys.keys.dtype)]),
+        np.append(keys.present, False),
+        np.concatenate([keys.span, np.full((1, 2), -1, keys.span.dtype)]),
+        keys.counts,
+    )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How features are read: on which device, and which pictures of an entity (see `HeadConfig`)."""
+
+    device: torch.device = CPU
+    entity_pictures: EntityPictures = "first"
 
 
 @dataclass
@@ -186,7 +170,8 @@ class Bundle:
     @classmethod
     def load(cls, job: TrainingJob, device: torch.device) -> "Bundle":
         """All that a job names. Raises `UserError` where its files do not fit each other."""
-        bundle = cls.read(job.dataset, job.candidates, job.inputs, job.pairs, device)
+        how = stored_config(job.method, job.config).entity_pictures
+        bundle = cls.read(job.dataset, job.candidates, job.inputs, job.pairs, Reading(device, how))
         unpictured = {name: values for name, path in job.pairs.items() if (values := _unpictured(path)) is not None}
         return replace(bundle, pictured=job.pictured, unpictured=unpictured)
 
@@ -197,7 +182,7 @@ class Bundle:
         candidates_file: Path,
         inputs: Sequence[HeadInput] = (),
         pairs: Mapping[str, Path] = MappingProxyType({}),
-        device: torch.device = CPU,
+        reading: Reading = Reading(),
     ) -> "Bundle":
         """A prepared dataset with its candidate lists, features and pair features; small columns are moved to the
         device.
@@ -214,7 +199,8 @@ class Bundle:
             if name not in _LONG
         }
         counts = {"mention": len(mentions), "entity": len(entities)}
-        sides = {side: Side(count, device) for side, count in counts.items()}
+        device, how = reading.device, reading.entity_pictures
+        sides = {side: Side(count, device, entity_pictures=how) for side, count in counts.items()}
         classless = set[str]()
         for one in inputs:
             side, keys = one.side, KeyColumn.load(one.keys)
@@ -226,11 +212,9 @@ class Bundle:
                     f"{one.keys}: {keys.records} keys for {counts[side]} {side}s of {folder}; run ExtractFeatures again"
                 )
             store = Store.open(one.store)
-            sides[side].add(one.role, one.outputs, store, keys)
+            sides[side].add(one, store, keys)
             if store.spec.get("preprocessing", {}).get("prefix", ["class"])[:1] != ["class"]:
                 classless |= {f"{one.role}.{output}" for output in one.outputs}
-            if one.from_picture:
-                sides[side].pictured.add(one.role)
         shapes = {name: column.shape for name, column in sides["entity"].columns.items()}
         for name, column in sides["mention"].columns.items():
             if shapes.setdefault(name, column.shape) != column.shape:
@@ -318,9 +302,15 @@ class Bundle:
         )
         self.gold[rows], self.candidates[rows], self.table["gold_id"][rows] = -2, -1, None
 
-    def batch(self, index: np.ndarray, with_candidates: bool, drawn: np.ndarray | None = None) -> Batch:
+    def batch(
+        self,
+        index: np.ndarray,
+        with_candidates: bool,
+        drawn: np.ndarray | None = None,
+        random: np.random.Generator | None = None,
+    ) -> Batch:
         """The training step of the mentions at `index` (B,), whose golds are in the KB; `drawn`: (B, h) further
-        entities, or -1."""
+        entities, or -1; random: picks entities' pictures, see `Side.rows`."""
         gold = self.gold[index]
         lists = self.candidates[index] if with_candidates else np.empty((len(index), 0), np.int64)
         more = lists[lists >= 0]
@@ -342,7 +332,7 @@ class Bundle:
         )
         return Batch(
             self.mentions.rows(index),
-            self.entities.rows(distinct),
+            self.entities.rows(distinct, random),
             torch.from_numpy(row[: len(gold)]).to(device),
             candidates,
             pairs,

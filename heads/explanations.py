@@ -15,7 +15,7 @@ from foundation.errors import UserError, nearest
 from foundation.files import write_atomic
 from foundation.progress import Bar
 from heads import fusion
-from heads.base import Head
+from heads.base import EXPERT, Head
 from heads.config import load_config
 from heads.contracts import ExplanationJob, Explanations, Selection, TrainingJob
 from heads.data import Bundle
@@ -23,7 +23,7 @@ from heads.evaluation import SPLITS
 from heads.runs import load_run
 from heads.scoring import LISTS, encode
 
-EDGE, ATTENTION, EXPERT = "edge_", "attention.", "expert"
+EDGE, ATTENTION = "edge_", "attention."
 
 
 def write(job: ExplanationJob) -> Explanations:

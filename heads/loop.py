@@ -20,6 +20,8 @@ from heads.scoring import Scoring
 
 PICTURES = 1
 """The stream of random numbers that masks pictures, beside that of a step's hard negatives."""
+ENTITY_PICTURES = 2
+"""That which picks one of an entity's pictures."""
 
 
 @dataclass
@@ -121,7 +123,8 @@ class Trainer:
         def read(step: int) -> Batch:
             random = np.random.default_rng([self.seed, epoch, step])
             drawn = self.bundle.draw(batches[step], config.hard_negatives, config.hard_reach, random)
-            batch = self.bundle.batch(batches[step], head.uses_candidates, drawn)
+            picks = np.random.default_rng([self.seed, epoch, step, ENTITY_PICTURES])
+            batch = self.bundle.batch(batches[step], head.uses_candidates, drawn, picks)
             if not config.picture_dropout:
                 return batch
             masks = np.random.default_rng([self.seed, epoch, step, PICTURES])  # apart from all other draws

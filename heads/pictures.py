@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cache.inputs import SIDES, Side
 from foundation.errors import UserError
-from heads.base import Batch, Ragged, Rows
+from heads.base import Batch, PerPicture, Ragged, Rows
 
 WITHOUT: tuple[tuple[Side, ...], ...] = (("mention",), ("entity",), SIDES)
 """Whose pictures the values beside a part's own are without, see `heads.data.Bundle.unpictured`."""
@@ -35,6 +35,9 @@ class Masks:
 def masked_rows(rows: Rows, roles: Collection[str], masked: Tensor) -> Rows:
     """The rows with the columns of `roles` as where a record has no picture: not ok, zeros or of length 0, in the rows
     that `masked` (n,) names."""
+    if isinstance(rows, PerPicture):
+        each = masked.cpu().repeat_interleave(rows.counts)
+        return PerPicture(masked_rows(rows.flat, roles, each), rows.counts)
     result = Rows(rows)
     for name, column in rows.items():
         role, _, output = name.rpartition(".")

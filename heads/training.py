@@ -117,6 +117,11 @@ def new_head(job: TrainingJob, bundle: Bundle, mentions: np.ndarray) -> Head:
             "take another encoder, or the vector that the encoder itself gives (for mimic: image_global: projected)"
         )
     head = make_head(job.method, config, bundle.shapes, job.live.blocks if job.live else None).to(bundle.device)
+    if config.entity_pictures in ("best", "mean") and bundle.entities.per_picture and not head.reads_several:
+        raise UserError(
+            f"entity_pictures = {config.entity_pictures!r}: {job.method} scores an entity with one picture; take "
+            "'first' or 'random', or derive the head from heads.methods._one_encoder.Sided"
+        )
     for label, run in sorted(job.heads.items()):
         history = read_json(run.out / "history.json")
         best = max((row.get("dev MRR", 0.0) for row in history["epochs"]), default=0.0)

@@ -100,10 +100,10 @@ class Scorer:
         self.inputs = self._inputs()
         refuse_other_features(self.head, run.folder, self.inputs)
         self.prompts = _Prompts(run, stores, device) if run.prompts else None
-        self.entities = Side(len(kb), device)
+        self.entities = Side(len(kb), device, entity_pictures=self.head.config.entity_pictures)
         for one in self.inputs:
             if one.side == "entity":
-                self.entities.add(one.role, one.outputs, Store.open(one.store), KeyColumn.load(one.keys))
+                self.entities.add(one, Store.open(one.store), KeyColumn.load(one.keys))
         settle_all(self.entities, device)
         self.specs = candidate_sources(run.options, run.retrieval, run.paths)
         self.sources = [source(spec) for spec in self.specs]
@@ -115,7 +115,7 @@ class Scorer:
         run, root = self.run, self.run.paths.root
         # The profile may have more by now; what the run was trained on is what it chose.
         there = sorted({name for one in run.tree() for name in one.extraction.features})
-        wanted = load_config(run.method, run.config).wants(there)
+        wanted = load_config(run.method, run.config).inputs(there)
         extracted = [want for want in wanted if want.feature not in PROMPTED.values()]
         return [
             *jobs.head_inputs(extracted, run.extraction, run.paths),
@@ -200,7 +200,7 @@ class Scorer:
                     store, keys = self.prompts.extract(one, chunk)
                 else:
                     store, keys = self.stores[one.feature], chunk.keys(one.feature, one.view)
-                side.add(one.role, one.outputs, store, keys)
+                side.add(one, store, keys)
         return side
 
     def _encodings(self) -> list[tuple[int, Rows]] | None:

@@ -65,7 +65,7 @@ def head_shapes(
         for output in FEATURES[feature]
         if output.name == name
     }
-    return shapes | {f"pairs.{name}": () for name in config.pairs(available)}
+    return shapes | {f"pairs.{config.over_pictures(name)}": () for name in config.pairs(available)}
 
 
 def head_rows(
@@ -230,13 +230,14 @@ def job_for(
     lists = np.load(job.candidates)["ids"]
     gold = pq.read_table(job.dataset / "mentions.parquet")["gold"].to_numpy()
     pairs = {}
-    for name in chosen.pairs(available):
-        values = 0.5 * np.random.default_rng(len(name)).random(lists.shape, np.float32) + 0.4 * (lists == gold[:, None])
+    for pair in chosen.pairs(available):
+        name = chosen.over_pictures(pair)
+        values = 0.5 * np.random.default_rng(len(pair)).random(lists.shape, np.float32) + 0.4 * (lists == gold[:, None])
         pairs[name] = job.dataset / f"pairs-{name}.npz"
         np.savez(pairs[name], values=np.where(lists < 0, np.nan, values).astype(np.float32))
     inputs = tuple(
         replace(stores[want.side, want.feature], role=want.role, view=want.view, outputs=want.outputs)
-        for want in chosen.wants(available)
+        for want in chosen.inputs(available)
     )
     pictured = {name: pictured_sides(name) for name in pairs}
     return replace(job, method=method, config=config, inputs=inputs, pairs=pairs, pictured=pictured, out=out)

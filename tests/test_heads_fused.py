@@ -247,12 +247,15 @@ def test_scores_of_other_lists_are_refused(world, tmp_path):
 
 
 def test_pair_features_and_their_needs_are_those_of_the_pipeline():
+    from heads.config.base import OVER_PICTURES
     from heads.config.fused import FusedConfig
     from pipeline.pairs import registry
 
     needs = {name: set(FusedConfig.FEATURES[name]) for name in FusedConfig.FEATURES}
     assert set(FusedConfig.USUAL) | set(FusedConfig.OF_TEXT) == set(needs)
-    assert needs == {name: set(registry.features_of(name)) for name in registry.FUNCTIONS}
+    served = {name: set(registry.features_of(name)) for name in registry.FUNCTIONS}
+    several = {f"{name}_{how}": served[name] for name in OVER_PICTURES for how in ("best", "mean")}
+    assert needs | several == served
 
 
 def test_pair_features_are_those_the_profile_can_compute():

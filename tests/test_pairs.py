@@ -374,6 +374,8 @@ def test_what_a_pair_feature_reads_is_listed_and_a_profile_that_lacks_it_is_refu
         "word_overlap",
         "years",
         "text_length",
+        "clip_ti_best",
+        "clip_ti_mean",
     ]
 
 
@@ -406,6 +408,79 @@ def test_a_role_may_be_served_by_another_feature_than_the_usual_one(folder, tmp_
         ),
         atol=1e-3,
     )
+
+
+# Several pictures of an entity
+
+
+def over(values, how):
+    """The best or the mean of those that are there."""
+    there = [value for value in values if value is not None]
+    return (max(there) if how == "best" else sum(there) / len(there)) if there else None
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("how", ["best", "mean"])
+def test_over_pictures_a_pair_has_the_best_or_the_mean_of_its_numbers_with_each(folder, tmp_path, random, how):
+    """Entities have up to five pictures; some are broken, some entities have none."""
+    counts = np.array([entity % 4 + 2 * (entity == 1) for entity in range(N)])
+    last, total = counts.cumsum(), int(counts.sum())
+    ok = {"mention": random.random(M) > 0.2, "entity": random.random(total) > 0.3}
+    has = {"mention": ok["mention"] & (np.arange(M) < M - 1), "entity": ok["entity"] & (np.arange(total) < total - 1)}
+    sides = {"mention": ("image", M, None), "entity": ("images", total, counts)}
+    pooled = {"mention": random.normal(size=(M, 5)), "entity": random.normal(size=(total, 5))}
+    found = {side: objects(random, n) for side, (_, n, _) in sides.items()}
+    inputs = []
+    for side, (view, _, several) in sides.items():
+        confidences, boxes, crops = found[side]
+        columns = {
+            "objects": {CONFIDENCES: confidences},
+            "object_resnet": {VECTORS: crops, BOX: boxes},
+            "clip_text" if side == "mention" else "clip_image": {Output("pooled", (5,)): pooled[side]},
+        }
+        for feature, rows in columns.items():
+            want = Want(side=side, feature=feature, view="sentence" if feature == "clip_text" else view)
+            inputs.append(stored(tmp_path, want, rows, ok[side], several))
+
+    def each(entity):
+        return [picture for picture in range(last[entity] - counts[entity], last[entity]) if has["entity"][picture]]
+
+    def text_to_picture(mention, entity):
+        return over([cosine(pooled["mention"][mention], pooled["entity"][picture]) for picture in each(entity)], how)
+
+    values = built(folder, f"clip_ti_{how}", inputs)
+    ids, _ = lists(folder)
+    wanted = expected(ids, lambda i, e: text_to_picture(i, e) if has["mention"][i] else None)
+    np.testing.assert_allclose(values, wanted, atol=2e-3)
+    assert np.isnan(wanted[ids >= 0]).any() and np.isfinite(wanted).any()
+
+    def of_each(role):  # each picture as an entity of its own
+        role = role.replace("entity_objects", "entity_pictures_objects")
+        (read,) = [read for read in inputs if read.column == SERVED[role].column]
+        return RecordValues.open(PairInput(**vars(read), role=role, output=SERVED[role].output)).each_key
+
+    pictures = np.tile(np.arange(total, dtype=np.int32), (M, 1))
+    alone = registry.pair_function("object_relation")(
+        Pairs({}, None, RankedLists(pictures, np.zeros(pictures.shape, np.float32)), of_each)
+    )
+    wanted = expected(
+        ids, lambda i, e: over([None if np.isnan(alone[i, p]) else float(alone[i, p]) for p in each(e)], how)
+    )
+    np.testing.assert_allclose(built(folder, f"object_relation_{how}", inputs), wanted, atol=1e-5)
+    assert np.isfinite(wanted).any()
+
+
+@pytest.mark.parametrize("name", ["clip_ti", "object_relation"])
+def test_with_one_picture_the_best_and_the_mean_are_the_pair_feature_itself(folder, values_of, name):
+    plain = computed(folder, name, values_of)
+
+    def of_one(role):
+        return values_of(role.replace("entity_pictures_objects", "entity_objects").replace("pictures", "picture"))
+
+    for how in ("best", "mean"):
+        function, (ids, scores) = registry.pair_function(f"{name}_{how}"), lists(folder)
+        pairs = Pairs({}, None, RankedLists(ids, scores), of_one)
+        np.testing.assert_array_equal(function(pairs), plain)
 
 
 # What every pair function keeps

@@ -309,6 +309,10 @@ def test_what_is_made_from_pictures_follows_from_the_views_that_are_read():
         "word_overlap": (),
         "years": (),
         "text_length": (),
+        "clip_ti_best": ("entity",),
+        "clip_ti_mean": ("entity",),
+        "object_relation_best": SIDES,
+        "object_relation_mean": SIDES,
     }
     assert pair_pictures("retrieval", "name,dense:text_tokens", demo) == ()
     assert pair_pictures("retrieval", "name,dense:clip_image", demo) == SIDES

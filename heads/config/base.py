@@ -2,13 +2,14 @@
 overrides."""
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AllowInfNan
 
-from cache.inputs import SIDES, Side
+from cache.inputs import IMAGE, IMAGES, SIDES, Side
 from foundation.contracts import contract
 from foundation.errors import UserError, nearest
 from heads.contracts import HeadWant
@@ -35,6 +36,10 @@ MOST = 10**9
 """Above any size or count that can be meant."""
 Size = Annotated[int, Gt(0), Le(MOST)]
 Count = Annotated[int, Ge(0), Le(MOST)]
+
+EntityPictures = Literal["first", "random", "best", "mean"]
+OVER_PICTURES = ("clip_ti", "object_relation")
+"""Pair features of the entity's first picture of which there are others over all its pictures, see `over_pictures`."""
 
 HeadMaker = Callable[[Any, Mapping[str, tuple[int, ...]]], "Head"]
 """A head's class, or a function of the configuration and the shapes of the input columns that makes one."""
@@ -67,6 +72,12 @@ class HeadConfig:
         "while training, chance with which a mention's picture is masked at a step, and an entity's; all that is made "
         "from it goes with it (ours)",
     ] = 0.0
+    entity_pictures: Annotated[
+        EntityPictures,
+        "of several pictures of an entity: the first; a random one while training and the first at evaluation (the "
+        "release of MIMIC); the best, the one with which the pair's score is highest; or the mean of the pair's scores "
+        "with each",
+    ] = "first"
 
     training: ClassVar[Training] = "head"
     """How it is trained, see `Training`."""
@@ -79,7 +90,7 @@ class HeadConfig:
     """Options whose influence the method's paper plots -> values to train with (ours where the plot names none)."""
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """The default search space, see `heads.config.space`."""
-    later: ClassVar[tuple[str, ...]] = ("picture_dropout",)
+    later: ClassVar[tuple[str, ...]] = ("picture_dropout", "entity_pictures")
     """Options of this class that came when there were runs already: see `heads.config.naming_options`."""
 
     @classmethod
@@ -104,6 +115,22 @@ class HeadConfig:
         Raises `UserError` where a feature that it cannot do without is not available.
         """
         raise NotImplementedError
+
+    def inputs(self, available: Collection[str]) -> list[HeadWant]:
+        """The features of `wants` as they are extracted and read: of entities all pictures, unless the first is enough.
+
+        Raises `UserError` as `wants` does.
+        """
+        wanted = self.wants(available)
+        if self.entity_pictures == "first":
+            return wanted
+        return [replace(want, view=IMAGES) if (want.side, want.view) == ("entity", IMAGE) else want for want in wanted]
+
+    def over_pictures(self, pair: str) -> str:
+        """The pair feature that is read for the pair feature `pair`: that over all pictures of an entity, where it
+        reads them and `entity_pictures` wants the best or the mean."""
+        several = pair in OVER_PICTURES and self.entity_pictures in ("best", "mean")
+        return f"{pair}_{self.entity_pictures}" if several else pair
 
     def lr_of(self, parameter: str) -> float:
         """AdamW's step size for the head's parameter of that name: `lr` for all."""

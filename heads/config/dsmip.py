@@ -126,7 +126,7 @@ class DsmipConfig(HeadConfig):
     )
     READ_BY: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "text": ("text_feature", "d_t", "text_scale"),
-        "visual": ("image_feature", "d_v", "missing_image", "picture_dropout"),
+        "visual": ("image_feature", "d_v", "missing_image", "picture_dropout", "entity_pictures"),
         "prompts": (
             "layers_text",
             "layers_image",
@@ -139,6 +139,7 @@ class DsmipConfig(HeadConfig):
             "text_scale",
             "missing_image",
             "picture_dropout",
+            "entity_pictures",
         ),
         "multimodal": (
             "text_feature",
@@ -150,6 +151,7 @@ class DsmipConfig(HeadConfig):
             "text_scale",
             "missing_image",
             "picture_dropout",
+            "entity_pictures",
         ),
     }
 

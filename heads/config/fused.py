@@ -52,10 +52,22 @@ class FusedConfig(PairsConfig):
 
     def runs(self, available: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
         """See `HeadConfig.runs`."""
-        return {
-            method: (method, _without_pictures(method, available) if self.text_only else {})
-            for method in self._methods(available)
-        }
+        return {method: (method, self._options(method, available)) for method in self._methods(available)}
+
+    def _options(self, method: str, available: Collection[str]) -> dict[str, Any]:
+        """The parameters of a method whose scores take part: its text-only ablation for text alone, else this
+        configuration's `entity_pictures` where the method reads pictures of entities."""
+        from heads.config import load_config
+
+        if self.text_only:
+            return _without_pictures(method, available)
+        own = {"entity_pictures": self.entity_pictures}
+        config = load_config(method, own)
+        plain = load_config(method, {})
+        read = config.inputs(available) != plain.inputs(available) or any(
+            config.over_pictures(pair) != pair for pair in config.pairs(available)
+        )
+        return own if read else {}
 
     def _methods(self, available: Collection[str]) -> list[str]:
         usual = [method for method in self.USUAL_HEADS if _served(method, available)] if "auto" in self.heads else []

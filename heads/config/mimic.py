@@ -101,6 +101,7 @@ class MimicConfig(HeadConfig):
             "mask_padding": False,
             "unit_length": True,
             "same_gold_negative": True,
+            "entity_pictures": "random",
             "eps": 1e-4,
             "weight_decay": 1e-4,
         }

@@ -4,12 +4,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from heads.base import NO_PAIRS, Head, Rows
+from heads import several
+from heads.base import EXPERT, NO_PAIRS, Head, PerPicture, Rows
 from heads.layers import Block, Lists, Pairing
 
 
 class Sided(Head):
     """Makes a head's four methods of two: `encode` and `score`."""
+
+    reads_several = True
 
     def encode(self, inputs: Rows, side: str) -> Rows:
         """`Head.encode_mentions` where side is "mention", `Head.encode_entities` where it is "entity"."""
@@ -24,15 +27,34 @@ class Sided(Head):
         return self.encode(inputs, "mention")
 
     def encode_entities(self, inputs: Rows) -> Rows:
-        """See `Head.encode_entities`."""
+        """See `Head.encode_entities`; an entity with several pictures once with each."""
+        if isinstance(inputs, PerPicture):
+            return PerPicture(self.encode(inputs.flat, "entity"), inputs.counts)
         return self.encode(inputs, "entity")
 
     def score_block(self, mentions: Rows, entities: Rows) -> dict[str, Tensor]:
         """See `Head.score_block`."""
-        return self.score(mentions, entities, Block())
+        if not isinstance(entities, PerPicture):
+            return self.score(mentions, entities, Block())
+        scores = self.score(mentions, entities.flat, Block())
+        return (
+            scores if entities.single else several.of_block(scores, entities, self.config.entity_pictures, self.choices)
+        )
 
     def score_lists(
         self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
     ) -> dict[str, Tensor]:
         """See `Head.score_lists`."""
-        return self.score(mentions, entities, Lists(columns.clamp(min=0)))
+        columns = columns.clamp(min=0)
+        if not isinstance(entities, PerPicture):
+            return self.score(mentions, entities, Lists(columns))
+        if entities.single:
+            return self.score(mentions, entities.flat, Lists(columns))
+        longer, starts, counts = several.rows_of_lists(entities, columns)
+        scores = self.score(mentions, entities.flat, Lists(longer))
+        return several.of_pairs(scores, starts, counts, self.config.entity_pictures, self.choices)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The units that are numbers of what was chosen."""
+        return (EXPERT,) if self.experts else ()

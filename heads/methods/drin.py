@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads.base import NO_PAIRS, Batch, Head, Rows
+from heads.base import NO_PAIRS, Batch, Head, PerPicture, Ragged, Rows
 from heads.config.drin import ENDS, RELATIONS, DrinConfig, reached
 from heads.layers import phrase_mean
 from heads.losses import margin_ranking
@@ -26,6 +26,7 @@ class Drin(Head):
     config: DrinConfig
     uses_candidates = True
     scores_blocks = False
+    reads_several = True
 
     def __init__(self, config: DrinConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(config, shapes)
@@ -34,7 +35,8 @@ class Drin(Head):
         kinds = [
             kind
             for kind in config.edges
-            if (kind in own or f"pairs.{RELATIONS[kind]}" in shapes) and (kind == "tt" or pictured)
+            if (kind in own or f"pairs.{config.over_pictures(RELATIONS[kind])}" in shapes)
+            and (kind == "tt" or pictured)
         ]
         self.vertices = reached(kinds, config.layers)
         self.kinds = [kind for kind in kinds if set(ENDS[kind]) <= self.vertices]
@@ -72,8 +74,23 @@ class Drin(Head):
         return self._encode(inputs, phrase, "mention")
 
     def encode_entities(self, inputs: Rows) -> Rows:
-        """`V_et = W_et BERT(T_e)[CLS]`, eq. 3, and `V_ev = W_ev ResNet(V_e)`, eq. 5, 0 where there is none."""
-        return self._encode(inputs, inputs.fixed("text.pooled").float(), "entity")
+        """`V_et = W_et BERT(T_e)[CLS]`, eq. 3, and `V_ev = W_ev ResNet(V_e)`, eq. 5, 0 where there is none.
+
+        Of several pictures V_ev is the mean; with `entity_pictures: best` each picture's stays, for `_of_nearest`.
+        """
+        if not isinstance(inputs, PerPicture) or inputs.single:
+            return self._encode(Rows(inputs), inputs.fixed("text.pooled").float(), "entity")
+        rows = self._encode(inputs.flat, inputs.fixed("text.pooled").float(), "entity")
+        places = inputs.places
+        joined = rows.take(places.starts)
+        if "image" in rows:
+            each = Ragged(rows.fixed("image"), inputs.counts)
+            every = each.padded(torch.arange(len(inputs)), each.longest).sum(1)
+            joined["image"] = every / inputs.counts.to(every.device)[:, None]
+            if self.config.entity_pictures == "best":
+                joined["images"] = each
+                joined["seen"] = Ragged(_seen(inputs.flat), inputs.counts)
+        return joined
 
     def score_lists(
         self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
@@ -123,6 +140,8 @@ class Drin(Head):
         columns = Rows({"text": (getattr(self, f"{side}_text")(text) * present[:, None]).float(), "text.ok": present})
         if self.config.tt == "phrase":
             columns["phrase"] = F.normalize(text, dim=-1) * present[:, None]
+        if side == "mention" and "mv" in self.vertices and self.config.entity_pictures == "best":
+            columns["seen"] = _seen(inputs)
         if {"mention": "mv", "entity": "ev"}[side] in self.vertices:
             columns["image.ok"] = inputs.fixed("image.ok")
             columns["image"] = (
@@ -147,7 +166,7 @@ class Drin(Head):
                     :, :, 0
                 ]
             else:
-                values = pairs[RELATIONS[kind]]
+                values = pairs[self.config.over_pictures(RELATIONS[kind])]
             mention, candidate = ENDS[kind]
             live[kind] = ~values.isnan() & there[mention][:, None] & there[candidate]
             weights[kind] = values.masked_fill(~live[kind], 0.0)
@@ -168,4 +187,24 @@ class Drin(Head):
             vertices["mv"] = mentions.fixed("image")
         if "ev" in self.vertices:
             vertices["ev"] = F.embedding(rows, entities.fixed("image"))
+            if "images" in entities and "seen" in mentions:
+                vertices["ev"] = self._of_nearest(mentions, entities, rows, vertices["ev"])
         return interact(cast("Collection[GraphLayer | PublishedLayer]", self.layers), vertices, weights, graph)
+
+    def _of_nearest(self, mentions: Rows, entities: Rows, rows: Tensor, mean: Tensor) -> Tensor:
+        """V_ev (B, r, d) of the picture of each entity `rows` (B, r) that is nearest the mention's, by the cosine of
+        both features; `mean` (B, r, d) where the mention has none."""
+        seen, images = entities.ragged("seen"), entities.ragged("images")
+        starts, counts = seen.starts.to(rows.device)[rows], seen.lengths.to(rows.device)[rows]
+        own = mentions.fixed("seen")[:, :, None]  # (B, d, 1)
+        nearest, best = starts, torch.bmm(F.embedding(starts, seen.values), own)[:, :, 0]
+        for number in range(1, int(counts.max()) if counts.numel() else 0):
+            at = torch.where(counts > number, starts + number, starts)
+            cosine = torch.bmm(F.embedding(at, seen.values), own)[:, :, 0]
+            nearest, best = torch.where(cosine > best, at, nearest), torch.maximum(cosine, best)
+        return torch.where(mentions.fixed("image.ok")[:, None, None], F.embedding(nearest, images.values), mean)
+
+
+def _seen(inputs: Rows) -> Tensor:
+    """(n, d) the pictures' pooled features at length 1; nothing is learned from what is chosen by them."""
+    return F.normalize(inputs.fixed("image.pooled").float(), dim=-1) * inputs.fixed("image.ok")[:, None]

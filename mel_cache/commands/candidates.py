@@ -104,7 +104,8 @@ class BuildPairs(CandidateOptions):
 
     pair = luigi.Parameter(
         description="the pair feature: clip_ti, clip_it, text_cls, object_relation, name_similarity, face_match, "
-        "retrieval, word_overlap, years or text_length"
+        "retrieval, word_overlap, years, text_length, or over all pictures of an entity clip_ti_best, clip_ti_mean, "
+        "object_relation_best or object_relation_mean"
     )
 
     def extraction(self) -> ExtractFeatures | None:

@@ -2,6 +2,9 @@
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -11,6 +14,17 @@ HELD_BYTES = 512 << 20  # of the entities' vectors kept in memory
 
 Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """From records (n,) to their vectors (n, d) float32, and which of them have one (n,) bool."""
+Over = Literal["best", "mean"]
+"""What becomes of the products of a mention with each picture of an entity: the largest, or the mean."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Vectors of pictures, those of all entities one after another; counts: (N,) int64 how many each entity has."""
+
+    read: Read
+    counts: np.ndarray
+    over: Over
 
 
 def products(read_mentions: Read, read_entities: Read, width: int, ids: np.ndarray) -> np.ndarray:
@@ -20,6 +34,30 @@ def products(read_mentions: Read, read_entities: Read, width: int, ids: np.ndarr
     for block in _blocks.blocks(ids, 4 * width):
         out[block] = held.products(*read_mentions(np.arange(block.start, block.stop)), ids[block])
     return out
+
+
+def products_over(read_mentions: Read, pictures: Pictures, width: int, ids: np.ndarray) -> np.ndarray:
+    """(M, k) float32, as `products`, over the pictures of each entity; NaN where no picture of it has a vector."""
+    counts, over = pictures.counts, pictures.over
+    firsts, several = counts.cumsum() - counts, np.where(ids >= 0, counts[ids.clip(0)], 0)
+    out = np.full(ids.shape, np.nan if over == "best" else 0, np.float64)
+    found = np.zeros(ids.shape, np.int64)
+    for number in range(int(several.max(initial=0))):
+        there = several > number
+        rows = np.flatnonzero(there.any(1))
+        columns = np.argsort(~there[rows], 1, kind="stable")[:, : int(there.sum(1).max())]  # no wider than need be
+        place = rows[:, None], columns
+        listed = np.where(there[place], firsts[ids[place].clip(0)] + number, -1)
+        values = products(partial(_read_some, read_mentions, rows), pictures.read, width, listed)
+        found[place] += ~np.isnan(values)
+        out[place] = np.fmax(out[place], values) if over == "best" else out[place] + np.nan_to_num(values)
+    if over == "mean":
+        out = np.where(found > 0, out / np.maximum(found, 1), np.nan)
+    return out.astype(np.float32)
+
+
+def _read_some(read: Read, rows: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return read(rows[index])
 
 
 class _Held:

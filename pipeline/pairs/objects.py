@@ -1,11 +1,12 @@
-"""Pair feature `object_relation`: how alike the objects in two pictures are."""
+"""Pair feature `object_relation`: how alike the objects in two pictures are; also the best and the mean over all
+pictures of the candidate."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from foundation.errors import UserError
-from pipeline.pairs._products import products
+from pipeline.pairs._products import Over, Pictures, products, products_over
 from pipeline.pairs.base import PairFunction, Pairs
 from pipeline.pairs.values import RecordValues, unit
 
@@ -18,16 +19,23 @@ class ObjectRelation(PairFunction):
 
     v_i and s_i are vectors and confidences of the mention's objects, v_j and s_j of the entity's.
     The best `MENTION_OBJECTS` objects of a mention's picture and `ENTITY_OBJECTS` of an entity's count. A picture in
-    which nothing was found is one object of confidence 1.
+    which nothing was found is one object of confidence 1. over: of an entity with several pictures, see
+    `products_over`.
     """
 
-    name = "object_relation"
-    roles = tuple(f"{side}_objects.{part}" for side in ("mention", "entity") for part in PARTS)
+    def __init__(self, over: Over | None = None) -> None:
+        self.name = f"object_relation_{over}" if over else "object_relation"
+        self.over, self.entity = over, "entity_pictures_objects" if over else "entity_objects"
+        self.roles = tuple(f"{role}.{part}" for role in ("mention_objects", self.entity) for part in PARTS)
 
     def __call__(self, pairs: Pairs) -> np.ndarray:
         mentions = _Objects.of(pairs, "mention_objects", MENTION_OBJECTS)
-        entities = _Objects.of(pairs, "entity_objects", ENTITY_OBJECTS)
-        return products(mentions.means, entities.means, mentions.vectors.width, pairs.ids)
+        entities = _Objects.of(pairs, self.entity, ENTITY_OBJECTS)
+        width = mentions.vectors.width
+        if self.over is None:
+            return products(mentions.means, entities.means, width, pairs.ids)
+        pictures = Pictures(entities.each_picture.means, entities.vectors.key_counts, self.over)
+        return products_over(mentions.means, pictures, width, pairs.ids)
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,16 @@ class _Objects:
         """Those whose parts are in roles that begin with `role`."""
         confidences, vectors, boxes = (pairs.values(f"{role}.{part}") for part in PARTS)
         return cls(confidences, vectors, boxes, most)
+
+    @property
+    def each_picture(self) -> "_Objects":
+        """The same with each picture as a record of its own."""
+        return replace(
+            self,
+            confidences=self.confidences.each_key,
+            vectors=self.vectors.each_key,
+            boxes=self.boxes.each_key,
+        )
 
     def means(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`Σ_i s_i v_i / Σ_i s_i` of the objects' unit vectors (n, d), and for which records (n,) Σ s_i > 0.
@@ -73,3 +91,5 @@ class _Objects:
 
 
 OBJECT_RELATION = ObjectRelation()
+OBJECT_RELATION_BEST = ObjectRelation("best")
+OBJECT_RELATION_MEAN = ObjectRelation("mean")

@@ -5,10 +5,10 @@ from collections.abc import Collection
 from cache.inputs import Want
 from foundation.errors import UserError, nearest
 from pipeline.pairs.base import PairFunction
-from pipeline.pairs.cosine import CLIP_IT, CLIP_TI, TEXT_CLS
+from pipeline.pairs.cosine import CLIP_IT, CLIP_TI, CLIP_TI_BEST, CLIP_TI_MEAN, TEXT_CLS
 from pipeline.pairs.faces import FACE_MATCH
 from pipeline.pairs.names import NAME_SIMILARITY
-from pipeline.pairs.objects import OBJECT_RELATION
+from pipeline.pairs.objects import OBJECT_RELATION, OBJECT_RELATION_BEST, OBJECT_RELATION_MEAN
 from pipeline.pairs.retrieval import RETRIEVAL
 from pipeline.pairs.roles import SERVED
 from pipeline.pairs.text_length import TEXT_LENGTH
@@ -26,6 +26,10 @@ _ALL: tuple[PairFunction, ...] = (
     WORD_OVERLAP,
     YEARS,
     TEXT_LENGTH,
+    CLIP_TI_BEST,
+    CLIP_TI_MEAN,
+    OBJECT_RELATION_BEST,
+    OBJECT_RELATION_MEAN,
 )
 FUNCTIONS = {function.name: function for function in _ALL}
 

@@ -23,6 +23,7 @@ SERVED: Mapping[str, Served] = {
     "entity_text.joint": _serves("entity", "clip_text", "name_sep_attributes"),
     "mention_picture.joint": _serves("mention", "clip_image", "image"),
     "entity_picture.joint": _serves("entity", "clip_image", "image"),
+    "entity_pictures.joint": _serves("entity", "clip_image", "images"),
     # one vector each, texts alone
     "sentence.text": _serves("mention", "text_tokens", "sentence"),
     "entity_text.text": _serves("entity", "text_tokens", "name_sep_attributes"),
@@ -33,6 +34,9 @@ SERVED: Mapping[str, Served] = {
     "entity_objects.confidences": _serves("entity", "objects", "image", "confidences"),
     "entity_objects.vectors": _serves("entity", "object_resnet", "image", "vectors"),
     "entity_objects.boxes": _serves("entity", "object_resnet", "image", "box"),
+    "entity_pictures_objects.confidences": _serves("entity", "objects", "images", "confidences"),
+    "entity_pictures_objects.vectors": _serves("entity", "object_resnet", "images", "vectors"),
+    "entity_pictures_objects.boxes": _serves("entity", "object_resnet", "images", "box"),
     # a vector of each face, in the mention's picture and in all pictures of an entity
     "mention_faces": _serves("mention", "face_embedding", "image", "vectors"),
     "entity_faces": _serves("entity", "face_embedding", "images", "vectors"),

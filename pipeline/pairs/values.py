@@ -33,6 +33,16 @@ class RecordValues:
         """Numbers in a vector."""
         return self.table.shape[0]
 
+    @property
+    def key_counts(self) -> np.ndarray:
+        """(n,) int64 how many keys each record has."""
+        return np.ones(len(self), np.int64) if self.counts is None else self.counts
+
+    @property
+    def each_key(self) -> "RecordValues":
+        """The same rows with each key as a record of its own."""
+        return RecordValues(self.table, None)
+
     def keys(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions of the keys of the records (n,), one record's after another's, and how many each has (n,)."""
         if self.counts is None:
