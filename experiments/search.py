@@ -21,7 +21,7 @@ from foundation.files import explained, fault_point
 from foundation.locks import locked
 from foundation.progress import Bar
 from foundation.waiting import Wait
-from heads import fusion, training
+from heads import folds, fusion, training
 from heads.config import load_config
 from heads.config.space import Choices, Drawn, WholeRange
 from heads.data import Bundle
@@ -179,7 +179,8 @@ def search(job: SearchJob) -> SearchResult:
         job = replace(job, training=base)
         bundle = Bundle.load(base, torch.device(device))
         bundle.hide("test")
-        mentions, _ = bundle.training_mentions(base.train_fraction, config.fits_on)
+        bundle = folds.with_left_out(base, bundle)
+        mentions, _ = folds.training_mentions(base, bundle)
         loaded = time.monotonic()
         study = studies.open_study(job)
         with locked(out / ".lock"):

@@ -146,7 +146,7 @@ class Batch:
     among `entities`. candidates: (B, r) int64 rows of its candidates, -1 where a list ends early; None unless the head
     `uses_candidates`. drawn: (B, h) rows of the hard negatives drawn for each mention, -1 where there is none; None
     where none are drawn. pairs: wanted pair features beside `candidates`, (B, r) or (B, r, S) float32 each, NaN where a
-    pair has none.
+    pair has none. left_out: by label (B, 2) float32, see `heads.data.Bundle.left_out`.
     """
 
     mentions: Rows
@@ -155,6 +155,7 @@ class Batch:
     candidates: Tensor | None = None
     pairs: Mapping[str, Tensor] = field(default_factory=dict)
     drawn: Tensor | None = None
+    left_out: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 EXPERT = "expert"

@@ -150,6 +150,8 @@ class Bundle:
     without both; the others are NaN then.
     forced: splits whose lists came with the data and always hold the gold. classless: columns whose first state is no
     class token's.
+    left_out: label of a run -> (M, 2) float32, for each training mention the loss (nats) of a head that was trained
+    like that run without the mention's fold: with the mention's picture, and without it. NaN for other mentions.
     """
 
     mentions: Side
@@ -166,6 +168,7 @@ class Bundle:
     unpictured: dict[str, np.ndarray] = field(default_factory=dict)
     forced: tuple[str, ...] = ()
     classless: frozenset[str] = frozenset()
+    left_out: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def load(cls, job: TrainingJob, device: torch.device) -> "Bundle":
@@ -337,6 +340,7 @@ class Bundle:
             candidates,
             pairs,
             also,
+            {name: torch.from_numpy(values[index]).to(device) for name, values in self.left_out.items()},
         )
 
     def without_pictures(self, sides: Collection[cache_inputs.Side]) -> "Bundle":

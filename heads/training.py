@@ -19,6 +19,7 @@ from foundation.checksums import changed, checksums
 from foundation.errors import UserError
 from foundation.files import fault_point, read_json, write_json
 from foundation.progress import Bar
+from heads import folds
 from heads.base import Head, make_head
 from heads.checkpoint import load_optimizer, optimizer_tensors, part, read_tensors, write_tensors
 from heads.config import code_digest, in_words, load_config, naming_options, settings, to_json
@@ -54,7 +55,8 @@ def _train(job: TrainingJob, digest: str, device: str) -> TrainingResult:
     precision = devices.choose_precision(job.compute.precision, device, training=True)
     (out / "run.json").unlink(missing_ok=True)
     bundle = Bundle.load(job, torch.device(device))
-    mentions, counts = bundle.training_mentions(job.train_fraction, load_config(job.method, job.config).fits_on)
+    bundle = folds.with_left_out(job, bundle)
+    mentions, counts = folds.training_mentions(job, bundle)
     head = new_head(job, bundle, mentions)
     trainer = Trainer(head, bundle, mentions, job.seed, precision)
     _resume(trainer, out, digest)

@@ -73,6 +73,9 @@ def _below(run: Run, depends: Mapping[str, Any], depth: int, seen: set[Path]) ->
         cost = Cost(part.record.parameters, part.record.train_seconds)
         taken = _trained_on(depends, label, folder)
         own = Cost(None if cost.parameters is None or taken is None else cost.parameters - taken, cost.seconds)
+        if _left_out(of_part):  # it costs time, and nothing of it is in the method that it helps to train
+            yield Part(label, depth, cost, Cost(0, cost.seconds))
+            continue
         below = list(_below(part, of_part, depth + 1, seen))
         if below:
             itself = Part(ITSELF, depth + 1, cost, own)
@@ -107,6 +110,12 @@ def _config(depends: Mapping[str, Any]) -> HeadConfig | None:
         return stored_config(depends["method"], options)
     except UserError:
         return None
+
+
+def _left_out(depends: Mapping[str, Any]) -> bool:
+    """Whether a run left a fold of train out."""
+    config = _config(depends)
+    return config is not None and config.left_out is not None
 
 
 def _trained_on(depends: Mapping[str, Any], label: str, folder: Path) -> int | None:

@@ -63,6 +63,17 @@ def test_all_stages_stand_below_their_sum_and_what_the_gate_trains_on_counts_onc
     assert total(parts) == Cost(75 + 4 + 70, 36.5)
 
 
+def test_experts_that_leave_a_fold_out_cost_their_time_and_are_no_part_of_the_method(world):
+    runs = world["dsmip"].parents[1]
+    judge = {"method": "dsmip", "config": {"stage": "text", "fold": [0, 2]}}
+    write(runs, judge, 10, 4.0, {"scoring.a": 10})
+    config = json.loads((world["dsmip"] / "config.json").read_text())
+    config["heads"]["text, without fold 0"] = judge
+    parts = parts_of(read_run(write(runs, config, 75, 8.0, {"gate.w": 15})))
+    assert ("text, without fold 0", 10, 4.0) in [(part.name, part.cost.parameters, part.cost.seconds) for part in parts]
+    assert total(parts) == Cost(75 + 4 + 70, 36.5 + 4.0)
+
+
 @pytest.mark.parametrize("make", [checkpoints.open_clip_model, checkpoints.hf_clip])
 def test_the_expert_with_a_clip_fine_tuned_whole_stands_beside_its_prompts_and_in_no_sum(world, tmp_path, make):
     files = find(str(make(tmp_path / "clip")), tmp_path, None)

@@ -142,6 +142,11 @@ class HeadConfig:
         return ()
 
     @property
+    def left_out(self) -> tuple[int, int] | None:
+        """The fold (number, of how many) of the training mentions that it does not learn from, see `heads.folds`."""
+        return None
+
+    @property
     def evaluates(self) -> bool:
         """Whether a trained head is measured; a stage that only prepares another is not."""
         return True

@@ -25,6 +25,8 @@ from heads.contracts import HeadWant
 Expert = Literal["text", "visual", "multimodal"]
 EXPERTS: tuple[Expert, ...] = ("text", "visual", "multimodal")
 TEXTS: Mapping[Side, str] = {"mention": "mention_colon_sentence", "entity": "name_colon_attributes"}
+WITHOUT_FOLD = ", without fold "
+"""Between an expert's name and a fold: label of a run of this expert that leaves the fold out."""
 PROMPTED = {"text": "prompted_text", "image": "prompted_image"}
 """Features that are extracted with learned prompts and belong to the run that learned them, not to the profile."""
 
@@ -97,6 +99,15 @@ class DsmipConfig(HeadConfig):
         "which gumbel takes one expert for all)",
     ] = "gumbel"
     gate_lr: Annotated[NotNegative | None, "of the gate and the factors in the second stage; null: as `lr`"] = None
+    gate_folds: Annotated[
+        Count,
+        "with gate_loss likelihood: train is cut into so many folds (2 or more), and on a mention the gate learns "
+        "from experts that were trained without its fold, for this alone; 0: from the experts themselves (ours)",
+    ] = 0
+    fold: Annotated[
+        tuple[Count, Count] | None,
+        "[i, n] of an expert: it learns from the training mentions without fold i of n; for `gate_folds`",
+    ] = None
 
     GATE_IMAGE: ClassVar[tuple[str, ...]] = ("image_vgg", "image_pooled", "image_patches")
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -155,7 +166,7 @@ class DsmipConfig(HeadConfig):
         ),
     }
 
-    later: ClassVar[tuple[str, ...]] = ("gate_loss", "gate_lr", "expert_hard_negatives")
+    later: ClassVar[tuple[str, ...]] = ("gate_loss", "gate_lr", "expert_hard_negatives", "gate_folds", "fold")
 
     @classmethod
     def gone(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -164,6 +175,14 @@ class DsmipConfig(HeadConfig):
 
     def __post_init__(self) -> None:
         once("experts", self.experts, EXPERTS)
+        if self.gate_folds == 1:
+            raise ValueError("gate_folds = 1: expected at least 2 folds, or 0 for none")
+        if self.gate_folds and self.gate_loss == "gumbel":
+            raise ValueError(f"gate_folds = {self.gate_folds}: only gate_loss = 'likelihood' learns from them")
+        if self.fold is not None and (self.stage == "gate" or not self.fold[0] < self.fold[1] >= 2):
+            raise ValueError(
+                f"fold = {list(self.fold)}, stage = {self.stage!r}: expected [i, n], i < n, of an expert's stage"
+            )
         if self.stage == ("multimodal" if self.prompts else "prompts"):
             raise ValueError(
                 f"stage = {self.stage!r}: with prompts = {str(self.prompts).lower()} the multimodal expert's stage is "
@@ -179,6 +198,11 @@ class DsmipConfig(HeadConfig):
         """See `HeadConfig.lr_of`: the gate is new in the second stage, the units are not."""
         new = parameter == "scale" or parameter.startswith("gate.")
         return self.gate_lr if new and self.gate_lr is not None else self.lr
+
+    @property
+    def left_out(self) -> tuple[int, int] | None:
+        """See `HeadConfig.left_out`."""
+        return self.fold
 
     @property
     def evaluates(self) -> bool:
@@ -244,11 +268,20 @@ class DsmipConfig(HeadConfig):
         """See `HeadConfig.runs`: the experts that the gate starts from."""
         if self.stage != "gate":
             return {}
-        return {expert: ("dsmip", self._of_stage(self.stage_of(expert))) for expert in self.possible(available)}
+        experts = {expert: self._of_stage(self.stage_of(expert)) for expert in self.possible(available)}
+        folds = range(self.gate_folds if len(experts) > 1 else 0)
+        judges = {
+            f"{expert}{WITHOUT_FOLD}{fold}": {**params, "fold": [fold, self.gate_folds]}
+            for expert, params in experts.items()
+            for fold in folds
+        }
+        return {label: ("dsmip", params) for label, params in {**experts, **judges}.items()}
 
     def trains_on(self, label: str, name: str) -> bool:
         """See `HeadConfig.trains_on`: the units of each expert; prompts, and the visual expert's absent picture beside
         a gate, stay as they are."""
+        if label not in EXPERTS:
+            return False
         frozen = label == "visual" and self.missing_image == "null" and len(self.experts) > 1
         return name.startswith("scoring.") and not (frozen and name == "scoring.absent_image")
 

@@ -256,6 +256,8 @@ class Dsmip(Sided):
 
     def start(self, label: str, tensors: Mapping[str, Tensor], best: float) -> None:
         """Take an expert's units as its first stage left them. label: the expert; tensors: its run's weights."""
+        if label not in self.experts:
+            return  # an expert that left mentions out: the gate learns from its scores alone
         units = {
             name.removeprefix("scoring."): tensor for name, tensor in tensors.items() if name.startswith("scoring.")
         }
@@ -276,22 +278,34 @@ class Dsmip(Sided):
         takes = {f"takes {expert}": (of_gold == number).float().mean() for number, expert in enumerate(self.experts)}
         if self.config.gate_loss == "likelihood":
             weights = self._preference(mentions, entities, Block()).exp()
-            each = self._each({expert: scores[expert].detach() for expert in self.experts})
-            logged["gate"] = self._likelihood(weights.mean(1), each, batch.gold)
+            losses = self._losses_left_out(batch) if batch.left_out else self._losses(scores, batch.gold)
+            logged["gate"] = self._likelihood(weights.mean(1), losses)
             value = value + logged["gate"]
         return value, logged | takes
 
-    def _likelihood(self, weights: Tensor, each: Tensor, gold: Tensor) -> Tensor:
-        """`-log sum_i w_i p_i`, mean over mentions: p_i is expert i's softmax over the batch at the gold, w_i the mean
-        of pi_i over the mention's pairs in the batch (ours, after Jacobs et al., 1991).
+    def _likelihood(self, weights: Tensor, losses: Tensor) -> Tensor:
+        """`-log sum_i w_i p_i`, mean over mentions: p_i is expert i's probability of the gold, w_i the mean of pi_i
+        over the mention's pairs in the batch (ours, after Jacobs et al., 1991).
 
-        weights (B, experts): w. each (B, E, experts): the experts' scores. Unlike eq. 17 it is bounded by the best
-        expert's loss plus -log of its weight, so that a choice that may be wrong is not avoided at any price. The mean
-        over pairs lets all candidates of a mention learn the same choice.
+        weights (B, experts): w. losses (B, experts): -log p. Unlike eq. 17 it is bounded by the best expert's loss plus
+        -log of its weight, so that a choice that may be wrong is not avoided at any price. The mean over pairs lets all
+        candidates of a mention learn the same choice.
         """
-        losses = [in_batch_cross_entropy(each[..., number], gold, mean=False) for number in range(len(self.experts))]
         least = torch.finfo(weights.dtype).tiny  # an expert that no pair may take
-        return -(weights.clamp(min=least).log() - torch.stack(losses, 1)).logsumexp(1).mean()
+        return -(weights.clamp(min=least).log() - losses).logsumexp(1).mean()
+
+    def _losses(self, scores: Mapping[str, Tensor], gold: Tensor) -> Tensor:
+        """-log p (B, experts), p of the softmax over the batch; the experts do not learn from it."""
+        each = self._each({expert: scores[expert].detach() for expert in self.experts})
+        losses = [in_batch_cross_entropy(each[..., number], gold, mean=False) for number in range(len(self.experts))]
+        return torch.stack(losses, 1)
+
+    def _losses_left_out(self, batch: Batch) -> Tensor:
+        """-log p (B, experts) of experts that did not learn from the mention, p of the softmax over its candidates;
+        without its picture where that is masked."""
+        role = "image" if "visual" in self.experts else PROMPTED["image"]
+        masked = (~batch.mentions.fixed(f"{role}.ok")).long()[:, None]
+        return torch.cat([batch.left_out[expert].gather(1, masked) for expert in self.experts], 1)
 
     def encode(self, inputs: Rows, side: str) -> Rows:
         """See `Sided.encode`: the columns of each expert, and of the gate."""
