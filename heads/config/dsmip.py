@@ -268,7 +268,9 @@ class DsmipConfig(HeadConfig):
         """See `HeadConfig.runs`: the experts that the gate starts from."""
         if self.stage != "gate":
             return {}
-        experts = {expert: self._of_stage(self.stage_of(expert)) for expert in self.possible(available)}
+        experts: dict[str, dict[str, Any]] = {
+            expert: self._of_stage(self.stage_of(expert)) for expert in self.possible(available)
+        }
         folds = range(self.gate_folds if len(experts) > 1 else 0)
         judges = {
             f"{expert}{WITHOUT_FOLD}{fold}": {**params, "fold": [fold, self.gate_folds]}
