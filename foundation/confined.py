@@ -62,7 +62,7 @@ class Confined:
         if most <= 0:
             raise Exceeded("no time is left for it")
         try:
-            process = self._idle.get(timeout=min(most, self.bounds.wait))
+            process = self._idle.get(timeout=self.bounds.wait if seconds is None else min(seconds, self.bounds.wait))
         except queue.Empty:
             raise Busy("others are being answered; try again in a while") from None
         try:
@@ -92,7 +92,11 @@ class _Process:
         self.process = context.Process(target=_serve, args=(target, memory, theirs), daemon=True)
         self.process.start()
         theirs.close()
-        self._receive(_START)
+        try:
+            self._receive(_START)
+        except BaseException:
+            self.end()
+            raise
 
     def ask(self, job: Any, data: bytes, seconds: float) -> tuple[Any, bytes, bool]:
         """The function's answer, and whether the process ends after it."""

@@ -220,6 +220,64 @@ def test_a_form_whose_end_is_missing_is_told_so(page, cut):
     assert "the upload is not whole" in answer and "earlier start" not in answer
 
 
+def asked_raw(page, request):
+    """The answer to bytes that are sent as they stand."""
+    with socket.create_connection(("127.0.0.1", page.port), timeout=60) as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+
+POST = "POST /link HTTP/1.1\r\nHOST"
+FORM = "Content-Type: multipart/form-data; boundary=B\r\n"
+ODD_REQUESTS = {  # what is sent; HOST stands for the page's own Host header: how the answer begins
+    "no HTTP": ("\x16\x03\x01\r\n\r\n", "<!DOCTYPE HTML>"),
+    "nothing": ("", ""),
+    "two hosts": ("GET / HTTP/1.1\r\nHOSTHost: evil.example\r\n\r\n", "HTTP/1.1 403 "),
+    "another address": ("GET http://evil.example/ HTTP/1.1\r\nHOST\r\n", "HTTP/1.1 403 "),
+    "a path of a megabyte": (f"GET /{'a' * 1_000_000} HTTP/1.1\r\nHOST\r\n", "HTTP/1.1 414 "),
+    "a header of a megabyte": (f"GET / HTTP/1.1\r\nHOSTX: {'a' * 1_000_000}\r\n\r\n", "HTTP/1.1 431 "),
+    "thousands of headers": ("GET / HTTP/1.1\r\nHOST" + "X: a\r\n" * 5_000 + "\r\n", "HTTP/1.1 431 "),
+    "a path out of the page": ("GET /case/%2e%2e%2f%2e%2e%2fetc%2fpasswd HTTP/1.1\r\nHOST\r\n", "HTTP/1.1 404 "),
+    "NUL in a path": ("GET /%00 HTTP/1.1\r\nHOST\r\n", "HTTP/1.1 404 "),
+    "a case of many digits": (f"GET /case/{'9' * 5_000} HTTP/1.1\r\nHOST\r\n", "HTTP/1.1 404 "),
+    "a page of many digits": (f"GET /?page={'9' * 5_000} HTTP/1.1\r\nHOST\r\n", "HTTP/1.1 200 "),
+    "bytes that are no text": ("GET /?phrase=%ff%00%fe HTTP/1.1\r\nHOST\r\n", "HTTP/1.1 200 "),
+    "another method": ("TRACE / HTTP/1.1\r\nHOST\r\n", "HTTP/1.1 405 "),
+    "a method that is none": ("__class__ / HTTP/1.1\r\nHOST\r\n", "HTTP/1.1 405 "),
+    "a negative length": (f"{POST}{FORM}Content-Length: -1\r\n\r\n--B--", "HTTP/1.1 400 "),
+    "a length of many digits": (f"{POST}{FORM}Content-Length: {'9' * 5_000}\r\n\r\n", "HTTP/1.1 400 "),
+    "an endless length": (f"{POST}{FORM}Content-Length: {10**18}\r\n\r\n", "HTTP/1.1 413 "),
+    "chunks that are none": (f"{POST}{FORM}Transfer-Encoding: chunked\r\n\r\nzz\r\n", "HTTP/1.1 400 "),
+    "no boundary": (f"{POST}Content-Type: multipart/form-data\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 4"),
+    "hundreds of parts": (
+        f"{POST}{FORM}Content-Length: 34004\r\n\r\n"
+        + '--B\r\nContent-Disposition: form-data; name="abcdefghijklmnopq"\r\n\r\nx\r\n' * 500,
+        "HTTP/1.1 413 ",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD_REQUESTS)
+def test_an_odd_request_is_answered_in_a_line_and_the_page_goes_on(page, kind):
+    request, begins = ODD_REQUESTS[kind]
+    answer = asked_raw(page, request.replace("HOST", f"Host: 127.0.0.1:{page.port}\r\n").encode("latin-1"))
+    assert answer.startswith(begins) and "Traceback" not in answer and "root:" not in answer
+    assert page.ask("/")[0] == 200 and page.rest == []
+
+
+def test_requests_that_never_end_hold_up_no_other(page):
+    head = f"POST /link HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\n{FORM}Content-Length: 9000000\r\n\r\n--B".encode()
+    waiting = [socket.create_connection(("127.0.0.1", page.port), timeout=60) for _ in range(40)]
+    for connection in waiting:
+        connection.sendall(head)
+    try:
+        assert page.ask("/")[0] == 200 and page.link()[0] == 200
+    finally:
+        for connection in waiting:
+            connection.close()
+
+
 def test_mentions_are_found_by_phrase_entity_and_outcome(page):
     status, text, _ = page.ask("/")
     assert status == 200 and "17 of 17 mentions" in text
@@ -322,6 +380,7 @@ def test_a_sentence_with_a_picture_is_linked(page):
         (bomb(), "too many pixels"),
         (picture()[:300], "truncated"),
         (b"", "empty file"),
+        (b"\xff\xd8" + b"\xff\xfe\0\2" * 200_000, "too many parts"),
     ],
 )
 def test_uploads_that_are_no_pictures_end_in_a_message(page, upload, words):

@@ -20,6 +20,7 @@ from report.explore.book import OUTCOMES, Book, Query
 
 UPLOAD = 20_000_000  # bytes of a picture
 FORM = 200_000  # bytes of all else in a form
+PARTS = 16  # of a form
 DRAINED = (
     1 << 30
 )  # bytes of a refused upload that are read and dropped: a browser shows no answer before it has sent all
@@ -85,7 +86,7 @@ class _Request(Request):
 def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
     """The application. link: as `Linker.link`, called with sentence, phrase and a picture's bytes or None."""
     app = Flask(__name__, static_folder=None, template_folder="pages")
-    app.config |= {"MAX_CONTENT_LENGTH": UPLOAD + FORM, "MAX_FORM_MEMORY_SIZE": FORM, "MAX_FORM_PARTS": 16}
+    app.config |= {"MAX_CONTENT_LENGTH": UPLOAD + FORM, "MAX_FORM_MEMORY_SIZE": FORM, "MAX_FORM_PARTS": PARTS}
     app.jinja_options = {"autoescape": True}
     app.request_class = _Request
     token = secrets.token_urlsafe(32)
@@ -122,7 +123,8 @@ def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
                 _drain(request.environ)
             return render_template(
                 "message.html",
-                message=f"The upload is too large: a picture may have {UPLOAD // 1_000_000} MB. Choose a smaller one.",
+                message=f"The upload is too large: a picture may have {UPLOAD // 1_000_000} MB, all else in the form "
+                f"{FORM // 1000} kB in {PARTS} parts. Choose a smaller one.",
             ), 413
         return render_template("message.html", message=f"{error.name}: {error.description}"), error.code or 500
 

@@ -13,8 +13,8 @@ from pipeline.datasets.tables import STATUS_NAMES
 from report.thumbnails import Thumbnail, thumbnail
 
 PROCESSES = 2
-SECONDS = 5  # of one picture
-PAGE = 10  # seconds of all pictures of a page; those that are left are not shown
+SECONDS = 10  # of one picture
+PAGE = 15  # seconds of all pictures of a page; those that are left are not shown
 WAIT = 15  # seconds until a process is free
 _PER_PIXEL, _BESIDE = 16, 256 << 20  # bytes of memory
 
