@@ -1,20 +1,22 @@
 """Commands that are killed at random moments and run again: what they leave, beside what one leaves that nothing
 disturbed.
 
-python benchmarks/kills.py --work-dir artifacts [--kills 40] [--commands TrainHead,SearchHead] [--whole] [--json OUT]
+python benchmarks/kills.py --work-dir artifacts [--times 40] [--full] [--whole] [--commands A,B] [--json OUT]
 
 The work folder is copied, never written to; features, lists and a trained head are made in the copy first. Each command
 then runs twice to its end, in a folder put back to that state: files that differ between the two, as those with seconds
 in them do, are compared by their existence alone. For each kill the folder is put back, the command is started in a
-session of its own, all its processes get SIGKILL, the n-th within the n-th part of its usual duration, and the same
+group of its own, all its processes get SIGKILL, the n-th within the n-th part of its usual duration, and the same
 command runs to its end. It must end well, without a traceback, leave the same bytes and nothing else. Of a search the
-finished trials are compared, since killed ones are listed too.
+finished trials are compared, since killed ones are listed too. With --full nothing is killed: the work folder lies on a
+file system of its own, which has room for the n-th part of what the command writes; it must say so in one line.
 
 Commands run in forks of a process that has the libraries loaded, a step in the process of its command; with --whole as
 a user types them, which takes several times as long. Minutes on two idle cores for each command.
 """
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import importlib
@@ -30,7 +32,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,41 +58,57 @@ LOADED = (
 """What commands load, loaded before the forks."""
 PASSED_OVER = ("memo/", "mel-kills")
 """Files whose content is of no consequence: hashes and rates that are only remembered, and this script's own."""
+DATA = "mel-kills"  # folder of the dataset
+SHARE = 10  # of the demo's mentions, one in so many is in it
 TRIES = 4  # starts for one kill, where the command ends before its moment has come
 SENTENCES = 48  # mentions that are linked
 
 
 def commands(work: Path) -> dict[str, list[str]]:
-    """Arguments of each command, over the embedded demo."""
+    """Arguments of each command, over a share of the embedded demo."""
     run = next((work / "runs").glob("*/dwe/*/model.safetensors"), work / "none").parent
-    files = ["--input", str(work / "mel-kills.jsonl"), "--output", str(work / "linked.jsonl")]
+    files = ["--input", str(work / DATA / "new.jsonl"), "--output", str(work / "linked.jsonl")]
+    data = ["--dataset", "part", "--data-dir", str(work / DATA)]
+    dense = ["--sources", "name,dense:clip_text"]
     return {
-        "TrainHead": ["--method", "dwe", "--params", '{"epochs": 2, "lr": 0.002}'],
-        "SearchHead": ["--method", "dwe", "--n-trials", "3", "--params", '{"epochs": 1}'],
-        "LinkMentions": ["--run", str(run), *files, "--chunk", "8", "--images-dir", str(images(work))],
-        "BuildCandidates": ["--sources", "name,dense:clip_text", "--candidates", "60"],
-        "BuildPairs": ["--pair", "clip_ti", "--sources", "name,dense:clip_text", "--candidates", "40"],
+        "TrainHead": [*data, "--method", "dwe", "--params", '{"epochs": 3, "lr": 0.002}'],
+        "SearchHead": [*data, "--method", "dwe", "--n-trials", "4", "--params", '{"epochs": 2}'],
+        "LinkMentions": ["--run", str(run), *files, "--chunk", "8", "--images-dir", str(work / DATA)],
+        "BuildCandidates": [*data, *dense, "--candidates", "60"],
+        "BuildPairs": [*data, *dense, "--candidates", "40", "--pair", "clip_ti"],
+        "ExtractFeatures": [*data, "--features", "image_pooled,text_tokens", "--shard-rows", "64"],
+        "EnhanceEntities": [*data, "--mode", "static", "--pages", str(work / DATA / "pages.jsonl")],
+        "Report": [*data, "--methods", "dwe"],
+        "data": data,
     }
 
 
-PREPARATION = {
-    "TrainHead": ["--method", "dwe", "--params", '{"epochs": 1}'],
-    "ExtractFeatures": ["--features", "clip_text,clip_image"],
-}
+PREPARATION = (
+    ("TrainHead", ["--method", "dwe", "--params", '{"epochs": 1}']),
+    ("ExtractFeatures", ["--features", "clip_text,clip_image"]),
+)
+"""What is there before."""
 
 
-def images(work: Path) -> Path:
-    """The folder of the demo's dataset."""
-    return next((work / "demo").glob("world-*"))
+def write_data(work: Path, demo: Path) -> None:
+    """A dataset of every tenth mention of the demo, new sentences about some of them, and pages about its entities."""
+    place = work / DATA
+    place.mkdir()
+    shutil.copytree(demo / "images", place / "images")
+    shutil.copy(demo / "entities.jsonl", place)
+    mentions = [json.loads(line) for line in (demo / "mentions.jsonl").read_text().splitlines()][::SHARE]
+    _write_lines(place / "mentions.jsonl", mentions)
+    new = (
+        {**one, "sentence": f"Before: {one['sentence']}", "start": None, "end": None} for one in mentions[:SENTENCES]
+    )
+    _write_lines(place / "new.jsonl", new)
+    entities = map(json.loads, (demo / "entities.jsonl").read_text().splitlines())
+    pages = ({"title": one["name"], "text": f"{one['name']} is drawn. {one['id']}"} for one in entities)
+    _write_lines(place / "pages.jsonl", pages)
 
 
-def write_sentences(work: Path) -> None:
-    """New sentences about the demo's mentions, so that texts have to be extracted."""
-    lines = (images(work) / "mentions.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines[:: max(1, len(lines) // SENTENCES)]]
-    for record in records:
-        record["sentence"] = f"As we said before: {record['sentence']}"
-    (work / "mel-kills.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+def _write_lines(path: Path, records: Iterable[Any]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
 @dataclass
@@ -160,25 +178,26 @@ class Runner:
     whole: bool
 
     def start(self, words: list[str], log: Path) -> int:
-        """The number of the process, which leads a session of its own."""
+        """The number of the process, which leads a group of its own."""
         words = [*words, "--work-dir", str(self.work), "--workers", "1"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         if self.whole:
             with log.open("wb") as file:
                 command = [sys.executable, "-m", "mel_cache", *words]
                 return subprocess.Popen(
-                    command, stdout=file, stderr=file, env=environment, start_new_session=True, cwd=self.work
+                    command, stdout=file, stderr=file, env=environment, process_group=0, cwd=self.work
                 ).pid
         process = os.fork()
         if process == 0:
             self._as_child(words, log)
+        os.setpgid(process, process)
         return process
 
     @staticmethod
     def _as_child(words: list[str], log: Path) -> None:
         code = 1
         try:
-            os.setsid()
+            os.setpgid(0, 0)  # as its parent does: whoever comes first
             output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(output, 1)
             os.dup2(output, 2)
@@ -222,53 +241,94 @@ def _called(target: str, job: Any, result: type[Any], threads: int = 0) -> Any:
     return from_json(result, answer)
 
 
-def campaign(folder: Folder, runner: Runner, name: str, kills: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Kill one command `kills` times; what was counted."""
-    words, log = [name, *commands(folder.place)[name]], folder.place / "mel-kills.log"
-    calm, seconds = [], []
-    for _ in range(2):
-        folder.put_back()
-        code, took = runner.to_its_end(words, log)
-        if code:
-            raise SystemExit(f"{name} ended with {code}: {log.read_text()[-2000:]}")
-        calm.append(folder.content())
-        seconds.append(took)
-    seconds = seconds[1:]  # the first one loads what later forks share
-    varying = {path for path in calm[0] if calm[0][path] != calm[1].get(path)}
-    varying |= {path for path in calm[0] if Path(path).name in OF_A_STUDY}
-    counts: Counter[str] = Counter()
-    faults, left, chance = [], Counter[str](), random.Random(name)
-    for number in range(kills):
-        for _ in range(TRIES):
-            folder.put_back()
-            after = statistics.median(seconds) * (number + chance.random()) / kills
-            if runner.killed(words, log, after):
-                break
-        else:
-            counts["ended before"] += 1
-            continue
-        counts["killed"] += 1
-        counts["killed with something written"] += bool(folder.content())
-        code, took = runner.to_its_end(words, log)
-        seconds.append(took)
-        found, text = folder.content(), log.read_text(errors="replace")
-        left.update(_kind(path) for path in found.keys() - calm[0].keys())
-        wrong = [
-            path for path in calm[0] if path not in found or (path not in varying and found[path] != calm[0][path])
-        ]
-        if code or wrong or "Traceback" in text:
-            faults.append({"after": after, "code": code, "wrong": wrong, "output": text[-1500:]})
-            say(f"{name}: killed after {after:.2f} s: code {code}, {wrong or text[-500:]}")
-    folder.put_back()
-    return {
-        **counts,
-        "same": counts["killed"] - len(faults),
-        "compared files": len(calm[0]) - len(varying),
-        "compared by existence": sorted({Path(path).name for path in varying}),
-        "left besides": dict(left),
-        "seconds": round(statistics.median(seconds), 2),
-        "faults": faults,
-    }
+Disturb = Callable[[float], dict[str, Any] | None]
+"""Disturbs a command at a share of its usual course: what is to be remarked of it, None where it ended before that."""
+
+
+@dataclass
+class Campaign:
+    """One command, disturbed and run again. log: of its output. seconds: that its whole runs took."""
+
+    folder: Folder
+    runner: Runner
+    words: list[str]
+    log: Path
+    seconds: list[float] = field(default_factory=list)
+
+    def kill(self, share: float) -> dict[str, Any] | None:
+        """Kill it after a share of the usual time."""
+        after = statistics.median(self.seconds) * share
+        return {"killed after": round(after, 2)} if self.runner.killed(self.words, self.log, after) else None
+
+    def fill(self, share: float) -> dict[str, Any] | None:
+        """Let it meet a disk on which a share of what it usually writes finds room, then make room."""
+        filler, free = self.folder.place / "mel-kills.filler", int(self.written * share)
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(self.folder.place).free - free))
+        code, _ = self.runner.to_its_end(self.words, self.log)
+        filler.unlink()
+        said = [line for line in self.log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
+        wrong = bool(code) and (
+            code not in (2, 30)
+            or "Traceback" in self.log.read_text()
+            or not any("space" in line or "GB free" in line for line in said)
+        )
+        remark = {"free": free, "code": code, "said": said}
+        return {**remark, "wrong": self.log.read_text()[-3000:]} if wrong else remark if code else None
+
+    def calm(self) -> list[dict[str, str]]:
+        """What two runs leave that nothing disturbs."""
+        left = []
+        for _ in range(2):
+            self.folder.put_back()
+            code, took = self.runner.to_its_end(self.words, self.log)
+            if code:
+                raise SystemExit(f"{self.words[0]} ended with {code}: {self.log.read_text()[-2000:]}")
+            left.append(self.folder.content())
+            self.seconds.append(took)
+        self.written = (1 << 14) + sum(
+            (self.folder.place / name).stat().st_size for name in left[1] if (self.folder.place / name).exists()
+        )
+        del self.seconds[0]  # the first one loads what later forks share
+        return left
+
+    def run(self, disturb: Disturb, times: int) -> dict[str, Any]:
+        """Disturb the command so many times; what was counted."""
+        calm, name = self.calm(), self.words[0]
+        varying = {path for path in calm[0] if calm[0][path] != calm[1].get(path)}
+        varying |= {path for path in calm[0] if Path(path).name in OF_A_STUDY}
+        counts, faults, left, chance = Counter[str](), [], Counter[str](), random.Random(name)
+        for number in range(times):
+            for _ in range(TRIES):
+                self.folder.put_back()
+                remark = disturb((number + chance.random()) / times)
+                if remark is not None:
+                    break
+            else:
+                counts["ended before"] += 1
+                continue
+            counts["disturbed"] += 1
+            counts["with something written"] += bool(self.folder.content())
+            code, took = self.runner.to_its_end(self.words, self.log)
+            self.seconds.append(took)
+            found, text = self.folder.content(), self.log.read_text(errors="replace")
+            left.update(_kind(path) for path in found.keys() - calm[0].keys())
+            wrong = [
+                path for path in calm[0] if path not in found or (path not in varying and found[path] != calm[0][path])
+            ]
+            if code or wrong or "Traceback" in text or "wrong" in remark:
+                faults.append({**remark, "code again": code, "differs": wrong, "output again": text[-1500:]})
+                print(name, json.dumps(faults[-1], indent=1), flush=True)
+        self.folder.put_back()
+        return {
+            **counts,
+            "same": counts["disturbed"] - len(faults),
+            "compared files": len(calm[0]) - len(varying),
+            "compared by existence": sorted({Path(path).name for path in varying}),
+            "left besides": dict(left),
+            "seconds": round(statistics.median(self.seconds), 2),
+            "faults": faults,
+        }
 
 
 def _kind(path: str) -> str:
@@ -280,8 +340,9 @@ def _kind(path: str) -> str:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--work-dir", type=Path, default=Path("artifacts"))
-    options.add_argument("--kills", type=int, default=40)
+    options.add_argument("--times", type=int, default=40)
     options.add_argument("--commands", default="TrainHead,SearchHead,LinkMentions,BuildCandidates,BuildPairs")
+    options.add_argument("--full", action="store_true", help="disks that fill up instead of kills")
     options.add_argument("--whole", action="store_true")
     options.add_argument("--json", type=Path)
     given = options.parse_args()
@@ -292,21 +353,34 @@ def main() -> None:
             importlib.import_module(module)
         torch.set_num_threads(1)
     results = {}
-    with tempfile.TemporaryDirectory(prefix="mel-kills-") as place:
-        work = Path(place) / "work"
+    with tempfile.TemporaryDirectory(prefix="mel-kills-") as place, disk(Path(place) / "disk", given.full) as root:
+        work, log = root / "work", Path(place) / "log"
         shutil.copytree(given.work_dir, work, symlinks=True)
         folder, runner = Folder(work, Path(place) / "kept"), Runner(work, given.whole)
-        for name, words in PREPARATION.items():
-            log = Path(place) / "log"
-            if code := runner.to_its_end([name, *words], log)[0]:
+        write_data(work, next((given.work_dir / "demo").glob("world-*")))
+        for name, words in PREPARATION:
+            if code := runner.to_its_end([name, *commands(work)["data"], *words], log)[0]:
                 raise SystemExit(f"{name} ended with {code}: {log.read_text()[-2000:]}")
-        write_sentences(work)
         folder.keep()
         for name in given.commands.split(","):
-            results[name] = campaign(folder, runner, name, given.kills, lambda text: print(text, flush=True))
+            campaign = Campaign(folder, runner, [name, *commands(work)[name]], log)
+            results[name] = campaign.run(campaign.fill if given.full else campaign.kill, given.times)
             print(name, json.dumps({**results[name], "faults": len(results[name]["faults"])}), flush=True)
             if given.json:
                 given.json.write_text(json.dumps(results, indent=1))
+
+
+@contextlib.contextmanager
+def disk(place: Path, mounted: bool) -> Iterator[Path]:
+    """A folder; where `mounted` is wanted, in memory, as a file system of its own that can be filled (needs root)."""
+    place.mkdir()
+    if mounted:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 if __name__ == "__main__":

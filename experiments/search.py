@@ -64,7 +64,7 @@ class Trials:
         """
         try:
             return self._trained(trial)
-        except (OSError, UpdateFinishedTrialError) as error:
+        except (*studies.UNWRITTEN, UpdateFinishedTrialError) as error:
             raise Left from error
 
     def _trained(self, trial: optuna.Trial) -> float:
@@ -147,7 +147,7 @@ class Trials:
             try:
                 self.study.optimize(self.objective, n_trials=1, catch=(Surplus,))
             except Left as left:
-                if isinstance(left.__cause__, OSError):
+                if isinstance(left.__cause__, studies.UNWRITTEN):
                     raise left.__cause__ from None
 
     def _waited_for(self, trials: Sequence[optuna.trial.FrozenTrial]) -> str:
@@ -182,15 +182,17 @@ def search(job: SearchJob) -> SearchResult:
         bundle = folds.with_left_out(base, bundle)
         mentions, _ = folds.training_mentions(base, bundle)
         loaded = time.monotonic()
-        study = studies.open_study(job)
-        with locked(out / ".lock"):
-            first = spaces.drawn(job.space, config)
-            if first and not study.get_trials(deepcopy=False):
-                study.enqueue_trial(studies.encoded(first, job.space))
         precision = devices.choose_precision(base.compute.precision, device, training=True)
-        trials = Trials(job, bundle, mentions, precision, study, worker)
-        trials.run()
-    outcome = sweep_report.write(study, job, out)
+        with studies.reached(job.study.storage):
+            study = studies.open_study(job)
+            with explained(out / studies.JOURNAL), locked(out / ".lock"):
+                first = spaces.drawn(job.space, config)
+                if first and not study.get_trials(deepcopy=False):
+                    study.enqueue_trial(studies.encoded(first, job.space))
+            trials = Trials(job, bundle, mentions, precision, study, worker)
+            trials.run()
+    with studies.reached(job.study.storage):
+        outcome = sweep_report.write(study, job, out)
     run = {
         "device": device,
         "trials": trials.done,

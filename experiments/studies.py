@@ -11,9 +11,12 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from cache import claims
 from experiments.contracts import SearchJob
@@ -27,6 +30,8 @@ JOURNAL = "study.journal"
 """The file of a study without a database, in its folder."""
 WORKER = "worker"
 """Attribute of a trial: the process that has it under way."""
+UNWRITTEN = (OSError, SQLAlchemyError, StorageInternalError)
+"""What a journal or a database raises that cannot be written now."""
 TTL = 120.0  # seconds without a sign of life after which a process on another machine is taken for dead
 STARTUP = 10
 """Random trials before the sampler learns from finished ones; half as many before any trial is pruned."""
@@ -96,25 +101,42 @@ def open_storage(url: str, out: Path) -> BaseStorage:
     """
     if not url:
         return JournalStorage(Journal(make_folder(out) / JOURNAL))
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-
     try:
-        shown = make_url(url).render_as_string(hide_password=True)
+        with reached(url):
+            return RDBStorage(
+                url, heartbeat_interval=20, grace_period=int(TTL), heartbeat_stale_trial_callback=queue_again
+            )
+    except ImportError as error:
+        raise UserError(
+            f"--storage {_shown(url)}: {str(error).splitlines()[0]} "
+            "For PostgreSQL: pip install 'psycopg[binary]' and postgresql+psycopg://…"
+        ) from None
+
+
+@contextlib.contextmanager
+def reached(url: str) -> Iterator[None]:
+    """Inside, a database that fails raises a `UserError` of one line; nothing is changed where `url` is empty."""
+    if not url:
+        yield
+        return
+    shown = _shown(url)
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        reason = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+        raise UserError(
+            f"--storage {shown}: {str(getattr(reason, 'orig', None) or reason).strip().splitlines()[0]}; "
+            "run the same command again when the database answers"
+        ) from None
+
+
+def _shown(url: str) -> str:
+    """The URL of a database without its password. Raises `UserError` for what is no URL."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
     except ArgumentError:
         raise UserError(
             "--storage: expected a URL like postgresql+psycopg://user@host/database, or nothing for a journal file"
-        ) from None
-    try:
-        return RDBStorage(url, heartbeat_interval=20, grace_period=int(TTL), heartbeat_stale_trial_callback=queue_again)
-    except ImportError as error:
-        raise UserError(
-            f"--storage {shown}: {str(error).splitlines()[0]} "
-            "For PostgreSQL: pip install 'psycopg[binary]' and postgresql+psycopg://…"
-        ) from None
-    except SQLAlchemyError as error:
-        raise UserError(
-            f"--storage {shown}: {str(getattr(error, 'orig', None) or error).strip().splitlines()[0]}"
         ) from None
 
 

@@ -21,8 +21,12 @@ from typing import Any, TypeVar
 from foundation import extras, logs, progress
 from foundation.contracts import from_json, to_json
 from foundation.errors import PassingError, UserError
+from foundation.files import explained
 
 T = TypeVar("T")
+NO_ROOM = 3
+"""Exit code of a child whose result found no room."""
+_TEMPORARY = "TMPDIR (environment variable)"
 _LOOK = 0.5  # seconds between two looks at a child's progress
 _WATCH: contextvars.ContextVar[Callable[[dict[str, Any]], None] | None] = contextvars.ContextVar("watch", default=None)
 
@@ -45,9 +49,10 @@ def run(target: str, job: Any, result: type[T], threads: int = 0) -> T:
     threads: of torch and what it calls (0: one per core), unless OMP_NUM_THREADS says how many. A `UserError` or
     `PassingError` of the child is raised here again. Its stdout and stderr are the caller's.
     """
-    with tempfile.TemporaryDirectory(prefix="mel-") as folder:
-        job_file, answer, noted = (Path(folder) / f"{name}.json" for name in ("job", "answer", "progress"))
-        job_file.write_text(json.dumps(to_json(job)))
+    with _scratch() as folder:
+        job_file, answer, noted = (folder / f"{name}.json" for name in ("job", "answer", "progress"))
+        with explained(job_file, _TEMPORARY):
+            job_file.write_text(json.dumps(to_json(job)))
         # -P: no module of the current folder is taken for one of ours.
         words = [sys.executable, "-P", "-m", "foundation.child", target, str(job_file), str(answer), str(os.getpid())]
         process = subprocess.Popen(
@@ -67,12 +72,28 @@ def run(target: str, job: Any, result: type[T], threads: int = 0) -> T:
             return from_json(result, answered["result"], target)
     if code == -signal.SIGINT:
         raise UserError("stopped")
+    if code == NO_ROOM:
+        raise UserError(
+            f"cannot write {answer}: free some space or choose another {_TEMPORARY}, and run the same command again"
+        )
     if code == -signal.SIGKILL:
         raise UserError(
             f"{target} was killed (signal 9); if memory ran out, choose a smaller --extract-batch. "
             "Run the same command again to continue"
         )
     raise RuntimeError(f"{target} ended with exit code {code}; its traceback stands above")
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for job and answer. Raises `UserError` where it cannot be made."""
+    with contextlib.ExitStack() as made:
+        try:
+            with explained(Path(tempfile.gettempdir()), _TEMPORARY):
+                folder = made.enter_context(tempfile.TemporaryDirectory(prefix="mel-"))
+        except FileNotFoundError:
+            raise UserError(f"no folder for temporary files can be written; set {_TEMPORARY} to one") from None
+        yield Path(folder)
 
 
 def _error(name: str) -> type[UserError] | type[PassingError]:
@@ -178,7 +199,11 @@ def _main(target: str, job_file: str, answer: str, parent: str) -> int:
         result = {"result": call(target, json.loads(Path(job_file).read_text()))}
     except (UserError, PassingError) as error:
         result = {"kind": f"{type(error).__module__}:{type(error).__qualname__}", "error": list(map(str, error.args))}
-    Path(answer).write_text(json.dumps(result))
+    try:
+        Path(answer).write_text(json.dumps(result))
+    except OSError:
+        Path(answer).unlink(missing_ok=True)
+        return NO_ROOM
     return 0
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from foundation.errors import UserError
+from foundation.errors import PassingError, UserError
 
 _FOR_THE_USER = {
     errno.ENOSPC: "no space left; free some or choose another {option}",
@@ -30,9 +30,8 @@ _FOR_THE_USER = {
 
 
 def error_number(error: Exception) -> int | None:
-    """The errno of an error. HDF5 gives it only in its text (`errno = 28`), of an `OSError` or, on close, a
-    `RuntimeError`."""
-    match = re.search(r"errno = (\d+)", str(error))
+    """The errno of an error. Libraries give it in their text alone: HDF5 `errno = 28`, those in Rust `os error 28`."""
+    match = re.search(r"(?:errno = |\(os error )(\d+)", str(error))
     return int(match[1]) if match else getattr(error, "errno", None)
 
 
@@ -42,7 +41,9 @@ def explained(path: Path, option: str = "--work-dir") -> Iterator[None]:
     pass through. option: names the place."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except (UserError, PassingError):
+        raise
+    except Exception as error:
         remedy = _FOR_THE_USER.get(error_number(error) or 0)
         if remedy is None:
             raise

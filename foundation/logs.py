@@ -26,10 +26,16 @@ def emit(event: str, level: str = "info", **more: Any) -> None:
 
 def say(text: str) -> None:
     """Print a result to stdout at once. If its reader has closed the pipe (`… | head`), the rest is dropped and the
-    work continues."""
+    work continues; also where stdout cannot be written (a full disk), which is said on stderr."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            complaint = f"cannot write to stdout: {error.strerror}; the command goes on without it"
+            if wanted():
+                emit("error", "error", message=complaint)
+            else:
+                print(f"error: {complaint}", file=sys.stderr, flush=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

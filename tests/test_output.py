@@ -1,5 +1,6 @@
 """Files that a user names for a command to write: what cannot be written is refused before any work, and left alone."""
 
+import contextlib
 import fcntl
 import os
 import resource
@@ -7,13 +8,15 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
+from foundation import child
 from foundation.errors import UserError
-from foundation.files import write_atomic
+from foundation.files import explained, write_atomic
 from foundation.output import check_output, writing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -167,16 +170,23 @@ def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
     assert (tmp_path / "out").read_text() == "new\n" and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@contextlib.contextmanager
+def full(size=50):
+    """Inside, no file has room for more bytes."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
 @pytest.mark.parametrize("size", [100, 1_000_000], ids=["at the end", "on the way"])
 def test_a_disk_that_fills_is_one_line_and_leaves_what_was_there(tmp_path, size):
     write(tmp_path / "out", "old\n")
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50, limit[1]))
-    try:
-        with pytest.raises(UserError, match=r"cannot write .*out: .*choose another --output") as error:
-            write(tmp_path / "out", "x" * size)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    words = r"cannot write .*out: .*choose another --output"
+    with full(), pytest.raises(UserError, match=words) as error:
+        write(tmp_path / "out", "x" * size)
     assert "\n" not in str(error.value)
     assert (tmp_path / "out").read_text() == "old\n" and [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -193,3 +203,39 @@ def test_files_of_the_tool_in_whose_place_a_folder_stands_end_in_one_line(tmp_pa
     with pytest.raises(UserError, match="a folder of that name is in the way"):
         write_atomic(tmp_path / "x.json", "{}")
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_full_disk_under_what_a_library_writes_is_one_line(tmp_path):
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    words = r"cannot write .*allows no file of that size; choose another --work-dir"
+    with full(), pytest.raises(UserError, match=words), explained(tmp_path):
+        save_file({"x": np.zeros(1000)}, tmp_path / "x.safetensors")
+
+
+LARGE = """
+def answer(job: dict) -> dict:
+    return {"x": "x" * job["size"]}
+"""
+
+
+@pytest.mark.parametrize("job", [{"size": 9, "more": "x" * 9000}, {"size": 9000}], ids=["job", "answer"])
+def test_a_full_folder_of_temporary_files_is_one_line(tmp_path, monkeypatch, job):
+    (tmp_path / "large_answer.py").write_text(LARGE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with full(5000), pytest.raises(UserError, match=r"cannot write .*json: .*TMPDIR") as error:
+        child.run("large_answer:answer", job, dict)
+    assert "\n" not in str(error.value)
+    assert child.run("large_answer:answer", job, dict) == {"x": "x" * job["size"]}, "with room it goes on"
+
+
+def test_a_full_disk_under_stdout_is_said_and_ends_nothing():
+    script = "from foundation import logs; logs.say('a'); logs.say('b'); print('on')"
+    with open("/dev/full", "w") as out:
+        done = subprocess.run(
+            [sys.executable, "-c", script], stdout=out, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT
+        )
+    assert done.returncode == 0
+    assert done.stderr == "error: cannot write to stdout: No space left on device; the command goes on without it\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from foundation.errors import UserError
-from foundation.files import inside, read_json
+from foundation.files import explained, inside, read_json
 from pipeline.models import torchvision_weights
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
@@ -165,7 +165,7 @@ def locate(reference: str, base: Path, demo: Path | None, fetch: bool = True) ->
 
 
 def _from_hub(reference: str, fetch: bool) -> Path | None:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
     repository, _, revision = reference.partition("@")
     patterns = [*_HUB_PATTERNS, "*.safetensors", "*.safetensors.index.json"]
@@ -178,12 +178,15 @@ def _from_hub(reference: str, fetch: bool) -> Path | None:
     if not fetch:
         return None
     try:
-        folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
-        if not any(folder.glob("*.safetensors")):
-            folder = Path(
-                snapshot_download(repository, revision=revision or None, allow_patterns=[*patterns, *_WEIGHTS])
-            )
+        with explained(Path(constants.HF_HUB_CACHE), "HF_HOME (environment variable)"):
+            folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
+            if not any(folder.glob("*.safetensors")):
+                folder = Path(
+                    snapshot_download(repository, revision=revision or None, allow_patterns=[*patterns, *_WEIGHTS])
+                )
         return folder
+    except UserError:
+        raise
     except Exception as error:
         offline = " (HF_HUB_OFFLINE is set)" if torchvision_weights.offline() else ""
         raise UserError(
