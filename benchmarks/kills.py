@@ -98,9 +98,10 @@ def write_data(work: Path, demo: Path) -> None:
     shutil.copy(demo / "entities.jsonl", place)
     mentions = [json.loads(line) for line in (demo / "mentions.jsonl").read_text().splitlines()][::SHARE]
     _write_lines(place / "mentions.jsonl", mentions)
-    new = (
-        {**one, "sentence": f"Before: {one['sentence']}", "start": None, "end": None} for one in mentions[:SENTENCES]
-    )
+    new = [{**one, "sentence": f"Before: {one['sentence']}"} for one in mentions[:SENTENCES]]
+    for one in new:
+        one.pop("start", None)
+        one.pop("end", None)
     _write_lines(place / "new.jsonl", new)
     entities = map(json.loads, (demo / "entities.jsonl").read_text().splitlines())
     pages = ({"title": one["name"], "text": f"{one['name']} is drawn. {one['id']}"} for one in entities)
