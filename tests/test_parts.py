@@ -23,10 +23,13 @@ from pipeline.extractors import build, extractor_class, names
 from pipeline.profiles.profile import Feature, Profile
 
 ROOT = Path(__file__).resolve().parents[1]
-CLIP_IMAGE = {"clip_image", "clip_image any shape", "clip_layers_image", "object_clip"}
-CLIP = {"clip_text", "clip_text hf", "clip_layers_text"} | CLIP_IMAGE
-TEXTS = {"text_tokens", "clip_text", "clip_text hf", "clip_layers_text"}
-BACKBONES = {"image_pooled", "image_patches", "image_vgg"}
+CLIP_IMAGE = {"clip_image", "clip_image any shape", "clip_layers_image", "object_clip", "layers clip_image"}
+CLIP_TEXT = {"clip_text", "clip_text hf", "clip_layers_text", "layers clip_text"}
+CLIP = CLIP_TEXT | CLIP_IMAGE
+BERT = {"text_tokens", "layers text_tokens"}
+TEXTS = BERT | CLIP_TEXT
+PATCHES = {"image_patches", "layers image_patches"}
+BACKBONES = {"image_pooled", "image_vgg"} | PATCHES
 BOXES = {"objects yolo", "objects torchvision", "faces mtcnn", "faces yolo"}
 IDENTITIES = {"identity classifier", "identity inception"}
 FACES = {"face_embedding inception", "face_embedding onnx", "face_attributes", "face_attributes deepface"}
@@ -36,14 +39,15 @@ EVERY = TEXTS | PICTURES | {"identity gallery"}
 # Part → features made of it, from what each extractor computes.
 MADE_OF: dict[str, set[str]] = {
     "clip": CLIP,
-    "clip_text.ClipText": {"clip_text", "clip_text hf", "clip_layers_text"},
+    "clip_text.ClipText": CLIP_TEXT,
+    "layers.Layers": {"layers text_tokens", "layers clip_text", "layers image_patches", "layers clip_image"},
     "clip_layers_text.ClipLayersText": {"clip_layers_text"},
     "clip_image.ClipImage": CLIP_IMAGE,
     "clip_layers_image.ClipLayersImage": {"clip_layers_image"},
-    "text_tokens.TextTokens": {"text_tokens"},
-    "sentence": {"text_tokens"},
+    "text_tokens.TextTokens": BERT,
+    "sentence": BERT,
     "image_pooled.ImagePooled": {"image_pooled", "object_resnet"},
-    "image_patches.ImagePatches": {"image_patches"},
+    "image_patches.ImagePatches": PATCHES,
     "image_vgg.ImageVGG": {"image_vgg"},
     "object_clip.ObjectClip": {"object_clip"},
     "object_resnet.ObjectResnet": {"object_resnet"},
@@ -55,7 +59,8 @@ MADE_OF: dict[str, set[str]] = {
     "identity.IdentityGallery": {"identity gallery"},
     "vision": BACKBONES | {"object_resnet"},
     "preprocess.Preprocess": BACKBONES
-    | {"clip_image", "clip_layers_image", "object_clip", "object_resnet", "identity classifier", "face_attributes"},
+    | {"clip_image", "clip_layers_image", "layers clip_image"}
+    | {"object_clip", "object_resnet", "identity classifier", "face_attributes"},
     "preprocess.AnyShape": {"clip_image any shape"},
     "files.ModelFiles": EVERY - {"identity gallery"},
     "boxes": BOXES,
@@ -73,7 +78,8 @@ MADE_OF: dict[str, set[str]] = {
     "base.PictureExtractor": PICTURES,
     "base.CropExtractor": CROPS,
 }
-NO_PARTS = {"torchvision_weights", "names"}  # find files and read names, which are in the identity themselves
+# These find files and read names, which are in the identity themselves, or cut encoders (version: that of `layers`).
+NO_PARTS = {"torchvision_weights", "names", "towers", "live"}
 
 
 def plain(name, model, **options):
@@ -102,6 +108,10 @@ def features(saved, tmp_path_factory):
         "clip_image": plain("clip_image", clip),
         "clip_image any shape": plain("clip_image", saved(checkpoints.hf_siglip2)),
         "clip_layers_image": plain("clip_layers_image", clip),
+        "layers text_tokens": plain("layers", saved(checkpoints.bert), encoder="text_tokens", block=1),
+        "layers clip_text": plain("layers", clip, encoder="clip_text", block=1),
+        "layers image_patches": plain("layers", saved(checkpoints.vit), encoder="image_patches", block=1),
+        "layers clip_image": plain("layers", clip, encoder="clip_image", block=1),
         "image_pooled": plain("image_pooled", saved(checkpoints.resnet)),
         "image_patches": plain("image_patches", saved(checkpoints.vit)),
         "image_vgg": plain("image_vgg", saved(checkpoints.vgg)),

@@ -8,7 +8,7 @@ from PIL import Image
 
 from cache.identity import Output
 from pipeline.extraction import base
-from pipeline.models import clip, preprocess
+from pipeline.models import clip, preprocess, towers
 from pipeline.models.files import ModelFiles
 
 
@@ -71,29 +71,45 @@ class ClipImage(base.ImageExtractor):
     def __call__(self, batch: Any) -> base.Outputs:
         if self.any_shape:
             return self._of_any_shape(self.any_shape, batch)
-        pixels = self.normalised(batch, self.preprocess.mean, self.preprocess.std)
-        if self.files.library == "open_clip":
-            tower, kept = self.model.visual, []
-            if clip.is_timm(self.files):
-                features = tower.trunk.forward_features(pixels)
-                states, pooled = (
-                    clip.rows_of_grid(tower.trunk, features),
-                    tower.head(tower.trunk.forward_head(features)),
-                )
-            else:
-                handle = tower.transformer.register_forward_hook(lambda module, inputs, output: kept.append(output))
-                try:
-                    pooled = tower(pixels)
-                finally:
-                    handle.remove()
-                states = kept[0]
-                pooled = pooled[0] if isinstance(pooled, tuple) else pooled  # of CoCa: with the tokens it pooled
-        else:
+        read = self.read(self.inputs(batch)[0])
+        return {name: base.to_array(read[name]) for name in self.writes}
+
+    def inputs(self, batch: Any) -> tuple[Mapping[str, Any], list[int]]:
+        """See `pipeline.models.towers.Encoder`."""
+        return {"pixels": self.normalised(batch, self.preprocess.mean, self.preprocess.std)}, []
+
+    @property
+    def tower(self) -> Any:
+        """See `pipeline.models.towers.Encoder`."""
+        if self.any_shape:
+            raise towers.refused(self.files, "its pictures keep their own shape")
+        if self.files.library != "open_clip":
+            return self.model.vision_model
+        return self.model.visual.trunk if clip.is_timm(self.files) else self.model.visual
+
+    def blank(self, states: Any, lengths: Sequence[int]) -> Mapping[str, Any]:
+        """See `pipeline.models.towers.Encoder`."""
+        return {"pixels": states.new_zeros(1, 3, *self.preprocess.size).expand(len(states), -1, -1, -1)}
+
+    def read(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """tokens (b, P, width) and pooled (b, projection) of pixels (b, 3, H, W)."""
+        pixels = inputs["pixels"]
+        if self.files.library != "open_clip":
             output = self.model.vision_model(pixel_values=pixels)
-            states, pooled = output.last_hidden_state, output.pooler_output
+            pooled = output.pooler_output
             pooled = pooled if clip.is_siglip(self.files) else self.model.visual_projection(pooled)
-        rows = {"tokens": base.to_array(states), "pooled": base.to_array(pooled)}
-        return {name: rows[name] for name in self.writes}
+            return {"tokens": output.last_hidden_state, "pooled": pooled}
+        tower, kept = self.model.visual, []
+        if clip.is_timm(self.files):
+            features = tower.trunk.forward_features(pixels)
+            pooled = tower.head(tower.trunk.forward_head(features))
+            return {"tokens": clip.rows_of_grid(tower.trunk, features), "pooled": pooled}
+        handle = tower.transformer.register_forward_hook(lambda module, inputs, output: kept.append(output))
+        try:
+            pooled = tower(pixels)
+        finally:
+            handle.remove()
+        return {"tokens": kept[0], "pooled": pooled[0] if isinstance(pooled, tuple) else pooled}  # CoCa: and tokens
 
     def _of_any_shape(self, prepare: preprocess.AnyShape, batch: Sequence[np.ndarray]) -> base.Outputs:
         import torch

@@ -10,7 +10,7 @@ from cache.identity import Output
 from foundation.contracts import contract
 from foundation.errors import UserError
 from pipeline.extraction import base
-from pipeline.models import clip
+from pipeline.models import clip, towers
 from pipeline.models.files import ModelFiles, load_tokenizer, refused
 
 
@@ -124,56 +124,93 @@ class ClipText(base.TextExtractor):
         return ids, tokens.to(self.device)
 
     def __call__(self, batch: Sequence[str]) -> base.Outputs:
+        if self.whole:
+            return self._over_the_whole_context(batch)
+        inputs, lengths = self.inputs(batch)
+        read = self.read(inputs)
+        rows: dict[str, Sequence[base.OutputRow] | np.ndarray] = {
+            "tokens": base.to_rows(read["tokens"], lengths),
+            "pooled": base.to_array(read["pooled"]),
+        }
+        if "padded" in self.writes:
+            rows["padded"] = base.to_array(read["tokens"])
+        return {name: rows[name] for name in self.writes}
+
+    def inputs(self, batch: Sequence[str]) -> tuple[Mapping[str, Any], list[int]]:
+        """See `pipeline.models.towers.Encoder`."""
         import torch
 
         if self.whole:
-            return self._over_the_whole_context(batch)
+            return {"tokens": self._whole_tokens(batch)}, [self.widths["context"]] * len(batch)
         ids, tokens = self.encoded(batch)
-        lengths, width = [len(row) for row in ids], tokens.shape[1]
-        end = torch.tensor(lengths, device=self.device) - 1
-        rows_index = torch.arange(len(ids), device=self.device)
+        lengths = [len(row) for row in ids]
+        return {"tokens": tokens, "end": torch.tensor(lengths, device=self.device) - 1}, lengths
+
+    @property
+    def tower(self) -> Any:
+        """See `pipeline.models.towers.Encoder`."""
+        if self.whole and not clip.pools_last(self.files):
+            raise towers.refused(self.files, "where its text tower pools, or its mask, depends on the tokens")
+        return getattr(self.model, "text", self.model) if self.files.library == "open_clip" else self.model.text_model
+
+    def blank(self, states: Any, lengths: Sequence[int]) -> Mapping[str, Any]:
+        """See `pipeline.models.towers.Encoder`."""
+        import torch
+
+        tokens = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
+        return {"tokens": tokens, "end": torch.tensor(lengths, device=states.device) - 1}
+
+    def read(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """tokens (b, L, width) and pooled (b, projection) of texts of the tokens (b, L), whose end tokens stand at
+        `end` (b,); there is no `end` where the whole context is read."""
+        import torch
+
+        if self.whole:
+            return self._read_whole(inputs["tokens"])
+        tokens, end = inputs["tokens"], inputs["end"]
+        place, width = torch.arange(len(end), device=self.device), tokens.shape[1]
         if self.files.library == "open_clip":
             # encode_text of open_clip on a prefix of the context: attention is causal, so what follows the end token
             # changes nothing.
             tower = getattr(self.model, "text", self.model)
             states = tower.token_embedding(tokens) + tower.positional_embedding[:width]
             states = tower.ln_final(tower.transformer(states, attn_mask=tower.attn_mask[:width, :width]))
-            projection = tower.text_projection
-            pooled = states[rows_index, end]
-            pooled = (
-                projection(pooled) if callable(projection) else pooled if projection is None else pooled @ projection
-            )
-        else:
-            states = self.model.text_model(
-                input_ids=tokens, attention_mask=(torch.arange(width, device=self.device) <= end[:, None]).long()
-            ).last_hidden_state
-            pooled = self.model.text_projection(states[rows_index, end])
-        rows: dict[str, Sequence[base.OutputRow] | np.ndarray] = {
-            "tokens": base.to_rows(states, lengths),
-            "pooled": base.to_array(pooled),
-        }
-        if "padded" in self.writes:
-            rows["padded"] = base.to_array(states)
-        return {name: rows[name] for name in self.writes}
+            pooled, projection = states[place, end], tower.text_projection
+            if projection is not None:
+                pooled = projection(pooled) if callable(projection) else pooled @ projection
+            return {"tokens": states, "pooled": pooled}
+        mask = (torch.arange(width, device=self.device) <= end[:, None]).long()
+        states = self.model.text_model(input_ids=tokens, attention_mask=mask).last_hidden_state
+        return {"tokens": states, "pooled": self.model.text_projection(states[place, end])}
 
     def _over_the_whole_context(self, batch: Sequence[str]) -> base.Outputs:
         """The library's own forward, on texts padded by its own tokenizer."""
-        lengths, context = self.count(batch), self.widths["context"]
-        self.refuse_long(batch, lengths)
-        if self.files.library == "open_clip":
-            tokens = self.tokenizer(list(batch), context_length=context).to(self.device)
-            states, pooled = clip.text_states(self.model, tokens)
-        else:
-            tokens = self.tokenizer(list(batch), padding="max_length", max_length=context, return_tensors="pt")
-            output = self.model.text_model(input_ids=tokens["input_ids"].to(self.device))  # no mask: pads are read
-            states, pooled = output.last_hidden_state, output.pooler_output
+        read, lengths = self.read(self.inputs(batch)[0]), self.count(batch)
         inner = getattr(self.tokenizer, "tokenizer", self.tokenizer)
         left = getattr(inner, "padding_side", "right") == "left"
-        real = [row[-length:] if left else row[:length] for row, length in zip(states, lengths, strict=True)]
-        rows: dict[str, Any] = {"tokens": [base.to_array(row) for row in real], "pooled": base.to_array(pooled)}
+        real = [row[-length:] if left else row[:length] for row, length in zip(read["tokens"], lengths, strict=True)]
+        rows: dict[str, Any] = {"tokens": [base.to_array(row) for row in real], "pooled": base.to_array(read["pooled"])}
         if "padded" in self.writes:
-            rows["padded"] = base.to_array(states)
+            rows["padded"] = base.to_array(read["tokens"])
         return {name: rows[name] for name in self.writes}
+
+    def _read_whole(self, tokens: Any) -> dict[str, Any]:
+        if self.files.library == "open_clip":
+            states, pooled = clip.text_states(self.model, tokens)
+        else:
+            output = self.model.text_model(input_ids=tokens)  # no mask: pads are read
+            states, pooled = output.last_hidden_state, output.pooler_output
+        return {"tokens": states, "pooled": pooled}
+
+    def _whole_tokens(self, batch: Sequence[str]) -> Any:
+        """(b, context) token ids, padded by the library's own tokenizer. Raises `UserError` for a text that does not
+        fit."""
+        context = self.widths["context"]
+        self.refuse_long(batch, self.count(batch))
+        if self.files.library == "open_clip":
+            return self.tokenizer(list(batch), context_length=context).to(self.device)
+        padded = self.tokenizer(list(batch), padding="max_length", max_length=context, return_tensors="pt")
+        return padded["input_ids"].to(self.device)
 
 
 extractor = ClipText

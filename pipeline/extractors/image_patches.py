@@ -8,7 +8,7 @@ import numpy as np
 from cache.identity import Output
 from foundation.errors import UserError
 from pipeline.extraction import base, pictures
-from pipeline.models import preprocess, vision
+from pipeline.models import preprocess, towers, vision
 from pipeline.models.files import ModelFiles
 
 
@@ -76,12 +76,13 @@ class ImagePatches(pictures.Backbone):
         super().load(device)
         if self.layout is not None:
             size = (self.layout.patch,) * 2 if self.any_shape else self.preprocess.size
-            inputs, _ = self._inputs(self.collate([np.zeros((*size, 3), np.uint8)]))
+            inputs, _ = self.inputs(self.collate([np.zeros((*size, 3), np.uint8)]))
             expected = self.any_shape.patches if self.any_shape else self.layout.positions(size)
             vision.check_states(self.files, self.model, self.layout, inputs, expected)
 
-    def _inputs(self, batch: Any) -> tuple[dict[str, Any], list[int]]:
-        """What a transformers tower takes, and the patches of each picture where they differ."""
+    def inputs(self, batch: Any) -> tuple[Mapping[str, Any], list[int]]:
+        """What a transformers tower takes, and the patches of each picture where they differ; see
+        `pipeline.models.towers.Encoder`."""
         if self.any_shape is None:
             return {"pixel_values": self.normalised(batch, self.preprocess.mean, self.preprocess.std)}, []
         import torch
@@ -89,15 +90,34 @@ class ImagePatches(pictures.Backbone):
         arrays, lengths = self.any_shape.inputs(batch)
         return {name: torch.from_numpy(values).to(self.device) for name, values in arrays.items()}, lengths
 
-    def __call__(self, batch: Any) -> base.Outputs:
-        inputs, lengths = self._inputs(batch)
+    @property
+    def tower(self) -> Any:
+        """See `pipeline.models.towers.Encoder`."""
+        if self.any_shape:
+            raise towers.refused(self.files, "its pictures keep their own shape")
         if self.layout is None:
-            states = vision.capture(self.model, self.model.encoder, inputs["pixel_values"])
-            pooled = states[:, 0]
-        else:
+            return self.model
+        if (family := self.files.config.get("model_type")) not in towers.PICTURES:
+            raise towers.refused(self.files, f"it is a {family}")
+        return vision.image_tower(self.model)
+
+    def blank(self, states: Any, lengths: Sequence[int]) -> Mapping[str, Any]:
+        """See `pipeline.models.towers.Encoder`."""
+        return {"pixel_values": states.new_zeros(1, 3, *self.preprocess.size).expand(len(states), -1, -1, -1)}
+
+    def read(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """tokens (b, P, width) and pooled (b, width)."""
+        if self.layout is not None:
             states, pooled = vision.states(self.model, self.layout, inputs)
-        tokens = base.to_rows(states, lengths) if self.any_shape else base.to_array(states)
-        rows: dict[str, Any] = {"tokens": tokens, "pooled": base.to_array(pooled)}
+            return {"tokens": states, "pooled": pooled}
+        states = vision.capture(self.model, self.model.encoder, inputs["pixel_values"])
+        return {"tokens": states, "pooled": states[:, 0]}
+
+    def __call__(self, batch: Any) -> base.Outputs:
+        inputs, lengths = self.inputs(batch)
+        read = self.read(inputs)
+        tokens = base.to_rows(read["tokens"], lengths) if self.any_shape else base.to_array(read["tokens"])
+        rows: dict[str, Any] = {"tokens": tokens, "pooled": base.to_array(read["pooled"])}
         return {name: rows[name] for name in self.writes}
 
 

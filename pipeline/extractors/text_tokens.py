@@ -12,7 +12,7 @@ from cache.inputs import Side
 from foundation.contracts import contract
 from foundation.errors import UserError
 from pipeline.extraction import base
-from pipeline.models import sentence
+from pipeline.models import sentence, towers
 from pipeline.models.files import ModelFiles, load_tokenizer, load_transformers
 from pipeline.models.sentence import Pooling
 
@@ -208,21 +208,53 @@ class TextTokens(base.TextExtractor):
         if not self._padded and len(set(lengths)) > 1:
             return self._by_length(batch, lengths)
         offsets = [np.asarray(pairs, dtype=np.int32).reshape(-1, 2) for pairs in encoded.pop("offset_mapping")]
+        read = self.read(self._padded_inputs(encoded, lengths))
+        rows: base.Outputs = {
+            "tokens": base.to_rows(read["tokens"], lengths),
+            "pooled": base.to_array(read["pooled"]),
+            "offsets": offsets,
+        }
+        return {name: rows[name] for name in self.writes}
+
+    def _padded_inputs(self, encoded: Any, lengths: Sequence[int]) -> Mapping[str, Any]:
+        """What the model takes, on the device: (b, L) each."""
         padded = self.tokenizer.pad(
             encoded,
             padding="max_length",
             max_length=base.padded_length(max(1, *lengths), self.limit) if self._padded else max(1, *lengths),
             return_tensors="pt",
         )
-        padded = padded.to(self.device)
-        states = self.model(**padded).last_hidden_state
-        pooled = self.layers(sentence.pool(states, padded["attention_mask"], self.reading.pooling))
-        rows: base.Outputs = {
-            "tokens": base.to_rows(states, lengths),
-            "pooled": base.to_array(pooled),
-            "offsets": offsets,
-        }
-        return {name: rows[name] for name in self.writes}
+        inputs: Mapping[str, Any] = padded.to(self.device)
+        return inputs
+
+    def inputs(self, batch: Sequence[str]) -> tuple[Mapping[str, Any], list[int]]:
+        """See `pipeline.models.towers.Encoder`."""
+        encoded = self.tokenizer(list(batch), verbose=False)
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        self.refuse_long(batch, lengths)
+        return self._padded_inputs(encoded, lengths), lengths
+
+    @property
+    def tower(self) -> Any:
+        """See `pipeline.models.towers.Encoder`."""
+        if self.files.config.get("model_type") not in towers.TEXTS:
+            raise towers.refused(self.files, f"it is a {self.files.config.get('model_type')}")
+        return self.model
+
+    def blank(self, states: Any, lengths: Sequence[int]) -> Mapping[str, Any]:
+        """See `pipeline.models.towers.Encoder`."""
+        import torch
+
+        place = torch.arange(states.shape[1], device=states.device)
+        mask = (place < torch.tensor(lengths, device=states.device)[:, None]).long()
+        width = self.model.get_input_embeddings().embedding_dim
+        return {"inputs_embeds": states.new_zeros(*states.shape[:2], width), "attention_mask": mask}
+
+    def read(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """tokens (b, L, d) and pooled (b, …) of padded texts."""
+        states = self.model(**inputs).last_hidden_state
+        pooled = self.layers(sentence.pool(states, inputs["attention_mask"], self.reading.pooling))
+        return {"tokens": states, "pooled": pooled}
 
     def _by_length(self, batch: Sequence[str], lengths: Sequence[int]) -> base.Outputs:
         """The rows of a batch, texts of one length at a time."""

@@ -95,6 +95,14 @@ def reads_whole_context(files: ModelFiles) -> bool:
     return has_another_text_tower(files.config) and not _pools_at_end(files)
 
 
+def pools_last(files: ModelFiles) -> bool:
+    """Whether a text's vector is the tower's last position and depends on its token ids in no other way (SigLIP)."""
+    if files.library != "open_clip":
+        return is_siglip(files)
+    text = files.config["model_cfg"]["text_cfg"]
+    return text.get("pool_type") == "last" and not text.get("use_pad_mask") and not text.get("embed_cls")
+
+
 def _pools_at_end(files: ModelFiles) -> bool:
     """Whether the text tower is CLIP's own but for its tokenizer, and pools at that one's end token: CLIP's own tower
     pools at the highest token id of a text."""

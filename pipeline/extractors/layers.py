@@ -1,0 +1,127 @@
+"""`layers`: the states that enter a chosen block of a text or image encoder, for whatever goes on from there."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from cache.identity import Output
+from foundation.contracts import contract
+from foundation.errors import UserError
+from pipeline.extraction import base
+from pipeline.extractors import clip_text, text_tokens
+from pipeline.extractors.clip_image import ClipImage
+from pipeline.extractors.image_patches import ImagePatches
+from pipeline.models import towers
+from pipeline.models.files import ModelFiles
+
+_POOLING = ("pooling", "layers", "pooled")
+"""What an encoder's preprocessing says of its vector, which no state depends on."""
+
+
+@contract
+class Options(base.Options):
+    """encoder: the extractor that reads the whole model. block: number of the transformer block, from 0; the number of
+    blocks means what leaves the last. max_tokens: the longest text, as of the encoder's own extractor; null: as there.
+    dtype: in which states are stored; those of some models pass the range of float16.
+    """
+
+    encoder: Literal["text_tokens", "clip_text", "image_patches", "clip_image"]
+    block: Annotated[int, Field(ge=0)]
+    max_tokens: Annotated[int, Field(ge=16)] | None = None
+    dtype: Literal["float16", "float32"] = "float16"
+
+
+class Layers(base.Extractor):
+    """states (L, width) of a text's tokens, special ones included, or (context, width) where the encoder reads padding
+    too (SigLIP) · (P, width) of a picture, class and register tokens first. As they enter the block.
+
+    encoder: the extractor of the whole model, which `pipeline.models.live` runs on from these states. VERSION: also of
+    `pipeline.models.towers`, which makes the cut.
+    """
+
+    VERSION = 1
+    options: Options
+    encoder: Any
+
+    @classmethod
+    def kind(cls, options: Options) -> type[base.Extractor]:
+        """See `Extractor.kind`."""
+        return TextLayers if options.encoder in ("text_tokens", "clip_text") else ImageLayers
+
+    def possible(self) -> dict[str, Output]:
+        whole: Output = self.encoder.possible()["tokens"]
+        padded = getattr(self.encoder, "whole", False)
+        shape = (self.encoder.widths["context"], *whole.shape) if padded else whole.shape
+        return {"states": Output("states", shape, self.options.dtype, ragged=whole.ragged and not padded)}
+
+    def preprocessing(self) -> Mapping[str, Any]:
+        stated = {key: value for key, value in self.encoder.preprocessing().items() if key not in _POOLING}
+        return {**stated, "encoder": self.options.encoder, "block": self.options.block}
+
+    def load(self, device: str) -> None:
+        self.encoder.load(device)
+        self.model, self.device = self.encoder.model, device
+        towers.check(self.encoder, self.options.block)
+
+    def __call__(self, batch: Any) -> base.Outputs:
+        inputs, lengths = self.encoder.inputs(batch)
+        states = towers.entering(self.encoder, self.options.block, inputs)
+        largest = float(states.detach().abs().max())
+        if self.options.dtype == "float16" and largest > np.finfo(np.float16).max:
+            raise UserError(
+                f"model {self.options.model!r}: states of {largest:.0f} pass the range of float16; set `dtype: float32`"
+            )
+        return {"states": base.to_rows(states, lengths) if self.writes["states"].ragged else base.to_array(states)}
+
+
+class TextLayers(Layers, base.TextExtractor):
+    """`Layers` of a text encoder."""
+
+    reads = "text"
+
+    def __init__(self, options: Options, files: ModelFiles) -> None:
+        super().__init__(options, files)
+        kind = clip_text.ClipText if options.encoder == "clip_text" else text_tokens.TextTokens
+        whole = kind.options_class()(model=options.model)
+        if options.max_tokens is not None:
+            whole = dataclasses.replace(whole, max_tokens=options.max_tokens)  # type: ignore[call-arg]
+        self.encoder = kind(whole, files)  # type: ignore[arg-type]
+
+    @property
+    def limit(self) -> int:
+        limit: int = self.encoder.limit
+        return limit
+
+    def count(self, strings: Sequence[str]) -> list[int]:
+        counts: list[int] = self.encoder.count(strings)
+        return counts
+
+    def prompt(self, side: str) -> str:
+        prompt: str = self.encoder.prompt(side)
+        return prompt
+
+
+class ImageLayers(Layers, base.ImageExtractor):
+    """`Layers` of an image encoder."""
+
+    reads = "image"
+    loads_first = False
+
+    def __init__(self, options: Options, files: ModelFiles) -> None:
+        super().__init__(options, files)
+        if options.max_tokens is not None:
+            raise UserError(f"model {options.model!r}: max_tokens is of texts, and {options.encoder} reads pictures")
+        kind = ClipImage if options.encoder == "clip_image" else ImagePatches
+        self.encoder = kind(base.Options(model=options.model), files)
+
+    def prepare(self, image: Any) -> Any:
+        return self.encoder.prepare(image)
+
+    def collate(self, items: Sequence[Any]) -> Any:
+        return self.encoder.collate(items)
+
+
+extractor = Layers
