@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from cache.store import Store
 from cache.table import Table
 from experiments.contracts import PromptOutputs
 from foundation import device as devices
+from foundation.errors import UserError
 from foundation.files import fault_point
 from foundation.progress import Bar
 from heads.config.dsmip import PROMPTED
 from heads.contracts import HeadInput, LiveClip, TrainingJob, TrainingResult
+from pipeline.extraction import guard
 from pipeline.extractors import build
 from pipeline.profiles import profile as profiles
 
@@ -51,7 +54,8 @@ def blocks(clip: LiveClip) -> Path:
 def extract(job: TrainingJob) -> PromptOutputs:
     """Extract features with the prompts that a run learned into `cache/` in its folder: only what is not there yet.
 
-    job: of the run that learned them.
+    job: of the run that learned them. Raises `UserError` where the rows of a view are all equal, all zero or hardly
+    differ; they stay in the cache.
     """
     import torch
 
@@ -63,6 +67,7 @@ def extract(job: TrainingJob) -> PromptOutputs:
     weights = weights_hash([job.out / "model.safetensors"], None)
     inputs: list[HeadInput] = []
     files: list[Path] = []
+    lines: list[str] = []
     rows = {}
     for one in job.inputs:
         column = KeyColumn.load(one.keys)
@@ -71,6 +76,7 @@ def extract(job: TrainingJob) -> PromptOutputs:
         spec = prompted.spec(weights)
         store = Store.create(job.out / "cache", prompted.feature, spec)
         rows[f"{one.side} {prompted.feature}"] = prompted.fill(store, keys)
+        lines += prompted.problems(one, store, column)
         files += store.files_for(keys)
         inputs.append(
             HeadInput(
@@ -84,6 +90,11 @@ def extract(job: TrainingJob) -> PromptOutputs:
                 identity=identity(spec),
             )
         )
+    if lines:
+        remedy = (
+            "the learned prompts forget their input; train them with a lower `expert_lr`, or without (`prompts: false`)"
+        )
+        raise UserError(*(f"{line}; {remedy}" for line in lines))
     return PromptOutputs(inputs=tuple(inputs), files=tuple(files), run={"device": str(device), "rows": rows})
 
 
@@ -142,6 +153,24 @@ class Prompted:
                 bar.update(len(part))
                 fault_point("prompted-shard")
         return len(missing)
+
+    def problems(self, one: HeadInput, store: Store, column: KeyColumn, fewest: int = 2) -> list[str]:
+        """What is wrong with the rows of an input, a line per output; nothing for fewer than `fewest` distinct ones, or
+        where the states that they start from are the same."""
+        if len(distinct(column.keys[column.present])) < fewest:
+            return []
+        wrong = guard.wrong(column, store, store.outputs, store.outputs, partial(self._same_states, column))
+        return [f"{self.side}.{self.feature}.{one.view}, output {name}: {problem}" for name, problem in wrong]
+
+    def _same_states(self, column: KeyColumn, places: np.ndarray) -> bool:
+        """Whether the states at some places of a key column are equal."""
+        table = Table(self.states, next(iter(self.states.outputs)), column.keys[places], column.present[places])
+        if not table.ragged:
+            states = table.gather(np.arange(len(places)))
+            return bool((states == states[:1]).all())
+        values, lengths = table.ragged_flat(np.arange(len(places)))
+        rows = values.reshape(len(places), -1) if (lengths == lengths[0]).all() else None
+        return rows is not None and bool((rows == rows[0]).all())
 
     def _add_shard(self, store: Store, keys: np.ndarray) -> None:
         """The rows of `keys`, with the verdicts that the states they start from have."""

@@ -82,9 +82,21 @@ class Linked:
 NO_SPAN = "phrase not in the sentence"
 NO_PICTURE = "picture not used"
 UNKNOWN = "candidates not in the KB"
+UNLIKE = "features unlike the run's"
 NO_CANDIDATE = "no candidates"
-NOTES = (NO_SPAN, NO_PICTURE, UNKNOWN, NO_CANDIDATE)
-"""What an answer may have had to do without."""
+NOTES = (NO_SPAN, NO_PICTURE, UNKNOWN, UNLIKE, NO_CANDIDATE)
+"""What an answer may have had to do without, or may suffer from."""
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """rows, scores (m, d): the best entities of m mentions, best first. verdicts: on their pictures. unlike (m,) bool:
+    whether a feature lies outside the spread of those of the run."""
+
+    rows: np.ndarray
+    scores: np.ndarray
+    verdicts: list[Scan | PassingError]
+    unlike: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -128,7 +140,8 @@ class Linker:
         runtime = Runtime(device=device, precision=precision)
         demo = next((one.demo for one in runs if one.demo), None)
         entities = {name: self.kb.table[name] for name in ("id", "name")}
-        known = Known(run.paths.root, demo, run.profiles, self.limits, stores, columns, entities)
+        accepted = {name for one in runs for name in one.extraction.accepted}
+        known = Known(run.paths.root, demo, run.profiles, self.limits, stores, columns, entities, accepted)
         self.extractor = MentionExtractor(listed, known, runtime) if listed else None
         self.weights, self.notes = weights_hash([run.folder / "model.safetensors"], None), list[str]()
         self.calibration = self._calibration(nil_share, stores)
@@ -193,7 +206,8 @@ class Linker:
             raise UserError(f"top_k is {top_k}, expected at least 1")
         if not mentions:
             return []
-        rows, scores, verdicts = self._ranked(mentions, root, max(calibration.DEPTH, top_k))
+        ranked = self._ranked(mentions, root, max(calibration.DEPTH, top_k))
+        rows, scores, verdicts = ranked.rows, ranked.scores, ranked.verdicts
         chances = self._confidence(scores)
         cut, linked = self.calibration.threshold, []
         for at, (mention, chance) in enumerate(zip(mentions, chances, strict=True)):
@@ -207,6 +221,7 @@ class Linker:
                 NO_SPAN: mention.span is None,
                 NO_PICTURE: picture not in ("ok", "none"),
                 UNKNOWN: self.takes_given and any(name not in self.kb.rows for name in mention.given or ()),
+                UNLIKE: bool(ranked.unlike[at]),
                 NO_CANDIDATE: not entities,
             }
             linked.append(
@@ -229,16 +244,15 @@ class Linker:
             return [None] * len(scores)
         return calibration.confidence(fitted.right, fitted.known, *calibration.evidence(scores)).tolist()
 
-    def _ranked(
-        self, mentions: Sequence[Mention], root: Path, depth: int
-    ) -> tuple[np.ndarray, np.ndarray, list[Scan | PassingError]]:
-        """Rows and scores of the best entities, and the verdict on each mention's picture; one that cannot be read, now
-        or ever, is left out."""
+    def _ranked(self, mentions: Sequence[Mention], root: Path, depth: int) -> _Ranked:
+        """The best entities; a picture that cannot be read, now or ever, is left out."""
         for attempt in range(ATTEMPTS):
             verdicts = self._verdicts([root / mention.image if mention.image else None for mention in mentions])
             try:
                 with self.lock:
-                    return (*self._top(self._table(mentions, verdicts), root, depth), verdicts)
+                    chunk = self._chunk(self._table(mentions, verdicts), root)
+                    rows, scores = self.scorer.top(chunk, depth)
+                    return _Ranked(rows, scores, verdicts, chunk.unlike)
             except PassingError:  # a picture changed, or its disk went away, since it was looked at
                 if attempt == ATTEMPTS - 1:
                     raise
@@ -269,11 +283,11 @@ class Linker:
     def _rows(self, given: Sequence[str] | None) -> list[int] | None:
         return None if given is None else [self.kb.rows[name] for name in given if name in self.kb.rows]
 
-    def _top(
-        self, table: Mapping[str, list], root: Path, depth: int, without: np.ndarray = _NOTHING
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _chunk(self, table: Mapping[str, list], root: Path, without: np.ndarray = _NOTHING) -> Chunk:
+        """The mentions of a table with their features. without: rows of the KB that are taken for absent."""
         columns = self.extractor.columns(table, root) if self.extractor else {}
-        return self.scorer.top(Chunk(table, columns, without), depth)
+        unlike = self.extractor.unlike(columns) if self.extractor else np.zeros(len(table["id"]), bool)
+        return Chunk(table, columns, without, unlike)
 
     # Calibration
 
@@ -287,7 +301,7 @@ class Linker:
         if kept is None:
 
             def top(table: Mapping[str, list], hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-                return self._top(table, Path(), calibration.DEPTH, hidden)
+                return self.scorer.top(self._chunk(table, Path(), hidden), calibration.DEPTH)
 
             if (folder / CALIBRATION).exists():
                 self.notes.append(f"{folder / CALIBRATION}: of an earlier version, or of other weights; fitted again")

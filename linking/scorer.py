@@ -30,6 +30,7 @@ from pipeline.candidates.lists import RankedLists
 from pipeline.candidates.merging import merged_lists
 from pipeline.candidates.registry import source
 from pipeline.candidates.specs import candidate_sources
+from pipeline.extraction import guard
 from pipeline.pairs.base import Pairs
 from pipeline.pairs.registry import pair_function
 from pipeline.pairs.roles import SERVED
@@ -69,13 +70,14 @@ class Chunk:
     """Some mentions, and what was computed for them.
 
     table: columns id, phrase, type, given (rows of the KB, or None) and those of mentions.parquet that views read.
-    columns: keys of what is extracted of them. without: rows of the KB that are taken for absent. lists, pairs:
-    candidate lists and pair features, once computed.
+    columns: keys of what is extracted of them. without: rows of the KB that are taken for absent. unlike: (m,) whether
+    a feature of a mention is unlike those of the run. lists, pairs: candidate lists and pair features, once computed.
     """
 
     table: Mapping[str, list]
     columns: Mapping[Want, KeyColumn]
     without: np.ndarray
+    unlike: np.ndarray
     lists: RankedLists | None = None
     pairs: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -198,6 +200,7 @@ class Scorer:
             if one.side == "mention":
                 if self.prompts and one.feature in PROMPTED.values():
                     store, keys = self.prompts.extract(one, chunk)
+                    chunk.unlike = chunk.unlike | self.prompts.unlike(one, store, keys)
                 else:
                     store, keys = self.stores[one.feature], chunk.keys(one.feature, one.view)
                 side.add(one, store, keys)
@@ -231,6 +234,7 @@ class _Prompts:
         self.head = load_head(learned.folder, device, prompts.blocks(live))
         self.weights = weights_hash([learned.folder / "model.safetensors"], None)
         self.states = {"text": config.layers_text, "image": config.layers_image}
+        self.spreads: dict[str, dict[str, guard.Spread]] = {}
 
     def extract(self, one: HeadInput, chunk: Chunk) -> tuple[Store, KeyColumn]:
         """The store and key column of a prompted input, its rows for the chunk's mentions added."""
@@ -245,7 +249,17 @@ class _Prompts:
                 "train it again (TrainHead)"
             )
         prompted.fill(store, prompts.distinct(keys.keys[keys.present]))
+        if lines := prompted.problems(one, store, keys, guard.FEW):
+            raise UserError(
+                *(f"{line}; the run's own rows differ; run `luigi --module tasks Doctor`" for line in lines)
+            )
         return store, keys
+
+    def unlike(self, one: HeadInput, store: Store, keys: KeyColumn) -> np.ndarray:
+        """(m,) bool: which mentions have a prompted row that is unlike those of the run."""
+        if one.feature not in self.spreads:
+            self.spreads[one.feature] = guard.spreads(KeyColumn.load(one.keys), store, store.outputs)
+        return guard.unlike(keys, store, self.spreads[one.feature])
 
 
 def _bytes(column: torch.Tensor | Ragged) -> int:

@@ -10,7 +10,10 @@ from pathlib import Path
 import commands
 import pytest
 import small_world
+import torch
 import yaml
+
+from heads.base import Rows
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
@@ -111,6 +114,24 @@ def test_one_command_trains_the_experts_extracts_with_their_prompts_and_trains_t
     assert train(world)[0] == 0
     assert lost.read_bytes() == content and spec.exists()
     assert "holds" in commands.run("VerifyCache", "--work-dir", str(world / "work"))[1]
+
+
+def test_prompts_that_forget_their_input_end_the_command_in_one_line(world, monkeypatch):
+    from heads.methods.dsmip import PromptExpert
+
+    monkeypatch.setattr(
+        PromptExpert,
+        "prompted_image",
+        lambda self, inputs, side: Rows(
+            {
+                "tokens": torch.ones(len(inputs["image.ok"]), *self.scoring.shapes["image.tokens"]),
+                "pooled": torch.ones(len(inputs["image.ok"]), self.image.projected),
+            }
+        ),
+    )
+    code, said = train(world, lr=0.0007)
+    assert code != 0 and "Traceback" not in said
+    assert "entity.prompted_image.image, output pooled: all 9 rows are equal; the learned prompts forget" in said, said
 
 
 def test_prompts_that_start_elsewhere_than_the_cached_states_are_refused_in_one_line(world):

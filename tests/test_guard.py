@@ -21,6 +21,7 @@ from foundation.errors import UserError
 from foundation.paths import Paths
 from pipeline.datasets.images import DEFAULT_LIMITS, image_key
 from pipeline.extraction import base, guard
+from pipeline.extraction.contracts import Extraction
 from pipeline.extraction.units import Picture, UnitColumn, _column
 
 WANT = Want(side="entity", feature="mine", view="name")
@@ -60,7 +61,8 @@ def looked_at(tmp_path, rows, output=None, texts=None, extractor=None):
     order = np.frombuffer(b"".join(distinct), np.uint8).reshape(-1, 16)
     if distinct:
         store.add(order, np.zeros(len(order), np.uint8), [""] * len(order), {output.name: list(distinct.values())})
-    return guard.problems(WANT, _column(keys, list(texts)), store, made, DEFAULT_LIMITS)
+    lines = guard.problems(WANT, _column(keys, list(texts)), store, made, DEFAULT_LIMITS)
+    return [f"{line}; {guard.remedy(made)}" for line in lines]
 
 
 def test_rows_that_differ_are_right_and_equal_zero_or_nearly_equal_ones_are_not(tmp_path):
@@ -69,8 +71,7 @@ def test_rows_that_differ_are_right_and_equal_zero_or_nearly_equal_ones_are_not(
     assert looked_at(tmp_path, rows) == []
     (line,) = looked_at(tmp_path, np.repeat(rows[:1], 300, 0))
     assert line == (
-        "entity.mine.name, output pooled: all 256 rows are equal; look at the model's pooling, tokenizer and weights, "
-        "or keep the rows with --accept mine"
+        "entity.mine.name, output pooled: all 256 rows are equal; look at the model's pooling, tokenizer and weights"
     )
     assert "all 20 rows are zero;" in looked_at(tmp_path, np.zeros((20, 32), np.float32))[0]
     # Variance as a share of the mean square is e² for rows v + e·n with |v|² = |n|² = 32 on average.
@@ -159,7 +160,63 @@ def test_pictures_of_the_same_pixels_are_the_same_input(tmp_path):
 
     assert guard.problems(WANT, column(0, 1, 2), store, seeing, DEFAULT_LIMITS) == []
     (line,) = guard.problems(WANT, column(0, 1, 2, 3), store, seeing, DEFAULT_LIMITS)
-    assert "all 4 rows are equal; look at the model's preprocessing and weights" in line
+    assert line.endswith("all 4 rows are equal")
+    assert guard.remedy(seeing) == "look at the model's preprocessing and weights"
+
+
+# New rows, however few
+
+
+def known_rows(tmp_path, rows, name="known"):
+    output = Output("pooled", rows.shape[1:], "float32")
+    keys = [content_key("text", f"{name} {number}") for number in range(len(rows))]
+    store = Store.create(tmp_path, "mine", {"outputs": [output.to_json()]})
+    store.add(
+        np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16),
+        np.zeros(len(rows), np.uint8),
+        [""] * len(rows),
+        {"pooled": rows},
+    )
+    return store, keys
+
+
+def test_a_row_is_unlike_known_ones_where_it_is_zero_or_three_times_as_far_as_the_farthest(tmp_path):
+    known = np.concatenate([np.eye(16), -np.eye(16)]).astype(np.float32)  # mean 0, all at distance 1
+    store, keys = known_rows(tmp_path, known)
+    (spread,) = guard.spreads(_column(keys, keys), store, store.outputs).values()
+    assert not spread.mean.any() and spread.most == 1
+    new = np.float32([[factor] + [0] * 15 for factor in (0.1, 1, 2.9, 3.1, 100, 0)])
+    store, more = known_rows(tmp_path, new, "new")
+    assert guard.unlike(_column(more, more), store, {"pooled": spread}).tolist() == [False] * 3 + [True] * 3
+    several = _column(more, more, [2, 0, 2, 2])  # of records with several texts, one is enough
+    assert guard.unlike(several, store, {"pooled": spread}).tolist() == [False, False, True, True]
+
+
+def test_rows_elsewhere_are_not_unlike_known_ones_that_lie_close_together(tmp_path):
+    """As those of a data set whose texts are all alike: 16 rows at 40 from zero, 1 from their mean."""
+    store, keys = known_rows(tmp_path, 10 + np.eye(16, dtype=np.float32))
+    known = guard.spreads(_column(keys, keys), store, store.outputs)
+    new = np.float32([[10] * 16, [-10] * 16, [10, -10] * 8, [50] * 16])
+    store, more = known_rows(tmp_path, new, "new")
+    assert guard.unlike(_column(more, more), store, known).tolist() == [False, False, False, True]
+
+
+def test_nothing_is_unlike_rows_that_are_few_or_equal_or_of_which_one_is_zero(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32)
+    for number, known in enumerate((rows[:15], np.ones_like(rows), np.concatenate([rows, 0 * rows[:1]]))):
+        store, keys = known_rows(tmp_path / str(number), known)
+        assert guard.spreads(_column(keys, keys), store, store.outputs) == {}
+    tokens = Output("tokens", (16,), "float32", ragged=True)
+    assert guard.spreads(_column(keys, keys), store, {"tokens": tokens, "small": Output("small", (3,))}) == {}
+
+
+def test_what_earlier_versions_accepted_is_read():
+    line = "entity.mine.name, output pooled: all 20 rows are equal; look at the model's weights, or keep the rows"
+    result = {**Extraction().to_receipt(), "accepted": [line, line.replace("pooled", "tokens")]}
+    kept = {"entity.mine.name": tuple(part.partition("; ")[0] for part in result["accepted"])}
+    assert Extraction.of_receipt(result).accepted == kept
+    again = Extraction.of_receipt(Extraction.of_receipt(result).to_receipt())
+    assert again.accepted == kept
 
 
 # With a real model

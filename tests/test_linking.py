@@ -23,7 +23,7 @@ from foundation.contracts import from_json
 from foundation.errors import UserError
 from linking import Hints, Linker, answers, calibration, incoming, mentions
 from linking.contracts import Calibration, Fit, LinkJob
-from linking.linker import NOTES
+from linking.linker import NOTES, UNLIKE
 from pipeline.candidates import name_ranking
 from pipeline.candidates.contracts import GivenSource, NameSource, TypedNameSource
 from pipeline.candidates.registry import source
@@ -465,12 +465,12 @@ def test_the_confidence_at_a_share_is_that_at_share_0_times_the_chance_that_the_
     at = {share: Linker.load(world[1]["mimic"], nil_share=share) for share in (0, 0.4)}
     first, second = (linker.link("Sight of Ann Powers.", "Powers") for linker in at.values())
     fitted = at[0.4].calibration
-    rows, scores, _ = at[0.4]._ranked([incoming.Mention("a", "Sight of Ann Powers.", "Powers", "test", (13, 19))],
-                                      Path(), 10)  # fmt: skip
+    mention = incoming.Mention("a", "Sight of Ann Powers.", "Powers", "test", (13, 19))
+    scores = at[0.4]._ranked([mention], Path(), 10).scores
     values, softmax = calibration.evidence(scores)
     known = calibration.probability(fitted.known, values)[0] if fitted.known else 1.0
     right = calibration.confidence(fitted.right, None, values, softmax)[0]
-    assert second.confidence == pytest.approx(right * known, abs=1e-6) and len(rows) == 1
+    assert second.confidence == pytest.approx(right * known, abs=1e-6) and len(scores) == 1
     if fitted.right == at[0].calibration.right:
         assert first.confidence == pytest.approx(right, abs=1e-6)
     assert not first.nil, "a share of 0"
@@ -529,7 +529,78 @@ def test_an_answer_says_what_it_had_to_do_without(world, tmp_path, monkeypatch):
     assert (counts.phrases_not_found, counts.without_candidates, counts.pictures_left_out) == (2, 1, 2)
     summary = json.loads((tmp_path / "linked.jsonl.summary.json").read_text())
     assert summary["counts"]["phrases_not_found"] == 2 and summary["run"] == str(world[1]["drin"])
-    assert {note for answer in found for note in answer["notes"]} == set(NOTES)
+    assert {note for answer in found for note in answer["notes"]} == set(NOTES) - {UNLIKE}
+
+
+def changed(monkeypatch, linker, feature, change):
+    """The run's model of a feature gives other rows from now on."""
+    kind = type(linker.extractor.extractors[feature])
+    whole = kind.__call__
+
+    def outputs(self, batch):
+        rows = whole(self, batch)
+        return {name: [change(np.asarray(row, np.float32)) for row in values] for name, values in rows.items()}
+
+    monkeypatch.setattr(kind, "__call__", outputs)
+
+
+@pytest.mark.parametrize(
+    ("change", "unlike"),
+    [(lambda row: row * 0, True), (lambda row: row * 50, True), (lambda row: row + 0.001, False)],
+    ids=["zero", "far away", "a little beside"],
+)
+def test_a_mention_whose_features_are_unlike_the_runs_is_told_so(world, monkeypatch, change, unlike):
+    """Of one mention there is no variance: its rows are compared with those of the run."""
+    linker = Linker.load(world[1]["mimic"])
+    sentence = f"The {change(np.float32(1))} Powers {unlike} once more."
+    assert UNLIKE not in linker.link(f"{sentence} Before.", "Powers").notes
+    changed(monkeypatch, linker, "clip_text", change)
+    assert (UNLIKE in linker.link(sentence, "Powers").notes) == unlike
+    picture_alone = linker.link(f"{sentence} Before.", "Powers", picture(17))
+    assert UNLIKE not in picture_alone.notes, "its text is in the cache, and the pictures' model is as it was"
+
+
+def test_new_mentions_that_all_have_the_same_features_end_the_command(world, tmp_path, monkeypatch):
+    linker = Linker.load(world[1]["mimic"])
+    linker.link("The model is loaded, and gives what it gave.", "model")
+    changed(monkeypatch, linker, "clip_text", lambda row: np.ones_like(row))
+    monkeypatch.setattr(mentions.Linker, "load", lambda *arguments: linker)
+    lines = [{"sentence": f"Constant Powers, number {number}", "mention": "Powers"} for number in range(16)]
+    with pytest.raises(UserError) as error:
+        link(world, tmp_path, lines)
+    first = str(error.value).splitlines()[0]
+    assert first.startswith(
+        "mention.clip_text.mention_sep_sentence, output tokens: all 16 rows are equal; the run's own"
+    )
+    assert "run `luigi --module tasks Doctor`" in first and not (tmp_path / "linked.jsonl").exists()
+    found, _, _ = link(world, tmp_path, [{**line, "sentence": line["sentence"][:20]} for line in lines])
+    assert len(found) == 16, "fewer than 16 different texts prove nothing"
+    linker.extractor.known = dataclasses.replace(
+        linker.extractor.known, accepted={"mention.clip_text.mention_sep_sentence"}
+    )
+    assert len(link(world, tmp_path, lines)[0]) == 16, "the run's own rows were accepted like that"
+
+
+def test_prompted_features_of_new_mentions_are_looked_at_too(world, monkeypatch):
+    linker = Linker.load(world[1]["dsmip"])
+    head = linker.scorer.prompts.head
+    whole = head.prompted_text
+
+    def silent(inputs, side):
+        rows = whole(inputs, side)
+        return type(rows)({**rows, "pooled": rows["pooled"] * 0})
+
+    assert UNLIKE not in linker.link("Prompted Powers, a text like the others.", "Powers").notes
+    monkeypatch.setattr(head, "prompted_text", silent)
+    assert UNLIKE in linker.link("Prompted Powers, and prompts that give nothing.", "Powers").notes
+    new = [
+        incoming.Mention(id=str(number), sentence=f"Silent Powers {number}", phrase="Powers", split="test")
+        for number in range(20)
+    ]
+    with pytest.raises(
+        UserError, match=r"mention\.prompted_text\.\w+, output pooled: all 20 rows are zero; the run's own"
+    ):
+        linker.link_all(new, Path())
 
 
 def test_the_share_of_nil_mentions_is_said_and_followed(world, tmp_path):

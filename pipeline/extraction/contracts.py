@@ -110,8 +110,9 @@ class Extraction:
 
     features: name -> rows. columns: column name (`Want.column`) -> file of the key column, relative to the work folder.
     cut: column -> number of texts that were cut to fit. texts: column of texts -> what that cost; earlier versions did
-    not count it. without: column -> entities that have no text there. accepted: what is
-    wrong with rows that were kept, a line each. profile, demo: of the group that ran, where one did.
+    not count it. without: column -> entities that have no text there. accepted: column ->
+    what is wrong with its rows, which were kept, a line per output. profile, demo: of the group that ran, where one
+    did.
     """
 
     features: Mapping[str, FeatureRows] = field(default_factory=dict)
@@ -119,14 +120,18 @@ class Extraction:
     cut: Mapping[str, int] = field(default_factory=dict)
     without: Mapping[str, int] = field(default_factory=dict)
     texts: Mapping[str, CutTexts] = field(default_factory=dict)
-    accepted: tuple[str, ...] = ()
+    accepted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     profile: str | None = None
     demo: str | None = None
 
     @classmethod
     def of_receipt(cls, result: Mapping[str, Any]) -> "Extraction":
         """The `result` of a receipt of ExtractGroup or ExtractFeatures."""
-        return from_json(cls, result, "a receipt's result")
+        kept = result.get("accepted", {})
+        if isinstance(kept, list):  # earlier versions wrote lines that begin with the column, and end with a remedy
+            lines = [(line.partition(",")[0], line.partition("; ")[0]) for line in kept]
+            kept = {column: [line for other, line in lines if other == column] for column, _ in lines}
+        return from_json(cls, {**result, "accepted": kept}, "a receipt's result")
 
     def inputs(self, wants: Iterable[Want], paths: Paths) -> tuple[Input, ...]:
         """The wants with the place of their rows in the work folder."""

@@ -5,7 +5,7 @@ Rows of this run and rows stored earlier are looked at alike, a sample of each v
 
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from cache.identity import Output
 from cache.inputs import Want
+from cache.keys import KeyColumn
 from cache.store import Store
 from cache.table import Table
 from foundation.errors import PassingError
@@ -34,6 +35,9 @@ VECTOR = 16
 COLLAPSED = 1e-7
 """Variance as a share of the mean square, below which rows hardly differ: rounding to fp16 alone gives 4e-8, features
 of trained models 1e-2 and more."""
+FAR = 3
+"""Times the largest distance from the mean of known rows, theirs or that of zero, beyond which a new row is unlike
+them."""
 _CHECK = {
     "text": "the model's pooling, tokenizer and weights",
     "image": "the model's preprocessing and weights",
@@ -58,28 +62,93 @@ def problems(want: Want, column: UnitColumn, store: Store, extractor: Extractor,
     A single row is never wrong unless it is not finite; rows of the same text (by case, accents and white space) or of
     the same pixels may be equal.
     """
-    lines = []
-    keys, places = column.keys, _some(column)
-    for name, output in extractor.writes.items():
+    labels = extractor.labels()
+    vectors = {name: output for name, output in extractor.writes.items() if name not in labels}
+    found = wrong(
+        column,
+        store,
+        extractor.writes,
+        vectors,
+        lambda places: _same_inputs([column.sources[i] for i in places], extractor, limits),
+    )
+    return [f"{want.column}, output {name}: {problem}" for name, problem in found]
+
+
+def remedy(extractor: Extractor) -> str:
+    """Where to look when rows are wrong."""
+    return f"look at {_CHECK[extractor.reads]}"
+
+
+def wrong(
+    column: KeyColumn,
+    store: Store,
+    outputs: Mapping[str, Output],
+    vectors: Collection[str],
+    same: Callable[[np.ndarray], bool],
+) -> Iterator[tuple[str, str]]:
+    """Each of a feature's `outputs` whose rows under a view are wrong, and what is wrong with them.
+
+    vectors: outputs that are no probabilities of classes. same: whether the inputs behind these places of the column
+    (n,) are the same for the model.
+    """
+    places = _some(column)
+    for name, output in outputs.items():
         if not output.dtype.startswith("float"):
             continue
-        sample = _sample(places, Table(store, name, keys[places], column.present[places]), output)
-        problem = _problem(sample, output, name in extractor.labels())
-        if (
-            problem
-            and sample.finite.all()
-            and _same_inputs([column.sources[i] for i in sample.places], extractor, limits)
-        ):
-            problem = ""
-        if problem:
-            lines.append(
-                f"{want.column}, output {name}: {problem}; look at {_CHECK[extractor.reads]}, or keep the rows with "
-                f"--accept {want.feature}"
-            )
-    return lines
+        sample = _sample(places, Table(store, name, column.keys[places], column.present[places]), output)
+        problem = _problem(sample, output, name not in vectors)
+        if problem and not (sample.finite.all() and same(sample.places)):
+            yield name, problem
 
 
-def _some(column: UnitColumn) -> np.ndarray:
+# New rows, however few
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where an output's rows of a view lie. mean: (d,) float32. most: the largest squared distance from it."""
+
+    mean: np.ndarray
+    most: float
+
+    def far(self, rows: np.ndarray) -> np.ndarray:
+        """Which of the rows (n, d) are all zero, not finite, or `FAR` times as far from the mean as any known one, and
+        as zero: known inputs that are much alike lie close together, and others may lie elsewhere."""
+        distance = np.square(rows.astype(np.float32) - self.mean, dtype=np.float64).sum(1)
+        near = FAR**2 * max(self.most, float(np.square(self.mean, dtype=np.float64).sum()))
+        return ~(distance <= near) | ~rows.any(1)
+
+
+def spreads(column: KeyColumn, store: Store, outputs: Mapping[str, Output]) -> dict[str, Spread]:
+    """The spread of each output that is one vector of each input, by at most `ROWS` rows of a view that are known to be
+    right; none where there are fewer than `FEW`, or where they do not differ, or one of them is zero."""
+    found, places = {}, _some(column)
+    for name, output in outputs.items():
+        if output.ragged or len(output.shape) != 1 or output.shape[0] < VECTOR or not output.dtype.startswith("float"):
+            continue
+        rows = _sample(places, Table(store, name, column.keys[places], column.present[places]), output).values
+        if len(rows) < FEW or not rows.any(1).all():
+            continue
+        mean = rows.mean(0)
+        distance = np.square(rows - mean, dtype=np.float64).sum(1)
+        if distance.any():
+            found[name] = Spread(mean, float(distance.max()))
+    return found
+
+
+def unlike(column: KeyColumn, store: Store, known: Mapping[str, Spread]) -> np.ndarray:
+    """(records,) bool: which records have a row that lies outside the spread of the known ones."""
+    rows = np.zeros(len(column.keys), bool)
+    for name, spread in known.items():
+        table = column.table(store, name)
+        there = np.flatnonzero(table.ok)
+        rows[there] |= spread.far(np.asarray(table.gather(there)))
+    if column.counts is None:
+        return rows
+    return np.bincount(np.repeat(np.arange(len(column.counts)), column.counts)[rows], minlength=len(column.counts)) > 0
+
+
+def _some(column: KeyColumn) -> np.ndarray:
     """Positions in the column, each of another key, evenly among its keys in their order, which is that of a hash."""
     present = np.flatnonzero(column.present)
     beginnings = np.ascontiguousarray(column.keys).view("<u8")[present, 0]  # half a key; sorted ten times as fast

@@ -1,9 +1,12 @@
 """Features of new mentions, by the same models into the same cache; models stay loaded for all chunks of mentions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cache.identity import identity
 from cache.inputs import Want
@@ -12,7 +15,7 @@ from cache.store import Store
 from foundation.errors import UserError
 from foundation.paths import Paths
 from pipeline.datasets.images import Limits
-from pipeline.extraction import stage, units, wants
+from pipeline.extraction import guard, stage, units, wants
 from pipeline.extraction.base import DerivedOptions, Extractor
 from pipeline.extraction.contracts import Plan, Runtime
 from pipeline.extraction.parents import Parent
@@ -27,8 +30,8 @@ class Known:
     """The features that a run reads, already extracted.
 
     work: the work folder. demo: folder of the demo's encoders. profiles: feature -> the profiles that it may have been
-    extracted with. limits: of pictures. stores: feature -> its store. columns: column name -> file of the KB's keys.
-    entities: their ids and names.
+    extracted with. limits: of pictures. stores: feature -> its store. columns: column name -> file of the run's keys.
+    entities: the KB's ids and names. accepted: columns whose rows were kept although they are wrong.
     """
 
     work: Path
@@ -38,6 +41,7 @@ class Known:
     stores: Mapping[str, Store]
     columns: Mapping[str, Path]
     entities: Mapping[str, list[str]]
+    accepted: Collection[str] = ()
 
 
 @dataclass
@@ -99,7 +103,9 @@ class MentionExtractor:
         """Key columns of all that is extracted for the mentions of `table` (columns as in mentions.parquet), their rows
         in the cache by then.
 
-        root: folder that the pictures' paths start from. Raises `PassingError` where a picture cannot be read now.
+        root: folder that the pictures' paths start from. Raises `PassingError` where a picture cannot be read now, and
+        `UserError` where the rows of `guard.FEW` mentions or more are all equal, all zero or hardly differ, unless the
+        run's own do.
         """
         columns: dict[Want, units.UnitColumn] = {}
         for group in self.groups:
@@ -113,7 +119,40 @@ class MentionExtractor:
             own = {want: units.column(want, records, self.extractors[want.feature]) for want in group.wants}
             group.runner.run(pending(own, self.extractors, self.known.stores))
             columns |= own
+        lines = [line for want, column in columns.items() for line in self._wrong(want, column)]
+        if lines:
+            raise UserError(*lines)
         return columns
+
+    def _wrong(self, want: Want, column: units.UnitColumn) -> Iterator[str]:
+        """What is wrong with these rows, a line per output."""
+        if want.column in self.known.accepted or len(np.unique(column.keys[column.present], axis=0)) < guard.FEW:
+            return
+        extractor, store = self.extractors[want.feature], self.known.stores[want.feature]
+        for line in guard.problems(want, column, store, extractor, self.known.limits):
+            yield f"{line}; the run's own rows differ; {guard.remedy(extractor)}, and run `luigi --module tasks Doctor`"
+
+    def unlike(self, columns: Mapping[Want, KeyColumn]) -> np.ndarray:
+        """(m,) bool: which of the mentions with these columns have a row that is zero, or lies outside the spread of
+        the run's own rows."""
+        marks = [
+            guard.unlike(columns[want], self.known.stores[want.feature], known) for want, known in self.spreads.items()
+        ]
+        return np.any(marks, 0) if marks else np.zeros(next(iter(columns.values())).records, bool)
+
+    @functools.cached_property
+    def spreads(self) -> dict[Want, dict[str, guard.Spread]]:
+        """Of each want of the mentions that the run has rows of."""
+        return {
+            want: guard.spreads(
+                KeyColumn.load(self.known.columns[want.column]),
+                self.known.stores[want.feature],
+                self.extractors[want.feature].writes,
+            )
+            for group in self.groups
+            for want in group.wants
+            if want.column in self.known.columns and want.column not in self.known.accepted
+        }
 
 
 def _ordered(plans: Sequence[Plan]) -> Iterator[list[Want]]:

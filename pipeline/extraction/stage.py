@@ -72,7 +72,7 @@ def extract(job: ExtractionJob) -> ExtractionResult:
             for want, column in columns.items()
             if enhanced(want.side, want.view)
         },
-        accepted=tuple(accepted),
+        accepted=accepted,
     )
     shards = [path for feature in features for path in feature.store.files_for(feature.wanted.keys)]
     return ExtractionResult(
@@ -84,20 +84,26 @@ def extract(job: ExtractionJob) -> ExtractionResult:
 
 def _looked_at(
     features: Sequence[PendingFeature], columns: Mapping[Want, units.UnitColumn], job: ExtractionJob
-) -> list[str]:
-    """What is wrong with the rows of features in `job.runtime.accept`, a line each.
+) -> dict[str, tuple[str, ...]]:
+    """What is wrong with the rows of features in `job.runtime.accept`, by column, a line per output.
 
     Raises `UserError` where something is wrong with those of others; the rows stay in the cache.
     """
     limits, accept = Limits(**profiles.load(job.profile).limits), job.runtime.accept
     of = {feature.name: feature for feature in features}
-    lines: dict[bool, list[str]] = {True: [], False: []}
+    kept: dict[str, tuple[str, ...]] = {}
+    refused: list[str] = []
     for want, column in columns.items():
         feature = of[want.feature]
-        lines[want.feature in accept] += guard.problems(want, column, feature.store, feature.extractor, limits)
-    if lines[False]:
-        raise UserError(*lines[False])
-    return lines[True]
+        lines = guard.problems(want, column, feature.store, feature.extractor, limits)
+        if lines and want.feature in accept:
+            kept[want.column] = tuple(lines)
+        else:
+            remedy = guard.remedy(feature.extractor)
+            refused += [f"{line}; {remedy}, or keep the rows with --accept {want.feature}" for line in lines]
+    if refused:
+        raise UserError(*refused)
+    return kept
 
 
 def estimate(job: ExtractionJob) -> Estimate:

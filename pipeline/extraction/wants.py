@@ -199,7 +199,7 @@ def part_of(wider: Extraction, listed: Iterable[Want]) -> Extraction:
         cut={name: wider.cut[name] for name in columns},
         texts={name: wider.texts[name] for name in columns if name in wider.texts},
         without={name: wider.without[name] for name in columns if name in wider.without},
-        accepted=tuple(line for line in wider.accepted if line.partition(",")[0] in columns),
+        accepted={name: wider.accepted[name] for name in columns if name in wider.accepted},
     )
 
 
@@ -216,7 +216,7 @@ def merged(parts: Iterable[Extraction]) -> Extraction:
         cut={name: count for part in parts for name, count in part.cut.items()},
         texts={name: texts for part in parts for name, texts in part.texts.items()},
         without={name: count for part in parts for name, count in part.without.items()},
-        accepted=tuple(line for part in parts for line in part.accepted),
+        accepted={name: lines for part in parts for name, lines in part.accepted.items()},
     )
 
 
@@ -259,7 +259,7 @@ def describe(extraction: Extraction, width: int | None = None) -> str:
     lines += [
         f"{count:,} entities have no text in {name}" for name, count in sorted(extraction.without.items()) if count
     ]
-    lines += [f"kept although {line.partition('; ')[0]}" for line in extraction.accepted]
+    lines += [f"kept although {line}" for _, kept in sorted(extraction.accepted.items()) for line in kept]
     return "\n".join(lines)
 
 
