@@ -48,11 +48,10 @@ def listing(folder: Path) -> Listing:
             state = entry.stat()
         except OSError:
             state = None
-        problem = _problem(Path(entry.path), state)
-        if problem:
-            strays.append(Stray(Path(entry.path), problem))
-        elif state is not None:
+        if state is not None and stat.S_ISREG(state.st_mode) and NAME.fullmatch(entry.name):
             stamps[entry.name] = (state.st_ino, state.st_size, state.st_mtime_ns)
+        elif reason := _problem(Path(entry.path), state):
+            strays.append(Stray(Path(entry.path), reason))
     return Listing(stamps, strays)
 
 

@@ -1,6 +1,6 @@
 """Puts the small shards of a store together: many runs that add a few rows each leave many files otherwise."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,9 +8,10 @@ import numpy as np
 
 from cache import layout, shard
 from cache.claims import temporary_name
+from cache.identity import Output
 from cache.index import as_void
 from cache.listing import listing
-from cache.shard import Shard
+from cache.shard import NewRows, Shard
 from foundation.errors import UserError
 from foundation.files import fault_point, sync_folder
 from foundation.progress import Bar
@@ -87,20 +88,9 @@ def _merge(store: "Store", parts: Sequence[Shard]) -> int:
     """Put shards into one and remove them; returns how many were removed."""
     if len(parts) < 2:
         return 0
-    keys = np.concatenate([np.asarray(part.keys) for part in parts])
-    first = np.sort(np.unique(as_void(keys), return_index=True)[1])  # of a key in several shards the first name counts
-    number = np.repeat(np.arange(len(parts)), [len(part) for part in parts])[first]
-    row = np.concatenate([np.arange(len(part)) for part in parts])[first]
-    places = list(zip(number.tolist(), row.tolist(), strict=True))
-    causes = [part.causes for part in parts]
-    name = store.shard_name(keys[first])
+    rows = joined(parts, store.outputs)
+    name = store.shard_name(rows.keys)
     path = store.folder / name
-    rows = shard.NewRows(
-        keys[first],
-        np.array([parts[part].status[at] for part, at in places], np.uint8),
-        [causes[part][int(parts[part].cause[at])] for part, at in places],
-        {output: _column(parts, output, places, store.outputs[output].ragged) for output in store.outputs},
-    )
     if shard.write(path, store.feature, store.identity, store.outputs, rows) is None and layout.seal_broken(path):
         return 0  # the work of another that was killed, and damaged since
     fault_point("merge-written")
@@ -115,6 +105,22 @@ def _merge(store: "Store", parts: Sequence[Shard]) -> int:
         (store.folder / part).unlink(missing_ok=True)
     sync_folder(store.folder)
     return len(gone)
+
+
+def joined(parts: Sequence[Shard], outputs: Mapping[str, Output]) -> NewRows:
+    """The rows of some shards one after another; of a key in several of them that in the first."""
+    keys = np.concatenate([np.asarray(part.keys) for part in parts])
+    first = np.sort(np.unique(as_void(keys), return_index=True)[1])
+    number = np.repeat(np.arange(len(parts)), [len(part) for part in parts])[first]
+    row = np.concatenate([np.arange(len(part)) for part in parts])[first]
+    places = list(zip(number.tolist(), row.tolist(), strict=True))
+    causes = [part.causes for part in parts]
+    return NewRows(
+        keys[first],
+        np.array([parts[part].status[at] for part, at in places], np.uint8),
+        [causes[part][int(parts[part].cause[at])] for part, at in places],
+        {name: _column(parts, name, places, output.ragged) for name, output in outputs.items()},
+    )
 
 
 def _column(parts: Sequence[Shard], output: str, places: Sequence[tuple[int, int]], ragged: bool) -> list[Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from cache import layout, page
 from cache.claims import temporary_name
-from cache.columns import OutputRows, cause_codes, check_keys, pending, whole
+from cache.columns import OutputRows, Pending, cause_codes, check_keys, pending, whole
 from cache.errors import Damaged
 from cache.identity import KEY_BYTES, Output
 from cache.layout import Array
@@ -45,6 +45,20 @@ class Shard:
             problem = problem or self._shape_problem(name, np.uint8, (len(self),))
         if problem:
             raise Damaged(f"shard {self.path}: {problem}")
+
+    @classmethod
+    def of_rows(
+        cls, path: Path, feature: str, identity: str, outputs: Mapping[str, Output], rows: "NewRows"
+    ) -> "Shard":
+        """The shard that `write` would write, in memory alone. Raises as `write` does for what the rows hold."""
+        pending_arrays, table = _arrays(feature, outputs, rows)
+        arrays: dict[str, Array] = {}
+        for name, array in pending_arrays.items():
+            blocks = list(array.blocks())
+            arrays[name] = np.concatenate(blocks) if blocks else np.empty(array.shape, array.dtype)
+        made = cls.__new__(cls)
+        made.path, made._contents = path, layout.Contents({"identity": identity, "causes": table}, arrays)
+        return made
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Shard, (self.path,)
@@ -150,13 +164,7 @@ def write(final: Path, feature: str, identity: str, outputs: Mapping[str, Output
     finite, before or after the cast to the output's dtype (naming feature and key), and `UserError` for a disk that is
     full or cannot be written; `ValueError` for columns that do not fit the outputs. Nothing is left behind then.
     """
-    keys, causes = check_keys(rows.keys), rows.causes
-    if len(rows.status) != len(keys) or len(causes) != len(keys):
-        raise ValueError(f"{len(rows.status)} statuses and {len(causes)} causes for {len(keys)} keys")
-    status = np.array([Status(int(value)) for value in rows.status], np.uint8)
-    codes, table = cause_codes(causes)
-    arrays = {"keys": whole(keys), "status": whole(status), "cause": whole(codes)}
-    arrays |= pending(feature, keys, status == Status.OK, outputs, rows.columns)
+    arrays, table = _arrays(feature, outputs, rows)
     temporary = temporary_name(final)
     fault_point("before-write")
     with explained(final):
@@ -180,3 +188,15 @@ def write(final: Path, feature: str, identity: str, outputs: Mapping[str, Output
             raise
     fault_point("after-link")
     return final if written else None
+
+
+def _arrays(feature: str, outputs: Mapping[str, Output], rows: NewRows) -> tuple[dict[str, Pending], list[str]]:
+    """The arrays of a shard, and its causes."""
+    keys, causes = check_keys(rows.keys), rows.causes
+    if len(rows.status) != len(keys) or len(causes) != len(keys):
+        raise ValueError(f"{len(rows.status)} statuses and {len(causes)} causes for {len(keys)} keys")
+    status = np.array([Status(int(value)) for value in rows.status], np.uint8)
+    codes, table = cause_codes(causes)
+    arrays = {"keys": whole(keys), "status": whole(status), "cause": whole(codes)}
+    arrays |= pending(feature, keys, status == Status.OK, outputs, rows.columns)
+    return arrays, table

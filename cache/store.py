@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -106,7 +106,7 @@ class Store:
         merge_small(self)
 
     @classmethod
-    def open(cls, folder: Path) -> "Store":
+    def open(cls, folder: Path) -> Self:
         """The store in `folder`. Raises `Gone` or `Damaged` when its `spec.json` is missing or malformed."""
         path = Path(folder) / SPEC
         try:
@@ -207,7 +207,7 @@ class Store:
     def missing(self, keys: np.ndarray) -> np.ndarray:
         """(n, 16) uint8 → (m,) int64 positions in `keys`: the first occurrence of each distinct key that no shard
         holds, ascending."""
-        absent = np.flatnonzero(self._current().find(keys)[0] < 0)
+        absent = np.flatnonzero(self.locate(keys)[0] < 0)
         first = np.unique(as_void(keys)[absent], return_index=True)[1]
         return np.sort(absent[first])
 
@@ -278,7 +278,7 @@ class Store:
             shard.write(self.folder / name, self.feature, self.identity, self.outputs, rows)
         self.refresh()
         merge_small(self)
-        if self.missing(keys).size:
+        if (self._current().find(keys)[0] < 0).any():
             in_the_way = next((stray.problem for stray in self.strays if stray.path.name == name), "is in the way")
             raise UserError(f"cannot write the shard {self.folder / name}: what has its name {in_the_way}")
         return name
@@ -306,7 +306,7 @@ class Store:
                     place.rmdir()
                     self.folder.rmdir()
 
-    def claim(self, name: str, ttl: float = claims.TTL) -> claims.Claim | None:
+    def claim(self, name: str, ttl: float = claims.TTL) -> contextlib.AbstractContextManager[Any] | None:
         """Claim the shard `name` before working on it; None while another process holds it. After taking it, ask
         `has_shard` again.
 

@@ -15,6 +15,7 @@ class LinkJob:
     file to write. images: folder that the mentions' pictures lie in; None: the input's own. top_k: entities listed
     per mention. chunk: mentions in memory at once. ignored: fields of the lines that are passed over instead of
     refused. nil_share: share of the mentions that is expected to be NIL, 0 to below 1; None: that of the run's dev.
+    cache: whether features of the mentions are kept in the run's cache.
     """
 
     run: Path
@@ -25,6 +26,7 @@ class LinkJob:
     chunk: int = 1024
     ignored: tuple[str, ...] = ()
     nil_share: float | None = None
+    cache: bool = True
     compute: Compute = Compute()
 
     @property

@@ -1,6 +1,7 @@
 """Links new mentions with a trained head: features, candidates and scores as in its run, a confidence, and NIL."""
 
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from cache.inputs import Want
 from cache.shard import Status
 from cache.store import Store
 from foundation import device as devices
+from foundation import logs
 from foundation.contracts import to_json
 from foundation.errors import PassingError, UserError
 from foundation.files import read_json, write_json
 from linking import answers, calibration, finished
 from linking.contracts import Calibration
-from linking.scorer import Chunk, Kb, Scorer, known_stores
+from linking.scorer import Chunk, Kb, Scorer
+from linking.stores import Stores
 from pipeline.candidates.contracts import GivenSource
 from pipeline.datasets.images import Limits
 from pipeline.datasets.records import Mention
@@ -115,18 +118,24 @@ class Hints:
 class Linker:
     """A run with its models in memory, for many mentions: `Linker.load(run).link(sentence, phrase, image)`.
 
-    Calls from several threads wait for each other. calibration: of confidence and NIL. notes: sentences about what was
-    made anew.
+    Calls from several threads wait for each other. Rows of new mentions are written to the run's cache when there are
+    256 of a feature, when the linker is closed (as a context manager: at the end), and when Python ends.
+    calibration: of confidence and NIL. notes: sentences about what was made anew.
     """
 
     def __init__(
-        self, run: finished.Finished, device: str = "auto", precision: str = "auto", nil_share: float | None = None
+        self,
+        run: finished.Finished,
+        device: str = "auto",
+        precision: str = "auto",
+        nil_share: float | None = None,
+        cache: bool = True,
     ) -> None:
         if nil_share is not None and not 0 <= nil_share < 1:
             raise UserError(f"nil_share is {nil_share}, expected a number from 0 to below 1 (None: that of dev)")
         self.run, self.device, self.lock = run, torch.device(devices.choose(device)), threading.RLock()
         runs = run.tree()
-        stores = known_stores(runs)
+        self.stores = stores = Stores.of(runs, keep=cache)
         self.kb = Kb.read(run.prepared)
         self.scorer = Scorer(run, self.kb, stores, self.device)
         self.limits = Limits(**run.limits)
@@ -145,17 +154,38 @@ class Linker:
         self.extractor = MentionExtractor(listed, known, runtime) if listed else None
         self.weights, self.notes = weights_hash([run.folder / "model.safetensors"], None), list[str]()
         self.calibration = self._calibration(nil_share, stores)
+        self._at_exit = weakref.finalize(self, _close, stores)
 
     @classmethod
     def load(
-        cls, run: str | Path, device: str = "auto", precision: str = "auto", nil_share: float | None = None
+        cls,
+        run: str | Path,
+        device: str = "auto",
+        precision: str = "auto",
+        nil_share: float | None = None,
+        cache: bool = True,
     ) -> "Linker":
         """The run in a folder under artifacts/runs/.
 
-        nil_share: share of the mentions to come that is NIL, 0 to below 1; None: that of dev. Raises `UserError` where
-        there is no run, or its features are not those it was trained on.
+        nil_share: share of the mentions to come that is NIL, 0 to below 1; None: that of dev. cache: whether features
+        of new mentions are kept in the run's cache; else each call forgets them. Raises `UserError` where there is no
+        run, or its features are not those it was trained on.
         """
-        return cls(finished.read(Path(run)), device, precision, nil_share)
+        return cls(finished.read(Path(run)), device, precision, nil_share, cache)
+
+    def close(self) -> None:
+        """Write the rows of new mentions that are in memory. The linker can be used afterwards.
+
+        Raises `UserError` where they cannot be written.
+        """
+        with self.lock:
+            self.stores.flush()
+
+    def __enter__(self) -> "Linker":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def link(
         self,
@@ -250,9 +280,12 @@ class Linker:
             verdicts = self._verdicts([root / mention.image if mention.image else None for mention in mentions])
             try:
                 with self.lock:
-                    chunk = self._chunk(self._table(mentions, verdicts), root)
-                    rows, scores = self.scorer.top(chunk, depth)
-                    return _Ranked(rows, scores, verdicts, chunk.unlike)
+                    try:
+                        chunk = self._chunk(self._table(mentions, verdicts), root)
+                        rows, scores = self.scorer.top(chunk, depth)
+                        return _Ranked(rows, scores, verdicts, chunk.unlike)
+                    finally:
+                        self.stores.answered()
             except PassingError:  # a picture changed, or its disk went away, since it was looked at
                 if attempt == ATTEMPTS - 1:
                     raise
@@ -315,6 +348,14 @@ class Linker:
         if share is None and not _holds(folder / CALIBRATION, content):
             write_json(folder / CALIBRATION, content)
         return fitted
+
+
+def _close(stores: Stores) -> None:
+    """Write what a linker that nobody closed holds in memory."""
+    try:
+        stores.flush()
+    except UserError as error:
+        logs.say(f"features of new mentions were not kept: {error}")
 
 
 def _holds(path: Path, content: Any) -> bool:

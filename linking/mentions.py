@@ -28,7 +28,7 @@ def link(job: LinkJob) -> LinkResult:
     output, source, images = check(job), job.input.absolute(), job.images_folder
     rejects, summary = (output.with_name(output.name + ending) for ending in (REJECTS, SUMMARY))
     with writing([output, rejects, summary], "--output") as files:
-        linker = Linker.load(job.run, job.compute.device, job.compute.precision, job.nil_share)
+        linker = Linker.load(job.run, job.compute.device, job.compute.precision, job.nil_share, job.cache)
         started = time.monotonic()
         writer, chunk = _Writer(linker, job, files[0], files[1]), list[Line]()
         with Bar(source.stat().st_size, "linking", "byte") as bar:
@@ -39,6 +39,7 @@ def link(job: LinkJob) -> LinkResult:
                     bar.update(line.size - bar.done)
                     chunk = []
             writer.add(chunk)
+        linker.close()
         counts, fitted = LinkCounts(**vars(writer.counts)), linker.calibration
         content = LinkSummary(
             run=str(linker.run.folder),

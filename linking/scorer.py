@@ -1,6 +1,6 @@
 """One trained head over new mentions: its inputs, candidates and scores, the KB's side read once and kept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from heads.fusion import Frequency, read_phrases
 from heads.runs import load_head, refuse_other_features
 from heads.scoring import Scoring, entity_chunks
 from linking.finished import Finished
+from linking.stores import Stores
 from pipeline.candidates.base import SourceInputs
 from pipeline.candidates.lists import RankedLists
 from pipeline.candidates.merging import merged_lists
@@ -95,7 +96,7 @@ class Scorer:
     Raises `UserError` where the head was trained on other features than the run reads.
     """
 
-    def __init__(self, run: Finished, kb: Kb, stores: Mapping[str, Store], device: torch.device) -> None:
+    def __init__(self, run: Finished, kb: Kb, stores: Stores, device: torch.device) -> None:
         self.run, self.kb, self.stores, self.device = run, kb, stores, device
         self.head = load_head(run.folder, device)
         self.parts = {method: Scorer(part, kb, stores, device) for method, part in run.runs.items()}
@@ -105,7 +106,7 @@ class Scorer:
         self.entities = Side(len(kb), device, entity_pictures=self.head.config.entity_pictures)
         for one in self.inputs:
             if one.side == "entity":
-                self.entities.add(one, Store.open(one.store), KeyColumn.load(one.keys))
+                self.entities.add(one, stores.open(one.store), KeyColumn.load(one.keys))
         settle_all(self.entities, device)
         self.specs = candidate_sources(run.options, run.retrieval, run.paths)
         self.sources = [source(spec) for spec in self.specs]
@@ -222,7 +223,7 @@ class Scorer:
 class _Prompts:
     """Extracts new mentions' texts and pictures with the prompts that another run learned, into that run's cache."""
 
-    def __init__(self, run: Finished, stores: Mapping[str, Store], device: torch.device) -> None:
+    def __init__(self, run: Finished, stores: Stores, device: torch.device) -> None:
         learned, self.device, self.stores = run.prompts, device, stores
         assert learned is not None
         config = load_config(learned.method, learned.config)
@@ -238,7 +239,7 @@ class _Prompts:
 
     def extract(self, one: HeadInput, chunk: Chunk) -> tuple[Store, KeyColumn]:
         """The store and key column of a prompted input, its rows for the chunk's mentions added."""
-        store = Store.open(one.store)
+        store = self.stores.open(one.store)
         kind = next(kind for kind, feature in PROMPTED.items() if feature == one.feature)
         states, keys = self.stores[self.states[kind]], chunk.keys(self.states[kind], one.view)
         prompted = prompts.Prompted(self.head, kind, "mention", states)
@@ -265,20 +266,3 @@ class _Prompts:
 def _bytes(column: torch.Tensor | Ragged) -> int:
     values = column.values if isinstance(column, Ragged) else column
     return values.numel() * values.element_size()
-
-
-def known_stores(runs: Sequence[Finished]) -> dict[str, Store]:
-    """Feature -> store, of all that these runs were trained on.
-
-    Raises `UserError` where two of them read different features of one name.
-    """
-    stores: dict[str, Store] = {}
-    for run in runs:
-        for name, feature in run.extraction.features.items():
-            store = stores.setdefault(name, Store.open(run.paths.cache / feature.store))
-            if store.identity != feature.identity:
-                raise UserError(
-                    f"{run.folder}: reads {name} {feature.identity[:16]}, another part of it {store.identity[:16]}; "
-                    "train both on the same"
-                )
-    return stores

@@ -12,6 +12,7 @@ from cache_rows import OUTPUTS, filled, keys_of, row, rows
 
 from cache import pool, table
 from cache.errors import Gone
+from cache.fresh import HoldingStore
 from cache.identity import Output
 from cache.store import Store
 from cache.table import Table
@@ -217,3 +218,57 @@ print(store.missing(keys_of(1, 2, 3, 4)).tolist())
     assert missing == "[2, 3]"
     path.chmod(0o600)
     assert Store.open(store.folder).missing(keys_of(3, 4)).size == 0
+
+
+# Rows in memory
+
+
+def test_rows_that_are_held_are_read_like_others_and_written_as_one_shard(tmp_path):
+    store = HoldingStore.open(filled(tmp_path, [1, 2]).folder)
+    store.most = 6
+    for name in (3, 5, 7, 8):
+        assert store.missing(keys_of(name)).size == 1
+        store.add(**rows([name]))
+        assert store.missing(keys_of(name)).size == 0
+
+    def values(names: list[int]) -> list[np.ndarray]:
+        tables = [Table(store, output.name, keys_of(*names), np.ones(len(names), bool)) for output in OUTPUTS]
+        index = np.arange(len(names))
+        return [table.ragged_flat(index)[0] if table.ragged else table.gather(index) for table in tables]
+
+    def wanted(names: list[int]) -> list[np.ndarray]:
+        listed = [[row(output, name) for name in names] for output in OUTPUTS]
+        return [
+            np.concatenate(found) if output.ragged else np.stack(found)
+            for output, found in zip(OUTPUTS, listed, strict=True)
+        ]
+
+    for _ in range(3):
+        assert all(np.array_equal(a, b) for a, b in zip(values([8, 1, 3]), wanted([8, 1, 3]), strict=True))
+        store.refresh()
+    table = Table(store, "grid", keys_of(3, 5), np.ones(2, bool))
+    assert table.status.tolist() == [0, 2] and store.held == 4
+    assert len(list(store.folder.glob("*.h5"))) == 1 and Store.open(store.folder).rows == 2
+    store.add(**rows([9, 11]))
+    assert store.held == 0 and len(list(store.folder.glob("*.h5"))) == 2 and verify(tmp_path) == []
+    assert Store.open(store.folder).rows == store.rows == 8
+    assert np.array_equal(table.gather(np.array([0]))[0], row(OUTPUTS[0], 3)), "found in the shard that was written"
+    store.add(**rows([12]))
+    store.forget()
+    assert store.missing(keys_of(12, 9)).tolist() == [0]
+
+
+def test_rows_that_cannot_be_written_stay_in_memory(tmp_path, monkeypatch):
+    store = HoldingStore.open(filled(tmp_path, [1, 2]).folder)
+    store.add(**rows([3]))
+
+    def full(*_: object) -> None:
+        raise UserError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cache.shard.write", full)
+        with pytest.raises(UserError, match="no space left"):
+            store.flush()
+    assert store.held == 1 and store.missing(keys_of(3)).size == 0
+    store.flush()
+    assert store.held == 0 and Store.open(store.folder).missing(keys_of(3)).size == 0

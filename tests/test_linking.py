@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from cache import fresh
 from cache.store import Store
 from foundation.checksums import checksums
 from foundation.contracts import from_json
@@ -88,22 +89,72 @@ def test_a_runs_own_test_mentions_get_the_answers_of_its_predictions(world, tmp_
         assert [entity["score"] for entity in answer["entities"]] == pytest.approx(scores[:5], abs=1e-4)
 
 
-def test_new_mentions_are_extracted_into_the_runs_cache_once(world, linker):
-    stores = {
-        feature.name.rpartition("-")[0]: Store.open(feature) for feature in (world[0] / "work" / "cache").iterdir()
-    }
-    before = {name: store.rows for name, store in stores.items()}
-    first = linker.link("A sentence that nobody has seen, about Powers.", "Powers", picture(7))
-    for store in stores.values():
-        store.refresh()
-    added = {name: stores[name].rows - before[name] for name in stores}
+def opened(world) -> dict[str, Store]:
+    """The stores of the work folder, by feature, as they are on disk."""
+    folders = (world[0] / "work" / "cache").iterdir()
+    return {folder.name.rpartition("-")[0]: Store.open(folder) for folder in folders}
+
+
+def test_new_mentions_are_extracted_into_the_runs_cache_once(world):
+    before = {name: store.rows for name, store in opened(world).items()}
+    with Linker.load(world[1]["mimic"]) as linker:
+        first = linker.link("A sentence that nobody has seen, about Powers.", "Powers", picture(7))
+        assert {name: store.rows for name, store in opened(world).items()} == before, "in memory so far"
+        assert linker.link("A sentence that nobody has seen, about Powers.", "Powers", picture(7)) == first
+    added = {name: store.rows - before[name] for name, store in opened(world).items()}
     assert added["clip_text"] == added["clip_image"] == 1 and added["text_tokens"] == 0, (
         "what mimic reads of this profile, no more"
     )
-    again = linker.link("A sentence that nobody has seen, about Powers.", "Powers", picture(7))
-    for store in stores.values():
-        store.refresh()
-    assert again == first and {name: stores[name].rows - before[name] for name in stores} == added
+    assert linker.link("A sentence that nobody has seen, about Powers.", "Powers", picture(7)) == first
+    linker.close()
+    assert {name: store.rows - before[name] for name, store in opened(world).items()} == added
+
+
+@pytest.mark.parametrize("method", ["mimic", "dsmip"])
+def test_mentions_one_by_one_leave_a_shard_for_many_and_none_without_a_cache(world, monkeypatch, method):
+    monkeypatch.setattr(fresh, "ROWS", 4)
+    folders = [*(world[0] / "work" / "cache").iterdir(), *world[1].values()]
+
+    def shards() -> int:
+        return sum(len(list(folder.rglob("*.h5"))) for folder in folders)
+
+    first, answers_of = shards(), []
+    for cache in (False, True):
+        linker = Linker.load(world[1][method], cache=cache)
+        features = sum(store.held >= 0 for store in linker.stores._opened.values())
+        answers_of.append([linker.link(f"Sentence {n} of {method} about Powers.", "Powers") for n in range(9)])
+        held = [store.held for store in linker.stores._opened.values()]
+        if cache:
+            assert 0 < max(held) < 4 and 2 <= shards() - first <= 3 * features, "9 sentences, 4 rows a shard"
+            linker.close()
+            assert not any(store.held for store in linker.stores._opened.values())
+        else:
+            assert not any(held) and shards() == first
+    assert answers_of[0] == answers_of[1]
+
+
+def test_what_is_in_memory_is_written_when_python_ends_and_not_without_a_cache(world, tmp_path):
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from linking import Linker
+linker = Linker.load(sys.argv[1], cache=sys.argv[2] == "True")
+linker.link("The sentence of a process that ends, about Powers.", "Powers")
+"""
+    before = {name: store.rows for name, store in opened(world).items()}
+    for cache, rows in ((False, 0), (True, 1)):
+        command = [sys.executable, "-c", code, str(world[1]["mimic"]), str(cache)]
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+        assert opened(world)["clip_text"].rows - before["clip_text"] == rows
+
+
+def test_a_file_is_linked_without_a_trace_in_the_cache(world, tmp_path):
+    lines = [{"id": "a", "sentence": "A line about Powers, once.", "mention": "Powers"}]
+    before = {name: store.rows for name, store in opened(world).items()}
+    without = link(world, tmp_path, lines, cache=False)[0]
+    assert {name: store.rows for name, store in opened(world).items()} == before
+    assert link(world, tmp_path, lines)[0] == without
+    assert opened(world)["clip_text"].rows == before["clip_text"] + 1
 
 
 @pytest.mark.parametrize("method", ["dsmip", "fused"])

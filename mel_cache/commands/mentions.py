@@ -42,6 +42,9 @@ class LinkMentions(Tool):
         description="expected share of NIL mentions, a number from 0 to below 1, which confidence and NIL follow; dev: "
         "that of the run's mentions of dev",
     )
+    no_cache = luigi.BoolParameter(
+        default=False, description="forget the features of the mentions instead of keeping them in the run's cache"
+    )
     device = OnProfile.device
     precision = OnProfile.precision
     resources = {"device": 1}  # noqa: RUF012  # Luigi's attribute
@@ -56,6 +59,7 @@ class LinkMentions(Tool):
             chunk=self.chunk,
             ignored=tuple(name.strip() for name in self.ignore_fields.split(",") if name.strip()),
             nil_share=None if self.nil_share == "dev" else float(self.nil_share),
+            cache=not self.no_cache,
             compute=Compute(device=self.device, precision=self.precision),
         )
         check(self.link_job)
