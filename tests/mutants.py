@@ -27,7 +27,14 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ("test_cache_*.py", "test_foreign.py", "test_heads_*.py", "test_explanations.py", "test_picture_dropout.py")
+TESTS = (
+    "test_cache_*.py",
+    "test_foreign.py",
+    "test_waiting.py",
+    "test_heads_*.py",
+    "test_explanations.py",
+    "test_picture_dropout.py",
+)
 """Those of the cache and the heads that need no command and no demo."""
 SLACK = 30.0  # seconds that a mutant has beside three times those of its tests
 
@@ -67,6 +74,7 @@ class Campaign:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         files, seconds = collections.defaultdict[str, list[pytest.Item]](list), dict[str, float]()
         reach = collections.defaultdict[tuple[str, int], set[str]](set)
+        share = collections.Counter[tuple[str, str]]()  # lines of a changed file that a file of tests reaches
         for item in session.items:
             files[file_of(item.nodeid)].append(item)
         for file, items in tqdm(files.items(), "tests"):
@@ -74,14 +82,19 @@ class Campaign:
                 raise pytest.UsageError(f"{file}: a test fails without a mutant; run `pytest {file}`")
             kept = json.loads(Path("recorded.json").read_text())
             seconds |= kept["seconds"]
+            share.update((path, file) for path, _ in {(path, line) for path, line, _ in kept["lines"]})
             for path, line, test in kept["lines"]:
                 reach[path, line] |= {test} if "::" in test else {item.nodeid for item in items}
         for mutant in tqdm(sample(self.number, self.seed), "mutants"):
             names = set().union(*(reach[mutant.file, line] for line in range(mutant.first, mutant.last + 1)))
-            chosen = [[item for item in items if item.nodeid in names] for items in files.values()]
-            chosen.sort(key=lambda items: sum(seconds[item.nodeid] for item in items))  # the quickest file first
-            limit = SLACK + 3 * sum(seconds[name] for name in names)
-            self.verdicts[mutant] = judge(session, mutant, [item for items in chosen for item in items], limit)
+            took = {
+                file: sum(seconds[item.nodeid] for item in items if item.nodeid in names)
+                for file, items in files.items()
+            }
+            # first those that are quick for how much of the file they test
+            order = sorted(files, key=lambda file: took[file] / max(1, share[mutant.file, file]))
+            chosen = [item for file in order for item in files[file] if item.nodeid in names]
+            self.verdicts[mutant] = judge(session, mutant, chosen, SLACK + 3 * sum(took.values()))
         return True
 
 
