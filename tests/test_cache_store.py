@@ -190,7 +190,7 @@ def test_a_spec_that_is_not_the_folders_own_is_refused(tmp_path):
 
 def _add_all(folder: Path, lists: list[list[int]], barrier, answers) -> None:
     store = Store.open(folder)
-    barrier.wait()
+    barrier.wait(60)
     for names in lists:
         name = Store.shard_name(keys_of(*names))
         with store.claim(name) or contextlib.nullcontext() as claim:
@@ -211,7 +211,7 @@ def test_two_processes_divide_the_work_and_make_one_cache(tmp_path):
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0]
-    written = [answers.get() for _ in lists]
+    written = [answers.get(timeout=60) for _ in lists]
     assert answers.empty() and len(set(written)) == len(lists), "each shard was written by one of them"
     store.refresh()
     assert store.rows == 120 and verify(tmp_path) == []
@@ -221,7 +221,7 @@ def test_two_processes_divide_the_work_and_make_one_cache(tmp_path):
 def _add_same(folder: Path, barrier) -> None:
     store = Store.open(folder)
     for i in range(10):
-        barrier.wait()
+        barrier.wait(60)
         store.add(**rows([10 * i + k for k in range(10)]))
 
 
@@ -251,7 +251,7 @@ def test_open_stores_and_tables_read_the_same_in_another_process(tmp_path, metho
     answers = context.Queue()
     worker = context.Process(target=_read, args=(store, table, answers))
     worker.start()
-    assert answers.get() == ([1, -1], here)
+    assert answers.get(timeout=60) == ([1, -1], here)
     worker.join()
     assert len(pickle.dumps(table)) < 2000 and len(pickle.dumps(store)) < 500
 
@@ -398,7 +398,7 @@ def test_a_link_to_nothing_in_a_claims_place_holds_nobody_up(tmp_path):
 def _take_stale(folder: Path, barrier, answers) -> None:
     store, kept = Store.open(folder), []
     for number in range(40):
-        barrier.wait()
+        barrier.wait(60)
         claim = store.claim(f"{number}.h5")
         if claim is not None:
             kept.append(claim)
