@@ -134,6 +134,15 @@ def test_equal_scores_cost_the_logarithm_of_their_number():
         assert margin_ranking(torch.zeros(8), torch.zeros(8, 8), negative, 0.25, of_mean).item() == pytest.approx(0.25)
 
 
+def test_a_hinge_is_the_mean_over_the_mentions_that_have_negatives():
+    """One negative, two, and none; the hinge of each negative, and of their mean."""
+    positive = torch.tensor([0.5, 0.2, 0.9])
+    scores = torch.tensor([[0.6, 9.0], [0.3, 0.0], [9.0, 9.0]])
+    negative = torch.tensor([[True, False], [True, True], [False, False]])
+    for of_mean, value in ((False, (0.2 + (0.2 + 0.0) / 2) / 2), (True, (0.2 + 0.05) / 2)):
+        assert margin_ranking(positive, scores, negative, 0.1, of_mean).item() == pytest.approx(value)
+
+
 def test_the_contrast_of_two_rows_is_its_closed_form():
     """Two rows seen from their centre are v and -v: with c = cos(v, w), every anchor costs
     log(exp(-1 / tau) + exp(-c / tau)) - c / tau."""

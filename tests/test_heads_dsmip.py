@@ -477,6 +477,15 @@ def test_the_experts_scores_start_with_the_same_spread_over_a_mentions_entities(
     assert torch.equal(head.spread, first), "of the first batch alone"
 
 
+def test_experts_that_tell_nothing_apart_in_the_first_batch_leave_the_scores_finite():
+    head = gate_head().train()
+    mentions = head_rows(head.shapes, 8, 1)
+    loss, _ = head.loss(
+        Batch(mentions, head_rows(head.shapes, 1, 2).take(torch.zeros(8, dtype=torch.int64)), torch.arange(8))
+    )
+    assert loss.isfinite() and (head.spread > 0).all()
+
+
 def test_experts_may_learn_without_the_gates_hard_negatives():
     available = ["clip_text", "clip_image", "clip_layers_text", "clip_layers_image"]
     config = load_config("dsmip", {"hard_negatives": 4, "expert_hard_negatives": 0})

@@ -183,6 +183,32 @@ def test_full_kb_ranks_and_best_entities_are_those_of_the_equations(options, mon
     np.testing.assert_allclose(found.top_scores, np.take_along_axis(want, order, 1), rtol=1e-5, atol=1e-5)
 
 
+def test_encodings_are_held_of_a_part_of_the_kb_at_a_time(monkeypatch):
+    head, (_, entities), _ = build({"image_feature": None})
+    kb = Memory(entities.take(torch.arange(1000) % 9))
+    for name, size in {"CHUNK": 300, "ENTITIES": 600}.items():
+        monkeypatch.setattr(scoring, name, size)
+    assert [(start, len(rows)) for start, rows in scoring.entity_chunks(head, kb)] == [(0, 600), (600, 400)]
+
+
+def test_scores_of_lists_are_those_of_the_equations_in_groups_of_any_size(monkeypatch):
+    head, (mentions, entities), expected = build({}, mentions=7, entities=30)
+    index = np.array([6, 0, 1, 2, 3, 4, 5])
+    lists = np.random.default_rng(0).integers(0, 30, (7, 4))
+    lists[[2, 3]] = -1  # a group of two lists without an entity
+    lists[4, 1:], lists[5, 0] = -1, -1
+    want = [[expected(m, e) if e >= 0 else {} for e in row] for m, row in zip(index, lists, strict=True)]
+    for sizes in ({}, {"CHUNK": 4, "UNION": 9, "LISTS": 2}, {"CHUNK": 2, "UNION": 3, "LISTS": 1}):
+        for name, size in sizes.items():
+            monkeypatch.setattr(scoring, name, size)
+        done: list[int] = []
+        found = scoring.Scoring(head, Memory(mentions), Memory(entities)).lists(index, lists, watch=done.append)
+        assert set(found) == {"score", "tglu", "vdlu", "cmfu"} and sum(done) == 7
+        for name, values in found.items():
+            wanted = np.array([[pair.get(name, -np.inf) for pair in row] for row in want])
+            np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("unit", ["tglu", "vdlu", "cmfu"])
 def test_a_unit_left_out_takes_its_loss_and_its_parameters_with_it(unit):
     def make(**options):

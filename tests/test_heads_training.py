@@ -394,6 +394,20 @@ def test_a_head_that_scores_lists_alone_is_judged_on_them(world):
     assert np.isnan(columns["gold_score"][~listed]).all() and not np.isnan(columns["gold_score"][listed]).any()
 
 
+def test_nil_and_golds_outside_the_kb_are_counted_apart_and_have_no_rank(world):
+    job, _, _ = world
+    bundle = Bundle.load(job, CPU)
+    gold = bundle.gold.copy()
+    gold[np.flatnonzero((bundle.table["split"] == "dev") & (gold >= 0))[:2]] = -1
+    head = training.make_head("mimic", training.load_config("mimic", job.config), bundle.shapes)
+    found = measure(head.eval(), replace(bundle, gold=gold))
+    for parts in found.metrics["dev"].values():
+        assert (parts["all"]["n"], parts["NIL"], parts["gold outside the KB"]) == (36, {"n": 3}, {"n": 1})
+    of_rows = gold[np.isin(bundle.table["split"], ("dev", "test"))]
+    for protocol in ("full_kb", "rerank"):
+        assert ((found.predictions[f"rank_{protocol}"] > 0) == (of_rows >= 0)).all()
+
+
 def test_a_run_that_is_not_finished_cannot_be_read(world, tmp_path):
     with pytest.raises(UserError, match="train that head first"):
         load_run(replace(world[0], out=tmp_path))
