@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from foundation.checksums import remembered, write_sealed
 from foundation.errors import UserError
-from foundation.files import read_json, write_json
 from foundation.locks import locked
 from foundation.progress import Bar
 
@@ -127,18 +127,14 @@ def _sha256(place: str, size: int) -> str:
 
 def _memo(memo: Path | None) -> dict[str, Any]:
     """Entries of the memo file; none where it is missing or damaged: it is only a cache of hashes."""
-    try:
-        value = read_json(memo) if memo is not None else {}
-    except (UserError, OSError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    return remembered(Path(memo)) if memo is not None else {}
 
 
 def _remember(memo: Path, place: str, content: dict[str, Any]) -> None:
     try:
         memo.parent.mkdir(parents=True, exist_ok=True)
         with locked(memo.with_name(f".{memo.name}.lock")):  # two writers keep each other's entries
-            write_json(memo, {**_memo(memo), place: content})
+            write_sealed(memo, {**_memo(memo), place: content})
     except (UserError, OSError):
         pass
 

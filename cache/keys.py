@@ -1,6 +1,5 @@
 """Key columns: the keys behind each record of a table under one view, and their .npz files."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -9,9 +8,8 @@ import numpy as np
 
 from cache.store import Store
 from cache.table import Table
-from foundation.arrays import Expected, read_npz
+from foundation.arrays import Expected, read_npz, write_npz
 from foundation.errors import UserError
-from foundation.files import write_atomic
 
 _ARRAYS = {
     "keys": Expected("u", (None, 16)),
@@ -55,12 +53,10 @@ class KeyColumn:
 
     def save(self, path: Path) -> None:
         """Write it as an .npz file."""
-        buffer = io.BytesIO()
         arrays = {"keys": self.keys, "present": self.present, "span": self.span}
         if self.counts is not None:
             arrays["counts"] = self.counts
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stubs take them for allow_pickle
-        write_atomic(path, buffer.getvalue())
+        write_npz(path, arrays)
 
     def table(self, store: Store, output: str) -> Table:
         """One output of a feature for these keys. Raises `RowsMissing` where a present key is not in the store."""

@@ -39,7 +39,7 @@ def listing(folder: Path) -> Listing:
     stamps, strays = dict[str, Stamp](), list[Stray]()
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         entries = []
     for entry in entries:
         if entry.name.startswith(".") or not entry.name.endswith(".h5"):

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -22,8 +23,9 @@ from cache.merge import merge_small
 from cache.pool import Pool
 from cache.shard import Shard
 from foundation import logs, successors
-from foundation.errors import PassingError, UserError
-from foundation.files import make_folder, read_json, write_json
+from foundation.checksums import read_sealed, write_sealed
+from foundation.errors import NotAsWritten, PassingError, UserError
+from foundation.files import make_folder
 
 SPEC = "spec.json"
 LOOKS = 4  # at a folder that changes while it is listed
@@ -37,7 +39,7 @@ def _say_once(line: str) -> None:
 def _mtime(folder: Path) -> int | None:
     try:
         return folder.stat().st_mtime_ns
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -110,9 +112,11 @@ class Store:
         """The store in `folder`. Raises `Gone` or `Damaged` when its `spec.json` is missing or malformed."""
         path = Path(folder) / SPEC
         try:
-            return cls(folder, json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError as error:
-            raise Gone(f"{path} is gone") from error
+            return cls(folder, read_sealed(path, remedy=lambda _: ""))
+        except NotAsWritten as error:
+            if not os.path.lexists(path):
+                raise Gone(f"{path} is gone") from error
+            raise Damaged(str(error).removesuffix("; ")) from error
         except (KeyError, TypeError, ValueError) as error:
             raise Damaged(f"{path} is no description of a feature ({error!r})") from error
 
@@ -127,14 +131,14 @@ class Store:
     @property
     def probe(self) -> Any:
         """What `set_probe` wrote last, by any process; None before."""
-        return read_json(self.folder / SPEC).get("probe") if self.described else None
+        return read_sealed(self.folder / SPEC).get("probe") if self.described else None
 
     def set_probe(self, probe: Any) -> None:
         """Write a small input's output (JSON) beside the spec; with it a later run can tell that a library's numbers
         have drifted."""
         path = self.folder / SPEC
         description = {"feature": self.feature, "identity": self.identity, "spec": self.spec, "probe": probe}
-        write_json(path, description, claims.temporary_name(path))  # a name that `sweep` knows for a killed writer's
+        write_sealed(path, description, claims.temporary_name(path))  # a name that `sweep` knows for a killed writer's
 
     # Lookup
 

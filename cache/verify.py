@@ -57,14 +57,17 @@ def folders(root: Path) -> list[Path]:
     )
 
 
-def verify(root: Path) -> list[DamagedFile]:
+def verify(root: Path, shards: bool = True) -> list[DamagedFile]:
     """Read every byte of every shard under `root` and compare it with the checksums; nothing is changed.
+
+    shards: False leaves them out and looks at the rest alone.
 
     Also found: a spec whose identity is not its folder's, a shard of another feature, arrays that contradict each other
     or the spec, temporary files that a killed writer left (a live writer's are passed over).
     """
-    with Bar(sum(1 for folder in folders(root) for _ in folder.glob("*.h5")), "checking", "shard") as bar:
-        return [finding for folder in folders(root) for finding in _folder(folder, bar.update)]
+    total = sum(1 for folder in folders(root) for _ in folder.glob("*.h5")) if shards else 0
+    with Bar(total, "checking", "shard") as bar:
+        return [finding for folder in folders(root) for finding in _folder(folder, bar.update, shards)]
 
 
 def repair(findings: Iterable[DamagedFile]) -> list[Path]:
@@ -116,7 +119,7 @@ def remove(folder: Path) -> int:
     return freed
 
 
-def _folder(folder: Path, watch: Callable[[], None]) -> Iterator[DamagedFile]:
+def _folder(folder: Path, watch: Callable[[], None], shards: bool) -> Iterator[DamagedFile]:
     outputs = None
     try:
         store = Store.open(folder)
@@ -131,7 +134,7 @@ def _folder(folder: Path, watch: Callable[[], None]) -> Iterator[DamagedFile]:
         yield DamagedFile(
             folder / SPEC, "is gone" if not (folder / SPEC).exists() else str(error).removeprefix(f"{folder / SPEC} ")
         )
-    for path in sorted(folder.glob("*.h5")):
+    for path in sorted(folder.glob("*.h5")) if shards else ():
         problem = strays.problem(path) or _problem(path, folder, outputs)
         watch()
         if problem and os.path.lexists(path):  # not merged into another meanwhile

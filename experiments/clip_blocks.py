@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from foundation.checksums import SEAL
 from foundation.errors import UserError
 from foundation.files import write_atomic
 from pipeline.models import clip
@@ -18,8 +19,11 @@ def export(files: ModelFiles, start: Mapping[str, int], out: Path) -> Path:
     """
     from safetensors.torch import save
 
+    from heads.checkpoint import tensors_sha256
+
     tensors, header = towers(files, start)
-    write_atomic(out, save(tensors, {"towers": json.dumps(header)}))
+    text = json.dumps(header)
+    write_atomic(out, save(tensors, {"towers": text, SEAL: tensors_sha256(tensors, text)}))
     return out
 
 

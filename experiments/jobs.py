@@ -10,9 +10,11 @@ from typing import Any
 from cache.identity import identity
 from cache.inputs import SIDES, Side, Want
 from cache.store import Store
-from foundation.errors import UserError, nearest
+from foundation.checksums import read_sealed
+from foundation.errors import NotAsWritten, UserError, nearest
 from foundation.files import parse_json, read_json
 from foundation.paths import Paths
+from foundation.remedies import remedy
 from heads.config import load_config, methods, to_json
 from heads.config.dsmip import PROMPTED, DsmipConfig
 from heads.contracts import HeadInput, HeadWant, LiveClip
@@ -56,6 +58,7 @@ def parameters(text: str) -> dict[str, Any]:
     """`--params`: a JSON object, or `@FILE` with one. Raises `UserError` where it is neither."""
     if text.startswith("@"):
         value = read_json(Path(text[1:]))
+        _check_best(Path(text[1:]), value)
     else:
         try:
             value = parse_json(text)
@@ -66,6 +69,19 @@ def parameters(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"--params is {text:.60}, expected a JSON object like '{{\"lr\": 0.001}}'")
     return value
+
+
+def _check_best(path: Path, value: Any) -> None:
+    """Raises `NotAsWritten` where a search's own best.json has other values than the study.json beside it."""
+    beside = path.with_name("study.json")
+    if path.name != "best.json" or not beside.is_file():
+        return
+    found = read_sealed(beside).get("best", {}).get("params")
+    if found is not None and found != value:
+        raise NotAsWritten(
+            f"{path} has other values than the search found (study.json beside it); keep values of your own in a file "
+            f"of another name, or {remedy(path)}"
+        )
 
 
 def check_heads(profile: Profile) -> None:

@@ -1,11 +1,9 @@
 """Scores of a finished run for the candidate lists of a split, as a file of arrays."""
 
-import io
-
 import numpy as np
 
 from experiments.contracts import ScoreJob, ScoreResult
-from foundation.files import write_atomic
+from foundation.arrays import write_npz
 
 
 def score(job: ScoreJob) -> ScoreResult:
@@ -22,13 +20,11 @@ def score(job: ScoreJob) -> ScoreResult:
     values = list_scores(fusion.with_parts(job.run, (job.split,)), (job.split,))
     bundle = Bundle.read(job.run.dataset, job.run.candidates)
     rows = np.flatnonzero(bundle.table["split"] == job.split)
-    sink = io.BytesIO()
-    np.savez(
-        sink,
-        mentions=bundle.table["id"][rows].astype(str),
-        candidates=bundle.candidates[rows],
-        scores=values[rows],
-        gold=bundle.gold[rows],
-    )
-    write_atomic(job.file, sink.getvalue())
+    arrays = {
+        "mentions": bundle.table["id"][rows].astype(str),
+        "candidates": bundle.candidates[rows],
+        "scores": values[rows],
+        "gold": bundle.gold[rows],
+    }
+    write_npz(job.file, arrays, seal=True)
     return ScoreResult(file=job.file, mentions=len(rows))

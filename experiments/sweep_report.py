@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments.contracts import SearchJob
 from experiments.studies import decoded
+from foundation.checksums import write_sealed
 from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
 from heads.config.space import Drawn
@@ -55,7 +56,7 @@ def write(study: optuna.Study, job: SearchJob, out: Path) -> dict[str, Any]:
     importance = importances(study)
     write_json(out / "best.json", params)
     write_atomic(out / "trials.csv", table(trials, job.space))
-    write_json(
+    write_sealed(
         out / "study.json",
         {
             "study": job.name,

@@ -1,6 +1,8 @@
 """Arrays out of .npz files, read so that a damaged or foreign file is one line and takes no more memory than it has
 bytes."""
 
+import hashlib
+import io
 import math
 import zipfile
 from collections.abc import Mapping
@@ -10,7 +12,10 @@ from typing import IO
 
 import numpy as np
 
-from foundation.errors import UserError
+from foundation.checksums import OTHER_BYTES, SEAL
+from foundation.errors import NotAsWritten
+from foundation.files import write_atomic
+from foundation.remedies import remedy
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 NUMBERS = "biuf"
@@ -37,7 +42,8 @@ class _Unfit(Exception):
 def read_npz(path: Path, expected: Mapping[str, Expected]) -> dict[str, np.ndarray]:
     """The expected arrays of an uncompressed .npz file, by name; optional ones that are not there are left out.
 
-    Nothing is unpickled. Raises `UserError` for a file that is missing or damaged, or whose arrays are others.
+    Nothing is unpickled; a checksum that the file holds is compared. Raises `NotAsWritten` for a file that is missing or
+    damaged, or whose arrays are others.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -45,18 +51,60 @@ def read_npz(path: Path, expected: Mapping[str, Expected]) -> dict[str, np.ndarr
             lacking = [name for name, array in expected.items() if name not in members and not array.optional]
             if lacking:
                 raise _Unfit(f"has no array {lacking[0]!r}")
-            return {
+            found = {
                 name: _array(file, members[name], array, name) for name, array in expected.items() if name in members
             }
+            if SEAL in members:
+                others = {
+                    name: _array(file, info, Expected(), name) for name, info in members.items() if name not in found
+                }
+                if str(others.pop(SEAL)) != _seal({**found, **others}):
+                    raise _Unfit(OTHER_BYTES)
+            return found
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; run the command that makes it again") from error
+        raise NotAsWritten(f"{path}: no such file; {remedy(path)}") from error
     except _Unfit as error:
         problem = str(error)
     except MemoryError:
         raise
     except Exception as error:  # zipfile and numpy raise many kinds for damaged files
         problem = f"cannot be read as arrays ({type(error).__name__}: {str(error).partition(chr(10))[0][:120]})"
-    raise UserError(f"{path}: {problem}; delete it and run the command that made it again")
+    raise NotAsWritten(f"{path}: {problem}; {remedy(path)}")
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray], seal: bool = False) -> None:
+    """Replace `path` by an .npz file of these arrays; the same bytes for the same arrays.
+
+    seal: with a checksum over all of them, for a file that no receipt holds the checksum of.
+    """
+    sink = io.BytesIO()
+    whole = {name: np.asarray(array) for name, array in arrays.items()}
+    np.savez(sink, **whole, **({SEAL: np.array(_seal(whole))} if seal else {}))  # type: ignore[arg-type]  # stubs
+    write_atomic(path, sink.getvalue())
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with an .npz file that `write_npz` wrote, whatever its arrays are; None: nothing."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            members = {info.filename.removesuffix(".npy"): info for info in file.infolist()}
+            arrays = {name: _array(file, info, Expected(), name) for name, info in members.items()}
+            if SEAL in arrays and str(arrays.pop(SEAL)) != _seal(arrays):
+                return OTHER_BYTES
+    except MemoryError:
+        raise
+    except Exception as error:  # zipfile and numpy raise many kinds for damaged files
+        return f"cannot be read as arrays ({str(error).partition(chr(10))[0][:120]})"
+    return None
+
+
+def _seal(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 (hex) of arrays with their names, shapes and dtypes."""
+    hashed = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        hashed.update(f"{name} {array.dtype.str} {array.shape}\0".encode())
+        hashed.update(np.ascontiguousarray(array).tobytes())
+    return hashed.hexdigest()
 
 
 def _array(file: zipfile.ZipFile, info: zipfile.ZipInfo, expected: Expected, name: str) -> np.ndarray:

@@ -1,14 +1,28 @@
-"""Checksums of files; those of a finished run, so that one that has changed since is noticed before it is used."""
+"""Seals: checksums by which a file that is not as it was written is noticed before it is used.
 
+A JSON file holds its own (`seal`), and those of the files that it lists (`entry`). Shards (`cache.layout`) hold their
+own too.
+"""
+
+import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+import json
+import stat
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from foundation.errors import UserError
-from foundation.files import read_json
+from foundation import successors
+from foundation.errors import NotAsWritten
+from foundation.files import read_json, write_json
+from foundation.remedies import remedy
 
 RECORD = "run.json"
 """The file of a run that holds the others' checksums, under `sha256`."""
+SEAL = "seal"
+"""The key of a JSON file's own checksum, over all its other keys."""
+SHARD = ".h5"
+OTHER_BYTES = "has other bytes than were written (its checksum differs)"
 
 
 def file_sha256(path: Path) -> str:
@@ -17,23 +31,116 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def content(path: Path) -> str:
+    """`file_sha256`, computed once in this process while the file has the same inode, size and times."""
+    state = path.stat()
+    return _content(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _content(path: Path, *_: int) -> str:
+    return file_sha256(path)
+
+
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Name → SHA-256 (hex) of a folder's files."""
     return {name: file_sha256(folder / name) for name in names}
 
 
+def entry(root: Path, path: Path) -> dict[str, Any]:
+    """A file as a sealed JSON file lists it: path relative to `root`, size in bytes, SHA-256 (hex) of its content.
+
+    A shard has none: it may be large, and holds its own. One that was merged into another by now is listed as that.
+    """
+    if path.suffix == SHARD:
+        path = successors.current(path) or path
+        return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size}
+    return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size, "sha256": content(path)}
+
+
+def problem(root: Path, listed: Mapping[str, Any], most: int | None = None) -> str | None:
+    """What is wrong with a file that `entry` lists, in words that follow its name; None: nothing.
+
+    most: bytes of the largest file whose content is read; of larger ones only the size is compared. None: all are.
+    """
+    path = root / listed["path"]
+    try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            return "is a folder, not a file" if stat.S_ISDIR(state.st_mode) else "is no regular file"
+        if state.st_size != listed["bytes"]:
+            return f"has {state.st_size:,} bytes, {listed['bytes']:,} were written"
+        if "sha256" not in listed or (most is not None and state.st_size > most):
+            return None
+        return None if content(path) == listed["sha256"] else OTHER_BYTES
+    except (FileNotFoundError, NotADirectoryError):
+        if path.suffix == SHARD and path.parent.is_dir() and successors.stands(path, listed["bytes"]):
+            return None
+        return "is a link that leads nowhere" if path.is_symlink() else "is gone"
+    except OSError as error:
+        return f"cannot be read ({(error.strerror or str(error)).lower()})"
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with its own checksum as the last key."""
+    plain = {key: item for key, item in value.items() if key != SEAL}
+    return {**plain, SEAL: _seal(plain)}
+
+
+def _seal(plain: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of the object's one canonical text."""
+    once_read = json.loads(json.dumps(plain))
+    text = json.dumps(once_read, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_sealed(path: Path, value: Mapping[str, Any], temporary: Path | None = None) -> None:
+    """`write_json` of `sealed`."""
+    write_json(path, sealed(value), temporary)
+
+
+def unsealed(value: Any) -> dict[str, Any]:
+    """The object that `sealed` gave, without its seal; one of before seals is taken as it is.
+
+    Raises `ValueError` for any other.
+    """
+    if not isinstance(value, dict):
+        raise ValueError("is no JSON object")
+    plain = {key: item for key, item in value.items() if key != SEAL}
+    if value.get(SEAL) not in (None, _seal(plain)):
+        raise ValueError(OTHER_BYTES)
+    return plain
+
+
+def read_sealed(path: Path, remedy: Callable[[Path], str] = remedy) -> dict[str, Any]:
+    """The object that `write_sealed` wrote, without its seal; one of before seals is taken as it is.
+
+    remedy: says what mends it. Raises `NotAsWritten` for any other content, and where there is no such file.
+    """
+    try:
+        return unsealed(read_json(path, remedy=remedy))
+    except ValueError as error:
+        raise NotAsWritten(f"{path} {error}; {remedy(path)}") from error
+
+
+def remembered(path: Path) -> dict[str, Any]:
+    """What `write_sealed` kept in a memo; nothing where it is gone or damaged: what it remembers is found out again."""
+    try:
+        return read_sealed(path, remedy=lambda _: "")
+    except NotAsWritten:
+        return {}
+
+
 def changed(folder: Path, expected: Mapping[str, str]) -> list[str]:
     """Names of the files that are gone or have other bytes than when `checksums` gave `expected`."""
     there = [name for name in expected if (folder / name).is_file()]
-    found = checksums(folder, there)
+    found = {name: content(folder / name) for name in there}
     return [name for name, value in expected.items() if found.get(name) != value]
 
 
 def check_run(folder: Path, *names: str) -> None:
-    """Raises `UserError` where one of a run's files is not what training wrote. Runs of before checksums pass."""
-    expected = read_json(folder / RECORD).get("sha256", {}) if (folder / RECORD).exists() else {}
+    """Raises `NotAsWritten` where one of a run's files is not what training wrote. Runs of before checksums pass."""
+    expected = read_sealed(folder / RECORD).get("sha256", {}) if (folder / RECORD).exists() else {}
     for name in changed(folder, {name: expected[name] for name in names if name in expected}):
-        raise UserError(
-            f"{folder / name} is not what training wrote (its checksum differs); delete this file and run the "
-            "TrainHead command that trained it again"
-        )
+        what = OTHER_BYTES if (folder / name).is_file() else "is gone"
+        raise NotAsWritten(f"{folder / name} {what}; {remedy(folder / name)}")

@@ -22,6 +22,10 @@ class UserError(_Lines):
     """
 
 
+class NotAsWritten(UserError):
+    """A file that a command left and that is gone, damaged or unreadable; its message ends with what makes it again."""
+
+
 class PassingError(_Lines):
     """A failure that a later run may not meet again (I/O, memory).
 

@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from foundation.errors import PassingError, UserError
+from foundation.errors import NotAsWritten, PassingError, UserError
 
 _FOR_THE_USER = {
     errno.ENOSPC: "no space left; free some or choose another {option}",
     errno.EDQUOT: "disk quota exceeded; free some space or choose another {option}",
     errno.EFBIG: "the file system, or `ulimit -f`, allows no file of that size; choose another {option}",
     errno.EEXIST: "a file of that name is in the way; remove it or choose another {option}",
-    errno.EISDIR: "a folder of that name is in the way; remove it or choose another {option}",
+    errno.EISDIR: "a folder of that name is in the way; remove it and run the same command again, or choose another "
+    "{option}",
     errno.ENOTDIR: "a file stands where a folder is expected; remove it or choose another {option}",
     errno.EROFS: "the file system is read-only; choose another {option}",
     errno.EACCES: "permission denied; choose a {option} that can be written",
@@ -52,6 +53,12 @@ def explained(path: Path, option: str = "--work-dir") -> Iterator[None]:
 
 def make_folder(path: Path) -> Path:
     """Create `path` and its parents. Raises `UserError` when it cannot be made."""
+    in_the_way = next((place for place in (path, *path.parents) if os.path.lexists(place) and not place.is_dir()), None)
+    if in_the_way is not None:
+        raise UserError(
+            f"cannot write into {path}: {in_the_way} stands where a folder is expected; remove it and run the same "
+            "command again, or choose another --work-dir"
+        )
     with explained(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
@@ -104,7 +111,8 @@ def together(*paths: Path) -> Iterator[None]:
         yield
     except BaseException:
         for path in new:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
         with contextlib.suppress(OSError):
             paths[0].parent.rmdir()
         raise
@@ -182,19 +190,34 @@ def parse_json(text: str, unique: bool = False) -> Any:
         ) from None
 
 
-def read_json(path: Path, unique: bool = False) -> Any:
-    """Parse a JSON file; see `parse_json`. Raises `UserError` with line and column when it is malformed, or when it is
-    missing."""
+def read_json(path: Path, unique: bool = False, remedy: Callable[[Path], str] | None = None) -> Any:
+    """Parse a JSON file; see `parse_json`.
+
+    remedy: says what mends a file that a command left; None: the file is the user's own. Raises `UserError` with line
+    and column when it is malformed, or when it cannot be read; `NotAsWritten` with a remedy.
+    """
+    cause: Exception
     try:
         return parse_json(Path(path).read_text(encoding="utf-8").removeprefix("\ufeff"), unique)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
+        problem, mend, cause = ": no such file", "", error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+        problem, mend, cause = f": not UTF-8 at byte {error.start}", "; save the file as UTF-8", error
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{error.lineno}:{error.colno}: malformed JSON ({error.msg}); mend the file at that position"
-        ) from error
+        problem = f":{error.lineno}:{error.colno}: malformed JSON ({error.msg})"
+        mend, cause = "; mend the file at that position", error
+    except OSError as error:
+        problem, mend, cause = f": {unreadable(error)}", "", error
+    if remedy is None:
+        raise UserError(f"{path}{problem}{mend}") from cause
+    raise NotAsWritten(f"{path}{problem}; {remedy(Path(path))}") from cause
+
+
+def unreadable(error: OSError) -> str:
+    """Why a file cannot be read, for a message."""
+    return {errno.EISDIR: "a folder, not a file", errno.ENOTDIR: "a file stands where its folder is expected"}.get(
+        error.errno or 0, (error.strerror or str(error)).lower()
+    )
 
 
 def read_lines(path: Path, refuse: Callable[[UserError], None] | None = None) -> Iterator[tuple[int, str]]:

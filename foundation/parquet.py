@@ -5,12 +5,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foundation.errors import UserError
+from foundation.errors import NotAsWritten
+from foundation.remedies import remedy
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-AGAIN = "delete it and run the command that made it again"
 
 
 def read(
@@ -18,16 +17,15 @@ def read(
     columns: Collection[str] | None = None,
     optional: Collection[str] = (),
     filters: Any = None,
-    remedy: str = AGAIN,
 ) -> "pa.Table":
     """The rows of a table, its texts checked to be UTF-8.
 
     columns: that must be there, and are read; None: all. optional: further ones that are read where they are there.
-    filters: see `pyarrow.parquet.read_table`. remedy: the end of the message. Raises `UserError`.
+    filters: see `pyarrow.parquet.read_table`. Raises `NotAsWritten`.
     """
     import pyarrow.parquet as pq
 
-    with _readable(path, remedy):
+    with _readable(path):
         there = pq.read_schema(path).names
         lacking = [name for name in columns or () if name not in there]
         if lacking:
@@ -41,25 +39,25 @@ def read(
         return table
 
 
-def names(path: Path, remedy: str = AGAIN) -> list[str]:
-    """Names of a table's columns. Raises `UserError`."""
+def names(path: Path) -> list[str]:
+    """Names of a table's columns. Raises `NotAsWritten`."""
     import pyarrow.parquet as pq
 
-    with _readable(path, remedy):
+    with _readable(path):
         found: list[str] = pq.read_schema(path).names
         return found
 
 
-def rows(path: Path, remedy: str = AGAIN) -> int:
-    """Rows of a table. Raises `UserError`."""
+def rows(path: Path) -> int:
+    """Rows of a table. Raises `NotAsWritten`."""
     import pyarrow.parquet as pq
 
-    with _readable(path, remedy):
+    with _readable(path):
         return int(pq.read_metadata(path).num_rows)
 
 
 @contextlib.contextmanager
-def _readable(path: Path, remedy: str) -> Iterator[None]:
+def _readable(path: Path) -> Iterator[None]:
     import pyarrow as pa
 
     try:
@@ -69,4 +67,4 @@ def _readable(path: Path, remedy: str) -> Iterator[None]:
     except (OSError, ValueError, pa.ArrowException) as error:
         missing = isinstance(error, FileNotFoundError)
         reason = "no such file" if missing else f"cannot be read ({str(error).partition(chr(10))[0][:160]})"
-        raise UserError(f"{path}: {reason}; {'run the command that makes it again' if missing else remedy}") from error
+        raise NotAsWritten(f"{path}: {reason}; {remedy(path)}") from error

@@ -1,20 +1,18 @@
 """Receipts: the results of finished tasks, and whether they are still valid."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from foundation import successors
+from foundation.checksums import problem, read_sealed, write_sealed
 from foundation.errors import UserError
-from foundation.files import fault_point, read_json, write_json
+from foundation.files import fault_point
 
-
-def file_entry(root: Path, path: Path) -> dict[str, Any]:
-    """A file as a receipt lists it: path relative to the work folder, and its size in bytes; where it was merged into
-    another by now, that one."""
-    path = successors.current(path) or path
-    return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size}
+SMALL = 64 << 20
+"""Bytes of the largest file whose content is compared each time a finished task is asked for. Larger ones are compared
+before a task reads them, and by VerifyCache."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Receipt:
     """What a finished task resolved to.
 
     request: the significant parameters in clear. result: identities and places. files: what must still be there, see
-    `file_entry`. run: seconds, model loads and rows extracted of the run that made it.
+    `foundation.checksums.entry`. run: seconds, model loads and rows extracted of the run that made it.
     """
 
     task: str
@@ -35,17 +33,40 @@ class Receipt:
 def write(path: Path, receipt: Receipt) -> None:
     """Write a receipt, atomically and last: it is the proof that the task is done."""
     fault_point("before-receipt")
-    write_json(path, asdict(receipt))
+    write_sealed(path, asdict(receipt))
 
 
-def standing(root: Path, path: Path) -> dict[str, Any] | None:
-    """The receipt at `path` if every file it lists is still there with its size, or was merged into one that is; else
-    None: the task is incomplete."""
+@dataclass(frozen=True)
+class Examined:
+    """A receipt, None where there is none; and what is wrong with it or a file that it lists, a line, or None."""
+
+    receipt: dict[str, Any] | None = None
+    fault: str | None = None
+
+
+def examine(root: Path, path: Path, most: int | None = SMALL) -> Examined:
+    """The receipt at `path`, compared with the files that it lists.
+
+    root: the work folder. most: bytes of the largest file whose content is compared, not only its size; None: all.
+    """
+    if not os.path.lexists(path):
+        return Examined()
     try:
-        receipt: dict[str, Any] = read_json(path)
-        for file in receipt["files"]:
-            if not successors.stands(root / file["path"], file["bytes"]):
-                return None
-    except (UserError, OSError, KeyError, TypeError):
-        return None
-    return receipt
+        receipt = read_sealed(path, remedy=lambda _: "")
+        wrong = [(file, problem(root, file, most)) for file in receipt["files"]]
+    except UserError as error:
+        return Examined(fault=str(error).removesuffix("; "))
+    except (KeyError, TypeError, AttributeError):
+        return Examined(fault=f"{path} is no receipt")
+    faults = [f"{root / file['path']} {words}" for file, words in wrong if words]
+    more = f" ({len(faults) - 1} more of this task)" if len(faults) > 1 else ""
+    return Examined(receipt, f"{faults[0]}{more}" if faults else None)
+
+
+def standing(root: Path, path: Path, most: int | None = SMALL) -> dict[str, Any] | None:
+    """The receipt at `path` if every file that it lists is as it was written, else None: the task is incomplete.
+
+    See `examine`.
+    """
+    examined = examine(root, path, most)
+    return None if examined.fault else examined.receipt

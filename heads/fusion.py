@@ -1,7 +1,7 @@
 """Training of `fused` and `ranker`: scores of trained heads and counts join the pair features; every part of `fused` is
 also evaluated alone and left out."""
 
-import io
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,8 +17,9 @@ from rapidfuzz.utils import default_process
 from cache.inputs import SIDES, Side
 from foundation import device as devices
 from foundation import parquet
-from foundation.errors import UserError
-from foundation.files import read_json, write_atomic, write_json
+from foundation.arrays import damage, write_npz
+from foundation.checksums import read_sealed, write_sealed
+from foundation.errors import NotAsWritten, UserError
 from foundation.progress import Bar
 from foundation.tables import as_text, text_table
 from heads import training
@@ -186,8 +187,9 @@ def _parts(job: TrainingJob, metrics: Metrics) -> dict[str, dict[str, dict[str, 
     """The figures of all parts together, of each alone and of all but each; each trained like the run itself, over the
     same tensors in memory."""
     path = job.out / "parts.json"
-    if path.exists():
-        return read_json(path)
+    if path.is_file():
+        with contextlib.suppress(NotAsWritten):
+            return read_sealed(path)
     names = sorted(job.pairs)
     subsets = {f"only {name}": [name] for name in names}
     subsets |= {f"without {name}": [other for other in names if other != name] for name in names if len(names) > 1}
@@ -207,7 +209,7 @@ def _parts(job: TrainingJob, metrics: Metrics) -> dict[str, dict[str, dict[str, 
         for name, fit in fits.items():
             by_subset[name] = fit.result()
             bar.update(1)
-    write_json(path, by_subset)
+    write_sealed(path, by_subset)
     return by_subset
 
 
@@ -241,10 +243,8 @@ def _shown(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _kept(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> Path:
-    """Path of a part's arrays, computed if the file does not exist. The run's folder is named by all they depend on."""
-    if not path.exists():
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **make())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, buffer.getvalue())
+    """Path of a part's arrays, computed where the file is not there or damaged. The run's folder is named by all
+    that they depend on."""
+    if damage(path):
+        write_npz(path, make(), seal=True)
     return path

@@ -15,8 +15,8 @@ import torch
 
 from cache.store import Store
 from foundation import device as devices
-from foundation.checksums import changed, checksums
-from foundation.errors import UserError
+from foundation.checksums import RECORD, changed, check_run, checksums, read_sealed, write_sealed
+from foundation.errors import NotAsWritten, UserError
 from foundation.files import fault_point, read_json, write_json
 from foundation.progress import Bar
 from heads import folds
@@ -41,19 +41,33 @@ def train(job: TrainingJob) -> TrainingResult:
     read, not trained again. Raises `UserError`.
     """
     digest = job_digest(job)
-    if (job.out / "run.json").exists() and all((job.out / name).exists() for name in OUTPUTS):
-        run = read_json(job.out / "run.json")
-        if run["job"] == digest and not changed(job.out, run.get("sha256", {})):
-            return _result(job.out, run)
+    run = _finished(job, digest)
+    if run is not None:
+        return _result(job.out, run)
     device = devices.choose(job.compute.device)
     with devices.repeatable(job.compute.threads):
         return _train(job, digest, device)
 
 
+def _finished(job: TrainingJob, digest: str) -> dict[str, Any] | None:
+    """The record of the job's run, where it is complete and all its files are as they were written."""
+    try:
+        run = read_sealed(job.out / RECORD)
+        there = all((job.out / name).is_file() for name in OUTPUTS)
+        return run if there and run["job"] == digest and not changed(job.out, run.get("sha256", {})) else None
+    except (NotAsWritten, KeyError):
+        return None
+
+
 def _train(job: TrainingJob, digest: str, device: str) -> TrainingResult:
     started, out, quiet = time.monotonic(), job.out, not sys.stderr.isatty()
     precision = devices.choose_precision(job.compute.precision, device, training=True)
-    (out / "run.json").unlink(missing_ok=True)
+    for name in (RECORD, *OUTPUTS):
+        if (out / name).is_dir():
+            raise UserError(
+                f"{out / name} is a folder where a file of the run belongs; remove it and run the same command again"
+            )
+    (out / RECORD).unlink(missing_ok=True)
     bundle = Bundle.load(job, torch.device(device))
     bundle = folds.with_left_out(job, bundle)
     mentions, counts = folds.training_mentions(job, bundle)
@@ -103,7 +117,7 @@ def _train(job: TrainingJob, digest: str, device: str) -> TrainingResult:
             "evaluate": round(time.monotonic() - trained, 3),
         },
     }
-    write_json(out / "run.json", run)
+    write_sealed(out / RECORD, run)
     (out / "checkpoint.safetensors").unlink(missing_ok=True)
     return _result(out, run)
 
@@ -125,6 +139,7 @@ def new_head(job: TrainingJob, bundle: Bundle, mentions: np.ndarray) -> Head:
             "'first' or 'random', or derive the head from heads.methods._one_encoder.Sided"
         )
     for label, run in sorted(job.heads.items()):
+        check_run(run.out, "model.safetensors", "history.json")
         history = read_json(run.out / "history.json")
         best = max((row.get("dev MRR", 0.0) for row in history["epochs"]), default=0.0)
         head.start(label, read_tensors(run.out / "model.safetensors")[0], best)
@@ -159,7 +174,7 @@ def _train_on(trainer: Trainer, curves: "_Curves", out: Path, digest: str, quiet
             kept = {f"model.{name}": tensor for name, tensor in head.state_dict().items()}
             kept |= {f"best.{name}": tensor for name, tensor in trainer.best.items()}
             kept |= optimizer_tensors(trainer.optimizer, trainer.parameters)
-            write_tensors(checkpoint, kept, {"job": digest, **vars(state)})
+            write_tensors(checkpoint, kept, {"job": digest, **vars(state)}, seal=True)
             fault_point("epoch-end")
             curves.add(row)
 

@@ -1,6 +1,5 @@
 """A run's answers for a half of dev, kept beside it: confidence and the NIL threshold are fitted on them."""
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -12,10 +11,9 @@ import numpy as np
 from cache.identity import identity, weights_hash
 from cache.store import Store
 from foundation import parquet
-from foundation.arrays import Expected, read_npz
+from foundation.arrays import Expected, read_npz, write_npz
 from foundation.contracts import to_json
 from foundation.errors import UserError
-from foundation.files import write_atomic
 from heads.config import load_config
 from heads.metrics import dev_half
 from linking import calibration
@@ -56,9 +54,7 @@ class DevAnswers:
         """Replace the file at `path`."""
         about = {"nil_share": self.nil_share, "part": self.part, "nil": dict(self.nil), "made_of": self.made_of}
         arrays = {field.name: getattr(self.answers, field.name) for field in fields(Answers)}
-        buffer = io.BytesIO()
-        np.savez(buffer, about=np.array(json.dumps(about)), **arrays)
-        write_atomic(path, buffer.getvalue())
+        write_npz(path, {"about": np.array(json.dumps(about)), **arrays}, seal=True)
 
     @classmethod
     def read(cls, path: Path, made_of: str) -> "DevAnswers | None":

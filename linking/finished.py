@@ -8,9 +8,9 @@ from typing import Any
 
 from cache.inputs import SIDES
 from foundation import receipts
+from foundation.checksums import read_sealed
 from foundation.contracts import from_json
 from foundation.errors import UserError
-from foundation.files import read_json
 from foundation.paths import Paths
 from heads.config import stored_config, to_json
 from heads.contracts import HeadInput
@@ -88,7 +88,7 @@ def read(folder: Path) -> Finished:
     """
     folder = Path(folder).absolute()
     if (folder / "metrics-mean.json").exists():
-        first = read_json(folder / "metrics-mean.json")["runs"][0]
+        first = read_sealed(folder / "metrics-mean.json")["runs"][0]
         raise UserError(
             f"{folder}: the mean over several seeds; name one of its runs, e.g. {(folder / first).resolve()}"
         )
@@ -96,7 +96,7 @@ def read(folder: Path) -> Finished:
         raise UserError(
             f"{folder}: no trained head there (no model.safetensors); name the folder that TrainHead printed as `run:`"
         )
-    run = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
+    run = read_sealed(folder / "run.json") if (folder / "run.json").exists() else {}
     if run and not stored_config(run["method"], run["config"]).evaluates:
         raise UserError(
             f"{folder}: a stage that prepares another run, with no answers of its own; name the run of the whole method"

@@ -18,9 +18,9 @@ from cache.shard import Status
 from cache.store import Store
 from foundation import device as devices
 from foundation import logs
+from foundation.checksums import remembered, write_sealed
 from foundation.contracts import to_json
 from foundation.errors import PassingError, UserError
-from foundation.files import read_json, write_json
 from linking import answers, calibration, finished
 from linking.contracts import Calibration
 from linking.scorer import Chunk, Kb, Scorer
@@ -346,7 +346,7 @@ class Linker:
         )
         content = to_json(fitted)
         if share is None and not _holds(folder / CALIBRATION, content):
-            write_json(folder / CALIBRATION, content)
+            write_sealed(folder / CALIBRATION, content)
         return fitted
 
 
@@ -360,10 +360,7 @@ def _close(stores: Stores) -> None:
 
 def _holds(path: Path, content: Any) -> bool:
     """Whether a JSON file holds this."""
-    try:
-        return bool(read_json(path) == content)
-    except (UserError, OSError):
-        return False
+    return remembered(path) == content
 
 
 def _picture(mention: Mention, verdict: Scan | PassingError) -> str:

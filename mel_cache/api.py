@@ -239,7 +239,8 @@ class _Work:
             self.ensure(steps.demo_encoders(self.paths, self.job.demo_seed))
         plans = wants.plans(self.profile, [Want(side=w.side, feature=w.feature, view=w.view) for w in wanted])
         beside = tuple(wants.features_of(want for plan in plans for want in plan.wants))
-        return self.done(steps.extract_features([self._group(plan, beside) for plan in plans]), Extraction.of_receipt)
+        groups = [self._group(plan, beside) for plan in plans]
+        return self.done(steps.extract_features(self.paths, groups), Extraction.of_receipt)
 
     def _group(self, plan: Plan, beside: tuple[str, ...] = ()) -> Done[Extraction]:
         above = [self._group(one) for one in plan.after]

@@ -5,6 +5,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from foundation.checksums import check_run, read_sealed
 from foundation.contracts import contract
 from foundation.files import read_json
 from heads.contracts import TrainingJob
@@ -60,8 +61,7 @@ class PreparedDataset:
     @property
     def account(self) -> Mapping[str, Any]:
         """What is in the dataset, and what is wrong with it, as in account.json."""
-        content: Mapping[str, Any] = read_json(self.folder / "account.json")
-        return content
+        return read_sealed(self.folder / "account.json")
 
     @property
     def text(self) -> str:
@@ -171,6 +171,7 @@ class TrainedHead:
         Over lists that came with the data and always hold the gold, a protocol's name says so:
         `candidates (given, gold forced in)`.
         """
+        check_run(self.folder, "metrics.json")
         content: Mapping[str, Any] = read_json(self.folder / "metrics.json")
         return content
 
@@ -250,6 +251,45 @@ class Sweep:
     best: Mapping[str, Any]
     folder: Path
     text: str
+
+
+@contract
+class VerifyJob:
+    """A check of a work folder.
+
+    work: the folder. repair: whether bad files are removed. shards: whether those of features are read too.
+    """
+
+    work: Path
+    repair: bool = False
+    shards: bool = True
+
+
+@contract
+class BadFile:
+    """A file that is not as it was written.
+
+    path: relative to the work folder. maker: the command that makes it again. removed: whether it is gone now.
+    """
+
+    path: str
+    problem: str
+    maker: str
+    removed: bool = False
+
+
+@contract
+class Verification:
+    """The result of a check.
+
+    rows: of features that were checked, where nothing is bad. files: others whose content was checked.
+    unlisted: files in receipts of before checksums; only their size was compared.
+    """
+
+    rows: int
+    files: int
+    unlisted: int
+    bad: tuple[BadFile, ...]
 
 
 def _array(file: Path, name: str) -> "np.ndarray":

@@ -18,9 +18,10 @@ from cache.inputs import Side, keys_digest
 from experiments import jobs, spaces
 from experiments.contracts import PromptOutputs, SearchResult, Study
 from foundation import logs, receipts
+from foundation.checksums import RECORD, entry, write_sealed
 from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
-from foundation.files import write_atomic, write_json
+from foundation.files import write_atomic
 from foundation.paths import Paths, descriptions
 from heads.config import code_digest, load_config, naming_options
 from heads.config.dsmip import DsmipConfig
@@ -57,7 +58,7 @@ TABLES = 4
 """Raised when the tables of a prepared dataset get other columns or values, so that older ones are made again."""
 LONGEST_LABEL = 100
 """Bytes of a dataset's label: with a hash behind it, it names files and folders."""
-RUN_FILES = ("config.json", "model.safetensors", "metrics.json", "predictions.parquet", "metrics.txt")
+RUN_FILES = ("config.json", "model.safetensors", "metrics.json", "predictions.parquet", "metrics.txt", "history.json")
 
 
 def in_process(target: str, job: Any, result: type[T]) -> T:
@@ -98,22 +99,37 @@ class Step:
         return digest(self.command, self.request)
 
     def ensure(self, paths: Paths, run: Run) -> dict[str, Any]:
-        """The result in the step's receipt; the work is done first where no receipt stands."""
-        place = paths.receipt(self.command, self.digest)
-        standing = receipts.standing(paths.root, place)
-        if standing is not None:
-            return dict(standing["result"])
+        """The result in the step's receipt; the work is done first where no receipt stands.
+
+        The content of all files that a receipt lists is compared, of large ones too: what comes next reads them.
+        """
+        found = receipts.examine(paths.root, paths.receipt(self.command, self.digest), most=None)
+        if found.receipt is not None and found.fault is None:
+            return dict(found.receipt["result"])
+        if found.fault:
+            logs.say(again(self.command, found.fault))
         started = time.monotonic()
         outcome = self.work(run)
-        receipt = receipts.Receipt(
-            task=self.command,
-            request=self.request,
-            result=outcome.result,
-            files=[receipts.file_entry(paths.root, path) for path in sorted(set(outcome.files))],
-            run={"seconds": round(time.monotonic() - started, 3), **outcome.run},
-        )
-        receipts.write(place, receipt)
+        keep(paths, self.command, self.request, outcome, time.monotonic() - started)
         return outcome.result
+
+
+def keep(paths: Paths, command: str, request: Mapping[str, Any], outcome: Outcome, seconds: float) -> dict[str, Any]:
+    """Write the receipt of work that is done; returns what it says of the run."""
+    receipt = receipts.Receipt(
+        task=command,
+        request=request,
+        result=outcome.result,
+        files=[entry(paths.root, path) for path in sorted({Path(path) for path in outcome.files})],
+        run={"seconds": round(seconds, 3), **outcome.run},
+    )
+    receipts.write(paths.receipt(command, digest(command, request)), receipt)
+    return dict(receipt.run)
+
+
+def again(command: str, fault: str) -> str:
+    """What is said before finished work is done again. fault: what is wrong with what it left."""
+    return f"{fault}; {command} makes it again"
 
 
 @dataclass(frozen=True)
@@ -336,11 +352,12 @@ def _of_wider_group(request: Mapping[str, Any], group: Group, paths: Paths) -> E
     return None
 
 
-def extract_features(groups: Sequence[Done[Extraction]]) -> Step:
+def extract_features(paths: Paths, groups: Sequence[Done[Extraction]]) -> Step:
     """The results of several groups as one."""
     request = {"groups": [group.digest for group in groups]}
     merged = wants.merged(group.result for group in groups)
-    return Step("ExtractFeatures", request, lambda run: Outcome(merged.to_receipt()))
+    columns = (paths.root / path for path in merged.columns.values())
+    return Step("ExtractFeatures", request, lambda run: Outcome(merged.to_receipt(), [*columns]))
 
 
 def _say_again(paths: Paths, command: str, before: Mapping[str, Any], why: str) -> None:
@@ -381,7 +398,10 @@ def build_candidates(
             digest=step.digest,
         )
         lists = run("pipeline.candidates.stage:build_candidates", job, CandidateLists)
-        return Outcome(to_json(replace(lists, file=Path(setup.paths.relative(lists.file)))), [lists.file])
+        return Outcome(
+            to_json(replace(lists, file=Path(setup.paths.relative(lists.file)))),
+            [lists.file, lists.file.with_suffix(".json")],
+        )
 
     step = Step("BuildCandidates", request, work)
     return step
@@ -513,9 +533,10 @@ def train(setup: Setup, training: Training) -> Step:
     def work(run: Run) -> Outcome:
         job = training.job(setup)
         result = run("experiments.trainers:train", job, TrainingResult)
-        write_json(job.out / "config.json", job.depends)
+        write_sealed(job.out / "config.json", job.depends)
         write_atomic(job.out / "metrics.txt", result.table + "\n")
-        return Outcome({"run": setup.paths.relative(job.out)}, [job.out / name for name in RUN_FILES], result.run)
+        files = [job.out / name for name in (*RUN_FILES, RECORD)]
+        return Outcome({"run": setup.paths.relative(job.out)}, files, result.run)
 
     return Step("TrainHead", training.request, work)
 

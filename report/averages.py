@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from foundation.files import read_json, write_atomic, write_json
+from foundation.checksums import check_run, write_sealed
+from foundation.files import read_json, write_atomic
 from foundation.tables import as_text, text_table
 from heads.contracts import TAKES, Figures, Metrics
 from report.contracts import AverageJob, AverageResult
@@ -73,9 +74,11 @@ def average_text(figure: str, value: Average | None) -> str:
 
 def average(job: AverageJob) -> AverageResult:
     """Write metrics-mean.json (seeds, the runs' folders relative to it, averages) and metrics-mean.txt to `job.out`."""
+    for folder in job.runs:
+        check_run(folder, "metrics.json")
     over_seeds = averages([read_json(folder / "metrics.json") for folder in job.runs])
     runs = [f"../{folder.relative_to(job.out.parent).as_posix()}" for folder in job.runs]
-    write_json(job.out / MEAN, {"seeds": list(job.seeds), "runs": runs, "metrics": _plain(over_seeds)})
+    write_sealed(job.out / MEAN, {"seeds": list(job.seeds), "runs": runs, "metrics": _plain(over_seeds)})
     table = averages_text(over_seeds, job.seeds)
     write_atomic(job.out / "metrics-mean.txt", table + "\n")
     return AverageResult(table=table)

@@ -3,7 +3,7 @@
 from statistics import fmean
 from typing import Any
 
-from foundation.files import read_json
+from foundation.checksums import read_sealed
 from heads.protocols import RERANK, under
 from report.runs import Experiment, Run
 
@@ -44,7 +44,7 @@ def behind_best_part(experiment: Experiment) -> str:
 def _parts(run: Run) -> dict[str, dict[str, dict[str, Any]]]:
     """parts.json: "all", "only NAME", "without NAME" -> split -> figures; empty for a run that combines nothing."""
     path = run.folder / "parts.json"
-    return read_json(path) if path.exists() else {}
+    return read_sealed(path) if path.exists() else {}
 
 
 def _percent(value: float) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 from cache.errors import Damaged, Gone
 from cache.identity import identity
 from cache.store import Store, folder_name
+from foundation.checksums import read_sealed
 from foundation.errors import UserError
-from foundation.files import read_json
 from heads.config import config_class, stored_config, to_json
 from heads.config.base import HeadConfig
 from heads.config.dsmip import DsmipConfig
@@ -99,7 +99,7 @@ def _itself(run: Run, name: str) -> Part:
 
 def _depends(folder: Path) -> Mapping[str, Any]:
     path = folder / "config.json"
-    return read_json(path) if path.exists() else {}
+    return read_sealed(path) if path.exists() else {}
 
 
 def _config(depends: Mapping[str, Any]) -> HeadConfig | None:
@@ -155,7 +155,7 @@ def _extraction(folder: Path) -> float | None:
     work = folder.parents[min(3, len(folder.parents) - 1)]
     seconds = [
         receipt["run"]["seconds"]
-        for receipt in map(read_json, sorted(work.glob("receipts/PromptedFeatures-*.json")))
+        for receipt in map(read_sealed, sorted(work.glob("receipts/PromptedFeatures-*.json")))
         if any(work / one["store"] == folder / "cache" / Path(one["store"]).name for one in receipt["result"]["inputs"])
     ]
     return sum(seconds) if seconds else None

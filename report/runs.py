@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foundation import parquet
-from foundation.checksums import check_run
+from foundation.checksums import check_run, read_sealed
 from foundation.errors import UserError
 from foundation.files import read_json
 from foundation.paths import Paths
@@ -148,7 +148,7 @@ def read_run(folder: Path) -> Run:
             f"{folder}: no finished run there (no metrics.json); name the folder that TrainHead printed as `run:`"
         )
     check_run(folder, "metrics.json", "predictions.parquet", "history.json")
-    record = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
+    record = read_sealed(folder / "run.json") if (folder / "run.json").exists() else {}
     metrics = read_json(folder / "metrics.json")
     if "gold_forced_in" not in record:  # a run of before: its figures have no label yet
         metrics = _labelled(metrics, _forced(folder))
@@ -166,11 +166,11 @@ def _labelled(metrics: Metrics, forced: Sequence[str]) -> Metrics:
 def _forced(folder: Path) -> list[str]:
     """Splits in which the lists of a run came with the data and always held the gold, as their receipt says."""
     work = folder.absolute().parents[min(3, len(folder.absolute().parents) - 1)]
-    digest = str(read_json(folder / "config.json").get("candidates", "")) if (folder / "config.json").exists() else ""
+    digest = str(read_sealed(folder / "config.json").get("candidates", "")) if (folder / "config.json").exists() else ""
     path = Paths(work).receipt("BuildCandidates", digest)
     if not digest or not path.exists():
         return []
-    of_given = read_json(path)["result"].get("recall", {}).get("given", {})
+    of_given = read_sealed(path)["result"].get("recall", {}).get("given", {})
     return [
         split
         for split, shares in of_given.items()
@@ -181,7 +181,7 @@ def _forced(folder: Path) -> list[str]:
 def read_experiment(name: str, folder: Path) -> Experiment:
     """The run in `folder`, or, where it holds the mean over seeds, the runs behind it."""
     if (folder / MEAN).exists():
-        listed = read_json(folder / MEAN)["runs"]
+        listed = read_sealed(folder / MEAN)["runs"]
         return Experiment(name, tuple(read_run((folder / path).resolve()) for path in listed))
     return Experiment(name, (read_run(folder),))
 
@@ -212,9 +212,9 @@ def _rank_column(protocol: str) -> str:
 
 def _read_predictions(folder: Path, columns: Sequence[str] | None = None, filters: Any = None) -> "pa.Table":
     """columns: those that are read, where they are there (None: all)."""
-    path, remedy = folder / "predictions.parquet", "delete it and run the TrainHead command that made it again"
-    there = parquet.names(path, remedy)
-    return parquet.read(path, [name for name in columns or there if name in there], filters=filters, remedy=remedy)
+    path = folder / "predictions.parquet"
+    there = parquet.names(path)
+    return parquet.read(path, [name for name in columns or there if name in there], filters=filters)
 
 
 @dataclass(frozen=True)

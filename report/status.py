@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache import verify
+from foundation.checksums import remembered
 from foundation.errors import UserError
 from foundation.files import free_bytes, read_json
 from foundation.paths import Paths
@@ -52,7 +53,7 @@ def sizes(paths: Paths) -> str:
 
 def features(paths: Paths, width: int | None = None) -> str:
     """The features in the cache, and how fast each was extracted last."""
-    rates = _json(paths.rates)
+    rates = remembered(paths.rates)
     listed, problems = verify.usage(paths.cache)
     rows = []
     for entry in listed:

@@ -19,6 +19,7 @@ from cache.store import Store
 from cache.table import Table
 from cache.verify import repair, verify
 from foundation import receipts, successors
+from foundation.checksums import entry
 from foundation.successors import LIST, Successors
 
 ROOT = Path(__file__).parents[1]
@@ -145,7 +146,7 @@ def test_receipts_of_merged_shards_stand_until_the_rows_are_gone(tmp_path):
     place = tmp_path / "receipt.json"
 
     def keep() -> None:
-        entries = [receipts.file_entry(tmp_path, path) for path in listed]
+        entries = [entry(tmp_path, path) for path in listed]
         receipts.write(place, receipts.Receipt("Task", {}, {}, entries, {}))
 
     keep()

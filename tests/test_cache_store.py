@@ -143,6 +143,7 @@ def test_folder_is_named_by_feature_and_identity_and_describes_itself(tmp_path):
     store = filled(tmp_path)
     assert store.folder == tmp_path / f"feature-{store.identity[:16]}"
     content = json.loads((store.folder / "spec.json").read_text())
+    assert len(content.pop("seal")) == 64
     assert content == {"feature": "feature", "identity": store.identity, "spec": spec(), "probe": None}
     opened = Store.open(store.folder)
     assert (opened.feature, opened.identity, opened.spec, opened.outputs) == (

@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cache.store import Store
+from foundation.checksums import read_sealed, write_sealed
 from foundation.contracts import to_json
 from foundation.errors import UserError
 from heads import training
@@ -87,7 +88,7 @@ def test_metrics_predictions_and_history_fit_each_other(world):
 
 def test_a_run_tells_its_cost(world):
     job, result, _ = world
-    said = json.loads((job.out / "run.json").read_text())
+    said = read_sealed(job.out / "run.json")
     assert said == result.run
     with safe_open(job.out / "model.safetensors", framework="pt") as file:
         names = file.keys()  # the file itself is no mapping
@@ -214,15 +215,14 @@ def test_a_file_of_a_run_that_changed_is_noticed_and_training_again_mends_it(wor
     trained, _, _ = world
     shutil.copytree(trained.out, tmp_path / "run")
     job, before = replace(trained, out=tmp_path / "run"), (trained.out / name).read_bytes()
-    record = json.loads((job.out / "run.json").read_text())
-    record["job"] = training.job_digest(job)
-    (job.out / "run.json").write_text(json.dumps(record))
+    record = {**read_sealed(job.out / "run.json"), "job": training.job_digest(job)}
+    write_sealed(job.out / "run.json", record)
     training.train(job)
-    assert json.loads((job.out / "run.json").read_text()) == record, "what is whole is not trained again"
+    assert read_sealed(job.out / "run.json") == record, "what is whole is not trained again"
     damaged = bytearray(before)
     damaged[len(damaged) // 2] ^= 1
     (job.out / name).write_bytes(damaged)
-    with pytest.raises(UserError, match=rf"{name} is not what training wrote .*delete this file and run the TrainHead"):
+    with pytest.raises(UserError, match=rf"{name} has other bytes than .*; delete it and run the TrainHead"):
         load_run(job) if name == "model.safetensors" else read_run(job.out)
     training.train(job)
     assert (job.out / name).read_bytes() == before

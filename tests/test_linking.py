@@ -19,7 +19,7 @@ from PIL import Image
 
 from cache import fresh
 from cache.store import Store
-from foundation.checksums import checksums
+from foundation.checksums import checksums, read_sealed, write_sealed
 from foundation.contracts import from_json
 from foundation.errors import UserError
 from linking import Hints, Linker, answers, calibration, incoming, mentions
@@ -331,11 +331,11 @@ def test_a_head_that_was_trained_on_other_features_is_refused_with_both_identiti
     trained = said["features"]["mention text"]
     said["features"]["mention text"] = "f" * len(trained)
     write_tensors(path, tensors, said)
-    with pytest.raises(UserError, match="is not what training wrote"):
+    with pytest.raises(UserError, match="has other bytes than were written"):
         Linker.load(path.parent)
-    record = json.loads((path.parent / "run.json").read_text())
+    record = read_sealed(path.parent / "run.json")
     record["sha256"] |= checksums(path.parent, [path.name])
-    (path.parent / "run.json").write_text(json.dumps(record))
+    write_sealed(path.parent / "run.json", record)
     with pytest.raises(UserError, match="f" * 16) as told:
         Linker.load(path.parent)
     assert trained[:16] in str(told.value)

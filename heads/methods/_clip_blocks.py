@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from foundation.checksums import SEAL
 from foundation.errors import UserError
+from heads.checkpoint import tensors_sha256
 
 Activation = {"gelu": F.gelu, "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x)}
 
@@ -88,8 +90,11 @@ def read_towers(path: Path) -> dict[str, Tower]:
     another kind."""
     try:
         with safe_open(path, framework="pt") as file:
-            header: dict[str, Any] = json.loads(file.metadata()["towers"])
+            metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        header: dict[str, Any] = json.loads(metadata["towers"])
+        if metadata.get(SEAL, "") not in ("", tensors_sha256(tensors, metadata["towers"])):
+            raise ValueError("a checksum differs")
         return {
             side: tower(
                 {name.removeprefix(f"{side}."): t for name, t in tensors.items() if name.startswith(f"{side}.")},

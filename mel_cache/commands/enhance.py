@@ -9,6 +9,7 @@ import luigi
 
 from foundation import child, logs
 from foundation import device as devices
+from foundation.checksums import content
 from foundation.errors import UserError
 from foundation.paths import descriptions
 from mel_cache.commands.dataset import OnDataset, PrepareDataset
@@ -206,7 +207,7 @@ class EnhanceEntities(OnDataset):
         return {name: getattr(self, name) for name in names}
 
     def source_of_pages(self) -> dict[str, Any]:
-        return {"pages": output.content(self.page_file())} if self.pages else self.options(_WIKI_OPTIONS)
+        return {"pages": content(self.page_file())} if self.pages else self.options(_WIKI_OPTIONS)
 
     def page_file(self) -> Path:
         return Path(self.pages).expanduser().absolute()
@@ -292,7 +293,7 @@ class EnhanceEntities(OnDataset):
         report = self.describe()
         file = descriptions(self.prepared(), self.mode)
         return Outcome(
-            {**report.result(), "file": self.paths.relative(file), "sha256": output.content(file)},
+            {**report.result(), "file": self.paths.relative(file), "sha256": content(file)},
             [file, file.with_suffix(".json"), file.with_name(f"{file.stem}-without.tsv")],
             set_fields(report.usage),
         )
@@ -303,7 +304,7 @@ class EnhanceEntities(OnDataset):
         if receipt is None:
             return None
         result = receipt["result"]
-        return receipt if output.content(self.folder(result["file"])) == result["sha256"] else None
+        return receipt if content(self.folder(result["file"])) == result["sha256"] else None
 
     def run(self) -> None:
         super().run()

@@ -153,7 +153,13 @@ class ExtractFeatures(OnProfile):
         return [*self.groups()]
 
     def step(self) -> Step:
-        return steps.extract_features([group.finished() for group in self.groups()])
+        return steps.extract_features(self.paths, [group.finished() for group in self.groups()])
+
+    def receipt(self) -> dict[str, Any] | None:
+        """The standing receipt; not one of before receipts listed key columns where such a column is gone."""
+        receipt = super().receipt()
+        columns = receipt["result"]["columns"].values() if receipt else ()
+        return receipt if all(self.folder(path).is_file() for path in columns) else None
 
     def finished(self) -> Done[Extraction]:
         """All groups as one, which are done."""

@@ -5,6 +5,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ import luigi
 from luigi.interface import core
 
 from foundation import child, extras, logs, plugins, progress, receipts
-from foundation.errors import UserError
+from foundation.errors import NotAsWritten, UserError
 from foundation.paths import Paths
 from mel_cache import steps
 from mel_cache.commands.parameters import Files, setting
@@ -138,12 +139,15 @@ class Task(luigi.Task):
 
     def receipt(self) -> dict[str, Any] | None:
         """The standing receipt, or None."""
+        examined = self.examined()
+        return None if examined.fault else examined.receipt
+
+    def examined(self, most: int | None = receipts.SMALL) -> receipts.Examined:
+        """The receipt, compared with the files that it lists; see `receipts.examine`."""
         digest = self.digest()
-        return (
-            None
-            if digest is None
-            else receipts.standing(self.paths.root, self.paths.receipt(self.get_task_family(), digest))
-        )
+        if digest is None:
+            return receipts.Examined()
+        return receipts.examine(self.paths.root, self.paths.receipt(self.get_task_family(), digest), most)
 
     def resolved(self) -> dict[str, Any]:
         """The result in the receipt of a task that is done. Raises `UserError` when it is not."""
@@ -186,20 +190,38 @@ class Task(luigi.Task):
         child.follow_parent()  # with several workers, this is a process of Luigi's
         if self.done():
             return  # what it needs was made anew, and is as it was before
+        self._refuse_large_damage()
+        fault = self.examined().fault
+        if fault:
+            logs.say(steps.again(self.get_task_family(), fault))
         started = time.monotonic()
         with self._reported(), extras.explained():
             outcome = self.make()
         forget()
-        name = self.name()
-        receipt = receipts.Receipt(
-            task=self.get_task_family(),
-            request=self.request() or {},
-            result=outcome.result,
-            files=[receipts.file_entry(self.paths.root, Path(path)) for path in sorted(set(map(str, outcome.files)))],
-            run={"seconds": round(time.monotonic() - started, 3), **outcome.run},
-        )
-        receipts.write(self.paths.receipt(self.get_task_family(), name), receipt)
+        self.name()  # raises where its input is gone since
+        words = command.words()
+        outcome = replace(outcome, run={**outcome.run, **({"command": words} if words else {})})
+        steps.keep(self.paths, self.get_task_family(), self.request() or {}, outcome, time.monotonic() - started)
         forget()
+
+    def _refuse_large_damage(self) -> None:
+        """Compare the content of all files that this task may read, of those too that are too large to be compared each
+        time. Raises `NotAsWritten`."""
+        seen: set[str] = set()
+
+        def walk(task: Task) -> None:
+            for needed in task.needs():
+                if needed.task_id not in seen:
+                    seen.add(needed.task_id)
+                    walk(needed)
+                    fault = needed.examined(most=None).fault
+                    if fault:
+                        raise NotAsWritten(
+                            f"{fault}; delete that file and run the same command again: {needed.get_task_family()} "
+                            "makes it again"
+                        )
+
+        walk(self)
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:

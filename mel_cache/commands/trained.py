@@ -2,8 +2,9 @@
 
 import json
 
+from foundation.checksums import read_sealed
 from foundation.errors import UserError
-from foundation.files import read_json
+from foundation.remedies import maker
 from heads.config import stored_config, to_json
 from mel_cache.commands.candidates import CandidateOptions
 from mel_cache.commands.heads import TrainHead
@@ -19,9 +20,9 @@ def find(task: CandidateOptions, name: str) -> TrainHead:
     folder = task.paths.find_run(name)
     first, seeds = folder, 1
     if (folder / MEAN).exists():
-        mean = read_json(folder / MEAN)
+        mean = read_sealed(folder / MEAN)
         first, seeds = (folder / mean["runs"][0]).resolve(), len(mean["seeds"])
-    config = read_json(first / "config.json")
+    config = read_sealed(first / "config.json")
     trained = task.clone(
         TrainHead,
         method=config["method"],
@@ -30,10 +31,11 @@ def find(task: CandidateOptions, name: str) -> TrainHead:
         train_fraction=config["train_fraction"],
         seeds=seeds,
     )
-    if not trained.done() or trained.folder(trained.resolved()["run"]).resolve() != folder.resolve():
+    known = trained.examined().receipt  # of a run whose files are damaged too: it is made again before it is read
+    if known is None or trained.folder(known["result"]["run"]).resolve() != folder.resolve():
         raise UserError(
             f"{folder}: not the run of this method, configuration and seed over dataset {task.dataset}, "
             f"profile {task.profile} and its {task.candidates} candidates as they are now; name those it was trained "
-            "with (--dataset, --data-dir, --profile, --candidates), or train it again (TrainHead)"
+            f"with (--dataset, --data-dir, --profile, --candidates), or run {maker(folder / 'run.json')}"
         )
     return trained

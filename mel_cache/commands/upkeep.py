@@ -1,5 +1,7 @@
 """Tasks that look after the cache: checks, estimates, cleaning."""
 
+import os
+
 import luigi
 
 from foundation import child, logs
@@ -8,48 +10,65 @@ from foundation.tables import as_text, text_table
 from mel_cache.commands.dataset import DemoEncoders, DemoWorld
 from mel_cache.commands.features import ExtractFeatures, OnProfile
 from mel_cache.commands.task import Task, Tool
+from mel_cache.contracts import Verification, VerifyJob
 from pipeline.extraction import wants
-from pipeline.extraction.contracts import Cleaning, CleanJob, Estimate, EstimateJob, Verification, VerifyJob
+from pipeline.extraction.contracts import Cleaning, CleanJob, Estimate, EstimateJob
 from pipeline.extraction.maintenance import describe
+
+LISTED = 5
+"""Commands that are named for what is bad; of more only the number is given."""
 
 
 class VerifyCache(Tool):
-    """Checks every checksum of the cache and of the features that runs have made for themselves; lists bad files.
+    """Checks every file of the work folder whose checksum is known, and says what makes the bad ones again.
 
-    --repair removes the bad files; the next run writes exactly these again.
+    Of features, datasets, candidate lists, pair features, runs, searches, reports and receipts. --repair removes the
+    bad files.
     """
 
     repair = luigi.BoolParameter(default=False, description="remove what is bad")
+    skip_shards = luigi.BoolParameter(
+        default=False, description="leave out the shards of features, which take the longest"
+    )
 
     def brief(self) -> str:
-        return f": check every shard in {self.paths.cache}{', remove bad ones' if self.repair else ''}"
+        what = "every file but shards" if self.skip_shards else "every file"
+        return f": check {what} in {self.paths.root}{', remove bad ones' if self.repair else ''}"
 
     def act(self) -> None:
-        job = VerifyJob(work=self.paths.root, repair=self.repair)
-        verification: Verification = child.run("pipeline.extraction.maintenance:verify", job, Verification)
-        logs.say(self.text(verification))
+        job = VerifyJob(work=self.paths.root, repair=self.repair, shards=not self.skip_shards)
+        verification: Verification = child.run("mel_cache.verification:verify", job, Verification)
+        logs.say(verified(verification, job))
         if verification.bad and not self.repair:
             raise UserError(
                 f"{len(verification.bad)} bad or missing file(s) under {self.paths.root}; "
-                "`luigi --module tasks VerifyCache --repair` removes what is bad and says what makes it again"
+                f"`luigi --module tasks VerifyCache --repair --work-dir {self.paths.root}` removes what is bad and "
+                "says what makes it again"
             )
 
-    def text(self, verification: Verification) -> str:
-        """The bad files, a line each, and what makes them again."""
-        if not verification.bad:
-            return f"cache {self.paths.cache}: every checksum of {verification.rows:,} rows holds"
-        lines = [f"bad: {bad.path}: {bad.problem}" for bad in verification.bad]
-        if not self.repair:
-            return "\n".join(lines)
-        lines.append(f"removed {verification.removed} bad file(s)")
-        if not all(bad.prompted for bad in verification.bad):
-            lines.append("`luigi --module tasks ExtractFeatures` makes again exactly what is bad or gone in the cache")
-        if any(bad.prompted for bad in verification.bad):
-            lines.append(
-                "`luigi --module tasks TrainHead --method dsmip`, with a run's options, makes again what is bad or "
-                "gone in it"
-            )
+
+def verified(verification: Verification, job: VerifyJob) -> str:
+    """The bad files, a line each, and what makes them again."""
+    if not verification.bad:
+        rows = f"{verification.rows:,} rows of features and " if job.shards else ""
+        lines = [f"{job.work}: every checksum of {rows}{verification.files:,} files holds"]
+        if not job.shards:
+            lines.append("shards of features were left out")
+        if verification.unlisted:
+            lines.append(f"{verification.unlisted:,} files of an earlier version have their size, and no checksum")
         return "\n".join(lines)
+    lines = [f"bad: {one.path}: {one.problem}" for one in verification.bad]
+    makers = list(dict.fromkeys(one.maker for one in verification.bad))
+    if job.repair:
+        removed = sum(one.removed for one in verification.bad)
+        lines.append(f"removed {removed} bad file(s)")
+        lines += [
+            f"{one.path} is a folder; remove it yourself"
+            for one in verification.bad
+            if not one.removed and os.path.isdir(job.work / one.path)
+        ]
+    lines += [f"{one} makes {'them' if len(makers) == 1 else 'some of them'} again" for one in makers[:LISTED]]
+    return "\n".join([*lines, *([f"and {len(makers) - LISTED} more commands"] if len(makers) > LISTED else [])])
 
 
 class EstimateCache(Tool, OnProfile):

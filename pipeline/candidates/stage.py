@@ -1,16 +1,16 @@
 """Builds candidate lists from one source or several, and measures how often the gold is among them."""
 
-import hashlib
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from foundation.arrays import write_npz
+from foundation.checksums import file_sha256
 from foundation.contracts import to_json
 from foundation.errors import UserError, nearest
-from foundation.files import write_atomic, write_json
+from foundation.files import write_json
 from pipeline.candidates import registry
 from pipeline.candidates.base import UNKNOWN, Source, SourceInputs
 from pipeline.candidates.contracts import MERGES, CandidateJob, CandidateLists, GivenSource
@@ -45,21 +45,19 @@ def build_candidates(job: CandidateJob) -> CandidateLists:
     recalls = {each.source.label: recall(each.lists, gold, split) for each in retrieved}
     if len(retrieved) > 1:
         recalls["merged"] = recall(merged, gold, split)
-    sink = io.BytesIO()
     gold_rank = _gold_rank(retrieved, merged, gold, inputs, job.merge)
     forced = gold_forced_in(inputs) if any(isinstance(spec, GivenSource) for spec in job.sources) else ()
-    np.savez(
-        sink,
-        ids=merged.ids,
-        scores=merged.scores,
-        retrieved=merged.retrieved,
-        gold_rank=gold_rank,
-        forced=np.array(forced, "U"),
-    )
-    write_atomic(job.out, sink.getvalue())
+    arrays = {
+        "ids": merged.ids,
+        "scores": merged.scores,
+        "retrieved": np.array(merged.retrieved),
+        "gold_rank": gold_rank,
+        "forced": np.array(forced, "U"),
+    }
+    write_npz(job.out, arrays)
     lists = CandidateLists(
         file=job.out,
-        digest=job.digest or hashlib.sha256(sink.getvalue()).hexdigest(),
+        digest=job.digest or file_sha256(job.out),
         k=job.k,
         merge=job.merge,
         mentions=len(gold),

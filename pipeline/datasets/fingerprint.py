@@ -8,9 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from foundation.checksums import file_sha256
+from foundation.checksums import file_sha256, remembered, write_sealed
 from foundation.errors import UserError
-from foundation.files import read_json, write_json
 from pipeline.datasets.contracts import NO_OPTIONS, LayoutOptions
 from pipeline.datasets.layouts import layout
 
@@ -41,19 +40,16 @@ def fingerprint(
     Raises `UserError` for a layout that is not recognised or a missing text file.
     """
     module = layout(data_dir, format)
+    known = remembered(Path(memo)) if memo else {}
+    entries = dict(known)
     try:
-        known = read_json(memo) if memo and Path(memo).exists() else {}
-    except UserError:
-        known = {}  # a memo may be lost
-    remembered = dict(known) if isinstance(known, dict) else {}
-    try:
-        contents = [(path.name, _content(path, remembered, rescan)) for path in module.sources(data_dir)]
+        contents = [(path.name, _content(path, entries, rescan)) for path in module.sources(data_dir)]
         stamps = sorted(module.stamps(data_dir, options))
     except OSError as error:
         raise UserError(f"{error.filename or data_dir}: {error.strerror}; the dataset needs this file") from error
-    if memo and remembered != known:
+    if memo and entries != known:
         with contextlib.suppress(UserError):
-            write_json(memo, remembered)
+            write_sealed(Path(memo), entries)
     # Part of the hash: a layout keeps this name wherever its module lies, or every dataset would be prepared anew.
     hashed_name = f"pipeline.datasets.{module.__name__.rpartition('.')[2]}"
     chosen = dataclasses.asdict(options)

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from foundation.checksums import write_sealed
 from foundation.errors import UserError
-from foundation.files import together, write_atomic, write_json
+from foundation.files import together, write_atomic
 from pipeline.datasets import tables
 from pipeline.datasets.account import account_of, account_text
 from pipeline.datasets.contracts import ACCOUNT, CONTENT, Dataset, PrepareJob
@@ -59,7 +60,7 @@ def prepare(job: PrepareJob) -> Dataset:
     with together(*paths):
         for name, data in written.items():
             write_atomic(out / name, data)
-        write_json(out / "account.json", account)
+        write_sealed(out / "account.json", account)
         write_atomic(out / ACCOUNT, account_text(account))
     if not raw.rejects:
         (out / "rejects.jsonl").unlink(missing_ok=True)  # of the same rows beside malformed ones

@@ -1,5 +1,6 @@
 """The verdict on every listed picture file, remembered from one scan to the next."""
 
+import hashlib
 import io
 import os
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from cache.identity import KEY_BYTES
 from cache.shard import Status
+from foundation.checksums import remembered, write_sealed
 from foundation.errors import PassingError
 from foundation.files import write_atomic
 from foundation.progress import Bar
@@ -72,11 +74,15 @@ class _Memo:
     """Verdicts of earlier scans, valid while a file's size and mtime, the limits and the decoder stay as they were."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
-        self.path = path
+        self.path, self.sums, self.digest = path, path.with_suffix(".json"), ""
         self.rules = {b"rules": repr((DECODER_VERSION, asdict(limits))).encode()}
         self.rows: dict[str, tuple[_Stamp, Scan]] = {}
         try:
-            table = pq.ParquetFile(self.path).read()
+            data = self.path.read_bytes()
+            self.digest = hashlib.sha256(data).hexdigest()
+            if self.digest not in remembered(self.sums).get("sha256", [self.digest]):
+                return
+            table = pq.ParquetFile(io.BytesIO(data)).read()
             if table.schema.metadata == self.rules and table.schema.equals(_SCHEMA):
                 columns = [column.to_pylist() for column in table.columns]
                 for name, size, mtime, status, *rest in zip(*columns, strict=True):
@@ -90,6 +96,8 @@ class _Memo:
         arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
         sink = io.BytesIO()
         pq.write_table(pa.table(arrays, schema=_SCHEMA.with_metadata(self.rules)), sink)
+        before, self.digest = self.digest, hashlib.sha256(sink.getvalue()).hexdigest()
+        write_sealed(self.sums, {"sha256": [before, self.digest]})  # a kill from here on leaves a file that it knows
         write_atomic(self.path, sink.getvalue())
 
 

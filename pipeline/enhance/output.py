@@ -1,6 +1,5 @@
 """The files that a run leaves: one text per entity, a report, and the list of entities without a text."""
 
-import functools
 import io
 import json
 from collections import Counter
@@ -12,15 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foundation import parquet
-from foundation.checksums import file_sha256
+from foundation.checksums import content
 from foundation.errors import UserError
 from foundation.files import write_atomic, write_json
 from foundation.paths import descriptions
 from pipeline.datasets.records import Entity
 from pipeline.enhance.contracts import DescriptionsReport, DynamicEstimate, StaticEstimate, set_fields
 
-DATASET = "delete that folder and run the command again"
-"""What mends a table of a prepared dataset."""
 SCHEMA = pa.schema({"id": pa.string(), "text": pa.string()})
 
 
@@ -34,7 +31,7 @@ class EntityText(NamedTuple):
 def read_entities(dataset: Path) -> list[Entity]:
     """id, name, type and attributes of the prepared dataset's entities, in their order. Raises `UserError`."""
     path = dataset / "entities.parquet"
-    rows = parquet.read(path, ["id", "name", "type", "attributes"], remedy=DATASET).to_pylist()
+    rows = parquet.read(path, ["id", "name", "type", "attributes"]).to_pylist()
     return [Entity(**{**row, "attributes": row["attributes"] or ""}) for row in rows]
 
 
@@ -45,8 +42,7 @@ def read_texts(dataset: Path, mode: str) -> dict[str, str]:
     path = descriptions(dataset, mode)
     if not path.is_file():
         raise missing(path, mode)
-    again = f"delete it and run `luigi --module tasks EnhanceEntities --mode {mode}` again"
-    table = parquet.read(path, ["id", "text"], remedy=again).to_pydict()
+    table = parquet.read(path, ["id", "text"]).to_pydict()
     return {name: text for name, text in zip(table["id"], table["text"], strict=True) if text}
 
 
@@ -64,18 +60,6 @@ def stamp(path: Path, mode: str) -> str:
         return content(path)
     except OSError:
         raise missing(path, mode) from None
-
-
-def content(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    stat = path.stat()
-    return _hash(path, stat.st_size, stat.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=64)
-def _hash(path: Path, size: int, mtime_ns: int) -> str:
-    """Remembered by path, size and mtime: Luigi asks for it again and again."""
-    return file_sha256(path)
 
 
 def report(mode: str, outcomes: Sequence[EntityText]) -> DescriptionsReport:

@@ -9,13 +9,15 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from foundation.checksums import sealed, unsealed
 from foundation.errors import UserError
 from foundation.files import append, explained, fault_point, make_folder
 from foundation.locks import Lock, locked
 
 
 class AnswerStore:
-    """Values by key in one file, a line `{"key": …, "value": …}` each; of several lines with a key the first counts.
+    """Values by key in one file, a line `{"key": …, "value": …, "seal": …}` each; of several lines with a key the first
+    counts. A damaged line is passed over: its question is asked again.
 
     Values stay on disk, offsets in memory. Opened by `answer_store`, and used by any number of threads of one process.
     """
@@ -41,7 +43,7 @@ class AnswerStore:
                 if not line.endswith(b"\n"):
                     break
                 with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-                    self.places.setdefault(json.loads(line)["key"], (end, len(line)))
+                    self.places.setdefault(unsealed(json.loads(line))["key"], (end, len(line)))
                 end += len(line)
         return end
 
@@ -75,7 +77,7 @@ class AnswerStore:
         """
         with self._guard:
             lines = {
-                key: json.dumps({"key": key, "value": value}, allow_nan=False).encode() + b"\n"
+                key: json.dumps(sealed({"key": key, "value": value}), allow_nan=False).encode() + b"\n"
                 for key, value in values.items()
             }
             new = {key: line for key, line in lines.items() if key not in self.places}

@@ -217,41 +217,6 @@ class Estimate:
 
 
 @contract
-class VerifyJob:
-    """A check of a cache.
-
-    work: the work folder whose cache is checked. repair: whether bad files are removed.
-    """
-
-    work: Path
-    repair: bool = False
-
-
-@contract
-class BadFile:
-    """A file that is not as it was written.
-
-    path: relative to the work folder. prompted: whether it is of a run's own features, which learned prompts made.
-    """
-
-    path: str
-    problem: str
-    prompted: bool
-
-
-@contract
-class Verification:
-    """The result of a check of the cache.
-
-    rows: that were checked, where no file is bad. removed: number of files.
-    """
-
-    rows: int
-    bad: tuple[BadFile, ...]
-    removed: int
-
-
-@contract
 class CleanJob:
     """A search for features that no profile asks for.
 

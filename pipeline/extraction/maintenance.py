@@ -1,4 +1,4 @@
-"""Upkeep of the cache: verify, estimate, clean."""
+"""Upkeep of the cache: estimate, clean."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -6,42 +6,23 @@ from pathlib import Path
 
 from cache import verify as checks
 from cache.identity import identity
+from foundation.checksums import read_sealed
 from foundation.errors import UserError
-from foundation.files import read_json
 from foundation.paths import Paths
 from foundation.tables import as_text, text_table
 from pipeline.datasets.images import Limits
 from pipeline.extraction import stage, wants
 from pipeline.extraction.base import DerivedOptions
 from pipeline.extraction.contracts import (
-    BadFile,
     Cleaning,
     CleanJob,
     Estimate,
     EstimateJob,
     Extraction,
     StaleFeature,
-    Verification,
-    VerifyJob,
 )
 from pipeline.extractors import build
 from pipeline.profiles import profile as profiles
-
-
-def verify(job: VerifyJob) -> Verification:
-    """Check every checksum of the cache and of what learned prompts have made; with `repair`, remove what is bad."""
-    paths = Paths(job.work)
-    folders = [paths.cache, *paths.prompted()]
-    findings = [(folder, finding) for folder in folders for finding in checks.verify(folder)]
-    removed = checks.repair([finding for _, finding in findings]) if job.repair else []
-    return Verification(
-        rows=0 if findings else sum(entry.rows for folder in folders for entry in checks.usage(folder)[0]),
-        bad=tuple(
-            BadFile(path=paths.relative(finding.path), problem=finding.problem, prompted=folder != paths.cache)
-            for folder, finding in findings
-        ),
-        removed=len(removed),
-    )
 
 
 def estimate(job: EstimateJob) -> Estimate:
@@ -74,11 +55,12 @@ def clean(job: CleanJob) -> Cleaning:
     """List, and with `remove` delete, the features that no profile in use asks for.
 
     In use: every profile that extraction was run with in this work folder and that still exists, and those of the job.
+    A feature that no receipt knows is kept.
     Where a profile's model is not on this machine any more, what its receipts list is kept. Raises `UserError` where a
     profile of the job does not exist.
     """
     paths = Paths(job.work)
-    extractions = [Extraction.of_receipt(read_json(path)["result"]) for path in _receipts(paths.receipts)]
+    extractions = _extractions(paths)
     used = {extraction.profile for extraction in extractions if extraction.profile}
     gone = {name for name in used - set(job.profiles) if name not in profiles.names() and not Path(name).is_file()}
     identities: set[str] = set()
@@ -97,7 +79,13 @@ def clean(job: CleanJob) -> Cleaning:
                 identities |= extracted
                 kept += [f"{feature.name} of profile {profile.name}"] if extracted else []
     usage, problems = checks.usage(paths.cache)
-    stale = [entry for entry in usage if entry.identity not in identities]
+    known = {rows.identity for extraction in extractions for rows in extraction.features.values()}
+    stale = [entry for entry in usage if entry.identity in known - identities]
+    problems += [
+        f"{entry.folder}: no receipt says which profile it was extracted with; delete the folder if you do not need it"
+        for entry in usage
+        if entry.identity not in known | identities
+    ]
     for entry in stale if job.remove else ():
         checks.remove(entry.folder)
     return Cleaning(
@@ -111,8 +99,10 @@ def clean(job: CleanJob) -> Cleaning:
     )
 
 
-def _receipts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("ExtractGroup-*.json"))
+def _extractions(paths: Paths) -> list[Extraction]:
+    """What the receipts of extractions hold. Raises `NotAsWritten` where one is damaged: it may name a profile."""
+    receipts = [read_sealed(path) for path in sorted(paths.receipts.glob("ExtractGroup-*.json"))]
+    return [Extraction.of_receipt(receipt["result"]) for receipt in receipts]
 
 
 def _identity(profile: profiles.Profile, feature: profiles.Feature, job: CleanJob) -> str:

@@ -16,8 +16,8 @@ from cache.claims import described
 from cache.inputs import Want
 from cache.store import Store
 from foundation import device as devices
+from foundation.checksums import remembered, write_sealed
 from foundation.errors import PassingError, UserError
-from foundation.files import read_json, write_json
 from foundation.progress import Bar
 from foundation.waiting import Wait
 from pipeline.datasets.images import Limits
@@ -368,6 +368,6 @@ class Runner:
         """Save the measured rate for later estimates, unless it covers only a few rows."""
         if rows < 32:
             return
-        known = read_json(self.rates) if self.rates.exists() else {}
+        known = remembered(self.rates)
         known[feature.name] = {"rows_per_s": round(rows / seconds, 2), "device": self.device, "rows": rows}
-        write_json(self.rates, known)
+        write_sealed(self.rates, known)

@@ -14,8 +14,9 @@ from cache.keys import KeyColumn
 from cache.shard import Status
 from cache.store import Store
 from cache.table import Table
+from foundation.checksums import remembered
 from foundation.errors import UserError
-from foundation.files import free_bytes, make_folder, read_json
+from foundation.files import free_bytes, make_folder
 from foundation.paths import Paths
 from foundation.progress import Bar
 from pipeline.datasets.images import Limits
@@ -179,7 +180,7 @@ def spec_of(
 
 
 def _estimate(features: Iterable[PendingFeature], paths: Paths) -> Estimate:
-    rates = read_json(paths.rates) if paths.rates.exists() else {}
+    rates = remembered(paths.rates)
     listed = []
     for feature in features:
         rate = rates.get(feature.name, {}).get("rows_per_s")

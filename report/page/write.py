@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from foundation.arrays import Expected, read_npz
-from foundation.files import read_json, write_atomic
+from foundation.checksums import read_sealed
+from foundation.files import write_atomic
 from foundation.progress import Bar
 from foundation.tables import TextTable
 from heads.contracts import Selection
@@ -66,7 +67,7 @@ def write_explained(job: PageJob, explain_run: Explain) -> PageResult:
         "methods": names,
         "kinds": {entry.name: entry.experiment.record.method or entry.name for entry in entries},
     }
-    account = read_json(job.cases.prepared / "account.json")
+    account = read_sealed(job.cases.prepared / "account.json")
     account.setdefault("texts", text_statistics(source.mentions, source.entities))  # accounts of before lack them
     context = {
         "dataset": job.tables.dataset,

@@ -17,6 +17,7 @@ import luigi
 from luigi.cmdline import luigi_run
 from luigi.cmdline_parser import CmdlineParser
 from luigi.interface import core
+from luigi.parameter import ParameterVisibility
 from luigi.task_register import Register
 
 from foundation import logs, plugins
@@ -113,7 +114,21 @@ def _begin(parser: CmdlineParser) -> luigi.Task:
             messages.refuse(f"{family} needs {listed}; {family} --help says what for")
         root = _task(parser)
     command.set_root(root.task_id)
+    command.set_words(_again(task, given))
     return root
+
+
+def _again(task: type[luigi.Task], given: Mapping[str, Any]) -> list[str]:
+    """The words that give a command again, with what was typed that decides what it makes; nothing that is secret."""
+    words = [task.get_task_family()]
+    for name, parameter in task.get_params():
+        private = parameter.visibility == ParameterVisibility.PRIVATE
+        if not given[name] or private or name in ("work_dir", "dry_run", "json_log"):
+            continue
+        for value in given[name] if isinstance(given[name], list) else [given[name]]:
+            implicit = isinstance(parameter, luigi.BoolParameter) and parameter.parsing != parameter.EXPLICIT_PARSING
+            words += [help.flag(name, parameter)] if implicit else [help.flag(name, parameter), str(value)]
+    return words
 
 
 class _Parser(argparse.ArgumentParser):
