@@ -42,8 +42,8 @@ class _Unfit(Exception):
 def read_npz(path: Path, expected: Mapping[str, Expected]) -> dict[str, np.ndarray]:
     """The expected arrays of an uncompressed .npz file, by name; optional ones that are not there are left out.
 
-    Nothing is unpickled; a checksum that the file holds is compared. Raises `NotAsWritten` for a file that is missing or
-    damaged, or whose arrays are others.
+    Nothing is unpickled; a checksum that the file holds is compared. Raises `NotAsWritten` for a file that is missing
+    or damaged, or whose arrays are others.
     """
     try:
         with zipfile.ZipFile(path) as file:
