@@ -12,6 +12,7 @@ IMAGE = "image"
 """The view of a record's picture, of several the first usable one."""
 IMAGES = "images"
 """The view of all usable pictures of an entity."""
+PICTURES = (IMAGE, IMAGES)
 FROM_FEATURES = {"face_attributes": "face_attributes", "identities": "identity"}
 """Views of texts about what a feature found in the mention's picture, none or several per mention -> that feature."""
 
@@ -33,7 +34,7 @@ class Want:
     def from_picture(self) -> bool:
         """Whether its rows are made from the record's picture: of the picture, of what was found in it, or of a text
         about that."""
-        return self.view in (IMAGE, IMAGES) or self.view in FROM_FEATURES
+        return self.view in PICTURES or self.view in FROM_FEATURES
 
 
 @contract

@@ -6,6 +6,7 @@ import re
 import pytest
 from documents import ROOT
 
+from cache import inputs
 from heads.base import Head
 from heads.config import load_config, methods
 from heads.config.base import HeadConfig
@@ -43,7 +44,7 @@ def test_every_kind_of_unit_is_listed_with_its_base_class(kind):
 
 
 def test_every_view_is_listed():
-    known = {*views.MENTION_TEXTS, *views.ENTITY_TEXTS, *views.FROM_FEATURES, *views.PICTURES}
+    known = {*views.MENTION_TEXTS, *views.ENTITY_TEXTS, *inputs.FROM_FEATURES, *inputs.PICTURES}
     assert sorted(first_cells("adding-a-head.md", "Views")) == sorted(known)
 
 

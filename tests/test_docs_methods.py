@@ -62,6 +62,7 @@ def test_every_function_that_is_named_is_there(method):
 
 def features():
     """Names of features, views, pair features and options that stand in the page as well."""
+    from cache import inputs
     from heads.config import config_class
     from pipeline.extraction import views
     from pipeline.pairs import registry
@@ -72,7 +73,7 @@ def features():
     return {path.stem for path in ROOT.glob("pipeline/extractors/*.py")} | {
         *views.MENTION_TEXTS,
         *views.ENTITY_TEXTS,
-        *views.FROM_FEATURES,
+        *inputs.FROM_FEATURES,
         *registry.FUNCTIONS,
         *options,
         "ln_pre",

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from cache.inputs import Want
+from cache.inputs import FROM_FEATURES, PICTURES, SIDES, Want
 from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.paths import Paths
-from pipeline.extraction import wants
+from pipeline.extraction import views, wants
 from pipeline.extraction.contracts import Account, Crops, CutTexts, Extraction, ExtractionJob, FeatureRows, Plan
 from pipeline.profiles import profile
 
@@ -137,3 +137,11 @@ def test_inputs_say_where_rows_lie_in_the_work_folder(tmp_path):
     (read,) = extraction.inputs([TEXT], Paths(tmp_path))
     assert (read.store, read.keys) == (tmp_path / "cache" / "x-abab", tmp_path / "datasets" / "a.npz")
     assert read.column == "mention.clip_text.sentence"
+
+
+def test_what_is_cut_is_a_text_whoever_wrote_it():
+    texts = {(side, view) for side in SIDES for view in views.known(side)} | {
+        ("mention", view) for view in FROM_FEATURES
+    }
+    everything = texts | {(side, view) for side in SIDES for view in PICTURES}
+    assert {pair for pair in everything if wants.is_text(Want(side=pair[0], feature="mine", view=pair[1]))} == texts

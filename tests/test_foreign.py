@@ -13,6 +13,7 @@ from fissfuse_folder import picture
 from cache import foreign
 from cache.shard import Status
 from foundation.errors import UserError
+from pipeline.datasets import images
 from pipeline.datasets.contracts import Limits
 from pipeline.datasets.images import ImageError, container, image_key, picture_stamp, read_picture
 from pipeline.datasets.scan import scan
@@ -207,6 +208,18 @@ def test_verdicts_are_remembered_by_size_and_time_of_the_file_that_holds_the_pic
     assert found[0].key == found[1].key == image_key(DATA)
     assert container(paths[0]) == file and picture_stamp(paths[0]) == (file.stat().st_size, file.stat().st_mtime_ns)
     assert scan(paths, LIMITS, memo) == found
+
+
+def test_for_a_picture_that_is_a_file_nothing_is_looked_for_above_it(file, tmp_path, monkeypatch):
+    looked: list[Path] = []
+    monkeypatch.setattr(images, "container", lambda path: looked.append(path) or container(path))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "picture").write_bytes(DATA)
+    assert read_picture(tmp_path / "own" / "picture") == DATA and picture_stamp(tmp_path / "own" / "picture")
+    with pytest.raises(FileNotFoundError):
+        read_picture(tmp_path / "own" / "nothing")
+    assert not looked
+    assert read_picture(file / "g" / "plain") == DATA and looked == [file / "g" / "plain"]
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])

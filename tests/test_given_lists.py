@@ -26,7 +26,7 @@ from pipeline.candidates.lists import hash_order
 from pipeline.candidates.registry import source
 from pipeline.candidates.specs import candidate_sources
 from pipeline.candidates.stage import build_candidates
-from pipeline.datasets.given import by_split, gold_places
+from pipeline.datasets.given import Most, by_split, gold_places
 from pipeline.extraction.contracts import Extraction
 from pipeline.pairs.contracts import PairJob
 from pipeline.pairs.stage import build_pairs
@@ -224,7 +224,7 @@ def test_places_of_golds_are_those_counted_by_hand():
     assert places.golds == 7 and len(places.places) == 5 and not places.always
     assert [places.at(place) for place in (1, 2, 3)] == [2, 1, 1]
     assert places.last == 3, "of two, of three and of five; one alone is no last"
-    assert places.most() == (1 / 4, "the last place", 3 / 4, 4)
+    assert places.most() == Most(first=1 / 4, place="the last place", share=3 / 4, lists=4)
     parts = by_split(given, gold, ["train"] * 4 + ["test"] * 5)
     assert list(parts) == ["train", "test", "all"] and parts["train"].always and parts["all"] == places
 

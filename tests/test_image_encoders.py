@@ -12,8 +12,9 @@ from PIL import Image
 from test_extractors import TEXTS, call, extractor, loaded
 
 from foundation.errors import UserError
+from pipeline.extraction import base
+from pipeline.models import clip, vision
 from pipeline.models import files as model_files
-from pipeline.models import vision
 
 LIMITS = {"max_pixels": 1, "max_bytes": 1}
 OPEN_CLIP = [
@@ -97,6 +98,21 @@ def test_siglip_of_transformers_gives_what_transformers_itself_gives(saved, make
     np.testing.assert_allclose(rows["pooled"], image.pooler_output, atol=1e-5)
     for row, states in zip(rows["tokens"], image.last_hidden_state, strict=True):
         np.testing.assert_allclose(row, states[: len(row)], atol=1e-5)
+
+
+def test_what_a_model_states_is_read_once_and_its_states_leave_the_device_in_one_piece(saved, monkeypatch):
+    """A SigLIP's sizes come from transformers' configuration, which takes a while; texts are padded to one length."""
+    completed, arrays = [], []
+    monkeypatch.setattr(clip, "completed", lambda files, whole=clip.completed: completed.append(1) or whole(files))
+    extractor("clip_image", saved(checkpoints.hf_siglip))
+    assert completed == [1]
+    made = loaded("clip_text", saved(checkpoints.hf_siglip))
+    counts = []
+    monkeypatch.setattr(made, "count", lambda texts, whole=made.count: counts.append(len(texts)) or whole(texts))
+    monkeypatch.setattr(base, "to_array", lambda tensor, whole=base.to_array: arrays.append(1) or whole(tensor))
+    rows = call(made, TEXTS)
+    assert len(arrays) == 2 and counts == [len(TEXTS)], "states and vectors; the texts are tokenised once to be counted"
+    assert len({len(row) for row in rows["tokens"]}) > 1
 
 
 def test_siglips_vector_depends_on_the_padding_that_it_was_trained_with(saved):

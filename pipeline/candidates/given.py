@@ -36,12 +36,14 @@ class Given(Source):
             )
         if self.trusted and not self.accepted:
             for split, places in self._looked_at(inputs):
-                first, place, share, lists = places.most()
-                where, most = ("place 1", first) if first > REFUSED_FIRST else (place, share)
-                if first > REFUSED_FIRST or share > REFUSED_ELSEWHERE:
+                most = places.most()
+                at_first = most.first > REFUSED_FIRST
+                where, share = ("place 1", most.first) if at_first else (most.place, most.share)
+                if at_first or share > REFUSED_ELSEWHERE:
                     raise UserError(
-                        f"--given-order trusted: the gold is at {where} in {most:.1%} of the {lists:,} given lists of "
-                        f"{split}: the place is the answer; leave --given-order out, or add --accept-gold-place"
+                        f"--given-order trusted: the gold is at {where} in {share:.1%} of the {most.lists:,} given "
+                        f"lists of {split}: the place is the answer; leave --given-order out, or add "
+                        "--accept-gold-place"
                     )
 
     def notes(self, inputs: SourceInputs, k: int) -> list[str]:
@@ -51,10 +53,10 @@ class Given(Source):
             cut = f"{longer:,} given lists are longer than --candidates {k}: a hash says which entities stay"
             return [cut] if longer else []
         return [
-            f"the gold is at place 1 in {places.most()[0]:.1%} of the {places.most()[3]:,} given lists of {split}: "
+            f"the gold is at place 1 in {most.first:.1%} of the {most.lists:,} given lists of {split}: "
             "trust their order only if a retriever made it without the gold"
             for split, places in self._looked_at(inputs)
-            if places.most()[0] > MOST_FIRST
+            if (most := places.most()).first > MOST_FIRST
         ]
 
     def lists(self, inputs: SourceInputs, k: int) -> RankedLists:
@@ -80,7 +82,7 @@ class Given(Source):
     def _looked_at(inputs: SourceInputs) -> list[tuple[str, GoldPlaces]]:
         """The gold's places in each split that has enough lists, and in all."""
         parts = by_split(*(inputs.mentions[name] for name in ("given", "gold", "split")))
-        return [(split, places) for split, places in parts.items() if places.most()[3] >= FEWEST]
+        return [(split, places) for split, places in parts.items() if places.most().lists >= FEWEST]
 
 
 def first_of_each(given: Sequence[Sequence[int] | None], k: int) -> RankedLists:

@@ -8,7 +8,7 @@ from typing import Any
 from cache.shard import Status
 from foundation.spelling import words
 from foundation.tables import TextTable, as_text, text_table
-from pipeline.datasets.given import gold_places
+from pipeline.datasets.given import GoldPlaces, by_split
 from pipeline.datasets.records import SPLITS, Entity, RawDataset
 from pipeline.datasets.scan import Scan
 from pipeline.datasets.tables import NIL, OUTSIDE_KB, STATUS_NAMES
@@ -71,26 +71,30 @@ def _image_counts(scans: Sequence[Scan]) -> dict[str, Any]:
     return counts
 
 
-def _given_counts(raw: RawDataset) -> dict[str, dict[str, int]]:
+def _given_counts(
+    raw: RawDataset, columns: Mapping[str, list], given: Sequence[Sequence[int] | None]
+) -> dict[str, dict[str, int]]:
     """By split: mentions that came with candidates, how many have their gold in the KB, among the candidates, and at
-    which place of those in the KB; candidates, and those outside the KB.
+    which place of those in the KB; candidates, and those outside the KB. given: those in the KB, as in given.parquet.
     """
-    row_of = {entity.id: row for row, entity in enumerate(raw.entities)}
-    counts = {}
+    found, counts = by_split(given, columns["gold"], columns["split"]), {}
     for split in (*SPLITS, "all"):
-        lists = [(m.gold, m.given) for m in raw.mentions if m.given is not None and split in (m.split, "all")]
-        known = [[row_of[name] for name in given if name in row_of] for _, given in lists]
-        places = gold_places(known, [OUTSIDE_KB if gold is None else row_of.get(gold, OUTSIDE_KB) for gold, _ in lists])
+        places = found.get(split, GoldPlaces(0, ()))
+        listed = [
+            (len(mention.given), len(inside))
+            for mention, inside in zip(raw.mentions, given, strict=True)
+            if mention.given is not None and inside is not None and split in (mention.split, "all")
+        ]
         counts[split] = {
-            "mentions": len(lists),
+            "mentions": len(listed),
             "golds": places.golds,
             "gold": len(places.places),
             "gold_first": places.at(1),
             "gold_second": places.at(2),
             "gold_third": places.at(3),
             "gold_last": places.last,
-            "candidates": sum(len(given) for _, given in lists),
-            "outside_kb": sum(len(given) for _, given in lists) - sum(map(len, known)),
+            "candidates": sum(every for every, _ in listed),
+            "outside_kb": sum(every - inside for every, inside in listed),
         }
     return counts
 
@@ -100,14 +104,16 @@ def _alias_counts(entities: Sequence[Entity]) -> dict[str, int]:
     too, word by word as names are compared.
     """
     owners: dict[tuple[str, ...], set[str]] = {}
+    aliases: list[tuple[str, ...]] = []
     for entity in entities:
-        for name in (entity.name, *entity.aliases):
-            owners.setdefault(tuple(words(name)), set()).add(entity.id)
-    aliases = [alias for entity in entities for alias in entity.aliases]
+        own = [tuple(words(name)) for name in (entity.name, *entity.aliases)]
+        for name in own:
+            owners.setdefault(name, set()).add(entity.id)
+        aliases += own[1:]
     return {
         "with_aliases": sum(bool(entity.aliases) for entity in entities),
         "aliases": len(aliases),
-        "shared_aliases": sum(len(owners[tuple(words(alias))]) > 1 for alias in aliases),
+        "shared_aliases": sum(len(owners[alias]) > 1 for alias in aliases),
     }
 
 
@@ -139,8 +145,10 @@ def account_of(
     columns: Mapping[str, list],
     mention_scans: Mapping[str, Scan],
     entity_scans: Mapping[str, Scan],
+    given: Sequence[Sequence[int] | None] | None,
 ) -> dict[str, Any]:
-    """The account as account.json holds it. columns: of mentions.parquet. The scans: verdict by listed image path."""
+    """The account as account.json holds it. columns: of mentions.parquet. The scans: verdict by listed image path.
+    given: the column of given.parquet, None where no candidates came with the data."""
     splits = {}
     for split in (*SPLITS, "all"):
         rows = [row for row, name in enumerate(columns["split"]) if split in (name, "all")]
@@ -166,7 +174,7 @@ def account_of(
         **({"nil_written_as": raw.spelled_nil} if raw.spelled_nil else {}),
         **({"records_left_out": raw.rejects[:SHOWN_REJECTS], "left_out": len(raw.rejects)} if raw.rejects else {}),
         "groups": dict(sorted(Counter(m.group for m in raw.mentions if m.group is not None).items())),
-        **({"given": _given_counts(raw)} if any(m.given is not None for m in raw.mentions) else {}),
+        **({"given": _given_counts(raw, columns, given)} if given is not None else {}),
         **({"notes": list(raw.notes)} if raw.notes else {}),
     }
 

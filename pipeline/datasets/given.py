@@ -38,18 +38,27 @@ class GoldPlaces:
         """How many golds are the last of several."""
         return sum(found == length > 1 for found, length in self.places)
 
-    def most(self) -> tuple[float, str, float, int]:
-        """Share of golds at place 1; the place where most of the others are, in words, and their share; the number of
-        lists, of several entities each, that these are shares of.
-        """
+    def most(self) -> "Most":
+        """Where most golds are, of lists of several entities each."""
         several = [(found, length) for found, length in self.places if length > 1]
         if not several:
-            return 0.0, "", 0.0, 0
+            return Most(0.0, "", 0.0, 0)
         counts = Counter(f"place {found}" for found, _ in several)
         first = counts.pop("place 1", 0)
         counts["the last place"] = sum(found == length for found, length in several)
         place, count = max(counts.items(), key=lambda item: (item[1], item[0] != "the last place"))
-        return first / len(several), place, count / len(several), len(several)
+        return Most(first / len(several), place, count / len(several), len(several))
+
+
+@dataclass(frozen=True)
+class Most:
+    """first: share of golds at place 1. place: in words, where most of the others are; share: theirs. lists: the number
+    of lists that these are shares of."""
+
+    first: float
+    place: str
+    share: float
+    lists: int
 
 
 def gold_places(given: Sequence[Sequence[int] | None], gold: Sequence[int]) -> GoldPlaces:

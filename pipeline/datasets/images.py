@@ -305,7 +305,10 @@ def container(path: Path) -> Path | None:
 
 def picture_stamp(path: Path) -> tuple[int, int]:
     """Size in bytes and mtime in ns of a picture file, or of the file that holds the picture. Raises `OSError`."""
-    status = os.stat(container(path) or path)
+    try:
+        status = os.stat(path)
+    except NotADirectoryError:
+        status = os.stat(container(path) or path)
     return status.st_size, status.st_mtime_ns
 
 
@@ -324,8 +327,6 @@ def read_picture(path: Path, limits: Limits = DEFAULT_LIMITS) -> bytes:
     Raises `FileNotFoundError` where there is none, `ImageError` where it is no regular file or too large to be read,
     and `PassingError` where it cannot be read now.
     """
-    if (file := container(path)) is not None:
-        return _contained(file, path, limits)
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # a folder; or a pipe, which would never end
@@ -335,6 +336,8 @@ def read_picture(path: Path, limits: Limits = DEFAULT_LIMITS) -> bytes:
         with open(path, "rb") as handle:
             return handle.read()
     except OSError as error:
+        if error.errno == errno.ENOTDIR and (file := container(path)) is not None:
+            return _contained(file, path, limits)
         if error.errno in _NO_SUCH_FILE:
             raise FileNotFoundError(f"{path}: no such file") from error
         raise PassingError(f"{path}: {error.strerror}") from error

@@ -41,7 +41,8 @@ def prepare(job: PrepareJob) -> Dataset:
     pairs = zip(mentions["gold"], mentions["split"], strict=True)
     train_golds = [gold for gold, split in pairs if split == "train" and gold >= 0]
     entities = tables.entity_columns(raw, entity_scans, train_golds)
-    account = account_of(raw, mentions, mention_scans, entity_scans)
+    given = tables.given_columns(raw)
+    account = account_of(raw, mentions, mention_scans, entity_scans, None if given is None else given["given"])
     account["texts"] = text_statistics(mentions, entities)
     _refuse_bad_images(account, raw, job.max_bad_images)
 
@@ -49,7 +50,6 @@ def prepare(job: PrepareJob) -> Dataset:
         "mentions.parquet": tables.parquet_bytes(mentions, tables.MENTION_SCHEMA),
         "entities.parquet": tables.parquet_bytes(entities, tables.entity_schema(entities)),
     }
-    given = tables.given_columns(raw)
     if given is not None:
         written["given.parquet"] = tables.parquet_bytes(given, tables.GIVEN_SCHEMA)
     content = tables.content(mentions, entities, *([] if given is None else [given]))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cache.identity import identity
-from cache.inputs import Want
+from cache.inputs import IMAGES, Want
 from cache.keys import KeyColumn
 from cache.store import Store
 from foundation.errors import UserError
@@ -20,7 +20,6 @@ from pipeline.extraction.base import DerivedOptions, Extractor
 from pipeline.extraction.contracts import Plan, Runtime
 from pipeline.extraction.parents import Parent
 from pipeline.extraction.runner import Runner, pending
-from pipeline.extraction.views import IMAGES
 from pipeline.extractors import build
 from pipeline.profiles.profile import Profile, joined
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.inputs import Want
+from cache.inputs import IMAGES, Want
 from cache.keys import KeyColumn
 from cache.shard import Status
 from cache.store import Store
@@ -33,7 +33,7 @@ from pipeline.extraction.contracts import (
 )
 from pipeline.extraction.parents import KnowledgeBase, Parent
 from pipeline.extraction.runner import STEPS, PendingFeature, Runner, pending
-from pipeline.extraction.views import IMAGES, enhanced
+from pipeline.extraction.views import enhanced
 from pipeline.extractors import build
 from pipeline.profiles import profile as profiles
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cache.identity import KEY_BYTES, content_key
-from cache.inputs import Side, Want
+from cache.inputs import FROM_FEATURES, IMAGE, PICTURES, Side, Want
 from cache.keys import KeyColumn
 from foundation import parquet
 from foundation.errors import UserError
@@ -179,10 +179,10 @@ class Records:
 
     def pictures(self, side: Side, view: str) -> UnitColumn:
         """The column of a picture view. Raises `UserError` for a view of several pictures on a side that has one."""
-        if view == views.IMAGE:
+        if view == IMAGE:
             return image_column(self.tables[side], self.roots[side])
         if "images" not in self.tables[side]:
-            raise UserError(f"view {view!r}: a {side} has one picture; its view is {views.IMAGE!r}")
+            raise UserError(f"view {view!r}: a {side} has one picture; its view is {IMAGE!r}")
         return images_column(self.tables[side], self.roots[side])
 
 
@@ -191,13 +191,13 @@ def column(want: Want, records: Records, extractor: Extractor) -> UnitColumn:
     side, view = want.side, want.view
     table = records.tables[side]
     if isinstance(extractor, TextExtractor):
-        if side == "mention" and view in views.FROM_FEATURES:
-            parent = Want(side=side, feature=views.FROM_FEATURES[view], view=views.IMAGE)
+        if side == "mention" and view in FROM_FEATURES:
+            parent = Want(side=side, feature=FROM_FEATURES[view], view=IMAGE)
             return feature_text_column(view, table, extractor, records.parents[parent])
         return text_column(side, view, table, extractor)
-    if view not in views.PICTURES:
+    if view not in PICTURES:
         raise UserError(
-            f"view {view!r} is a text, but {extractor.options.model!r} reads pictures; their view is {views.IMAGE!r}"
+            f"view {view!r} is a text, but {extractor.options.model!r} reads pictures; their view is {IMAGE!r}"
         )
     if not isinstance(extractor.options, DerivedOptions):
         return records.pictures(side, view)

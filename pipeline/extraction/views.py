@@ -5,12 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from cache import inputs
 from foundation.errors import UserError, nearest
 from foundation.spelling import characters, units
 
-IMAGE, IMAGES = inputs.IMAGE, inputs.IMAGES
-PICTURES = (IMAGE, IMAGES)
 # MIMIC eq. 2 and 3: the [SEP] is written out; BERT's tokenizer reads it as its special token, CLIP's as a literal
 # string.
 MENTION_TEXTS = {
@@ -35,7 +32,6 @@ ENTITY_TEXTS = {
     "name_colon_dynamic": "{name} : {dynamic}",
 }
 ENHANCED = ("static", "dynamic")
-FROM_FEATURES = inputs.FROM_FEATURES
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.identity import RULES
-from cache.inputs import Side, Want
+from cache.inputs import FROM_FEATURES, IMAGE, IMAGES, Side, Want
 from foundation import plugins
 from foundation.contracts import from_json
 from foundation.errors import UserError
@@ -17,7 +17,6 @@ from pipeline import extractors
 from pipeline.extraction import parts, views
 from pipeline.extraction.base import Extractor
 from pipeline.extraction.contracts import CutTexts, Extraction, FeatureRows, Plan
-from pipeline.extraction.views import FROM_FEATURES, IMAGE, IMAGES
 from pipeline.models import files as model_files
 from pipeline.profiles.profile import Profile
 
@@ -127,8 +126,8 @@ def features_of(listed: Iterable[Want]) -> list[str]:
 
 
 def is_text(want: Want) -> bool:
-    """Whether the want is of a text of the record, which may be cut."""
-    return want.view in views.known(want.side)
+    """Whether the want is of a text, of the record or about what a feature found, which may be cut."""
+    return want.view in views.known(want.side) or (want.side == "mention" and want.view in FROM_FEATURES)
 
 
 def enhanced(listed: Iterable[Want]) -> list[str]:

@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from cache.identity import Output
-from pipeline.extraction import base
+from pipeline.extraction import base, pictures
 from pipeline.models import clip, preprocess, towers
 from pipeline.models.files import ModelFiles
 
 
-class ClipImage(base.ImageExtractor):
+class ClipImage(pictures.OwnShapes):
     """tokens (P + 1, width): class token, then patches, before the last LayerNorm · pooled (projection): not
     normalised.
 
@@ -29,11 +28,8 @@ class ClipImage(base.ImageExtractor):
         clip.check(files)
         self.widths = clip.widths(files)
         where = f"model {options.model!r}"
-        self.any_shape: preprocess.AnyShape | None = None
         if clip.takes_any_shape(files):
-            self.any_shape = preprocess.any_shape(
-                {"patch_size": 16, "max_num_patches": 256, **files.preprocessor()}, where
-            )
+            self.keep_shapes()
             self.positions, self.width, self.prefix = 0, self.widths["vision"], tuple[str, ...]()
             return
         if files.library == "open_clip":
@@ -42,35 +38,22 @@ class ClipImage(base.ImageExtractor):
             )
         else:
             self.preprocess = preprocess.from_transformers(files.preprocessor(), where)
-        self.positions, self.width, self.prefix = clip.image_positions(files, self.preprocess.size)
+        self.positions, self.width, self.prefix = clip.image_positions(files, self.widths, self.preprocess.size)
 
     def possible(self) -> dict[str, Output]:
-        tokens = (
-            Output("tokens", (self.width,), ragged=True)
-            if self.any_shape
-            else Output("tokens", (self.positions, self.width))
-        )
+        tokens = self.tokens(self.positions, self.width)
         return {"tokens": tokens, "pooled": Output("pooled", (self.widths["projection"],))}
-
-    def usual(self) -> tuple[str, ...]:
-        return ("pooled",) if self.any_shape else super().usual()
 
     def preprocessing(self) -> Mapping[str, Any]:
         stated = (self.any_shape or self.preprocess).to_json()
         return stated if self.prefix == ("class",) else {**stated, "prefix": list(self.prefix)}
-
-    def prepare(self, image: Image.Image) -> np.ndarray:
-        return (self.any_shape or self.preprocess)(image)
-
-    def collate(self, items: Sequence[Any]) -> Any:
-        return list(items) if self.any_shape else super().collate(items)
 
     def load(self, device: str) -> None:
         self.model, self.device = clip.load(self.files, device), device
 
     def __call__(self, batch: Any) -> base.Outputs:
         if self.any_shape:
-            return self._of_any_shape(self.any_shape, batch)
+            return self._of_any_shape(batch)
         read = self.read(self.inputs(batch)[0])
         return {name: base.to_array(read[name]) for name in self.writes}
 
@@ -111,13 +94,9 @@ class ClipImage(base.ImageExtractor):
             handle.remove()
         return {"tokens": kept[0], "pooled": pooled[0] if isinstance(pooled, tuple) else pooled}  # CoCa: and tokens
 
-    def _of_any_shape(self, prepare: preprocess.AnyShape, batch: Sequence[np.ndarray]) -> base.Outputs:
-        import torch
-
-        arrays, lengths = prepare.inputs(batch)
-        output = self.model.vision_model(
-            **{name: torch.from_numpy(values).to(self.device) for name, values in arrays.items()}
-        )
+    def _of_any_shape(self, batch: Sequence[np.ndarray]) -> base.Outputs:
+        inputs, lengths = self.shaped(batch)
+        output = self.model.vision_model(**inputs)
         rows: dict[str, Any] = {
             "tokens": base.to_rows(output.last_hidden_state, lengths),
             "pooled": base.to_array(output.pooler_output),

@@ -141,7 +141,7 @@ class ClipText(base.TextExtractor):
         import torch
 
         if self.whole:
-            return {"tokens": self._whole_tokens(batch)}, [self.widths["context"]] * len(batch)
+            return {"tokens": self._whole_tokens(batch)[0]}, [self.widths["context"]] * len(batch)
         ids, tokens = self.encoded(batch)
         lengths = [len(row) for row in ids]
         return {"tokens": tokens, "end": torch.tensor(lengths, device=self.device) - 1}, lengths
@@ -185,13 +185,13 @@ class ClipText(base.TextExtractor):
 
     def _over_the_whole_context(self, batch: Sequence[str]) -> base.Outputs:
         """The library's own forward, on texts padded by its own tokenizer."""
-        read, lengths = self.read(self.inputs(batch)[0]), self.count(batch)
+        tokens, lengths = self._whole_tokens(batch)
+        read = self._read_whole(tokens)
+        states = base.to_array(read["tokens"])  # (b, context, width)
         inner = getattr(self.tokenizer, "tokenizer", self.tokenizer)
         left = getattr(inner, "padding_side", "right") == "left"
-        real = [row[-length:] if left else row[:length] for row, length in zip(read["tokens"], lengths, strict=True)]
-        rows: dict[str, Any] = {"tokens": [base.to_array(row) for row in real], "pooled": base.to_array(read["pooled"])}
-        if "padded" in self.writes:
-            rows["padded"] = base.to_array(read["tokens"])
+        real = [row[-length:] if left else row[:length] for row, length in zip(states, lengths, strict=True)]
+        rows: dict[str, Any] = {"tokens": real, "pooled": base.to_array(read["pooled"]), "padded": states}
         return {name: rows[name] for name in self.writes}
 
     def _read_whole(self, tokens: Any) -> dict[str, Any]:
@@ -202,15 +202,17 @@ class ClipText(base.TextExtractor):
             states, pooled = output.last_hidden_state, output.pooler_output
         return {"tokens": states, "pooled": pooled}
 
-    def _whole_tokens(self, batch: Sequence[str]) -> Any:
-        """(b, context) token ids, padded by the library's own tokenizer. Raises `UserError` for a text that does not
-        fit."""
-        context = self.widths["context"]
-        self.refuse_long(batch, self.count(batch))
+    def _whole_tokens(self, batch: Sequence[str]) -> tuple[Any, list[int]]:
+        """(b, context) token ids, padded by the library's own tokenizer, and how many of each text's are no padding.
+
+        Raises `UserError` for a text that does not fit.
+        """
+        context, lengths = self.widths["context"], self.count(batch)
+        self.refuse_long(batch, lengths)
         if self.files.library == "open_clip":
-            return self.tokenizer(list(batch), context_length=context).to(self.device)
+            return self.tokenizer(list(batch), context_length=context).to(self.device), lengths
         padded = self.tokenizer(list(batch), padding="max_length", max_length=context, return_tensors="pt")
-        return padded["input_ids"].to(self.device)
+        return padded["input_ids"].to(self.device), lengths
 
 
 extractor = ClipText

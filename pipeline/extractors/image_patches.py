@@ -8,11 +8,11 @@ import numpy as np
 from cache.identity import Output
 from foundation.errors import UserError
 from pipeline.extraction import base, pictures
-from pipeline.models import preprocess, towers, vision
+from pipeline.models import towers, vision
 from pipeline.models.files import ModelFiles
 
 
-class ImagePatches(pictures.Backbone):
+class ImagePatches(pictures.OwnShapes, pictures.Backbone):
     """tokens (P, width): class token, registers and other tokens that the tower has, then patches, after the last
     LayerNorm (of CLIP before it) · pooled (width): the class token's state, the model's own pooling head (SigLIP,
     CLIP), or the mean over the patches of a tower with neither.
@@ -25,12 +25,9 @@ class ImagePatches(pictures.Backbone):
 
     def __init__(self, options: base.Options, files: ModelFiles) -> None:
         self.layout = vision.tower(files) if files.library == "transformers" else None
-        self.any_shape: preprocess.AnyShape | None = None
         if self.layout is not None and self.layout.any_shape:
             base.ImageExtractor.__init__(self, options, files)
-            self.any_shape = preprocess.any_shape(
-                {"patch_size": 16, "max_num_patches": 256, **files.preprocessor()}, f"model {options.model!r}"
-            )
+            self.keep_shapes()
         else:
             super().__init__(options, files)
 
@@ -53,24 +50,11 @@ class ImagePatches(pictures.Backbone):
 
     def possible(self) -> dict[str, Output]:
         layout = self._layout()
-        tokens = (
-            Output("tokens", (layout.width,), ragged=True)
-            if self.any_shape
-            else Output("tokens", (layout.positions(self.preprocess.size), layout.width))
-        )
+        tokens = self.tokens(0 if self.any_shape else layout.positions(self.preprocess.size), layout.width)
         return {"tokens": tokens, "pooled": Output("pooled", (layout.width,))}
-
-    def usual(self) -> tuple[str, ...]:
-        return ("pooled",) if self.any_shape else super().usual()
 
     def preprocessing(self) -> Mapping[str, Any]:
         return {**(self.any_shape or self.preprocess).to_json(), **(self.layout.to_json() if self.layout else {})}
-
-    def prepare(self, image: Any) -> np.ndarray:
-        return (self.any_shape or self.preprocess)(image)
-
-    def collate(self, items: Sequence[Any]) -> Any:
-        return list(items) if self.any_shape else super().collate(items)
 
     def load(self, device: str) -> None:
         super().load(device)
@@ -83,12 +67,9 @@ class ImagePatches(pictures.Backbone):
     def inputs(self, batch: Any) -> tuple[Mapping[str, Any], list[int]]:
         """What a transformers tower takes, and the patches of each picture where they differ; see
         `pipeline.models.towers.Encoder`."""
-        if self.any_shape is None:
-            return {"pixel_values": self.normalised(batch, self.preprocess.mean, self.preprocess.std)}, []
-        import torch
-
-        arrays, lengths = self.any_shape.inputs(batch)
-        return {name: torch.from_numpy(values).to(self.device) for name, values in arrays.items()}, lengths
+        if self.any_shape:
+            return self.shaped(batch)
+        return {"pixel_values": self.normalised(batch, self.preprocess.mean, self.preprocess.std)}, []
 
     @property
     def tower(self) -> Any:

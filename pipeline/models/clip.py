@@ -175,13 +175,14 @@ def widths(files: ModelFiles) -> dict[str, int]:
     }
 
 
-def image_positions(files: ModelFiles, size: tuple[int, int]) -> tuple[int, int, tuple[str, ...]]:
+def image_positions(
+    files: ModelFiles, known: Mapping[str, int], size: tuple[int, int]
+) -> tuple[int, int, tuple[str, ...]]:
     """Number and width of the states of a picture of `size` (height, width), and the names of those before the patches'
-    (`class`, `register`).
+    (`class`, `register`). known: the model's `widths`.
 
     Raises `UserError` for a tower that timm does not build.
     """
-    known = widths(files)
     if is_siglip(files):
         return known["patches"], known["vision"], ()
     if not is_timm(files):

@@ -73,7 +73,7 @@ class FissfuseEntity(Record):
 
 
 @dataclass
-class _Said:
+class _Notes:
     """What the account says of the files. counts: of each sentence about what is absent or not read."""
 
     rejects: Rejects = field(default_factory=Rejects)
@@ -140,18 +140,18 @@ def _key(image: str) -> str:
     return image.replace("\\", "/").rstrip("/").rpartition("/")[2].partition(".")[0]
 
 
-def _entities(folder: Path, root: Path, options: LayoutOptions, said: _Said) -> list[Entity]:
+def _entities(folder: Path, root: Path, options: LayoutOptions, notes: _Notes) -> list[Entity]:
     from cache.foreign import keys_there
 
     qids = Unique("entity qid")
     records: list[FissfuseEntity] = []
-    for where, value in json_lines(folder / "entities.jsonl", said.rejects):
-        with said.rejects.gather():
-            record = said.read(FissfuseEntity, value, where, options.ignored)
+    for where, value in json_lines(folder / "entities.jsonl", notes.rejects):
+        with notes.rejects.gather():
+            record = notes.read(FissfuseEntity, value, where, options.ignored)
             qids.check(record.qid, where)
             records.append(record)
-            said.add("{} entities have no name: their QID stands for it", not record.name.strip())
-            said.add("{} entities have no desc", not record.desc.strip())
+            notes.add("{} entities have no name: their QID stands for it", not record.name.strip())
+            notes.add("{} entities have no desc", not record.desc.strip())
     shown = keys_there(root, GROUPS["entity"], (record.qid for record in records)) if root.exists() else set()
     return [
         Entity(
@@ -164,13 +164,13 @@ def _entities(folder: Path, root: Path, options: LayoutOptions, said: _Said) -> 
     ]
 
 
-def _mentions(paths: list[Path], options: LayoutOptions, said: _Said) -> list[Mention]:
+def _mentions(paths: list[Path], options: LayoutOptions, notes: _Notes) -> list[Mention]:
     """paths: of the splits, in their order."""
     ids, mentions = mention_ids(), []
     for split, path in zip(SPLITS, paths, strict=True):
-        for number, (where, value) in enumerate(json_lines(path, said.rejects)):
-            with said.rejects.gather():
-                record = said.read(FissfuseMention, value, where, options.ignored)
+        for number, (where, value) in enumerate(json_lines(path, notes.rejects)):
+            with notes.rejects.gather():
+                record = notes.read(FissfuseMention, value, where, options.ignored)
                 gold, given, key = record.gold(where), record.candidates, _key(record.image or "")
                 mention = Mention(
                     id=ids.take(record.mention_id or f"{split}.{number}", where, options.repeated_ids),
@@ -183,11 +183,11 @@ def _mentions(paths: list[Path], options: LayoutOptions, said: _Said) -> list[Me
                     given=None if given is None else tuple(dict.fromkeys(given)),
                 )
                 mentions.append(mention)
-                said.add("{} mentions have no mention_id: split and number stand for it", record.mention_id is None)
-                said.add("{} mentions have no sentence", not record.sentence.strip())
-                said.add("{} mentions have no imgPath", not key)
-                said.add("{} mentions have no answer: the first candidate is their gold", record.answer is None)
-                said.add(
+                notes.add("{} mentions have no mention_id: split and number stand for it", record.mention_id is None)
+                notes.add("{} mentions have no sentence", not record.sentence.strip())
+                notes.add("{} mentions have no imgPath", not key)
+                notes.add("{} mentions have no answer: the first candidate is their gold", record.answer is None)
+                notes.add(
                     "{} mentions have questions and answers (`generated`), which are not read", bool(record.generated)
                 )
     return mentions
@@ -195,13 +195,13 @@ def _mentions(paths: list[Path], options: LayoutOptions, said: _Said) -> list[Me
 
 def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     mention_root, entity_root = _roots(folder, options)
-    paths, said = sources(folder), _Said()
-    entities = _entities(folder, entity_root, options, said)
-    mentions = _mentions(paths[1:], options, said)
-    if not said.rejects.causes and not (entities and mentions):
+    paths, notes = sources(folder), _Notes()
+    entities = _entities(folder, entity_root, options, notes)
+    mentions = _mentions(paths[1:], options, notes)
+    if not notes.rejects.causes and not (entities and mentions):
         raise UserError(f"{paths[0] if not entities else folder}: holds no record")
-    raw = RawDataset(name, "fissfuse", mentions, entities, mention_root, entity_root, paths, said.rejects.causes)
-    return replace(raw, notes=said.lines())
+    raw = RawDataset(name, "fissfuse", mentions, entities, mention_root, entity_root, paths, notes.rejects.causes)
+    return replace(raw, notes=notes.lines())
 
 
 def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int]]:
