@@ -216,4 +216,5 @@ def draw(trial: optuna.Trial, space: Mapping[str, Drawn]) -> dict[str, Any]:
             values[name] = trial.suggest_int(name, drawn.low, drawn.high, step=drawn.step or 1, log=drawn.log)
         else:
             values[name] = trial.suggest_float(name, drawn.low, drawn.high, step=drawn.step, log=drawn.log)
+    trial.set_user_attr(studies.DRAWN, True)
     return values

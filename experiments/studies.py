@@ -30,6 +30,8 @@ JOURNAL = "study.journal"
 """The file of a study without a database, in its folder."""
 WORKER = "worker"
 """Attribute of a trial: the process that has it under way."""
+DRAWN = "drawn"
+"""Attribute of a trial that has all its values."""
 UNWRITTEN = (OSError, SQLAlchemyError, StorageInternalError)
 """What a journal or a database raises that cannot be written now."""
 TTL = 120.0  # seconds without a sign of life after which a process on another machine is taken for dead
@@ -203,9 +205,13 @@ def process_of(worker: str) -> Process:
 
 
 def queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """A new trial with the values of one whose process died."""
-    if trial.params:
-        study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+    """A new trial with the values of one whose process died.
+
+    Of one that died before all were drawn, only those that it was to have are queued: the others are drawn as before.
+    """
+    values = trial.params if DRAWN in trial.user_attrs else trial.system_attrs.get("fixed_params")
+    if values:
+        study.enqueue_trial(values, user_attrs={"again": trial.number})
 
 
 def code(choice: Any) -> Any:

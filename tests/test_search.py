@@ -244,8 +244,7 @@ def test_a_search_killed_and_started_again_loses_the_running_trial_alone(world, 
     assert [row["state"] for row in told] == ["complete", "complete", "fail", "complete", "complete"]
     assert told[3]["again"] == "2" and [told[3][name] for name in SPACE] == [told[2][name] for name in SPACE]
     assert told[:2] == world[2][:2] and found.run["trials"] == 2, "what was done is not done again"
-    whole = [{**row, "trial": "", "again": ""} for row in told if row["state"] == "complete"]
-    assert whole == [{**row, "trial": "", "again": ""} for row in world[2]] and found.best == world[1].best
+    assert finished(tmp_path) == finished(job.training.dataset / "sweep") and found.best == world[1].best
     assert search.search(job).run["trials"] == 0
     assert not list((tmp_path / "workers").glob("*.claim")), "that of the killed process is gone too"
     assert search.search(replace(job, study=Study(trials=5, prune=False))).run["trials"] == 1, (
@@ -393,17 +392,55 @@ def test_a_disk_that_fills_in_the_middle_of_a_search_is_one_line_and_the_next_go
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert "\n" not in str(error.value)
-    journal = tmp_path / "study.journal"  # the process that met it has ended
-    here = f"{studies.worker_name().rpartition('-')[0]}-"
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    for line in lines:
-        line.pop("crc32")
-        if line.get("user_attr", {}).get(studies.WORKER, "").startswith(here):
-            line["user_attr"][studies.WORKER] = "0123abcd-1-x-00"
-    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    as_of_a_dead_process(tmp_path / "study.journal")
     search.search(job)
-    whole = [{**row, "trial": "", "again": ""} for row in rows(tmp_path) if row["state"] == "complete"]
-    assert whole == [{**row, "trial": "", "again": ""} for row in world[2]]
+    assert finished(tmp_path) == finished(job.training.dataset / "sweep")
+
+
+def as_of_a_dead_process(journal, lines=None):
+    """The journal, or its first lines, as written by a process of another machine that gives no sign of life."""
+    records = [json.loads(line) for line in journal.read_text().splitlines()[:lines]]
+    for record in records:
+        record.pop("crc32")
+        if studies.WORKER in record.get("user_attr", {}):
+            record["user_attr"][studies.WORKER] = "0123abcd-1-x-00"
+    journal.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def finished(out):
+    """The finished trials, without their numbers."""
+    return [{**row, "trial": "", "again": ""} for row in rows(out) if row["state"] == "complete"]
+
+
+@pytest.mark.parametrize("trial", [0, 2])
+def test_a_search_killed_while_values_are_drawn_draws_the_same_again(world, tmp_path, trial):
+    sweep = world[0].dataset / "sweep"
+    shutil.copy(sweep / "study.journal", tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "study.journal").read_text().splitlines()]
+    drawn = [place for place, line in enumerate(lines) if line["op_code"] == 5 and line["trial_id"] == trial]
+    as_of_a_dead_process(tmp_path / "study.journal", drawn[0] + 1)
+    search.search(search_job(world[0], tmp_path))
+    assert finished(tmp_path) == finished(sweep) and states(tmp_path) == {"complete": 4, "fail": 1}
+
+
+def test_a_database_that_fills_in_the_middle_of_a_search_is_one_line(world, tmp_path, monkeypatch):
+    job = search_job(world[0], tmp_path / "out", storage=f"sqlite:///{tmp_path}/study.db", trials=1)
+    limit, plain = resource.getrlimit(resource.RLIMIT_FSIZE), search.Trainer.train
+
+    def train(self, after):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+        plain(self, after)
+
+    monkeypatch.setattr(search.Trainer, "train", train)
+    with pytest.raises(UserError, match=r"--storage sqlite:.*run the same command again when") as error:
+        try:
+            search.search(job)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "\n" not in str(error.value)
+    assert [trial.state for trial in studies.open_study(job).trials] == [TrialState.RUNNING], (
+        "its process gives no sign"
+    )
 
 
 @pytest.fixture(scope="module")
