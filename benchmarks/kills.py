@@ -72,7 +72,7 @@ def commands(work: Path) -> dict[str, list[str]]:
     dense = ["--sources", "name,dense:clip_text"]
     return {
         "TrainHead": [*data, "--method", "dwe", "--params", '{"epochs": 3, "lr": 0.002}'],
-        "SearchHead": [*data, "--method", "dwe", "--n-trials", "4", "--params", '{"epochs": 2}'],
+        "SearchHead": [*data, "--method", "dwe", "--n-trials", "3", "--params", '{"epochs": 1}'],
         "LinkMentions": ["--run", str(run), *files, "--chunk", "8", "--images-dir", str(work / DATA)],
         "BuildCandidates": [*data, *dense, "--candidates", "60"],
         "BuildPairs": [*data, *dense, "--candidates", "40", "--pair", "clip_ti"],
@@ -299,6 +299,7 @@ class Campaign:
         varying = {path for path in calm[0] if calm[0][path] != calm[1].get(path)}
         varying |= {path for path in calm[0] if Path(path).name in OF_A_STUDY}
         counts, faults, left, chance = Counter[str](), [], Counter[str](), random.Random(name)
+        said: Counter[str] = Counter()
         for number in range(times):
             for _ in range(TRIES):
                 self.folder.put_back()
@@ -309,6 +310,7 @@ class Campaign:
                 counts["ended before"] += 1
                 continue
             counts["disturbed"] += 1
+            said.update(re.sub(r"[0-9a-f]{8,}", "…", line) for line in remark.get("said", ()))
             counts["with something written"] += bool(self.folder.content())
             code, took = self.runner.to_its_end(self.words, self.log)
             self.seconds.append(took)
@@ -327,6 +329,7 @@ class Campaign:
             "compared files": len(calm[0]) - len(varying),
             "compared by existence": sorted({Path(path).name for path in varying}),
             "left besides": dict(left),
+            "said": {line.replace(str(self.folder.place), "WORK"): count for line, count in said.items()},
             "seconds": round(statistics.median(self.seconds), 2),
             "faults": faults,
         }
