@@ -158,7 +158,9 @@ class Folder:
 
 def _content(path: Path) -> str:
     if path.parent.name == "receipts":
-        return json.dumps({**json.loads(path.read_text()), "run": None}, sort_keys=True)
+        receipt = json.loads(path.read_text())
+        result = receipt["result"] if receipt["task"] != "SearchHead" else receipt["result"]["best"]
+        return json.dumps([receipt["task"], receipt["request"], result, [file["path"] for file in receipt["files"]]])
     if path.name == "trials.csv":
         left_out = ("trial", "again", "seconds")
         with path.open() as file:
