@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cache.identity import Output, canonical_json, content_key, identity, weights_hash
+from foundation.checksums import remembered
 from foundation.errors import UserError
 
 
@@ -115,7 +116,7 @@ def test_memo_keeps_the_entries_of_writers_at_the_same_time(tmp_path):
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    memo = json.loads((tmp_path / "memo.json").read_text())
+    memo = remembered(tmp_path / "memo.json")
     assert {path: entry["sha256"] for path, entry in memo.items()} == {
         str(file): weights_hash([file], None) for file in files
     }
