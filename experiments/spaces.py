@@ -15,7 +15,7 @@ from foundation.paths import Paths
 from heads.config import config_class, load_config, to_json
 from heads.config.space import Choices, Drawn, check_space, plain_space
 from heads.contracts import TrainingJob
-from pipeline.profiles.profile import Profile, plain_yaml
+from pipeline.profiles.profile import Profile, yaml_file
 
 FILES = ("best.json", "trials.csv", "study.json", "history.png", "importance.png", "parallel.png")
 """What a search leaves in its folder beside the study itself."""
@@ -98,7 +98,7 @@ def _read(path: Path) -> Any:
             raise UserError(
                 f"{path}: {path.stat().st_size:,} bytes, at most {LARGEST:,} are read; a space is a few lines"
             )
-        return plain_yaml(path.read_text(encoding="utf-8"))
+        return yaml_file(path)
     except FileNotFoundError:
         raise UserError(f"--space {path}: no such file") from None
     except OSError as error:

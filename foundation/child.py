@@ -52,7 +52,7 @@ def run(target: str, job: Any, result: type[T], threads: int = 0) -> T:
     with _scratch() as folder:
         job_file, answer, noted = (folder / f"{name}.json" for name in ("job", "answer", "progress"))
         with explained(job_file, _TEMPORARY):
-            job_file.write_text(json.dumps(to_json(job)))
+            job_file.write_text(json.dumps(to_json(job)), "utf-8")
         # -P: no module of the current folder is taken for one of ours.
         words = [sys.executable, "-P", "-m", "foundation.child", target, str(job_file), str(answer), str(os.getpid())]
         process = subprocess.Popen(
@@ -66,7 +66,7 @@ def run(target: str, job: Any, result: type[T], threads: int = 0) -> T:
         with _relayed(process, target):
             code = _wait(process, noted)
         if answer.exists():
-            answered = json.loads(answer.read_text())
+            answered = json.loads(answer.read_text("utf-8"))
             if "error" in answered:
                 raise _error(answered["kind"])(*answered["error"])
             return from_json(result, answered["result"], target)
@@ -196,11 +196,11 @@ def _main(target: str, job_file: str, answer: str, parent: str) -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback
     try:
-        result = {"result": call(target, json.loads(Path(job_file).read_text()))}
+        result = {"result": call(target, json.loads(Path(job_file).read_text("utf-8")))}
     except (UserError, PassingError) as error:
         result = {"kind": f"{type(error).__module__}:{type(error).__qualname__}", "error": list(map(str, error.args))}
     try:
-        Path(answer).write_text(json.dumps(result))
+        Path(answer).write_text(json.dumps(result), "utf-8")
     except OSError:
         Path(answer).unlink(missing_ok=True)
         return NO_ROOM

@@ -60,7 +60,10 @@ def make_folder(path: Path) -> Path:
             "command again, or choose another --work-dir"
         )
     with explained(path):
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # as below /proc
+            raise UserError(f"cannot write {path}: no folder can be made there; choose another --work-dir") from error
     return path
 
 

@@ -26,9 +26,13 @@ def emit(event: str, level: str = "info", **more: Any) -> None:
 
 def say(text: str) -> None:
     """Print a result to stdout at once. If its reader has closed the pipe (`… | head`), the rest is dropped and the
-    work continues; also where stdout cannot be written (a full disk), which is said on stderr."""
+    work continues; also where stdout cannot be written (a full disk), which is said on stderr. Characters
+    that stdout cannot encode are escaped."""
     try:
-        print(text, flush=True)
+        try:
+            print(text, flush=True)
+        except UnicodeEncodeError as error:
+            print(text.encode(error.encoding, "backslashreplace").decode(error.encoding), flush=True)
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
             complaint = f"cannot write to stdout: {error.strerror}; the command goes on without it"

@@ -1,5 +1,7 @@
 """The paths below the work folder; no other module builds them."""
 
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,21 @@ class Paths:
     """The folders below one `--work-dir`. Nothing is created here."""
 
     root: Path
+
+    @classmethod
+    def below(cls, folder: str | Path) -> "Paths":
+        """The paths below a folder that a user names. Raises `UserError` for a name that no folder can have."""
+        root = Path(folder).absolute()
+        try:
+            os.fsencode(root).decode("utf-8")
+            os.stat(root)
+        except UnicodeDecodeError:
+            raise UserError(f"--work-dir {str(root)!r}: the name is not UTF-8; choose another --work-dir") from None
+        except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+                reason = (error.strerror or "").lower()
+                raise UserError(f"--work-dir {str(root)[:200]!r}: {reason}; choose another --work-dir") from None
+        return cls(root)
 
     @property
     def cache(self) -> Path:

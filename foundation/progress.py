@@ -67,7 +67,7 @@ class Bar:
             return
         temporary = Path(f"{path}.{os.getpid()}")
         with contextlib.suppress(OSError):  # whoever looked at it may be gone
-            temporary.write_text(json.dumps(self.state(now)))
+            temporary.write_text(json.dumps(self.state(now)), "utf-8")
             os.replace(temporary, path)
 
     def __enter__(self) -> "Bar":
@@ -81,7 +81,7 @@ class Bar:
 def read(path: Path) -> dict[str, Any] | None:
     """The last state in a progress file; None where there is none."""
     try:
-        note: dict[str, Any] = json.loads(path.read_text())
+        note: dict[str, Any] = json.loads(path.read_text("utf-8"))
         return note
     except (OSError, ValueError):
         return None

@@ -185,7 +185,7 @@ class _Work:
 
     @cached_property
     def paths(self) -> Paths:
-        return Paths(Path(self.job.work_dir).absolute())
+        return Paths.below(self.job.work_dir)
 
     @cached_property
     def profile(self) -> profiles.Profile:

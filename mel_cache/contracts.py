@@ -66,7 +66,7 @@ class PreparedDataset:
     @property
     def text(self) -> str:
         """The account as PrepareDataset prints it."""
-        return (self.folder / ACCOUNT).read_text()
+        return (self.folder / ACCOUNT).read_text("utf-8")
 
 
 @contract
@@ -178,7 +178,7 @@ class TrainedHead:
     @property
     def text(self) -> str:
         """The metrics as TrainHead prints them."""
-        return (self.folder / "metrics.txt").read_text()
+        return (self.folder / "metrics.txt").read_text("utf-8")
 
     @property
     def named(self) -> NamedRun:

@@ -110,7 +110,7 @@ class Leaderboard(CandidateOptions):
 
     def summary(self, receipt: dict[str, Any]) -> str:
         folder = self.folder(receipt["result"]["folder"])
-        text = terminal_text((folder / f"leaderboard.{'ansi' if sys.stdout.isatty() else 'txt'}").read_text())
+        text = terminal_text((folder / f"leaderboard.{'ansi' if sys.stdout.isatty() else 'txt'}").read_text("utf-8"))
         return f"{text}\nleaderboard: {folder} (txt, md, csv, tex)"
 
 

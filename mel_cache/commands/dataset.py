@@ -172,7 +172,7 @@ class PrepareDataset(OnDataset):
     def make(self) -> Outcome:
         outcome = super().make()
         if not self.is_root():  # else its summary shows it
-            logs.say((self.folder(outcome.result["folder"]) / ACCOUNT).read_text())
+            logs.say((self.folder(outcome.result["folder"]) / ACCOUNT).read_text("utf-8"))
         return outcome
 
     def prepared(self) -> steps.Prepared:
@@ -181,4 +181,4 @@ class PrepareDataset(OnDataset):
 
     def summary(self, receipt: dict[str, Any]) -> str:
         folder = self.folder(receipt["result"]["folder"])
-        return f"{(folder / ACCOUNT).read_text()}\ndataset {self.dataset} prepared in {folder}"
+        return f"{(folder / ACCOUNT).read_text('utf-8')}\ndataset {self.dataset} prepared in {folder}"

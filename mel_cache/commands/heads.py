@@ -112,7 +112,7 @@ class TrainHead(CandidateOptions):
         run = self.folder(receipt["result"]["run"])
         dataset = self.folder(self.clone(PrepareDataset).resolved()["folder"])
         shown = "metrics.txt" if self.seeds == 1 else "metrics-mean.txt"
-        return f"{(run / shown).read_text()}\nrun:     {run}\ndataset: {dataset}\ncache:   {self.paths.cache}"
+        return f"{(run / shown).read_text('utf-8')}\nrun:     {run}\ndataset: {dataset}\ncache:   {self.paths.cache}"
 
 
 class PromptedFeatures(TrainHead):

@@ -86,7 +86,7 @@ class Task(luigi.Task):
 
     @property
     def paths(self) -> Paths:
-        return Paths(Path(self.work_dir).absolute())
+        return Paths.below(self.work_dir)
 
     def needs(self) -> list["Task"]:
         """The tasks whose results this one reads."""

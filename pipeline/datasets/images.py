@@ -300,7 +300,7 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS, draft: tuple[int, int] 
 def container(path: Path) -> Path | None:
     """The HDF5 file that holds a picture listed as FILE/GROUP/NAME; None for a picture that is a file itself."""
     file = path.parent.parent
-    return file if len(path.parents) > 2 and file.is_file() else None
+    return file if len(path.parents) > 2 and os.path.isfile(file) else None  # False for names that no file can have
 
 
 def picture_stamp(path: Path) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Profiles: which model and preprocessing stand behind each feature, and head defaults of that size."""
 
+import errno
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -171,6 +172,14 @@ def plain_yaml(text: str) -> Any:
 @functools.lru_cache(maxsize=64)
 def _content(path: Path, mtime_ns: int, size: int) -> Any:
     """The file's YAML, read once while its time and size stay: every task of a command asks for it."""
+    return yaml_file(path)
+
+
+def yaml_file(path: Path) -> Any:
+    """`plain_yaml` of a file. Raises `OSError` also for a pipe or a device, which may never end."""
+    if not path.is_file():
+        path.stat()  # `FileNotFoundError`
+        raise OSError(errno.EINVAL, "not a regular file")
     return plain_yaml(path.read_text(encoding="utf-8"))
 
 

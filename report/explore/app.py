@@ -209,7 +209,8 @@ def make(book: Book, link: Callable[..., Any], hosts: Hosts) -> Flask:
     @app.get("/explore.css")
     def style() -> Response:
         return Response(
-            LOOK.read_text() + (Path(__file__).parent / "pages" / "explore.css").read_text(), mimetype="text/css"
+            LOOK.read_text("utf-8") + (Path(__file__).parent / "pages" / "explore.css").read_text("utf-8"),
+            mimetype="text/css",
         )
 
     return app
