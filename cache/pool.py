@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cache.shard import Shard
 
-MAPPED = 1024
+MAPPED = 2048
 """Shards that a store keeps mapped. Linux allows 65,530 maps per process (`vm.max_map_count`), and several stores are
 open at a time."""
 

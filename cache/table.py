@@ -13,7 +13,7 @@ from foundation.errors import UserError
 # Bytes of a row from which copying row by row is faster than fancy indexing per shard and scattering; measured on
 # mapped rows of 2 to 64 kB.
 _LARGE_ROW = 8192
-TURN = 512  # shards that a table keeps mapped, beside those of its store
+TURN = 2048  # shards that a table keeps mapped, beside those of its store
 
 
 def grouped(numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

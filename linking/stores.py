@@ -42,14 +42,19 @@ class Stores(dict[str, HoldingStore]):
                 store.most = None
         return store
 
+    @property
+    def opened(self) -> list[HoldingStore]:
+        """All that were opened, those of prompts too."""
+        return list(self._opened.values())
+
     def answered(self) -> None:
         """To be called when the rows of some mentions are not needed any more: those that are not kept go."""
         if not self.keep:
-            for store in self._opened.values():
+            for store in self.opened:
                 store.forget()
 
     def flush(self) -> None:
         """Write the rows that are in memory. Raises `UserError` where they cannot be written."""
         if self.keep:
-            for store in self._opened.values():
+            for store in self.opened:
                 store.flush()

@@ -121,13 +121,13 @@ def test_mentions_one_by_one_leave_a_shard_for_many_and_none_without_a_cache(wor
     first, answers_of = shards(), []
     for cache in (False, True):
         linker = Linker.load(world[1][method], cache=cache)
-        features = sum(store.held >= 0 for store in linker.stores._opened.values())
+        features = sum(store.held >= 0 for store in linker.stores.opened)
         answers_of.append([linker.link(f"Sentence {n} of {method} about Powers.", "Powers") for n in range(9)])
-        held = [store.held for store in linker.stores._opened.values()]
+        held = [store.held for store in linker.stores.opened]
         if cache:
             assert 0 < max(held) < 4 and 2 <= shards() - first <= 3 * features, "9 sentences, 4 rows a shard"
             linker.close()
-            assert not any(store.held for store in linker.stores._opened.values())
+            assert not any(store.held for store in linker.stores.opened)
         else:
             assert not any(held) and shards() == first
     assert answers_of[0] == answers_of[1]
