@@ -1,7 +1,8 @@
 """Checks every file of a work folder that holds a checksum, or that a receipt or a run holds the checksum of."""
 
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,26 @@ from typing import Any
 from cache import verify as stores
 from cache.store import SPEC
 from foundation.arrays import damage
-from foundation.checksums import RECORD, SEAL, problem, read_sealed
+from foundation.checksums import (
+    OTHER_BYTES,
+    RECORD,
+    SEAL,
+    file_sha256,
+    problem,
+    read_sealed,
+    remembered,
+    unsealed,
+)
 from foundation.errors import NotAsWritten, UserError
 from foundation.files import read_json
 from foundation.paths import Paths
 from foundation.progress import Bar
 from foundation.remedies import maker
 from mel_cache.contracts import BadFile, Verification, VerifyJob
+
+GROWING = (".journal", ".jsonl")
+"""Endings of files that lines are added to. A damaged one is not removed: the command that reads it says how to keep
+the other lines, or passes over the damaged one."""
 
 
 def verify(job: VerifyJob) -> Verification:
@@ -36,7 +50,7 @@ def verify(job: VerifyJob) -> Verification:
         made_by = maker(path)  # by the receipt that lists it, which may itself be removed
         bad.append(BadFile(path=paths.relative(path), problem=words, maker=made_by))
     if job.repair:
-        findings = [stores.DamagedFile(path, words) for path, words in check.bad.items()]
+        findings = [stores.DamagedFile(path, words) for path, words in check.bad.items() if path.suffix not in GROWING]
         gone = {paths.relative(path) for path in stores.repair(findings)}
         bad = [BadFile(path=one.path, problem=one.problem, maker=one.maker, removed=one.path in gone) for one in bad]
     rows = 0 if bad or not job.shards else sum(entry.rows for folder in folders for entry in stores.usage(folder)[0])
@@ -97,13 +111,13 @@ class _Check:
         for path in self._further(set(stores_of)):
             if path in self.bad or path in self.seen or path.name == SPEC:
                 continue
-            if path.suffix == ".npz":
+            if path.suffix == ".json" and _has_seal(path):
+                self.sealed(path)
+            elif path.suffix in _OWN:
                 self.seen.add(path)
-                words = damage(path)
+                words = _OWN[path.suffix](path)
                 if words:
                     self.found(path, words)
-            elif path.suffix == ".json" and _has_seal(path):
-                self.sealed(path)
 
     def sealed(self, path: Path) -> dict[str, Any] | None:
         """A JSON file that holds its own checksum; None where it is bad."""
@@ -116,7 +130,7 @@ class _Check:
 
     def _further(self, left_out: set[Path]) -> Iterator[Path]:
         """All files in the folders that commands write to; not those of stores."""
-        for name in ("datasets", "runs", "sweeps", "reports", "memo"):
+        for name in ("datasets", "runs", "sweeps", "reports", "memo", "answers"):
             for folder, inner, files in os.walk(self.paths.root / name):
                 inner[:] = [one for one in inner if Path(folder, one) not in left_out]
                 yield from (Path(folder, file) for file in sorted(files) if not file.startswith("."))
@@ -134,3 +148,46 @@ def _has_seal(path: Path) -> bool:
         return isinstance(value, dict) and SEAL in value
     except UserError:
         return True
+
+
+def _journal(path: Path) -> str | None:
+    """What is wrong with a search's journal; None where nothing is, or where Optuna is not installed."""
+    try:
+        from experiments.journal import Journal
+    except ImportError:
+        return None
+    try:
+        for _ in Journal(path).read_logs(0):
+            pass
+        json.loads(path.read_bytes().rpartition(b"\n")[2][:-1])
+    except UserError as error:
+        return f"has a damaged line; {str(error).partition(': ')[2]}"
+    except ValueError:  # nothing stands after the last line, or what a writer that was killed began
+        return None
+    return "has a last line that does not end; the next SearchHead writes it anew"
+
+
+def _lines(path: Path) -> str | None:
+    """What is wrong with a file of answers, each of whose lines holds its own checksum."""
+    bad = 0
+    for line in path.read_bytes().splitlines():
+        try:
+            unsealed(json.loads(line))
+        except (ValueError, RecursionError):
+            bad += 1
+    return f"has {bad} damaged line(s); their questions are asked again" if bad else None
+
+
+def _table(path: Path) -> str | None:
+    """What is wrong with a remembered table, whose checksum lies beside it."""
+    known = remembered(path.with_suffix(".json")).get("sha256")
+    return None if known is None or file_sha256(path) in known else OTHER_BYTES
+
+
+_OWN: dict[str, Callable[[Path], str | None]] = {
+    ".npz": damage,
+    ".journal": _journal,
+    ".jsonl": _lines,
+    ".parquet": _table,
+}
+"""By ending: what is wrong with a file that holds its own checksum."""

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from foundation.checksums import read_sealed
 from foundation.errors import UserError
 from pipeline.datasets.account import account_text
 from pipeline.datasets.contracts import LayoutOptions, Limits, PrepareJob
@@ -144,7 +145,7 @@ def test_entities_table_takes_the_first_usable_picture(job):
 def test_account_counts(job):
     dataset = prepare(job)
     account = dataset.account
-    assert json.loads((job.out / "account.json").read_text()) == account
+    assert read_sealed(job.out / "account.json") == account
     assert (dataset.name, dataset.folder, len(dataset.content)) == ("toy", job.out, 64)
     assert dataset.mention_images == dataset.entity_images == job.data_dir
     assert sorted(dataset.files) == sorted(job.out.iterdir())
@@ -328,7 +329,7 @@ def test_candidates_that_came_with_mentions_are_kept_as_rows_and_counted(job, tm
 
 def test_statistics_of_texts_are_those_counted_by_hand(job):
     account = prepare(job).account
-    found = json.loads((job.out / "account.json").read_text())["texts"]
+    found = read_sealed(job.out / "account.json")["texts"]
     assert account["texts"] == found and list(found["splits"]) == ["train", "dev", "test", "all"]
     train, everything = found["splits"]["train"], found["splits"]["all"]
     # m0 and m1 have their own pictures, m2 too; words: 3, 3, 2

@@ -11,6 +11,8 @@ import pytest
 import small_world
 from test_tasks import World
 
+from foundation.checksums import read_sealed
+
 DWE = '{"dwe": {"epochs": 2, "width": 16, "joint_width": 16, "patience": 0}}'
 
 
@@ -61,7 +63,7 @@ def test_a_killed_seed_goes_on_where_it_stopped_and_the_others_are_left_as_they_
 
 def test_the_mean_is_that_of_the_seeds_and_the_command_ends_with_its_table(world):
     singles, (mean,) = runs(world, "mimic")
-    made = json.loads((mean / "metrics-mean.json").read_text())
+    made = read_sealed(mean / "metrics-mean.json")
     values = [json.loads((path / "metrics.json").read_text())["test"]["full-kb"]["all"]["MRR"] for path in singles]
     mean_rank = made["metrics"]["test"]["full-kb"]["all"]["MRR"]
     assert mean_rank == {"mean": pytest.approx(np.mean(values)), "deviation": pytest.approx(np.std(values, ddof=1))}

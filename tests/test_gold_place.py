@@ -7,6 +7,8 @@ import linking_world
 import luigi
 import pytest
 
+from foundation.checksums import read_sealed
+
 PLACES = {"first": 0, "last": None}
 PARTS = {"heads": ["mimic", "drin", "dwe", "dsmip", "ranker"], "epochs": 3, "hidden": 4, "members": 2}
 
@@ -48,8 +50,7 @@ def runs(tmp_path_factory):
             new = set((root / "work" / "runs").glob("*/*/*")) - before
             # DSMIP's stages have folders of their own
             found[name] = {
-                (run.parent.name, json.loads((run / "config.json").read_text())["config"].get("stage", "")): run
-                for run in new
+                (run.parent.name, read_sealed(run / "config.json")["config"].get("stage", "")): run for run in new
             }
     return found
 
@@ -73,5 +74,5 @@ def test_the_figures_say_that_the_gold_was_put_into_the_lists(runs):
 
 
 def test_the_parts_of_a_combination_know_no_place(runs):
-    parts = json.loads((runs["first"]["fused", ""] / "parts.json").read_text())
+    parts = read_sealed(runs["first"]["fused", ""] / "parts.json")
     assert "only retrieval" in parts and parts["only retrieval"]["test"]["H@1"] == 0, "all tied: none is first"

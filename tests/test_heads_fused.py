@@ -10,6 +10,7 @@ import pytest
 import torch
 from heads_world import build_job, job_for
 
+from foundation.checksums import read_sealed
 from foundation.errors import UserError
 from heads import fusion, training
 from heads.base import Rows, make_head
@@ -115,7 +116,7 @@ def test_it_learns_from_the_calibrating_half_of_dev_alone(world, tmp_path):
 
 def test_every_part_is_shown_alone_and_left_out(world, tmp_path):
     _, job, result = world
-    parts = json.loads((job.out / "parts.json").read_text())
+    parts = read_sealed(job.out / "parts.json")
     names = ["frequency", "mimic", "name_similarity"]
     assert sorted(parts) == sorted(["all", *(f"only {name}" for name in names), *(f"without {name}" for name in names)])
     assert parts["all"]["test"]["H@1"] == result.metrics["test"]["rerank"]["all"]["H@1"]

@@ -386,7 +386,7 @@ def test_folders_that_are_no_run_of_a_work_folder_are_told_apart(world, tmp_path
 
 
 def test_calibration_is_kept_with_the_run_and_measured_on_the_half_of_dev_that_chose_nothing(world, linker):
-    kept = from_json(Calibration, json.loads((world[1]["mimic"] / "calibration.json").read_text()))
+    kept = from_json(Calibration, read_sealed(world[1]["mimic"] / "calibration.json"))
     assert kept.part == "dev, half: calibrate" and kept.nil["own"] == 0 and kept.nil["hidden entities"] > 0
     assert 0 < kept.counts["NIL"] < kept.counts["mentions"] < 61, "hidden golds, in a half of dev"
     assert linker.calibration == kept and kept.nil_share == 0, "dev has no mention that is NIL"

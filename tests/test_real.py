@@ -7,6 +7,8 @@ from pathlib import Path
 import commands
 import pytest
 
+from foundation.checksums import read_sealed
+
 ROOT = Path(__file__).resolve().parents[1]
 WIKIMEL = ROOT.parent / "shared" / "data" / "wikimel"
 
@@ -59,7 +61,7 @@ def test_extraction_training_and_the_full_kb_run_to_the_end_on_real_input(slice_
         '{"epochs": 4}',
     )
     assert code == 0, said
-    account = json.loads(next(tmp_path.glob("datasets/*/account.json")).read_text())
+    account = read_sealed(next(tmp_path.glob("datasets/*/account.json")))
     assert "sentence also in training" in said and account["format"] == "mimic"
     metrics = json.loads(next(tmp_path.glob("runs/wikimel-slice/mimic/*/metrics.json")).read_text())
     full, lists = metrics["test"]["full-kb"]["all"], metrics["test"]["candidates"]["all"]

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from foundation.checksums import read_sealed
 from foundation.errors import UserError
 from heads.metrics import figures
 from heads.protocols import protocol_name
@@ -95,7 +96,7 @@ def rows_of(text, title):
 
 
 def test_the_mean_over_seeds_is_the_mean_and_the_sample_deviation(world):
-    mean = json.loads((world["mimic"] / "metrics-mean.json").read_text())
+    mean = read_sealed(world["mimic"] / "metrics-mean.json")
     values = [json.loads((run / "metrics.json").read_text())["test"]["full-kb"]["all"]["H@1"] for run in world["seeds"]]
     found = mean["metrics"]["test"]["full-kb"]["all"]
     assert found["n"] == 60 and found["H@1"] == {
