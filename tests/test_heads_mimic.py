@@ -101,7 +101,8 @@ def test_the_loss_is_equations_20_to_22(options, drawn):
     gold = [4, 2, 4, 7, 2, 4]
     distinct, column = np.unique([*gold, *drawn], return_inverse=True)
     column = torch.from_numpy(column)
-    beside = column[6:].expand(6, -1) if drawn else None  # of the whole batch, whichever mention drew them
+    # of the whole batch, whichever mention drew them
+    beside = column[6:][torch.arange(6) % len(drawn), None] if drawn else None
     loss, parts = head.loss(Batch(mentions, entities.take(torch.from_numpy(distinct)), column[:6], drawn=beside))
     units = ("score", "tglu", "vdlu", "cmfu")
     pairs, extra = (
