@@ -154,6 +154,13 @@ def test_output_refuses_what_a_shard_cannot_hold(fields):
         Output(**{"name": "tokens", "shape": (3,), **fields})
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (3, 1)])
+def test_an_output_of_any_whole_shape_is_given_back_by_its_json(shape):
+    output = Output("tokens", shape, "float32")
+    assert Output.from_json(json.loads(json.dumps(output.to_json()))) == output
+    assert output.row_bytes == 4 * int(np.prod(shape))
+
+
 @pytest.mark.parametrize("value", [{}, None, {"name": "a", "shape": 3, "dtype": "float16", "ragged": False}])
 def test_output_from_other_json_is_refused(value):
     with pytest.raises(ValueError, match="is no output"):

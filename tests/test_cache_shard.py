@@ -114,6 +114,20 @@ def test_plain_h5py_reads_a_shard_whose_arrays_are_contiguous_aligned_and_checke
     assert content.split(b"\n")[1].split()[-1].decode() == hashlib.sha256(content[PAGE:]).hexdigest()
 
 
+def test_the_first_page_holds_contents_up_to_its_last_byte_and_no_further(tmp_path):
+    fits = []
+    for size in range(3800, 4000):
+        with open(tmp_path / "page", "w+b") as handle:
+            handle.write(bytes(PAGE) + page.SIGNATURE)
+            page.put(handle, {"x": "a" * size})
+            page.seal(handle)
+            handle.seek(0)
+            content = handle.read()
+            assert content[PAGE:] == page.SIGNATURE and page.seal_broken(handle) is False
+        fits.append(page.brief(content[:PAGE]) == {"x": "a" * size})
+    assert fits == sorted(fits, reverse=True) and fits[0] and not fits[-1]
+
+
 def test_arrays_are_read_only_views_of_the_mapped_file(tmp_path):
     array = Shard(put(tmp_path)).fixed("grid")
     maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]

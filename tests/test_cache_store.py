@@ -388,6 +388,18 @@ def test_a_claim_that_cannot_be_read_is_held_until_it_is_old(tmp_path, content):
     assert claims.live(path.parent) == [] and store.claim("a.h5").held
 
 
+def test_a_claim_says_who_holds_it_and_when_it_ends(tmp_path):
+    store = filled(tmp_path)
+    path = claim_of_another(store.folder / "claims", host="elsewhere", machine="node7", pid=4242)
+    line = claims.described(path, ttl=90)
+    assert line.startswith(f"{path}: held by process 4242 on node7") and ", last sign of life " in line
+    assert "taken over 90 s after" in line and "delete that file" in line
+    path.write_text("no JSON")
+    assert "held by a process that did not say which, last sign" in claims.described(path)
+    path.unlink()
+    assert ", last sign of life " not in claims.described(path)
+
+
 def test_a_link_to_nothing_in_a_claims_place_holds_nobody_up(tmp_path):
     store = filled(tmp_path)
     path = claim_of_another(store.folder / "claims")
