@@ -356,6 +356,7 @@ def test_estimate_counts_what_is_to_come_and_extracts_nothing(world):
 def test_clean_lists_what_no_profile_asks_for_and_removes_it_on_request(world):
     shutil.rmtree(world.work / "receipts")  # they name the profile that this one was copied from
     world.here("ExtractFeatures")
+    world.here("ExtractFeatures", "--features", "text_tokens@1")
     assert "every feature in the cache is asked for" in world.here("CleanCache", profile=False)
     old = next(world.work.glob("cache/image_pooled-*"))
     checkpoints.resnet(world.root / "resnet", seed=7)

@@ -67,7 +67,14 @@ def clean(job: CleanJob) -> Cleaning:
     kept = []
     for name in sorted((used | set(job.profiles)) - gone):
         profile = profiles.load(name)
-        for feature in profile.features.values():
+        cut = {
+            feature: profile.feature(feature)
+            for extraction in extractions
+            if extraction.profile == name
+            for feature in extraction.features
+            if profiles.AT_BLOCK in feature and feature.rpartition(profiles.AT_BLOCK)[0] in profile.features
+        }
+        for feature in (*profile.features.values(), *cut.values()):
             try:
                 identities.add(_identity(profile, feature, job))
             except UserError:

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from cache.identity import Output
+from cache.inputs import Side
 from foundation.contracts import contract
 from foundation.errors import UserError
 from pipeline.extraction import base
@@ -24,13 +25,14 @@ _POOLING = ("pooling", "layers", "pooled")
 @contract
 class Options(base.Options):
     """encoder: the extractor that reads the whole model. block: number of the transformer block, from 0; the number of
-    blocks means what leaves the last. max_tokens: the longest text, as of the encoder's own extractor; null: as there.
+    blocks means what leaves the last. max_tokens, prompts: of a text, as the encoder's own extractor has them.
     dtype: in which states are stored; those of some models pass the range of float16.
     """
 
     encoder: Literal["text_tokens", "clip_text", "image_patches", "clip_image"]
     block: Annotated[int, Field(ge=0)]
     max_tokens: Annotated[int, Field(ge=16)] | None = None
+    prompts: Mapping[Side, str] | None = None
     dtype: Literal["float16", "float32"] = "float16"
 
 
@@ -85,10 +87,11 @@ class TextLayers(Layers, base.TextExtractor):
     def __init__(self, options: Options, files: ModelFiles) -> None:
         super().__init__(options, files)
         kind = clip_text.ClipText if options.encoder == "clip_text" else text_tokens.TextTokens
-        whole = kind.options_class()(model=options.model)
-        if options.max_tokens is not None:
-            whole = dataclasses.replace(whole, max_tokens=options.max_tokens)  # type: ignore[call-arg]
-        self.encoder = kind(whole, files)  # type: ignore[arg-type]
+        given = {key: value for key in ("max_tokens", "prompts") if (value := getattr(options, key)) is not None}
+        known = {field.name for field in dataclasses.fields(kind.options_class())}
+        if not known.issuperset(given):
+            raise UserError(f"model {options.model!r}: prompts are put before texts of text_tokens alone")
+        self.encoder = kind(kind.options_class()(model=options.model, **given), files)  # type: ignore[arg-type]
 
     @property
     def limit(self) -> int:
@@ -112,8 +115,9 @@ class ImageLayers(Layers, base.ImageExtractor):
 
     def __init__(self, options: Options, files: ModelFiles) -> None:
         super().__init__(options, files)
-        if options.max_tokens is not None:
-            raise UserError(f"model {options.model!r}: max_tokens is of texts, and {options.encoder} reads pictures")
+        for name in ("max_tokens", "prompts"):
+            if getattr(options, name) is not None:
+                raise UserError(f"model {options.model!r}: {name} is of texts, and {options.encoder} reads pictures")
         kind = ClipImage if options.encoder == "clip_image" else ImagePatches
         self.encoder = kind(base.Options(model=options.model), files)
 

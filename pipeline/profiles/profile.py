@@ -15,6 +15,9 @@ from foundation.contracts import message
 from foundation.errors import UserError, nearest
 
 FOLDER = Path(__file__).parent
+AT_BLOCK = "@"
+CAN_BE_CUT = ("text_tokens", "clip_text", "image_patches", "clip_image")
+"""The extractors whose encoders `layers` reads between their blocks."""
 T = TypeVar("T")
 
 
@@ -63,10 +66,34 @@ class Profile:
         return self.path.parent
 
     def feature(self, name: str) -> Feature:
-        """The named feature. Raises `UserError` with the nearest right name."""
-        if name not in self.features:
+        """The named feature; `NAME@BLOCK` is `NAME`'s encoder at the states that enter that block (`layers`).
+
+        Raises `UserError` with the nearest right name.
+        """
+        if name in self.features:
+            return self.features[name]
+        whole, at, block = name.rpartition(AT_BLOCK)
+        if not at or whole not in self.features:
             raise UserError(f"profile {self.name!r} has no feature {name!r}{nearest(name, self.features)}")
-        return self.features[name]
+        if not block.isascii() or not block.isdigit() or len(block) > 3:
+            raise UserError(
+                f"feature {name!r}: {block!r:.20} is no number of a block; write it like {whole}{AT_BLOCK}3"
+            )
+        return _at_block(self.features[whole], int(block))
+
+
+def _at_block(feature: Feature, block: int) -> Feature:
+    """The states that enter a block of a feature's encoder, as a feature. Raises `UserError` where it has no blocks."""
+    if feature.extractor not in CAN_BE_CUT:
+        raise UserError(
+            f"feature {feature.name}{AT_BLOCK}{block}: {feature.name} is made by {feature.extractor}; states between "
+            f"blocks are read of {', '.join(CAN_BE_CUT)}"
+        )
+    shared = {key: feature.options[key] for key in ("model", "max_tokens", "prompts") if key in feature.options}
+    options = {**shared, "encoder": feature.extractor, "block": block}
+    return replace(
+        feature, name=f"{feature.name}{AT_BLOCK}{block}", extractor="layers", options=options, by_default=False
+    )
 
 
 _EmptyIsMapping = BeforeValidator(lambda value: {} if value is None else value)
@@ -216,6 +243,10 @@ def load(name_or_path: str) -> Profile:
         checked = _File.model_validate({} if raw is None else raw)
     except ValidationError as error:
         raise UserError(message(error, str(path), _File)) from None
+    if marked := [name for name in checked.features if AT_BLOCK in name]:
+        raise UserError(
+            f"{path}: features.{marked[0]}: `{AT_BLOCK}` stands before the number of a block in a command; rename it"
+        )
     if not checked.features:
         raise UserError(f"{path}: no features; name at least one under `features:` (docs/models.md shows how)")
     return Profile(
