@@ -7,11 +7,21 @@ from collections.abc import Iterable
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
+LONGEST, _TAIL = 2_000, 600
+"""Characters of a line that are shown, and how many of them are its end, which says what mends it."""
+
+
+def _shown(line: str) -> str:
+    line = _CONTROL.sub(lambda match: repr(match[0])[1:-1], line)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - _TAIL - 3]} … {line[-_TAIL:]}"
+
+
 class _Lines(Exception):
-    """Each argument is a line, whatever the ids, keys and paths quoted in it hold: control characters are escaped."""
+    """Each argument is a line, whatever the ids, keys and paths quoted in it hold: control characters are escaped, and
+    the middle of what is too long is left out."""
 
     def __str__(self) -> str:
-        return "\n".join(_CONTROL.sub(lambda match: repr(match[0])[1:-1], str(line)) for line in self.args)
+        return "\n".join(_shown(str(line)) for line in self.args)
 
 
 class UserError(_Lines):

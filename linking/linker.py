@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from cache.identity import weights_hash
 from cache.inputs import Want
@@ -26,6 +27,7 @@ from linking.contracts import Calibration
 from linking.scorer import Chunk, Kb, Scorer
 from linking.stores import Stores
 from pipeline.candidates.contracts import GivenSource
+from pipeline.datasets.fields import Label, Record, Text
 from pipeline.datasets.images import Limits
 from pipeline.datasets.records import Mention
 from pipeline.datasets.scan import Scan, examine
@@ -198,9 +200,11 @@ class Linker:
         """The answer for one mention.
 
         image: a picture's path, or its bytes; one that cannot be used is left out, and `Linked.picture` says why.
-        top_k: entities listed. Raises `UserError` for an empty phrase or a span outside the sentence.
+        top_k: entities listed. Raises `UserError` for an empty phrase, a span outside the sentence, or a
+        value of another kind.
         """
         span, given = hints.span, hints.candidates
+        _check_types(sentence, phrase, image, hints)
         if not phrase.strip():
             raise UserError("the phrase is empty; name the words of the sentence that mean the entity")
         if span is not None and not 0 <= span[0] < span[1] <= len(sentence):
@@ -361,6 +365,28 @@ def _close(stores: Stores) -> None:
 def _holds(path: Path, content: Any) -> bool:
     """Whether a JSON file holds this."""
     return remembered(path) == content
+
+
+class _Texts(Record):
+    """What a mention's texts must be."""
+
+    sentence: Text
+    phrase: Text
+    type: Text | None = None
+    candidates: list[Label] | None = Field(default=None, description="a list of ids")
+
+
+def _check_types(sentence: Any, phrase: Any, image: Any, hints: Hints) -> None:
+    """Raises `UserError` where something given to `Linker.link` is of another kind than it must be."""
+    given = list(hints.candidates) if isinstance(hints.candidates, tuple) else hints.candidates
+    values = {"sentence": sentence, "phrase": phrase, "type": hints.type, "candidates": given}
+    _Texts.read(values, "Linker.link")
+    if not isinstance(image, str | Path | bytes | None):
+        raise UserError(f"Linker.link: image is {type(image).__name__}, expected a path, a picture's bytes or None")
+    if hints.span is not None and not (
+        isinstance(hints.span, tuple | list) and len(hints.span) == 2 and all(type(at) is int for at in hints.span)
+    ):
+        raise UserError(f"Linker.link: span is {hints.span!r:.60}, expected two whole numbers (start, end) or None")
 
 
 def _picture(mention: Mention, verdict: Scan | PassingError) -> str:

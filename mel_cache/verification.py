@@ -162,7 +162,7 @@ def _journal(path: Path) -> str | None:
         json.loads(path.read_bytes().rpartition(b"\n")[2][:-1])
     except UserError as error:
         return f"has a damaged line; {str(error).partition(': ')[2]}"
-    except ValueError:  # nothing stands after the last line, or what a writer that was killed began
+    except (ValueError, RecursionError):  # nothing stands after the last line, or what a writer that was killed began
         return None
     return "has a last line that does not end; the next SearchHead writes it anew"
 

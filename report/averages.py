@@ -6,11 +6,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from foundation.checksums import check_run, write_sealed
-from foundation.files import read_json, write_atomic
+from foundation.files import write_atomic
 from foundation.tables import as_text, text_table
 from heads.contracts import TAKES, Figures, Metrics
 from report.contracts import AverageJob, AverageResult
-from report.runs import MEAN
+from report.runs import MEAN, read_metrics
 
 FIGURES = ("H@1", "H@3", "H@5", "H@10", "H@20", "MRR", "MR", "recall")
 
@@ -76,7 +76,7 @@ def average(job: AverageJob) -> AverageResult:
     """Write metrics-mean.json (seeds, the runs' folders relative to it, averages) and metrics-mean.txt to `job.out`."""
     for folder in job.runs:
         check_run(folder, "metrics.json")
-    over_seeds = averages([read_json(folder / "metrics.json") for folder in job.runs])
+    over_seeds = averages([read_metrics(folder / "metrics.json") for folder in job.runs])
     runs = [f"../{folder.relative_to(job.out.parent).as_posix()}" for folder in job.runs]
     write_sealed(job.out / MEAN, {"seeds": list(job.seeds), "runs": runs, "metrics": _plain(over_seeds)})
     table = averages_text(over_seeds, job.seeds)

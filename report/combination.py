@@ -4,11 +4,15 @@ from statistics import fmean
 from typing import Any
 
 from foundation.checksums import read_sealed
+from foundation.contracts import from_json
 from heads.protocols import RERANK, under
 from report.runs import Experiment, Run
 
 LEARNED, HELD_OUT = "half: calibrate", "half: choose"
 """The half of dev that a combination learns from, and the half that chooses its epoch."""
+
+
+_Parts = dict[str, dict[str, dict[str, Any]]]
 
 
 def behind_best_part(experiment: Experiment) -> str:
@@ -44,7 +48,7 @@ def behind_best_part(experiment: Experiment) -> str:
 def _parts(run: Run) -> dict[str, dict[str, dict[str, Any]]]:
     """parts.json: "all", "only NAME", "without NAME" -> split -> figures; empty for a run that combines nothing."""
     path = run.folder / "parts.json"
-    return read_sealed(path) if path.exists() else {}
+    return from_json(_Parts, read_sealed(path), str(path)) if path.exists() else {}
 
 
 def _percent(value: float) -> str:

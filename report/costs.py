@@ -10,7 +10,8 @@ from cache.errors import Damaged, Gone
 from cache.identity import identity
 from cache.store import Store, folder_name
 from foundation.checksums import read_sealed
-from foundation.errors import UserError
+from foundation.errors import NotAsWritten, UserError
+from foundation.remedies import remedy
 from heads.config import config_class, stored_config, to_json
 from heads.config.base import HeadConfig
 from heads.config.dsmip import DsmipConfig
@@ -123,14 +124,18 @@ def _trained_on(depends: Mapping[str, Any], label: str, folder: Path) -> int | N
 
     None where the configuration of that run cannot be read any more.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     config = _config(depends)
     if config is None:
         return None
-    with safe_open(folder / "model.safetensors", framework="numpy") as file:
-        names = [name for name in file.keys() if config.trains_on(label, name)]  # noqa: SIM118  # no mapping
-        return sum(prod(file.get_slice(name).get_shape()) for name in names)
+    path = folder / "model.safetensors"
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = [name for name in file.keys() if config.trains_on(label, name)]  # noqa: SIM118  # no mapping
+            return sum(prod(file.get_slice(name).get_shape()) for name in names)
+    except (OSError, SafetensorError) as error:
+        raise NotAsWritten(f"{path} cannot be read ({error}); {remedy(path)}") from error
 
 
 def _encoder(run: Run, depends: Mapping[str, Any]) -> int | None:

@@ -4,12 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
+from pydantic import AllowInfNan, BaseModel, ConfigDict, Field
 
 from foundation import parquet
 from foundation.checksums import check_run, read_sealed
+from foundation.contracts import from_json
 from foundation.errors import UserError
 from foundation.files import read_json
 from foundation.paths import Paths
@@ -20,6 +22,63 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MEAN = "metrics-mean.json"
+
+
+class _RunFile(BaseModel):
+    """What is read of run.json."""
+
+    model_config = ConfigDict(strict=True)
+    method: str | None = None
+    seed: int | None = None
+    parameters: int | None = None
+    epochs: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    seconds: dict[str, float | None] | None = None
+    pairs_per_second: dict[str, float] | None = None
+    counts: dict[str, Any] | None = None
+    gold_forced_in: Any = None
+    sha256: dict[str, str] = {}
+
+
+class _EpochRow(BaseModel):
+    """A row of history.json."""
+
+    epoch: int
+    loss: float | None = None
+    dev_mrr: float | None = Field(default=None, alias="dev MRR")
+
+
+class _HistoryFile(BaseModel):
+    """What is read of history.json."""
+
+    epochs: list[_EpochRow] | None = None
+    best_epoch: int | None = None
+
+
+class _ListsResult(BaseModel):
+    recall: dict[str, dict[str, dict[str, float]]] = {}
+
+
+class _ListsReceipt(BaseModel):
+    """What is read of a receipt of BuildCandidates."""
+
+    result: _ListsResult
+
+
+_Metrics = dict[str, dict[str, dict[str, dict[str, int | Annotated[float, AllowInfNan(False)]]]]]
+"""`heads.contracts.Metrics`, of finite numbers."""
+
+
+class _MeanFile(BaseModel):
+    """What is read of metrics-mean.json."""
+
+    runs: list[str] = Field(min_length=1)
+
+
+def read_metrics(path: Path) -> Metrics:
+    """What metrics.json holds. Raises `UserError` for any other content."""
+    return cast(Metrics, from_json(_Metrics, read_json(path), str(path)))
 
 
 @dataclass(frozen=True)
@@ -114,9 +173,10 @@ class Run:
 
     def history(self) -> History:
         """What history.json holds; without epochs for a head that is not trained by epochs."""
-        content = read_json(self.folder / "history.json")
-        epochs = (Epoch(int(row["epoch"]), row.get("loss"), row.get("dev MRR")) for row in content.get("epochs") or [])
-        return History(tuple(epochs), content.get("best_epoch") or 0)
+        path = self.folder / "history.json"
+        content = from_json(_HistoryFile, read_json(path), str(path))
+        epochs = (Epoch(row.epoch, row.loss, row.dev_mrr) for row in content.epochs or [])
+        return History(tuple(epochs), content.best_epoch or 0)
 
 
 @dataclass(frozen=True)
@@ -132,8 +192,14 @@ class Experiment:
         return self.runs[0].record
 
     def by_seed(self, split: str, protocol: str, figure: str) -> dict[int | None, float]:
-        """seed -> a figure of the whole split."""
-        return {run.record.seed: float(run.metrics[split][protocol]["all"][figure]) for run in self.runs}
+        """seed -> a figure of the whole split. Raises `UserError` where a run's metrics lack it."""
+        try:
+            return {run.record.seed: float(run.metrics[split][protocol]["all"][figure]) for run in self.runs}
+        except KeyError as error:
+            raise UserError(
+                f"{self.name}: a run's metrics.json has no {error.args[0]!r}, expected {figure} of {split} under "
+                f"{protocol}; delete it and run the TrainHead command that made it again"
+            ) from None
 
     def protocols(self, split: str) -> list[str]:
         """Names of those that every run was measured under, as metrics have them."""
@@ -147,9 +213,11 @@ def read_run(folder: Path) -> Run:
         raise UserError(
             f"{folder}: no finished run there (no metrics.json); name the folder that TrainHead printed as `run:`"
         )
+    path = folder / "run.json"
+    record = read_sealed(path) if path.exists() else {}
+    from_json(_RunFile, record, str(path))
     check_run(folder, "metrics.json", "predictions.parquet", "history.json")
-    record = read_sealed(folder / "run.json") if (folder / "run.json").exists() else {}
-    metrics = read_json(folder / "metrics.json")
+    metrics = read_metrics(folder / "metrics.json")
     if "gold_forced_in" not in record:  # a run of before: its figures have no label yet
         metrics = _labelled(metrics, _forced(folder))
     return Run(folder, metrics, RunRecord.of(record))
@@ -166,11 +234,13 @@ def _labelled(metrics: Metrics, forced: Sequence[str]) -> Metrics:
 def _forced(folder: Path) -> list[str]:
     """Splits in which the lists of a run came with the data and always held the gold, as their receipt says."""
     work = folder.absolute().parents[min(3, len(folder.absolute().parents) - 1)]
-    digest = str(read_sealed(folder / "config.json").get("candidates", "")) if (folder / "config.json").exists() else ""
+    config = folder / "config.json"
+    depends = read_sealed(config) if config.exists() else {}
+    digest = str(depends.get("candidates", ""))
     path = Paths(work).receipt("BuildCandidates", digest)
     if not digest or not path.exists():
         return []
-    of_given = read_sealed(path)["result"].get("recall", {}).get("given", {})
+    of_given = from_json(_ListsReceipt, read_sealed(path), str(path)).result.recall.get("given", {})
     return [
         split
         for split, shares in of_given.items()
@@ -181,7 +251,7 @@ def _forced(folder: Path) -> list[str]:
 def read_experiment(name: str, folder: Path) -> Experiment:
     """The run in `folder`, or, where it holds the mean over seeds, the runs behind it."""
     if (folder / MEAN).exists():
-        listed = read_sealed(folder / MEAN)["runs"]
+        listed = from_json(_MeanFile, read_sealed(folder / MEAN), str(folder / MEAN)).runs
         return Experiment(name, tuple(read_run((folder / path).resolve()) for path in listed))
     return Experiment(name, (read_run(folder),))
 

@@ -3,10 +3,10 @@
 import pytest
 from fuzz import readers
 from fuzz.target import Target, answer, empty_folder
-from fuzz.targets import TARGETS
+from fuzz.targets import LONG, TARGETS
 from hypothesis import HealthCheck, Phase, given, settings
 
-EACH = 8
+EACH = 5
 """Inputs of a target here."""
 
 
@@ -35,3 +35,14 @@ def test_a_target_reaches_the_readers_that_it_names(target: Target) -> None:
     with empty_folder() as folder:
         passed = readers.passed_through(lambda: target.read(target.valid(), folder))
     assert set(target.readers) <= passed
+
+
+def test_every_reader_has_a_target() -> None:
+    found = readers.readers()
+    with_target = {name for target in LONG for name in target.readers}
+    assert found - with_target - readers.SHARED - readers.NO_TARGET.keys() == set()
+    assert not with_target & readers.NO_TARGET.keys()
+
+
+def test_every_reader_without_a_target_is_still_there() -> None:
+    assert (readers.SHARED | readers.NO_TARGET.keys()) - readers.readers() == set()

@@ -43,7 +43,9 @@ class AnswerStore:
                 if not line.endswith(b"\n"):
                     break
                 with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-                    self.places.setdefault(unsealed(json.loads(line))["key"], (end, len(line)))
+                    record = unsealed(json.loads(line))
+                    record["value"]  # of a line without one, nothing is kept
+                    self.places.setdefault(record["key"], (end, len(line)))
                 end += len(line)
         return end
 

@@ -26,6 +26,7 @@ from pipeline.extraction.contracts import Account, Runtime
 from pipeline.extraction.probe import check_probe
 from pipeline.extraction.shard_rows import RowComputer, ShardRows
 from pipeline.extraction.units import UnitColumn, Units, distinct
+from pipeline.models.guards import explained
 
 SHARD_BYTES = 256 << 20  # what one shard's rows may take in memory
 STEPS = 8  # steps that a ragged row of a picture is taken to have where its size must be known beforehand
@@ -183,6 +184,13 @@ class Division:
             share.claims.close()
 
 
+def load_model(extractor: Extractor, device: str) -> None:
+    """Load an extractor's model. Raises `UserError` where its files are refused; a plugin's own faults pass through."""
+    own = type(extractor).__module__.startswith("pipeline.")
+    with explained(extractor.options.model) if own else contextlib.nullcontext():
+        extractor.load(device)
+
+
 @dataclass
 class Runner:
     """Extracts the missing rows of features that read the same kind of unit: texts, pictures, crops of one feature's
@@ -244,7 +252,7 @@ class Runner:
         import torch
 
         started = time.monotonic()
-        feature.extractor.load(self.device)
+        load_model(feature.extractor, self.device)
         self.loaded.append(feature.name)
         if feature.extractor.probed:
             with torch.inference_mode(), devices.autocast(self.device, self.runtime.precision):

@@ -12,6 +12,7 @@ from foundation.contracts import from_json
 from foundation.errors import UserError, nearest
 from pipeline.extraction import parts
 from pipeline.extraction.base import Extractor
+from pipeline.models.guards import explained
 from pipeline.profiles.profile import FEATURE_KEYS, Feature
 
 
@@ -76,4 +77,7 @@ def build(feature: Feature, source: Path, demo: Path | None, fetch: bool = True)
     """The feature's extractor with its model's files found (and fetched, if `fetch`); weights are not loaded yet."""
     options = check_options(feature, f"profile in {source}")
     kind = extractor_class(feature.extractor).kind(options)
-    return kind(options, kind.find(options, source, demo, fetch))
+    if feature.extractor not in names():  # a plugin's own faults keep their traceback
+        return kind(options, kind.find(options, source, demo, fetch))
+    with explained(options.model):
+        return kind(options, kind.find(options, source, demo, fetch))

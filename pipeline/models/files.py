@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from foundation.errors import UserError
 from foundation.files import explained, inside, read_json
 from pipeline.models import torchvision_weights
+from pipeline.models.guards import check_sizes
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 _CONFIGS = {
@@ -246,6 +247,9 @@ def find(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> M
             f"model {reference!r}: {folder / _CONFIGS[library]} is not a JSON object; save the model again with "
             "its library"
         )
+    check_sizes(config, f"model {reference!r}: {folder / _CONFIGS[library]}")
+    if not isinstance(config.get("kwargs", {}), dict):
+        raise UserError(f"model {reference!r}: {folder / _CONFIGS[library]}: kwargs is no JSON object; save it again")
     if library == "torchvision" and "weights" in config:
         config = torchvision_weights.completed(config, f"model {reference!r}: torchvision.json")
     if "auto_map" in config:

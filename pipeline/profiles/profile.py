@@ -151,15 +151,24 @@ MOST_BYTES, MOST_NODES = 1 << 20, 100_000
 """Of a YAML file: its bytes, and its values after every alias (`*name`) is replaced by what it stands for."""
 
 
+MOST_DEPTH = 100
+"""Of lists and mappings inside each other, written with brackets."""
+
+
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice in one mapping, of which the last would count; what `<<` brings along may be
-    overridden. Refuses aliases that expand to more than `MOST_NODES` values."""
+    overridden. Refuses aliases that expand to more than `MOST_NODES` values, and nesting beyond `MOST_DEPTH`."""
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         if node is not None and _expanded(node, {}) > MOST_NODES:
             raise yaml.MarkedYAMLError(problem=f"aliases expand to more than {MOST_NODES:,} values")
         return node
+
+    def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:  # PyYAML's name
+        if self.flow_level >= MOST_DEPTH:  # each level costs the scanner more than the one before
+            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=self.get_mark())
+        super().fetch_flow_collection_start(TokenClass)
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)

@@ -21,14 +21,17 @@ from cache.keys import KeyColumn
 from cache.page import PAGE
 from cache.shard import Status
 from cache.store import Store
+from foundation.arrays import damage
 from fuzz.odd import BYTES, Files, bytes_of, files_in, folder_of, json_of, write
 from fuzz.target import Target, built, each, empty_folder
-from heads import data
+from heads import data, fusion
 from heads.checkpoint import read_tensors
 from heads.contracts import TrainingJob
 from heads.methods._clip_blocks import read_towers
 from linking.answers import DevAnswers
+from linking.scorer import Kb
 from mel_cache import contracts
+from pipeline.datasets.prepared import Columns
 from pipeline.enhance import output
 from pipeline.extraction import units
 from pipeline.pairs import stage as pairs
@@ -181,6 +184,7 @@ def _values(content: bytes, folder: Path) -> None:
 def _keys(content: bytes, folder: Path) -> None:
     path = folder / "keys.npz"
     path.write_bytes(content)
+    damage(path)
     column = KeyColumn.load(path)
     assert column.keys.shape == (len(column.present), 16) and len(column.span) == len(column.keys)
 
@@ -320,6 +324,9 @@ def _tables(files: Files, folder: Path) -> None:
         lambda: output.read_entities(folder),
         lambda: output.read_texts(folder, "static"),
         lambda: data.Bundle.read(folder, built(_lists_file)),
+        lambda: Kb.read(folder),
+        lambda: fusion.read_phrases(folder),
+        lambda: [Columns(folder / "mentions.parquet", folder / "entities.parquet")[name] for name in ("id", "split")],
     )
 
 
@@ -372,6 +379,7 @@ TARGETS = (
         "heads.data:Bundle.read",
         "pipeline.pairs.stage:_pairs",
         "mel_cache.contracts:_array",
+        "report.page.write:_list_tables",
     ),
     _npz(
         "pair features",
@@ -380,11 +388,21 @@ TARGETS = (
         "heads.data:_pair_feature",
         "heads.data:_unpictured",
     ),
-    _npz("key columns", columns, _keys, "cache.keys:KeyColumn.load"),
+    _npz("key columns", columns, _keys, "cache.keys:KeyColumn.load", "foundation.arrays:damage"),
     _npz("answers for dev", _dev_answers, _answers, "linking.answers:DevAnswers.read"),
     Target(
         kind="shards of the cache",
-        readers=("cache.layout:read", "cache.layout:damage", "cache.store:Store.open", "cache.store:Store.probe"),
+        readers=(
+            "cache.layout:_of_first_page",
+            "cache.layout:seal_broken",
+            "cache.page:brief",
+            "cache.page:read",
+            "cache.page:seal_broken",
+            "cache.layout:read",
+            "cache.layout:damage",
+            "cache.store:Store.open",
+            "cache.store:Store.probe",
+        ),
         valid=store_files,
         odd=_odd_shard,
         read=_shard,
@@ -396,6 +414,9 @@ TARGETS = (
             "pipeline.extraction.units:read_tables",
             "pipeline.enhance.output:read_entities",
             "pipeline.enhance.output:read_texts",
+            "pipeline.datasets.prepared:Columns.__getitem__",
+            "heads.fusion:read_phrases",
+            "linking.scorer:Kb.read",
         ),
         valid=lambda: built(parquet),
         odd=_odd_tables,

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from foundation.tables import as_text, text_table
 from fuzz.target import Hang, Outcome, Target, answer, empty_folder
-from fuzz.targets import TARGETS
+from fuzz.targets import LONG
 
 INPUTS = 24_000
 SECONDS, MEGABYTES = 1.0, 200.0
@@ -111,7 +111,7 @@ def _hang(*_: Any) -> None:
 
 def _child(kind: str, inputs: int, number: int, note: Path, out: Path) -> None:
     signal.signal(signal.SIGALRM, _hang)
-    target = next(target for target in TARGETS if target.kind == kind)
+    target = next(target for target in LONG if target.kind == kind)
     out.write_text(json.dumps(asdict(run_target(target, inputs, number, note))))
 
 
@@ -175,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.child:
         _child(given.child, given.inputs, number, *map(Path, given.files))
         return 0
-    targets = [target for target in TARGETS if given.kind in target.kind]
+    targets = [target for target in LONG if given.kind in target.kind]
     shares = sum(target.share for target in targets)
     print(f"seed {number}", flush=True)
     rows = []

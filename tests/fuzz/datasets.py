@@ -19,9 +19,9 @@ from fuzz.odd import BYTES, Files, bytes_of, files_in, folder_of, write
 from fuzz.target import Target, each, empty_folder
 from pipeline.datasets.contracts import NO_OPTIONS, PrepareJob
 from pipeline.datasets.fingerprint import fingerprint
+from pipeline.datasets.images import ImageError, read_picture
 from pipeline.datasets.layouts import layout, load
 from pipeline.datasets.prepare import prepare
-from pipeline.datasets.prepared import Columns
 
 LAYOUTS = "pipeline.datasets.layouts"
 _RELEASE = (f"{LAYOUTS}._release:read_keyed", f"{LAYOUTS}._release:stamps_below")
@@ -92,7 +92,7 @@ def _layout(format: str, make: Callable[[Path], None], *readers: str) -> Target:
     files = functools.cache(lambda: _folder(make))
     return Target(
         kind=f"dataset, layout {format}",
-        readers=(f"{LAYOUTS}.{format}:load", *readers),
+        readers=(f"{LAYOUTS}.{format}:load", *readers, "pipeline.datasets.fingerprint:fingerprint"),
         valid=files,
         odd=lambda: folder_of({name: data for name, data in files().items() if not name.endswith((".png", ".h5"))}),
         read=functools.partial(_read, format),
@@ -122,6 +122,8 @@ def _foreign(data: bytes, folder: Path) -> None:
     path = folder / "image.h5"
     path.write_bytes(data)
     foreign.keys_there(path, "mention_image", NAMES)
+    with contextlib.suppress(ImageError, FileNotFoundError):
+        read_picture(path / "mention_image" / "p0")
     for name in ("linked", "../p0", "none"):
         with contextlib.suppress(foreign.Unusable, FileNotFoundError):
             foreign.read_bytes(path, "mention_image", name, 1_000_000)
@@ -156,14 +158,6 @@ def _odd_h5(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-def _tables(files: Files, folder: Path) -> None:
-    write(folder, files)
-    for name in ("mentions", "entities"):
-        columns: Any = Columns(folder / f"{name}.parquet", folder / "given.parquet")
-        [columns[column] for column in columns]
-        columns.rows  # noqa: B018
-
-
 TARGETS = (
     _layout(
         "jsonl", _jsonl, f"{LAYOUTS}.jsonl:stamps", "pipeline.datasets.fields:json_lines", "foundation.files:read_lines"
@@ -186,7 +180,7 @@ TARGETS = (
     ),
     Target(
         kind="HDF5 of pictures",
-        readers=("cache.foreign:keys_there", "cache.foreign:read_bytes", "cache.foreign:_opened"),
+        readers=("cache.foreign:keys_there", "cache.foreign:_opened", "pipeline.datasets.images:_contained"),
         valid=_h5,
         odd=lambda: st.one_of(_odd_h5(), _odd_h5(), bytes_of(_h5())),
         read=_foreign,

@@ -12,10 +12,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from foundation.errors import PassingError, UserError
-
-LONGEST = 1500
-"""Characters of a message that is still one line to its reader."""
+from foundation.errors import LONGEST, PassingError, UserError
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an input: accepted, refused or uncaught. message: of the error. seconds: that it took."""
+    """What became of an input.
+
+    verdict: accepted, refused or uncaught. message: of the error. seconds: of processor time that it took, all threads
+    together, so that other programs do not count.
+    """
 
     verdict: str
     message: str
@@ -60,7 +61,7 @@ def answer(target: Target, value: Any, folder: Path) -> Outcome:
 
     An error of another kind than the tool's own, or one whose message is no line, is uncaught.
     """
-    started = time.perf_counter()
+    started = time.process_time()
     verdict, message = "accepted", ""
     own: tuple[type[Exception], ...] = (UserError, PassingError, *target.refusals)
     try:
@@ -74,7 +75,7 @@ def answer(target: Target, value: Any, folder: Path) -> Outcome:
         verdict, message = "hang", "did not end"
     except BaseException as error:
         verdict, message = "uncaught", f"{type(error).__name__}: {error}{_place(error)}"
-    return Outcome(verdict, message, time.perf_counter() - started)
+    return Outcome(verdict, message, time.process_time() - started)
 
 
 def _place(error: BaseException) -> str:

@@ -1,9 +1,9 @@
 """Label files: the name of each class of a recogniser."""
 
-import json
 from pathlib import Path
 
 from foundation.errors import UserError
+from foundation.files import parse_json
 
 MOST_BYTES = 16 << 20
 
@@ -16,7 +16,7 @@ def read_names(path: Path) -> list[str]:
                 f"labels {path}: {path.stat().st_size:,} bytes, expected one name per class, at most {MOST_BYTES:,}"
             )
         text = path.read_text(encoding="utf-8")
-        names = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.rstrip("\n").split("\n")]
+        names = parse_json(text) if path.suffix == ".json" else [line.strip() for line in text.rstrip("\n").split("\n")]
     except (OSError, ValueError) as error:
         raise UserError(
             f"labels {path}: cannot be read ({error.__class__.__name__}); expected one name per class, a line each "

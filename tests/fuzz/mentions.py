@@ -1,0 +1,196 @@
+"""Mentions to link: lines of a file, and what is given to `Linker`; and requests to the page over a run."""
+
+import contextlib
+import functools
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import linking_world
+import pytest
+from fissfuse_folder import picture
+from hypothesis import strategies as st
+
+from foundation.errors import UserError
+from fuzz.odd import as_json, bytes_of, lines_of, texts
+from fuzz.target import Target, built
+from linking import Hints, Linker, finished, incoming, mentions
+from linking.contracts import LinkJob
+from pipeline.datasets.contracts import Limits
+from report.explore.app import Hosts, make
+from report.explore.book import Book
+from report.explore.pictures import Pictures
+
+LINES = "".join(
+    json.dumps(line) + "\n"
+    for line in (
+        {
+            "id": "m1",
+            "sentence": "Ann Powers met Ben Powers.",
+            "mention": "Powers",
+            "start": 4,
+            "end": 10,
+            "image": "picture.png",
+            "type": "person",
+            "candidates": ["Q1", "Q2"],
+        },
+        {"sentence": "Ann Powers sings.", "mention": "Ann Powers", "gold": None, "split": "test", "group": "g"},
+    )
+).encode()
+
+
+@st.composite
+def _odd_lines(draw: st.DrawFn) -> bytes:
+    kind = draw(st.integers(0, 5))
+    if kind == 0:
+        return draw(bytes_of(LINES))
+    if kind == 1:
+        wide = LINES.decode().encode("utf-16")
+        return draw(st.sampled_from([b"", b"\n\n", b"\xef\xbb\xbf" + LINES, wide, b"x" * 99]))
+    return draw(lines_of(LINES))
+
+
+def _lines(content: bytes, folder: Path) -> None:
+    """Every line is a mention or is refused alone, with its number."""
+    path = folder / "new.jsonl"
+    path.write_bytes(content)
+    (folder / "picture.png").write_bytes(picture(1))
+    lines = list(incoming.read(path, folder, ("note",)))
+    for line in lines:
+        assert (line.mention is None) == bool(line.reason) and "\n" not in line.reason
+    refused = [line.reason for line in lines if line.mention is None]
+    if refused:
+        raise UserError(refused[0])
+
+
+def trained(folder: Path) -> Path:
+    """A small run, and the folder that the linker's files go to."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        return linking_world.train(folder, patch, "mimic")["mimic"]
+
+
+@functools.cache
+def linker() -> Linker:
+    return Linker.load(built(trained))
+
+
+def _link_file(content: bytes, folder: Path) -> None:
+    path = folder / "new.jsonl"
+    path.write_bytes(content)
+    (folder / "picture.png").write_bytes(picture(1))
+    result = mentions.link(LinkJob(run=built(trained), input=path, output=folder / "out.jsonl", chunk=4))
+    if result.counts.refused:
+        raise UserError(json.loads((folder / "out.jsonl.rejects.jsonl").read_text().splitlines()[0])["reason"])
+
+
+Call = tuple[Any, Any, Any, Any, Any]
+"""Sentence, phrase, picture, and the hints span and candidates."""
+_NO_TEXTS: list[Any] = [None, 1, float("nan"), b"x", [], "\ud800", "Ann" * 2000]
+_ANY: st.SearchStrategy[Any] = st.one_of(texts, st.sampled_from(_NO_TEXTS))
+
+
+def _odd_calls() -> st.SearchStrategy[Call]:
+    numbers = st.tuples(st.integers(-2, 40), st.integers(-2, 40))
+    spans = st.one_of(st.none(), numbers, st.sampled_from([(0, 2**70), "ab", 1]))
+    given = st.one_of(st.none(), st.lists(texts, max_size=3), st.sampled_from([["Q1"], 1, "Q1", [None], [1]]))
+    images = st.one_of(st.none(), bytes_of(picture(1)), st.sampled_from([b"", "nowhere.png", 1, Path("/"), picture(1)]))
+    sentences = st.one_of(st.just("Ann Powers sings."), _ANY)
+    return st.tuples(sentences, st.one_of(st.just("Ann Powers"), _ANY), images, spans, given)
+
+
+def _link(value: Call, folder: Path) -> None:
+    sentence, phrase, image, span, candidates = value
+    linked = linker().link(sentence, phrase, image, hints=Hints(span=span, candidates=candidates))
+    json.dumps(linked.to_json(), allow_nan=False)
+
+
+# The page over a run
+
+Request = tuple[str, dict[str, str], dict[str, Any] | bytes | None, dict[str, str]]
+"""Path, query, form (or the bytes of a body) and headers."""
+
+
+@functools.cache
+def _client() -> Any:
+    run = finished.read(built(trained))
+    images = dict.fromkeys(run.images, run.paths.root.parent / "data")
+    book = Book.read(run, images, "test", Pictures(Limits(**run.limits)))
+    return make(book, linker().link, Hosts(frozenset({"localhost", "127.0.0.1"}))).test_client()
+
+
+def _field(value: Any) -> Any:
+    return (io.BytesIO(value), "p.png") if isinstance(value, bytes) else value
+
+
+def _ask(value: Request, folder: Path) -> None:
+    path, query, form, headers = value
+    client = _client()
+    if form is None:
+        answer = client.get(path, query_string=query, headers=headers)
+    else:
+        if isinstance(form, dict):
+            token = re.search(r'name="token" value="([^"]+)"', client.get("/link").text)
+            form = {"token": token[1] if token else "", **form}
+            form = {name: _field(item) for name, item in form.items()}
+        answer = client.post("/link", data=form, headers=headers)
+    assert answer.status_code < 500, answer.text[:300]
+    if answer.status_code >= 400:
+        raise UserError(f"{answer.status_code} {answer.text[-100:]}".replace("\n", " "))
+
+
+def _odd_requests() -> st.SearchStrategy[Request]:
+    names = st.one_of(st.sampled_from(["phrase", "sentence", "entity", "outcome", "page"]), texts)
+    paths = st.sampled_from(["/", "/", "/", "/case/0", "/case/-1", f"/case/{10**400}", "/case/x", "/link", "/no"])
+    headers = st.dictionaries(
+        st.sampled_from(["Host", "Origin", "Content-Length", "Content-Type", "X"]),
+        st.sampled_from(["", "localhost", "evil", "127.0.0.1:x", "-1", "9" * 400, "multipart/form-data", "[::1"]),
+        max_size=1,
+    )
+    plain = texts.map(lambda text: text.encode("utf-8", "replace").decode())
+    fields = st.fixed_dictionaries(
+        {"sentence": plain, "phrase": plain}, optional={"picture": bytes_of(picture(1)), "token": plain, "x": plain}
+    )
+    forms: st.SearchStrategy[Any] = st.one_of(st.none(), st.none(), fields, st.binary(max_size=60))
+    return st.tuples(paths, st.dictionaries(names.map(str), plain, max_size=3), forms, headers)
+
+
+TARGETS = (
+    Target(
+        kind="lines to link",
+        readers=("linking.incoming:read", "linking.incoming:_mention"),
+        valid=lambda: LINES,
+        odd=_odd_lines,
+        read=_lines,
+        hard=lambda: (as_json('{"sentence": "a", "mention": "a", "\\ud800": 1}\n') + LINES, b"[" * 100_000),
+        share=16,
+    ),
+)
+OVER_A_RUN = (
+    Target(
+        kind="a file to link, with a run",
+        readers=("linking.mentions:link",),
+        valid=lambda: LINES,
+        odd=_odd_lines,
+        read=_link_file,
+        share=1,
+    ),
+    Target(
+        kind="calls of Linker",
+        readers=("linking.linker:Linker.link",),
+        valid=lambda: ("Ann Powers sings.", "Ann Powers", None, None, None),
+        odd=_odd_calls,
+        read=_link,
+        share=2,
+    ),
+    Target(
+        kind="requests to Explore",
+        readers=("report.explore.app:make.search",),
+        valid=lambda: ("/", {"phrase": "ann"}, None, {}),
+        odd=_odd_requests,
+        read=_ask,
+        share=2,
+    ),
+)
+"""Targets over a trained run, which takes half a minute to make: of the long campaign alone."""
