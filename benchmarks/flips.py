@@ -4,7 +4,7 @@ python benchmarks/flips.py --work-dir artifacts [--flips 200] [--seed 0] [--comm
 
 The work folder is copied, never written to. Of each kind of file one is taken, the largest. A flip is *noticed* where
 the check that VerifyCache makes lists the file; *harmless* where it does not and the file still says the same (white
-space in JSON, padding between the arrays of a shard); else *unnoticed*. With --commands N, the command that left the
+space in JSON, times in the head of an .npz file); else *unnoticed*. With --commands N, the command that left the
 file is also run again after each of the first N flips: it must make the file again, or end in one line. Seconds per
 kind without that; exits with 1 where anything is unnoticed.
 """
@@ -75,6 +75,7 @@ def main() -> int:
     parser.add_argument("--work-dir", type=Path, default=Path("artifacts"))
     parser.add_argument("--flips", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", default="", help="comma-separated; empty: all")
     parser.add_argument("--commands", type=int, default=0, help="flips after which the command is run too")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mel-flips-") as folder:
@@ -87,7 +88,8 @@ def main() -> int:
         tallies = [
             tally(kind, path, work, given)
             for kind, pattern in KINDS.items()
-            if (path := max(work.glob(pattern), key=lambda one: one.stat().st_size, default=None)) is not None
+            if kind in (given.kinds.split(",") if given.kinds else KINDS)
+            and (path := max(work.glob(pattern), key=lambda one: one.stat().st_size, default=None)) is not None
         ]
     print("| file | flips | noticed | harmless | unnoticed | mended by its command |\n|---|---|---|---|---|---|")
     for one in tallies:
@@ -161,7 +163,12 @@ def _shard(path: Path) -> Any:
     return {name: np.asarray(array).tobytes() for name, array in contents.arrays.items()}, str(contents.attributes)
 
 
-READERS: dict[str, Callable[[Path], Any]] = {".json": _json, ".journal": _journal, ".h5": _shard}
+def _arrays(path: Path) -> Any:
+    with np.load(path, allow_pickle=False) as saved:
+        return {name: (saved[name].dtype.str, saved[name].shape, saved[name].tobytes()) for name in saved.files}
+
+
+READERS: dict[str, Callable[[Path], Any]] = {".json": _json, ".journal": _journal, ".h5": _shard, ".npz": _arrays}
 
 
 if __name__ == "__main__":

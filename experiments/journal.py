@@ -13,6 +13,7 @@ from typing import Any
 from optuna.storages.journal import BaseJournalBackend
 
 from cache import claims
+from foundation.checksums import renamed_seal
 from foundation.errors import UserError
 from foundation.files import append, explained
 from foundation.locks import Lock, locked
@@ -83,8 +84,10 @@ class Journal(BaseJournalBackend):
     def _record(self, line: bytes, number: int) -> dict[str, Any]:
         try:
             record = json.loads(line)
-            if isinstance(record, dict) and record.pop(SUM, None) in (None, _sum(record)):
-                return record
+            if isinstance(record, dict):
+                found = record.pop(SUM) if SUM in record else renamed_seal(record, _sum)
+                if found in (None, _sum(record)):
+                    return record
         except (ValueError, RecursionError):
             pass
         place = shlex.quote(str(self.path))

@@ -107,9 +107,16 @@ def unsealed(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("is no JSON object")
     plain = {key: item for key, item in value.items() if key != SEAL}
-    if value.get(SEAL) not in (None, _seal(plain)):
+    found = value[SEAL] if SEAL in value else renamed_seal(value, _seal)
+    if found is not None and found != _seal(plain):
         raise ValueError(OTHER_BYTES)
     return plain
+
+
+def renamed_seal(value: Mapping[str, Any], seal: Callable[[dict[str, Any]], str]) -> str | None:
+    """`damaged` where the last value is the checksum of all others, under a key that is none: the key has changed."""
+    *others, last = list(value) or [""]
+    return "damaged" if others and value[last] == seal({key: value[key] for key in others}) else None
 
 
 def read_sealed(path: Path, remedy: Callable[[Path], str] = remedy) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import commands
 import pytest
 import small_world
 
-from foundation.checksums import read_sealed
+from foundation.checksums import read_sealed, write_sealed
+from foundation.errors import NotAsWritten
 from mel_cache.commands.search import SearchHead
 from mel_cache.commands.shell import cmdline
 from mel_cache.contracts import VerifyJob
@@ -232,6 +233,16 @@ def test_repair_removes_what_is_bad_and_the_commands_it_names_make_it_again(worl
     assert len(made) == 1
     assert commands.run(*shlex.split(made[0])[3:])[0] == 0
     assert world.bad() == {} and all(path.exists() for path in damaged)
+
+
+def test_a_seal_whose_own_name_has_changed_is_noticed(tmp_path):
+    path = tmp_path / "study.json"
+    write_sealed(path, {"best": 0.5})
+    path.write_text(path.read_text().replace('"seal"', '"sEal"'))
+    with pytest.raises(NotAsWritten, match="has other bytes"):
+        read_sealed(path)
+    path.write_text('{"best": 0.5, "of": "before seals"}')
+    assert read_sealed(path) == {"best": 0.5, "of": "before seals"}
 
 
 def test_shards_can_be_left_out_of_the_check(world):
