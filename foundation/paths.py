@@ -24,10 +24,12 @@ class Paths:
         """The paths below a folder that a user names. Raises `UserError` for a name that no folder can have."""
         root = Path(folder).absolute()
         try:
-            os.fsencode(root).decode("utf-8")
+            str(root).encode("utf-8")
             os.stat(root)
-        except UnicodeDecodeError:
-            raise UserError(f"--work-dir {str(root)!r}: the name is not UTF-8; choose another --work-dir") from None
+        except UnicodeEncodeError:
+            raise UserError(
+                f"--work-dir {str(root)!r}: the name, or the locale (LC_ALL), is not UTF-8; choose another --work-dir"
+            ) from None
         except OSError as error:
             if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
                 reason = (error.strerror or "").lower()
@@ -75,7 +77,7 @@ class Paths:
         Raises `UserError` where there is no such folder.
         """
         for path in (Path(name).expanduser(), self.root / name, self.root / "runs" / name):
-            if name and path.is_dir():
+            if name and os.path.isdir(path):
                 return path.absolute()
         raise UserError(
             f"{name}: no such run, neither as a folder nor under {self.root / 'runs'}; "

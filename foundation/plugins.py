@@ -107,7 +107,7 @@ def _run(file: Path, mtime: int, size: int) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _refused(file, error) from None
     _digests[name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return module
@@ -124,13 +124,13 @@ def _of_entry_point(kind: Kind, point: EntryPoint) -> Plugin:
         module = value if isinstance(value, ModuleType) else sys.modules[value.__module__]
         file = Path(module.__file__ or "")
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _refused(f"entry point {point.name} = {point.value}", error) from None
     _digests[module.__name__] = digest
     return Plugin(point.name, getattr(value, kind, value), file, digest)
 
 
-def _refused(place: Path | str, error: Exception) -> UserError:
+def _refused(place: Path | str, error: BaseException) -> UserError:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(place)]
     where = f"{place}, line {lines[-1]}" if lines else str(place)
     return UserError(f"{where}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")

@@ -18,15 +18,15 @@ def check(job: LinkJob) -> Path:
     """
     source = job.input.absolute()
     for folder, option in ((source.parent, "--input"), (job.images_folder, "--images-dir")):
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise UserError(f"{option}: there is no folder {folder}; create it, or name another")
     output = check_output(job.output, "--output", (REJECTS, SUMMARY))
-    if not source.is_file():
+    if not os.path.isfile(source):
         raise UserError(
             f"--input {source}: no such file; it holds mentions, one JSON object per line (docs/linking.md)"
         )
     written = [output, *(output.with_name(output.name + ending) for ending in (REJECTS, SUMMARY))]
-    if any(path.exists() and os.path.samefile(path, source) for path in written):
+    if any(os.path.exists(path) and os.path.samefile(path, source) for path in written):
         raise UserError(f"--output {output}: that is the input; name another file")
     if job.chunk < 1 or job.top_k < 1:
         raise UserError(f"--chunk {job.chunk}, --top-k {job.top_k}: expected 1 or more")

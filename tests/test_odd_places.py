@@ -14,6 +14,9 @@ from foundation import logs
 from foundation.errors import UserError
 from foundation.files import make_folder
 from foundation.paths import Paths
+from linking import checks
+from linking.contracts import LinkJob
+from pipeline.datasets import layouts
 from pipeline.profiles import profile
 
 
@@ -24,12 +27,33 @@ def loop(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, words", [("d" * 300, "too long"), ("loop", "symbolic links"), (os.fsdecode(b"caf\xe9"), "not UTF-8")]
+    "name, words", [("d" * 300, "too long"), ("loop", "symbolic links"), (os.fsdecode(b"caf\xe9"), "is not UTF-8")]
 )
 def test_a_work_folder_whose_name_no_folder_can_have_is_refused(loop, name, words):
     with pytest.raises(UserError, match=words) as caught:
         Paths.below(loop.with_name(name) / "work")
     assert str(caught.value).endswith("choose another --work-dir") and str(caught.value).isprintable()
+
+
+LONG = "x" * 3000
+
+
+@pytest.mark.parametrize(
+    ("field", "option"), [("input", "--input"), ("images", "--images-dir"), ("output", "--output")]
+)
+def test_lines_to_link_at_a_place_of_too_long_a_name_are_refused(tmp_path, field, option):
+    (tmp_path / "in.jsonl").write_text("")
+    places = {"input": tmp_path / "in.jsonl", "output": tmp_path / "out.jsonl", field: tmp_path / LONG}
+    with pytest.raises(UserError) as caught:
+        checks.check(LinkJob(run=tmp_path, **places))
+    assert option in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_and_a_dataset_of_too_long_a_name_are_not_there(tmp_path):
+    with pytest.raises(UserError, match="no such run"):
+        Paths(tmp_path).find_run(LONG)
+    with pytest.raises(UserError, match="no such folder"):
+        layouts.layout(tmp_path / LONG)
 
 
 @pytest.mark.parametrize("name", ["a b", "100%s {x} 'é\" #?", "名前/" * 20])

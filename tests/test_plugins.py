@@ -118,6 +118,7 @@ def test_the_package_s_own_extractors_have_no_plugin_in_their_version():
     [
         ("broken.py", "x = 1\nimport no_such_module\n", "broken.py, line 2: ModuleNotFoundError: No module named"),
         ("broken.py", "def :\n", "broken.py: SyntaxError"),
+        ("broken.py", "raise SystemExit(3)\n", "broken.py, line 1: SystemExit: 3"),
         ("my-own.py", "", "expected a Python file whose name is one word"),
         ("clip_text.py", "extractor = None", "the package's own extractor 'clip_text' has this name; choose another"),
         ("number.py", "extractor = 3", "number.py: `extractor` is 3, expected a subclass"),

@@ -9,6 +9,7 @@ A layout module offers
 """
 
 import importlib
+import os
 import pkgutil
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +27,7 @@ def formats() -> list[str]:
 def layout(data_dir: Path, format: str | None = None) -> ModuleType:
     """The layout module named `format`, or the only one that recognises the folder's files. Raises `UserError`."""
     data_dir = Path(data_dir)
-    if not data_dir.is_dir():
+    if not os.path.isdir(data_dir):
         raise UserError(f"{data_dir}: no such folder; --data-dir must name the folder that holds the dataset")
     if format is not None and format not in formats():
         raise UserError(f"--format {format!r} is unknown{nearest(format, formats())}")
