@@ -28,7 +28,8 @@ from foundation.errors import NotAsWritten, PassingError, UserError
 from foundation.files import make_folder
 
 SPEC = "spec.json"
-LOOKS = 4  # at a folder that changes while it is listed
+LOOKS = 50  # at a folder whose shards are merged away while they are looked at
+CHANGES = 4  # of a folder while it is listed that make the list be taken again; others may be adding all the time
 
 
 @functools.cache
@@ -157,8 +158,10 @@ class Store:
                     if look == LOOKS - 1:
                         raise
                     continue
-                if _mtime(self.folder) == before:  # else a shard may have moved past the list: into another, listed
-                    break  # before that had its name
+                # Where the folder changed meanwhile, a shard may have moved past the list: into another one, which was
+                # named after the list had passed its place.
+                if _mtime(self.folder) == before or look >= CHANGES:
+                    break
 
     def _take_up(self, found: Listing) -> None:
         kept = {name: stamp for name, stamp in self._stamps.items() if found.stamps.get(name) == stamp[1:]}

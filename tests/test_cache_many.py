@@ -14,6 +14,7 @@ from cache import pool, table
 from cache.errors import Gone
 from cache.fresh import HoldingStore
 from cache.identity import Output
+from cache.listing import Listing, listing
 from cache.store import Store
 from cache.table import Table
 from cache.verify import repair, verify
@@ -134,6 +135,19 @@ def test_a_table_whose_shards_keep_going_away_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "shard", gone)
     with pytest.raises(Gone, match="is gone"):
         Table(store, "grid", keys_of(1, 2), np.ones(2, bool))
+
+
+def test_shards_that_are_merged_away_at_each_look_do_not_end_the_search_for_the_rest(tmp_path, monkeypatch):
+    store, looks = filled(tmp_path, [1, 2], [3, 4]), []
+
+    def behind(folder: Path) -> Listing:
+        """A list of before ten merges."""
+        looks.append(folder)
+        found = listing(folder)
+        return Listing({**found.stamps, **({NAME: (1, 2, 3)} if len(looks) < 10 else {})}, found.strays)
+
+    monkeypatch.setattr("cache.store.listing", behind)
+    assert Store.open(store.folder).rows == 4 and len(looks) == 10
 
 
 # Among the shards
