@@ -159,7 +159,7 @@ def test_a_folder_s_name_is_the_hash_of_the_spec_in_clear(work):
         canonical = json.dumps(content["spec"], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         assert content["identity"] == hashlib.sha256(canonical.encode("ascii")).hexdigest()
         assert path.parent.name == f"{content['feature']}-{content['identity'][:16]}"
-        assert set(content) == {"feature", "identity", "spec", "probe"} and content["probe"]
+        assert set(content) == {"feature", "identity", "spec", "probe", "seal"} and content["probe"]
         outputs = {output["name"]: output for output in content["spec"]["outputs"]}
         with h5py.File(next(path.parent.glob("*.h5"))) as shard:
             assert set(shard) == {"keys", "status", "cause", *outputs}
