@@ -295,13 +295,13 @@ class Campaign:
         del self.seconds[0]  # the first one loads what later forks share
         return left
 
-    def run(self, disturb: Disturb, times: int) -> dict[str, Any]:
-        """Disturb the command so many times; what was counted."""
+    def run(self, disturb: Disturb, times: int) -> Iterator[dict[str, Any]]:
+        """Disturb the command so many times; what was counted, after each."""
         calm, name = self.calm(), self.words[0]
         varying = {path for path in calm[0] if calm[0][path] != calm[1].get(path)}
         varying |= {path for path in calm[0] if Path(path).name in OF_A_STUDY}
-        counts, faults, left, chance = Counter[str](), [], Counter[str](), random.Random(name)
-        said: Counter[str] = Counter()
+        counts, faults, left, said = Counter[str](), list[dict[str, Any]](), Counter[str](), Counter[str]()
+        chance = random.Random(name)
         for number in range(times):
             for _ in range(TRIES):
                 self.folder.put_back()
@@ -324,17 +324,17 @@ class Campaign:
             if code or wrong or "Traceback" in text or "wrong" in remark:
                 faults.append({**remark, "code again": code, "differs": wrong, "output again": text[-1500:]})
                 print(name, json.dumps(faults[-1], indent=1), flush=True)
+            yield {
+                **counts,
+                "same": counts["disturbed"] - len(faults),
+                "compared files": len(calm[0]) - len(varying),
+                "compared by existence": sorted({Path(path).name for path in varying}),
+                "left besides": dict(left),
+                "said": {line.replace(str(self.folder.place), "WORK"): count for line, count in said.items()},
+                "seconds": round(statistics.median(self.seconds), 2),
+                "faults": faults,
+            }
         self.folder.put_back()
-        return {
-            **counts,
-            "same": counts["disturbed"] - len(faults),
-            "compared files": len(calm[0]) - len(varying),
-            "compared by existence": sorted({Path(path).name for path in varying}),
-            "left besides": dict(left),
-            "said": {line.replace(str(self.folder.place), "WORK"): count for line, count in said.items()},
-            "seconds": round(statistics.median(self.seconds), 2),
-            "faults": faults,
-        }
 
 
 def _kind(path: str) -> str:
@@ -370,10 +370,10 @@ def main() -> None:
         folder.keep()
         for name in given.commands.split(","):
             campaign = Campaign(folder, runner, [name, *commands(work)[name]], log)
-            results[name] = campaign.run(campaign.fill if given.full else campaign.kill, given.times)
+            for results[name] in campaign.run(campaign.fill if given.full else campaign.kill, given.times):
+                if given.json:
+                    given.json.write_text(json.dumps(results, indent=1))
             print(name, json.dumps({**results[name], "faults": len(results[name]["faults"])}), flush=True)
-            if given.json:
-                given.json.write_text(json.dumps(results, indent=1))
 
 
 @contextlib.contextmanager
