@@ -13,7 +13,7 @@ from typing import Any
 from foundation import waiting
 from foundation.files import explained, link_new, make_folder
 from foundation.locks import locked
-from foundation.processes import Holder, Process, moment
+from foundation.processes import Holder, moment, temporary_name, writer_of
 
 TTL = 600.0  # seconds without a sign of life after which a claim is stale
 # seconds after which a temporary file of a writer on another machine counts as left behind
@@ -21,19 +21,13 @@ UNKNOWN_AGE = 3600.0
 AHEAD = 5.0  # seconds that a claim's time may be ahead of the file system's clock; some count in steps of two seconds
 
 
-def temporary_name(final: Path) -> Path:
-    """A new hidden name in the folder of `final` that says who writes it: `.NAME.HOST-PID-STARTED-RANDOM.tmp`."""
-    me = Process.this()
-    return final.with_name(f".{final.name}.{me.host}-{me.pid}-{me.started}-{secrets.token_hex(4)}.tmp")
-
-
 def leftovers(folder: Path) -> list[Path]:
     """Temporary files in `folder` whose writer is dead, or is on another machine and has not written for an hour; never
     those of a live writer."""
     found = []
     for path in sorted(Path(folder).glob(".*.tmp")):
-        parts = path.name.split(".")[-2].split("-")
-        alive = Process(parts[0], int(parts[1]), parts[2]).alive() if len(parts) == 4 and parts[1].isdigit() else None
+        writer = writer_of(path)
+        alive = writer.alive() if writer is not None else None
         with contextlib.suppress(FileNotFoundError):
             if alive is False or (alive is None and time.time() - path.stat().st_mtime > UNKNOWN_AGE):
                 found.append(path)

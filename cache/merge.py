@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache import layout, shard
-from cache.claims import temporary_name
 from cache.identity import Output
 from cache.index import as_void
 from cache.listing import listing
 from cache.shard import NewRows, Shard
 from foundation.errors import UserError
 from foundation.files import fault_point, sync_folder
+from foundation.processes import temporary_name
 from foundation.progress import Bar
 from foundation.successors import Successors
 

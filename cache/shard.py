@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from cache import layout, page
-from cache.claims import temporary_name
 from cache.columns import OutputRows, Pending, cause_codes, check_keys, pending, whole
 from cache.errors import Damaged
 from cache.identity import KEY_BYTES, Output
 from cache.layout import Array
 from foundation.files import explained, fault_point, link_new
+from foundation.processes import temporary_name
 
 
 class Status(IntEnum):

@@ -26,6 +26,7 @@ from foundation import logs, successors
 from foundation.checksums import read_sealed, write_sealed
 from foundation.errors import NotAsWritten, PassingError, UserError
 from foundation.files import make_folder
+from foundation.processes import temporary_name
 
 SPEC = "spec.json"
 LOOKS = 50  # at a folder whose shards are merged away while they are looked at
@@ -139,7 +140,7 @@ class Store:
         have drifted."""
         path = self.folder / SPEC
         description = {"feature": self.feature, "identity": self.identity, "spec": self.spec, "probe": probe}
-        write_sealed(path, description, claims.temporary_name(path))  # a name that `sweep` knows for a killed writer's
+        write_sealed(path, description, temporary_name(path))  # a name that `sweep` knows for a killed writer's
 
     # Lookup
 

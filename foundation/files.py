@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import re
-import secrets
 import shutil
 import signal
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.errors import NotAsWritten, PassingError, UserError
+from foundation.processes import temporary_name, writer_of
 
 _FOR_THE_USER = {
     errno.ENOSPC: "no space left; free some or choose another {option}",
@@ -79,13 +79,13 @@ def sync_folder(path: Path) -> None:
 def write_atomic(path: Path, data: bytes | str, temporary: Path | None = None) -> None:
     """Replace `path` by `data`: a reader sees the old content or the new, never a part.
 
-    temporary: the name to write under, in the same folder, so that leftovers of killed writers can be recognised; else
-    a random one. Raises `UserError` for a full, read-only or forbidden place; nothing is left behind then.
+    temporary: the name to write under, in the same folder. What killed writers of the file have left is removed. Raises
+    `UserError` for a full, read-only or forbidden place; nothing is left behind then.
     """
     path = Path(path)
     make_folder(path.parent)
     with explained(path):
-        name = temporary or path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        name = temporary or _swept_name(path)
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with os.fdopen(descriptor, "wb") as handle:
@@ -98,6 +98,15 @@ def write_atomic(path: Path, data: bytes | str, temporary: Path | None = None) -
                 os.unlink(name)
             raise
         sync_folder(path.parent)
+
+
+def _swept_name(path: Path) -> Path:
+    """A name to write `path` under, after those of killed writers were removed."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        writer = writer_of(left)
+        if writer is not None and writer.alive() is False:
+            left.unlink(missing_ok=True)
+    return temporary_name(path)
 
 
 def write_json(path: Path, value: Any, temporary: Path | None = None) -> None:

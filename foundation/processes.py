@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import secrets
 import socket
 import time
 from collections.abc import Mapping
@@ -80,6 +81,18 @@ class Holder:
         since = "" if self.since is None else f" since {moment(self.since)}"
         stopped = ", which is stopped" if self.process.stopped() else ""
         return f"process {self.process.pid} on {self.machine}{since}{stopped}"
+
+
+def temporary_name(final: Path) -> Path:
+    """A new hidden name in the folder of `final` that says who writes it: `.NAME.HOST-PID-STARTED-RANDOM.tmp`."""
+    me = Process.this()
+    return final.with_name(f".{final.name}.{me.host}-{me.pid}-{me.started}-{secrets.token_hex(4)}.tmp")
+
+
+def writer_of(temporary: Path) -> Process | None:
+    """Who writes a file under a `temporary_name`; None for other names."""
+    parts = temporary.name.split(".")[-2].split("-")
+    return Process(parts[0], int(parts[1]), parts[2]) if len(parts) == 4 and parts[1].isdigit() else None
 
 
 def moment(seconds: float) -> str:

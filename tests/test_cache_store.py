@@ -25,7 +25,7 @@ from cache.table import Table
 from cache.verify import verify
 from foundation.errors import UserError
 from foundation.files import write_json
-from foundation.processes import Process
+from foundation.processes import Process, temporary_name
 
 ROOT = Path(__file__).parents[1]
 
@@ -479,7 +479,7 @@ def test_leftovers_of_dead_writers_are_swept_and_those_of_live_ones_stay(tmp_pat
         return name
 
     stay = [
-        leave(claims.temporary_name(store.folder / "a.h5").name, old=True),
+        leave(temporary_name(store.folder / "a.h5").name, old=True),
         leave(".b.h5.00000000-5-7-abcd.tmp", old=False),
         leave(".spec.json.x1y2z3.tmp", old=False),
     ]

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from cache_rows import filled, keys_of, rows
 
-from cache import claims, layout, page
+from cache import layout, page
 from cache.shard import NewRows, write
 from cache.store import Store
 from cache.verify import remove, repair, usage, verify
 from foundation.errors import UserError
-from foundation.processes import Process
+from foundation.processes import Process, temporary_name
 
 LISTS = ([0, 1, 2], [3, 5, 6], [7, 8])
 
@@ -155,7 +155,7 @@ def test_leftovers_of_killed_writers_are_found_and_live_writers_left_alone(tmp_p
     store = filled(tmp_path, *LISTS)
     me = Process.this()
     dead = store.folder / f".x.h5.{me.host}-{2**22 + 1}-1-ab.tmp"
-    live = claims.temporary_name(store.folder / "x.h5")
+    live = temporary_name(store.folder / "x.h5")
     for path in (dead, live):
         path.write_bytes(b"half")
     assert repair(verify(tmp_path)) == [dead]

@@ -18,6 +18,7 @@ from foundation import child
 from foundation.errors import UserError
 from foundation.files import explained, write_atomic
 from foundation.output import check_output, writing
+from foundation.processes import temporary_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -239,3 +240,18 @@ def test_a_full_disk_under_stdout_is_said_and_ends_nothing():
         )
     assert done.returncode == 0
     assert done.stderr == "error: cannot write to stdout: No space left on device; the command goes on without it\n"
+
+
+def test_what_a_writer_left_that_was_killed_is_removed_by_the_next_and_a_live_ones_file_is_not(tmp_path):
+    script = (
+        "import os, signal, sys; from pathlib import Path; from foundation import files\n"
+        "files.os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.write_atomic(Path(sys.argv[1]), 'half')"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "x.json")]
+    killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, cwd=ROOT)
+    assert killed.returncode == -9 and len(list(tmp_path.iterdir())) == 1
+    mine = temporary_name(tmp_path / "x.json")
+    mine.write_text("")
+    write_atomic(tmp_path / "x.json", "whole")
+    assert sorted(tmp_path.iterdir()) == [mine, tmp_path / "x.json"]
