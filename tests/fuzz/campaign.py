@@ -6,11 +6,11 @@ beyond what it had when the input began, so the libraries are not counted.
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -109,21 +109,23 @@ def _hang(*_: Any) -> None:
     raise Hang
 
 
-def _child(kind: str, inputs: int, number: int, note: Path, out: Path) -> None:
+def _child(target: Target, inputs: int, number: int, note: Path, out: Path) -> None:
     signal.signal(signal.SIGALRM, _hang)
-    target = next(target for target in LONG if target.kind == kind)
     out.write_text(json.dumps(asdict(run_target(target, inputs, number, note))))
 
 
 def in_process(target: Target, inputs: int, number: int) -> Row:
-    """`run_target` in a process of its own, ended where an input holds it for good or it dies of one."""
+    """`run_target` in a process of its own, ended where an input holds it for good or it dies of one.
+
+    It is forked, so that what all targets import is imported once.
+    """
     with tempfile.TemporaryDirectory(prefix="fuzz-campaign-") as folder:
         note, out = Path(folder) / "note", Path(folder) / "out"
-        words = ["--child", target.kind, "--inputs", str(inputs), "--seed", str(number), str(note), str(out)]
-        process = subprocess.Popen([sys.executable, "-m", "fuzz.campaign", *words], stdin=subprocess.DEVNULL)
+        process = multiprocessing.get_context("fork").Process(target=_child, args=(target, inputs, number, note, out))
+        process.start()
         last, since = "", time.monotonic()
-        while process.poll() is None:
-            time.sleep(0.2)
+        while process.is_alive():
+            process.join(0.2)
             noted = note.read_text(errors="replace") if note.exists() else ""
             if noted != last:
                 last, since = noted, time.monotonic()
@@ -132,8 +134,8 @@ def in_process(target: Target, inputs: int, number: int) -> Row:
         if out.exists():
             return Row(**json.loads(out.read_text()))
         done = int(last.partition(" ")[0] or 0)
-        verdict = "hang" if process.returncode == -signal.SIGKILL else "uncaught"
-        problem = f"{verdict} (the process ended with {process.returncode}) <- {last}"
+        verdict = "hang" if process.exitcode == -signal.SIGKILL else "uncaught"
+        problem = f"{verdict} (the process ended with {process.exitcode}) <- {last}"
         return Row(target.kind, done + 1, {verdict: 1}, problems=[problem])
 
 
@@ -168,13 +170,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--inputs", type=int, default=INPUTS, help="how many, over all kinds")
     parser.add_argument("--seed", type=int, default=None, help="of the inputs; a random one where none is given")
     parser.add_argument("--kind", default="", help="only kinds whose name holds this")
-    parser.add_argument("--child", default="", help=argparse.SUPPRESS)
-    parser.add_argument("files", nargs="*", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     number = random.randrange(10**6) if given.seed is None else given.seed
-    if given.child:
-        _child(given.child, given.inputs, number, *map(Path, given.files))
-        return 0
     targets = [target for target in LONG if given.kind in target.kind]
     shares = sum(target.share for target in targets)
     print(f"seed {number}", flush=True)
@@ -182,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     for target in targets:
         row = in_process(target, -(-given.inputs * target.share // shares), number)
         rows.append(row)
-        found = f"{row.inputs:,} inputs, {row.verdicts}"
+        found = f"{row.inputs:,} inputs, {row.verdicts}, {1000 * row.slowest:.0f} ms, {row.largest:.0f} MB at most"
         print("\n  ".join([f"{target.kind}: {found}", *row.problems]), file=sys.stderr, flush=True)
     print(table(rows))
     return 1 if any(row.problems for row in rows) else 0
