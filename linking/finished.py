@@ -1,7 +1,7 @@
 """A finished run with all that it was trained on, read back from the receipts beside it."""
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from cache.inputs import SIDES
 from foundation import receipts
 from foundation.checksums import read_sealed
 from foundation.contracts import from_json
-from foundation.errors import UserError
+from foundation.errors import NotAsWritten, UserError
 from foundation.paths import Paths
+from foundation.remedies import maker
 from heads.config import stored_config, to_json
 from heads.contracts import HeadInput
 from pipeline.candidates.contracts import ListOptions
@@ -118,28 +119,39 @@ class _Receipts:
     paths: Paths
 
     def run_in(self, folder: Path) -> Finished:
-        """The run in a folder. Raises `UserError` where no receipt names it."""
+        """The run in a folder. Raises `UserError` where no receipt names it, or a file of it is damaged."""
         place = self.paths.relative(folder)
-        for receipt in self._newest("TrainHead"):
-            if receipt["result"].get("run") == place:
-                return self._run(receipt)
-        raise UserError(f"{folder}: no receipt names this run, or a file of it was changed; {REMEDY}")
+        receipt = self._first("TrainHead", lambda result: result.get("run") == place)
+        if receipt is None:
+            raise UserError(f"{folder}: no receipt names this run; {REMEDY}")
+        return self._run(receipt)
 
-    def _newest(self, task: str) -> Iterator[Receipt]:
-        """Those of a task, the newest first."""
+    def _first(self, task: str, wanted: Callable[[Mapping[str, Any]], bool]) -> Receipt | None:
+        """The newest of a task whose result is wanted; None where there is none. Raises `NotAsWritten` where all that
+        are list a damaged file."""
+        damaged: NotAsWritten | None = None
         files = self.paths.receipts.glob(f"{task}-*.json")
-        for path in sorted(files, key=lambda path: -path.stat().st_mtime_ns):
-            receipt = receipts.standing(self.paths.root, path)
-            if receipt:
-                yield receipt
+        for path in sorted(files, key=lambda path: -path.lstat().st_mtime_ns):
+            try:
+                if wanted(read_sealed(path).get("result", {})):
+                    return self._whole(path)
+            except NotAsWritten as error:
+                damaged = damaged or error
+        if damaged is not None:
+            raise damaged
+        return None
+
+    def _whole(self, path: Path) -> Receipt:
+        """A receipt, all of whose files are as they were written, large ones too: they are read next."""
+        found = receipts.examine(self.paths.root, path, most=None)
+        if found.receipt is None or found.fault:
+            raise NotAsWritten(f"{found.fault or f'{path} is gone'}; run {maker(path)}")
+        return found.receipt
 
     def _of_request(self, digest: str) -> Receipt:
         """The one of a request. Raises `UserError` where there is none."""
         for path in self.paths.receipts.glob(f"*-{digest[:16]}.json"):
-            receipt = receipts.standing(self.paths.root, path)
-            if receipt:
-                return receipt
-            raise UserError(f"{path.stem}: a file it lists is gone or changed in {self.paths.root}; {REMEDY}")
+            return self._whole(path)
         raise UserError(f"receipt {digest[:16]} is not in {self.paths.receipts}; {REMEDY}")
 
     def _upstream(self, listed: Iterable[Receipt], task: str) -> list[Receipt]:
@@ -149,9 +161,9 @@ class _Receipts:
 
     def _prepared(self, content: str) -> Receipt:
         """The one of a dataset with this content. Raises `UserError` where there is none."""
-        for receipt in self._newest("PrepareDataset"):
-            if receipt["result"].get("content") == content:
-                return receipt
+        receipt = self._first("PrepareDataset", lambda result: result.get("content") == content)
+        if receipt is not None:
+            return receipt
         raise UserError(f"no receipt of the dataset {content[:12]} is in {self.paths.receipts}; {REMEDY}")
 
     def _run(self, receipt: Receipt) -> Finished:

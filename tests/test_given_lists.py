@@ -12,6 +12,7 @@ import small_world
 import torch
 
 import mel_cache
+from foundation.checksums import read_sealed, write_sealed
 from foundation.errors import UserError
 from foundation.paths import Paths
 from heads.base import Rows, make_head
@@ -335,10 +336,10 @@ def test_lists_of_before_are_built_again_and_that_is_said(tmp_path, capsys):
     built = mel_cache.build_candidates(job)
     assert "built again" not in capsys.readouterr().out
     (new,) = (tmp_path / "work" / "receipts").glob("BuildCandidates-*.json")
-    receipt = json.loads(new.read_text())
+    receipt = read_sealed(new)
     assert receipt["request"].pop("given_order") == "hashed"
     old = Paths(tmp_path / "work").receipt("BuildCandidates", digest("BuildCandidates", receipt["request"]))
-    old.write_text(json.dumps(receipt))
+    write_sealed(old, receipt)
     new.unlink()
     again = mel_cache.build_candidates(job)
     assert "candidate lists are built again: lists that came with the dataset" in capsys.readouterr().out

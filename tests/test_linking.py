@@ -19,7 +19,7 @@ from PIL import Image
 
 from cache import fresh
 from cache.store import Store
-from foundation.checksums import checksums, read_sealed, write_sealed
+from foundation.checksums import checksums, entry, read_sealed, write_sealed
 from foundation.contracts import from_json
 from foundation.errors import UserError
 from linking import Hints, Linker, answers, calibration, incoming, mentions
@@ -336,6 +336,8 @@ def test_a_head_that_was_trained_on_other_features_is_refused_with_both_identiti
     record = read_sealed(path.parent / "run.json")
     record["sha256"] |= checksums(path.parent, [path.name])
     write_sealed(path.parent / "run.json", record)
+    for changed in (path, path.parent / "run.json"):
+        _stamp(tmp_path / "copy" / "work", changed)
     with pytest.raises(UserError, match="f" * 16) as told:
         Linker.load(path.parent)
     assert trained[:16] in str(told.value)
@@ -359,9 +361,9 @@ def test_models_that_were_replaced_since_are_refused_with_both_identities(world,
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump({**profile, "features": changed}))
     for path in (tmp_path / "work" / "receipts").glob("ExtractGroup-*.json"):
-        receipt = json.loads(path.read_text())
+        receipt = read_sealed(path)
         receipt["result"]["profile"] = str(tmp_path / "small.yaml")
-        path.write_text(json.dumps(receipt))
+        write_sealed(path, receipt)
     with pytest.raises(UserError, match="feature clip_text") as told:
         Linker.load(tmp_path / "work" / runs["mimic"].relative_to(root / "work"))
     assert known[:16] in str(told.value) and "now gives" in str(told.value)
@@ -443,11 +445,9 @@ def test_a_share_that_cannot_be_is_refused(world, share):
 def _stamp(work, path):
     """Receipts that list a file that was changed on purpose still stand."""
     for receipt in (work / "receipts").glob("*.json"):
-        said = json.loads(receipt.read_text())
-        for entry in said["files"]:
-            if work / entry["path"] == path:
-                entry["bytes"] = path.stat().st_size
-        receipt.write_text(json.dumps(said))
+        said = read_sealed(receipt)
+        said["files"] = [entry(work, path) if work / one["path"] == path else one for one in said["files"]]
+        write_sealed(receipt, said)
 
 
 def test_names_of_the_kb_are_prepared_once_for_all_chunks(world, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """A run is linkable however its features came to be: extracted by several profiles, before it was trained."""
 
+import json
 import shutil
 
 import commands
@@ -7,6 +8,7 @@ import linking_world
 import pytest
 import yaml
 
+from foundation.checksums import read_sealed, write_sealed
 from foundation.errors import UserError
 from linking import Linker, finished
 from pipeline.datasets.contracts import Limits
@@ -69,7 +71,7 @@ def test_a_profile_that_was_changed_since_is_not_needed_where_another_gives_the_
     shutil.copytree(root, tmp_path / "world")
     moved = tmp_path / "world"
     for receipt in (moved / "work" / "receipts").glob("*.json"):
-        receipt.write_text(receipt.read_text().replace(str(root), str(moved)))
+        write_sealed(receipt, json.loads(json.dumps(read_sealed(receipt)).replace(str(root), str(moved))))
     one = moved / "one.yaml"
     content = yaml.safe_load(one.read_text())
     if change == "deleted":
