@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from cache.shard import Status
 from foundation.confined import Bounds, Busy, Confined, Exceeded
+from foundation.contracts import contract, from_json, to_json
 from pipeline.datasets.contracts import Limits
 from pipeline.datasets.images import ImageError, decode
 from pipeline.datasets.tables import STATUS_NAMES
@@ -60,7 +60,7 @@ class Pictures:
 
     def _ask(self, data: bytes, side: int, seconds: float | None = None) -> tuple[Any, bytes]:
         try:
-            answer, out = self._decode({"side": side, "limits": asdict(self.limits)}, data, seconds)
+            answer, out = self._decode(to_json(PictureJob(side=side, limits=self.limits)), data, seconds)
         except Exceeded as error:
             raise ImageError(Status.TOO_LARGE, f"{error} when it is decoded") from error
         if "cause" in answer:
@@ -68,14 +68,23 @@ class Pictures:
         return answer, out
 
 
-def work(job: Any, data: bytes) -> tuple[Any, bytes]:
-    """A picture file's thumbnail of `side` pixels; decoded whole where `side` is 0, as extracting from it does."""
-    limits = Limits(**job["limits"])
+@contract
+class PictureJob:
+    """What is made of a picture file: its thumbnail of `side` pixels; where that is 0, it is decoded whole, as
+    extracting from it does."""
+
+    side: int
+    limits: Limits
+
+
+def work(value: Any, data: bytes) -> tuple[Any, bytes]:
+    """Do a `PictureJob`, given as JSON: the thumbnail, or why there is none."""
+    job = from_json(PictureJob, value)
     try:
-        if not job["side"]:
-            decode(data, limits)
+        if not job.side:
+            decode(data, job.limits)
             return {}, b""
-        small = thumbnail(data, job["side"], limits)
+        small = thumbnail(data, job.side, job.limits)
     except ImageError as error:
         return {"status": int(error.status), "cause": error.cause}, b""
     return {"kind": small.kind, "size": small.size}, small.data
