@@ -39,6 +39,7 @@ NO_TARGET = {
     "heads.fusion:_parts": SEALED,
     "heads.training:_finished": SEALED,
     "heads.training:_result": SEALED,
+    "linking.finished:_Receipts._first": SEALED,
     "linking.finished:read": SEALED,
     "mel_cache.commands.trained:find": SEALED,
     "mel_cache.contracts:PreparedDataset.account": SEALED,
