@@ -1,9 +1,10 @@
 """Parquet tables, read so that a missing, damaged or foreign file is one line."""
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 from foundation.errors import NotAsWritten
 from foundation.remedies import remedy
@@ -11,23 +12,29 @@ from foundation.remedies import remedy
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Kind = Literal["string", "integer"]
+"""What a column holds: texts, of which some may be missing, or whole numbers, none missing."""
+
 
 def read(
     path: Path,
     columns: Collection[str] | None = None,
     optional: Collection[str] = (),
     filters: Any = None,
+    needs: Mapping[str, Kind] = MappingProxyType({}),
 ) -> "pa.Table":
     """The rows of a table, its texts checked to be UTF-8.
 
     columns: that must be there, and are read; None: all. optional: further ones that are read where they are there.
-    filters: see `pyarrow.parquet.read_table`. Raises `NotAsWritten`.
+    filters: see `pyarrow.parquet.read_table`. needs: where all are read, columns that must be among them, and what they
+    hold. Raises `NotAsWritten`.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with _readable(path):
         there = pq.read_schema(path).names
-        lacking = [name for name in columns or () if name not in there]
+        lacking = [name for name in (*(columns or ()), *needs) if name not in there]
         if lacking:
             raise ValueError(f"it has no column {lacking[0]!r}")
         wanted = there if columns is None else [name for name in there if name in {*columns, *optional}]
@@ -36,6 +43,10 @@ def read(
         else:
             table = pq.read_table(path, columns=wanted, filters=filters)
         table.validate(full=True)
+        for name, kind in needs.items():
+            found = table[name]
+            if not getattr(pa.types, f"is_{kind}")(found.type) or (kind == "integer" and found.null_count):
+                raise ValueError(f"its column {name!r} holds {found.type} with {found.null_count} missing values")
         return table
 
 

@@ -27,6 +27,7 @@ from heads.metrics import dev_half
 from heads.pictures import Masks, Pictured, masked_rows
 
 CPU = torch.device("cpu")
+_MENTIONS: Mapping[str, parquet.Kind] = {"id": "string", "split": "string", "gold": "integer", "gold_id": "string"}
 
 
 @dataclass
@@ -193,7 +194,7 @@ class Bundle:
         Raises `UserError` where the files do not fit each other.
         """
         mentions, entities = (
-            parquet.read(folder / "mentions.parquet"),
+            parquet.read(folder / "mentions.parquet", needs=_MENTIONS),
             parquet.read(folder / "entities.parquet", ["id", "image_status"]),
         )
         table = {

@@ -88,7 +88,9 @@ def measure(run: Finished, made_of: str, top: Top) -> DevAnswers:
     Where next to no mention there is NIL, some golds count as absent from the KB (`calibration.hidden`).
     """
     half = "choose" if load_config(run.method, run.config).fits_on == "calibrate" else "calibrate"
-    table = parquet.read(run.prepared / "mentions.parquet", filters=[("split", "=", "dev")]).to_pydict()
+    needs: dict[str, parquet.Kind] = {"id": "string", "gold": "integer", "gold_id": "string"}
+    path = run.prepared / "mentions.parquet"
+    table = parquet.read(path, filters=[("split", "=", "dev")], needs=needs).to_pydict()
     everyone = np.array(table["gold"], np.int64)
     golds = [
         gold_id if gold_id is not None else f"NIL {name}"

@@ -12,9 +12,10 @@ from pydantic import AllowInfNan, BaseModel, ConfigDict, Field
 from foundation import parquet
 from foundation.checksums import check_run, read_sealed
 from foundation.contracts import from_json
-from foundation.errors import UserError
+from foundation.errors import NotAsWritten, UserError
 from foundation.files import read_json
 from foundation.paths import Paths
+from foundation.remedies import remedy
 from heads.contracts import Metrics
 from heads.protocols import CANDIDATES, FULL_KB, PROTOCOLS, RERANK, ordered, protocol_name, protocol_of
 
@@ -78,7 +79,13 @@ class _MeanFile(BaseModel):
 
 def read_metrics(path: Path) -> Metrics:
     """What metrics.json holds. Raises `UserError` for any other content."""
-    return cast(Metrics, from_json(_Metrics, read_json(path), str(path)))
+    metrics = from_json(_Metrics, read_json(path), str(path))
+    for split, protocols in metrics.items():
+        for protocol, parts in protocols.items():
+            for part, figures in parts.items():
+                if "n" not in figures:
+                    raise NotAsWritten(f"{path}: {split}, {protocol}, {part}: `n` is missing; {remedy(path)}")
+    return cast(Metrics, metrics)
 
 
 @dataclass(frozen=True)

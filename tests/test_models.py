@@ -234,3 +234,15 @@ def test_outputs_are_a_list_of_names(bert, outputs):
 def test_a_model_of_another_library_is_no_text_encoder(saved):
     with pytest.raises(UserError, match="holds a model of torchvision; a Hugging Face text encoder is expected"):
         extractor("text_tokens", saved(checkpoints.resnet)).writes  # noqa: B018
+
+
+@pytest.mark.parametrize("layers", [[], [2], None, "x", [1, 2, 3, "4"]])
+def test_a_torchvision_model_that_cannot_be_built_is_refused_in_one_line(tmp_path, saved, layers):
+    folder = shutil.copytree(saved(checkpoints.resnet), tmp_path / "resnet")
+    stated = json.loads((folder / "torchvision.json").read_text())
+    stated["kwargs"]["layers"] = layers
+    (folder / "torchvision.json").write_text(json.dumps(stated))
+    from pipeline.models import files, vision
+
+    with pytest.raises(UserError, match=r"^model [^\n]*describes no torchvision model[^\n]*$"):
+        vision.torchvision_model(files.find(str(folder), tmp_path, None))

@@ -41,6 +41,7 @@ def test_every_shipped_profile_is_read_and_its_options_are_known(name):
         ),
         (GOOD + "threads: " + "9" * 5000, "malformed YAML (a value that cannot be read"),
         (GOOD + "threads: 2024-13-45", "malformed YAML (a value that cannot be read"),
+        (GOOD + "threads: !!timestamp 2024-99-990.01", "malformed YAML (a value that cannot be read"),
         ("[" * 5000, "malformed YAML (nested too deeply)"),
         ("", "no features"),
         ("fetures:\n  a: {}", "unknown key 'fetures'; did you mean 'features'?"),

@@ -106,3 +106,13 @@ def test_contracts_and_the_account_of_a_work_folder_import_nothing_heavy(module,
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_metrics_of_a_part_without_its_number_of_mentions_are_not_as_written(tmp_path):
+    from foundation.errors import NotAsWritten
+    from report.runs import read_metrics
+
+    path = tmp_path / "metrics.json"
+    path.write_text('{"test": {"full-kb": {"all": {"H@1": 0.5}}}}')
+    with pytest.raises(NotAsWritten, match=r"metrics\.json: test, full-kb, all: `n` is missing"):
+        read_metrics(path)

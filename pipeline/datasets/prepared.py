@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from foundation import parquet
-from foundation.errors import UserError
+from foundation.errors import NotAsWritten, UserError
+from foundation.remedies import remedy
 
 
 class Columns(Mapping[str, list[Any]]):
@@ -21,10 +22,19 @@ class Columns(Mapping[str, list[Any]]):
         if not self._files:
             raise UserError(f"{paths[0]}: no such table; `luigi --module tasks PrepareDataset` makes it")
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
     def __getitem__(self, name: str) -> list[Any]:
         if name not in self._values:
+            if name not in self:
+                raise NotAsWritten(f"{self._path}: it has no column {name!r}; {remedy(self._path)}")
             self._values[name] = parquet.read(self._files[name], [name])[name].to_pylist()
         return self._values[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The column, or `default` where there is none."""
+        return self[name] if name in self._files else default
 
     @property
     def rows(self) -> int:

@@ -161,7 +161,7 @@ def read_tables(dataset: Path, modes: Iterable[str] = ()) -> dict[str, dict[str,
     """
     tables = {}
     for side, name in (("mention", "mentions"), ("entity", "entities")):
-        tables[side] = parquet.read(dataset / f"{name}.parquet").to_pydict()
+        tables[side] = parquet.read(dataset / f"{name}.parquet", needs={"id": "string"}).to_pydict()
     for mode in modes:
         written = output.read_texts(dataset, mode)
         tables["entity"][mode] = [written.get(name, "") for name in tables["entity"]["id"]]

@@ -133,7 +133,9 @@ def torchvision_model(files: ModelFiles) -> Any:
         if name not in builders.list_models(module=builders):  # builders of detectors fetch a backbone unasked
             raise ValueError("no backbone of that name")
         return builders.get_model(name, weights=None, **kwargs)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a builder takes what it is given as it comes
         raise UserError(
             f"model {files.reference!r}: torchvision.json describes no torchvision model: {name!r} {kwargs!r} ({error})"
         ) from None

@@ -200,7 +200,7 @@ def plain_yaml(text: str) -> Any:
         raise yaml.MarkedYAMLError(problem=f"more than {MOST_BYTES:,} characters")
     try:
         return yaml.load(text, _Loader)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         problem = "nested too deeply" if isinstance(error, RecursionError) else f"a value that cannot be read: {error}"
         raise yaml.MarkedYAMLError(problem=problem) from None
 
