@@ -26,7 +26,9 @@ def runs(world, method):
 
 def stamps(world):
     return {
-        path: path.stat().st_mtime_ns for path in world.work.rglob("*") if path.is_file() and path.parent.name != "memo"
+        path: path.stat().st_mtime_ns
+        for path in world.work.rglob("*")
+        if path.is_file() and path.parent.name not in ("memo", "claims")
     }
 
 

@@ -1,5 +1,6 @@
 """The page over a finished run, as a browser and as somebody hostile would ask the real server for it."""
 
+import contextlib
 import functools
 import html.parser
 import http.client
@@ -204,7 +205,8 @@ def sent_raw(page, body, length=None):
     )
     with socket.create_connection(("127.0.0.1", page.port), timeout=60) as connection:
         connection.sendall(head.encode() + body)
-        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # it may have answered and closed already
+            connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
 

@@ -19,6 +19,7 @@ from cache.inputs import Side, Want
 from cache.shard import Shard
 from cache.store import Store
 from foundation import waiting
+from foundation.checksums import read_sealed
 from foundation.contracts import to_json
 from foundation.errors import PassingError, UserError
 from foundation.paths import Paths
@@ -272,12 +273,12 @@ def test_a_spec_that_was_lost_is_made_again_and_no_row_with_it(job, tmp_path):
     work = at(tmp_path, job)
     files = stage.extract(work).files
     (lost,) = [tmp_path / file for file in files if file.endswith("spec.json")]
-    content = json.loads(lost.read_text())
+    content = read_sealed(lost)
     lost.unlink()
     assert stage.estimate(work).features[0].rows == 0 and not lost.exists()
     again = stage.extract(work)
     assert again.account.rows == {"clip_text": 0} and again.account.model_loads == () and again.files == files
-    assert json.loads(lost.read_text()) == {**content, "probe": None}
+    assert read_sealed(lost) == {**content, "probe": None}
 
 
 def test_pictures_are_decoded_while_the_model_is_loaded_and_across_shards(job, tmp_path, monkeypatch):

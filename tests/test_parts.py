@@ -78,8 +78,8 @@ MADE_OF: dict[str, set[str]] = {
     "base.PictureExtractor": PICTURES,
     "base.CropExtractor": CROPS,
 }
-# These find files and read names, which are in the identity themselves, or cut encoders (version: that of `layers`).
-NO_PARTS = {"torchvision_weights", "names", "towers", "live"}
+# These find and check files, which are in the identity themselves, or cut encoders (version: that of `layers`).
+NO_PARTS = {"torchvision_weights", "names", "guards", "towers", "live"}
 
 
 def plain(name, model, **options):

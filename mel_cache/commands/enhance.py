@@ -315,6 +315,6 @@ class EnhanceEntities(OnDataset):
 
     def summary(self, receipt: dict[str, Any]) -> str:
         own = {name: value for name, value in receipt["result"].items() if name not in ("file", "sha256")}
-        usage = {name: value for name, value in receipt["run"].items() if name != "seconds"}
+        usage = {name: value for name, value in receipt["run"].items() if name not in ("seconds", "command")}
         report = DescriptionsReport(**own, usage=RunUsage(**usage))
         return f"{output.summary(report)}\n{self.folder(receipt['result']['file'])}"

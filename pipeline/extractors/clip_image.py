@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from cache.identity import Output
-from pipeline.extraction import base, pictures
+from pipeline.extraction import base
+from pipeline.extraction.own_shapes import OwnShapes
 from pipeline.models import clip, preprocess, towers
 from pipeline.models.files import ModelFiles
 
 
-class ClipImage(pictures.OwnShapes):
+class ClipImage(OwnShapes):
     """tokens (P + 1, width): class token, then patches, before the last LayerNorm · pooled (projection): not
     normalised.
 

@@ -8,11 +8,12 @@ import numpy as np
 from cache.identity import Output
 from foundation.errors import UserError
 from pipeline.extraction import base, pictures
+from pipeline.extraction.own_shapes import OwnShapes
 from pipeline.models import towers, vision
 from pipeline.models.files import ModelFiles
 
 
-class ImagePatches(pictures.OwnShapes, pictures.Backbone):
+class ImagePatches(OwnShapes, pictures.Backbone):
     """tokens (P, width): class token, registers and other tokens that the tower has, then patches, after the last
     LayerNorm (of CLIP before it) · pooled (width): the class token's state, the model's own pooling head (SigLIP,
     CLIP), or the mean over the patches of a tower with neither.
