@@ -214,7 +214,7 @@ def test_dynamic_descriptions_by_one_command_and_the_key_is_nowhere(base, monkey
         printed.append(base.here(*command, "--answer-chars", "9"))
         assert len(server.seen) == 14, "how much of an answer is taken asks nothing anew"
     receipt = next(receipt for receipt in base.receipts("EnhanceEntities").values() if receipt["run"].get("calls") == 8)
-    assert receipt["run"] | {"seconds": 0} == {
+    assert {name: value for name, value in receipt["run"].items() if name != "command"} | {"seconds": 0} == {
         "seconds": 0,
         "reused": 6,
         "calls": 8,
