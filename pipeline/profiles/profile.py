@@ -147,7 +147,7 @@ def _feature(name: str, value: _Feature) -> Feature:
     )
 
 
-MOST_BYTES, MOST_NODES = 1 << 17, 100_000
+MOST_BYTES, MOST_NODES = 1 << 16, 100_000
 """Of a YAML file: its bytes, and its values after every alias (`*name`) is replaced by what it stands for."""
 
 
