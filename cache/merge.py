@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache import layout, shard
+from cache.claims import TTL, take
 from cache.identity import Output
 from cache.index import as_void
 from cache.listing import listing
 from cache.shard import NewRows, Shard
-from foundation.errors import UserError
+from foundation.errors import PassingError, UserError
 from foundation.files import fault_point, sync_folder
 from foundation.processes import temporary_name
 from foundation.progress import Bar
@@ -39,7 +40,8 @@ def merge_small(store: "Store") -> int:
     if len(small(store.folder)) < MANY:
         return 0
     try:
-        claim = store.claim(_CLAIM)
+        place = store.claim_file(_CLAIM)
+        claim = take(place.parent, place.name, TTL)  # not `store.claim`: a store that holds its rows claims nothing
         if claim is None:
             return 0
         with claim:
@@ -50,11 +52,13 @@ def merge_small(store: "Store") -> int:
             with Bar(len(names), f"merging {store.feature}", "shard") as bar:
                 merged = 0
                 for group in _groups(store.folder, names):
+                    if not claim.held:  # this process was stopped, and another one merges
+                        break
                     merged += _merge(store, group)
                     bar.update(len(group))
             store.refresh()
             return merged
-    except UserError:
+    except (UserError, PassingError, OSError):
         return 0
 
 
@@ -72,7 +76,7 @@ def _groups(folder: Path, names: Iterable[str]) -> Iterator[list[Shard]]:
             if broken or (broken is None and layout.damage(folder / name)):
                 continue
             part = Shard(folder / name)
-        except UserError:
+        except (UserError, PassingError):
             continue
         full = size + part.nbytes > MERGED or len(causes | set(part.causes)) > _MOST_CAUSES or len(group) == MAPPED
         if group and full:

@@ -152,6 +152,8 @@ class Table:
             self._find(np.flatnonzero(self._shard == place))
         except RowsMissing:
             raise gone from None
+        if (self._shard == place).any():  # found with another verdict, in a shard that stood beside it
+            raise gone
 
     def gather(self, index: np.ndarray) -> Any:
         """Rows at the positions `index` (b,) int, any order, repeats allowed.

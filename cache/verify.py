@@ -91,12 +91,10 @@ def usage(root: Path) -> tuple[list[Usage], list[str]]:
     usages, problems = [], []
     for folder in folders(root):
         try:
-            store, shards = Store.open(folder), sorted(folder.glob("*.h5"))
-            states = [path.stat() for path in shards]
-            newest = max([state.st_mtime for state in states], default=(folder / SPEC).stat().st_mtime)
-            usages.append(
-                Usage(folder, store.feature, store.identity, store.rows, sum(state.st_size for state in states), newest)
-            )
+            store, stamps = Store.open(folder), strays.listing(folder).stamps.values()
+            newest = max((ns / 1e9 for *_, ns in stamps), default=(folder / SPEC).stat().st_mtime)
+            size = sum(size for _, size, _ in stamps)
+            usages.append(Usage(folder, store.feature, store.identity, store.rows, size, newest))
         except UserError as error:
             problems.append(str(error))
     return usages, problems

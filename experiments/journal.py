@@ -35,8 +35,9 @@ class Journal(BaseJournalBackend):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._starts = [0]  # where each line begins, as far as they have been read
-        with explained(path):
-            os.close(self._open())
+        if not path.exists():  # one that is there may be read alone
+            with explained(path):
+                os.close(self._open())
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """The records from a number on."""

@@ -53,8 +53,8 @@ def entry(root: Path, path: Path) -> dict[str, Any]:
     A shard has none: it may be large, and holds its own. One that was merged into another by now is listed as that.
     """
     if path.suffix == SHARD:
-        path = successors.current(path) or path
-        return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size}
+        place, size = successors.standing(path)
+        return {"path": place.relative_to(root).as_posix(), "bytes": size}
     return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size, "sha256": content(path)}
 
 
@@ -84,13 +84,12 @@ def problem(root: Path, listed: Mapping[str, Any], most: int | None = None) -> s
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON object with its own checksum as the last key."""
     plain = {key: item for key, item in value.items() if key != SEAL}
-    return {**plain, SEAL: _seal(plain)}
+    return {**plain, SEAL: _seal(json.loads(json.dumps(plain)))}
 
 
 def _seal(plain: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of the object's one canonical text."""
-    once_read = json.loads(json.dumps(plain))
-    text = json.dumps(once_read, sort_keys=True, separators=(",", ":"))
+    """SHA-256 (hex) of the one canonical text of an object as JSON gives it back."""
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -31,8 +31,8 @@ _PLACES = (
 
 def remedy(path: Path) -> str:
     """What its reader does about a damaged file, in words that a message ends with."""
-    lost = "delete it and run" if _there(path) else "run"
-    work = work_folder(path)
+    path = path.absolute()
+    lost, work = "delete it and run" if _there(path) else "run", work_folder(path)
     if work is not None and path.relative_to(work).parts[0] == "memo":
         return "delete it: it is only remembered work"
     return f"{lost} {maker(path)}"
@@ -40,6 +40,7 @@ def remedy(path: Path) -> str:
 
 def maker(path: Path) -> str:
     """The command that makes a file again, in backticks."""
+    path = path.absolute()
     work = work_folder(path)
     place = path.relative_to(work).as_posix() if work else path.as_posix()
     recorded = _recorded(work, place) if work else None

@@ -1,5 +1,6 @@
 """Files whose content was put into another one: a list beside them says into which, so that receipts of them stand."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,8 @@ from foundation.errors import UserError
 from foundation.files import read_json, write_json
 
 LIST = "merged.json"
+LOOKS = 4
+"""At a file that other processes may merge meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,20 @@ class Successors:
 def stands(path: Path, size: int) -> bool:
     """Whether a file of that many bytes is there, or another one into which its content was put."""
     try:
-        return path.stat().st_size == size
+        place, found = standing(path)
     except FileNotFoundError:
-        successor = current(path)
-        return successor is not None and successor.stat().st_size == _listed(path.parent).sizes.get(successor.name)
+        return False
+    return found == (size if place == path else _listed(path.parent).sizes.get(place.name))
+
+
+def standing(path: Path) -> tuple[Path, int]:
+    """The file that `current` gives, and its bytes. Raises `FileNotFoundError` where there is none."""
+    for _ in range(LOOKS - 1):
+        place = current(path) or path
+        with contextlib.suppress(FileNotFoundError):  # it was merged between the two looks
+            return place, place.stat().st_size
+    place = current(path) or path
+    return place, place.stat().st_size
 
 
 def current(path: Path) -> Path | None:
@@ -65,13 +78,14 @@ def current(path: Path) -> Path | None:
     return path.with_name(name) if name is not None and path.with_name(name).exists() else None
 
 
-_read: dict[Path, tuple[int, Successors]] = {}
+_read: dict[Path, tuple[tuple[int, int, int], Successors]] = {}
 
 
 def _listed(folder: Path) -> Successors:
     """The list of a folder, read once as long as it does not change; empty where it cannot be read."""
     try:
-        stamp = (folder / LIST).stat().st_mtime_ns
+        state = (folder / LIST).stat()
+        stamp = state.st_ino, state.st_size, state.st_mtime_ns
         if folder not in _read or _read[folder][0] != stamp:
             _read[folder] = stamp, Successors.read(folder)
         return _read[folder][1]
