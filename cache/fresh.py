@@ -21,8 +21,8 @@ _FIRST = 1 << 30  # number of the first part that is in memory
 class HoldingStore(Store):
     """Finds new rows at once and writes them later: when there are `most`, or at `flush`. For one thread at a time.
 
-    most: rows held; None: any number, none of which is written before `flush`. They are gone with this process where
-    it ends before, and after `forget`.
+    most: rows held, twice as many while they cannot be written; None: any number, none of which is written before
+    `flush`. They are gone with this process where it ends before, and after `forget`.
     """
 
     def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
@@ -63,7 +63,12 @@ class HoldingStore(Store):
         self._parts.append(part)
         self._places |= {key.tobytes(): (number, row) for row, key in enumerate(np.asarray(part.keys))}
         if self.most is not None and self.held >= self.most:
-            self.flush()
+            try:
+                self.flush()
+            except Exception:
+                if self.held >= 2 * self.most:  # on a full disk: they are computed again when they are needed
+                    self.forget()
+                raise
         return name
 
     def flush(self) -> None:

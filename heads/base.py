@@ -93,6 +93,8 @@ class Rows(dict[str, Tensor | Ragged]):
     @staticmethod
     def concatenate(parts: Sequence["Rows"]) -> "Rows":
         """The rows of all parts, in their order."""
+        if any(part.keys() != parts[0].keys() for part in parts):
+            raise ValueError(f"parts with other columns: {sorted({*map(frozenset, parts)}, key=len)}")
         joined = Rows()
         for name, column in parts[0].items():
             if isinstance(column, Ragged):

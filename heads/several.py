@@ -22,6 +22,11 @@ def of_block(
     return of_pairs(scores, starts, counts, how, choices)
 
 
+def shares(entities: PerPicture) -> Tensor:
+    """(P,) float32: of each row of `entities.flat` its share; entities count alike, and so do all pictures of one."""
+    return (1 / (entities.counts.float() * len(entities))).repeat_interleave(entities.counts)
+
+
 def rows_of_lists(entities: PerPicture, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """For lists of entities (B, r) the lists (B, R) of all their rows in `entities.flat`, each list's end filled with
     row 0, and for each place (B, r) its first one in the longer list and how many there are."""

@@ -13,6 +13,7 @@ import pytest
 from cache_rows import OUTPUTS, filled, keys_of, row, rows, spec
 
 from cache import merge
+from cache.fresh import HoldingStore
 from cache.identity import Output
 from cache.shard import Shard, Status
 from cache.store import Store
@@ -20,6 +21,7 @@ from cache.table import Table
 from cache.verify import repair, verify
 from foundation import receipts, successors
 from foundation.checksums import entry
+from foundation.errors import PassingError, UserError
 from foundation.successors import LIST, Successors
 
 ROOT = Path(__file__).parents[1]
@@ -187,6 +189,33 @@ def test_one_process_merges_and_others_pass(tmp_path):
         assert len(shards(store)) == 8
     store.add(**rows([9]))
     assert len(shards(store)) == 1
+
+
+def test_a_store_that_holds_its_rows_merges_alone_too(tmp_path):
+    """It claims no shard of its own; what it merges is claimed as by any other."""
+    store = filled(tmp_path, *([name] for name in range(1, 8)))
+    holding = HoldingStore.open(store.folder)
+    holding.add(**rows([8]))
+    with Store.open(store.folder).claim("merge"):
+        holding.flush()
+        assert len(shards(store)) == 8
+    assert merge.merge_small(holding) == 8 and len(shards(store)) == 1
+
+
+@pytest.mark.parametrize("error", [PassingError("of another user"), UserError("damaged")])
+def test_a_shard_that_cannot_be_opened_is_left_and_the_others_are_merged(tmp_path, monkeypatch, error):
+    store = filled(tmp_path, *([name] for name in range(1, 8)))
+    refused = shards(store)[0].name
+
+    class Refusing(Shard):
+        def __init__(self, path):
+            if path.name == refused:
+                raise error
+            super().__init__(path)
+
+    monkeypatch.setattr(merge, "Shard", Refusing)
+    store.add(**rows([8]))
+    assert len(shards(store)) == 2 and refused in {path.name for path in shards(store)}
 
 
 # Kills

@@ -202,3 +202,11 @@ def test_remove_refuses_while_a_live_process_writes(tmp_path):
         remove(store.folder)
     assert store.folder.exists()
     remove(store.folder)
+
+
+def test_what_the_features_take_is_told_beside_a_link_that_leads_nowhere(tmp_path):
+    store = filled(tmp_path, [1, 2])
+    (before,), _ = usage(tmp_path)
+    (store.folder / f"{0:032x}.h5").symlink_to(tmp_path / "nowhere")
+    (found,), _ = usage(tmp_path)
+    assert found == before and found.rows == 2 and found.bytes > 0

@@ -14,6 +14,7 @@ import commands
 import pytest
 import small_world
 
+from foundation import remedies
 from foundation.checksums import read_sealed, write_sealed
 from foundation.errors import NotAsWritten
 from mel_cache.commands.search import SearchHead
@@ -293,3 +294,11 @@ def test_the_password_of_a_searchs_database_is_in_no_receipt():
         SearchHead, {name: None for name, _ in SearchHead.get_params()} | {"storage": "x://u:secret@h/d", "seed": "3"}
     )
     assert words == ["SearchHead", "--seed", "3"]
+
+
+def test_the_remedy_of_a_relative_path_is_that_of_the_file(world, monkeypatch):
+    """As in `--params @artifacts/sweeps/…/best.json`, given from the folder above."""
+    (place,) = world.work.glob("runs/*/mimic/*/run.json")
+    monkeypatch.chdir(world.work.parent)
+    relative = place.relative_to(world.work.parent)
+    assert remedies.remedy(relative) == remedies.remedy(place) and "TrainHead" in remedies.remedy(relative)

@@ -24,6 +24,7 @@ from heads.columns import Pictures
 from heads.config import load_config, methods, naming_options, to_json
 from heads.contracts import Selection
 from heads.data import Bundle
+from heads.methods.dsmip import Dsmip
 from heads.metrics import rank_in_lists
 from heads.scoring import Golds, Scoring
 from pipeline.pairs.registry import FUNCTIONS
@@ -217,6 +218,29 @@ def test_drin_takes_the_picture_that_is_nearest_the_mentions_and_their_mean_with
         there = bool(counts[entity])
         torch.testing.assert_close(found[0, entity], every[rows[int(own[rows].argmax())]] * there)
         torch.testing.assert_close(found[1, entity], every[rows].mean(0) * there)
+
+
+@pytest.mark.parametrize("counts", [[1, 1, 3, 2], [3, 2, 1, 1]])
+def test_drin_scores_entities_alike_however_they_are_divided(counts):
+    head = head_of("drin", "best")
+    mentions, entities = head_rows(head.shapes, 3, 1, missing=0), per_picture(head, np.array(counts), 2)
+    columns = torch.arange(4).repeat(3, 1)
+    with torch.no_grad():
+        ours = head.encode_mentions(mentions)
+        parts = [head.encode_entities(entities.take(torch.tensor(rows))) for rows in ([0, 1], [2, 3])]
+        found = [
+            head._of_nearest(ours, theirs, columns, theirs["image"][None].expand(3, -1, -1))
+            for theirs in (Rows.concatenate(parts), head.encode_entities(entities))
+        ]
+    torch.testing.assert_close(*found)
+
+
+def test_an_entity_weighs_the_same_for_the_gate_however_many_pictures_it_has():
+    entities = PerPicture(Rows({"x": torch.zeros(5)}), torch.tensor([3, 1, 1]))
+    weights = torch.tensor([[[1.0, 0], [0.4, 0.6], [0.1, 0.9], [0, 1], [0.2, 0.8]]])
+    assert Dsmip._mean_weights(weights, entities).tolist() == [
+        pytest.approx([(0.5 + 0 + 0.2) / 3, (0.5 + 1 + 0.8) / 3])
+    ]
 
 
 # Which pictures an entity has

@@ -173,6 +173,10 @@ def test_states_between_blocks_of_any_encoder_go_on_to_what_the_encoder_gives(wo
     assert pictures.ndim == 3
     with pytest.raises(UserError, match=r"^profile .* no feature 'text_token@1'; did you mean 'text_tokens'"):
         extract(root, profile, "text_token@1")
-    for name, problem in (("text_tokens@x", "no number of a block"), ("image_pooled@1", "states between blocks")):
+    for name, problem in (
+        ("text_tokens@x", "no number of a block"),
+        ("text_tokens@01", "no number of a block"),
+        ("image_pooled@1", "states between blocks"),
+    ):
         with pytest.raises(UserError, match=problem):
             extract(root, profile, name)

@@ -117,3 +117,9 @@ def test_on_a_file_system_without_locks_one_writes_at_a_time(tmp_path, monkeypat
         assert json.loads((tmp_path / "j.claim").read_text())["pid"]
     journal.append_logs([record(0)])
     assert not (tmp_path / "j.claim").exists()
+
+
+def test_a_journal_that_may_only_be_read_is_read(tmp_path, monkeypatch):
+    Journal(tmp_path / "study.journal").append_logs([{"op_code": 0}])
+    monkeypatch.setattr(Journal, "_open", lambda self: (_ for _ in ()).throw(PermissionError("read-only")))
+    assert len(list(Journal(tmp_path / "study.journal").read_logs(0))) == 1

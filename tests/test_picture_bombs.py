@@ -115,6 +115,26 @@ def test_scans_of_a_preview_in_a_jpeg_do_not_count():
     assert decode(jpeg(preview)).size == (96, 64)
 
 
+def test_bytes_behind_a_jpeg_are_no_scans_of_it():
+    behind = b"\xff\xda" * 100_000  # a film, as telephones append it
+    assert decode(GOOD["jpeg"] + behind).size == (96, 64)
+    hidden = scanned(drawn(), 250)
+    place = hidden.rindex(b"\xff\xda")
+    assert verdict(hidden[:place] + b"\xff\xfe\0\4\xff\xd9" + hidden[place:]) == (Status.TOO_LARGE, "too many scans")
+
+
+def test_a_tiff_whose_list_ends_early_is_counted_as_far_as_it_goes():
+    data = bytearray(tiff(1 << 22))
+    data[416] += 5
+    assert verdict(bytes(data[: 418 + 12 * 10])) == (Status.TOO_LARGE, "too many parts")
+
+
+def test_a_bigtiff_that_leads_out_of_all_files_is_broken():
+    data = bytearray(tiff(90, big=True))
+    data[8:16] = b"\xff" * 8
+    assert verdict(bytes(data))[0] == Status.BROKEN
+
+
 @pytest.mark.parametrize("size", [(1, 1_000_001), (1_000_001, 1)])
 def test_a_picture_of_a_million_rows_is_refused(size):
     assert verdict(png_header(*size)) == (Status.TOO_LARGE, "too many pixels")

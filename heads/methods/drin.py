@@ -78,7 +78,7 @@ class Drin(Head):
 
         Of several pictures V_ev is the mean; with `entity_pictures: best` each picture's stays, for `_of_nearest`.
         """
-        if not isinstance(inputs, PerPicture) or inputs.single:
+        if not isinstance(inputs, PerPicture):
             return self._encode(Rows(inputs), inputs.fixed("text.pooled").float(), "entity")
         rows = self._encode(inputs.flat, inputs.fixed("text.pooled").float(), "entity")
         places = inputs.places

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads.base import Batch, Head, Ragged, Rows
+from heads import several
+from heads.base import Batch, Head, PerPicture, Ragged, Rows
 from heads.config.dsmip import PROMPTED, DsmipConfig, Expert
 from heads.config.mimic import MimicConfig, Unit
 from heads.layers import Block, Pairing
@@ -279,9 +280,16 @@ class Dsmip(Sided):
         if self.config.gate_loss == "likelihood":
             weights = self._preference(mentions, entities, Block()).exp()
             losses = self._losses_left_out(batch) if batch.left_out else self._losses(scores, batch.gold)
-            logged["gate"] = self._likelihood(weights.mean(1), losses)
+            logged["gate"] = self._likelihood(self._mean_weights(weights, entities), losses)
             value = value + logged["gate"]
         return value, logged | takes
+
+    @staticmethod
+    def _mean_weights(weights: Tensor, entities: Rows) -> Tensor:
+        """(B, experts): the mean of the weights (B, P, experts) over entities, and over the pictures of each."""
+        if not isinstance(entities, PerPicture):
+            return weights.mean(1)
+        return (weights * several.shares(entities).to(weights.device)[None, :, None]).sum(1)
 
     def _likelihood(self, weights: Tensor, losses: Tensor) -> Tensor:
         """`-log sum_i w_i p_i`, mean over mentions: p_i is expert i's probability of the gold, w_i the mean of pi_i

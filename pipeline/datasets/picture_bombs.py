@@ -1,5 +1,6 @@
 """What a picture file may be made of: counted in its bytes, before a decoder meets what it would take minutes for."""
 
+import re
 import struct
 
 _JPEG, _PNG, _TIFF = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -12,6 +13,7 @@ _PARTS = 100_000
 _EXIF_SEGMENTS = 64
 # Numbers in a TIFF's lists, each of which becomes a Python object: two a strip, of which there is at most one a row.
 _NUMBERS = 500_000
+_MARK = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # of a JPEG, but for those that stand among coded pixels
 _TIFF_BYTES = {1: 0, 2: 0, 7: 0}  # types that stay bytes
 
 
@@ -26,7 +28,7 @@ def excess(data: bytes) -> str | None:
             return "too many parts" if _gif_blocks(data) > _PARTS else None
         if data.startswith(_TIFF):
             return "too many parts" if _tiff_numbers(data) > _NUMBERS else None
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, OverflowError):
         pass  # it ends within its head: the decoder says so
     return None
 
@@ -51,8 +53,13 @@ def _of_jpeg(data: bytes) -> str | None:
             pixels = height * width
         exif += mark == 0xE1 and data.startswith(b"Exif\0\0", place + 4)
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    most = max(_FEW_SCANS, min(_SCANS, _SCANNED_PIXELS // max(1, pixels)))
-    return "too many scans" if data.count(b"\xff\xda", place) > most else None
+    most, scans = max(_FEW_SCANS, min(_SCANS, _SCANNED_PIXELS // max(1, pixels))), 0
+    while (found := _MARK.search(data, place)) and data[found.end() - 1] != 0xD9:  # up to the end of the picture
+        parts, scans = parts + 1, scans + (data[found.end() - 1] == 0xDA)
+        if scans > most or parts > _PARTS:
+            return "too many scans" if scans > most else "too many parts"
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return None
 
 
 def _png_chunks(data: bytes) -> int:
@@ -89,6 +96,8 @@ def _tiff_numbers(data: bytes) -> int:
     place += 8 if big else 2
     numbers, entry = entries, f"{order}{'HHQ' if big else 'HHI'}"
     for _ in range(min(entries, _NUMBERS)):
+        if place + struct.calcsize(entry) > len(data):  # a decoder keeps what it read up to here
+            break
         _, kind, count = struct.unpack_from(entry, data, place)
         numbers += 0 if kind in _TIFF_BYTES else count
         place += 20 if big else 12

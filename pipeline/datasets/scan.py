@@ -79,9 +79,10 @@ class _Memo:
         self.rows: dict[str, tuple[_Stamp, Scan]] = {}
         try:
             data = self.path.read_bytes()
-            self.digest = hashlib.sha256(data).hexdigest()
-            if self.digest not in remembered(self.sums).get("sha256", [self.digest]):
+            digest = hashlib.sha256(data).hexdigest()
+            if digest not in remembered(self.sums).get("sha256", [digest]):
                 return
+            self.digest = digest
             table = pq.ParquetFile(io.BytesIO(data)).read()
             if table.schema.metadata == self.rules and table.schema.equals(_SCHEMA):
                 columns = [column.to_pylist() for column in table.columns]

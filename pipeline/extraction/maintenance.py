@@ -67,24 +67,17 @@ def clean(job: CleanJob) -> Cleaning:
     kept = []
     for name in sorted((used | set(job.profiles)) - gone):
         profile = profiles.load(name)
-        cut = {
-            feature: profile.feature(feature)
-            for extraction in extractions
-            if extraction.profile == name
-            for feature in extraction.features
-            if profiles.AT_BLOCK in feature and feature.rpartition(profiles.AT_BLOCK)[0] in profile.features
-        }
-        for feature in (*profile.features.values(), *cut.values()):
+        own = [extraction.features for extraction in extractions if extraction.profile == name]
+        cut = {feature for features in own for feature in features if profiles.AT_BLOCK in feature}
+        for feature in (*profile.features, *sorted(cut)):
+            if feature.rpartition(profiles.AT_BLOCK)[0] not in ("", *profile.features):
+                continue  # at a block of an encoder that the profile has no more
             try:
-                identities.add(_identity(profile, feature, job))
+                identities.add(_identity(profile, profile.feature(feature), job))
             except UserError:
-                extracted = {
-                    extraction.features[feature.name].identity
-                    for extraction in extractions
-                    if extraction.profile == name and feature.name in extraction.features
-                }
+                extracted = {features[feature].identity for features in own if feature in features}
                 identities |= extracted
-                kept += [f"{feature.name} of profile {profile.name}"] if extracted else []
+                kept += [f"{feature} of profile {profile.name}"] if extracted else []
     usage, problems = checks.usage(paths.cache)
     known = {rows.identity for extraction in extractions for rows in extraction.features.values()}
     stale = [entry for entry in usage if entry.identity in known - identities]

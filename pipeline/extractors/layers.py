@@ -17,6 +17,7 @@ from pipeline.extractors.clip_image import ClipImage
 from pipeline.extractors.image_patches import ImagePatches
 from pipeline.models import towers
 from pipeline.models.files import ModelFiles
+from pipeline.profiles.profile import Cut
 
 _POOLING = ("pooling", "layers", "pooled")
 """What an encoder's preprocessing says of its vector, which no state depends on."""
@@ -29,7 +30,7 @@ class Options(base.Options):
     dtype: in which states are stored; those of some models pass the range of float16.
     """
 
-    encoder: Literal["text_tokens", "clip_text", "image_patches", "clip_image"]
+    encoder: Cut
     block: Annotated[int, Field(ge=0)]
     max_tokens: Annotated[int, Field(ge=16)] | None = None
     prompts: Mapping[Side, str] | None = None

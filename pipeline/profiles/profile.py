@@ -2,10 +2,11 @@
 
 import errno
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -16,7 +17,8 @@ from foundation.errors import UserError, nearest
 
 FOLDER = Path(__file__).parent
 AT_BLOCK = "@"
-CAN_BE_CUT = ("text_tokens", "clip_text", "image_patches", "clip_image")
+Cut = Literal["text_tokens", "clip_text", "image_patches", "clip_image"]
+CAN_BE_CUT: tuple[Cut, ...] = get_args(Cut)
 """The extractors whose encoders `layers` reads between their blocks."""
 T = TypeVar("T")
 
@@ -75,7 +77,7 @@ class Profile:
         whole, at, block = name.rpartition(AT_BLOCK)
         if not at or whole not in self.features:
             raise UserError(f"profile {self.name!r} has no feature {name!r}{nearest(name, self.features)}")
-        if not block.isascii() or not block.isdigit() or len(block) > 3:
+        if not re.fullmatch(r"0|[1-9][0-9]{0,2}", block):
             raise UserError(
                 f"feature {name!r}: {block!r:.20} is no number of a block; write it like {whole}{AT_BLOCK}3"
             )
