@@ -3,6 +3,7 @@
 import contextlib
 import json
 import secrets
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -117,11 +118,20 @@ def open_storage(url: str, out: Path) -> BaseStorage:
 
 @contextlib.contextmanager
 def reached(url: str) -> Iterator[None]:
-    """Inside, a database that fails raises a `UserError` of one line; nothing is changed where `url` is empty."""
+    """Inside, a database that fails raises a `UserError` of one line; nothing is changed where `url` is empty.
+
+    Optuna's threads, which give signs of life, meet the same error; they end without a word.
+    """
     if not url:
         yield
         return
-    shown = _shown(url)
+    shown, plain = _shown(url), threading.excepthook
+
+    def of_thread(given: threading.ExceptHookArgs) -> None:
+        if not isinstance(given.exc_value, SQLAlchemyError | StorageInternalError):
+            plain(given)
+
+    threading.excepthook = of_thread
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
@@ -130,6 +140,8 @@ def reached(url: str) -> Iterator[None]:
             f"--storage {shown}: {str(getattr(reason, 'orig', None) or reason).strip().splitlines()[0]}; "
             "run the same command again when the database answers"
         ) from None
+    finally:
+        threading.excepthook = plain
 
 
 def _shown(url: str) -> str:

@@ -122,7 +122,7 @@ def test_the_command_that_meets_a_damaged_file_says_so_and_makes_it_again(world,
     name = path.relative_to(world.work).as_posix()
     assert damage is deleted or name in world.bad(), "VerifyCache names it"
     code, said = world.train()
-    assert "Traceback" not in said
+    assert "Traceback" not in said and bool(code) == (damage is folder), said
     if code:
         errors = [line for line in said.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1 and str(path) in errors[0], said
@@ -139,16 +139,18 @@ def test_the_command_that_meets_a_damaged_file_says_so_and_makes_it_again(world,
 
 
 @pytest.mark.parametrize(
-    ("name", "damage"),
+    ("name", "damage", "expected"),
     [
-        ("predictions.parquet", flipped),
-        ("metrics.json", truncated),
-        ("run.json", folder),
-        ("model.safetensors", flipped),
-        ("config.json", truncated),
+        ("predictions.parquet", flipped, 30),
+        ("metrics.json", truncated, 30),
+        ("run.json", folder, 30),
+        ("model.safetensors", flipped, 0),
+        ("config.json", truncated, 2),
     ],
 )
-def test_commands_that_read_a_run_name_what_is_damaged_and_the_very_command_that_mends_it(world, name, damage):
+def test_commands_that_read_a_run_name_what_is_damaged_and_the_very_command_that_mends_it(
+    world, name, damage, expected
+):
     path = world.file(f"runs/small/ranker/*/{name}")
     reading = ["CompareRuns", "--run-folder", str(path.parent), "--against", str(path.parent)]
     reading += ["--work-dir", str(world.work)]
@@ -156,7 +158,7 @@ def test_commands_that_read_a_run_name_what_is_damaged_and_the_very_command_that
         reading = ["Explain", "--run-folder", str(path.parent), "--candidates", "6", *world.options]
     damage(path)
     code, said = commands.run(*reading)
-    assert "Traceback" not in said
+    assert code == expected and "Traceback" not in said, said
     if code:
         errors = [line for line in said.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1 and str(path) in errors[0], said
@@ -188,12 +190,12 @@ def test_a_run_that_was_cut_short_is_never_taken_for_whole_by_the_command_that_t
 
 
 def test_a_lost_key_column_is_made_again_by_the_command_that_reads_it(world):
-    for path in world.work.glob("datasets/*/columns-*/*.npz"):
-        path.unlink()
-    for path in world.work.glob("runs/*/*/*/model.safetensors"):
+    columns = {path: path.read_bytes() for path in world.work.glob("datasets/*/columns-*/*.npz")}
+    for path in (*columns, *world.work.glob("runs/*/*/*/model.safetensors")):
         path.unlink()
     code, said = world.train()
     assert code == 0 and "is gone" in said, said
+    assert columns and {path: path.read_bytes() for path in columns if path.exists()} == columns
 
 
 @pytest.mark.parametrize("place", ["datasets", "cache"])
@@ -298,7 +300,7 @@ def test_the_password_of_a_searchs_database_is_in_no_receipt():
 
 def test_the_remedy_of_a_relative_path_is_that_of_the_file(world, monkeypatch):
     """As in `--params @artifacts/sweeps/…/best.json`, given from the folder above."""
-    (place,) = world.work.glob("runs/*/mimic/*/run.json")
+    place = next(world.work.glob("runs/*/*/*/run.json"))
     monkeypatch.chdir(world.work.parent)
     relative = place.relative_to(world.work.parent)
     assert remedies.remedy(relative) == remedies.remedy(place) and "TrainHead" in remedies.remedy(relative)

@@ -67,17 +67,17 @@ def test_a_thumbnail_is_that_of_the_report(pictures):
 
 
 def test_a_slow_upload_ends_in_a_line_and_the_mention_is_linked_without_it():
-    slow = Pictures(Limits(), seconds=0.05)
+    slow = Pictures(Limits(), seconds=0.001)
     given = []
     page = Page(slow, lambda *fields: given.append(fields[2]) or linked(*fields))
     status, text = page.link(LARGE)
     slow.close()
-    assert status == 200 and "too large: takes longer than 0.05 s when it is decoded" in text and given == [None]
+    assert status == 200 and "too large: takes longer than 0.001 s when it is decoded" in text and given == [None]
 
 
 def test_a_slow_picture_of_a_page_is_not_shown(tmp_path):
     (tmp_path / "a.png").write_bytes(LARGE)
-    slow = Pictures(Limits(), seconds=0.05)
+    slow = Pictures(Limits(), seconds=0.001)
     thumbnails = Thumbnails(Limits(), slow.shrinking())
     assert thumbnails.add(tmp_path / "a.png", image_key(LARGE), 96) is None
     slow.close()

@@ -106,14 +106,14 @@ def test_the_losses_are_those_of_the_expert_that_left_the_mention_out_over_its_c
     assert set(bundle.left_out) == {"text", "multimodal"}
     assert not np.isfinite(bundle.left_out["text"][np.setdiff1d(np.arange(len(bundle.gold)), rows)]).any()
     unlisted = 0
+    runs = {fold: {expert: load_run(run) for expert, run in each.items()} for fold, each in judges(gate).items()}
     for row in rows.tolist():
         fold = folds.fold_of(str(bundle.table["gold_id"][row]), FOLDS)
         gold = bundle.gold[row]
         listed = [entity for entity in bundle.candidates[row].tolist() if entity >= 0]
         unlisted += gold not in listed
         among = np.array([[*listed, *([] if gold in listed else [gold])]])
-        for expert, run in judges(gate)[fold].items():
-            head, own = load_run(run)
+        for expert, (head, own) in runs[fold].items():
             scores = torch.from_numpy(Scoring.of(head, own).lists(np.array([row]), among)["score"][0]).double()
             expected = -scores.log_softmax(0)[among[0].tolist().index(gold)]
             assert bundle.left_out[expert][row, 0] == pytest.approx(float(expected), abs=1e-4)

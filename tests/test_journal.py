@@ -69,7 +69,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_record_leaves_none_of_it(tmp_path)
     assert len(list(journal.read_logs(0))) == 2
 
 
-def test_every_flipped_byte_is_found_and_the_remedy_given_mends(tmp_path):
+def test_flipped_bytes_are_found_and_the_remedy_given_keeps_all_that_is_whole(tmp_path):
     path = tmp_path / "a study's" / "j"
     path.parent.mkdir()
     study_in(Journal(path)).optimize(objective, n_trials=2)
@@ -88,9 +88,10 @@ def test_every_flipped_byte_is_found_and_the_remedy_given_mends(tmp_path):
     with pytest.raises(UserError, match=r"j:\d+: damaged; keep the lines before it") as error:
         study_in(Journal(path))
     said = str(error.value)
+    good = int(said.partition("j:")[2].partition(":")[0]) - 1
     subprocess.run(["sh", "-c", said[said.index("(") + 1 : said.index(")")]], check=True)
+    assert good > 1 and path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:good])
     study_in(Journal(path)).optimize(objective, n_trials=1)
-    assert whole.startswith(path.read_bytes().rpartition(b'{"op_code":4')[0][:100])
 
 
 @pytest.mark.parametrize("kind", ["dangling link", "link", "folder", "file"])

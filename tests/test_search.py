@@ -423,6 +423,7 @@ def test_a_search_killed_while_values_are_drawn_draws_the_same_again(world, tmp_
     assert finished(tmp_path) == finished(sweep) and states(tmp_path) == {"complete": 4, "fail": 1}
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_database_that_fills_in_the_middle_of_a_search_is_one_line(world, tmp_path, monkeypatch):
     job = search_job(world[0], tmp_path / "out", storage=f"sqlite:///{tmp_path}/study.db", trials=1)
     limit, plain = resource.getrlimit(resource.RLIMIT_FSIZE), search.Trainer.train

@@ -121,7 +121,7 @@ def test_of_several_that_take_over_a_stopped_ones_lock_one_is_inside_at_a_time(t
             inside[0] -= 1
 
     with Stopped(LOCKS, tmp_path / "x.lock"):
-        threads = [threading.Thread(target=one) for _ in range(16)]
+        threads = [threading.Thread(target=one) for _ in range(6)]
         for thread in threads:
             thread.start()
         for thread in threads:
