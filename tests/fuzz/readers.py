@@ -59,6 +59,7 @@ NO_TARGET = {
     "foundation.checksums:file_sha256": "any bytes are hashed",
     "foundation.child:_main": "of a job that the parent wrote",
     "foundation.child:run": "of an answer that the child wrote",
+    "foundation.checksums:sealed": "of a value made here",
     "foundation.contracts:to_json": "of a value made here",
     "foundation.machine:check_folder": "writes",
     "foundation.plugins:_of_entry_point": "any bytes are hashed",
