@@ -93,6 +93,14 @@ def phrase_mean(tokens: Ragged, offsets: Ragged, span: Tensor, otherwise: Tensor
     return torch.where(count[:, None] > 0, mean, otherwise)
 
 
+def until_last(rows: Ragged) -> Tensor:
+    """(n, longest) float32 of ragged numbers (L,), NaN past each row's last."""
+    longest = rows.longest
+    padded = rows.padded(torch.arange(len(rows.lengths)), longest).float()
+    past = (torch.arange(longest)[None, :] >= rows.lengths[:, None]).to(padded.device)
+    return padded.masked_fill(past, float("nan"))
+
+
 def length_groups(lengths: Tensor, size: int, least: int = 48) -> Iterator[tuple[Tensor, int]]:
     """Rows of like length, with the longest length among them: `(index (m,), length)`, m <= size; rows of length 0 are
     in none.

@@ -28,6 +28,17 @@ def in_batch_cross_entropy(
     )
 
 
+def reverse_cross_entropy(scores: Tensor, gold: Tensor) -> Tensor:
+    """Cross-entropy of each mention for its own gold against the batch's other mentions, a scalar; mentions with the
+    same gold are not among them.
+
+    scores (B, E) over the batch's distinct entities, gold (B,) columns of it.
+    """
+    pairs = scores[:, gold].float().T  # (B, B), row b: the gold of mention b with every mention
+    same = (gold[:, None] == gold[None, :]).fill_diagonal_(False)
+    return F.cross_entropy(pairs.masked_fill(same, float("-inf")), torch.arange(len(gold), device=gold.device))
+
+
 def mean_shifted_contrast(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """Mean-shifted contrastive loss, eq. 10 of DWE+: row i of `first` (n, d) against row i of `second` (n, d), a
     scalar; 0 for fewer than 2 rows.

@@ -32,7 +32,7 @@ from pipeline.pairs.registry import FUNCTIONS
 CPU = torch.device("cpu")
 OPTION = ("first", "random", "best", "mean")
 SCORED = ("best", "mean")
-TRAINED = {name: OPTIONS[name] for name in ("mimic", "drin", "dsmip", "jmel")}
+TRAINED = {name: OPTIONS[name] for name in ("mimic", "drin", "dsmip", "dual", "jmel")}
 MANY = ("clip", "dsmip", "dzmned", "ghmfc", "jmel", "melhi", "mimic")
 """Methods that score a pair by itself and read the entity's picture."""
 

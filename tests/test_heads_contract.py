@@ -14,6 +14,7 @@ from heads.metrics import rank_in_lists
 SMALL = {
     **{name: {"width": 16} for name in ("bert", "clip", "clip_text", "dzmned", "ghmfc", "jmel", "melhi")},
     "drin": {"width": 16, "hinge": "each"},  # the hinge of the mean is content long before all are learned
+    "dual": {"width": 16, "attention_width": 16, "attention_heads": 2},
     "dwe": {"width": 16, "joint_width": 12, "attention_heads": 4, "dropout": 0.0},
     "dsmip": {"d_t": 8, "d_v": 8, "d_c": 8, "gate_width": 16, "gate_dropout": 0.0},
     "fused": {
@@ -24,7 +25,7 @@ SMALL = {
     "ranker": {"hidden": 192, "members": 2},
 }
 TEXT_ONLY = {
-    method: {"image_feature": None} for method in ("clip", "drin", "dzmned", "ghmfc", "jmel", "melhi", "mimic")
+    method: {"image_feature": None} for method in ("clip", "drin", "dual", "dzmned", "ghmfc", "jmel", "melhi", "mimic")
 }
 
 

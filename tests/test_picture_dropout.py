@@ -47,6 +47,7 @@ OPTIONS = {
         "text_feature": "text_tokens",
         "image_feature": "image_patches",
     },
+    "dual": {"width": 8, "attention_width": 8, "attention_heads": 2, "image_feature": "image_patches"},
     "jmel": {"width": 8},
     "ghmfc": {"width": 8, "attention_heads": 2},
     "melhi": {"width": 8, "attention_heads": 2},

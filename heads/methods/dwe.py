@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from heads.base import NO_PAIRS, Batch, Head, Ragged, Rows
 from heads.config.dwe import DweConfig
-from heads.layers import Block, Lists
+from heads.layers import Block, Lists, until_last
 from heads.losses import mean_shifted_contrast
 
 STEPS = ("sentence.pooled", "sentence.tokens", "objects.vectors", "image.pooled", "faces.pooled", "identities.pooled")
@@ -114,15 +114,7 @@ class Dwe(Head):
     ) -> dict[str, Tensor]:
         """`attention.<role>` (B, most steps): the weight of each object, face, name or token, NaN past a mention's
         last."""
-        attention = {}
-        for name in (name for name in mentions if name.startswith("attention.")):
-            weights = mentions[name]
-            assert isinstance(weights, Ragged)
-            longest = weights.longest
-            padded = weights.padded(torch.arange(len(weights.lengths)), longest).float()
-            past = (torch.arange(longest)[None, :] >= weights.lengths[:, None]).to(padded.device)
-            attention[name] = padded.masked_fill(past, float("nan"))
-        return attention
+        return {name: until_last(mentions.ragged(name)) for name in mentions if name.startswith("attention.")}
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """`L_f + alpha L_c + beta L_t`, eq. 14; a contrastive loss whose inputs are not there is left out."""
