@@ -29,6 +29,7 @@ EXTRAS: Mapping[str, Extra] = {
     "text": Extra(("httpx", "openai"), "EnhanceEntities from a wiki or a language model's server"),
     "search": Extra(("optuna", "matplotlib"), "SearchHead"),
     "report": Extra(("flask", "werkzeug", "jinja2", "tensorboard"), "Report, Explore, TensorBoard's curves"),
+    "tune": Extra(("peft",), "low-rank adapters (LoRA) of encoders that are trained above a cut"),
     "postgres": Extra(("psycopg",), "SearchHead with its study in PostgreSQL"),
 }
 """By name, as in setup.cfg."""

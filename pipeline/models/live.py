@@ -4,7 +4,7 @@ A frozen lower part caches as well as a whole encoder: states are extracted once
 Nothing of a model is rebuilt here: masks, position biases, rotary tables and pooling heads stay the library's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,7 @@ class Live(nn.Module):
         self.encoder, self.block = encoder, block
         self.model = encoder.model
         self._states: Tensor | None = None
+        self.after = getattr(encoder, "layers", None)  # the pooled vector's own, of a sentence-transformers folder
         found = blocks(encoder)
         check(encoder, block)
         wraps: list[bool] = []
@@ -60,16 +61,15 @@ class Live(nn.Module):
                 encoder.read(self._probe())
         finally:
             handle.remove()
+        self._wraps = wraps[0]
         for number in range(block):
             _skip(found[number], wraps[0])
         if block:
-            found[block - 1].register_forward_hook(
-                lambda module, args, output: (self._entry(),) if wraps[0] else self._entry()
-            )
+            found[block - 1].register_forward_hook(self._leave)
         else:
             found[0].register_forward_pre_hook(self._enter, with_kwargs=True)
         _without_pixels(encoder.tower)
-        self.model.requires_grad_(False)
+        self.requires_grad_(False)
         for parameter in self.live:
             parameter.requires_grad_(True)
 
@@ -80,8 +80,16 @@ class Live(nn.Module):
         assert self._states is not None
         return self._states.transpose(0, 1) if sequence_first(self.encoder) else self._states
 
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return (self._entry(),) if self._wraps else self._entry()
+
     def _enter(self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         return ((self._entry(), *args[1:]), named) if args else ((), {**named, "hidden_states": self._entry()})
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Live":
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.encoder.device = str(next(self.parameters()).device)
+        return self
 
     @property
     def live(self) -> list[nn.Parameter]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from cache.identity import Output
 from foundation.errors import UserError
 from pipeline.models.files import ModelFiles
 
@@ -32,6 +33,9 @@ class Encoder(Protocol):
     @property
     def tower(self) -> Any:
         """The part of `model` that has the blocks. Raises `UserError` where it cannot be cut."""
+
+    def possible(self) -> dict[str, Output]:
+        """The outputs; `tokens` among them."""
 
     def inputs(self, batch: Any) -> tuple[Mapping[str, Any], list[int]]:
         """What `read` takes for a batch, and the states that each row has; none where all rows have as many."""

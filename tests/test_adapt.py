@@ -1,0 +1,273 @@
+"""Live towers made trainable: what `how` names learns and nothing else, from the library's own numbers."""
+
+import copy
+import sys
+
+import checkpoints
+import pytest
+import torch
+from test_extractors import TEXTS, loaded
+from test_towers import CLIPS, PICTURE_FAMILIES, TEXT_FAMILIES, pictures
+
+from foundation.errors import UserError
+from pipeline.models import towers
+from pipeline.models.adapt import HOWS, Tower, adapt, merge
+from pipeline.models.live import Live
+
+BERT = "attention.self.query attention.self.key attention.self.value attention.output.dense intermediate.dense"
+HF_VIT = "attention.q_proj attention.k_proj attention.v_proj attention.o_proj"
+HF_CLIP = "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.out_proj mlp.fc1 mlp.fc2"
+TORCH = "attn attn.out_proj mlp.c_fc mlp.c_proj"
+TARGETS = {
+    "Bert": f"{BERT} output.dense",
+    "Roberta": f"{BERT} output.dense",
+    "Electra": f"{BERT} output.dense",
+    "MPNet": "attention.attn.q attention.attn.k attention.attn.v attention.attn.o intermediate.dense output.dense",
+    "DistilBert": "attention.q_lin attention.k_lin attention.v_lin attention.out_lin ffn.lin1 ffn.lin2",
+    "ModernBert": "attn.Wqkv attn.Wo mlp.Wi mlp.Wo",
+    "ViT": f"{HF_VIT} mlp.fc1 mlp.fc2",
+    "DeiT": f"{HF_VIT} mlp.fc1 mlp.fc2",
+    "Dinov2": f"{HF_VIT} mlp.fc1 mlp.fc2",
+    "Dinov2WithRegisters": f"{HF_VIT} mlp.fc1 mlp.fc2",
+    "DINOv3ViT": f"{HF_VIT} mlp.up_proj mlp.down_proj",
+    "CLIPVision": HF_CLIP,
+    "SiglipVision": HF_CLIP,
+    "torchvision": "self_attention self_attention.out_proj mlp.0 mlp.3",
+    "hf_clip-clip_text": HF_CLIP,
+    "hf_clip-clip_image": HF_CLIP,
+    "hf_siglip-clip_text": HF_CLIP,
+    "hf_siglip-clip_image": HF_CLIP,
+    "open_clip-clip_text": TORCH,
+    "open_clip-clip_image": TORCH,
+    "open_clip_siglip-clip_text": TORCH,
+    "open_clip_siglip-clip_image": "attn.qkv attn.proj mlp.fc1 mlp.fc2",
+    "open_clip_eva-clip_text": TORCH,
+    "open_clip_eva-clip_image": "attn.q_proj attn.k_proj attn.v_proj attn.proj mlp.fc1_g mlp.fc1_x mlp.fc2",
+}
+"""The modules of a block that LoRA adapts. docs/models.md lists them."""
+CUTS = {"lora": 1, "whole": 0, "norms": 1}
+SIZES = {"DINOv3ViT": {"num_register_tokens": 4}, "Dinov2WithRegisters": {"num_register_tokens": 3}}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A loaded encoder of a case, without a tokenizer; each checkpoint is saved and read once."""
+    root, known = tmp_path_factory.mktemp("adapt"), {}
+
+    def make(case: str):
+        if case not in known:
+            known[case] = load(case)
+        encoder = copy.copy(known[case])
+        encoder.model = copy.deepcopy(encoder.model)
+        encoder.__dict__.pop("_tokenizer", None)
+        return encoder
+
+    def load(case: str):
+        kind, _, side = case.partition("-")
+        folder = root / kind
+        if not folder.exists():
+            if kind in TEXT_FAMILIES:
+                checkpoints.text_family(folder, kind, **TEXT_FAMILIES[kind])
+            elif kind in PICTURE_FAMILIES:
+                checkpoints.vision_tower(folder, kind, **SIZES.get(kind, {}))
+            else:
+                (checkpoints.vit if kind == "torchvision" else CLIPS[kind])(folder)
+        name = side or ("text_tokens" if kind in TEXT_FAMILIES else "image_patches")
+        return loaded(name, folder)
+
+    return make
+
+
+def batch_of(encoder):
+    return TEXTS if encoder.reads == "text" else pictures(encoder)
+
+
+def states_of(encoder, block):
+    """(b, L, d) states that enter a block, zeros past a row's end, the lengths, and what the whole encoder gives."""
+    with torch.no_grad():
+        inputs, lengths = encoder.inputs(batch_of(encoder))
+        whole = encoder.read(inputs)
+        states = towers.entering(encoder, block, inputs)
+    lengths = lengths or [states.shape[1]] * len(states)
+    for row, length in enumerate(lengths):
+        states[row, length:] = 0
+    return states, lengths, whole
+
+
+def tower_of(encoder, block, how, seed=0, checkpointing=False):
+    torch.manual_seed(seed)
+    live = Live(encoder, block)
+    adapt(live, how)
+    return Tower(live, checkpointing)
+
+
+def loss(tower, states, lengths):
+    """A sum that weighs every number otherwise, so that no normalisation takes its gradient away."""
+    read = tower(states, lengths)
+    real = torch.arange(states.shape[1]) < torch.tensor(lengths)[:, None]
+    return sum(
+        (values * torch.linspace(-9, 11, values.numel()).view_as(values)).sum()
+        for values in (read["tokens"] * real[:, :, None], read["pooled"])
+    )
+
+
+def largest(one, other, lengths):
+    """The largest difference of two outputs among real tokens and pooled vectors."""
+    rows = [(one["tokens"][row, :n] - other["tokens"][row, :n]).abs().max() for row, n in enumerate(lengths)]
+    return max(*rows, (one["pooled"] - other["pooled"]).abs().max())
+
+
+def frozen_of(tower):
+    trained = {id(parameter) for parameter in tower.parameters()}
+    return [parameter for parameter in tower.live.parameters() if id(parameter) not in trained]
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("case", TARGETS)
+def test_what_is_named_learns_and_nothing_else(made, case, how):
+    states, lengths, whole = states_of(made(case), CUTS[how])
+    tower = tower_of(made(case), CUTS[how], how)
+    with torch.no_grad():
+        assert largest(tower(states, lengths), whole, lengths) <= 1e-5
+        rough = tower(states.half(), lengths)
+    for row, length in enumerate(lengths):
+        exact, other = whole["tokens"][row, :length], rough["tokens"][row, :length]
+        assert torch.cosine_similarity(exact, other, dim=-1).min() >= 0.99999
+    assert torch.cosine_similarity(whole["pooled"], rough["pooled"], dim=-1).min() >= 0.99999
+
+    again = copy.deepcopy(tower)
+    frozen, start = [each.clone() for each in frozen_of(tower)], {n: p.clone() for n, p in tower.named_parameters()}
+    optimizer = torch.optim.AdamW(tower.train().parameters(), lr=1e-3, weight_decay=0)
+    for step in range(2):
+        optimizer.zero_grad()
+        loss(tower, states, lengths).backward()
+        for name, parameter in tower.named_parameters():
+            assert parameter.grad.abs().max() > 0 or (".lora_A." in name and not step), name
+        optimizer.step()
+    assert start and all(not torch.equal(start[name], value) for name, value in tower.named_parameters())
+    assert all(torch.equal(one, other) for one, other in zip(frozen, frozen_of(tower), strict=True))
+    assert all(torch.equal(start[name], value) for name, value in again.named_parameters()), "a copy is a tower apart"
+
+    tower.eval()
+    with torch.no_grad():
+        learned = tower(states, lengths)
+        assert largest(learned, whole, lengths) > 1e-4
+        other = tower_of(made(case), CUTS[how], how, seed=1)
+        other.load_state_dict(tower.state_dict())
+        assert largest(other(states, lengths), learned, lengths) == 0
+        merge(other.live)
+        assert not any("lora" in name for name, _ in other.live.named_modules())
+        assert largest(other.live(states, lengths), learned, lengths) <= 1e-5
+
+
+@pytest.mark.parametrize("case", TARGETS)
+def test_lora_adapts_attention_and_mlp_of_the_live_blocks(made, case):
+    names = {name.removeprefix("blocks.") for name in tower_of(made(case), 1, "lora").state_dict()}
+    count = len(towers.blocks(made(case)))
+    assert names == {
+        f"{block}.{target}.lora_{matrix}.weight"
+        for block in range(1, count)
+        for target in TARGETS[case].split()
+        for matrix in "AB"
+    }
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("case", ["Bert", "DINOv3ViT", "open_clip-clip_text", "open_clip_eva-clip_image"])
+def test_checkpointing_gives_the_same_gradients(made, case, how):
+    states, lengths, _ = states_of(made(case), 1)
+    gradients = []
+    for checkpointing in (False, True):
+        tower = tower_of(made(case), 1, how, checkpointing=checkpointing).train()
+        torch.manual_seed(2)  # of dropout
+        for name, parameter in tower.named_parameters():
+            if ".lora_B." in name:
+                parameter.data.normal_(0, 0.1)
+        torch.manual_seed(3)
+        loss(copy.deepcopy(tower), states, lengths)
+        torch.manual_seed(3)
+        loss(tower, states, lengths).backward()
+        gradients.append({name: parameter.grad for name, parameter in tower.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-5 * float(gradient.abs().max()))
+
+
+def test_norms_are_normalisations_and_biases_alone(made):
+    names = {name.removeprefix("blocks.1.") for name in tower_of(made("Bert"), 1, "norms").state_dict()}
+    names = {name for name in names if not name.startswith("blocks.")}
+    assert names == {
+        "attention.self.query.bias",
+        "attention.self.key.bias",
+        "attention.self.value.bias",
+        "attention.output.dense.bias",
+        "attention.output.LayerNorm.weight",
+        "attention.output.LayerNorm.bias",
+        "intermediate.dense.bias",
+        "output.dense.bias",
+        "output.LayerNorm.weight",
+        "output.LayerNorm.bias",
+    }
+    assert {f"blocks.1.{name}" for name in ("attn_norm.weight", "mlp_norm.weight")} <= set(
+        tower_of(made("ModernBert"), 1, "norms").state_dict()
+    )
+
+
+def test_adapters_follow_the_seed(made):
+    one, same, other = (tower_of(made("open_clip-clip_text"), 1, "lora", seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert all(torch.equal(one[name], other[name]) == (".lora_B." in name) for name in one)
+
+
+def test_a_batch_without_rows_is_possible(made):
+    for case in ("Bert", "open_clip-clip_image"):
+        tower = tower_of(made(case), 1, "lora")
+        read = tower(torch.zeros(0, 5, tower.state_width).half(), [])
+        assert read["tokens"].shape == (0, 5, tower.width)
+        assert read["pooled"].shape == (0, *tower.live.encoder.possible()["pooled"].shape)
+
+
+def test_a_tower_moves_with_its_frozen_part(made):
+    tower = tower_of(made("Bert"), 1, "lora").double()
+    assert {parameter.dtype for parameter in tower.live.parameters()} == {torch.float64}
+    assert {id(p) for p in tower.parameters()} == {id(p) for p in tower.live.parameters() if p.requires_grad}
+    tower.to("meta")
+    assert tower.live.encoder.device == "meta" and {p.device.type for p in tower.parameters()} == {"meta"}
+
+
+def test_dropout_follows_the_mode(made):
+    states, lengths, _ = states_of(made("Bert"), 1)
+    tower = tower_of(made("Bert"), 1, "whole")
+    first = tower(states, lengths)["tokens"]
+    assert torch.equal(first, tower(states, lengths)["tokens"])
+    tower.train()
+    assert not torch.equal(first, tower(states, lengths)["tokens"])
+
+
+def test_nothing_above_the_cut_is_refused(made):
+    with pytest.raises(UserError, match=r"^model .*: block 3 of 3: nothing above it is tuned[^\n]*$"):
+        adapt(Live(made("Bert"), 3), "whole")
+
+
+def test_another_how_is_refused(made):
+    with pytest.raises(UserError, match=r"^how is 'lara'; did you mean 'lora'\?[^\n]*$"):
+        adapt(Live(made("Bert"), 1), "lara")
+
+
+def test_a_weight_that_the_library_computes_past_is_refused(made):
+    """EVA's fused queries, keys and values read the weight of a linear map, not its result."""
+    live = Live(made("Bert"), 1)
+    for block in towers.blocks(live.encoder):
+        inner = block.intermediate.dense
+        block.intermediate.forward = lambda states, inner=inner: torch.nn.functional.gelu(
+            torch.nn.functional.linear(states, inner.weight, inner.bias)
+        )
+    with pytest.raises(UserError, match=r"`how: lora` would not train 1.intermediate.dense.lora_A.weight[^\n]*$"):
+        adapt(live, "lora")
+
+
+def test_without_peft_the_extra_is_named(made, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    monkeypatch.delitem(sys.modules, "pipeline.models.lora", raising=False)
+    monkeypatch.delattr("pipeline.models.lora", raising=False)
+    with pytest.raises(UserError, match=r"^the package peft is not installed: pip install 'mel-cache\[tune\]'$"):
+        adapt(Live(made("Bert"), 1), "lora")
