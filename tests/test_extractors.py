@@ -394,6 +394,14 @@ def test_a_model_with_code_of_its_own_is_refused(saved, tmp_path):
         extractor("text_tokens", folder)
 
 
+def test_a_model_with_an_adapter_beside_its_weights_is_refused(saved, tmp_path):
+    """transformers would add the adapter where peft is installed, and leave it out elsewhere."""
+    folder = shutil.copytree(saved(checkpoints.bert), tmp_path / "model")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "other"}))
+    with pytest.raises(UserError, match=r"holds an adapter .* merge it with peft .* save the model again$"):
+        extractor("text_tokens", folder)
+
+
 @pytest.mark.parametrize(
     ("name", "make"),
     [

@@ -51,6 +51,7 @@ _TOKENIZER = (
     "added_tokens.json",
     "chat_template.jinja",
 )
+_ADAPTER = "adapter_config.json"
 _PREPROCESSOR = "preprocessor_config.json"
 MODULES = "modules.json"
 """What makes a folder one of sentence-transformers: the list of its modules, each in a folder of its own."""
@@ -256,6 +257,11 @@ def find(reference: str, base: Path, demo: Path | None, fetch: bool = True) -> M
         raise UserError(
             f"model {reference!r} brings code of its own (auto_map), which is never executed; choose a model that "
             f"{library} itself implements"
+        )
+    if library == "transformers" and (folder / _ADAPTER).is_file():  # transformers adds it where peft is installed
+        raise UserError(
+            f"model {reference!r}: {folder} holds an adapter ({_ADAPTER}) beside its weights; merge it with peft "
+            "(`merge_and_unload`) and save the model again"
         )
     first = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if first is None and library == "torchvision" and len(checkpoints := list(folder.glob("*.pth"))) == 1:
