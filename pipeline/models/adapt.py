@@ -91,7 +91,7 @@ def _unreached(live: Live) -> list[str]:
     states = torch.linspace(-1, 1, length * tokens.shape[-1]).view(1, length, -1).to(live.encoder.device)
     with torch.enable_grad():
         total = sum(values.sum() for values in live(states, [length]).values())
-    gradients = torch.autograd.grad(total, list(trained.values()), allow_unused=True)  # type: ignore[arg-type]
+    gradients = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
     return [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
 
 
@@ -136,7 +136,7 @@ class Tower(nn.Module):
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Tower":
-        self.live._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.live._apply(fn, recurse)
         self.blocks = _tree(_trained(self.live))
         return self
 

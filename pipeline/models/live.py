@@ -87,7 +87,7 @@ class Live(nn.Module):
         return ((self._entry(), *args[1:]), named) if args else ((), {**named, "hidden_states": self._entry()})
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Live":
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         self.encoder.device = str(next(self.parameters()).device)
         return self
 

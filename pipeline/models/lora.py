@@ -20,7 +20,7 @@ class Attention(MultiheadAttention):
 
     def forward(self, query: Tensor, *args: Any, **named: Any) -> Any:
         """W + B A in place of W, for the input and the output projection."""
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         weights = {
             "in_proj_weight": base.in_proj_weight + self.get_delta_weight(_NAME),
             "out_proj.base_layer.weight": base.out_proj.weight + base.out_proj.get_delta_weight(_NAME),
@@ -29,7 +29,8 @@ class Attention(MultiheadAttention):
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Of the input projection; the output projection is a layer of its own."""
-        self.get_base_layer().in_proj_weight.data += self.get_delta_weight(_NAME)
+        base: Any = self.get_base_layer()
+        base.in_proj_weight.data += self.get_delta_weight(_NAME)
 
 
 def targets(blocks: nn.Module) -> list[str]:
