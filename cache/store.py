@@ -90,8 +90,10 @@ class Store:
 
         Raises as `create` does.
         """
-        if not re.fullmatch(r"[a-z][a-z0-9_]*(@[0-9]+)?", feature):
-            raise ValueError(f"feature name {feature!r}: expected a lower-case word, with a block: text_tokens@3")
+        if not re.fullmatch(r"[a-z][a-z0-9_]*(@[0-9]+|@tuned)?", feature):
+            raise ValueError(
+                f"feature name {feature!r}: expected a lower-case word, or one with a block, text_tokens@3"
+            )
         digest = identity(spec)
         store = cls(
             Path(root) / folder_name(feature, digest),

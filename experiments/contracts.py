@@ -10,8 +10,8 @@ from heads.contracts import HeadInput, TrainingJob
 
 
 @contract
-class PromptOutputs:
-    """What a run's prompts gave.
+class LearnedOutputs:
+    """What a run gave that learned features for another.
 
     inputs: of the second stage. files: of their stores. run: device, and rows extracted by side and feature.
     """

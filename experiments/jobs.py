@@ -10,6 +10,7 @@ from typing import Any
 from cache.identity import identity
 from cache.inputs import SIDES, Side, Want
 from cache.store import Store
+from experiments import towers
 from foundation.checksums import read_sealed
 from foundation.errors import NotAsWritten, UserError, nearest
 from foundation.files import parse_json, read_json
@@ -18,6 +19,7 @@ from foundation.remedies import remedy
 from heads.config import load_config, methods, to_json
 from heads.config.dsmip import PROMPTED, DsmipConfig
 from heads.contracts import HeadInput, HeadWant, LiveClip
+from heads.tune import TUNED
 from pipeline.extraction.contracts import Extraction, FeatureRows
 from pipeline.profiles.profile import Profile
 
@@ -38,14 +40,17 @@ class HeadSpec:
     runs: Mapping[str, tuple[str, dict[str, Any]]]
 
     @property
-    def prompted(self) -> bool:
-        """Whether it reads features that DSMIP's learned prompts made."""
-        return any(want.feature in PROMPTED.values() for want in self.wanted)
+    def learned_by(self) -> str | None:
+        """The label of the run that made features for it: with DSMIP's learned prompts, or with blocks that were
+        trained; None where it reads none."""
+        if any(want.feature in PROMPTED.values() for want in self.wanted):
+            return "multimodal"
+        return TUNED if any(is_learned(want.feature) for want in self.wanted) else None
 
     @property
     def extracted(self) -> list[HeadWant]:
-        """The wants that extraction serves; features with learned prompts come from a run."""
-        return [want for want in self.wanted if want.feature not in PROMPTED.values()]
+        """The wants that extraction serves; others come from a run."""
+        return [want for want in self.wanted if not is_learned(want.feature)]
 
     @property
     def wants(self) -> list[Want]:
@@ -105,7 +110,14 @@ def head_spec(method: str, params: str, profile: Profile, last: Mapping[str, Any
     wanted = config.inputs(available)
     _check_outputs(method, wanted, profile)
     pairs = [config.over_pictures(pair) for pair in config.pairs(available)]
-    return HeadSpec(method, to_json(config), wanted, pairs, config.runs(available))
+    stages = {TUNED: (method, {**to_json(config), "live": True})} if config.tune and not config.runs_towers else {}
+    tuned = towers.wanted(config, wanted, towers.kinds(profile))
+    return HeadSpec(method, to_json(config), tuned, pairs, {**config.runs(available), **stages})
+
+
+def is_learned(feature: str) -> bool:
+    """Whether a feature is made by a run of a head."""
+    return feature in PROMPTED.values() or feature.endswith(f"@{TUNED}")
 
 
 def _check_outputs(method: str, wanted: Sequence[HeadWant], profile: Profile) -> None:
@@ -178,6 +190,7 @@ def head_inputs(wanted: Iterable[HeadWant], extraction: Extraction, paths: Paths
             view=want.view,
             role=want.role,
             outputs=want.read_of(Store.open(store).outputs) if want.optional else want.outputs,
+            made=want.made,
             store=store,
             keys=paths.root / extraction.columns[want.column],
         )
@@ -186,15 +199,15 @@ def head_inputs(wanted: Iterable[HeadWant], extraction: Extraction, paths: Paths
 
 
 @dataclass(frozen=True)
-class ClipSource:
-    """Where a CLIP is found again. reference: the profile's name or file. demo: folder of the demo's encoders."""
+class Source:
+    """Where an encoder is found again. reference: the profile's name or file. demo: folder of the demo's encoders."""
 
     profile: Profile
     reference: str
     demo: Path
 
 
-def live_clip(config: DsmipConfig, features: Mapping[str, FeatureRows], source: ClipSource, paths: Paths) -> LiveClip:
+def live_clip(config: DsmipConfig, features: Mapping[str, FeatureRows], source: Source, paths: Paths) -> LiveClip:
     """What the stage that learns prompts runs live: the CLIP behind the cached states, and the file of its blocks.
 
     features: name -> result of its extraction. Raises `UserError` where text and picture states are of different

@@ -1,42 +1,34 @@
 """DSMIP's first stage: prompts are learned over cached states of a CLIP, then features are extracted with them."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.identity import Output, identity, weights_hash
-from cache.inputs import Side
-from cache.keys import KeyColumn
-from cache.shard import Status
+from cache.identity import Output
 from cache.store import Store
 from cache.table import Table
-from experiments.contracts import PromptOutputs
+from experiments.learned import Learned, Remade, Rows, split, weights_of
 from foundation import device as devices
-from foundation.errors import UserError
-from foundation.files import fault_point
-from foundation.progress import Bar
 from heads.config.dsmip import PROMPTED
 from heads.contracts import HeadInput, LiveClip, TrainingJob, TrainingResult
-from pipeline.extraction import guard
 from pipeline.extractors import build
 from pipeline.profiles import profile as profiles
 
+if TYPE_CHECKING:
+    from heads.towers import Build
+
 VERSION = 1  # raised by hand when the same prompts give other numbers
-BATCH = 64
-SHARD_ROWS = 2048
 
 
-def train(job: TrainingJob) -> TrainingResult:
+def train(job: TrainingJob, build: "Build") -> TrainingResult:
     """Learn prompts: `heads.training.train` with the blocks of the CLIP behind the cached states."""
     from heads import training
 
     assert job.live is not None
     blocks(job.live)
-    return training.train(job)
+    return training.train(job, build)
 
 
 def blocks(clip: LiveClip) -> Path:
@@ -51,170 +43,63 @@ def blocks(clip: LiveClip) -> Path:
     return clip.blocks
 
 
-def extract(job: TrainingJob) -> PromptOutputs:
-    """Extract features with the prompts that a run learned into `cache/` in its folder: only what is not there yet.
-
-    job: of the run that learned them. Raises `UserError` where the rows of a view are all equal, all zero or hardly
-    differ; they stay in the cache.
-    """
+def remade(job: TrainingJob) -> tuple[list[Remade], str, str]:
+    """The inputs of the run that learned prompts as the second stage reads them, the device, and what helps where
+    prompts forget their input."""
     import torch
 
     from heads.runs import load_head
 
     assert job.live is not None
     device = torch.device(devices.choose(job.compute.device))
-    head = load_head(job.out, device, blocks(job.live))
-    weights = weights_hash([job.out / "model.safetensors"], None)
-    inputs: list[HeadInput] = []
-    files: list[Path] = []
-    lines: list[str] = []
-    rows = {}
-    for one in job.inputs:
-        column = KeyColumn.load(one.keys)
-        keys = distinct(column.keys[column.present])
-        prompted = Prompted(head, one.role, one.side, Store.open(one.store))
-        spec = prompted.spec(weights)
-        store = Store.create(job.out / "cache", prompted.feature, spec)
-        rows[f"{one.side} {prompted.feature}"] = prompted.fill(store, keys)
-        lines += prompted.problems(one, store, column)
-        files += store.files_for(keys)
-        inputs.append(
-            HeadInput(
-                side=one.side,
-                role=prompted.feature,
-                feature=prompted.feature,
-                view=one.view,
-                outputs=tuple(output.name for output in prompted.outputs),
-                store=store.folder,
-                keys=one.keys,
-                identity=identity(spec),
-            )
-        )
-    if lines:
-        remedy = (
-            "the learned prompts forget their input; train them with a lower `expert_lr`, or without (`prompts: false`)"
-        )
-        raise UserError(*(f"{line}; {remedy}" for line in lines))
-    return PromptOutputs(inputs=tuple(inputs), files=tuple(files), run={"device": str(device), "rows": rows})
+    head, weights = load_head(job.out, device, blocks(job.live)), weights_of(job.out)
+    listed = [(one, PROMPTED[one.role], prompted(head, one, weights)) for one in job.inputs]
+    remedy = (
+        "the learned prompts forget their input; train them with a lower `expert_lr`, or without (`prompts: false`)"
+    )
+    return [Remade(*one) for one in listed], str(device), remedy
 
 
-def distinct(keys: np.ndarray) -> np.ndarray:
-    """The distinct keys among (n, 16) uint8."""
-    return np.unique(keys.view("V16")).view(np.uint8).reshape(-1, 16)
+def prompted(head: Any, one: HeadInput, weights: str) -> "Prompted":
+    """What learned prompts make of an input. head: a `heads.methods.dsmip.PromptExpert`; weights: hash of its run's."""
+    feature = PROMPTED[one.role]
+    made_by = {"extractor": feature, "version": VERSION, "side": one.side, "prompts": weights}
+    return Prompted(feature, one.side, Store.open(one.store), made_by, head, one.role)
 
 
 @dataclass(frozen=True)
-class Prompted:
-    """One side's texts or pictures as a head's learned prompts give them.
+class Prompted(Learned):
+    """One side's texts or pictures as a head's learned prompts give them. kind: `text` or `image`."""
 
-    kind: `text` or `image`. states: the store of the states entering the first live block, from which they start.
-    """
-
-    head: Any  # a `heads.methods.dsmip.PromptExpert`; its module imports torch
+    head: Any
     kind: str
-    side: Side
-    states: Store
 
     @property
-    def feature(self) -> str:
-        """Its name."""
-        return PROMPTED[self.kind]
-
-    @property
-    def outputs(self) -> tuple[Output, Output]:
-        """Tokens and pooled, fp16."""
+    def outputs(self) -> tuple[Output, ...]:
+        """See `Learned.outputs`."""
         head = self.head
         if self.kind == "text":
             return Output("tokens", (head.text.width,), ragged=True), Output("pooled", (head.text.projected,))
         length = head.config.prompt_length + head.shapes["image.states"][0]
         return Output("tokens", (length, head.image.width)), Output("pooled", (head.image.projected,))
 
-    def spec(self, weights: str) -> dict[str, Any]:
-        """Its identity in clear. weights: hash of those of the run that learned the prompts."""
-        return {
-            "extractor": self.feature,
-            "version": VERSION,
-            "side": self.side,
-            "prompts": weights,
-            "reads": [self.states.identity],
-            "outputs": [output.to_json() for output in self.outputs],
-        }
-
-    def fill(self, store: Store, keys: np.ndarray) -> int:
-        """Add the rows of the distinct `keys` (n, 16) that `store` lacks and `states` holds; returns how many."""
+    def of(self, states: Table, at: np.ndarray, keys: np.ndarray) -> Rows:
+        """See `Learned.of`."""
         import torch
 
-        missing = keys[store.missing(keys)]
-        with Bar(len(missing), f"{self.side} {self.feature}", "row") as bar:
-            for start in range(0, len(missing), SHARD_ROWS):
-                part = missing[start : start + SHARD_ROWS]
-                with torch.inference_mode():
-                    self._add_shard(store, part)
-                bar.update(len(part))
-                fault_point("prompted-shard")
-        return len(missing)
-
-    def problems(self, one: HeadInput, store: Store, column: KeyColumn, fewest: int = 2) -> list[str]:
-        """What is wrong with the rows of an input, a line per output; nothing for fewer than `fewest` distinct ones, or
-        where the states that they start from are the same."""
-        if len(distinct(column.keys[column.present])) < fewest:
-            return []
-        wrong = guard.wrong(column, store, store.outputs, store.outputs, partial(self._same_states, column))
-        return [f"{self.side}.{self.feature}.{one.view}, output {name}: {problem}" for name, problem in wrong]
-
-    def _same_states(self, column: KeyColumn, places: np.ndarray) -> bool:
-        """Whether the states at some places of a key column are equal."""
-        table = Table(self.states, next(iter(self.states.outputs)), column.keys[places], column.present[places])
-        if not table.ragged:
-            states = table.gather(np.arange(len(places)))
-            return bool((states == states[:1]).all())
-        values, lengths = table.ragged_flat(np.arange(len(places)))
-        rows = values.reshape(len(places), -1) if (lengths == lengths[0]).all() else None
-        return rows is not None and bool((rows == rows[0]).all())
-
-    def _add_shard(self, store: Store, keys: np.ndarray) -> None:
-        """The rows of `keys`, with the verdicts that the states they start from have."""
-        table = Table(self.states, next(iter(self.states.outputs)), keys, np.ones(len(keys), bool))
-        columns: dict[str, Any] = {
-            name: [np.zeros((0, *output.shape), np.float16)] * len(keys)
-            if output.ragged
-            else np.zeros((len(keys), *output.shape), output.dtype)
-            for name, output in store.outputs.items()
-        }
-        for at, batch in self._batches(table):
-            for name, values in batch.items():
-                for row, value in zip(at.tolist(), values, strict=True):
-                    columns[name][row] = value
-        status = np.where(table.ok, Status.OK, table.status).astype(np.uint8)
-        causes = ["" if code == Status.OK else "as the states it starts from" for code in status]
-        store.add(keys, status, causes, columns)
-
-    def _batches(self, table: Table) -> Iterator[tuple[np.ndarray, Mapping[str, list[np.ndarray]]]]:
-        """Positions in `table` and their rows by output, rows of similar length together."""
-        import torch
-
-        from heads.base import Ragged, Rows
+        from heads import base
 
         device = next(self.head.parameters()).device
-        usable = np.flatnonzero(table.ok)
-        order = usable[np.argsort(table.lengths[usable], kind="stable")]
-        for start in range(0, len(order), BATCH):
-            at = order[start : start + BATCH]
-            ok = torch.ones(len(at), dtype=torch.bool, device=device)
-            if self.kind == "image":
-                states = torch.from_numpy(table.gather(at)).to(device)
-                pictures = self.head.prompted_image(Rows({"image.ok": ok, "image.states": states}), self.side)
-                yield at, {name: list(rows.float().cpu().numpy()) for name, rows in pictures.items()}
-                continue
-            values, lengths = table.ragged_flat(at)
-            cached = Ragged(torch.from_numpy(values).to(device), torch.from_numpy(lengths))
-            texts = self.head.prompted_text(Rows({"text.ok": ok, f"text.{table.output}": cached}), self.side)
-            tokens, pooled = texts["tokens"], texts["pooled"]
-            ends = tokens.lengths.cumsum(0)[:-1].numpy()
-            yield (
-                at,
-                {
-                    "tokens": list(np.split(tokens.values.float().cpu().numpy(), ends)),
-                    "pooled": list(pooled.float().cpu().numpy()),
-                },
-            )
+        ok = torch.ones(len(at), dtype=torch.bool, device=device)
+        if self.kind == "image":
+            cached = torch.from_numpy(states.gather(at)).to(device)
+            pictures = self.head.prompted_image(base.Rows({"image.ok": ok, "image.states": cached}), self.side)
+            return {name: list(rows.float().cpu().numpy()) for name, rows in pictures.items()}
+        values, lengths = states.ragged_flat(at)
+        column = base.Ragged(torch.from_numpy(values).to(device), torch.from_numpy(lengths))
+        texts = self.head.prompted_text(base.Rows({"text.ok": ok, f"text.{states.output}": column}), self.side)
+        tokens, pooled = texts["tokens"], texts["pooled"]
+        return {
+            "tokens": split(tokens.values.float().cpu().numpy(), tokens.lengths.numpy()),
+            "pooled": list(pooled.float().cpu().numpy()),
+        }

@@ -1,9 +1,10 @@
-"""Scores of a finished run for the candidate lists of a split, as a file of arrays."""
+"""What a finished run says of candidate lists: scores as a file of arrays, explanations as lines of JSON."""
 
 import numpy as np
 
 from experiments.contracts import ScoreJob, ScoreResult
 from foundation.arrays import write_npz
+from heads.contracts import ExplanationJob, Explanations
 
 
 def score(job: ScoreJob) -> ScoreResult:
@@ -13,11 +14,13 @@ def score(job: ScoreJob) -> ScoreResult:
     there, gold (m,) int64 row, -1 for NIL, -2 outside the KB. Raises `UserError` where the features are not those
     that the head was trained on.
     """
+    from experiments import towers
     from heads import fusion
     from heads.data import Bundle
     from heads.runs import list_scores
 
-    values = list_scores(fusion.with_parts(job.run, (job.split,)), (job.split,))
+    run = fusion.with_parts(job.run, (job.split,), build=towers.build)
+    values = list_scores(run, (job.split,), build=towers.build)
     bundle = Bundle.read(job.run.dataset, job.run.candidates)
     rows = np.flatnonzero(bundle.table["split"] == job.split)
     arrays = {
@@ -28,3 +31,11 @@ def score(job: ScoreJob) -> ScoreResult:
     }
     write_npz(job.file, arrays, seal=True)
     return ScoreResult(file=job.file, mentions=len(rows))
+
+
+def explain(job: ExplanationJob) -> Explanations:
+    """See `heads.explanations.write`."""
+    from experiments import towers
+    from heads import explanations
+
+    return explanations.write(job, towers.build)

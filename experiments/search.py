@@ -13,7 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from cache import claims
-from experiments import prompts, spaces, studies, sweep_report
+from experiments import prompts, spaces, studies, sweep_report, towers
 from experiments.contracts import SearchJob, SearchResult
 from foundation import device as devices
 from foundation.errors import UserError
@@ -22,7 +22,7 @@ from foundation.locks import locked
 from foundation.progress import Bar
 from foundation.waiting import Wait
 from heads import folds, fusion, training
-from heads.config import load_config
+from heads.config import load_config, nested
 from heads.config.space import Choices, Drawn, WholeRange
 from heads.data import Bundle
 from heads.loop import State, Trainer
@@ -78,8 +78,9 @@ class Trials:
             raise Surplus
         base, state = self.job.training, State()
         try:
-            base = replace(base, config={**base.config, **draw(trial, self.job.space)})
-            head = training.new_head(base, self.bundle, self.mentions)
+            drawn = draw(trial, self.job.space)
+            base = replace(base, config=nested({**base.config, **drawn}))
+            head = training.new_head(base, self.bundle, self.mentions, towers.build)
             trial.set_user_attr("parameters", head.trainable)
 
             def after(state: State) -> None:
@@ -173,13 +174,13 @@ def search(job: SearchJob) -> SearchResult:
     config = load_config(base.method, base.config)
     worker = studies.worker_name()
     with devices.repeatable(base.compute.threads), studies.at_work(out, worker):
-        base = fusion.with_parts(base, ("dev",), masks="picture_dropout" in job.space)
+        base = fusion.with_parts(base, ("dev",), "picture_dropout" in job.space, towers.build)
         if base.live:
             prompts.blocks(base.live)
         job = replace(job, training=base)
         bundle = Bundle.load(base, torch.device(device))
         bundle.hide("test")
-        bundle = folds.with_left_out(base, bundle)
+        bundle = folds.with_left_out(base, bundle, towers.build)
         mentions, _ = folds.training_mentions(base, bundle)
         loaded = time.monotonic()
         precision = devices.choose_precision(base.compute.precision, device, training=True)

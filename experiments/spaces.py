@@ -1,6 +1,6 @@
 """What a search over one head draws: the space, checked against the head's configuration and the features it reads."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,13 @@ from typing import Any
 import yaml
 
 from cache.identity import identity
-from experiments import jobs
+from experiments import jobs, towers
 from experiments.contracts import SearchJob, Study
 from foundation.errors import UserError
 from foundation.paths import Paths
-from heads.config import config_class, load_config, to_json
-from heads.config.space import Choices, Drawn, check_space, plain_space
+from heads.config import config_class, load_config, option
+from heads.config.base import HeadConfig
+from heads.config.space import Choices, Drawn, check_space, plain_space, tune_space
 from heads.contracts import TrainingJob
 from pipeline.profiles.profile import Profile, yaml_file
 
@@ -47,17 +48,19 @@ def plan(method: str, params: str, file: str, profile: Profile) -> SearchPlan:
     pinned = config.pinned()
     if pinned:
         head = jobs.head_spec(method, params, profile, pinned)
+    if config.tune and not config.runs_towers:  # the stage whose blocks are trained is searched
+        head = jobs.head_spec(method, params, profile, {**pinned, "live": True})
     where = file or f"the search space of {head.method}"
-    space = check_space(config_class(head.method), _read(Path(file)) if file else config.searched(), where)
+    own = _read(Path(file)) if file else {**config.searched(), **tune_space(config.tune)}
+    space = check_space(config_class(head.method), own, where)
     if not file:
-        space = holding(space, to_json(load_config(head.method, head.config)))
-    available = list(profile.features)
-    same = _reads(load_config(head.method, head.config), available)
+        space = holding(space, load_config(head.method, head.config))
+    same = _reads(load_config(head.method, head.config), profile)
     for name, one in space.items():
         for value in one.choices if isinstance(one, Choices) else (one.low, one.high):
             try:
                 changed = load_config(head.method, {**head.config, name: value})
-                reads = _reads(changed, available)
+                reads = _reads(changed, profile)
             except UserError as error:
                 if f"{name} =" in str(error):
                     raise UserError(f"{where}: {error}") from None
@@ -71,11 +74,11 @@ def plan(method: str, params: str, file: str, profile: Profile) -> SearchPlan:
     return SearchPlan(head, space, {**jobs.parameters(params), **pinned})
 
 
-def holding(space: Mapping[str, Drawn], values: Mapping[str, Any]) -> dict[str, Drawn]:
+def holding(space: Mapping[str, Drawn], config: HeadConfig) -> dict[str, Drawn]:
     """The space, widened to hold the values that the search starts from, which a profile may have set."""
     wide = dict(space)
     for name, drawn in space.items():
-        value = values[name]
+        value = plain(config, name)
         if isinstance(drawn, Choices):
             more = () if value in drawn.choices else (value,)
             wide[name] = replace(drawn, choices=(*drawn.choices, *more))
@@ -84,9 +87,16 @@ def holding(space: Mapping[str, Drawn], values: Mapping[str, Any]) -> dict[str, 
     return wide
 
 
-def _reads(config: Any, available: list[str]) -> dict[str, Any]:
+def plain(config: HeadConfig, name: str) -> Any:
+    """The value of an option, as a space has it; see `heads.config.option`."""
+    value = option(config, name)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _reads(config: HeadConfig, profile: Profile) -> dict[str, Any]:
+    available = list(profile.features)
     return {
-        "the features that are read": config.inputs(available),
+        "the features that are read": towers.wanted(config, config.inputs(available), towers.kinds(profile)),
         "the pair features that are read": [config.over_pictures(pair) for pair in config.pairs(available)],
         "the runs that are read": config.runs(available),
     }
@@ -120,7 +130,7 @@ def search_job(plan: SearchPlan, training: TrainingJob, label: str, paths: Paths
     machine, is one study.
     """
     depends = dict(training.depends)
-    depends["config"] = {name: value for name, value in depends["config"].items() if name not in plan.space}
+    depends["config"] = without(depends["config"], plan.space)
     depends |= {"space": plain_space(plan.space), "prune": study.prune}
     digest = identity(depends)
     return SearchJob(
@@ -133,9 +143,19 @@ def search_job(plan: SearchPlan, training: TrainingJob, label: str, paths: Paths
     )
 
 
-def drawn(space: Mapping[str, Drawn], config: Any) -> dict[str, Any]:
+def without(config: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The options of a full configuration but those of some names, in which a dot leads into an option."""
+    kept = {name: value for name, value in config.items() if name not in names}
+    for name in names:
+        first, _, inside = name.partition(".")
+        if inside and isinstance(kept.get(first), Mapping):
+            kept[first] = without(kept[first], [inside])
+    return kept
+
+
+def drawn(space: Mapping[str, Drawn], config: HeadConfig) -> dict[str, Any]:
     """The values of a configuration for the options of a space; nothing where one of them is outside of it."""
-    values = {name: to_json(config)[name] for name in space}
+    values = {name: plain(config, name) for name in space}
     inside = all(
         values[name] in one.choices if isinstance(one, Choices) else one.low <= values[name] <= one.high
         for name, one in space.items()

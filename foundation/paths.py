@@ -84,9 +84,9 @@ class Paths:
             "name the folder that TrainHead printed as `run:`, or <dataset>/<method>/<hash>"
         )
 
-    def prompted(self) -> list[Path]:
-        """The folders of features with learned prompts; they belong to the runs that learned them."""
-        return sorted(self.root.glob("runs/*/dsmip/*/cache"))
+    def learned(self) -> list[Path]:
+        """The folders of features that runs of heads learned to make; they belong to those runs."""
+        return sorted(self.root.glob("runs/*/*/*/cache"))
 
     def sweep(self, dataset: str, method: str, digest: str) -> Path:
         return self.root / "sweeps" / dataset / method / digest[:16]

@@ -24,6 +24,7 @@ _PLACES = (
     (r"answers/.*", "EnhanceEntities"),
     (r"receipts/ExtractGroup-.*", "ExtractFeatures"),
     (r"receipts/PromptedFeatures-.*", "TrainHead --method dsmip"),
+    (r"receipts/TunedFeatures-.*", "TrainHead with the same `tune`"),
     (r"receipts/(\w+)-[^/]*", "{0}"),
 )
 """Pattern of a path below the work folder → the command that leaves it."""

@@ -163,6 +163,7 @@ class Batch:
 EXPERT = "expert"
 """The unit that is the number of the one of `Head.experts` that was chosen."""
 NO_PAIRS: Mapping[str, Tensor] = MappingProxyType({})
+NO_TOWERS: Mapping[str, nn.Module] = MappingProxyType({})
 
 
 class Head(nn.Module):
@@ -242,16 +243,21 @@ class Head(nn.Module):
 
 
 def make_head(
-    method: str, config: HeadConfig, shapes: Mapping[str, tuple[int, ...]], blocks: Path | None = None
+    method: str,
+    config: HeadConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    blocks: Path | None = None,
+    towers: Mapping[str, nn.Module] = NO_TOWERS,
 ) -> Head:
     """The head of a method, freshly initialised from torch's generator.
 
-    blocks: file of a model's blocks that the head runs live. A module with heads of several stages says with
-    `head_class(config, blocks)` which of them is meant, as `HeadConfig.head_class` does for a plugin.
+    blocks: file of a model's blocks that the head runs live. towers: encoders that run live in it, which a head that
+    `stays_live` takes as a third argument. A module with heads of several stages says with `head_class(config, blocks)`
+    which of them is meant, as `HeadConfig.head_class` does for a plugin.
     """
     maker = config.head_class(blocks)
     if maker is not None:
-        return maker(config, shapes)
+        return maker(config, shapes, towers) if config.stays_live else maker(config, shapes)  # type: ignore[call-arg]
     module = importlib.import_module(f"heads.methods.{method}")
     if hasattr(module, "head_class"):
         head: Head = module.head_class(config, blocks)(config, shapes)
@@ -261,4 +267,4 @@ def make_head(
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Head) and value.__module__ == module.__name__
     )
-    return kind(config, shapes)
+    return kind(config, shapes, towers) if config.stays_live else kind(config, shapes)  # type: ignore[call-arg]

@@ -12,11 +12,13 @@ from foundation.contracts import contract
 @contract
 class HeadWant(Want):
     """A feature that a head reads. role: the head's name for it. outputs: those of the extractor's outputs that it
-    reads. optional: outputs that it reads too where the feature has them."""
+    reads. optional: outputs that it reads too where the feature has them. made: what a live encoder makes of them, of
+    `tokens` and `pooled`."""
 
     role: str
     outputs: tuple[str, ...]
     optional: tuple[str, ...] = ()
+    made: tuple[str, ...] = ()
 
     def read_of(self, written: Collection[str]) -> tuple[str, ...]:
         """The outputs that it reads of a feature with the outputs `written`."""
@@ -25,9 +27,16 @@ class HeadWant(Want):
 
 @contract
 class HeadInput(HeadWant, Input):
-    """A head's want with the place of its rows. identity: of a feature with learned prompts, else None."""
+    """A head's want with the place of its rows. identity: of a feature that a run of a head made, else None."""
 
     identity: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Its side and role; and `@3` or `@tuned` for states of an encoder and what a tower made of them, since the
+        role may read other outputs of the encoder beside them."""
+        cut = self.feature.partition("@")[2]
+        return f"{self.side} {self.role} @{cut}" if cut else f"{self.side} {self.role}"
 
 
 @contract
@@ -57,6 +66,20 @@ class LiveClip:
 
 
 @contract
+class LiveTower:
+    """An encoder whose upper blocks run live over cached states, as the configuration's `tune` says.
+
+    profile, feature: where the encoder is named. demo: folder of the demo's encoders. reads: of each side that goes
+    through it, the head's roles and what is made of their states.
+    """
+
+    profile: str
+    feature: str
+    demo: Path
+    reads: Mapping[Side, Mapping[str, tuple[str, ...]]]
+
+
+@contract
 class TrainingJob:
     """One run of one head.
 
@@ -64,7 +87,7 @@ class TrainingJob:
     (mentions.parquet, entities.parquet). candidates: .npz of ids and, where known, gold_rank. pairs: pair feature ->
     .npz of values beside the candidates. pictured: pair feature -> the sides whose pictures it is computed from. heads:
     the finished runs that it reads, by label. depends: all that names the run, in clear. out: the run's folder. live:
-    for the stage that learns prompts.
+    for the stage that learns prompts. towers: encoders that run live, by `heads.tune.tower_name`.
     """
 
     method: str
@@ -80,6 +103,7 @@ class TrainingJob:
     heads: Mapping[str, "TrainingJob"] = field(default_factory=dict)
     depends: Mapping[str, Any] = field(default_factory=dict)
     live: LiveClip | None = None
+    towers: Mapping[str, LiveTower] = field(default_factory=dict)
     compute: Compute = Compute()
 
 

@@ -22,18 +22,21 @@ from heads.data import Bundle
 from heads.evaluation import SPLITS
 from heads.runs import load_run
 from heads.scoring import LISTS, encode
+from heads.towers import Build, none
 
 EDGE, ATTENTION = "edge_", "attention."
 
 
-def write(job: ExplanationJob) -> Explanations:
-    """Write one line of JSON per mention into the job's file; see `explain` for its keys. Raises `UserError`."""
-    lines = [json.dumps(one, ensure_ascii=False, allow_nan=False) for one in explain(job.run, job.selection)]
+def write(job: ExplanationJob, build: Build = none) -> Explanations:
+    """Write one line of JSON per mention into the job's file; see `explain` for its keys. build: see
+    `heads.runs.load_run`. Raises `UserError`."""
+    explained = explain(job.run, job.selection, build)
+    lines = [json.dumps(one, ensure_ascii=False, allow_nan=False) for one in explained]
     write_atomic(job.file, "".join(f"{line}\n" for line in lines))
     return Explanations(mentions=len(lines))
 
 
-def explain(run: TrainingJob, selection: Selection) -> Iterator[dict[str, Any]]:
+def explain(run: TrainingJob, selection: Selection, build: Build = none) -> Iterator[dict[str, Any]]:
     """The explanation of each mention over its candidate list, as plain JSON values; numbers to six digits.
 
     id, split, gold (id or None); candidates: best first, with id and score and, where the head has them, `units` (name
@@ -52,8 +55,8 @@ def explain(run: TrainingJob, selection: Selection) -> Iterator[dict[str, Any]]:
             f"--split {selection.split}: a {run.method} run keeps the scores of its heads only for "
             f"{' and '.join(SPLITS)}"
         )
-    run = fusion.with_parts(run, SPLITS)  # parts are pair features, kept in the run's folder
-    head, bundle = load_run(run)
+    run = fusion.with_parts(run, SPLITS, build=build)  # parts are pair features, kept in the run's folder
+    head, bundle = load_run(run, build)
     index = chosen(bundle.table, selection)
     boxes = _boxes(run)
     with Bar(len(index), "explaining", "mention") as progress:

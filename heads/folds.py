@@ -16,6 +16,7 @@ from heads.contracts import TrainingJob
 from heads.data import Bundle
 from heads.runs import load_run
 from heads.scoring import Scoring
+from heads.towers import Build, none
 
 
 def fold_of(gold_id: str, folds: int) -> int:
@@ -47,8 +48,8 @@ def _folds(bundle: Bundle, rows: np.ndarray, folds: int) -> np.ndarray:
     return np.array([fold_of(str(name), folds) for name in bundle.table["gold_id"][rows]])
 
 
-def with_left_out(job: TrainingJob, bundle: Bundle) -> Bundle:
-    """The bundle with `left_out`, where the job reads runs that leave folds out."""
+def with_left_out(job: TrainingJob, bundle: Bundle, build: Build = none) -> Bundle:
+    """The bundle with `left_out`, where the job reads runs that leave folds out. build: see `load_run`."""
     judges = {label: run for label, run in job.heads.items() if load_config(run.method, run.config).left_out}
     if not judges:
         return bundle
@@ -59,18 +60,18 @@ def with_left_out(job: TrainingJob, bundle: Bundle) -> Bundle:
         for label, run in sorted(judges.items()):
             name = label.partition(WITHOUT_FOLD)[0]
             losses.setdefault(name, np.full((len(bundle.gold), 2), np.nan, np.float32))
-            rows, values = _judged(run, mentions, masked)
+            rows, values = _judged(run, mentions, masked, build)
             losses[name][rows] = values
             bar.update()
     return replace(bundle, left_out=losses)
 
 
-def _judged(run: TrainingJob, mentions: np.ndarray, masked: bool) -> tuple[np.ndarray, np.ndarray]:
+def _judged(run: TrainingJob, mentions: np.ndarray, masked: bool, build: Build) -> tuple[np.ndarray, np.ndarray]:
     """Those of `mentions` that a run left out, and its losses on them (n, 2); see `Bundle.left_out`.
 
     masked: whether the second differs from the first, for training with `picture_dropout`.
     """
-    head, bundle = load_run(run)
+    head, bundle = load_run(run, build)
     left_out = head.config.left_out
     assert left_out is not None
     fold, folds = left_out

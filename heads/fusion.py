@@ -34,6 +34,7 @@ from heads.pictures import WITHOUT
 from heads.protocols import RERANK, protocol_of, under
 from heads.runs import list_scores
 from heads.scoring import Scoring
+from heads.towers import Build, none
 
 SHOWN = (("dev", "half: choose"), ("test", "all"))
 FIGURES = ("H@1", "MRR")
@@ -42,15 +43,15 @@ THREADS = 1
 all on cores that are shared."""
 
 
-def train(job: TrainingJob) -> TrainingResult:
+def train(job: TrainingJob, build: Build = none) -> TrainingResult:
     """Learn a network over pair features, the scores of the job's heads and training frequency.
 
     For a configuration that `shows_parts`, also learn the same of each part alone and of all parts but each; parts.json
     in the run's folder has their figures ("all", "only NAME", "without NAME" -> split -> figures), and the result's
-    table ends with them.
+    table ends with them. build: makes the encoders that run live in the job's heads.
     """
     config = _config(job)
-    job = with_parts(job, SPLITS)
+    job = with_parts(job, SPLITS, build=build)
     result = training.train(replace(job, compute=replace(job.compute, threads=THREADS)))
     if not config.shows_parts:
         return result
@@ -58,7 +59,7 @@ def train(job: TrainingJob) -> TrainingResult:
     return replace(result, table=f"{result.table}\n\n{parts_table(_parts(job, result.metrics), of_test)}")
 
 
-def with_parts(job: TrainingJob, splits: Collection[str], masks: bool = False) -> TrainingJob:
+def with_parts(job: TrainingJob, splits: Collection[str], masks: bool = False, build: Build = none) -> TrainingJob:
     """The job with all its parts as pair features: those of the profile, the scores of its heads for the mentions of
     `splits`, the frequency; and with as many epochs as `least_steps` takes. Jobs of other kinds of heads are returned
     as they are.
@@ -76,7 +77,8 @@ def with_parts(job: TrainingJob, splits: Collection[str], masks: bool = False) -
             raise UserError(f"{run.out}: scored other candidate lists than {job.candidates}; train {method} on these")
 
         pictured[method] = pictured_sides(run)
-        pairs[method] = _kept(out / f"{method}.npz", partial(_scores, run, splits, pictured[method] if masks else ()))
+        scores = partial(_scores, run, splits, pictured[method] if masks else (), build)
+        pairs[method] = _kept(out / f"{method}.npz", scores)
     if config.frequency:
         pairs["frequency"] = _kept(out / "frequency.npz", lambda: {"values": frequency(job)})
         pictured["frequency"] = ()
@@ -100,20 +102,20 @@ def pictured_sides(job: TrainingJob) -> tuple[Side, ...]:
     return tuple(side for side in SIDES if side in read)
 
 
-def _scores(run: TrainingJob, splits: Collection[str], masked: Collection[Side]) -> dict[str, np.ndarray]:
+def _scores(run: TrainingJob, splits: Collection[str], masked: Collection[Side], build: Build) -> dict[str, np.ndarray]:
     """Scores (M, k) of a run and, where sides are to be `masked`, (M, k, 3) without their pictures, in the order of
     `heads.pictures.WITHOUT`.
 
     DRIN's score of a pair depends on its list: an entity without its picture stands among others without theirs.
     """
-    job = with_parts(run, splits)
-    by_sides = {frozenset[Side](): list_scores(job, splits)}
+    job = with_parts(run, splits, build=build)
+    by_sides = {frozenset[Side](): list_scores(job, splits, build=build)}
     if not masked:
         return {"values": by_sides[frozenset()]}
     wanted = [frozenset(without) & frozenset(masked) for without in WITHOUT]
     for sides in wanted:
         if sides not in by_sides:
-            by_sides[sides] = list_scores(job, splits, sides)
+            by_sides[sides] = list_scores(job, splits, sides, build)
     return {"values": by_sides[frozenset()], "unpictured": np.stack([by_sides[sides] for sides in wanted], -1)}
 
 

@@ -17,6 +17,7 @@ from heads.base import Batch, Head
 from heads.data import Bundle
 from heads.metrics import figures, rank_in_lists
 from heads.scoring import Scoring
+from heads.tune import TOWERS, kind_of
 
 PICTURES = 1
 """The stream of random numbers that masks pictures, beside that of a step's hard negatives."""
@@ -59,25 +60,29 @@ class Trainer:
 
     def __post_init__(self) -> None:
         """AdamW, weight decay on matrices alone; `parameters`: their names in the optimiser's order; `rates`: step size
-        of each of its groups."""
+        of each of its groups, and the share of all steps over which it rises from 0; `norms`: by tower its parameters
+        and what their gradients' norm is scaled down to."""
         config = self.head.config
-        groups: dict[tuple[bool, float], list[tuple[str, nn.Parameter]]] = {
-            (False, config.lr): [],
-            (True, config.lr): [],
+        groups: dict[tuple[bool, float, float, float], list[tuple[str, nn.Parameter]]] = {
+            (vector, config.lr, config.weight_decay, 0.0): [] for vector in (False, True)
         }
+        self.norms: dict[str, tuple[list[nn.Parameter], float]] = {}
         for name, parameter in self.head.named_parameters():
-            groups.setdefault((parameter.ndim < 2, config.lr_of(name)), []).append((name, parameter))
+            groups.setdefault((parameter.ndim < 2, *config.step(name)), []).append((name, parameter))
+            if name.startswith(TOWERS):
+                tower = name.removeprefix(TOWERS).partition(".")[0]
+                self.norms.setdefault(tower, ([], config.tune[kind_of(tower)].clip_norm))[0].append(parameter)
         ordered = sorted(groups.items(), key=lambda group: group[0])
         self.parameters = [name for _, named in ordered for name, _ in named]
-        self.rates = [rate for (_, rate), _ in ordered]
+        self.rates = [(rate, warmup) for (_, rate, _, warmup), _ in ordered]
         self.optimizer = torch.optim.AdamW(
             [
                 {
                     "params": [parameter for _, parameter in named],
-                    "weight_decay": 0.0 if vector else config.weight_decay,
+                    "weight_decay": 0.0 if vector else decay,
                     "lr": rate,
                 }
-                for (vector, rate), named in ordered
+                for (vector, rate, decay, _), named in ordered
             ],
             eps=config.eps,
         )
@@ -85,7 +90,7 @@ class Trainer:
     @property
     def epochs(self) -> int:
         """The most epochs there will be: none for a head without parameters."""
-        return self.head.config.epochs if self.parameters else 0
+        return self.head.config.passes if self.parameters else 0
 
     def train(
         self, after: Callable[[State], Any] = lambda state: None, watch: Callable[[int], Any] = lambda mentions: None
@@ -131,17 +136,12 @@ class Trainer:
             return self.bundle.masked(batch, batches[step], config.picture_dropout, masks)
 
         for step, (index, batch) in enumerate(zip(batches, prefetch(range(len(batches)), read), strict=True)):
-            if config.lr_decay:
-                left = 1 - (max(0, epoch - 1) + step / len(batches)) / config.epochs
-                for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                    group["lr"] = rate * left
+            self._set_rates(max(0, epoch - 1) + step / len(batches), 1 / len(batches))
             with autocast(device.type, self.precision):
                 loss, parts = head.loss(batch)
             self.optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
-            if config.clip_norm:
-                scaler.unscale_(self.optimizer)
-                torch.nn.utils.clip_grad_norm_(head.parameters(), config.clip_norm)
+            self._clip(scaler)
             scaler.step(self.optimizer)
             scaler.update()
             for name, value in {"loss": loss, **parts}.items():
@@ -154,6 +154,24 @@ class Trainer:
                 f"e.g. --params '{{\"lr\": {config.lr / 10:g}}}'"
             )
         return means
+
+    def _set_rates(self, done: float, one: float) -> None:
+        """Step sizes of the step after `done` epochs, one of `one` epoch."""
+        epochs = self.head.config.epochs
+        left = 1 - done / epochs if self.head.config.lr_decay else 1.0
+        for group, (rate, warmup) in zip(self.optimizer.param_groups, self.rates, strict=True):
+            risen = min(1.0, (done + one) / (warmup * epochs)) if warmup else 1.0
+            group["lr"] = rate * left * risen
+
+    def _clip(self, scaler: torch.amp.GradScaler) -> None:
+        """Scale gradients down: those of each tower by themselves, and then all by the head's own `clip_norm`."""
+        norms = [pair for pair in self.norms.values() if pair[1]]
+        if self.head.config.clip_norm:
+            norms.append((list(self.head.parameters()), self.head.config.clip_norm))
+        if norms:
+            scaler.unscale_(self.optimizer)
+        for parameters, norm in norms:
+            torch.nn.utils.clip_grad_norm_(parameters, norm)
 
     def dev_figures(self) -> dict[str, float]:
         """Figures on candidate lists of the half of dev that chooses the epoch; empty where it has no mention."""

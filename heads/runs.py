@@ -12,7 +12,8 @@ from foundation import device as devices
 from foundation.checksums import check_run
 from foundation.errors import UserError
 from foundation.progress import Bar
-from heads.base import Head, make_head
+from heads import towers
+from heads.base import Head
 from heads.checkpoint import read_tensors
 from heads.config import stored_config
 from heads.contracts import HeadInput, TrainingJob
@@ -20,9 +21,11 @@ from heads.data import Bundle
 from heads.scoring import Scoring
 
 
-def load_head(folder: Path, device: torch.device, blocks: Path | None = None) -> Head:
+def load_head(
+    folder: Path, device: torch.device, blocks: Path | None = None, live: towers.Towers = towers.NONE
+) -> Head:
     """The head of a finished run, ready to score. blocks: of the CLIP that learned prompts go through, for the stage
-    that learned them.
+    that learned them. live: the encoders that run live in it, as they were before it was trained.
 
     What a stored run has besides and no score reads is left there. Raises `UserError` where the folder holds none, or
     one that has changed since.
@@ -33,7 +36,8 @@ def load_head(folder: Path, device: torch.device, blocks: Path | None = None) ->
     check_run(folder, path.name)
     tensors, state = read_tensors(path)
     shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
-    head = make_head(state["method"], stored_config(state["method"], state["config"]), shapes, blocks)
+    config = stored_config(state["method"], state["config"])
+    head = towers.make_live_head(state["method"], config, shapes, live, blocks)
     parts = head.state_dict().keys()
     head.load_state_dict({name: tensor for name, tensor in tensors.items() if name in parts})
     head.features = state.get("features", {})
@@ -44,7 +48,7 @@ def refuse_other_features(head: Head, folder: Path, inputs: Sequence[HeadInput])
     """Raises `UserError` where an input is of another feature than the one that the head of `folder` was trained on."""
     for one in inputs:
         store = Store.open(one.store)
-        trained = head.features.get(f"{one.side} {one.role}", store.identity)
+        trained = head.features.get(one.place, store.identity)
         if trained != store.identity:
             raise UserError(
                 f"{folder}: the head reads {one.role} of the {one.side}s as feature {trained[:16]} gives it, "
@@ -53,14 +57,14 @@ def refuse_other_features(head: Head, folder: Path, inputs: Sequence[HeadInput])
             )
 
 
-def load_run(job: TrainingJob) -> tuple[Head, Bundle]:
+def load_run(job: TrainingJob, build: towers.Build = towers.none) -> tuple[Head, Bundle]:
     """The head of the run that `job` trained, and what the job names; with other inputs, dataset and lists it can score
-    other mentions.
+    other mentions. build: makes the encoders that run live in it.
 
     Raises `UserError` where the run is not finished or was trained on other features.
     """
     device = torch.device(devices.choose(job.compute.device))
-    head = load_head(job.out, device, job.live.blocks if job.live else None)
+    head = load_head(job.out, device, job.live.blocks if job.live else None, build(job))
     refuse_other_features(head, job.out, job.inputs)
     bundle = Bundle.load(job, device)
     if bundle.shapes != head.shapes:
@@ -68,14 +72,16 @@ def load_run(job: TrainingJob) -> tuple[Head, Bundle]:
     return head, bundle
 
 
-def list_scores(job: TrainingJob, splits: Collection[str], without: Collection[Side] = ()) -> np.ndarray:
+def list_scores(
+    job: TrainingJob, splits: Collection[str], without: Collection[Side] = (), build: towers.Build = towers.none
+) -> np.ndarray:
     """Scores (M, k) float32 of a finished run for the candidate lists of all mentions of `splits`, NaN for the others
     and where a list ends.
 
     job: see `load_run`; that of a combination with its parts, see `heads.fusion.with_parts`. without: sides whose
-    pictures are masked, with all that is made from them.
+    pictures are masked, with all that is made from them. build: see `load_run`.
     """
-    head, bundle = load_run(job)
+    head, bundle = load_run(job, build)
     if without:
         bundle = bundle.without_pictures(without)
     index = np.flatnonzero(np.isin(bundle.table["split"], sorted(splits)))

@@ -19,8 +19,8 @@ from foundation.checksums import RECORD, changed, check_run, checksums, read_sea
 from foundation.errors import NotAsWritten, UserError
 from foundation.files import fault_point, read_json, write_json
 from foundation.progress import Bar
-from heads import folds
-from heads.base import Head, make_head
+from heads import folds, towers
+from heads.base import Head
 from heads.checkpoint import load_optimizer, optimizer_tensors, part, read_tensors, write_tensors
 from heads.config import code_digest, in_words, load_config, naming_options, settings, to_json
 from heads.contracts import Metrics, TrainingJob, TrainingResult
@@ -28,11 +28,13 @@ from heads.data import Bundle
 from heads.evaluation import measure, write_predictions
 from heads.loop import State, Trainer
 from heads.metrics import table
+from heads.towers import Build, make_live_head
+from heads.tune import HEAD, TUNED
 
 OUTPUTS = ("model.safetensors", "history.json", "predictions.parquet", "metrics.json")
 
 
-def train(job: TrainingJob) -> TrainingResult:
+def train(job: TrainingJob, build: Build = towers.none) -> TrainingResult:
     """Train a head and evaluate it; a killed run continues after its last complete epoch, with the same bytes at the
     end.
 
@@ -46,7 +48,7 @@ def train(job: TrainingJob) -> TrainingResult:
         return _result(job.out, run)
     device = devices.choose(job.compute.device)
     with devices.repeatable(job.compute.threads):
-        return _train(job, digest, device)
+        return _train(job, digest, device, build)
 
 
 def _finished(job: TrainingJob, digest: str) -> dict[str, Any] | None:
@@ -59,7 +61,7 @@ def _finished(job: TrainingJob, digest: str) -> dict[str, Any] | None:
         return None
 
 
-def _train(job: TrainingJob, digest: str, device: str) -> TrainingResult:
+def _train(job: TrainingJob, digest: str, device: str, build: Build) -> TrainingResult:
     started, out, quiet = time.monotonic(), job.out, not sys.stderr.isatty()
     precision = devices.choose_precision(job.compute.precision, device, training=True)
     for name in (RECORD, *OUTPUTS):
@@ -69,9 +71,9 @@ def _train(job: TrainingJob, digest: str, device: str) -> TrainingResult:
             )
     (out / RECORD).unlink(missing_ok=True)
     bundle = Bundle.load(job, torch.device(device))
-    bundle = folds.with_left_out(job, bundle)
+    bundle = folds.with_left_out(job, bundle, build)
     mentions, counts = folds.training_mentions(job, bundle)
-    head = new_head(job, bundle, mentions)
+    head = new_head(job, bundle, mentions, build)
     trainer = Trainer(head, bundle, mentions, job.seed, precision)
     _resume(trainer, out, digest)
     curves = _Curves(out / "tensorboard", trainer.state.history)
@@ -86,7 +88,7 @@ def _train(job: TrainingJob, digest: str, device: str) -> TrainingResult:
         "config": naming_options(job.method, to_json(head.config)),  # bytes that options to come leave as they are
         "shapes": bundle.shapes,
         "seed": job.seed,
-        "features": {f"{one.side} {one.role}": Store.open(one.store).identity for one in job.inputs},
+        "features": {one.place: Store.open(one.store).identity for one in job.inputs},
     }
     write_tensors(out / "model.safetensors", dict(best), description)
     fault_point("run-middle")
@@ -122,9 +124,10 @@ def _train(job: TrainingJob, digest: str, device: str) -> TrainingResult:
     return _result(out, run)
 
 
-def new_head(job: TrainingJob, bundle: Bundle, mentions: np.ndarray) -> Head:
+def new_head(job: TrainingJob, bundle: Bundle, mentions: np.ndarray, build: Build = towers.none) -> Head:
     """The head before its first epoch, initialised from the job's seed or from the runs that it goes on from. mentions:
-    its training mentions."""
+    its training mentions. build: makes the encoders that run live in it."""
+    live = build(job)
     torch.manual_seed(job.seed)
     config = load_config(job.method, job.config)
     for name in bundle.classless.intersection(config.class_states):
@@ -132,7 +135,8 @@ def new_head(job: TrainingJob, bundle: Bundle, mentions: np.ndarray) -> Head:
             f"{job.method}: the image encoder has no class token, whose state this configuration reads from {name}; "
             "take another encoder, or the vector that the encoder itself gives (for mimic: image_global: projected)"
         )
-    head = make_head(job.method, config, bundle.shapes, job.live.blocks if job.live else None).to(bundle.device)
+    head = make_live_head(job.method, config, bundle.shapes, live, job.live.blocks if job.live else None)
+    head = head.to(bundle.device)
     if config.entity_pictures in ("best", "mean") and bundle.entities.per_picture and not head.reads_several:
         raise UserError(
             f"entity_pictures = {config.entity_pictures!r}: {job.method} scores an entity with one picture; take "
@@ -142,7 +146,11 @@ def new_head(job: TrainingJob, bundle: Bundle, mentions: np.ndarray) -> Head:
         check_run(run.out, "model.safetensors", "history.json")
         history = read_json(run.out / "history.json")
         best = max((row.get("dev MRR", 0.0) for row in history["epochs"]), default=0.0)
-        head.start(label, read_tensors(run.out / "model.safetensors")[0], best)
+        tensors = read_tensors(run.out / "model.safetensors")[0]
+        if label == TUNED:
+            head.load_state_dict(part(tensors, HEAD))
+        else:
+            head.start(label, tensors, best)
     head.prepare(*bundle.lists_of(mentions))
     return head
 

@@ -15,12 +15,15 @@ from foundation.paths import Paths
 from foundation.remedies import maker
 from heads.config import stored_config, to_json
 from heads.contracts import HeadInput
+from heads.tune import TUNED
 from pipeline.candidates.contracts import ListOptions
 from pipeline.extraction import wants
 from pipeline.extraction.contracts import Extraction
 from pipeline.profiles import profile as profiles
 from pipeline.profiles.profile import Profile
 
+LEARNED = {"PromptedFeatures": "prompts", "TunedFeatures": TUNED}
+"""Step that extracts features as a run learned to → what its request calls that run."""
 REMEDY = "run the TrainHead command that trained it again; finished steps are skipped"
 
 
@@ -33,7 +36,7 @@ class Finished:
     each side's folder of pictures, below the dataset's own. options, lists: how its candidate lists were built, and
     their file. retrieval: what sources of candidates read. pairs: names of its pair features. extraction: all features
     that it and its candidates and pair features read.
-    runs: those that it combines, by method. prompted: inputs that the learned prompts of the run `prompts` made,
+    runs: those that it combines, by method. learned: inputs that the run `learner` learned to make,
     paths relative to the work folder.
     """
 
@@ -54,8 +57,8 @@ class Finished:
     pairs: tuple[str, ...]
     extraction: Extraction
     runs: Mapping[str, "Finished"]
-    prompted: tuple[HeadInput, ...]
-    prompts: "Finished | None"
+    learned: tuple[HeadInput, ...]
+    learner: "Finished | None"
 
     @functools.cached_property
     def profiles(self) -> dict[str, tuple[Profile, ...]]:
@@ -77,8 +80,8 @@ class Finished:
         return self.folder.parent.parent.name
 
     def tree(self) -> list["Finished"]:
-        """This run, those that it combines, and those that learned prompts for them."""
-        below = [*self.runs.values(), *([self.prompts] if self.prompts else [])]
+        """This run, those that it combines, and those that learned features for them."""
+        below = [*self.runs.values(), *([self.learner] if self.learner else [])]
         return [self, *(one for run in below for one in run.tree())]
 
 
@@ -178,7 +181,7 @@ class _Receipts:
             *of_lists,
         ]
         groups = [self._of_request(digest) for one in extractions for digest in one["request"]["groups"]]
-        prompted = self._upstream([receipt], "PromptedFeatures")
+        learned = [one for task in LEARNED for one in self._upstream([receipt], task)]
         made = self._prepared(lists["request"]["dataset"])
         prepared = made["result"]
         trained = self._upstream([receipt], "TrainHead") if request["method"] == "fused" else []
@@ -201,8 +204,8 @@ class _Receipts:
             pairs=tuple(one["request"]["pair"] for one in pairs),
             extraction=_merged(extractions),
             runs=runs,
-            prompted=tuple(from_json(HeadInput, one) for made in prompted for one in made["result"]["inputs"]),
-            prompts=self._run(self._of_request(prompted[0]["request"]["prompts"])) if prompted else None,
+            learned=tuple(from_json(HeadInput, one) for made in learned for one in made["result"]["inputs"]),
+            learner=next((self._run(self._of_request(one["request"][LEARNED[one["task"]]])) for one in learned), None),
         )
 
     def _demo(self, groups: Iterable[Receipt]) -> Path | None:

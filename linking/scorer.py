@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache.identity import identity, weights_hash
+from cache.identity import identity
 from cache.inputs import Input, Want
 from cache.keys import KeyColumn
 from cache.store import Store
 from cache.table import Table
-from experiments import jobs, prompts
+from experiments import jobs, prompts, towers, tuned
+from experiments.learned import distinct
 from foundation import parquet
 from foundation.errors import UserError
 from heads.base import Ragged, Rows
 from heads.config import load_config
-from heads.config.dsmip import PROMPTED, DsmipConfig
-from heads.contracts import HeadInput
+from heads.config.dsmip import DsmipConfig
+from heads.contracts import HeadInput, HeadWant, TrainingJob
 from heads.data import Bundle, Side, settle_all
 from heads.fusion import Frequency, read_phrases
 from heads.runs import load_head, refuse_other_features
@@ -37,7 +38,7 @@ from pipeline.pairs.registry import pair_function
 from pipeline.pairs.roles import SERVED
 from pipeline.pairs.texts import Texts
 from pipeline.pairs.values import RecordValues
-from pipeline.profiles.profile import joined
+from pipeline.profiles.profile import AT_BLOCK, joined
 
 HELD_BYTES = 1 << 30  # of the KB's encodings kept between two chunks of mentions
 DEPTH = 10  # entities that are scored again by themselves, as a run's predictions list them
@@ -102,7 +103,7 @@ class Scorer:
         self.parts = {method: Scorer(part, kb, stores, device) for method, part in run.runs.items()}
         self.inputs = self._inputs()
         refuse_other_features(self.head, run.folder, self.inputs)
-        self.prompts = _Prompts(run, stores, device) if run.prompts else None
+        self.learned = _Learned(run, run.learner, stores, device) if run.learner else None
         self.entities = Side(len(kb), device, entity_pictures=self.head.config.entity_pictures)
         for one in self.inputs:
             if one.side == "entity":
@@ -116,13 +117,10 @@ class Scorer:
     def _inputs(self) -> list[HeadInput]:
         """What the head reads of the KB, and the names of what it reads of mentions: each chunk brings their keys."""
         run, root = self.run, self.run.paths.root
-        # The profile may have more by now; what the run was trained on is what it chose.
-        there = sorted({name for one in run.tree() for name in one.extraction.features})
-        wanted = load_config(run.method, run.config).inputs(there)
-        extracted = [want for want in wanted if want.feature not in PROMPTED.values()]
+        extracted = [want for want in wanted_by(run) if not jobs.is_learned(want.feature)]
         return [
             *jobs.head_inputs(extracted, run.extraction, run.paths),
-            *(replace(one, store=root / one.store, keys=root / one.keys) for one in run.prompted),
+            *(replace(one, store=root / one.store, keys=root / one.keys) for one in run.learned),
         ]
 
     def _frequency(self) -> Frequency | None:
@@ -199,9 +197,9 @@ class Scorer:
         side = Side(len(chunk), self.device)
         for one in self.inputs:
             if one.side == "mention":
-                if self.prompts and one.feature in PROMPTED.values():
-                    store, keys = self.prompts.extract(one, chunk)
-                    chunk.unlike = chunk.unlike | self.prompts.unlike(one, store, keys)
+                if self.learned and jobs.is_learned(one.feature):
+                    store, keys = self.learned.extract(one, chunk)
+                    chunk.unlike = chunk.unlike | self.learned.unlike(one, store, keys)
                 else:
                     store, keys = self.stores[one.feature], chunk.keys(one.feature, one.view)
                 side.add(one, store, keys)
@@ -220,47 +218,79 @@ class Scorer:
         return self.held
 
 
-class _Prompts:
-    """Extracts new mentions' texts and pictures with the prompts that another run learned, into that run's cache."""
+class _Learned:
+    """Extracts new mentions' texts and pictures as another run learned to, with prompts or with trained blocks, into
+    that run's cache."""
 
-    def __init__(self, run: Finished, stores: Stores, device: torch.device) -> None:
-        learned, self.device, self.stores = run.prompts, device, stores
-        assert learned is not None
-        config = load_config(learned.method, learned.config)
-        assert isinstance(config, DsmipConfig)
-        profiles = {name: having[0] for name, having in learned.profiles.items()}
-        reference = str(profiles[config.layers_image].path)
-        source = jobs.ClipSource(joined(profiles), reference, learned.demo or learned.paths.root)
-        live = jobs.live_clip(config, learned.extraction.features, source, learned.paths)
-        self.head = load_head(learned.folder, device, prompts.blocks(live))
-        self.weights = weights_hash([learned.folder / "model.safetensors"], None)
-        self.states = {"text": config.layers_text, "image": config.layers_image}
+    def __init__(self, run: Finished, learner: Finished, stores: Stores, device: torch.device) -> None:
+        self.stores = stores
+        self.job = _job_of(learner, run)
+        self.job = replace(self.job, compute=replace(self.job.compute, device=str(device)))
+        self.remade = {
+            (one.role, one.read.view): one
+            for one in (prompts.remade if self.job.live else tuned.remade)(self.job)[0]
+            if one.read.side == "mention"
+        }
         self.spreads: dict[str, dict[str, guard.Spread]] = {}
 
     def extract(self, one: HeadInput, chunk: Chunk) -> tuple[Store, KeyColumn]:
-        """The store and key column of a prompted input, its rows for the chunk's mentions added."""
-        store = self.stores.open(one.store)
-        kind = next(kind for kind, feature in PROMPTED.items() if feature == one.feature)
-        states, keys = self.stores[self.states[kind]], chunk.keys(self.states[kind], one.view)
-        prompted = prompts.Prompted(self.head, kind, "mention", states)
-        now = identity(prompted.spec(self.weights))
+        """The store and key column of a learned input, its rows for the chunk's mentions added."""
+        made = self.remade[one.role, one.view]
+        store, keys = self.stores.open(one.store), chunk.keys(made.read.feature, one.view)
+        learned = replace(made.learned, states=self.stores[made.read.feature])
+        now = identity(learned.spec)
         if now != store.identity:
             raise UserError(
-                f"{one.feature}: the run reads {store.identity[:16]}, its prompts now give {now[:16]}; "
+                f"{one.feature}: the run reads {store.identity[:16]}, what it learned now gives {now[:16]}; "
                 "train it again (TrainHead)"
             )
-        prompted.fill(store, prompts.distinct(keys.keys[keys.present]))
-        if lines := prompted.problems(one, store, keys, guard.FEW):
+        learned.fill(store, distinct(keys.keys[keys.present]))
+        if lines := learned.problems(one, store, keys, guard.FEW):
             raise UserError(
                 *(f"{line}; the run's own rows differ; run `luigi --module tasks Doctor`" for line in lines)
             )
         return store, keys
 
     def unlike(self, one: HeadInput, store: Store, keys: KeyColumn) -> np.ndarray:
-        """(m,) bool: which mentions have a prompted row that is unlike those of the run."""
+        """(m,) bool: which mentions have a learned row that is unlike those of the run."""
         if one.feature not in self.spreads:
             self.spreads[one.feature] = guard.spreads(KeyColumn.load(one.keys), store, store.outputs)
         return guard.unlike(keys, store, self.spreads[one.feature])
+
+
+def _job_of(learner: Finished, run: Finished) -> TrainingJob:
+    """What trained a run that learned features, as far as they depend on it."""
+    config = load_config(learner.method, learner.config)
+    features = {name: having[0] for name, having in learner.profiles.items()}
+    demo = learner.demo or learner.paths.root
+    wants = wanted_by(learner)
+    live = None
+    if isinstance(config, DsmipConfig):
+        source = jobs.Source(joined(features), str(features[config.layers_image].path), demo)
+        live = jobs.live_clip(config, learner.extraction.features, source, learner.paths)
+    cuts = [want for want in wants if want.made]
+    reference = str(features[cuts[0].feature].path) if cuts else ""
+    return TrainingJob(
+        method=learner.method,
+        config=learner.config,
+        inputs=jobs.head_inputs(wants, learner.extraction, learner.paths),
+        dataset=run.prepared,
+        candidates=run.lists,
+        out=learner.folder,
+        live=live,
+        towers=towers.live_towers(config, wants, reference, demo),
+    )
+
+
+def wanted_by(run: Finished) -> list[HeadWant]:
+    """What the head of a run reads."""
+    # The profile may have more by now; what the run was trained on is what it chose.
+    there = {name for one in run.tree() for name in one.extraction.features}
+    there |= {name.rpartition(AT_BLOCK)[0] for name in there if AT_BLOCK in name}
+    config = load_config(run.method, run.config)
+    having = [of[0] for of in run.profiles.values()] if config.tune else []
+    kinds = {name: kind for profile in having for name, kind in towers.kinds(profile).items()}
+    return towers.wanted(config, config.inputs(sorted(there)), kinds)
 
 
 def _bytes(column: torch.Tensor | Ragged) -> int:

@@ -278,7 +278,7 @@ class _Work:
             sources=options.sources,
             pairs={name: self.pair(name, options) for name in spec.pairs},
             runs=trained,
-            prompted=self._prompted(trained["multimodal"]) if spec.prompted else None,
+            learned=self._learned(trained[spec.learned_by]) if spec.learned_by else None,
         )
         return steps.Training(self.prepared, spec, reads, jobs.Trial(self.job.name, job.seed, job.train_fraction))
 
@@ -286,5 +286,5 @@ class _Work:
         """The job of a run that is finished by then."""
         return self.done(steps.train(self.setup, training), lambda result: training.job(self.setup))
 
-    def _prompted(self, learned: Done[TrainingJob]) -> Done[Any]:
-        return self.done(steps.extract_prompted(self.setup, learned), partial(steps.prompted_inputs, paths=self.paths))
+    def _learned(self, learned: Done[TrainingJob]) -> Done[Any]:
+        return self.done(steps.extract_learned(self.setup, learned), partial(steps.learned_inputs, paths=self.paths))

@@ -15,8 +15,8 @@ from typing import Any, Generic, TypeVar
 
 from cache.identity import canonical_json, identity
 from cache.inputs import Side, keys_digest
-from experiments import jobs, spaces
-from experiments.contracts import PromptOutputs, SearchResult, Study
+from experiments import jobs, spaces, towers
+from experiments.contracts import LearnedOutputs, SearchResult, Study
 from foundation import logs, receipts
 from foundation.checksums import RECORD, entry, write_sealed
 from foundation.contracts import from_json, to_json
@@ -27,6 +27,7 @@ from heads.config import code_digest, load_config, naming_options
 from heads.config.dsmip import DsmipConfig
 from heads.config.space import plain_space
 from heads.contracts import Compute, HeadInput, TrainingJob, TrainingResult
+from heads.tune import TUNED
 from pipeline.candidates import specs
 from pipeline.candidates.contracts import CandidateJob, CandidateLists, ListOptions
 from pipeline.datasets.contracts import (
@@ -428,7 +429,7 @@ class Reads:
     """What a head is trained on.
 
     sources: of the candidate lists, as `ListOptions` has them. pairs: by pair feature. runs: by the head's label, with
-    the jobs that trained them. prompted: inputs that learned prompts made, None where the head reads none.
+    the jobs that trained them. learned: inputs that a run made, None where the head reads none.
     """
 
     extraction: Done[Extraction]
@@ -436,15 +437,15 @@ class Reads:
     sources: str
     pairs: Mapping[str, Done[PairFeature]]
     runs: Mapping[str, Done[TrainingJob]]
-    prompted: Done[tuple[HeadInput, ...]] | None = None
+    learned: Done[tuple[HeadInput, ...]] | None = None
 
     @property
     def digests(self) -> list[str]:
         """Of all, in the order in which a request lists them."""
-        prompted = [self.prompted.digest] if self.prompted else []
+        learned = [self.learned.digest] if self.learned else []
         pairs = [one.digest for one in self.pairs.values()]
         runs = [one.digest for one in self.runs.values()]
-        return [self.extraction.digest, self.lists.digest, *pairs, *runs, *prompted]
+        return [self.extraction.digest, self.lists.digest, *pairs, *runs, *learned]
 
 
 @dataclass(frozen=True)
@@ -477,7 +478,7 @@ class Training:
         config, depends = load_config(spec.method, spec.config), self._depends(paths)
         live = None
         if isinstance(config, DsmipConfig) and config.training == "prompts":
-            source = jobs.ClipSource(setup.profile, setup.reference, setup.demo)
+            source = jobs.Source(setup.profile, setup.reference, setup.demo)
             live = jobs.live_clip(config, reads.extraction.result.features, source, paths)
         return TrainingJob(
             method=spec.method,
@@ -486,7 +487,7 @@ class Training:
             train_fraction=trial.train_fraction,
             inputs=(
                 *jobs.head_inputs(spec.extracted, reads.extraction.result, paths),
-                *(reads.prompted.result if reads.prompted else ()),
+                *(reads.learned.result if reads.learned else ()),
             ),
             dataset=self.dataset.folder,
             candidates=paths.root / reads.lists.result.file,
@@ -497,6 +498,7 @@ class Training:
             out=paths.run(trial.label, spec.method, identity(depends)),
             compute=setup.compute,
             live=live,
+            towers=towers.live_towers(config, spec.wanted, setup.reference, setup.demo),
         )
 
     def _depends(self, paths: Paths) -> dict[str, Any]:
@@ -522,8 +524,9 @@ class Training:
         }
         if reads.runs:
             depends["heads"] = {label: run.result.depends for label, run in reads.runs.items()}
-        if reads.prompted:
-            depends["prompted"] = sorted(str(one.identity) for one in reads.prompted.result)
+        if reads.learned:
+            name = "prompted" if spec.learned_by != TUNED else TUNED
+            depends[name] = sorted(str(one.identity) for one in reads.learned.result)
         return depends
 
 
@@ -555,24 +558,27 @@ def average(paths: Paths, runs: Sequence[Done[TrainingJob]]) -> Step:
     return step
 
 
-def extract_prompted(setup: Setup, learned: Done[TrainingJob]) -> Step:
-    """Extract texts and pictures with the prompts that a run learned, into a cache of that run's own."""
+def extract_learned(setup: Setup, learned: Done[TrainingJob]) -> Step:
+    """Extract texts and pictures with the prompts that a run learned, or the blocks that it trained, into a cache of
+    that run's own."""
     paths = setup.paths
 
     def work(run: Run) -> Outcome:
-        outputs = run("experiments.prompts:extract", learned.result, PromptOutputs)
+        outputs = run("experiments.learned:extract", learned.result, LearnedOutputs)
         inputs = [
             replace(one, store=Path(paths.relative(one.store)), keys=Path(paths.relative(one.keys)))
             for one in outputs.inputs
         ]
         return Outcome({"inputs": [to_json(one) for one in inputs]}, outputs.files, outputs.run)
 
-    return Step("PromptedFeatures", {"prompts": learned.digest}, work)
+    if learned.result.live:
+        return Step("PromptedFeatures", {"prompts": learned.digest}, work)
+    return Step("TunedFeatures", {TUNED: learned.digest}, work)
 
 
-def prompted_inputs(result: Mapping[str, Any], paths: Paths) -> tuple[HeadInput, ...]:
-    """The inputs in a result of PromptedFeatures, with absolute paths."""
-    inputs = [from_json(HeadInput, one, "a receipt of PromptedFeatures") for one in result["inputs"]]
+def learned_inputs(result: Mapping[str, Any], paths: Paths) -> tuple[HeadInput, ...]:
+    """The inputs in a result of `extract_learned`, with absolute paths."""
+    inputs = [from_json(HeadInput, one, "a receipt of learned features") for one in result["inputs"]]
     return tuple(replace(one, store=paths.root / one.store, keys=paths.root / one.keys) for one in inputs)
 
 

@@ -38,7 +38,7 @@ def verify(job: VerifyJob) -> Verification:
     Removing is the repair: the command that made a file makes it again where it is gone.
     """
     paths = Paths(job.work)
-    folders = [folder for folder in (paths.cache, *paths.prompted()) if folder.is_dir()]
+    folders = [folder for folder in (paths.cache, *paths.learned()) if folder.is_dir()]
     check = _Check(paths)
     for folder in folders:
         for finding in stores.verify(folder, job.shards):

@@ -156,11 +156,12 @@ def _encoder(run: Run, depends: Mapping[str, Any]) -> int | None:
 
 
 def _extraction(folder: Path) -> float | None:
-    """Seconds of extracting the features that a run's prompts made; None where it made none."""
+    """Seconds of extracting the features that a run learned to make; None where it made none."""
     work = folder.parents[min(3, len(folder.parents) - 1)]
+    receipts = [path for task in ("PromptedFeatures", "TunedFeatures") for path in work.glob(f"receipts/{task}-*.json")]
     seconds = [
         receipt["run"]["seconds"]
-        for receipt in map(read_sealed, sorted(work.glob("receipts/PromptedFeatures-*.json")))
+        for receipt in map(read_sealed, sorted(receipts))
         if any(work / one["store"] == folder / "cache" / Path(one["store"]).name for one in receipt["result"]["inputs"])
     ]
     return sum(seconds) if seconds else None

@@ -22,7 +22,7 @@ from foundation.checksums import read_sealed, write_sealed
 from foundation.contracts import to_json
 from foundation.errors import UserError
 from heads import training
-from heads.base import Ragged, Rows
+from heads.base import Ragged, Rows, make_head
 from heads.checkpoint import read_tensors
 from heads.config import settings
 from heads.contracts import Compute
@@ -135,6 +135,7 @@ import json, os, sys
 import torch._dynamo, torch.utils.tensorboard
 from foundation.contracts import from_json
 from heads import training
+from heads.base import make_head
 from heads.contracts import TrainingJob
 for fault, value in json.loads(sys.argv[1]):
     job = from_json(TrainingJob, value)
@@ -281,7 +282,7 @@ def test_the_step_size_falls_to_nothing_over_all_epochs(world):
     )
     bundle = Bundle.load(text_alone(job), CPU)
     mentions, _ = bundle.training_mentions()
-    trainer = Trainer(training.make_head("mimic", config, bundle.shapes), bundle, mentions, 0, "fp32")
+    trainer = Trainer(make_head("mimic", config, bundle.shapes), bundle, mentions, 0, "fp32")
     steps = -(-len(mentions) // config.batch_size)
     for epoch in (1, 2):
         trainer.run_epoch(epoch)
@@ -374,7 +375,7 @@ def test_a_head_that_scores_lists_alone_is_judged_on_them(world):
     job, result, _ = world
     config = training.load_config("mimic", job.config)
     bundle = Bundle.load(job, CPU)
-    head = training.make_head("mimic", config, bundle.shapes)
+    head = make_head("mimic", config, bundle.shapes)
     head.load_state_dict(read_tensors(job.out / "model.safetensors")[0])
     head.scores_blocks = False
     found = measure(head.eval(), bundle)
@@ -399,7 +400,7 @@ def test_nil_and_golds_outside_the_kb_are_counted_apart_and_have_no_rank(world):
     bundle = Bundle.load(job, CPU)
     gold = bundle.gold.copy()
     gold[np.flatnonzero((bundle.table["split"] == "dev") & (gold >= 0))[:2]] = -1
-    head = training.make_head("mimic", training.load_config("mimic", job.config), bundle.shapes)
+    head = make_head("mimic", training.load_config("mimic", job.config), bundle.shapes)
     found = measure(head.eval(), replace(bundle, gold=gold))
     for parts in found.metrics["dev"].values():
         assert (parts["all"]["n"], parts["NIL"], parts["gold outside the KB"]) == (36, {"n": 3}, {"n": 1})

@@ -634,7 +634,7 @@ def test_new_mentions_that_all_have_the_same_features_end_the_command(world, tmp
 
 def test_prompted_features_of_new_mentions_are_looked_at_too(world, monkeypatch):
     linker = Linker.load(world[1]["dsmip"])
-    head = linker.scorer.prompts.head
+    head = next(iter(linker.scorer.learned.remade.values())).learned.head
     whole = head.prompted_text
 
     def silent(inputs, side):

@@ -4,6 +4,7 @@ torch."""
 import dataclasses
 import importlib
 import pkgutil
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -15,8 +16,11 @@ from foundation import plugins
 from foundation.contracts import from_json
 from foundation.errors import UserError, nearest
 from heads.config.base import MOST, HeadConfig
+from heads.tune import Kind
+from heads.tune import in_words as tune_in_words
 
 _OTHER_MODULES = ("base", "space")
+TUNE_LR = re.compile(r"tune\.(text|image)\.lr")
 
 
 def own_methods() -> list[str]:
@@ -77,7 +81,32 @@ def load_config(method: str, params: Mapping[str, Any], where: str = "") -> Head
     kind = config_class(method)
     presets = [defaults for option, defaults in kind.presets.items() if params.get(option) is True]
     merged = {key: value for values in (*presets, params) for key, value in values.items()}
-    return from_json(kind, merged, where or f"--params of {method}")
+    return from_json(kind, nested(merged), where or f"--params of {method}")
+
+
+def nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in which a dot leads into another (`tune.text.lr`, as searches name them), each at its place."""
+    plain = {name: value for name, value in options.items() if "." not in name}
+    for name in sorted(options.keys() - plain.keys()):
+        *path, last = name.split(".")
+        place = plain
+        for step in path:
+            below = place.get(step)
+            place[step] = dict(below) if isinstance(below, Mapping) else {}
+            place = place[step]
+        place[last] = options[name]
+    return plain
+
+
+def option(config: HeadConfig, name: str) -> Any:
+    """The value of an option; `tune.text.lr` is that of an option of a tower, the step size that it has where none is
+    given."""
+    value: Any = config
+    for step in name.split("."):
+        value = value[step] if isinstance(value, Mapping) else getattr(value, step)
+    if value is None and (of_tower := TUNE_LR.fullmatch(name)):
+        return config.tune[typing.cast(Kind, of_tower[1])].rate
+    return value
 
 
 def stored_config(method: str, config: Mapping[str, Any]) -> HeadConfig:
@@ -132,6 +161,8 @@ def in_words(value: Any) -> str:
     """A plain JSON value as tables show it: `0.001`, `none`, `true`, `text+visual`."""
     if isinstance(value, list):
         return "+".join(map(str, value)) or "none"
+    if isinstance(value, Mapping):
+        return tune_in_words(value) or "none"
     if value is None:
         return "none"
     if isinstance(value, float):
@@ -208,6 +239,10 @@ def _kind(hint: Any) -> str:
         return " or ".join(map(repr, arguments))
     if origin is tuple:
         return f"list of {_kind(arguments[0])}"
+    if origin is Mapping:
+        return f"mapping of {_kind(arguments[0])} to {_kind(arguments[1])}"
+    if dataclasses.is_dataclass(hint):
+        return f"{{{', '.join(field.name for field in dataclasses.fields(hint))}}}"
     if arguments:  # a union
         return " or ".join(map(_kind, arguments))
     return _WORDS[hint]

@@ -2,7 +2,7 @@
 overrides."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -13,6 +13,7 @@ from cache.inputs import IMAGE, IMAGES, SIDES, Side
 from foundation.contracts import contract
 from foundation.errors import UserError, nearest
 from heads.contracts import HeadWant
+from heads.tune import HEAD, TOWERS, TUNED, Kind, Tune, kind_of
 
 if TYPE_CHECKING:
     from heads.base import Head
@@ -78,6 +79,14 @@ class HeadConfig:
         "release of MIMIC); the best, the one with which the pair's score is highest; or the mean of the pair's scores "
         "with each",
     ] = "first"
+    tune: Annotated[
+        Mapping[Kind, Tune],
+        "encoders whose upper blocks are trained with the head, over cached states of the lower ones: "
+        '{"text": {"block": 3, "how": "lora"}, "image": ...}; docs/tuning.md',
+    ] = field(default_factory=dict)
+    live: Annotated[
+        bool, "the stage that trains the blocks of `tune`; the head itself then reads what they give from the cache"
+    ] = False
 
     training: ClassVar[Training] = "head"
     """How it is trained, see `Training`."""
@@ -90,7 +99,9 @@ class HeadConfig:
     """Options whose influence the method's paper plots -> values to train with (ours where the plot names none)."""
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """The default search space, see `heads.config.space`."""
-    later: ClassVar[tuple[str, ...]] = ("picture_dropout", "entity_pictures")
+    stays_live: ClassVar[bool] = False
+    """Whether blocks of `tune` run live in the finished head too, since it reads pairs through them."""
+    later: ClassVar[tuple[str, ...]] = ("picture_dropout", "entity_pictures", "tune", "live")
     """Options of this class that came when there were runs already: see `heads.config.naming_options`."""
 
     @classmethod
@@ -137,6 +148,24 @@ class HeadConfig:
         return self.lr
 
     @property
+    def runs_towers(self) -> bool:
+        """Whether blocks of `tune` run live in this head."""
+        return bool(self.tune) and (self.live or self.stays_live)
+
+    @property
+    def passes(self) -> int:
+        """The most passes over the training mentions: none where another stage has trained it."""
+        return self.epochs if self.runs_towers or not self.tune else 0
+
+    def step(self, parameter: str) -> tuple[float, float, float]:
+        """For the parameter of that name, of the head or a tower: AdamW's step size, weight decay (of a matrix), and
+        the share of all steps over which the step size rises."""
+        if parameter.startswith(TOWERS):
+            tune = self.tune[kind_of(parameter.removeprefix(TOWERS).partition(".")[0])]
+            return tune.rate, tune.weight_decay, tune.warmup
+        return self.lr_of(parameter.removeprefix(HEAD) if self.live else parameter), self.weight_decay, 0.0
+
+    @property
     def class_states(self) -> tuple[str, ...]:
         """The inputs (`<role>.<output>`) whose first state must be a class token's; none by default."""
         return ()
@@ -149,7 +178,7 @@ class HeadConfig:
     @property
     def evaluates(self) -> bool:
         """Whether a trained head is measured; a stage that only prepares another is not."""
-        return True
+        return not self.live
 
     def runs(self, available: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
         """The runs this head reads, `label: (method, parameters)`; none by default. They are trained first, with the
@@ -157,8 +186,9 @@ class HeadConfig:
         return {}
 
     def trains_on(self, label: str, name: str) -> bool:
-        """Whether this head starts from the parameter `name` of the run `label` (see `runs`) and trains it further."""
-        return False
+        """Whether the parameter `name` of the run `label` (see `runs`) is this head's own: it goes on from it, or has
+        it from the stage that trained it beside blocks of `tune`."""
+        return label == TUNED and name.startswith(HEAD)
 
     def searched(self) -> Mapping[str, Mapping[str, Any]]:
         """The search space of this configuration: `space`, or the part of it that these options use."""

@@ -14,6 +14,7 @@ from annotated_types import Gt, Len
 from foundation.contracts import contract, from_json
 from foundation.errors import UserError, nearest
 from heads.config.base import Finite, HeadConfig, Size
+from heads.tune import KINDS, Kind, Tune
 
 MOST_CHOICES = 100
 EXAMPLE = "lr: {low: 0.0001, high: 0.01, log: true}"
@@ -92,7 +93,7 @@ def plain_space(space: Mapping[str, Drawn]) -> dict[str, dict[str, Any]]:
 
 def _drawn(kind: type[HeadConfig], name: str, entry: Any, where: str) -> Drawn:
     hints = typing.get_type_hints(kind)
-    options = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    options = {field.name: hints[field.name] for field in dataclasses.fields(kind)} | of_towers()
     if name not in options:
         raise UserError(f"{where}: there is no such option{nearest(name, options)}")
     if name in kind.presets:
@@ -111,3 +112,19 @@ def _drawn(kind: type[HeadConfig], name: str, entry: Any, where: str) -> Drawn:
             f"{where} = {dict(entry)!r:.60}: expected numbers (write 1e-3 as 0.001 or 1.0e-3: YAML takes it for a text)"
         )
     return from_json(WholeRange if options[name] is int else Range, dict(entry), where)
+
+
+def of_towers() -> dict[str, Any]:
+    """The options of `HeadConfig.tune` by name, `tune.text.lr`, and their types."""
+    hints = typing.get_type_hints(Tune)
+    return {f"tune.{kind}.{name}": float if name == "lr" else hints[name] for kind in KINDS for name in hints}
+
+
+def tune_space(tune: Mapping[Kind, Tune]) -> dict[str, dict[str, Any]]:
+    """The default search space of the towers of a configuration: step size and, of lora, rank."""
+    space: dict[str, dict[str, Any]] = {}
+    for kind, one in tune.items():
+        space[f"tune.{kind}.lr"] = {"low": one.rate / 10, "high": one.rate * 10, "log": True}
+        if one.how == "lora":
+            space[f"tune.{kind}.rank"] = {"choices": [4, 8, 16, 32]}
+    return space

@@ -8,6 +8,7 @@ import luigi
 
 from experiments import jobs
 from heads.contracts import TrainingJob
+from heads.tune import TUNED
 from mel_cache import steps
 from mel_cache.commands.candidates import BuildCandidates, BuildPairs, CandidateOptions
 from mel_cache.commands.dataset import PrepareDataset
@@ -63,7 +64,7 @@ class TrainHead(CandidateOptions):
             self.clone(BuildCandidates),
             *self.pairs().values(),
             *self.runs().values(),
-            *self.prompted(),
+            *self.learned(),
         ]
 
     def runs(self) -> dict[str, "TrainHead"]:
@@ -73,11 +74,15 @@ class TrainHead(CandidateOptions):
             for label, (method, params) in self.head.runs.items()
         }
 
-    def prompted(self) -> list["PromptedFeatures"]:
-        return [self.clone(PromptedFeatures)] if self.head.prompted else []
+    def learned(self) -> list["LearnedFeatures"]:
+        """What extracts the features that one of `runs` learned, where this head reads some."""
+        if self.head.learned_by is None:
+            return []
+        return [self.clone(TunedFeatures if self.head.learned_by == TUNED else PromptedFeatures)]
 
     def brief(self) -> str:
         stage = f" ({self.head.config['stage']})" if "stage" in self.head.config else ""
+        stage = " (tuning)" if self.head.config["live"] else stage
         return f" {self.head.method}{stage}, " + (
             f"seed {self.seed}" if self.seeds == 1 else f"mean over {self.seeds} seeds"
         )
@@ -90,7 +95,7 @@ class TrainHead(CandidateOptions):
             sources=self.sources,
             pairs={name: task.finished() for name, task in self.pairs().items()},
             runs={label: task.finished() for label, task in self.runs().items()},
-            prompted=self.clone(PromptedFeatures).finished() if self.head.prompted else None,
+            learned=next((task.finished() for task in self.learned()), None),
         )
         trial = jobs.Trial(self.dataset, self.seed, self.train_fraction)
         return steps.Training(self.prepared(), self.head, reads, trial)
@@ -115,22 +120,30 @@ class TrainHead(CandidateOptions):
         return f"{(run / shown).read_text('utf-8')}\nrun:     {run}\ndataset: {dataset}\ncache:   {self.paths.cache}"
 
 
-class PromptedFeatures(TrainHead):
-    """Extracts texts and pictures with the prompts that DSMIP's first stage learned, into a cache of that run's own."""
+class LearnedFeatures(TrainHead):
+    """Extracts texts and pictures as one of the runs that the head reads learned to, into a cache of that run's own."""
 
-    def learned(self) -> TrainHead:
-        """The run that learned the prompts."""
-        return self.runs()["multimodal"]
+    def learner(self) -> TrainHead:
+        """That run."""
+        return self.runs()[self.head.learned_by or ""]
 
     def needs(self) -> list[Task]:
-        return [self.learned()]
+        return [self.learner()]
 
     def step(self) -> Step:
-        return steps.extract_prompted(self.setup(), self.learned().finished())
+        return steps.extract_learned(self.setup(), self.learner().finished())
 
     def finished(self) -> Done[Any]:
-        """The training inputs that the prompts made, which are done."""
-        return finished(self, partial(steps.prompted_inputs, paths=self.paths))
+        """The training inputs that were made, which are done."""
+        return finished(self, partial(steps.learned_inputs, paths=self.paths))
 
     def summary(self, receipt: dict[str, Any]) -> str:
-        return f"prompted features of {self.learned().job().out}"
+        return f"features of {self.learner().job().out}"
+
+
+class PromptedFeatures(LearnedFeatures):
+    """Extracts texts and pictures with the prompts that DSMIP's first stage learned."""
+
+
+class TunedFeatures(LearnedFeatures):
+    """Extracts texts and pictures with the encoder's blocks that were trained with a head (`tune`)."""

@@ -91,7 +91,7 @@ class Explain(CandidateOptions):
             ),
             file=file,
         )
-        explained = self.run_child("heads.explanations:write", job, Explanations)
+        explained = self.run_child("experiments.scores:explain", job, Explanations)
         return Outcome({"mentions": explained.mentions, "file": self.paths.relative(file)}, [file])
 
     def summary(self, receipt: dict[str, Any]) -> str:

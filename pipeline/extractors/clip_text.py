@@ -188,11 +188,15 @@ class ClipText(base.TextExtractor):
         tokens, lengths = self._whole_tokens(batch)
         read = self._read_whole(tokens)
         states = base.to_array(read["tokens"])  # (b, context, width)
-        inner = getattr(self.tokenizer, "tokenizer", self.tokenizer)
-        left = getattr(inner, "padding_side", "right") == "left"
-        real = [row[-length:] if left else row[:length] for row, length in zip(states, lengths, strict=True)]
+        real = [row[first:end] for row, (first, end) in zip(states, self.own(lengths), strict=True)]
         rows: dict[str, Any] = {"tokens": real, "pooled": base.to_array(read["pooled"]), "padded": states}
         return {name: rows[name] for name in self.writes}
+
+    def own(self, lengths: Sequence[int]) -> list[tuple[int, int]]:
+        """Of texts of `lengths` tokens, padded to the whole context: the first of its own, and behind the last."""
+        inner, context = getattr(self.tokenizer, "tokenizer", self.tokenizer), self.widths["context"]
+        left = getattr(inner, "padding_side", "right") == "left"
+        return [(context - length, context) if left else (0, length) for length in lengths]
 
     def _read_whole(self, tokens: Any) -> dict[str, Any]:
         if self.files.library == "open_clip":

@@ -39,7 +39,8 @@ class Options(base.Options):
 
 class Layers(base.Extractor):
     """states (L, width) of a text's tokens, special ones included, or (context, width) where the encoder reads padding
-    too (SigLIP) · (P, width) of a picture, class and register tokens first. As they enter the block.
+    too (SigLIP); there also real (2,) int32: the first of the text's own tokens, and behind the last. · (P, width) of a
+    picture, class and register tokens first. As they enter the block.
 
     encoder: the extractor of the whole model, which `pipeline.models.live` runs on from these states. VERSION: also of
     `pipeline.models.towers`, which makes the cut.
@@ -56,9 +57,10 @@ class Layers(base.Extractor):
 
     def possible(self) -> dict[str, Output]:
         whole: Output = self.encoder.possible()["tokens"]
-        padded = getattr(self.encoder, "whole", False)
-        shape = (self.encoder.widths["context"], *whole.shape) if padded else whole.shape
-        return {"states": Output("states", shape, self.options.dtype, ragged=whole.ragged and not padded)}
+        if not getattr(self.encoder, "whole", False):
+            return {"states": Output("states", whole.shape, self.options.dtype, ragged=whole.ragged)}
+        shape = (self.encoder.widths["context"], *whole.shape)
+        return {"states": Output("states", shape, self.options.dtype), "real": Output("real", (2,), "int32")}
 
     def preprocessing(self) -> Mapping[str, Any]:
         stated = {key: value for key, value in self.encoder.preprocessing().items() if key not in _POOLING}
@@ -73,11 +75,16 @@ class Layers(base.Extractor):
         inputs, lengths = self.encoder.inputs(batch)
         states = towers.entering(self.encoder, self.options.block, inputs)
         largest = float(states.detach().abs().max())
-        if self.options.dtype == "float16" and largest > np.finfo(np.float16).max:
+        if self.options.dtype == "float16" and largest > float(np.finfo(np.float16).max):
             raise UserError(
                 f"model {self.options.model!r}: states of {largest:.0f} pass the range of float16; set `dtype: float32`"
             )
-        return {"states": base.to_rows(states, lengths) if self.writes["states"].ragged else base.to_array(states)}
+        if self.writes["states"].ragged:
+            return {"states": base.to_rows(states, lengths)}
+        rows = {"states": base.to_array(states)}
+        if "real" in self.writes:
+            rows["real"] = np.array(self.encoder.own(self.encoder.count(batch)), np.int32)
+        return rows
 
 
 class TextLayers(Layers, base.TextExtractor):
