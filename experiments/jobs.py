@@ -11,12 +11,12 @@ from cache.identity import identity
 from cache.inputs import SIDES, Side, Want
 from cache.store import Store
 from experiments import towers
-from foundation.checksums import read_sealed
+from foundation.checksums import RECORD, read_sealed
 from foundation.errors import NotAsWritten, UserError, nearest
 from foundation.files import parse_json, read_json
 from foundation.paths import Paths
 from foundation.remedies import remedy
-from heads.config import load_config, methods, to_json
+from heads.config import load_config, methods, naming_options, to_json
 from heads.config.dsmip import PROMPTED, DsmipConfig
 from heads.contracts import HeadInput, HeadWant, LiveClip
 from heads.tune import TUNED
@@ -105,7 +105,7 @@ def head_spec(method: str, params: str, profile: Profile, last: Mapping[str, Any
     """
     check_heads(profile)
     method = method.replace("-", "_")
-    config = load_config(method, {**profile.heads.get(method, {}), **parameters(params), **last})
+    config = load_config(method, _with_teacher({**profile.heads.get(method, {}), **parameters(params), **last}))
     available = list(profile.features)
     wanted = config.inputs(available)
     _check_outputs(method, wanted, profile)
@@ -118,6 +118,26 @@ def head_spec(method: str, params: str, profile: Profile, last: Mapping[str, Any
 def is_learned(feature: str) -> bool:
     """Whether a feature is made by a run of a head."""
     return feature in PROMPTED.values() or feature.endswith(f"@{TUNED}")
+
+
+def _with_teacher(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters with a teacher that is named by its run's folder as a method and its hyper-parameters: what it is,
+    not where. Raises `UserError` where the folder holds no run."""
+    named = params.get("teacher")
+    if not isinstance(named, str) or named.replace("-", "_") in methods():
+        return params
+    if not Path(named, RECORD).is_file():
+        raise UserError(
+            f"teacher {named!r}: neither a method{nearest(named, methods())} nor a run's folder; "
+            "name the folder that TrainHead printed as `run:`"
+        )
+    run = read_sealed(Path(named, RECORD))
+    if "teacher_params" in params:
+        raise UserError(
+            f"teacher_params: the run {named} has its own; leave them out, or name the method {run['method']}"
+        )
+    config = naming_options(run["method"], run["config"])
+    return {**params, "teacher": run["method"], "teacher_params": json.dumps(config, sort_keys=True)}
 
 
 def _check_outputs(method: str, wanted: Sequence[HeadWant], profile: Profile) -> None:

@@ -148,7 +148,9 @@ class Batch:
     among `entities`. candidates: (B, r) int64 rows of its candidates, -1 where a list ends early; None unless the head
     `uses_candidates`. drawn: (B, h) rows of the hard negatives drawn for each mention, -1 where there is none; None
     where none are drawn. pairs: wanted pair features beside `candidates`, (B, r) or (B, r, S) float32 each, NaN where a
-    pair has none. left_out: by label (B, 2) float32, see `heads.data.Bundle.left_out`.
+    pair has none. left_out: by label (B, 2) float32, see `heads.data.Bundle.left_out`. teacher: (B, 1 + h) float32,
+    what a teacher says of the gold and of each drawn entity that is not the gold, else NaN, see
+    `heads.data.Bundle.teacher`; None where there is no teacher.
     """
 
     mentions: Rows
@@ -158,6 +160,7 @@ class Batch:
     pairs: Mapping[str, Tensor] = field(default_factory=dict)
     drawn: Tensor | None = None
     left_out: Mapping[str, Tensor] = field(default_factory=dict)
+    teacher: Tensor | None = None
 
 
 EXPERT = "expert"

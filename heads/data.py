@@ -153,6 +153,8 @@ class Bundle:
     class token's.
     left_out: label of a run -> (M, 2) float32, for each training mention the loss (nats) of a head that was trained
     like that run without the mention's fold: with the mention's picture, and without it. NaN for other mentions.
+    teacher: (M, k + 1) float32 scores of each training mention's candidates, and of its gold, by a teacher that was
+    trained without the mention's fold; NaN where it has none, and for other mentions. None: there is no teacher.
     """
 
     mentions: Side
@@ -170,6 +172,7 @@ class Bundle:
     forced: tuple[str, ...] = ()
     classless: frozenset[str] = frozenset()
     left_out: Mapping[str, np.ndarray] = field(default_factory=dict)
+    teacher: np.ndarray | None = None
 
     @classmethod
     def load(cls, job: TrainingJob, device: torch.device) -> "Bundle":
@@ -342,7 +345,18 @@ class Bundle:
             pairs,
             also,
             {name: torch.from_numpy(values[index]).to(device) for name, values in self.left_out.items()},
+            self._of_teacher(index, drawn),
         )
+
+    def _of_teacher(self, index: np.ndarray, drawn: np.ndarray | None) -> Tensor | None:
+        """See `Batch.teacher`. drawn: (B, h) entities, or -1."""
+        if self.teacher is None or drawn is None:
+            return None
+        lists, scores = self.candidates[index], self.teacher[index]
+        place = (lists[:, None, :] == drawn[:, :, None]).argmax(2)  # what is drawn comes from the list
+        of_drawn = np.take_along_axis(scores, place, 1)
+        of_drawn[(drawn < 0) | (drawn == self.gold[index][:, None])] = np.nan
+        return torch.from_numpy(np.concatenate([scores[:, -1:], of_drawn], 1)).to(self.device)
 
     def without_pictures(self, sides: Collection[cache_inputs.Side]) -> "Bundle":
         """The same as if no record of these sides had a picture: all that is made from one is absent."""

@@ -11,7 +11,8 @@ from foundation.errors import UserError
 from foundation.progress import Bar
 from heads.base import Head
 from heads.config import load_config
-from heads.config.dsmip import WITHOUT_FOLD
+from heads.config.base import WITHOUT_FOLD
+from heads.config.dual import TEACHER
 from heads.contracts import TrainingJob
 from heads.data import Bundle
 from heads.runs import load_run
@@ -49,21 +50,34 @@ def _folds(bundle: Bundle, rows: np.ndarray, folds: int) -> np.ndarray:
 
 
 def with_left_out(job: TrainingJob, bundle: Bundle, build: Build = none) -> Bundle:
-    """The bundle with `left_out`, where the job reads runs that leave folds out. build: see `load_run`."""
-    judges = {label: run for label, run in job.heads.items() if load_config(run.method, run.config).left_out}
+    """The bundle with `left_out` or `teacher`, where the job reads runs that leave folds out. build: see
+    `load_run`."""
+    judges = {label: run for label, run in job.heads.items() if WITHOUT_FOLD in label}
     if not judges:
         return bundle
     mentions, _ = bundle.training_mentions(job.train_fraction)
     masked = load_config(job.method, job.config).picture_dropout > 0
     losses: dict[str, np.ndarray] = {}
-    with Bar(len(judges), "mentions that experts left out", "run") as bar:
+    taught = np.full((len(bundle.gold), bundle.candidates.shape[1] + 1), np.nan, np.float32)
+    with Bar(len(judges), "mentions that runs left out", "run") as bar:
         for label, run in sorted(judges.items()):
             name = label.partition(WITHOUT_FOLD)[0]
-            losses.setdefault(name, np.full((len(bundle.gold), 2), np.nan, np.float32))
-            rows, values = _judged(run, mentions, masked, build)
-            losses[name][rows] = values
+            if name == TEACHER:
+                rows, values = _taught(run, mentions, build)
+                taught[rows] = values
+            else:
+                losses.setdefault(name, np.full((len(bundle.gold), 2), np.nan, np.float32))
+                rows, values = _judged(run, mentions, masked, build)
+                losses[name][rows] = values
             bar.update()
-    return replace(bundle, left_out=losses)
+    return replace(bundle, left_out=losses, teacher=None if np.isnan(taught).all() else taught)
+
+
+def _left_out_by(head: Head, bundle: Bundle, mentions: np.ndarray) -> np.ndarray:
+    """Those of `mentions` that a head left out."""
+    assert head.config.left_out is not None
+    fold, folds = head.config.left_out
+    return mentions[_folds(bundle, mentions, folds) == fold]
 
 
 def _judged(run: TrainingJob, mentions: np.ndarray, masked: bool, build: Build) -> tuple[np.ndarray, np.ndarray]:
@@ -72,15 +86,26 @@ def _judged(run: TrainingJob, mentions: np.ndarray, masked: bool, build: Build) 
     masked: whether the second differs from the first, for training with `picture_dropout`.
     """
     head, bundle = load_run(run, build)
-    left_out = head.config.left_out
-    assert left_out is not None
-    fold, folds = left_out
-    rows = mentions[_folds(bundle, mentions, folds) == fold]
+    rows = _left_out_by(head, bundle, mentions)
     lists = _with_gold(bundle.candidates[rows], bundle.gold[rows])
     losses = [_losses(head, bundle, rows, lists)]
     if masked:
         losses.append(_losses(head, bundle.without_pictures(["mention"]), rows, lists))
     return rows, np.stack([losses[0], losses[-1]], 1)
+
+
+def _taught(run: TrainingJob, mentions: np.ndarray, build: Build) -> tuple[np.ndarray, np.ndarray]:
+    """Those of `mentions` that a teacher left out, and its scores (n, k + 1) of their candidates and golds; see
+    `Bundle.teacher`. A gold that is not listed is scored too, unless the head scores lists as a whole."""
+    head, bundle = load_run(run, build)
+    rows = _left_out_by(head, bundle, mentions)
+    lists, gold = bundle.candidates[rows], bundle.gold[rows]
+    more = _with_gold(lists, gold) if head.scores_blocks else lists
+    scores = Scoring.of(head, bundle).lists(rows, more, bundle.pairs_of(rows))["score"]
+    place = (more == gold[:, None]).argmax(1)
+    of_gold = np.where((more == gold[:, None]).any(1), scores[np.arange(len(rows)), place], np.nan)
+    taught = np.concatenate([scores[:, : lists.shape[1]], of_gold[:, None]], 1)
+    return rows, np.where(np.isfinite(taught), taught, np.nan).astype(np.float32)
 
 
 def _losses(head: Head, bundle: Bundle, rows: np.ndarray, lists: np.ndarray) -> np.ndarray:

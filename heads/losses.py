@@ -39,6 +39,24 @@ def reverse_cross_entropy(scores: Tensor, gold: Tensor) -> Tensor:
     return F.cross_entropy(pairs.masked_fill(same, float("-inf")), torch.arange(len(gold), device=gold.device))
 
 
+def divergence(teacher: Tensor, scores: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the softmax of `scores` (B, n) from that of `teacher` (B, n), the mean over
+    mentions, a scalar; 0 where there is none to compare.
+
+    NaN in `teacher`: an entity that it does not score, or whose score counts at another place. Mentions whose first
+    entity, the gold, has no score there are left out.
+    """
+    kept = ~teacher[:, 0].isnan()
+    if not kept.any():
+        return scores.sum() * 0.0
+    absent = teacher[kept].isnan()
+    ours, theirs = (
+        values[kept].float().masked_fill(absent, torch.finfo(torch.float32).min).log_softmax(1)
+        for values in (scores, teacher)
+    )
+    return (theirs.exp() * (theirs - ours)).masked_fill(absent, 0).sum(1).mean()
+
+
 def mean_shifted_contrast(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """Mean-shifted contrastive loss, eq. 10 of DWE+: row i of `first` (n, d) against row i of `second` (n, d), a
     scalar; 0 for fewer than 2 rows.

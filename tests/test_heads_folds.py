@@ -198,7 +198,7 @@ def test_a_killed_gate_with_folds_goes_on_to_the_same_bytes(gate, tmp_path):
         ({"gate_folds": 2}, "likelihood"),
         ({"stage": "text", "fold": [2, 2]}, "i < n"),
         ({"stage": "text", "fold": [0, 1]}, "i < n"),
-        ({"fold": [0, 2]}, "an expert's stage"),
+        ({"gate_loss": "likelihood", "gate_folds": 2, "fold": [0, 2]}, "experts would leave out two folds"),
     ],
 )
 def test_folds_that_cannot_be_are_refused(params, message):

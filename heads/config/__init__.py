@@ -36,14 +36,15 @@ def methods() -> list[str]:
     return sorted([*own, *plugins.find("method", own)])
 
 
-def config_class(method: str) -> type[HeadConfig]:
-    """The configuration class of a method: the one its module or plugin defines.
+def config_class(method: str, option: str = "--method") -> type[HeadConfig]:
+    """The configuration class of a method: the one its module or plugin defines. option: where an error says that it
+    was named.
 
     Raises `UserError` for an unknown method, naming the nearest, and for a plugin that gives something else.
     """
     own = own_methods()
     if method not in own:
-        return _of_plugin(method, own)
+        return _of_plugin(method, own, option)
     module = importlib.import_module(f"heads.config.{method}")
     return next(
         value
@@ -52,10 +53,10 @@ def config_class(method: str) -> type[HeadConfig]:
     )
 
 
-def _of_plugin(method: str, own: list[str]) -> type[HeadConfig]:
+def _of_plugin(method: str, own: list[str], option: str) -> type[HeadConfig]:
     outside = plugins.find("method", own)
     if method not in outside:
-        raise UserError(f"--method {method!r}: no such method{nearest(method, [*own, *outside])}")
+        raise UserError(f"{option} {method!r}: no such method{nearest(method, [*own, *outside])}")
     kind = outside[method].value
     if not (isinstance(kind, type) and issubclass(kind, HeadConfig) and kind.head_class is not HeadConfig.head_class):
         raise UserError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AllowInfNan
+from pydantic import AfterValidator, AllowInfNan
 
 from cache.inputs import IMAGE, IMAGES, SIDES, Side
 from foundation.contracts import contract
@@ -18,6 +18,8 @@ from heads.tune import HEAD, TOWERS, TUNED, Kind, Tune, kind_of
 if TYPE_CHECKING:
     from heads.base import Head
 
+WITHOUT_FOLD = ", without fold "
+"""Between a name and a fold: label of a run of `HeadConfig.runs` that leaves the fold out."""
 TEXT_ONLY = "text only"
 """The ablation that every method with pictures has: itself without anything that a picture shows."""
 
@@ -37,6 +39,15 @@ MOST = 10**9
 """Above any size or count that can be meant."""
 Size = Annotated[int, Gt(0), Le(MOST)]
 Count = Annotated[int, Ge(0), Le(MOST)]
+
+
+def _below(fold: tuple[int, int]) -> tuple[int, int]:
+    if not fold[0] < fold[1] >= 2:
+        raise ValueError(f"{list(fold)}: expected [i, n], i < n, n at least 2")
+    return fold
+
+
+Fold = Annotated[tuple[Count, Count], AfterValidator(_below)]
 
 EntityPictures = Literal["first", "random", "best", "mean"]
 OVER_PICTURES = ("clip_ti", "object_relation")
@@ -87,6 +98,11 @@ class HeadConfig:
     live: Annotated[
         bool, "the stage that trains the blocks of `tune`; the head itself then reads what they give from the cache"
     ] = False
+    fold: Annotated[
+        Fold | None,
+        "[i, n]: it learns from the training mentions without fold i of n, cut by gold entity; for what another run "
+        "learns from its scores, and not measured (ours)",
+    ] = None
 
     training: ClassVar[Training] = "head"
     """How it is trained, see `Training`."""
@@ -101,7 +117,7 @@ class HeadConfig:
     """The default search space, see `heads.config.space`."""
     stays_live: ClassVar[bool] = False
     """Whether blocks of `tune` run live in the finished head too, since it reads pairs through them."""
-    later: ClassVar[tuple[str, ...]] = ("picture_dropout", "entity_pictures", "tune", "live")
+    later: ClassVar[tuple[str, ...]] = ("picture_dropout", "entity_pictures", "tune", "live", "fold")
     """Options of this class that came when there were runs already: see `heads.config.naming_options`."""
 
     @classmethod
@@ -173,12 +189,12 @@ class HeadConfig:
     @property
     def left_out(self) -> tuple[int, int] | None:
         """The fold (number, of how many) of the training mentions that it does not learn from, see `heads.folds`."""
-        return None
+        return self.fold
 
     @property
     def evaluates(self) -> bool:
         """Whether a trained head is measured; a stage that only prepares another is not."""
-        return not self.live
+        return not self.live and self.fold is None
 
     def runs(self, available: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
         """The runs this head reads, `label: (method, parameters)`; none by default. They are trained first, with the

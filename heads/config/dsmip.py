@@ -10,6 +10,7 @@ from heads.config.base import (
     DROPOUTS,
     PICTURES,
     TEXT_ONLY,
+    WITHOUT_FOLD,
     Count,
     Fraction,
     HeadConfig,
@@ -25,8 +26,6 @@ from heads.contracts import HeadWant
 Expert = Literal["text", "visual", "multimodal"]
 EXPERTS: tuple[Expert, ...] = ("text", "visual", "multimodal")
 TEXTS: Mapping[Side, str] = {"mention": "mention_colon_sentence", "entity": "name_colon_attributes"}
-WITHOUT_FOLD = ", without fold "
-"""Between an expert's name and a fold: label of a run of this expert that leaves the fold out."""
 PROMPTED = {"text": "prompted_text", "image": "prompted_image"}
 """Features that are extracted with learned prompts and belong to the run that learned them, not to the profile."""
 
@@ -104,10 +103,6 @@ class DsmipConfig(HeadConfig):
         "with gate_loss likelihood: train is cut into so many folds (2 or more), and on a mention the gate learns "
         "from experts that were trained without its fold, for this alone; 0: from the experts themselves (ours)",
     ] = 0
-    fold: Annotated[
-        tuple[Count, Count] | None,
-        "[i, n] of an expert: it learns from the training mentions without fold i of n; for `gate_folds`",
-    ] = None
 
     GATE_IMAGE: ClassVar[tuple[str, ...]] = ("image_vgg", "image_pooled", "image_patches")
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -166,7 +161,7 @@ class DsmipConfig(HeadConfig):
         ),
     }
 
-    later: ClassVar[tuple[str, ...]] = ("gate_loss", "gate_lr", "expert_hard_negatives", "gate_folds", "fold")
+    later: ClassVar[tuple[str, ...]] = ("gate_loss", "gate_lr", "expert_hard_negatives", "gate_folds")
 
     @classmethod
     def gone(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -179,9 +174,9 @@ class DsmipConfig(HeadConfig):
             raise ValueError("gate_folds = 1: expected at least 2 folds, or 0 for none")
         if self.gate_folds and self.gate_loss == "gumbel":
             raise ValueError(f"gate_folds = {self.gate_folds}: only gate_loss = 'likelihood' learns from them")
-        if self.fold is not None and (self.stage == "gate" or not self.fold[0] < self.fold[1] >= 2):
+        if self.gate_folds and self.fold is not None:
             raise ValueError(
-                f"fold = {list(self.fold)}, stage = {self.stage!r}: expected [i, n], i < n, of an expert's stage"
+                f"fold = {list(self.fold)}, gate_folds = {self.gate_folds}: experts would leave out two folds; take one"
             )
         if self.stage == ("multimodal" if self.prompts else "prompts"):
             raise ValueError(
@@ -200,15 +195,10 @@ class DsmipConfig(HeadConfig):
         return self.gate_lr if new and self.gate_lr is not None else self.lr
 
     @property
-    def left_out(self) -> tuple[int, int] | None:
-        """See `HeadConfig.left_out`."""
-        return self.fold
-
-    @property
     def evaluates(self) -> bool:
         """Experts are measured by `experts: [text]` and so on, which needs no training but the first stage's and reads
         prompted features from the cache."""
-        return self.stage == "gate"
+        return self.stage == "gate" and super().evaluates
 
     def stage_of(self, expert: Expert) -> str:
         """The first stage that trains an expert."""
@@ -294,7 +284,8 @@ class DsmipConfig(HeadConfig):
         lr, epochs = self.expert_lr or self.lr, self.expert_epochs or self.epochs
         if self.expert_hard_negatives is not None:
             chosen["hard_negatives"] = self.expert_hard_negatives
-        return {"stage": stage, "lr": lr, "epochs": epochs, **chosen}
+        left_out = {"fold": list(self.fold)} if self.fold is not None else {}
+        return {"stage": stage, "lr": lr, "epochs": epochs, **chosen, **left_out}
 
     def wants(self, available: Collection[str]) -> list[HeadWant]:
         """See `HeadConfig.wants`. Text under `word : context` and `name : attributes` (section 3.2.1)."""

@@ -6,11 +6,13 @@ from typing import Annotated, Any, ClassVar
 from cache.inputs import SIDES, Side
 from foundation.contracts import contract
 from foundation.errors import UserError
+from foundation.files import parse_json
 from heads.config.base import (
     DROPOUTS,
     ENTITY_TEXTS,
     PICTURES,
     TEXT_ONLY,
+    WITHOUT_FOLD,
     Count,
     EntityPictures,
     EntityText,
@@ -21,6 +23,11 @@ from heads.config.base import (
     multiple,
 )
 from heads.contracts import HeadWant
+
+TEACHER = "teacher"
+TAUGHT = ("teacher", "teacher_params", "teacher_weight", "teacher_temperature")
+FOLDS = 2
+"""Of train, by gold entity: a teacher scores the one that it left out."""
 
 
 @contract
@@ -56,10 +63,20 @@ class DualConfig(HeadConfig):
         "the same attention pools the states of all its pictures into the one vector",
     ] = False
 
+    teacher: Annotated[
+        str | None,
+        "a method, or the folder of a finished run, that it learns from too: by the scores of two runs of it, each of "
+        "the fold of train that it left out; none that learns from dev",
+    ] = None
+    teacher_params: Annotated[str, "the teacher's hyper-parameters, as --params has them; of a run its own"] = "{}"
+    teacher_weight: Annotated[Positive, "of the divergence from the teacher, beside the loss"] = 1.0
+    teacher_temperature: Annotated[Positive, "the teacher's scores are divided by it"] = 1.0
+
     TEXT: ClassVar[tuple[str, ...]] = ("text_tokens", "clip_text")
     IMAGE: ClassVar[tuple[str, ...]] = ("clip_image", "image_patches")
     TEXTS: ClassVar[Mapping[Side, str]] = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
     PHRASES: ClassVar[Mapping[Side, str]] = {"mention": "mention", "entity": "name"}
+    later: ClassVar[tuple[str, ...]] = TAUGHT
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"per_picture": {"entity_pictures": "best"}}
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "lr": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -86,6 +103,58 @@ class DualConfig(HeadConfig):
             raise ValueError(
                 f"entity_pictures = {self.entity_pictures!r}: with per_picture it is 'best'; leave one out"
             )
+        if self.teacher is not None:
+            self._check_teacher(self.teacher)
+
+    def _check_teacher(self, teacher: str) -> None:
+        """Raises `UserError` or `ValueError` for a teacher that there is not, or that may be none."""
+        from heads.config import config_class, load_config
+
+        if config_class(teacher, "teacher").fits_on != "train":
+            raise ValueError(
+                f"teacher = {teacher!r}: it learns from half of dev, and what learns from it would know labels of dev; "
+                "take a method that learns from train alone, such as mimic or ranker"
+            )
+        if self.fold is not None:
+            raise ValueError("fold: a student's teachers know the fold that it would leave out; take fold or teacher")
+        if not self.hard_negatives:
+            raise ValueError("teacher: it is asked about the entities drawn from the list; set hard_negatives above 0")
+        load_config(teacher, self._of_teacher(0), "teacher_params")
+
+    def _of_teacher(self, fold: int) -> dict[str, Any]:
+        """The teacher's hyper-parameters without a fold. Counts of golds are none of its inputs: of the fold that it
+        left out it has counted no gold."""
+        from heads.config import config_class
+
+        assert self.teacher is not None
+        try:
+            params = parse_json(self.teacher_params)
+        except ValueError as error:
+            raise ValueError(f"teacher_params: malformed JSON ({error})") from None
+        if not isinstance(params, dict):
+            raise ValueError(f"teacher_params = {self.teacher_params:.60}: expected a JSON object")
+        kind = config_class(self.teacher)
+        counts = {"frequency": False} if hasattr(kind, "frequency") else {}
+        none = {"teacher": None} if hasattr(kind, "teacher") else {}  # of its own, whatever the profile says
+        return {**none, **params, **counts, "fold": [fold, FOLDS]}
+
+    def runs(self, available: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+        """See `HeadConfig.runs`: the teacher without each fold. Raises `UserError` for one that reads a run which would
+        know the fold."""
+        from heads.config import load_config
+
+        if self.teacher is None or not self.passes:
+            return {}
+        runs = {f"{TEACHER}{WITHOUT_FOLD}{fold}": (self.teacher, self._of_teacher(fold)) for fold in range(FOLDS)}
+        for method, params in runs.values():
+            config = load_config(method, params, "teacher_params")
+            for label, (below, options) in config.runs(available).items():
+                if load_config(below, options).left_out != config.left_out:
+                    raise UserError(
+                        f"teacher = {self.teacher!r}: its run {label!r} learns from all of train, and so knows the "
+                        "golds that it is asked about; take a teacher that reads no other run"
+                    )
+        return runs
 
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
         """See `HeadConfig.ablations`: no paper has any; each takes one part away."""

@@ -11,7 +11,7 @@ from heads import several
 from heads.base import NO_PAIRS, Batch, PerPicture, Ragged, Rows
 from heads.config.dual import DualConfig
 from heads.layers import Lists, Pairing, length_groups, until_last
-from heads.losses import in_batch_cross_entropy, reverse_cross_entropy
+from heads.losses import divergence, in_batch_cross_entropy, reverse_cross_entropy
 from heads.methods._one_encoder import Sided
 from heads.methods._towers import absent_vector, masked_softmax
 
@@ -173,13 +173,19 @@ class Dual(Sided):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy over the golds of the batch and the drawn entities, and of each gold over the batch's
-        mentions."""
+        mentions; with a teacher also the divergence from it over the gold and the entities drawn from the list."""
         mentions, entities = self.encode_mentions(batch.mentions), self.encode_entities(batch.entities)
         scores = self.score_block(mentions, entities)["score"]
         parts = {"mentions": in_batch_cross_entropy(scores, batch.gold)}
         if self.config.symmetric:
             parts["entities"] = reverse_cross_entropy(scores, batch.gold)
-        return torch.stack(list(parts.values())).mean(), parts
+        value = torch.stack(list(parts.values())).mean()
+        if batch.teacher is not None and batch.drawn is not None:
+            columns = torch.cat([batch.gold[:, None], batch.drawn.clamp(min=0)], 1)
+            taught = batch.teacher / self.config.teacher_temperature
+            parts["teacher"] = divergence(taught, scores.gather(1, columns))
+            value = value + self.config.teacher_weight * parts["teacher"]
+        return value, parts
 
     def explain(
         self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS
