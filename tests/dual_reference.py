@@ -28,13 +28,13 @@ def attention(states, query, value):
     return np.concatenate(taken), shares
 
 
-def parts(record, weights, tower):
+def parts(record, weights, encoder):
     """The text's and the picture's part of a record's vector, before it is brought to length 1.
 
     record: text (pooled, or None), tokens, phrase (pooled, or None), pictures: a list of (pooled, states), empty where
     there is none, None where the head reads no picture.
     """
-    of = {name.removeprefix(f"towers.{tower}."): value for name, value in weights.items()}
+    of = {name.removeprefix(f"encoders.{encoder}."): value for name, value in weights.items()}
 
     def pool(role, states):
         return attention(states, of[f"pools.{role}.query"], of[f"pools.{role}.value.weight"])
@@ -62,9 +62,9 @@ def parts(record, weights, tower):
     return text, of["maps.image.weight"] @ entering
 
 
-def vector(record, weights, tower):
+def vector(record, weights, encoder):
     """Of length 1; zeros where a record has nothing."""
-    whole = sum(parts(record, weights, tower))
+    whole = sum(parts(record, weights, encoder))
     return whole / max(np.linalg.norm(whole), 1e-12)
 
 

@@ -164,7 +164,7 @@ def test_what_pairs_of_modalities_add_is_the_score(options):
     for at, record in enumerate(records(mentions)):
         states = {"text": record["tokens"], "image": [state for _, some in record["pictures"] for state in some]}
         for role, of_role in states.items():
-            query, value = (weights[f"towers.both.pools.{role}.{name}"] for name in ("query", "value.weight"))
+            query, value = (weights[f"encoders.both.pools.{role}.{name}"] for name in ("query", "value.weight"))
             _, shares = reference.attention(of_role, query, value)
             found = told[f"attention.{role}"][at]
             np.testing.assert_allclose(found[~found.isnan()].numpy(), shares, rtol=1e-4, atol=1e-6)
@@ -210,7 +210,7 @@ def test_every_weight_moves_with_pictures_and_what_is_left_without(pictures):
     still = {
         name for name, parameter in head.named_parameters() if parameter.grad is None or not parameter.grad.abs().max()
     }
-    unread = {"towers.both.pools.image.query", "towers.both.pools.image.value.weight"}
+    unread = {"encoders.both.pools.image.query", "encoders.both.pools.image.value.weight"}
     assert still == (set() if pictures == "of all" else unread)
 
 

@@ -18,6 +18,7 @@ from heads.base import Batch
 from heads.checkpoint import read_tensors
 from heads.config import load_config
 from heads.config.dual import FOLDS
+from heads.config.mimic import MimicConfig
 from heads.data import CPU, Bundle
 from heads.losses import divergence
 from heads.runs import load_run
@@ -195,6 +196,10 @@ def test_a_teacher_does_not_change_with_the_golds_of_the_fold_that_it_is_asked_a
         ({"teacher": "mimik"}, "teacher 'mimik': no such method; did you mean 'mimic'?"),
         ({"teacher": "mimic", "hard_negatives": 0}, "set hard_negatives above 0"),
         ({"teacher": "mimic", "fold": [0, 2]}, "take fold or teacher"),
+        (
+            {"teacher": "dual", "teacher_params": '{"teacher": "mimic"}'},
+            "teacher_params: fold: a student's teachers know",
+        ),
         ({"teacher": "mimic", "teacher_params": "{"}, "teacher_params: malformed JSON"),
         ({"teacher": "mimic", "teacher_params": "[1]"}, "teacher_params = \\[1\\]: expected a JSON object"),
         ({"teacher": "mimic", "teacher_params": '{"lrr": 1}'}, "teacher_params: unknown key 'lrr'"),
@@ -207,10 +212,11 @@ def test_teachers_that_may_be_none_are_refused_in_one_line(params, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_teacher_whose_own_runs_know_the_fold_is_refused():
-    params = {"teacher": "dual", "teacher_params": '{"teacher": "mimic"}'}
-    with pytest.raises(UserError, match="its run 'teacher, without fold 1' learns from all of train"):
-        load_config("dual", params).runs(FEATURES)
+def test_a_teacher_whose_own_runs_know_the_fold_is_refused(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(MimicConfig, "runs", lambda self, available: {"other": ("bert", {})})
+        with pytest.raises(UserError, match="its run 'other' learns from all of train"):
+            load_config("dual", {"teacher": "mimic"}).runs(FEATURES)
     dsmip = load_config("dual", {"teacher": "dsmip", "teacher_params": '{"prompts": false}'})
     for method, options in dsmip.runs((*FEATURES, "clip_text", "clip_image")).values():
         below = load_config(method, options).runs((*FEATURES, "clip_text", "clip_image"))

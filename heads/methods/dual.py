@@ -54,7 +54,7 @@ class AttentionPool(nn.Module):
         return torch.einsum("nhd,hod->nho", pooled, maps).flatten(1), shares
 
 
-class Tower(nn.Module):
+class Encoder(nn.Module):
     """A side's parts: of the text `W_t [pool; pooled; phrase]`, nothing where there is no text, and of the picture
     `W_v [pool; pooled]`, of a learned vector where there is none."""
 
@@ -142,7 +142,7 @@ class Dual(Sided):
     def __init__(self, config: DualConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(config, shapes)
         sides = ("both",) if config.shared else ("mention", "entity")
-        self.towers = nn.ModuleDict({side: Tower(config, shapes) for side in sides})
+        self.encoders = nn.ModuleDict({side: Encoder(config, shapes) for side in sides})
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
 
     def encode_entities(self, inputs: Rows) -> Rows:
@@ -154,7 +154,7 @@ class Dual(Sided):
     def encode(self, inputs: Rows, side: str) -> Rows:
         """`vector` (n, d) of length 1, zeros where a record has nothing; `text` (n, d), its text's part of that; of a
         mention `attention.<role>`, ragged, the weights of the states."""
-        parts, weights = self.towers["both" if self.config.shared else side](inputs)
+        parts, weights = self.encoders["both" if self.config.shared else side](inputs)
         whole = torch.stack([part.float() for part in parts.values()]).sum(0)
         length = whole.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(whole.dtype).eps)
         rows = Rows({"vector": whole / length, "text": parts["text"].float() / length})
