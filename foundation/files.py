@@ -68,6 +68,12 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def refuse_full(folder: Path) -> None:
+    """Raises `UserError` unless a folder that is to be written is absent or empty."""
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty; name a folder that does not exist yet")
+
+
 def sync_folder(path: Path) -> None:
     """Flush a folder's entries, so that new names survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
