@@ -37,6 +37,9 @@ class Encoder(Protocol):
     def possible(self) -> dict[str, Output]:
         """The outputs; `tokens` among them."""
 
+    def load(self, device: str) -> None:
+        """Load the model onto a device."""
+
     def inputs(self, batch: Any) -> tuple[Mapping[str, Any], list[int]]:
         """What `read` takes for a batch, and the states that each row has; none where all rows have as many."""
 
