@@ -180,13 +180,19 @@ def pair_pictures(name: str, sources: str, profile: Profile) -> tuple[Side, ...]
 
     Raises `UserError` as `pair_wants` does.
     """
-    from pipeline.candidates.specs import vector_features
-    from pipeline.extraction.wants import of_feature
     from pipeline.pairs.registry import pair_function
 
-    reads = pair_wants(name, profile)
-    if pair_function(name).of_lists:
-        reads = [*reads, *(want for feature in vector_features(sources) for want in of_feature(profile, feature))]
+    reads = {want.side for want in pair_wants(name, profile) if want.from_picture}
+    reads |= set(list_pictures(sources, profile)) if pair_function(name).of_lists else set()
+    return tuple(side for side in SIDES if side in reads)
+
+
+def list_pictures(sources: str, profile: Profile) -> tuple[Side, ...]:
+    """The sides whose pictures the `sources` of candidate lists compare."""
+    from pipeline.candidates.specs import vector_features
+    from pipeline.extraction.wants import of_feature
+
+    reads = [want for feature in vector_features(sources) for want in of_feature(profile, feature)]
     return tuple(side for side in SIDES if any(want.side == side and want.from_picture for want in reads))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from experiments.contracts import ScoreJob, ScoreResult
 from foundation.arrays import write_npz
-from heads.contracts import ExplanationJob, Explanations
+from heads.contracts import ExplanationJob, Explanations, Masking, MaskingJob
 
 
 def score(job: ScoreJob) -> ScoreResult:
@@ -39,3 +39,11 @@ def explain(job: ExplanationJob) -> Explanations:
     from heads import explanations
 
     return explanations.write(job, towers.build)
+
+
+def masked(job: MaskingJob) -> Masking:
+    """See `heads.masking.write`."""
+    from experiments import towers
+    from heads import masking
+
+    return masking.write(job, towers.build)

@@ -28,7 +28,10 @@ EXTRAS: Mapping[str, Extra] = {
     "yolo": Extra(("ultralytics", "cv2"), "YOLO detectors (AGPL-3.0), those of the demo among them"),
     "text": Extra(("httpx", "openai"), "EnhanceEntities from a wiki or a language model's server"),
     "search": Extra(("optuna", "matplotlib"), "SearchHead"),
-    "report": Extra(("flask", "werkzeug", "jinja2", "tensorboard"), "Report, Explore, TensorBoard's curves"),
+    "report": Extra(
+        ("flask", "werkzeug", "jinja2", "tensorboard", "matplotlib"),
+        "Report, Explore, CompareHeads --drop-pictures, TensorBoard's curves",
+    ),
     "tune": Extra(("peft",), "low-rank adapters (LoRA) of encoders that are trained above a cut"),
     "postgres": Extra(("psycopg",), "SearchHead with its study in PostgreSQL"),
 }

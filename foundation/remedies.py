@@ -14,6 +14,7 @@ _PLACES = (
     (r"datasets/[^/]+/descriptions-([a-z]+)[^/]*", "EnhanceEntities --mode {0}"),
     (r"datasets/.*", "PrepareDataset"),
     (r"cache/.*", "ExtractFeatures"),
+    (r"runs/[^/]+/([^/]+)/[^/]+/predictions-without-pictures.parquet", "CompareHeads --methods {0} --drop-pictures 1"),
     (r"runs/[^/]+/([^/]+)/.*", "TrainHead --method {0}"),
     (r"sweeps/[^/]+/([^/]+)/.*", "SearchHead --method {0}"),
     (r"reports/.*/compareheads-.*", "CompareHeads"),
@@ -25,6 +26,7 @@ _PLACES = (
     (r"receipts/ExtractGroup-.*", "ExtractFeatures"),
     (r"receipts/PromptedFeatures-.*", "TrainHead --method dsmip"),
     (r"receipts/TunedFeatures-.*", "TrainHead with the same `tune`"),
+    (r"receipts/MaskedPictures-.*", "CompareHeads --drop-pictures 1"),
     (r"receipts/(\w+)-[^/]*", "{0}"),
 )
 """Pattern of a path below the work folder → the command that leaves it."""

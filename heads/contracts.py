@@ -149,6 +149,25 @@ class ExplanationJob:
     file: Path
 
 
+MASKED = "predictions-without-pictures.parquet"
+"""File of a run's folder with the ranks of its mentions as if none had a picture."""
+
+
+@contract
+class MaskingJob:
+    """A finished run whose mentions are ranked as if none had a picture, and the file that their ranks go to."""
+
+    run: TrainingJob
+    file: Path
+
+
+@contract
+class Masking:
+    """How many mentions of dev and test have a picture."""
+
+    pictured: int
+
+
 @contract
 class Explanations:
     """How many mentions were explained."""

@@ -117,7 +117,8 @@ class Side:
         return rows
 
     def _masked(self, rows: Rows) -> Rows:
-        return masked_rows(rows, self.pictured, torch.ones(len(rows), dtype=torch.bool)) if self.masked else rows
+        hidden = self.masked and self.pictured  # a head over pair features reads no columns
+        return masked_rows(rows, self.pictured, torch.ones(len(rows), dtype=torch.bool)) if hidden else rows
 
 
 def with_absent(keys: KeyColumn) -> KeyColumn:

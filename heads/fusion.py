@@ -23,6 +23,7 @@ from foundation.errors import NotAsWritten, UserError
 from foundation.progress import Bar
 from foundation.tables import as_text, text_table
 from heads import training
+from heads.base import Head
 from heads.config import load_config
 from heads.config._pairs import PairsConfig
 from heads.contracts import Metrics, TrainingJob, TrainingResult
@@ -32,7 +33,7 @@ from heads.loop import Trainer
 from heads.metrics import figures, rank_in_lists, rerank
 from heads.pictures import WITHOUT
 from heads.protocols import RERANK, protocol_of, under
-from heads.runs import list_scores
+from heads.runs import load_run, scores_of
 from heads.scoring import Scoring
 from heads.towers import Build, none
 
@@ -108,15 +109,27 @@ def _scores(run: TrainingJob, splits: Collection[str], masked: Collection[Side],
 
     DRIN's score of a pair depends on its list: an entity without its picture stands among others without theirs.
     """
-    job = with_parts(run, splits, build=build)
-    by_sides = {frozenset[Side](): list_scores(job, splits, build=build)}
-    if not masked:
-        return {"values": by_sides[frozenset()]}
-    wanted = [frozenset(without) & frozenset(masked) for without in WITHOUT]
-    for sides in wanted:
-        if sides not in by_sides:
-            by_sides[sides] = list_scores(job, splits, sides, build)
-    return {"values": by_sides[frozenset()], "unpictured": np.stack([by_sides[sides] for sides in wanted], -1)}
+    wanted = [frozenset(without) & frozenset(masked) for without in WITHOUT] if masked else []
+    by_sides = {
+        sides: scores_of(*without_pictures(run, splits, sides, build), splits)
+        for sides in dict.fromkeys([frozenset[Side](), *wanted])
+    }
+    unpictured = {"unpictured": np.stack([by_sides[sides] for sides in wanted], -1)} if masked else {}
+    return {"values": by_sides[frozenset()], **unpictured}
+
+
+def without_pictures(
+    run: TrainingJob, splits: Collection[str], sides: Collection[Side], build: Build = none
+) -> tuple[Head, Bundle]:
+    """The head of a finished run, and what it reads of the mentions of `splits` as if no record of these sides had a
+    picture. The heads whose scores a combination reads score them so, too. build: see `load_run`."""
+    head, bundle = load_run(with_parts(run, splits, build=build), build)
+    if not sides:
+        return head, bundle
+    bundle = bundle.without_pictures(sides)
+    parts = run.heads if head.config.training == "combination" else {}
+    scores = {label: scores_of(*without_pictures(part, splits, sides, build), splits) for label, part in parts.items()}
+    return head, replace(bundle, pairs={**bundle.pairs, **scores})
 
 
 def _config(job: TrainingJob) -> PairsConfig:

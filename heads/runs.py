@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache.inputs import Side
 from cache.store import Store
 from foundation import device as devices
 from foundation.checksums import check_run
@@ -72,21 +71,20 @@ def load_run(job: TrainingJob, build: towers.Build = towers.none) -> tuple[Head,
     return head, bundle
 
 
-def list_scores(
-    job: TrainingJob, splits: Collection[str], without: Collection[Side] = (), build: towers.Build = towers.none
-) -> np.ndarray:
-    """Scores (M, k) float32 of a finished run for the candidate lists of all mentions of `splits`, NaN for the others
-    and where a list ends.
+def list_scores(job: TrainingJob, splits: Collection[str], build: towers.Build = towers.none) -> np.ndarray:
+    """Scores (M, k) of a finished run, see `scores_of`.
 
-    job: see `load_run`; that of a combination with its parts, see `heads.fusion.with_parts`. without: sides whose
-    pictures are masked, with all that is made from them. build: see `load_run`.
+    job: see `load_run`; that of a combination with its parts, see `heads.fusion.with_parts`. build: see `load_run`.
     """
-    head, bundle = load_run(job, build)
-    if without:
-        bundle = bundle.without_pictures(without)
+    return scores_of(*load_run(job, build), splits)
+
+
+def scores_of(head: Head, bundle: Bundle, splits: Collection[str]) -> np.ndarray:
+    """Scores (M, k) float32 of a head for the candidate lists of all mentions of `splits`, NaN for the others and where
+    a list ends."""
     index = np.flatnonzero(np.isin(bundle.table["split"], sorted(splits)))
     values = np.full(bundle.candidates.shape, np.nan, np.float32)
-    with Bar(len(index), f"scores of {job.method}", "mention") as bar:
+    with Bar(len(index), "scores of candidate lists", "mention") as bar:
         lists, pairs = bundle.candidates[index], bundle.pairs_of(index)
         scores = Scoring.of(head, bundle).lists(index, lists, pairs, bar.update)["score"]
     values[index] = np.where(np.isfinite(scores), scores, np.nan)

@@ -52,7 +52,9 @@ class TablesJob:
     dataset: its label. text_only: the same methods without pictures, under the names of those they belong to.
     reference: the name that the others are compared with ("": the best of each table). entity_texts: whether the groups
     are of runs over the same texts of entities, which DWE+ publishes figures for. skipped: name -> reason, of
-    what was left out. splits: the tables by part are those of the last.
+    what was left out. splits: the tables by part are those of the last. drop_pictures: shares of the mentions' pictures
+    to mask, where each run has its `heads.contracts.MASKED`. lists_of_pictures: whether the candidate lists were made
+    with mentions' pictures.
     """
 
     dataset: str
@@ -63,6 +65,8 @@ class TablesJob:
     skipped: Mapping[str, str] = field(default_factory=dict)
     splits: tuple[str, ...] = ("test",)
     resamples: int = RESAMPLES
+    drop_pictures: tuple[float, ...] = ()
+    lists_of_pictures: bool = False
 
 
 @contract

@@ -12,14 +12,18 @@ from cache.store import Store, folder_name
 from foundation.checksums import read_sealed
 from foundation.errors import NotAsWritten, UserError
 from foundation.remedies import remedy
+from foundation.tables import TextTable, text_table
 from heads.config import config_class, stored_config, to_json
 from heads.config.base import HeadConfig
 from heads.config.dsmip import DsmipConfig
+from report.averages import Average
+from report.entries import Entry
 from report.runs import Run, read_run
 
 ITSELF = "itself"
 FINE_TUNED = "CLIP fine-tuned instead"
 """Of an expert that learns prompts: the name of the same expert with every parameter of CLIP trained."""
+COUNTED = f"{FINE_TUNED}: counted, not trained, and in no sum (DSMIP, table 3)."
 
 
 @dataclass(frozen=True)
@@ -165,3 +169,60 @@ def _extraction(folder: Path) -> float | None:
         if any(work / one["store"] == folder / "cache" / Path(one["store"]).name for one in receipt["result"]["inputs"])
     ]
     return sum(seconds) if seconds else None
+
+
+def cost_table(entries: Sequence[Entry]) -> TextTable:
+    """Trainable parameters, seconds of training, pairs per second, the device, and the settings behind the figures."""
+    rows = []
+    for entry in entries:
+        records = [run.record for run in entry.experiment.runs]
+        first = records[0]
+        of_runs = [parts_of(run) for run in entry.experiment.runs]
+        sums = [total(parts) for parts in of_runs]
+        rows.append(
+            [
+                entry.name,
+                str(len(records)),
+                "–" if sums[0].parameters is None else f"{sums[0].parameters:,}",
+                _mean_text([one.seconds for one in sums], "{:.1f}"),
+                *(
+                    _mean_text([one.pairs_per_second.get(name) for one in records], "{:,.0f}")
+                    for name in ("candidates", "full-kb")
+                ),
+                " / ".join("–" if one.epochs is None else str(one.epochs) for one in records),
+                f"{first.device or '–'}, {first.precision or '–'}",
+                entry.settings or "none",
+            ]
+        )
+        rows += _part_rows(of_runs) if len(of_runs[0]) > 1 else []
+    header = ["", "seeds", "parameters", "train s", "pairs/s, lists", "pairs/s, KB", "epochs", "device"]
+    return text_table(
+        [*header, "settings other than the method's defaults"],
+        rows,
+        "Cost and settings",
+        [
+            "parameters: trainable ones, train s: seconds of training; of a method made of several runs the sum over "
+            "all of them, and each below it. A parameter that two stages train counts once in the sum, and so does a "
+            "run that two others read. Speeds: encoding both sides and scoring, features read from the cache.",
+            COUNTED if any(FINE_TUNED in row[0] for row in rows) else "",
+        ],
+    )
+
+
+def _part_rows(of_runs: Sequence[Sequence[Part]]) -> list[list[str]]:
+    """A row of costs for each part of the runs of several seeds."""
+    rows = []
+    for place, part in enumerate(of_runs[0]):
+        same = [parts[place].cost.seconds for parts in of_runs if place < len(parts)]
+        parameters = "–" if part.cost.parameters is None else f"{part.cost.parameters:,}"
+        rows.append(["  " * part.depth + part.name, "", parameters, _mean_text(same, "{:.1f}"), *[""] * 5])
+    return rows
+
+
+def _mean_text(values: Sequence[float | None], form: str) -> str:
+    """Mean (± deviation) of what is known."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    value = Average.over(known)
+    return form.format(value.mean) + ("" if value.deviation is None else f" ± {form.format(value.deviation)}")

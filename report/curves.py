@@ -2,18 +2,30 @@
 or split."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.datasets.text_statistics import bin_names
+from report.missing import FIGURES as MISSING
+from report.missing import MissingPictures
 from report.runs import History
 
-LARGE, SMALL = (720, 280), (340, 180)
-"""Width and height in pixels, of the chart of all methods and of those of one."""
+LARGE, HALF, SMALL = (720, 280), (520, 280), (340, 180)
+"""Width and height in pixels, of the chart of all methods, of two beside each other and of those of one."""
 LEFT, RIGHT, TOP, BOTTOM = 46, 70, 14, 32
-Point = tuple[int, float]
-"""Epoch and value."""
+UNMARKED = -1
+"""Of a curve without a marked place."""
+Point = tuple[float, float]
+"""Place on the axis across (an epoch) and value."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """places: what stands across, from left to right. text: below a place."""
+
+    places: Sequence[float]
+    text: Callable[[float], str] = "{:g}".format
 
 
 @dataclass(frozen=True)
@@ -32,8 +44,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure by epoch. x_ticks, y_ticks: place in pixels and text. rows: the same as numbers, a row (method, epochs,
-    epoch that is kept, value there) per curve. size: width and height in pixels."""
+    """A figure by epoch, or by another number. x_ticks, y_ticks: place in pixels and text. rows: the same as numbers, a
+    row (method, epochs, epoch that is kept, value there) per curve. size: width and height in pixels."""
 
     title: str
     curves: tuple[Curve, ...]
@@ -61,15 +73,36 @@ def charts(histories: Mapping[str, History]) -> list[Chart]:
 
 def lengths_chart(splits: Mapping[str, Mapping[str, Any]]) -> Chart:
     """How long the sentences of each split are, as figure 7 of MIMIC. splits: see `text_statistics`."""
-    shares = {
+    shares: dict[str, list[Point]] = {
         name: [(place, 100 * count / one["samples"]) for place, count in enumerate(one["lengths"], 1)]
         for name, one in splits.items()
         if name != "all"
     }
-    colours = {name: (number, 0) for number, name in enumerate(shares)}
-    names = bin_names()
+    colours = {name: (number, UNMARKED) for number, name in enumerate(shares)}
+    axis = Axis(range(1, len(bin_names()) + 1), lambda place: bin_names()[int(place) - 1])
     title = "Length of sentences: % of each split's samples, by words"
-    return replace(_chart(title, shares, colours, LARGE, lambda place: names[place - 1]), rows=())
+    return replace(_chart(title, shares, colours, LARGE, axis), rows=())
+
+
+def missing_charts(missing: MissingPictures, colours: Mapping[str, int]) -> list[Chart]:
+    """H@1 and MRR of each method against the share of pictures that are masked. colours: number of each method's."""
+    of_name = {name: (number, UNMARKED) for name, number in colours.items()}
+    return [
+        replace(
+            _chart(
+                f"{figure} in % by % of pictures masked",
+                {
+                    name: [(100 * share, 100 * value.mean) for share, value in sorted(curves[figure].items())]
+                    for name, curves in missing.curves.items()
+                },
+                of_name,
+                HALF,
+                Axis([100 * share for share in missing.shares]),
+            ),
+            rows=(),
+        )
+        for figure in MISSING
+    ]
 
 
 def _points(values: Iterable[tuple[int, float | None]]) -> list[Point]:
@@ -81,20 +114,20 @@ def _chart(
     series: Mapping[str, list[Point]],
     kept: Mapping[str, tuple[int, int]],
     size: tuple[int, int],
-    tick: Callable[[int], str] = str,
+    axis: Axis | None = None,
 ) -> Chart:
-    """kept: name -> number of its colour, and the epoch that is marked. tick: text below an epoch."""
+    """kept: name -> number of its colour, and the place that is marked. axis: across; None for epochs from 1 on."""
     series = {name: points for name, points in series.items() if points}
     if not series:
         return Chart(title, (), (), (), (), size)
     width, height = size
-    longest = max(points[-1][0] for points in series.values())
+    axis = axis or Axis(range(1, int(max(points[-1][0] for points in series.values())) + 1))
     values = [value for points in series.values() for _, value in points]
     steps = ticks(min(values), max(values))
     low, high = min(steps[0], min(values)), max(steps[-1], max(values))
 
     def place(point: tuple[float, float]) -> tuple[float, float]:
-        across = (point[0] - 1) / max(1, longest - 1)
+        across = (point[0] - axis.places[0]) / ((axis.places[-1] - axis.places[0]) or 1)
         up = (point[1] - low) / ((high - low) or 1)
         return round(LEFT + across * (width - LEFT - RIGHT), 1), round(
             height - BOTTOM - up * (height - TOP - BOTTOM), 1
@@ -110,9 +143,9 @@ def _chart(
         path = " ".join(f"{x},{y}" for x, y in shown)
         marked = None if value is None else place((epoch, value))
         curves.append(Curve(name, colour % 8, path, shown[-1], marked, f"{name}: {at}" if at else name))
-        rows.append((name, str(points[-1][0]), str(epoch or "–"), "–" if value is None else f"{value:.4f}"))
-    every = max(1, math.ceil(longest / (width // 48)))
-    x_ticks = [(place((epoch, low))[0], tick(epoch)) for epoch in range(1, longest + 1, every)]
+        rows.append((name, f"{points[-1][0]:g}", str(epoch or "–"), "–" if value is None else f"{value:.4f}"))
+    every = max(1, math.ceil(len(axis.places) / (width // 48)))
+    x_ticks = [(place((at, low))[0], axis.text(at)) for at in axis.places[::every]]
     return Chart(
         title,
         tuple(_apart(curves, height - BOTTOM + 8)),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -10,13 +11,15 @@ from foundation.files import write_atomic
 from foundation.tables import Cell, TextTable, as_latex, as_markdown, as_text, terminal_width, text_table
 from heads.contracts import TAKES
 from heads.protocols import FORCED, RERANK, ordered, protocol_of
-from report.averages import FIGURES, Average, Averages, PartAverages, average_text, averages
+from report.averages import FIGURES, Average, PartAverages, average_text
 from report.combination import behind_best_part
-from report.contracts import LeaderboardJob, LeaderboardResult, NamedRun, TablesJob
-from report.costs import FINE_TUNED, Part, parts_of, total
+from report.contracts import LeaderboardJob, LeaderboardResult, TablesJob
+from report.costs import cost_table
+from report.entries import Entry, read_entry
 from report.long_csv import long_csv
+from report.missing import MissingPictures, measure, missing_table, picture
 from report.published import published, published_by_text
-from report.runs import Experiment, ranks, read_experiment, shared_protocol
+from report.runs import ranks, shared_protocol
 from report.significance import holm, p_text, paired_bootstrap, paired_t_test
 
 GROUP = "group: "
@@ -24,27 +27,12 @@ UNGROUPED = ["mention image: yes", "mention image: no", "gold image: yes", "gold
 
 
 @dataclass(frozen=True)
-class Entry:
-    """An experiment with its averages over seeds. settings: options that differ from their defaults. group: see
-    `NamedRun`."""
-
-    experiment: Experiment
-    averages: Averages
-    settings: str
-    group: str
-
-    @property
-    def name(self) -> str:
-        return self.experiment.name
-
-
-@dataclass(frozen=True)
 class Standings:
     """Everything a leaderboard says. entries, text_only: of the job's runs, by their names.
 
     by_protocol: a table for each split, group and protocol. by_part, against_text: one for each group and kind of
-    lists; the latter empty without text-only runs. experts: None without a gate. published: the papers' figures; none
-    for ablations, which are set against a reference.
+    lists; the latter empty without text-only runs. missing: by kind of lists, empty where no pictures are masked.
+    experts: None without a gate. published: the papers' figures; none for ablations, which are set against a reference.
     """
 
     entries: Sequence[Entry]
@@ -53,17 +41,21 @@ class Standings:
     by_part: Sequence[TextTable]
     experts: TextTable | None
     against_text: Sequence[TextTable]
+    missing: Sequence[MissingPictures]
     costs: TextTable
     published: Sequence[TextTable]
 
     def tables(self) -> list[TextTable]:
         """All of them, in the order in which they are shown."""
-        listed = [*self.by_protocol, *self.by_part, self.experts, *self.against_text, self.costs, *self.published]
+        missing = map(missing_table, self.missing)
+        of_parts = [*self.by_part, self.experts, *self.against_text, *missing]
+        listed = [*self.by_protocol, *of_parts, self.costs, *self.published]
         return [table for table in listed if table is not None]
 
 
 def write_leaderboard(job: LeaderboardJob) -> LeaderboardResult:
-    """Write leaderboard.txt, .ansi (the same as wide as the terminal, the best in bold), .md, .tex and .csv.
+    """Write leaderboard.txt, .ansi (the same as wide as the terminal, the best in bold), .md, .tex and .csv; and
+    missing-pictures.png where pictures are masked (-2.png for other lists).
 
     Raises `UserError` for a folder without a finished run.
     """
@@ -76,14 +68,18 @@ def write_leaderboard(job: LeaderboardJob) -> LeaderboardResult:
     listed = [*tables, *([text_table(["", "reason"], job.tables.skipped.items(), "Left out")] if skipped else [])]
     text_only = {f"{name}, text only": entry.averages for name, entry in standings.text_only.items()}
     measured = {entry.name: entry.averages for entry in standings.entries} | text_only
-    contents = {
+    for missing in standings.missing:
+        measured |= {name: missing.added(name, measured[name]) for name in missing.curves}
+    contents: dict[str, str] = {
         "txt": text + "\n",
         "ansi": "\n\n".join([heading, *for_terminal, *skipped]) + "\n",
         "md": "\n".join(map(as_markdown, listed)),
         "csv": long_csv(job.tables.dataset, measured, with_published=bool(standings.published)),
         "tex": "% needs \\usepackage{booktabs}\n" + "\n".join(map(as_latex, listed)),
     }
-    files = {job.out / f"leaderboard.{kind}": content for kind, content in contents.items()}
+    files: dict[Path, str | bytes] = {job.out / f"leaderboard.{kind}": content for kind, content in contents.items()}
+    for number, missing in enumerate(standings.missing, 1):
+        files[job.out / f"missing-pictures{f'-{number}' if number > 1 else ''}.png"] = picture(missing)
     for path, content in files.items():
         write_atomic(path, content)
     return LeaderboardResult(text=text, files=tuple(files))
@@ -91,8 +87,8 @@ def write_leaderboard(job: LeaderboardJob) -> LeaderboardResult:
 
 def make_standings(job: TablesJob) -> Standings:
     """The tables over a job's runs. Raises `UserError` for a folder without a finished run."""
-    entries = [_entry(run) for run in job.runs]
-    text_only = {run.name: _entry(run) for run in job.text_only}
+    entries = [read_entry(run) for run in job.runs]
+    text_only = {run.name: read_entry(run) for run in job.text_only}
     last = job.splits[-1]
     groups = [[entry for entry in entries if entry.group == group] for group in dict.fromkeys(e.group for e in entries)]
     return Standings(
@@ -102,14 +98,13 @@ def make_standings(job: TablesJob) -> Standings:
         by_part=[by_part(alike, last) for group in groups for alike in _of_alike_lists(group, last)],
         experts=experts_taken(entries, last),
         against_text=against_text(entries, text_only, last) if text_only else [],
-        costs=costs(entries),
+        missing=[
+            measure(alike, {e.name: text_only[e.name] for e in alike if e.name in text_only}, job)
+            for alike in (_of_alike_lists(entries, last) if job.drop_pictures else ())
+        ],
+        costs=cost_table(entries),
         published=[] if job.reference else [published(), *([published_by_text()] if job.entity_texts else [])],
     )
-
-
-def _entry(run: NamedRun) -> Entry:
-    experiment = read_experiment(run.name, run.folder)
-    return Entry(experiment, averages([one.metrics for one in experiment.runs]), run.settings, run.group)
 
 
 def _protocols(entries: Sequence[Entry], split: str) -> list[str]:
@@ -341,63 +336,3 @@ def against_text(entries: Sequence[Entry], text_only: Mapping[str, Entry], split
 def _gain(gains: Sequence[float]) -> str:
     value = Average.over([gain * 100 for gain in gains])
     return f"{value.mean:+.2f}" + ("" if value.deviation is None else f" ± {value.deviation:.2f}")
-
-
-COUNTED = f"{FINE_TUNED}: counted, not trained, and in no sum (DSMIP, table 3)."
-
-
-def costs(entries: Sequence[Entry]) -> TextTable:
-    """Trainable parameters, seconds of training, pairs per second, the device, and the settings behind the figures."""
-    rows = []
-    for entry in entries:
-        records = [run.record for run in entry.experiment.runs]
-        first = records[0]
-        of_runs = [parts_of(run) for run in entry.experiment.runs]
-        sums = [total(parts) for parts in of_runs]
-        rows.append(
-            [
-                entry.name,
-                str(len(records)),
-                "–" if sums[0].parameters is None else f"{sums[0].parameters:,}",
-                _mean_text([one.seconds for one in sums], "{:.1f}"),
-                *(
-                    _mean_text([one.pairs_per_second.get(name) for one in records], "{:,.0f}")
-                    for name in ("candidates", "full-kb")
-                ),
-                " / ".join("–" if one.epochs is None else str(one.epochs) for one in records),
-                f"{first.device or '–'}, {first.precision or '–'}",
-                entry.settings or "none",
-            ]
-        )
-        rows += _part_rows(of_runs) if len(of_runs[0]) > 1 else []
-    header = ["", "seeds", "parameters", "train s", "pairs/s, lists", "pairs/s, KB", "epochs", "device"]
-    return text_table(
-        [*header, "settings other than the method's defaults"],
-        rows,
-        "Cost and settings",
-        [
-            "parameters: trainable ones, train s: seconds of training; of a method made of several runs the sum over "
-            "all of them, and each below it. A parameter that two stages train counts once in the sum, and so does a "
-            "run that two others read. Speeds: encoding both sides and scoring, features read from the cache.",
-            COUNTED if any(FINE_TUNED in row[0] for row in rows) else "",
-        ],
-    )
-
-
-def _part_rows(of_runs: Sequence[Sequence[Part]]) -> list[list[str]]:
-    """A row of costs for each part of the runs of several seeds."""
-    rows = []
-    for place, part in enumerate(of_runs[0]):
-        same = [parts[place].cost.seconds for parts in of_runs if place < len(parts)]
-        parameters = "–" if part.cost.parameters is None else f"{part.cost.parameters:,}"
-        rows.append(["  " * part.depth + part.name, "", parameters, _mean_text(same, "{:.1f}"), *[""] * 5])
-    return rows
-
-
-def _mean_text(values: Sequence[float | None], form: str) -> str:
-    """Mean (± deviation) of what is known."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "–"
-    value = Average.over(known)
-    return form.format(value.mean) + ("" if value.deviation is None else f" ± {form.format(value.deviation)}")

@@ -16,7 +16,7 @@ from foundation.errors import NotAsWritten, UserError
 from foundation.files import read_json
 from foundation.paths import Paths
 from foundation.remedies import remedy
-from heads.contracts import Metrics
+from heads.contracts import MASKED, Metrics
 from heads.protocols import CANDIDATES, FULL_KB, PROTOCOLS, RERANK, ordered, protocol_name, protocol_of
 
 if TYPE_CHECKING:
@@ -136,13 +136,15 @@ class History:
 class RankColumns:
     """Columns of predictions.parquet, a row for each mention of dev and test.
 
-    ranks: protocol -> rank of the gold, 0 where it has none.
+    ranks: protocol -> rank of the gold, 0 where it has none. picture: whether the mention has a usable one; None in
+    predictions that do not say.
     """
 
     id: np.ndarray
     split: np.ndarray
     gold: np.ndarray
     ranks: Mapping[str, np.ndarray]
+    picture: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -171,12 +173,12 @@ class Run:
     @cached_property
     def rank_columns(self) -> RankColumns:
         """Raises `UserError` where the predictions cannot be read."""
-        columns = ("id", "split", "gold", *(_rank_column(protocol) for protocol in PROTOCOLS))
-        read = _read_predictions(self.folder, columns)
-        table = {name: read[name].to_numpy(zero_copy_only=False) for name in read.column_names}
-        ranks = {protocol: table.get(_rank_column(protocol)) for protocol in PROTOCOLS}
-        there = {protocol: values for protocol, values in ranks.items() if values is not None}
-        return RankColumns(table["id"], table["split"], table["gold"], there)
+        return _rank_columns(self.folder / "predictions.parquet")
+
+    @cached_property
+    def masked(self) -> RankColumns:
+        """The same as if no mention had a picture. Raises `UserError` where that was not measured."""
+        return _rank_columns(self.folder / MASKED)
 
     def history(self) -> History:
         """What history.json holds; without epochs for a head that is not trained by epochs."""
@@ -212,6 +214,14 @@ class Experiment:
         """Names of those that every run was measured under, as metrics have them."""
         names = ordered(name for run in self.runs for name in run.metrics.get(split, {}))
         return [name for name in names if all(name in run.metrics.get(split, {}) for run in self.runs)]
+
+
+def _rank_columns(path: Path) -> RankColumns:
+    read = _read_predictions(path, ("id", "split", "gold", "picture", *map(_rank_column, PROTOCOLS)))
+    table = {name: read[name].to_numpy(zero_copy_only=False) for name in read.column_names}
+    ranks = {protocol: table.get(_rank_column(protocol)) for protocol in PROTOCOLS}
+    there = {protocol: values for protocol, values in ranks.items() if values is not None}
+    return RankColumns(table["id"], table["split"], table["gold"], there, table.get("picture"))
 
 
 def read_run(folder: Path) -> Run:
@@ -270,7 +280,8 @@ def read_predictions(folder: Path, split: str = "", ids: Iterable[str] | None = 
     """
     filters: list[tuple[str, str, Any]] = [("split", "=", split)] if split else []
     filters += [] if ids is None else [("id", "in", list(ids))]
-    rows = [] if filters and filters[-1][2] == [] else _read_predictions(folder, filters=filters or None).to_pylist()
+    path = folder / "predictions.parquet"
+    rows = [] if filters and filters[-1][2] == [] else _read_predictions(path, filters=filters or None).to_pylist()
     return {row["id"]: _prediction(row) for row in rows}
 
 
@@ -287,9 +298,8 @@ def _rank_column(protocol: str) -> str:
     return f"rank_{protocol.replace('-', '_')}"
 
 
-def _read_predictions(folder: Path, columns: Sequence[str] | None = None, filters: Any = None) -> "pa.Table":
+def _read_predictions(path: Path, columns: Sequence[str] | None = None, filters: Any = None) -> "pa.Table":
     """columns: those that are read, where they are there (None: all)."""
-    path = folder / "predictions.parquet"
     there = parquet.names(path)
     return parquet.read(path, [name for name in columns or there if name in there], filters=filters)
 
@@ -342,7 +352,11 @@ def paired(first: Experiment, second: Experiment, split: str, protocol: str) -> 
 
 
 def _of_run(run: Run, split: str, protocol: str) -> Ranks:
-    table = run.rank_columns
+    return of_columns(run.rank_columns, split, protocol)
+
+
+def of_columns(table: RankColumns, split: str, protocol: str) -> Ranks:
+    """The ranks of one run that a table holds, in the order of the mentions' ids."""
     known = (table.split == split) & (table.ranks[RERANK] > 0)  # every gold in the KB has a rank in this protocol
     order = np.argsort(table.id[known].astype(str), kind="stable")
     return Ranks(

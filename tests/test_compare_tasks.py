@@ -105,6 +105,28 @@ def test_heads_are_compared_training_only_what_is_missing(world, tmp_path):
     assert copy.here(*options) == output and stamps(copy) == before
 
 
+def test_pictures_are_dropped_at_evaluation_without_training_again(world, tmp_path):
+    shutil.copytree(world.root, tmp_path / "copy")
+    copy = World(tmp_path / "copy")
+    options = ("CompareHeads", "--methods", "mimic", "--seeds", "3", "--drop-pictures", "1,0.5")
+    before = runs(copy, "mimic")[0]
+    output = copy.here(*options)
+    assert "pictures masked (" in output and "50%" in output and runs(copy, "mimic")[0] == before
+    folder = next(copy.work.glob("reports/small/compareheads-*"))
+    assert (folder / "missing-pictures.png").is_file()
+    for run in before:
+        there = {"predictions-without-pictures.parquet"} & {path.name for path in run.iterdir()}
+        assert bool(there) == (json.loads((run / "run.json").read_text())["counts"]["trained on"] == 20)
+    done = stamps(copy)
+    assert copy.here(*options) == output and stamps(copy) == done
+    page = copy.here("Report", "--methods", "mimic", "--drop-pictures", "0.5", "--cases", "2")
+    text = (copy.root / page.partition("report: ")[2].strip()).read_text()
+    assert "MRR in % by % of pictures masked" in text and "pictures masked (" in text
+    for value in ("0", "1.5", "half", "0.5,,1"):
+        refused = copy.luigi("CompareHeads", "--methods", "mimic", "--drop-pictures", value, code=None)
+        assert f"--drop-pictures {value}: expected numbers above 0, at most 1" in refused and "Traceback" not in refused
+
+
 def test_ablations_are_trained_beside_the_full_method_and_two_runs_compared(world, tmp_path):
     shutil.copytree(world.root, tmp_path / "copy")
     copy = World(tmp_path / "copy")

@@ -7,12 +7,14 @@ from typing import Any
 
 import luigi
 
-from experiments import variants
+from experiments import jobs, variants
 from foundation import child, logs
+from foundation.contracts import to_json
 from foundation.tables import terminal_text
+from heads.contracts import MASKED, Masking, MaskingJob
 from mel_cache.commands.candidates import CandidateOptions
 from mel_cache.commands.heads import TrainHead
-from mel_cache.commands.parameters import Whole
+from mel_cache.commands.parameters import Shares, Whole, shares
 from mel_cache.commands.task import Task, Tool
 from mel_cache.steps import Outcome
 from report.contracts import (
@@ -26,6 +28,8 @@ from report.contracts import (
 
 LAYOUT = 2
 """Raised when leaderboards are to be written anew."""
+MASKING = 1
+"""Raised when ranks without pictures are to be measured anew."""
 
 
 class Leaderboard(CandidateOptions):
@@ -38,6 +42,7 @@ class Leaderboard(CandidateOptions):
     seeds = TrainHead.seeds
     train_fraction = TrainHead.train_fraction
     reference = ""
+    drop_pictures = ""
     skipped: Mapping[str, str]
 
     @property
@@ -56,8 +61,14 @@ class Leaderboard(CandidateOptions):
         """Text-only ablations of the experiments, by the same names."""
         return {}
 
+    def masked(self) -> list["MaskedPictures"]:
+        """The runs of the experiments, ranked as if no mention had a picture; none where no pictures are dropped."""
+        if not self.drop_pictures:
+            return []
+        return [run.clone(MaskedPictures) for task in self.experiments().values() for run in task.of_seeds()]
+
     def needs(self) -> list[Task]:
-        return [*self.experiments().values(), *self.without_pictures().values()]
+        return [*self.experiments().values(), *self.without_pictures().values(), *self.masked()]
 
     def request(self) -> dict[str, Any] | None:
         experiments, text_only = (
@@ -73,6 +84,7 @@ class Leaderboard(CandidateOptions):
             "splits": self.splits,
             "reference": self.reference,
             "layout": LAYOUT,
+            **({"drop_pictures": shares(self.drop_pictures)} if self.drop_pictures else {}),
         }
 
     def group(self, name: str) -> str:
@@ -100,6 +112,8 @@ class Leaderboard(CandidateOptions):
             reference=self.reference,
             skipped=self.skipped,
             splits=self.splits,
+            drop_pictures=shares(self.drop_pictures),
+            lists_of_pictures="mention" in jobs.list_pictures(self.sources, self.profile_content),
         )
 
     def make(self) -> Outcome:
@@ -114,12 +128,40 @@ class Leaderboard(CandidateOptions):
         return f"{text}\nleaderboard: {folder} (txt, md, csv, tex)"
 
 
+class MaskedPictures(TrainHead):
+    """Ranks the mentions of a trained head as if none of them had a picture, for --drop-pictures.
+
+    Leaves predictions-without-pictures.parquet in the run's folder.
+    """
+
+    def trained(self) -> TrainHead:
+        return self.clone(TrainHead, seeds=1)
+
+    def needs(self) -> list[Task]:
+        return [self.trained()]
+
+    def request(self) -> dict[str, Any] | None:
+        run = self.trained().digest()
+        return {"run": run, "version": MASKING} if run else None
+
+    def make(self) -> Outcome:
+        run = self.trained().job()
+        job = MaskingJob(run=run, file=run.out / MASKED)
+        masking = self.run_child("experiments.scores:masked", job, Masking)
+        return Outcome({**to_json(masking), "file": self.paths.relative(job.file)}, [job.file])
+
+    def summary(self, receipt: dict[str, Any]) -> str:
+        result = receipt["result"]
+        return f"{result['pictured']} mentions have a picture; without it: {self.folder(result['file'])}"
+
+
 class CompareHeads(Leaderboard):
     """Compares several methods in one leaderboard: figures, significance, cost, and the papers' figures apart.
 
     Trains those that are not trained yet. Writes artifacts/reports/<dataset>/compareheads-<hash>/leaderboard.txt, .md,
     .csv and .tex. A method that the profile has no features for is left out and named. With --entity-texts, each method
-    is trained over each kind of text, and each kind has tables of its own (DWE+, tables 3 to 7).
+    is trained over each kind of text, and each kind has tables of its own (DWE+, tables 3 to 7). With --drop-pictures,
+    missing-pictures.png shows what each method loses where mentions have no picture.
     """
 
     methods = luigi.Parameter(default="drin,mimic,dwe,dsmip", description="comma-separated methods")
@@ -134,6 +176,12 @@ class CompareHeads(Leaderboard):
         default="",
         description="comma-separated kinds of the entities' texts (properties, static, dynamic, description, name) to "
         "train each method over; empty: each method's own",
+    )
+
+    drop_pictures = Shares(
+        default="",
+        description="comma-separated shares, e.g. 0.25,0.5,0.75,1: also rank with the pictures of that share of the "
+        "mentions masked, and show H@1 and MRR against it; empty: none",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

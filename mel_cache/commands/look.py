@@ -115,6 +115,7 @@ class Report(Leaderboard):
         "or in their place",
     )
     text_only = CompareHeads.text_only
+    drop_pictures = CompareHeads.drop_pictures
     split = Choice(choices=SPLITS[1:], default="test", description="dev or test")
     cases = Whole(least=0, most=MOST_CASES, default=300, description="the most mentions that are shown one by one")
     picture_mb = Whole(least=0, default=40, description="megabytes of small pictures that the page may hold")

@@ -114,6 +114,26 @@ class Share(_Checked):
         return super().normalize(value)
 
 
+class Shares(_Checked):
+    """Numbers above 0, at most 1, as a text with commas between them; "": none. `shares` reads it."""
+
+    expected = "numbers above 0, at most 1, like 0.25,0.5,1"
+
+    def normalize(self, value: Any) -> Any:
+        try:
+            numbers = sorted({float(part) for part in str(value).split(",")}) if value else []
+        except ValueError:
+            self.refuse(value)
+        if not all(0 < number <= 1 for number in numbers):
+            self.refuse(value)
+        return super().normalize(",".join(f"{number:g}" for number in numbers))
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """The value of a parameter `Shares`, ascending."""
+    return tuple(map(float, filter(None, text.split(","))))
+
+
 class Choice(_Checked, luigi.ChoiceParameter):
     def __init__(self, *, choices: tuple[str, ...], **more: Any) -> None:
         super().__init__(choices=choices, **more)

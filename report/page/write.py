@@ -67,6 +67,7 @@ def write_explained(job: PageJob, explain_run: Explain) -> PageResult:
         "methods": names,
         "kinds": {entry.name: entry.experiment.record.method or entry.name for entry in entries},
     }
+    colours = {name: number for number, name in enumerate(names)}
     account = read_sealed(job.cases.prepared / "account.json")
     account.setdefault("texts", text_statistics(source.mentions, source.entities))  # accounts of before lack them
     context = {
@@ -78,6 +79,7 @@ def write_explained(job: PageJob, explain_run: Explain) -> PageResult:
         "ids": hits.ids,
         "entities": len(source.entities["id"]),
         "standings": [*standings.by_protocol, *standings.against_text],
+        "missing": [(leaderboard.missing_table(one), curves.missing_charts(one, colours)) for one in standings.missing],
         "part": [*standings.by_part, *([standings.experts] if standings.experts else [])],
         "cost": [standings.costs],
         "published": standings.published,
