@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -210,6 +211,16 @@ class Head(nn.Module):
     def prepare(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> None:
         """Called once before training with the lists (m, k) of all training mentions and their pair features: for
         scales; nothing by default."""
+
+    def training_places(self, lists: np.ndarray, gold: np.ndarray) -> np.ndarray | None:
+        """(M, r) places in each list (M, k) whose candidates a training step reads; None: all. gold (M,): entity rows,
+        negative where there is none."""
+        return None
+
+    def reached(self, lists: np.ndarray, pairs: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """(m, k) bool: the candidates that the head scores; the others stand behind them in the list's order. None:
+        all. pairs: the wanted pair features beside the lists."""
+        return None
 
     def encode_mentions(self, inputs: Rows) -> Rows:
         """Everything of the score that depends on the mention alone."""

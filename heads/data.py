@@ -393,6 +393,17 @@ class Bundle:
         pairs = {name: torch.from_numpy(values).to(device) for name, values in self.pairs_of(index).items()}
         return torch.from_numpy(self.candidates[index]).to(device), pairs
 
+    def at(self, places: np.ndarray) -> "Bundle":
+        """The same with the candidates at these places (M, r) of each list alone."""
+
+        def there(values: np.ndarray) -> np.ndarray:
+            return np.take_along_axis(values, places.reshape(*places.shape, *[1] * (values.ndim - 2)), 1)
+
+        pairs, unpictured = (
+            {name: there(values) for name, values in beside.items()} for beside in (self.pairs, self.unpictured)
+        )
+        return replace(self, candidates=there(self.candidates), pairs=pairs, unpictured=unpictured)
+
     def draw(self, index: np.ndarray, count: int, reach: int, random: np.random.Generator) -> np.ndarray | None:
         """(B, count) entities from the first `reach` of each mention's candidates, -1 where its list is shorter; None
         for a `count` of 0."""

@@ -21,10 +21,10 @@ from heads.contracts import ExplanationJob, Explanations, Selection, TrainingJob
 from heads.data import Bundle
 from heads.evaluation import SPLITS
 from heads.runs import load_run
-from heads.scoring import LISTS, encode
+from heads.scoring import LISTS, behind, encode
 from heads.towers import Build, none
 
-EDGE, ATTENTION = "edge_", "attention."
+EDGE, ATTENTION, TOKENS = "edge_", "attention.", "tokens."
 
 
 def write(job: ExplanationJob, build: Build = none) -> Explanations:
@@ -41,7 +41,7 @@ def explain(run: TrainingJob, selection: Selection, build: Build = none) -> Iter
 
     id, split, gold (id or None); candidates: best first, with id and score and, where the head has them, `units` (name
     -> score), `expert` (the one that DSMIP's gate selected), `edges` (DRIN: kind -> weight A^0, A^1, ... that each
-    layer used) and `pairs` (pair feature -> value or values); attention: role -> {"weights": one per object, face or
+    layer used), `tokens` (joint: `entity` -> each token's share of the score) and `pairs` (pair feature -> value or values); attention: role -> {"weights": one per object, face or
     name} and, where the role's feature was cut from boxes, "boxes": their indices. Raises `UserError` for an unknown
     mention or split.
     """
@@ -97,7 +97,9 @@ def _part(
     head: Head, bundle: Bundle, index: np.ndarray, boxes: Mapping[str, "_Boxes"], top: int
 ) -> Iterator[dict[str, Any]]:
     lists, pairs = bundle.candidates[index], bundle.pairs_of(index)
-    names, place = np.unique(lists, return_inverse=True)
+    reached = head.reached(lists, pairs)
+    read = lists if reached is None else np.where(reached, lists, -1)
+    names, place = np.unique(read, return_inverse=True)
     real = names >= 0
     scores: dict[str, np.ndarray] = {"score": np.full(lists.shape, np.nan)}
     details: dict[str, np.ndarray] = {}
@@ -114,6 +116,8 @@ def _part(
         scores = {
             name: values.float().cpu().numpy() for name, values in head.score_lists(*sides, columns, beside).items()
         }
+        if reached is not None:
+            scores = {name: behind(values, reached, lists) for name, values in scores.items()}
         details = {name: values.float().cpu().numpy() for name, values in head.explain(*sides, columns, beside).items()}
     for place_of, row in enumerate(index.tolist()):
         candidates = [
@@ -153,9 +157,12 @@ def _candidate(
     if EXPERT in head.units:
         one["expert"] = head.experts[int(scores[EXPERT][place])]
     edges: dict[str, list[float | None]] = {}
+    tokens: dict[str, list[float | None]] = {}
     for name, values in details.items():
         if name.startswith(EDGE):
             edges.setdefault(name.split("_")[1], []).append(number(values[place]))
+        elif name.startswith(TOKENS):
+            tokens[name.removeprefix(TOKENS)] = [number(value) for value in values[place] if np.isfinite(value)]
         elif not name.startswith(ATTENTION):
             units[name] = number(values[place])
     beside = {
@@ -165,6 +172,7 @@ def _candidate(
     more = {
         "units": units,
         "edges": {kind: weights for kind, weights in edges.items() if any(weight is not None for weight in weights)},
+        "tokens": {side: shares for side, shares in tokens.items() if shares},
         "pairs": {name: value for name, value in beside.items() if value is not None},
     }
     return one | {name: values for name, values in more.items() if values}

@@ -70,6 +70,15 @@ def fill(rows: Ragged, length: int) -> Ragged:
     return Ragged(values.index_copy(0, positions.to(values.device), rows.values), lengths)
 
 
+def phrase_tokens(offsets: Ragged, span: Tensor) -> Tensor:
+    """(sum of lengths,) bool: which tokens share characters with their text's phrase. offsets, span: as `phrase_mean`
+    has them."""
+    device = offsets.values.device
+    bounds = span.to(device).repeat_interleave(offsets.lengths.to(device), 0)  # (sum of lengths, 2)
+    start, end = offsets.values[:, 0], offsets.values[:, 1]
+    return (start < bounds[:, 1]) & (end > bounds[:, 0]) & (end > start)
+
+
 def phrase_mean(tokens: Ragged, offsets: Ragged, span: Tensor, otherwise: Tensor) -> Tensor:
     """(n, d) mean of each text's token states that share characters with its phrase; `otherwise` (n, d) where there is
     no such token.
@@ -79,9 +88,7 @@ def phrase_mean(tokens: Ragged, offsets: Ragged, span: Tensor, otherwise: Tensor
     """
     device = tokens.values.device
     lengths = tokens.lengths.to(device)
-    bounds = span.to(device).repeat_interleave(lengths, 0)  # (sum of lengths, 2)
-    start, end = offsets.values[:, 0], offsets.values[:, 1]
-    inside = (start < bounds[:, 1]) & (end > bounds[:, 0]) & (end > start)
+    inside = phrase_tokens(offsets, span)
     before = F.pad(inside.cumsum(0), (1, 0))  # tokens of phrases before each position
     ends = lengths.cumsum(0)
     first = before[ends - lengths]

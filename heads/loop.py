@@ -124,16 +124,18 @@ class Trainer:
         # anew for each epoch, so that there is no state of it to keep
         scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         sums: dict[str, Tensor | float] = {}
+        places = head.training_places(self.bundle.candidates, self.bundle.gold)
+        bundle = self.bundle if places is None else self.bundle.at(places)
 
         def read(step: int) -> Batch:
             random = np.random.default_rng([self.seed, epoch, step])
             drawn = self.bundle.draw(batches[step], config.hard_negatives, config.hard_reach, random)
             picks = np.random.default_rng([self.seed, epoch, step, ENTITY_PICTURES])
-            batch = self.bundle.batch(batches[step], head.uses_candidates, drawn, picks)
+            batch = bundle.batch(batches[step], head.uses_candidates, drawn, picks)
             if not config.picture_dropout:
                 return batch
             masks = np.random.default_rng([self.seed, epoch, step, PICTURES])  # apart from all other draws
-            return self.bundle.masked(batch, batches[step], config.picture_dropout, masks)
+            return bundle.masked(batch, batches[step], config.picture_dropout, masks)
 
         for step, (index, batch) in enumerate(zip(batches, prefetch(range(len(batches)), read), strict=True)):
             self._set_rates(max(0, epoch - 1) + step / len(batches), 1 / len(batches))

@@ -80,12 +80,11 @@ def list_scores(job: TrainingJob, splits: Collection[str], build: towers.Build =
 
 
 def scores_of(head: Head, bundle: Bundle, splits: Collection[str]) -> np.ndarray:
-    """Scores (M, k) float32 of a head for the candidate lists of all mentions of `splits`, NaN for the others and where
-    a list ends."""
+    """Scores (M, k) float32 of a head for the candidate lists of all mentions of `splits`, NaN for the others, where
+    a list ends, and where the head does not reach."""
     index = np.flatnonzero(np.isin(bundle.table["split"], sorted(splits)))
     values = np.full(bundle.candidates.shape, np.nan, np.float32)
     with Bar(len(index), "scores of candidate lists", "mention") as bar:
         lists, pairs = bundle.candidates[index], bundle.pairs_of(index)
-        scores = Scoring.of(head, bundle).lists(index, lists, pairs, bar.update)["score"]
-    values[index] = np.where(np.isfinite(scores), scores, np.nan)
+        values[index] = Scoring.of(head, bundle).part(index, lists, pairs, bar.update)
     return values

@@ -71,8 +71,10 @@ class Scoring:
         head, device = self.head, self.entities.device
         names = ("score", *head.units)
         scores = {name: np.full(lists.shape, -np.inf, np.float32) for name in names}
-        for start, end in _groups(lists):
-            distinct, place = np.unique(lists[start:end], return_inverse=True)
+        reached = head.reached(lists, pairs)
+        read = lists if reached is None else np.where(reached, lists, -1)
+        for start, end in _groups(read):
+            distinct, place = np.unique(read[start:end], return_inverse=True)
             real = distinct >= 0
             if not real.any():
                 watch(end - start)
@@ -93,7 +95,19 @@ class Scoring:
                 watch(len(rows))
         for values in scores.values():
             values[lists < 0] = -np.inf
-        return scores
+        return scores if reached is None else {name: behind(values, reached, lists) for name, values in scores.items()}
+
+    def part(
+        self,
+        index: np.ndarray,
+        lists: np.ndarray,
+        pairs: Mapping[str, np.ndarray],
+        watch: Callable[[int], None] = lambda mentions: None,
+    ) -> np.ndarray:
+        """Scores (m, k) as another head reads them: NaN where a list ends, and where this one scores no candidate."""
+        scores, reached = self.lists(index, lists, pairs, watch)["score"], self.head.reached(lists, pairs)
+        there = np.isfinite(scores) if reached is None else np.isfinite(scores) & reached
+        return np.where(there, scores, np.nan)
 
     @torch.no_grad()
     def kb(
@@ -132,6 +146,15 @@ class Scoring:
                 best_scores[rows], best[rows] = merged.gather(1, order), entities_of.gather(1, order)
                 watch(block.numel())
         return KbScores(counts.numpy(), best.numpy(), best_scores.numpy())
+
+
+def behind(scores: np.ndarray, reached: np.ndarray, lists: np.ndarray) -> np.ndarray:
+    """Scores (m, k) in which the entities of `lists` that a head did not score stand in the list's order below the
+    lowest score that it gave."""
+    lowest = np.where(reached & np.isfinite(scores), scores, np.inf).min(1, initial=np.inf, keepdims=True)
+    lowest = np.where(np.isfinite(lowest), lowest, 0)
+    below = lowest - np.arange(1, scores.shape[1] + 1, dtype=np.float32)
+    return np.where((lists >= 0) & ~reached, below, scores).astype(np.float32)
 
 
 @torch.no_grad()

@@ -151,10 +151,13 @@ class Scorer:
 
     def scores(self, chunk: Chunk, lists: np.ndarray) -> np.ndarray:
         """(m, k) float32 of the candidate lists of the chunk, -inf where a list ends."""
-        ids = lists.astype(np.int64)
+        scoring, beside = self._scoring(chunk)
+        return scoring.lists(np.arange(len(chunk)), lists.astype(np.int64), beside)["score"]
+
+    def _scoring(self, chunk: Chunk) -> tuple[Scoring, dict[str, np.ndarray]]:
+        """The head over the chunk's mentions, and the pair features that it reads."""
         beside = {name: self._pair(name, chunk) for name in self._pairs()}
-        scoring = Scoring(self.head, self._side(chunk), self.entities)
-        return scoring.lists(np.arange(len(chunk)), ids, beside)["score"]
+        return Scoring(self.head, self._side(chunk), self.entities), beside
 
     def lists(self, chunk: Chunk) -> RankedLists:
         """The candidate lists, as the run's sources give them; kept with the chunk."""
@@ -177,8 +180,8 @@ class Scorer:
         """(m, k, …) float32 of a pair feature, of another head's scores, or of frequency, beside the lists."""
         lists = self.lists(chunk)
         if name in self.parts:
-            scores = self.parts[name].scores(chunk, lists.ids)
-            return np.where(np.isfinite(scores), scores, np.nan)
+            scoring, beside = self.parts[name]._scoring(chunk)
+            return scoring.part(np.arange(len(chunk)), lists.ids.astype(np.int64), beside)
         if name == "frequency" and self.frequency:
             return self.frequency.of_lists(chunk.table["phrase"], lists.ids.astype(np.int64))
         if name not in chunk.pairs:

@@ -37,6 +37,7 @@ FEATURES = {
     "clip_layers_image": [Output("states", (5, 12))],
     "prompted_text": CLIP_TEXT,
     "prompted_image": IMAGE,
+    "text_tokens@3": [Output("states", (16,), ragged=True)],
     "objects": [],
     "face_attributes": [],
     "identity": [],  # heads read what is made of them
@@ -44,13 +45,19 @@ FEATURES = {
 TEXTS = ("text", "phrase", "sentence", "entity", "prompted_text", "gate_text")
 RAGGED = (
     "text.tokens",
+    "text.states",
     "prompted_text.tokens",
     "text.offsets",
+    "phrase.offsets",
     "sentence.tokens",
     "objects.vectors",
     "faces.pooled",
     "identities.pooled",
 )
+
+
+PAIRS = {"retrieval": (2,)}
+"""Pair features of several numbers."""
 
 
 def head_shapes(
@@ -65,7 +72,7 @@ def head_shapes(
         for output in FEATURES[feature]
         if output.name == name
     }
-    return shapes | {f"pairs.{config.over_pictures(name)}": () for name in config.pairs(available)}
+    return shapes | {f"pairs.{config.over_pictures(name)}": PAIRS.get(name, ()) for name in config.pairs(available)}
 
 
 def head_rows(
@@ -78,9 +85,12 @@ def head_rows(
     in one text of four not there.
     """
     random = torch.Generator().manual_seed(seed)
-    made = Rows()
+    made, drawn = Rows(), {}
     for role in sorted({name.split(".")[0] for name in shapes} - {"pairs"}):
-        size = torch.randint(*(lengths if role in TEXTS else (1, 5)), (n,), generator=random)
+        text = "text" if role == "phrase" and "phrase.offsets" in shapes else role  # whose tokens these are
+        if text not in drawn:
+            drawn[text] = torch.randint(*(lengths if role in TEXTS else (1, 5)), (n,), generator=random)
+        size = drawn[text]
         there = size > 0 if role in TEXTS else torch.rand(n, generator=random) >= missing
         made[f"{role}.ok"], size = there, size * there
         made[f"{role}.span"] = torch.full((n, 2), -1)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.towers import Encoder, blocks, check, sequence_first
+from pipeline.models.towers import Encoder, blocks, check, check_pairs, sequence_first
 
 
 def _skip(block: nn.Module, wraps: bool) -> None:
@@ -107,6 +107,21 @@ class Live(nn.Module):
             return self.encoder.read(self.encoder.blank(states, lengths))
         finally:
             self._states = None
+
+
+def for_pairs(live: Live) -> Live:
+    """The tower for states of two texts laid end to end: of any length, since what its embedding would add, and limit,
+    is not read. Raises `UserError` where its blocks cannot read two texts together."""
+    check_pairs(live.encoder.files)
+
+    def forward(*args: Any, **named: Any) -> Tensor:
+        blank: Tensor = next(
+            given for given in (*args, *named.values()) if isinstance(given, Tensor) and given.ndim == 3
+        )
+        return blank
+
+    live.encoder.tower.embeddings.forward = forward
+    return live
 
 
 def _without_pixels(tower: nn.Module) -> None:

@@ -14,6 +14,9 @@ PICTURES = (
     *("clip", "siglip"),
 )
 """Families of transformers whose pictures can be cut."""
+PAIRS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
+"""Families of transformers that can read two texts together from a block on: every state sees every other, and places
+in a text are added in the embedding."""
 _PLACES = (
     *("encoder.layer", "encoder.layers", "transformer.layer", "transformer.resblocks", "model.layer", "layers"),
     *("layer", "blocks"),
@@ -75,6 +78,23 @@ def check(encoder: Encoder, block: int) -> int:
             "(what leaves its last)"
         )
     return count
+
+
+def check_pairs(files: ModelFiles) -> None:
+    """Raises `UserError` for an encoder whose blocks cannot read two texts, each encoded alone below, together."""
+    family, config = files.config.get("model_type"), files.config
+    why = None
+    if config.get("is_decoder"):
+        why = "its states see only what stands before them"
+    elif family in ("mpnet", "modernbert") or config.get("position_embedding_type", "absolute") != "absolute":
+        why = "its blocks count places themselves, so the second text would start where the first does"
+    elif family not in PAIRS:
+        why = f"it is a {family or files.library}"
+    if why:
+        raise UserError(
+            f"model {files.reference!r}: {why}; joint reads two texts through encoders of the families "
+            f"{', '.join(PAIRS)}"
+        )
 
 
 class _Reached(Exception):
