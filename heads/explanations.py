@@ -41,9 +41,9 @@ def explain(run: TrainingJob, selection: Selection, build: Build = none) -> Iter
 
     id, split, gold (id or None); candidates: best first, with id and score and, where the head has them, `units` (name
     -> score), `expert` (the one that DSMIP's gate selected), `edges` (DRIN: kind -> weight A^0, A^1, ... that each
-    layer used), `tokens` (joint: `entity` -> each token's share of the score) and `pairs` (pair feature -> value or values); attention: role -> {"weights": one per object, face or
-    name} and, where the role's feature was cut from boxes, "boxes": their indices. Raises `UserError` for an unknown
-    mention or split.
+    layer used), `tokens` (joint: `entity` -> share of each token of the candidate's text in the score) and `pairs`
+    (pair feature -> value or values); attention: role -> {"weights": one per object, face or name} and, where the
+    role's feature was cut from boxes, "boxes": their indices. Raises `UserError` for an unknown mention or split.
     """
     config = load_config(run.method, run.config)
     if not config.evaluates:

@@ -37,7 +37,6 @@ FEATURES = {
     "clip_layers_image": [Output("states", (5, 12))],
     "prompted_text": CLIP_TEXT,
     "prompted_image": IMAGE,
-    "text_tokens@3": [Output("states", (16,), ragged=True)],
     "objects": [],
     "face_attributes": [],
     "identity": [],  # heads read what is made of them
@@ -48,7 +47,6 @@ RAGGED = (
     "text.states",
     "prompted_text.tokens",
     "text.offsets",
-    "phrase.offsets",
     "sentence.tokens",
     "objects.vectors",
     "faces.pooled",
@@ -85,12 +83,9 @@ def head_rows(
     in one text of four not there.
     """
     random = torch.Generator().manual_seed(seed)
-    made, drawn = Rows(), {}
+    made = Rows()
     for role in sorted({name.split(".")[0] for name in shapes} - {"pairs"}):
-        text = "text" if role == "phrase" and "phrase.offsets" in shapes else role  # whose tokens these are
-        if text not in drawn:
-            drawn[text] = torch.randint(*(lengths if role in TEXTS else (1, 5)), (n,), generator=random)
-        size = drawn[text]
+        size = torch.randint(*(lengths if role in TEXTS else (1, 5)), (n,), generator=random)
         there = size > 0 if role in TEXTS else torch.rand(n, generator=random) >= missing
         made[f"{role}.ok"], size = there, size * there
         made[f"{role}.span"] = torch.full((n, 2), -1)

@@ -19,7 +19,7 @@ from heads.scoring import behind
 from pipeline.models import live
 
 WIDTH, BLOCKS, HEADS = 32, 3, 4
-SHAPES = {"text.states": (WIDTH,), "phrase.offsets": (2,), "image.tokens": (12, 20)}
+SHAPES = {"text.states": (WIDTH,), "text.offsets": (2,), "image.tokens": (12, 20)}
 LISTS = torch.tensor([[8, 0, 3, 5], [1, 7, 2, -1], [4, 5, 6, 8], [7, -1, 0, 2], [2, 8, 1, 6], [0, -1, -1, -1]])
 VARIANTS = {
     "as it is": {},
@@ -44,7 +44,7 @@ def make(bert):
     def build(block=1, **options):
         config = load_config("joint", {"tune": {"text": {"block": block, "how": "whole"}}, **options})
         shapes = {name: shape for name, shape in SHAPES.items() if config.image_feature or not name.startswith("image")}
-        shapes = {name: shape for name, shape in shapes.items() if config.mark or not name.startswith("phrase")}
+        shapes = {name: shape for name, shape in shapes.items() if config.mark or name != "text.offsets"}
         torch.manual_seed(3)
         head = Joint(config, shapes, {"text": live.for_pairs(live.Live(loaded("text_tokens", bert), block))})
         with torch.no_grad():
@@ -64,7 +64,7 @@ def sides(head, mentions=6, entities=9, seed=1):
 def empty(rows, row):
     """The same rows, of which one has no text."""
     changed = type(rows)(rows)
-    for name in ("text.states", "phrase.offsets"):
+    for name in ("text.states", "text.offsets"):
         if name in rows:
             parts = [rows[name].take(torch.tensor([at])) for at in range(len(rows[name].lengths))]
             parts[row] = _pair_states.Ragged(parts[row].values[:0], torch.zeros(1, dtype=torch.int64))
@@ -92,9 +92,9 @@ def plain(rows, row):
     states = rows["text.states"].take(here).values.double().numpy()
     pictured = "image.ok" in rows and bool(rows["image.ok"][row])
     phrase = []
-    if "phrase.offsets" in rows:
-        start, end = rows["phrase.span"][row].tolist()
-        offsets = rows["phrase.offsets"].take(here).values.tolist()
+    if "text.offsets" in rows:
+        start, end = rows["text.span"][row].tolist()
+        offsets = rows["text.offsets"].take(here).values.tolist()
         phrase = [at for at, (a, b) in enumerate(offsets) if a < end and b > start and b > a]
     return {
         "states": states if len(states) else None,

@@ -92,8 +92,8 @@ class JointConfig(HeadConfig):
             raise ValueError("tune: text: shared = false: mention and entity go through the same blocks together")
 
     def wants(self, available: Collection[str]) -> list[HeadWant]:
-        """See `HeadConfig.wants`: states that enter the first live block, the mention's tokens' characters for the
-        mark, and patch states."""
+        """See `HeadConfig.wants`: tokens, in place of which `tune` puts the states that enter the first live block, for
+        the mark the characters of the mention's tokens, and patch states."""
         text = self.pick("text_feature", self.TEXT, available)
         if text is None:
             raise UserError(
@@ -101,10 +101,13 @@ class JointConfig(HeadConfig):
                 "add one to the profile"
             )
         views: Mapping[Side, str] = {"mention": self.MENTION_TEXT, "entity": ENTITY_TEXTS[self.entity_text]}
-        wanted = both_sides("text", f"{text}@{self.tune['text'].block}", views, ["states"])
-        if self.mark:
-            view = self.MENTION_TEXT
-            wanted.append(HeadWant(side="mention", role="phrase", feature=text, view=view, outputs=("offsets",)))
+        wanted = [
+            HeadWant(side=side, role="text", feature=text, view=views[side], outputs=outputs)
+            for side, outputs in (
+                ("mention", ("tokens", "offsets") if self.mark else ("tokens",)),
+                ("entity", ("tokens",)),
+            )
+        ]
         image = self.pick("image_feature", self.IMAGE, available)
         return [*wanted, *(both_sides("image", image, PICTURES, ["tokens"]) if image else ())]
 

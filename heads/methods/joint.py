@@ -1,6 +1,6 @@
 """A cross-encoder over cached states: mention and candidate are read together from block k of a text encoder on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ class Joint(Head):
 
     H: states that entered block k of mention text and entity text, each encoded alone; a: a learned vector per side; w:
     a Linear on the first state; p: a learned multiple, 1 at the start. Reads `text.states` (ragged), for the mark
-    `phrase.offsets` and `phrase.span` of mentions, and `image.tokens` (P, d_v), which a resampler makes at most
+    `text.offsets` and `text.span` of mentions, and `image.tokens` (P, d_v), which a resampler makes at most
     `picture_tokens` states of; what is absent has none. An absent text is one state of zeros.
     """
 
@@ -66,8 +66,8 @@ class Joint(Head):
         """What can be read of the mention before its candidates: states, the mark's tokens, the resampled picture."""
         rows = self._encode(inputs)
         if self.config.mark:
-            offsets = inputs.ragged("phrase.offsets")
-            inside = Ragged(phrase_tokens(offsets, inputs.fixed("phrase.span")), offsets.lengths)
+            offsets = inputs.ragged("text.offsets")
+            inside = Ragged(phrase_tokens(offsets, inputs.fixed("text.span")), offsets.lengths)
             rows["mark"] = never_empty(inside)
         return rows
 
@@ -133,7 +133,7 @@ class Joint(Head):
 
     def _scores(self, mentions: Rows, entities: Rows, columns: Tensor) -> Tensor:
         """(B, r) fp32 without the prior, 0 where a list ends."""
-        places, found = (columns >= 0).flatten().nonzero().squeeze(1), []
+        places = (columns >= 0).flatten().nonzero().squeeze(1)
         parts = list(self._laid(mentions, entities, columns))
         found = [self._read(part.states, part.lengths) for part in parts]
         scores = torch.zeros(columns.numel(), device=columns.device)
@@ -142,7 +142,7 @@ class Joint(Head):
             scores = scores.index_copy(0, places[order], torch.cat(found))
         return scores.view(columns.shape)
 
-    def _laid(self, mentions: Rows, entities: Rows, columns: Tensor):
+    def _laid(self, mentions: Rows, entities: Rows, columns: Tensor) -> Iterator[Sequences]:
         """The listed pairs in groups, numbered in the order of `columns`."""
         mention, place = (columns >= 0).cpu().nonzero().unbind(1)
         entity = columns.cpu()[mention, place]
