@@ -106,7 +106,7 @@ def build(job: TrainingJob) -> "Towers":
 
     from pipeline.extractors import build as extractor
     from pipeline.models.adapt import Tower, adapt
-    from pipeline.models.live import Live
+    from pipeline.models.live import Live, for_pairs
 
     config = load_config(job.method, job.config)
     modules = {}
@@ -117,6 +117,8 @@ def build(job: TrainingJob) -> "Towers":
         encoder.load(devices.choose(job.compute.device))
         torch.manual_seed(job.seed)
         live = Live(encoder, tune.block)
+        if config.stays_live:
+            for_pairs(live)
         adapt(live, tune.how, tune.rank)
         modules[name] = Tower(live, tune.checkpointing)
     return Towers(modules, job.towers)

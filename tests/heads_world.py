@@ -70,7 +70,27 @@ def head_shapes(
         for output in FEATURES[feature]
         if output.name == name
     }
+    if config.stays_live:
+        shapes["text.states"] = shapes.pop("text.tokens")
     return shapes | {f"pairs.{config.over_pictures(name)}": PAIRS.get(name, ()) for name in config.pairs(available)}
+
+
+class Blocks(torch.nn.Module):
+    """Stands for an encoder's live blocks: one of torch's own over states (b, L, 16), see `heads.towers`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = torch.nn.TransformerEncoderLayer(16, 2, 24, dropout=0.0, batch_first=True)
+
+    def forward(self, states: torch.Tensor, lengths: list[int]) -> dict[str, torch.Tensor]:
+        padding = torch.arange(states.shape[1]) >= torch.tensor(lengths)[:, None]
+        tokens = self.block(states, src_key_padding_mask=padding).tanh()  # so that no shift is the same for all
+        return {"tokens": tokens, "pooled": tokens[:, 0]}
+
+
+def head_towers(config: HeadConfig) -> dict[str, torch.nn.Module]:
+    """The blocks that a head of this configuration runs live."""
+    return {"text": Blocks()} if config.stays_live else {}
 
 
 def head_rows(

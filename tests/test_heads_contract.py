@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from heads_world import head_pairs, head_rows, head_shapes
+from heads_world import head_pairs, head_rows, head_shapes, head_towers
 
 from heads.base import Batch, make_head
 from heads.checkpoint import read_tensors, write_tensors
@@ -25,7 +25,8 @@ SMALL = {
     "ranker": {"hidden": 192, "members": 2},
 }
 TEXT_ONLY = {
-    method: {"image_feature": None} for method in ("clip", "drin", "dual", "dzmned", "ghmfc", "jmel", "melhi", "mimic")
+    method: {"image_feature": None}
+    for method in ("clip", "drin", "dual", "dzmned", "ghmfc", "jmel", "joint", "melhi", "mimic")
 }
 
 
@@ -43,7 +44,7 @@ def make(method):
             method, {**SMALL.get(method, {}), **(TEXT_ONLY.get(method, {}) if text_only else {}), **options}
         )
         torch.manual_seed(seed)
-        return make_head(method, config, head_shapes(config, text_only))
+        return make_head(method, config, head_shapes(config, text_only), towers=head_towers(config))
 
     return build
 
