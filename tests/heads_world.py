@@ -76,11 +76,11 @@ def head_shapes(
 
 
 class Blocks(torch.nn.Module):
-    """Stands for an encoder's live blocks: one of torch's own over states (b, L, 16), see `heads.towers`."""
+    """Stands for an encoder's live blocks: one of torch's own over states (b, L, width), see `heads.towers`."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
-        self.block = torch.nn.TransformerEncoderLayer(16, 2, 24, dropout=0.0, batch_first=True)
+        self.block = torch.nn.TransformerEncoderLayer(width, 2, 24, dropout=0.0, batch_first=True)
 
     def forward(self, states: torch.Tensor, lengths: list[int]) -> dict[str, torch.Tensor]:
         padding = torch.arange(states.shape[1]) >= torch.tensor(lengths)[:, None]
@@ -88,9 +88,9 @@ class Blocks(torch.nn.Module):
         return {"tokens": tokens, "pooled": tokens[:, 0]}
 
 
-def head_towers(config: HeadConfig) -> dict[str, torch.nn.Module]:
-    """The blocks that a head of this configuration runs live."""
-    return {"text": Blocks()} if config.stays_live else {}
+def head_towers(config: HeadConfig, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.nn.Module]:
+    """The blocks that a head of this configuration runs live, over inputs of these shapes."""
+    return {"text": Blocks(shapes["text.states"][-1])} if config.stays_live else {}
 
 
 def head_rows(

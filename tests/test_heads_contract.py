@@ -44,7 +44,8 @@ def make(method):
             method, {**SMALL.get(method, {}), **(TEXT_ONLY.get(method, {}) if text_only else {}), **options}
         )
         torch.manual_seed(seed)
-        return make_head(method, config, head_shapes(config, text_only), towers=head_towers(config))
+        shapes = head_shapes(config, text_only)
+        return make_head(method, config, shapes, towers=head_towers(config, shapes))
 
     return build
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from heads_world import FEATURES, head_pairs, head_rows, head_shapes
+from heads_world import FEATURES, head_pairs, head_rows, head_shapes, head_towers
 from test_heads_contract import SMALL
 from test_heads_dsmip import inputs, prompt_head
 
@@ -117,7 +117,7 @@ def build(method, config, available):
         if isinstance(config, PairsConfig):
             shapes |= {"pairs.frequency": (2,)} if config.frequency else {}
             shapes |= {f"pairs.{method}": () for method in config.runs(available)}
-        head = make_head(method, config, shapes)
+        head = make_head(method, config, shapes, towers=head_towers(config, shapes))
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter) * parameter.requires_grad)

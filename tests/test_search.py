@@ -25,7 +25,7 @@ import pytest
 from heads_world import build_job, job_for
 from optuna.trial import TrialState
 
-from experiments import jobs, search, spaces, studies, sweep_report
+from experiments import jobs, search, spaces, studies, sweep_report, towers
 from experiments.contracts import SearchJob, Study
 from foundation import waiting
 from foundation.contracts import to_json
@@ -546,7 +546,9 @@ def test_every_methods_own_space_is_one_that_it_can_be_searched_in(method):
             else one.choices[0 if values == "low" else -1]
             for name, one in asked.space.items()
         }
-        assert load_config(method, {**asked.head.config, **drawn}).wants(list(profile.features)) == asked.head.wanted
+        config = load_config(method, {**asked.head.config, **drawn})
+        wants = config.inputs(list(profile.features))
+        assert towers.wanted(config, wants, towers.kinds(profile)) == asked.head.wanted
 
 
 @pytest.mark.parametrize(
