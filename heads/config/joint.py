@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
-from cache.inputs import Side
+from cache.inputs import SIDES, Side
 from foundation.contracts import contract
 from foundation.errors import UserError
 from heads.config.base import (
@@ -101,12 +101,12 @@ class JointConfig(HeadConfig):
                 "add one to the profile"
             )
         views: Mapping[Side, str] = {"mention": self.MENTION_TEXT, "entity": ENTITY_TEXTS[self.entity_text]}
+        read: Mapping[Side, tuple[str, ...]] = {
+            "mention": ("tokens", "offsets") if self.mark else ("tokens",),
+            "entity": ("tokens",),
+        }
         wanted = [
-            HeadWant(side=side, role="text", feature=text, view=views[side], outputs=outputs)
-            for side, outputs in (
-                ("mention", ("tokens", "offsets") if self.mark else ("tokens",)),
-                ("entity", ("tokens",)),
-            )
+            HeadWant(side=side, role="text", feature=text, view=views[side], outputs=read[side]) for side in SIDES
         ]
         image = self.pick("image_feature", self.IMAGE, available)
         return [*wanted, *(both_sides("image", image, PICTURES, ["tokens"]) if image else ())]

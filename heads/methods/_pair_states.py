@@ -95,7 +95,7 @@ class Side:
             marked = self.rows.ragged("mark").take(self.index).values
             text = text + marked[:, None] * self.mark
         yield text
-        if "image" in self.rows:
+        if self.image is not None:
             images = self.rows.fixed("image")
             yield images[self.index[self.pictured].to(images.device)].flatten(0, 1) + self.image
 
