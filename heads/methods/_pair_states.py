@@ -75,8 +75,9 @@ class Side:
     @property
     def pictured(self) -> Tensor:
         """(p,) bool on the CPU."""
-        there = self.rows.get("image.ok")
-        return torch.zeros(len(self.index), dtype=torch.bool) if there is None else there.cpu()[self.index]
+        if self.image is None:
+            return torch.zeros(len(self.index), dtype=torch.bool)
+        return self.rows.fixed("image.ok").cpu()[self.index]
 
     def of(self, pairs: Tensor) -> "Side":
         """The same of some pairs."""
