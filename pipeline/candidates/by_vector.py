@@ -1,6 +1,7 @@
 """Candidate source `dense:FEATURE`: the entities whose cached vectors are nearest by cosine."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +15,17 @@ from pipeline.candidates.lists import RankedLists, contenders, id_order
 BLOCK_BYTES = 64 << 20  # of scores held at a time
 ENTITY_BLOCK = 1 << 16  # entities compared at a time
 RANK_ROWS = 256  # mentions compared with a block of entities at a time when ranks are counted
+
+
+class Vectors(Protocol):
+    """Vectors of n records: which of them have one (n,) bool, and those at some places (m, d)."""
+
+    @property
+    def ok(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+    def gather(self, index: np.ndarray) -> np.ndarray: ...
 
 
 class ByVector(Source):
@@ -51,7 +63,7 @@ class ByVector(Source):
         return mentions, entities
 
 
-def unit_rows(table: Table, index: np.ndarray) -> np.ndarray:
+def unit_rows(table: Vectors, index: np.ndarray) -> np.ndarray:
     """(n, d) float32 vectors at `index` (n,), scaled to length 1; zeros stay zeros."""
     vectors = np.asarray(table.gather(index), np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
@@ -62,7 +74,7 @@ def _scores(mentions: np.ndarray, entities: np.ndarray) -> np.ndarray:
     return (1 + np.clip(mentions @ entities.T, -1, 1)) / 2
 
 
-def nearest_vectors(mentions: Table, entities: Table, ids: Sequence[str], k: int) -> RankedLists:
+def nearest_vectors(mentions: Vectors, entities: Vectors, ids: Sequence[str], k: int) -> RankedLists:
     """The k of N entities whose vectors have the largest cosine with each of M mentions', exactly, in float32; ties by
     id (N,).
     """
@@ -96,7 +108,7 @@ def nearest_vectors(mentions: Table, entities: Table, ids: Sequence[str], k: int
 
 
 def vector_ranks(
-    mentions: Table, entities: Table, ids: Sequence[str], rows: np.ndarray, gold: np.ndarray
+    mentions: Vectors, entities: Vectors, ids: Sequence[str], rows: np.ndarray, gold: np.ndarray
 ) -> np.ndarray:
     """(m,) int64 ranks of the golds (m,) >= 0 of the mentions `rows` (m,) in the order of `nearest_vectors`; `UNKNOWN`
     where a side has no vector.

@@ -69,15 +69,32 @@ class VectorSource:
     output: str = "pooled"
 
 
-SourceSpec = Annotated[NameSource | TypedNameSource | GivenSource | VectorSource, Field(discriminator="kind")]
+@contract
+class RunSource:
+    """The entities whose vectors are nearest those of the mentions, vectors being a trained run's.
+
+    run: its folder. files: .npz of the run's own vectors, then of those of each run that left a fold of train out, see
+    `by_run.RunVectors`; a fold's mentions are listed by the run that left it out. by_heart: whether there is none such,
+    and training mentions are listed by a run that learned from them.
+    """
+
+    kind: Literal["run"] = "run"
+    run: str
+    files: tuple[Path, ...]
+    by_heart: bool = False
+
+
+SourceSpec = Annotated[
+    NameSource | TypedNameSource | GivenSource | VectorSource | RunSource, Field(discriminator="kind")
+]
 
 
 @contract
 class ListOptions:
     """How candidate lists are built, in a user's words.
 
-    k: entities per mention. sources: comma-separated `name`, `name-of-type`, `given` or `dense:FEATURE`. scorer:
-    rapidfuzz scorer of the name sources. merge: `round-robin` or `append`. given_order: of the lists that came with the
+    k: entities per mention. sources: comma-separated `name`, `name-of-type`, `given`, `dense:FEATURE` or `dense:RUN`.
+    scorer: rapidfuzz scorer of the name sources. merge: `round-robin` or `append`. given_order: of the lists that came with the
     dataset, `hashed` or `trusted` (as they came); accept_gold_place: take them so although the gold's place gives the
     answer away.
     """
@@ -121,7 +138,7 @@ class CandidateLists:
     seconds, mentions_per_second: by label. per_mention: mean number of candidates by split and of `all` mentions
     (table 1 of DRIN); empty in receipts of before. notes: what a user should know of the lists, a line each.
     gold_forced_in: splits in which every list that came with a mention holds its gold: figures over them are no
-    retriever's.
+    retriever's. by_heart: whether a source knows the training mentions by heart, see `RunSource`.
     """
 
     file: Path
@@ -136,3 +153,4 @@ class CandidateLists:
     per_mention: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     gold_forced_in: tuple[str, ...] = ()
+    by_heart: bool = False

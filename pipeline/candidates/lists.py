@@ -11,12 +11,13 @@ import numpy as np
 class RankedLists:
     """Candidates of M mentions, best first. ids: (M, k) int32 rows of the entities, -1 where a list ends; scores: (M,
     k) float32, 0 there. retrieved: whether a retriever made their order; else it is that of `hash_order`, and every
-    score is 1.
+    score is 1. by_heart: whether a trained run made those of training mentions that it had learned from.
     """
 
     ids: np.ndarray
     scores: np.ndarray
     retrieved: bool = True
+    by_heart: bool = False
 
     @classmethod
     def empty(cls, mentions: int, k: int) -> "RankedLists":
@@ -58,7 +59,7 @@ class RankedLists:
         for row, (mention, listed) in enumerate(zip(mentions, self.ids.tolist(), strict=True)):
             there = [entity for entity in listed if entity >= 0]
             ids[row, : len(there)] = hash_order(mention, there, entities)
-        return RankedLists(ids, (ids >= 0).astype(np.float32), retrieved=False)
+        return RankedLists(ids, (ids >= 0).astype(np.float32), retrieved=False, by_heart=self.by_heart)
 
     def places(self, gold: np.ndarray) -> np.ndarray:
         """(M,) int64 place of each gold (M,) in its list, from 1; 0 where it is not listed or negative."""

@@ -30,6 +30,7 @@ def merge(sources: Sequence[RankedLists], k: int, how: str = "round-robin") -> R
     woven = np.stack([source.ids for source in sources], axis=axis).reshape(len(sources[0].ids), -1)  # (M, k·sources)
     merged = RankedLists.empty(len(woven), k)
     merged.retrieved = all(source.retrieved for source in sources)
+    merged.by_heart = any(source.by_heart for source in sources)
     for row, listed in enumerate(woven):
         listed = listed[listed >= 0]
         firsts = listed[np.sort(np.unique(listed, return_index=True)[1])][:k]

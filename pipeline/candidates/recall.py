@@ -12,9 +12,14 @@ from pipeline.datasets.records import SPLITS
 DEPTHS = (1, 5, 10, 20, 50, 100)
 
 
+BY_HEART = "train (by heart)"
+"""Name of the split train in recall by a run that learned from it."""
+
+
 def recall(lists: RankedLists, gold: np.ndarray, split: np.ndarray) -> dict[str, dict[str, int | float]]:
     """Split -> `n`, the mentions with a gold in the KB, and depth (`1`, `5`, … up to k) -> share of them whose gold is
-    listed by then. Of lists that no retriever ordered: the depth k alone.
+    listed by then. Of lists that no retriever ordered: the depth k alone. Train is `BY_HEART` where a trained run made
+    the lists of mentions that it had learned from.
 
     gold: (M,) rows of the KB; negative ones (NIL, or outside the KB) do not count. split: (M,) names.
     """
@@ -23,7 +28,8 @@ def recall(lists: RankedLists, gold: np.ndarray, split: np.ndarray) -> dict[str,
     shares = {}
     for name in [name for name in SPLITS if name in split]:
         place = places[(split == name) & (gold >= 0)]
-        shares[name] = {"n": len(place)} | {
+        shown = BY_HEART if name == "train" and lists.by_heart else name
+        shares[shown] = {"n": len(place)} | {
             str(depth): round(float(((place > 0) & (place <= depth)).mean()), 6) if len(place) else 0.0
             for depth in depths
         }

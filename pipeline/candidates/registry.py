@@ -6,8 +6,9 @@ from typing import Any
 from pipeline.candidates.base import Source
 from pipeline.candidates.by_name import ByName
 from pipeline.candidates.by_name_of_type import ByNameOfType
+from pipeline.candidates.by_run import ByRun
 from pipeline.candidates.by_vector import ByVector
-from pipeline.candidates.contracts import GivenSource, NameSource, SourceSpec, TypedNameSource, VectorSource
+from pipeline.candidates.contracts import GivenSource, NameSource, RunSource, SourceSpec, TypedNameSource, VectorSource
 from pipeline.candidates.given import Given
 
 SOURCES: Mapping[type, Any] = {
@@ -15,6 +16,7 @@ SOURCES: Mapping[type, Any] = {
     TypedNameSource: ByNameOfType,
     GivenSource: Given,
     VectorSource: ByVector,
+    RunSource: ByRun,
 }
 
 

@@ -1,5 +1,7 @@
 """From `--sources name,dense:clip_text` to the sources' specifications. No torch."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from cache.inputs import Input, Side
@@ -12,6 +14,7 @@ from pipeline.candidates.contracts import (
     GivenSource,
     ListOptions,
     NameSource,
+    RunSource,
     SourceSpec,
     TypedNameSource,
     VectorSource,
@@ -43,8 +46,8 @@ def split_sources(sources: str) -> list[str]:
     for source in listed:
         if source not in PLAIN and (source == DENSE or not source.startswith(DENSE)):
             raise UserError(
-                f"--sources {source!r}: expected `name`, `name-of-type`, `given` or `dense:FEATURE`, "
-                "separated by commas"
+                f"--sources {source!r}: expected `name`, `name-of-type`, `given`, `dense:FEATURE` or `dense:RUN` (a "
+                "run's folder), separated by commas"
             )
     return listed
 
@@ -56,12 +59,28 @@ def compares_names(sources: str) -> bool:
 
 def vector_features(sources: str) -> list[str]:
     """The features whose vectors the sources compare. Raises `UserError`."""
+    return [name for name in _dense(sources) if not _is_run(name)]
+
+
+def runs(sources: str) -> list[str]:
+    """The runs whose vectors the sources compare, by their folders as written. Raises `UserError`."""
+    return [name for name in _dense(sources) if _is_run(name)]
+
+
+def _dense(sources: str) -> list[str]:
     return [source.removeprefix(DENSE) for source in split_sources(sources) if source.startswith(DENSE)]
 
 
-def candidate_sources(options: ListOptions, extraction: Extraction, paths: Paths) -> tuple[SourceSpec, ...]:
-    """The specifications of `--sources`; `extraction` holds the features of those that compare vectors. Raises
-    `UserError`.
+def _is_run(name: str) -> bool:
+    """Whether what follows `dense:` is a path; a feature's name has no slash."""
+    return "/" in name
+
+
+def candidate_sources(
+    options: ListOptions, extraction: Extraction, paths: Paths, of_runs: Mapping[str, RunSource] = MappingProxyType({})
+) -> tuple[SourceSpec, ...]:
+    """The specifications of `--sources`; `extraction` holds the features of those that compare vectors, `of_runs` those
+    of runs, by the folder as written. Raises `UserError`.
     """
     check(options)
     order: Literal["hashed", "trusted"] = "trusted" if options.given_order == "trusted" else "hashed"
@@ -71,7 +90,9 @@ def candidate_sources(options: ListOptions, extraction: Extraction, paths: Paths
         GIVEN: GivenSource(order=order, accept_gold_place=options.accept_gold_place),
     }
     return tuple(
-        plain[source] if source in plain else _vector_source(source, extraction, paths)
+        plain[source]
+        if source in plain
+        else of_runs.get(source.removeprefix(DENSE)) or _vector_source(source, extraction, paths)
         for source in split_sources(options.sources)
     )
 

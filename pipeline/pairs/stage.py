@@ -47,6 +47,7 @@ _LISTS = {
     "ids": Expected("iu", (None, None)),
     "scores": Expected("f", (None, None)),
     "retrieved": Expected("b", (), optional=True),
+    "by_heart": Expected("b", (), optional=True),
 }
 
 
@@ -54,6 +55,7 @@ def _pairs(job: PairJob) -> Pairs:
     """The pairs of a job."""
     saved = read_npz(job.candidates, _LISTS)
     lists = RankedLists(saved["ids"], saved["scores"], bool(saved.get("retrieved", True)))
+    lists.by_heart = bool(saved.get("by_heart", False))
     mentions, entities = Columns(job.dataset / "mentions.parquet"), Columns(job.dataset / "entities.parquet")
     fitting = len(lists.ids) == mentions.rows and lists.ids.shape == lists.scores.shape
     if not fitting or not -1 <= lists.ids.min(initial=-1) <= lists.ids.max(initial=-1) < entities.rows:
