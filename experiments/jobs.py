@@ -189,11 +189,20 @@ def pair_pictures(name: str, sources: str, profile: Profile) -> tuple[Side, ...]
 
 def list_pictures(sources: str, profile: Profile) -> tuple[Side, ...]:
     """The sides whose pictures the `sources` of candidate lists compare."""
-    from pipeline.candidates.specs import vector_features
+    from pipeline.candidates.specs import runs, vector_features
     from pipeline.extraction.wants import of_feature
 
     reads = [want for feature in vector_features(sources) for want in of_feature(profile, feature)]
+    reads += [want for folder in runs(sources) for want in _read_by(Path(folder))]
     return tuple(side for side in SIDES if any(want.side == side and want.from_picture for want in reads))
+
+
+def _read_by(run: Path) -> list[Want]:
+    """What a finished run was trained on."""
+    columns = [column.split(".") for column in read_sealed(run / "config.json")["rows"]]
+    return [
+        Want(side=parts[0], feature=".".join(parts[1:-1]), view=parts[-1]) for parts in columns if parts[0] in SIDES
+    ]
 
 
 @dataclass(frozen=True)

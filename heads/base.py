@@ -185,6 +185,9 @@ class Head(nn.Module):
     scores_blocks: ClassVar[bool] = True
     reads_several: ClassVar[bool] = False
     """Whether `encode_entities` takes `PerPicture` rows: all pictures of each entity."""
+    one_vector: ClassVar[bool] = False
+    """Whether the encodings have a column `vector` (n, d) of length 1, by whose inner product the score orders
+    entities."""
     units: tuple[str, ...] = ()
     experts: tuple[str, ...] = ()
     """What the numbers of the unit `expert`, where there is one, stand for."""

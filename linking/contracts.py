@@ -36,6 +36,27 @@ class LinkJob:
 
 
 @contract
+class VectorJob:
+    """Write a finished run's vectors of all mentions and entities of its dataset.
+
+    run: its folder. folds: those of runs like it, each of which left another fold of train out. out: the folder to
+    write to. compute: where.
+    """
+
+    run: Path
+    folds: tuple[Path, ...]
+    out: Path
+    compute: Compute = Compute()
+
+
+@contract
+class VectorFiles:
+    """Files of vectors, see `pipeline.candidates.base.RunVectors`: the run's own, then one per fold."""
+
+    files: tuple[Path, ...]
+
+
+@contract
 class LinkCounts:
     """Lines that were linked (`mentions`) and refused.
 

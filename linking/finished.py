@@ -85,8 +85,8 @@ class Finished:
         return [self, *(one for run in below for one in run.tree())]
 
 
-def read(folder: Path) -> Finished:
-    """The run in `folder`, artifacts/runs/<dataset>/<method>/<hash>.
+def read(folder: Path, stages: bool = False) -> Finished:
+    """The run in `folder`, artifacts/runs/<dataset>/<method>/<hash>. stages: also one that prepares another.
 
     Raises `UserError` where there is none, or where something it reads is gone.
     """
@@ -101,7 +101,7 @@ def read(folder: Path) -> Finished:
             f"{folder}: no trained head there (no model.safetensors); name the folder that TrainHead printed as `run:`"
         )
     run = read_sealed(folder / "run.json") if (folder / "run.json").exists() else {}
-    if run and not stored_config(run["method"], run["config"]).evaluates:
+    if run and not stages and not stored_config(run["method"], run["config"]).evaluates:
         raise UserError(
             f"{folder}: a stage that prepares another run, with no answers of its own; name the run of the whole method"
         )

@@ -101,7 +101,7 @@ class Scorer:
         self.run, self.kb, self.stores, self.device = run, kb, stores, device
         self.head = load_head(run.folder, device)
         self.parts = {method: Scorer(part, kb, stores, device) for method, part in run.runs.items()}
-        self.inputs = self._inputs()
+        self.inputs = inputs_of(run)
         refuse_other_features(self.head, run.folder, self.inputs)
         self.learned = _Learned(run, run.learner, stores, device) if run.learner else None
         self.entities = Side(len(kb), device, entity_pictures=self.head.config.entity_pictures)
@@ -113,15 +113,6 @@ class Scorer:
         self.sources = [source(spec) for spec in self.specs]
         self.frequency = self._frequency()
         self.held: list[tuple[int, Rows]] | None = None
-
-    def _inputs(self) -> list[HeadInput]:
-        """What the head reads of the KB, and the names of what it reads of mentions: each chunk brings their keys."""
-        run, root = self.run, self.run.paths.root
-        extracted = [want for want in wanted_by(run) if not jobs.is_learned(want.feature)]
-        return [
-            *jobs.head_inputs(extracted, run.extraction, run.paths),
-            *(replace(one, store=root / one.store, keys=root / one.keys) for one in run.learned),
-        ]
 
     def _frequency(self) -> Frequency | None:
         if "pairs.frequency" not in self.head.shapes:
@@ -283,6 +274,16 @@ def _job_of(learner: Finished, run: Finished) -> TrainingJob:
         live=live,
         towers=towers.live_towers(config, wants, reference, demo),
     )
+
+
+def inputs_of(run: Finished) -> list[HeadInput]:
+    """What the head of a run reads of its own dataset; of new mentions each chunk brings the keys."""
+    root = run.paths.root
+    extracted = [want for want in wanted_by(run) if not jobs.is_learned(want.feature)]
+    return [
+        *jobs.head_inputs(extracted, run.extraction, run.paths),
+        *(replace(one, store=root / one.store, keys=root / one.keys) for one in run.learned),
+    ]
 
 
 def wanted_by(run: Finished) -> list[HeadWant]:

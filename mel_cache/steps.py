@@ -18,7 +18,7 @@ from cache.inputs import Side, keys_digest
 from experiments import jobs, spaces, towers
 from experiments.contracts import LearnedOutputs, SearchResult, Study
 from foundation import logs, receipts
-from foundation.checksums import RECORD, entry, write_sealed
+from foundation.checksums import RECORD, entry, read_sealed, write_sealed
 from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.files import write_atomic
@@ -28,8 +28,10 @@ from heads.config.dsmip import DsmipConfig
 from heads.config.space import plain_space
 from heads.contracts import Compute, HeadInput, TrainingJob, TrainingResult
 from heads.tune import TUNED
+from linking.contracts import VectorFiles, VectorJob
+from linking.folds import folds_of
 from pipeline.candidates import specs
-from pipeline.candidates.contracts import CandidateJob, CandidateLists, ListOptions
+from pipeline.candidates.contracts import CandidateJob, CandidateLists, ListOptions, RunSource
 from pipeline.datasets.contracts import (
     CONTENT,
     DECODER_VERSION,
@@ -367,10 +369,39 @@ def _say_again(paths: Paths, command: str, before: Mapping[str, Any], why: str) 
         logs.say(f"{why} (CHANGELOG.md)")
 
 
+@dataclass(frozen=True)
+class _Retriever:
+    """A finished run whose vectors are a source of candidates, and the runs like it that left a fold of train out.
+    weights: their hashes."""
+
+    folder: Path
+    folds: tuple[Path, ...]
+    weights: list[str]
+
+    def source(self, run: Run, name: str, setup: Setup) -> RunSource:
+        """The source, its vectors written where they are not there. name: as the sources have it."""
+        out = self.folder / "vectors" / identity(self.weights)[:12]
+        job = VectorJob(run=self.folder, folds=self.folds, out=out, compute=setup.compute)
+        files = run("linking.vectors:write", job, VectorFiles).files
+        return RunSource(run=name, files=files, by_heart=not self.folds)
+
+
+def _retriever(folder: Path) -> _Retriever:
+    folds = folds_of(folder)
+    records = [read_sealed(one / RECORD) for one in (folder, *folds)]
+    return _Retriever(folder, folds, [record["sha256"]["model.safetensors"] for record in records])
+
+
 def build_candidates(
     setup: Setup, dataset: Prepared, options: ListOptions, extraction: Done[Extraction] | None
 ) -> Step:
-    """Build the candidate lists. extraction: of the features whose vectors the sources compare."""
+    """Build the candidate lists. extraction: of the features whose vectors the sources compare.
+
+    Raises `UserError` for a run among the sources that is not there.
+    """
+    paths = setup.paths
+    options = replace(options, sources=specs.placed(options.sources, lambda name: paths.relative(paths.find_run(name))))
+    retrievers = {name: _retriever(paths.root / name) for name in specs.runs(options.sources)}
     request = {
         "k": options.k,
         "scorer": options.scorer,
@@ -379,6 +410,8 @@ def build_candidates(
         "dataset": dataset.content,
         "upstream": [extraction.digest] if extraction else [],
     }
+    if retrievers:
+        request["runs"] = {name: one.weights for name, one in retrievers.items()}
     before, changes = dict(request), []
     if specs.compares_names(options.sources):
         request["names"] = specs.NAMES
@@ -393,7 +426,9 @@ def build_candidates(
         job = CandidateJob(
             dataset=dataset.folder,
             out=dataset.folder / f"candidates-{step.digest[:12]}.npz",
-            sources=specs.candidate_sources(options, features, setup.paths),
+            sources=specs.candidate_sources(
+                options, features, paths, {name: one.source(run, name, setup) for name, one in retrievers.items()}
+            ),
             k=options.k,
             merge=options.merge,
             digest=step.digest,
@@ -476,6 +511,7 @@ class Training:
         """
         spec, trial, reads, paths = self.spec, self.trial, self.reads, setup.paths
         config, depends = load_config(spec.method, spec.config), self._depends(paths)
+        sources = specs.placed(reads.sources, lambda name: str(paths.find_run(name)))
         live = None
         if isinstance(config, DsmipConfig) and config.training == "prompts":
             source = jobs.Source(setup.profile, setup.reference, setup.demo)
@@ -493,7 +529,7 @@ class Training:
             candidates=paths.root / reads.lists.result.file,
             depends=depends,
             pairs={name: paths.root / pair.result.file for name, pair in reads.pairs.items()},
-            pictured={name: jobs.pair_pictures(name, reads.sources, setup.profile) for name in reads.pairs},
+            pictured={name: jobs.pair_pictures(name, sources, setup.profile) for name in reads.pairs},
             heads={label: run.result for label, run in reads.runs.items()},
             out=paths.run(trial.label, spec.method, identity(depends)),
             compute=setup.compute,

@@ -20,6 +20,7 @@ class Towers(Sided):
     row of zeros scores 0."""
 
     config: BaselineConfig
+    one_vector = True
 
     def vector(self, inputs: Rows, side: str) -> Tensor:
         """The vector of one side, (n, d), not normalised."""

@@ -138,6 +138,7 @@ class Dual(Sided):
     and one of its picture, so a score is a sum over pairs of modalities, which `explain` gives."""
 
     config: DualConfig
+    one_vector = True
 
     def __init__(self, config: DualConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(config, shapes)

@@ -12,7 +12,9 @@ from cache.inputs import Input
 from cache.keys import KeyColumn
 from cache.store import Store
 from cache.table import Table
+from foundation.arrays import Expected, read_npz
 from foundation.errors import UserError
+from pipeline.candidates.contracts import RunSource
 from pipeline.candidates.lists import RankedLists
 from pipeline.datasets.prepared import Columns
 
@@ -31,6 +33,28 @@ def open_table(read: Input, output: str) -> Table:
     return column.table(Store.open(read.store), output)
 
 
+_VECTORS = {
+    "mentions": Expected("f", (None, None)),
+    "entities": Expected("f", (None, None)),
+    "rows": Expected("iu", (None,)),
+}
+
+
+@dataclass(frozen=True)
+class RunVectors:
+    """One run's vectors. mentions (m, d), entities (N, d), of length 1 or zeros where a record has nothing; rows (m,):
+    the mentions that it lists."""
+
+    mentions: np.ndarray
+    entities: np.ndarray
+    rows: np.ndarray
+
+
+def read_vectors(spec: RunSource) -> list[RunVectors]:
+    """Of the files of a source. Raises `UserError` where one is damaged."""
+    return [RunVectors(**read_npz(path, _VECTORS)) for path in spec.files]
+
+
 @dataclass(frozen=True)
 class SourceInputs:
     """What candidate sources read.
@@ -38,12 +62,13 @@ class SourceInputs:
     mentions: columns of M mentions, of which a source reads id, phrase (text), type (text or None) or given (rows of
     the KB, as they came, or None), and a check of its lists gold (row, below 0 for none) and split. entities: columns
     id, name and type of the N entities of the KB, and aliases (lists of further names) where any has some. vectors:
-    gives an output of an input as a table with a row per record. workers: threads, -1 for one per core.
+    gives an output of an input as a table with a row per record. of_run: gives the vectors of a run. workers: threads, -1 for one per core.
     """
 
     mentions: Mapping[str, Sequence[Any]]
     entities: Mapping[str, Sequence[Any]]
     vectors: Callable[[Input, str], Table] = open_table
+    of_run: Callable[[RunSource], Sequence[RunVectors]] = read_vectors
     workers: int = -1
 
     @classmethod

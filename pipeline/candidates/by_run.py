@@ -1,45 +1,15 @@
 """Candidate source `dense:RUN`: the entities whose vectors, by a trained run, are nearest the mention's."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
-from foundation.arrays import Expected, read_npz
 from foundation.errors import UserError
-from pipeline.candidates.base import UNKNOWN, Source, SourceInputs
+from pipeline.candidates.base import UNKNOWN, RunVectors, Source, SourceInputs
 from pipeline.candidates.by_vector import nearest_vectors, vector_ranks
 from pipeline.candidates.contracts import RunSource
 from pipeline.candidates.lists import RankedLists
-
-_FILE = {
-    "mentions": Expected("f", (None, None)),
-    "entities": Expected("f", (None, None)),
-    "rows": Expected("iu", (None,)),
-}
-
-
-@dataclass(frozen=True)
-class RunVectors:
-    """One run's vectors. mentions (m, d), entities (N, d) float16, zeros where a record has nothing; rows (m,): the
-    mentions that it lists."""
-
-    mentions: np.ndarray
-    entities: np.ndarray
-    rows: np.ndarray
-
-    @classmethod
-    def read(cls, path: Path) -> "RunVectors":
-        """Of a file. Raises `UserError` where it does not fit itself."""
-        saved = read_npz(path, _FILE)
-        mentions, entities, rows = (saved[name] for name in _FILE)
-        if len(mentions) != len(rows) or mentions.shape[1] != entities.shape[1]:
-            raise UserError(
-                f"{path}: {mentions.shape} vectors of {len(rows)} mentions and {entities.shape} of entities do not fit "
-                "each other; remove the file and run BuildCandidates again"
-            )
-        return cls(mentions, entities, rows)
 
 
 @dataclass(frozen=True)
@@ -57,62 +27,74 @@ class _Rows:
         return len(self.values)
 
     def gather(self, index: np.ndarray) -> np.ndarray:
-        return self.values[index]
+        found: np.ndarray = self.values[index]
+        return found
 
 
 class ByRun(Source):
-    """Scores are (1 + inner product) / 2 of vectors of length 1."""
+    """Scores are (1 + inner product) / 2, which is above 0 except for exact opposites.
+
+    A training mention is listed by a run that did not learn from it, where there is one. A record without a vector has
+    an empty list, or is in none.
+    """
 
     def __init__(self, spec: RunSource) -> None:
         self.spec = spec
+        self._kept: tuple[SourceInputs, list[RunVectors]] | None = None
 
     @property
     def label(self) -> str:
-        path = Path(self.spec.run)
-        return f"dense:{path.parent.name}/{path.name}"
-
-    @cached_property
-    def _vectors(self) -> list[RunVectors]:
-        return [RunVectors.read(path) for path in self.spec.files]
-
-    def check(self, inputs: SourceInputs) -> None:
-        mentions, entities = len(inputs.mentions["id"]), len(inputs.entities["id"])
-        listed = np.sort(np.concatenate([one.rows for one in self._vectors]))
-        if not np.array_equal(listed, np.arange(mentions)) or any(
-            len(one.entities) != entities for one in self._vectors
-        ):
-            raise UserError(
-                f"--sources {self.label}: the run's vectors are not of these {mentions} mentions and {entities} "
-                "entities; name a run of this dataset"
-            )
+        return f"dense:{self.spec.run}"
 
     def notes(self, inputs: SourceInputs, k: int) -> list[str]:
-        first = self._vectors[0]
-        size = first.entities[:1].nbytes
-        told = [f"{self.label}: {size} bytes an entity"]
+        size = self._vectors(inputs)[0].entities[:1].nbytes
+        told = f"{self.label}: {size} bytes an entity"
         if self.spec.by_heart:
-            told.append(
-                f"{self.label} learned from the training mentions: recall on train is that of what it knows by heart, and "
-                "there is no pair feature `retrieval`; with the runs that leave a fold out (docs/dual.md) both are honest"
+            told += (
+                "; it knows the training mentions by heart, so there is no pair feature `retrieval`: train the two runs "
+                'that leave a fold out, with its own TrainHead command and "fold": [0, 2] and [1, 2] in --params'
             )
-        return told
+        return [told]
 
     def lists(self, inputs: SourceInputs, k: int) -> RankedLists:
-        lists = RankedLists.empty(len(inputs.mentions["id"]), k)
+        lists = RankedLists.empty(len(inputs.mentions["phrase"]), k)
         lists.by_heart = self.spec.by_heart
-        for one in self._vectors:
-            if len(one.rows):
-                found = nearest_vectors(_Rows(one.mentions), _Rows(one.entities), inputs.entities["id"], k)
-                lists.ids[one.rows], lists.scores[one.rows] = found.ids, found.scores
+        for one in self._vectors(inputs):
+            found = nearest_vectors(_Rows(one.mentions), _Rows(one.entities), inputs.entities["id"], k)
+            lists.ids[one.rows], lists.scores[one.rows] = found.ids, found.scores
         return lists
 
     def ranks(self, inputs: SourceInputs, rows: np.ndarray, gold: np.ndarray) -> np.ndarray:
         ranks = np.full(len(rows), UNKNOWN, np.int64)
-        for one in self._vectors:
-            place = np.full(len(inputs.mentions["id"]), -1)
-            place[one.rows] = np.arange(len(one.rows))
-            here = np.flatnonzero(place[rows] >= 0)
-            if len(here):
-                tables = _Rows(one.mentions), _Rows(one.entities)
-                ranks[here] = vector_ranks(*tables, inputs.entities["id"], place[rows[here]], gold[here])
+        for one, here, place in self._listed(inputs, rows):
+            tables = _Rows(one.mentions), _Rows(one.entities)
+            ranks[here] = vector_ranks(*tables, inputs.entities["id"], place, gold[here])
         return ranks
+
+    def _listed(self, inputs: SourceInputs, rows: np.ndarray) -> Iterator[tuple[RunVectors, np.ndarray, np.ndarray]]:
+        """Each run's vectors, which of `rows` (m,) it lists, and their places among its mentions."""
+        for one in self._vectors(inputs):
+            order = np.argsort(one.rows)
+            place = np.searchsorted(one.rows, rows, sorter=order).clip(max=max(0, len(order) - 1))
+            here = np.flatnonzero(one.rows[order[place]] == rows) if len(order) else rows[:0]
+            yield one, here, order[place[here]]
+
+    def _vectors(self, inputs: SourceInputs) -> list[RunVectors]:
+        """The vectors, read once for the same inputs. Raises `UserError` where they are of other records."""
+        if self._kept is None or self._kept[0] is not inputs:
+            vectors = list(inputs.of_run(self.spec))
+            mentions, entities = len(inputs.mentions["phrase"]), len(inputs.entities["id"])
+            listed = np.sort(np.concatenate([one.rows for one in vectors]))
+            fitting = all(
+                len(one.entities) == entities
+                and len(one.mentions) == len(one.rows)
+                and one.mentions.shape[1] == one.entities.shape[1]
+                for one in vectors
+            )
+            if not fitting or not np.array_equal(listed, np.arange(mentions)):
+                raise UserError(
+                    f"--sources {self.label}: its vectors are not those of these {mentions} mentions and {entities} "
+                    "entities; remove the run's folder `vectors` and run the same command again"
+                )
+            self._kept = inputs, vectors
+        return self._kept[1]

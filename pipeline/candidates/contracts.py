@@ -73,9 +73,9 @@ class VectorSource:
 class RunSource:
     """The entities whose vectors are nearest those of the mentions, vectors being a trained run's.
 
-    run: its folder. files: .npz of the run's own vectors, then of those of each run that left a fold of train out, see
-    `by_run.RunVectors`; a fold's mentions are listed by the run that left it out. by_heart: whether there is none such,
-    and training mentions are listed by a run that learned from them.
+    run: its folder, relative to the work folder. files: .npz of the run's own vectors, then of those of each run that
+    left a fold of train out, see `by_run.RunVectors`; a fold's mentions are listed by the run that left it out.
+    by_heart: whether there is none such, and training mentions are listed by a run that learned from them.
     """
 
     kind: Literal["run"] = "run"
@@ -94,9 +94,9 @@ class ListOptions:
     """How candidate lists are built, in a user's words.
 
     k: entities per mention. sources: comma-separated `name`, `name-of-type`, `given`, `dense:FEATURE` or `dense:RUN`.
-    scorer: rapidfuzz scorer of the name sources. merge: `round-robin` or `append`. given_order: of the lists that came with the
-    dataset, `hashed` or `trusted` (as they came); accept_gold_place: take them so although the gold's place gives the
-    answer away.
+    scorer: rapidfuzz scorer of the name sources. merge: `round-robin` or `append`. given_order: of the lists that came
+    with the dataset, `hashed` or `trusted` (as they came); accept_gold_place: take them so although the gold's place
+    gives the answer away.
     """
 
     k: int = 100

@@ -1,6 +1,6 @@
 """From `--sources name,dense:clip_text` to the sources' specifications. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Literal
 
@@ -65,6 +65,14 @@ def vector_features(sources: str) -> list[str]:
 def runs(sources: str) -> list[str]:
     """The runs whose vectors the sources compare, by their folders as written. Raises `UserError`."""
     return [name for name in _dense(sources) if _is_run(name)]
+
+
+def placed(sources: str, place: Callable[[str], str]) -> str:
+    """The sources with each run's folder as `place` says. Raises `UserError`."""
+    return ",".join(
+        f"{DENSE}{place(name)}" if source.startswith(DENSE) and _is_run(name := source.removeprefix(DENSE)) else source
+        for source in split_sources(sources)
+    )
 
 
 def _dense(sources: str) -> list[str]:
