@@ -16,6 +16,7 @@ from foundation.remedies import maker
 from heads.config import stored_config, to_json
 from heads.contracts import HeadInput
 from heads.tune import TUNED
+from pipeline.candidates import specs
 from pipeline.candidates.contracts import ListOptions
 from pipeline.extraction import wants
 from pipeline.extraction.contracts import Extraction
@@ -37,7 +38,8 @@ class Finished:
     their file. retrieval: what sources of candidates read. pairs: names of its pair features. extraction: all features
     that it and its candidates and pair features read.
     runs: those that it combines, by method. learned: inputs that the run `learner` learned to make,
-    paths relative to the work folder.
+    paths relative to the work folder. retrievers: runs whose vectors are a source of its candidates, by the folder that
+    the source names.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class Finished:
     runs: Mapping[str, "Finished"]
     learned: tuple[HeadInput, ...]
     learner: "Finished | None"
+    retrievers: Mapping[str, "Finished"]
 
     @functools.cached_property
     def profiles(self) -> dict[str, tuple[Profile, ...]]:
@@ -80,8 +83,8 @@ class Finished:
         return self.folder.parent.parent.name
 
     def tree(self) -> list["Finished"]:
-        """This run, those that it combines, and those that learned features for them."""
-        below = [*self.runs.values(), *([self.learner] if self.learner else [])]
+        """This run, those that it combines, those that learned features for them, and those that list candidates."""
+        below = [*self.runs.values(), *([self.learner] if self.learner else []), *self.retrievers.values()]
         return [self, *(one for run in below for one in run.tree())]
 
 
@@ -186,6 +189,7 @@ class _Receipts:
         prepared = made["result"]
         trained = self._upstream([receipt], "TrainHead") if request["method"] == "fused" else []
         runs = {one["request"]["method"]: self._run(one) for one in trained}
+        options = _list_options(lists["request"])
         return Finished(
             folder=root / receipt["result"]["run"],
             paths=self.paths,
@@ -198,7 +202,7 @@ class _Receipts:
             prepared=root / prepared["folder"],
             content=prepared["content"],
             images={side: prepared[f"{side}_images"] for side in SIDES},
-            options=_list_options(lists["request"]),
+            options=options,
             lists=root / lists["result"]["file"],
             retrieval=_merged(of_lists),
             pairs=tuple(one["request"]["pair"] for one in pairs),
@@ -206,6 +210,7 @@ class _Receipts:
             runs=runs,
             learned=tuple(from_json(HeadInput, one) for made in learned for one in made["result"]["inputs"]),
             learner=next((self._run(self._of_request(one["request"][LEARNED[one["task"]]])) for one in learned), None),
+            retrievers={name: self.run_in(root / name) for name in specs.runs(options.sources)},
         )
 
     def _demo(self, groups: Iterable[Receipt]) -> Path | None:

@@ -25,9 +25,11 @@ from heads.data import Bundle, Side, settle_all
 from heads.fusion import Frequency, read_phrases
 from heads.runs import load_head, refuse_other_features
 from heads.scoring import Scoring, entity_chunks
+from heads.vectors import entity_vectors, mention_vectors
 from linking.finished import Finished
 from linking.stores import Stores
-from pipeline.candidates.base import SourceInputs
+from pipeline.candidates.base import RunVectors, SourceInputs
+from pipeline.candidates.contracts import RunSource
 from pipeline.candidates.lists import RankedLists
 from pipeline.candidates.merging import merged_lists
 from pipeline.candidates.registry import source
@@ -109,7 +111,9 @@ class Scorer:
             if one.side == "entity":
                 self.entities.add(one, stores.open(one.store), KeyColumn.load(one.keys))
         settle_all(self.entities, device)
-        self.specs = candidate_sources(run.options, run.retrieval, run.paths)
+        self.retrievers = {name: Scorer(one, kb, stores, device) for name, one in run.retrievers.items()}
+        of_runs = {name: RunSource(run=name, files=()) for name in self.retrievers}
+        self.specs = candidate_sources(run.options, run.retrieval, run.paths, of_runs)
         self.sources = [source(spec) for spec in self.specs]
         self.frequency = self._frequency()
         self.held: list[tuple[int, Rows]] | None = None
@@ -158,11 +162,23 @@ class Scorer:
                 keys = KeyColumn.load(read.keys) if read.side == "entity" else chunk.keys(read.feature, read.view)
                 return keys.table(self.stores[read.feature], output)
 
-            inputs, options = SourceInputs(chunk.table, self.kb.table, vectors), self.run.options
+            def of_run(spec: RunSource) -> list[RunVectors]:
+                return [self.retrievers[spec.run].vectors(chunk)]
+
+            inputs, options = SourceInputs(chunk.table, self.kb.table, vectors, of_run), self.run.options
             listed = [each.lists(inputs, options.k) for each in self.sources]
             merged = merged_lists(listed, options.k, options.merge, inputs)
             chunk.lists = merged.without(chunk.without)
         return chunk.lists
+
+    def vectors(self, chunk: Chunk) -> RunVectors:
+        """The vectors of the chunk and of the KB, by which another run lists candidates."""
+        rows = np.arange(len(chunk))
+        return RunVectors(mention_vectors(self.head, self._side(chunk), rows), self._entity_vectors, rows)
+
+    @cached_property
+    def _entity_vectors(self) -> np.ndarray:
+        return entity_vectors(self.head, self.entities)
 
     def _pairs(self) -> list[str]:
         return [name.removeprefix("pairs.") for name in self.head.shapes if name.startswith("pairs.")]

@@ -378,15 +378,21 @@ class _Retriever:
     folds: tuple[Path, ...]
     weights: list[str]
 
-    def source(self, run: Run, name: str, setup: Setup) -> RunSource:
-        """The source, its vectors written where they are not there. name: as the sources have it."""
-        out = self.folder / "vectors" / identity(self.weights)[:12]
-        job = VectorJob(run=self.folder, folds=self.folds, out=out, compute=setup.compute)
+    def source(self, run: Run, name: str, out: Path, compute: Compute) -> RunSource:
+        """The source, its vectors written to a folder below `out`. name: as the sources have it."""
+        place = out / f"vectors-{identity(self.weights)[:12]}"
+        job = VectorJob(run=self.folder, folds=self.folds, out=place, compute=compute)
         files = run("linking.vectors:write", job, VectorFiles).files
         return RunSource(run=name, files=files, by_heart=not self.folds)
 
 
-def _retriever(folder: Path) -> _Retriever:
+def _retriever(folder: Path, dataset: Prepared) -> _Retriever:
+    if not (folder / RECORD).is_file():
+        raise UserError(f"--sources dense:{folder}: no finished run; name the folder that TrainHead printed as `run:`")
+    if read_sealed(folder / "config.json")["dataset"] != dataset.content:
+        raise UserError(
+            f"--sources dense:{folder}: the run is of another dataset, or of other rows of it; name another"
+        )
     folds = folds_of(folder)
     records = [read_sealed(one / RECORD) for one in (folder, *folds)]
     return _Retriever(folder, folds, [record["sha256"]["model.safetensors"] for record in records])
@@ -401,7 +407,7 @@ def build_candidates(
     """
     paths = setup.paths
     options = replace(options, sources=specs.placed(options.sources, lambda name: paths.relative(paths.find_run(name))))
-    retrievers = {name: _retriever(paths.root / name) for name in specs.runs(options.sources)}
+    retrievers = {name: _retriever(paths.root / name, dataset) for name in specs.runs(options.sources)}
     request = {
         "k": options.k,
         "scorer": options.scorer,
@@ -421,22 +427,22 @@ def build_candidates(
         changes.append("lists that came with the dataset have an order of their own (--given-order)")
 
     def work(run: Run) -> Outcome:
-        _say_again(setup.paths, "BuildCandidates", before, f"candidate lists are built again: {' and '.join(changes)}")
+        _say_again(paths, "BuildCandidates", before, f"candidate lists are built again: {' and '.join(changes)}")
         features = extraction.result if extraction else Extraction()
+        of_runs = {name: one.source(run, name, dataset.folder, setup.compute) for name, one in retrievers.items()}
         job = CandidateJob(
             dataset=dataset.folder,
             out=dataset.folder / f"candidates-{step.digest[:12]}.npz",
-            sources=specs.candidate_sources(
-                options, features, paths, {name: one.source(run, name, setup) for name, one in retrievers.items()}
-            ),
+            sources=specs.candidate_sources(options, features, paths, of_runs),
             k=options.k,
             merge=options.merge,
             digest=step.digest,
         )
         lists = run("pipeline.candidates.stage:build_candidates", job, CandidateLists)
+        vectors = [path for one in of_runs.values() for path in one.files]
         return Outcome(
-            to_json(replace(lists, file=Path(setup.paths.relative(lists.file)))),
-            [lists.file, lists.file.with_suffix(".json")],
+            to_json(replace(lists, file=Path(paths.relative(lists.file)))),
+            [lists.file, lists.file.with_suffix(".json"), *vectors],
         )
 
     step = Step("BuildCandidates", request, work)

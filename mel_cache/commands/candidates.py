@@ -29,7 +29,8 @@ class CandidateOptions(OnProfile):
         "sources",
         "name",
         "comma-separated sources: name, name-of-type (entities of the mention's type), given (the lists that came with "
-        "the dataset), dense:FEATURE (nearest by cosine of the pooled output of a cached feature)",
+        "the dataset), dense:FEATURE (nearest by cosine of the pooled output of a cached feature), dense:RUN "
+        "(nearest by the vectors of a finished run with one per record, such as dual's; RUN is its folder)",
     )
     merge = setting(
         "merge",

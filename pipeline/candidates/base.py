@@ -62,7 +62,8 @@ class SourceInputs:
     mentions: columns of M mentions, of which a source reads id, phrase (text), type (text or None) or given (rows of
     the KB, as they came, or None), and a check of its lists gold (row, below 0 for none) and split. entities: columns
     id, name and type of the N entities of the KB, and aliases (lists of further names) where any has some. vectors:
-    gives an output of an input as a table with a row per record. of_run: gives the vectors of a run. workers: threads, -1 for one per core.
+    gives an output of an input as a table with a row per record. of_run: gives the vectors of a run. workers: threads,
+    -1 for one per core.
     """
 
     mentions: Mapping[str, Sequence[Any]]

@@ -51,7 +51,7 @@ class ByRun(Source):
         told = f"{self.label}: {size} bytes an entity"
         if self.spec.by_heart:
             told += (
-                "; it knows the training mentions by heart, so there is no pair feature `retrieval`: train the two runs "
+                "; it knows the training mentions by heart, so there is no pair feature `retrieval`; train the runs "
                 'that leave a fold out, with its own TrainHead command and "fold": [0, 2] and [1, 2] in --params'
             )
         return [told]
@@ -60,6 +60,8 @@ class ByRun(Source):
         lists = RankedLists.empty(len(inputs.mentions["phrase"]), k)
         lists.by_heart = self.spec.by_heart
         for one in self._vectors(inputs):
+            if not len(one.rows):
+                continue
             found = nearest_vectors(_Rows(one.mentions), _Rows(one.entities), inputs.entities["id"], k)
             lists.ids[one.rows], lists.scores[one.rows] = found.ids, found.scores
         return lists
@@ -88,7 +90,7 @@ class ByRun(Source):
             fitting = all(
                 len(one.entities) == entities
                 and len(one.mentions) == len(one.rows)
-                and one.mentions.shape[1] == one.entities.shape[1]
+                and (not len(one.rows) or one.mentions.shape[1] == one.entities.shape[1])
                 for one in vectors
             )
             if not fitting or not np.array_equal(listed, np.arange(mentions)):
