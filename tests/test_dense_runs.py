@@ -194,12 +194,12 @@ def test_a_head_over_such_lists_links_new_mentions_as_it_predicted(world, tmp_pa
     ],
 )
 def test_what_is_no_run_is_refused_in_one_line(world, change, message):
-    import tasks
-
     root, run = world
-    with pytest.raises(UserError, match=message) as error:
-        build(tasks.BuildCandidates, root, sources=f"dense:{change(run)}")
-    assert "\n" not in str(error.value)
+    places = ["--data-dir", str(root / "data"), "--profile", str(root / "small.yaml"), "--work-dir", str(root / "work")]
+    code, said = commands.run(
+        "BuildCandidates", "--dataset", "small", *places, "--candidates", "8", "--sources", f"dense:{change(run)}"
+    )
+    assert code == 2 and message in said and "Traceback" not in said
 
 
 def test_a_head_with_other_scores_than_inner_products_is_no_source(world):
