@@ -26,7 +26,7 @@ from foundation.errors import UserError
 from foundation.paths import Paths
 from foundation.spelling import clean, clean_accented
 from pipeline.candidates import by_vector, name_ranking
-from pipeline.candidates.base import UNKNOWN, SourceInputs, open_table
+from pipeline.candidates.base import UNKNOWN, RunVectors, SourceInputs, open_table
 from pipeline.candidates.by_vector import nearest_vectors
 from pipeline.candidates.contracts import (
     CandidateJob,
@@ -34,6 +34,7 @@ from pipeline.candidates.contracts import (
     GivenSource,
     ListOptions,
     NameSource,
+    RunSource,
     SourceSpec,
     TypedNameSource,
     VectorSource,
@@ -516,11 +517,14 @@ def everything(small, tmp_path):
     types = [rng.choice(["a", "b", None]) for _ in phrases]
     entity_types = [rng.choice(["a", "a|b", "b", None]) for _ in names]
     numbers = np.random.default_rng(0)
-    tables = {}
+    tables, of_run = {}, {}
     for side, count in (("mention", 40), ("entity", 90)):
         vectors = numbers.integers(-1, 2, (count, 3)).astype(np.float32)
+        of_run[side] = vectors.astype(np.float16)
         store, keys = store_of(tmp_path, side, vectors, broken=[2])
         tables[side] = lambda rows, store=store, keys=keys: Table(store, "pooled", keys[rows], np.ones(len(rows), bool))
+
+    parts = np.arange(40)[1::2], np.arange(40)[::2]
 
     def inputs(order: list[int]) -> SourceInputs:
         """With the entities in another order."""
@@ -537,6 +541,7 @@ def everything(small, tmp_path):
             },
             {name: [column[row] for row in order] for name, column in entities.items()},
             lambda read, output: tables[read.side](np.array(order) if read.side == "entity" else np.arange(40)),
+            lambda spec: [RunVectors(of_run["mention"][rows], of_run["entity"][order], rows) for rows in parts],
             workers=1,
         )
 
@@ -548,6 +553,7 @@ SPECS: dict[type, SourceSpec] = {
     TypedNameSource: TypedNameSource(scorer="ratio"),
     GivenSource: GivenSource(),
     VectorSource: vector_source(),
+    RunSource: RunSource(run="runs/d/dual/x", files=()),
 }
 
 

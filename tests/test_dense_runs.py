@@ -63,7 +63,7 @@ def test_each_mention_is_listed_by_the_vectors_that_are_for_it(split):
             for rank, entity in enumerate(np.argsort(-scores)[:6], 1):
                 assert source.ranks(inputs, np.array([row]), np.array([entity])).tolist() == [rank]
     assert source.ranks(inputs, np.array([0, 1]), np.array([2, 4])).tolist() == [-1, -1]
-    assert source.notes(inputs, 4) == ["dense:runs/d/dual/x: 12 bytes an entity"]
+    assert source.notes(inputs, 4) == ["run:d/dual/x: 12 bytes an entity"]
 
 
 def test_vectors_of_other_records_are_refused_in_one_line(split):
@@ -135,7 +135,7 @@ def test_lists_of_dev_and_test_are_the_runs_own_order_and_train_waits_for_folds(
 
     root, run = world
     first, saved = lists_of(root, run)
-    assert first["by_heart"] and BY_HEART in first["recall"][f"dense:{run.relative_to(root / 'work')}"]
+    assert saved["by_heart"] and BY_HEART in first["recall"][f"run:{run.relative_to(root / 'work' / 'runs')}"]
     pair = build(tasks.BuildPairs, root, sources=f"dense:{run}", pair="retrieval")
     assert pair["present"] == 0
     predicted = pq.read_table(run / "predictions.parquet").to_pylist()
@@ -149,8 +149,8 @@ def test_lists_of_dev_and_test_are_the_runs_own_order_and_train_waits_for_folds(
     folds = [trained(root, "dual", {**DUAL, "fold": [fold, 2]}) for fold in range(2)]
     assert folds_of(run) == tuple(folds)
     second, again = lists_of(root, run)
-    assert not second["by_heart"] and second["digest"] != first["digest"]
-    assert "train" in second["recall"][f"dense:{run.relative_to(root / 'work')}"]
+    assert not again["by_heart"] and second["digest"] != first["digest"]
+    assert "train" in second["recall"][f"run:{run.relative_to(root / 'work' / 'runs')}"]
     assert build(tasks.BuildPairs, root, sources=f"dense:{run}", pair="retrieval")["present"] == 1
     (place,) = [path for path in (root / "work" / "datasets").glob("*/vectors-*") if (path / "fold-1.npz").exists()]
     for row, mention in enumerate(table):

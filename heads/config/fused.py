@@ -61,6 +61,8 @@ class FusedConfig(PairsConfig):
 
         if self.text_only:
             return _without_pictures(method, available)
+        if self.entity_pictures == "first":
+            return {}  # each method has its own default
         own = {"entity_pictures": self.entity_pictures}
         config = load_config(method, own)
         plain = load_config(method, {})

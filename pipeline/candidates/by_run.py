@@ -44,7 +44,7 @@ class ByRun(Source):
 
     @property
     def label(self) -> str:
-        return f"dense:{self.spec.run}"
+        return f"run:{self.spec.run.removeprefix('runs/')}"
 
     def notes(self, inputs: SourceInputs, k: int) -> list[str]:
         size = self._vectors(inputs)[0].entities[:1].nbytes
@@ -95,7 +95,7 @@ class ByRun(Source):
             )
             if not fitting or not np.array_equal(listed, np.arange(mentions)):
                 raise UserError(
-                    f"--sources {self.label}: its vectors are not those of these {mentions} mentions and {entities} "
+                    f"--sources dense:{self.spec.run}: its vectors are not those of these {mentions} mentions and {entities} "
                     "entities; remove the run's folder `vectors` and run the same command again"
                 )
             self._kept = inputs, vectors

@@ -138,7 +138,7 @@ class CandidateLists:
     seconds, mentions_per_second: by label. per_mention: mean number of candidates by split and of `all` mentions
     (table 1 of DRIN); empty in receipts of before. notes: what a user should know of the lists, a line each.
     gold_forced_in: splits in which every list that came with a mention holds its gold: figures over them are no
-    retriever's. by_heart: whether a source knows the training mentions by heart, see `RunSource`.
+    retriever's.
     """
 
     file: Path
@@ -153,4 +153,3 @@ class CandidateLists:
     per_mention: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     gold_forced_in: tuple[str, ...] = ()
-    by_heart: bool = False

@@ -46,8 +46,8 @@ def split_sources(sources: str) -> list[str]:
     for source in listed:
         if source not in PLAIN and (source == DENSE or not source.startswith(DENSE)):
             raise UserError(
-                f"--sources {source!r}: expected `name`, `name-of-type`, `given`, `dense:FEATURE` or `dense:RUN` (a "
-                "run's folder), separated by commas"
+                f"--sources {source!r}: expected `name`, `name-of-type`, `given` or `dense:FEATURE` (or "
+                "`dense:RUN`, a run's folder), separated by commas"
             )
     return listed
 

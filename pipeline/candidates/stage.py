@@ -71,7 +71,6 @@ def build_candidates(job: CandidateJob) -> CandidateLists:
         per_mention=per_mention(merged.lengths, split),
         notes=tuple(note for each in retrieved for note in each.source.notes(inputs, job.k)),
         gold_forced_in=forced,
-        by_heart=merged.by_heart,
     )
     report = to_json(lists)
     write_json(job.out.with_suffix(".json"), {key: report[key] for key in report if key not in ("file", "digest")})
