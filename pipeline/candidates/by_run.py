@@ -95,8 +95,8 @@ class ByRun(Source):
             )
             if not fitting or not np.array_equal(listed, np.arange(mentions)):
                 raise UserError(
-                    f"--sources dense:{self.spec.run}: its vectors are not those of these {mentions} mentions and {entities} "
-                    "entities; remove the run's folder `vectors` and run the same command again"
+                    f"--sources dense:{self.spec.run}: its vectors are not those of these {mentions} mentions and "
+                    f"{entities} entities; name a run of this dataset"
                 )
             self._kept = inputs, vectors
         return self._kept[1]
