@@ -188,7 +188,7 @@ def pair_pictures(name: str, sources: str, profile: Profile) -> tuple[Side, ...]
 
 
 def list_pictures(sources: str, profile: Profile) -> tuple[Side, ...]:
-    """The sides whose pictures the `sources` of candidate lists compare."""
+    """The sides whose pictures the `sources` of candidate lists compare; runs among these by their folders."""
     from pipeline.candidates.specs import runs, vector_features
     from pipeline.extraction.wants import of_feature
 

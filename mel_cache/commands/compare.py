@@ -17,6 +17,7 @@ from mel_cache.commands.heads import TrainHead
 from mel_cache.commands.parameters import Shares, Whole, shares
 from mel_cache.commands.task import Task, Tool
 from mel_cache.steps import Outcome
+from pipeline.candidates import specs
 from report.contracts import (
     ComparisonJob,
     ComparisonResult,
@@ -105,6 +106,7 @@ class Leaderboard(CandidateOptions):
 
     def tables_job(self) -> TablesJob:
         """What the leaderboard's tables are made of."""
+        sources = specs.placed(self.sources, lambda name: str(self.paths.find_run(name)))
         return TablesJob(
             dataset=self.dataset,
             runs=self.named_runs(self.experiments()),
@@ -113,7 +115,7 @@ class Leaderboard(CandidateOptions):
             skipped=self.skipped,
             splits=self.splits,
             drop_pictures=shares(self.drop_pictures),
-            lists_of_pictures="mention" in jobs.list_pictures(self.sources, self.profile_content),
+            lists_of_pictures="mention" in jobs.list_pictures(sources, self.profile_content),
         )
 
     def make(self) -> Outcome:
