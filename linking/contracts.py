@@ -203,3 +203,23 @@ class Calibration(Scaling):
     made_of: str
     part: str
     nil: Mapping[str, int]
+
+
+@contract
+class ExportJob:
+    """Write the encoders that were tuned with a run. run: its folder. folder: absent or empty."""
+
+    run: Path
+    folder: Path
+
+
+@contract
+class ExportResult:
+    """encoders: folder of each -> the model that it was tuned from."""
+
+    encoders: Mapping[str, str]
+
+    @property
+    def text(self) -> str:
+        """For a user to read."""
+        return "\n".join(f"{folder}: tuned from {reference}" for folder, reference in self.encoders.items())

@@ -234,7 +234,7 @@ class _Learned:
 
     def __init__(self, run: Finished, learner: Finished, stores: Stores, device: torch.device) -> None:
         self.stores = stores
-        self.job = _job_of(learner, run)
+        self.job = job_of(learner, run)
         self.job = replace(self.job, compute=replace(self.job.compute, device=str(device)))
         self.remade = {
             (one.role, one.read.view): one
@@ -268,7 +268,7 @@ class _Learned:
         return guard.unlike(keys, store, self.spreads[one.feature])
 
 
-def _job_of(learner: Finished, run: Finished) -> TrainingJob:
+def job_of(learner: Finished, run: Finished) -> TrainingJob:
     """What trained a run that learned features, as far as they depend on it."""
     config = load_config(learner.method, learner.config)
     features = {name: having[0] for name, having in learner.profiles.items()}

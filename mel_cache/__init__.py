@@ -1,4 +1,4 @@
-"""The Python API: nine functions from a dataset's files to trained heads and linked mentions, their jobs and results.
+"""The Python API: ten functions from a dataset's files to trained heads and linked mentions, their jobs and results.
 
 Each function takes one job, does the steps that are missing and returns one result, which is a field of the next job
 (docs/python.md). Importing this package loads neither torch nor Luigi.
@@ -8,12 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from linking.contracts import LinkJob, LinkResult
+    from linking.contracts import ExportJob, ExportResult, LinkJob, LinkResult
     from mel_cache.api import (
         build_candidates,
         build_pairs,
         compare,
         evaluate,
+        export,
         extract,
         link,
         prepare,
@@ -47,6 +48,8 @@ __all__ = [
     "DatasetJob",
     "Evaluation",
     "EvaluationJob",
+    "ExportJob",
+    "ExportResult",
     "Features",
     "FeaturesJob",
     "HeadJob",
@@ -63,6 +66,7 @@ __all__ = [
     "build_pairs",
     "compare",
     "evaluate",
+    "export",
     "extract",
     "link",
     "prepare",
@@ -72,6 +76,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "Comparison": "report.contracts",
+    "Export": "linking.contracts",
     "Link": "linking.contracts",
     "Runtime": "pipeline.extraction.contracts",
 }

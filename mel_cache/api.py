@@ -15,7 +15,7 @@ from foundation.contracts import from_json
 from foundation.errors import UserError
 from foundation.paths import Paths
 from heads.contracts import TrainingJob
-from linking.contracts import LinkJob, LinkResult
+from linking.contracts import ExportJob, ExportResult, LinkJob, LinkResult
 from mel_cache import steps
 from mel_cache.contracts import (
     Candidates,
@@ -159,6 +159,15 @@ def link(job: LinkJob, *, child: bool = False) -> LinkResult:
     result.counts.mentions
     """
     result: LinkResult = _runner(child)("linking.mentions:link", job, LinkResult)
+    return result
+
+
+def export(job: ExportJob, *, child: bool = False) -> ExportResult:
+    """Write the encoders that were tuned with a run as their own libraries save them.
+
+    export(ExportJob(run=head.folder, folder=Path("tuned"))).encoders
+    """
+    result: ExportResult = _runner(child)("linking.exported:export", job, ExportResult)
     return result
 
 

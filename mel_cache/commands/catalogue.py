@@ -14,6 +14,7 @@ from mel_cache.commands.search import SearchHead
 from mel_cache.commands.shell import cmdline
 from mel_cache.commands.status import Status
 from mel_cache.commands.task import Task
+from mel_cache.commands.towers import ExportTower
 from mel_cache.commands.upkeep import CleanCache, EstimateCache, VerifyCache
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "EstimateCache",
     "Explain",
     "Explore",
+    "ExportTower",
     "ExtractFeatures",
     "LinkMentions",
     "PrepareDataset",
@@ -43,7 +45,7 @@ _GROUPS: dict[str, tuple[type[Task], ...]] = {
     "every day": (ExtractFeatures, TrainHead, CompareHeads, LinkMentions, Status, Doctor),
     "a dataset": (PrepareDataset, EnhanceEntities, DemoWorld, DemoEncoders),
     "heads": (BuildCandidates, BuildPairs, SearchHead, Ablate, CompareRuns),
-    "results": (Explain, Report, Explore),
+    "results": (Explain, Report, Explore, ExportTower),
     "the cache": (EstimateCache, VerifyCache, CleanCache),
 }
 COMMANDS = {title: {task.__name__: task for task in group} for title, group in _GROUPS.items()}
