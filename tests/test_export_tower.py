@@ -60,9 +60,9 @@ def test_the_written_encoder_gives_the_runs_own_features(world, run, tmp_path):
     assert code == 0, said
     weights = weights_hash([folder / "open_clip_model.safetensors"], None)
     stores = [Store.open(place) for place in (world / "work" / "cache").iterdir() if (place / "spec.json").exists()]
+    learned: list[float] = []
     for feature in features:
         (again,) = (store for store in stores if store.feature == feature and store.spec["weights"] == weights)
-        (frozen,) = (store for store in stores if store.feature == feature and store.spec["weights"] != weights)
         caches = (Store.open(place) for place in (parts_of(run) / "cache").iterdir())
         (own,) = (store for store in caches if store.feature == f"{feature}@tuned")
         keys = np.concatenate([own.open_shard(path.name).keys for path in sorted(own.folder.glob("*.h5"))])
@@ -70,8 +70,9 @@ def test_the_written_encoder_gives_the_runs_own_features(world, run, tmp_path):
         assert len(keys) > 10
         scale = np.abs(pooled(own, keys)).max()
         assert np.abs(pooled(again, keys) - pooled(own, keys)).max() < 3e-3 * scale
-        keys = keys[frozen.locate(keys)[0] >= 0]
-        assert np.abs(pooled(frozen, keys) - pooled(own, keys)).max() > 3e-2 * scale
+        for frozen in (store for store in stores if store.feature == feature and store is not again):
+            learned.append(np.abs(pooled(frozen, keys) - pooled(own, keys)).max() / scale)
+    assert max(learned) > 3e-2, "what was learned is there"
 
 
 def test_a_folder_that_holds_something_is_refused(world, run, tmp_path):
