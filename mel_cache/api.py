@@ -165,7 +165,8 @@ def link(job: LinkJob, *, child: bool = False) -> LinkResult:
 def export(job: ExportJob, *, child: bool = False) -> ExportResult:
     """Write the encoders that were tuned with a run as their own libraries save them.
 
-    export(ExportJob(run=head.folder, folder=Path("tuned"))).encoders
+    tuned = export(ExportJob(run=head.folder, folder=Path("tuned")))
+    tuned.encoders
     """
     result: ExportResult = _runner(child)("linking.exported:export", job, ExportResult)
     return result
