@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foundation.files import inside, make_folder, read_json, refuse_full, write_json
+from foundation.files import inside, make_folder, refuse_full, write_json
 from pipeline.models import towers
 from pipeline.models.adapt import merge
 from pipeline.models.files import MODULES, ModelFiles, load_state_dict
 from pipeline.models.live import Live
+from pipeline.models.sentence import modules
 
 _BESIDE = ("preprocessor_config.json", "processor_config.json", "sentence_*_config.json")
 _AROUND = (MODULES, "config_sentence_transformers.json")
@@ -85,7 +86,7 @@ def _copy(source: Path, names: Iterable[str], folder: Path) -> None:
 def _copy_modules(files: ModelFiles, root: Path, folder: Path) -> None:
     """What stands around the transformer of a sentence-transformers folder; weights of its modules as safetensors."""
     _copy(root, _AROUND, folder)
-    for module in read_json(root / MODULES)[1:]:
+    for module in modules(files, root)[1:]:
         source = inside(root, str(module.get("path", "")))
         target = make_folder(folder / source.relative_to(root))
         _copy(source, ("config.json",), target)

@@ -89,7 +89,7 @@ def folder_reading(files: ModelFiles) -> Reading | None:
         return None
     pooling: tuple[str, ...] = ()
     whole_prompt, layers = True, list[Layer]()
-    for module in _modules(files, root)[1:]:
+    for module in modules(files, root)[1:]:
         kind, folder = module["type"].rpartition(".")[2], inside(root, str(module.get("path", "")))
         stated = _config(folder / "config.json")
         if lacking := [key for key in _SIZES.get(kind, ()) if not isinstance(stated.get(key), int)]:
@@ -125,7 +125,7 @@ def folder_reading(files: ModelFiles) -> Reading | None:
     )
 
 
-def _modules(files: ModelFiles, root: Path) -> list[dict[str, Any]]:
+def modules(files: ModelFiles, root: Path) -> list[dict[str, Any]]:
     """The entries of modules.json, the first of which is the transformer."""
     listed = read_json(root / MODULES)
     if (
