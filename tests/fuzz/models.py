@@ -199,7 +199,7 @@ SLOW = (
         "of sentence-transformers",
         _sentence,
         "text_tokens",
-        "pipeline.models.sentence:_modules",
+        "pipeline.models.sentence:modules",
         "pipeline.models.sentence:_config",
         f"{FILES}:find",
         max_tokens=32,
