@@ -36,6 +36,8 @@ SHARED = {
 SEALED = "a file whose own checksum, or that of its run or receipt, is compared first"
 NO_TARGET = {
     "experiments.jobs:_check_best": SEALED,
+    "experiments.jobs:_with_teacher": SEALED,
+    "heads.config.dual:DualConfig._of_teacher": "of an option; a text that is no JSON object is refused",
     "heads.fusion:_parts": SEALED,
     "heads.training:_finished": SEALED,
     "heads.training:_result": SEALED,
