@@ -1,6 +1,6 @@
 """A store whose new rows stay in memory until there are enough for a shard."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,28 @@ from cache.columns import OutputRows
 from cache.merge import joined
 from cache.shard import NewRows, Shard
 from cache.store import Store
+from foundation.errors import Unwritable
 
 ROWS = 256
 """New rows that are held in memory at most; so many are one shard."""
 _FIRST = 1 << 30  # number of the first part that is in memory
 
 
+def _raise(error: Unwritable) -> None:
+    raise error
+
+
 class HoldingStore(Store):
     """Finds new rows at once and writes them later: when there are `most`, or at `flush`. For one thread at a time.
 
-    most: rows held, twice as many while they cannot be written; None: any number, none of which is written before
-    `flush`. They are gone with this process where it ends before, and after `forget`.
+    most: rows held; None: any number, none of which is written before `flush`. They are gone with this process where it
+    ends before, and after `forget`. unwritable: called where the store's place cannot be written; the rows stay held.
     """
 
     def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
         super().__init__(folder, content)
         self.most: int | None = ROWS
+        self.unwritable: Callable[[Unwritable], None] = _raise
         self._parts: list[Shard] = []
         self._places: dict[bytes, tuple[int, int]] = {}
 
@@ -63,20 +69,19 @@ class HoldingStore(Store):
         self._parts.append(part)
         self._places |= {key.tobytes(): (number, row) for row, key in enumerate(np.asarray(part.keys))}
         if self.most is not None and self.held >= self.most:
-            try:
-                self.flush()
-            except Exception:
-                if self.held >= 2 * self.most:  # on a full disk: they are computed again when they are needed
-                    self.forget()
-                raise
+            self.flush()
         return name
 
     def flush(self) -> None:
         """Write the rows that are held as one shard. Raises as `Store.add`; they stay in memory then."""
         if self._parts:
             rows = joined(self._parts, self.outputs)
-            super().add(rows.keys, rows.status, rows.causes, rows.columns)
-            self.forget()
+            try:
+                super().add(rows.keys, rows.status, rows.causes, rows.columns)
+            except Unwritable as error:
+                self.unwritable(error)
+            else:
+                self.forget()
 
     def forget(self) -> None:
         """Drop the rows that are held."""

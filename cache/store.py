@@ -35,7 +35,7 @@ CHANGES = 4  # of a folder while it is listed that make the list be taken again;
 
 @functools.cache
 def _say_once(line: str) -> None:
-    logs.say(line)
+    logs.notice(line)
 
 
 def _mtime(folder: Path) -> int | None:

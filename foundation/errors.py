@@ -36,6 +36,10 @@ class NotAsWritten(UserError):
     """A file that a command left and that is gone, damaged or unreadable; its message ends with what makes it again."""
 
 
+class Unwritable(UserError):
+    """A place that cannot be written: full, read-only, or not allowed."""
+
+
 class PassingError(_Lines):
     """A failure that a later run may not meet again (I/O, memory).
 

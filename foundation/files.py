@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from foundation.errors import NotAsWritten, PassingError, UserError
+from foundation.errors import NotAsWritten, PassingError, Unwritable, UserError
 from foundation.processes import temporary_name, writer_of
 
 _FOR_THE_USER = {
@@ -39,7 +39,7 @@ def error_number(error: Exception) -> int | None:
 
 @contextlib.contextmanager
 def explained(path: Path, option: str = "--work-dir") -> Iterator[None]:
-    """Turn a failure to write `path` that only the user can mend (space, quota, permission) into a `UserError`; others
+    """Turn a failure to write `path` that only the user can mend (space, quota, permission) into `Unwritable`; others
     pass through. option: names the place."""
     try:
         yield
@@ -49,7 +49,7 @@ def explained(path: Path, option: str = "--work-dir") -> Iterator[None]:
         remedy = _FOR_THE_USER.get(error_number(error) or 0)
         if remedy is None:
             raise
-        raise UserError(f"cannot write {path}: {remedy.format(option=option)}") from error
+        raise Unwritable(f"cannot write {path}: {remedy.format(option=option)}") from error
 
 
 def make_folder(path: Path) -> Path:

@@ -43,6 +43,17 @@ def say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def notice(text: str, event: str = "notice") -> None:
+    """One line beside the results, on stderr, above a progress bar that is drawn there."""
+    if wanted():
+        emit(event, "warning", message=text)
+    else:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
+        sys.stderr.flush()
+
+
 class Lines(logging.Handler):
     """Python's log records as lines of JSON."""
 

@@ -1,6 +1,5 @@
 """The one way to wait for what another process holds: after a while it is said, in one line, who holds it."""
 
-import sys
 import time
 from collections.abc import Callable
 
@@ -36,11 +35,5 @@ class Wait:
 
 
 def say(text: str) -> None:
-    """One line about a wait, on stderr, above a progress bar that is drawn there."""
-    if logs.wanted():
-        logs.emit("waiting", "warning", message=text)
-    else:
-        from tqdm import tqdm
-
-        tqdm.write(text, file=sys.stderr)
-        sys.stderr.flush()
+    """One line about a wait, on stderr."""
+    logs.notice(text, "waiting")

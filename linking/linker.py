@@ -3,7 +3,6 @@
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +20,7 @@ from foundation import device as devices
 from foundation import logs
 from foundation.checksums import remembered, write_sealed
 from foundation.contracts import to_json
-from foundation.errors import PassingError, UserError
+from foundation.errors import PassingError, Unwritable, UserError
 from linking import answers, calibration, finished
 from linking.contracts import Calibration
 from linking.scorer import Chunk, Kb, Scorer
@@ -30,7 +29,7 @@ from pipeline.candidates.contracts import GivenSource
 from pipeline.datasets.fields import Label, Record, Text
 from pipeline.datasets.images import Limits
 from pipeline.datasets.records import Mention
-from pipeline.datasets.scan import Scan, examine
+from pipeline.datasets.scan import Scan, examine_all
 from pipeline.datasets.spans import find_span
 from pipeline.datasets.tables import STATUS_NAMES
 from pipeline.extraction.contracts import Runtime
@@ -298,8 +297,7 @@ class Linker:
     def _verdicts(self, paths: Sequence[Path | None]) -> list[Scan | PassingError]:
         """The verdict on each picture, as `pipeline.datasets.scan` gives them."""
         distinct = list(dict.fromkeys(str(path) for path in paths if path is not None))
-        with ThreadPoolExecutor() as pool:
-            found = dict(zip(distinct, pool.map(lambda path: examine(path, self.limits), distinct), strict=True))
+        found = dict(zip(distinct, examine_all(distinct, self.limits), strict=True))
         return [NOT_LISTED if path is None else found[str(path)] for path in paths]
 
     def _table(self, mentions: Sequence[Mention], verdicts: Sequence[Scan | PassingError]) -> dict[str, list[Any]]:
@@ -334,7 +332,7 @@ class Linker:
         The run's answers for dev are computed once and kept beside it, as is the calibration for dev's own share.
         """
         made_of, folder = answers.made_of(self.run, stores), self.run.folder
-        kept = answers.DevAnswers.read(folder / answers.FILE, made_of)
+        kept = known = answers.DevAnswers.read(folder / answers.FILE, made_of)
         if kept is None:
 
             def top(table: Mapping[str, list], hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -343,14 +341,18 @@ class Linker:
             if (folder / CALIBRATION).exists():
                 self.notes.append(f"{folder / CALIBRATION}: of an earlier version, or of other weights; fitted again")
             kept = answers.measure(self.run, made_of, top)
-            kept.write(folder / answers.FILE)
         scaling = calibration.calibrate(kept.answers, kept.nil_share if share is None else share)
         fitted = Calibration(
             version=calibration.VERSION, made_of=made_of, part=kept.part, nil=kept.nil, **vars(scaling)
         )
         content = to_json(fitted)
-        if share is None and not _holds(folder / CALIBRATION, content):
-            write_sealed(folder / CALIBRATION, content)
+        try:
+            if known is None:
+                kept.write(folder / answers.FILE)
+            if share is None and remembered(folder / CALIBRATION) != content:
+                write_sealed(folder / CALIBRATION, content)
+        except Unwritable as error:
+            self.notes.append(f"{error}; they are computed again at the next start")
         return fitted
 
 
@@ -359,12 +361,7 @@ def _close(stores: Stores) -> None:
     try:
         stores.flush()
     except UserError as error:
-        logs.say(f"features of new mentions were not kept: {error}")
-
-
-def _holds(path: Path, content: Any) -> bool:
-    """Whether a JSON file holds this."""
-    return remembered(path) == content
+        logs.notice(f"features of new mentions were not kept: {error}")
 
 
 class _Texts(Record):

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cache.fresh import HoldingStore
-from foundation.errors import UserError
+from foundation import logs
+from foundation.errors import Unwritable, UserError
 from linking.finished import Finished
 
 
 class Stores(dict[str, HoldingStore]):
-    """Feature → store. keep: whether rows of new mentions are ever written."""
+    """Feature → store. keep: whether rows of new mentions are written, while there is a place for them."""
 
     def __init__(self, keep: bool = True) -> None:
         super().__init__()
@@ -40,6 +41,7 @@ class Stores(dict[str, HoldingStore]):
             store = self._opened[folder] = HoldingStore.open(folder)
             if not self.keep:
                 store.most = None
+            store.unwritable = self._forgo
         return store
 
     @property
@@ -54,7 +56,15 @@ class Stores(dict[str, HoldingStore]):
                 store.forget()
 
     def flush(self) -> None:
-        """Write the rows that are in memory. Raises `UserError` where they cannot be written."""
-        if self.keep:
-            for store in self.opened:
+        """Write the rows that are in memory. Where they cannot be written, a line says so. Raises `UserError` where
+        the cache is damaged."""
+        for store in self.opened:
+            if self.keep:
                 store.flush()
+
+    def _forgo(self, error: Unwritable) -> None:
+        """Keep no rows from here on."""
+        self.keep = False
+        for store in self.opened:
+            store.most = None
+        logs.notice(f"{error}; linking goes on without keeping the features of new mentions")

@@ -110,7 +110,7 @@ class Step:
         if found.receipt is not None and found.fault is None:
             return dict(found.receipt["result"])
         if found.fault:
-            logs.say(again(self.command, found.fault))
+            logs.notice(again(self.command, found.fault))
         started = time.monotonic()
         outcome = self.work(run)
         keep(paths, self.command, self.request, outcome, time.monotonic() - started)
@@ -366,7 +366,7 @@ def extract_features(paths: Paths, groups: Sequence[Done[Extraction]]) -> Step:
 def _say_again(paths: Paths, command: str, before: Mapping[str, Any], why: str) -> None:
     """One line of output where the work folder holds the result of an earlier version's request."""
     if receipts.standing(paths.root, paths.receipt(command, digest(command, before))):
-        logs.say(f"{why} (CHANGELOG.md)")
+        logs.notice(f"{why} (CHANGELOG.md)")
 
 
 @dataclass(frozen=True)

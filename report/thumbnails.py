@@ -10,7 +10,7 @@ from PIL import Image, features
 
 from foundation.errors import PassingError
 from pipeline.datasets.contracts import Limits
-from pipeline.datasets.images import ImageError, decode_with_size, image_key, read_picture
+from pipeline.datasets.images import ImageError, decoding, image_key, read_picture
 
 LARGE, SMALL = 320, 96
 """Pixels of the longer side: of a mention's picture, and of an entity's."""
@@ -76,8 +76,8 @@ def thumbnail(data: bytes, side: int, limits: Limits) -> Thumbnail:
 
     Raises `ImageError` where it is no usable picture.
     """
-    image, size = decode_with_size(data, limits, (side, side))
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    with decoding(data, limits, (side, side)) as (image, size):
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
     out, kind = io.BytesIO(), "webp" if features.check("webp") else "jpeg"
     plain = Image.new("RGB", image.size)
     plain.paste(image)

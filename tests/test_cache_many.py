@@ -286,16 +286,3 @@ def test_rows_that_cannot_be_written_stay_in_memory(tmp_path, monkeypatch):
     assert store.held == 1 and store.missing(keys_of(3)).size == 0
     store.flush()
     assert store.held == 0 and Store.open(store.folder).missing(keys_of(3)).size == 0
-
-
-def test_what_cannot_be_written_is_held_up_to_twice_as_much_and_no_more(tmp_path, monkeypatch):
-    store = HoldingStore.open(filled(tmp_path, [1]).folder)
-    store.most = 2
-    monkeypatch.setattr(Store, "add", lambda *given: (_ for _ in ()).throw(UserError("no space left")))
-    store.add(**rows([2]))
-    held = []
-    for name in (3, 4, 5):
-        with pytest.raises(UserError, match="no space left"):
-            store.add(**rows([name]))
-        held.append(store.held)
-    assert held[:2] == [2, 3] and held[2] == 0

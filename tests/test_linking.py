@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -131,6 +132,37 @@ def test_mentions_one_by_one_leave_a_shard_for_many_and_none_without_a_cache(wor
         else:
             assert not any(held) and shards() == first
     assert answers_of[0] == answers_of[1]
+
+
+def test_a_full_disk_ends_the_keeping_of_rows_and_not_the_linking(world, monkeypatch, capsys):
+    monkeypatch.setattr(fresh, "ROWS", 4)
+    before = {name: store.rows for name, store in opened(world).items()}
+    asked = [(f"Sentence {n} on a full disk about Powers.", "Powers", picture(40 + n)) for n in range(6)]
+    linker = Linker.load(world[1]["mimic"], cache=False)
+    wanted = [linker.link(*each) for each in asked]
+    capsys.readouterr()
+    with monkeypatch.context() as patch, Linker.load(world[1]["mimic"]) as linker:
+        patch.setattr("cache.layout.free_bytes", lambda path: 0)
+        assert [linker.link(*each) for each in asked] == wanted
+        assert not any(store.held for store in linker.stores.opened)
+    out, said = capsys.readouterr()
+    assert re.fullmatch(
+        r"cannot write .*/clip_\w+-\w+/\w+\.h5: no space left; free some .*; linking goes on .*\n", said
+    )
+    assert not out and {name: store.rows for name, store in opened(world).items()} == before
+
+
+def test_a_run_whose_folder_is_full_is_linked_with(world, monkeypatch):
+    run = world[1]["mimic"]
+    calm = Linker.load(run)
+    (run / answers.FILE).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("foundation.files.os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "full")))
+        linker = Linker.load(run)
+    assert linker.calibration == calm.calibration
+    line = linker.notes[-1]
+    assert line.startswith(f"cannot write {run / answers.FILE}: no space left") and line.endswith("at the next start")
+    assert Linker.load(run).notes == [] and (run / answers.FILE).exists()
 
 
 def test_what_is_in_memory_is_written_when_python_ends_and_not_without_a_cache(world, tmp_path):

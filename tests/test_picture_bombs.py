@@ -1,6 +1,8 @@
 """Small picture files that would hold a decoder for minutes, or fill the memory, are refused by their parts."""
 
+import contextlib
 import struct
+import threading
 import tracemalloc
 import zlib
 
@@ -10,8 +12,9 @@ from PIL import Image
 from test_images import GOOD, drawn, encoded, noise, png, png_header
 
 from cache.shard import Status
+from foundation.budget import ByteBudget
 from pipeline.datasets import images
-from pipeline.datasets.images import ImageError, Limits, decode
+from pipeline.datasets.images import ImageError, Limits, decode, decoding
 
 
 def jpeg(parts: bytes, data: bytes = GOOD["jpeg"]) -> bytes:
@@ -175,3 +178,93 @@ def test_bands_cover_pictures_of_every_shape(size, monkeypatch):
 
 def test_a_png_of_few_pixels_that_inflates_to_much_more_is_read():
     assert decode(png((2, 1), bytes([0, 9, 9, 9, 200, 100, 50]) + bytes(50_000_000))).size == (2, 1)
+
+
+# Pictures of several threads
+
+
+def later(budget: ByteBudget, size: int) -> tuple[threading.Thread, threading.Event]:
+    """A thread that holds bytes of a budget until the event."""
+    go = threading.Event()
+
+    def hold() -> None:
+        with budget.holding(size):
+            go.wait()
+
+    thread = threading.Thread(target=hold, daemon=True)
+    thread.start()
+    return thread, go
+
+
+def waiting(budget: ByteBudget, count: int) -> bool:
+    """Whether so many threads come to wait for a budget, and stay."""
+    pause = threading.Event()
+    return any(len(budget._waiting) == count and not pause.wait(0.1) for _ in range(100) if not pause.wait(0.01))
+
+
+def test_threads_wait_until_the_bytes_of_others_are_free_in_the_order_in_which_they_asked():
+    budget = ByteBudget(10)
+    with budget.holding(6), contextlib.ExitStack() as stack:
+        first, go = later(budget, 5)
+        stack.callback(go.set)
+        assert waiting(budget, 1)
+        second, done = later(budget, 1)
+        stack.callback(done.set)
+        assert waiting(budget, 2), "it would fit, and does not overtake"
+        go.set()
+        done.set()
+    first.join(30)
+    second.join(30)
+    assert not first.is_alive() and not second.is_alive()
+    with budget.holding(10):
+        pass
+
+
+def test_what_is_larger_than_the_budget_goes_alone():
+    budget = ByteBudget(10)
+    with budget.holding(25):
+        thread, go = later(budget, 1)
+        assert waiting(budget, 1)
+    go.set()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_a_thread_that_is_interrupted_while_it_waits_holds_nobody_up():
+    budget = ByteBudget(10)
+
+    def interrupted(size: int) -> bool:
+        raise KeyboardInterrupt
+
+    with budget.holding(10):
+        budget._fits = interrupted  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt), budget.holding(1):
+            pass
+        del budget._fits
+    with budget.holding(10):
+        pass
+
+
+@pytest.mark.parametrize(("kind", "draft", "pixel"), [("jpeg", None, 8), ("jpeg", (8, 8), 4), ("webp", None, 16)])
+def test_a_picture_is_decoded_when_the_pictures_of_other_threads_leave_room(kind, draft, pixel, monkeypatch):
+    size = 96 * 64 * pixel
+    for room, waits in ((2 * size, False), (2 * size - 1, True)):
+        budget = ByteBudget(room)
+        monkeypatch.setattr(images, "DECODING", budget)
+        thread = threading.Thread(target=lambda: decode(GOOD[kind], draft=draft), daemon=True)
+        with decoding(GOOD[kind], Limits(), draft):
+            thread.start()
+            if waits:
+                assert waiting(budget, 1)
+            else:
+                thread.join(30)
+            assert thread.is_alive() == waits
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_a_picture_that_is_refused_leaves_its_room(monkeypatch):
+    monkeypatch.setattr(images, "DECODING", ByteBudget(1))
+    for data in (GOOD["png"][:-40], GOOD["jpeg"][: len(GOOD["jpeg"]) // 2], b"", GOOD["jpeg"][:-2], GOOD["png"]):
+        with contextlib.suppress(ImageError):
+            decode(data)

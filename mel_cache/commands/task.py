@@ -193,7 +193,7 @@ class Task(luigi.Task):
         self._refuse_large_damage()
         fault = self.examined().fault
         if fault:
-            logs.say(steps.again(self.get_task_family(), fault))
+            logs.notice(steps.again(self.get_task_family(), fault))
         started = time.monotonic()
         with self._reported(), extras.explained():
             outcome = self.make()

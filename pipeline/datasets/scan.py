@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,7 @@ from foundation.errors import PassingError
 from foundation.files import write_atomic
 from foundation.progress import Bar
 from pipeline.datasets.contracts import DECODER_VERSION, DEFAULT_LIMITS, Limits
-from pipeline.datasets.images import ImageError, decode_with_size, image_key, picture_stamp, read_picture
+from pipeline.datasets.images import ImageError, decoding, image_key, picture_stamp, read_picture
 
 _DRAFT = (64, 64)
 _CHUNK = 10_000  # files between two savings of the memo
@@ -44,8 +44,8 @@ def examine(path: str, limits: Limits) -> Scan | PassingError:
     try:
         data = read_picture(Path(path), limits)
         key = image_key(data)
-        _, (width, height) = decode_with_size(data, limits, _DRAFT)
-        return Scan(Status.OK, None, key, width, height)
+        with decoding(data, limits, _DRAFT) as (_, (width, height)):
+            return Scan(Status.OK, None, key, width, height)
     except FileNotFoundError:
         return Scan(Status.MISSING, "no such file", None, 0, 0)
     except ImageError as error:
@@ -54,6 +54,12 @@ def examine(path: str, limits: Limits) -> Scan | PassingError:
         return error
     except MemoryError:
         return PassingError(f"{path}: not enough memory to decode it")
+
+
+def examine_all(paths: Sequence[str], limits: Limits, workers: int | None = None) -> Iterator[Scan | PassingError]:
+    """`examine` of each file, in order. workers: threads; None: one per core."""
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        yield from pool.map(lambda path: examine(path, limits), paths)
 
 
 _SCHEMA = pa.schema(
@@ -128,14 +134,10 @@ def scan(
             verdicts[name] = known.rows[name][1]
     waiting = [name for name in names if name not in verdicts]
     failures: list[PassingError] = []
-    with (
-        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-        Bar(len(waiting), "looking at pictures", "picture") as bar,
-    ):
+    with Bar(len(waiting), "looking at pictures", "picture") as bar:
         for begin in range(0, len(waiting), _CHUNK):
             chunk = waiting[begin : begin + _CHUNK]
-            examined = pool.map(lambda name: examine(name, limits), chunk)
-            for name, verdict in zip(chunk, examined, strict=True):
+            for name, verdict in zip(chunk, examine_all(chunk, limits, workers), strict=True):
                 bar.update()
                 if isinstance(verdict, PassingError):
                     failures.append(verdict)

@@ -17,7 +17,7 @@ from cache.inputs import Want
 from cache.store import Store
 from foundation import device as devices
 from foundation.checksums import remembered, write_sealed
-from foundation.errors import PassingError, UserError
+from foundation.errors import PassingError, Unwritable, UserError
 from foundation.progress import Bar
 from foundation.waiting import Wait
 from pipeline.datasets.images import Limits
@@ -378,4 +378,5 @@ class Runner:
             return
         known = remembered(self.rates)
         known[feature.name] = {"rows_per_s": round(rows / seconds, 2), "device": self.device, "rows": rows}
-        write_sealed(self.rates, known)
+        with contextlib.suppress(Unwritable):  # estimates alone need it
+            write_sealed(self.rates, known)

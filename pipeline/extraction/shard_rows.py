@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from foundation.errors import PassingError
-from pipeline.datasets.images import ImageError, Limits, decode, image_key, read_picture
+from pipeline.datasets.images import ImageError, Limits, decoding, image_key, read_picture
 from pipeline.extraction.base import CropExtractor, Extractor, Outputs, PictureExtractor, TextExtractor, padded_length
 from pipeline.extraction.batches import batches
 from pipeline.extraction.units import Part, Picture
@@ -197,12 +197,11 @@ def _prepared(extractors: Sequence[PictureExtractor], limits: Limits, source: Pi
         data = read_picture(Path(picture.path), limits)
         if image_key(data) != picture.key:
             return PassingError("the file changed since the dataset was prepared: add --rescan")
-        image = decode(data, limits)
-        if isinstance(source, Part):
-            return [
-                extractor.cut(image, source.parent) for extractor in extractors if isinstance(extractor, CropExtractor)
-            ]
-        return [extractor.prepare(image) for extractor in extractors]
+        with decoding(data, limits) as (image, _):
+            if isinstance(source, Part):
+                crops = [extractor for extractor in extractors if isinstance(extractor, CropExtractor)]
+                return [extractor.cut(image, source.parent) for extractor in crops]
+            return [extractor.prepare(image) for extractor in extractors]
     except (ImageError, PassingError) as error:
         return error
     except (OSError, MemoryError) as error:

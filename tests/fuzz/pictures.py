@@ -116,7 +116,7 @@ TARGETS = (
     Target(
         kind="pictures",
         readers=(
-            "pipeline.datasets.images:decode_with_size",
+            "pipeline.datasets.images:_opened",
             "pipeline.datasets.images:read_picture",
             "pipeline.datasets.images:_jpeg_is_whole",
         ),
