@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from foundation.errors import NotAsWritten, PassingError, Unwritable, UserError
 from foundation.processes import temporary_name, writer_of
@@ -239,24 +239,50 @@ def unreadable(error: OSError) -> str:
     )
 
 
+MAX_LINE = 16 << 20
+"""Bytes of a line, and characters of a text, that are read from a user's file."""
+
+
+def bounded_lines(handle: BinaryIO, most: int) -> Iterator[tuple[int, bytes, int]]:
+    """(number from 1, the first `most` + 1 bytes, bytes read so far) of each line; no byte order mark.
+
+    A line of which `most` + 1 bytes are there is longer than `most`.
+    """
+    number = size = 0
+    while raw := handle.readline(most + 1):
+        number, size = number + 1, size + len(raw)
+        rest = raw
+        while len(rest) > most and not rest.endswith(b"\n"):
+            rest = handle.readline(most + 1)
+            size += len(rest)
+        yield number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw, size
+
+
 def read_lines(path: Path, refuse: Callable[[UserError], None] | None = None) -> Iterator[tuple[int, str]]:
     """(number from 1, line without its end) of a UTF-8 file.
 
-    refuse: called for each line that holds other bytes, which is then left out; None: a `UserError` is raised.
+    refuse: called for each line that holds other bytes, or more than `MAX_LINE`, which is then left out; None: a
+    `UserError` is raised.
     """
     with open(path, "rb") as handle:
-        for number, raw in enumerate(handle, 1):
+        for number, raw, _ in bounded_lines(handle, MAX_LINE):
             try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                refusal = UserError(
-                    f"{path}:{number}: not UTF-8 at byte {error.start} of the line; save the file as UTF-8"
-                )
+                line = _line(raw, f"{path}:{number}")
+            except UserError as error:
                 if refuse is None:
-                    raise refusal from error
-                refuse(refusal)
+                    raise
+                refuse(error)
                 continue
-            yield number, line.rstrip("\r\n")
+            yield number, line
+
+
+def _line(raw: bytes, where: str) -> str:
+    if len(raw) > MAX_LINE:
+        raise UserError(f"{where}: longer than {MAX_LINE:,} bytes; shorten or remove the record")
+    try:
+        return raw.decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 at byte {error.start} of the line; save the file as UTF-8") from error
 
 
 def link_new(temporary: Path, final: Path) -> bool:

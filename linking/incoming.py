@@ -4,10 +4,10 @@ import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from foundation.errors import UserError
-from foundation.files import parse_json
+from foundation.files import bounded_lines, parse_json
 from pipeline.datasets.fields import Label
 from pipeline.datasets.layouts.jsonl import MentionLine
 from pipeline.datasets.picture_files import PictureFolder
@@ -50,7 +50,7 @@ def read(path: Path, images: Path, ignored: Collection[str] = ()) -> Iterator[Li
     folder = PictureFolder(images)
     try:
         with open(path, "rb") as handle:
-            for number, raw, size in _lines(handle):
+            for number, raw, size in bounded_lines(handle, MAX_LINE):
                 if folder.size > _FOLDERS:
                     folder = PictureFolder(images)
                 if raw.strip():
@@ -59,18 +59,6 @@ def read(path: Path, images: Path, ignored: Collection[str] = ()) -> Iterator[Li
         raise UserError(
             f"{path}: {error.strerror}; --input names a file of mentions, one JSON object per line (docs/linking.md)"
         ) from error
-
-
-def _lines(handle: BinaryIO) -> Iterator[tuple[int, bytes, int]]:
-    """(number, the first `MAX_LINE` + 1 bytes, bytes read so far) of each line."""
-    number = size = 0
-    while raw := handle.readline(MAX_LINE + 1):
-        number, size = number + 1, size + len(raw)
-        rest = raw
-        while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
-            rest = handle.readline(MAX_LINE + 1)
-            size += len(rest)
-        yield number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw, size
 
 
 def _checked(number: int, raw: bytes, size: int, folder: PictureFolder, ignored: Collection[str]) -> Line:

@@ -1,6 +1,7 @@
 """Reading the two layouts: what is kept, what is dropped, and a one-line error with place and remedy for everything
 malformed."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ from dataset_folders import Lines, Mimic
 
 from foundation.contracts import from_json
 from foundation.errors import UserError
+from foundation.files import bounded_lines
 from pipeline.datasets.contracts import LayoutOptions
 from pipeline.datasets.fingerprint import fingerprint
 from pipeline.datasets.layouts import formats, layout, load
@@ -285,6 +287,32 @@ def test_a_few_broken_records_are_left_out_and_listed(tmp_path):
     ]
     with pytest.raises(UserError, match=r"mentions\.jsonl:8.*; 2 of .* records are malformed.*--max-bad-records"):
         load("toy", tmp_path, max_bad_records=0.001)
+
+
+def test_a_line_that_is_too_long_is_one_broken_record(tmp_path, monkeypatch):
+    monkeypatch.setattr("foundation.files.MAX_LINE", 5_000)
+    data = Lines(tmp_path)
+    data.mentions += [dict(data.mentions[0], id=f"further {number}") for number in range(300)]
+    data.mentions[3] = dict(data.mentions[0], id="long", sentence="Bob " * 10_000)
+    data.mentions[4] = dict(data.mentions[0], id="almost", sentence="Bob " * 1_200)
+    raw = data.load()
+    assert len(raw.mentions) == len(data.mentions) - 1 and raw.mentions[3].id == "almost"
+    (cause,) = raw.rejects
+    assert cause.endswith("mentions.jsonl:4: longer than 5,000 bytes; shorten or remove the record")
+
+
+def test_of_a_line_that_is_too_long_no_more_than_its_beginning_is_held():
+    lines = b"\xef\xbb\xbfabc\n" + b"x" * 1000 + b"\nlast"
+    assert list(bounded_lines(io.BytesIO(lines), 6)) == [(1, b"abc\n", 7), (2, b"x" * 7, 1008), (3, b"last", 1012)]
+
+
+def test_a_text_that_is_too_long_is_one_broken_record_also_in_a_file_that_is_one_value(mimic, monkeypatch):
+    monkeypatch.setattr("pipeline.datasets.fields.MAX_LINE", 500)
+    mimic.splits["train"][0]["sentence"] = "x" * 501
+    mimic.splits["train"][1]["sentence"] = "x" * 500
+    raw = load("toy", mimic.write(), max_bad_records=0.5)
+    (cause,) = raw.rejects
+    assert "field 'sentence' holds 501 characters, at most 500 are read" in cause and len(raw.mentions) == 5
 
 
 def test_a_line_that_is_no_text_is_one_broken_record(tmp_path):

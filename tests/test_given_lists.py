@@ -342,7 +342,7 @@ def test_lists_of_before_are_built_again_and_that_is_said(tmp_path, capsys):
     write_sealed(old, receipt)
     new.unlink()
     again = mel_cache.build_candidates(job)
-    assert "candidate lists are built again: lists that came with the dataset" in capsys.readouterr().out
+    assert "candidate lists are built again: lists that came with the dataset" in capsys.readouterr().err
     assert again.lists.digest == built.lists.digest and again.lists.gold_forced_in == ("train", "dev", "test")
     with pytest.raises(UserError, match="--given-order trusted: the gold is at place 1"):
         mel_cache.build_candidates(dataclasses.replace(job, given_order="trusted"))

@@ -10,13 +10,16 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from foundation.errors import UserError, nearest
-from foundation.files import parse_json, read_lines
+from foundation.files import MAX_LINE, parse_json, read_lines
 
 MOST_ALIASES, LONGEST_ALIAS = 1000, 500
 """Names of one entity, and characters of one of them: a field of titles or texts is no list of names."""
 
 
 def _whole(value: str) -> str:
+    if len(value) > MAX_LINE:
+        long = "holds {length} characters, at most {limit} are read; shorten it or remove the record"
+        raise PydanticCustomError("field", long, {"length": len(value), "limit": MAX_LINE})
     if not value.isascii():
         try:
             value.encode()

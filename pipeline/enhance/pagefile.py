@@ -8,33 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from foundation.errors import UserError
-from foundation.files import parse_json, read_json
+from foundation.files import parse_json, read_json, read_lines
 from pipeline.enhance.text import LONGEST
 from pipeline.enhance.titles import page_key
 
 KEYS = ("id", "qid", "title", "entity", "name", "wiki", "url")
 TEXTS = ("text", "description", "extract", "abstract", "summary", "desc", "static")
 BETWEEN = "@@@@"  # the WikiDiverse release's entity2desc files
-MAX_LINE = 16 << 20
 MAX_JSON = 4 << 30
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, line without its end) of a UTF-8 file. Raises `UserError` for other bytes and for lines that are no
-    lines.
-    """
+    """As `read_lines`. Raises `UserError` where the file cannot be read, too."""
     try:
-        with open(path, "rb") as handle:
-            number = 0
-            while line := handle.readline(MAX_LINE):
-                number += 1
-                if len(line) == MAX_LINE:
-                    raise UserError(
-                        f"{path}:{number}: a line of more than {MAX_LINE >> 20} MB, expected one page a line"
-                    )
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
+        yield from read_lines(path)
     except OSError as error:
         raise UserError(f"--pages {path}: {error.strerror}; name a file of QID or title → text") from None
 

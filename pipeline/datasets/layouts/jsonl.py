@@ -44,6 +44,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from foundation.errors import UserError
+from foundation.files import read_lines
 from pipeline.datasets.contracts import LayoutOptions
 from pipeline.datasets.fields import (
     Aliases,
@@ -218,14 +219,13 @@ def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int
     mention_root, entity_root = _roots(folder, options)
     for side, root in (("mentions", mention_root), ("entities", entity_root)):
         listed: set[str] = set()
-        with open(folder / f"{side}.jsonl", encoding="utf-8-sig", errors="replace") as handle:
-            for line in handle:
-                try:
-                    record = json.loads(line)
-                    image = record.get("image") or record.get("images") or ()
-                    listed.update([image] if isinstance(image, str) else image)
-                except (ValueError, AttributeError, TypeError, RecursionError):
-                    continue  # `load` complains; the fingerprint needs no more than the text for that line
+        for _, line in read_lines(folder / f"{side}.jsonl", lambda error: None):
+            try:
+                record = json.loads(line)
+                image = record.get("image") or record.get("images") or ()
+                listed.update([image] if isinstance(image, str) else image)
+            except (ValueError, AttributeError, TypeError, RecursionError):
+                continue  # `load` complains; the fingerprint needs no more than the text for that line
         pictures = PictureFolder(root, (image for image in listed if isinstance(image, str)))
         for image in pictures.listed:
             try:
