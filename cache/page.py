@@ -13,6 +13,8 @@ PAGE = 4096  # bytes
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _BRIEF = b"contents: "
 _BRIEF_SEAL = "sha256 of the contents: "
+CONTENTS = len(f"feature shard, HDF5 from byte {PAGE} on\nsha256 of the bytes from there: {'0' * 64}\n")
+"""Where in the page the contents begin. They are the same for all shards that differ in values alone."""
 
 
 def read(handle: BinaryIO) -> bytes:

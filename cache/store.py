@@ -18,6 +18,7 @@ from cache.columns import OutputRows
 from cache.errors import Damaged, Gone
 from cache.identity import Output, identity
 from cache.index import Index, as_void
+from cache.key_reader import KeyReader
 from cache.listing import Listing, Stray, listing, unreadable
 from cache.merge import merge_small
 from cache.pool import Pool
@@ -170,42 +171,31 @@ class Store:
         kept = {name: stamp for name, stamp in self._stamps.items() if found.stamps.get(name) == stamp[1:]}
         gone = self._stamps.keys() - kept.keys()
         names = [None if name in gone else name for name in self._names]
-        keys, strays = list[tuple[int, np.ndarray]](), list(found.strays)
-        for name in sorted(found.stamps.keys() - kept.keys()):
-            try:
-                keys.append((len(names), self._keys_of(name)))
-            except PassingError:
-                reason = unreadable(self.folder / name)
-                if reason is None:
-                    raise
-                strays.append(Stray(self.folder / name, reason))
-                continue
-            kept[name] = (len(names), *found.stamps[name])
-            names.append(name)
+        keys, strays, fresh = dict[int, np.ndarray](), list(found.strays), sorted(found.stamps.keys() - kept.keys())
         index = self._index or Index.empty()
-        if gone:  # one of them may have hidden another's row: start over
-            index, new = Index.empty(), dict(keys)
-            keys = [
-                (number, new[number] if number in new else self._keys_of(name)) for name, (number, *_) in kept.items()
-            ]
+        with KeyReader(self.folder, self.identity, self.outputs) as reader:
+            for name in fresh:
+                try:
+                    keys[len(names)] = reader.read(name)
+                except PassingError:
+                    reason = unreadable(self.folder / name)
+                    if reason is None:
+                        raise
+                    strays.append(Stray(self.folder / name, reason))
+                    continue
+                kept[name] = (len(names), *found.stamps[name])
+                names.append(name)
+            if gone:  # one of them may have hidden another's row: start over
+                index = Index.empty()
+                keys |= {number: reader.read(name) for name, (number, *_) in kept.items() if number not in keys}
         if keys or gone or self._index is None:
             order = {name: place for place, name in enumerate(sorted(kept))}
-            index = index.with_shards(keys, [order.get(name or "", -1) for name in names])
+            index = index.with_shards(keys.items(), [order.get(name or "", -1) for name in names])
         for name in gone:
             self._pool.close(self.folder / name)
         self._names, self._stamps, self._index, self.strays = names, kept, index, strays
         for stray in strays:
             _say_once(str(stray))
-
-    def _keys_of(self, name: str) -> np.ndarray:
-        """(n, 16) uint8 of a shard, which is checked by its shapes. Raises `UserError`."""
-        opened = Shard(self.folder / name, keys_alone=True)
-        problem = opened.unfit(self.outputs)
-        if opened.identity != self.identity:
-            problem = f"belongs to the identity {opened.identity[:16]}, not to its folder"
-        if problem:
-            raise Damaged(f"shard {opened.path}: {problem}")
-        return np.array(opened.keys)
 
     def _current(self) -> Index:
         with self._lock:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from cache_rows import OUTPUTS, filled, keys_of, row, rows
 
-from cache import pool, table
+from cache import key_reader, pool, table
 from cache.errors import Gone
 from cache.fresh import HoldingStore
 from cache.identity import Output
 from cache.listing import Listing, listing
+from cache.shard import Shard
 from cache.store import Store
 from cache.table import Table
 from cache.verify import repair, verify
@@ -69,6 +70,60 @@ def test_a_turn_of_empty_rows_ends_no_reading(tmp_path, few):
     found, lengths = states.ragged_flat(np.arange(len(names)))
     assert lengths.tolist() == [0] * 5 + [1, 7]
     assert np.array_equal(found, np.concatenate([row(OUTPUTS[1], 2), row(OUTPUTS[1], 3)]))
+
+
+def alike(root: Path, count: int) -> Store:
+    """A store of shards that differ in keys and values alone."""
+    return filled(root, *([10 * i + 1, 10 * i + 2] for i in range(count)), outputs=(LARGE,))
+
+
+def test_shards_of_one_kind_are_checked_once_and_those_of_another_kind_too(tmp_path, monkeypatch):
+    folder = alike(tmp_path, 9).folder
+    store, opened = Store.open(folder), list[str]()
+    store.add(**rows([400, 401], (LARGE,)))  # has a cause
+    store.add(**rows([403], (LARGE,)))
+
+    def counted(path: Path, keys_alone: bool) -> Shard:
+        opened.append(path.name)
+        return Shard(path, keys_alone)
+
+    monkeypatch.setattr(key_reader, "Shard", counted)
+    store = Store.open(folder)
+    names = [10 * i + j for i in range(9) for j in (1, 2)]
+    assert not len(store.missing(keys_of(*names, 400, 401, 403))) and store.rows == 21 and len(opened) == 3
+    for name in names:
+        number, at = store.locate(keys_of(name))
+        assert (store.shard(number[0]).keys[at[0]] == keys_of(name)).all()
+    monkeypatch.setattr(key_reader, "_KNOWN", 0)
+    assert Store.open(folder).rows == 21 and len(opened) == 14
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.index(b'"keys"') + 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("harm", [cut, flipped])
+def test_a_damaged_shard_among_many_of_its_kind_is_named(tmp_path, harm):
+    folder = alike(tmp_path, 6).folder
+    path = sorted(folder.glob("*.h5"))[4]
+    harm(path)
+    with pytest.raises(UserError, match=f"^shard {path} .*damaged"):
+        Store.open(folder).missing(keys_of(1))
+
+
+def test_a_shard_of_another_feature_among_many_of_its_kind_is_named(tmp_path):
+    folder = alike(tmp_path / "own", 6).folder
+    other = filled(tmp_path / "other", [1, 2], tag="b", outputs=(LARGE,)).folder
+    name = next(other.glob("*.h5")).name
+    (folder / name).write_bytes((other / name).read_bytes())
+    with pytest.raises(UserError, match=f"^shard {folder / name}: belongs to the identity"):
+        Store.open(folder).missing(keys_of(1))
 
 
 def test_opening_a_store_maps_nothing_and_reads_no_hdf5(tmp_path, monkeypatch):
@@ -180,7 +235,7 @@ def test_what_is_no_shard_hides_no_rows_and_is_named_with_a_remedy(tmp_path, kin
     opened = Store.open(store.folder)
     assert opened.missing(keys_of(1, 2, 3, 4)).size == 0 and opened.rows == 4
     opened.refresh()
-    (line,) = capfd.readouterr().out.splitlines()
+    (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(str(path)) and "delete" in line and line.endswith("; the other shards are read")
     assert [stray.path for stray in opened.strays] == [path]
     findings = verify(tmp_path)
@@ -224,12 +279,17 @@ if os.getuid() == 0:
             raise PermissionError(13, os.strerror(13), str(path))
         return builtins.open(path, *rest, **more)
     cache.layout.open = opened
+    real_open = os.open
+    def low(path, flags, *rest, dir_fd=None):
+        if str(path).endswith(".h5") and not os.stat(path, dir_fd=dir_fd).st_mode & 0o400:
+            raise PermissionError(13, os.strerror(13), str(path))
+        return real_open(path, flags, *rest, dir_fd=dir_fd)
+    os.open = low
 print(store.missing(keys_of(1, 2, 3, 4)).tolist())
 """
     done = subprocess.run([sys.executable, "-c", code, store.folder], capture_output=True, text=True, check=False)
-    line, missing = done.stdout.splitlines()
-    assert line.startswith(f"{path} may not be read by this user; give the right (chmod u+r {path})"), done.stderr
-    assert missing == "[2, 3]"
+    assert done.stderr.startswith(f"{path} may not be read by this user; give the right (chmod u+r {path})")
+    assert done.stdout == "[2, 3]\n"
     path.chmod(0o600)
     assert Store.open(store.folder).missing(keys_of(3, 4)).size == 0
 
