@@ -10,6 +10,7 @@ its own to decode: alpha, deep grey, refined scans, turned by EXIF. Prints a Mar
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from _measure import PeakMemory, machine, now
@@ -28,7 +29,7 @@ def write(folder: Path) -> list[Path]:
     alpha = colour.copy()
     alpha.putalpha(128)
     turned[0x0112] = 6
-    pictures = {
+    pictures: dict[str, tuple[Image.Image, dict[str, Any]]] = {
         "colour.png": (colour, {"compress_level": 1}),
         "alpha.png": (alpha, {"compress_level": 1}),
         "grey-alpha.png": (alpha.convert("LA"), {"compress_level": 1}),

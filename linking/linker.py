@@ -324,8 +324,6 @@ class Linker:
         unlike = self.extractor.unlike(columns) if self.extractor else np.zeros(len(table["id"]), bool)
         return Chunk(table, columns, without, unlike)
 
-    # Calibration
-
     def _calibration(self, share: float | None, stores: Mapping[str, Store]) -> Calibration:
         """Confidence and NIL threshold for a share of NIL mentions, None for dev's own.
 
@@ -349,7 +347,7 @@ class Linker:
         try:
             if known is None:
                 kept.write(folder / answers.FILE)
-            if share is None and remembered(folder / CALIBRATION) != content:
+            if share is None and not _holds(folder / CALIBRATION, content):
                 write_sealed(folder / CALIBRATION, content)
         except Unwritable as error:
             self.notes.append(f"{error}; they are computed again at the next start")
@@ -362,6 +360,11 @@ def _close(stores: Stores) -> None:
         stores.flush()
     except UserError as error:
         logs.notice(f"features of new mentions were not kept: {error}")
+
+
+def _holds(path: Path, content: Any) -> bool:
+    """Whether a JSON file holds this."""
+    return remembered(path) == content
 
 
 class _Texts(Record):

@@ -237,7 +237,7 @@ def test_a_thread_that_is_interrupted_while_it_waits_holds_nobody_up():
         raise KeyboardInterrupt
 
     with budget.holding(10):
-        budget._fits = interrupted  # type: ignore[method-assign]
+        budget._fits = interrupted
         with pytest.raises(KeyboardInterrupt), budget.holding(1):
             pass
         del budget._fits
