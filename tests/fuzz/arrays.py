@@ -393,6 +393,7 @@ TARGETS = (
     Target(
         kind="shards of the cache",
         readers=(
+            "cache.key_reader:KeyReader.read",
             "cache.layout:_of_first_page",
             "cache.layout:seal_broken",
             "cache.page:brief",
