@@ -13,14 +13,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from cache import claims, shard
+from cache import claims, merge, shard
 from cache.columns import OutputRows
 from cache.errors import Damaged, Gone
 from cache.identity import Output, identity
 from cache.index import Index, as_void
 from cache.key_reader import KeyReader
 from cache.listing import Listing, Stray, listing, unreadable
-from cache.merge import merge_small
 from cache.pool import Pool
 from cache.shard import Shard
 from foundation import logs, successors
@@ -110,7 +109,7 @@ class Store:
             make_folder(self.folder)
             self.set_probe(None)
         self.sweep()
-        merge_small(self)
+        merge.merge_small(self)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -214,7 +213,8 @@ class Store:
     def locate(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(n, 16) uint8 → shard number (n,) int32 and row in it (n,) int64, -1 where absent.
 
-        Where several shards hold a key, the one whose file name sorts first counts, always.
+        Of the shards that the last `refresh` saw. Where several of them hold a key, the one whose file name sorts first
+        counts.
         """
         return self._current().find(keys)
 
@@ -277,7 +277,8 @@ class Store:
             rows = shard.NewRows(keys, status, causes, columns)
             shard.write(self.folder / name, self.feature, self.identity, self.outputs, rows)
         self.refresh()
-        merge_small(self)
+        if sum(size < merge.SMALL for _, _, size, _ in self._stamps.values()) >= merge.MANY:
+            merge.merge_small(self)
         if (self._current().find(keys)[0] < 0).any():
             in_the_way = next((stray.problem for stray in self.strays if stray.path.name == name), "is in the way")
             raise UserError(f"cannot write the shard {self.folder / name}: what has its name {in_the_way}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cache.identity import Output, identity, weights_hash
+from cache.index import as_void
 from cache.inputs import Side
 from cache.keys import KeyColumn
 from cache.shard import Status
@@ -117,7 +118,7 @@ def batches(table: Table) -> Iterator[np.ndarray]:
 
 def distinct(keys: np.ndarray) -> np.ndarray:
     """The distinct keys among (n, 16) uint8."""
-    return np.unique(keys.view("V16")).view(np.uint8).reshape(-1, 16)
+    return np.unique(as_void(keys)).view(np.uint8).reshape(-1, 16)
 
 
 def split(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:

@@ -6,8 +6,8 @@ import json
 import multiprocessing
 import queue
 import resource
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -93,31 +93,40 @@ class _Process:
         self.process.start()
         theirs.close()
         try:
-            self._receive(_START)
+            with self._within(_START):
+                self.connection.recv_bytes(_ANSWER)
         except BaseException:
             self.end()
             raise
 
     def ask(self, job: Any, data: bytes, seconds: float) -> tuple[Any, bytes, bool]:
         """The function's answer, and whether the process ends after it."""
-        try:
+        with self._within(seconds):
             self.connection.send_bytes(json.dumps(job).encode())
             self.connection.send_bytes(data)
-        except OSError:
-            raise Exceeded("ends its process") from None
-        until = time.monotonic() + seconds
-        state = json.loads(self._receive(seconds))
-        if "answer" not in state:
-            raise Exceeded("takes more memory than it may")
-        return state["answer"], self._receive(until - time.monotonic()), state["last"]
+            state = json.loads(self.connection.recv_bytes(_ANSWER))
+            if "answer" in state:
+                return state["answer"], self.connection.recv_bytes(_ANSWER), state["last"]
+        raise Exceeded("takes more memory than it may")
 
-    def _receive(self, seconds: float) -> bytes:
-        if not self.connection.poll(max(0.0, seconds)):
-            raise Exceeded(f"takes longer than {seconds:g} s")
+    @contextlib.contextmanager
+    def _within(self, seconds: float) -> Iterator[None]:
+        """Inside, what is sent and received ends with the process after `seconds`, also amid a message."""
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self.process.kill()
+
+        timer = threading.Timer(max(0.0, seconds), end)
+        timer.daemon = True
+        timer.start()
         try:
-            return self.connection.recv_bytes(_ANSWER)
+            yield
         except (EOFError, OSError):
-            raise Exceeded("ends its process") from None
+            raise Exceeded(f"takes longer than {seconds:g} s" if late.is_set() else "ends its process") from None
+        finally:
+            timer.cancel()
 
     def end(self) -> None:
         self.process.kill()

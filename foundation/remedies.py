@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,15 @@ def remedy(path: Path) -> str:
     return f"{lost} {maker(path)}"
 
 
-def maker(path: Path) -> str:
-    """The command that makes a file again, in backticks."""
+def maker(path: Path, commands: Mapping[str, str] | None = None) -> str:
+    """The command that makes a file again, in backticks. commands: `recorded` of its work folder, where it is known."""
     path = path.absolute()
     work = work_folder(path)
     place = path.relative_to(work).as_posix() if work else path.as_posix()
-    recorded = _recorded(work, place) if work else None
-    if recorded:
-        return f"`{recorded}`"
+    if work and commands is None:
+        commands = _of_receipt(work, path) if place.startswith("receipts/") else recorded(work)
+    if commands and place in commands:
+        return f"`{commands[place]}`"
     for pattern, command in _PLACES:
         if match := re.fullmatch(pattern if work else f".*/{pattern}", place):
             return f"`{COMMAND} {command.format(*match.groups())}` again, with the options that it was made with"
@@ -65,18 +67,23 @@ def _there(path: Path) -> bool:
     return path.exists() or path.is_symlink()
 
 
-def _recorded(work: Path, place: str) -> str | None:
-    """The command line of the newest receipt that lists a file, in today's place of the work folder."""
-    own = work / place if place.startswith("receipts/") else None
-    files = [own] if own else sorted((work / "receipts").glob("*.json"), key=lambda file: -_mtime(file))
-    for file in files:
-        receipt = _json(file)
-        try:
-            if own or any(listed["path"] == place for listed in receipt["files"]):
-                return shlex.join([*COMMAND.split(), *receipt["run"]["command"], "--work-dir", str(work)])
-        except (KeyError, TypeError, AttributeError):
-            continue
-    return None
+def recorded(work: Path) -> dict[str, str]:
+    """Path below the work folder → the command line of the newest receipt that lists it, in today's place of the
+    folder; of each receipt its own."""
+    commands = dict[str, str]()
+    for file in sorted((work / "receipts").glob("*.json"), key=_mtime):
+        commands |= _of_receipt(work, file)
+    return commands
+
+
+def _of_receipt(work: Path, file: Path) -> dict[str, str]:
+    """As `recorded`, of one receipt."""
+    receipt = _json(file)
+    try:
+        command = shlex.join([*COMMAND.split(), *receipt["run"]["command"], "--work-dir", str(work)])
+        return dict.fromkeys([file.relative_to(work).as_posix(), *(one["path"] for one in receipt["files"])], command)
+    except (KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _mtime(file: Path) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cache.index import as_void
 from cache.table import Table
 from foundation.errors import UserError
 from heads.base import Ragged
@@ -30,7 +31,7 @@ class FeatureColumn:
         """Rows that hold each distinct content once, and for every row its place among them (their number where it is
         not ok)."""
         rows = np.flatnonzero(self.ok)
-        _, first, place = np.unique(self.keys[rows].view("V16").ravel(), return_index=True, return_inverse=True)
+        _, first, place = np.unique(as_void(self.keys[rows]), return_index=True, return_inverse=True)
         row_of = np.full(len(self.ok), len(first), dtype=np.int64)
         row_of[rows] = place
         return rows[first], row_of

@@ -24,7 +24,7 @@ from foundation.errors import NotAsWritten, UserError
 from foundation.files import read_json
 from foundation.paths import Paths
 from foundation.progress import Bar
-from foundation.remedies import maker
+from foundation.remedies import maker, recorded
 from mel_cache.contracts import BadFile, Verification, VerifyJob
 
 GROWING = (".journal", ".jsonl")
@@ -45,9 +45,9 @@ def verify(job: VerifyJob) -> Verification:
             check.found(finding.path, finding.problem)
     check.receipts()
     check.others(folders)
-    bad = []
+    bad, commands = [], recorded(paths.root) if check.bad else {}  # now: a receipt may itself be removed
     for path, words in sorted(check.bad.items()):
-        made_by = maker(path)  # by the receipt that lists it, which may itself be removed
+        made_by = maker(path, commands)
         bad.append(BadFile(path=paths.relative(path), problem=words, maker=made_by))
     if job.repair:
         findings = [stores.DamagedFile(path, words) for path, words in check.bad.items() if path.suffix not in GROWING]

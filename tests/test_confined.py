@@ -1,6 +1,9 @@
 """Work in processes of their own: what takes too long or too much ends there, and the next call is answered."""
 
 import os
+import signal
+import struct
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,6 +26,12 @@ def work(job, data):
     if job == "use":
         KEPT.append(b"x" * (300 << 20))
         return os.getpid(), b""
+    if job == "half":
+        connection = sys._getframe(1).f_locals["connection"]
+        os.write(connection.fileno(), struct.pack("!i", 100) + b"only so much")
+        time.sleep(600)
+    if job == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
     if job == "die":
         os._exit(3)
     if job == "fail":
@@ -47,6 +56,8 @@ def test_an_answer_comes_from_one_other_process_that_lives_on(pool):
     "job, words",
     [
         ("loop", "longer than 0.2 s"),
+        ("half", "longer than 0.2 s"),
+        ("stop", "longer than 0.2 s"),
         ("fill", "more memory than it may"),
         ("die", "ends its process"),
         ("fail", "ends its process"),
@@ -55,7 +66,7 @@ def test_an_answer_comes_from_one_other_process_that_lives_on(pool):
 def test_work_that_exceeds_its_bounds_is_told_and_the_next_is_answered(pool, job, words):
     pool("warm", b"")
     with pytest.raises(Exceeded, match=words):
-        pool(job, b"", 0.2 if job == "loop" else None)
+        pool(job, b"", 0.2 if "0.2 s" in words else None)
     assert pool("next", b"ab")[1] == b"ba"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cache.index import as_void
 from cache.keys import KeyColumn
 from cache.store import Store
 from cache.table import Table
@@ -36,7 +37,7 @@ class Parent:
         """The rows of `store` behind a key column."""
         keys, tables = column.keys, {name: column.table(store, name) for name in store.outputs}
         usable = np.flatnonzero(next(iter(tables.values())).ok)
-        _, first, inverse = np.unique(keys[usable].view("V16").ravel(), return_index=True, return_inverse=True)
+        _, first, inverse = np.unique(as_void(keys[usable]), return_index=True, return_inverse=True)
         place = np.full(len(keys), -1, np.int64)
         place[usable] = inverse
         rows: list[dict[str, np.ndarray]] = [{} for _ in first]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cache.claims import described
+from cache.index import as_void
 from cache.inputs import Want
 from cache.store import Store
 from foundation import device as devices
@@ -283,16 +284,12 @@ class Runner:
 
     def _together(self, features: Sequence[PendingFeature], writer: Writer) -> None:
         """Rows that the same set of features lacks are done together, each picture decoded once for all of them."""
-        keys = np.unique(
-            np.concatenate([feature.wanted.keys[feature.missing] for feature in features]).view("V16").ravel()
-        )
-        lacking = np.stack(
-            [np.isin(keys, feature.wanted.keys[feature.missing].view("V16").ravel()) for feature in features], 1
-        )
+        keys = np.unique(as_void(np.concatenate([feature.wanted.keys[feature.missing] for feature in features])))
+        lacking = np.stack([np.isin(keys, as_void(feature.wanted.keys[feature.missing])) for feature in features], 1)
         for pattern in np.unique(lacking, axis=0)[::-1]:
             group = [feature for feature, lacks in zip(features, pattern, strict=True) if lacks]
             wanted = group[0].wanted
-            positions = np.flatnonzero(np.isin(wanted.keys.view("V16").ravel(), keys[(lacking == pattern).all(1)]))
+            positions = np.flatnonzero(np.isin(as_void(wanted.keys), keys[(lacking == pattern).all(1)]))
             rows = self._rows_per_shard(group, STEPS)
             chunks = [positions[start : start + rows] for start in range(0, len(positions), rows)]
             self._divide(group, wanted, chunks, writer)
