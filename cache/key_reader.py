@@ -1,5 +1,6 @@
 """The keys of very many shards: those whose first pages say the same of their contents are checked once."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,26 +39,23 @@ class KeyReader:
             if self._descriptor is None:
                 self._descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             file = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._descriptor)
+            try:
+                first, size = os.pread(file, page.PAGE, 0), os.fstat(file).st_size
+                contents = first[page.CONTENTS :]
+                place, length, expected = self._known.get(contents, (0, 0, -1))
+                keys = os.pread(file, length, place) if size == expected else b""
+            finally:
+                os.close(file)
         except OSError:
             return self._checked(name)  # which says why
-        try:
-            first, size = os.pread(file, page.PAGE, 0), os.fstat(file).st_size
-            contents = first[page.CONTENTS :]
-            place, length, expected = self._known.get(contents, (0, 0, -1))
-            keys = os.pread(file, length, place) if size == expected else b""
-        finally:
-            os.close(file)
         if len(keys) and len(keys) == length:
             return np.frombuffer(keys, np.uint8).reshape(-1, KEY_BYTES)
         checked = self._checked(name)
-        brief = page.brief(first)
-        if (
-            len(self._known) < _KNOWN
-            and brief
-            and brief["bytes"] == size
-            and brief["attributes"]["layout"] == layout.LAYOUT
-        ):
-            self._known[contents] = brief["arrays"]["keys"][2], checked.size, size
+        if len(self._known) < _KNOWN:
+            with contextlib.suppress(ValueError):  # another file by now
+                brief = page.brief(first)
+                if brief and brief["bytes"] == size and brief["attributes"]["layout"] == layout.LAYOUT:
+                    self._known[contents] = brief["arrays"]["keys"][2], checked.size, size
         return checked
 
     def _checked(self, name: str) -> np.ndarray:

@@ -37,6 +37,9 @@ def read(
         lacking = [name for name in (*(columns or ()), *needs) if name not in there]
         if lacking:
             raise ValueError(f"it has no column {lacking[0]!r}")
+        twice = [name for name in set(there) if there.count(name) > 1]
+        if twice:
+            raise ValueError(f"it has the column {min(twice)!r} twice")
         wanted = there if columns is None else [name for name in there if name in {*columns, *optional}]
         if filters is None:
             table = pq.ParquetFile(path).read(columns=wanted)

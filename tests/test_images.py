@@ -387,6 +387,16 @@ def test_oversized_file_is_not_read(folder):
     assert scan([folder / "huge.jpg"])[0] == (Status.TOO_LARGE, "too many bytes", None, 0, 0)
 
 
+def test_a_picture_dated_after_2262_is_remembered_like_others(tmp_path):
+    path = tmp_path / "later.png"
+    path.write_bytes(GOOD["png"])
+    os.utime(path, (32_503_680_000, 32_503_680_000))
+    first = scan([path], memo=tmp_path / "memo.parquet")
+    path.write_bytes(bytes(len(GOOD["png"])))
+    os.utime(path, (32_503_680_000, 32_503_680_000))
+    assert scan([path], memo=tmp_path / "memo.parquet") == first and first[0].status == Status.OK
+
+
 def test_an_unreadable_file_is_a_passing_failure_and_the_other_verdicts_are_kept(folder, tmp_path, monkeypatch):
     good, failing = folder / "jpeg.img", folder / "png.img"
     memo = tmp_path / "memo.parquet"

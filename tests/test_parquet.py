@@ -29,3 +29,10 @@ def test_a_column_that_is_needed_and_is_not_there_is_named(tmp_path):
     assert "id" in columns and "gold" not in columns and columns.get("gold") is None and columns.get("id") == ["a"]
     with pytest.raises(NotAsWritten, match=r"mentions\.parquet: it has no column 'gold'"):
         columns["gold"]
+
+
+def test_a_column_that_is_there_twice_is_named(tmp_path):
+    path = tmp_path / "mentions.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["id", "id"]), path)
+    with pytest.raises(NotAsWritten, match=r"mentions\.parquet: .*it has the column 'id' twice"):
+        Columns(path)["id"]

@@ -55,6 +55,7 @@ _PIXEL_BYTES, _DEEP_PIXEL_BYTES, _SCALED_PIXEL_BYTES = 8, 16, 4
 DECODING = ByteBudget((1 << 30) + ((os.cpu_count() or 1) << 27))
 """What the pictures that threads decode at a time may take: a picture of the largest size, and some photographs a
 core."""
+_LAST = 2**63 - 1  # ns: in the year 2262, and of every file from later
 _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 Image.init()
@@ -351,7 +352,7 @@ def picture_stamp(path: Path) -> tuple[int, int]:
         status = os.stat(path)
     except NotADirectoryError:
         status = os.stat(container(path) or path)
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, min(status.st_mtime_ns, _LAST)
 
 
 def _contained(file: Path, path: Path, limits: Limits) -> bytes:
