@@ -25,6 +25,7 @@ from heads.data import Bundle, Side, settle_all
 from heads.fusion import Frequency, read_phrases
 from heads.runs import load_head, refuse_other_features
 from heads.scoring import Scoring, entity_chunks
+from heads.towers import NONE
 from heads.vectors import entity_vectors, mention_vectors
 from linking.finished import Finished
 from linking.stores import Stores
@@ -101,7 +102,8 @@ class Scorer:
 
     def __init__(self, run: Finished, kb: Kb, stores: Stores, device: torch.device) -> None:
         self.run, self.kb, self.stores, self.device = run, kb, stores, device
-        self.head = load_head(run.folder, device)
+        live = load_config(run.method, run.config).stays_live
+        self.head = load_head(run.folder, device, live=towers.build(_on(job_of(run, run), device)) if live else NONE)
         self.parts = {method: Scorer(part, kb, stores, device) for method, part in run.runs.items()}
         self.inputs = inputs_of(run)
         refuse_other_features(self.head, run.folder, self.inputs)
@@ -234,8 +236,7 @@ class _Learned:
 
     def __init__(self, run: Finished, learner: Finished, stores: Stores, device: torch.device) -> None:
         self.stores = stores
-        self.job = job_of(learner, run)
-        self.job = replace(self.job, compute=replace(self.job.compute, device=str(device)))
+        self.job = _on(job_of(learner, run), device)
         self.remade = {
             (one.role, one.read.view): one
             for one in (prompts.remade if self.job.live else tuned.remade)(self.job)[0]
@@ -269,7 +270,7 @@ class _Learned:
 
 
 def job_of(learner: Finished, run: Finished) -> TrainingJob:
-    """What trained a run that learned features, as far as they depend on it."""
+    """What trained a run that learned features, or whose encoder runs live, as far as these depend on it."""
     config = load_config(learner.method, learner.config)
     features = {name: having[0] for name, having in learner.profiles.items()}
     demo = learner.demo or learner.paths.root
@@ -300,6 +301,10 @@ def inputs_of(run: Finished) -> list[HeadInput]:
         *jobs.head_inputs(extracted, run.extraction, run.paths),
         *(replace(one, store=root / one.store, keys=root / one.keys) for one in run.learned),
     ]
+
+
+def _on(job: TrainingJob, device: torch.device) -> TrainingJob:
+    return replace(job, compute=replace(job.compute, device=str(device)))
 
 
 def wanted_by(run: Finished) -> list[HeadWant]:
