@@ -93,6 +93,17 @@ def live_towers(config: HeadConfig, wants: Sequence[HeadWant], profile: str, dem
     return found
 
 
+def depth(feature: str, profile: Profile, demo: Path) -> int:
+    """The number of blocks of a feature's encoder. Raises `UserError` where its files are not there, or do not say."""
+    from pipeline.extractors import build as extractor
+    from pipeline.models.towers import depth as blocks
+
+    chosen = profile.feature(feature)
+    files = extractor(chosen, profile.source, demo, fetch=False).files
+    assert files is not None  # an encoder's
+    return blocks(files, OF[chosen.extractor])
+
+
 def build(job: TrainingJob) -> "Towers":
     """The live encoders of a job as modules that start as `how` says; none where it has none.
 

@@ -1,5 +1,6 @@
 """The leaderboard: methods side by side under every protocol, with deviations over seeds, significance, and costs."""
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from foundation.files import write_atomic
 from foundation.tables import Cell, TextTable, as_latex, as_markdown, as_text, terminal_width, text_table
 from heads.contracts import TAKES
 from heads.protocols import FORCED, RERANK, ordered, protocol_of
+from report import tuning
 from report.averages import FIGURES, Average, PartAverages, average_text
 from report.combination import behind_best_part
 from report.contracts import LeaderboardJob, LeaderboardResult, TablesJob
@@ -32,6 +34,7 @@ class Standings:
 
     by_protocol: a table for each split, group and protocol. by_part, against_text: one for each group and kind of
     lists; the latter empty without text-only runs. missing: by kind of lists, empty where no pictures are masked.
+    tuned: None where no encoder was tuned.
     experts: None without a gate. published: the papers' figures; none for ablations, which are set against a reference.
     """
 
@@ -42,20 +45,21 @@ class Standings:
     experts: TextTable | None
     against_text: Sequence[TextTable]
     missing: Sequence[MissingPictures]
+    tuned: TextTable | None
     costs: TextTable
     published: Sequence[TextTable]
 
     def tables(self) -> list[TextTable]:
         """All of them, in the order in which they are shown."""
         missing = map(missing_table, self.missing)
-        of_parts = [*self.by_part, self.experts, *self.against_text, *missing]
+        of_parts = [*self.by_part, self.experts, *self.against_text, *missing, self.tuned]
         listed = [*self.by_protocol, *of_parts, self.costs, *self.published]
         return [table for table in listed if table is not None]
 
 
 def write_leaderboard(job: LeaderboardJob) -> LeaderboardResult:
     """Write leaderboard.txt, .ansi (the same as wide as the terminal, the best in bold), .md, .tex and .csv; and
-    missing-pictures.png where pictures are masked (-2.png for other lists).
+    missing-pictures.png where pictures are masked (-2.png for other lists), and tuned.png where encoders were tuned.
 
     Raises `UserError` for a folder without a finished run.
     """
@@ -80,6 +84,8 @@ def write_leaderboard(job: LeaderboardJob) -> LeaderboardResult:
     files: dict[Path, str | bytes] = {job.out / f"leaderboard.{kind}": content for kind, content in contents.items()}
     for number, missing in enumerate(standings.missing, 1):
         files[job.out / f"missing-pictures{f'-{number}' if number > 1 else ''}.png"] = picture(missing)
+    if standings.tuned is not None and importlib.util.find_spec("matplotlib"):
+        files[job.out / "tuned.png"] = tuning.picture(standings.entries, job.tables.splits[-1])
     for path, content in files.items():
         write_atomic(path, content)
     return LeaderboardResult(text=text, files=tuple(files))
@@ -102,6 +108,7 @@ def make_standings(job: TablesJob) -> Standings:
             measure(alike, {e.name: text_only[e.name] for e in alike if e.name in text_only}, job)
             for alike in (_of_alike_lists(entries, last) if job.drop_pictures else ())
         ],
+        tuned=tuning.tuning_table(entries, last) if len(_of_alike_lists(entries, last)) == 1 else None,
         costs=cost_table(entries),
         published=[] if job.reference else [published(), *([published_by_text()] if job.entity_texts else [])],
     )

@@ -13,7 +13,7 @@ from torch import nn
 
 import mel_cache
 from cache.store import Store
-from experiments import jobs, spaces
+from experiments import cuts, jobs, spaces
 from foundation.errors import UserError
 from heads.base import Ragged
 from heads.checkpoint import read_tensors
@@ -252,3 +252,44 @@ def test_padding_that_an_encoder_reads_is_no_token_of_the_text():
     own = own_tokens(tokens, torch.tensor([[0, 2], [3, 4]]))
     assert own.lengths.tolist() == [2, 1]
     assert torch.equal(own.values, torch.stack([tokens[0, 0], tokens[0, 1], tokens[1, 3]]))
+
+
+def test_cuts_are_blocks_or_shares_of_each_encoders_depth(world):
+    profile = profiles.load(str(world / "small.yaml"))
+
+    def cut(text, **params):
+        found = cuts.cuts("mimic", json.dumps(params), text, profile, {"clip_text": 4, "clip_image": 2}.__getitem__)
+        return {name: json.loads(variant.params).get("tune") for name, variant in found.items()}
+
+    assert cut("0,0.5,1") == {
+        "text from block 0, image from block 0": {"text": {"block": 0}, "image": {"block": 0}},
+        "text from block 2, image from block 1": {"text": {"block": 2}, "image": {"block": 1}},
+        "frozen": None,
+    }
+    assert list(cut("text:1,4")) == ["text from block 1", "frozen"]
+    assert list(cut("text:1,frozen;image:1,0")) == ["text from block 1, image from block 1", "image from block 0"]
+    assert cut("text:3", tune={"text": {"block": 0, "how": "norms"}})["text from block 3"]["text"]["how"] == "norms"
+    for wrong in ("text:5", "sound:1", "0.5,2", "text:a", "x", "text:1,2;image:0", "text:1;text:2"):
+        with pytest.raises(UserError, match="--cuts"):
+            cut(wrong)
+
+
+def test_where_the_frozen_part_ends_is_a_table_and_a_picture(world, trained):
+    given = {"epochs": 2, "batch_size": 8, "lr": 0.01, "tune": {"text": {"block": 0, "how": "norms"}}}
+    code, said = commands.run(
+        *("Ablate", "--method", "bert", "--params", json.dumps(given), "--cuts", "text:1,frozen"), *places(world)
+    )
+    assert code == 0, said
+    table = said[said.index("tuned encoders") : said.index("Cost and settings")]
+    rows = {line.split("  ")[0]: line for line in table.splitlines() if line.startswith(("text from", "frozen"))}
+    trained_in_block = sum(
+        tensor.numel()
+        for run in (world / "work" / "runs" / "small" / "bert").iterdir()
+        if "norms" in (run / "config.json").read_text() and (run / "cache").exists()
+        for name, tensor in read_tensors(run / "model.safetensors")[0].items()
+        if name.startswith(TOWERS)
+    )
+    assert f" {trained_in_block:,} " in rows["text from block 1"] and trained_in_block
+    assert " 0 " in rows["frozen"] and "from block 1, norms" in rows["text from block 1"]
+    folder = Path(said[said.index("leaderboard: ") :].split()[1])
+    assert (folder / "tuned.png").read_bytes()[:4] == b"\x89PNG"

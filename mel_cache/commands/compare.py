@@ -1,5 +1,6 @@
 """Commands that set runs side by side: leaderboards, ablations, tests of significance. Missing runs are trained."""
 
+import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,9 +8,12 @@ from typing import Any
 
 import luigi
 
-from experiments import jobs, variants
+from experiments import jobs, towers, variants
+from experiments.cuts import HELP
+from experiments.cuts import cuts as cut_variants
 from foundation import child, logs
 from foundation.contracts import to_json
+from foundation.errors import UserError
 from foundation.tables import terminal_text
 from heads.contracts import MASKED, Masking, MaskingJob
 from mel_cache.commands.candidates import CandidateOptions
@@ -232,21 +236,33 @@ class Ablate(Leaderboard):
     sensitivity = luigi.BoolParameter(
         default=False, description="also one parameter at a time at the values that the paper plots"
     )
-    reference = "full"
+    cuts = luigi.Parameter(default="", description=f"encoders tuned from several blocks on, for ablations: {HELP}")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.variants, self.skipped = variants.ablations(
+        self.reference = "" if self.cuts else "full"
+        self.variants, self.skipped = (self._cut(), {}) if self.cuts else self._ablated()
+
+    def _ablated(self) -> tuple[Mapping[str, variants.Variant], Mapping[str, str]]:
+        return variants.ablations(
             self.method, self.params, self.profile_content, only=self.only, sensitivity=self.sensitivity
         )
+
+    def _cut(self) -> Mapping[str, variants.Variant]:
+        """The variants that `cuts` names. Raises `UserError` beside other choices of variants."""
+        if self.only or self.sensitivity:
+            raise UserError("--cuts: variants of its own; leave --only and --sensitivity out")
+        profile, demo = self.profile_content, self.setup().demo
+        depth = functools.cache(lambda name: towers.depth(name, profile, demo))
+        return cut_variants(self.method, self.params, self.cuts, profile, depth)
 
     @property
     def splits(self) -> tuple[str, ...]:
         return ("dev", "test")
 
     def experiments(self) -> dict[str, TrainHead]:
-        full = self.clone(TrainHead)
-        return {self.reference: full} | {
+        full = {} if self.cuts else {self.reference: self.clone(TrainHead)}
+        return full | {
             name: self.clone(
                 TrainHead, params=variant.params, train_fraction=variant.train_fraction or self.train_fraction
             )

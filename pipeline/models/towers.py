@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from cache.identity import Output
 from foundation.errors import UserError
-from pipeline.models.files import ModelFiles
+from pipeline.models.files import ModelFiles, completed
 
 TEXTS = ("bert", "roberta", "xlm-roberta", "camembert", "mpnet", "electra", "distilbert", "modernbert")
 """Families of transformers whose texts can be cut."""
@@ -95,6 +95,26 @@ def check_pairs(files: ModelFiles) -> None:
             f"model {files.reference!r}: {why}; joint reads two texts through encoders of the families "
             f"{', '.join(PAIRS)}"
         )
+
+
+def depth(files: ModelFiles, side: str) -> int:
+    """The number of blocks by the model's configuration, nothing loaded. side: `text` or `image`.
+
+    Raises `UserError` where the configuration does not say it.
+    """
+    config: Mapping[str, Any]
+    if files.library == "open_clip":
+        config = files.config["model_cfg"].get({"text": "text_cfg", "image": "vision_cfg"}[side], {})
+        count = config.get("layers", 12) if "timm_model_name" not in config else None
+    elif files.library == "torchvision":
+        count = 12 if "vit_b" in str(files.config.get("architecture")) else None
+    else:
+        whole = completed(files)
+        config = whole.get({"text": "text_config", "image": "vision_config"}[side]) or whole
+        count = config.get("num_hidden_layers", config.get("n_layers"))
+    if not isinstance(count, int):
+        raise UserError(f"model {files.reference!r}: its configuration does not say how many blocks it has")
+    return count
 
 
 class _Reached(Exception):

@@ -80,7 +80,7 @@ def write_explained(job: PageJob, explain_run: Explain) -> PageResult:
         "entities": len(source.entities["id"]),
         "standings": [*standings.by_protocol, *standings.against_text],
         "missing": [(leaderboard.missing_table(one), curves.missing_charts(one, colours)) for one in standings.missing],
-        "part": [*standings.by_part, *([standings.experts] if standings.experts else [])],
+        "part": [*standings.by_part, *(table for table in (standings.experts, standings.tuned) if table)],
         "cost": [standings.costs],
         "published": standings.published,
         "agreement": agreement.agreement(names, hits.right),
