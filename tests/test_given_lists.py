@@ -334,7 +334,7 @@ def test_lists_of_before_are_built_again_and_that_is_said(tmp_path, capsys):
     dataset = mel_cache.prepare(mel_cache.DatasetJob(name="given", data_dir=data, work_dir=tmp_path / "work"))
     job = mel_cache.CandidatesJob(dataset=dataset, k=4, sources="given")
     built = mel_cache.build_candidates(job)
-    assert "built again" not in capsys.readouterr().out
+    assert "built again" not in capsys.readouterr().err
     (new,) = (tmp_path / "work" / "receipts").glob("BuildCandidates-*.json")
     receipt = read_sealed(new)
     assert receipt["request"].pop("given_order") == "hashed"
