@@ -171,7 +171,7 @@ def test_a_folder_s_name_is_the_hash_of_the_spec_in_clear(work):
 def test_lists_and_pair_features_have_the_arrays_of_the_page(work):
     with np.load(next(work.glob("datasets/*/candidates-*.npz"))) as lists:
         ids, scores, rank = lists["ids"], lists["scores"], lists["gold_rank"]
-        assert set(lists.files) == {"ids", "scores", "gold_rank", "retrieved", "forced"}
+        assert set(lists.files) == {"ids", "scores", "gold_rank", "retrieved", "forced", "by_heart"}
     gold = np.array(pq.read_table(next(work.glob("datasets/*/mentions.parquet")))["gold"])
     assert (ids.dtype, scores.dtype, rank.dtype) == (np.int32, np.float32, np.int64) and ids.shape == (40, 5)
     assert not scores[ids < 0].any()

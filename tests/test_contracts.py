@@ -53,7 +53,8 @@ def sample(hint, depth=0):
     if origin is tuple:
         if len(arguments) == 2 and arguments[1] is ...:
             return (sample(arguments[0], depth + 1),) if depth < 4 else ()
-        return tuple(sample(one, depth) for one in arguments)
+        values = [sample(one, depth) for one in arguments]  # numbers ascend: some pairs are a place and a count
+        return tuple(value + at if type(value) is int else value for at, value in enumerate(values))
     if origin in (Mapping, dict):
         return {sample(arguments[0], depth): sample(arguments[1], depth + 1)} if depth < 4 else {}
     if dataclasses.is_dataclass(hint):

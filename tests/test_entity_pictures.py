@@ -112,14 +112,15 @@ def per_picture(head, counts, seed):
 
 
 @pytest.mark.parametrize("method", sorted(TRAINED))
-def test_with_one_picture_every_option_gives_the_bytes_of_the_first(method, tmp_path):
+def test_with_one_picture_every_option_gives_the_weights_of_the_first(method, tmp_path):
     job = build_job(tmp_path, splits=(48, 12, 12))
     several_job = with_pictures(job, counts_of(job))
     first, losses = trained(job_of(job, method, "first", tmp_path / "run"), epochs=1)
     for how in OPTION[1:]:
         found, found_losses = trained(job_of(several_job, method, how, tmp_path / "run"), epochs=1)
         assert found_losses == losses, how
-        assert all(torch.equal(found[name], first[name]) for name in first), how
+        for name in first:  # rows of a gradient may be summed in another order: its last bit
+            assert torch.allclose(found[name], first[name], rtol=0, atol=1e-7), (how, name)
 
 
 def test_runs_keep_their_names_and_only_another_option_names_another_run():

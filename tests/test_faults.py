@@ -225,7 +225,7 @@ def test_broken_pictures_are_verdicts_in_the_store_and_are_not_read_again(job, t
 def test_a_picture_that_cannot_be_read_now_leaves_the_task_undone_and_is_done_later(job, tmp_path, monkeypatch):
     from pipeline.extraction import shard_rows
 
-    plain = shard_rows.decode
+    plain = shard_rows.decoding
     calls = []
 
     def flaky(data, limits):
@@ -234,7 +234,7 @@ def test_a_picture_that_cannot_be_read_now_leaves_the_task_undone_and_is_done_la
             raise OSError(5, "Input/output error")
         return plain(data, limits)
 
-    monkeypatch.setattr(shard_rows, "decode", flaky)
+    monkeypatch.setattr(shard_rows, "decoding", flaky)
     work = at(tmp_path, images(job))
     with pytest.raises(PassingError, match=r"1 pictures could not be read and stay undone.*run the same command again"):
         stage.extract(work)
@@ -285,7 +285,7 @@ def test_pictures_are_decoded_while_the_model_is_loaded_and_across_shards(job, t
     from pipeline.extraction import shard_rows
     from pipeline.extractors.clip_image import ClipImage
 
-    plain_decode, plain_load, decoded = shard_rows.decode, ClipImage.load, threading.Semaphore(0)
+    plain_decode, plain_load, decoded = shard_rows.decoding, ClipImage.load, threading.Semaphore(0)
 
     def decode(data, limits):
         decoded.release()
@@ -296,7 +296,7 @@ def test_pictures_are_decoded_while_the_model_is_loaded_and_across_shards(job, t
             assert decoded.acquire(timeout=60)
         plain_load(self, device)
 
-    monkeypatch.setattr(shard_rows, "decode", decode)
+    monkeypatch.setattr(shard_rows, "decoding", decode)
     monkeypatch.setattr(ClipImage, "load", load)
     account = stage.extract(at(tmp_path, images(job), batch_size=1, shard_rows=2)).account
     assert set(account.model_loads) == {"clip_image", "image_pooled"} and len(shards(tmp_path)) > 6

@@ -78,8 +78,9 @@ MADE_OF: dict[str, set[str]] = {
     "base.PictureExtractor": PICTURES,
     "base.CropExtractor": CROPS,
 }
-# These find and check files, which are in the identity themselves, or cut encoders (version: that of `layers`).
-NO_PARTS = {"torchvision_weights", "names", "guards", "towers", "live"}
+# These find and check files, which are in the identity themselves, or cut encoders (version: that of `layers`), train
+# what stands above a cut (version: that of `experiments.tuned`) and write it.
+NO_PARTS = {"torchvision_weights", "names", "guards", "towers", "live", "adapt", "lora", "export"}
 
 
 def plain(name, model, **options):

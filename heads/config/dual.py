@@ -86,7 +86,7 @@ class DualConfig(HeadConfig):
         "attention_heads": {"choices": [1, 2, 4, 8]},
         "temperature": {"low": 0.02, "high": 0.2, "log": True},
         "hard_negatives": {"choices": [0, 1, 2, 4, 8]},
-        "weight_decay": {"low": 1e-4, "high": 0.3, "log": True},
+        "weight_decay": {"choices": [0.0, 0.001, 0.01, 0.1]},
         "picture_dropout": {"choices": DROPOUTS},
     }
     sensitivity: ClassVar[Mapping[str, tuple[Any, ...]]] = {

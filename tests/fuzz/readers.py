@@ -49,6 +49,8 @@ NO_TARGET = {
     "mel_cache.verification:_Check.sealed": SEALED,
     "pipeline.extraction.maintenance:_extractions": SEALED,
     "report.costs:_depends": SEALED,
+    "report.tuning:tuning": SEALED,
+    "report.tuning:_parameters": SEALED,
     "report.page.write:write_explained": SEALED,
     "mel_cache.commands.explore:Explore.folder_of_run": SEALED,
     "heads.training:new_head": SEALED,
