@@ -186,14 +186,15 @@ class Drin(Head):
         if "mv" in self.vertices:
             vertices["mv"] = mentions.fixed("image")
         if "ev" in self.vertices:
-            vertices["ev"] = F.embedding(rows, entities.fixed("image"))
             if "images" in entities and "seen" in mentions:
-                vertices["ev"] = self._of_nearest(mentions, entities, rows, vertices["ev"])
+                vertices["ev"] = self._of_nearest(mentions, entities, rows)
+            else:
+                vertices["ev"] = F.embedding(rows, entities.fixed("image"))
         return interact(cast("Collection[GraphLayer | PublishedLayer]", self.layers), vertices, weights, graph)
 
-    def _of_nearest(self, mentions: Rows, entities: Rows, rows: Tensor, mean: Tensor) -> Tensor:
+    def _of_nearest(self, mentions: Rows, entities: Rows, rows: Tensor) -> Tensor:
         """V_ev (B, r, d) of the picture of each entity `rows` (B, r) that is nearest the mention's, by the cosine of
-        both features; `mean` (B, r, d) where the mention has none."""
+        both features; the mean over its pictures where the mention has none."""
         seen, images = entities.ragged("seen"), entities.ragged("images")
         starts, counts = seen.starts.to(rows.device)[rows], seen.lengths.to(rows.device)[rows]
         own = mentions.fixed("seen")[:, :, None]  # (B, d, 1)
@@ -202,7 +203,10 @@ class Drin(Head):
             at = torch.where(counts > number, starts + number, starts)
             cosine = torch.bmm(F.embedding(at, seen.values), own)[:, :, 0]
             nearest, best = torch.where(cosine > best, at, nearest), torch.maximum(cosine, best)
-        return torch.where(mentions.fixed("image.ok")[:, None, None], F.embedding(nearest, images.values), mean)
+        # One gather, in which an only picture stands for its mean: gradients are summed as if there were no choice.
+        mean = torch.where(counts > 1, len(images.values) + rows, starts)
+        chosen = torch.where(mentions.fixed("image.ok")[:, None], nearest, mean)
+        return F.embedding(chosen, torch.cat([images.values, entities.fixed("image")]))
 
 
 def _seen(inputs: Rows) -> Tensor:
