@@ -142,7 +142,8 @@ def new_head(job: TrainingJob, bundle: Bundle, mentions: np.ndarray, build: Buil
             f"entity_pictures = {config.entity_pictures!r}: {job.method} scores an entity with one picture; take "
             "'first' or 'random', or derive the head from heads.methods._one_encoder.Sided"
         )
-    for label, run in sorted(job.heads.items()):
+    tuned = {label: run for label, run in job.heads.items() if label == TUNED}  # has gone on from the others itself
+    for label, run in sorted((tuned or job.heads).items()):
         check_run(run.out, "model.safetensors", "history.json")
         history = read_json(run.out / "history.json")
         best = max((row.get("dev MRR", 0.0) for row in history["epochs"]), default=0.0)

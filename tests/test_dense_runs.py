@@ -92,7 +92,7 @@ def test_what_is_known_by_heart_is_labelled_and_has_no_retrieval_feature(split):
 def test_a_run_is_told_from_a_feature_by_its_slash():
     text = "name, dense:clip_text,dense:runs/d/dual/x"
     assert specs.vector_features(text) == ["clip_text"] and specs.runs(text) == ["runs/d/dual/x"]
-    assert specs.placed(text, lambda name: f"/work/{name}") == "name,dense:clip_text,dense:/work/runs/d/dual/x"
+    assert specs.placed(text, lambda name: f"/folder/{name}") == "name,dense:clip_text,dense:/folder/runs/d/dual/x"
 
 
 # From the command line
