@@ -1,6 +1,7 @@
 """Logs as lines of JSON on request (`--json-log`, MEL_JSON_LOG=1): one object a line on stderr. Results stay on stdout
 as they are."""
 
+import contextlib
 import json
 import logging
 import os
@@ -17,11 +18,18 @@ def wanted() -> bool:
     return os.environ.get(WANTED, "").lower() not in ("", "0", "false", "no")
 
 
+def _to_stderr(line: str) -> None:
+    """Print a line on stderr at once; it is dropped where stderr is closed or cannot be written (a full disk)."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
+
+
 def emit(event: str, level: str = "info", **more: Any) -> None:
     """Print one JSON line if logs are JSON: time (UTC), level, event and further fields."""
     if wanted():
         record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "event": event, **more}
-        print(json.dumps(record, ensure_ascii=False, default=str), file=sys.stderr, flush=True)
+        _to_stderr(json.dumps(record, ensure_ascii=False, default=str))
 
 
 def say(text: str) -> None:
@@ -39,19 +47,21 @@ def say(text: str) -> None:
             if wanted():
                 emit("error", "error", message=complaint)
             else:
-                print(f"error: {complaint}", file=sys.stderr, flush=True)
+                _to_stderr(f"error: {complaint}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def notice(text: str, event: str = "notice") -> None:
-    """One line beside the results, on stderr, above a progress bar that is drawn there."""
+    """One line beside the results, on stderr, above a progress bar that is drawn there. It is dropped where stderr is
+    closed or cannot be written."""
     if wanted():
         emit(event, "warning", message=text)
-    else:
+    elif sys.stderr is not None:
         from tqdm import tqdm
 
-        tqdm.write(text, file=sys.stderr)
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            tqdm.write(text, file=sys.stderr)
+            sys.stderr.flush()
 
 
 class Lines(logging.Handler):
@@ -85,6 +95,6 @@ def relay(stream: IO[str], source: str) -> None:
     for line in stream:
         line = line.rstrip("\n")
         if line.startswith('{"time"'):
-            print(line, file=sys.stderr, flush=True)
+            _to_stderr(line)
         elif line.strip():
             emit("output", source=source, message=line)

@@ -242,6 +242,19 @@ def test_a_full_disk_under_stdout_is_said_and_ends_nothing():
     assert done.stderr == "error: cannot write to stdout: No space left on device; the command goes on without it\n"
 
 
+@pytest.mark.parametrize("json_log", ["", "1"])
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-"])
+def test_a_stderr_that_cannot_be_written_ends_nothing(stderr, json_log):
+    script = (
+        "import io; from foundation import logs; logs.notice('a'); logs.emit('b'); "
+        "logs.relay(io.StringIO('{\"time\": 1}\\nc\\n'), 'd'); logs.say('on')"
+    )
+    command = ["bash", "-c", f'exec "$@" {stderr}', "bash", sys.executable, "-c", script]
+    env = {**os.environ, "MEL_JSON_LOG": json_log}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=env)
+    assert done.stdout == "on\n" and done.stderr == "" and done.returncode == 0
+
+
 def test_what_a_writer_left_that_was_killed_is_removed_by_the_next_and_a_live_ones_file_is_not(tmp_path):
     script = (
         "import os, signal, sys; from pathlib import Path; from foundation import files\n"
