@@ -243,19 +243,23 @@ MAX_LINE = 16 << 20
 """Bytes of a line, and characters of a text, that are read from a user's file."""
 
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
 def bounded_lines(handle: BinaryIO, most: int) -> Iterator[tuple[int, bytes, int]]:
     """(number from 1, the first `most` + 1 bytes, bytes read so far) of each line; no byte order mark.
 
     A line of which `most` + 1 bytes are there is longer than `most`.
     """
-    number = size = 0
-    while raw := handle.readline(most + 1):
+    number, size, mark = 0, 0, _BYTE_ORDER_MARK
+    while raw := handle.readline(most + 1 + len(mark)):
         number, size = number + 1, size + len(raw)
         rest = raw
         while len(rest) > most and not rest.endswith(b"\n"):
             rest = handle.readline(most + 1)
             size += len(rest)
-        yield number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw, size
+        yield number, raw.removeprefix(mark)[: most + 1], size
+        mark = b""
 
 
 def read_lines(path: Path, refuse: Callable[[UserError], None] | None = None) -> Iterator[tuple[int, str]]:

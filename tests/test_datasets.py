@@ -306,6 +306,15 @@ def test_of_a_line_that_is_too_long_no_more_than_its_beginning_is_held():
     assert list(bounded_lines(io.BytesIO(lines), 6)) == [(1, b"abc\n", 7), (2, b"x" * 7, 1008), (3, b"last", 1012)]
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("length", range(4, 12))
+def test_a_first_line_is_as_long_as_it_is_behind_a_byte_order_mark(mark, length):
+    line = b"x" * length + b"\n"
+    (first, second) = bounded_lines(io.BytesIO(mark + line + b"next"), 6)
+    assert first == (1, line[:7], len(mark + line)) and second == (2, b"next", len(mark + line) + 4)
+    assert list(bounded_lines(io.BytesIO(mark + line[:-1]), 6)) == [(1, line[:-1][:7], len(mark + line) - 1)]
+
+
 def test_a_text_that_is_too_long_is_one_broken_record_also_in_a_file_that_is_one_value(mimic, monkeypatch):
     monkeypatch.setattr("pipeline.datasets.fields.MAX_LINE", 500)
     mimic.splits["train"][0]["sentence"] = "x" * 501
