@@ -93,25 +93,29 @@ class _Process:
         self.process.start()
         theirs.close()
         try:
-            with self._within(_START):
+            with self._within(_START) as late:
                 self.connection.recv_bytes(_ANSWER)
+            if late.is_set():
+                raise Exceeded(f"takes longer than {_START:g} s")
         except BaseException:
             self.end()
             raise
 
     def ask(self, job: Any, data: bytes, seconds: float) -> tuple[Any, bytes, bool]:
         """The function's answer, and whether the process ends after it."""
-        with self._within(seconds):
+        with self._within(seconds) as late:
             self.connection.send_bytes(json.dumps(job).encode())
             self.connection.send_bytes(data)
             state = json.loads(self.connection.recv_bytes(_ANSWER))
-            if "answer" in state:
-                return state["answer"], self.connection.recv_bytes(_ANSWER), state["last"]
-        raise Exceeded("takes more memory than it may")
+            out = self.connection.recv_bytes(_ANSWER) if "answer" in state else b""
+        if "answer" not in state:
+            raise Exceeded("takes more memory than it may")
+        return state["answer"], out, state["last"] or late.is_set()
 
     @contextlib.contextmanager
-    def _within(self, seconds: float) -> Iterator[None]:
-        """Inside, what is sent and received ends with the process after `seconds`, also amid a message."""
+    def _within(self, seconds: float) -> Iterator[threading.Event]:
+        """Inside, what is sent and received ends with the process after `seconds`, also amid a message. Yields whether
+        it did, which is certain afterwards: the time can also be over just behind the last byte."""
         late = threading.Event()
 
         def end() -> None:
@@ -122,11 +126,12 @@ class _Process:
         timer.daemon = True
         timer.start()
         try:
-            yield
+            yield late
         except (EOFError, OSError):
             raise Exceeded(f"takes longer than {seconds:g} s" if late.is_set() else "ends its process") from None
         finally:
             timer.cancel()
+            timer.join()
 
     def end(self) -> None:
         self.process.kill()

@@ -4,6 +4,7 @@ import os
 import signal
 import struct
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -73,6 +74,30 @@ def test_work_that_exceeds_its_bounds_is_told_and_the_next_is_answered(pool, job
 def test_a_process_that_has_grown_is_not_asked_again(pool):
     grown, _ = pool("use", b"")
     assert pool("next", b"")[0]["process"] != grown
+
+
+class JustOver(threading.Timer):
+    """Its time is over between the last byte of an answer and the end of the wait."""
+
+    def cancel(self):
+        self.function()
+        super().cancel()
+
+
+def test_a_process_whose_time_is_over_behind_its_answer_is_not_asked_again(pool, monkeypatch):
+    first = pool("warm", b"")[0]["process"]
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Timer", JustOver)
+        answer, data = pool("job", b"ab")
+    assert answer["process"] == first and data == b"ba"
+    answer, data = pool("next", b"ab")
+    assert answer["process"] != first and data == b"ba"
+
+
+def test_a_process_that_is_ready_too_late_is_given_up(monkeypatch):
+    monkeypatch.setattr(threading, "Timer", JustOver)
+    with pytest.raises(Exceeded, match="longer than 120 s"):
+        Confined("test_confined:work", 1, EASY)("job", b"")
 
 
 def test_no_time_left_is_told_without_a_process():
