@@ -26,8 +26,9 @@ def _raise(error: Unwritable) -> None:
 class HoldingStore(Store):
     """Finds new rows at once and writes them later: when there are `most`, or at `flush`. For one thread at a time.
 
-    most: rows held; None: any number, none of which is written before `flush`. They are gone with this process where it
-    ends before, and after `forget`. unwritable: called where the store's place cannot be written; the rows stay held.
+    most: rows held, fewer than twice as many while writing them fails; None: any number, none of which is written
+    before `flush`. They are gone with this process where it ends before, and after `forget`. unwritable: called where
+    the store's place cannot be written; the rows stay held where it returns.
     """
 
     def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
@@ -69,7 +70,12 @@ class HoldingStore(Store):
         self._parts.append(part)
         self._places |= {key.tobytes(): (number, row) for row, key in enumerate(np.asarray(part.keys))}
         if self.most is not None and self.held >= self.most:
-            self.flush()
+            try:
+                self.flush()
+            except Exception:
+                if self.held >= 2 * self.most:  # dropped rows are computed again when they are needed
+                    self.forget()
+                raise
         return name
 
     def flush(self) -> None:

@@ -1,5 +1,6 @@
 """Stores of many shards, and of files among them that are none."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -19,7 +20,7 @@ from cache.shard import Shard
 from cache.store import Store
 from cache.table import Table
 from cache.verify import repair, verify
-from foundation.errors import UserError
+from foundation.errors import Unwritable, UserError
 
 ROOT = Path(__file__).parents[1]
 LARGE = Output("large", (50, 100))  # copied row by row
@@ -346,3 +347,23 @@ def test_rows_that_cannot_be_written_stay_in_memory(tmp_path, monkeypatch):
     assert store.held == 1 and store.missing(keys_of(3)).size == 0
     store.flush()
     assert store.held == 0 and Store.open(store.folder).missing(keys_of(3)).size == 0
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), Unwritable("no space left")])
+def test_rows_in_memory_have_a_bound_where_writing_fails(tmp_path, monkeypatch, error):
+    store = HoldingStore.open(filled(tmp_path, [1, 2]).folder)
+    store.most = 2
+
+    def fail(*_: object) -> None:
+        raise error
+
+    held = []
+    with monkeypatch.context() as patch:
+        patch.setattr("cache.shard.write", fail)
+        for name in range(10, 20):
+            with contextlib.nullcontext() if store.held == 0 else pytest.raises(type(error)):
+                store.add(**rows([name]))
+            held.append(store.held)
+    assert held == [1, 2, 3, 0, 1, 2, 3, 0, 1, 2]
+    store.add(**rows([20]))
+    assert store.held == 0 and Store.open(store.folder).missing(keys_of(18, 19, 20)).size == 0
