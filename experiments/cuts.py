@@ -7,7 +7,9 @@ from experiments import towers
 from experiments.jobs import head_spec, parameters
 from experiments.variants import Variant
 from foundation.errors import UserError, nearest
-from heads.tune import KINDS, MADE, Kind
+from heads.config import load_config
+from heads.config.base import HeadConfig
+from heads.tune import MADE, Kind
 from pipeline.profiles.profile import Profile
 
 FROZEN = "frozen"
@@ -16,16 +18,16 @@ HELP = "like text:0,3,6 or text:0,3;image:0,6, blocks from 0, or 0,0.5,1, shares
 
 
 def cuts(method: str, params: str, text: str, profile: Profile, depth: Callable[[str], int]) -> dict[str, Variant]:
-    """Name -> variant for each cut, the lowest first; the last is `FROZEN` where it is among them.
+    """Name -> variant for each cut, as they are listed; `FROZEN` is the cut above all blocks.
 
     text: see `HELP`. Each list of blocks has as many entries, and encoders are cut together. Other options of `tune`
     in `params` hold for every cut. depth: feature -> the number of its encoder's blocks. Raises `UserError` for cuts
     that are none.
     """
-    given = parameters(params)
-    base = given.pop("tune", {})
-    plain = json.dumps(given)
-    features = _features(method, plain, base, profile)
+    given, spec = parameters(params), head_spec(method, params, profile)
+    config = load_config(spec.method, spec.config)
+    base = spec.config["tune"]
+    features = _features(config, profile)
     if not features:
         raise UserError(f"--cuts: {method} reads no feature whose encoder has blocks that could be tuned")
     by_kind = _shares(text, features, depth) if ":" not in text else _blocks(text, features, depth)
@@ -37,23 +39,27 @@ def cuts(method: str, params: str, text: str, profile: Profile, depth: Callable[
             if blocks[at] < depth(features[kind])
         }
         name = ", ".join(f"{kind} from block {one['block']}" for kind, one in tune.items()) or FROZEN
-        chosen = json.dumps({**given, "tune": tune} if tune else given)
+        if not tune and config.stays_live:
+            raise UserError(f"--cuts {text!r:.60}: {method} has no frozen form: it reads pairs through its blocks")
+        chosen = json.dumps({**given, "tune": tune})
         head_spec(method, chosen, profile)
         found[name] = Variant(chosen)
     return found
 
 
-def _features(method: str, plain: str, base: Mapping[str, Mapping[str, object]], profile: Profile) -> dict[Kind, str]:
+def _features(config: HeadConfig, profile: Profile) -> dict[Kind, str]:
     """By kind, the feature whose encoder is cut: the one that `tune` names, else the only one that is read."""
-    chosen = head_spec(method, plain, profile)
     of = towers.kinds(profile)
-    read: dict[Kind, list[str]] = {}
-    for want in chosen.wanted:
-        if want.feature in of and set(want.outputs) & {*MADE} and want.feature not in read.get(of[want.feature], []):
-            read.setdefault(of[want.feature], []).append(want.feature)
-    named = {kind: base[kind]["feature"] for kind in KINDS if base.get(kind, {}).get("feature")}
-    alone = {kind: features[0] for kind, features in read.items() if len(features) == 1}
-    return {kind: str(feature) for kind, feature in {**alone, **named}.items() if kind in read}
+    read: dict[Kind, dict[str, None]] = {}
+    for want in config.inputs(list(profile.features)):
+        if want.feature in of and set(want.outputs) & {*MADE}:
+            read.setdefault(of[want.feature], {})[want.feature] = None
+    found: dict[Kind, str] = {}
+    for kind, features in read.items():
+        named = config.tune[kind].feature if kind in config.tune else None
+        if (named or len(features) == 1) and (kind in config.tune or not config.stays_live):
+            found[kind] = named or next(iter(features))
+    return found
 
 
 def _shares(text: str, features: Mapping[Kind, str], depth: Callable[[str], int]) -> dict[Kind, list[int]]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,7 +30,8 @@ FOUR = ("drin", "mimic", "dwe", "dsmip")
 class HeadSpec:
     """A method with its full configuration (plain JSON values), the features and the pair features that it reads.
 
-    runs: the finished runs it reads, label -> (method, parameters).
+    runs: the finished runs it reads, label -> (method, parameters). encoders: feature of states -> how the profile
+    says that its encoder is read above them (`pooling`, …).
     """
 
     method: str
@@ -38,6 +39,7 @@ class HeadSpec:
     wanted: Sequence[HeadWant]
     pairs: Sequence[str]
     runs: Mapping[str, tuple[str, dict[str, Any]]]
+    encoders: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def learned_by(self) -> str | None:
@@ -112,7 +114,8 @@ def head_spec(method: str, params: str, profile: Profile, last: Mapping[str, Any
     pairs = [config.over_pictures(pair) for pair in config.pairs(available)]
     stages = {TUNED: (method, {**to_json(config), "live": True})} if config.tune and not config.runs_towers else {}
     tuned = towers.wanted(config, wanted, towers.kinds(profile))
-    return HeadSpec(method, to_json(config), tuned, pairs, {**config.runs(available), **stages})
+    runs = {**config.runs(available), **stages}
+    return HeadSpec(method, to_json(config), tuned, pairs, runs, towers.above(tuned, profile))
 
 
 def is_learned(feature: str) -> bool:
@@ -199,7 +202,9 @@ def list_pictures(sources: str, profile: Profile) -> tuple[Side, ...]:
 
 def _read_by(run: Path) -> list[Want]:
     """What a finished run was trained on."""
-    columns = [column.split(".") for column in read_sealed(run / "config.json")["rows"]]
+    depends = read_sealed(run / "config.json")
+    stage = depends.get("heads", {}).get(TUNED, {})  # which read what the run's own features were made of
+    columns = [column.split(".") for column in (*depends["rows"], *stage.get("rows", ()))]
     return [
         Want(side=parts[0], feature=".".join(parts[1:-1]), view=parts[-1]) for parts in columns if parts[0] in SIDES
     ]

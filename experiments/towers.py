@@ -52,6 +52,18 @@ def wanted(config: HeadConfig, wants: Sequence[HeadWant], of: Mapping[str, Kind]
     return read
 
 
+def above(wants: Sequence[HeadWant], profile: Profile) -> dict[str, Any]:
+    """Feature of states -> the options of its encoder that the states do not depend on, where it has some: how tokens
+    become a vector."""
+    found: dict[str, Any] = {}
+    for want in wants:
+        if want.made:
+            whole = profile.feature(want.feature.rpartition(AT_BLOCK)[0]).options
+            cut = profile.feature(want.feature).options
+            found[want.feature] = {name: value for name, value in whole.items() if name not in cut}
+    return {feature: rest for feature, rest in found.items() if rest}
+
+
 def _feature(kind: Kind, tune: Tune, wants: Sequence[HeadWant], of: Mapping[str, Kind]) -> str:
     """The feature whose encoder is tuned. Raises `UserError` where none is read, or several."""
     where = f"tune.{kind}"

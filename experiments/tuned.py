@@ -1,6 +1,7 @@
 """Features of encoders whose upper blocks a run has trained, made of the cached states that enter these blocks."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def tuned(one: HeadInput, job: TrainingJob, module: Any, weights: str, name: str
         "tower": name,
         "how": tune.how,
         "weights": weights,
-        "preprocessing": {key: value for key, value in states.spec["preprocessing"].items() if key == "prefix"},
+        "preprocessing": module.live.encoder.preprocessing(),
     }
     return Tuned(feature, one.side, states, made_by, module, tuple(one.outputs))
 
@@ -71,7 +72,7 @@ class Tuned(Learned):
     module: Any
     read: tuple[str, ...]
 
-    @property
+    @cached_property
     def outputs(self) -> tuple[Output, ...]:
         """See `Learned.outputs`."""
         from heads.towers import shapes_of

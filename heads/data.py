@@ -402,7 +402,11 @@ class Bundle:
         pairs, unpictured = (
             {name: there(values) for name, values in beside.items()} for beside in (self.pairs, self.unpictured)
         )
-        return replace(self, candidates=there(self.candidates), pairs=pairs, unpictured=unpictured)
+        teacher = self.teacher
+        if teacher is not None:  # the last column is the gold's
+            teacher = np.concatenate([there(teacher[:, :-1]), teacher[:, -1:]], 1)
+        candidates = there(self.candidates)
+        return replace(self, candidates=candidates, pairs=pairs, unpictured=unpictured, teacher=teacher)
 
     def draw(self, index: np.ndarray, count: int, reach: int, random: np.random.Generator) -> np.ndarray | None:
         """(B, count) entities from the first `reach` of each mention's candidates, -1 where its list is shorter; None

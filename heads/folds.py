@@ -101,11 +101,11 @@ def _taught(run: TrainingJob, mentions: np.ndarray, build: Build) -> tuple[np.nd
     rows = _left_out_by(head, bundle, mentions)
     lists, gold = bundle.candidates[rows], bundle.gold[rows]
     more = _with_gold(lists, gold) if head.scores_blocks else lists
-    scores = Scoring.of(head, bundle).lists(rows, more, bundle.pairs_of(rows))["score"]
+    scores = Scoring.of(head, bundle).part(rows, more, bundle.pairs_of(rows))
     place = (more == gold[:, None]).argmax(1)
     of_gold = np.where((more == gold[:, None]).any(1), scores[np.arange(len(rows)), place], np.nan)
     taught = np.concatenate([scores[:, : lists.shape[1]], of_gold[:, None]], 1)
-    return rows, np.where(np.isfinite(taught), taught, np.nan).astype(np.float32)
+    return rows, taught.astype(np.float32)
 
 
 def _losses(head: Head, bundle: Bundle, rows: np.ndarray, lists: np.ndarray) -> np.ndarray:

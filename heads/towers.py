@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -117,6 +118,14 @@ class Tuned(Head):
     ) -> dict[str, Tensor]:
         """See `Head.score_lists`."""
         return self.head.score_lists(mentions, entities, columns, pairs)
+
+    def training_places(self, lists: np.ndarray, gold: np.ndarray) -> np.ndarray | None:
+        """See `Head.training_places`."""
+        return self.head.training_places(lists, gold)
+
+    def reached(self, lists: np.ndarray, pairs: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """See `Head.reached`."""
+        return self.head.reached(lists, pairs)
 
     def explain(
         self, mentions: Rows, entities: Rows, columns: Tensor, pairs: Mapping[str, Tensor] = NO_PAIRS

@@ -16,6 +16,7 @@ from cache.table import Table
 from experiments import jobs, prompts, towers, tuned
 from experiments.learned import distinct
 from foundation import parquet
+from foundation.arrays import Expected, read_npz
 from foundation.errors import UserError
 from heads.base import Ragged, Rows
 from heads.config import load_config
@@ -43,6 +44,7 @@ from pipeline.pairs.texts import Texts
 from pipeline.pairs.values import RecordValues
 from pipeline.profiles.profile import AT_BLOCK, joined
 
+BY_HEART = {"by_heart": Expected("b", ())}
 HELD_BYTES = 1 << 30  # of the KB's encodings kept between two chunks of mentions
 DEPTH = 10  # entities that are scored again by themselves, as a run's predictions list them
 
@@ -114,7 +116,8 @@ class Scorer:
                 self.entities.add(one, stores.open(one.store), KeyColumn.load(one.keys))
         settle_all(self.entities, device)
         self.retrievers = {name: Scorer(one, kb, stores, device) for name, one in run.retrievers.items()}
-        of_runs = {name: RunSource(run=name, files=()) for name in self.retrievers}
+        by_heart = bool(read_npz(run.lists, BY_HEART)["by_heart"]) if run.retrievers else False
+        of_runs = {name: RunSource(run=name, files=(), by_heart=by_heart) for name in self.retrievers}
         self.specs = candidate_sources(run.options, run.retrieval, run.paths, of_runs)
         self.sources = [source(spec) for spec in self.specs]
         self.frequency = self._frequency()

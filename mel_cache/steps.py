@@ -507,6 +507,7 @@ class Training:
             "seed": self.trial.seed,
             "train_fraction": self.trial.train_fraction,
             **code_digest(self.spec.method),
+            **({"encoders": self.spec.encoders} if self.spec.encoders else {}),
             "upstream": self.reads.digests,
         }
 
@@ -563,6 +564,7 @@ class Training:
             "rows": {name: keys_digest(paths.root / extraction.columns[name]) for name in sorted(columns)},
             "pairs": {name: pair.result.digest for name, pair in reads.pairs.items()},
             **code_digest(spec.method),
+            **({"encoders": spec.encoders} if spec.encoders else {}),
         }
         if reads.runs:
             depends["heads"] = {label: run.result.depends for label, run in reads.runs.items()}

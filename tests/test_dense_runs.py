@@ -167,12 +167,17 @@ def test_lists_of_dev_and_test_are_the_runs_own_order_and_train_waits_for_folds(
     assert vectors["entities"][0].nbytes == 32
 
 
-def test_a_head_over_such_lists_links_new_mentions_as_it_predicted(world, tmp_path):
+@pytest.mark.parametrize("lr", [None, 0.02])
+def test_a_head_over_such_lists_links_new_mentions_as_it_predicted(world, tmp_path, lr):
+    """Over the lists of a run that knows train by heart, too (that with another `lr` has no folds): there the place in
+    a list says nothing, neither in training nor to a new mention."""
     root, run = world
+    if lr is not None:
+        run = trained(root, "dual", {**DUAL, "lr": lr})
+        assert folds_of(run) == ()
     sources = f"name,dense:{run}"
-    ranker = trained(
-        root, "ranker", {"pair_features": ["name_similarity", "word_overlap"], "epochs": 2}, sources=sources
-    )
+    features = ["name_similarity", "word_overlap", "retrieval"]
+    ranker = trained(root, "ranker", {"pair_features": features, "epochs": 2}, sources=sources)
     own = [line for line in (root / "data" / "mentions.jsonl").read_text().splitlines()
            if json.loads(line)["split"] == "test"]  # fmt: skip
     (tmp_path / "new.jsonl").write_text("\n".join(own) + "\n")

@@ -21,6 +21,7 @@ from heads.config.dual import FOLDS
 from heads.config.mimic import MimicConfig
 from heads.data import CPU, Bundle
 from heads.losses import divergence
+from heads.methods.mimic import Mimic
 from heads.runs import load_run
 from heads.scoring import Scoring
 from pipeline.profiles.profile import load
@@ -78,6 +79,19 @@ def test_the_teacher_of_a_mention_is_the_one_that_left_its_gold_out(student):
         else:
             assert np.isnan(bundle.teacher[row, -1]), "there are no pair features of an entity that is not listed"
     assert unlisted
+
+
+def test_a_teacher_that_scores_the_first_of_a_list_alone_teaches_nothing_of_the_rest(world, tmp_path, monkeypatch):
+    """A head like `joint` leaves the end of a list in its order; that it puts numbers there is no score of it."""
+    student = student_of(world, "mimic", tmp_path)
+    whole = folds.with_left_out(student, Bundle.load(student, CPU))
+    monkeypatch.setattr(
+        Mimic, "reached", lambda self, lists, pairs: (np.arange(lists.shape[1]) < 3)[None] & (lists >= 0)
+    )
+    bundle = folds.with_left_out(student, Bundle.load(student, CPU))
+    rows, _ = bundle.training_mentions()
+    assert np.isnan(bundle.teacher[rows, 3:-1]).all()
+    np.testing.assert_allclose(bundle.teacher[rows, :3], whole.teacher[rows, :3], rtol=1e-5, atol=1e-5)
 
 
 def test_a_batch_has_the_teachers_scores_of_what_was_drawn(student):

@@ -15,10 +15,10 @@ import mel_cache
 from cache.store import Store
 from experiments import cuts, jobs, spaces
 from foundation.errors import UserError
-from heads.base import Ragged
+from heads.base import Head, Ragged
 from heads.checkpoint import read_tensors
 from heads.config import load_config, naming_options, nested, option, to_json
-from heads.towers import of_texts, own_tokens, shapes_of
+from heads.towers import Tuned, of_texts, own_tokens, shapes_of
 from heads.tune import HEAD, TOWERS
 from pipeline.profiles import profile as profiles
 
@@ -264,7 +264,7 @@ def test_cuts_are_blocks_or_shares_of_each_encoders_depth(world):
     assert cut("0,0.5,1") == {
         "text from block 0, image from block 0": {"text": {"block": 0}, "image": {"block": 0}},
         "text from block 2, image from block 1": {"text": {"block": 2}, "image": {"block": 1}},
-        "frozen": None,
+        "frozen": {},
     }
     assert list(cut("text:1,4")) == ["text from block 1", "frozen"]
     assert list(cut("text:1,frozen;image:1,0")) == ["text from block 1, image from block 1", "image from block 0"]
@@ -272,6 +272,53 @@ def test_cuts_are_blocks_or_shares_of_each_encoders_depth(world):
     for wrong in ("text:5", "sound:1", "0.5,2", "text:a", "x", "text:1,2;image:0", "text:1;text:2"):
         with pytest.raises(UserError, match="--cuts"):
             cut(wrong)
+
+
+def test_cuts_replace_the_tuning_that_a_profile_or_a_method_has_already(world, tmp_path):
+    content = yaml.safe_load((world / "small.yaml").read_text())
+    content["heads"]["mimic"]["tune"] = {"text": {"block": 1, "how": "norms"}}
+    (world / "tuned.yaml").write_text(yaml.safe_dump(content))
+    profile = profiles.load(str(world / "tuned.yaml"))
+    depths = {"clip_text": 2, "clip_image": 2, "text_tokens": 4}.__getitem__
+    found = cuts.cuts("mimic", "{}", "text:0,frozen", profile, depths)
+    tunes = [jobs.head_spec("mimic", one.params, profile).config["tune"] for one in found.values()]
+    assert tunes[0]["text"]["block"] == 0 and tunes[0]["text"]["how"] == "norms" and tunes[1] == {}
+    assert list(cuts.cuts("joint", "{}", "0,0.5", profile, depths)) == ["text from block 0", "text from block 2"]
+    with pytest.raises(UserError, match="joint has no frozen form"):
+        cuts.cuts("joint", "{}", "text:0,4", profile, depths)
+
+
+def test_how_an_encoder_is_read_above_its_blocks_names_the_run(world):
+    """The states are the same for every pooling; what the blocks above make of them is not."""
+    content = yaml.safe_load((world / "small.yaml").read_text())
+    specs = {}
+    for pooling in ("cls", "mean"):
+        content["features"]["text_tokens"]["pooling"] = pooling
+        path = world / f"{pooling}.yaml"
+        path.write_text(yaml.safe_dump(content))
+        specs[pooling] = job(str(path), "bert", tune={"text": {"block": 1}}, live=True)
+    assert specs["cls"].wanted == specs["mean"].wanted
+    assert specs["cls"].encoders == {"text_tokens@1": {"pooling": "cls"}} != specs["mean"].encoders
+    stages = [train(world, "bert", tune={"text": {"block": 1}}, epochs=1)]
+    (world / "small.yaml").rename(world / "kept.yaml")
+    try:
+        (world / "mean.yaml").rename(world / "small.yaml")
+        stages.append(train(world, "bert", tune={"text": {"block": 1}}, epochs=1))
+    finally:
+        (world / "kept.yaml").rename(world / "small.yaml")
+    first, second = (parts_of(run_of(said)) for _, said in stages)
+    assert first != second
+
+
+def test_a_tuned_head_forwards_every_hook():
+    own = {name for name, value in vars(Head).items() if callable(value) and not name.startswith("_")}
+    assert own <= set(vars(Tuned)), own - set(vars(Tuned))
+
+
+def test_what_a_method_has_by_default_names_its_runs():
+    """An option that came later names no run at its default, which is that of the class to which it came."""
+    assert naming_options("joint", to_json(load_config("joint", {})))["tune"]["text"]["block"] == 3
+    assert naming_options("dual", to_json(load_config("dual", {})))["entity_pictures"] == "mean"
 
 
 def test_where_the_frozen_part_ends_is_a_table_and_a_picture(world, trained):

@@ -128,9 +128,10 @@ def naming_options(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
     of them (see `HeadConfig.gone`).
     """
     kind = config_class(method)
-    defaults = to_json(kind())
-    later = {name for base in kind.__mro__ for name in vars(base).get("later", ())}
-    named = {name: value for name, value in config.items() if name not in later or value != defaults[name]}
+    later: dict[str, Any] = {}
+    for base in kind.__mro__:  # the default is that of the class to which the option came
+        later |= {name: to_json(base())[name] for name in vars(base).get("later", ())}
+    named = {name: value for name, value in config.items() if name not in later or value != later[name]}
     return named | {name: value for name, value in kind.gone(config).items() if value is not None}
 
 

@@ -84,6 +84,8 @@ class JointConfig(HeadConfig):
     sensitivity: ClassVar[Mapping[str, tuple[Any, ...]]] = {"candidates": (4, 8, 16), "depth": (8, 16, 32)}
 
     def __post_init__(self) -> None:
+        if self.live:
+            raise ValueError("live = true: expected false, joint has one stage, in which its blocks run live")
         if set(self.tune) != {"text"}:
             raise ValueError(
                 f"tune names {sorted(self.tune)}: expected text alone, the encoder that reads both texts together"

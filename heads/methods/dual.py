@@ -47,7 +47,8 @@ class AttentionPool(nn.Module):
             rows = even.padded(index, length)  # (m, length, d)
             real = torch.arange(length)[None, :] < states.lengths[index][:, None]
             weights = masked_softmax(rows @ self.query.T, real.to(device)[:, :, None], 1)  # (m, length, heads)
-            pooled = pooled.index_copy(0, index.to(device), weights.transpose(1, 2).to(rows.dtype) @ rows)
+            each = weights.transpose(1, 2).to(rows.dtype) @ rows
+            pooled = pooled.index_copy(0, index.to(device), each.to(pooled.dtype))
             place = (states.starts[index][:, None] + torch.arange(length))[real].to(device)
             shares = shares.index_copy(0, place, weights.mean(2)[real.to(device)].to(shares.dtype))
         maps = self.value.weight.view(heads, -1, width)
@@ -153,8 +154,8 @@ class Dual(Sided):
         return super().encode_entities(inputs)
 
     def encode(self, inputs: Rows, side: str) -> Rows:
-        """`vector` (n, d) of length 1, zeros where a record has nothing; `text` (n, d), its text's part of that; of a
-        mention `attention.<role>`, ragged, the weights of the states."""
+        """`vector` (n, d) of length 1, zeros where a record has nothing and no picture is read; `text` (n, d), its
+        text's part of that; of a mention `attention.<role>`, ragged, the weights of the states."""
         parts, weights = self.encoders["both" if self.config.shared else side](inputs)
         whole = torch.stack([part.float() for part in parts.values()]).sum(0)
         length = whole.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(whole.dtype).eps)
