@@ -43,6 +43,7 @@ NO_TARGET = {
     "heads.training:_result": SEALED,
     "linking.finished:_Receipts._first": SEALED,
     "linking.finished:read": SEALED,
+    "linking.scorer:Scorer.__init__": SEALED,
     "mel_cache.commands.trained:find": SEALED,
     "mel_cache.contracts:PreparedDataset.account": SEALED,
     "mel_cache.contracts:TrainedHead.metrics": SEALED,
