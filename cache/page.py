@@ -13,7 +13,9 @@ PAGE = 4096  # bytes
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _BRIEF = b"contents: "
 _BRIEF_SEAL = "sha256 of the contents: "
-CONTENTS = len(f"feature shard, HDF5 from byte {PAGE} on\nsha256 of the bytes from there: {'0' * 64}\n")
+_HEAD = f"feature shard, HDF5 from byte {PAGE} on\nsha256 of the bytes from there: {{}}\n"
+_UNSEALED = "0" * 64
+CONTENTS = len(_HEAD.format(_UNSEALED))
 """Where in the page the contents begin. They are the same for all shards that differ in values alone."""
 
 
@@ -42,9 +44,9 @@ def brief(page: bytes) -> dict[str, Any] | None:
 def put(handle: BinaryIO, contents: Mapping[str, Any]) -> None:
     """Write the contents of a shard that is not sealed yet to its first page, where they fit."""
     text = json.dumps(contents, sort_keys=True, separators=(",", ":")).encode()
-    page = _page("0" * 64, text)
+    page = _page(_UNSEALED, text)
     handle.seek(0)
-    handle.write(page if len(page) == PAGE else _page("0" * 64, None))
+    handle.write(page if len(page) == PAGE else _page(_UNSEALED, None))
 
 
 def seal(handle: BinaryIO) -> None:
@@ -78,7 +80,7 @@ def _after_first_page(handle: BinaryIO) -> str:
 
 
 def _page(value: str, text: bytes | None) -> bytes:
-    lines = f"feature shard, HDF5 from byte {PAGE} on\nsha256 of the bytes from there: {value}\n".encode()
+    lines = _HEAD.format(value).encode()
     if text is not None:
         lines += _BRIEF + text + f"\n{_seal_of_brief(text)}\n".encode()
     return lines.ljust(PAGE, b"\0")

@@ -30,7 +30,7 @@ EXTRAS: Mapping[str, Extra] = {
     "search": Extra(("optuna", "matplotlib"), "SearchHead"),
     "report": Extra(
         ("flask", "werkzeug", "jinja2", "tensorboard", "matplotlib"),
-        "Report, Explore, CompareHeads --drop-pictures, TensorBoard's curves",
+        "Report, Explore, CompareHeads --drop-pictures, Ablate --cuts, TensorBoard's curves",
     ),
     "tune": Extra(("peft",), "low-rank adapters (LoRA) of encoders that are trained above a cut"),
     "postgres": Extra(("psycopg",), "SearchHead with its study in PostgreSQL"),
@@ -54,6 +54,12 @@ def installed(distribution: str) -> bool:
 def lacking(extra: str) -> list[str]:
     """The modules of an extra that are not installed; none of them is imported."""
     return [name for name in EXTRAS[extra].modules if importlib.util.find_spec(name) is None]
+
+
+def require(module: str) -> None:
+    """Raises `UserError` with the command that installs it where the module is not installed; it is not imported."""
+    if importlib.util.find_spec(module) is None:
+        raise _missing(module)
 
 
 @contextlib.contextmanager

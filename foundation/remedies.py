@@ -26,7 +26,7 @@ _PLACES = (
     (r"answers/.*", "EnhanceEntities"),
     (r"receipts/ExtractGroup-.*", "ExtractFeatures"),
     (r"receipts/PromptedFeatures-.*", "TrainHead --method dsmip"),
-    (r"receipts/TunedFeatures-.*", "TrainHead with the same `tune`"),
+    (r"receipts/TunedFeatures-.*", "TrainHead"),
     (r"receipts/MaskedPictures-.*", "CompareHeads --drop-pictures 1"),
     (r"receipts/(\w+)-[^/]*", "{0}"),
 )
@@ -47,10 +47,12 @@ def maker(path: Path, commands: Mapping[str, str] | None = None) -> str:
     path = path.absolute()
     work = work_folder(path)
     place = path.relative_to(work).as_posix() if work else path.as_posix()
+    command = (commands or {}).get(place)
     if work and commands is None:
-        commands = _of_receipt(work, path) if place.startswith("receipts/") else recorded(work)
-    if commands and place in commands:
-        return f"`{commands[place]}`"
+        receipts = [path] if place.startswith("receipts/") else reversed(_receipts(work))
+        command = next((found[place] for one in receipts if place in (found := _of_receipt(work, one))), None)
+    if command:
+        return f"`{command}`"
     for pattern, command in _PLACES:
         if match := re.fullmatch(pattern if work else f".*/{pattern}", place):
             return f"`{COMMAND} {command.format(*match.groups())}` again, with the options that it was made with"
@@ -71,9 +73,14 @@ def recorded(work: Path) -> dict[str, str]:
     """Path below the work folder → the command line of the newest receipt that lists it, in today's place of the
     folder; of each receipt its own."""
     commands = dict[str, str]()
-    for file in sorted((work / "receipts").glob("*.json"), key=_mtime):
+    for file in _receipts(work):
         commands |= _of_receipt(work, file)
     return commands
+
+
+def _receipts(work: Path) -> list[Path]:
+    """From the oldest to the newest."""
+    return sorted((work / "receipts").glob("*.json"), key=_mtime)
 
 
 def _of_receipt(work: Path, file: Path) -> dict[str, str]:

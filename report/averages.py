@@ -13,6 +13,8 @@ from report.contracts import AverageJob, AverageResult
 from report.runs import MEAN, read_metrics
 
 FIGURES = ("H@1", "H@3", "H@5", "H@10", "H@20", "MRR", "MR", "recall")
+MAIN = ("H@1", "MRR")
+"""The figures that are tested and drawn."""
 
 
 @dataclass(frozen=True)

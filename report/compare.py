@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from foundation.errors import UserError
 from foundation.tables import as_text, text_table
 from heads.protocols import protocol_of
+from report.averages import MAIN
 from report.contracts import ComparisonJob, ComparisonResult, Difference, McNemar
 from report.runs import Experiment, Ranks, paired, read_experiment, shared_protocol
 from report.significance import mcnemar, p_text, paired_bootstrap, paired_t_test
-
-FIGURES = ("H@1", "MRR")
 
 
 def compare(job: ComparisonJob) -> ComparisonResult:
@@ -30,7 +29,7 @@ def compare(job: ComparisonJob) -> ComparisonResult:
             *(f"{one.measures()[place].mean():.2%}" for one in (of_first, of_second)),
             *_difference_cells(tested[place]),
         ]
-        for place, figure in enumerate(FIGURES)
+        for place, figure in enumerate(MAIN)
     ]
     means = [
         f"{name}: the mean over {len(experiment.runs)} seeds."
@@ -53,7 +52,7 @@ def compare(job: ComparisonJob) -> ComparisonResult:
     return ComparisonResult(
         protocol=protocol,
         mentions=mentions,
-        differences=dict(zip(FIGURES, tested, strict=True)),
+        differences=dict(zip(MAIN, tested, strict=True)),
         mcnemar=tuple(by_seed),
         text="\n\n".join(blocks),
         t_tests=t_tests,
@@ -76,7 +75,7 @@ def _protocol(job: ComparisonJob, experiments: Sequence[Experiment]) -> str:
 def _t_tests(first: Experiment, second: Experiment, split: str, protocol: str) -> tuple[dict[str, float], int]:
     """figure -> p of a paired t-test over the seeds that both have, and how many those are."""
     found, shared = {}, []
-    for figure in FIGURES:
+    for figure in MAIN:
         one, other = (experiment.by_seed(split, protocol, figure) for experiment in (first, second))
         shared = sorted(seed for seed in one.keys() & other.keys() if seed is not None)
         p = paired_t_test([one[seed] for seed in shared], [other[seed] for seed in shared])

@@ -54,7 +54,7 @@ class TablesJob:
     are of runs over the same texts of entities, which DWE+ publishes figures for. skipped: name -> reason, of
     what was left out. splits: the tables by part are those of the last. drop_pictures: shares of the mentions' pictures
     to mask, where each run has its `heads.contracts.MASKED`. lists_of_pictures: whether the candidate lists were made
-    with mentions' pictures.
+    with mentions' pictures. cuts: whether the runs are of one method whose encoders are cut at several blocks.
     """
 
     dataset: str
@@ -67,6 +67,7 @@ class TablesJob:
     resamples: int = RESAMPLES
     drop_pictures: tuple[float, ...] = ()
     lists_of_pictures: bool = False
+    cuts: bool = False
 
 
 @contract

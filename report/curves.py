@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.datasets.text_statistics import bin_names
-from report.missing import FIGURES as MISSING
+from report.averages import MAIN
 from report.missing import MissingPictures
 from report.runs import History
 
@@ -101,7 +101,7 @@ def missing_charts(missing: MissingPictures, colours: Mapping[str, int]) -> list
             ),
             rows=(),
         )
-        for figure in MISSING
+        for figure in MAIN
     ]
 
 

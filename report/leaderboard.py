@@ -1,6 +1,5 @@
 """The leaderboard: methods side by side under every protocol, with deviations over seeds, significance, and costs."""
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from foundation.tables import Cell, TextTable, as_latex, as_markdown, as_text, t
 from heads.contracts import TAKES
 from heads.protocols import FORCED, RERANK, ordered, protocol_of
 from report import tuning
-from report.averages import FIGURES, Average, PartAverages, average_text
+from report.averages import FIGURES, MAIN, Average, PartAverages, average_text
 from report.combination import behind_best_part
 from report.contracts import LeaderboardJob, LeaderboardResult, TablesJob
 from report.costs import cost_table
@@ -34,7 +33,7 @@ class Standings:
 
     by_protocol: a table for each split, group and protocol. by_part, against_text: one for each group and kind of
     lists; the latter empty without text-only runs. missing: by kind of lists, empty where no pictures are masked.
-    tuned: None where no encoder was tuned.
+    trained: what of their encoders the runs trained, by name. tuned: its table, None where no encoder was tuned.
     experts: None without a gate. published: the papers' figures; none for ablations, which are set against a reference.
     """
 
@@ -45,6 +44,7 @@ class Standings:
     experts: TextTable | None
     against_text: Sequence[TextTable]
     missing: Sequence[MissingPictures]
+    trained: Mapping[str, tuning.Tuning]
     tuned: TextTable | None
     costs: TextTable
     published: Sequence[TextTable]
@@ -59,7 +59,8 @@ class Standings:
 
 def write_leaderboard(job: LeaderboardJob) -> LeaderboardResult:
     """Write leaderboard.txt, .ansi (the same as wide as the terminal, the best in bold), .md, .tex and .csv; and
-    missing-pictures.png where pictures are masked (-2.png for other lists), and tuned.png where encoders were tuned.
+    missing-pictures.png where pictures are masked (-2.png for other lists), and tuned.png where encoders were cut
+    at several blocks.
 
     Raises `UserError` for a folder without a finished run.
     """
@@ -84,8 +85,8 @@ def write_leaderboard(job: LeaderboardJob) -> LeaderboardResult:
     files: dict[Path, str | bytes] = {job.out / f"leaderboard.{kind}": content for kind, content in contents.items()}
     for number, missing in enumerate(standings.missing, 1):
         files[job.out / f"missing-pictures{f'-{number}' if number > 1 else ''}.png"] = picture(missing)
-    if standings.tuned is not None and importlib.util.find_spec("matplotlib"):
-        files[job.out / "tuned.png"] = tuning.picture(standings.entries, job.tables.splits[-1])
+    if job.tables.cuts and standings.tuned is not None:
+        files[job.out / "tuned.png"] = tuning.picture(standings.entries, standings.trained, job.tables.splits[-1])
     for path, content in files.items():
         write_atomic(path, content)
     return LeaderboardResult(text=text, files=tuple(files))
@@ -96,6 +97,7 @@ def make_standings(job: TablesJob) -> Standings:
     entries = [read_entry(run) for run in job.runs]
     text_only = {run.name: read_entry(run) for run in job.text_only}
     last = job.splits[-1]
+    trained = tuning.of_entries(entries)
     groups = [[entry for entry in entries if entry.group == group] for group in dict.fromkeys(e.group for e in entries)]
     return Standings(
         entries=entries,
@@ -108,7 +110,8 @@ def make_standings(job: TablesJob) -> Standings:
             measure(alike, {e.name: text_only[e.name] for e in alike if e.name in text_only}, job)
             for alike in (_of_alike_lists(entries, last) if job.drop_pictures else ())
         ],
-        tuned=tuning.tuning_table(entries, last) if len(_of_alike_lists(entries, last)) == 1 else None,
+        trained=trained,
+        tuned=tuning.tuning_table(entries, trained, last) if len(_of_alike_lists(entries, last)) == 1 else None,
         costs=cost_table(entries),
         published=[] if job.reference else [published(), *([published_by_text()] if job.entity_texts else [])],
     )
@@ -233,7 +236,7 @@ def _t_tests(here: Sequence[Entry], split: str, protocol: str, reference: str) -
     Nothing where no method has two seeds in common with it.
     """
     columns: list[dict[str, str]] = []
-    for figure in ("H@1", "MRR"):
+    for figure in MAIN:
         values = {entry.name: entry.experiment.by_seed(split, protocol, figure) for entry in here}
         means = {entry.name: entry.averages[split][protocol]["all"].figures[figure].mean for entry in here}
         chosen = reference if reference in values else max(means, key=means.__getitem__)

@@ -11,7 +11,7 @@ import numpy as np
 from foundation.errors import UserError
 from foundation.tables import Cell, TextTable, text_table
 from heads.contracts import MASKED
-from report.averages import Average, Averages, PartAverages, average_text
+from report.averages import MAIN, Average, Averages, PartAverages, average_text
 from report.contracts import TablesJob
 from report.entries import Entry
 from report.runs import Experiment, Run, of_columns, ranks, shared_protocol
@@ -19,7 +19,6 @@ from report.runs import Experiment, Run, of_columns, ranks, shared_protocol
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FIGURES = ("H@1", "MRR")
 DPI, SIZE = 130, (11.0, 4.2)
 """Of the picture; size in inches."""
 
@@ -81,7 +80,7 @@ def curve(
     usual = ranks(experiment, split, protocol)
     masked = np.concatenate([_masked(run, split, protocol, usual.ids) for run in experiment.runs])
     pictured = pictured_mentions(experiment.runs[0], split, usual.ids)
-    of_share: dict[str, dict[float, Average]] = {figure: {} for figure in FIGURES}
+    of_share: dict[str, dict[float, Average]] = {figure: {} for figure in MAIN}
     for share in (0.0, *shares):
         chosen = masked_mentions(pictured, share)
         gone = np.array([str(one) in chosen for one in usual.ids], bool)
@@ -108,7 +107,7 @@ def measure(entries: Sequence[Entry], text_only: Mapping[str, Entry], job: Table
         pictured=len(pictured_mentions(first.runs[0], split, ids)),
         curves={entry.name: curve(entry.experiment, split, protocol, job.drop_pictures) for entry in entries},
         text_only={
-            name: {figure: entry.averages[split][protocol]["all"].figures[figure] for figure in FIGURES}
+            name: {figure: entry.averages[split][protocol]["all"].figures[figure] for figure in MAIN}
             for name, entry in text_only.items()
         },
         lists_stay=job.lists_of_pictures,
@@ -137,7 +136,7 @@ def pictured_mentions(run: Run, split: str, ids: np.ndarray) -> list[str]:
 def missing_table(missing: MissingPictures) -> TextTable:
     """A row for each method and figure, a column for each share, the best of each marked."""
     rows: list[list[Cell | str]] = []
-    for figure in FIGURES:
+    for figure in MAIN:
         best = {
             share: max(curves[figure][share].mean for curves in missing.curves.values()) for share in missing.shares
         }
@@ -174,8 +173,8 @@ def picture(missing: MissingPictures) -> bytes:
     from matplotlib import pyplot
 
     with pyplot.style.context("default"):
-        drawing, axes = pyplot.subplots(1, len(FIGURES), figsize=SIZE, layout="constrained")
-        for axis, figure in zip(axes, FIGURES, strict=True):
+        drawing, axes = pyplot.subplots(1, len(MAIN), figsize=SIZE, layout="constrained")
+        for axis, figure in zip(axes, MAIN, strict=True):
             _draw(axis, missing, figure)
         axes[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
         drawing.suptitle(f"{missing.split}, {missing.protocol}: pictures of mentions masked", fontsize=11)

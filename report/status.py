@@ -14,6 +14,7 @@ from foundation.paths import Paths
 from foundation.tables import as_text, text_table
 from heads.config import settings_text
 from heads.contracts import Figures
+from report.averages import MAIN
 from report.runs import RunRecord
 
 NEWEST = 15
@@ -81,7 +82,7 @@ def runs(paths: Paths, width: int | None = None) -> str:
                 file.parent.name,
                 "-" if record.seed is None else str(record.seed),
                 protocol,
-                *(f"{100 * figures[name]:.2f}" if name in figures else "-" for name in ("H@1", "MRR")),
+                *(f"{100 * figures[name]:.2f}" if name in figures else "-" for name in MAIN),
                 "-" if record.epochs is None else str(record.epochs),
                 "-" if record.train_seconds is None else f"{record.train_seconds:,.0f} s",
                 _when(file.stat().st_mtime),

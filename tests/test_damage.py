@@ -13,6 +13,7 @@ from pathlib import Path
 import commands
 import pytest
 import small_world
+from luigi.task_register import Register
 
 from foundation import remedies
 from foundation.checksums import read_sealed, write_sealed
@@ -304,3 +305,26 @@ def test_the_remedy_of_a_relative_path_is_that_of_the_file(world, monkeypatch):
     monkeypatch.chdir(world.work.parent)
     relative = place.relative_to(world.work.parent)
     assert remedies.remedy(relative) == remedies.remedy(place) and "TrainHead" in remedies.remedy(relative)
+
+
+def test_a_remedy_reads_no_receipt_older_than_the_one_that_lists_the_file(tmp_path, monkeypatch):
+    receipts = tmp_path / "receipts"
+    receipts.mkdir()
+    for number, files in enumerate([["a"], ["a", "b"], ["b"], ["c"]]):
+        content = {"run": {"command": ["Task", str(number)]}, "files": [{"path": path} for path in files]}
+        path = receipts / f"Task-{number}.json"
+        path.write_text(json.dumps(content))
+        os.utime(path, (number, number))
+    read = []
+    plain = remedies._json
+    monkeypatch.setattr(remedies, "_json", lambda file: read.append(file.stem) or plain(file))
+    assert f"Task 2 --work-dir {tmp_path}" in remedies.remedy(tmp_path / "b")
+    assert read == ["Task-3", "Task-2"]
+
+
+def test_the_command_of_a_lost_receipt_is_one_that_there_is(tmp_path):
+    (tmp_path / "receipts").mkdir()
+    for task in ("TunedFeatures", "PromptedFeatures", "MaskedPictures", "ExtractGroup", "TrainHead"):
+        command = remedies.maker(tmp_path / "receipts" / f"{task}-0.json").split("`")[1]
+        named = command.removeprefix(f"{remedies.COMMAND} ").split()[0]
+        assert named in ("TrainHead", "CompareHeads", "ExtractFeatures") and named in Register.task_names()

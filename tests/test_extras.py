@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import re
 
+import commands
 import pytest
 from documents import ROOT
 
@@ -69,3 +70,19 @@ def test_a_child_that_lacks_a_package_ends_with_that_line_and_another_error_stay
             child.call(f"lacks_{extra}:act", {})
     with pytest.raises(ModuleNotFoundError, match="No module named"):
         child.call("lacks_:act", {})
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("matplotlib", ["CompareHeads", "--methods", "mimic", "--drop-pictures", "0.5"]),
+        ("matplotlib", ["Ablate", "--cuts", "0,1"]),
+        ("jinja2", ["Report", "--methods", "mimic"]),
+    ],
+)
+def test_a_command_that_could_not_draw_what_it_writes_is_refused_before_it_trains(tmp_path, monkeypatch, module, words):
+    plain = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else plain(name))
+    code, said = commands.run(*words, "--work-dir", str(tmp_path / "work"))
+    assert code and f"the package {module} is not installed: pip install 'mel-cache[" in said, said
+    assert not list(tmp_path.rglob("*.h5"))

@@ -15,8 +15,11 @@ from test_picture_dropout import FOR_PAIRS, OPTIONS, SMALL, world
 from foundation.errors import UserError
 from heads import fusion, masking, training
 from heads.contracts import MASKED, MaskingJob
+from heads.data import Side
 from heads.evaluation import SPLITS, measure
+from heads.pictures import masked_rows
 from heads.runs import list_scores, load_run
+from heads.scoring import Scoring
 from report.averages import Average
 from report.contracts import LeaderboardJob
 from report.leaderboard import make_standings, write_leaderboard
@@ -115,13 +118,28 @@ def test_the_curve_begins_with_the_usual_figures_and_its_middle_is_that_of_maske
     assert found["MRR"][1.0].mean == pytest.approx(whole["MRR"])
 
 
+class SomeMasked(Side):
+    """Mentions of which those of the rows `chosen` read as if they had no picture."""
+
+    chosen: np.ndarray
+
+    def rows(self, index, random=None):
+        return masked_rows(super().rows(index, random), self.pictured, torch.from_numpy(np.isin(index, self.chosen)))
+
+
 def test_masking_some_mentions_is_masking_all_and_reading_those_alone(trained):
     head, bundle = load_run(trained["mimic"])
-    rows = np.flatnonzero(bundle.table["split"] == "test")[:12]
-    lists = bundle.candidates[rows]
-    scores = fusion.Scoring.of(head, bundle.without_pictures({"mention"})).lists(rows, lists)["score"]
-    half = fusion.Scoring.of(head, bundle.without_pictures({"mention"})).lists(rows[:6], lists[:6])["score"]
-    torch.testing.assert_close(torch.from_numpy(half), torch.from_numpy(scores[:6]), atol=1e-6, rtol=1e-6)
+    pictured = bundle.table["image_status"] == "ok"
+    rows = np.flatnonzero((bundle.table["split"] == "test") & pictured)[:12]
+    half = SomeMasked(**vars(bundle.mentions))
+    half.chosen = rows[:6]
+    usual, mixed, masked = (
+        Scoring(head, mentions, bundle.entities).lists(rows, bundle.candidates[rows])["score"]
+        for mentions in (bundle.mentions, half, bundle.without_pictures({"mention"}).mentions)
+    )
+    np.testing.assert_allclose(mixed, np.concatenate([masked[:6], usual[6:]]), atol=1e-6, rtol=1e-6)
+    changed = (np.abs(np.where(np.isfinite(usual), usual - masked, 0)) > 1e-3).any(1)
+    assert len(rows) == 12 and changed.all(), "a picture decides something of every mention"
 
 
 def test_shares_are_nested_and_follow_from_the_ids_alone():

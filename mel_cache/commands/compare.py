@@ -11,7 +11,7 @@ import luigi
 from experiments import jobs, towers, variants
 from experiments.cuts import HELP
 from experiments.cuts import cuts as cut_variants
-from foundation import child, logs
+from foundation import child, extras, logs
 from foundation.contracts import to_json
 from foundation.errors import UserError
 from foundation.tables import terminal_text
@@ -31,7 +31,7 @@ from report.contracts import (
     TablesJob,
 )
 
-LAYOUT = 2
+LAYOUT = 3
 """Raised when leaderboards are to be written anew."""
 MASKING = 1
 """Raised when ranks without pictures are to be measured anew."""
@@ -48,7 +48,18 @@ class Leaderboard(CandidateOptions):
     train_fraction = TrainHead.train_fraction
     reference = ""
     drop_pictures = ""
+    cuts = ""
     skipped: Mapping[str, str]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.written_with:
+            extras.require(self.written_with)  # before anything is trained
+
+    @property
+    def written_with(self) -> str:
+        """The package of an extra that draws what is written; "" for none."""
+        return "matplotlib" if self.drop_pictures or self.cuts else ""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -120,6 +131,7 @@ class Leaderboard(CandidateOptions):
             splits=self.splits,
             drop_pictures=shares(self.drop_pictures),
             lists_of_pictures="mention" in jobs.list_pictures(sources, self.profile_content),
+            cuts=bool(self.cuts),
         )
 
     def make(self) -> Outcome:

@@ -130,6 +130,10 @@ class Report(Leaderboard):
         self.heads = self._named() if self.methods or self.runs else self._finished()
 
     @property
+    def written_with(self) -> str:
+        return "jinja2"
+
+    @property
     def splits(self) -> tuple[str, ...]:
         return (self.split,)
 
