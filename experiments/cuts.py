@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from experiments import towers
 from experiments.jobs import head_spec, parameters
 from experiments.variants import Variant
 from foundation.errors import UserError, nearest
-from heads.config import load_config
+from heads.config import load_config, nested
 from heads.config.base import HeadConfig
 from heads.tune import MADE, Kind
 from pipeline.profiles.profile import Profile
@@ -21,10 +22,11 @@ def cuts(method: str, params: str, text: str, profile: Profile, depth: Callable[
     """Name -> variant for each cut, as they are listed; `FROZEN` is the cut above all blocks.
 
     text: see `HELP`. Each list of blocks has as many entries, and encoders are cut together. Other options of `tune`
-    in `params` hold for every cut. depth: feature -> the number of its encoder's blocks. Raises `UserError` for cuts
-    that are none.
+    in `params` hold for every cut; they need no `block`. depth: feature -> the number of its encoder's blocks.
+    Raises `UserError` for cuts that are none.
     """
-    given, spec = parameters(params), head_spec(method, params, profile)
+    given = _with_blocks(nested(parameters(params)))
+    spec = head_spec(method, json.dumps(given), profile)
     config = load_config(spec.method, spec.config)
     base = spec.config["tune"]
     features = _features(config, profile)
@@ -45,6 +47,17 @@ def cuts(method: str, params: str, text: str, profile: Profile, depth: Callable[
         head_spec(method, chosen, profile)
         found[name] = Variant(chosen)
     return found
+
+
+def _with_blocks(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters whose `tune` needs no block, since the cuts are its blocks."""
+    tune = given.get("tune")
+    if not isinstance(tune, Mapping):
+        return dict(given)
+    return {
+        **given,
+        "tune": {kind: {"block": 0, **one} if isinstance(one, Mapping) else one for kind, one in tune.items()},
+    }
 
 
 def _features(config: HeadConfig, profile: Profile) -> dict[Kind, str]:

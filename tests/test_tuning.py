@@ -269,6 +269,9 @@ def test_cuts_are_blocks_or_shares_of_each_encoders_depth(world):
     assert list(cut("text:1,4")) == ["text from block 1", "frozen"]
     assert list(cut("text:1,frozen;image:1,0")) == ["text from block 1, image from block 1", "image from block 0"]
     assert cut("text:3", tune={"text": {"block": 0, "how": "norms"}})["text from block 3"]["text"]["how"] == "norms"
+    of_every_cut = cut("text:3,4", **{"tune.text.how": "norms"})
+    assert of_every_cut["frozen"] == {} and of_every_cut["text from block 3"]["text"]["how"] == "norms"
+    assert cut("text:3", tune={"text": {"rank": 4}})["text from block 3"]["text"]["rank"] == 4
     for wrong in ("text:5", "sound:1", "0.5,2", "text:a", "x", "text:1,2;image:0", "text:1;text:2"):
         with pytest.raises(UserError, match="--cuts"):
             cut(wrong)
