@@ -51,9 +51,10 @@ class Ragged:
         slots = torch.arange(length)[None, :] < lengths[:, None]
         out = self.values.new_zeros(len(index) * length, *self.values.shape[1:])
         positions = self._positions(index, lengths).to(self.values.device)
-        out = out.index_copy(
-            0, slots.flatten().nonzero().squeeze(1).to(out.device), self.values.index_select(0, positions)
-        )
+        with torch.autocast(out.device.type, enabled=False):  # on a CPU it refuses to move half precision
+            out = out.index_copy(
+                0, slots.flatten().nonzero().squeeze(1).to(out.device), self.values.index_select(0, positions)
+            )
         return out.view(len(index), length, *self.values.shape[1:])
 
     def _positions(self, index: Tensor, lengths: Tensor) -> Tensor:

@@ -100,3 +100,12 @@ def test_filled_rows_are_as_long_as_asked_with_zeros_at_their_end():
     given = rows.values.split(rows.lengths.tolist())
     for before, after in zip(given, found.values.split(found.lengths.tolist()), strict=True):
         assert torch.equal(after[: len(before)], before) and not after[len(before) :].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16])
+def test_rows_are_laid_out_at_their_own_precision_whatever_autocast_is_on(dtype):
+    rows = ragged([2, 0, 3], 0)
+    rows = Ragged(rows.values.to(dtype), rows.lengths)
+    with torch.autocast("cpu", torch.bfloat16):
+        laid = rows.padded(torch.arange(3), 3)
+    assert laid.dtype == dtype and torch.equal(laid, rows.padded(torch.arange(3), 3))
