@@ -111,7 +111,7 @@ def head_spec(method: str, params: str, profile: Profile, last: Mapping[str, Any
     available = list(profile.features)
     wanted = config.inputs(available)
     _check_outputs(method, wanted, profile)
-    pairs = [config.over_pictures(pair) for pair in config.pairs(available)]
+    pairs = config.read_pairs(available)
     stages = {TUNED: (method, {**to_json(config), "live": True})} if config.tune and not config.runs_towers else {}
     tuned = towers.wanted(config, wanted, towers.kinds(profile))
     runs = {**config.runs(available), **stages}

@@ -97,7 +97,7 @@ def _reads(config: HeadConfig, profile: Profile) -> dict[str, Any]:
     available = list(profile.features)
     return {
         "the features that are read": towers.wanted(config, config.inputs(available), towers.kinds(profile)),
-        "the pair features that are read": [config.over_pictures(pair) for pair in config.pairs(available)],
+        "the pair features that are read": config.read_pairs(available),
         "the runs that are read": config.runs(available),
     }
 

@@ -209,8 +209,8 @@ class Head(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
     def start(self, label: str, tensors: Mapping[str, Tensor], best: float) -> None:
-        """Called before training for each run of `HeadConfig.runs`, with that run's weights and its best dev MRR: for
-        heads that go on from them."""
+        """Called before training for each run of `HeadConfig.runs` that left no fold out, with that run's weights and
+        its best dev MRR: for heads that go on from them."""
 
     def prepare(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> None:
         """Called once before training with the lists (m, k) of all training mentions and their pair features: for

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,12 @@ class Trainer:
             eps=config.eps,
         )
 
+    @cached_property
+    def listed(self) -> Bundle:
+        """The bundle with the candidates that steps read, see `Head.training_places`."""
+        places = self.head.training_places(self.bundle.candidates, self.bundle.gold)
+        return self.bundle if places is None else self.bundle.at(places)
+
     @property
     def epochs(self) -> int:
         """The most epochs there will be: none for a head without parameters."""
@@ -124,8 +131,7 @@ class Trainer:
         # anew for each epoch, so that there is no state of it to keep
         scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         sums: dict[str, Tensor | float] = {}
-        places = head.training_places(self.bundle.candidates, self.bundle.gold)
-        bundle = self.bundle if places is None else self.bundle.at(places)
+        bundle = self.listed
 
         def read(step: int) -> Batch:
             random = np.random.default_rng([self.seed, epoch, step])

@@ -23,6 +23,7 @@ from heads import folds, towers
 from heads.base import Head
 from heads.checkpoint import load_optimizer, optimizer_tensors, part, read_tensors, write_tensors
 from heads.config import code_digest, in_words, load_config, naming_options, settings, to_json
+from heads.config.base import WITHOUT_FOLD
 from heads.contracts import Metrics, TrainingJob, TrainingResult
 from heads.data import Bundle
 from heads.evaluation import measure, write_predictions
@@ -144,6 +145,8 @@ def new_head(job: TrainingJob, bundle: Bundle, mentions: np.ndarray, build: Buil
         )
     tuned = {label: run for label, run in job.heads.items() if label == TUNED}  # has gone on from the others itself
     for label, run in sorted((tuned or job.heads).items()):
+        if WITHOUT_FOLD in label:
+            continue  # what left a fold out is asked for scores alone, see `heads.folds`
         check_run(run.out, "model.safetensors", "history.json")
         history = read_json(run.out / "history.json")
         best = max((row.get("dev MRR", 0.0) for row in history["epochs"]), default=0.0)

@@ -33,8 +33,9 @@ def export(job: ExportJob) -> ExportResult:
             f"{run.folder}: no encoder was tuned with it; name a run that was trained with `tune` (docs/tuning.md)"
         )
     made = tuned.trained(training)
+    hashes = {files: weights_hash(list(files), None) for files in {weights(tower) for tower in made.values()}}
     for name, tower in made.items():
-        refuse_other_weights(training, name, tower.live.encoder.files)
+        refuse_other_weights(training, name, tower.live.encoder.files, hashes[weights(tower)])
     places = placed({name: tower.live.encoder.files.folder for name, tower in made.items()})
     models.export({place: [made[name].live for name in names] for place, names in places.items()}, folder)
     references = {place: made[names[0]].live.encoder.files.reference for place, names in places.items()}
@@ -49,9 +50,14 @@ def placed(folders: Mapping[str, Path]) -> dict[str, list[str]]:
     return {"-".join(names) if len(groups) > 1 else "": names for names in groups.values()}
 
 
-def refuse_other_weights(training: TrainingJob, name: str, files: Any) -> None:
-    """Raises `UserError` where the checkpoint behind a tower is not the one whose states it was trained on."""
-    now = weights_hash(list(files.weights), None)
+def weights(tower: Any) -> tuple[Path, ...]:
+    """The files of the checkpoint behind a tower."""
+    return tuple(tower.live.encoder.files.weights)
+
+
+def refuse_other_weights(training: TrainingJob, name: str, files: Any, now: str) -> None:
+    """Raises `UserError` where the checkpoint behind a tower, of the hash `now`, is not the one whose states it was
+    trained on."""
     for one in training.inputs:
         if one.made and one.role in training.towers[name].reads.get(one.side, ()):
             then = Store.open(one.store).spec["weights"]

@@ -1,6 +1,7 @@
 """Vectors of a finished run that gives every record one: of all mentions and entities of its dataset, in half
 precision."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 
 from foundation import device as devices
-from foundation.arrays import write_npz
+from foundation.arrays import damage, write_npz
 from heads.base import Head
 from heads.config.dual import FOLDS
 from heads.data import Bundle, Reading
@@ -22,20 +23,28 @@ from pipeline.candidates.base import RunVectors
 
 
 def write(job: VectorJob) -> VectorFiles:
-    """Write the run's vectors, and those of its folds for the training mentions that each left out.
+    """Write the run's vectors, and those of its folds for the training mentions that each left out; files that are
+    there and whole stay.
 
     Raises `UserError` for a run whose score is not an inner product of one vector per record.
     """
+    names = ["whole.npz", *(f"fold-{number}.npz" for number in range(len(job.folds)))]
+    files = tuple(job.out / name for name in names)
+    lacking = [path for path in files if not path.is_file() or damage(path)]
+    if lacking:
+        _write(job, files, lacking)
+    return VectorFiles(files=files)
+
+
+def _write(job: VectorJob, files: Sequence[Path], lacking: Sequence[Path]) -> None:
+    """files: of the run, then of each fold. lacking: those that are written."""
     device = torch.device(devices.choose(job.compute.device))
     whole = Retriever.read(job.run, device)
     fold = whole.folds if job.folds else np.full(len(whole.bundle.gold), -1)
-    files = []
-    for number, folder in enumerate((job.run, *job.folds), -1):
-        retriever = whole if folder == job.run else Retriever.read(folder, device, stages=True)
-        path = job.out / ("whole.npz" if number < 0 else f"fold-{number}.npz")
-        write_npz(path, vars(retriever.vectors(np.flatnonzero(fold == number))), seal=True)
-        files.append(path)
-    return VectorFiles(files=tuple(files))
+    for number, (folder, path) in enumerate(zip((job.run, *job.folds), files, strict=True), -1):
+        if path in lacking:
+            retriever = whole if folder == job.run else Retriever.read(folder, device, stages=True)
+            write_npz(path, vars(retriever.vectors(np.flatnonzero(fold == number))), seal=True)
 
 
 @dataclass

@@ -255,8 +255,7 @@ def job_for(
     lists = np.load(job.candidates)["ids"]
     gold = pq.read_table(job.dataset / "mentions.parquet")["gold"].to_numpy()
     pairs = {}
-    for pair in chosen.pairs(available):
-        name = chosen.over_pictures(pair)
+    for pair, name in zip(chosen.pairs(available), chosen.read_pairs(available), strict=True):
         values = 0.5 * np.random.default_rng(len(pair)).random(lists.shape, np.float32) + 0.4 * (lists == gold[:, None])
         pairs[name] = job.dataset / f"pairs-{name}.npz"
         np.savez(pairs[name], values=np.where(lists < 0, np.nan, values).astype(np.float32))

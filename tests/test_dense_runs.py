@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from experiments import jobs
 from foundation import child
+from foundation.checksums import write_sealed
 from foundation.errors import UserError
 from heads.folds import fold_of
 from linking import mentions
@@ -24,6 +26,7 @@ from pipeline.candidates.merging import merge
 from pipeline.candidates.recall import BY_HEART, recall
 from pipeline.pairs.base import Pairs
 from pipeline.pairs.retrieval import RETRIEVAL
+from pipeline.profiles import profile as profiles
 
 DUAL = {"epochs": 2, "batch_size": 8, "width": 16, "attention_width": 8, "attention_heads": 2}
 
@@ -95,6 +98,19 @@ def test_a_run_is_told_from_a_feature_by_its_slash():
     assert specs.placed(text, lambda name: f"/folder/{name}") == "name,dense:clip_text,dense:/folder/runs/d/dual/x"
 
 
+def test_lists_of_a_tuned_retriever_compare_what_its_stage_was_trained_on(tmp_path):
+    """The run itself reads what the trained blocks made of texts and pictures; its stage says of which."""
+    texts, pictures = {"mention.text_tokens@1.sentence": "a"}, {"mention.clip_image@1.image": "b", "train.fold": "c"}
+    profile, lists = profiles.load("demo"), f"dense:{tmp_path}"
+    write_sealed(tmp_path / "config.json", {"rows": {}, "heads": {"tuned": {"rows": texts}}})
+    assert jobs.list_pictures(lists, profile) == ()
+    write_sealed(tmp_path / "config.json", {"rows": {}, "heads": {"tuned": {"rows": texts | pictures}}})
+    assert jobs.list_pictures(lists, profile) == ("mention",)
+    own = {"entity.clip_image.image": "d"}
+    write_sealed(tmp_path / "config.json", {"rows": own, "heads": {"tuned": {"rows": texts}}})
+    assert jobs.list_pictures(lists, profile) == ("entity",)
+
+
 # From the command line
 
 
@@ -123,10 +139,10 @@ def build(task, root, **options):
     return made.resolved()
 
 
-def lists_of(root, run):
+def lists_of(root, run, **options):
     import tasks
 
-    result = build(tasks.BuildCandidates, root, sources=f"dense:{run}")
+    result = build(tasks.BuildCandidates, root, sources=f"dense:{run}", **options)
     return result, np.load(root / "work" / result["file"])
 
 
@@ -165,6 +181,16 @@ def test_lists_of_dev_and_test_are_the_runs_own_order_and_train_waits_for_folds(
         assert len(set(best.tolist()) & set(ours.tolist())) >= 7
     assert any(again["ids"][row].tolist() != saved["ids"][row].tolist() for row in range(len(table)))
     assert vectors["entities"][0].nbytes == 32
+
+    files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in place.iterdir()}
+    lists_of(root, run, candidates=7)
+    assert {path: path.stat().st_mtime_ns for path in files} == {path: time for path, (_, time) in files.items()}
+    lost, damaged, kept = sorted(files)
+    lost.unlink()
+    damaged.write_bytes(files[damaged][0][:-200] + bytes(200))
+    lists_of(root, run, candidates=6)
+    assert {path: path.read_bytes() for path in files} == {path: content for path, (content, _) in files.items()}
+    assert kept.stat().st_mtime_ns == files[kept][1], "what is whole is not written again"
 
 
 @pytest.mark.parametrize("lr", [None, 0.02])

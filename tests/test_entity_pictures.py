@@ -445,7 +445,7 @@ def test_a_head_asks_for_all_pictures_where_it_reads_more_than_the_first(method)
         assert [replace(want, view=IMAGE_VIEW) if want.view == IMAGES else want for want in wants] == config.wants(
             available
         )
-        pairs = [config.over_pictures(pair) for pair in config.pairs(available)]
+        pairs = config.read_pairs(available)
         assert set(pairs) <= set(FUNCTIONS)
         changed = {"clip_ti", "object_relation"} & set(config.pairs(available)) if how in SCORED else set()
         assert {pair for pair in pairs if pair.endswith(f"_{how}")} == {f"{pair}_{how}" for pair in changed}

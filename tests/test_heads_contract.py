@@ -1,11 +1,14 @@
 """What every head keeps, whatever its method: one contract over all of `methods()`."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from heads_world import head_pairs, head_rows, head_shapes, head_towers
+from torch.overrides import TorchFunctionMode
 
-from heads.base import Batch, make_head
+from heads.base import Batch, Ragged, make_head
 from heads.checkpoint import read_tensors, write_tensors
 from heads.config import load_config, methods
 from heads.metrics import rank_in_lists
@@ -24,6 +27,11 @@ SMALL = {
     "mimic": {"d_t": 8, "d_v": 8, "d_c": 8},
     "ranker": {"hidden": 192, "members": 2},
 }
+IN_FP32 = {"layer_norm", "softmax", "log_softmax", "exp", "log", "pow", "norm", "cosine_similarity", "cumsum", "sum"}
+IN_FP32 |= {"normalize", "cross_entropy", "softplus", "rsqrt", "cdist", "logsumexp"}
+SAME_DTYPE = {"index_copy", "index_copy_", "index_add", "index_add_", "scatter", "scatter_add", "masked_scatter"}
+SAME_DTYPE |= {"__setitem__"}
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 TEXT_ONLY = {
     method: {"image_feature": None}
     for method in ("clip", "drin", "dual", "dzmned", "ghmfc", "jmel", "joint", "melhi", "mimic")
@@ -201,6 +209,60 @@ def test_gradients_reach_every_parameter(make):
         for name, parameter in head.named_parameters()
     }
     assert not [name for name, value in largest.items() if value < 1e-7]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_loss_and_scores_are_those_of_fp32_under_autocast(make, device):
+    """Where half precision meets fp32 in one tensor, dtypes are made equal before torch refuses them."""
+    head = make().to(device)
+    m, n = 8, 12
+    lists = lists_of(m, 4, n)
+    mentions, entities = (on(features(head, size, seed), device) for size, seed in ((m, 1), (n, 2)))
+    plain = batch(head, mentions, entities, lists[:, 0].clone(), lists)
+    plain = replace(plain, **{name: on(value, device) for name, value in vars(plain).items() if value is not None})
+    found = {}
+    for half in (False, True):
+        with torch.autocast(device, torch.bfloat16, enabled=half), LikeCuda(half and device == "cpu"):
+            torch.manual_seed(0)
+            loss, parts = head.train().loss(plain)
+            scores = score(head, mentions, entities, lists.to(device), on(head_pairs(head.shapes, lists, 0), device))
+        loss.backward()
+        assert all(value.isfinite().all() for value in (loss, *parts.values()))
+        assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in head.parameters())
+        found[half] = loss.item(), scores["score"].float().cpu()
+    assert found[True][0] == pytest.approx(found[False][0], rel=0.1, abs=0.1)
+    torch.testing.assert_close(found[True][1], found[False][1], rtol=0.1, atol=0.1)
+
+
+class LikeCuda(TorchFunctionMode):
+    """On the CPU, what autocast of CUDA does otherwise: it computes more operations in fp32, and makes no dtypes equal
+    for copies into a tensor."""
+
+    def __init__(self, active):
+        super().__init__()
+        self.active = active
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(function, "__name__", "")
+        if self.active and name in IN_FP32:
+            args = tuple(
+                one.float() if isinstance(one, torch.Tensor) and one.is_floating_point() else one for one in args
+            )
+        if self.active and name in SAME_DTYPE:
+            given = [one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor)]
+            dtypes = {one.dtype for one in given if one.is_floating_point()}
+            assert len(dtypes) <= 1, f"{name} of {dtypes}"
+        return function(*args, **kwargs)
+
+
+def on(value, device):
+    """A batch's part on the device."""
+    if isinstance(value, Ragged):
+        return Ragged(value.values.to(device), value.lengths)
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    return type(value)({name: on(one, device) for name, one in value.items()})
 
 
 def test_it_learns_32_mentions_by_heart(make):

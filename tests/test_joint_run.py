@@ -16,6 +16,8 @@ from heads import training
 from heads.checkpoint import read_tensors
 from heads.contracts import Selection
 from heads.explanations import explain
+from heads.loop import Trainer
+from heads.methods.joint import Joint
 from heads.runs import list_scores
 from heads.towers import Towers
 
@@ -110,6 +112,18 @@ def test_golds_of_dev_choose_an_epoch_and_teach_nothing(run, tmp_path):
     for job in (last, other):
         training.train(job, towers)
     assert weights(last) == weights(other)
+
+
+def test_the_candidates_of_training_steps_are_chosen_once(run, tmp_path, monkeypatch):
+    plain, calls = Joint.training_places, []
+    monkeypatch.setattr(Joint, "training_places", lambda self, *args: calls.append(1) or plain(self, *args))
+    once = replace(run, out=tmp_path / "once")
+    training.train(once, towers)
+    assert len(calls) == 1 and weights(once) == weights(run)
+    monkeypatch.setattr(Trainer, "listed", property(Trainer.listed.func))
+    anew = replace(run, out=tmp_path / "anew")
+    training.train(anew, towers)
+    assert len(calls) == 1 + CONFIG["epochs"] and weights(anew) == weights(run)
 
 
 def test_candidates_beyond_depth_keep_the_lists_order_and_have_no_score_as_a_part(run):

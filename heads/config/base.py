@@ -219,6 +219,10 @@ class HeadConfig:
         default."""
         return []
 
+    def read_pairs(self, available: Collection[str]) -> list[str]:
+        """The pair features of `pairs` as they are computed and read, see `over_pictures`."""
+        return [self.over_pictures(pair) for pair in self.pairs(available)]
+
     def ablations(self, available: Collection[str]) -> dict[str, dict[str, Any]]:
         """The ablations of the method's paper: name -> parameters in place of these, and `TEXT_ONLY` where the method
         reads pictures.

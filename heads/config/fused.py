@@ -66,9 +66,8 @@ class FusedConfig(PairsConfig):
         own = {"entity_pictures": self.entity_pictures}
         config = load_config(method, own)
         plain = load_config(method, {})
-        read = config.inputs(available) != plain.inputs(available) or any(
-            config.over_pictures(pair) != pair for pair in config.pairs(available)
-        )
+        same_pairs = config.read_pairs(available) == config.pairs(available)
+        read = config.inputs(available) != plain.inputs(available) or not same_pairs
         return own if read else {}
 
     def _methods(self, available: Collection[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Mention and candidate as one sequence: states of both sides end to end, in groups of pairs that fit memory."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -63,25 +63,19 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of pairs: its encodings, the row of each pair (p,) on the CPU, and the vectors that its states get,
-    (d,) each."""
+    """One side of pairs: its encodings, the row of each pair (p,) and whether it has a picture (p,) bool, both on the
+    CPU, and the vectors that its states get, (d,) each."""
 
     rows: Rows
     index: Tensor
+    pictured: Tensor
     text: Tensor
     image: Tensor | None
     mark: Tensor | None = None
 
-    @property
-    def pictured(self) -> Tensor:
-        """(p,) bool on the CPU."""
-        if self.image is None:
-            return torch.zeros(len(self.index), dtype=torch.bool)
-        return self.rows.fixed("image.ok").cpu()[self.index]
-
     def of(self, pairs: Tensor) -> "Side":
         """The same of some pairs."""
-        return Side(self.rows, self.index[pairs], self.text, self.image, self.mark)
+        return replace(self, index=self.index[pairs], pictured=self.pictured[pairs])
 
     @property
     def counts(self) -> Tensor:
@@ -99,6 +93,13 @@ class Side:
         if self.image is not None:
             images = self.rows.fixed("image")
             yield images[self.index[self.pictured].to(images.device)].flatten(0, 1) + self.image
+
+
+def pictured(rows: Rows, index: Tensor) -> Tensor:
+    """(p,) bool on the CPU: which of the rows at `index` (p,) have a picture."""
+    if "image.ok" not in rows:
+        return torch.zeros(len(index), dtype=torch.bool)
+    return rows.fixed("image.ok").cpu()[index]
 
 
 def sequences(mention: Side, entity: Side, device: torch.device) -> Iterator[Sequences]:

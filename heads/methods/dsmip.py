@@ -257,8 +257,6 @@ class Dsmip(Sided):
 
     def start(self, label: str, tensors: Mapping[str, Tensor], best: float) -> None:
         """Take an expert's units as its first stage left them. label: the expert; tensors: its run's weights."""
-        if label not in self.experts:
-            return  # an expert that left mentions out: the gate learns from its scores alone
         units = {
             name.removeprefix("scoring."): tensor for name, tensor in tensors.items() if name.startswith("scoring.")
         }

@@ -11,7 +11,7 @@ from heads import several
 from heads.base import NO_PAIRS, Batch, Head, PerPicture, Ragged, Rows
 from heads.config.joint import JointConfig
 from heads.layers import phrase_tokens
-from heads.methods._pair_states import Resampler, Sequences, Side, never_empty, sequences
+from heads.methods._pair_states import Resampler, Sequences, Side, never_empty, pictured, sequences
 
 START = 0.02
 """Standard deviation of the vectors that are added to states, before training: that of BERT's embeddings."""
@@ -110,14 +110,14 @@ class Joint(Head):
             entities = entities.flat.take(entities.places.starts)
         there, longest = columns >= 0, entities.ragged("text").longest
         shares = torch.full((*columns.shape, longest), torch.nan, device=columns.device)
-        pairs_of = there.nonzero()
+        pairs_of = there.cpu().nonzero().tolist()
         with torch.enable_grad():
             for part in self._laid(mentions, entities, columns):
                 states = part.states.detach().requires_grad_()
                 (gradient,) = torch.autograd.grad(self._read(states, part.lengths).sum(), states)
                 given = (gradient * states).sum(-1).detach()  # (p, L)
                 for at, (start, end), row in zip(part.pairs.tolist(), part.of_entity.tolist(), given, strict=True):
-                    b, j = pairs_of[at].tolist()
+                    b, j = pairs_of[at]
                     tokens = row[start:end]
                     shares[b, j, : len(tokens)] = tokens / tokens.abs().sum().clamp(min=1e-12)
         return {"tokens.entity": shares}
@@ -146,11 +146,12 @@ class Joint(Head):
         """The listed pairs in groups, numbered in the order of `columns`."""
         mention, place = (columns >= 0).cpu().nonzero().unbind(1)
         entity = columns.cpu()[mention, place]
-        pictured = "image.tokens" in self.shapes
-        image = [self.side[side] + self.modality if pictured else None for side in (0, 1)]
+        images = "image.tokens" in self.shapes
+        image = [self.side[side] + self.modality if images else None for side in (0, 1)]
         mark = self.mark if self.config.mark else None
-        sides = Side(mentions, mention, self.side[0], image[0], mark), Side(entities, entity, self.side[1], image[1])
-        yield from sequences(*sides, columns.device)
+        of_mention = Side(mentions, mention, pictured(mentions, mention), self.side[0], image[0], mark)
+        of_entity = Side(entities, entity, pictured(entities, entity), self.side[1], image[1])
+        yield from sequences(of_mention, of_entity, columns.device)
 
     def _read(self, states: Tensor, lengths: Tensor) -> Tensor:
         """(p,) fp32: the Linear on the first state behind the last block."""

@@ -34,8 +34,8 @@ class _Rows:
 class ByRun(Source):
     """Scores are (1 + inner product) / 2, which is above 0 except for exact opposites.
 
-    A training mention is listed by a run that did not learn from it, where there is one. A record without a vector has
-    an empty list, or is in none.
+    A training mention is listed by a run that did not learn from it, where there is one. A mention without a
+    vector has an empty list; an entity without one is in no list, and has no rank.
     """
 
     def __init__(self, spec: RunSource) -> None:

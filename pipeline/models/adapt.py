@@ -107,7 +107,7 @@ class Tower(nn.Module):
     `blocks.3.…` by the number of their block. The frozen rest moves with it (`to`, `train`, `deepcopy`), but is neither
     saved nor counted.
 
-    width: of the tokens it gives. state_width: of the states it takes. pooled_shape: of a row's vector.
+    pooled_shape: of a row's vector.
     """
 
     def __init__(self, live: Live, checkpointing: bool = False) -> None:
@@ -115,9 +115,7 @@ class Tower(nn.Module):
         super().__init__()
         self.live: Live
         self.__dict__["live"] = live  # outside the tree of modules
-        outputs = live.encoder.possible()
-        self.width = self.state_width = int(outputs["tokens"].shape[-1])
-        self.pooled_shape = outputs["pooled"].shape
+        self.pooled_shape = live.encoder.possible()["pooled"].shape
         if checkpointing:
             for block in live_blocks(live):
                 block.forward = functools.partial(_recomputed, block.forward)
