@@ -4,10 +4,10 @@
 The encoder is the profile's text encoder (MiniLM: 6 blocks, width 384), the loss a cross-entropy within the batch over
 pooled vectors. A step is `--texts` texts forward, backward and AdamW. `live` tokenises the texts, and trains the whole
 encoder, embeddings too; the others read the cached states of the texts from a mapped file (fp16) and train the blocks
-above the cut. All take turns in one process on one thread, `--repeats` times; seconds are CPU seconds, the fastest of
-each. Memory is what autograd keeps for the backward pass. The last table sets a pair of `joint` beside a full
-cross-encoder's: states of mention and entity laid end to end through the blocks above the cut, against the tokens of
-both through all blocks; no gradients, pairs as in a list of 16 candidates for each mention.
+above the cut. All take turns in one process on one thread, `--repeats` times after a round that is not counted; seconds
+are CPU seconds, the fastest of each. Memory is what autograd keeps for the backward pass. The last table sets a pair of
+`joint` beside a full cross-encoder's: states of mention and entity laid end to end through the blocks above the cut,
+against the tokens of both through all blocks; no gradients, pairs as in a list of 16 candidates for each mention.
 """
 
 import argparse
@@ -109,14 +109,14 @@ def kept(step: Callable[[], Any]) -> int:
 
 
 def fastest(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """CPU seconds of each, taking turns."""
-    best = dict.fromkeys(sides, float("inf"))
+    """CPU seconds of each, taking turns; the first round is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats + 1):
         for name, run in sides.items():
             started = time.process_time()
             run()
-            best[name] = min(best[name], time.process_time() - started)
-    return best
+            seconds[name].append(time.process_time() - started)
+    return {name: min(each[1:]) for name, each in seconds.items()}
 
 
 def main() -> None:
@@ -129,8 +129,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    batch = texts(options.texts, np.random.default_rng(0))
-    folder = Path(tempfile.mkdtemp())
+    with tempfile.TemporaryDirectory() as folder:
+        measure(options, texts(options.texts, np.random.default_rng(0)), Path(folder))
+
+
+def measure(options: argparse.Namespace, batch: list[str], folder: Path) -> None:
+    """Print both tables. folder: where states are written."""
     whole = encoder(options.profile, options.feature)
     count = len(towers.blocks(whole))
     cached = {}

@@ -4,10 +4,13 @@ A JSON file holds its own (`seal`), and those of the files that it lists (`entry
 own too.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
+import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,14 +35,54 @@ def file_sha256(path: Path) -> str:
 
 
 def content(path: Path) -> str:
-    """`file_sha256`, computed once in this process while the file has the same inode, size and times."""
+    """`file_sha256`, computed once in this process (see `share`) while the file has the same inode, size and times."""
     state = path.stat()
     return _content(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 
 
 @functools.lru_cache(maxsize=4096)
-def _content(path: Path, *_: int) -> str:
-    return file_sha256(path)
+def _content(path: Path, *state: int) -> str:
+    known = _FOUND.get([str(path), *state])
+    if known is None:
+        known = file_sha256(path)
+        _FOUND.add([str(path), *state], known)
+    return known
+
+
+class _Found:
+    """What processes that are forked from one have computed, as lines of JSON in a file without a name."""
+
+    def __init__(self) -> None:
+        self._file = -1
+        self._read, self._known = 0, dict[str, str]()
+
+    def open(self) -> None:
+        if self._file < 0:
+            with contextlib.suppress(OSError), tempfile.NamedTemporaryFile() as file:
+                self._file = os.open(file.name, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+
+    def get(self, key: list[str | int]) -> str | None:
+        if self._file < 0:
+            return None
+        with contextlib.suppress(OSError):
+            lines = os.pread(self._file, os.fstat(self._file).st_size - self._read, self._read)
+            whole = lines[: lines.rfind(b"\n") + 1]
+            self._read += len(whole)
+            self._known |= {json.dumps(of): value for *of, value in map(json.loads, whole.splitlines())}
+        return self._known.get(json.dumps(key))
+
+    def add(self, key: list[str | int], value: str) -> None:
+        if self._file >= 0:
+            with contextlib.suppress(OSError):  # another process computes it again
+                os.write(self._file, json.dumps([*key, value]).encode() + b"\n")
+
+
+_FOUND = _Found()
+
+
+def share() -> None:
+    """From now on, what `content` finds in this process or one that is forked from it, all of these know."""
+    _FOUND.open()
 
 
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:

@@ -74,7 +74,7 @@ def published() -> TextTable:
         [
             "DRIN: 100 candidates (WikiDiverse 10, figures divided by candidate recall), the gold always the last of "
             "them at test time.",
-            "Other protocols, other inputs (MIMIC fine-tunes its encoders; here every encoder is frozen): not to be "
-            "read as lines of the tables above.",
+            "Other protocols, other inputs (MIMIC fine-tunes its encoders; here every encoder is frozen unless `tune` "
+            "trains blocks of it): not to be read as lines of the tables above.",
         ],
     )

@@ -231,7 +231,7 @@ filled(Path(sys.argv[1]), *([name, name + 1] for name in range(1, 17, 2)))
 """
 
 
-@pytest.mark.parametrize("point", ["merge-remove:5", "mid-write:20"])
+@pytest.mark.parametrize("point", ["merge-written", "merge-remove:5", "mid-write:20"])
 def test_a_kill_while_merging_loses_no_row_and_the_next_writer_goes_on(tmp_path, point):
     done = subprocess.run([sys.executable, "-c", WRITER, tmp_path], env={**os.environ, "MEL_FAULT": point}, check=False)
     assert done.returncode == -9

@@ -1,6 +1,7 @@
 """Small picture files that would hold a decoder for minutes, or fill the memory, are refused by their parts."""
 
 import contextlib
+import signal
 import struct
 import threading
 import tracemalloc
@@ -183,6 +184,20 @@ def test_a_png_of_few_pixels_that_inflates_to_much_more_is_read():
 # Pictures of several threads
 
 
+@pytest.fixture
+def ends():
+    """A test that waits for ever fails after two minutes."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError("nobody frees the bytes that it waits for")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 def later(budget: ByteBudget, size: int) -> tuple[threading.Thread, threading.Event]:
     """A thread that holds bytes of a budget until the event."""
     go = threading.Event()
@@ -202,6 +217,7 @@ def waiting(budget: ByteBudget, count: int) -> bool:
     return any(len(budget._waiting) == count and not pause.wait(0.1) for _ in range(100) if not pause.wait(0.01))
 
 
+@pytest.mark.usefixtures("ends")
 def test_threads_wait_until_the_bytes_of_others_are_free_in_the_order_in_which_they_asked():
     budget = ByteBudget(10)
     with budget.holding(6), contextlib.ExitStack() as stack:
@@ -220,6 +236,7 @@ def test_threads_wait_until_the_bytes_of_others_are_free_in_the_order_in_which_t
         pass
 
 
+@pytest.mark.usefixtures("ends")
 def test_what_is_larger_than_the_budget_goes_alone():
     budget = ByteBudget(10)
     with budget.holding(25):
@@ -230,6 +247,7 @@ def test_what_is_larger_than_the_budget_goes_alone():
     assert not thread.is_alive()
 
 
+@pytest.mark.usefixtures("ends")
 def test_a_thread_that_is_interrupted_while_it_waits_holds_nobody_up():
     budget = ByteBudget(10)
 
@@ -245,6 +263,7 @@ def test_a_thread_that_is_interrupted_while_it_waits_holds_nobody_up():
         pass
 
 
+@pytest.mark.usefixtures("ends")
 @pytest.mark.parametrize(("kind", "draft", "pixel"), [("jpeg", None, 8), ("jpeg", (8, 8), 4), ("webp", None, 16)])
 def test_a_picture_is_decoded_when_the_pictures_of_other_threads_leave_room(kind, draft, pixel, monkeypatch):
     size = 96 * 64 * pixel
@@ -263,6 +282,7 @@ def test_a_picture_is_decoded_when_the_pictures_of_other_threads_leave_room(kind
         assert not thread.is_alive()
 
 
+@pytest.mark.usefixtures("ends")
 def test_a_picture_that_is_refused_leaves_its_room(monkeypatch):
     monkeypatch.setattr(images, "DECODING", ByteBudget(1))
     for data in (GOOD["png"][:-40], GOOD["jpeg"][: len(GOOD["jpeg"]) // 2], b"", GOOD["jpeg"][:-2], GOOD["png"]):

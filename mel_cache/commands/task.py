@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import luigi
 from luigi.interface import core
 
-from foundation import child, extras, logs, plugins, progress, receipts
+from foundation import checksums, child, extras, logs, plugins, progress, receipts
 from foundation.errors import NotAsWritten, UserError
 from foundation.paths import Paths
 from mel_cache import steps
@@ -75,6 +75,7 @@ class Task(luigi.Task):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        checksums.share()  # among the processes of Luigi's workers, which are forked from this one
         # Commands of several hosts behind one scheduler divide the work in the cache, as if each had its own.
         self.task_id = f"{self.task_id}_{command.name()}"
         if self.plugin:

@@ -67,6 +67,7 @@ NO_TARGET = {
     "cache.shard:write": "writes",
     "cache.store:Store.planned": "of a value made here",
     "foundation.checksums:file_sha256": "any bytes are hashed",
+    "foundation.checksums:_Found.get": "of what this command has written",
     "foundation.child:_main": "of a job that the parent wrote",
     "foundation.child:run": "of an answer that the child wrote",
     "foundation.checksums:sealed": "of a value made here",
