@@ -78,6 +78,30 @@ def parameters(text: str) -> dict[str, Any]:
     return value
 
 
+def placed(text: str, paths: Paths) -> str:
+    """`--params`, also those by method, in which a teacher that is a run, named as `Paths.find_run` takes it, is its
+    method and hyper-parameters.
+
+    Raises `UserError` as `parameters` does, and beside `teacher_params`.
+    """
+    given = parameters(text)
+    found = _placed(given, paths) | {
+        name: _placed(value, paths) for name, value in given.items() if isinstance(value, dict)
+    }
+    return text if found == given else json.dumps(found)
+
+
+def _placed(params: dict[str, Any], paths: Paths) -> dict[str, Any]:
+    named = params.get("teacher")
+    if not isinstance(named, str) or named.replace("-", "_") in methods():
+        return params
+    try:
+        folder = paths.find_run(named)
+    except UserError:
+        return params  # `_with_teacher` says what else it could be
+    return _with_teacher({**params, "teacher": str(folder)})
+
+
 def _check_best(path: Path, value: Any) -> None:
     """Raises `NotAsWritten` where a search's own best.json has other values than the study.json beside it."""
     beside = path.with_name("study.json")

@@ -136,7 +136,7 @@ def search(job: SweepJob, *, child: bool = False) -> Sweep:
     best = train(HeadJob(candidates=candidates, method="mimic", params=sweep.best))
     """
     head, work = job.head, _Work(job.head.candidates.job.dataset.job, child)
-    plan = spaces.plan(head.method, _text(head.params), str(job.space or ""), work.profile)
+    plan = spaces.plan(head.method, jobs.placed(_text(head.params), work.paths), str(job.space or ""), work.profile)
     study = Study(trials=job.trials, prune=job.prune, storage=job.storage)
     result = work.ensure(steps.search(work.setup, work.training(head, plan.head), plan, study))
     return Sweep(best=result["best"], folder=work.paths.root / result["sweep"], text=result["text"])
@@ -275,7 +275,7 @@ class _Work:
 
     def spec(self, method: str, params: Mapping[str, Any]) -> jobs.HeadSpec:
         """The method with its full configuration over this profile."""
-        return jobs.head_spec(method, _text(params), self.profile)
+        return jobs.head_spec(method, jobs.placed(_text(params), self.paths), self.profile)
 
     def training(self, job: HeadJob, spec: jobs.HeadSpec) -> steps.Training:
         """A head with all that it reads, which is there by then."""

@@ -13,6 +13,7 @@ from test_heads_dual import TRAINED, make, numbers, with_permuted_golds
 
 from experiments import jobs
 from foundation.errors import UserError
+from foundation.paths import Paths
 from heads import folds, fusion, training
 from heads.base import Batch
 from heads.checkpoint import read_tensors
@@ -259,6 +260,21 @@ def test_a_runs_folder_names_a_teacher_by_what_it_is(world, tmp_path):
         jobs.head_spec("dual", json.dumps({"teacher": str(tmp_path / "none")}), profile)
     with pytest.raises(UserError, match="has its own; leave them out"):
         jobs.head_spec("dual", json.dumps({"teacher": str(run.out), "teacher_params": "{}"}), profile)
+
+
+def test_a_teacher_is_found_below_the_work_folder_as_a_retriever_is(world, tmp_path):
+    work = tmp_path / "work"
+    run = job_for(world, "mimic", {**TEACHERS["mimic"], "epochs": 1}, work / "runs" / "d" / "mimic" / "x")
+    training.train(run)
+    paths, whole = Paths.below(work), json.dumps({"teacher": str(run.out)})
+    expected = jobs.head_spec("dual", whole, load("minilm"))
+    for name in ("d/mimic/x", "runs/d/mimic/x", str(run.out)):
+        params = jobs.placed(json.dumps({"teacher": name}), paths)
+        assert str(tmp_path) not in params and jobs.head_spec("dual", params, load("minilm")) == expected
+        by_method = json.loads(jobs.placed(json.dumps({"dual": {"teacher": name}, "bert": {"lr": 1}}), paths))
+        assert by_method == {"dual": json.loads(params), "bert": {"lr": 1}}
+    for text in ('{"teacher": "mimic"}', '{"teacher": "d/mimic/none"}', "{}"):
+        assert jobs.placed(text, paths) == text
 
 
 def test_the_shapes_of_a_student_are_those_of_the_head():

@@ -113,7 +113,7 @@ class Leaderboard(CandidateOptions):
             NamedRun(
                 name=name,
                 folder=task.folder(task.resolved()["run"]),
-                settings=variants.settings(task.method, task.params, self.profile_content),
+                settings=variants.settings(task.method, jobs.placed(task.params, self.paths), self.profile_content),
                 group=self.group(name),
             )
             for name, task in tasks.items()
@@ -204,7 +204,9 @@ class CompareHeads(Leaderboard):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        methods, self.skipped = variants.possible(self.methods, self.params, self.profile_content)
+        methods, self.skipped = variants.possible(
+            self.methods, jobs.placed(self.params, self.paths), self.profile_content
+        )
         self.chosen = {method: variants.MethodVariant(method, params, "") for method, params in methods.items()}
         if self.entity_texts:
             self.chosen, lacking = variants.by_entity_text(methods, self.entity_texts, self.profile_content)
@@ -256,8 +258,9 @@ class Ablate(Leaderboard):
         self.variants, self.skipped = (self._cut(), {}) if self.cuts else self._ablated()
 
     def _ablated(self) -> tuple[Mapping[str, variants.Variant], Mapping[str, str]]:
+        params = jobs.placed(self.params, self.paths)
         return variants.ablations(
-            self.method, self.params, self.profile_content, only=self.only, sensitivity=self.sensitivity
+            self.method, params, self.profile_content, only=self.only, sensitivity=self.sensitivity
         )
 
     def _cut(self) -> Mapping[str, variants.Variant]:
@@ -266,7 +269,7 @@ class Ablate(Leaderboard):
             raise UserError("--cuts: variants of its own; leave --only and --sensitivity out")
         profile, demo = self.profile_content, self.setup().demo
         depth = functools.cache(lambda name: towers.depth(name, profile, demo))
-        return cut_variants(self.method, self.params, self.cuts, profile, depth)
+        return cut_variants(self.method, jobs.placed(self.params, self.paths), self.cuts, profile, depth)
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ class TrainHead(CandidateOptions):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.head = jobs.head_spec(self.method, self.params, self.profile_content)
+        self.head = jobs.head_spec(self.method, jobs.placed(self.params, self.paths), self.profile_content)
 
     def extraction(self) -> ExtractFeatures:
         return self.clone(ExtractFeatures, features="", wants=wants_json(self.head.wants))

@@ -141,7 +141,9 @@ class Report(Leaderboard):
         """The methods of --methods, then the runs of --runs; a second run of a method has its hash beside the name."""
         tasks: dict[str, TrainHead] = {}
         if self.methods:
-            possible, self.skipped = variants.possible(self.methods, self.params, self.profile_content)
+            possible, self.skipped = variants.possible(
+                self.methods, jobs.placed(self.params, self.paths), self.profile_content
+            )
             tasks = {method: self.clone(TrainHead, method=method, params=params) for method, params in possible.items()}
         for run in filter(None, (name.strip() for name in self.runs.split(","))):
             task = trained.find(self, run)

@@ -5,7 +5,7 @@ from typing import Any
 import luigi
 from luigi.parameter import ParameterVisibility
 
-from experiments import spaces
+from experiments import jobs, spaces
 from experiments.contracts import Study
 from foundation.errors import UserError
 from mel_cache import steps
@@ -49,7 +49,7 @@ class SearchHead(TrainHead):
             raise UserError(
                 "--storage: expected a URL like postgresql+psycopg://user@host/database, or nothing for a journal file"
             )
-        self.plan = spaces.plan(self.method, self.params, self.space, self.profile_content)
+        self.plan = spaces.plan(self.method, jobs.placed(self.params, self.paths), self.space, self.profile_content)
         self.head = self.plan.head
 
     def brief(self) -> str:
