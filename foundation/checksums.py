@@ -22,6 +22,8 @@ from foundation.remedies import remedy
 
 RECORD = "run.json"
 """The file of a run that holds the others' checksums, under `sha256`."""
+INDEX = "index.json"
+"""The file of an index over a KB that holds the others' checksums, under `files`, and says what it was made of."""
 SEAL = "seal"
 """The key of a JSON file's own checksum, over all its other keys."""
 SHARD = ".h5"

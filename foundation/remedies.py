@@ -11,6 +11,7 @@ COMMAND = "luigi --module tasks"
 _PLACES = (
     (r"datasets/[^/]+/columns-.*", "ExtractFeatures"),
     (r"datasets/[^/]+/candidates-[^/]*", "BuildCandidates"),
+    (r"datasets/[^/]+/[a-z]+-index-.*", "BuildCandidates"),
     (r"datasets/[^/]+/pairs-(\w+)-[^/]*", "BuildPairs --pair {0}"),
     (r"datasets/[^/]+/descriptions-([a-z]+)[^/]*", "EnhanceEntities --mode {0}"),
     (r"datasets/.*", "PrepareDataset"),

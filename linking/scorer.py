@@ -35,6 +35,7 @@ from pipeline.candidates.contracts import RunSource
 from pipeline.candidates.lists import RankedLists
 from pipeline.candidates.merging import merged_lists
 from pipeline.candidates.registry import source
+from pipeline.candidates.retrieving import retrieve
 from pipeline.candidates.specs import candidate_sources
 from pipeline.extraction import guard
 from pipeline.pairs.base import Pairs
@@ -170,9 +171,10 @@ class Scorer:
             def of_run(spec: RunSource) -> list[RunVectors]:
                 return [self.retrievers[spec.run].vectors(chunk)]
 
-            inputs, options = SourceInputs(chunk.table, self.kb.table, vectors, of_run), self.run.options
-            listed = [each.lists(inputs, options.k) for each in self.sources]
-            merged = merged_lists(listed, options.k, options.merge, inputs)
+            options = self.run.options
+            inputs = SourceInputs(chunk.table, self.kb.table, vectors, of_run, indexes=self.run.prepared)
+            listed = retrieve(self.sources, inputs, options.k)
+            merged = merged_lists([each.lists for each in listed], options.k, options.merge, inputs)
             chunk.lists = merged.without(chunk.without)
         return chunk.lists
 

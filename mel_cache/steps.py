@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -42,6 +42,7 @@ from pipeline.datasets.contracts import (
     Limits,
     PrepareJob,
 )
+from pipeline.datasets.prepared import number_of_names
 from pipeline.demo.contracts import DEMO, DemoJob
 from pipeline.enhance import output
 from pipeline.extraction import wants
@@ -418,16 +419,22 @@ def build_candidates(
     }
     if retrievers:
         request["runs"] = {name: one.weights for name, one in retrievers.items()}
-    before, changes = dict(request), []
+    before, changes = dict(request), list[str]()
+    exact: dict[str, Any] | None = None
     if specs.compares_names(options.sources):
         request["names"] = specs.NAMES
         changes.append("names are now compared folded")
+    if specs.indexes_names(options.sources, partial(number_of_names, dataset.folder)):
+        exact, request["name_index"] = dict(request), specs.NAME_INDEX
     if specs.reads_given(options.sources):
         request["given_order"] = options.given_order
         changes.append("lists that came with the dataset have an order of their own (--given-order)")
 
     def work(run: Run) -> Outcome:
         _say_again(paths, "BuildCandidates", before, f"candidate lists are built again: {' and '.join(changes)}")
+        if exact:
+            why = "candidate lists are built again: names of a large KB are looked up in an index"
+            _say_again(paths, "BuildCandidates", exact, why)
         features = extraction.result if extraction else Extraction()
         of_runs = {name: one.source(run, name, dataset.folder, setup.compute) for name, one in retrievers.items()}
         job = CandidateJob(

@@ -11,6 +11,7 @@ from cache import verify as stores
 from cache.store import SPEC
 from foundation.arrays import damage
 from foundation.checksums import (
+    INDEX,
     OTHER_BYTES,
     RECORD,
     SEAL,
@@ -108,6 +109,12 @@ class _Check:
                     words = problem(record.parent, {"path": name, "bytes": size, "sha256": value})
                     if words:
                         self.found(path, words)
+        for record in sorted(self.paths.root.glob(f"datasets/*/*-index-*/{INDEX}")):
+            for listed in (self.sealed(record) or {}).get("files", ()):
+                path = record.parent / listed["path"]
+                self.seen.add(path)
+                if words := problem(record.parent, listed):
+                    self.found(path, words)
         for path in self._further(set(stores_of)):
             if path in self.bad or path in self.seen or path.name == SPEC:
                 continue

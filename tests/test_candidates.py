@@ -494,7 +494,9 @@ def test_sources_of_the_command_line_are_specifications(tmp_path):
 @pytest.mark.parametrize("sources", ["names", "dense:", "dense", "given:x", "name,fuzzy"])
 def test_a_source_that_does_not_exist_is_refused_in_one_line(tmp_path, sources):
     wrong = sources.rpartition(",")[2]
-    with pytest.raises(UserError, match=f"--sources '{wrong}': expected `name`, `name-of-type`, `given` or"):
+    with pytest.raises(
+        UserError, match=f"--sources '{wrong}': expected `name`, `name-exact`, `name-index`, `name-of-type`, `given` or"
+    ):
         candidate_sources(ListOptions(sources=sources), Extraction(), Paths(tmp_path))
 
 

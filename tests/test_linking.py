@@ -234,11 +234,14 @@ def test_what_stands_beside_a_mention_does_not_change_its_answer(world, tmp_path
     assert np.allclose(*scores, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["name", "name-index"])
 @pytest.mark.parametrize("phrase", ["ancient ship", "The Harbour Powers", "Old Ship"])
-def test_an_entity_is_found_by_any_of_its_names(world, phrase):
+def test_an_entity_is_found_by_any_of_its_names(world, phrase, kind):
+    if kind == "name-index":
+        pytest.importorskip("tantivy")
     linker = Linker.load(world[1]["drin"])
     scorer = linker.scorer
-    scorer.sources = [source(NameSource())]
+    scorer.sources = [source(NameSource(kind=kind))]
     scorer.run = dataclasses.replace(scorer.run, options=dataclasses.replace(scorer.run.options, k=1))
     expected = "Q7" if phrase == "Old Ship" else "Q6"
     assert [entity.id for entity in linker.link(f"Then {phrase} was seen.", phrase).entities] == [expected]

@@ -28,9 +28,11 @@ class CandidateOptions(OnProfile):
     sources = setting(
         "sources",
         "name",
-        "comma-separated sources: name, name-of-type (entities of the mention's type), given (the lists that came with "
-        "the dataset), dense:FEATURE (nearest by cosine of the pooled output of a cached feature), dense:RUN "
-        "(nearest by the vectors of a finished run with one per record, such as dual's; RUN is its folder)",
+        "comma-separated sources: name (most similar names; of more than 200,000 names those that an index finds), "
+        "name-exact (every name is compared), name-index (always by the index), name-of-type (entities of the "
+        "mention's type), given (the lists that came with the dataset), dense:FEATURE (nearest by cosine of the pooled "
+        "output of a cached feature), dense:RUN (nearest by the vectors of a finished run with one per record, such as "
+        "dual's; RUN is its folder)",
     )
     merge = setting(
         "merge",

@@ -63,7 +63,9 @@ class SourceInputs:
     the KB, as they came, or None), and a check of its lists gold (row, below 0 for none) and split. entities: columns
     id, name and type of the N entities of the KB, and aliases (lists of further names) where any has some. vectors:
     gives an output of an input as a table with a row per record. of_run: gives the vectors of a run. workers: threads,
-    -1 for one per core.
+    -1 for one per core. indexes: folder that indexes over the KB are kept in, None for a temporary one. beside: the
+    lists of other sources, for one that `waits` for them; only such as a retriever ordered that did not learn from
+    these mentions.
     """
 
     mentions: Mapping[str, Sequence[Any]]
@@ -71,12 +73,14 @@ class SourceInputs:
     vectors: Callable[[Input, str], Table] = open_table
     of_run: Callable[[RunSource], Sequence[RunVectors]] = read_vectors
     workers: int = -1
+    indexes: Path | None = None
+    beside: Sequence[RankedLists] = ()
 
     @classmethod
     def of_dataset(cls, folder: Path, workers: int = -1) -> "SourceInputs":
         """Of a prepared dataset; its columns are read when they are first used."""
         mentions = Columns(folder / "mentions.parquet", folder / "given.parquet")
-        return cls(mentions, Columns(folder / "entities.parquet"), workers=workers)
+        return cls(mentions, Columns(folder / "entities.parquet"), workers=workers, indexes=folder)
 
 
 class Source(ABC):
@@ -89,6 +93,10 @@ class Source(ABC):
 
     def check(self, inputs: SourceInputs) -> None:  # noqa: B027  # most sources need nothing that a dataset may lack
         """Raises `UserError` where the dataset lacks what this source needs."""
+
+    def waits(self, inputs: SourceInputs) -> bool:
+        """Whether it reads the lists of the others, `SourceInputs.beside`."""
+        return False
 
     def notes(self, inputs: SourceInputs, k: int) -> list[str]:
         """What a user should know of lists of k entities, a line each."""

@@ -1,39 +1,79 @@
-"""Candidate source `name`: the entities whose names are most like the phrase."""
+"""Candidate sources `name`, `name-exact` and `name-index`: the entities whose names are most like the phrase."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from foundation import extras
+from pipeline.candidates import contracts
 from pipeline.candidates.base import Source, SourceInputs
 from pipeline.candidates.contracts import NameSource
+from pipeline.candidates.indexed_names import NEAR, IndexedNames
 from pipeline.candidates.lists import RankedLists
 from pipeline.candidates.name_ranking import NameRanking
 
 
 class ByName(Source):
-    """Scores are those of the rapidfuzz scorer, from above 0 to 100; see `NameRanking` for the order."""
+    """Scores are those of the rapidfuzz scorer, from above 0 to 100; see `NameRanking` for the order.
+
+    `name-exact` compares every name, `name-index` those that `IndexedNames` finds; `name` does the one or the other by
+    the size of the KB.
+    """
 
     def __init__(self, spec: NameSource) -> None:
-        self.scorer = spec.scorer
-        self._kept: tuple[Mapping[str, Sequence[Any]], NameRanking] | None = None
+        self.scorer, self.how = spec.scorer, spec.kind
+        self._kept: tuple[Mapping[str, Sequence[Any]], NameRanking | IndexedNames] | None = None
 
     @property
     def label(self) -> str:
-        return f"name:{self.scorer}"
+        return f"{self.how}:{self.scorer}"
+
+    def check(self, inputs: SourceInputs) -> None:
+        if self._by_index(inputs):
+            extras.require("tantivy")
+
+    def waits(self, inputs: SourceInputs) -> bool:
+        return self._by_index(inputs)
+
+    def notes(self, inputs: SourceInputs, k: int) -> list[str]:
+        if self.how != "name" or not self._by_index(inputs):
+            return []
+        names, most = number_of_names(inputs.entities), contracts.INDEX_ABOVE
+        return [
+            f"{self.label}: the KB has {names:,} names, more than {most:,}, so the {NEAR:,} names that share most "
+            "trigrams with a phrase are compared; name-exact compares all"
+        ]
 
     def lists(self, inputs: SourceInputs, k: int) -> RankedLists:
-        return self._ranking(inputs).lists(inputs.mentions["phrase"], k)
+        ranking = self._ranking(inputs)
+        if isinstance(ranking, IndexedNames):
+            return ranking.lists(inputs.mentions["phrase"], k, inputs.beside)
+        return ranking.lists(inputs.mentions["phrase"], k)
 
     def ranks(self, inputs: SourceInputs, rows: np.ndarray, gold: np.ndarray) -> np.ndarray:
         phrases = inputs.mentions["phrase"]
         return self._ranking(inputs).ranks([phrases[row] for row in rows], gold)
 
-    def _ranking(self, inputs: SourceInputs) -> NameRanking:
+    def _by_index(self, inputs: SourceInputs) -> bool:
+        return self.how == "name-index" or (
+            self.how == "name" and number_of_names(inputs.entities) > contracts.INDEX_ABOVE
+        )
+
+    def _ranking(self, inputs: SourceInputs) -> NameRanking | IndexedNames:
         """The order of these entities, kept for further mentions against the same ones."""
         entities = inputs.entities
         if self._kept is None or self._kept[0] is not entities:
-            aliases = entities.get("aliases")
-            ranking = NameRanking(entities["name"], entities["id"], self.scorer, inputs.workers, aliases)
+            names, ids, aliases = entities["name"], entities["id"], entities.get("aliases")
+            ranking: NameRanking | IndexedNames = (
+                IndexedNames.of(names, ids, self.scorer, aliases, inputs.indexes)
+                if self._by_index(inputs)
+                else NameRanking(names, ids, self.scorer, inputs.workers, aliases)
+            )
             self._kept = entities, ranking
         return self._kept[1]
+
+
+def number_of_names(entities: Mapping[str, Sequence[Any]]) -> int:
+    """Names and aliases of a KB's entities."""
+    return len(entities["name"]) + sum(len(own or ()) for own in entities.get("aliases") or ())

@@ -19,6 +19,10 @@ round-robin: by rank, every source's first, then every source's second, …; app
 next adds, …
 """
 
+NameKind = Literal["name", "name-exact", "name-index"]
+NAME_KINDS: tuple[NameKind, ...] = ("name", "name-exact", "name-index")
+INDEX_ABOVE = 200_000
+"""Names of a KB, aliases among them, above which the source `name` takes an index."""
 GIVEN_ORDERS = ("hashed", "trusted")
 """The order of lists that came with the dataset.
 
@@ -29,9 +33,13 @@ retriever made it.
 
 @contract
 class NameSource:
-    """The entities whose names are most like the phrase. scorer: one of `SCORERS`."""
+    """The entities whose names are most like the phrase. scorer: one of `SCORERS`.
 
-    kind: Literal["name"] = "name"
+    kind: `name-exact` compares every name, `name-index` those that an index finds; `name` takes the index for large
+    KBs.
+    """
+
+    kind: NameKind = "name"
     scorer: str = "token_set_ratio"
 
 
@@ -93,10 +101,10 @@ SourceSpec = Annotated[
 class ListOptions:
     """How candidate lists are built, in a user's words.
 
-    k: entities per mention. sources: comma-separated `name`, `name-of-type`, `given`, `dense:FEATURE` or `dense:RUN`.
-    scorer: rapidfuzz scorer of the name sources. merge: `round-robin` or `append`. given_order: of the lists that came
-    with the dataset, `hashed` or `trusted` (as they came); accept_gold_place: take them so although the gold's place
-    gives the answer away.
+    k: entities per mention. sources: comma-separated `name`, `name-exact`, `name-index`, `name-of-type`, `given`,
+    `dense:FEATURE` or `dense:RUN`. scorer: rapidfuzz scorer of the name sources. merge: `round-robin` or `append`.
+    given_order: of the lists that came with the dataset, `hashed` or `trusted` (as they came); accept_gold_place: take
+    them so although the gold's place gives the answer away.
     """
 
     k: int = 100

@@ -18,6 +18,76 @@ PAIRS = 1 << 20  # pairs given to rapidfuzz at a time
 
 
 @dataclass(frozen=True)
+class NameOrder:
+    """The order of entities behind a phrase, see `NameRanking`.
+
+    known: the names of N entities. ids: (N,) of the entities. scorer: of rapidfuzz. workers: threads, -1 for one per
+    core. Methods raise `UserError` for an unknown scorer.
+    """
+
+    known: KnownNames
+    ids: Sequence[str]
+    scorer: str
+    workers: int
+
+    @cached_property
+    def _id_order(self) -> np.ndarray:
+        return id_order(self.ids)
+
+    @property
+    def measure(self) -> Callable[..., float]:
+        """The function of rapidfuzz that scores a pair of strings."""
+        if self.scorer not in SCORERS:
+            raise UserError(f"--scorer {self.scorer!r} is unknown{nearest(self.scorer, SCORERS)}")
+        scorer: Callable[..., float] = getattr(fuzz, self.scorer)
+        return scorer
+
+    def ordered(
+        self, phrases: list[Spelling], scores: np.ndarray, pairs: Places, turn: np.ndarray | None = None
+    ) -> Places:
+        """The pairs of phrases and entities by phrase, best first.
+
+        scores: (b, S) of the phrases with all names. turn: (N,) whole numbers; of entities with the same score, also as
+        written, those with the phrase as a name come first, then those with a smaller number. None: no second key.
+        """
+        first, second = self.known.names_of(*pairs)
+        values, known = scores[first, second], self.known
+        ratios = self.scores([phrase.clean for phrase in phrases], known.clean, fuzz.ratio, (first, second))
+        accented = np.array([phrase.accented for phrase in phrases])
+        other = np.flatnonzero(accented[first] | known.accented[second])
+        same, same_ratios = values.copy(), ratios.copy()  # as written; different only where either has accents
+        written = [phrase.written for phrase in phrases], known.written
+        for of_pairs, scorer in ((same, self.measure), (same_ratios, fuzz.ratio)):
+            of_pairs[other] = self.scores(*written, scorer, (first[other], second[other]))
+        entity = known.owner[second]
+        keys = [self._id_order[entity], -same_ratios, -ratios, -same, -values, first]
+        if turn is not None:
+            keys[3:3] = [turn[entity], ratios < 100]
+        order = np.lexsort(keys)
+        first, entity = first[order], entity[order]
+        if len(known.owner) > len(known.start):  # of several names of an entity, the first counts
+            _, kept = np.unique(first * len(known.start) + entity, return_index=True)
+            kept.sort()
+            first, entity = first[kept], entity[kept]
+        return first, entity
+
+    def every_score(self, phrases: list[str], names: list[str], scorer: Callable[..., float]) -> np.ndarray:
+        """(b, N) float32 of all pairs of strings."""
+        return process.cdist(phrases, names, scorer=scorer, dtype=np.float32, workers=self.workers)
+
+    def scores(self, phrases: list[str], names: list[str], scorer: Callable[..., float], pairs: Places) -> np.ndarray:
+        """(n,) float32 of single pairs of strings, in pieces of bounded memory."""
+        out = np.empty(len(pairs[0]), np.float32)
+        for begin in range(0, len(out), PAIRS):
+            first, second = (places[begin : begin + PAIRS].tolist() for places in pairs)
+            left, right = [phrases[place] for place in first], [names[place] for place in second]
+            out[begin : begin + PAIRS] = process.cpdist(
+                left, right, scorer=scorer, dtype=np.float32, workers=self.workers
+            )
+        return out
+
+
+@dataclass(frozen=True)
 class NameRanking:
     """The order of N entities for a phrase, by their names.
 
@@ -37,8 +107,12 @@ class NameRanking:
     aliases: Sequence[Sequence[str]] | None = None
 
     @cached_property
+    def _order(self) -> NameOrder:
+        return NameOrder(KnownNames.of(self.names, self.aliases), self.ids, self.scorer, self.workers)
+
+    @property
     def _known(self) -> KnownNames:
-        return KnownNames.of(self.names, self.aliases)
+        return self._order.known
 
     @cached_property
     def _postings(self) -> "_Postings":
@@ -47,10 +121,6 @@ class NameRanking:
     @cached_property
     def _ordered_names(self) -> list[str]:
         return _sorted_tokens(self._known.clean)
-
-    @cached_property
-    def _id_order(self) -> np.ndarray:
-        return id_order(self.ids)
 
     def lists(self, phrases: Sequence[str], k: int) -> RankedLists:
         """The k most similar entities of each of M phrases, exactly as if every pair had been scored.
@@ -66,7 +136,9 @@ class NameRanking:
                 best = self._known.best(scores)
                 chosen = [contenders(row, k) for row in best]
                 first = np.repeat(np.arange(len(best)), [len(entities) for entities in chosen])
-                ordered = self._ordered(distinct[begin : begin + len(scores)], scores, (first, np.concatenate(chosen)))
+                ordered = self._order.ordered(
+                    distinct[begin : begin + len(scores)], scores, (first, np.concatenate(chosen))
+                )
                 lists.fill(begin, *ordered, best[ordered])
                 bar.update(len(scores))
         return lists.rows(np.array([number[spelling] for spelling in spellings], np.int64))
@@ -85,40 +157,15 @@ class NameRanking:
                 for row in rows_of[block[place]]:
                     entity = int(gold[row])
                     tied = np.flatnonzero(values == values[entity])
-                    _, order = self._ordered([block[place]], scores[[place]], (np.zeros(len(tied), np.int64), tied))
+                    _, order = self._order.ordered(
+                        [block[place]], scores[[place]], (np.zeros(len(tied), np.int64), tied)
+                    )
                     ranks[row] = 1 + int((values > values[entity]).sum()) + int(np.flatnonzero(order == entity)[0])
         return ranks
 
-    def _ordered(self, phrases: list[Spelling], scores: np.ndarray, pairs: Places) -> Places:
-        """The pairs of phrases and entities by phrase, best first. scores: (b, S) of the phrases with all names."""
-        first, second = self._known.names_of(*pairs)
-        values, known = scores[first, second], self._known
-        ratios = self._pairs([phrase.clean for phrase in phrases], known.clean, fuzz.ratio, (first, second))
-        accented = np.array([phrase.accented for phrase in phrases])
-        other = np.flatnonzero(accented[first] | known.accented[second])
-        same, same_ratios = values.copy(), ratios.copy()  # as written; different only where either has accents
-        written = [phrase.written for phrase in phrases], known.written
-        for of_pairs, scorer in ((same, self._scorer), (same_ratios, fuzz.ratio)):
-            of_pairs[other] = self._pairs(*written, scorer, (first[other], second[other]))
-        entity = known.owner[second]
-        order = np.lexsort((self._id_order[entity], -same_ratios, -ratios, -same, -values, first))
-        first, entity = first[order], entity[order]
-        if self.aliases is not None:  # of several names of an entity, the first counts
-            _, kept = np.unique(first * len(self.names) + entity, return_index=True)
-            kept.sort()
-            first, entity = first[kept], entity[kept]
-        return first, entity
-
-    @property
-    def _scorer(self) -> Callable[..., float]:
-        if self.scorer not in SCORERS:
-            raise UserError(f"--scorer {self.scorer!r} is unknown{nearest(self.scorer, SCORERS)}")
-        scorer: Callable[..., float] = getattr(fuzz, self.scorer)
-        return scorer
-
     def _blocks(self, spellings: list[Spelling]) -> Iterator[tuple[int, np.ndarray]]:
         """(place of the first phrase, scores (b, S) float32) of phrases with all names, in blocks of bounded memory."""
-        scorer = self._scorer
+        scorer = self._order.measure
         if not self.names:
             return
         phrases, names = [spelling.clean for spelling in spellings], self._known.clean
@@ -127,7 +174,7 @@ class NameRanking:
             yield from self._token_set_blocks(phrases, rows)
             return
         for begin in range(0, len(phrases), rows):
-            yield begin, self._every_pair(phrases[begin : begin + rows], names, scorer)
+            yield begin, self._order.every_score(phrases[begin : begin + rows], names, scorer)
 
     def _token_set_blocks(self, phrases: list[str], rows: int) -> Iterator[tuple[int, np.ndarray]]:
         """Blocks of token_set_ratio, equal to scoring every pair with it.
@@ -140,28 +187,13 @@ class NameRanking:
         ordered_phrases, ordered_names = _sorted_tokens(phrases), self._ordered_names
         blank = np.array([not name for name in ordered_names])
         for begin in range(0, len(phrases), rows):
-            scores = self._every_pair(ordered_phrases[begin : begin + rows], ordered_names, fuzz.ratio)
+            scores = self._order.every_score(ordered_phrases[begin : begin + rows], ordered_names, fuzz.ratio)
             scores[:, blank] = 0  # two empty strings have ratio 100 and nothing in common
             shared = [sharing(phrase) for phrase in phrases[begin : begin + rows]]
             first = np.repeat(np.arange(len(shared)), [len(names) for names in shared])
             second = np.concatenate(shared)
-            scores[first, second] = self._pairs(phrases, names, fuzz.token_set_ratio, (begin + first, second))
+            scores[first, second] = self._order.scores(phrases, names, fuzz.token_set_ratio, (begin + first, second))
             yield begin, scores
-
-    def _every_pair(self, phrases: list[str], names: list[str], scorer: Callable[..., float]) -> np.ndarray:
-        """(b, N) float32."""
-        return process.cdist(phrases, names, scorer=scorer, dtype=np.float32, workers=self.workers)
-
-    def _pairs(self, phrases: list[str], names: list[str], scorer: Callable[..., float], pairs: Places) -> np.ndarray:
-        """(n,) float32 scores of single pairs of strings, in pieces of bounded memory."""
-        out = np.empty(len(pairs[0]), np.float32)
-        for begin in range(0, len(out), PAIRS):
-            first, second = (places[begin : begin + PAIRS].tolist() for places in pairs)
-            left, right = [phrases[place] for place in first], [names[place] for place in second]
-            out[begin : begin + PAIRS] = process.cpdist(
-                left, right, scorer=scorer, dtype=np.float32, workers=self.workers
-            )
-        return out
 
 
 def _sorted_tokens(texts: list[str]) -> list[str]:

@@ -7,9 +7,11 @@ from typing import Literal
 from cache.inputs import Input, Side
 from foundation.errors import UserError, nearest
 from foundation.paths import Paths
+from pipeline.candidates import contracts
 from pipeline.candidates.contracts import (
     GIVEN_ORDERS,
     MERGES,
+    NAME_KINDS,
     SCORERS,
     GivenSource,
     ListOptions,
@@ -23,8 +25,10 @@ from pipeline.extraction.contracts import Extraction
 
 NAMES = "folded"
 """How sources compare names: another word where the same names give other lists, so that older ones are built again."""
+NAME_INDEX = 1
+"""Raised where an index gives other lists of the same names, so that older ones are built again."""
 GIVEN = "given"
-PLAIN = ("name", "name-of-type", GIVEN)
+PLAIN = (*NAME_KINDS, "name-of-type", GIVEN)
 DENSE = "dense:"
 
 
@@ -46,15 +50,23 @@ def split_sources(sources: str) -> list[str]:
     for source in listed:
         if source not in PLAIN and (source == DENSE or not source.startswith(DENSE)):
             raise UserError(
-                f"--sources {source!r}: expected `name`, `name-of-type`, `given` or `dense:FEATURE` (or "
-                "`dense:RUN`, a run's folder), separated by commas"
+                f"--sources {source!r}: expected `name`, `name-exact`, `name-index`, `name-of-type`, `given` or "
+                "`dense:FEATURE` (or `dense:RUN`, a run's folder), separated by commas"
             )
     return listed
 
 
 def compares_names(sources: str) -> bool:
     """Whether one of the sources compares names. Raises `UserError`."""
-    return not {"name", "name-of-type"}.isdisjoint(split_sources(sources))
+    return not {*NAME_KINDS, "name-of-type"}.isdisjoint(split_sources(sources))
+
+
+def indexes_names(sources: str, names: Callable[[], int]) -> bool:
+    """Whether one of the sources looks names up in an index. names: gives the names of the KB, aliases among them.
+    Raises `UserError`.
+    """
+    listed = split_sources(sources)
+    return "name-index" in listed or ("name" in listed and names() > contracts.INDEX_ABOVE)
 
 
 def vector_features(sources: str) -> list[str]:
@@ -93,7 +105,7 @@ def candidate_sources(
     check(options)
     order: Literal["hashed", "trusted"] = "trusted" if options.given_order == "trusted" else "hashed"
     plain: dict[str, SourceSpec] = {
-        "name": NameSource(scorer=options.scorer),
+        **{kind: NameSource(kind=kind, scorer=options.scorer) for kind in NAME_KINDS},
         "name-of-type": TypedNameSource(scorer=options.scorer),
         GIVEN: GivenSource(order=order, accept_gold_place=options.accept_gold_place),
     }

@@ -1,8 +1,6 @@
 """Builds candidate lists from one source or several, and measures how often the gold is among them."""
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,21 +10,13 @@ from foundation.contracts import to_json
 from foundation.errors import UserError, nearest
 from foundation.files import write_json
 from pipeline.candidates import registry
-from pipeline.candidates.base import UNKNOWN, Source, SourceInputs
+from pipeline.candidates.base import UNKNOWN, SourceInputs
 from pipeline.candidates.contracts import MERGES, CandidateJob, CandidateLists, GivenSource
 from pipeline.candidates.given import gold_forced_in
 from pipeline.candidates.lists import RankedLists
 from pipeline.candidates.merging import merged_lists, merged_ranks
 from pipeline.candidates.recall import per_mention, recall
-
-
-@dataclass(frozen=True)
-class _Retrieved:
-    """A source and its lists. seconds: what they took."""
-
-    source: Source
-    lists: RankedLists
-    seconds: float
+from pipeline.candidates.retrieving import Retrieved, retrieve
 
 
 def build_candidates(job: CandidateJob) -> CandidateLists:
@@ -40,7 +30,10 @@ def build_candidates(job: CandidateJob) -> CandidateLists:
         raise UserError(f"--merge {job.merge!r} is unknown{nearest(job.merge, MERGES)}")
     inputs = SourceInputs.of_dataset(job.dataset, job.workers)
     gold, split = np.array(inputs.mentions["gold"], np.int64), np.array(inputs.mentions["split"])
-    retrieved = [_retrieve(registry.source(spec), inputs, job.k) for spec in job.sources]
+    sources = [registry.source(spec) for spec in job.sources]
+    for source in sources:
+        source.check(inputs)
+    retrieved = retrieve(sources, inputs, job.k)
     merged = merged_lists([each.lists for each in retrieved], job.k, job.merge, inputs)
     recalls = {each.source.label: recall(each.lists, gold, split) for each in retrieved}
     if len(retrieved) > 1:
@@ -77,14 +70,8 @@ def build_candidates(job: CandidateJob) -> CandidateLists:
     return lists
 
 
-def _retrieve(source: Source, inputs: SourceInputs, k: int) -> _Retrieved:
-    started = time.monotonic()
-    source.check(inputs)
-    return _Retrieved(source, source.lists(inputs, k), time.monotonic() - started)
-
-
 def _gold_rank(
-    retrieved: Sequence[_Retrieved], merged: RankedLists, gold: np.ndarray, inputs: SourceInputs, how: str
+    retrieved: Sequence[Retrieved], merged: RankedLists, gold: np.ndarray, inputs: SourceInputs, how: str
 ) -> np.ndarray:
     """(M,) int64 rank from 1 of each gold (M,) in the whole order: its place in the merged list, or behind it as
     `merged_ranks` says.

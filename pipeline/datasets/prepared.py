@@ -46,3 +46,14 @@ class Columns(Mapping[str, list[Any]]):
 
     def __len__(self) -> int:
         return len(self._files)
+
+
+def number_of_names(folder: Path) -> int:
+    """Names of the entities of a prepared dataset, aliases among them. Raises `NotAsWritten`."""
+    import pyarrow.compute as pc
+
+    path = folder / "entities.parquet"
+    found = parquet.rows(path)
+    if "aliases" in parquet.names(path):
+        found += pc.sum(pc.list_value_length(parquet.read(path, ["aliases"])["aliases"])).as_py() or 0
+    return int(found)

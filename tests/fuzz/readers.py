@@ -20,6 +20,8 @@ NAMES = {
 CALLS = {
     *("json.loads", "np.load", "h5py.File", "torch.load", "yaml.load", "Image.open", "parquet.read", "os.pread"),
     "zipfile.ZipFile",
+    "pa.ipc.open_file",
+    "tantivy.Index.open",
 }
 """Such calls by their whole name."""
 SHARED = {
@@ -60,6 +62,11 @@ NO_TARGET = {
     "linking.folds:_like": SEALED,
     "mel_cache.steps:_retriever": SEALED,
     "pipeline.candidates.base:read_vectors": SEALED,
+    "pipeline.candidates.kept:_examined": SEALED,
+    "pipeline.candidates.kept:_built": "of files that it has just written",
+    "pipeline.candidates.name_index:NameIndex._opened": SEALED,
+    "pipeline.candidates.name_index:_mapped": SEALED,
+    "pipeline.datasets.prepared:number_of_names": SEALED,
     "cache.identity:_sha256": "any bytes are hashed",
     "cache.layout:H5Array.__getitem__": "of a shard that `cache.layout:read` took",
     "cache.layout:create": "writes",
