@@ -212,9 +212,9 @@ class Head(nn.Module):
         """Called before training for each run of `HeadConfig.runs` that left no fold out, with that run's weights and
         its best dev MRR: for heads that go on from them."""
 
-    def prepare(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> None:
-        """Called once before training with the lists (m, k) of all training mentions and their pair features: for
-        scales; nothing by default."""
+    def prepare(self, columns: Tensor, pairs: Mapping[str, Tensor], gold: Tensor) -> None:
+        """Called once before training with the lists (m, k) of all training mentions, their pair features and golds
+        (m,): for scales and starting weights; nothing by default."""
 
     def training_places(self, lists: np.ndarray, gold: np.ndarray) -> np.ndarray | None:
         """(M, r) places in each list (M, k) whose candidates a training step reads; None: all. gold (M,): entity rows,

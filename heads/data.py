@@ -387,11 +387,12 @@ class Bundle:
         """Pair features of the mentions at `index` (m,), beside their candidates (the `first` of them)."""
         return {name: values[index][:, :first] for name, values in self.pairs.items()}
 
-    def lists_of(self, index: np.ndarray) -> tuple[Tensor, dict[str, Tensor]]:
-        """Candidate lists (m, k) of the mentions at `index` as entity rows, and their pair features, on the device."""
+    def lists_of(self, index: np.ndarray) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Candidate lists (m, k) of the mentions at `index` as entity rows, their pair features, and their golds (m,),
+        on the device."""
         device = self.mentions.device
         pairs = {name: torch.from_numpy(values).to(device) for name, values in self.pairs_of(index).items()}
-        return torch.from_numpy(self.candidates[index]).to(device), pairs
+        return torch.from_numpy(self.candidates[index]).to(device), pairs, torch.from_numpy(self.gold[index]).to(device)
 
     def at(self, places: np.ndarray) -> "Bundle":
         """The same with the candidates at these places (M, r) of each list alone."""

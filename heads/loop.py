@@ -31,8 +31,8 @@ class State:
     """The state of a run between two epochs. It holds nothing random, because every epoch starts from its own seed.
 
     epoch: epochs done. resumed: how many of them another process did. best: dev MRR of the epoch whose weights are
-    kept, best_epoch (0: none yet). history: a row of figures per epoch. seconds: spent in the epochs done, by all
-    processes that had a part in them.
+    kept, best_epoch (0: none yet, or the start). history: a row of figures per epoch, and one for the start (epoch 0)
+    where that may be kept. seconds: spent in the epochs done, by all processes that had a part in them.
     """
 
     epoch: int = 0
@@ -108,17 +108,23 @@ class Trainer:
         mentions done. Raises `UserError` when the loss is not finite.
         """
         patience, state = self.head.config.patience, self.state
+        if self.head.config.keeps_start and not state.history and (start := self.dev_figures()):
+            state.best, state.history = start["dev MRR"], [{"epoch": 0, **start}]
+            self.best = self._weights()
         while state.epoch < self.epochs and not (patience and state.epoch - state.best_epoch >= patience):
             epoch, began = state.epoch + 1, time.monotonic()
             row = {"epoch": epoch, **self.run_epoch(epoch, watch), **self.dev_figures()}
             reached = row.get("dev MRR", float(epoch))  # without a dev set, the last epoch is the best
             if reached > state.best:
                 state.best, state.best_epoch = reached, epoch
-                self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.head.state_dict().items()}
+                self.best = self._weights()
             state.epoch, state.seconds = epoch, state.seconds + time.monotonic() - began
             state.history.append(row)
             after(state)
         return self.best or self.head.state_dict()
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.head.state_dict().items()}
 
     def run_epoch(self, epoch: int, watch: Callable[[int], Any] = lambda mentions: None) -> dict[str, float]:
         """One pass over the training mentions in an order that seed and epoch fix. Returns the means of the loss and

@@ -97,9 +97,9 @@ class Tuned(Head):
         """See `Head.start`."""
         self.head.start(label, tensors, best)
 
-    def prepare(self, columns: Tensor, pairs: Mapping[str, Tensor]) -> None:
+    def prepare(self, columns: Tensor, pairs: Mapping[str, Tensor], gold: Tensor) -> None:
         """See `Head.prepare`."""
-        self.head.prepare(columns, pairs)
+        self.head.prepare(columns, pairs, gold)
 
     def encode_mentions(self, inputs: Rows) -> Rows:
         """See `Head.encode_mentions`."""

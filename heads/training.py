@@ -188,7 +188,7 @@ def _train_on(trainer: Trainer, curves: "_Curves", out: Path, digest: str, quiet
             kept |= optimizer_tensors(trainer.optimizer, trainer.parameters)
             write_tensors(checkpoint, kept, {"job": digest, **vars(state)}, seal=True)
             fault_point("epoch-end")
-            curves.add(row)
+            curves.add(state.history)
 
         best = trainer.train(keep, progress.update)
     return dict(best)
@@ -267,16 +267,18 @@ class _Curves:
             from torch.utils.tensorboard import SummaryWriter
 
             self.writer = SummaryWriter(str(folder))
-        for row in history:
-            self.add(row)
+        self.rows = 0
+        self.add(history)
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Add an epoch's figures."""
+    def add(self, history: list[dict[str, Any]]) -> None:
+        """Add the figures of the epochs that are not there yet."""
         if self.writer is None:
             return
-        for name, value in row.items():
-            if name != "epoch":
-                self.writer.add_scalar(name.replace(" ", "/"), value, row["epoch"])
+        for row in history[self.rows :]:
+            for name, value in row.items():
+                if name != "epoch":
+                    self.writer.add_scalar(name.replace(" ", "/"), value, row["epoch"])
+        self.rows = len(history)
         self.writer.flush()
 
     def end(self, options: Mapping[str, bool | int | float | str], figures: Mapping[str, float]) -> None:

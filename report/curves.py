@@ -116,12 +116,13 @@ def _chart(
     size: tuple[int, int],
     axis: Axis | None = None,
 ) -> Chart:
-    """kept: name -> number of its colour, and the place that is marked. axis: across; None for epochs from 1 on."""
+    """kept: name -> number of its colour, and the place that is marked. axis: across; None for epochs, from 0 or 1."""
     series = {name: points for name, points in series.items() if points}
     if not series:
         return Chart(title, (), (), (), (), size)
     width, height = size
-    axis = axis or Axis(range(1, int(max(points[-1][0] for points in series.values())) + 1))
+    first, last = (choose(points[end][0] for points in series.values()) for choose, end in ((min, 0), (max, -1)))
+    axis = axis or Axis(range(min(1, int(first)), int(last) + 1))
     values = [value for points in series.values() for _, value in points]
     steps = ticks(min(values), max(values))
     low, high = min(steps[0], min(values)), max(steps[-1], max(values))
@@ -143,7 +144,7 @@ def _chart(
         path = " ".join(f"{x},{y}" for x, y in shown)
         marked = None if value is None else place((epoch, value))
         curves.append(Curve(name, colour % 8, path, shown[-1], marked, f"{name}: {at}" if at else name))
-        rows.append((name, f"{points[-1][0]:g}", str(epoch or "–"), "–" if value is None else f"{value:.4f}"))
+        rows.append((name, f"{points[-1][0]:g}", str(epoch), "–" if value is None else f"{value:.4f}"))
     every = max(1, math.ceil(len(axis.places) / (width // 48)))
     x_ticks = [(place((at, low))[0], axis.text(at)) for at in axis.places[::every]]
     return Chart(

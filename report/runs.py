@@ -126,7 +126,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class History:
-    """A training, epoch by epoch. kept: number of the epoch whose weights the run has; 0 without epochs."""
+    """A training, epoch by epoch. kept: number of the epoch whose weights the run has; 0: the start, or no epochs."""
 
     epochs: tuple[Epoch, ...] = ()
     kept: int = 0

@@ -335,7 +335,7 @@ def test_a_weighted_sum_of_one_number_orders_by_it_and_gives_the_odds():
     """`hidden: 0` and one pair feature: the loss is -log softmax of w1 z + w2 (z - max z) + w3."""
     head = make("ranker", {"pairs.retrieval": ()}, hidden=0, members=1, frequency=False, pair_features=["retrieval"])
     lists, values = torch.tensor([[0, 1, 2], [2, 0, -1]]), torch.tensor([[0.2, 0.9, 0.4], [0.1, 0.7, torch.nan]])
-    head.prepare(lists, {"retrieval": values})
+    head.prepare(lists, {"retrieval": values}, torch.tensor([1, 0]))
     there = values[~values.isnan()].double().numpy()
     z = (values.double().numpy() - there.mean()) / there.std()
     w = weights_of(head)["linear.weight"][0]

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,15 +11,20 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from heads_world import build_job, job_for
+from test_heads_dual import with_permuted_golds
+from test_heads_training import KILL, bytes_of
 
 from foundation.checksums import read_sealed
+from foundation.contracts import to_json
 from foundation.errors import UserError
 from heads import fusion, training
 from heads.base import Rows, make_head
 from heads.checkpoint import read_tensors
 from heads.config import load_config
+from heads.data import Bundle
 from heads.metrics import dev_half
 from heads.runs import list_scores, load_head
+from heads.scoring import Scoring
 
 CPU = torch.device("cpu")
 NAN = math.nan
@@ -73,12 +80,14 @@ def world(tmp_path_factory):
 def test_scores_are_those_of_the_formula(hidden):
     torch.manual_seed(1)
     head = make_head(
-        "fused", load_config("fused", {"hidden": hidden, "members": 3}), {"pairs.a": (), "pairs.b": (2,)}
+        "fused",
+        load_config("fused", {"hidden": hidden, "members": 3, "from_best": False}),
+        {"pairs.a": (), "pairs.b": (2,)},
     ).eval()
     columns = torch.tensor([[3, 1, 4, -1], [2, 0, 5, 6]])
     pairs = {"a": torch.tensor([[0.5, NAN, 2.0, 9.0], [NAN, NAN, NAN, NAN]]), "b": torch.randn(2, 4, 2)}
     pairs["b"][0, 0, 1] = NAN
-    head.prepare(columns, pairs)
+    head.prepare(columns, pairs, columns[:, 0])
     np.testing.assert_allclose(head.centre[0], 1.25)  # of 0.5 and 2.0: what stands where the list ends does not count
     np.testing.assert_allclose(head.scale[0], 0.75)
     weights = {name: tensor.double().numpy() for name, tensor in head.state_dict().items()}
@@ -289,3 +298,147 @@ def test_heads_are_those_the_profile_can_serve():
     assert set(runs(["clip_text", "clip_image"])) == {"dsmip", "dwe", "mimic", "ranker"}
     assert runs(["text_tokens"], heads=["bert"]) == {"bert": ("bert", {})}
     assert set(runs(["text_tokens"], heads=["auto", "bert"])) == {"bert", "drin", "dwe", "mimic", "ranker"}
+
+
+PARTS = {"good": (), "sparse": (2,)} | {f"noise{number}": (4,) for number in range(12)}
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """A job that fuses a part that is right for nearly all mentions, `good`, with a part that few candidates have and
+    twelve that say nothing, four numbers each."""
+    folder = tmp_path_factory.mktemp("noisy")
+    job = build_job(folder, splits=(30, 200, 400))
+    lists = np.load(job.candidates)["ids"]
+    own = lists == pq.read_table(job.dataset / "mentions.parquet")["gold"].to_numpy()[:, None]
+    random, pairs = np.random.default_rng(0), {}
+    for name, shape in PARTS.items():
+        values = random.normal(size=(*lists.shape, *shape)).astype(np.float32)
+        if name == "good":
+            values += 4 * own
+        if name == "sparse":
+            values[random.random(lists.shape) < 0.8] = NAN
+        values[lists < 0] = NAN
+        pairs[name] = folder / f"{name}.npz"
+        np.savez(pairs[name], values=values)
+    return replace(job_for(job, "fused", {}, folder / "run"), pairs=pairs)
+
+
+def ranking(scores, lists):
+    return [np.argsort(-row[own], kind="stable").tolist() for row, own in zip(scores, lists >= 0, strict=True)]
+
+
+def scores_at_start(job, mentions):
+    """Of the untrained head, and the head."""
+    bundle = Bundle.load(job, CPU)
+    head = training.new_head(job, bundle, bundle.training_mentions(1.0, "calibrate")[0]).eval()
+    lists = bundle.candidates[mentions]
+    return Scoring.of(head, bundle).lists(mentions, lists, bundle.pairs_of(mentions))["score"], head
+
+
+def test_the_start_ranks_as_the_best_part_does(noisy):
+    lists, everything = np.load(noisy.candidates)["ids"], np.arange(630)
+    scores, head = scores_at_start(noisy, everything)
+    good = np.load(noisy.pairs["good"])["values"]
+    assert ranking(scores, lists) == ranking(good, lists)
+    assert scores_at_start(replace(noisy, config={"from_best": False}), everything)[1].linear.weight.count_nonzero() > 4
+    assert head.linear.weight.count_nonzero() == 2 * head.config.members  # its weight, and that of having one
+
+
+def test_a_start_is_as_likely_as_its_number_can_make_the_golds(noisy):
+    _, head = scores_at_start(noisy, np.arange(1))
+    bundle = Bundle.load(noisy, CPU)
+    columns, pairs, gold = bundle.lists_of(np.flatnonzero(bundle.half_of_dev("calibrate")))
+    listed = (columns == gold[:, None]).any(1)
+    level = pairs["good"][listed].nan_to_num(nan=-1e9) / head.scale[0]
+    own = (columns[listed] == gold[listed][:, None]).int().argmax(1)
+
+    def loss(weight):
+        return torch.nn.functional.cross_entropy(weight * level, own).item()
+
+    weight = head.linear.weight[0, 0].item()
+    assert loss(weight) < min(loss(weight / 2), loss(weight * 2))
+
+
+def test_a_candidate_without_the_best_number_starts_below_all_that_have_it(noisy):
+    job = replace(noisy, pairs={"sparse": noisy.pairs["sparse"]})
+    scores, _ = scores_at_start(job, np.arange(630))
+    values, lists = np.load(job.pairs["sparse"])["values"], np.load(job.candidates)["ids"]
+    there = np.isfinite(values[:, :, 0])
+    both = [row for row in range(630) if there[row].any() and (~there[row] & (lists[row] >= 0)).any()]
+    behind = [scores[row][there[row]].min() > scores[row][~there[row] & (lists[row] >= 0)].max() for row in both]
+    assert len(both) > 500 and np.mean(behind) > 0.98, "but for numbers lower than any in the training lists"
+
+
+def test_one_good_part_among_many_that_say_nothing_is_not_lost(noisy, tmp_path):
+    def wrong(job, out):
+        """Listed golds of test that are not first."""
+        figures = training.train(replace(job, out=tmp_path / out)).metrics["test"]["candidates"]["all"]
+        return round(figures["n"] * (figures["recall"] - figures["H@1"]))
+
+    alone = wrong(replace(noisy, pairs={"good": noisy.pairs["good"]}), "alone")
+    assert wrong(noisy, "fused") <= alone + 2 < wrong(replace(noisy, config={"from_best": False}), "random") - 8
+
+
+def test_a_correction_is_learned_where_a_second_part_knows_more(noisy, tmp_path):
+    lists = np.load(noisy.candidates)["ids"]
+    own = lists == pq.read_table(noisy.dataset / "mentions.parquet")["gold"].to_numpy()[:, None]
+    pairs = {}
+    for number, name in enumerate(("one", "other")):
+        values = np.random.default_rng(number).normal(size=lists.shape).astype(np.float32) + 1.5 * own
+        pairs[name] = tmp_path / f"{name}.npz"
+        np.savez(pairs[name], values=np.where(lists < 0, np.float32(NAN), values))
+    h1 = {}
+    for name, parts in {"both": pairs, **{part: {part: path} for part, path in pairs.items()}}.items():
+        result = training.train(replace(noisy, pairs=parts, out=tmp_path / "runs" / name))
+        h1[name] = result.metrics["test"]["candidates"]["all"]["H@1"]
+    assert h1["both"] > max(h1["one"], h1["other"]) + 0.1
+
+
+def test_golds_of_test_decide_no_weight(noisy, tmp_path):
+    job = replace(noisy, config={"epochs": 2}, out=tmp_path / "run")
+    other = with_permuted_golds(job, tmp_path / "permuted", ("test",))
+    metrics = [training.train(one).metrics["test"]["candidates"]["all"] for one in (job, other)]
+    assert metrics[0]["MRR"] > metrics[1]["MRR"] + 0.1, "other golds were measured"
+    ours, theirs = (read_tensors(one.out / "model.safetensors")[0] for one in (job, other))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_half_of_dev_that_chooses_the_epoch_does_not_choose_the_start(noisy, tmp_path):
+    bundle = Bundle.load(noisy, CPU)
+    other = {name: tmp_path / f"{name}.npz" for name in noisy.pairs}
+    for name, path in other.items():  # `noise0` is right there, and `good` is not
+        values = np.load(noisy.pairs["good" if name == "noise0" else name])["values"]
+        values = np.repeat(values[..., None], 4, -1) if name == "noise0" else values
+        known = np.load(noisy.pairs[name])["values"]
+        known[bundle.half_of_dev("choose")] = values[bundle.half_of_dev("choose")] * (1 if name == "noise0" else -1)
+        np.savez(path, values=known)
+    starts = [scores_at_start(replace(noisy, pairs=pairs), np.arange(1))[1] for pairs in (noisy.pairs, other)]
+    assert torch.equal(starts[0].linear.weight, starts[1].linear.weight)
+
+
+def test_the_start_is_kept_until_an_epoch_is_better_on_the_other_half_of_dev(noisy, tmp_path):
+    job = replace(noisy, config={"lr": 1.0, "lr_decay": False}, out=tmp_path / "run")  # it learns noise
+    result = training.train(job)
+    history = json.loads((job.out / "history.json").read_text())
+    start = history["epochs"][0]
+    assert start["epoch"] == 0 and "loss" not in start and len(history["epochs"]) == result.run["epochs"] + 1
+    assert all(row["dev MRR"] <= start["dev MRR"] for row in history["epochs"]) and history["best_epoch"] == 0
+    begun = scores_at_start(job, np.arange(1))[1].state_dict()
+    kept = read_tensors(job.out / "model.safetensors")[0]
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in begun.items())
+
+
+def test_a_killed_run_from_the_best_part_goes_on_to_the_same_bytes(noisy, tmp_path):
+    """Killed before its first checkpoint, with the start as the best, and after."""
+    whole, *cut = (
+        replace(noisy, config={"epochs": 3}, out=tmp_path / name) for name in ("whole", "first", "second", "third")
+    )
+    training.train(whole)
+    faults = ["epoch-before:1", "epoch-end:1", "epoch-end:2"]
+    order = [[fault, to_json(job)] for fault, job in zip(faults, cut, strict=True)]
+    code = [sys.executable, "-c", KILL, json.dumps(order)]
+    assert subprocess.run(code, capture_output=True, text=True, check=True).stdout.split() == ["-9"] * 3
+    for job, epochs in zip(cut, (0, 1, 2), strict=True):
+        assert training.train(job).run["resumed_after"] == epochs
+        assert bytes_of(job.out) == bytes_of(whole.out)

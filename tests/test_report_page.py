@@ -113,6 +113,17 @@ def test_curves_lie_within_their_chart_and_mark_the_epoch_that_is_kept():
     assert curves.charts({"c": History()}) == []
 
 
+def test_a_start_that_is_kept_is_marked_at_epoch_0():
+    start = History((Epoch(0, None, 0.7), Epoch(1, 2.0, 0.6), Epoch(2, 1.0, 0.5)), 0)
+    both, loss, _ = curves.charts({"a": start, "b": History((Epoch(1, 3.0, 0.1), Epoch(2, 2.0, 0.2)), 2)})
+    assert both.curves[0].label == "a: 0.7 at epoch 0, which is kept" and both.rows[0] == ("a", "2", "0", "0.7000")
+    (mark, first), (other, _) = (line.points.split()[:2] for line in both.curves)
+    assert ",".join(map(str, both.curves[0].kept)) == mark
+    assert [text for _, text in both.x_ticks] == ["0", "1", "2"]
+    assert float(mark.split(",")[0]) < float(first.split(",")[0]) == float(other.split(",")[0])
+    assert loss.curves[0].kept is None and loss.rows == (("a", "2", "0", "–"),)
+
+
 def test_lengths_of_sentences_are_shares_of_each_splits_samples_under_the_names_of_their_bins(made):
     lengths = [0] * 13
     lengths[1], lengths[12] = 3, 1

@@ -29,7 +29,13 @@ class PairsConfig(HeadConfig):
         Count, "units of the network over a pair's numbers; 0: a weighted sum (a logistic regression over the list)"
     ] = 16
     members: Annotated[Size, "networks whose mean it is"] = 2
+    from_best: Annotated[
+        bool,
+        "start as the one number that ranks the training mentions' lists best by itself, and learn a correction; "
+        "false: from random weights",
+    ] = False
 
+    later: ClassVar[tuple[str, ...]] = ("from_best",)
     training: ClassVar[Training] = "combination"
     shows_parts: ClassVar[bool] = False
     """Whether a run's table also has each part alone and all parts but each."""
@@ -60,6 +66,11 @@ class PairsConfig(HeadConfig):
         for name in self.pair_features:
             if name != "auto" and name not in self.FEATURES:
                 raise ValueError(f"pair_features: {name!r} is no pair feature{nearest(name, self.FEATURES)}")
+
+    @property
+    def keeps_start(self) -> bool:
+        """See `HeadConfig.keeps_start`."""
+        return self.from_best
 
     def wants(self, available: Collection[str]) -> list[HeadWant]:
         """See `HeadConfig.wants`: nothing but what the pair features (and the heads that are fused) read."""

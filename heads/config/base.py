@@ -192,6 +192,11 @@ class HeadConfig:
         return self.fold
 
     @property
+    def keeps_start(self) -> bool:
+        """Whether the weights before the first epoch may be kept as the best: those of a start that is good already."""
+        return False
+
+    @property
     def evaluates(self) -> bool:
         """Whether a trained head is measured; a stage that only prepares another is not."""
         return not self.live and self.fold is None

@@ -17,6 +17,7 @@ class FusedConfig(PairsConfig):
     batch_size: Size = 32
     epochs: Count = 10
     weight_decay: NotNegative = 0.05
+    from_best: bool = True
     heads: Annotated[
         tuple[str, ...],
         "methods whose scores take part, each trained with its default parameters of this profile; auto: those of "
