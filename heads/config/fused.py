@@ -16,7 +16,7 @@ class FusedConfig(PairsConfig):
     lr: Positive = 0.03
     batch_size: Size = 32
     epochs: Count = 10
-    weight_decay: NotNegative = 0.05
+    weight_decay: NotNegative = 0.5
     from_best: bool = True
     heads: Annotated[
         tuple[str, ...],
@@ -40,7 +40,7 @@ class FusedConfig(PairsConfig):
         "lr": {"low": 1e-3, "high": 0.1, "log": True},
         "batch_size": {"choices": [32, 64, 128]},
         "hidden": {"choices": [0, 8, 16, 24, 32]},
-        "weight_decay": {"low": 1e-3, "high": 0.3, "log": True},
+        "weight_decay": {"low": 1e-3, "high": 3.0, "log": True},
         "picture_dropout": {"choices": DROPOUTS},
     }
 
