@@ -142,6 +142,6 @@ def build(job: TrainingJob) -> "Towers":
         live = Live(encoder, tune.block)
         if config.stays_live:
             for_pairs(live)
-        adapt(live, tune.how, tune.rank)
+        adapt(live, tune.how, tune.rank, tune.prompts)
         modules[name] = Tower(live, tune.checkpointing)
     return Towers(modules, job.towers)

@@ -11,8 +11,8 @@ from foundation.contracts import contract
 
 Kind = Literal["text", "image"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-How = Literal["lora", "whole", "norms"]
-RATES: Mapping[How, float] = {"lora": 1e-4, "whole": 2e-5, "norms": 1e-3}
+How = Literal["lora", "whole", "norms", "prompts"]
+RATES: Mapping[How, float] = {"lora": 1e-4, "whole": 2e-5, "norms": 1e-3, "prompts": 1e-3}
 """AdamW's step size where none is given."""
 MADE = ("tokens", "pooled")
 """Outputs of an encoder that the blocks of a tower make."""
@@ -20,6 +20,10 @@ TUNED = "tuned"
 """Label of the run that trained the blocks (see `HeadConfig.runs`), and behind `@` in the name of a feature of them."""
 TOWERS, HEAD = "towers.", "head."
 """Before the names of parameters of towers, and of the head that reads them."""
+
+
+LATER = ("prompts",)
+"""Options of `Tune` that came when there were runs already; at their default they name none."""
 
 
 @contract
@@ -31,12 +35,16 @@ class Tune:
     how: Annotated[
         How,
         "lora: adapters of low rank beside the weights of attention and MLP (Hu et al., ICLR 2022); whole: all weights "
-        "of the blocks; norms: their LayerNorms and biases",
+        "of the blocks; norms: their LayerNorms and biases; prompts: learned states in front of those that enter each "
+        "block (Jia et al., ECCV 2022)",
     ] = "lora"
     rank: Annotated[int, Gt(0), Le(1024), "of lora's adapters"] = 8
+    prompts: Annotated[int, Gt(0), Le(1024), "learned states of each block"] = 4
     feature: Annotated[str | None, "whose encoder, where a head reads several of the kind"] = None
     shared: Annotated[bool, "mentions and entities go through the same blocks; false: each side has a copy"] = True
-    lr: Annotated[float | None, Gt(0), Le(1e9), "AdamW's step size; null: 1e-4 for lora, 2e-5 whole, 1e-3 norms"] = None
+    lr: Annotated[
+        float | None, Gt(0), Le(1e9), "AdamW's step size; null: 1e-4 for lora, 2e-5 whole, 1e-3 norms and prompts"
+    ] = None
     weight_decay: Annotated[float, Ge(0), Le(1e9), "on matrices alone"] = 0.01
     warmup: Annotated[float, Ge(0), Le(1), "share of all steps over which the step size rises from 0"] = 0.1
     clip_norm: Annotated[float, Ge(0), Le(1e9), "gradients of a tower are scaled down to this norm; 0: left alone"] = (
@@ -62,6 +70,15 @@ def tower_name(kind: Kind, tune: Tune, side: Side) -> str:
 def kind_of(tower: str) -> Kind:
     """`text` or `image`, of a tower's name."""
     return next(kind for kind in KINDS if tower.partition("_")[0] == kind)
+
+
+def naming(tune: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
+    """The options, plain values, that name a run."""
+    defaults = asdict(Tune(block=0))
+    return {
+        kind: {name: value for name, value in given.items() if name not in LATER or value != defaults[name]}
+        for kind, given in tune.items()
+    }
 
 
 def in_words(tune: Mapping[str, object]) -> str:

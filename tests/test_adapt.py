@@ -44,6 +44,8 @@ TARGETS = {
     "open_clip_eva-clip_image": "attn.q_proj attn.k_proj attn.v_proj attn.proj mlp.fc1_g mlp.fc1_x mlp.fc2",
 }
 """The modules of a block that LoRA adapts. docs/models.md lists them."""
+WEIGHTS = [how for how in HOWS if how != "prompts"]
+"""What changes weights of the library's model: nothing at the start."""
 CUTS = {"lora": 1, "whole": 0, "norms": 1}
 SIZES = {"DINOv3ViT": {"num_register_tokens": 4}, "Dinov2WithRegisters": {"num_register_tokens": 3}}
 
@@ -126,7 +128,7 @@ def frozen_of(tower):
     return [parameter for parameter in tower.live.parameters() if id(parameter) not in trained]
 
 
-@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("how", WEIGHTS)
 @pytest.mark.parametrize("case", TARGETS)
 def test_what_is_named_learns_and_nothing_else(made, case, how):
     states, lengths, whole = states_of(made, case, CUTS[how])
@@ -175,16 +177,21 @@ def test_a_state_fits_a_tower_made_with_another_seed_and_a_copy_is_a_tower_apart
     tower, other = (tower_of(made(case), 1, how, seed=seed) for seed in (0, 1))
     again = copy.deepcopy(tower)
     with torch.no_grad():
+        start = tower(states, lengths)
+        assert (largest(start, whole, lengths) <= 1e-5) == (how != "prompts")
         for parameter in tower.parameters():
             parameter.normal_(0, 0.2)
         other.load_state_dict(tower.state_dict())
         assert largest(other(states, lengths), tower(states, lengths), lengths) == 0
-        assert largest(again(states, lengths), whole, lengths) <= 1e-5
+        assert largest(again(states, lengths), start, lengths) == 0
         assert largest(tower(states, lengths), whole, lengths) > 1e-2
 
 
-@pytest.mark.parametrize("how", HOWS)
-@pytest.mark.parametrize("case", ["Bert", "DINOv3ViT", "open_clip-clip_text", "open_clip_eva-clip_image"])
+@pytest.mark.parametrize(
+    ("case", "how"),
+    [(case, how) for case in ("Bert", "DINOv3ViT", "open_clip-clip_text") for how in HOWS]
+    + [("open_clip_eva-clip_image", how) for how in WEIGHTS],
+)
 def test_checkpointing_gives_the_same_gradients(made, case, how):
     states, lengths, _ = states_of(made, case, 1)
     gradients = []
@@ -199,6 +206,97 @@ def test_checkpointing_gives_the_same_gradients(made, case, how):
         gradients.append({name: parameter.grad for name, parameter in tower.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-5 * float(gradient.abs().max()))
+
+
+def by_hand(encoder, states, prompts, block):
+    """Tokens and pooled of one row (1, L, d) by the blocks themselves, called one after another with r more states in
+    front; prompts: (n, r, d), of the first n of them. What stands above the blocks is the library's."""
+    found, called = list(towers.blocks(encoder)), {}
+    handle = found[0].register_forward_pre_hook(
+        lambda module, args, named: called.update(rest=args[1:], named=named), with_kwargs=True
+    )
+    encoder.read(encoder.blank(states, [states.shape[1]]))
+    handle.remove()
+    count, length = prompts.shape[1], states.shape[1] + prompts.shape[1]
+    causal = "clip_text" in type(encoder).__module__ and not encoder.whole
+    mask = torch.full((length, length), float("-inf")).triu(1) if causal else None
+    if encoder.files.library == "transformers" and causal:
+        mask = mask[None, None]
+    named = {name: mask if name.endswith("mask") else value for name, value in called["named"].items()}
+    rest = [mask if isinstance(value, torch.Tensor) else value for value in called["rest"]]
+    if causal and rest and "attn_mask" not in named:
+        rest[0] = mask
+    own, front = states, prompts[:1]
+    for number, module in enumerate(found[block:]):
+        front = prompts[number][None] if number < len(prompts) else front
+        out = module(torch.cat([front, own], 1), *rest, **named)
+        out = out[0] if isinstance(out, tuple) else out
+        front, own = out[:, :count], out[:, count:]
+    return Live(encoder, len(found))(own, [own.shape[1]])
+
+
+PROMPTED = [case for case in TARGETS if case not in ("MPNet", "ModernBert", "open_clip_eva-clip_image")]
+
+
+@pytest.mark.parametrize("case", PROMPTED)
+def test_prompts_stand_in_front_of_the_states_of_each_block_and_nothing_else_learns(made, case):
+    states, lengths, whole = states_of(made, case, 1)
+    torch.manual_seed(0)
+    live = Live(made(case), 1)
+    adapt(live, "prompts", count=3)
+    tower = Tower(live)
+    blocks = range(1, len(towers.blocks(live.encoder)))
+    assert {name: tuple(value.shape) for name, value in tower.state_dict().items()} == {
+        f"blocks.{block}.prompt": (3, states.shape[-1]) for block in blocks
+    }
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter.normal_(0, 0.5)
+        given = torch.stack([value.clone() for value in tower.parameters()])
+        read = tower(states, lengths)
+        assert read["tokens"].shape == whole["tokens"].shape and read["pooled"].shape == whole["pooled"].shape
+        for row, length in enumerate(lengths):
+            hand = by_hand(made(case), states[row : row + 1, :length], given, 1)
+            assert largest({name: value[row : row + 1] for name, value in read.items()}, hand, [length]) <= 1e-5
+        assert largest(read, whole, lengths) > 1e-4
+        fewer = tower(states, lengths, given[:1])  # carried through the blocks that have none
+        hand = by_hand(made(case), states[:1, : lengths[0]], given[:1], 1)
+        assert largest({name: value[:1] for name, value in fewer.items()}, hand, lengths[:1]) <= 1e-5
+
+    frozen = [value.clone() for value in frozen_of(tower)]
+    start = {name: value.clone() for name, value in tower.state_dict().items()}
+    optimizer = torch.optim.AdamW(tower.train().parameters(), lr=1e-3, weight_decay=0)
+    loss(tower, states, lengths).backward()
+    for name, parameter in tower.named_parameters():
+        assert (parameter.grad.abs().amax(1) > 0).all(), name
+    optimizer.step()
+    assert start and not any(torch.equal(start[name], value) for name, value in tower.named_parameters())
+    assert all(torch.equal(one, other) for one, other in zip(frozen, frozen_of(tower), strict=True))
+
+
+@pytest.mark.parametrize("case", ["MPNet", "ModernBert", "open_clip_eva-clip_image"])
+def test_blocks_that_read_places_from_a_table_take_no_prompts(made, case):
+    with pytest.raises(UserError, match=r"^model .*: its blocks read where each state stands from a table[^\n]*$"):
+        adapt(Live(made(case), 1), "prompts")
+
+
+def test_prompts_are_no_weights_of_a_librarys_model(made):
+    live = Live(made("Bert"), 1)
+    adapt(live, "prompts")
+    with pytest.raises(UserError, match=r"^model .*: it was tuned with `how: prompts`[^\n]*$"):
+        merge(live)
+
+
+def test_a_text_alone_has_the_prompts_that_it_has_in_a_batch(made):
+    for case in ("Bert", "hf_clip-clip_text", "open_clip-clip_text", "open_clip_siglip-clip_text"):
+        states, lengths, _ = states_of(made, case, 0)
+        tower = tower_of(made(case), 0, "prompts")
+        with torch.no_grad():
+            together = tower(states, lengths)
+            for row, length in enumerate(lengths):
+                alone = tower(states[row : row + 1, :length], [length])
+                both = {name: value[row : row + 1] for name, value in together.items()}
+                assert largest(both, alone, [length]) <= 1e-5
 
 
 def test_norms_are_normalisations_and_biases_alone(made):

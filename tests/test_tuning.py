@@ -18,8 +18,9 @@ from foundation.errors import UserError
 from heads.base import Head, Ragged
 from heads.checkpoint import read_tensors
 from heads.config import load_config, naming_options, nested, option, to_json
+from heads.config.space import tune_space
 from heads.towers import Tuned, of_texts, own_tokens, shapes_of
-from heads.tune import HEAD, TOWERS
+from heads.tune import HEAD, TOWERS, Tune
 from pipeline.profiles import profile as profiles
 
 pytest.importorskip("peft")
@@ -37,7 +38,7 @@ TUNES = {
     "drin": {"text": {"block": 1, "how": "norms"}},
     "dwe": {"text": {"block": 0, "how": "whole"}},
     "bert": {"text": {"block": 1, "how": "lora", "rank": 2}},
-    "clip": {"text": {"block": 1}, "image": {"block": 0, "how": "norms"}},
+    "clip": {"text": {"block": 1, "how": "prompts", "prompts": 2}, "image": {"block": 0, "how": "norms"}},
     "ghmfc": {"text": {"block": 1, "checkpointing": True}},
 }
 
@@ -177,7 +178,20 @@ def test_what_else_a_role_reads_is_read_beside(world):
 
 
 def test_runs_without_tuning_keep_their_names():
+    """Nor does an option of `tune` that came later name one at its default."""
     assert not {"tune", "live"} & set(naming_options("mimic", to_json(load_config("mimic", {}))))
+
+    of = {
+        given.get("prompts"): naming_options("bert", to_json(load_config("bert", {"tune": {"text": given}})))
+        for given in ({"block": 1}, {"block": 1, "prompts": 3})
+    }
+    assert "prompts" not in of[None]["tune"]["text"] and of[3]["tune"]["text"]["prompts"] == 3
+
+
+def test_prompts_are_not_exported(trained, tmp_path):
+    code, said = commands.run("ExportTower", "--run", str(trained["clip"]), "--to", str(tmp_path / "out"))
+    assert code != 0 and "it was tuned with `how: prompts`" in said and "Traceback" not in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_dot_leads_into_an_option():
@@ -192,6 +206,7 @@ def test_a_dot_leads_into_an_option():
 def test_a_search_draws_the_options_of_towers(world):
     plan = spaces.plan("mimic", json.dumps({"tune": BOTH}), "", profiles.load(str(world / "small.yaml")))
     assert plan.head.config["live"] and "live" not in plan.given
+    assert "tune.text.prompts" in tune_space({"text": Tune(block=1, how="prompts")})
     drawn = {name for name in plan.space if name.startswith("tune.")}
     assert drawn == {"tune.text.lr", "tune.text.rank", "tune.image.lr"}
     assert spaces.drawn(plan.space, load_config("mimic", plan.head.config))["tune.image.lr"] == 2e-5

@@ -16,7 +16,7 @@ from foundation import plugins
 from foundation.contracts import from_json
 from foundation.errors import UserError, nearest
 from heads.config.base import MOST, HeadConfig
-from heads.tune import Kind
+from heads.tune import Kind, naming
 from heads.tune import in_words as tune_in_words
 
 _OTHER_MODULES = ("base", "space")
@@ -132,6 +132,8 @@ def naming_options(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
     for base in kind.__mro__:  # the default is that of the class to which the option came
         later |= {name: to_json(base())[name] for name in vars(base).get("later", ())}
     named = {name: value for name, value in config.items() if name not in later or value != later[name]}
+    if "tune" in named:
+        named["tune"] = naming(named["tune"])
     return named | {name: value for name, value in kind.gone(config).items() if value is not None}
 
 

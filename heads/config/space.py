@@ -121,10 +121,13 @@ def of_towers() -> dict[str, Any]:
 
 
 def tune_space(tune: Mapping[Kind, Tune]) -> dict[str, dict[str, Any]]:
-    """The default search space of the towers of a configuration: step size and, of lora, rank."""
+    """The default search space of the towers of a configuration: step size, rank of lora, number of
+    prompts."""
     space: dict[str, dict[str, Any]] = {}
     for kind, one in tune.items():
         space[f"tune.{kind}.lr"] = {"low": one.rate / 10, "high": one.rate * 10, "log": True}
         if one.how == "lora":
             space[f"tune.{kind}.rank"] = {"choices": [4, 8, 16, 32]}
+        if one.how == "prompts":
+            space[f"tune.{kind}.prompts"] = {"choices": [2, 4, 8, 16]}
     return space

@@ -10,21 +10,22 @@ from torch.utils.checkpoint import checkpoint
 
 from foundation.errors import UserError, nearest
 from foundation.extras import explained
+from pipeline.models import prompts
 from pipeline.models.live import Live
 from pipeline.models.towers import blocks
 
-How = Literal["lora", "whole", "norms"]
+How = Literal["lora", "whole", "norms", "prompts"]
 HOWS: tuple[str, ...] = get_args(How)
 """lora: low-rank adapters of attention and MLP. whole: all weights of the live blocks. norms: their normalisations and
-biases."""
+biases. prompts: learned states in front of those that enter each live block."""
 
 
-def adapt(live: Live, how: str, rank: int = 8) -> None:
-    """Make trainable what `how` says in the live blocks, in float32, and freeze the rest. rank: of `lora`, whose A
-    comes from torch's generator.
+def adapt(live: Live, how: str, rank: int = 8, count: int = 4) -> None:
+    """Make trainable what `how` says in the live blocks, in float32, and freeze the rest. rank: of `lora`. count: of
+    the learned states of each block with `prompts`. What starts at random comes from torch's generator.
 
-    Raises `UserError` where nothing lies above the cut, where peft is not installed, and where the library computes
-    past a module that would be trained.
+    Raises `UserError` where nothing lies above the cut, where peft is not installed, where the library computes past a
+    module that would be trained, and where blocks have no place for prompts.
     """
     if how not in HOWS:
         raise UserError(f"how is {how!r:.40}{nearest(str(how), HOWS)}")
@@ -41,6 +42,9 @@ def adapt(live: Live, how: str, rank: int = 8) -> None:
         lora.add(above, rank)
     elif how == "whole":
         above.requires_grad_(True)
+    elif how == "prompts":
+        live.check_prompts()
+        prompts.add(above, count, live.encoder.possible()["tokens"].shape[-1])
     else:
         for parameter in _norms_and_biases(above):
             parameter.requires_grad_(True)
@@ -52,13 +56,23 @@ def adapt(live: Live, how: str, rank: int = 8) -> None:
 
 
 def merge(live: Live) -> None:
-    """Put W + B A in place of every adapter; nothing is trainable after it."""
+    """Put W + B A in place of every adapter; nothing is trainable after it. Raises as `refuse_prompts` does."""
+    refuse_prompts(live)
     if any(".lora_A." in name for name, _ in live.named_parameters()):
         with explained():
             from pipeline.models import lora
 
         lora.merge(live_blocks(live))
     live.requires_grad_(False)
+
+
+def refuse_prompts(live: Live) -> None:
+    """Raises `UserError` for a tower with learned prompts, which is no model of its library."""
+    if prompts.own_prompts(live_blocks(live)) is not None:
+        raise UserError(
+            f"model {live.encoder.files.reference!r}: it was tuned with `how: prompts`; prompts are states beside its "
+            "library's weights, and cannot be written as one of its models; use `how: lora`, `whole` or `norms`"
+        )
 
 
 def live_blocks(live: Live) -> nn.ModuleList:
@@ -122,11 +136,13 @@ class Tower(nn.Module):
         self.blocks = _tree(_trained(live))
         self.eval()
 
-    def forward(self, states: Tensor, lengths: Sequence[int]) -> dict[str, Tensor]:
+    def forward(
+        self, states: Tensor, lengths: Sequence[int], prompts: Tensor | None = None, keep: bool = False
+    ) -> dict[str, Tensor]:
         """See `Live`; states of any floating type. Libraries do not take a batch without rows, which may come here."""
         if not len(states):
             return {"tokens": states.float(), "pooled": states.new_zeros(0, *self.pooled_shape).float()}
-        return self.live(states.float(), lengths)
+        return self.live(states.float() if states.is_floating_point() else states, lengths, prompts, keep)
 
     def train(self, mode: bool = True) -> "Tower":
         """Dropout of the live part follows."""

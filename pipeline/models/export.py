@@ -8,7 +8,7 @@ from typing import Any
 
 from foundation.files import inside, make_folder, refuse_full, write_json
 from pipeline.models import towers
-from pipeline.models.adapt import merge
+from pipeline.models.adapt import merge, refuse_prompts
 from pipeline.models.files import MODULES, ModelFiles, load_state_dict
 from pipeline.models.live import Live
 from pipeline.models.sentence import modules
@@ -23,10 +23,12 @@ def export(encoders: Mapping[str, Sequence[Live]], folder: Path) -> None:
     them, weights in float32 as safetensors, and the checkpoint's tokenizer, preprocessing and further modules.
 
     encoders: place below `folder` (empty: itself) -> cuts of one checkpoint, one of each of its towers (a CLIP's text
-    and picture). folder: absent or empty; it appears when all is written. Raises `UserError` where it is neither, or a
-    checkpoint is not readable.
+    and picture). folder: absent or empty; it appears when all is written. Raises `UserError` where it is neither, a
+    checkpoint is not readable, or a tower has learned prompts.
     """
     refuse_full(folder)
+    for live in (one for lives in encoders.values() for one in lives):
+        refuse_prompts(live)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for place, lives in encoders.items():
