@@ -8,6 +8,12 @@ from typing import Any
 from cache.inputs import Input, Side, Want
 from foundation.contracts import contract
 
+JOINT = "joint"
+"""The part of `fused` that costs most, since every pair runs through an encoder."""
+WITHOUT_JOINT = "without-joint.safetensors"
+"""File of a run with that part: the same network, learned from all the others. It says whether `joint` is worth
+asking, see `linking`."""
+
 
 @contract
 class HeadWant(Want):

@@ -24,9 +24,10 @@ from foundation.progress import Bar
 from foundation.tables import as_text, text_table
 from heads import training
 from heads.base import Head
+from heads.checkpoint import read_tensors, write_tensors
 from heads.config import load_config
 from heads.config._pairs import PairsConfig
-from heads.contracts import Metrics, TrainingJob, TrainingResult
+from heads.contracts import JOINT, WITHOUT_JOINT, Metrics, TrainingJob, TrainingResult
 from heads.data import Bundle
 from heads.evaluation import SPLITS
 from heads.loop import Trainer
@@ -200,10 +201,12 @@ def parts_table(parts: dict[str, dict[str, dict[str, float]]], protocol: str = R
 
 def _parts(job: TrainingJob, metrics: Metrics) -> dict[str, dict[str, dict[str, float]]]:
     """The figures of all parts together, of each alone and of all but each; each trained like the run itself, over the
-    same tensors in memory."""
-    path = job.out / "parts.json"
-    if path.is_file():
-        with contextlib.suppress(NotAsWritten):
+    same tensors in memory. Of a run with `joint`, the weights of all but it are kept too."""
+    path, kept = job.out / "parts.json", job.out / WITHOUT_JOINT
+    with contextlib.suppress(NotAsWritten):
+        if JOINT in job.pairs and len(job.pairs) > 1:
+            read_tensors(kept)
+        if path.is_file():
             return read_sealed(path)
     names = sorted(job.pairs)
     subsets = {f"only {name}": [name] for name in names}
@@ -224,6 +227,10 @@ def _parts(job: TrainingJob, metrics: Metrics) -> dict[str, dict[str, dict[str, 
         for name, fit in fits.items():
             by_subset[name] = fit.result()
             bar.update(1)
+    if others := trainers.get(f"without {JOINT}"):
+        write_tensors(
+            kept, dict(others.head.state_dict()), training.description(job, others.head, others.bundle), seal=True
+        )
     write_sealed(path, by_subset)
     return by_subset
 

@@ -21,15 +21,19 @@ from heads.scoring import Scoring
 
 
 def load_head(
-    folder: Path, device: torch.device, blocks: Path | None = None, live: towers.Towers = towers.NONE
+    folder: Path,
+    device: torch.device,
+    blocks: Path | None = None,
+    live: towers.Towers = towers.NONE,
+    name: str = "model.safetensors",
 ) -> Head:
     """The head of a finished run, ready to score. blocks: of the CLIP that learned prompts go through, for the stage
-    that learned them. live: the encoders that run live in it, as they were before it was trained.
+    that learned them. live: the encoders that run live in it, as they were before it was trained. name: of its file.
 
     What a stored run has besides and no score reads is left there. Raises `UserError` where the folder holds none, or
     one that has changed since.
     """
-    path = folder / "model.safetensors"
+    path = folder / name
     if not path.exists():
         raise UserError(f"{path}: no such file; train that head first (TrainHead)")
     check_run(folder, path.name)

@@ -84,14 +84,7 @@ def _train(job: TrainingJob, digest: str, device: str, build: Build) -> Training
     head.load_state_dict(best)
     head.eval()
     evaluation = measure(head, bundle, quiet) if head.config.evaluates else None
-    description = {
-        "method": job.method,
-        "config": naming_options(job.method, to_json(head.config)),  # bytes that options to come leave as they are
-        "shapes": bundle.shapes,
-        "seed": job.seed,
-        "features": {one.place: Store.open(one.store).identity for one in job.inputs},
-    }
-    write_tensors(out / "model.safetensors", dict(best), description)
+    write_tensors(out / "model.safetensors", dict(best), description(job, head, bundle))
     fault_point("run-middle")
     write_predictions(out / "predictions.parquet", evaluation.predictions if evaluation else {"id": np.empty(0, str)})
     write_json(out / "history.json", {"best_epoch": trainer.state.best_epoch, "epochs": trainer.state.history})
@@ -157,6 +150,17 @@ def new_head(job: TrainingJob, bundle: Bundle, mentions: np.ndarray, build: Buil
             head.start(label, tensors, best)
     head.prepare(*bundle.lists_of(mentions))
     return head
+
+
+def description(job: TrainingJob, head: Head, bundle: Bundle) -> dict[str, Any]:
+    """What a file of weights says of the head that they are of. bundle: what it reads."""
+    return {
+        "method": job.method,
+        "config": naming_options(job.method, to_json(head.config)),  # bytes that options to come leave as they are
+        "shapes": bundle.shapes,
+        "seed": job.seed,
+        "features": {one.place: Store.open(one.store).identity for one in job.inputs},
+    }
 
 
 def _resume(trainer: Trainer, out: Path, digest: str) -> None:

@@ -20,7 +20,6 @@ from linking import calibration
 from linking.calibration import Answers
 from linking.finished import Finished
 
-FILE = "calibration.npz"
 CHUNK = 4096  # mentions of dev in memory at once; the whole KB may have to be encoded for each chunk
 
 Top = Callable[[Mapping[str, list], np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -69,12 +68,14 @@ class DevAnswers:
             return None
 
 
-def made_of(run: Finished, stores: Mapping[str, Store]) -> str:
-    """Hash (hex) of all that the answers depend on: weights of the run and its parts, features, dataset, candidates."""
+def made_of(run: Finished, stores: Mapping[str, Store], name: str = "model.safetensors") -> str:
+    """Hash (hex) of all that the answers depend on: weights of the run and its parts, features, dataset, candidates.
+    name: of the run's file of weights."""
+    weights = [run.folder / name, *(one.folder / "model.safetensors" for one in run.tree()[1:])]
     return identity(
         {
             "version": calibration.VERSION,
-            "weights": [weights_hash([one.folder / "model.safetensors"], None) for one in run.tree()],
+            "weights": [weights_hash([path], None) for path in weights],
             "features": {name: store.identity for name, store in sorted(stores.items())},
             "dataset": run.content,
             "candidates": to_json(run.options),

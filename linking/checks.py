@@ -32,4 +32,6 @@ def check(job: LinkJob) -> Path:
         raise UserError(f"--chunk {job.chunk}, --top-k {job.top_k}: expected 1 or more")
     if job.nil_share is not None and not 0 <= job.nil_share < 1:
         raise UserError(f"--nil-share {job.nil_share}: expected a number from 0 to below 1, or dev")
+    if job.joint_below is not None and not 0 < job.joint_below <= 1:
+        raise UserError(f"--joint-below {job.joint_below}: expected a number above 0, at most 1")
     return output

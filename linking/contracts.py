@@ -15,7 +15,8 @@ class LinkJob:
     file to write. images: folder that the mentions' pictures lie in; None: the input's own. top_k: entities listed
     per mention. chunk: mentions in memory at once. ignored: fields of the lines that are passed over instead of
     refused. nil_share: share of the mentions that is expected to be NIL, 0 to below 1; None: that of the run's dev.
-    cache: whether features of the mentions are kept in the run's cache.
+    cache: whether features of the mentions are kept in the run's cache. joint_below: of a run of `fused` with the part
+    `joint`, which is asked for mentions whose confidence without it is below this, above 0 to 1; None: for all.
     """
 
     run: Path
@@ -28,6 +29,7 @@ class LinkJob:
     nil_share: float | None = None
     cache: bool = True
     compute: Compute = Compute()
+    joint_below: float | None = None
 
     @property
     def images_folder(self) -> Path:
@@ -61,7 +63,8 @@ class LinkCounts:
     """Lines that were linked (`mentions`) and refused.
 
     Of the mentions: those answered with NIL, those with a usable picture, those whose picture was left out, those
-    whose phrase does not occur in the sentence, those without a candidate.
+    whose phrase does not occur in the sentence, those without a candidate, those for which `joint` was asked (counted
+    with `joint_below` alone).
     """
 
     mentions: int
@@ -71,6 +74,7 @@ class LinkCounts:
     phrases_not_found: int
     without_candidates: int
     refused: int
+    joint: int = 0
 
 
 @contract
@@ -79,7 +83,8 @@ class LinkSummary:
 
     run: its folder. weights: hash of its weights. nil_share: the share of NIL mentions that confidence and threshold
     are for, and where it comes from. threshold: the confidence below which a mention is NIL, None where none is.
-    notes: sentences about what was measured anew or is not applied.
+    notes: sentences about what was measured anew or is not applied. joint_below: see `LinkJob`;
+    threshold_without_joint: the threshold of mentions for which `joint` was not asked.
     """
 
     run: str
@@ -89,13 +94,26 @@ class LinkSummary:
     nil_share_of: str
     threshold: float | None
     notes: tuple[str, ...]
+    joint_below: float | None = None
+    threshold_without_joint: float | None = None
 
     @property
     def text(self) -> str:
-        """NIL share, threshold and notes, a line each."""
-        cut = "none" if self.threshold is None else f"confidence below {self.threshold:.3f}"
+        """NIL share, threshold, how often `joint` was asked, and notes, a line each."""
+        cut = _cut(self.threshold)
         share = f"share of NIL mentions: {100 * self.nil_share:.1f} % ({self.nil_share_of}); NIL threshold: {cut}"
-        return "\n".join([share, *self.notes])
+        lines = [share]
+        if self.joint_below is not None:
+            asked, others = f"{self.counts.joint:,} of {self.counts.mentions:,}", _cut(self.threshold_without_joint)
+            lines.append(
+                f"joint was asked for {asked} mentions, those with a confidence below {self.joint_below:g} without it; "
+                f"NIL threshold of the others: {others}"
+            )
+        return "\n".join([*lines, *self.notes])
+
+
+def _cut(threshold: float | None) -> str:
+    return "none" if threshold is None else f"confidence below {threshold:.3f}"
 
 
 @contract

@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,12 +15,12 @@ from pydantic import Field
 from cache.identity import weights_hash
 from cache.inputs import Want
 from cache.shard import Status
-from cache.store import Store
 from foundation import device as devices
 from foundation import logs
 from foundation.checksums import remembered, write_sealed
 from foundation.contracts import to_json
 from foundation.errors import PassingError, Unwritable, UserError
+from heads.contracts import JOINT, WITHOUT_JOINT
 from linking import answers, calibration, finished
 from linking.contracts import Calibration
 from linking.scorer import Chunk, Kb, Scorer
@@ -35,10 +35,15 @@ from pipeline.datasets.tables import STATUS_NAMES
 from pipeline.extraction.contracts import Runtime
 from pipeline.extraction.new_mentions import Known, MentionExtractor
 
-CALIBRATION = "calibration.json"
+CALIBRATION = "calibration"
+"""Stem of the files beside a run: its answers for dev and what is fitted on them."""
+WITHOUT = "calibration-without-joint"
+"""The same of what the run's parts but `joint` answer."""
 ATTEMPTS = 3  # at a picture that was read once and then cannot be
 TOP = 5
 _NOTHING = np.empty(0, np.int64)
+Top = Callable[[Chunk, int], tuple[np.ndarray, np.ndarray]]
+"""Rows and scores of the best entities of a chunk's mentions, at most so many, see `Scorer.top`."""
 NOT_LISTED = Scan(Status.MISSING, "not listed", None, 0, 0)
 
 
@@ -58,7 +63,7 @@ class Linked:
     mention: the phrase. span: its characters in the sentence, None where it does not occur there. entities: the best
     of the KB, best first. confidence: the chance that the first is right, None where the run has no calibration. nil:
     whether no entity of the KB seems to be meant. picture: "none", "ok", or why it was left out. notes: codes of what
-    the answer had to do without, of `NOTES`.
+    the answer had to do without, of `NOTES`. joint: whether `joint` was asked; None without `joint_below`.
     """
 
     mention: str
@@ -68,6 +73,7 @@ class Linked:
     nil: bool
     picture: str
     notes: tuple[str, ...] = ()
+    joint: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields of LinkMentions' output for this mention."""
@@ -77,6 +83,7 @@ class Linked:
             "span": None if self.span is None else list(self.span),
             "picture": self.picture,
             "notes": list(self.notes),
+            **({} if self.joint is None else {"joint": self.joint}),
             "nil": self.nil,
             "confidence": self.confidence,
             "entities": entities,
@@ -94,11 +101,13 @@ NOTES = (NO_SPAN, NO_PICTURE, UNKNOWN, UNLIKE, NO_CANDIDATE)
 
 @dataclass(frozen=True)
 class _Ranked:
-    """rows, scores (m, d): the best entities of m mentions, best first. verdicts: on their pictures. unlike (m,) bool:
-    whether a feature lies outside the spread of those of the run."""
+    """rows, scores (m, d): the best entities of m mentions, best first. whole (m,) bool: whether all of the run ranked
+    them, `joint` too. verdicts: on their pictures. unlike (m,) bool: whether a feature lies outside the spread of those
+    of the run."""
 
     rows: np.ndarray
     scores: np.ndarray
+    whole: np.ndarray
     verdicts: list[Scan | PassingError]
     unlike: np.ndarray
 
@@ -121,7 +130,8 @@ class Linker:
 
     Calls from several threads wait for each other. Rows of new mentions are written to the run's cache when there are
     256 of a feature, when the linker is closed (as a context manager: at the end), and when Python ends.
-    calibration: of confidence and NIL. notes: sentences about what was made anew.
+    calibration: of confidence and NIL; without_joint: of answers that do without `joint`, None where there are none.
+    notes: sentences about what was made anew.
     """
 
     def __init__(
@@ -131,7 +141,9 @@ class Linker:
         precision: str = "auto",
         nil_share: float | None = None,
         cache: bool = True,
+        joint_below: float | None = None,
     ) -> None:
+        _check_joint(run, joint_below)
         if nil_share is not None and not 0 <= nil_share < 1:
             raise UserError(f"nil_share is {nil_share}, expected a number from 0 to below 1 (None: that of dev)")
         self.run, self.device, self.lock = run, torch.device(devices.choose(device)), threading.RLock()
@@ -154,7 +166,13 @@ class Linker:
         known = Known(run.paths.root, demo, run.profiles, self.limits, stores, columns, entities, accepted)
         self.extractor = MentionExtractor(listed, known, runtime) if listed else None
         self.weights, self.notes = weights_hash([run.folder / "model.safetensors"], None), list[str]()
-        self.calibration = self._calibration(nil_share, stores)
+        self.joint_below = joint_below
+        self.calibration = self._calibration(nil_share, CALIBRATION, self.scorer.top)
+        self.without_joint: Calibration | None = None
+        if joint_below is not None and joint_below < 1:
+            self.without_joint = self._calibration(nil_share, WITHOUT, self._top_without_joint)
+            if not self.without_joint.confidence:
+                raise UserError(f"joint_below: without joint, {', '.join(self.without_joint.notes)}")
         self._at_exit = weakref.finalize(self, _close, stores)
 
     @classmethod
@@ -165,14 +183,16 @@ class Linker:
         precision: str = "auto",
         nil_share: float | None = None,
         cache: bool = True,
+        joint_below: float | None = None,
     ) -> "Linker":
         """The run in a folder under artifacts/runs/.
 
         nil_share: share of the mentions to come that is NIL, 0 to below 1; None: that of dev. cache: whether features
-        of new mentions are kept in the run's cache; else each call forgets them. Raises `UserError` where there is no
-        run, or its features are not those it was trained on.
+        of new mentions are kept in the run's cache; else each call forgets them. joint_below: of a run of `fused` with
+        the part `joint`: that part is asked for mentions whose confidence without it is below this, above 0 to 1; None:
+        for all. Raises `UserError` where there is no run, or its features are not those it was trained on.
         """
-        return cls(finished.read(Path(run)), device, precision, nil_share, cache)
+        return cls(finished.read(Path(run)), device, precision, nil_share, cache, joint_below)
 
     def close(self) -> None:
         """Write the rows of new mentions that are in memory. The linker can be used afterwards.
@@ -241,9 +261,11 @@ class Linker:
             return []
         ranked = self._ranked(mentions, root, max(calibration.DEPTH, top_k))
         rows, scores, verdicts = ranked.rows, ranked.scores, ranked.verdicts
-        chances = self._confidence(scores)
-        cut, linked = self.calibration.threshold, []
-        for at, (mention, chance) in enumerate(zip(mentions, chances, strict=True)):
+        ways = [(fitted, _confidence(fitted, scores)) for fitted in (self.without_joint, self.calibration) if fitted]
+        linked = []
+        for at, mention in enumerate(mentions):
+            fitted, chances = ways[-1 if ranked.whole[at] else 0]
+            chance, cut = chances[at], fitted.threshold
             entities = [
                 Ranked(self.kb.table["id"][row], self.kb.table["name"][row], score)
                 for row, score in zip(rows[at].tolist(), scores[at].tolist(), strict=True)
@@ -266,16 +288,23 @@ class Linker:
                     nil=not entities or (chance is not None and cut is not None and chance < cut),
                     picture=picture,
                     notes=tuple(note for note in NOTES if lacking[note]),
+                    joint=None if self.joint_below is None else bool(ranked.whole[at] and entities),
                 )
             )
         return linked
 
-    def _confidence(self, scores: np.ndarray) -> list[float | None]:
-        """Of each mention with these scores (m, d), best first."""
-        fitted = self.calibration
-        if not fitted.confidence:
-            return [None] * len(scores)
-        return calibration.confidence(fitted.right, fitted.known, *calibration.evidence(scores)).tolist()
+    def _top(self, chunk: Chunk, depth: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The best entities and their scores, and whether all of the run ranked them; see `_Ranked`."""
+        if self.without_joint is None or self.joint_below is None:
+            return *self.scorer.top(chunk, depth), np.ones(len(chunk), bool)
+        rows, scores = self._top_without_joint(chunk, depth)
+        whole = _chances(self.without_joint, scores) < self.joint_below
+        if whole.any():
+            rows[whole], scores[whole] = self.scorer.top_of_lists(chunk, depth, np.flatnonzero(whole))
+        return rows, scores, whole
+
+    def _top_without_joint(self, chunk: Chunk, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.scorer.top_of_lists(chunk, depth, np.arange(len(chunk)), self.scorer.without_joint)
 
     def _ranked(self, mentions: Sequence[Mention], root: Path, depth: int) -> _Ranked:
         """The best entities; a picture that cannot be read, now or ever, is left out."""
@@ -285,8 +314,7 @@ class Linker:
                 with self.lock:
                     try:
                         chunk = self._chunk(self._table(mentions, verdicts), root)
-                        rows, scores = self.scorer.top(chunk, depth)
-                        return _Ranked(rows, scores, verdicts, chunk.unlike)
+                        return _Ranked(*self._top(chunk, depth), verdicts, chunk.unlike)
                     finally:
                         self.stores.answered()
             except PassingError:  # a picture changed, or its disk went away, since it was looked at
@@ -324,21 +352,22 @@ class Linker:
         unlike = self.extractor.unlike(columns) if self.extractor else np.zeros(len(table["id"]), bool)
         return Chunk(table, columns, without, unlike)
 
-    def _calibration(self, share: float | None, stores: Mapping[str, Store]) -> Calibration:
+    def _calibration(self, share: float | None, name: str, top: Top) -> Calibration:
         """Confidence and NIL threshold for a share of NIL mentions, None for dev's own.
 
-        The run's answers for dev are computed once and kept beside it, as is the calibration for dev's own share.
+        The answers of `top` for dev are computed once and kept beside the run, as is the calibration for dev's own
+        share. name: of their files.
         """
-        made_of, folder = answers.made_of(self.run, stores), self.run.folder
-        kept = known = answers.DevAnswers.read(folder / answers.FILE, made_of)
+        weights = "model.safetensors" if name == CALIBRATION else WITHOUT_JOINT
+        made_of = answers.made_of(self.run, self.stores, weights)
+        of_dev, fits = (self.run.folder / f"{name}{ending}" for ending in (".npz", ".json"))
+        kept = known = answers.DevAnswers.read(of_dev, made_of)
         if kept is None:
-
-            def top(table: Mapping[str, list], hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-                return self.scorer.top(self._chunk(table, Path(), hidden), calibration.DEPTH)
-
-            if (folder / CALIBRATION).exists():
-                self.notes.append(f"{folder / CALIBRATION}: of an earlier version, or of other weights; fitted again")
-            kept = answers.measure(self.run, made_of, top)
+            if fits.exists():
+                self.notes.append(f"{fits}: of an earlier version, or of other weights; fitted again")
+            kept = answers.measure(
+                self.run, made_of, lambda table, hidden: top(self._chunk(table, Path(), hidden), calibration.DEPTH)
+            )
         scaling = calibration.calibrate(kept.answers, kept.nil_share if share is None else share)
         fitted = Calibration(
             version=calibration.VERSION, made_of=made_of, part=kept.part, nil=kept.nil, **vars(scaling)
@@ -346,12 +375,38 @@ class Linker:
         content = to_json(fitted)
         try:
             if known is None:
-                kept.write(folder / answers.FILE)
-            if share is None and not _holds(folder / CALIBRATION, content):
-                write_sealed(folder / CALIBRATION, content)
+                kept.write(of_dev)
+            if share is None and not _holds(fits, content):
+                write_sealed(fits, content)
         except Unwritable as error:
             self.notes.append(f"{error}; they are computed again at the next start")
         return fitted
+
+
+def _check_joint(run: finished.Finished, below: float | None) -> None:
+    """Raises `UserError` for a number out of range, and for one with a run in which `joint` can not be left out."""
+    if below is None:
+        return
+    if not 0 < below <= 1:
+        raise UserError(f"joint_below is {below}, expected a number above 0, at most 1 (None: joint is always asked)")
+    if (
+        run.method != "fused"
+        or JOINT not in run.runs
+        or not (run.pairs or len(run.runs) > 1 or run.config["frequency"])
+    ):
+        raise UserError(
+            f"--joint-below: {run.folder} is no run of fused with joint beside other parts; leave the option out"
+        )
+
+
+def _chances(fitted: Calibration, scores: np.ndarray) -> np.ndarray:
+    """(m,) confidence of each mention with these scores (m, d), best first."""
+    return calibration.confidence(fitted.right, fitted.known, *calibration.evidence(scores))
+
+
+def _confidence(fitted: Calibration, scores: np.ndarray) -> list[float | None]:
+    """The same; None where nothing could be fitted."""
+    return _chances(fitted, scores).tolist() if fitted.confidence else [None] * len(scores)
 
 
 def _close(stores: Stores) -> None:

@@ -28,7 +28,8 @@ def link(job: LinkJob) -> LinkResult:
     output, source, images = check(job), job.input.absolute(), job.images_folder
     rejects, summary = (output.with_name(output.name + ending) for ending in (REJECTS, SUMMARY))
     with writing([output, rejects, summary], "--output") as files:
-        linker = Linker.load(job.run, job.compute.device, job.compute.precision, job.nil_share, job.cache)
+        compute = job.compute
+        linker = Linker.load(job.run, compute.device, compute.precision, job.nil_share, job.cache, job.joint_below)
         started = time.monotonic()
         writer, chunk = _Writer(linker, job, files[0], files[1]), list[Line]()
         with Bar(source.stat().st_size, "linking", "byte") as bar:
@@ -40,7 +41,8 @@ def link(job: LinkJob) -> LinkResult:
                     chunk = []
             writer.add(chunk)
         linker.close()
-        counts, fitted = LinkCounts(**vars(writer.counts)), linker.calibration
+        counts, fitted, others = LinkCounts(**vars(writer.counts)), linker.calibration, linker.without_joint
+        without = [f"without joint, {note}" for note in others.notes] if others else []
         content = LinkSummary(
             run=str(linker.run.folder),
             weights=linker.weights,
@@ -48,7 +50,9 @@ def link(job: LinkJob) -> LinkResult:
             nil_share=fitted.nil_share,
             nil_share_of="dev" if job.nil_share is None else "--nil-share",
             threshold=fitted.threshold,
-            notes=(*linker.notes, *fitted.notes),
+            notes=(*linker.notes, *fitted.notes, *without),
+            joint_below=job.joint_below,
+            threshold_without_joint=others.threshold if others else None,
         )
         files[2].write(json.dumps(to_json(content), indent=1, ensure_ascii=False) + "\n")
     return LinkResult(
@@ -71,6 +75,7 @@ class _Counts:
     phrases_not_found: int = 0
     without_candidates: int = 0
     refused: int = 0
+    joint: int = 0
 
 
 @dataclass
@@ -96,6 +101,7 @@ class _Writer:
             self.counts.pictures_left_out += answer.picture not in ("ok", "none")
             self.counts.phrases_not_found += NO_SPAN in answer.notes
             self.counts.without_candidates += NO_CANDIDATE in answer.notes
+            self.counts.joint += answer.joint is True
         for line in lines:
             if line.mention is None:
                 _write_line(self.rejects, {"line": line.number, "reason": line.reason, "begins": line.begins})

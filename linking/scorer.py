@@ -18,10 +18,10 @@ from experiments.learned import distinct
 from foundation import parquet
 from foundation.arrays import Expected, read_npz
 from foundation.errors import UserError
-from heads.base import Ragged, Rows
+from heads.base import Head, Ragged, Rows
 from heads.config import load_config
 from heads.config.dsmip import DsmipConfig
-from heads.contracts import HeadInput, HeadWant, TrainingJob
+from heads.contracts import JOINT, WITHOUT_JOINT, HeadInput, HeadWant, TrainingJob
 from heads.data import Bundle, Side, settle_all
 from heads.fusion import Frequency, read_phrases
 from heads.runs import load_head, refuse_other_features
@@ -79,7 +79,8 @@ class Chunk:
 
     table: columns id, phrase, type, given (rows of the KB, or None) and those of mentions.parquet that views read.
     columns: keys of what is extracted of them. without: rows of the KB that are taken for absent. unlike: (m,) whether
-    a feature of a mention is unlike those of the run. lists, pairs: candidate lists and pair features, once computed.
+    a feature of a mention is unlike those of the run. lists, pairs: candidate lists, pair features and scores of other
+    heads beside them, once computed.
     """
 
     table: Mapping[str, list]
@@ -139,10 +140,7 @@ class Scorer:
         are no more, and scores (m, d) float32, best first.
         """
         if not self.head.scores_blocks:
-            lists = self.lists(chunk).ids
-            scores = self.scores(chunk, lists)
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
-            return np.take_along_axis(lists, order, 1), np.take_along_axis(scores, order, 1)
+            return self.top_of_lists(chunk, depth, np.arange(len(chunk)))
         everyone = np.arange(len(chunk))
         scoring = Scoring(self.head, self._side(chunk), self.entities, self._encodings())
         kb = scoring.kb(everyone, top=max(depth, DEPTH) + len(chunk.without))
@@ -150,15 +148,32 @@ class Scorer:
         rows = top.ids[:, :depth].astype(np.int64)
         return rows, scoring.lists(everyone, rows)["score"]
 
-    def scores(self, chunk: Chunk, lists: np.ndarray) -> np.ndarray:
-        """(m, k) float32 of the candidate lists of the chunk, -inf where a list ends."""
-        scoring, beside = self._scoring(chunk)
-        return scoring.lists(np.arange(len(chunk)), lists.astype(np.int64), beside)["score"]
+    def top_of_lists(
+        self, chunk: Chunk, depth: int, index: np.ndarray, head: Head | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `top`, of the candidate lists of the chunk's mentions at `index` (i,) alone. head: one over some of the
+        parts, in place of the run's."""
+        lists = self.lists(chunk).ids[index]
+        scoring, beside = self._scoring(chunk, index, head or self.head)
+        scores = scoring.lists(index, lists.astype(np.int64), beside)["score"]
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+        return np.take_along_axis(lists, order, 1), np.take_along_axis(scores, order, 1)
 
-    def _scoring(self, chunk: Chunk) -> tuple[Scoring, dict[str, np.ndarray]]:
-        """The head over the chunk's mentions, and the pair features that it reads."""
-        beside = {name: self._pair(name, chunk) for name in self._pairs()}
-        return Scoring(self.head, self._side(chunk), self.entities), beside
+    @cached_property
+    def without_joint(self) -> Head:
+        """What `fused` learned from all parts but `joint`. Raises `UserError` where the run does not have it."""
+        if not (self.run.folder / WITHOUT_JOINT).is_file():
+            raise UserError(
+                f"{self.run.folder / WITHOUT_JOINT}: no such file, the run is of an earlier version; delete its "
+                "run.json and run the TrainHead command that trained it again"
+            )
+        return load_head(self.run.folder, self.device, name=WITHOUT_JOINT)
+
+    def _scoring(self, chunk: Chunk, index: np.ndarray, head: Head) -> tuple[Scoring, dict[str, np.ndarray]]:
+        """A head over the chunk's mentions, and the pair features that it reads beside the lists at `index` (i,)."""
+        names = [name.removeprefix("pairs.") for name in head.shapes if name.startswith("pairs.")]
+        beside = {name: self._pair(name, chunk, index) for name in names}
+        return Scoring(head, self._side(chunk), self.entities), beside
 
     def lists(self, chunk: Chunk) -> RankedLists:
         """The candidate lists, as the run's sources give them; kept with the chunk."""
@@ -187,17 +202,17 @@ class Scorer:
     def _entity_vectors(self) -> np.ndarray:
         return entity_vectors(self.head, self.entities)
 
-    def _pairs(self) -> list[str]:
-        return [name.removeprefix("pairs.") for name in self.head.shapes if name.startswith("pairs.")]
-
-    def _pair(self, name: str, chunk: Chunk) -> np.ndarray:
-        """(m, k, …) float32 of a pair feature, of another head's scores, or of frequency, beside the lists."""
+    def _pair(self, name: str, chunk: Chunk, index: np.ndarray) -> np.ndarray:
+        """(i, k, …) float32 of a pair feature, of another head's scores, or of frequency, beside the lists at `index`
+        (i,)."""
         lists = self.lists(chunk)
-        if name in self.parts:
-            scoring, beside = self.parts[name]._scoring(chunk)
-            return scoring.part(np.arange(len(chunk)), lists.ids.astype(np.int64), beside)
+        if name == JOINT and name in self.parts:  # at these alone; the others are the same for all heads of a chunk
+            return self._part(name, chunk, index)
         if name == "frequency" and self.frequency:
-            return self.frequency.of_lists(chunk.table["phrase"], lists.ids.astype(np.int64))
+            phrases = [chunk.table["phrase"][row] for row in index.tolist()]
+            return self.frequency.of_lists(phrases, lists.ids[index].astype(np.int64))
+        if name not in chunk.pairs and name in self.parts:
+            chunk.pairs[name] = self._part(name, chunk, np.arange(len(chunk)))
         if name not in chunk.pairs:
 
             def values(role: str) -> RecordValues:
@@ -207,7 +222,13 @@ class Scorer:
                 return RecordValues(keys.table(self.stores[want.feature], want.output), keys.counts)
 
             chunk.pairs[name] = pair_function(name)(Pairs(chunk.table, self.kb.texts, lists, values))
-        return chunk.pairs[name]
+        return chunk.pairs[name][index]
+
+    def _part(self, name: str, chunk: Chunk, index: np.ndarray) -> np.ndarray:
+        """(i, k) float32 scores of another head of the lists at `index` (i,), NaN where it scores nothing."""
+        part = self.parts[name]
+        scoring, beside = part._scoring(chunk, index, part.head)
+        return scoring.part(index, self.lists(chunk).ids[index].astype(np.int64), beside)
 
     def _side(self, chunk: Chunk) -> Side:
         """The mentions' columns."""

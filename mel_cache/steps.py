@@ -26,7 +26,7 @@ from foundation.paths import Paths, descriptions
 from heads.config import code_digest, load_config, naming_options
 from heads.config.dsmip import DsmipConfig
 from heads.config.space import plain_space
-from heads.contracts import Compute, HeadInput, TrainingJob, TrainingResult
+from heads.contracts import WITHOUT_JOINT, Compute, HeadInput, TrainingJob, TrainingResult
 from heads.tune import TUNED
 from linking.contracts import VectorFiles, VectorJob
 from linking.folds import folds_of
@@ -590,6 +590,7 @@ def train(setup: Setup, training: Training) -> Step:
         write_sealed(job.out / "config.json", job.depends)
         write_atomic(job.out / "metrics.txt", result.table + "\n")
         files = [job.out / name for name in (*RUN_FILES, RECORD)]
+        files += filter(Path.is_file, [job.out / WITHOUT_JOINT])
         return Outcome({"run": setup.paths.relative(job.out)}, files, result.run)
 
     return Step("TrainHead", training.request, work)

@@ -155,15 +155,17 @@ def test_a_full_disk_ends_the_keeping_of_rows_and_not_the_linking(world, monkeyp
 def test_a_run_whose_folder_is_full_is_linked_with(world, monkeypatch):
     run = world[1]["mimic"]
     calm = Linker.load(run)
-    (run / answers.FILE).unlink()
+    (run / "calibration.npz").unlink()
     with monkeypatch.context() as patch:
         patch.setattr("foundation.files.os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "full")))
         linker = Linker.load(run)
     assert linker.calibration == calm.calibration
     line = linker.notes[-1]
-    assert line.startswith(f"cannot write {run / answers.FILE}: no space left") and line.endswith("at the next start")
+    assert line.startswith(f"cannot write {run / 'calibration.npz'}: no space left") and line.endswith(
+        "at the next start"
+    )
     Linker.load(run)
-    assert (run / answers.FILE).exists() and Linker.load(run).notes == []
+    assert (run / "calibration.npz").exists() and Linker.load(run).notes == []
 
 
 def test_what_is_in_memory_is_written_when_python_ends_and_not_without_a_cache(world, tmp_path):

@@ -10,7 +10,7 @@ from heads.contracts import Compute
 from linking.checks import check
 from linking.contracts import LinkJob, LinkResult
 from mel_cache.commands.features import OnProfile
-from mel_cache.commands.parameters import Renamed, Share, Whole
+from mel_cache.commands.parameters import Below, Renamed, Share, Whole
 from mel_cache.commands.task import Tool
 
 
@@ -42,6 +42,11 @@ class LinkMentions(Tool):
         description="expected share of NIL mentions, a number from 0 to below 1, which confidence and NIL follow; dev: "
         "that of the run's mentions of dev",
     )
+    joint_below = Below(
+        default="",
+        description="of a run of fused with joint: joint is asked only for mentions whose confidence without it is "
+        "below this, a number above 0, at most 1; empty: for all",
+    )
     no_cache = luigi.BoolParameter(
         default=False, description="forget the features of the mentions instead of keeping them in the run's cache"
     )
@@ -60,6 +65,7 @@ class LinkMentions(Tool):
             ignored=tuple(name.strip() for name in self.ignore_fields.split(",") if name.strip()),
             nil_share=None if self.nil_share == "dev" else float(self.nil_share),
             cache=not self.no_cache,
+            joint_below=float(self.joint_below) if self.joint_below else None,
             compute=Compute(device=self.device, precision=self.precision),
         )
         check(self.link_job)

@@ -114,6 +114,21 @@ class Share(_Checked):
         return super().normalize(value)
 
 
+class Below(_Checked):
+    """A number above 0, at most 1, as a text; "": none."""
+
+    expected = "a number above 0, at most 1"
+
+    def normalize(self, value: Any) -> Any:
+        try:
+            good = not value or 0 < float(value) <= 1
+        except ValueError:
+            good = False
+        if not good:
+            self.refuse(value)
+        return super().normalize(value)
+
+
 class Shares(_Checked):
     """Numbers above 0, at most 1, as a text with commas between them; "": none. `shares` reads it."""
 
