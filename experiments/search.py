@@ -85,6 +85,8 @@ class Trials:
 
             def after(state: State) -> None:
                 fault_point("trial-epoch")
+                if state.part:
+                    return
                 trial.report(state.history[-1].get("dev MRR", 0.0), state.epoch)
                 if self.job.study.prune and trial.should_prune():
                     raise optuna.TrialPruned
@@ -98,7 +100,7 @@ class Trials:
             self.done += 1
             for name, value in (
                 ("seconds", round(state.seconds, 3)),
-                ("epochs", state.epoch),
+                ("epochs", state.done),
                 ("best_epoch", state.best_epoch),
             ):
                 trial.set_user_attr(name, value)

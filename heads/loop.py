@@ -28,27 +28,36 @@ ENTITY_PICTURES = 2
 
 @dataclass
 class State:
-    """The state of a run between two epochs. It holds nothing random, because every epoch starts from its own seed.
+    """The state of a run where dev was measured: at the end of an epoch, or of a part of one (`checks`).
 
-    epoch: epochs done. resumed: how many of them another process did. best: dev MRR of the epoch whose weights are
-    kept, best_epoch (0: none yet, or the start). history: a row of figures per epoch, and one for the start (epoch 0)
-    where that may be kept. seconds: spent in the epochs done, by all processes that had a part in them.
+    epoch: epochs done. part: parts done of the next one. resumed: epochs that another process did. best: dev MRR of
+    the weights that are kept, best_epoch: epochs behind them (0: none yet, or the start). history: a row of figures per
+    measurement, and one for the start (epoch 0) where that may be kept. seconds: spent so far, by all processes that had
+    a part in them. scaler: of fp16, within an epoch. What else goes on within an epoch is `Trainer.random`; at its end
+    nothing does, because every epoch starts from its own seed.
     """
 
     epoch: int = 0
-    resumed: int = 0
+    part: int = 0
+    resumed: float = 0
     best: float = -1.0
-    best_epoch: int = 0
+    best_epoch: float = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def done(self) -> float:
+        """Epochs done, the part of the last one too."""
+        return self.history[-1]["epoch"] if self.history else 0
 
 
 @dataclass
 class Trainer:
     """A head and all that its training depends on.
 
-    mentions: (m,) rows of its training mentions. precision: fp32, fp16 or bf16. best: weights of the best epoch so far,
-    empty before the first.
+    mentions: (m,) rows of its training mentions. precision: fp32, fp16 or bf16. best: the best weights so far, empty
+    before the first measurement. random: states of torch's generators within an epoch, of the CPU and the GPU.
     """
 
     head: Head
@@ -58,6 +67,7 @@ class Trainer:
     precision: str
     state: State = field(default_factory=State)
     best: dict[str, Tensor] = field(default_factory=dict)
+    random: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """AdamW, weight decay on matrices alone; `parameters`: their names in the optimiser's order; `rates`: step size
@@ -102,23 +112,25 @@ class Trainer:
     def train(
         self, after: Callable[[State], Any] = lambda state: None, watch: Callable[[int], Any] = lambda mentions: None
     ) -> Mapping[str, Tensor]:
-        """Epochs from `state` until the last or until patience ends. Returns the best epoch's weights.
+        """Epochs from `state` until the last or until patience ends. Returns the best weights.
 
-        after: called with the state after each epoch; an exception ends the training. watch: called with the number of
-        mentions done. Raises `UserError` when the loss is not finite.
+        after: called with the state after each measurement of dev; an exception ends the training. watch: called with
+        the number of mentions done. Raises `UserError` when the loss is not finite.
         """
-        patience, state = self.head.config.patience, self.state
+        patience, state, parts = self.head.config.patience, self.state, self.parts
         if self.head.config.keeps_start and not state.history and (start := self.dev_figures()):
             state.best, state.history = start["dev MRR"], [{"epoch": 0, **start}]
             self.best = self._weights()
-        while state.epoch < self.epochs and not (patience and state.epoch - state.best_epoch >= patience):
-            epoch, began = state.epoch + 1, time.monotonic()
-            row = {"epoch": epoch, **self.run_epoch(epoch, watch), **self.dev_figures()}
-            reached = row.get("dev MRR", float(epoch))  # without a dev set, the last epoch is the best
+        while state.epoch < self.epochs and not (patience and state.done - state.best_epoch >= patience):
+            epoch, part, began = state.epoch + 1, state.part + 1, time.monotonic()
+            done = epoch if part == parts else state.epoch + part / parts
+            row = {"epoch": done, **self.run_epoch(epoch, watch, (part, parts)), **self.dev_figures()}
+            reached = row.get("dev MRR", float(done))  # without a dev set, the last is the best
             if reached > state.best:
-                state.best, state.best_epoch = reached, epoch
+                state.best, state.best_epoch = reached, done
                 self.best = self._weights()
-            state.epoch, state.seconds = epoch, state.seconds + time.monotonic() - began
+            state.epoch, state.part = (epoch, 0) if part == parts else (state.epoch, part)
+            state.seconds += time.monotonic() - began
             state.history.append(row)
             after(state)
         return self.best or self.head.state_dict()
@@ -126,16 +138,27 @@ class Trainer:
     def _weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().clone() for name, tensor in self.head.state_dict().items()}
 
-    def run_epoch(self, epoch: int, watch: Callable[[int], Any] = lambda mentions: None) -> dict[str, float]:
-        """One pass over the training mentions in an order that seed and epoch fix. Returns the means of the loss and
-        its parts."""
+    @property
+    def parts(self) -> int:
+        """How often an epoch dev is measured: not more than it has steps."""
+        steps = -(-len(self.mentions) // self.head.config.batch_size)
+        return max(1, min(self.head.config.checks, steps))
+
+    def run_epoch(
+        self, epoch: int, watch: Callable[[int], Any] = lambda mentions: None, part: tuple[int, int] = (1, 1)
+    ) -> dict[str, float]:
+        """One pass over the training mentions in an order that seed and epoch fix, or the i-th of n parts of it: `part`
+        (i, n), from 1 on, behind the part before. Returns the means of the loss and its parts."""
         head, config, device = self.head, self.head.config, self.bundle.device
         head.train()
-        torch.manual_seed(self.seed * 1_000_003 + epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(self.mentions)
         batches = [order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size)]
-        # anew for each epoch, so that there is no state of it to keep
-        scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        first, end = (len(batches) * at // part[1] for at in (part[0] - 1, part[0]))
+        scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")  # anew for each epoch
+        if part[0] == 1:
+            torch.manual_seed(self.seed * 1_000_003 + epoch)
+        else:
+            self._go_on(scaler)
         sums: dict[str, Tensor | float] = {}
         bundle = self.listed
 
@@ -149,7 +172,9 @@ class Trainer:
             masks = np.random.default_rng([self.seed, epoch, step, PICTURES])  # apart from all other draws
             return bundle.masked(batch, batches[step], config.picture_dropout, masks)
 
-        for step, (index, batch) in enumerate(zip(batches, prefetch(range(len(batches)), read), strict=True)):
+        steps = range(first, end)
+        for step, batch in zip(steps, prefetch(steps, read), strict=True):
+            index = batches[step]
             self._set_rates(max(0, epoch - 1) + step / len(batches), 1 / len(batches))
             with autocast(device.type, self.precision):
                 loss, parts = head.loss(batch)
@@ -161,13 +186,25 @@ class Trainer:
             for name, value in {"loss": loss, **parts}.items():
                 sums[name] = sums.get(name, 0) + value.detach() * len(index)
             watch(len(index))
-        means = {name: float(value) / len(order) for name, value in sums.items()}
+        count = sum(len(batches[step]) for step in steps)
+        means = {name: float(value) / count for name, value in sums.items()}
         if not math.isfinite(means["loss"]):
             raise UserError(
                 f"the loss is {means['loss']} in epoch {epoch}; train with a lower learning rate, "
                 f"e.g. --params '{{\"lr\": {config.lr / 10:g}}}'"
             )
+        self.state.scaler, self.random = {}, {}
+        if part[0] < part[1]:
+            self.state.scaler, self.random = scaler.state_dict(), generators(device)
         return means
+
+    def _go_on(self, scaler: torch.amp.GradScaler) -> None:
+        """Put generators and scaler where the last part of the epoch left them."""
+        torch.set_rng_state(self.random["cpu"])
+        if "cuda" in self.random:
+            torch.cuda.set_rng_state(self.random["cuda"], self.bundle.device)
+        if self.state.scaler:
+            scaler.load_state_dict(self.state.scaler)
 
     def _set_rates(self, done: float, one: float) -> None:
         """Step sizes of the step after `done` epochs, one of `one` epoch."""
@@ -198,3 +235,9 @@ class Trainer:
         scores = Scoring.of(self.head, bundle).lists(chooser, lists, bundle.pairs_of(chooser, most))["score"]
         values = figures(rank_in_lists(scores, lists, gold), (lists == gold[:, None]).any(1))
         return {"dev MRR": float(values["MRR"]), "dev H@1": float(values["H@1"]), "dev recall": float(values["recall"])}
+
+
+def generators(device: torch.device) -> dict[str, Tensor]:
+    """States of torch's generators, of the CPU and of `device` where it is a GPU."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})

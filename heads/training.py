@@ -1,4 +1,5 @@
-"""Training of a head over cached features: a checkpoint per epoch, the full evaluation at the end, a run's folder."""
+"""Training of a head over cached features: a checkpoint wherever dev is measured, the full evaluation at the end, a
+run's folder."""
 
 import importlib.util
 import json
@@ -36,7 +37,7 @@ OUTPUTS = ("model.safetensors", "history.json", "predictions.parquet", "metrics.
 
 
 def train(job: TrainingJob, build: Build = towers.none) -> TrainingResult:
-    """Train a head and evaluate it; a killed run continues after its last complete epoch, with the same bytes at the
+    """Train a head and evaluate it; a killed run continues where it last measured dev, with the same bytes at the
     end.
 
     Writes model.safetensors, metrics.json, predictions.parquet, history.json and tensorboard/ to the run's folder, and
@@ -77,7 +78,7 @@ def _train(job: TrainingJob, digest: str, device: str, build: Build) -> Training
     head = new_head(job, bundle, mentions, build)
     trainer = Trainer(head, bundle, mentions, job.seed, precision)
     _resume(trainer, out, digest)
-    curves = _Curves(out / "tensorboard", trainer.state.history)
+    curves = _Curves(out / "tensorboard", trainer.parts, trainer.state.history)
     loaded = time.monotonic()
     best = _train_on(trainer, curves, out, digest, quiet)
     trained = time.monotonic()
@@ -101,7 +102,7 @@ def _train(job: TrainingJob, digest: str, device: str, build: Build) -> Training
         "counts": counts,
         "best_epoch": trainer.state.best_epoch,
         "chosen_on_dev": any("dev MRR" in row for row in trainer.state.history),
-        "epochs": trainer.state.epoch,
+        "epochs": trainer.state.done,
         "resumed_after": trainer.state.resumed,
         "parameters": head.trainable,
         "gold_forced_in": list(bundle.forced),
@@ -172,16 +173,16 @@ def _resume(trainer: Trainer, out: Path, digest: str) -> None:
     if saved.pop("job") != digest:
         return
     trainer.state, trainer.best = State(**saved), part(tensors, "best.")
-    trainer.state.resumed = trainer.state.epoch
+    trainer.random, trainer.state.resumed = part(tensors, "random."), trainer.state.done
     trainer.head.load_state_dict(part(tensors, "model."))
     load_optimizer(trainer.optimizer, trainer.parameters, tensors)
 
 
 def _train_on(trainer: Trainer, curves: "_Curves", out: Path, digest: str, quiet: bool) -> dict[str, torch.Tensor]:
-    """Train to the end, with a checkpoint after each epoch. Returns the best weights."""
+    """Train to the end, with a checkpoint at each measurement of dev. Returns the best weights."""
     checkpoint, head = out / "checkpoint.safetensors", trainer.head
-    mentions = len(trainer.mentions)
-    with Bar(trainer.epochs * mentions, "training", "mention", trainer.state.epoch * mentions, quiet) as progress:
+    mentions, done = len(trainer.mentions), round(trainer.state.done * len(trainer.mentions))
+    with Bar(trainer.epochs * mentions, "training", "mention", done, quiet) as progress:
 
         def keep(state: State) -> None:
             row = state.history[-1]
@@ -189,6 +190,7 @@ def _train_on(trainer: Trainer, curves: "_Curves", out: Path, digest: str, quiet
             fault_point("epoch-before")
             kept = {f"model.{name}": tensor for name, tensor in head.state_dict().items()}
             kept |= {f"best.{name}": tensor for name, tensor in trainer.best.items()}
+            kept |= {f"random.{name}": tensor for name, tensor in trainer.random.items()}
             kept |= optimizer_tensors(trainer.optimizer, trainer.parameters)
             write_tensors(checkpoint, kept, {"job": digest, **vars(state)}, seal=True)
             fault_point("epoch-end")
@@ -223,7 +225,7 @@ def _result(out: Path, run: dict[str, Any]) -> TrainingResult:
     metrics = read_json(out / "metrics.json")
     shown = table(metrics)
     if run["epochs"] and not run.get("chosen_on_dev", True):
-        shown += f"\n\ndev has no mention to choose an epoch on: the last of {run['epochs']} was taken"
+        shown += f"\n\ndev has no mention to choose an epoch on: the last of {run['epochs']:g} was taken"
     return TrainingResult(metrics=metrics, table=shown, run=run)
 
 
@@ -261,12 +263,14 @@ def job_digest(job: TrainingJob) -> str:
 class _Curves:
     """Learning curves for TensorBoard. A run that continues writes them again from its history, complete.
 
-    Without the package tensorboard (extra `report`) none are written; history.json has the figures.
+    A step is a measurement of dev: an epoch, or one of its `parts`. Without the package tensorboard (extra `report`)
+    none are written; history.json has the figures.
     """
 
-    def __init__(self, folder: Path, history: list[dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, parts: int, history: list[dict[str, Any]]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         self.writer: Any = None
+        self.parts = parts
         if importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
@@ -275,13 +279,13 @@ class _Curves:
         self.add(history)
 
     def add(self, history: list[dict[str, Any]]) -> None:
-        """Add the figures of the epochs that are not there yet."""
+        """Add the figures of the measurements that are not there yet."""
         if self.writer is None:
             return
         for row in history[self.rows :]:
             for name, value in row.items():
                 if name != "epoch":
-                    self.writer.add_scalar(name.replace(" ", "/"), value, row["epoch"])
+                    self.writer.add_scalar(name.replace(" ", "/"), value, round(row["epoch"] * self.parts))
         self.rows = len(history)
         self.writer.flush()
 

@@ -189,7 +189,7 @@ def cost_table(entries: Sequence[Entry]) -> TextTable:
                     _mean_text([one.pairs_per_second.get(name) for one in records], "{:,.0f}")
                     for name in ("candidates", "full-kb")
                 ),
-                " / ".join("–" if one.epochs is None else str(one.epochs) for one in records),
+                " / ".join("–" if one.epochs is None else f"{one.epochs:g}" for one in records),
                 f"{first.device or '–'}, {first.precision or '–'}",
                 entry.settings or "none",
             ]

@@ -105,24 +105,25 @@ def missing_charts(missing: MissingPictures, colours: Mapping[str, int]) -> list
     ]
 
 
-def _points(values: Iterable[tuple[int, float | None]]) -> list[Point]:
+def _points(values: Iterable[tuple[float, float | None]]) -> list[Point]:
     return [(epoch, value) for epoch, value in values if value is not None and math.isfinite(value)]
 
 
 def _chart(
     title: str,
     series: Mapping[str, list[Point]],
-    kept: Mapping[str, tuple[int, int]],
+    kept: Mapping[str, tuple[int, float]],
     size: tuple[int, int],
     axis: Axis | None = None,
 ) -> Chart:
-    """kept: name -> number of its colour, and the place that is marked. axis: across; None for epochs, from 0 or 1."""
+    """kept: name -> number of its colour, and the place that is marked. axis: across; None for epochs, from 1 on where
+    nothing was measured before."""
     series = {name: points for name, points in series.items() if points}
     if not series:
         return Chart(title, (), (), (), (), size)
     width, height = size
-    first, last = (choose(points[end][0] for points in series.values()) for choose, end in ((min, 0), (max, -1)))
-    axis = axis or Axis(range(min(1, int(first)), int(last) + 1))
+    across = [at for points in series.values() for at, _ in points]
+    axis = axis or Axis(range(min(1, math.floor(min(across))), math.ceil(max(across)) + 1))
     values = [value for points in series.values() for _, value in points]
     steps = ticks(min(values), max(values))
     low, high = min(steps[0], min(values)), max(steps[-1], max(values))
@@ -140,11 +141,11 @@ def _chart(
         colour, epoch = kept[name]
         value = dict(points).get(epoch)
         shown = [place(point) for point in points]
-        at = "" if value is None else f"{value:.4g} at epoch {epoch}, which is kept"
+        at = "" if value is None else f"{value:.4g} at epoch {epoch:g}, which is kept"
         path = " ".join(f"{x},{y}" for x, y in shown)
         marked = None if value is None else place((epoch, value))
         curves.append(Curve(name, colour % 8, path, shown[-1], marked, f"{name}: {at}" if at else name))
-        rows.append((name, f"{points[-1][0]:g}", str(epoch), "–" if value is None else f"{value:.4f}"))
+        rows.append((name, f"{points[-1][0]:g}", f"{epoch:g}", "–" if value is None else f"{value:.4f}"))
     every = max(1, math.ceil(len(axis.places) / (width // 48)))
     x_ticks = [(place((at, low))[0], axis.text(at)) for at in axis.places[::every]]
     return Chart(

@@ -32,7 +32,7 @@ class _RunFile(BaseModel):
     method: str | None = None
     seed: int | None = None
     parameters: int | None = None
-    epochs: int | None = None
+    epochs: int | float | None = None
     device: str | None = None
     precision: str | None = None
     seconds: dict[str, float | None] | None = None
@@ -45,7 +45,7 @@ class _RunFile(BaseModel):
 class _EpochRow(BaseModel):
     """A row of history.json."""
 
-    epoch: int
+    epoch: int | float
     loss: float | None = None
     dev_mrr: float | None = Field(default=None, alias="dev MRR")
 
@@ -54,7 +54,7 @@ class _HistoryFile(BaseModel):
     """What is read of history.json."""
 
     epochs: list[_EpochRow] | None = None
-    best_epoch: int | None = None
+    best_epoch: int | float | None = None
 
 
 class _ListsResult(BaseModel):
@@ -101,7 +101,7 @@ class RunRecord:
     parameters: int | None = None
     trained_on: int | None = None
     train_seconds: float | None = None
-    epochs: int | None = None
+    epochs: float | None = None
     device: str | None = None
     precision: str | None = None
     pairs_per_second: Mapping[str, float] = field(default_factory=dict)
@@ -117,19 +117,21 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of a training. loss: mean over its batches; dev_mrr: MRR on dev after it; None where not measured."""
+    """A measurement in a training, after an epoch or a part of one (`checks`). number: epochs done. loss: mean over the
+    batches since the one before; dev_mrr: MRR on dev; None where not measured."""
 
-    number: int
+    number: float
     loss: float | None = None
     dev_mrr: float | None = None
 
 
 @dataclass(frozen=True)
 class History:
-    """A training, epoch by epoch. kept: number of the epoch whose weights the run has; 0: the start, or no epochs."""
+    """A training, measurement by measurement. kept: epochs behind the weights that the run has; 0: the start, or no
+    epochs."""
 
     epochs: tuple[Epoch, ...] = ()
-    kept: int = 0
+    kept: float = 0
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def runs(paths: Paths, width: int | None = None) -> str:
                 "-" if record.seed is None else str(record.seed),
                 protocol,
                 *(f"{100 * figures[name]:.2f}" if name in figures else "-" for name in MAIN),
-                "-" if record.epochs is None else str(record.epochs),
+                "-" if record.epochs is None else f"{record.epochs:g}",
                 "-" if record.train_seconds is None else f"{record.train_seconds:,.0f} s",
                 _when(file.stat().st_mtime),
                 _settings(_json(file.with_name("config.json")) or _json(file)),

@@ -22,7 +22,16 @@ from heads.config._pairs import PairsConfig
 # Read by the loop, the optimiser or the stages of a run, never by a head; or sizes.
 NOT_READ = {
     *("lr", "lr_decay", "batch_size", "epochs", "patience", "weight_decay", "eps", "clip_norm", "eval_candidates"),
-    *("hard_reach", "picture_dropout", "expert_epochs", "expert_lr", "least_steps", "prompt_start", "release"),
+    *(
+        "checks",
+        "hard_reach",
+        "picture_dropout",
+        "expert_epochs",
+        "expert_lr",
+        "least_steps",
+        "prompt_start",
+        "release",
+    ),
     *("width", "joint_width", "d_t", "d_v", "d_c", "gate_width"),
 }
 VALUES: dict[str, list[typing.Any]] = {

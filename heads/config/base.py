@@ -69,6 +69,11 @@ class HeadConfig:
     batch_size: Annotated[Size, "mentions per step"] = 128
     epochs: Annotated[Count, "the most passes over the training mentions; 0: nothing is trained"] = 20
     patience: Annotated[Count, "stop after so many epochs without a better dev MRR on candidate lists; 0: never"] = 5
+    checks: Annotated[
+        Size,
+        "how often an epoch dev is measured, in equal parts of its steps: each time the weights may be the best, and a "
+        "killed run goes on from there",
+    ] = 1
     weight_decay: Annotated[NotNegative, "on matrices alone, never on biases or LayerNorms"] = 0.0
     eps: Annotated[Positive, "AdamW's"] = 1e-8
     clip_norm: Annotated[NotNegative, "gradients are scaled down to this norm; 0: left alone"] = 0.0
@@ -117,7 +122,7 @@ class HeadConfig:
     """The default search space, see `heads.config.space`."""
     stays_live: ClassVar[bool] = False
     """Whether blocks of `tune` run live in the finished head too, since it reads pairs through them."""
-    later: ClassVar[tuple[str, ...]] = ("picture_dropout", "entity_pictures", "tune", "live", "fold")
+    later: ClassVar[tuple[str, ...]] = ("picture_dropout", "entity_pictures", "tune", "live", "fold", "checks")
     """Options of this class that came when there were runs already: see `heads.config.naming_options`."""
 
     @classmethod

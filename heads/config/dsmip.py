@@ -124,6 +124,7 @@ class DsmipConfig(HeadConfig):
     SHARED: ClassVar[tuple[str, ...]] = (
         "batch_size",
         "patience",
+        "checks",
         "weight_decay",
         "eps",
         "clip_norm",
