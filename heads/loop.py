@@ -31,10 +31,10 @@ class State:
     """The state of a run where dev was measured: at the end of an epoch, or of a part of one (`checks`).
 
     epoch: epochs done. part: parts done of the next one. resumed: epochs that another process did. best: dev MRR of
-    the weights that are kept, best_epoch: epochs behind them (0: none yet, or the start). history: a row of figures per
-    measurement, and one for the start (epoch 0) where that may be kept. seconds: spent so far, by all processes that had
-    a part in them. scaler: of fp16, within an epoch. What else goes on within an epoch is `Trainer.random`; at its end
-    nothing does, because every epoch starts from its own seed.
+    the weights that are kept, best_epoch: epochs behind them (0: none yet, or the start). history: a row of figures
+    per measurement, and one for the start (epoch 0) where that may be kept. seconds: spent so far, by all processes
+    that had a part in them. scaler: of fp16, within an epoch. What else goes on within an epoch is `Trainer.random`; at
+    its end nothing does, because every epoch starts from its own seed.
     """
 
     epoch: int = 0

@@ -21,7 +21,7 @@ JOINT = {
     "tune": {"text": {"block": 1, "how": "whole", "lr": 0.001}},
     **{"epochs": 1, "depth": 5, "candidates": 4, "picture_tokens": 2, "batch_size": 8},
 }
-FUSED = {"epochs": 2, "hidden": 4, "members": 1, "heads": ["joint"], "pair_features": ["retrieval"]}
+FUSED = {"epochs": 2, "from_best": False, "hidden": 4, "members": 1, "heads": ["joint"], "pair_features": ["retrieval"]}
 
 
 @pytest.fixture(scope="module")
