@@ -14,6 +14,7 @@ _PLACES = (
     (r"datasets/[^/]+/[a-z]+-index-.*", "BuildCandidates"),
     (r"datasets/[^/]+/pairs-(\w+)-[^/]*", "BuildPairs --pair {0}"),
     (r"datasets/[^/]+/descriptions-([a-z]+)[^/]*", "EnhanceEntities --mode {0}"),
+    (r"datasets/[^/]+/imported/.*", "ImportFeatures"),
     (r"datasets/.*", "PrepareDataset"),
     (r"cache/.*", "ExtractFeatures"),
     (r"runs/[^/]+/([^/]+)/[^/]+/predictions-without-pictures.parquet", "CompareHeads --methods {0} --drop-pictures 1"),

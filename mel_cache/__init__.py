@@ -1,4 +1,4 @@
-"""The Python API: ten functions from a dataset's files to trained heads and linked mentions, their jobs and results.
+"""The Python API: twelve functions from a dataset's files to trained heads and linked mentions, their jobs and results.
 
 Each function takes one job, does the steps that are missing and returns one result, which is a field of the next job
 (docs/python.md). Importing this package loads neither torch nor Luigi.
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
         compare,
         evaluate,
         export,
+        export_features,
         extract,
+        import_features,
         link,
         prepare,
         search,
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
         DatasetJob,
         Evaluation,
         EvaluationJob,
+        FeatureExport,
+        FeatureExportJob,
+        FeatureImport,
+        FeatureImportJob,
         Features,
         FeaturesJob,
         HeadJob,
@@ -50,6 +56,10 @@ __all__ = [
     "EvaluationJob",
     "ExportJob",
     "ExportResult",
+    "FeatureExport",
+    "FeatureExportJob",
+    "FeatureImport",
+    "FeatureImportJob",
     "Features",
     "FeaturesJob",
     "HeadJob",
@@ -67,7 +77,9 @@ __all__ = [
     "compare",
     "evaluate",
     "export",
+    "export_features",
     "extract",
+    "import_features",
     "link",
     "prepare",
     "search",

@@ -23,6 +23,10 @@ from mel_cache.contracts import (
     DatasetJob,
     Evaluation,
     EvaluationJob,
+    FeatureExport,
+    FeatureExportJob,
+    FeatureImport,
+    FeatureImportJob,
     Features,
     FeaturesJob,
     HeadJob,
@@ -39,6 +43,7 @@ from pipeline.candidates.specs import vector_features
 from pipeline.demo.contracts import WORLDS
 from pipeline.extraction import wants
 from pipeline.extraction.contracts import Extraction, Plan
+from pipeline.imported.contracts import ExportFeaturesJob, ImportJob
 from pipeline.pairs.contracts import PairFeature
 from pipeline.profiles import profile as profiles
 from report.contracts import ComparisonJob, ComparisonResult
@@ -80,6 +85,42 @@ def extract(job: FeaturesJob, *, child: bool = False) -> Features:
         return Features(extraction=work.features(wanted).result)
     listed = wants.listed(work.profile, ",".join(job.features), "", jobs.usual_wants)
     return Features(extraction=work.features(listed).result)
+
+
+def import_features(job: FeatureImportJob, *, child: bool = False) -> FeatureImport:
+    """Read features by record id into the cache. A profile names them with `NAME: {extractor: imported}`.
+
+    Raises `UserError` for a file that is damaged or does not fit the dataset; nothing is written then.
+
+        imported = import_features(FeatureImportJob(dataset=dataset, feature="theirs", file=Path("theirs.npz")))
+        print(imported.text)
+    """
+    work = _Work(job.dataset.job, child)
+    request = ImportJob(
+        source=Path(job.file),
+        ids=job.ids,
+        feature=job.feature,
+        dataset=job.dataset.folder,
+        work=work.paths.root,
+        outputs=job.outputs,
+        side=job.side,
+        view=job.view,
+    )
+    result: FeatureImport = work.run("pipeline.imported.stage:import_features", request, FeatureImport)
+    return result
+
+
+def export_features(job: FeatureExportJob, *, child: bool = False) -> FeatureExport:
+    """Write the rows of a feature with their record ids; what is not in the cache yet is extracted first.
+
+    export_features(FeatureExportJob(dataset=dataset, feature="clip_text", file=Path("clip.npz"))).rows
+    """
+    work = _Work(job.dataset.job, child)
+    listed = wants.exported(work.profile, job.feature, job.side, job.view)
+    inputs = work.features(listed).result.inputs(listed, work.paths)
+    request = ExportFeaturesJob(inputs=inputs, dataset=job.dataset.folder, to=Path(job.file))
+    result: FeatureExport = work.run("pipeline.imported.writing:export_features", request, FeatureExport)
+    return result
 
 
 def build_candidates(job: CandidatesJob, *, child: bool = False) -> Candidates:

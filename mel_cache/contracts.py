@@ -5,6 +5,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cache.inputs import Side
 from foundation.checksums import check_run, read_sealed
 from foundation.contracts import contract
 from foundation.files import read_json
@@ -12,6 +13,8 @@ from heads.contracts import TrainingJob
 from pipeline.candidates.contracts import CandidateLists, ListOptions
 from pipeline.datasets.contracts import ACCOUNT, MAX_BAD_IMAGES, MAX_BAD_RECORDS, LayoutOptions
 from pipeline.extraction.contracts import Extraction, Runtime
+from pipeline.imported.contracts import FeatureExport as FeatureExport
+from pipeline.imported.contracts import FeatureImport as FeatureImport
 from pipeline.pairs.contracts import PairFeature
 from report.contracts import NamedRun
 
@@ -95,6 +98,36 @@ class Features:
         from pipeline.extraction import wants
 
         return wants.describe(self.extraction)
+
+
+@contract
+class FeatureImportJob:
+    """Rows by record id to import as a feature.
+
+    file: of arrays or tables, or the folder of a Hugging Face dataset. ids: file of ids, or name of a column; "": found
+    beside the arrays. outputs: output -> name of an array; empty: all. side: that the ids are of; None: found by the
+    ids. view: that heads read the rows under; "": every view.
+    """
+
+    dataset: PreparedDataset
+    feature: str
+    file: Path
+    ids: str = ""
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    side: Side | None = None
+    view: str = ""
+
+
+@contract
+class FeatureExportJob:
+    """Rows of a feature to write to a file: .npz, .npy, .safetensors or .parquet. side: None: both. view: "": the
+    profile's."""
+
+    dataset: PreparedDataset
+    feature: str
+    file: Path
+    side: Side | None = None
+    view: str = ""
 
 
 @contract

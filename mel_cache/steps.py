@@ -47,6 +47,7 @@ from pipeline.demo.contracts import DEMO, DemoJob
 from pipeline.enhance import output
 from pipeline.extraction import wants
 from pipeline.extraction.contracts import Account, Extraction, ExtractionJob, ExtractionResult, Plan, Runtime
+from pipeline.imported.contracts import IMPORTED, identities
 from pipeline.pairs.contracts import PairFeature
 from pipeline.pairs.job import pair_job
 from pipeline.pairs.registry import pair_function
@@ -289,7 +290,9 @@ def extract_group(setup: Setup, dataset: Prepared, group: Group) -> Step:
             _say_again(paths, "ExtractGroup", before, "texts are cut again: scripts without blanks have windows now")
         result = _of_wider_group(request, group, paths)
         if result is None:
-            result = run("pipeline.extraction.stage:extract", extraction_job(setup, dataset, group), ExtractionResult)
+            of_import = wants.imported(setup.profile, group.plan.wants)
+            stage = "pipeline.imported.stage:extract" if of_import else "pipeline.extraction.stage:extract"
+            result = run(stage, extraction_job(setup, dataset, group), ExtractionResult)
         named = setup.reference in profiles.names()
         extraction = replace(
             result.extraction,
@@ -323,12 +326,14 @@ def extraction_job(setup: Setup, dataset: Prepared, group: Group) -> ExtractionJ
 def _group_request(setup: Setup, dataset: Prepared, group: Group) -> dict[str, Any]:
     wanted = group.plan.wants
     stamps = {mode: output.stamp(descriptions(dataset.folder, mode), mode) for mode in wants.enhanced(wanted)}
+    rows = identities(wants.imported(setup.profile, wanted), dataset.folder)
     return {
         "dataset": dataset.content,
         "wants": [to_json(want) for want in wanted],
         "features": wants.request(setup.profile, wanted, setup.demo),
         "upstream": [one.digest for one in group.above],
         **({"descriptions": stamps} if stamps else {}),
+        **({IMPORTED: rows} if rows else {}),
         **({"windows": wants.WINDOWS} if any(map(wants.is_text, wanted)) else {}),
     }
 

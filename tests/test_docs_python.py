@@ -55,7 +55,7 @@ def test_every_block_runs_and_every_function_gives_its_result(session):
     results = json.loads(session[1].rpartition("RESULTS ")[2])
     table = PAGE.read_text().partition("| function |")[2].partition("\n\n")[0]
     named = {line.split("|")[3].strip(" `") for line in table.splitlines()[2:]}
-    assert len(named) == 10 and named == set(results.values())
+    assert len(named) == 12 and named == set(results.values())
 
 
 def test_every_block_of_python_is_one_that_is_run():

@@ -17,6 +17,8 @@ NEEDED = {
     "BuildPairs": ["--pair", "name_similarity"],
     "CompareRuns": ["--run-folder", "small/mimic/a", "--against", "small/mimic/b"],
     "EnhanceEntities": ["--mode", "static", "--pages", "{data}/entities.jsonl"],
+    "ImportFeatures": ["--from", "theirs.npz", "--feature", "theirs"],
+    "ExportFeatures": ["--feature", "text_tokens", "--to", "tokens.npz"],
     "ExportTower": ["--run", "small/mimic/a", "--to", "tuned"],
     "ExtractGroup": ["--plan", PLAN],
     "LinkMentions": ["--run", "small/mimic/a", "--input", "new.jsonl", "--output", "linked.jsonl"],

@@ -8,6 +8,7 @@ from mel_cache.commands.enhance import EnhanceEntities
 from mel_cache.commands.explore import Explore
 from mel_cache.commands.features import ExtractFeatures
 from mel_cache.commands.heads import TrainHead
+from mel_cache.commands.inout import ExportFeatures, ImportFeatures
 from mel_cache.commands.look import Explain, Report
 from mel_cache.commands.mentions import LinkMentions
 from mel_cache.commands.search import SearchHead
@@ -31,8 +32,10 @@ __all__ = [
     "EstimateCache",
     "Explain",
     "Explore",
+    "ExportFeatures",
     "ExportTower",
     "ExtractFeatures",
+    "ImportFeatures",
     "LinkMentions",
     "PrepareDataset",
     "Report",
@@ -46,7 +49,7 @@ _GROUPS: dict[str, tuple[type[Task], ...]] = {
     "a dataset": (PrepareDataset, EnhanceEntities, DemoWorld, DemoEncoders),
     "heads": (BuildCandidates, BuildPairs, SearchHead, Ablate, CompareRuns),
     "results": (Explain, Report, Explore, ExportTower),
-    "the cache": (EstimateCache, VerifyCache, CleanCache),
+    "the cache": (ImportFeatures, ExportFeatures, EstimateCache, VerifyCache, CleanCache),
 }
 COMMANDS = {title: {task.__name__: task for task in group} for title, group in _GROUPS.items()}
 """By heading and name, as help lists them."""

@@ -61,14 +61,15 @@ class Extractor(ABC):
     VERSION is raised by hand when the same weights and options give other numbers; that of a class that others derive
     from, or hold, is one of their parts (see `pipeline.extraction.parts`). options: annotated in a subclass with the
     class of its own options, a contract. reads: `text` (strings), `image` (pictures), `crops` (boxes of
-    another feature, cut from the picture) or `rows` (rows of another feature alone). probed: whether a fixed input's
+    another feature, cut from the picture), `rows` (rows of another feature alone) or `imported` (nothing: see
+    `pipeline.imported`). probed: whether a fixed input's
     output is kept beside the store, to notice a library whose numbers have changed. loads_first: whether the model must
     be there before units are read; false where `prepare` needs none, so that pictures are decoded while it is loaded.
     needs_kb: see `RowsExtractor.bind`.
     """
 
     VERSION: ClassVar[int]
-    reads: ClassVar[Literal["text", "image", "crops", "rows"]]
+    reads: ClassVar[Literal["text", "image", "crops", "rows", "imported"]]
     probed: ClassVar[bool] = True
     loads_first: ClassVar[bool] = True
     needs_kb: ClassVar[bool] = False

@@ -11,6 +11,7 @@ from foundation import machine
 from foundation.contracts import contract
 from foundation.errors import UserError
 from pipeline import extractors
+from pipeline.imported.contracts import IMPORTED
 from pipeline.models.files import ModelFiles
 from pipeline.profiles import profile as profiles
 
@@ -58,6 +59,8 @@ def examine(job: CheckupJob) -> Checkup:
     for feature in profile.features.values():
         where = f"profile {profile.name!r}"
         kind, options = extractors.extractor_kind(feature, where), extractors.check_options(feature, where)
+        if kind.reads == IMPORTED:
+            continue
         place, problem, needed = None, "", {"extract"}
         try:
             files = list(_model_files(kind.find(options, profile.source, job.demo, False)))

@@ -19,19 +19,27 @@ from pipeline.extraction.contracts import (
     Estimate,
     EstimateJob,
     Extraction,
+    ExtractionJob,
     StaleFeature,
 )
 from pipeline.extractors import build
+from pipeline.imported import stage as imported
+from pipeline.imported.contracts import IMPORTED
 from pipeline.profiles import profile as profiles
 
 
 def estimate(job: EstimateJob) -> Estimate:
     """What several extractions would add to the cache; nothing is extracted or written. Raises `UserError`."""
-    estimates = [stage.estimate(one) for one in job.extractions]
+    estimates = [_estimate(one) for one in job.extractions]
     return Estimate(
         features=tuple(feature for one in estimates for feature in one.features),
         free_bytes=estimates[-1].free_bytes if estimates else 0,
     )
+
+
+def _estimate(job: ExtractionJob) -> Estimate:
+    of_import = wants.imported(profiles.load(job.profile), job.wants)
+    return imported.estimate(job) if of_import else stage.estimate(job)
 
 
 def describe(estimate: Estimate, later: Sequence[str] = ()) -> str:
@@ -72,6 +80,8 @@ def clean(job: CleanJob) -> Cleaning:
         for feature in (*profile.features, *sorted(cut)):
             if feature.rpartition(profiles.AT_BLOCK)[0] not in ("", *profile.features):
                 continue  # at a block of an encoder that the profile has no more
+            if profile.feature(feature).extractor == IMPORTED:
+                continue
             try:
                 identities.add(_identity(profile, profile.feature(feature), job))
             except UserError:
@@ -79,6 +89,7 @@ def clean(job: CleanJob) -> Cleaning:
                 identities |= extracted
                 kept += [f"{feature} of profile {profile.name}"] if extracted else []
     usage, problems = checks.usage(paths.cache)
+    identities |= {read_sealed(path)["identity"] for path in paths.root.glob(f"datasets/*/{IMPORTED}/*.json")}
     known = {rows.identity for extraction in extractions for rows in extraction.features.values()}
     stale = [entry for entry in usage if entry.identity in known - identities]
     problems += [

@@ -35,6 +35,7 @@ from pipeline.extraction.parents import KnowledgeBase, Parent
 from pipeline.extraction.runner import STEPS, PendingFeature, Runner, pending
 from pipeline.extraction.views import enhanced
 from pipeline.extractors import build
+from pipeline.imported.contracts import IMPORTED
 from pipeline.profiles import profile as profiles
 
 MARGIN = 64 << 20  # bytes kept free on the cache's disk
@@ -141,7 +142,8 @@ def _extractors(profile: profiles.Profile, job: ExtractionJob) -> dict[str, Extr
     names = wants.features_of(job.wants)
     built: dict[str, Extractor] = {}
     lacking: dict[str, None] = {}
-    for name in sorted({*names, *job.beside}):
+    beside = (name for name in job.beside if profile.feature(name).extractor != IMPORTED)
+    for name in sorted({*names, *beside}):
         try:
             built[name] = build(profile.feature(name), profile.source, job.demo)
         except UserError as error:

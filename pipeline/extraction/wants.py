@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.identity import RULES
-from cache.inputs import FROM_FEATURES, IMAGE, IMAGES, Side, Want
+from cache.inputs import FROM_FEATURES, IMAGE, IMAGES, SIDES, Side, Want
 from foundation import plugins
 from foundation.contracts import from_json
 from foundation.errors import UserError
@@ -17,6 +17,7 @@ from pipeline import extractors
 from pipeline.extraction import parts, views
 from pipeline.extraction.base import Extractor
 from pipeline.extraction.contracts import CutTexts, Extraction, FeatureRows, Plan
+from pipeline.imported.contracts import IMPORTED, RECORD_VIEW
 from pipeline.models import files as model_files
 from pipeline.profiles.profile import Profile
 
@@ -24,14 +25,36 @@ WINDOWS = 2
 """Raised when the same texts are cut in another way, so that they are cut again; rows are found by what is left."""
 USUAL_TEXTS: Mapping[Side, str] = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
 USUAL_PICTURES: Mapping[Side, str] = {"mention": IMAGE, "entity": IMAGE}
+_USUAL: Mapping[str, Mapping[Side, str]] = {
+    "text": USUAL_TEXTS,
+    IMPORTED: {"mention": RECORD_VIEW, "entity": RECORD_VIEW},
+}
 
 
 def of_feature(profile: Profile, name: str) -> list[Want]:
     """The wants of one feature when no views are named: the profile's views, or the usual ones of its kind."""
     feature = profile.feature(name)
-    usual = USUAL_TEXTS if _reads(profile, name) == "text" else USUAL_PICTURES
+    usual = _USUAL.get(_reads(profile, name), USUAL_PICTURES)
     listed: Mapping[Side, tuple[str, ...]] = feature.views or {side: (view,) for side, view in usual.items()}
     return [Want(side=side, feature=name, view=view) for side in sorted(listed) for view in listed[side]]
+
+
+def exported(profile: Profile, name: str, side: Side | None, view: str) -> list[Want]:
+    """The wants of a feature that are exported, one view of each side. side: None: both. view: "": the profile's.
+
+    Raises `UserError` where several views are possible, or none.
+    """
+    sides = SIDES if side is None else (side,)
+    usual = [want for want in of_feature(profile, name) if want.side in sides]
+    if view:
+        return [Want(side=one, feature=name, view=view) for one in sides]
+    for one in sides:
+        views = [want.view for want in usual if want.side == one]
+        if len(views) > 1:
+            raise UserError(f"--view: {name} has {', '.join(views)} of the {one} side; name one")
+    if not usual:
+        raise UserError(f"--side {side}: the profile has no view of {name} there; name one with --view")
+    return usual
 
 
 def plans(profile: Profile, listed: Sequence[Want]) -> list[Plan]:
@@ -130,6 +153,11 @@ def is_text(want: Want) -> bool:
     return want.view in views.known(want.side) or (want.side == "mention" and want.view in FROM_FEATURES)
 
 
+def imported(profile: Profile, listed: Iterable[Want]) -> list[str]:
+    """Names of the features of these wants whose rows were imported, sorted."""
+    return [name for name in features_of(listed) if _reads(profile, name) == IMPORTED]
+
+
 def enhanced(listed: Iterable[Want]) -> list[str]:
     """`static`, `dynamic`: the texts by EnhanceEntities that these wants read."""
     return sorted({mode for want in listed if (mode := views.enhanced(want.side, want.view))})
@@ -175,7 +203,7 @@ def within(own: Mapping[str, Any], wider: Mapping[str, Any]) -> bool:
     (both: requests of groups)."""
     mine, theirs = own["features"], wider["features"]
     return (
-        all(own.get(key) == wider.get(key) for key in ("dataset", "descriptions", "windows"))
+        all(own.get(key) == wider.get(key) for key in ("dataset", "descriptions", "windows", IMPORTED))
         and all(want in wider["wants"] for want in own["wants"])
         and mine["limits"] == theirs["limits"]
         and all(theirs[key].get(name) == value for key in ("features", "models") for name, value in mine[key].items())
@@ -289,7 +317,7 @@ def listed(profile: Profile, features: str, wants: str, usual: Callable[[Profile
         *(
             want
             for name, feature in profile.features.items()
-            if feature.by_default
+            if feature.by_default and feature.extractor != IMPORTED
             for want in of_feature(profile, name)
         ),
     ]

@@ -12,6 +12,8 @@ from foundation.contracts import from_json
 from foundation.errors import UserError, nearest
 from pipeline.extraction import parts
 from pipeline.extraction.base import Extractor
+from pipeline.imported.contracts import IMPORTED
+from pipeline.imported.extractor import ImportedFeature
 from pipeline.models.guards import explained
 from pipeline.profiles.profile import FEATURE_KEYS, Feature
 
@@ -27,11 +29,13 @@ def extractor_class(name: str) -> type[Extractor]:
     Raises `UserError` for an unknown name, and for a plugin that is no extractor.
     """
     own = names()
+    if name == IMPORTED:
+        return ImportedFeature
     if name in own:
         return importlib.import_module(f"pipeline.extractors.{name}").extractor
     outside = plugins.find("extractor", own)
     if name not in outside:
-        raise UserError(f"no extractor {name!r}{nearest(name, [*own, *outside])}")
+        raise UserError(f"no extractor {name!r}{nearest(name, [*own, IMPORTED, *outside])}")
     kind, file = outside[name].value, outside[name].file
     if not (isinstance(kind, type) and issubclass(kind, Extractor)):
         raise UserError(
@@ -45,7 +49,7 @@ def extractor_class(name: str) -> type[Extractor]:
 
 
 def reads(feature: Feature, where: str) -> str:
-    """What the feature's extractor reads: text, image, crops or rows. Raises `UserError` as `check_options`."""
+    """What the feature's extractor reads, see `Extractor`. Raises `UserError` as `check_options`."""
     return extractor_kind(feature, where).reads
 
 
@@ -77,6 +81,11 @@ def build(feature: Feature, source: Path, demo: Path | None, fetch: bool = True)
     """The feature's extractor with its model's files found (and fetched, if `fetch`); weights are not loaded yet."""
     options = check_options(feature, f"profile in {source}")
     kind = extractor_class(feature.extractor).kind(options)
+    if feature.extractor == IMPORTED:
+        raise UserError(
+            f"feature {feature.name} was imported (ImportFeatures): there is no extractor that gives its rows for "
+            "other records; link with a run that reads features of models"
+        )
     if feature.extractor not in names():  # a plugin's own faults keep their traceback
         return kind(options, kind.find(options, source, demo, fetch))
     with explained(options.model):

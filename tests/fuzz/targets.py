@@ -1,6 +1,6 @@
 """All targets of the campaign."""
 
-from fuzz import arrays, datasets, descriptions, mentions, models, pictures, runs, settings, workfolder
+from fuzz import arrays, datasets, descriptions, imported, mentions, models, pictures, runs, settings, workfolder
 from fuzz.target import Target
 
 TARGETS: tuple[Target, ...] = (
@@ -13,6 +13,7 @@ TARGETS: tuple[Target, ...] = (
     *runs.TARGETS,
     *workfolder.TARGETS,
     *arrays.TARGETS,
+    *imported.TARGETS,
 )
 """Of the short campaign and of the long one."""
 LONG: tuple[Target, ...] = (*TARGETS, *models.SLOW, *mentions.OVER_A_RUN)
