@@ -186,3 +186,20 @@ class ServeJob:
     port: int = 8080
     split: str = "test"
     compute: Compute = Compute()
+
+
+@contract
+class ManifestJob:
+    """run: its folder. to: the file to write; check: the manifest to compare with. One of the two."""
+
+    run: Path
+    to: Path | None = None
+    check: Path | None = None
+
+
+@contract
+class ManifestResult:
+    """text: what the command prints. differences: in what was evaluated, a line each."""
+
+    text: str
+    differences: tuple[str, ...] = ()

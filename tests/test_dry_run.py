@@ -19,6 +19,7 @@ NEEDED = {
     "EnhanceEntities": ["--mode", "static", "--pages", "{data}/entities.jsonl"],
     "ImportFeatures": ["--from", "theirs.npz", "--feature", "theirs"],
     "ExportFeatures": ["--feature", "text_tokens", "--to", "tokens.npz"],
+    "EvaluationManifest": ["--run", "small/mimic/a", "--to", "manifest.json"],
     "ExportTower": ["--run", "small/mimic/a", "--to", "tuned"],
     "ExtractGroup": ["--plan", PLAN],
     "LinkMentions": ["--run", "small/mimic/a", "--input", "new.jsonl", "--output", "linked.jsonl"],

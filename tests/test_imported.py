@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import commands
 import numpy as np
@@ -33,7 +34,7 @@ POOLED = RANDOM.standard_normal((len(IDS), 4)).astype(np.float16)
 LENGTHS = RANDOM.integers(0, 5, len(IDS))
 TOKENS = RANDOM.standard_normal((int(LENGTHS.sum()), 3)).astype(np.float16)
 OFFSETS = np.concatenate([[0], LENGTHS.cumsum()]).astype(np.int64)
-BOTH = {"pooled": POOLED, "tokens/values": TOKENS, "tokens/offsets": OFFSETS}
+BOTH: dict[str, Any] = {"pooled": POOLED, "tokens/values": TOKENS, "tokens/offsets": OFFSETS}
 
 
 class World:

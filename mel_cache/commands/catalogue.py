@@ -10,6 +10,7 @@ from mel_cache.commands.features import ExtractFeatures
 from mel_cache.commands.heads import TrainHead
 from mel_cache.commands.inout import ExportFeatures, ImportFeatures
 from mel_cache.commands.look import Explain, Report
+from mel_cache.commands.manifest import EvaluationManifest
 from mel_cache.commands.mentions import LinkMentions
 from mel_cache.commands.search import SearchHead
 from mel_cache.commands.shell import cmdline
@@ -30,6 +31,7 @@ __all__ = [
     "Doctor",
     "EnhanceEntities",
     "EstimateCache",
+    "EvaluationManifest",
     "Explain",
     "Explore",
     "ExportFeatures",
@@ -48,7 +50,7 @@ _GROUPS: dict[str, tuple[type[Task], ...]] = {
     "every day": (ExtractFeatures, TrainHead, CompareHeads, LinkMentions, Status, Doctor),
     "a dataset": (PrepareDataset, EnhanceEntities, DemoWorld, DemoEncoders),
     "heads": (BuildCandidates, BuildPairs, SearchHead, Ablate, CompareRuns),
-    "results": (Explain, Report, Explore, ExportTower),
+    "results": (Explain, Report, Explore, ExportTower, EvaluationManifest),
     "the cache": (ImportFeatures, ExportFeatures, EstimateCache, VerifyCache, CleanCache),
 }
 COMMANDS = {title: {task.__name__: task for task in group} for title, group in _GROUPS.items()}

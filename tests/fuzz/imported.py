@@ -1,5 +1,6 @@
 """Files of arrays by record id that ImportFeatures reads: every format, and the ids beside them."""
 
+import functools
 import io
 import json
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from pipeline.imported import reading
 
 IDS = ["a", "b", "c"]
 MOST = 1 << 24
-ARRAYS = {
+ARRAYS: dict[str, np.ndarray] = {
     "pooled": np.arange(12, dtype=np.float16).reshape(3, 4),
     "tokens/values": np.ones((5, 2), np.float32),
     "tokens/offsets": np.array([0, 2, 2, 5]),
@@ -101,7 +102,7 @@ def _target(
 
 
 def _lying() -> tuple[Files, ...]:
-    return tuple(_files("rows.npz", lambda header=header: lying(ARRAYS, "pooled", header)) for header in HEADERS)
+    return tuple(_files("rows.npz", functools.partial(lying, ARRAYS, "pooled", header)) for header in HEADERS)
 
 
 def _dataset() -> Files:
@@ -138,7 +139,12 @@ def _odd_outputs() -> tuple[Files, ...]:
 
 
 TARGETS: tuple[Target, ...] = (
-    _target("rows.npy", _npy, ("_npy",), lambda: tuple(_files("rows.npy", lambda b=b: bytes([b]) * 99) for b in BYTES)),
+    _target(
+        "rows.npy",
+        _npy,
+        ("_npy",),
+        lambda: tuple(_files("rows.npy", functools.partial(bytes, [b] * 99)) for b in BYTES),
+    ),
     _target("rows.npz", lambda: npz(ARRAYS, compressed=True), ("_npz", "foundation.arrays:foreign_npz"), _lying),
     _target("rows.pt", _pt, ("_torch",)),
     _target(

@@ -58,6 +58,7 @@ NO_TARGET = {
     "pipeline.imported.writing:_npy": "writes",
     "pipeline.imported.writing:_npz": "writes",
     "report.costs:_depends": SEALED,
+    "report.manifest:manifest": SEALED,
     "report.tuning:tuning": SEALED,
     "report.tuning:_parameters": SEALED,
     "report.page.write:write_explained": SEALED,

@@ -1,15 +1,16 @@
 """Files of finished runs, as reports and comparisons read them."""
 
 import functools
+import json
 from pathlib import Path
 
 import report_world
 from report_world import Trained
 
 from fuzz.arrays import tensors
-from fuzz.odd import Files, files_in, folder_of, write
+from fuzz.odd import Files, as_json, files_in, folder_of, json_of, write
 from fuzz.target import Target, built, each
-from report import combination, costs
+from report import combination, costs, manifest
 from report.averages import average
 from report.compare import compare
 from report.contracts import AverageJob, ComparisonJob, NamedRun
@@ -46,6 +47,21 @@ def _read(files: Files, folder: Path) -> None:
     )
 
 
+MANIFEST = {
+    **{"layout": 1, "run": "demo/bert/0", "method": "bert", "seed": 0, "dataset": "demo", "content": "0"},
+    **{"entities": 1, "kb": "0", "list_length": 1, "forced": [], "protocols": ["full-kb"], "predictions": "0"},
+    "splits": {"test": {"mentions": ["m1"], "golds": [None], "candidates": "0"}},
+    "figures": {"test": {"full-kb": {"n": 1.0, "H@1": 0.5}}},
+}
+
+
+def _read_manifest(text: str, folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_bytes(as_json(text))
+    found = manifest.read(path)
+    manifest.compared(found, manifest.from_json(manifest.Manifest, MANIFEST), "valid")
+
+
 RUNS = "report.runs"
 TARGETS = (
     Target(
@@ -65,5 +81,12 @@ TARGETS = (
         odd=lambda: folder_of(built(_run)),
         read=_read,
         share=4,
+    ),
+    Target(
+        kind="evaluation manifests",
+        readers=("report.manifest:read",),
+        valid=lambda: json.dumps(MANIFEST),
+        odd=lambda: json_of(MANIFEST),
+        read=_read_manifest,
     ),
 )
