@@ -33,7 +33,7 @@ EXTRAS: Mapping[str, Extra] = {
         "Report, Explore, CompareHeads --drop-pictures, Ablate --cuts, TensorBoard's curves",
     ),
     "tune": Extra(("peft",), "low-rank adapters (LoRA) of encoders that are trained above a cut"),
-    "index": Extra(("tantivy",), "candidates by name in a large KB (--sources name-index)"),
+    "index": Extra(("tantivy", "usearch"), "candidates in a large KB (--sources name-index, dense-index:FEATURE)"),
     "postgres": Extra(("psycopg",), "SearchHead with its study in PostgreSQL"),
 }
 """By name, as in setup.cfg."""

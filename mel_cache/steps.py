@@ -17,7 +17,7 @@ from cache.identity import canonical_json, identity
 from cache.inputs import Side, keys_digest
 from experiments import jobs, spaces, towers
 from experiments.contracts import LearnedOutputs, SearchResult, Study
-from foundation import logs, receipts
+from foundation import logs, parquet, receipts
 from foundation.checksums import RECORD, entry, read_sealed, write_sealed
 from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
@@ -429,6 +429,8 @@ def build_candidates(
     if specs.compares_names(options.sources):
         request["names"] = specs.NAMES
         changes.append("names are now compared folded")
+    if specs.indexes_vectors(options.sources, partial(parquet.rows, dataset.folder / "entities.parquet")):
+        request["vector_index"] = specs.VECTOR_INDEX
     if specs.indexes_names(options.sources, partial(number_of_names, dataset.folder)):
         exact, request["name_index"] = dict(request), specs.NAME_INDEX
     if specs.reads_given(options.sources):

@@ -25,9 +25,8 @@ from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.paths import Paths
 from foundation.spelling import clean, clean_accented
-from pipeline.candidates import by_vector, name_ranking
+from pipeline.candidates import name_ranking, nearest
 from pipeline.candidates.base import UNKNOWN, RunVectors, SourceInputs, open_table
-from pipeline.candidates.by_vector import nearest_vectors
 from pipeline.candidates.contracts import (
     CandidateJob,
     CandidateLists,
@@ -43,6 +42,7 @@ from pipeline.candidates.given import first_of_each
 from pipeline.candidates.lists import RankedLists
 from pipeline.candidates.merging import merge
 from pipeline.candidates.name_ranking import SCORERS, NameRanking
+from pipeline.candidates.nearest import nearest_vectors
 from pipeline.candidates.recall import recall, recall_table
 from pipeline.candidates.registry import SOURCES, source
 from pipeline.candidates.specs import candidate_sources, vector_features
@@ -239,8 +239,8 @@ def vectors():
 
 
 def test_dense_lists_are_the_nearest_by_cosine(tmp_path, vectors, monkeypatch):
-    monkeypatch.setattr(by_vector, "ENTITY_BLOCK", 64)
-    monkeypatch.setattr(by_vector, "BLOCK_BYTES", 64 * 4 * 7)
+    monkeypatch.setattr(nearest, "ENTITY_BLOCK", 64)
+    monkeypatch.setattr(nearest, "BLOCK_BYTES", 64 * 4 * 7)
     ids = [f"Q{number}" for number in random.Random(0).sample(range(1_000), 333)]
     tables = []
     for name, side, broken in (("mention", vectors[0], [3]), ("entity", vectors[1], [5, 332])):

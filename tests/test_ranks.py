@@ -9,11 +9,11 @@ import pytest
 from test_candidates import store_of
 
 from cache.table import Table
-from pipeline.candidates import by_vector, name_ranking
-from pipeline.candidates.by_vector import nearest_vectors, vector_ranks
+from pipeline.candidates import name_ranking, nearest
 from pipeline.candidates.contracts import CandidateJob, GivenSource, NameSource, SourceSpec, TypedNameSource
 from pipeline.candidates.merging import merged_ranks
 from pipeline.candidates.name_ranking import SCORERS, NameRanking
+from pipeline.candidates.nearest import nearest_vectors, vector_ranks
 from pipeline.candidates.stage import build_candidates
 
 
@@ -46,8 +46,8 @@ def test_below_a_score_of_nothing_all_ranks_are_taken_once(small):
 
 
 def test_a_rank_by_vector_is_the_place_in_the_list_of_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(by_vector, "ENTITY_BLOCK", 50)
-    monkeypatch.setattr(by_vector, "RANK_ROWS", 7)
+    monkeypatch.setattr(nearest, "ENTITY_BLOCK", 50)
+    monkeypatch.setattr(nearest, "RANK_ROWS", 7)
     rng = np.random.default_rng(1)
     sides = [rng.normal(size=(count, 6)).astype(np.float32) for count in (30, 140)]
     sides[1][100] = sides[1][7]  # a tie

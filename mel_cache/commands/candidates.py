@@ -32,7 +32,7 @@ class CandidateOptions(OnProfile):
         "name-exact (every name is compared), name-index (always by the index), name-of-type (entities of the "
         "mention's type), given (the lists that came with the dataset), dense:FEATURE (nearest by cosine of the pooled "
         "output of a cached feature), dense:RUN (nearest by the vectors of a finished run with one per record, such as "
-        "dual's; RUN is its folder)",
+        "dual's; RUN is its folder), dense-index: and dense-exact: (the same, always or never by an index)",
     )
     merge = setting(
         "merge",

@@ -1,20 +1,23 @@
 """Candidate source `dense:RUN`: the entities whose vectors, by a trained run, are nearest the mention's."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from foundation.errors import UserError
 from pipeline.candidates.base import UNKNOWN, RunVectors, Source, SourceInputs
-from pipeline.candidates.by_vector import nearest_vectors, vector_ranks
 from pipeline.candidates.contracts import RunSource
 from pipeline.candidates.lists import RankedLists
+from pipeline.candidates.nearest import vector_ranks
+from pipeline.candidates.vector_index import Nearest
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Vectors in memory, see `by_vector.Vectors`."""
+class Rows:
+    """Vectors in memory, see `nearest.Vectors`."""
 
     values: np.ndarray
 
@@ -40,7 +43,9 @@ class ByRun(Source):
 
     def __init__(self, spec: RunSource) -> None:
         self.spec = spec
+        self._nearest = Nearest(spec.how)
         self._kept: tuple[SourceInputs, list[RunVectors]] | None = None
+        self._digests: dict[int, tuple[np.ndarray, str]] = {}
 
     @property
     def label(self) -> str:
@@ -54,7 +59,7 @@ class ByRun(Source):
                 "; it knows the training mentions by heart, so there is no pair feature `retrieval`; train the runs "
                 'that leave a fold out, with its own TrainHead command and "fold": [0, 2] and [1, 2] in --params'
             )
-        return [told]
+        return [told, *(f"{self.label}: {note}" for note in self._nearest.notes)]
 
     def lists(self, inputs: SourceInputs, k: int) -> RankedLists:
         lists = RankedLists.empty(len(inputs.mentions["phrase"]), k)
@@ -62,16 +67,26 @@ class ByRun(Source):
         for one in self._vectors(inputs):
             if not len(one.rows):
                 continue
-            found = nearest_vectors(_Rows(one.mentions), _Rows(one.entities), inputs.entities["id"], k)
+            digest = partial(self._digest, one.entities)
+            found = self._nearest.lists(Rows(one.mentions), Rows(one.entities), inputs, k, digest)
             lists.ids[one.rows], lists.scores[one.rows] = found.ids, found.scores
         return lists
 
     def ranks(self, inputs: SourceInputs, rows: np.ndarray, gold: np.ndarray) -> np.ndarray:
         ranks = np.full(len(rows), UNKNOWN, np.int64)
         for one, here, place in self._listed(inputs, rows):
-            tables = _Rows(one.mentions), _Rows(one.entities)
+            tables = Rows(one.mentions), Rows(one.entities)
             ranks[here] = vector_ranks(*tables, inputs.entities["id"], place, gold[here])
         return ranks
+
+    def _digest(self, entities: np.ndarray) -> str:
+        """SHA-256 (hex) of entities' vectors (N, d), computed once of an array."""
+        known = self._digests.get(id(entities))
+        if known is None or known[0] is not entities:
+            hashed = hashlib.sha256(f"{entities.dtype.str} {entities.shape} ".encode())
+            hashed.update(np.ascontiguousarray(entities).data)
+            known = self._digests[id(entities)] = entities, hashed.hexdigest()
+        return known[1]
 
     def _listed(self, inputs: SourceInputs, rows: np.ndarray) -> Iterator[tuple[RunVectors, np.ndarray, np.ndarray]]:
         """Each run's vectors, which of `rows` (m,) it lists, and their places among its mentions."""

@@ -1,31 +1,17 @@
 """Candidate source `dense:FEATURE`: the entities whose cached vectors are nearest by cosine."""
 
-from collections.abc import Sequence
-from typing import Protocol
+import hashlib
 
 import numpy as np
 
 from cache.table import Table
+from foundation.checksums import content
 from foundation.errors import UserError
-from foundation.progress import Bar
-from pipeline.candidates.base import UNKNOWN, Source, SourceInputs
+from pipeline.candidates.base import Source, SourceInputs
 from pipeline.candidates.contracts import VectorSource
-from pipeline.candidates.lists import RankedLists, contenders, id_order
-
-BLOCK_BYTES = 64 << 20  # of scores held at a time
-ENTITY_BLOCK = 1 << 16  # entities compared at a time
-RANK_ROWS = 256  # mentions compared with a block of entities at a time when ranks are counted
-
-
-class Vectors(Protocol):
-    """Vectors of n records: which of them have one (n,) bool, and those at some places (m, d)."""
-
-    @property
-    def ok(self) -> np.ndarray: ...
-
-    def __len__(self) -> int: ...
-
-    def gather(self, index: np.ndarray) -> np.ndarray: ...
+from pipeline.candidates.lists import RankedLists
+from pipeline.candidates.nearest import vector_ranks
+from pipeline.candidates.vector_index import Nearest
 
 
 class ByVector(Source):
@@ -36,13 +22,23 @@ class ByVector(Source):
 
     def __init__(self, spec: VectorSource) -> None:
         self.spec = spec
+        self._nearest = Nearest(spec.how)
 
     @property
     def label(self) -> str:
         return f"dense:{self.spec.mention.feature}"
 
     def lists(self, inputs: SourceInputs, k: int) -> RankedLists:
-        return nearest_vectors(*self._tables(inputs), inputs.entities["id"], k)
+        mentions, entities = self._tables(inputs)
+        return self._nearest.lists(mentions, entities, inputs, k, self._digest)
+
+    def notes(self, inputs: SourceInputs, k: int) -> list[str]:
+        return [f"{self.label}: {note}" for note in self._nearest.notes]
+
+    def _digest(self) -> str:
+        """SHA-256 (hex) of what the entities' vectors are: feature, output, and the keys of their rows."""
+        read = self.spec.entity
+        return hashlib.sha256(f"{read.store.name} {self.spec.output} {content(read.keys)}".encode()).hexdigest()
 
     def ranks(self, inputs: SourceInputs, rows: np.ndarray, gold: np.ndarray) -> np.ndarray:
         mentions, entities = self._tables(inputs)
@@ -61,75 +57,3 @@ class ByVector(Source):
                 "choose another output"
             )
         return mentions, entities
-
-
-def unit_rows(table: Vectors, index: np.ndarray) -> np.ndarray:
-    """(n, d) float32 vectors at `index` (n,), scaled to length 1; zeros stay zeros."""
-    vectors = np.asarray(table.gather(index), np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-def _scores(mentions: np.ndarray, entities: np.ndarray) -> np.ndarray:
-    """(m, n) float32 from 0 to 1, (1 + cosine) / 2, of unit vectors (m, d) and (n, d)."""
-    return (1 + np.clip(mentions @ entities.T, -1, 1)) / 2
-
-
-def nearest_vectors(mentions: Vectors, entities: Vectors, ids: Sequence[str], k: int) -> RankedLists:
-    """The k of N entities whose vectors have the largest cosine with each of M mentions', exactly, in float32; ties by
-    id (N,).
-    """
-    id_rank = id_order(ids)
-    present, offered = np.flatnonzero(mentions.ok), np.flatnonzero(entities.ok)
-    lists = RankedLists.empty(len(mentions), k)
-    rows = max(1, BLOCK_BYTES // (4 * ENTITY_BLOCK))
-    blocks = [
-        (start, begin) for start in range(0, len(offered), ENTITY_BLOCK) for begin in range(0, len(present), rows)
-    ]
-    with Bar(len(blocks), "candidates by vector", "block") as bar:
-        for start, begin in blocks:
-            columns = offered[start : start + ENTITY_BLOCK]
-            if begin == 0:
-                offer = unit_rows(entities, columns)
-            block = present[begin : begin + rows]
-            scores = _scores(unit_rows(mentions, block), offer)
-            best = [contenders(row, k) for row in scores]
-            earlier = np.nonzero(lists.ids[block] >= 0)  # the best of the entity blocks before this one
-            first = np.concatenate([earlier[0], np.repeat(np.arange(len(block)), [len(places) for places in best])])
-            second = np.concatenate([lists.ids[block][earlier], columns[np.concatenate(best)]])
-            values = np.concatenate(
-                [lists.scores[block][earlier], *(row[places] for row, places in zip(scores, best, strict=True))]
-            )
-            order = np.lexsort((id_rank[second], -values, first))
-            merged = RankedLists.empty(len(block), k)
-            merged.fill(0, first[order], second[order], values[order])
-            lists.ids[block], lists.scores[block] = merged.ids, merged.scores
-            bar.update()
-    return lists
-
-
-def vector_ranks(
-    mentions: Vectors, entities: Vectors, ids: Sequence[str], rows: np.ndarray, gold: np.ndarray
-) -> np.ndarray:
-    """(m,) int64 ranks of the golds (m,) >= 0 of the mentions `rows` (m,) in the order of `nearest_vectors`; `UNKNOWN`
-    where a side has no vector.
-    """
-    order, offered = id_order(ids), np.flatnonzero(entities.ok)
-    ranks = np.full(len(rows), UNKNOWN, np.int64)
-    known = np.flatnonzero(mentions.ok[rows] & entities.ok[gold])
-    blocks = [offered[start : start + ENTITY_BLOCK] for start in range(0, len(offered), ENTITY_BLOCK)]
-    for begin in range(0, len(known), RANK_ROWS):
-        part = known[begin : begin + RANK_ROWS]
-        vectors, target = unit_rows(mentions, rows[part]), gold[part]
-        own = np.zeros(len(part), np.float32)
-        for columns in blocks:  # first the golds' own scores
-            scores = _scores(vectors, unit_rows(entities, columns))
-            place = np.searchsorted(columns, target).clip(max=len(columns) - 1)
-            here = columns[place] == target
-            own[here] = scores[here, place[here]]
-        before = np.zeros(len(part), np.int64)
-        for columns in blocks:  # then who stands before them
-            scores = _scores(vectors, unit_rows(entities, columns))
-            earlier = order[columns][None, :] < order[target][:, None]
-            before += ((scores > own[:, None]) | ((scores == own[:, None]) & earlier)).sum(1)
-        ranks[part] = 1 + before
-    return ranks

@@ -22,7 +22,8 @@ next adds, …
 NameKind = Literal["name", "name-exact", "name-index"]
 NAME_KINDS: tuple[NameKind, ...] = ("name", "name-exact", "name-index")
 INDEX_ABOVE = 200_000
-"""Names of a KB, aliases among them, above which the source `name` takes an index."""
+"""Names of a KB, aliases among them, or entities, above which the sources `name` and `dense` take an index."""
+How = Literal["auto", "exact", "index"]
 GIVEN_ORDERS = ("hashed", "trusted")
 """The order of lists that came with the dataset.
 
@@ -68,13 +69,15 @@ class GivenSource:
 class VectorSource:
     """The entities whose vectors are nearest by cosine.
 
-    mention, entity: the same feature on both sides. output: the one that holds the vectors.
+    mention, entity: the same feature on both sides. output: the one that holds the vectors. how: whether all are
+    compared or an index is used; auto: by the size of the KB.
     """
 
     kind: Literal["dense"] = "dense"
     mention: Input
     entity: Input
     output: str = "pooled"
+    how: How = "auto"
 
 
 @contract
@@ -83,13 +86,15 @@ class RunSource:
 
     run: its folder, relative to the work folder. files: .npz of the run's own vectors, then of those of each run that
     left a fold of train out, see `by_run.RunVectors`; a fold's mentions are listed by the run that left it out.
-    by_heart: whether there is none such, and training mentions are listed by a run that learned from them.
+    by_heart: whether there is none such, and training mentions are listed by a run that learned from them. how: as for
+    `VectorSource`.
     """
 
     kind: Literal["run"] = "run"
     run: str
     files: tuple[Path, ...]
     by_heart: bool = False
+    how: How = "auto"
 
 
 SourceSpec = Annotated[
@@ -102,9 +107,9 @@ class ListOptions:
     """How candidate lists are built, in a user's words.
 
     k: entities per mention. sources: comma-separated `name`, `name-exact`, `name-index`, `name-of-type`, `given`,
-    `dense:FEATURE` or `dense:RUN`. scorer: rapidfuzz scorer of the name sources. merge: `round-robin` or `append`.
-    given_order: of the lists that came with the dataset, `hashed` or `trusted` (as they came); accept_gold_place: take
-    them so although the gold's place gives the answer away.
+    `dense:FEATURE` or `dense:RUN` (also `dense-exact:`, `dense-index:`). scorer: rapidfuzz scorer of the name sources.
+    merge: `round-robin` or `append`. given_order: of the lists that came with the dataset, `hashed` or `trusted` (as
+    they came); accept_gold_place: take them so although the gold's place gives the answer away.
     """
 
     k: int = 100

@@ -1,6 +1,7 @@
 """From `--sources name,dense:clip_text` to the sources' specifications. No torch."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -14,6 +15,7 @@ from pipeline.candidates.contracts import (
     NAME_KINDS,
     SCORERS,
     GivenSource,
+    How,
     ListOptions,
     NameSource,
     RunSource,
@@ -27,9 +29,12 @@ NAMES = "folded"
 """How sources compare names: another word where the same names give other lists, so that older ones are built again."""
 NAME_INDEX = 1
 """Raised where an index gives other lists of the same names, so that older ones are built again."""
+VECTOR_INDEX = 1
+"""The same, of an index of vectors."""
 GIVEN = "given"
 PLAIN = (*NAME_KINDS, "name-of-type", GIVEN)
-DENSE = "dense:"
+DENSE: Mapping[str, How] = {"dense:": "auto", "dense-exact:": "exact", "dense-index:": "index"}
+"""How a source by vectors begins, and whether it compares all."""
 
 
 def check(options: ListOptions) -> None:
@@ -48,10 +53,10 @@ def split_sources(sources: str) -> list[str]:
     """The sources one by one. Raises `UserError` for one that does not exist."""
     listed = [source.strip() for source in sources.split(",") if source.strip()]
     for source in listed:
-        if source not in PLAIN and (source == DENSE or not source.startswith(DENSE)):
+        if source not in PLAIN and not _named(source)[1]:
             raise UserError(
                 f"--sources {source!r}: expected `name`, `name-exact`, `name-index`, `name-of-type`, `given` or "
-                "`dense:FEATURE` (or `dense:RUN`, a run's folder), separated by commas"
+                "`dense:FEATURE` (or `dense:RUN`, a run's folder; `dense-exact:`, `dense-index:`), separated by commas"
             )
     return listed
 
@@ -81,14 +86,28 @@ def runs(sources: str) -> list[str]:
 
 def placed(sources: str, place: Callable[[str], str]) -> str:
     """The sources with each run's folder as `place` says. Raises `UserError`."""
+    listed = split_sources(sources)
     return ",".join(
-        f"{DENSE}{place(name)}" if source.startswith(DENSE) and _is_run(name := source.removeprefix(DENSE)) else source
-        for source in split_sources(sources)
+        f"{kind}{place(name)}" if kind and _is_run(name) else source
+        for source, (kind, name) in zip(listed, map(_named, listed), strict=True)
     )
 
 
+def indexes_vectors(sources: str, entities: Callable[[], int]) -> bool:
+    """Whether one of the sources looks vectors up in an index. entities: gives the size of the KB. Raises
+    `UserError`."""
+    kinds = {DENSE[kind] for kind, _ in map(_named, split_sources(sources)) if kind}
+    return "index" in kinds or ("auto" in kinds and entities() > contracts.INDEX_ABOVE)
+
+
+def _named(source: str) -> tuple[str, str]:
+    """How a source by vectors begins, and its feature or run; both empty for another source."""
+    kind = next((kind for kind in DENSE if source.startswith(kind)), "")
+    return (kind, source.removeprefix(kind)) if kind else ("", "")
+
+
 def _dense(sources: str) -> list[str]:
-    return [source.removeprefix(DENSE) for source in split_sources(sources) if source.startswith(DENSE)]
+    return list(dict.fromkeys(name for kind, name in map(_named, split_sources(sources)) if kind))
 
 
 def _is_run(name: str) -> bool:
@@ -109,12 +128,14 @@ def candidate_sources(
         "name-of-type": TypedNameSource(scorer=options.scorer),
         GIVEN: GivenSource(order=order, accept_gold_place=options.accept_gold_place),
     }
-    return tuple(
-        plain[source]
-        if source in plain
-        else of_runs.get(source.removeprefix(DENSE)) or _vector_source(source, extraction, paths)
-        for source in split_sources(options.sources)
-    )
+
+    def by_vector(source: str) -> SourceSpec:
+        kind, name = _named(source)
+        of_run = of_runs.get(name)
+        spec = of_run if of_run is not None else _vector_source(source, name, extraction, paths)
+        return replace(spec, how=DENSE[kind])
+
+    return tuple(plain.get(source) or by_vector(source) for source in split_sources(options.sources))
 
 
 def reads_given(sources: str) -> bool:
@@ -122,9 +143,7 @@ def reads_given(sources: str) -> bool:
     return GIVEN in split_sources(sources)
 
 
-def _vector_source(source: str, extraction: Extraction, paths: Paths) -> VectorSource:
-    feature = source.removeprefix(DENSE)
-
+def _vector_source(source: str, feature: str, extraction: Extraction, paths: Paths) -> VectorSource:
     def side(side: Side) -> Input:
         column = next((name for name in sorted(extraction.columns) if name.startswith(f"{side}.{feature}.")), None)
         if column is None:
