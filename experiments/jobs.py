@@ -7,7 +7,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from cache.identity import identity
 from cache.inputs import SIDES, Side, Want
 from cache.store import Store
 from experiments import towers
@@ -20,7 +19,7 @@ from heads.config import load_config, methods, naming_options, to_json
 from heads.config.dsmip import PROMPTED, DsmipConfig
 from heads.contracts import HeadInput, HeadWant, LiveClip
 from heads.tune import TUNED
-from pipeline.extraction.contracts import Extraction, FeatureRows
+from pipeline.extraction.contracts import Extraction
 from pipeline.profiles.profile import Profile
 
 FOUR = ("drin", "mimic", "dwe", "dsmip")
@@ -271,10 +270,10 @@ class Source:
     demo: Path
 
 
-def live_clip(config: DsmipConfig, features: Mapping[str, FeatureRows], source: Source, paths: Paths) -> LiveClip:
-    """What the stage that learns prompts runs live: the CLIP behind the cached states, and the file of its blocks.
+def live_clip(config: DsmipConfig, source: Source) -> LiveClip:
+    """What the stage that learns prompts runs live: the CLIP behind the cached states.
 
-    features: name -> result of its extraction. Raises `UserError` where text and picture states are of different
+    Raises `UserError` where text and picture states are of different
     models, or do not enter the block that `prompt_start` says.
     """
     names = [config.layers_text, config.layers_image]
@@ -290,11 +289,4 @@ def live_clip(config: DsmipConfig, features: Mapping[str, FeatureRows], source: 
             f"prompt_start = {start}: the profile's {names[0]} and {names[1]} have `block: {blocks[0]}` and "
             f"`block: {blocks[1]}`; make all three the same"
         )
-    digest = identity([features[name].identity for name in names])
-    return LiveClip(
-        profile=source.reference,
-        feature=names[1],
-        demo=source.demo,
-        start={"text": start, "image": start},
-        blocks=paths.blocks(digest),
-    )
+    return LiveClip(profile=source.reference, feature=names[1], demo=source.demo, start=start)

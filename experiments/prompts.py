@@ -1,7 +1,6 @@
 """DSMIP's first stage: prompts are learned over cached states of a CLIP, then features are extracted with them."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,38 +8,16 @@ import numpy as np
 from cache.identity import Output
 from cache.store import Store
 from cache.table import Table
+from experiments import towers
 from experiments.learned import Learned, Remade, Rows, split, weights_of
 from foundation import device as devices
 from heads.config.dsmip import PROMPTED
-from heads.contracts import HeadInput, LiveClip, TrainingJob, TrainingResult
-from pipeline.extractors import build
-from pipeline.profiles import profile as profiles
+from heads.contracts import HeadInput, TrainingJob
 
 if TYPE_CHECKING:
-    from heads.towers import Build
+    pass
 
 VERSION = 1  # raised by hand when the same prompts give other numbers
-
-
-def train(job: TrainingJob, build: "Build") -> TrainingResult:
-    """Learn prompts: `heads.training.train` with the blocks of the CLIP behind the cached states."""
-    from heads import training
-
-    assert job.live is not None
-    blocks(job.live)
-    return training.train(job, build)
-
-
-def blocks(clip: LiveClip) -> Path:
-    """The file of the frozen blocks, one for all runs over the same states; written from the checkpoint if need be."""
-    from experiments.clip_blocks import export
-
-    if not clip.blocks.exists():
-        profile = profiles.load(clip.profile)
-        extractor = build(profile.feature(clip.feature), profile.source, clip.demo)
-        assert extractor.files is not None  # of a model, not of our own code
-        export(extractor.files, clip.start, clip.blocks)
-    return clip.blocks
 
 
 def remade(job: TrainingJob) -> tuple[list[Remade], str, str]:
@@ -50,9 +27,8 @@ def remade(job: TrainingJob) -> tuple[list[Remade], str, str]:
 
     from heads.runs import load_head
 
-    assert job.live is not None
     device = torch.device(devices.choose(job.compute.device))
-    head, weights = load_head(job.out, device, blocks(job.live)), weights_of(job.out)
+    head, weights = load_head(job.out, device, towers.build(job)), weights_of(job.out)
     listed = [(one, PROMPTED[one.role], prompted(head, one, weights)) for one in job.inputs]
     remedy = (
         "the learned prompts forget their input; train them with a lower `expert_lr`, or without (`prompts: false`)"
@@ -77,11 +53,12 @@ class Prompted(Learned):
     @property
     def outputs(self) -> tuple[Output, ...]:
         """See `Learned.outputs`."""
-        head = self.head
+        head, sizes = self.head, self.head.sizes[self.kind]
+        pooled = Output("pooled", (sizes.projected,))
         if self.kind == "text":
-            return Output("tokens", (head.text.width,), ragged=True), Output("pooled", (head.text.projected,))
+            return Output("tokens", (sizes.width,), ragged=True), pooled
         length = head.config.prompt_length + head.shapes["image.states"][0]
-        return Output("tokens", (length, head.image.width)), Output("pooled", (head.image.projected,))
+        return Output("tokens", (length, sizes.width)), pooled
 
     def of(self, states: Table, at: np.ndarray, keys: np.ndarray) -> Rows:
         """See `Learned.of`."""

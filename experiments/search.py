@@ -13,7 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from cache import claims
-from experiments import prompts, spaces, studies, sweep_report, towers
+from experiments import spaces, studies, sweep_report, towers
 from experiments.contracts import SearchJob, SearchResult
 from foundation import device as devices
 from foundation.errors import UserError
@@ -177,8 +177,6 @@ def search(job: SearchJob) -> SearchResult:
     worker = studies.worker_name()
     with devices.repeatable(base.compute.threads), studies.at_work(out, worker):
         base = fusion.with_parts(base, ("dev",), "picture_dropout" in job.space, towers.build)
-        if base.live:
-            prompts.blocks(base.live)
         job = replace(job, training=base)
         bundle = Bundle.load(base, torch.device(device))
         bundle.hide("test")

@@ -10,10 +10,10 @@ from foundation import device as devices
 from foundation.errors import UserError, nearest
 from heads.config import load_config
 from heads.config.base import HeadConfig
-from heads.contracts import HeadWant, LiveTower, TrainingJob
-from heads.tune import MADE, TUNED, Kind, Tune, kind_of, tower_name
+from heads.contracts import HeadWant, LiveClip, LiveTower, TrainingJob
+from heads.tune import KINDS, MADE, TUNED, Kind, Tune, kind_of, tower_name
 from pipeline.profiles import profile as profiles
-from pipeline.profiles.profile import AT_BLOCK, Profile
+from pipeline.profiles.profile import AT_BLOCK, Feature, Profile
 
 if TYPE_CHECKING:
     from heads.towers import Towers
@@ -123,6 +123,8 @@ def build(job: TrainingJob) -> "Towers":
     """
     from heads.towers import NONE, Towers
 
+    if job.live:
+        return of_clip(job.live, devices.choose(job.compute.device))
     if not job.towers:
         return NONE
     import torch
@@ -145,3 +147,24 @@ def build(job: TrainingJob) -> "Towers":
         adapt(live, tune.how, tune.rank, tune.prompts)
         modules[name] = Tower(live, tune.checkpointing)
     return Towers(modules, job.towers)
+
+
+def of_clip(clip: LiveClip, device: str) -> "Towers":
+    """Both towers of a CLIP, frozen, for a head that owns their prompts. Raises `UserError` as `build` does."""
+    from heads.towers import Towers
+    from pipeline.extractors import build as extractor
+    from pipeline.models.adapt import Tower
+    from pipeline.models.live import Live
+
+    profile, modules, model = profiles.load(clip.profile), {}, None
+    options = {"model": profile.feature(clip.feature).options["model"]}
+    for kind in KINDS:
+        encoder: Any = extractor(Feature(f"clip_{kind}", f"clip_{kind}", options, {}, False), profile.source, clip.demo)
+        if model is None:
+            encoder.load(device)
+            model = encoder.model.float()
+        encoder.model, encoder.device = model, device
+        live = Live(encoder, clip.start).requires_grad_(False)
+        live.check_prompts()
+        modules[kind] = Tower(live)
+    return Towers(modules, {})

@@ -6,8 +6,8 @@ from heads.contracts import TrainingJob, TrainingResult
 
 def train(job: TrainingJob) -> TrainingResult:
     """Train a head, or read the run that is complete, see `heads.training.train`. Raises `UserError`."""
-    from experiments import prompts, towers
+    from experiments import towers
     from heads import fusion, training
 
-    by_kind = {"head": training.train, "combination": fusion.train, "prompts": prompts.train}
+    by_kind = {"head": training.train, "combination": fusion.train}
     return by_kind[load_config(job.method, job.config).training](job, towers.build)

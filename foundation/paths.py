@@ -91,10 +91,6 @@ class Paths:
     def sweep(self, dataset: str, method: str, digest: str) -> Path:
         return self.root / "sweeps" / dataset / method / digest[:16]
 
-    def blocks(self, digest: str) -> Path:
-        """The blocks of a frozen CLIP, for learning prompts; safe to delete."""
-        return self.root / "memo" / f"clip-blocks-{digest[:16]}.safetensors"
-
     def report(self, dataset: str, name: str, digest: str) -> Path:
         return self.root / "reports" / dataset / f"{name}-{digest[:12]}"
 

@@ -5,9 +5,8 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -264,25 +263,24 @@ def make_head(
     method: str,
     config: HeadConfig,
     shapes: Mapping[str, tuple[int, ...]],
-    blocks: Path | None = None,
     towers: Mapping[str, nn.Module] = NO_TOWERS,
 ) -> Head:
     """The head of a method, freshly initialised from torch's generator.
 
-    blocks: file of a model's blocks that the head runs live. towers: encoders that run live in it, which a head that
-    `stays_live` takes as a third argument. A module with heads of several stages says with `head_class(config, blocks)`
-    which of them is meant, as `HeadConfig.head_class` does for a plugin.
+    towers: encoders that run live in it, which a head that `stays_live` takes as a third argument. A module with heads
+    of several stages says with `head_class(config)` which of them is meant, as `HeadConfig.head_class` does for a
+    plugin.
     """
-    maker = config.head_class(blocks)
-    if maker is not None:
-        return maker(config, shapes, towers) if config.stays_live else maker(config, shapes)  # type: ignore[call-arg]
-    module = importlib.import_module(f"heads.methods.{method}")
-    if hasattr(module, "head_class"):
-        head: Head = module.head_class(config, blocks)(config, shapes)
-        return head
-    kind = next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Head) and value.__module__ == module.__name__
-    )
-    return kind(config, shapes, towers) if config.stays_live else kind(config, shapes)  # type: ignore[call-arg]
+    maker: Any = config.head_class()
+    if maker is None:
+        module = importlib.import_module(f"heads.methods.{method}")
+        if hasattr(module, "head_class"):
+            maker = module.head_class(config)
+        else:
+            maker = next(
+                value
+                for value in vars(module).values()
+                if isinstance(value, type) and issubclass(value, Head) and value.__module__ == module.__name__
+            )
+    head: Head = maker(config, shapes, towers) if config.stays_live else maker(config, shapes)
+    return head

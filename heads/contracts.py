@@ -60,15 +60,13 @@ class LiveClip:
     """The CLIP behind cached states whose blocks run live while prompts are learned.
 
     profile, feature: the profile and the feature whose model it is. demo: folder of the demo's encoders. start: first
-    live block, by tower (`text`, `image`). blocks: file that the frozen blocks are taken to, one for all runs over the
-    same states.
+    live block of both towers.
     """
 
     profile: str
     feature: str
     demo: Path
-    start: Mapping[str, int]
-    blocks: Path
+    start: int
 
 
 @contract

@@ -21,14 +21,10 @@ from heads.scoring import Scoring
 
 
 def load_head(
-    folder: Path,
-    device: torch.device,
-    blocks: Path | None = None,
-    live: towers.Towers = towers.NONE,
-    name: str = "model.safetensors",
+    folder: Path, device: torch.device, live: towers.Towers = towers.NONE, name: str = "model.safetensors"
 ) -> Head:
-    """The head of a finished run, ready to score. blocks: of the CLIP that learned prompts go through, for the stage
-    that learned them. live: the encoders that run live in it, as they were before it was trained. name: of its file.
+    """The head of a finished run, ready to score. live: the encoders that run live in it, as they were before it was
+    trained. name: of its file.
 
     What a stored run has besides and no score reads is left there. Raises `UserError` where the folder holds none, or
     one that has changed since.
@@ -40,7 +36,7 @@ def load_head(
     tensors, state = read_tensors(path)
     shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
     config = stored_config(state["method"], state["config"])
-    head = towers.make_live_head(state["method"], config, shapes, live, blocks)
+    head = towers.make_live_head(state["method"], config, shapes, live)
     parts = head.state_dict().keys()
     head.load_state_dict({name: tensor for name, tensor in tensors.items() if name in parts})
     head.features = state.get("features", {})
@@ -67,7 +63,7 @@ def load_run(job: TrainingJob, build: towers.Build = towers.none) -> tuple[Head,
     Raises `UserError` where the run is not finished or was trained on other features.
     """
     device = torch.device(devices.choose(job.compute.device))
-    head = load_head(job.out, device, job.live.blocks if job.live else None, build(job))
+    head = load_head(job.out, device, build(job))
     refuse_other_features(head, job.out, job.inputs)
     bundle = Bundle.load(job, device)
     if bundle.shapes != head.shapes:

@@ -6,7 +6,6 @@ with the parameters that are trained. Nothing here knows a model library.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -69,18 +68,16 @@ NONE = Towers({}, {})
 
 def none(job: TrainingJob) -> Towers:
     """No towers. Raises `UserError` for a job that needs some."""
-    if job.towers:
+    if job.towers or job.live:
         raise UserError(f"{job.method}: blocks of an encoder run live in it, which this step does not do")
     return NONE
 
 
-def make_live_head(
-    method: str, config: HeadConfig, shapes: Mapping[str, Shape], live: Towers, blocks: Path | None = None
-) -> Head:
+def make_live_head(method: str, config: HeadConfig, shapes: Mapping[str, Shape], live: Towers) -> Head:
     """`make_head` with the encoders that run live in it. shapes: of what is read, states included."""
     if not live.modules or config.stays_live:
-        return make_head(method, config, shapes, blocks, live.modules)
-    return Tuned(make_head(method, config, live.shapes(shapes), blocks), live, shapes)
+        return make_head(method, config, shapes, live.modules)
+    return Tuned(make_head(method, config, live.shapes(shapes)), live, shapes)
 
 
 class Tuned(Head):

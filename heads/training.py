@@ -130,7 +130,7 @@ def new_head(job: TrainingJob, bundle: Bundle, mentions: np.ndarray, build: Buil
             f"{job.method}: the image encoder has no class token, whose state this configuration reads from {name}; "
             "take another encoder, or the vector that the encoder itself gives (for mimic: image_global: projected)"
         )
-    head = make_live_head(job.method, config, bundle.shapes, live, job.live.blocks if job.live else None)
+    head = make_live_head(job.method, config, bundle.shapes, live)
     head = head.to(bundle.device)
     if config.entity_pictures in ("best", "mean") and bundle.entities.per_picture and not head.reads_several:
         raise UserError(

@@ -304,7 +304,7 @@ def job_of(learner: Finished, run: Finished) -> TrainingJob:
     live = None
     if isinstance(config, DsmipConfig):
         source = jobs.Source(joined(features), str(features[config.layers_image].path), demo)
-        live = jobs.live_clip(config, learner.extraction.features, source, learner.paths)
+        live = jobs.live_clip(config, source)
     cuts = [want for want in wants if want.made]
     reference = str(features[cuts[0].feature].path) if cuts else ""
     return TrainingJob(

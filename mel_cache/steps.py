@@ -534,9 +534,9 @@ class Training:
         config, depends = load_config(spec.method, spec.config), self._depends(paths)
         sources = specs.placed(reads.sources, lambda name: str(paths.find_run(name)))
         live = None
-        if isinstance(config, DsmipConfig) and config.training == "prompts":
+        if isinstance(config, DsmipConfig) and config.stage == "prompts":
             source = jobs.Source(setup.profile, setup.reference, setup.demo)
-            live = jobs.live_clip(config, reads.extraction.result.features, source, paths)
+            live = jobs.live_clip(config, source)
         return TrainingJob(
             method=spec.method,
             config=dict(spec.config),

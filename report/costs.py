@@ -146,7 +146,7 @@ def _encoder(run: Run, depends: Mapping[str, Any]) -> int | None:
     """How many parameters the CLIP has whose prompts a run learned; None for a run that learned none, and where the
     states that it started from are gone."""
     config = _config(depends)
-    if not isinstance(config, DsmipConfig) or config.training != "prompts":
+    if not isinstance(config, DsmipConfig) or config.stage != "prompts":
         return None
     feature = config.layers_image
     work = run.folder.parents[min(3, len(run.folder.parents) - 1)]

@@ -14,7 +14,11 @@ def quick_gelu(x):
     return x / (1 + torch.exp(-1.702 * x))
 
 
-def block(states, parts, heads, causal):
+def gelu(x):
+    return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+
+
+def block(states, parts, heads, causal, activation=quick_gelu):
     """One pre-norm transformer block over a list of vectors."""
     width = len(states[0])
     normed = [layer_norm(state, parts["ln_1.weight"], parts["ln_1.bias"]) for state in states]
@@ -32,20 +36,20 @@ def block(states, parts, heads, causal):
             )
             mixed.append(sum(weight * joint[j][2 * width :][piece] for weight, j in zip(weights, seen, strict=True)))
         state = states[i] + parts["attention.out.weight"] @ torch.cat(mixed) + parts["attention.out.bias"]
-        inner = quick_gelu(
+        inner = activation(
             parts["mlp.in.weight"] @ layer_norm(state, parts["ln_2.weight"], parts["ln_2.bias"]) + parts["mlp.in.bias"]
         )
         out.append(state + parts["mlp.out.weight"] @ inner + parts["mlp.out.bias"])
     return out
 
 
-def run(states, blocks, heads, causal, prompts):
+def run(states, blocks, heads, causal, prompts, activation=quick_gelu):
     """Eq. 7 and 8: the prompts of a layer take the place of what the layer before made of its own."""
     for number, parts in enumerate(blocks):
         if number < len(prompts):
             kept = states if number == 0 else states[len(prompts[number - 1]) :]
             states = [*prompts[number], *kept]
-        states = block(states, parts, heads, causal)
+        states = block(states, parts, heads, causal, activation)
     return states
 
 

@@ -19,7 +19,7 @@ from cosmic_ray.operators.provider import OperatorProvider
 CHANGED = (
     "cache/*.py",
     *(f"heads/{name}.py" for name in ("evaluation", "layers", "losses", "metrics", "scoring")),
-    *(f"heads/methods/{name}.py" for name in ("_clip_blocks", "_drin_graph", "_mimic_units", "_one_encoder")),
+    *(f"heads/methods/{name}.py" for name in ("_drin_graph", "_mimic_units", "_one_encoder")),
     *(f"heads/methods/{name}.py" for name in ("drin", "dsmip", "dwe", "mimic")),
 )
 BLOCKS = ("suite", "file_input", "if_stmt", "while_stmt", "for_stmt", "with_stmt", "try_stmt", "funcdef", "classdef")

@@ -123,7 +123,7 @@ def test_prompts_that_forget_their_input_end_the_command_in_one_line(world, monk
         lambda self, inputs, side: Rows(
             {
                 "tokens": torch.ones(len(inputs["image.ok"]), *self.scoring.shapes["image.tokens"]),
-                "pooled": torch.ones(len(inputs["image.ok"]), self.image.projected),
+                "pooled": torch.ones(len(inputs["image.ok"]), self.sizes["image"].projected),
             }
         ),
     )

@@ -10,57 +10,89 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from heads_world import build_job, head_rows, head_shapes, job_for
 
-from experiments.clip_blocks import export
+from experiments import towers
 from foundation.errors import UserError
 from heads import training
 from heads.base import Batch, Ragged, Rows, make_head
 from heads.checkpoint import read_tensors
 from heads.config import load_config, naming_options, stored_config, to_json
 from heads.config.dsmip import PROMPTED
+from heads.contracts import LiveClip
 from heads.loop import Trainer
-from heads.methods._clip_blocks import Tower, read_towers, tower
 from heads.methods.dsmip import PromptExpert
-from pipeline.models.files import find
+from pipeline.models.towers import blocks
 
 SMALL = {"d_t": 8, "d_v": 8, "d_c": 8, "gate_width": 16, "gate_dropout": 0.0}
 
 
-def random_tower(width, projected, blocks, heads, causal, seed, vocabulary=0):
-    """A frozen tower of random weights, and its tensors in float64."""
-    random = torch.Generator().manual_seed(seed)
-
-    def draw(*shape):
-        return torch.randn(*shape, generator=random) * 0.3
-
-    tensors = {"norm.weight": 1 + draw(width), "norm.bias": draw(width), "projection": draw(width, projected)}
-    for number in range(blocks):
-        for name, shape in (
-            ("ln_1", (width,)),
-            ("ln_2", (width,)),
-            ("attention.in", (3 * width, width)),
-            ("attention.out", (width, width)),
-            ("mlp.in", (2 * width, width)),
-            ("mlp.out", (width, 2 * width)),
-        ):
-            tensors[f"blocks.{number}.{name}.weight"] = 1 + draw(*shape) if name.startswith("ln") else draw(*shape)
-            tensors[f"blocks.{number}.{name}.bias"] = draw(shape[0])
-    if vocabulary:
-        tensors |= {"token_embedding": draw(vocabulary, width), "positional_embedding": draw(20, width)}
-    made = tower(tensors, {"heads": heads, "activation": "quick_gelu", "causal": causal, "start": 0})
-    return made, {name: tensor.double() for name, tensor in tensors.items()}
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folder of a small CLIP of each library."""
+    root = tmp_path_factory.mktemp("clips")
+    made = {"transformers": checkpoints.hf_clip, "open_clip": checkpoints.open_clip_model}
+    return {library: make(root / library) for library, make in made.items()}
 
 
-def small_towers():
-    return {"text": random_tower(8, 6, 3, 2, True, 1, vocabulary=11), "image": random_tower(12, 6, 3, 3, False, 2)}
+@pytest.fixture(params=["transformers", "open_clip"])
+def folder(request, folders):
+    return folders[request.param]
 
 
-def prompt_head(**options):
+def small_towers(folder, start=0):
+    """Both towers of a CLIP, as the stage that learns prompts has them."""
+    path = folder.parent / "clips.yaml"
+    feature = {"model": str(folder)}
+    path.write_text(yaml.safe_dump({"features": {"clip_layers_image": feature, "clip_layers_text": feature}}))
+    live = LiveClip(profile=str(path), feature="clip_layers_image", demo=folder.parent, start=start)
+    return dict(towers.of_clip(live, "cpu").modules)
+
+
+def named(**modules):
+    return {f"{name}.{one}": getattr(module, one) for name, module in modules.items() for one in ("weight", "bias")}
+
+
+def of_block(block):
+    """A block's tensors as `dsmip_reference.block` knows them."""
+    if hasattr(block, "attn"):
+        attention = {"attention.in.weight": block.attn.in_proj_weight, "attention.in.bias": block.attn.in_proj_bias}
+        linear = {"attention.out": block.attn.out_proj, "mlp.in": block.mlp.c_fc, "mlp.out": block.mlp.c_proj}
+        return named(ln_1=block.ln_1, ln_2=block.ln_2, **linear) | attention
+    three = [block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj]
+    attention = {f"attention.in.{one}": torch.cat([getattr(part, one) for part in three]) for one in ("weight", "bias")}
+    linear = {"attention.out": block.self_attn.out_proj, "mlp.in": block.mlp.fc1, "mlp.out": block.mlp.fc2}
+    return named(ln_1=block.layer_norm1, ln_2=block.layer_norm2, **linear) | attention
+
+
+def in_float64(tower, kind):
+    """Blocks of a tower; what stands above them, (LayerNorm, projection); what embeds token ids, (tokens, places)."""
+    encoder = tower.live.encoder
+    model = encoder.model
+    if encoder.files.library == "open_clip":
+        norm, projection = (
+            (model.ln_final, model.text_projection) if kind == "text" else (model.visual.ln_post, model.visual.proj)
+        )
+        embedding = model.token_embedding.weight, model.positional_embedding
+    else:
+        norm, projection = (
+            (model.text_model.final_layer_norm, model.text_projection.weight.T)
+            if kind == "text"
+            else (model.vision_model.post_layernorm, model.visual_projection.weight.T)
+        )
+        table = model.text_model.embeddings
+        embedding = table.token_embedding.weight, table.position_embedding.weight
+    listed = [{name: tensor.detach().double() for name, tensor in of_block(block).items()} for block in blocks(encoder)]
+    above = norm.weight, norm.bias, projection
+    return listed, [one.detach().double() for one in above], [one.detach().double() for one in embedding]
+
+
+def prompt_head(folder, **options):
     config = load_config("dsmip", {**SMALL, "stage": "prompts", "prompt_layers": 2, **options})
+    made = small_towers(folder)
     torch.manual_seed(3)
-    shapes = {"text.ids": (), "image.states": (5, 12)}
-    return PromptExpert(config, shapes, {side: made for side, (made, _) in small_towers().items()})
+    return make_head("dsmip", config, {"text.ids": (), "image.states": (17, 32)}, made)
 
 
 def inputs(n, seed):
@@ -72,19 +104,23 @@ def inputs(n, seed):
             "text.ok": lengths > 0,
             "text.ids": Ragged(torch.randint(0, 11, (int(lengths.sum()),), generator=random).int(), lengths),
             "image.ok": pictured,
-            "image.states": torch.randn(n, 5, 12, generator=random) * pictured[:, None, None],
+            "image.states": torch.randn(n, 17, 32, generator=random) * pictured[:, None, None],
         }
     )
 
 
-def test_the_multimodal_expert_has_the_papers_parameters_at_its_sizes():
-    def meta(width, vocabulary=0):
-        blocks = {f"blocks.{number}.ln_1.weight": torch.empty(0) for number in range(12)}
-        return Tower({**blocks, "projection": torch.empty(width, 512)}, 1, "quick_gelu", False, 0)
+class Meta(torch.nn.Module):
+    """The sizes of a CLIP's tower."""
 
+    def __init__(self, width):
+        super().__init__()
+        self.width, self.pooled_shape, self.depth = width, (512,), 12
+
+
+def test_the_multimodal_expert_has_the_papers_parameters_at_its_sizes():
     config = load_config("dsmip", {"stage": "prompts"})
-    towers = {"text": meta(512), "image": meta(768)}
-    head = PromptExpert(config, {"text.ids": (), "image.states": (50, 768)}, towers)
+    made = {"text": Meta(512), "image": Meta(768)}
+    head = PromptExpert(config, {"text.ids": (), "image.states": (50, 768)}, made)
     counts = {
         name: sum(p.numel() for p in getattr(head, name).parameters()) for name in ("coupling", "prompts", "scoring")
     }
@@ -96,10 +132,13 @@ def test_the_multimodal_expert_has_the_papers_parameters_at_its_sizes():
     assert sum(p.numel() for p in head.parameters()) == 7_520_194
 
 
-def test_prompted_features_are_those_of_the_equations():
-    made = small_towers()
-    head = prompt_head()
-    rows = inputs(6, 4)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_prompted_features_are_those_of_the_equations(folder, layers):
+    head = prompt_head(folder, prompt_layers=layers)
+    with torch.no_grad():
+        for prompt in head.prompts.values():
+            prompt.normal_(0, 1)
+    rows = inputs(4, 4)
     with torch.no_grad():
         found = head.prompted(rows, "entity")
     prompts = [list(prompt.double()) for prompt in head.prompts["entity"].detach()]
@@ -109,28 +148,19 @@ def test_prompted_features_are_those_of_the_equations():
     ]
     ids = rows["text.ids"].values.split(rows["text.ids"].lengths.tolist())
     tokens = found["prompted_text.tokens"].values.split(found["prompted_text.tokens"].lengths.tolist())
-    for side, row in ((side, row) for side in ("text", "image") for row in range(6)):
-        said = made[side][1]
-        blocks = [
-            {name.split(".", 2)[2]: tensor for name, tensor in said.items() if name.startswith(f"blocks.{number}.")}
-            for number in range(3)
-        ]
+    activation = reference.gelu if folder.name == "open_clip" else reference.quick_gelu
+    for side, row in ((side, row) for side in ("text", "image") for row in range(4)):
+        listed, (weight, bias, projection), (embedded, places) = in_float64(getattr(head, side), side)
         if side == "text":
-            states = [
-                said["token_embedding"][token] + said["positional_embedding"][place]
-                for place, token in enumerate(ids[row].tolist())
-            ]
-            out = [
-                reference.layer_norm(state, said["norm.weight"], said["norm.bias"])
-                for state in reference.run(states, blocks, 2, True, prompts)
-            ]
-            local, pooled = tokens[row], out[-1] @ said["projection"]
+            states = [embedded[token] + places[place] for place, token in enumerate(ids[row].tolist())]
+            out = reference.run(states, listed, 2, True, prompts, activation)
+            out = [reference.layer_norm(state, weight, bias) for state in out]
+            local, pooled = tokens[row], out[-1] @ projection
         elif rows["image.ok"][row]:
-            out = reference.run(list(rows["image.states"][row].double()), blocks, 3, False, coupled)
+            states = list(rows["image.states"][row].double())
+            out = reference.run(states, listed, 2, False, coupled, activation)
             local = found["prompted_image.tokens"][row]
-            pooled = (
-                reference.layer_norm(out[2], said["norm.weight"], said["norm.bias"]) @ said["projection"]
-            )  # the class token, after two prompts
+            pooled = reference.layer_norm(out[2], weight, bias) @ projection  # the class token, after two prompts
         else:
             assert not found["prompted_image.tokens"][row].any() and not found["prompted_image.pooled"][row].any()
             continue
@@ -138,19 +168,15 @@ def test_prompted_features_are_those_of_the_equations():
         torch.testing.assert_close(found[f"prompted_{side}.pooled"][row].double(), pooled, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [checkpoints.open_clip_model, checkpoints.hf_clip])
 @pytest.mark.parametrize("block", [0, 1])
-def test_without_prompts_the_blocks_give_the_models_own_features(tmp_path, make, block):
+def test_without_prompts_the_blocks_give_the_models_own_features(folder, block):
     from pipeline.extractors import build
     from pipeline.profiles.profile import Feature
 
-    folder = make(tmp_path / "clip")
-    read = read_towers(
-        export(find(str(folder), tmp_path, None), {"text": block, "image": block}, tmp_path / "blocks.safetensors")
-    )
+    read = small_towers(folder, block)
 
     def extracted(name, units, **options):
-        made = build(Feature(name, name, {"model": str(folder), **options}, {}, True), tmp_path, None)
+        made = build(Feature(name, name, {"model": str(folder), **options}, {}, True), folder.parent, None)
         made.load("cpu")
         with torch.inference_mode():
             return made(made.collate([made.prepare(unit) for unit in units] if name.endswith("image") else units))
@@ -162,33 +188,22 @@ def test_without_prompts_the_blocks_give_the_models_own_features(tmp_path, make,
     ]
     texts = ["Powers with Noel Harrison", "a ship"]
     own, cached = extracted("clip_image", pictures), extracted("clip_layers_image", pictures, block=block)
-    states = read["image"](torch.from_numpy(np.stack(cached["states"])), [])
-    torch.testing.assert_close(states.numpy(), np.stack(own["tokens"]), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(
-        read["image"].project(read["image"].finish(states[:, 0])).numpy(), np.stack(own["pooled"]), rtol=1e-4, atol=1e-4
-    )
+    states = torch.from_numpy(np.stack(cached["states"]))
+    found = read["image"](states, [states.shape[1]] * len(states))
+    for name in ("tokens", "pooled"):
+        np.testing.assert_allclose(found[name].numpy(), np.stack(own[name]), rtol=1e-4, atol=1e-4)
     own, cached = extracted("clip_text", texts), extracted("clip_layers_text", texts, block=block)
     for row in range(len(texts)):
-        if block:
-            states = torch.from_numpy(cached["states"][row])[None]
-        else:
-            states = read["text"].embed(torch.from_numpy(cached["ids"][row]).long()[None])
-        states = read["text"].finish(read["text"](states, []))
-        torch.testing.assert_close(states[0].numpy(), own["tokens"][row], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(
-            read["text"].project(states[:, -1])[0].numpy(), own["pooled"][row], rtol=1e-4, atol=1e-4
-        )
+        states = torch.from_numpy(cached["states" if block else "ids"][row])[None]
+        found = read["text"](states if block else states.long(), [states.shape[1]])
+        np.testing.assert_allclose(found["tokens"][0].numpy(), own["tokens"][row], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found["pooled"][0].numpy(), own["pooled"][row], rtol=1e-4, atol=1e-4)
 
 
-def test_a_file_that_holds_no_blocks_is_refused_by_name(tmp_path):
-    (tmp_path / "blocks.safetensors").write_bytes(b"\x00" * 40)
-    with pytest.raises(UserError, match=r"blocks\.safetensors"):
-        read_towers(tmp_path / "blocks.safetensors")
-
-
-def test_prompts_alone_and_the_units_learn_and_clip_stays_as_it_was():
-    head = prompt_head(lr=0.01).train()
-    before = {name: tensor.clone() for name, tensor in head.named_buffers()}
+def test_prompts_alone_and_the_units_learn_and_clip_stays_as_it_was(folder):
+    head = prompt_head(folder, lr=0.01).train()
+    clip = head.text.live.encoder.model
+    before = {name: tensor.clone() for name, tensor in clip.named_parameters()}
     mentions, entities = inputs(16, 1), inputs(16, 2)
     gold = torch.arange(16)
     optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
@@ -201,12 +216,12 @@ def test_prompts_alone_and_the_units_learn_and_clip_stays_as_it_was():
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
-    assert all(torch.equal(tensor, before[name]) for name, tensor in head.named_buffers())
+    assert before and all(torch.equal(tensor, before[name]) for name, tensor in clip.named_parameters())
     assert not [name for name in head.state_dict() if name.startswith(("text.", "image."))]
 
 
-def test_prompted_features_do_not_depend_on_the_batch():
-    head = prompt_head().eval()
+def test_prompted_features_do_not_depend_on_the_batch(folder):
+    head = prompt_head(folder).eval()
     rows = inputs(8, 5)
     with torch.no_grad():
         together = head.prompted(rows, "mention")
@@ -221,8 +236,16 @@ def test_prompted_features_do_not_depend_on_the_batch():
     )
 
 
-def test_a_row_without_a_text_gets_no_prompts_and_moves_no_other_row():
-    head = prompt_head().eval()
+def test_a_batch_without_pictures_is_possible(folder):
+    head, rows = prompt_head(folder).eval(), inputs(3, 5)
+    nothing = torch.zeros(3, dtype=torch.bool)
+    found = head.prompted(Rows(rows | {"image.ok": nothing}), "mention")
+    assert found["prompted_image.tokens"].shape == (3, 19, 32) and not found["prompted_image.tokens"].any()
+    assert found["prompted_image.pooled"].shape == (3, 24)
+
+
+def test_a_row_without_a_text_gets_no_prompts_and_moves_no_other_row(folder):
+    head = prompt_head(folder).eval()
     rows = inputs(6, 5)
     texts = rows["text.ids"]
     lengths = texts.lengths.clone()
@@ -551,7 +574,7 @@ def test_without_prompts_the_multimodal_expert_reads_the_plain_features():
             and features["prompted_image"] == "clip_image"
             and not set(features.values()) & set(PROMPTED.values())
         )
-    assert expert.training == "head" and load_config("dsmip", {}).runs(available)["multimodal"][1]["stage"] == "prompts"
+    assert not expert.stays_live and load_config("dsmip", {}).runs(available)["multimodal"][1]["stage"] == "prompts"
     assert load_config("dsmip", {"prompts": False}).possible(["clip_text", "clip_image"]) == [
         "text",
         "visual",

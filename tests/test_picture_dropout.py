@@ -112,7 +112,7 @@ from heads.losses import in_batch_cross_entropy
 
 @contract
 class PortraitsConfig(HeadConfig):
-    def head_class(self, blocks=None):
+    def head_class(self):
         return Portraits
 
     def wants(self, available):

@@ -31,7 +31,7 @@ class LikenessConfig(HeadConfig):
 
     space = {"lr": {"low": 1e-4, "high": 1e-2, "log": True}}
 
-    def head_class(self, blocks=None):
+    def head_class(self):
         return Likeness
 
     def wants(self, available):

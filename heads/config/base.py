@@ -3,7 +3,6 @@ overrides."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -23,9 +22,9 @@ WITHOUT_FOLD = ", without fold "
 TEXT_ONLY = "text only"
 """The ablation that every method with pictures has: itself without anything that a picture shows."""
 
-Training = Literal["head", "combination", "prompts"]
+Training = Literal["head", "combination"]
 """`head`: over cached features. `combination`: the same over pair features, among them the scores of trained heads and
-training frequency. `prompts`: with the blocks of a CLIP run live beside the cached features."""
+training frequency."""
 
 DROPOUTS = [0.0, 0.1, 0.3, 0.5]
 """Values of `picture_dropout` that search spaces hold."""
@@ -121,7 +120,7 @@ class HeadConfig:
     space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """The default search space, see `heads.config.space`."""
     stays_live: ClassVar[bool] = False
-    """Whether blocks of `tune` run live in the finished head too, since it reads pairs through them."""
+    """Whether encoders run live in the finished head too, since it reads pairs through them, or owns their prompts."""
     later: ClassVar[tuple[str, ...]] = ("picture_dropout", "entity_pictures", "tune", "live", "fold", "checks")
     """Options of this class that came when there were runs already: see `heads.config.naming_options`."""
 
@@ -133,11 +132,10 @@ class HeadConfig:
         """
         return {}
 
-    def head_class(self, blocks: Path | None = None) -> HeadMaker | None:
+    def head_class(self) -> HeadMaker | None:
         """What constructs the head; None: the class in `heads/methods/` under the method's name.
 
-        A plugin gives its class here, and may import it, and torch with it, only then. blocks: file of a model's blocks
-        that the head runs live.
+        A plugin gives its class here, and may import it, and torch with it, only then.
         """
         return None
 

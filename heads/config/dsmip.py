@@ -17,7 +17,6 @@ from heads.config.base import (
     NotNegative,
     Positive,
     Size,
-    Training,
     both_sides,
     once,
 )
@@ -186,9 +185,9 @@ class DsmipConfig(HeadConfig):
             )
 
     @property
-    def training(self) -> Training:  # type: ignore[override]  # here it depends on an option
-        """See `HeadConfig.training`: prompts are learned with a model beside the cache."""
-        return "prompts" if self.stage == "prompts" else "head"
+    def stays_live(self) -> bool:  # type: ignore[override]  # here it depends on an option
+        """See `HeadConfig.stays_live`: prompts are learned with a model beside the cache."""
+        return self.stage == "prompts"
 
     def lr_of(self, parameter: str) -> float:
         """See `HeadConfig.lr_of`: the gate is new in the second stage, the units are not."""

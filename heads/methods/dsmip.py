@@ -2,8 +2,9 @@
 picks one expert per pair."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,6 @@ from heads.config.dsmip import PROMPTED, DsmipConfig, Expert
 from heads.config.mimic import MimicConfig, Unit
 from heads.layers import Block, Pairing
 from heads.losses import in_batch_cross_entropy
-from heads.methods._clip_blocks import Tower, read_towers
 from heads.methods._one_encoder import Sided
 from heads.methods.mimic import Mimic
 
@@ -39,13 +39,13 @@ EVEN_EPS = 1e-12
 part stays zeros."""
 
 
-def head_class(config: DsmipConfig, blocks: Path | None = None) -> Callable[[DsmipConfig, Shapes], Head]:
-    """The head that a stage trains. blocks: file of the CLIP's blocks, for the stage that learns prompts."""
+def head_class(config: DsmipConfig) -> Callable[..., Head]:
+    """The head that a stage trains, made of the configuration and shapes; that which learns prompts takes the towers
+    too."""
     if config.stage == "gate":
         return Dsmip
     if config.stage == "prompts":
-        assert blocks is not None
-        return partial(PromptExpert, towers=read_towers(blocks))
+        return PromptExpert
     return partial(AloneExpert, expert=config.stage)
 
 
@@ -111,8 +111,10 @@ class PromptExpert(AloneExpert):
     it, (r, d_v).
     """
 
-    def __init__(self, config: DsmipConfig, shapes: Shapes, towers: Mapping[str, Tower]) -> None:
-        text, image = towers["text"], towers["image"]
+    def __init__(self, config: DsmipConfig, shapes: Shapes, towers: Mapping[str, nn.Module]) -> None:
+        """towers: `text`, `image`, called as `tower(states, lengths, prompts, keep=True)`, see
+        `pipeline.models.adapt.Tower`; their parameters are frozen."""
+        text, image = (sizes(towers[kind]) for kind in ("text", "image"))
         prompted = {
             f"{PROMPTED['text']}.tokens": (text.width,),
             f"{PROMPTED['text']}.pooled": (text.projected,),
@@ -121,8 +123,9 @@ class PromptExpert(AloneExpert):
         }
         super().__init__(config, prompted, "multimodal")
         self.shapes = dict(shapes)
-        self.text, self.image = text, image
-        depth = min(config.prompt_layers, text.blocks - text.start, image.blocks - image.start)
+        self.text, self.image = towers["text"], towers["image"]
+        self.sizes = {"text": text, "image": image}
+        depth = min(config.prompt_layers, text.blocks, image.blocks)
         self.prompts = nn.ParameterDict(
             {side: torch.randn(depth, config.prompt_length, text.width) * 0.02 for side in ("mention", "entity")}
         )
@@ -147,43 +150,58 @@ class PromptExpert(AloneExpert):
     def prompted_image(self, inputs: Rows, side: str) -> Rows:
         """`tokens` (n, r + P + 1, d_v) leaving the last block and `pooled` (n, d_z), the class token's, zeros without a
         picture; eq. 8."""
-        functions = self.coupling[side]
+        functions, ok, states = self.coupling[side], inputs.fixed("image.ok"), inputs.fixed("image.states")
         assert isinstance(functions, nn.ModuleList)
-        couplings = [coupling(prompt) for coupling, prompt in zip(functions, self.prompts[side], strict=True)]  # F(P)
-        present = inputs.fixed("image.ok").nonzero().squeeze(1)
-        states = self.image(inputs.fixed("image.states")[present].float(), couplings)
-        pooled = self.image.project(self.image.finish(states[:, len(couplings[0])]))
-        rows = {"tokens": states, "pooled": pooled}
-        return Rows(
-            {
-                name: row.new_zeros(len(inputs.fixed("image.ok")), *row.shape[1:]).index_copy(0, present, row)
-                for name, row in rows.items()
-            }
-        )
+        pairs = zip(functions, self.prompts[side], strict=True)
+        couplings = torch.stack([coupling(prompt) for coupling, prompt in pairs])  # F(P)
+        here = ok.nonzero().squeeze(1)
+        tokens, pooled = through(self.image, states[here].float(), [states.shape[1]] * len(here), couplings)
+        return Rows({"tokens": placed(tokens, here, len(ok)), "pooled": placed(pooled, here, len(ok))})
 
     def prompted_text(self, inputs: Rows, side: str) -> Rows:
         """`tokens` ragged (r + L, d_t) after the last LayerNorm and `pooled` (n, d_z), the end token's, nothing without
         a text; eq. 7."""
-        prompts = list(self.prompts[side])
-        cached = inputs.ragged("text.ids" if "text.ids" in inputs else "text.states")
-        device = cached.values.device
-        lengths, longest = cached.lengths, int(cached.lengths.max()) if len(cached.lengths) else 0
-        first = len(prompts[0])
-        if not longest:
-            empty = torch.zeros(len(lengths), self.text.projected, device=device)
-            return Rows({"tokens": Ragged(empty.new_zeros(0, self.text.width), lengths), "pooled": empty})
-        padded = cached.padded(torch.arange(len(lengths)), longest)
-        states = self.text.embed(padded.long()) if padded.ndim == 2 else padded.float()
-        states = self.text.finish(self.text(states, prompts))  # causal: what pads the end is never seen
-        last = (lengths.to(device) - 1).clamp(min=0) + first
-        pooled = self.text.project(states[torch.arange(len(states), device=device), last])  # the end-of-text token
-        real = (lengths > 0).to(device)
-        kept = torch.where(lengths > 0, lengths + first, 0)
-        place = torch.arange(states.shape[1], device=device)[None, :] < kept.to(device)[:, None]
-        return Rows({"tokens": Ragged(states[place], kept), "pooled": pooled * real[:, None]})
+        ids = "text.ids" in inputs
+        cached, prompts = inputs.ragged("text.ids" if ids else "text.states"), self.prompts[side]
+        lengths, device = cached.lengths, cached.values.device
+        here = (lengths > 0).nonzero().squeeze(1)
+        if not len(here):
+            empty = torch.zeros(len(lengths), self.sizes["text"].projected, device=device)
+            return Rows({"tokens": Ragged(empty.new_zeros(0, self.sizes["text"].width), lengths), "pooled": empty})
+        padded = cached.padded(here, int(lengths.max()))
+        states = padded.long() if ids else padded.float()
+        tokens, pooled = through(self.text, states, lengths[here].tolist(), prompts)
+        kept = torch.where(lengths > 0, lengths + prompts.shape[1], 0)
+        place = torch.arange(tokens.shape[1], device=device)[None, :] < kept[here].to(device)[:, None]
+        return Rows({"tokens": Ragged(tokens[place], kept), "pooled": placed(pooled, here.to(device), len(lengths))})
 
     def _read(self, inputs: Rows, side: str) -> Rows:
         return read_by(self.expert, self.prompted(inputs, side))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a tower: width of its states, of its vectors, and number of its live blocks."""
+
+    width: int
+    projected: int
+    blocks: int
+
+
+def sizes(tower: Any) -> Sizes:
+    """The sizes of a tower, see `pipeline.models.adapt.Tower`."""
+    return Sizes(tower.width, tower.pooled_shape[-1], tower.depth)
+
+
+def through(tower: nn.Module, states: Tensor, lengths: Sequence[int], prompts: Tensor) -> tuple[Tensor, Tensor]:
+    """tokens (b, r + L, width), prompts in front, and pooled (b, projected) of a tower with prompts (J, r, width)."""
+    read = tower(states, lengths, prompts, keep=True)
+    return torch.cat([read["prompts"], read["tokens"]], 1), read["pooled"]
+
+
+def placed(rows: Tensor, here: Tensor, count: int) -> Tensor:
+    """(count, …): the rows at their places, zeros elsewhere."""
+    return rows.new_zeros(count, *rows.shape[1:]).index_copy(0, here, rows)
 
 
 class Gate(nn.Module):

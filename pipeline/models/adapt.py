@@ -121,7 +121,7 @@ class Tower(nn.Module):
     `blocks.3.…` by the number of their block. The frozen rest moves with it (`to`, `train`, `deepcopy`), but is neither
     saved nor counted.
 
-    pooled_shape: of a row's vector.
+    width: of the tokens it gives. pooled_shape: of a row's vector. depth: how many blocks are live.
     """
 
     def __init__(self, live: Live, checkpointing: bool = False) -> None:
@@ -129,7 +129,9 @@ class Tower(nn.Module):
         super().__init__()
         self.live: Live
         self.__dict__["live"] = live  # outside the tree of modules
-        self.pooled_shape = live.encoder.possible()["pooled"].shape
+        outputs = live.encoder.possible()
+        self.width, self.pooled_shape = int(outputs["tokens"].shape[-1]), outputs["pooled"].shape
+        self.depth = len(live_blocks(live))
         if checkpointing:
             for block in live_blocks(live):
                 block.forward = functools.partial(_recomputed, block.forward)
@@ -141,7 +143,8 @@ class Tower(nn.Module):
     ) -> dict[str, Tensor]:
         """See `Live`; states of any floating type. Libraries do not take a batch without rows, which may come here."""
         if not len(states):
-            return {"tokens": states.float(), "pooled": states.new_zeros(0, *self.pooled_shape).float()}
+            empty = {"tokens": states.float(), "pooled": states.new_zeros(0, *self.pooled_shape).float()}
+            return {**empty, "prompts": prompts[0, None, :][:0]} if keep and prompts is not None else empty
         return self.live(states.float() if states.is_floating_point() else states, lengths, prompts, keep)
 
     def train(self, mode: bool = True) -> "Tower":

@@ -27,7 +27,6 @@ from fuzz.target import Target, built, each, empty_folder
 from heads import data, fusion
 from heads.checkpoint import read_tensors
 from heads.contracts import TrainingJob
-from heads.methods._clip_blocks import read_towers
 from linking.answers import DevAnswers
 from linking.scorer import Kb
 from mel_cache import contracts
@@ -359,18 +358,6 @@ def _checkpoint(content: bytes, folder: Path) -> None:
     read_tensors(path)
 
 
-def _towers(content: bytes, folder: Path) -> None:
-    path = folder / "blocks.safetensors"
-    path.write_bytes(content)
-    read_towers(path)
-
-
-def _blocks() -> bytes:
-    header = {"text": {"heads": 2, "activation": "gelu", "causal": True, "start": 0}}
-    tower = {"text.blocks.0.ln_1.weight": torch.ones(2), "text.projection": torch.ones(2, 3)}
-    return save(tower, {"towers": json.dumps(header)})
-
-
 TARGETS = (
     _npz(
         "candidate lists",
@@ -429,13 +416,5 @@ TARGETS = (
         valid=lambda: tensors({"state": json.dumps({"method": "mimic", "shapes": {}})}),
         odd=lambda: odd_safetensors(tensors({"state": json.dumps({"method": "mimic", "shapes": {}})})),
         read=_checkpoint,
-    ),
-    Target(
-        kind="blocks of a CLIP",
-        readers=("heads.methods._clip_blocks:read_towers",),
-        valid=_blocks,
-        odd=lambda: odd_safetensors(_blocks()),
-        read=_towers,
-        share=2,
     ),
 )
