@@ -10,7 +10,7 @@ epochs   `heads.loop.Trainer.run_epoch` over the first --steps steps of an epoch
 full KB  `heads.scoring.Scoring.kb` of the 5,169 test mentions against the first --kb entities (0: all 109,976); the
          whole is extrapolated: encoding the mentions once, then time linear in entities.
 
-`dsmip prompts` runs ViT-B/32-size towers of random weights live. About 5 minutes on 2 idle cores. `--heads ''` leaves
+`dsmip prompts` runs open_clip's ViT-B/32 of random weights live. About 5 minutes on 2 idle cores. `--heads ''` leaves
 epochs out, `--kb -1` scoring.
 """
 
@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 import torch
 from _measure import PeakMemory, machine, now, synchronise
-from paper_sizes import CANDIDATES, ENTITIES, SPLITS, VOCABULARY, PaperSizes, full_bytes
-from safetensors.torch import save_file
+from paper_sizes import CANDIDATES, ENTITIES, SPLITS, PaperSizes, full_bytes
+from torch import nn
 
 from foundation import device as devices
 from foundation.contracts import contract, from_json, to_json
@@ -39,6 +39,12 @@ from heads.contracts import Compute, TrainingJob
 from heads.data import Bundle
 from heads.loop import Trainer
 from heads.scoring import Scoring, encode
+from pipeline.extraction.base import Options
+from pipeline.extractors import clip_text
+from pipeline.extractors.clip_image import ClipImage
+from pipeline.models.adapt import Tower
+from pipeline.models.files import ModelFiles
+from pipeline.models.live import Live
 
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "drin": ("drin", {}),
@@ -54,12 +60,6 @@ FULL_KB = ("mimic", "dwe", "dsmip")
 WARM = 3
 LIVE_ON_CPU = {"steps": 1, "batch_size": 8}
 """The stage that runs CLIP's blocks live: steps and mentions per step on a CPU; its time is linear in mentions."""
-TOWERS: dict[str, dict[str, Any]] = {
-    "text": {"heads": 8, "activation": "gelu", "causal": True, "start": 0},
-    "image": {"heads": 12, "activation": "gelu", "causal": False, "start": 0},
-}
-"""CLIP ViT-B/32's, see `heads.methods._clip_blocks`."""
-WIDTHS, BLOCKS, PROJECTED = {"text": 512, "image": 768}, 12, 512
 
 
 @contract
@@ -72,30 +72,23 @@ class Measurement:
     kb: int | None = None
 
 
-def write_towers(path: Path) -> None:
-    """CLIP towers of random weights, as `heads.methods._clip_blocks.read_towers` reads them."""
-    tensors: dict[str, torch.Tensor] = {}
-    for side, width in WIDTHS.items():
-        shapes: dict[str, tuple[int, ...]] = {
-            "norm.weight": (width,),
-            "norm.bias": (width,),
-            "projection": (width, PROJECTED),
-        }
-        if TOWERS[side]["causal"]:
-            shapes |= {"token_embedding": (VOCABULARY, width), "positional_embedding": (77, width)}
-        parts: dict[str, tuple[int, ...]] = {
-            "ln_1": (width,),
-            "ln_2": (width,),
-            "attention.in": (3 * width, width),
-            "attention.out": (width, width),
-            "mlp.in": (4 * width, width),
-            "mlp.out": (width, 4 * width),
-        }
-        for number in range(BLOCKS):
-            for name, shape in parts.items():
-                shapes |= {f"blocks.{number}.{name}.weight": shape, f"blocks.{number}.{name}.bias": shape[:1]}
-        tensors |= {f"{side}.{name}": torch.randn(shape) * 0.02 for name, shape in shapes.items()}
-    save_file(tensors, path, {"towers": json.dumps(TOWERS)})
+def clip_towers(folder: Path) -> dict[str, nn.Module]:
+    """The towers of open_clip's ViT-B/32 of random weights, as the stage that learns prompts runs them. folder: of its
+    configuration."""
+    import open_clip
+
+    config = {"model_cfg": open_clip.get_model_config("ViT-B-32"), "preprocess_cfg": {"size": 224}}
+    model, towers = open_clip.create_model("ViT-B-32").eval(), {}
+    for kind, (extractor, options) in {
+        "text": (clip_text.ClipText, clip_text.Options(model="ViT-B-32")),
+        "image": (ClipImage, Options(model="ViT-B-32")),
+    }.items():
+        encoder: Any = extractor(options, ModelFiles("ViT-B-32", folder, "open_clip", config, (), ()))
+        encoder.model, encoder.device = model, "cpu"
+        live = Live(encoder, 0).requires_grad_(False)
+        live.check_prompts()
+        towers[kind] = Tower(live)
+    return dict(towers)
 
 
 def measure(wanted: Measurement) -> dict[str, Any]:
@@ -104,11 +97,8 @@ def measure(wanted: Measurement) -> dict[str, Any]:
     job = wanted.job
     device = torch.device(devices.choose(job.compute.device))
     config, bundle = load_config(job.method, job.config), Bundle.load(job, device)
-    blocks = job.out / "towers.safetensors" if job.config.get("stage") == "prompts" else None
-    if blocks:
-        job.out.mkdir(exist_ok=True)
-        write_towers(blocks)
-    head = make_head(job.method, config, bundle.shapes, blocks).to(device)
+    towers = clip_towers(job.out) if config.stays_live else {}
+    head = make_head(job.method, config, bundle.shapes, towers).to(device)
     columns: list[Any] = [*bundle.mentions.columns.values(), *bundle.entities.columns.values()]
     row = {
         "machine": machine(device),
