@@ -2,11 +2,15 @@
 every feature that a profile may lack."""
 
 import dataclasses
+import functools
 import itertools
+import tempfile
 import types
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 
+import checkpoints
 import numpy as np
 import pytest
 import torch
@@ -34,6 +38,8 @@ NOT_READ = {
     ),
     *("width", "joint_width", "d_t", "d_v", "d_c", "gate_width"),
 }
+KEPT = tempfile.TemporaryDirectory(prefix="clip-")
+"""Where the small CLIP lies while these tests run."""
 VALUES: dict[str, list[typing.Any]] = {
     "layers": [1, 2, 3, 4],
     "hidden": [0, 4],
@@ -103,9 +109,15 @@ def written(want):
     return set(want.outputs) <= {output.name for output in FEATURES[want.feature]}
 
 
+@functools.cache
+def small_clip():
+    """Folder of a small CLIP."""
+    return checkpoints.open_clip_model(Path(KEPT.name) / "open_clip")
+
+
 def batch_for(head, config, seed):
     """Twelve mentions over twelve entities, some without a picture."""
-    if config.training == "prompts":
+    if getattr(config, "stage", None) == "prompts":
         return Batch(inputs(12, seed), inputs(12, seed + 1), torch.arange(12))
     random = np.random.default_rng(seed)
     lists = torch.from_numpy(np.stack([random.permutation(12)[:5] for _ in range(12)]))
@@ -118,9 +130,9 @@ def batch_for(head, config, seed):
 def build(method, config, available):
     """A small head with random weights everywhere."""
     torch.manual_seed(0)
-    if config.training == "prompts":
+    if getattr(config, "stage", None) == "prompts":
         read = ("prompt_layers", "prompt_length", "text_scale", "missing_image")
-        head = prompt_head(**{name: getattr(config, name) for name in read})
+        head = prompt_head(small_clip(), **{name: getattr(config, name) for name in read})
     else:
         shapes = head_shapes(config, available=available)
         if isinstance(config, PairsConfig):
