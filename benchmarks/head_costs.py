@@ -79,10 +79,11 @@ def clip_towers(folder: Path) -> dict[str, nn.Module]:
 
     config = {"model_cfg": open_clip.get_model_config("ViT-B-32"), "preprocess_cfg": {"size": 224}}
     model, towers = open_clip.create_model("ViT-B-32").eval(), {}
-    for kind, (extractor, options) in {
+    extractors: dict[str, tuple[Any, Any]] = {
         "text": (clip_text.ClipText, clip_text.Options(model="ViT-B-32")),
         "image": (ClipImage, Options(model="ViT-B-32")),
-    }.items():
+    }
+    for kind, (extractor, options) in extractors.items():
         encoder: Any = extractor(options, ModelFiles("ViT-B-32", folder, "open_clip", config, (), ()))
         encoder.model, encoder.device = model, "cpu"
         live = Live(encoder, 0).requires_grad_(False)

@@ -156,7 +156,8 @@ def of_clip(clip: LiveClip, device: str) -> "Towers":
     from pipeline.models.adapt import Tower
     from pipeline.models.live import Live
 
-    profile, modules, model = profiles.load(clip.profile), {}, None
+    profile, model = profiles.load(clip.profile), None
+    modules: dict[str, Any] = {}
     options = {"model": profile.feature(clip.feature).options["model"]}
     for kind in KINDS:
         encoder: Any = extractor(Feature(f"clip_{kind}", f"clip_{kind}", options, {}, False), profile.source, clip.demo)
