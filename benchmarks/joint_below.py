@@ -51,7 +51,7 @@ def read(folder: Path, split: str) -> tuple[list[Mention], list[str | None]]:
 
 def measure(run: Path, below: float, mentions: Sequence[Mention], golds: Sequence[str | None], root: Path) -> Point:
     """One number of `--below`."""
-    with Linker.load(run, joint_below=below) as linker:
+    with Linker.load(run).ask_joint_below(below) as linker:
         began = time.process_time()
         answers = link(linker, mentions, root)
         seconds = time.process_time() - began

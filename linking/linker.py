@@ -63,7 +63,7 @@ class Linked:
     mention: the phrase. span: its characters in the sentence, None where it does not occur there. entities: the best
     of the KB, best first. confidence: the chance that the first is right, None where the run has no calibration. nil:
     whether no entity of the KB seems to be meant. picture: "none", "ok", or why it was left out. notes: codes of what
-    the answer had to do without, of `NOTES`. joint: whether `joint` was asked; None without `joint_below`.
+    the answer had to do without, of `NOTES`. joint: whether `joint` was asked; None without `ask_joint_below`.
     """
 
     mention: str
@@ -141,9 +141,7 @@ class Linker:
         precision: str = "auto",
         nil_share: float | None = None,
         cache: bool = True,
-        joint_below: float | None = None,
     ) -> None:
-        _check_joint(run, joint_below)
         if nil_share is not None and not 0 <= nil_share < 1:
             raise UserError(f"nil_share is {nil_share}, expected a number from 0 to below 1 (None: that of dev)")
         self.run, self.device, self.lock = run, torch.device(devices.choose(device)), threading.RLock()
@@ -166,13 +164,10 @@ class Linker:
         known = Known(run.paths.root, demo, run.profiles, self.limits, stores, columns, entities, accepted)
         self.extractor = MentionExtractor(listed, known, runtime) if listed else None
         self.weights, self.notes = weights_hash([run.folder / "model.safetensors"], None), list[str]()
-        self.joint_below = joint_below
-        self.calibration = self._calibration(nil_share, CALIBRATION, self.scorer.top)
+        self.nil_share = nil_share
+        self.joint_below: float | None = None
+        self.calibration = self._calibration(CALIBRATION, self.scorer.top)
         self.without_joint: Calibration | None = None
-        if joint_below is not None and joint_below < 1:
-            self.without_joint = self._calibration(nil_share, WITHOUT, self._top_without_joint)
-            if not self.without_joint.confidence:
-                raise UserError(f"joint_below: without joint, {', '.join(self.without_joint.notes)}")
         self._at_exit = weakref.finalize(self, _close, stores)
 
     @classmethod
@@ -183,16 +178,33 @@ class Linker:
         precision: str = "auto",
         nil_share: float | None = None,
         cache: bool = True,
-        joint_below: float | None = None,
     ) -> "Linker":
         """The run in a folder under artifacts/runs/.
 
         nil_share: share of the mentions to come that is NIL, 0 to below 1; None: that of dev. cache: whether features
-        of new mentions are kept in the run's cache; else each call forgets them. joint_below: of a run of `fused` with
-        the part `joint`: that part is asked for mentions whose confidence without it is below this, above 0 to 1; None:
-        for all. Raises `UserError` where there is no run, or its features are not those it was trained on.
+        of new mentions are kept in the run's cache; else each call forgets them. Raises `UserError` where there is no
+        run, or its features are not those it was trained on.
         """
-        return cls(finished.read(Path(run)), device, precision, nil_share, cache, joint_below)
+        return cls(finished.read(Path(run)), device, precision, nil_share, cache)
+
+    def ask_joint_below(self, confidence: float) -> "Linker":
+        """From now on, ask the part `joint` of a run of `fused` only for mentions whose confidence without it is below
+        this, above 0 to 1. Returns the linker itself.
+
+        Raises `UserError` for another number, a run without `joint` beside other parts, and one whose confidence
+        without `joint` cannot be fitted.
+        """
+        _check_joint(self.run, confidence)
+        with self.lock:
+            if confidence < 1 and self.without_joint is None:
+                fitted = self._calibration(WITHOUT, self._top_without_joint)
+                if not fitted.confidence:
+                    raise UserError(f"joint_below: without joint, {', '.join(fitted.notes)}")
+                self.without_joint = fitted
+            elif confidence == 1:
+                self.without_joint = None
+            self.joint_below = confidence
+        return self
 
     def close(self) -> None:
         """Write the rows of new mentions that are in memory. The linker can be used afterwards.
@@ -352,13 +364,13 @@ class Linker:
         unlike = self.extractor.unlike(columns) if self.extractor else np.zeros(len(table["id"]), bool)
         return Chunk(table, columns, without, unlike)
 
-    def _calibration(self, share: float | None, name: str, top: Top) -> Calibration:
-        """Confidence and NIL threshold for a share of NIL mentions, None for dev's own.
+    def _calibration(self, name: str, top: Top) -> Calibration:
+        """Confidence and NIL threshold for the linker's share of NIL mentions, None for dev's own.
 
         The answers of `top` for dev are computed once and kept beside the run, as is the calibration for dev's own
         share. name: of their files.
         """
-        weights = "model.safetensors" if name == CALIBRATION else WITHOUT_JOINT
+        share, weights = self.nil_share, "model.safetensors" if name == CALIBRATION else WITHOUT_JOINT
         made_of = answers.made_of(self.run, self.stores, weights)
         of_dev, fits = (self.run.folder / f"{name}{ending}" for ending in (".npz", ".json"))
         kept = known = answers.DevAnswers.read(of_dev, made_of)
@@ -383,12 +395,10 @@ class Linker:
         return fitted
 
 
-def _check_joint(run: finished.Finished, below: float | None) -> None:
-    """Raises `UserError` for a number out of range, and for one with a run in which `joint` can not be left out."""
-    if below is None:
-        return
+def _check_joint(run: finished.Finished, below: float) -> None:
+    """Raises `UserError` for a number out of range, and for a run in which `joint` cannot be left out."""
     if not 0 < below <= 1:
-        raise UserError(f"joint_below is {below}, expected a number above 0, at most 1 (None: joint is always asked)")
+        raise UserError(f"joint_below is {below}, expected a number above 0, at most 1")
     if (
         run.method != "fused"
         or JOINT not in run.runs

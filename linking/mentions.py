@@ -29,7 +29,9 @@ def link(job: LinkJob) -> LinkResult:
     rejects, summary = (output.with_name(output.name + ending) for ending in (REJECTS, SUMMARY))
     with writing([output, rejects, summary], "--output") as files:
         compute = job.compute
-        linker = Linker.load(job.run, compute.device, compute.precision, job.nil_share, job.cache, job.joint_below)
+        linker = Linker.load(job.run, compute.device, compute.precision, job.nil_share, job.cache)
+        if job.joint_below is not None:
+            linker.ask_joint_below(job.joint_below)
         started = time.monotonic()
         writer, chunk = _Writer(linker, job, files[0], files[1]), list[Line]()
         with Bar(source.stat().st_size, "linking", "byte") as bar:

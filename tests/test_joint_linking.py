@@ -85,7 +85,7 @@ def read_by_joint(monkeypatch):
 
 def test_joint_is_asked_for_the_mentions_that_the_other_parts_are_less_sure_of_alone(files, read_by_joint):
     new = [line.mention for line in incoming.read(files.input, files.images)]
-    with Linker.load(files.run, joint_below=1e-9) as linker:
+    with Linker.load(files.run).ask_joint_below(1e-9) as linker:
         linker.without_joint = replace(linker.without_joint, right=None, known=None)  # in so small a world all are sure
         read_by_joint.clear()
         none = linker.link_all(new, files.images)
@@ -119,7 +119,7 @@ def test_the_output_says_where_joint_was_asked_and_below_one_it_always_is(files,
 
 def test_confidence_without_joint_is_fitted_on_answers_without_it(world, files):
     run = world[1]["fused"]
-    with Linker.load(run, joint_below=0.5) as linker:
+    with Linker.load(run).ask_joint_below(0.5) as linker:
         fitted, whole = linker.without_joint, linker.calibration
     assert fitted.part == whole.part and fitted.made_of != whole.made_of
     kept = {name: read_sealed(run / f"{name}.json") for name in ("calibration", "calibration-without-joint")}
@@ -147,6 +147,6 @@ def test_a_run_without_joint_and_a_number_out_of_range_are_refused_in_one_line(w
     with pytest.raises(UserError, match=r"--joint-below 1.5: expected a number above 0, at most 1"):
         mentions.link(replace(files, joint_below=1.5))
     with pytest.raises(UserError, match="joint_below is 0, expected a number above 0"):
-        Linker.load(runs["fused"], joint_below=0)
+        Linker.load(runs["fused"]).ask_joint_below(0)
     code, printed = commands.run("LinkMentions", "--run", "a", "--input", "b", "--output", "c", "--joint-below", "0")
     assert code and "a number above 0, at most 1" in printed

@@ -41,7 +41,12 @@ def test_what_is_no_value_of_its_kind_is_refused_by_the_options_name(name):
         ("EnhanceEntities", "--max-cost", "inf", "expected a number, at least 0"),
         ("BuildCandidates", "--candidates", "0", "expected a whole number, at least 1"),
         ("BuildCandidates", "--candidates", "9" * 5000, "expected a whole number, at least 1"),
-        ("BuildCandidates", "--sources", "name,names", "'names': expected `name`, `name-of-type`, `given` or `dense:"),
+        (
+            "BuildCandidates",
+            "--sources",
+            "name,names",
+            "'names': expected `name`, `name-exact`, `name-index`, `name-of-type`, `given` or `dense:",
+        ),
         ("TrainHead", "--scorer", "token_set", "'token_set' is unknown; did you mean 'token_set_ratio'?"),
         ("CompareHeads", "--merge", "appended", "'appended' is unknown; did you mean 'append'?"),
         ("ExtractFeatures", "--extract-batch", "-5", "expected a whole number, at least 0"),

@@ -80,7 +80,7 @@ MADE_OF: dict[str, set[str]] = {
 }
 # These find and check files, which are in the identity themselves, or cut encoders (version: that of `layers`), train
 # what stands above a cut (version: that of `experiments.tuned`) and write it.
-NO_PARTS = {"torchvision_weights", "names", "guards", "towers", "live", "adapt", "lora", "export"}
+NO_PARTS = {"torchvision_weights", "names", "guards", "towers", "live", "adapt", "lora", "export", "prompts"}
 
 
 def plain(name, model, **options):
