@@ -113,7 +113,8 @@ def import_features(job: FeatureImportJob, *, child: bool = False) -> FeatureImp
 def export_features(job: FeatureExportJob, *, child: bool = False) -> FeatureExport:
     """Write the rows of a feature with their record ids; what is not in the cache yet is extracted first.
 
-    export_features(FeatureExportJob(dataset=dataset, feature="clip_text", file=Path("clip.npz"))).rows
+        exported = export_features(FeatureExportJob(dataset=dataset, feature="clip_text", file=Path("clip.npz")))
+        print(exported.rows)
     """
     work = _Work(job.dataset.job, child)
     listed = wants.exported(work.profile, job.feature, job.side, job.view)

@@ -56,7 +56,7 @@ def split_sources(sources: str) -> list[str]:
         if source not in PLAIN and not _named(source)[1]:
             raise UserError(
                 f"--sources {source!r}: expected `name`, `name-exact`, `name-index`, `name-of-type`, `given` or "
-                "`dense:FEATURE` (or `dense:RUN`, a run's folder; `dense-exact:`, `dense-index:`), separated by commas"
+                "`dense:FEATURE` (or `dense:RUN`, a run; `dense-exact:`, `dense-index:`), separated by commas"
             )
     return listed
 
