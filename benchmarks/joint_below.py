@@ -46,6 +46,8 @@ def read(folder: Path, split: str) -> tuple[list[Mention], list[str | None]]:
         if line.mention is not None and record.get("split") == split:
             mentions.append(line.mention)
             golds.append(record.get("gold"))
+    if not mentions:
+        raise SystemExit(f"{path}: no mention of {split} can be read")
     return mentions, golds
 
 
