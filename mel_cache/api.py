@@ -113,6 +113,8 @@ def import_features(job: FeatureImportJob, *, child: bool = False) -> FeatureImp
 def export_features(job: FeatureExportJob, *, child: bool = False) -> FeatureExport:
     """Write the rows of a feature with their record ids; what is not in the cache yet is extracted first.
 
+    Raises `UserError` for a file whose ending is no format.
+
         exported = export_features(FeatureExportJob(dataset=dataset, feature="clip_text", file=Path("clip.npz")))
         print(exported.rows)
     """
