@@ -90,8 +90,10 @@ def draw(points: Sequence[Point], path: Path) -> None:
     asked, hits = [100 * point.asked for point in points], [100 * point.hits for point in points]
     axes.plot(asked, hits, marker="o", label="least sure first")
     axes.plot([asked[0], asked[-1]], [hits[0], hits[-1]], linestyle=":", label="by chance")
-    for point in points:
-        axes.annotate(f"{point.below:g}", (100 * point.asked, 100 * point.hits), fontsize=7)
+    for number, (point, x, y) in enumerate(zip(points, asked, hits, strict=True)):
+        up = 8 + 9 * (number % 4)  # neighbours often lie close together
+        axes.annotate(f"{point.below:g}", (x, y), (4, -up), fontsize=7, textcoords="offset points")
+    axes.margins(y=0.25)
     axes.set_xlabel("% of mentions for which joint is asked")
     axes.set_ylabel("H@1 in %")
     axes.legend()
