@@ -221,6 +221,15 @@ def test_other_numbers_are_converted_and_that_is_said(world, dtype, stored):
     assert bool(result.notes) == (dtype in ("float64", "int64"))
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_rows_that_are_all_the_same_are_taken_and_that_is_said(world, value):
+    np.save(world.folder / "same.npy", np.full((len(POOLED), 16), value, np.float32))
+    notes = world.load(world.folder / "same.npy").notes
+    assert sorted(note.partition(":")[0] for note in notes) == ["entity, pooled", "mention, pooled"]
+    np.save(world.folder / "other.npy", np.random.default_rng(0).normal(size=(len(POOLED), 16)).astype(np.float32))
+    assert not world.load(world.folder / "other.npy").notes
+
+
 def test_bfloat16_is_stored_as_float32(world):
     save_file({"pooled": torch.from_numpy(POOLED).bfloat16()}, world.folder / "a.safetensors")
     assert "pooled float32(4)" in world.load(world.folder / "a.safetensors").text

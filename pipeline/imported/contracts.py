@@ -16,6 +16,8 @@ RECORD_VIEW = "record"
 """The view of an imported feature where neither the profile nor a head names one."""
 MOST_BYTES = 64 << 30
 """Of the arrays that are imported at a time."""
+TABLES: Mapping[Side, str] = {"mention": "mentions.parquet", "entity": "entities.parquet"}
+"""Of the records of each side, in the folder of a prepared dataset."""
 
 
 @contract
@@ -74,7 +76,7 @@ class Imported:
 
 @contract
 class FeatureImport:
-    """What an import did. notes: what was converted, a line each."""
+    """What an import did. notes: what was converted, and rows that look wrong, a line each."""
 
     imported: Imported
     outputs: tuple[str, ...]

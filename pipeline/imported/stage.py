@@ -22,6 +22,7 @@ from foundation.files import free_bytes, make_folder
 from foundation.locks import locked
 from foundation.paths import Paths
 from foundation.progress import Bar
+from pipeline.extraction import guard
 from pipeline.extraction.contracts import (
     Account,
     Estimate,
@@ -36,6 +37,7 @@ from pipeline.imported.contracts import (
     IMPORTED,
     MOST_BYTES,
     RECORD_VIEW,
+    TABLES,
     FeatureImport,
     Imported,
     ImportedPart,
@@ -49,7 +51,6 @@ from pipeline.imported.reading import Array
 
 MARGIN = 64 << 20  # bytes kept free on the cache's disk
 SHARD_ROWS, SHARD_BYTES = 4096, 256 << 20
-_TABLES: Mapping[Side, str] = {"mention": "mentions.parquet", "entity": "entities.parquet"}
 _INT32 = np.iinfo(np.int32)
 
 
@@ -99,6 +100,10 @@ def import_features(job: ImportJob) -> FeatureImport:
             store.make()
             for rows in new:
                 _write(store, rows, outputs)
+                notes += [
+                    f"{rows.side}, {name}: {problem}"
+                    for name, problem in guard.wrong(rows.column, store, outputs, outputs, lambda places: False)
+                ]
             for part in kept:
                 _copy(store, old, KeyColumn.load(paths.root / part.keys), outputs)
         except BaseException:
@@ -173,7 +178,7 @@ def _sides(job: ImportJob, ids: Sequence[str]) -> dict[Side, np.ndarray]:
         twice = next(name for at, name in enumerate(ids) if place[name] != at)
         raise UserError(f"--ids: {len(ids) - len(place):,} ids stand twice, the first is {twice!r:.80}")
     sides: tuple[Side, ...] = SIDES if job.side is None else (job.side,)
-    tables = {side: parquet.read(job.dataset / _TABLES[side], ["id"])["id"].to_pylist() for side in sides}
+    tables = {side: parquet.read(job.dataset / TABLES[side], ["id"])["id"].to_pylist() for side in sides}
     known = set[str]().union(*tables.values())
     if unknown := [name for name in ids if name not in known]:
         what = "mention and no entity" if job.side is None else job.side

@@ -15,7 +15,6 @@ from typing import IO, Any
 import numpy as np
 
 from cache.identity import Output
-from cache.inputs import Side
 from cache.keys import KeyColumn
 from cache.store import Store
 from cache.table import Table
@@ -25,11 +24,10 @@ from foundation.files import explained, write_atomic
 from foundation.output import check_output
 from foundation.processes import temporary_name
 from foundation.progress import Bar
-from pipeline.imported.contracts import ExportFeaturesJob, FeatureExport
+from pipeline.imported.contracts import TABLES, ExportFeaturesJob, FeatureExport
 from pipeline.imported.reading import IDS_ENDING, OFFSETS, OUTPUTS_KEY, VALUES
 
 BLOCK = 4096  # rows that are read at a time
-_TABLES: Mapping[Side, str] = {"mention": "mentions.parquet", "entity": "entities.parquet"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def export_features(job: ExportFeaturesJob) -> FeatureExport:
         outputs = dict(store.outputs)
         tables = {name: column.table(store, name) for name in outputs}
         there = np.logical_and.reduce([table.ok for table in tables.values()])
-        names = parquet.read(job.dataset / _TABLES[one.side], ["id"])["id"].to_pylist()
+        names = parquet.read(job.dataset / TABLES[one.side], ["id"])["id"].to_pylist()
         places = np.flatnonzero(there)
         sides.append(_Side(tables, places))
         ids += [names[at] for at in places.tolist()]
