@@ -67,7 +67,7 @@ NO_TARGET = {
     "experiments.jobs:_read_by": SEALED,
     "linking.folds:_fold": SEALED,
     "linking.folds:_like": SEALED,
-    "mel_cache.steps:_retriever": SEALED,
+    "mel_cache.steps.candidates:_retriever": SEALED,
     "pipeline.candidates.base:read_vectors": SEALED,
     "pipeline.candidates.kept:_examined": SEALED,
     "pipeline.candidates.kept:_built": "of files that it has just written",
