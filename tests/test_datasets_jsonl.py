@@ -4,7 +4,8 @@ import pytest
 from data_faults import ABSENT, change, refused
 from dataset_folders import Lines
 
-from pipeline.datasets.layouts import load
+from foundation.errors import UserError
+from pipeline.datasets.layouts import layout, load
 
 
 @pytest.fixture
@@ -157,3 +158,20 @@ def test_jsonl_not_utf8(lines):
     path = lines.write() / "mentions.jsonl"
     path.write_bytes(path.read_bytes().replace(b'{"id": 42,', b'{"id": "\xff",'))
     assert "mentions.jsonl:42: not UTF-8 at byte 8" in refused(lambda: load("toy", lines.folder))
+
+
+def test_entities_alone_are_a_kb_without_mentions(lines):
+    lines.write()
+    (lines.folder / "mentions.jsonl").unlink()
+    kb = load("toy", lines.folder)
+    assert kb.kb_alone and not kb.mentions and len(kb.entities) == len(lines.entities)
+    assert [path.name for path in layout(lines.folder).sources(lines.folder)] == ["entities.jsonl"]
+
+
+@pytest.mark.parametrize("other", ["TOY_train.jsonl", "dev.jsonl", "mentions.jsonl"])
+def test_entities_beside_other_or_empty_mentions_are_no_kb_alone(lines, other):
+    lines.write()
+    (lines.folder / "mentions.jsonl").unlink()
+    (lines.folder / other).touch()
+    with pytest.raises(UserError, match=r"holds no record|no dataset recognised|no file|expected"):
+        load("toy", lines.folder)

@@ -27,7 +27,8 @@ def merge(sources: Sequence[RankedLists], k: int, how: str = "round-robin") -> R
     if len(sources) == 1:
         return sources[0]
     axis = 2 if how == "round-robin" else 1
-    woven = np.stack([source.ids for source in sources], axis=axis).reshape(len(sources[0].ids), -1)  # (M, k·sources)
+    offered = sum(source.ids.shape[1] for source in sources)
+    woven = np.stack([source.ids for source in sources], axis=axis).reshape(len(sources[0].ids), offered)
     merged = RankedLists.empty(len(woven), k)
     merged.retrieved = all(source.retrieved for source in sources)
     merged.by_heart = any(source.by_heart for source in sources)

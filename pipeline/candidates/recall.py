@@ -37,7 +37,10 @@ def recall(lists: RankedLists, gold: np.ndarray, split: np.ndarray) -> dict[str,
 
 
 def per_mention(lengths: np.ndarray, split: np.ndarray) -> dict[str, float]:
-    """Split, and `all` -> the mean number of candidates of its mentions. lengths, split: (M,) of each mention."""
+    """Split, and `all` -> the mean number of candidates of its mentions; nothing for none. lengths, split: (M,) of each
+    mention."""
+    if not len(lengths):
+        return {}
     names = [*(name for name in SPLITS if name in split), "all"]
     return {name: round(float(lengths[(split == name) | (name == "all")].mean()), 3) for name in names}
 

@@ -195,7 +195,7 @@ def tables(account: Mapping[str, Any]) -> list[TextTable]:
     splits, entities = account["splits"], account["entities"]
     rows = [(label, [counts[name] for counts in splits.values()]) for label, name in _ROWS]
     rows += _image_rows([counts["images"] for counts in splits.values()])
-    listed = [_counts_table("mentions by split", splits, rows)]
+    listed = [_counts_table("mentions by split", splits, rows)] if splits["all"]["mentions"] else []
     rows = [
         ("entities", [entities["entities"]]),
         ("  sharing their name with another", [entities["sharing_a_name"]]),

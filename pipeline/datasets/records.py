@@ -57,7 +57,8 @@ class RawDataset:
     mention_images, entity_images: what the pictures' paths start from: a folder, or an HDF5 file that holds them.
     sources: the text files that were read, for the fingerprint. rejects: a line for each record that was left out, with
     its place and cause. spelled_nil: of each text that stood for NIL as a gold (`None`, `nan`), how often it did by
-    split. notes: what the layout made of fields that are absent or that it does not read, a line each.
+    split. notes: what the layout made of fields that are absent or that it does not read, a line each. kb_alone:
+    whether there are no mentions because it is a KB alone.
     """
 
     name: str
@@ -70,6 +71,7 @@ class RawDataset:
     rejects: list[str] = field(default_factory=list)
     spelled_nil: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    kb_alone: bool = False
 
 
 def is_nil(gold: str) -> bool:

@@ -29,9 +29,10 @@ def text_statistics(mentions: Mapping[str, Sequence[Any]], entities: Mapping[str
     in scripts written without blanks, characters.
 
     `splits`: split -> the figures of `_ROWS`; `lengths`: of how many samples the sentence has 0–4, 5–9, … words,
-    the last bin from `LAST` on. `entities`: mean words of those that have such a text.
+    the last bin from `LAST` on; empty without mentions. `entities`: mean words of those that have such a text.
     """
-    splits = list(dict.fromkeys([*(name for name in ("train", "dev", "test") if name in mentions["split"]), "all"]))
+    there = [name for name in ("train", "dev", "test") if name in mentions["split"]]
+    splits = [*there, "all"] if there else []  # none of a KB alone
     of_split = {}
     for split in splits:
         rows = [row for row, name in enumerate(mentions["split"]) if split in (name, "all")]
@@ -78,13 +79,16 @@ def statistics_tables(texts: Mapping[str, Any]) -> list[TextTable]:
         [name, *(f"{100 * one['lengths'][number] / one['samples']:.1f}" for one in splits.values())]
         for number, name in enumerate(bin_names())
     ]
+    entities = text_table(["texts of entities", "all"], of_entities)
+    if not splits:
+        return [entities]
     return [
         text_table(
             ["texts by split", *splits],
             rows,
             notes=[_WORDS],
         ),
-        text_table(["texts of entities", "all"], of_entities),
+        entities,
         text_table(["words in a sentence, % of samples", *splits], lengths),
     ]
 

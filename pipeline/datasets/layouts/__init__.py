@@ -65,7 +65,7 @@ def load(
     if bad > max_bad_records * records:
         share = f"{bad:,} of {records:,} records are malformed, at most {max_bad_records:.1%} may be"
         raise UserError(f"{raw.rejects[0]}; {share}: --max-bad-records")
-    if not (raw.mentions and raw.entities):
+    if not raw.entities or not (raw.mentions or raw.kb_alone):
         what = "entity" if raw.mentions else "mention"
         raise UserError(f"{'; '.join([*raw.rejects[:1], f'{data_dir}: not one {what} can be used'])}")
     return with_nil(raw)

@@ -1,4 +1,4 @@
-"""Layout `jsonl`: two text files that can be written by hand.
+"""Layout `jsonl`: two text files that can be written by hand, or `entities.jsonl` alone: a KB to link against.
 
 `mentions.jsonl` holds one mention per line:
 
@@ -65,7 +65,10 @@ from pipeline.datasets.picture_files import PictureFolder
 from pipeline.datasets.records import Entity, Mention, RawDataset
 from pipeline.datasets.spans import find_span, same_phrase
 
-FILES = "mentions.jsonl and entities.jsonl"
+FILES = "mentions.jsonl and entities.jsonl (entities.jsonl alone: a KB without mentions)"
+_OTHER_MENTIONS = ("*train.jsonl", "*dev.jsonl", "*val.jsonl", "*valid.jsonl", "*test.jsonl")
+"""Files of mentions in other layouts: `entities.jsonl` beside one is no KB alone."""
+ALONE = "no mentions.jsonl: a knowledge base alone, which runs of other datasets can link against (LinkMentions --kb)"
 
 
 class MentionLine(Record):
@@ -141,11 +144,17 @@ class JsonlEntity(Record):
 
 
 def recognises(folder: Path) -> bool:
-    return (folder / "mentions.jsonl").is_file() and (folder / "entities.jsonl").is_file()
+    if _has_mentions(folder) or not (folder / "entities.jsonl").is_file():
+        return (folder / "mentions.jsonl").is_file() and (folder / "entities.jsonl").is_file()
+    return not any(any(folder.glob(name)) for name in _OTHER_MENTIONS)
 
 
 def sources(folder: Path) -> list[Path]:
-    return [folder / "entities.jsonl", folder / "mentions.jsonl"]
+    return [folder / "entities.jsonl", *([folder / "mentions.jsonl"] if _has_mentions(folder) else [])]
+
+
+def _has_mentions(folder: Path) -> bool:
+    return os.path.lexists(folder / "mentions.jsonl")
 
 
 def _roots(folder: Path, options: LayoutOptions) -> tuple[Path, Path]:
@@ -156,11 +165,21 @@ def load(name: str, folder: Path, options: LayoutOptions) -> RawDataset:
     mention_root, entity_root = _roots(folder, options)
     rejects = Rejects()
     entities = _entities(folder / "entities.jsonl", entity_root, options, rejects)
-    mentions = _mentions(folder / "mentions.jsonl", mention_root, options, rejects)
-    if not rejects.causes and not (entities and mentions):
+    alone = not _has_mentions(folder)
+    mentions = [] if alone else _mentions(folder / "mentions.jsonl", mention_root, options, rejects)
+    if not rejects.causes and not (entities and (mentions or alone)):
         raise UserError(f"{folder / ('mentions.jsonl' if entities else 'entities.jsonl')}: holds no record")
     return RawDataset(
-        name, "jsonl", mentions, entities, mention_root, entity_root, sources(folder), rejects=rejects.causes
+        name,
+        "jsonl",
+        mentions,
+        entities,
+        mention_root,
+        entity_root,
+        sources(folder),
+        rejects=rejects.causes,
+        notes=(ALONE,) if alone else (),
+        kb_alone=alone,
     )
 
 
@@ -218,6 +237,8 @@ def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int
     """Listed files only, so that whatever else lies in the folder (results, an editor's files) does not count."""
     mention_root, entity_root = _roots(folder, options)
     for side, root in (("mentions", mention_root), ("entities", entity_root)):
+        if side == "mentions" and not _has_mentions(folder):
+            continue
         listed: set[str] = set()
         for _, line in read_lines(folder / f"{side}.jsonl", lambda error: None):
             try:
