@@ -27,7 +27,7 @@ from torch import Tensor
 from heads.base import Ragged, Rows
 from heads.config.mimic import MimicConfig
 from heads.data import Side
-from heads.methods._mimic_units import Dual
+from heads.methods._mimic_units import DualA2B
 from heads.methods.mimic import Mimic
 from heads.scoring import Scoring
 
@@ -111,7 +111,7 @@ class Visual(NamedTuple):
     present: Tensor
 
 
-def straightforward_dual(unit: Dual, query: Tensor, visual: Visual, absent: Tensor) -> Tensor:
+def straightforward_dual(unit: DualA2B, query: Tensor, visual: Visual, absent: Tensor) -> Tensor:
     """Eq. 12 to 14 as written; (queries, values)."""
     pooled = torch.where(visual.present[:, None], visual.states.mean(1), absent)
     fused = unit.fusion(unit.sum_norm(pooled[None] + query[:, None]))

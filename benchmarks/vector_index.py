@@ -15,7 +15,7 @@ from _measure import machine, now
 
 from cache.keys import KeyColumn
 from cache.store import Store
-from pipeline.candidates.by_run import Rows
+from pipeline.candidates.by_run import VectorsInMemory
 from pipeline.candidates.nearest import Vectors, nearest_vectors
 from pipeline.candidates.vector_index import VectorIndex
 
@@ -42,17 +42,19 @@ def main() -> None:
     else:
         centres = rng.normal(size=(1_000, options.width))
         mentions, entities = (
-            Rows((centres[rng.integers(0, 1_000, count)] + rng.normal(size=(count, options.width))).astype(np.float16))
+            VectorsInMemory(
+                (centres[rng.integers(0, 1_000, count)] + rng.normal(size=(count, options.width))).astype(np.float16)
+            )
             for count in (options.lists, options.number)
         )
     there = np.flatnonzero(mentions.ok)
-    chosen = Rows(np.asarray(mentions.gather(there[rng.permutation(len(there))[: options.lists]])))
+    chosen = VectorsInMemory(np.asarray(mentions.gather(there[rng.permutation(len(there))[: options.lists]])))
     ids = [f"Q{number}" for number in range(len(entities))]
     with TemporaryDirectory() as place:
         began = now()
         index = VectorIndex.of("benchmark", mentions, entities, Path(place))
         building = now() - began
-        index.nearest(Rows(chosen.values[:1]), entities, ids, 1)
+        index.nearest(VectorsInMemory(chosen.values[:1]), entities, ids, 1)
     print(f"{len(entities):,} entities, {len(chosen):,} mentions; {machine()}; recall when built {index.recall:.2%}")
     print(f"built and measured in {building[0]:.1f} s ({building[1]:.1f} CPU s)\n")
     print("| | ms a mention | CPU ms | exact's first 10 | first 100 |\n|---|---|---|---|---|")

@@ -262,7 +262,7 @@ def head_inputs(wanted: Iterable[HeadWant], extraction: Extraction, paths: Paths
 
 
 @dataclass(frozen=True)
-class Source:
+class EncoderSource:
     """Where an encoder is found again. reference: the profile's name or file. demo: folder of the demo's encoders."""
 
     profile: Profile
@@ -270,7 +270,7 @@ class Source:
     demo: Path
 
 
-def live_clip(config: DsmipConfig, source: Source) -> LiveClip:
+def live_clip(config: DsmipConfig, source: EncoderSource) -> LiveClip:
     """What the stage that learns prompts runs live: the CLIP behind the cached states.
 
     Raises `UserError` where text and picture states are of different

@@ -49,7 +49,7 @@ def trained(job: TrainingJob) -> dict[str, Any]:
     return made
 
 
-def tuned(one: HeadInput, job: TrainingJob, module: Any, weights: str, name: str) -> "Tuned":
+def tuned(one: HeadInput, job: TrainingJob, module: Any, weights: str, name: str) -> "TunedStates":
     """What a tower makes of an input of states. weights: hash of its run's. name: the tower's."""
     feature = f"{one.feature.rpartition(AT_BLOCK)[0]}{AT_BLOCK}{TUNED}"
     states = Store.open(one.store)
@@ -62,11 +62,11 @@ def tuned(one: HeadInput, job: TrainingJob, module: Any, weights: str, name: str
         "weights": weights,
         "preprocessing": module.live.encoder.preprocessing(),
     }
-    return Tuned(feature, one.side, states, made_by, module, tuple(one.outputs))
+    return TunedStates(feature, one.side, states, made_by, module, tuple(one.outputs))
 
 
 @dataclass(frozen=True)
-class Tuned(Learned):
+class TunedStates(Learned):
     """Texts or pictures as trained blocks give them. module: the tower. read: outputs of the states' feature."""
 
     module: Any

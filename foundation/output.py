@@ -48,7 +48,7 @@ def check_output(path: Path, option: str, beside: Sequence[str] = ()) -> Path:
     return place
 
 
-class Part:
+class PartFile:
     """A text file (UTF-8) that has a temporary name while it is written, and that this process has locked."""
 
     def __init__(self, path: Path, option: str) -> None:
@@ -103,7 +103,7 @@ class Part:
 
 
 @contextlib.contextmanager
-def writing(paths: Sequence[Path], option: str) -> Iterator[list[Part]]:
+def writing(paths: Sequence[Path], option: str) -> Iterator[list[PartFile]]:
     """Files under temporary names, which get the names `paths` when the body has ended without an error.
 
     One that nothing was written to is not left, nor is an older one of its name, the first excepted. After an error
@@ -113,7 +113,7 @@ def writing(paths: Sequence[Path], option: str) -> Iterator[list[Part]]:
     with contextlib.ExitStack() as opened:
         parts = []
         for path in paths:
-            parts.append(Part(path, option))
+            parts.append(PartFile(path, option))
             opened.callback(parts[-1].close)
         yield parts
         for part in parts:

@@ -108,7 +108,7 @@ class Several:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureRows:
     """Which rows of picture columns are those of each of n entities: its usable pictures, or the absent row after all
     others where it has none. places: (P,) int64, one entity's after another's; counts: (n,) at least 1."""
 
@@ -116,7 +116,7 @@ class Pictures:
     counts: np.ndarray
 
     @classmethod
-    def of(cls, keys: np.ndarray, listed: np.ndarray, ok: Collection[np.ndarray], by_key: bool) -> "Pictures":
+    def of(cls, keys: np.ndarray, listed: np.ndarray, ok: Collection[np.ndarray], by_key: bool) -> "PictureRows":
         """keys (L + 1, 16) uint8: of all listed pictures, and of the absent row. listed: (n,) how many each entity has.
         ok: for each feature which of its rows are there (L + 1,); a picture is usable where one has it. by_key: an
         entity's pictures in the order of their keys, whatever order they are listed in; else as listed."""

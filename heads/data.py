@@ -19,7 +19,7 @@ from foundation.arrays import NUMBERS, Expected, read_npz
 from foundation.errors import UserError
 from foundation.progress import Bar
 from heads.base import Batch, PerPicture, Rows
-from heads.columns import FeatureColumn, Pictures, Several
+from heads.columns import FeatureColumn, PictureRows, Several
 from heads.config import stored_config
 from heads.config.base import EntityPictures
 from heads.contracts import HeadInput, TrainingJob
@@ -77,11 +77,11 @@ class Side:
             self.ok[role] = column.ok & self.ok.get(role, True)
 
     @cached_property
-    def pictures(self) -> Pictures:
+    def pictures(self) -> PictureRows:
         """The usable pictures of each record, once all columns are there."""
         assert self.keys is not None and self.listed is not None
         ok = [self.ok[role] for role in sorted(self.per_picture)]
-        return Pictures.of(self.keys, self.listed, ok, by_key=self.entity_pictures in ("best", "mean"))
+        return PictureRows.of(self.keys, self.listed, ok, by_key=self.entity_pictures in ("best", "mean"))
 
     def rows(self, index: np.ndarray, random: np.random.Generator | None = None) -> Rows:
         """The features of the rows at `index` (m,) on the device, with `<role>.ok` and `<role>.span`; `PerPicture`
@@ -132,7 +132,7 @@ def with_absent(keys: KeyColumn) -> KeyColumn:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How features are read: on which device, and which pictures of an entity (see `HeadConfig`)."""
 
     device: torch.device = CPU
@@ -179,7 +179,7 @@ class Bundle:
     def load(cls, job: TrainingJob, device: torch.device) -> "Bundle":
         """All that a job names. Raises `UserError` where its files do not fit each other."""
         how = stored_config(job.method, job.config).entity_pictures
-        bundle = cls.read(job.dataset, job.candidates, job.inputs, job.pairs, Reading(device, how))
+        bundle = cls.read(job.dataset, job.candidates, job.inputs, job.pairs, ReadOptions(device, how))
         unpictured = {name: values for name, path in job.pairs.items() if (values := _unpictured(path)) is not None}
         return replace(bundle, pictured=job.pictured, unpictured=unpictured)
 
@@ -190,7 +190,7 @@ class Bundle:
         candidates_file: Path,
         inputs: Sequence[HeadInput] = (),
         pairs: Mapping[str, Path] = MappingProxyType({}),
-        reading: Reading = Reading(),
+        reading: ReadOptions = ReadOptions(),
     ) -> "Bundle":
         """A prepared dataset with its candidate lists, features and pair features; small columns are moved to the
         device.

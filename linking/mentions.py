@@ -7,7 +7,7 @@ from typing import Any
 
 from foundation.contracts import to_json
 from foundation.files import fault_point
-from foundation.output import Part, writing
+from foundation.output import PartFile, writing
 from foundation.progress import Bar
 from linking import incoming
 from linking.checks import REJECTS, SUMMARY, check
@@ -86,8 +86,8 @@ class _Writer:
 
     linker: Linker
     job: LinkJob
-    answers: Part
-    rejects: Part
+    answers: PartFile
+    rejects: PartFile
     counts: _Counts = field(default_factory=_Counts)
     refusals: list[str] = field(default_factory=list)
 
@@ -113,5 +113,5 @@ class _Writer:
         fault_point("linked-chunk")
 
 
-def _write_line(file: Part, record: dict[str, Any]) -> None:
+def _write_line(file: PartFile, record: dict[str, Any]) -> None:
     file.write(json.dumps(record, ensure_ascii=False) + "\n")

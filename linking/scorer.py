@@ -38,7 +38,7 @@ from pipeline.candidates.registry import source
 from pipeline.candidates.retrieving import retrieve
 from pipeline.candidates.specs import candidate_sources
 from pipeline.extraction import guard
-from pipeline.pairs.base import Pairs
+from pipeline.pairs.base import CandidatePairs
 from pipeline.pairs.registry import pair_function
 from pipeline.pairs.roles import SERVED
 from pipeline.pairs.texts import Texts
@@ -221,7 +221,7 @@ class Scorer:
                 keys = KeyColumn.load(kb) if want.side == "entity" else chunk.keys(want.feature, want.view)
                 return RecordValues(keys.table(self.stores[want.feature], want.output), keys.counts)
 
-            chunk.pairs[name] = pair_function(name)(Pairs(chunk.table, self.kb.texts, lists, values))
+            chunk.pairs[name] = pair_function(name)(CandidatePairs(chunk.table, self.kb.texts, lists, values))
         return chunk.pairs[name][index]
 
     def _part(self, name: str, chunk: Chunk, index: np.ndarray) -> np.ndarray:
@@ -303,7 +303,7 @@ def job_of(learner: Finished, run: Finished) -> TrainingJob:
     wants = wanted_by(learner)
     live = None
     if isinstance(config, DsmipConfig):
-        source = jobs.Source(joined(features), str(features[config.layers_image].path), demo)
+        source = jobs.EncoderSource(joined(features), str(features[config.layers_image].path), demo)
         live = jobs.live_clip(config, source)
     cuts = [want for want in wants if want.made]
     reference = str(features[cuts[0].feature].path) if cuts else ""

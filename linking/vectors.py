@@ -12,7 +12,7 @@ from foundation import device as devices
 from foundation.arrays import damage, write_npz
 from heads.base import Head
 from heads.config.dual import FOLDS
-from heads.data import Bundle, Reading
+from heads.data import Bundle, ReadOptions
 from heads.folds import fold_of
 from heads.runs import load_head, refuse_other_features
 from heads.vectors import entity_vectors, mention_vectors, refuse
@@ -63,7 +63,7 @@ class Retriever:
         refuse(head, folder)
         inputs = inputs_of(run)
         refuse_other_features(head, folder, inputs)
-        reading = Reading(device, head.config.entity_pictures)
+        reading = ReadOptions(device, head.config.entity_pictures)
         return cls(folder, head, Bundle.read(run.prepared, run.lists, inputs, reading=reading))
 
     @property

@@ -35,7 +35,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Part:
+class CostPart:
     """A run among those that a method is made of, or features that one of them made.
 
     depth: how many runs read it. own: what it adds to the sum: without parameters that the run that reads it trains on.
@@ -47,13 +47,13 @@ class Part:
     own: Cost
 
 
-def parts_of(run: Run) -> list[Part]:
+def parts_of(run: Run) -> list[CostPart]:
     """All that a run is made of, each once, itself last; itself alone for a run that reads no others."""
     seen: set[Path] = set()
     return [*_below(run, _depends(run.folder), 1, seen), _itself(run, ITSELF)]
 
 
-def total(parts: Sequence[Part]) -> Cost:
+def total(parts: Sequence[CostPart]) -> Cost:
     """Their sum; None where a part of it is not known."""
     parameters = [part.own.parameters for part in parts]
     seconds = [part.own.seconds for part in parts]
@@ -63,7 +63,7 @@ def total(parts: Sequence[Part]) -> Cost:
     )
 
 
-def _below(run: Run, depends: Mapping[str, Any], depth: int, seen: set[Path]) -> Iterator[Part]:
+def _below(run: Run, depends: Mapping[str, Any], depth: int, seen: set[Path]) -> Iterator[CostPart]:
     """The parts of the runs that `run` reads. seen: folders that were counted."""
     for label, of_part in depends.get("heads", {}).items():
         folder = run.folder.parent.parent / of_part["method"] / identity(of_part)[:16]
@@ -73,33 +73,33 @@ def _below(run: Run, depends: Mapping[str, Any], depth: int, seen: set[Path]) ->
         try:
             part = read_run(folder)
         except UserError:  # a part that was deleted, or a run that was taken elsewhere without it
-            yield Part(label, depth, Cost(None, None), Cost(None, None))
+            yield CostPart(label, depth, Cost(None, None), Cost(None, None))
             continue
         cost = Cost(part.record.parameters, part.record.train_seconds)
         taken = _trained_on(depends, label, folder)
         own = Cost(None if cost.parameters is None or taken is None else cost.parameters - taken, cost.seconds)
         if _left_out(of_part):  # it costs time, and nothing of it is in the method that it helps to train
-            yield Part(label, depth, cost, Cost(0, cost.seconds))
+            yield CostPart(label, depth, cost, Cost(0, cost.seconds))
             continue
         below = list(_below(part, of_part, depth + 1, seen))
         if below:
-            itself = Part(ITSELF, depth + 1, cost, own)
-            yield Part(label, depth, total([*below, itself]), Cost(0, 0.0))
+            itself = CostPart(ITSELF, depth + 1, cost, own)
+            yield CostPart(label, depth, total([*below, itself]), Cost(0, 0.0))
             yield from [*below, itself]
         else:
-            yield Part(label, depth, cost, own)
+            yield CostPart(label, depth, cost, own)
         if taken is not None and (encoder := _encoder(part, of_part)) is not None:
             # the other line of DSMIP's table 3: the expert's units, and every parameter of CLIP in place of prompts
-            yield Part(f"{label}, {FINE_TUNED}", depth, Cost(encoder + taken, None), Cost(0, 0.0))
+            yield CostPart(f"{label}, {FINE_TUNED}", depth, Cost(encoder + taken, None), Cost(0, 0.0))
         seconds = _extraction(folder)
         if seconds is not None:
             made = Cost(0, seconds)
-            yield Part(f"features by {label}", depth, made, made)
+            yield CostPart(f"features by {label}", depth, made, made)
 
 
-def _itself(run: Run, name: str) -> Part:
+def _itself(run: Run, name: str) -> CostPart:
     cost = Cost(run.record.parameters, run.record.train_seconds)
-    return Part(name, 1, cost, cost)
+    return CostPart(name, 1, cost, cost)
 
 
 def _depends(folder: Path) -> Mapping[str, Any]:
@@ -209,7 +209,7 @@ def cost_table(entries: Sequence[Entry]) -> TextTable:
     )
 
 
-def _part_rows(of_runs: Sequence[Sequence[Part]]) -> list[list[str]]:
+def _part_rows(of_runs: Sequence[Sequence[CostPart]]) -> list[list[str]]:
     """A row of costs for each part of the runs of several seeds."""
     rows = []
     for place, part in enumerate(of_runs[0]):

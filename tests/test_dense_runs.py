@@ -24,7 +24,7 @@ from pipeline.candidates.contracts import RunSource
 from pipeline.candidates.lists import RankedLists
 from pipeline.candidates.merging import merge
 from pipeline.candidates.recall import BY_HEART, recall
-from pipeline.pairs.base import Pairs
+from pipeline.pairs.base import CandidatePairs
 from pipeline.pairs.retrieval import RETRIEVAL
 from pipeline.profiles import profile as profiles
 
@@ -88,7 +88,7 @@ def test_what_is_known_by_heart_is_labelled_and_has_no_retrieval_feature(split):
     both = merge([lists, plain], 4)
     assert both.by_heart and both.retrieved
     for known, listed in ((True, both), (False, merge([plain, plain], 4))):
-        values = RETRIEVAL(Pairs({}, {}, listed, lambda role: None))
+        values = RETRIEVAL(CandidatePairs({}, {}, listed, lambda role: None))
         assert np.isnan(values).all() == known
 
 

@@ -20,7 +20,7 @@ from cache.store import Store
 from foundation.errors import UserError
 from heads import explanations, several, training
 from heads.base import PerPicture, Ragged, Rows, make_head
-from heads.columns import Pictures
+from heads.columns import PictureRows
 from heads.config import load_config, methods, naming_options, to_json
 from heads.contracts import Selection
 from heads.data import Bundle
@@ -254,7 +254,7 @@ def test_pictures_that_no_feature_has_are_left_out_and_an_entity_without_any_has
     keys = np.concatenate([keys_of("a", "b", "c", "d"), np.zeros((1, 16), np.uint8)])
     listed = np.array([2, 0, 1, 1])
     one, other = np.array([True, False, False, True, False]), np.array([True, True, False, False, False])
-    found = Pictures.of(keys, listed, [one, other], by_key=False)
+    found = PictureRows.of(keys, listed, [one, other], by_key=False)
     assert found.places.tolist() == [0, 1, 4, 4, 3] and found.counts.tolist() == [2, 1, 1, 1]
     assert found.one(np.array([3, 0, 1]), None).tolist() == [3, 0, 4]
     places, counts = found.all(np.array([3, 0]))
@@ -267,13 +267,13 @@ def test_by_key_the_order_in_which_pictures_are_listed_changes_nothing():
     seen = []
     for order in ([0, 1, 2, 3, 4], [2, 0, 1, 4, 3]):
         keys = np.concatenate([keys_of(*(names[i] for i in order)), np.zeros((1, 16), np.uint8)])
-        found = Pictures.of(keys, np.array([3, 2]), ok, by_key=True)
+        found = PictureRows.of(keys, np.array([3, 2]), ok, by_key=True)
         seen.append([names[order[place]] for place in found.places.tolist()])
     assert seen[0] == seen[1] and sorted(seen[0][:3]) == ["a", "b", "c"]
 
 
 def test_a_random_picture_is_any_of_the_entitys_own_with_the_same_chance():
-    found = Pictures(np.array([7, 3, 5, 2]), np.array([3, 1]))
+    found = PictureRows(np.array([7, 3, 5, 2]), np.array([3, 1]))
     drawn = [found.one(np.array([0, 1]), np.random.default_rng([1, step])).tolist() for step in range(3000)]
     assert {second for _, second in drawn} == {2}
     shares = np.bincount([first for first, _ in drawn], minlength=8)[[7, 3, 5]] / 3000

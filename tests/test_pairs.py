@@ -24,7 +24,7 @@ from pipeline.candidates.lists import RankedLists
 from pipeline.datasets.prepared import Columns
 from pipeline.extraction.contracts import Extraction, FeatureRows
 from pipeline.pairs import _blocks, _products, registry
-from pipeline.pairs.base import Pairs
+from pipeline.pairs.base import CandidatePairs
 from pipeline.pairs.contracts import PairFeature, PairInput, PairJob
 from pipeline.pairs.job import pair_job
 from pipeline.pairs.names import NAME_SIMILARITY
@@ -461,7 +461,7 @@ def test_over_pictures_a_pair_has_the_best_or_the_mean_of_its_numbers_with_each(
 
     pictures = np.tile(np.arange(total, dtype=np.int32), (M, 1))
     alone = registry.pair_function("object_relation")(
-        Pairs({}, None, RankedLists(pictures, np.zeros(pictures.shape, np.float32)), of_each)
+        CandidatePairs({}, None, RankedLists(pictures, np.zeros(pictures.shape, np.float32)), of_each)
     )
     wanted = expected(
         ids, lambda i, e: over([None if np.isnan(alone[i, p]) else float(alone[i, p]) for p in each(e)], how)
@@ -479,7 +479,7 @@ def test_with_one_picture_the_best_and_the_mean_are_the_pair_feature_itself(fold
 
     for how in ("best", "mean"):
         function, (ids, scores) = registry.pair_function(f"{name}_{how}"), lists(folder)
-        pairs = Pairs({}, None, RankedLists(ids, scores), of_one)
+        pairs = CandidatePairs({}, None, RankedLists(ids, scores), of_one)
         np.testing.assert_array_equal(function(pairs), plain)
 
 
@@ -523,7 +523,7 @@ def computed(folder, name, values_of, order=None):
         return values_of(role)
 
     mentions, entities = Columns(folder / "mentions.parquet"), Columns(folder / "entities.parquet")
-    return function(Pairs(mentions, Texts(entities), RankedLists(ids, scores), values, workers=1))
+    return function(CandidatePairs(mentions, Texts(entities), RankedLists(ids, scores), values, workers=1))
 
 
 @pytest.mark.parametrize("name", registry.FUNCTIONS)

@@ -75,7 +75,7 @@ class Tglu(nn.Module):
         return (global_global + global_local) / 2
 
 
-class Dual(nn.Module):
+class DualA2B(nn.Module):
     """`DUAL_A2B`, eq. 12 to 14: query side A, value side B. Everything but a gate and two LayerNorm scales per pair is
     one-sided.
 
@@ -188,10 +188,10 @@ class Vdlu(nn.Module):
     of its own."""
 
     def __init__(self, width: int, projections: bool) -> None:
-        """projections: see `Dual`."""
+        """projections: see `DualA2B`."""
         super().__init__()
-        self.entity_to_mention = Dual(width, projections, query_is_mention=False)
-        self.mention_to_entity = Dual(width, projections, query_is_mention=True)
+        self.entity_to_mention = DualA2B(width, projections, query_is_mention=False)
+        self.mention_to_entity = DualA2B(width, projections, query_is_mention=True)
 
     def encode(self, side: str, pooled: Tensor, vector: Tensor) -> Rows:
         """One side's part of both directions. pooled: mean of V (n, d); vector: v (n, d)."""

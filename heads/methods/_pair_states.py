@@ -62,7 +62,7 @@ class Sequences:
 
 
 @dataclass(frozen=True)
-class Side:
+class PairSide:
     """One side of pairs: its encodings, the row of each pair (p,) and whether it has a picture (p,) bool, both on the
     CPU, and the vectors that its states get, (d,) each."""
 
@@ -73,7 +73,7 @@ class Side:
     image: Tensor | None
     mark: Tensor | None = None
 
-    def of(self, pairs: Tensor) -> "Side":
+    def of(self, pairs: Tensor) -> "PairSide":
         """The same of some pairs."""
         return replace(self, index=self.index[pairs], pictured=self.pictured[pairs])
 
@@ -102,7 +102,7 @@ def pictured(rows: Rows, index: Tensor) -> Tensor:
     return rows.fixed("image.ok").cpu()[index]
 
 
-def sequences(mention: Side, entity: Side, device: torch.device) -> Iterator[Sequences]:
+def sequences(mention: PairSide, entity: PairSide, device: torch.device) -> Iterator[Sequences]:
     """`[mention ; entity ; mention's picture ; entity's picture]` of every pair, pairs of similar length together."""
     counts = torch.cat([mention.counts, entity.counts])[[0, 2, 1, 3]]  # in the order in which they are laid
     totals = counts.sum(0)

@@ -15,7 +15,7 @@ from heads.losses import in_batch_cross_entropy, margin_ranking
 from heads.methods._one_encoder import Sided
 
 
-class Towers(Sided):
+class TwoTowers(Sided):
     """A head whose score is the cosine of `vector(inputs, "mention")` and `vector(inputs, "entity")`, (n, d) each; a
     row of zeros scores 0."""
 
@@ -50,7 +50,7 @@ class Towers(Sided):
         return margin_ranking(positive, scores, negative, self.config.margin, of_mean=False)
 
 
-class Pretrained(Towers):
+class Pretrained(TwoTowers):
     """The encoder's own pooled vectors at length 1, those of the roles end to end, as they are (zero-shot) or through a
     Linear of each side.
 
@@ -71,7 +71,7 @@ class Pretrained(Towers):
                 self.absent = absent_vector(widths["image"])
 
     def vector(self, inputs: Rows, side: str) -> Tensor:
-        """See `Towers.vector`."""
+        """See `TwoTowers.vector`."""
         parts = [
             F.normalize(inputs.fixed(f"{role}.pooled").float(), dim=-1) * inputs.fixed(f"{role}.ok")[:, None]
             for role in self.roles

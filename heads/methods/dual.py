@@ -55,7 +55,7 @@ class AttentionPool(nn.Module):
         return torch.einsum("nhd,hod->nho", pooled, maps).flatten(1), shares
 
 
-class Encoder(nn.Module):
+class SideEncoder(nn.Module):
     """A side's parts: of the text `W_t [pool; pooled; phrase]`, nothing where there is no text, and of the picture
     `W_v [pool; pooled]`, of a learned vector where there is none."""
 
@@ -144,7 +144,7 @@ class Dual(Sided):
     def __init__(self, config: DualConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(config, shapes)
         sides = ("both",) if config.shared else ("mention", "entity")
-        self.encoders = nn.ModuleDict({side: Encoder(config, shapes) for side in sides})
+        self.encoders = nn.ModuleDict({side: SideEncoder(config, shapes) for side in sides})
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
 
     def encode_entities(self, inputs: Rows) -> Rows:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from heads.base import Rows
 from heads.config.dzmned import DzmnedConfig
-from heads.methods._towers import Towers, masked_softmax
+from heads.methods._towers import TwoTowers, masked_softmax
 
 
-class Dzmned(Towers):
+class Dzmned(TwoTowers):
     """`f = sum_k a_k W_k x_k` with `a = softmax(W [W_1 x_1; …])` over the kinds that are there; the combined and the
     character-level vectors both match.
 
@@ -37,8 +37,8 @@ class Dzmned(Towers):
         )
 
     def vector(self, inputs: Rows, side: str) -> Tensor:
-        """See `Towers.vector`; both halves at length 1, so that the score is the mean of their cosines where both are
-        there."""
+        """See `TwoTowers.vector`; both halves at length 1, so that the score is the mean of their cosines where
+        both are there."""
         there = torch.stack([inputs.fixed(f"{role}.ok") for role in self.roles], 1)  # (n, kinds)
         mapped = (
             torch.stack([self.maps[f"{side}_{role}"](inputs.fixed(f"{role}.pooled").float()) for role in self.roles], 1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from heads.base import Batch, Rows
 from heads.config.ghmfc import GhmfcConfig
-from heads.methods._towers import Towers, masked_softmax, padded
+from heads.methods._towers import TwoTowers, masked_softmax, padded
 
 
 class CrossAttention(nn.Module):
@@ -35,7 +35,7 @@ class CrossAttention(nn.Module):
         return x + self.output((weights @ value).transpose(1, 2).flatten(2)) * real.any(1)[:, None, None]
 
 
-class Ghmfc(Towers):
+class Ghmfc(TwoTowers):
     """Word level: tokens over image states and image states over tokens; sentence level: the pooled text over what both
     left. A gate weighs the modalities.
 
@@ -78,7 +78,7 @@ class Ghmfc(Towers):
         )[:, 0]
 
     def vector(self, inputs: Rows, side: str) -> Tensor:
-        """See `Towers.vector`; `g = gate * text + (1 - gate) * image`, the text alone where there is no image."""
+        """See `TwoTowers.vector`; `g = gate * text + (1 - gate) * image`, the text alone where there is no image."""
         return self._fuse(*self.views(inputs), inputs, side)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from heads.base import Rows
 from heads.config.jmel import JmelConfig
-from heads.methods._towers import Towers, absent_vector
+from heads.methods._towers import TwoTowers, absent_vector
 
 
-class Jmel(Towers):
+class Jmel(TwoTowers):
     """`g = W [ReLU(W_t t); ReLU(W_v v)]`, weights of its own on each side. Pooled vectors of the text encoder stand for
     uni- and bigrams (so does MIMIC's BERT)."""
 
@@ -33,7 +33,7 @@ class Jmel(Towers):
             self.absent = absent_vector(config.width)
 
     def vector(self, inputs: Rows, side: str) -> Tensor:
-        """See `Towers.vector`; an absent picture is a learned vector."""
+        """See `TwoTowers.vector`; an absent picture is a learned vector."""
         parts = [
             torch.relu(self.branches[f"{side}_{role}"](inputs.fixed(f"{role}.pooled").float())) for role in self.roles
         ]

@@ -11,7 +11,7 @@ from heads import several
 from heads.base import NO_PAIRS, Batch, Head, PerPicture, Ragged, Rows
 from heads.config.joint import JointConfig
 from heads.layers import phrase_tokens
-from heads.methods._pair_states import Resampler, Sequences, Side, never_empty, pictured, sequences
+from heads.methods._pair_states import PairSide, Resampler, Sequences, never_empty, pictured, sequences
 
 START = 0.02
 """Standard deviation of the vectors that are added to states, before training: that of BERT's embeddings."""
@@ -149,8 +149,8 @@ class Joint(Head):
         images = "image.tokens" in self.shapes
         image = [self.side[side] + self.modality if images else None for side in (0, 1)]
         mark = self.mark if self.config.mark else None
-        of_mention = Side(mentions, mention, pictured(mentions, mention), self.side[0], image[0], mark)
-        of_entity = Side(entities, entity, pictured(entities, entity), self.side[1], image[1])
+        of_mention = PairSide(mentions, mention, pictured(mentions, mention), self.side[0], image[0], mark)
+        of_entity = PairSide(entities, entity, pictured(entities, entity), self.side[1], image[1])
         yield from sequences(of_mention, of_entity, columns.device)
 
     def _read(self, states: Tensor, lengths: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from heads.base import Ragged, Rows
 from heads.config.melhi import MelhiConfig
-from heads.methods._towers import Towers, masked_softmax, padded
+from heads.methods._towers import TwoTowers, masked_softmax, padded
 
 
-class Melhi(Towers):
+class Melhi(TwoTowers):
     """Stage 1: `cos(P_t t, P_v v) > threshold`, a hard choice with the gradient of a sigmoid. Stage 2: `g = W [heads
     over the tokens; kept image]`.
 
@@ -38,7 +38,7 @@ class Melhi(Towers):
         )
 
     def vector(self, inputs: Rows, side: str) -> Tensor:
-        """See `Towers.vector`."""
+        """See `TwoTowers.vector`."""
         parts = [self._attended(inputs.ragged("text.tokens"))]
         if self.pictured:
             parts.append(self.image(inputs.fixed("image.pooled").float()) * self.kept(inputs)[:, None])

@@ -10,7 +10,7 @@ from heads.contracts import Compute
 from linking.checks import check
 from linking.contracts import LinkJob, LinkResult
 from mel_cache.commands.features import OnProfile
-from mel_cache.commands.parameters import Below, Renamed, Share, Whole
+from mel_cache.commands.parameters import Below, Renamed, ShareOrWord, Whole
 from mel_cache.commands.task import Tool
 
 
@@ -37,7 +37,7 @@ class LinkMentions(Tool):
     ignore_fields = luigi.Parameter(
         default="", description="comma-separated fields of the lines that are passed over instead of refused"
     )
-    nil_share = Share(
+    nil_share = ShareOrWord(
         default="dev",
         description="expected share of NIL mentions, a number from 0 to below 1, which confidence and NIL follow; dev: "
         "that of the run's mentions of dev",

@@ -100,7 +100,7 @@ class Number(_Bounded, luigi.FloatParameter):
     kind = "a number"
 
 
-class Share(_Checked):
+class ShareOrWord(_Checked):
     """A number from 0 to below 1, or a word in its place, which is the default."""
 
     def normalize(self, value: Any) -> Any:

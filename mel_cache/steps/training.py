@@ -85,7 +85,7 @@ class Training:
         sources = specs.placed(reads.sources, lambda name: str(paths.find_run(name)))
         live = None
         if isinstance(config, DsmipConfig) and config.stage == "prompts":
-            source = jobs.Source(setup.profile, setup.reference, setup.demo)
+            source = jobs.EncoderSource(setup.profile, setup.reference, setup.demo)
             live = jobs.live_clip(config, source)
         return TrainingJob(
             method=spec.method,

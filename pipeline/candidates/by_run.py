@@ -16,7 +16,7 @@ from pipeline.candidates.vector_index import Nearest
 
 
 @dataclass(frozen=True)
-class Rows:
+class VectorsInMemory:
     """Vectors in memory, see `nearest.Vectors`."""
 
     values: np.ndarray
@@ -68,14 +68,14 @@ class ByRun(Source):
             if not len(one.rows):
                 continue
             digest = partial(self._digest, one.entities)
-            found = self._nearest.lists(Rows(one.mentions), Rows(one.entities), inputs, k, digest)
+            found = self._nearest.lists(VectorsInMemory(one.mentions), VectorsInMemory(one.entities), inputs, k, digest)
             lists.ids[one.rows], lists.scores[one.rows] = found.ids, found.scores
         return lists
 
     def ranks(self, inputs: SourceInputs, rows: np.ndarray, gold: np.ndarray) -> np.ndarray:
         ranks = np.full(len(rows), UNKNOWN, np.int64)
         for one, here, place in self._listed(inputs, rows):
-            tables = Rows(one.mentions), Rows(one.entities)
+            tables = VectorsInMemory(one.mentions), VectorsInMemory(one.entities)
             ranks[here] = vector_ranks(*tables, inputs.entities["id"], place, gold[here])
         return ranks
 

@@ -32,7 +32,7 @@ class ImagePatches(OwnShapes, pictures.Backbone):
         else:
             super().__init__(options, files)
 
-    def _layout(self) -> vision.Tower:
+    def _layout(self) -> vision.StateLayout:
         """The layout of the tower's states. Raises `UserError` where it is no Vision Transformer."""
         if self.layout is not None:
             return self.layout
@@ -43,7 +43,7 @@ class ImagePatches(OwnShapes, pictures.Backbone):
                 model = vision.torchvision_model(self.files)
             if not hasattr(model, "encoder") or not hasattr(model, "patch_size"):
                 raise UserError(f"model {self.options.model!r}: torchvision.json names no Vision Transformer")
-            return vision.Tower(model.patch_size, model.hidden_dim)
+            return vision.StateLayout(model.patch_size, model.hidden_dim)
         raise UserError(
             f"model {self.options.model!r}: {self.files.folder} holds no Vision Transformer; a torchvision or "
             "transformers ViT is expected"

@@ -67,7 +67,7 @@ class Array:
 
 
 @dataclass(frozen=True)
-class Source:
+class FileContent:
     """What a file holds: arrays by name, "" where it is one without a name, and ids where a column has them."""
 
     arrays: Mapping[str, Array]
@@ -133,7 +133,7 @@ def _explained(path: Path) -> Iterator[None]:
     raise UserError(f"--from {path}: {problem}")
 
 
-def _source(path: Path, ids: str, most: int) -> Source:
+def _source(path: Path, ids: str, most: int) -> FileContent:
     if path.is_dir():
         return _of_dataset(path, ids, most)
     if not path.is_file():
@@ -154,7 +154,7 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _npy(path: Path, _: str, most: int) -> Source:
+def _npy(path: Path, _: str, most: int) -> FileContent:
     _refuse_large(path.stat().st_size, most)
     found = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(found, np.ndarray):
@@ -162,11 +162,11 @@ def _npy(path: Path, _: str, most: int) -> Source:
     return _named({"": found}, "")
 
 
-def _npz(path: Path, ids: str, most: int) -> Source:
+def _npz(path: Path, ids: str, most: int) -> FileContent:
     return _named(foreign_npz(path, min(most, _memory())), ids)
 
 
-def _safetensors(path: Path, ids: str, most: int) -> Source:
+def _safetensors(path: Path, ids: str, most: int) -> FileContent:
     from safetensors import safe_open
 
     _refuse_large(path.stat().st_size, most)
@@ -174,7 +174,7 @@ def _safetensors(path: Path, ids: str, most: int) -> Source:
         return _named({name: _numpy(name, file.get_tensor(name)) for name in file.keys()}, ids)  # noqa: SIM118
 
 
-def _torch(path: Path, ids: str, most: int) -> Source:
+def _torch(path: Path, ids: str, most: int) -> FileContent:
     import torch
 
     size = path.stat().st_size
@@ -224,7 +224,7 @@ def _numpy(name: str, tensor: Any) -> np.ndarray:
     return array
 
 
-def _named(found: Mapping[str, np.ndarray], ids: str) -> Source:
+def _named(found: Mapping[str, np.ndarray], ids: str) -> FileContent:
     """Arrays with those of ragged rows put together: `X/values` and `X/offsets`, or `X` and `X/lengths`."""
     if len(found) > MOST_ARRAYS:
         raise Unfit(f"holds {len(found):,} arrays, at most {MOST_ARRAYS:,} are read")
@@ -248,7 +248,7 @@ def _named(found: Mapping[str, np.ndarray], ids: str) -> Source:
         else:
             arrays[name] = Array(values, None, np.ones(len(values), bool))
     listed = None if column is None else [str(one) for one in found[column].tolist()]
-    return Source(arrays, listed)
+    return FileContent(arrays, listed)
 
 
 def _stem(name: str) -> str:
@@ -282,11 +282,11 @@ def _padded(name: str, values: np.ndarray, lengths: np.ndarray) -> Array:
     return Array(np.asarray(values)[inside], offsets, np.ones(len(values), bool))
 
 
-def _parquet(path: Path, ids: str, most: int) -> Source:
+def _parquet(path: Path, ids: str, most: int) -> FileContent:
     return _tables([path], ids, most)
 
 
-def _of_dataset(folder: Path, ids: str, most: int) -> Source:
+def _of_dataset(folder: Path, ids: str, most: int) -> FileContent:
     """The folder that `Dataset.save_to_disk` wrote, or one of Parquet files as the hub has them."""
     if (folder / "dataset_dict.json").exists():
         splits = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())[:20])
@@ -311,7 +311,7 @@ def _listed(folder: Path, state: Any) -> list[Path]:
     return [folder / name for name in plain]
 
 
-def _tables(paths: Sequence[Path], ids: str, most: int) -> Source:
+def _tables(paths: Sequence[Path], ids: str, most: int) -> FileContent:
     import pyarrow as pa
 
     tables, declared, left = [], dict[str, Output](), most
@@ -341,7 +341,7 @@ def _tables(paths: Sequence[Path], ids: str, most: int) -> Source:
         for name in table.column_names
         if name != column and _is_numbers(table[name].type)
     }
-    return Source(arrays, listed)
+    return FileContent(arrays, listed)
 
 
 def _table(path: Path, most: int) -> tuple["pa.Table", int]:

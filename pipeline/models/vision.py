@@ -16,7 +16,7 @@ _ATTENTION_POOLED = ("siglip_vision_model", "siglip2_vision_model", "aimv2_visio
 
 
 @dataclass(frozen=True)
-class Tower:
+class StateLayout:
     """How a Vision Transformer's last states lie and what stands for the picture.
 
     prefix: names of the states before the patches'. pooled: `class` (the first state), `head` (the model's own pooling
@@ -39,7 +39,7 @@ class Tower:
         return {} if usual else {"prefix": list(self.prefix), "pooled": self.pooled}
 
 
-def tower(files: ModelFiles) -> Tower | None:
+def tower(files: ModelFiles) -> StateLayout | None:
     """The layout of a transformers Vision Transformer; None where its configuration is of another kind.
 
     A family that is not known here is taken to have one class token, which `check_states` verifies.
@@ -54,14 +54,14 @@ def tower(files: ModelFiles) -> Tower | None:
         return None
     if family in _ATTENTION_POOLED:
         head = config.get("vision_use_head", config.get("use_head", True))
-        return Tower(patch, width, (), "head" if head else "mean", family == "siglip2_vision_model")
+        return StateLayout(patch, width, (), "head" if head else "mean", family == "siglip2_vision_model")
     if family == "clip_vision_model":
-        return Tower(patch, width, ("class",), "head")
+        return StateLayout(patch, width, ("class",), "head")
     if family == "ijepa":
-        return Tower(patch, width, (), "mean")
+        return StateLayout(patch, width, (), "mean")
     registers = int(config.get("num_register_tokens") or 0) if family.startswith("dino") else 0
     distilled = ("distillation",) if family == "deit" else ()
-    return Tower(patch, width, ("class", *distilled, *("register",) * registers))
+    return StateLayout(patch, width, ("class", *distilled, *("register",) * registers))
 
 
 def image_tower(model: Any) -> Any:
@@ -69,7 +69,7 @@ def image_tower(model: Any) -> Any:
     return getattr(model, "vision_model", model)
 
 
-def states(model: Any, layout: Tower, inputs: Mapping[str, Any]) -> tuple[Any, Any]:
+def states(model: Any, layout: StateLayout, inputs: Mapping[str, Any]) -> tuple[Any, Any]:
     """(b, P, width) last states and (b, width) the vector of the picture, as the layout says.
 
     Of ViT-MAE all patches, in their order: neither masked nor shuffled.
@@ -94,7 +94,7 @@ def states(model: Any, layout: Tower, inputs: Mapping[str, Any]) -> tuple[Any, A
     return last, (last * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
 
 
-def check_states(files: ModelFiles, model: Any, layout: Tower, inputs: Mapping[str, Any], expected: int) -> None:
+def check_states(files: ModelFiles, model: Any, layout: StateLayout, inputs: Mapping[str, Any], expected: int) -> None:
     """Raises `UserError` unless the model gives `expected` states of the declared width for the inputs."""
     import torch
 

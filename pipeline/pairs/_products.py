@@ -19,7 +19,7 @@ Over = Literal["best", "mean"]
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureVectors:
     """Vectors of pictures, those of all entities one after another; counts: (N,) int64 how many each entity has."""
 
     read: Read
@@ -36,7 +36,7 @@ def products(read_mentions: Read, read_entities: Read, width: int, ids: np.ndarr
     return out
 
 
-def products_over(read_mentions: Read, pictures: Pictures, width: int, ids: np.ndarray) -> np.ndarray:
+def products_over(read_mentions: Read, pictures: PictureVectors, width: int, ids: np.ndarray) -> np.ndarray:
     """(M, k) float32, as `products`, over the pictures of each entity; NaN where no picture of it has a vector."""
     counts, over = pictures.counts, pictures.over
     firsts, several = counts.cumsum() - counts, np.where(ids >= 0, counts[ids.clip(0)], 0)

@@ -13,7 +13,7 @@ from pipeline.pairs.values import RecordValues
 
 
 @dataclass(frozen=True)
-class Pairs:
+class CandidatePairs:
     """M mentions with k candidates each.
 
     mentions: columns of the mentions, of which functions read phrase, sentence, start and end (of the phrase in the
@@ -48,7 +48,7 @@ class PairFunction(ABC):
     names: tuple[str, ...] = ()
 
     @abstractmethod
-    def __call__(self, pairs: Pairs) -> np.ndarray:
+    def __call__(self, pairs: CandidatePairs) -> np.ndarray:
         """(M, k) float32, or (M, k, S) with `names`. Raises `UserError`.
 
         NaN where the list has ended, and where a side lacks what is compared.

@@ -4,8 +4,8 @@
 import numpy as np
 
 from foundation.errors import UserError
-from pipeline.pairs._products import Over, Pictures, products, products_over
-from pipeline.pairs.base import PairFunction, Pairs
+from pipeline.pairs._products import Over, PictureVectors, products, products_over
+from pipeline.pairs.base import CandidatePairs, PairFunction
 
 
 class Cosine(PairFunction):
@@ -15,7 +15,7 @@ class Cosine(PairFunction):
     def __init__(self, name: str, mention: str, entity: str, over: Over | None = None) -> None:
         self.name, self.roles, self.over = name, (mention, entity), over
 
-    def __call__(self, pairs: Pairs) -> np.ndarray:
+    def __call__(self, pairs: CandidatePairs) -> np.ndarray:
         mentions, entities = (pairs.values(role) for role in self.roles)
         if mentions.table.shape != entities.table.shape or mentions.table.ragged or entities.table.ragged:
             raise UserError(
@@ -24,7 +24,7 @@ class Cosine(PairFunction):
             )
         if self.over is None:
             return products(mentions.fixed, entities.fixed, mentions.width, pairs.ids)
-        pictures = Pictures(entities.each_key.fixed, entities.key_counts, self.over)
+        pictures = PictureVectors(entities.each_key.fixed, entities.key_counts, self.over)
         return products_over(mentions.fixed, pictures, mentions.width, pairs.ids)
 
 

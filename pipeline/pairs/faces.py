@@ -3,7 +3,7 @@
 import numpy as np
 
 from pipeline.pairs import _blocks
-from pipeline.pairs.base import PairFunction, Pairs
+from pipeline.pairs.base import CandidatePairs, PairFunction
 from pipeline.pairs.values import unit
 
 
@@ -13,7 +13,7 @@ class FaceMatch(PairFunction):
     name = "face_match"
     roles = ("mention_faces", "entity_faces")
 
-    def __call__(self, pairs: Pairs) -> np.ndarray:
+    def __call__(self, pairs: CandidatePairs) -> np.ndarray:
         ids, (mentions, entities) = pairs.ids, (pairs.values(role) for role in self.roles)
         out = np.full(ids.shape, np.nan, np.float32)
         for block in _blocks.blocks(ids, 4 * mentions.width):

@@ -4,7 +4,7 @@ import numpy as np
 
 from foundation.spelling import clean
 from pipeline.pairs._blocks import blocks
-from pipeline.pairs.base import PairFunction, Pairs
+from pipeline.pairs.base import CandidatePairs, PairFunction
 
 
 class NameSimilarity(PairFunction):
@@ -16,7 +16,7 @@ class NameSimilarity(PairFunction):
     VERSION = 2
     names = ("ratio", "partial_ratio", "token_sort_ratio", "token_set_ratio", "jaro_winkler", "equal")
 
-    def __call__(self, pairs: Pairs) -> np.ndarray:
+    def __call__(self, pairs: CandidatePairs) -> np.ndarray:
         ids, kb = pairs.ids, pairs.kb
         ours, known = [clean(phrase) for phrase in pairs.mentions["phrase"]], kb.known_names
         out = np.full((*ids.shape, len(self.names)), np.nan, np.float32)

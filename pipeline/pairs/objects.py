@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from foundation.errors import UserError
-from pipeline.pairs._products import Over, Pictures, products, products_over
-from pipeline.pairs.base import PairFunction, Pairs
+from pipeline.pairs._products import Over, PictureVectors, products, products_over
+from pipeline.pairs.base import CandidatePairs, PairFunction
 from pipeline.pairs.values import RecordValues, unit
 
 PARTS = ("confidences", "vectors", "boxes")
@@ -28,13 +28,13 @@ class ObjectRelation(PairFunction):
         self.over, self.entity = over, "entity_pictures_objects" if over else "entity_objects"
         self.roles = tuple(f"{role}.{part}" for role in ("mention_objects", self.entity) for part in PARTS)
 
-    def __call__(self, pairs: Pairs) -> np.ndarray:
+    def __call__(self, pairs: CandidatePairs) -> np.ndarray:
         mentions = _Objects.of(pairs, "mention_objects", MENTION_OBJECTS)
         entities = _Objects.of(pairs, self.entity, ENTITY_OBJECTS)
         width = mentions.vectors.width
         if self.over is None:
             return products(mentions.means, entities.means, width, pairs.ids)
-        pictures = Pictures(entities.each_picture.means, entities.vectors.key_counts, self.over)
+        pictures = PictureVectors(entities.each_picture.means, entities.vectors.key_counts, self.over)
         return products_over(mentions.means, pictures, width, pairs.ids)
 
 
@@ -48,7 +48,7 @@ class _Objects:
     most: int
 
     @classmethod
-    def of(cls, pairs: Pairs, role: str, most: int) -> "_Objects":
+    def of(cls, pairs: CandidatePairs, role: str, most: int) -> "_Objects":
         """Those whose parts are in roles that begin with `role`."""
         confidences, vectors, boxes = (pairs.values(f"{role}.{part}") for part in PARTS)
         return cls(confidences, vectors, boxes, most)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.pairs.base import PairFunction, Pairs
+from pipeline.pairs.base import CandidatePairs, PairFunction
 
 
 class Retrieval(PairFunction):
@@ -15,7 +15,7 @@ class Retrieval(PairFunction):
     of_lists = True
     names = ("score", "reciprocal_rank")
 
-    def __call__(self, pairs: Pairs) -> np.ndarray:
+    def __call__(self, pairs: CandidatePairs) -> np.ndarray:
         ids, scores = pairs.ids, pairs.lists.scores
         places = np.broadcast_to(1 / np.arange(1, ids.shape[1] + 1), ids.shape)
         out = np.stack([scores, places], 2).astype(np.float32)

@@ -10,7 +10,7 @@ from foundation.errors import UserError
 from foundation.files import write_atomic
 from pipeline.candidates.lists import RankedLists
 from pipeline.datasets.prepared import Columns
-from pipeline.pairs.base import Pairs
+from pipeline.pairs.base import CandidatePairs
 from pipeline.pairs.contracts import PairFeature, PairJob
 from pipeline.pairs.registry import pair_function
 from pipeline.pairs.texts import Texts
@@ -51,7 +51,7 @@ _LISTS = {
 }
 
 
-def _pairs(job: PairJob) -> Pairs:
+def _pairs(job: PairJob) -> CandidatePairs:
     """The pairs of a job."""
     saved = read_npz(job.candidates, _LISTS)
     lists = RankedLists(saved["ids"], saved["scores"], bool(saved.get("retrieved", True)))
@@ -70,4 +70,4 @@ def _pairs(job: PairJob) -> Pairs:
             raise UserError(f"{job.name}: no input serves {role!r}; run ExtractFeatures for this pair feature")
         return RecordValues.open(inputs[role])
 
-    return Pairs(mentions, Texts(entities), lists, values, job.workers)
+    return CandidatePairs(mentions, Texts(entities), lists, values, job.workers)

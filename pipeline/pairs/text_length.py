@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.pairs.base import PairFunction, Pairs
+from pipeline.pairs.base import CandidatePairs, PairFunction
 
 
 class TextLength(PairFunction):
@@ -11,7 +11,7 @@ class TextLength(PairFunction):
     name = "text_length"
     VERSION = 2
 
-    def __call__(self, pairs: Pairs) -> np.ndarray:
+    def __call__(self, pairs: CandidatePairs) -> np.ndarray:
         ids = pairs.ids
         return np.where(ids >= 0, pairs.kb.lengths[ids.clip(0)], np.nan).astype(np.float32)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from foundation.progress import Bar
 from foundation.spelling import words
-from pipeline.pairs.base import PairFunction, Pairs
+from pipeline.pairs.base import CandidatePairs, PairFunction
 
 
 class WordOverlap(PairFunction):
@@ -23,7 +23,7 @@ class WordOverlap(PairFunction):
     VERSION = 2
     names = ("shared", "number", "name")
 
-    def __call__(self, pairs: Pairs) -> np.ndarray:
+    def __call__(self, pairs: CandidatePairs) -> np.ndarray:
         ids, kb = pairs.ids, pairs.kb
         out = np.full((*ids.shape, len(self.names)), np.nan, np.float32)
         with Bar(len(ids), "pairs", "mention") as bar:
@@ -38,7 +38,7 @@ class WordOverlap(PairFunction):
 
 
 def around(mentions: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Each sentence without its phrase; whole where the phrase is not in it. mentions: columns as in `Pairs`."""
+    """Each sentence without its phrase; whole where the phrase is not in it. mentions: see `CandidatePairs`."""
     rows = zip(mentions["sentence"], mentions["start"], mentions["end"], strict=True)
     return [
         sentence or "" if start is None or start < 0 else f"{sentence[:start]} {sentence[end:]}"

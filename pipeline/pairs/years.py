@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from pipeline.pairs.base import PairFunction, Pairs
+from pipeline.pairs.base import CandidatePairs, PairFunction
 from pipeline.pairs.texts import years_in
 
 
@@ -19,7 +19,7 @@ class Years(PairFunction):
     name = "years"
     names = ("after_first", "after_last", "first")
 
-    def __call__(self, pairs: Pairs) -> np.ndarray:
+    def __call__(self, pairs: CandidatePairs) -> np.ndarray:
         ours = [years_in(sentence or "") for sentence in pairs.mentions["sentence"]]
         ends = np.array([(min(own, default=math.nan), max(own, default=math.nan)) for own in ours]).reshape(-1, 2)
         theirs = pairs.kb.years[pairs.ids.clip(0)]  # (M, k, 2)

@@ -94,7 +94,7 @@ NO_TARGET = {
     "foundation.confined:_Process.ask": "of what its own child answers",
     "foundation.confined:_held": "of the system's /proc",
     "foundation.confined:_serve": "of what its parent asks",
-    "foundation.output:Part._taken": "writes",
+    "foundation.output:PartFile._taken": "writes",
     "foundation.processes:_stat": "of the system's /proc",
     "mel_cache.commands.compare:Leaderboard.summary": "of a text whose checksum its receipt holds",
     "mel_cache.commands.dataset:PrepareDataset.make": "of a text that the command has just written",
