@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.enhance import output
-from pipeline.enhance.contracts import DynamicJob, ModelOptions, Patience, StaticJob, Wiki
+from pipeline.enhance.contracts import DynamicJob, ModelOptions, StaticJob, Wiki
+from pipeline.servers.contracts import Patience
 
 QUICK = Patience(tries=3, first=0.01, most=0.05, longest=5.0, timeout=20.0, whole=60.0, bytes=200_000)
 IMPATIENT = replace(QUICK, timeout=1.5, whole=3.0)

@@ -5,7 +5,7 @@ import pytest
 from pipeline.datasets.records import Entity
 from pipeline.enhance import prompts
 from pipeline.enhance.text import html_text, opening, paragraphs, shorten
-from pipeline.enhance.titles import page_key, possible
+from pipeline.servers.titles import page_key, possible
 
 
 def test_wikitext_loses_markup_references_and_everything_after_the_introduction():

@@ -18,7 +18,7 @@ from foundation import waiting
 from foundation.errors import UserError
 from foundation.locks import acquire, locked
 from foundation.processes import Holder, Process
-from pipeline.enhance.store import answer_store
+from pipeline.servers.store import answer_store
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -207,7 +207,7 @@ def test_a_signature_that_cannot_be_meant_is_none():
 def test_answers_of_a_process_that_was_stopped_for_long_are_not_mixed_with_those_of_the_next(tmp_path, said):
     code = """
 from foundation.errors import UserError
-from pipeline.enhance.store import answer_store
+from pipeline.servers.store import answer_store
 with answer_store(place) as store:
     store.put("a", 1)
     print("ready", flush=True)

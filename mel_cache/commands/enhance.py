@@ -23,7 +23,6 @@ from pipeline.enhance.contracts import (
     DynamicEstimate,
     DynamicJob,
     ModelOptions,
-    Patience,
     RunUsage,
     SpendingLimits,
     StaticEstimate,
@@ -33,6 +32,7 @@ from pipeline.enhance.contracts import (
 )
 from pipeline.extraction.views import ENHANCED
 from pipeline.models import files as model_files
+from pipeline.servers.contracts import Patience
 
 _TEXT_OPTIONS = ("paragraphs", "page_chars", "max_failed")
 _WIKI_OPTIONS = ("wiki_api", "wiki_text", "wikidata_api", "wiki_site")

@@ -7,25 +7,7 @@ from typing import Any
 from foundation.contracts import contract
 from pipeline.enhance import LOCAL
 from pipeline.enhance.prompts import Prompts
-
-
-@contract
-class Patience:
-    """How long one request to a server is tried.
-
-    tries: of one request. first: seconds before the second, doubled each time up to `most`.
-    longest: the longest wait in seconds that a server may ask for. timeout: seconds without a byte.
-    whole: seconds for one answer. bytes: most of one answer.
-    """
-
-    tries: int = 5
-    first: float = 1.0
-    most: float = 60.0
-    longest: float = 300.0
-    timeout: float = 30.0
-    whole: float = 300.0
-    bytes: int = 8 << 20
-
+from pipeline.servers.contracts import Patience
 
 MODEL_PATIENCE = Patience(timeout=120.0, bytes=4 << 20)
 """Of a language model's server: it thinks longer and writes less than a wiki."""

@@ -19,10 +19,10 @@ from pipeline.enhance.chat import Answer, Conversation, LanguageModel
 from pipeline.enhance.contracts import DescriptionsReport, DynamicEstimate, DynamicJob, ModelOptions
 from pipeline.enhance.local import LocalModel
 from pipeline.enhance.output import EntityText
-from pipeline.enhance.patience import OutOfTries
 from pipeline.enhance.remote import RemoteModel
 from pipeline.enhance.spending import LimitReached, Spending
-from pipeline.enhance.store import AnswerStore, answer_store
+from pipeline.servers.patience import OutOfTries
+from pipeline.servers.store import AnswerStore, answer_store
 
 NOT_YET = "no answer yet"
 REASONS = {

@@ -12,9 +12,9 @@ from foundation.errors import UserError
 from pipeline.enhance import LOCAL
 from pipeline.enhance.chat import Answer, Conversation
 from pipeline.enhance.contracts import ModelOptions
-from pipeline.enhance.patience import brief
 from pipeline.enhance.spending import Spending
 from pipeline.models import files as model_files
+from pipeline.servers.patience import brief
 
 
 class LocalModel:

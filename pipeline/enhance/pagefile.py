@@ -10,7 +10,7 @@ from typing import Any
 from foundation.errors import UserError
 from foundation.files import parse_json, read_json, read_lines
 from pipeline.enhance.text import LONGEST
-from pipeline.enhance.titles import page_key
+from pipeline.servers.titles import page_key
 
 KEYS = ("id", "qid", "title", "entity", "name", "wiki", "url")
 TEXTS = ("text", "description", "extract", "abstract", "summary", "desc", "static")

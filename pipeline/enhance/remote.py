@@ -12,7 +12,9 @@ from typing import Any, cast
 from foundation.errors import UserError
 from pipeline.enhance.chat import Answer, Conversation
 from pipeline.enhance.contracts import ModelOptions
-from pipeline.enhance.patience import (
+from pipeline.enhance.spending import Spending
+from pipeline.enhance.text import whole
+from pipeline.servers.patience import (
     PASSING,
     Again,
     OutOfTries,
@@ -25,8 +27,6 @@ from pipeline.enhance.patience import (
     read,
     retry_after,
 )
-from pipeline.enhance.spending import Spending
-from pipeline.enhance.text import whole
 
 STOPPED_AFTER = 5  # calls in a row that failed for good
 ERROR_BYTES = 65536

@@ -1,23 +1,24 @@
 """Static descriptions: the first paragraphs of each entity's page, from a local file or from a wiki."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from foundation.errors import PassingError, UserError
-from foundation.progress import Bar
 from pipeline.datasets.records import Entity
 from pipeline.enhance import output, pagefile
 from pipeline.enhance.contracts import DescriptionsReport, RunUsage, StaticEstimate, StaticJob, Wiki
-from pipeline.enhance.mediawiki import EXTRACTS, ITEMS, STOPPED_AFTER, MediaWiki, batches, store_name
+from pipeline.enhance.mediawiki import EXTRACTS, MediaWiki
 from pipeline.enhance.output import EntityText
-from pipeline.enhance.patience import OutOfTries, Pace, TooLarge, check_address
-from pipeline.enhance.store import AnswerStore, answer_store
 from pipeline.enhance.text import opening
-from pipeline.enhance.titles import page_key, possible, qid_of
+from pipeline.servers.fetching import Fetcher
+from pipeline.servers.mediawiki import ITEMS, store_name
+from pipeline.servers.patience import Pace, check_address
+from pipeline.servers.store import AnswerStore, answer_store
+from pipeline.servers.titles import page_key, possible, qid_of
 
 FAILED = "not fetched"
 AMBIGUOUS = "only under a name that several entities have"
@@ -30,7 +31,7 @@ def describe(job: StaticJob) -> DescriptionsReport:
     fetched is kept, and the same job goes on there.
     """
     entities = output.read_entities(job.dataset)
-    fetcher = _Fetcher(dry=False)
+    fetcher = Fetcher(dry=False)
     pages, usage = _pages(job, entities, fetcher)
     failed = sum(page.reason == FAILED for page in pages)
     if failed > job.max_failed:
@@ -45,11 +46,11 @@ def describe(job: StaticJob) -> DescriptionsReport:
 def estimate(job: StaticJob) -> StaticEstimate:
     """How many requests the job would make. Asks nothing and writes nothing."""
     entities = output.read_entities(job.dataset)
-    _, usage = _pages(job, entities, _Fetcher(dry=True))
+    _, usage = _pages(job, entities, Fetcher(dry=True))
     return StaticEstimate(entities=len(entities), requests=usage.requests, reused=usage.reused)
 
 
-def _pages(job: StaticJob, entities: Sequence[Entity], fetcher: "_Fetcher") -> tuple[list[EntityText], RunUsage]:
+def _pages(job: StaticJob, entities: Sequence[Entity], fetcher: Fetcher) -> tuple[list[EntityText], RunUsage]:
     """The whole page of each entity, or why it has none."""
     if job.pages:
         return _from_file(entities, job.pages), RunUsage()
@@ -86,7 +87,7 @@ def _from_file(entities: Sequence[Entity], path: Path) -> list[EntityText]:
 
 
 def _from_wiki(
-    entities: Sequence[Entity], job: StaticJob, wiki: Wiki, fetcher: "_Fetcher"
+    entities: Sequence[Entity], job: StaticJob, wiki: Wiki, fetcher: Fetcher
 ) -> tuple[list[EntityText], RunUsage]:
     if not wiki.contact.strip():
         raise UserError(
@@ -152,54 +153,3 @@ def _page(name: str, title: str | None, by_link: bool, shared: set[str], pages: 
         elif page_key(title) in shared:
             return EntityText(None, AMBIGUOUS)
     return EntityText(page["text"], None)
-
-
-class _Fetcher:
-    """Fetches what the store lacks; counts requests and what the store has. dry: requests are counted, none is made.
-    failure: what went wrong with the last request that failed.
-    """
-
-    def __init__(self, dry: bool) -> None:
-        self.dry, self.requests, self.reused, self.failure = dry, 0, 0, ""
-
-    def fill(
-        self,
-        store: AnswerStore,
-        keys: Sequence[str],
-        size: int,
-        fetch: Callable[[list[str]], Mapping[str, Any]],
-        unit: str,
-    ) -> None:
-        """Fetch `keys` in batches of at most `size`; one that is too large is halved, one that fails is left for the
-        next run.
-
-        Raises `PassingError` after `STOPPED_AFTER` failures in a row.
-        """
-        missing = [key for key in keys if key not in store]
-        self.reused += len(keys) - len(missing)
-        waiting = batches(missing, size)
-        if self.dry:
-            self.requests += len(waiting)
-            return
-        failures = 0
-        with Bar(len(missing), unit, "page") as bar:
-            waiting.reverse()
-            while waiting:
-                group = waiting.pop()
-                try:
-                    values = fetch(group)
-                except TooLarge:
-                    if len(group) > 1:
-                        middle = len(group) // 2
-                        waiting += [group[middle:], group[:middle]]
-                        continue
-                    values = {group[0]: {"none": "page too large", "title": None}}
-                except OutOfTries as error:
-                    failures, self.failure = failures + 1, str(error)
-                    if failures == STOPPED_AFTER:
-                        left = f"{len(missing) - bar.done:,} of {len(keys):,} {unit} are still to fetch"
-                        raise PassingError(f"{error}; {left}; the same command goes on there") from None
-                    continue
-                failures = 0
-                store.put_all({key: values[key] for key in group})
-                bar.update(len(group))

@@ -18,11 +18,11 @@ from pipeline.datasets.records import Entity
 from pipeline.enhance import pagefile, prompts
 from pipeline.enhance.contracts import NO_LIMITS, ModelOptions
 from pipeline.enhance.mediawiki import MediaWiki
-from pipeline.enhance.patience import Again, Pace, TooLarge, retry_after
 from pipeline.enhance.remote import RemoteModel
 from pipeline.enhance.spending import Spending
-from pipeline.enhance.store import answer_store
 from pipeline.enhance.text import html_text
+from pipeline.servers.patience import Again, Pace, TooLarge, retry_after
+from pipeline.servers.store import answer_store
 
 PAGES = {
     "pages.jsonl": b'{"id": "Q1", "text": "Ann is a singer."}\n{"title": "Bob", "extract": "Bob."}\n',

@@ -6,11 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
+import tenacity
+
 from foundation.errors import PassingError, UserError
-from pipeline.enhance.contracts import Patience
+from pipeline.servers.contracts import Patience
 
 T = TypeVar("T")
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
@@ -80,26 +82,36 @@ def persist(request: Callable[[], T], pace: Pace, patience: Patience, stop: thre
 
     Raises `OutOfTries` when all tries are used, when `stop` is set, or when the server asks for too long a wait.
     """
-    for attempt in range(patience.tries):
-        pace.wait()
-        try:
-            return request()
-        except Again as again:
-            reason = str(again)
-            wait = (
-                min(patience.most, patience.first * 2**attempt) * random.uniform(0.5, 1.0)
-                if again.after is None
-                else again.after
-            )
-            if wait > patience.longest:
-                raise OutOfTries(
-                    f"{reason}; the server asks to wait {wait:,.0f} s; run the same command again then"
-                ) from None
-        if attempt + 1 < patience.tries:
-            if stop is not None and stop.wait(0):
-                break
-            pace.hold(wait)
-    raise OutOfTries(f"{reason} ({patience.tries} tries)")
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        """Seconds until the next try: what the server wants, or a growing random pause."""
+        again = _failure(state)
+        doubled = min(patience.most, patience.first * 2 ** (state.attempt_number - 1))
+        seconds = doubled * random.uniform(0.5, 1.0) if again.after is None else again.after
+        if seconds > patience.longest:
+            raise OutOfTries(
+                f"{again}; the server asks to wait {seconds:,.0f} s; run the same command again then"
+            ) from None
+        return seconds
+
+    def give_up(state: tenacity.RetryCallState) -> NoReturn:
+        raise OutOfTries(f"{_failure(state)} ({patience.tries} tries)") from None
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(Again),
+        stop=lambda state: state.attempt_number >= patience.tries or (stop is not None and stop.is_set()),
+        wait=wait,
+        before=lambda _: pace.wait(),
+        sleep=pace.hold,
+        retry_error_callback=give_up,
+    )
+    return retrying(request)
+
+
+def _failure(state: tenacity.RetryCallState) -> Again:
+    """Why the last try failed."""
+    error = state.outcome.exception() if state.outcome else None
+    return error if isinstance(error, Again) else Again("it failed")
 
 
 def read(chunks: Iterable[bytes], patience: Patience, started: float) -> bytes:

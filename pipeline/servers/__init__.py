@@ -1,0 +1,1 @@
+"""How the project asks servers: pace, patience, limits, answers that are kept."""
