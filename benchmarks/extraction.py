@@ -289,15 +289,15 @@ def text_benchmark(wikimel: Path, rows: int, device: str) -> dict[str, object]:
 
         plain = base.padded_length
         try:
-            import pipeline.extraction.runner
+            import pipeline.extraction.chunks
             import pipeline.extractors.text_tokens
 
-            base.padded_length = pipeline.extraction.runner.padded_length = lambda length, limit: limit
+            base.padded_length = pipeline.extraction.chunks.padded_length = lambda length, limit: limit
             started = time.perf_counter()
             stage.extract(replace(job, work=root / "fixed", columns=root / "fixed" / "columns"))
             fixed = extracted / (time.perf_counter() - started)
         finally:
-            base.padded_length = pipeline.extraction.runner.padded_length = plain
+            base.padded_length = pipeline.extraction.chunks.padded_length = plain
     del torch
     return {
         "rows": extracted,

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from cache.table import Table
 from foundation.errors import PassingError
 from pipeline.datasets.images import ImageError, Limits, decode, read_picture
 from pipeline.extraction.base import CropExtractor, Extractor, PictureExtractor
-from pipeline.extraction.units import Part, Picture, UnitColumn
+from pipeline.extraction.units import Part, Picture, PlannedColumn, UnitColumn
 
 ROWS = 256
 """Most rows of one view that are looked at."""
@@ -56,7 +56,9 @@ class Sample:
     finite: np.ndarray
 
 
-def problems(want: Want, column: UnitColumn, store: Store, extractor: Extractor, limits: Limits) -> list[str]:
+def problems(
+    want: Want, column: UnitColumn | PlannedColumn, store: Store, extractor: Extractor, limits: Limits
+) -> list[str]:
     """What is wrong with the rows of a view, a line per output; nothing for rows that differ as their inputs do.
 
     A single row is never wrong unless it is not finite; rows of the same text (by case, accents and white space) or of
@@ -211,8 +213,8 @@ def _seen(source: Any, extractor: Extractor, limits: Limits) -> Any:
         plain = unicodedata.normalize("NFKD", source).casefold()
         return " ".join("".join(char for char in plain if not unicodedata.combining(char)).split())
     if not isinstance(extractor, PictureExtractor):
-        return source
-    picture: Picture = source.picture if isinstance(source, Part) else source
+        return source.parent
+    picture = cast(Picture, source.picture if isinstance(source, Part) else source)
     try:
         image = decode(read_picture(Path(picture.path), limits), limits)
     except (ImageError, PassingError, OSError):

@@ -15,11 +15,12 @@ from cache.store import Store
 from foundation.errors import UserError
 from foundation.paths import Paths
 from pipeline.datasets.images import Limits
-from pipeline.extraction import guard, stage, units, wants
+from pipeline.extraction import guard, planning, units, wants
 from pipeline.extraction.base import DerivedOptions, Extractor
+from pipeline.extraction.chunks import chunks, pending
 from pipeline.extraction.contracts import Plan, Runtime
 from pipeline.extraction.parents import Parent
-from pipeline.extraction.runner import Runner, pending
+from pipeline.extraction.runner import Runner, Target
 from pipeline.extractors import build
 from pipeline.profiles.profile import Profile, joined
 
@@ -96,7 +97,7 @@ class MentionExtractor:
                 parent: Parent.of(self.known.stores[parent.feature], KeyColumn.load(self.known.columns[parent.column]))
             }
         records = units.Records({"entity": dict(self.known.entities)}, {}, parents)
-        return stage.spec_of(extractor, records, self.known.stores, self.known.limits, memo)
+        return planning.spec_of(extractor, records, self.known.stores, self.known.limits, memo)
 
     def columns(self, table: Mapping[str, list], root: Path) -> dict[Want, units.UnitColumn]:
         """Key columns of all that is extracted for the mentions of `table` (columns as in mentions.parquet), their rows
@@ -116,7 +117,9 @@ class MentionExtractor:
             }
             records = units.Records({"mention": dict(table)}, {"mention": root}, parents)
             own = {want: units.column(want, records, self.extractors[want.feature]) for want in group.wants}
-            group.runner.run(pending(own, self.extractors, self.known.stores))
+            features = pending(own, self.extractors, self.known.stores)
+            targets = [Target(feature.name, feature.extractor, feature.store) for feature in features]
+            group.runner.run(targets, chunks(features, group.runner.runtime.shard_rows))
             columns |= own
         lines = [line for want, column in columns.items() for line in self._wrong(want, column)]
         if lines:

@@ -1,10 +1,11 @@
-"""The runner: cuts the missing rows into shards, has them read and run through the models, writes; several processes
-divide the work."""
+"""The runner: has the units of chunks read and run through the models, and writes the rows. Several processes divide
+the work."""
 
 import contextlib
+import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,6 @@ from typing import Any
 import numpy as np
 
 from cache.claims import described
-from cache.index import as_void
-from cache.inputs import Want
 from cache.store import Store
 from foundation import device as devices
 from foundation.checksums import remembered, write_sealed
@@ -22,41 +21,22 @@ from foundation.errors import PassingError, Unwritable, UserError
 from foundation.progress import Bar
 from foundation.waiting import Wait
 from pipeline.datasets.images import Limits
-from pipeline.extraction.base import Extractor, Outputs, TextExtractor, padded_length
+from pipeline.extraction.base import Extractor, Outputs
+from pipeline.extraction.chunks import Chunk
 from pipeline.extraction.contracts import Account, Runtime
 from pipeline.extraction.probe import check_probe
 from pipeline.extraction.shard_rows import RowComputer, ShardRows
-from pipeline.extraction.units import UnitColumn, Units, distinct
 from pipeline.models.guards import explained
-
-SHARD_BYTES = 256 << 20  # what one shard's rows may take in memory
-STEPS = 8  # steps that a ragged row of a picture is taken to have where its size must be known beforehand
 
 
 @dataclass
-class PendingFeature:
-    """One feature of the run.
-
-    wanted: its distinct units. missing: positions in `wanted` that the store lacks. extracted: rows this run added.
-    """
+class Target:
+    """A feature whose rows are computed. extracted: rows that were added to its store."""
 
     name: str
     extractor: Extractor
     store: Store
-    wanted: Units
-    missing: np.ndarray
     extracted: int = 0
-
-
-def pending(
-    columns: Mapping[Want, UnitColumn], extractors: Mapping[str, Extractor], stores: Mapping[str, Store]
-) -> list[PendingFeature]:
-    """The features behind key columns, with what their stores lack of them. extractors, stores: by feature."""
-    features = []
-    for name in dict.fromkeys(want.feature for want in columns):
-        wanted = distinct([column for want, column in columns.items() if want.feature == name])
-        features.append(PendingFeature(name, extractors[name], stores[name], wanted, stores[name].missing(wanted.keys)))
-    return features
 
 
 class Writer:
@@ -96,58 +76,55 @@ class Writer:
 
 @dataclass
 class Share:
-    """A shard's rows that this process computes.
+    """Rows of a chunk that this process computes. claims: one per feature, kept until the rows are written."""
 
-    rows: positions in `wanted`. claims: on these rows, one per feature, kept until they are written.
-    """
-
-    rows: np.ndarray
+    keys: np.ndarray
     claims: contextlib.ExitStack
 
 
 @dataclass
 class Division:
-    """The work on a group of features, divided with other processes: a chunk of rows is computed by the process that
-    claims it.
+    """The work on a group of features, divided with other processes: a chunk is computed by the process that claims it.
 
     claimed: shares that are under way here, oldest first. held: chunks of the last round that another process works on.
     waited_for: the last claim of another process that was met.
     """
 
-    group: Sequence[PendingFeature]
-    wanted: Units
+    group: Sequence[Target]
     writer: Writer
     bar: Bar
     claimed: deque[Share] = field(default_factory=deque)
-    held: list[np.ndarray] = field(default_factory=list)
+    held: list[Chunk] = field(default_factory=list)
     waited_for: Path | None = None
 
-    def sources(self, chunks: Sequence[np.ndarray]) -> Iterator[list[Any]]:
+    def sources(self, chunks: Sequence[Chunk]) -> Iterator[list[Any]]:
         """The units of each share, which is added to `claimed`; chunks of other processes are added to `held`."""
         self.held = []
         for chunk in chunks:
             self.writer.check()
-            keys = self.wanted.keys[chunk]
-            claims = self._claim(keys)
+            if all(feature.store.has_shard(chunk.name) for feature in self.group):
+                self.bar.skip(chunk.rows)
+                continue
+            claims = self._claim(chunk.name)
             if claims is None:
                 self.held.append(chunk)
                 continue
             with contextlib.ExitStack() as stack:
                 for claim in claims:
                     stack.enter_context(claim)
-                lacking = sorted({int(row) for feature in self.group for row in feature.store.missing(keys)})
-                self.bar.update(len(chunk) - len(lacking))
+                units = chunk.load()
+                lacking = sorted({int(row) for feature in self.group for row in feature.store.missing(units.keys)})
+                self.bar.skip(chunk.rows - len(lacking))
                 if not lacking:
                     continue
-                self.claimed.append(Share(chunk[lacking], stack.pop_all()))
-            yield [self.wanted.sources[row] for row in self.claimed[-1].rows]
+                self.claimed.append(Share(units.keys[lacking], stack.pop_all()))
+            yield [units.sources[row] for row in lacking]
+            del units
 
-    def _claim(self, keys: np.ndarray) -> list[Any] | None:
+    def _claim(self, name: str) -> list[Any] | None:
         """Claims on one chunk for every feature of the group, or None where another process works on it."""
         claims: list[Any] = []
         for feature in self.group:
-            feature.store.refresh()
-            name = feature.store.shard_name(keys)
             claim = feature.store.claim(name)
             if claim is None:
                 self.waited_for = feature.store.claim_file(name)
@@ -170,7 +147,7 @@ class Division:
         """Write the rows of the oldest share in the background."""
         self.writer.wait()
         share = self.claimed.popleft()
-        self.writer.submit(self._write, self.wanted.keys[share.rows][rows.kept], rows, share.claims)
+        self.writer.submit(self._write, share.keys[rows.kept], rows, share.claims)
 
     def _write(self, keys: np.ndarray, rows: ShardRows, claims: contextlib.ExitStack) -> None:
         with claims:
@@ -214,26 +191,26 @@ class Runner:
     def __post_init__(self) -> None:
         self.device, self.batch_size = self.runtime.device, self.runtime.batch_size
 
-    def run(self, features: Sequence[PendingFeature]) -> Account:
-        """Extract what is missing; returns the account.
+    def run(self, features: Sequence[Target], chunks: Sequence[Chunk]) -> Account:
+        """Compute the chunks and add their rows to the stores of their features; returns the account.
 
         Raises `PassingError` at the end where rows could not be read for a reason that may pass; everything else is in
         the cache by then.
         """
         self.undone = []
-        pending = [feature for feature in features if len(feature.missing)]
-        if pending:
+        stores = {feature.name: feature.store for feature in features}
+        chunks = [chunk for chunk in chunks if not all(stores[name].has_shard(chunk.name) for name in chunk.features)]
+        if chunks:
             self.device = devices.choose(self.device)
             self.batch_size = self.batch_size or (256 if self.device.startswith("cuda") else 32)
-            for feature in pending:
-                if feature.extractor.loads_first and feature.name not in self.loaded:
+            named = {name for chunk in chunks for name in chunk.features}
+            for feature in features:
+                if feature.name in named and feature.extractor.loads_first and feature.name not in self.loaded:
                     self._load(feature)
             with Writer() as writer, devices.autocast(self.device, self.runtime.precision):
-                if isinstance(pending[0].extractor, TextExtractor):
-                    for feature in pending:
-                        self._divide([feature], feature.wanted, self._text_chunks(feature), writer)
-                else:
-                    self._together(pending, writer)
+                for names, of_group in itertools.groupby(chunks, key=lambda chunk: chunk.features):
+                    group = [feature for feature in features if feature.name in names]
+                    self._divide(group, list(of_group), writer)
                 self.stages["write"] += writer.waited
         if self.undone:
             raise PassingError(
@@ -247,7 +224,7 @@ class Runner:
             rows={feature.name: feature.extracted for feature in features},
         )
 
-    def _load(self, feature: PendingFeature) -> None:
+    def _load(self, feature: Target) -> None:
         """Load the model: before anything is read where that needs it, else at its first batch, while pictures are
         decoded."""
         import torch
@@ -260,46 +237,12 @@ class Runner:
                 check_probe(feature.extractor, feature.store)
         self.stages["model"] += time.monotonic() - started
 
-    # Chunks: the rows of one shard each. Their order and borders follow from the rows to do alone, so a run that was
-    # killed cuts the same
-    # shards again, and two processes agree on them without talking.
-
-    def _rows_per_shard(self, group: Sequence[PendingFeature], steps: int) -> int:
-        """steps: that a ragged row is taken to have."""
-        row_bytes = sum(
-            output.row_bytes * (steps if output.ragged else 1)
-            for feature in group
-            for output in feature.extractor.writes.values()
-        )
-        return max(1, min(self.runtime.shard_rows, SHARD_BYTES // max(row_bytes, 1)))
-
-    def _text_chunks(self, feature: PendingFeature) -> list[np.ndarray]:
-        extractor = feature.extractor
-        assert isinstance(extractor, TextExtractor)
-        lengths = np.array(extractor.count([feature.wanted.sources[i] for i in feature.missing]))
-        padded = np.array([padded_length(length, extractor.limit) for length in lengths])
-        order = np.lexsort((feature.missing, padded))
-        rows = self._rows_per_shard([feature], extractor.limit)
-        return [feature.missing[order[start : start + rows]] for start in range(0, len(order), rows)]
-
-    def _together(self, features: Sequence[PendingFeature], writer: Writer) -> None:
-        """Rows that the same set of features lacks are done together, each picture decoded once for all of them."""
-        keys = np.unique(as_void(np.concatenate([feature.wanted.keys[feature.missing] for feature in features])))
-        lacking = np.stack([np.isin(keys, as_void(feature.wanted.keys[feature.missing])) for feature in features], 1)
-        for pattern in np.unique(lacking, axis=0)[::-1]:
-            group = [feature for feature, lacks in zip(features, pattern, strict=True) if lacks]
-            wanted = group[0].wanted
-            positions = np.flatnonzero(np.isin(as_void(wanted.keys), keys[(lacking == pattern).all(1)]))
-            rows = self._rows_per_shard(group, STEPS)
-            chunks = [positions[start : start + rows] for start in range(0, len(positions), rows)]
-            self._divide(group, wanted, chunks, writer)
-
-    def _divide(self, group: Sequence[PendingFeature], wanted: Units, chunks: list[np.ndarray], writer: Writer) -> None:
+    def _divide(self, group: Sequence[Target], chunks: list[Chunk], writer: Writer) -> None:
         """Compute every chunk that no other process holds; wait for the others' and take over what they leave."""
         before = [feature.extracted for feature in group]
         started = time.monotonic()
-        with Bar(sum(map(len, chunks)), "+".join(feature.name for feature in group), "row") as bar:
-            division = Division(group, wanted, writer, bar)
+        with Bar(sum(chunk.rows for chunk in chunks), "+".join(feature.name for feature in group), "row") as bar:
+            division = Division(group, writer, bar)
             try:
                 waiting, wait = chunks, Wait()
                 while waiting:
@@ -317,7 +260,7 @@ class Runner:
         for feature, extracted in zip(group, before, strict=True):
             self._note_rate(feature, feature.extracted - extracted, time.monotonic() - started)
 
-    def _rows(self, division: Division, chunks: Sequence[np.ndarray]) -> Iterator[ShardRows]:
+    def _rows(self, division: Division, chunks: Sequence[Chunk]) -> Iterator[ShardRows]:
         """The rows of each share, through the models of the group."""
         features = {feature.name: feature for feature in division.group}
         extractors = {name: feature.extractor for name, feature in features.items()}
@@ -369,7 +312,7 @@ class Runner:
         first, second = self._model(extractor, items[:half]), self._model(extractor, items[half:])
         return {name: [*first[name], *second[name]] for name in first}
 
-    def _note_rate(self, feature: PendingFeature, rows: int, seconds: float) -> None:
+    def _note_rate(self, feature: Target, rows: int, seconds: float) -> None:
         """Save the measured rate for later estimates, unless it covers only a few rows."""
         if rows < 32:
             return

@@ -91,9 +91,10 @@ class RowComputer:
                 columns[output] = np.stack(columns[output])
         return columns
 
-    def of_rows(self, shards: Iterable[Sequence[Mapping[str, np.ndarray]]]) -> Iterator[ShardRows]:
+    def of_rows(self, shards: Iterable[Sequence[Part]]) -> Iterator[ShardRows]:
         """Shards of rows of another feature."""
-        for parents in shards:
+        for parts in shards:
+            parents = [part.parent for part in parts]
             columns = {name: _empty(extractor, len(parents)) for name, extractor in self.extractors.items()}
             for start in range(0, len(parents), self.batch_size):
                 batch = parents[start : start + self.batch_size]
@@ -187,7 +188,9 @@ def _at(values: Any, rows: np.ndarray) -> Any:
 
 
 def _picture(source: Picture | Part) -> Picture:
-    return source.picture if isinstance(source, Part) else source
+    picture = source.picture if isinstance(source, Part) else source
+    assert picture is not None, "a unit of rows alone"
+    return picture
 
 
 def _prepared(extractors: Sequence[PictureExtractor], limits: Limits, source: Picture | Part) -> Any:

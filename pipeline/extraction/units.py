@@ -1,7 +1,8 @@
 """The units behind the wanted views: content keys per record and view, and what to read for each key."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from pipeline.extraction.parents import Parent
 
 @dataclass
 class Units:
-    """Distinct units of one feature: keys (n, 16) uint8 and, beside each, what is read: a string, a `Picture`, a `Part`
-    or a parent's row."""
+    """Distinct units of one feature: keys (n, 16) uint8 and, beside each, what is read: a string, a `Picture` or a
+    `Part`."""
 
     keys: np.ndarray
     sources: list[Any]
@@ -38,9 +39,13 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A picture with the boxes or faces that another feature detected in it. parent: that feature's row, by output."""
+    """A row of another feature, with the picture in which that feature detected it (None: the row alone is read).
 
-    picture: Picture
+    key: of the row. parent: its values, by output.
+    """
+
+    picture: Picture | None
+    key: bytes
     parent: Mapping[str, np.ndarray]
 
 
@@ -50,6 +55,20 @@ class UnitColumn(KeyColumn):
 
     texts: CutTexts | None = None
     sources: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class PlannedColumn(KeyColumn):
+    """A key column whose units are read again where they are asked for. texts: as of `UnitColumn`. read: what is read
+    for each key."""
+
+    texts: CutTexts | None = None
+    read: Callable[[], list[Any]] = list
+
+    @cached_property
+    def sources(self) -> list[Any]:
+        """What `read` gives, once."""
+        return self.read()
 
 
 def _column(
@@ -148,8 +167,13 @@ def part_column(pictures: UnitColumn | None, parent: Parent, reads: str) -> Unit
     keys: list[bytes | None] = []
     sources: list[Any] = []
     for place, row in enumerate(parent.rows()):
-        keys.append(None if row is None else content_key(reads, parent.keys[place].tobytes(), parent.digest(place)))
-        sources.append(None if row is None else Part(pictures.sources[place], row) if pictures else row)
+        if row is None:
+            keys.append(None)
+            sources.append(None)
+            continue
+        key = parent.keys[place].tobytes()
+        keys.append(content_key(reads, key, parent.digest(place)))
+        sources.append(Part(pictures.sources[place] if pictures else None, key, row))
     return _column(keys, sources, parent.counts)
 
 
