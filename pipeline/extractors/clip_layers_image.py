@@ -1,4 +1,4 @@
-"""`clip_layers_image`: the states that enter a chosen block of a CLIP image tower."""
+"""`clip_layers_image`: the states of `layers` for the image tower of a CLIP, whose prompts DSMIP learns."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from cache.identity import Output
 from foundation.contracts import contract
 from pipeline.extraction import base
 from pipeline.extractors.clip_image import ClipImage
-from pipeline.models import clip
+from pipeline.models import clip, towers
 from pipeline.models.files import ModelFiles
 
 
@@ -38,14 +38,7 @@ class ClipLayersImage(ClipImage):
         return {**super().preprocessing(), "block": self.options.block}
 
     def __call__(self, batch: np.ndarray) -> base.Outputs:
-        pixels = self.normalised(batch, self.preprocess.mean, self.preprocess.std)
-        if self.files.library == "open_clip":
-            tower = self.model.visual
-            states = clip.entering(tower.transformer.resblocks[self.options.block], lambda: tower(pixels))
-            states = states if tower.transformer.batch_first else states.transpose(0, 1)
-        else:
-            tower = self.model.vision_model
-            states = clip.entering(tower.encoder.layers[self.options.block], lambda: tower(pixel_values=pixels))
+        states = towers.entering(self, self.options.block, self.inputs(batch)[0])
         return {"states": base.to_array(states)}
 
 

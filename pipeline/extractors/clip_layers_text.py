@@ -1,5 +1,5 @@
-"""`clip_layers_text`: the states that enter a chosen block of a CLIP text tower; before the first block the token ids
-say all."""
+"""`clip_layers_text`: the states of `layers` for a CLIP text tower, and the mean token embedding; before the first
+block the token ids say all."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from foundation.contracts import contract
 from foundation.errors import UserError
 from pipeline.extraction import base
 from pipeline.extractors import clip_text
-from pipeline.models import clip
+from pipeline.models import clip, towers
 from pipeline.models.files import ModelFiles
 
 
@@ -53,25 +53,13 @@ class ClipLayersText(clip_text.ClipText):
         return {**super().preprocessing(), "block": self.options.block}
 
     def __call__(self, batch: Sequence[str]) -> base.Outputs:
-        ids, tokens = self.encoded(batch)
-        rows: dict[str, Sequence[base.OutputRow] | np.ndarray] = {"ids": [np.array(row, np.int32) for row in ids]}
+        inputs, lengths = self.inputs(batch)
+        tokens = inputs["tokens"]
+        ids = tokens.cpu().numpy().astype(np.int32)
+        rows: dict[str, Any] = {"ids": [row[:length] for row, length in zip(ids, lengths, strict=True)]}
         if "states" in self.writes:
-            width = tokens.shape[1]
-            if self.files.library == "open_clip":
-                tower = getattr(self.model, "text", self.model)
-                embedded = tower.token_embedding(tokens) + tower.positional_embedding[:width]
-                blocks, batch_first = tower.transformer.resblocks, tower.transformer.batch_first
-                states = clip.entering(
-                    blocks[self.options.block],
-                    lambda: tower.transformer(embedded, attn_mask=tower.attn_mask[:width, :width]),
-                )
-                states = states if batch_first else states.transpose(0, 1)
-            else:
-                # Attention is causal: what follows the end token changes nothing before it, so no mask is needed.
-                tower = self.model.text_model
-                states = clip.entering(tower.encoder.layers[self.options.block], lambda: tower(input_ids=tokens))
-            rows["states"] = base.to_rows(states, [len(row) for row in ids])
-        rows["embedding"] = base.to_array(self._mean_embedding(tokens, [len(row) for row in ids]))
+            rows["states"] = base.to_rows(towers.entering(self, self.options.block, inputs), lengths)
+        rows["embedding"] = base.to_array(self._mean_embedding(tokens, lengths))
         return {name: rows[name] for name in self.writes}
 
     def _mean_embedding(self, tokens, lengths: Sequence[int]):

@@ -259,23 +259,3 @@ def text_states(model: Any, tokens: Any) -> tuple[Any, Any]:
             handle.remove()
     states = kept["ln_final"]
     return (states if states.ndim == 3 else kept["transformer"][:, : tokens.shape[1]]), pooled
-
-
-class _Reached(Exception):
-    """The states that were waited for."""
-
-
-def entering(block: Any, run: Callable[[], Any]) -> Any:
-    """The states that enter the module `block` while `run` runs, which goes no further."""
-
-    def stop(module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        raise _Reached(inputs[0] if inputs else named["hidden_states"])
-
-    handle = block.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        run()
-    except _Reached as reached:
-        return reached.args[0]
-    finally:
-        handle.remove()
-    raise RuntimeError("the block was never reached")
