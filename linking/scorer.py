@@ -302,7 +302,7 @@ def job_of(learner: Finished, run: Finished) -> TrainingJob:
     demo = learner.demo or learner.paths.root
     wants = wanted_by(learner)
     live = None
-    if isinstance(config, DsmipConfig):
+    if isinstance(config, DsmipConfig) and config.stage == "prompts":
         source = jobs.EncoderSource(joined(features), str(features[config.layers_image].path), demo)
         live = jobs.live_clip(config, source)
     cuts = [want for want in wants if want.made]

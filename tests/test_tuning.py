@@ -32,6 +32,8 @@ OWN: dict[str, dict[str, object]] = {
     "bert": {},
     "clip": {},
     "ghmfc": {},
+    "dual": {},
+    "dsmip": {"prompts": False, "d_t": 8, "d_v": 8, "d_c": 8, "gate_image": None},
 }
 TUNES = {
     "mimic": BOTH,
@@ -40,6 +42,8 @@ TUNES = {
     "bert": {"text": {"block": 1, "how": "lora", "rank": 2}},
     "clip": {"text": {"block": 1, "how": "prompts", "prompts": 2}, "image": {"block": 0, "how": "norms"}},
     "ghmfc": {"text": {"block": 1, "checkpointing": True}},
+    "dual": BOTH,
+    "dsmip": BOTH,
 }
 
 
@@ -100,7 +104,7 @@ def test_a_head_is_trained_with_blocks_of_its_encoders(trained, method):
     assert json.loads((run / "metrics.json").read_text())["test"]["full-kb" if method != "drin" else "candidates"]
 
 
-@pytest.mark.parametrize("method", ["mimic", "clip", "bert"])
+@pytest.mark.parametrize("method", ["mimic", "clip", "bert", "dual", "dsmip"])
 def test_new_mentions_get_the_answers_of_the_runs_own_predictions(world, trained, tmp_path, method):
     lines = (world / "data" / "mentions.jsonl").read_text().splitlines()
     own = [line for line in lines if json.loads(line)["split"] == "test"]
