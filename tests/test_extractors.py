@@ -14,9 +14,10 @@ from PIL import Image
 from test_crops import CASES as CROPS
 from test_detectors import photograph
 
+from cache.union import PROBE_TOLERANCE
 from foundation.errors import UserError
 from pipeline.extraction.base import TextExtractor
-from pipeline.extraction.probe import TOLERANCE, probe
+from pipeline.extraction.probe import probe
 from pipeline.extractors import build, names
 from pipeline.profiles.profile import Feature
 
@@ -133,7 +134,7 @@ def test_a_library_whose_numbers_changed_shows_in_the_probe(saved, name, make):
             parameter.mul_(torch.rand_like(parameter))
         changed = probe(made)
     assert any(
-        np.abs(np.subtract(changed[output], values)).max() > TOLERANCE
+        np.abs(np.subtract(changed[output], values)).max() > PROBE_TOLERANCE
         for output, values in kept.items()
         if output != "offsets"
     )

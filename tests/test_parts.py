@@ -1,244 +1,233 @@
-"""Versions of an extractor's parts: raising one moves the identity of every feature made of it, and of no other."""
+"""An extraction in parts: each computes its chunks, and the caches put together hold the bytes of one extraction."""
 
-import ast
-import importlib
-import pkgutil
-import sys
+import errno
+import json
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
-import checkpoints
-import numpy as np
+import commands
 import pytest
-from crop_cases import LIMITS
-from crop_cases import extractor as crops_of
+import small_world
 
-import pipeline.extractors
-import pipeline.models
-from cache.identity import identity
-from foundation import plugins
+from cache import union
+from cache.contracts import Merge, MergeJob
+from cache.inputs import Side, Want
+from cache.store import Store
+from foundation.checksums import read_sealed, write_sealed
 from foundation.errors import UserError
-from pipeline.extraction import base, parts, wants
-from pipeline.extractors import build, extractor_class, names
-from pipeline.profiles.profile import Feature, Profile
-
-ROOT = Path(__file__).resolve().parents[1]
-CLIP_IMAGE = {"clip_image", "clip_image any shape", "clip_layers_image", "object_clip", "layers clip_image"}
-CLIP_TEXT = {"clip_text", "clip_text hf", "clip_layers_text", "layers clip_text"}
-CLIP = CLIP_TEXT | CLIP_IMAGE
-BERT = {"text_tokens", "layers text_tokens"}
-TEXTS = BERT | CLIP_TEXT
-PATCHES = {"image_patches", "layers image_patches"}
-BACKBONES = {"image_pooled", "image_vgg"} | PATCHES
-BOXES = {"objects yolo", "objects torchvision", "faces mtcnn", "faces yolo"}
-IDENTITIES = {"identity classifier", "identity inception"}
-FACES = {"face_embedding inception", "face_embedding onnx", "face_attributes", "face_attributes deepface"}
-CROPS = {"object_clip", "object_resnet"} | FACES | IDENTITIES
-PICTURES = CLIP_IMAGE | BACKBONES | BOXES | CROPS
-EVERY = TEXTS | PICTURES | {"identity gallery"}
-# Part → features made of it, from what each extractor computes.
-MADE_OF: dict[str, set[str]] = {
-    "clip": CLIP,
-    "clip_text.ClipText": CLIP_TEXT,
-    "layers.Layers": {"layers text_tokens", "layers clip_text", "layers image_patches", "layers clip_image"},
-    "clip_layers_text.ClipLayersText": {"clip_layers_text"},
-    "clip_image.ClipImage": CLIP_IMAGE,
-    "clip_layers_image.ClipLayersImage": {"clip_layers_image"},
-    "text_tokens.TextTokens": BERT,
-    "sentence": BERT,
-    "image_pooled.ImagePooled": {"image_pooled", "object_resnet"},
-    "image_patches.ImagePatches": PATCHES,
-    "image_vgg.ImageVGG": {"image_vgg"},
-    "object_clip.ObjectClip": {"object_clip"},
-    "object_resnet.ObjectResnet": {"object_resnet"},
-    "objects.Objects": {"objects yolo", "objects torchvision"},
-    "faces.Faces": {"faces mtcnn", "faces yolo"},
-    "face_embedding.FaceEmbedding": {"face_embedding inception", "face_embedding onnx"},
-    "face_attributes.FaceAttributes": {"face_attributes", "face_attributes deepface"},
-    "identity.Identity": IDENTITIES,
-    "identity.IdentityGallery": {"identity gallery"},
-    "vision": BACKBONES | {"object_resnet"},
-    "preprocess.Preprocess": BACKBONES
-    | {"clip_image", "clip_layers_image", "layers clip_image"}
-    | {"object_clip", "object_resnet", "identity classifier", "face_attributes"},
-    "preprocess.AnyShape": {"clip_image any shape"},
-    "files.ModelFiles": EVERY - {"identity gallery"},
-    "boxes": BOXES,
-    "yolo.Detector": {"objects yolo", "faces yolo"},
-    "torchvision.Detector": {"objects torchvision"},
-    "mtcnn.Detector": {"faces mtcnn"},
-    "classifier.Classifier": {"identity classifier", "face_attributes"},
-    "inception.Network": {"identity inception", "face_embedding inception"},
-    "onnx.Recogniser": {"face_embedding onnx"},
-    "deepface.Demography": {"face_attributes deepface"},
-    "align.Alignment": {"face_embedding onnx"},
-    "align.Margin": FACES - {"face_embedding onnx"} | IDENTITIES,
-    "feature_texts": IDENTITIES | {"identity gallery"},
-    "decoder": PICTURES,
-    "base.PictureExtractor": PICTURES,
-    "base.CropExtractor": CROPS,
-}
-# These find and check files, which are in the identity themselves, or cut encoders (version: that of `layers`), train
-# what stands above a cut (version: that of `experiments.tuned`) and write it.
-NO_PARTS = {"torchvision_weights", "names", "guards", "towers", "live", "adapt", "lora", "export", "prompts"}
-
-
-def plain(name, model, **options):
-    return build(Feature(name, name, {"model": str(model), **options}, {}, True), Path("."), None)
-
-
-def gallery():
-    made = crops_of("identity", None, backend="gallery", of="face_embedding")
-    made.bind(SimpleNamespace(ids=["Q1"], names=["A"], rows=lambda output: [np.eye(4, dtype=np.float16)[:1]]))
-    return made
+from foundation.paths import Paths
+from mel_cache.parts import Part
+from pipeline.datasets.contracts import PrepareJob
+from pipeline.datasets.prepare import prepare
+from pipeline.extraction import stage
+from pipeline.extraction.contracts import ExtractionJob, PartJob, Runtime
 
 
 @pytest.fixture(scope="module")
-def features(saved, tmp_path_factory):
-    """A feature of every extractor, and of each of its backends."""
-    deep = tmp_path_factory.mktemp("deep")
-    (deep / "gender_model_weights.pth").write_bytes(b"of the size of an identity")
-    clip, yolo = saved(checkpoints.open_clip_model), saved(checkpoints.yolo)
-    inception = saved(checkpoints.inception)
-    classifier = saved(checkpoints.hf_classifier)
-    return {
-        "text_tokens": plain("text_tokens", saved(checkpoints.bert)),
-        "clip_text": plain("clip_text", clip),
-        "clip_text hf": plain("clip_text", saved(checkpoints.hf_clip)),
-        "clip_layers_text": plain("clip_layers_text", clip),
-        "clip_image": plain("clip_image", clip),
-        "clip_image any shape": plain("clip_image", saved(checkpoints.hf_siglip2)),
-        "clip_layers_image": plain("clip_layers_image", clip),
-        "layers text_tokens": plain("layers", saved(checkpoints.bert), encoder="text_tokens", block=1),
-        "layers clip_text": plain("layers", clip, encoder="clip_text", block=1),
-        "layers image_patches": plain("layers", saved(checkpoints.vit), encoder="image_patches", block=1),
-        "layers clip_image": plain("layers", clip, encoder="clip_image", block=1),
-        "image_pooled": plain("image_pooled", saved(checkpoints.resnet)),
-        "image_patches": plain("image_patches", saved(checkpoints.vit)),
-        "image_vgg": plain("image_vgg", saved(checkpoints.vgg)),
-        "objects yolo": plain("objects", yolo),
-        "objects torchvision": plain("objects", saved(checkpoints.faster_rcnn)),
-        "faces mtcnn": plain("faces", saved(checkpoints.mtcnn)),
-        "faces yolo": plain("faces", yolo, backend="yolo"),
-        "object_clip": crops_of("object_clip", clip),
-        "object_resnet": crops_of("object_resnet", saved(checkpoints.resnet)),
-        "face_embedding inception": crops_of("face_embedding", inception),
-        "face_embedding onnx": crops_of("face_embedding", saved(checkpoints.onnx_recogniser)),
-        "face_attributes": crops_of("face_attributes", classifier, attributes=["gender"]),
-        "face_attributes deepface": crops_of("face_attributes", deep, attributes=["gender"], classifiers={}),
-        "identity classifier": crops_of("identity", classifier),
-        "identity inception": crops_of("identity", inception, backend="inception"),
-        "identity gallery": gallery(),
+def world(tmp_path_factory):
+    """Jobs over texts and pictures, each extracted in one piece, and in two parts with work folders of their own."""
+    root = tmp_path_factory.mktemp("parts")
+    small_world.write(root / "data")
+    profile = small_world.profile(root)
+    prepare(PrepareJob(name="small", data_dir=root / "data", out=root / "prepared"))
+    sides: tuple[Side, ...] = ("mention", "entity")
+    views = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
+    wants = {
+        "texts": [Want(side=side, feature="clip_text", view=views[side]) for side in sides],
+        "pictures": [
+            Want(side=side, feature=name, view="image") for side in sides for name in ("clip_image", "image_pooled")
+        ],
     }
+    jobs = {
+        kind: ExtractionJob(
+            profile=str(profile),
+            dataset=root / "prepared",
+            images={"mention": root / "data", "entity": root / "data"},
+            wants=tuple(listed),
+            work=root / "whole",
+            columns=root / "whole" / f"columns-{kind}",
+            runtime=Runtime(device="cpu", precision="fp32", batch_size=4, shard_rows=8),
+        )
+        for kind, listed in wants.items()
+    }
+    results = {}
+    for kind, job in jobs.items():
+        stage.extract(job)
+        results[kind] = [
+            stage.extract_part(PartJob(extraction=at(root / f"part{n}", job), part=n, parts=2)) for n in (1, 2)
+        ]
+    return root, jobs, results
 
 
-def modules():
-    """All modules that may hold a part."""
-    packages = [(pipeline.models.__path__, "pipeline.models."), (pipeline.extractors.__path__, "pipeline.extractors.")]
-    listed = [name for path, prefix in packages for _, name, _ in pkgutil.walk_packages(path, prefix)]
-    for name in (*listed, "pipeline.extraction.base", "pipeline.extraction.feature_texts"):
-        yield importlib.import_module(name)
+def at(work: Path, job: ExtractionJob) -> ExtractionJob:
+    return replace(job, work=work, columns=work / job.columns.name)
 
 
-def declared():
-    """Every part there is: its name, what holds the version, and the variable's name."""
-    for module in modules():
-        short = module.__name__.rpartition(".")[2]
-        if "VERSION" in vars(module):
-            yield short, module, "VERSION"
-        for kind in vars(module).values():
-            if isinstance(kind, type) and kind.__module__ == module.__name__ and "VERSION" in vars(kind):
-                yield f"{short}.{kind.__name__}", kind, "VERSION"
-    yield "decoder", base.contracts, "DECODER_VERSION"
+def shards(work: Path) -> dict[str, bytes]:
+    cache = Paths(work).cache
+    return {path.relative_to(cache).as_posix(): path.read_bytes() for path in sorted(cache.glob("*/*.h5"))}
 
 
-def identities(features):
-    return {name: identity(made.spec(None, LIMITS, {"parent": "0" * 64})) for name, made in features.items()}
+def merged(into: Path, *sources: Path) -> Merge:
+    return union.merge(MergeJob(work=into, sources=sources))
 
 
-def requests(features):
-    """What the requests of tasks say of our own code, per feature."""
-    found = {}
-    for name, made in features.items():
-        kind = {key: value for key, value in vars(made.options).items() if key != "outputs" and value not in ("", ())}
-        feature = Feature(name.split()[0], name.split()[0], kind, {}, True)
-        profile = Profile(Path("small.yaml"), {feature.name: feature}, {}, {}, 0)
-        request = wants.request(profile, [SimpleNamespace(feature=feature.name)], None)
-        found[name] = request["features"][feature.name]["version"]
-    return found
+def test_two_parts_put_together_are_the_bytes_of_one_extraction_and_nothing_is_left(world, tmp_path):
+    root, jobs, results = world
+    for first, second in results.values():
+        assert (
+            first.chunks + second.chunks == first.all_chunks == second.all_chunks > 2 and first.chunks and second.chunks
+        )
+        assert first.left and second.left, "the other part is in another cache"
+    found = merged(tmp_path, root / "part1", root / "part2" / "cache")
+    assert not found.problems and {one.folder.partition("-")[0] for one in found.features} == {
+        "clip_text",
+        "clip_image",
+        "image_pooled",
+    }
+    assert shards(tmp_path) == shards(root / "whole")
+    assert all(one.linked and not one.copied and not one.known for one in found.features)
+    for job in jobs.values():
+        result = stage.extract(at(tmp_path, job))
+        assert not any(result.account.rows.values()) and not result.account.model_loads
+    again = merged(tmp_path, root / "part1", root / "part2")
+    assert all(not one.linked and not one.rows and one.known for one in again.features)
+    (spec,) = (tmp_path / "cache").glob("clip_text-*/spec.json")
+    assert read_sealed(spec) == read_sealed(root / "whole" / "cache" / spec.parent.name / "spec.json"), "with the probe"
 
 
-def test_raising_a_part_s_version_moves_the_features_made_of_it_and_no_others(features, monkeypatch):
-    assert {name.split()[0] for name in features} == set(names()), "a feature of every extractor"
-    assert {name for name, *_ in declared()} == set(MADE_OF), "a new part has a row in MADE_OF"
-    before, asked = identities(features), requests(features)
-    for name, holder, variable in declared():
-        with monkeypatch.context() as raised:
-            raised.setattr(holder, variable, getattr(holder, variable) + 1)
-            after, now = identities(features), requests(features)
-        moved = {feature for feature in features if after[feature] != before[feature]}
-        assert moved == MADE_OF[name], name
-        checked = {feature for feature in features if now[feature] != asked[feature]}
-        assert moved <= checked, f"{name}: a finished task is asked for again where its rows are no longer valid"
-    assert identities(features) == before
+def test_parts_in_one_work_folder_share_one_plan(world, tmp_path):
+    root, jobs, _ = world
+    job = at(tmp_path, jobs["pictures"])
+    first = stage.extract_part(PartJob(extraction=job, part=1, parts=2))
+    second = stage.extract_part(PartJob(extraction=job, part=2, parts=2))
+    assert first.all_chunks == second.all_chunks and first.left and not second.left
+    assert stage.extract(job).account.model_loads == ()
+    assert shards(tmp_path) == {name: data for name, data in shards(root / "whole").items() if "text" not in name}
 
 
-def test_an_identity_names_no_part_whose_version_was_never_raised(features):
-    for made in features.values():
-        found = parts.versions(made)
-        assert ("parts" in made.spec(None, LIMITS)) == any(version > parts.FIRST for version in found.values())
-    assert parts.raised({"a": 1, "b": 2, "decoder": 2}) == {"b": 2} and parts.raised({"decoder": 3}) == {"decoder": 3}
+def test_shards_of_another_file_system_are_copied(world, tmp_path, monkeypatch):
+    root, *_ = world
+    plain = os.link
+
+    def link(source: Path, final: Path) -> None:
+        if root in Path(source).parents:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        plain(source, final)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(union.os, "link", link)
+        found = merged(tmp_path, root / "part1")
+    assert shards(tmp_path) == shards(root / "part1")
+    assert all(one.copied and not one.linked for one in found.features)
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_two_raised_parts_are_told_apart(features, monkeypatch):
-    made = features["object_clip"]
-    specs = []
-    for holder in (importlib.import_module("pipeline.models.clip"), base.CropExtractor):
-        with monkeypatch.context() as raised:
-            raised.setattr(holder, "VERSION", 2)
-            specs.append(made.spec(None, LIMITS))
-    assert specs[0]["parts"] == {"clip": 2} and specs[1]["parts"] == {"base.CropExtractor": 2}
+def damaged(folder: Path) -> str:
+    path = sorted(folder.glob("*.h5"))[0]
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.unlink()  # it may be a link to another folder's
+    path.write_bytes(data)
+    return f"shard {path}: its bytes are not what was written"
 
 
-def test_every_module_of_models_is_a_part_or_holds_one():
-    versioned = {name.split(".")[0] for name, *_ in declared()}
-    for module in modules():
-        short = module.__name__.rpartition(".")[2]
-        has_code = any(isinstance(node, ast.FunctionDef) for node in ast.parse(source(module)).body)
-        if module.__name__.startswith("pipeline.models.") and has_code:
-            assert short in versioned | NO_PARTS, f"{module.__name__} declares no VERSION"
+def truncated(folder: Path) -> str:
+    path = sorted(folder.glob("*.h5"))[0]
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data[:5000])
+    return f"shard {path}"
 
 
-def source(module):
-    return Path(module.__file__).read_text(encoding="utf-8")
+def renamed(folder: Path) -> str:
+    path = sorted(folder.glob("*.h5"))[0]
+    path.rename(other := path.with_name(f"{'0' * 32}.h5"))
+    return f"shard {other}: its name is not that of its rows"
 
 
-def test_parts_are_imported_at_the_top_of_a_module_where_they_are_found():
-    holders = {importlib.import_module(name).__name__ for name in sys.modules if name.startswith("pipeline.models.")}
-    for module in modules():
-        for node in ast.walk(ast.parse(source(module))):
-            inside = (
-                [child for child in ast.walk(node) if child is not node] if isinstance(node, ast.FunctionDef) else []
-            )
-            for child in inside:
-                named = child.module if isinstance(child, ast.ImportFrom) else None
-                assert named not in holders, f"{module.__name__}: import {named} at the top, or its version is not seen"
+def foreign(folder: Path) -> str:
+    path = sorted(folder.parent.glob("image_pooled-*/*.h5"))[0]
+    shutil.copy(path, folder)
+    return f"shard {folder / path.name}: holds rows of the identity"
 
 
-def test_a_plugin_is_made_of_the_parts_that_it_uses_and_must_have_a_version(tmp_path, monkeypatch):
-    monkeypatch.setenv(plugins.VARIABLE, "")
-    code = (
-        "from pipeline.extraction import base\nfrom pipeline.models import vision\n"
-        "class Mine(base.ImageExtractor):\n{version}    def __init__(self):\n        pass\n"
-        "    possible = prepare = load = __call__ = None\nextractor = Mine\n"
-    )
-    good, bad = tmp_path / "good_one.py", tmp_path / "bad_one.py"
-    good.write_text(code.format(version="    VERSION = 3\n"))
-    bad.write_text(code.format(version=""))
-    plugins.register([good, bad])
-    kind = extractor_class("good_one")
-    made = object.__new__(kind)
-    assert {"vision", "base.PictureExtractor", "decoder"} <= set(made.parts()) and "good_one.Mine" not in made.parts()
-    assert set(parts.versions(made)) <= set(parts.possible(kind))
-    with pytest.raises(UserError, match=r"bad_one.py: Mine has no VERSION; set VERSION = 1"):
-        extractor_class("bad_one")
+def described_otherwise(folder: Path) -> str:
+    content = read_sealed(folder / "spec.json")
+    content["spec"]["version"] = 99
+    write_sealed(folder / "spec.json", {name: value for name, value in content.items() if name != "seal"})
+    return f"{folder / 'spec.json'}: describes clip_text-"
+
+
+def no_description(folder: Path) -> str:
+    (folder / "spec.json").write_text("{}")
+    return f"{folder / 'spec.json'}"
+
+
+def drifted(folder: Path) -> str:
+    store = Store.open(folder)
+    store.set_probe({name: [0.5] * len(values) for name, values in store.probe.items()})
+    return f"{folder}: its probe is another than that of"
+
+
+@pytest.mark.parametrize("damage", [damaged, truncated, renamed, foreign, described_otherwise, no_description, drifted])
+def test_what_is_damaged_or_foreign_is_said_in_a_line_and_all_else_is_taken(world, tmp_path, damage):
+    root, *_ = world
+    shutil.copytree(root / "part1", tmp_path / "from")
+    merged(tmp_path / "into", root / "part2")
+    (folder,) = (tmp_path / "from" / "cache").glob("clip_text-*")
+    line = damage(folder)
+    found = merged(tmp_path / "into", tmp_path / "from")
+    assert len(found.problems) == 1 and found.problems[0].startswith(line) and "\n" not in found.problems[0]
+    whole, taken = shards(root / "whole"), shards(tmp_path / "into")
+    assert taken.items() <= whole.items(), "and nothing else"
+    assert {name for name in whole if "text" not in name} < taken.keys()
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda root: root / "nowhere", "no such folder"),
+        (lambda root: root / "data", "holds no features; expected a work folder"),
+        (lambda root: root / "whole", "is the cache that is merged into"),
+    ],
+)
+def test_a_folder_that_cannot_be_merged_is_refused_before_anything_is_written(world, make, line):
+    root, *_ = world
+    before = shards(root / "whole")
+    with pytest.raises(UserError, match=f"--from .*: {line}"):
+        merged(root / "whole", root / "part1", make(root))
+    assert shards(root / "whole") == before
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "-1/2", "a/b", "1/2/3", "1/9999999"])
+def test_a_part_that_cannot_be_meant_is_refused(text):
+    with pytest.raises(UserError, match=r"--part .*: expected i/n with i from 1 to n, like 1/4"):
+        Part.parse(text)
+
+
+def test_the_commands_extract_in_two_parts_merge_and_find_nothing_left(world, tmp_path):
+    root, *_ = world
+
+    def run(*words: str, work: str) -> str:
+        dataset = ["--dataset", "small", "--data-dir", str(root / "data"), "--profile", str(root / "small.yaml")]
+        options = ["--features", "clip_text,image_pooled", "--shard-rows", "8", "--device", "cpu"]
+        code, said = commands.run(*words, *(options + dataset if words[0] != "MergeCache" else []), "--work-dir", work)
+        assert code == 0, said
+        return said
+
+    for number in (1, 2):
+        said = run("ExtractPart", "--part", f"{number}/2", work=str(tmp_path / f"part{number}"))
+        assert said.count("other parts lack") == 2 and "MergeCache" in said
+    said = run("MergeCache", "--from", f"{tmp_path / 'part1'},{tmp_path / 'part2'}", work=str(tmp_path / "all"))
+    assert "clip_text-" in said and "image_pooled-" in said
+    run("ExtractFeatures", work=str(tmp_path / "all"))
+    (tmp_path / "all").rename(tmp_path / "merged")
+    run("ExtractFeatures", work=str(tmp_path / "all"))
+    assert shards(tmp_path / "merged") == shards(tmp_path / "all")
+    receipts = [json.loads(path.read_text()) for path in (tmp_path / "merged" / "receipts").glob("ExtractGroup-*.json")]
+    assert receipts and all(not any(receipt["run"]["rows"].values()) for receipt in receipts)
+    said = run("ExtractPart", "--part", "1/2", work=str(tmp_path / "merged"))
+    assert said.count("whole") == 2 and "MergeCache" not in said

@@ -6,7 +6,7 @@ from mel_cache.commands.dataset import DemoEncoders, DemoWorld, PrepareDataset
 from mel_cache.commands.doctor import Doctor
 from mel_cache.commands.enhance import EnhanceEntities
 from mel_cache.commands.explore import Explore
-from mel_cache.commands.features import ExtractFeatures
+from mel_cache.commands.features import ExtractFeatures, ExtractPart
 from mel_cache.commands.heads import TrainHead
 from mel_cache.commands.inout import ExportFeatures, ImportFeatures
 from mel_cache.commands.look import Explain, Report
@@ -17,7 +17,7 @@ from mel_cache.commands.shell import cmdline
 from mel_cache.commands.status import Status
 from mel_cache.commands.task import Task
 from mel_cache.commands.towers import ExportTower
-from mel_cache.commands.upkeep import CleanCache, EstimateCache, VerifyCache
+from mel_cache.commands.upkeep import CleanCache, EstimateCache, MergeCache, VerifyCache
 
 __all__ = [
     "Ablate",
@@ -37,8 +37,10 @@ __all__ = [
     "ExportFeatures",
     "ExportTower",
     "ExtractFeatures",
+    "ExtractPart",
     "ImportFeatures",
     "LinkMentions",
+    "MergeCache",
     "PrepareDataset",
     "Report",
     "SearchHead",
@@ -51,7 +53,7 @@ _GROUPS: dict[str, tuple[type[Task], ...]] = {
     "a dataset": (PrepareDataset, EnhanceEntities, DemoWorld, DemoEncoders),
     "heads": (BuildCandidates, BuildPairs, SearchHead, Ablate, CompareRuns),
     "results": (Explain, Report, Explore, ExportTower, EvaluationManifest),
-    "the cache": (ImportFeatures, ExportFeatures, EstimateCache, VerifyCache, CleanCache),
+    "the cache": (ImportFeatures, ExportFeatures, ExtractPart, MergeCache, EstimateCache, VerifyCache, CleanCache),
 }
 COMMANDS = {title: {task.__name__: task for task in group} for title, group in _GROUPS.items()}
 """By heading and name, as help lists them."""

@@ -8,16 +8,16 @@ import luigi
 
 from cache.inputs import Want
 from experiments import jobs
-from foundation import child
+from foundation import child, logs
 from foundation import device as devices
 from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
 from foundation.files import parse_json
 from foundation.tables import terminal_width
-from mel_cache import steps
+from mel_cache import parts, steps
 from mel_cache.commands.dataset import DemoEncoders, OnDataset, PrepareDataset
 from mel_cache.commands.parameters import DEVICE, PRECISION, Whole
-from mel_cache.commands.task import ON_DEVICE, Task, finished, setting
+from mel_cache.commands.task import ON_DEVICE, Task, Tool, finished, setting
 from mel_cache.steps import Done, Step
 from pipeline.extraction import wants
 from pipeline.extraction.contracts import Extraction, ExtractionJob, Plan, Runtime
@@ -169,6 +169,34 @@ class ExtractFeatures(OnProfile):
         return (
             wants.describe(Extraction.of_receipt(receipt["result"]), terminal_width()) + f"\ncache: {self.paths.cache}"
         )
+
+
+class ExtractPart(Tool, OnProfile):
+    """Computes one of n parts of what ExtractFeatures extracts, for batch systems: --part 1/4 … 4/4.
+
+    Parts with a work folder of their own are put together by MergeCache. ExtractFeatures does what is left, and leaves
+    the receipts.
+    """
+
+    part = luigi.Parameter(description="i/n: every n-th chunk, from the i-th on")
+    features = ExtractFeatures.features
+    wants = ExtractFeatures.wants
+    on_device = True
+
+    def check(self) -> None:
+        parts.Part.parse(self.part)
+
+    def requires(self) -> list[Task]:
+        return [] if self.dry_run else self.needs_of_profile()
+
+    def brief(self) -> str:
+        return f" {self.part}"
+
+    def act(self) -> None:
+        part = parts.Part.parse(self.part)
+        plans = [group.planned for group in self.clone(ExtractFeatures).groups()]
+        done = parts.extract_part(self.setup(), self.prepared(), plans, part, self.run_child)
+        logs.say(parts.describe(done, part))
 
 
 def wants_json(wants: Iterable[Want]) -> str:

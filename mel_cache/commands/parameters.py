@@ -69,6 +69,10 @@ class Files(luigi.Parameter):
         return value if isinstance(value, str) else ",".join(value)
 
 
+class RenamedFiles(Renamed, Files):
+    """`Files` whose option is `flag`."""
+
+
 class _Bounded(_Checked):
     """least, most: bounds of the value, themselves allowed; more_than: a bound that is not."""
 

@@ -1,14 +1,17 @@
 """Tasks that look after the cache: checks, estimates, cleaning."""
 
 import os
+from pathlib import Path
 
 import luigi
 
+from cache.contracts import Merge, MergeJob
 from foundation import child, logs
 from foundation.errors import UserError
 from foundation.tables import as_text, text_table
 from mel_cache.commands.dataset import DemoEncoders, DemoWorld
 from mel_cache.commands.features import ExtractFeatures, OnProfile
+from mel_cache.commands.parameters import RenamedFiles
 from mel_cache.commands.task import Task, Tool
 from mel_cache.contracts import Verification, VerifyJob
 from pipeline.extraction import wants
@@ -85,6 +88,35 @@ class EstimateCache(Tool, OnProfile):
         later = wants.features_of(want for group in groups if group not in ready for want in group.planned.wants)
         job = EstimateJob(extractions=tuple(group.job() for group in ready))
         logs.say(describe(child.run("pipeline.extraction.maintenance:estimate", job, Estimate), later))
+
+
+class MergeCache(Tool):
+    """Takes the shards of other caches into this one: --from FOLDER,FOLDER.
+
+    A FOLDER is a work folder, its folder cache/, or one feature in it. Shards are linked where that is possible, else
+    copied; each is checked, and named by its content, so nothing is replaced. The folders stay as they are.
+    """
+
+    from_folders = RenamedFiles("--from", description="folders, with commas between them; the option may be repeated")
+
+    def brief(self) -> str:
+        return f": take what is in {self.from_folders} into {self.paths.cache}"
+
+    def act(self) -> None:
+        sources = tuple(
+            Path(name.strip()).expanduser().absolute() for name in self.from_folders.split(",") if name.strip()
+        )
+        merged = child.run("cache.union:merge", MergeJob(work=self.paths.root, sources=sources), Merge)
+        rows = [
+            [one.folder, f"{one.rows:,}", f"{one.linked:,}", f"{one.copied:,}", f"{one.known:,}"]
+            for one in merged.features
+        ]
+        header = ["feature", "new rows", "shards linked", "copied", "known before"]
+        logs.say(as_text(text_table(header, rows)))
+        if merged.problems:
+            more = f" (and {len(merged.problems) - LISTED} more)" if len(merged.problems) > LISTED else ""
+            *first, last = merged.problems[:LISTED]
+            raise UserError(*first, last + more)
 
 
 class CleanCache(Tool):

@@ -57,6 +57,28 @@ class ExtractionJob:
 
 
 @contract
+class PartJob:
+    """One of several parts of an extraction. part: its number, from 1. parts: how many there are."""
+
+    extraction: ExtractionJob
+    part: int
+    parts: int
+
+
+@contract
+class PartResult:
+    """What a part did.
+
+    chunks: of the part. all_chunks: that were planned. left: whether the cache still lacks wanted rows, of other parts.
+    """
+
+    chunks: int
+    all_chunks: int
+    left: bool
+    account: "Account"
+
+
+@contract
 class EstimateJob:
     """Extractions to estimate together; their result is one table."""
 

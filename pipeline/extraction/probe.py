@@ -6,13 +6,11 @@ import numpy as np
 from PIL import Image
 
 from cache.store import Store
+from cache.union import probe_differs
 from foundation.errors import UserError
 from pipeline.extraction.base import CropExtractor, Extractor, PictureExtractor
 
 PROBE_TEXT = "a probe"
-TOLERANCE = (
-    0.02  # on values scaled to unit length: far above half precision's rounding, far below another model's difference
-)
 KEPT = 64  # values kept per output
 # What was found in the probe's picture, for extractors that cut it: a box and, as faces have them, five points in it.
 PROBE_FOUND = {
@@ -52,12 +50,11 @@ def check_probe(extractor: Extractor, store: Store) -> None:
     if not store.probe:
         store.set_probe(outputs)
         return
-    for name, values in outputs.items():
-        expected = store.probe.get(name, [])
-        if len(expected) != len(values) or np.abs(np.subtract(values, expected)).max(initial=0) > TOLERANCE:
-            raise UserError(
-                f"{store.feature}: {extractor.options.model!r} no longer gives the numbers in its cache "
-                f"(output {name!r}); "
-                f"a library has changed. Go back to the versions in use then, or delete the folder {store.folder} "
-                "and run the same command again"
-            )
+    output = probe_differs(outputs, store.probe)
+    if output is not None:
+        raise UserError(
+            f"{store.feature}: {extractor.options.model!r} no longer gives the numbers in its cache "
+            f"(output {output!r}); "
+            f"a library has changed. Go back to the versions in use then, or delete the folder {store.folder} "
+            "and run the same command again"
+        )

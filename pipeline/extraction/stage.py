@@ -26,6 +26,8 @@ from pipeline.extraction.contracts import (
     ExtractionResult,
     FeatureEstimate,
     FeatureRows,
+    PartJob,
+    PartResult,
 )
 from pipeline.extraction.manifest import Coming
 from pipeline.extraction.planning import Planned
@@ -44,19 +46,13 @@ def extract(job: ExtractionJob) -> ExtractionResult:
     Raises `UserError`, and `PassingError` where rows were left undone for a reason that may pass.
     """
     started, paths = time.monotonic(), Paths(job.work)
-
-    def check(coming: Mapping[str, Coming]) -> None:
-        estimated = _estimate(coming, paths)
-        make_folder(paths.cache)
-        _refuse_if_full(estimated, paths.cache)
-
-    planned, accounts = planning.planned(job, check), list[Account]()
+    planned, accounts = _planned(job), list[Account]()
     while True:
         accounts.append(_computed(planned, job))
         if not planned.lacks() or len(accounts) == PLANS:
             break
         planning.discard(job)
-        planned = planning.planned(job, check)
+        planned = _planned(job)
     planning.discard(job)
     extracted = {name: sum(account.rows[name] for account in accounts) for name in planned.stores}
     accepted = _looked_at(planned, job)
@@ -79,6 +75,30 @@ def extract(job: ExtractionJob) -> ExtractionResult:
         files=tuple(paths.relative(path) for path in shards),
         account=dataclasses.replace(accounts[0], rows=extracted, seconds=round(time.monotonic() - started, 3)),
     )
+
+
+def extract_part(job: PartJob) -> PartResult:
+    """Compute every `parts`-th chunk of an extraction, from the `part`-th on.
+
+    All parts plan the same chunks, whether they share a work folder or each has its own. Raises as `extract`; rows are
+    looked at by the extraction that finds all parts in its cache.
+    """
+    planned = _planned(job.extraction)
+    own = dataclasses.replace(planned, chunks=planned.chunks[job.part - 1 :: job.parts])
+    account = _computed(own, job.extraction)
+    return PartResult(chunks=len(own.chunks), all_chunks=len(planned.chunks), left=planned.lacks(), account=account)
+
+
+def _planned(job: ExtractionJob) -> Planned:
+    """See `planning.planned`; refused where the rows to come do not fit on the disk."""
+    paths = Paths(job.work)
+
+    def check(coming: Mapping[str, Coming]) -> None:
+        estimated = _estimate(coming, paths)
+        make_folder(paths.cache)
+        _refuse_if_full(estimated, paths.cache)
+
+    return planning.planned(job, check)
 
 
 def _computed(planned: Planned, job: ExtractionJob) -> Account:
