@@ -27,6 +27,7 @@ T = TypeVar("T")
 NO_ROOM = 3
 """Exit code of a child whose result found no room."""
 _TEMPORARY = "TMPDIR (environment variable)"
+_GRACE = 60  # seconds for a child that answers SIGTERM itself
 _LOOK = 0.5  # seconds between two looks at a child's progress
 _WATCH: contextvars.ContextVar[Callable[[dict[str, Any]], None] | None] = contextvars.ContextVar("watch", default=None)
 
@@ -185,9 +186,13 @@ def follow_parent() -> None:
 
 
 def _follow(parent: int) -> None:
-    """End this process when its parent is gone: a killed command leaves no worker behind."""
+    """End this process when its parent is gone: a killed command leaves no worker behind. One that answers SIGTERM
+    itself, as a service does, has time to."""
     while os.getppid() == parent:
         time.sleep(0.5)
+    if callable(signal.getsignal(signal.SIGTERM)):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_GRACE)
     os._exit(1)
 
 

@@ -17,6 +17,9 @@ MODULE_OF = {
     "open_clip_torch": "open_clip",
     "Flask": "flask",
     "Jinja2": "jinja2",
+    "fastapi-offline": "fastapi_offline",
+    "prometheus-client": "prometheus_client",
+    "python-multipart": "python_multipart",
 }
 """The module of a distribution that is named otherwise."""
 WITH_OTHERS = {"cv2"}

@@ -13,6 +13,7 @@ from mel_cache.commands.look import Explain, Report
 from mel_cache.commands.manifest import EvaluationManifest
 from mel_cache.commands.mentions import LinkMentions
 from mel_cache.commands.search import SearchHead
+from mel_cache.commands.serve import Serve
 from mel_cache.commands.shell import cmdline
 from mel_cache.commands.status import Status
 from mel_cache.commands.task import Task
@@ -44,6 +45,7 @@ __all__ = [
     "PrepareDataset",
     "Report",
     "SearchHead",
+    "Serve",
     "Status",
     "TrainHead",
     "VerifyCache",
@@ -52,7 +54,7 @@ _GROUPS: dict[str, tuple[type[Task], ...]] = {
     "every day": (ExtractFeatures, TrainHead, CompareHeads, LinkMentions, Status, Doctor),
     "a dataset": (PrepareDataset, EnhanceEntities, DemoWorld, DemoEncoders),
     "heads": (BuildCandidates, BuildPairs, SearchHead, Ablate, CompareRuns),
-    "results": (Explain, Report, Explore, ExportTower, EvaluationManifest),
+    "results": (Explain, Report, Explore, Serve, ExportTower, EvaluationManifest),
     "the cache": (ImportFeatures, ExportFeatures, ExtractPart, MergeCache, EstimateCache, VerifyCache, CleanCache),
 }
 COMMANDS = {title: {task.__name__: task for task in group} for title, group in _GROUPS.items()}

@@ -18,6 +18,8 @@ from fuzz.odd import as_json, bytes_of, lines_of, texts
 from fuzz.target import Target, built
 from linking import Hints, Linker, finished, incoming, mentions
 from linking.contracts import LinkJob
+from linking.service.access import access
+from linking.service.reconcile import parsed
 from pipeline.datasets.contracts import Limits
 from report.explore.app import Hosts, make
 from report.explore.book import Book
@@ -106,6 +108,24 @@ def _link(value: Call, folder: Path) -> None:
     json.dumps(linked.to_json(), allow_nan=False)
 
 
+# The service
+
+QUERIES = (
+    b'{"q0": {"query": "Ann Powers", "type": ["person"], "type_strict": "should", "limit": 3, "properties": '
+    b'[{"pid": "sentence", "v": "Ann sings."}, {"pid": "Born", "v": [1942, true, {"id": "Q1", "name": "x"}]}]}}\n'
+)
+
+
+def _queries(content: bytes, folder: Path) -> None:
+    for query in parsed(content.decode("utf-8", "replace")).values():
+        assert 1 <= query.most <= 100 and 1 <= query.asked().top_k <= 100
+
+
+def _token(content: bytes, folder: Path) -> None:
+    (folder / "token").write_bytes(content)
+    assert access("0.0.0.0", folder / "token", ()).token
+
+
 # The page over a run
 
 Request = tuple[str, dict[str, str], dict[str, Any] | bytes | None, dict[str, str]]
@@ -165,6 +185,22 @@ TARGETS = (
         read=_lines,
         hard=lambda: (as_json('{"sentence": "a", "mention": "a", "\\ud800": 1}\n') + LINES, b"[" * 100_000),
         share=16,
+    ),
+    Target(
+        kind="reconciliation queries",
+        readers=("linking.service.reconcile:parsed",),
+        valid=lambda: QUERIES,
+        odd=lambda: lines_of(QUERIES),
+        read=_queries,
+        hard=lambda: (b'{"q": ' + b"[" * 100_000, b'{"q": {"query": "x", "limit": 1e999}}'),
+    ),
+    Target(
+        kind="a token's file",
+        readers=("linking.service.access:_read",),
+        valid=lambda: b"0123456789abcdef",
+        odd=lambda: bytes_of(b"0123456789abcdef\n"),
+        read=_token,
+        share=1,
     ),
 )
 OVER_A_RUN = (
