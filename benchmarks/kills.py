@@ -32,10 +32,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from foundation import child
 from foundation.contracts import from_json, to_json
@@ -238,7 +239,12 @@ class Runner:
         return not ended
 
 
-def _called(target: str, job: Any, result: type[Any], threads: int = 0) -> Any:
+T = TypeVar("T")
+
+
+def _called(
+    target: str, job: Any, result: type[T], threads: int = 0, environment: Mapping[str, str] = MappingProxyType({})
+) -> T:
     """What `child.run` does, without a further process: the libraries are loaded."""
     answer = json.loads(json.dumps(child.call(target, json.loads(json.dumps(to_json(job))))))
     return from_json(result, answer)

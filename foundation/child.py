@@ -14,8 +14,9 @@ import tempfile
 import threading
 import time
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from foundation import extras, logs, progress
@@ -42,13 +43,20 @@ def watched(watch: Callable[[dict[str, Any]], None]) -> Iterator[None]:
         _WATCH.reset(token)
 
 
-def run(target: str, job: Any, result: type[T], threads: int = 0) -> T:
+class Killed(UserError):
+    """A child that was killed by SIGKILL: by its user, or where memory ran out."""
+
+
+def run(
+    target: str, job: Any, result: type[T], threads: int = 0, environment: Mapping[str, str] = MappingProxyType({})
+) -> T:
     """Call `target` ("package.module:function") with `job` in a spawned interpreter and return what it returned.
 
     job: a contract, which travels as JSON; the function's annotation says how it is restored there. result: the type
     of what comes back the same way.
-    threads: of torch and what it calls (0: one per core), unless OMP_NUM_THREADS says how many. A `UserError` or
-    `PassingError` of the child is raised here again. Its stdout and stderr are the caller's.
+    threads: of torch and what it calls (0: one per core), unless OMP_NUM_THREADS says how many. environment: variables
+    of the child, in place of this process's. A `UserError` or `PassingError` of the child is raised here again, and
+    `Killed` where it was. Its stdout and stderr are the caller's.
     """
     with _scratch() as folder:
         job_file, answer, noted = (folder / f"{name}.json" for name in ("job", "answer", "progress"))
@@ -58,7 +66,7 @@ def run(target: str, job: Any, result: type[T], threads: int = 0) -> T:
         words = [sys.executable, "-P", "-m", "foundation.child", target, str(job_file), str(answer), str(os.getpid())]
         process = subprocess.Popen(
             words,
-            env=_environment(threads) | {progress.FILE: str(noted)},
+            env=_environment(threads) | {progress.FILE: str(noted)} | dict(environment),
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE if logs.wanted() else None,
             text=True,
@@ -78,7 +86,7 @@ def run(target: str, job: Any, result: type[T], threads: int = 0) -> T:
             f"cannot write {answer}: free some space or choose another {_TEMPORARY}, and run the same command again"
         )
     if code == -signal.SIGKILL:
-        raise UserError(
+        raise Killed(
             f"{target} was killed (signal 9); if memory ran out, choose a smaller --extract-batch. "
             "Run the same command again to continue"
         )

@@ -10,6 +10,8 @@ from foundation.errors import UserError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+MOST_PROCESSES = 256
+"""On one machine's CPU."""
 
 
 def check(device: str, precision: str = "auto") -> None:
@@ -20,6 +22,27 @@ def check(device: str, precision: str = "auto") -> None:
         raise UserError(f"--device {device!r}: unknown; expected one of {', '.join(DEVICES)}, or cuda:N")
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision!r}: unknown; expected one of {', '.join(PRECISIONS)}")
+
+
+def several(devices: str) -> tuple[str, ...]:
+    """`cuda:0,cuda:1` → a device for each process; `cpu:2` → two on the CPU. Raises `UserError`; the machine is not
+    looked at."""
+    named: list[str] = []
+    for device in filter(None, (part.strip() for part in devices.split(","))):
+        kind, _, number = device.partition(":")
+        if kind == "cpu" and number:
+            if not number.isdecimal() or not 1 <= int(number) <= MOST_PROCESSES:
+                raise UserError(f"--devices {device!r}: expected cpu:N with N from 1 to {MOST_PROCESSES}")
+            named += ["cpu"] * int(number)
+            continue
+        try:
+            check(device)
+        except UserError as error:
+            raise UserError(f"--devices {devices}: {str(error).partition(': ')[2]}, or cpu:N") from None
+        if device in named:
+            raise UserError(f"--devices {devices}: {device} is named twice; a process on it serves all")
+        named.append(device)
+    return tuple(named)
 
 
 def choose(device: str) -> str:

@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 FILE = "MEL_PROGRESS"
 """Environment variable: the file that the process which started this one looks at."""
+NO_BAR = "MEL_NO_BAR"
+"""Environment variable: where it is set, no bar is drawn; the process that started this one draws one for several."""
 EVERY = 0.5  # seconds between two notes in that file
 DELAY = 1.0  # seconds before a bar is drawn: short work draws none
 
@@ -22,7 +24,7 @@ class Bar:
     def __init__(self, total: int | None, what: str, unit: str, done: int = 0, quiet: bool = False) -> None:
         self.total, self.what, self.unit, self.first, self.done = total, what, unit, done, done
         self._began = self._noted = time.monotonic()
-        hidden = quiet or not sys.stderr.isatty()
+        hidden = quiet or not sys.stderr.isatty() or bool(os.environ.get(NO_BAR))
         self._drawn = tqdm(
             total=total,
             initial=done,
@@ -54,7 +56,8 @@ class Bar:
         self._drawn.set_postfix(values)
 
     def state(self, now: float) -> dict[str, Any]:
-        """what, unit, done, total, rate (per second, of this process), left_s (None where unknown)."""
+        """what, unit, done, total, own (done by this process), rate (per second, of this process), left_s (None where
+        unknown)."""
         rate = (self.done - self.first) / max(now - self._began, 1e-9)
         left = (self.total - self.done) / rate if self.total is not None and rate > 0 else None
         return {
@@ -62,6 +65,7 @@ class Bar:
             "unit": self.unit,
             "done": self.done,
             "total": self.total,
+            "own": self.done - self.first,
             "rate": float(f"{rate:.3g}"),
             "left_s": None if left is None else round(left, 1),
         }

@@ -8,6 +8,7 @@ are tested with real ones.
 import contextlib
 import io
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from luigi.retcodes import run_with_retcodes
@@ -31,7 +32,7 @@ def run(*arguments: str) -> tuple[Any, str]:
     return code, said.getvalue()
 
 
-def call(target: str, job: Any, result: type, threads: int = 0) -> Any:
+def call(target: str, job: Any, result: type, threads: int = 0, environment: Mapping[str, str] | None = None) -> Any:
     """What `child.run` does, without the process."""
     text = json.dumps(child.call(target, json.loads(json.dumps(to_json(job)))))
     return from_json(result, json.loads(text))

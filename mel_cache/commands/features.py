@@ -31,6 +31,9 @@ class OnProfile(OnDataset):
 
     profile = PrepareDataset.profile
     device = DEVICE
+    devices = setting(
+        "devices", "", "extract in several processes: cuda:0,cuda:1, or cpu:2 for two on the CPU", significant=False
+    )
     precision = PRECISION
     extract_batch = setting(
         "extract_batch", 0, "rows per extraction batch; 0: chosen by device", Whole, least=0, significant=False
@@ -47,6 +50,7 @@ class OnProfile(OnDataset):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         devices.check(self.device, self.precision)
+        self.several = devices.several(self.devices)
         self.profile_content = profile.load(self.profile)
         self.accepted = tuple(name for name in map(str.strip, self.accept.split(",")) if name)
 
@@ -63,6 +67,7 @@ class OnProfile(OnDataset):
         """Where and with which models this command works."""
         runtime = Runtime(
             device=self.device,
+            devices=self.several,
             precision=self.precision,
             batch_size=self.extract_batch,
             shard_rows=self.shard_rows,

@@ -22,12 +22,13 @@ class Plan:
 class Runtime:
     """How models run.
 
-    device: auto, cpu, cuda, cuda:N or mps. precision: auto, fp32, fp16 or bf16. batch_size: rows per batch, 0: chosen
-    by device. shard_rows: most rows in one shard. accept: features whose rows are kept though something is wrong with
-    them, see `pipeline.extraction.guard`.
+    device: auto, cpu, cuda, cuda:N or mps. devices: where several processes extract, that of each. precision: auto,
+    fp32, fp16 or bf16. batch_size: rows per batch, 0: chosen by device. shard_rows: most rows in one shard. accept:
+    features whose rows are kept though something is wrong with them, see `pipeline.extraction.guard`.
     """
 
     device: str = "auto"
+    devices: tuple[str, ...] = ()
     precision: str = "auto"
     batch_size: int = 0
     shard_rows: int = 4096
@@ -61,8 +62,8 @@ class PartJob:
     """One of several parts of an extraction. part: its number, from 1. parts: how many there are."""
 
     extraction: ExtractionJob
-    part: int
-    parts: int
+    part: int = 1
+    parts: int = 1
 
 
 @contract

@@ -44,6 +44,11 @@ class Planned:
     coming: Mapping[str, Coming]
     chunks: list[Chunk]
 
+    @property
+    def reads(self) -> str:
+        """What the extractors read, all the same."""
+        return next(iter(self.extractors.values())).reads
+
     def wanted(self, feature: str) -> np.ndarray:
         """(n, 16) uint8: the distinct keys of a feature, ascending."""
         of = [column.keys[column.present] for want, column in self.columns.items() if want.feature == feature]

@@ -162,6 +162,12 @@ class Division:
             share.claims.close()
 
 
+def undone(features: Sequence[Target], chunks: Sequence[Chunk]) -> list[Chunk]:
+    """The chunks that have no shard of each of their features."""
+    stores = {feature.name: feature.store for feature in features}
+    return [chunk for chunk in chunks if not all(stores[name].has_shard(chunk.name) for name in chunk.features)]
+
+
 def load_model(extractor: Extractor, device: str) -> None:
     """Load an extractor's model. Raises `UserError` where its files are refused; a plugin's own faults pass through."""
     own = type(extractor).__module__.startswith("pipeline.")
@@ -198,8 +204,7 @@ class Runner:
         the cache by then.
         """
         self.undone = []
-        stores = {feature.name: feature.store for feature in features}
-        chunks = [chunk for chunk in chunks if not all(stores[name].has_shard(chunk.name) for name in chunk.features)]
+        chunks = undone(features, chunks)
         if chunks:
             self.device = devices.choose(self.device)
             self.batch_size = self.batch_size or (256 if self.device.startswith("cuda") else 32)

@@ -10,12 +10,13 @@ import numpy as np
 
 from cache.shard import Status
 from cache.table import Table
+from foundation import device as devices
 from foundation.checksums import remembered
 from foundation.errors import UserError
 from foundation.files import free_bytes, make_folder
 from foundation.paths import Paths
 from pipeline.datasets.images import Limits
-from pipeline.extraction import guard, planning
+from pipeline.extraction import guard, planning, pool
 from pipeline.extraction.base import CropExtractor, TextExtractor
 from pipeline.extraction.contracts import (
     Account,
@@ -31,7 +32,7 @@ from pipeline.extraction.contracts import (
 )
 from pipeline.extraction.manifest import Coming
 from pipeline.extraction.planning import Planned
-from pipeline.extraction.runner import Runner, Target
+from pipeline.extraction.runner import Runner, Target, undone
 from pipeline.extraction.views import enhanced
 from pipeline.profiles import profile as profiles
 
@@ -48,7 +49,7 @@ def extract(job: ExtractionJob) -> ExtractionResult:
     started, paths = time.monotonic(), Paths(job.work)
     planned, accounts = _planned(job), list[Account]()
     while True:
-        accounts.append(_computed(planned, job))
+        accounts.append(_computed(planned, PartJob(extraction=job)))
         if not planned.lacks() or len(accounts) == PLANS:
             break
         planning.discard(job)
@@ -83,10 +84,12 @@ def extract_part(job: PartJob) -> PartResult:
     All parts plan the same chunks, whether they share a work folder or each has its own. Raises as `extract`; rows are
     looked at by the extraction that finds all parts in its cache.
     """
+    if not job.extraction.runtime.devices:
+        devices.choose(job.extraction.runtime.device)  # one that is not there is refused, whatever others have done
     planned = _planned(job.extraction)
-    own = dataclasses.replace(planned, chunks=planned.chunks[job.part - 1 :: job.parts])
-    account = _computed(own, job.extraction)
-    return PartResult(chunks=len(own.chunks), all_chunks=len(planned.chunks), left=planned.lacks(), account=account)
+    account = _computed(planned, job)
+    own = planned.chunks[job.part - 1 :: job.parts]
+    return PartResult(chunks=len(own), all_chunks=len(planned.chunks), left=planned.lacks(), account=account)
 
 
 def _planned(job: ExtractionJob) -> Planned:
@@ -101,15 +104,20 @@ def _planned(job: ExtractionJob) -> Planned:
     return planning.planned(job, check)
 
 
-def _computed(planned: Planned, job: ExtractionJob) -> Account:
-    """What was done of the plan's chunks, which are all in the cache afterwards."""
+def _computed(planned: Planned, part: PartJob) -> Account:
+    """What was done of a part's chunks, which are all in the cache afterwards."""
+    job = part.extraction
     new = [store for store in planned.stores.values() if not store.described]
     for store in planned.stores.values():
         store.make()
-    limits = Limits(**profiles.load(job.profile).limits)
     targets = [Target(name, planned.extractors[name], store) for name, store in planned.stores.items()]
+    chunks = undone(targets, planned.chunks[part.part - 1 :: part.parts])
     try:
-        return Runner(job.runtime, limits, Paths(job.work).rates).run(targets, planned.chunks)
+        if job.runtime.devices and len(chunks) > 1 and planned.reads != "rows":
+            return pool.run(part, sum(chunk.rows for chunk in chunks))
+        limits, device = Limits(**profiles.load(job.profile).limits), (*job.runtime.devices, job.runtime.device)[0]
+        runtime = dataclasses.replace(job.runtime, device=device)
+        return Runner(runtime, limits, Paths(job.work).rates).run(targets, chunks)
     except BaseException:
         for store in new:
             with contextlib.suppress(UserError, OSError):  # the first error is the one to be read
