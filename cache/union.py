@@ -104,18 +104,43 @@ class _Source:
 
     def problem(self, name: str) -> str | None:
         """Why a shard is not taken."""
-        path, store = self.store.folder / name, self.store
+        path = self.store.folder / name
+        wrong = _wrong(self.store, path, name)
+        return f"{wrong if str(path) in wrong else f'shard {path}: {wrong}'}; it was not taken" if wrong else None
+
+
+def _wrong(store: Store, path: Path, name: str) -> str | None:
+    """What is wrong with a file that is to be the shard `name` of a store."""
+    try:
+        wrong = layout.damage(path)
+        shard = Shard(path)
+        if wrong is None and shard.identity != store.identity:
+            wrong = f"holds rows of the identity {shard.identity[:16]}"
+        wrong = wrong or shard.unfit(store.outputs)
+        if wrong is None and Store.shard_name(np.asarray(shard.keys)) != name:
+            wrong = "its name is not that of its rows"
+    except (UserError, PassingError) as error:
+        return str(error)
+    return wrong
+
+
+def put(store: Store, name: str, data: bytes) -> None:
+    """Give the bytes of a shard, which another machine has written, their place in a store; they are checked as those
+    of other caches. Raises `UserError` where they are not a shard of that name and feature, or cannot be written."""
+    final = store.folder / name
+    temporary = temporary_name(final)
+    with explained(final):
         try:
-            wrong = layout.damage(path)
-            shard = Shard(path)
-            if wrong is None and shard.identity != store.identity:
-                wrong = f"holds rows of the identity {shard.identity[:16]}"
-            wrong = wrong or shard.unfit(store.outputs)
-            if wrong is None and Store.shard_name(np.asarray(shard.keys)) != name:
-                wrong = "its name is not that of its rows"
-        except (UserError, PassingError) as error:
-            return f"{error}; it was not taken"
-        return wrong and f"shard {path}: {wrong}; it was not taken"
+            with open(temporary, "xb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            if wrong := _wrong(store, temporary, name):
+                raise UserError(f"shard {final}, from another machine: {wrong}; run the same command again")
+            link_new(temporary, final)
+        finally:
+            temporary.unlink(missing_ok=True)
+    store.refresh()
 
 
 def _take(source: _Source, cache: Path, problems: list[str], bar: Bar) -> MergedFeature:

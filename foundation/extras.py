@@ -38,6 +38,7 @@ EXTRAS: Mapping[str, Extra] = {
         ("fastapi", "fastapi_offline", "h11", "jinja2", "prometheus_client", "python_multipart", "uvicorn"),
         "Serve",
     ),
+    "ray": Extra(("ray",), "extraction on a Ray cluster (--ray)"),
     "postgres": Extra(("psycopg",), "SearchHead with its study in PostgreSQL"),
 }
 """By name, as in setup.cfg."""

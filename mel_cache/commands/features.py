@@ -8,7 +8,7 @@ import luigi
 
 from cache.inputs import Want
 from experiments import jobs
-from foundation import child, logs
+from foundation import child, extras, logs
 from foundation import device as devices
 from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
@@ -34,6 +34,9 @@ class OnProfile(OnDataset):
     devices = setting(
         "devices", "", "extract in several processes: cuda:0,cuda:1, or cpu:2 for two on the CPU", significant=False
     )
+    ray = setting(
+        "ray", "", "extract on a Ray cluster: its address, or auto for the one of this machine", significant=False
+    )
     precision = PRECISION
     extract_batch = setting(
         "extract_batch", 0, "rows per extraction batch; 0: chosen by device", Whole, least=0, significant=False
@@ -51,6 +54,10 @@ class OnProfile(OnDataset):
         super().__init__(*args, **kwargs)
         devices.check(self.device, self.precision)
         self.several = devices.several(self.devices)
+        if self.ray and self.several:
+            raise UserError("--devices and --ray: choose one; on a Ray cluster every device is used")
+        if self.ray:
+            extras.require("ray")
         self.profile_content = profile.load(self.profile)
         self.accepted = tuple(name for name in map(str.strip, self.accept.split(",")) if name)
 
@@ -68,6 +75,7 @@ class OnProfile(OnDataset):
         runtime = Runtime(
             device=self.device,
             devices=self.several,
+            ray=self.ray,
             precision=self.precision,
             batch_size=self.extract_batch,
             shard_rows=self.shard_rows,

@@ -10,6 +10,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -79,6 +80,9 @@ class ImageError(Exception):
     def __init__(self, status: Status, cause: str) -> None:
         super().__init__(cause)
         self.status, self.cause = status, cause
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.status, self.cause)
 
 
 def image_key(data: bytes) -> bytes:

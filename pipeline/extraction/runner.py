@@ -97,7 +97,7 @@ class Division:
     held: list[Chunk] = field(default_factory=list)
     waited_for: Path | None = None
 
-    def sources(self, chunks: Sequence[Chunk]) -> Iterator[list[Any]]:
+    def sources(self, chunks: Sequence[Chunk]) -> Iterator[Sequence[Any]]:
         """The units of each share, which is added to `claimed`; chunks of other processes are added to `held`."""
         self.held = []
         for chunk in chunks:
@@ -105,43 +105,24 @@ class Division:
             if all(feature.store.has_shard(chunk.name) for feature in self.group):
                 self.bar.skip(chunk.rows)
                 continue
-            claims = self._claim(chunk.name)
+            claims, waited_for = claim(self.group, chunk.name)
             if claims is None:
                 self.held.append(chunk)
+                self.waited_for = waited_for
                 continue
-            with contextlib.ExitStack() as stack:
-                for claim in claims:
-                    stack.enter_context(claim)
+            with claims:
                 units = chunk.load()
                 lacking = sorted({int(row) for feature in self.group for row in feature.store.missing(units.keys)})
                 self.bar.skip(chunk.rows - len(lacking))
                 if not lacking:
                     continue
-                self.claimed.append(Share(units.keys[lacking], stack.pop_all()))
-            yield [units.sources[row] for row in lacking]
+                self.claimed.append(Share(units.keys[lacking], claims.pop_all()))
+            yield units.sources if len(lacking) == chunk.rows else [units.sources[row] for row in lacking]
             del units
-
-    def _claim(self, name: str) -> list[Any] | None:
-        """Claims on one chunk for every feature of the group, or None where another process works on it."""
-        claims: list[Any] = []
-        for feature in self.group:
-            claim = feature.store.claim(name)
-            if claim is None:
-                self.waited_for = feature.store.claim_file(name)
-                for taken in claims:
-                    with taken:
-                        pass
-                return None
-            claims.append(claim)
-        for feature in self.group:
-            feature.store.refresh()
-        return claims
 
     def reason(self) -> str:
         """What is waited for, and who has it."""
-        names = "+".join(feature.name for feature in self.group)
-        held = described(self.waited_for) if self.waited_for else "by other processes"
-        return f"{len(self.held)} shards of {names} that are being extracted: {held}"
+        return held_elsewhere(self.group, len(self.held), self.waited_for)
 
     def submit(self, rows: ShardRows) -> None:
         """Write the rows of the oldest share in the background."""
@@ -166,6 +147,27 @@ def undone(features: Sequence[Target], chunks: Sequence[Chunk]) -> list[Chunk]:
     """The chunks that have no shard of each of their features."""
     stores = {feature.name: feature.store for feature in features}
     return [chunk for chunk in chunks if not all(stores[name].has_shard(chunk.name) for name in chunk.features)]
+
+
+def claim(group: Sequence[Target], name: str) -> tuple[contextlib.ExitStack | None, Path | None]:
+    """Claims on one chunk for every feature of the group; None, and the file of the claim that is in the way, where
+    another process works on it. The stores are as they are on disk then."""
+    with contextlib.ExitStack() as claims:
+        for feature in group:
+            taken = feature.store.claim(name)
+            if taken is None:
+                return None, feature.store.claim_file(name)
+            claims.enter_context(taken)
+        for feature in group:
+            feature.store.refresh()
+        return claims.pop_all(), None
+
+
+def held_elsewhere(group: Sequence[Target], count: int, waited_for: Path | None) -> str:
+    """What is waited for, and who has it. count: of chunks."""
+    names = "+".join(feature.name for feature in group)
+    held = described(waited_for) if waited_for else "by other processes"
+    return f"{count} shards of {names} that are being extracted: {held}"
 
 
 def load_model(extractor: Extractor, device: str) -> None:

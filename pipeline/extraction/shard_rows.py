@@ -13,7 +13,7 @@ from foundation.errors import PassingError
 from pipeline.datasets.images import ImageError, Limits, decoding, image_key, read_picture
 from pipeline.extraction.base import CropExtractor, Extractor, Outputs, PictureExtractor, TextExtractor, padded_length
 from pipeline.extraction.batches import batches
-from pipeline.extraction.units import Part, Picture
+from pipeline.extraction.units import Part, Picture, picture_of
 
 BYTES = 256 << 20  # of prepared pictures: of a batch, and of what waits for the model besides
 TEXT_TOKENS = 64  # a text batch holds batch_size × this many tokens at most
@@ -119,7 +119,7 @@ class RowComputer:
                 if isinstance(item, ImageError):
                     rows.status[row], rows.causes[row] = item.status, item.cause
                 elif isinstance(item, PassingError):
-                    rows.undone.append(f"{_picture(sources[row]).path} ({item})")
+                    rows.undone.append(f"{picture_of(sources[row]).path} ({item})")
                     undone.add(row)
                 else:
                     good.append((row, item))
@@ -187,17 +187,13 @@ def _at(values: Any, rows: np.ndarray) -> Any:
     return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
 
 
-def _picture(source: Picture | Part) -> Picture:
-    picture = source.picture if isinstance(source, Part) else source
-    assert picture is not None, "a unit of rows alone"
-    return picture
-
-
 def _prepared(extractors: Sequence[PictureExtractor], limits: Limits, source: Picture | Part) -> Any:
     """What each extractor sees of a picture, or the `ImageError` or `PassingError` that stands for it."""
-    picture = _picture(source)
+    picture = picture_of(source)
     try:
-        data = read_picture(Path(picture.path), limits)
+        data = read_picture(Path(picture.path), limits) if picture.data is None else picture.data
+        if isinstance(data, Exception):
+            raise data
         if image_key(data) != picture.key:
             return PassingError("the file changed since the dataset was prepared: add --rescan")
         with decoding(data, limits) as (image, _):

@@ -113,8 +113,13 @@ def _computed(planned: Planned, part: PartJob) -> Account:
     targets = [Target(name, planned.extractors[name], store) for name, store in planned.stores.items()]
     chunks = undone(targets, planned.chunks[part.part - 1 :: part.parts])
     try:
-        if job.runtime.devices and len(chunks) > 1 and planned.reads != "rows":
-            return pool.run(part, sum(chunk.rows for chunk in chunks))
+        if planned.reads != "rows" and chunks:
+            if job.runtime.ray:
+                from pipeline.extraction import on_ray
+
+                return on_ray.run(job, targets, chunks)
+            if job.runtime.devices and len(chunks) > 1:
+                return pool.run(part, sum(chunk.rows for chunk in chunks))
         limits, device = Limits(**profiles.load(job.profile).limits), (*job.runtime.devices, job.runtime.device)[0]
         runtime = dataclasses.replace(job.runtime, device=device)
         return Runner(runtime, limits, Paths(job.work).rates).run(targets, chunks)

@@ -31,10 +31,14 @@ class Units:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture file and the key of the bytes it had when the dataset was prepared."""
+    """A picture file and the key of the bytes it had when the dataset was prepared.
+
+    data: where it was read already, for another machine, its bytes, or why it could not be read.
+    """
 
     path: str
     key: bytes
+    data: bytes | Exception | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,13 @@ class Part:
     picture: Picture | None
     key: bytes
     parent: Mapping[str, np.ndarray]
+
+
+def picture_of(source: Picture | Part) -> Picture:
+    """The picture that is read for a unit."""
+    picture = source.picture if isinstance(source, Part) else source
+    assert picture is not None, "a unit of rows alone"
+    return picture
 
 
 @dataclass

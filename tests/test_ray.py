@@ -1,0 +1,147 @@
+"""Extraction on a Ray cluster of two nodes: the bytes of one process, a lost node or worker costs its chunks alone."""
+
+import contextlib
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_world
+
+from cache.inputs import Side, Want
+from foundation import logs
+from foundation.paths import Paths
+from pipeline.datasets.contracts import PrepareJob
+from pipeline.datasets.prepare import prepare
+from pipeline.extraction import stage
+from pipeline.extraction.contracts import ExtractionJob, Runtime
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """Pictures for two features, in shards of two rows."""
+    root = tmp_path_factory.mktemp("ray")
+    small_world.write(root / "data")
+    profile = small_world.profile(root)
+    prepare(PrepareJob(name="small", data_dir=root / "data", out=root / "prepared"))
+    sides: tuple[Side, ...] = ("mention", "entity")
+    return ExtractionJob(
+        profile=str(profile),
+        dataset=root / "prepared",
+        images={"mention": root / "data", "entity": root / "data"},
+        wants=tuple(
+            Want(side=side, feature=name, view="image") for side in sides for name in ("clip_image", "image_pooled")
+        ),
+        work=root / "calm",
+        columns=root / "calm" / "columns",
+        runtime=Runtime(device="cpu", precision="fp32", batch_size=2, shard_rows=2),
+    )
+
+
+@pytest.fixture(scope="module")
+def calm(job):
+    """The shards of one process on one thread, and their rows."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rows = stage.extract(job).account.rows
+    finally:
+        torch.set_num_threads(before)
+    return shards(job.work), rows
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes of one CPU each, and this process connected to them."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's own name; on a busy machine Ray's usual 15 would starve them
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made.add_node(num_cpus=1)
+    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def at(work: Path, job: ExtractionJob, **runtime: Any) -> ExtractionJob:
+    return replace(job, work=work, columns=work / "columns", runtime=replace(job.runtime, ray="auto", **runtime))
+
+
+def shards(work: Path) -> dict[str, bytes]:
+    cache = Paths(work).cache
+    return {path.relative_to(cache).as_posix(): path.read_bytes() for path in sorted(cache.glob("*/*.h5"))}
+
+
+def actors() -> list[int]:
+    """The processes of the cluster's actors."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().startswith(b"ray::Remote"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def refused(*_: Any) -> None:
+    raise AssertionError("a model was loaded in the driver")
+
+
+def test_two_nodes_give_the_bytes_of_one_process_and_the_driver_loads_no_model(
+    job, calm, cluster, tmp_path, monkeypatch
+):
+    for name in ("clip_image.ClipImage", "image_pooled.ImagePooled"):
+        monkeypatch.setattr(f"pipeline.extractors.{name}.load", refused)
+    account = stage.extract(at(tmp_path, job)).account
+    assert shards(tmp_path) == calm[0] and account.rows == calm[1], "each row once"
+    assert account.device == "cpu" and not list(tmp_path.rglob("*.claim")) and not list(tmp_path.rglob("*.tmp"))
+    for store in (tmp_path / "cache").iterdir():
+        there = job.work / "cache" / store.name / "spec.json"
+        assert (store / "spec.json").read_bytes() == there.read_bytes(), "with the probe"
+
+
+def test_a_node_that_is_lost_and_a_worker_that_is_killed_cost_no_row(job, calm, cluster, tmp_path, monkeypatch):
+    lines: list[str] = []
+    monkeypatch.setattr(logs, "notice", lambda line, *_: lines.append(line))
+    third = cluster.add_node(num_cpus=1)
+    from cache import union
+
+    plain, puts = union.put, []
+
+    def put(*shard: Any) -> None:
+        plain(*shard)
+        puts.append(shard)
+        if len(puts) == 2:
+            cluster.remove_node(third, allow_graceful=False)
+        if len(puts) == 6:
+            os.kill(actors()[0], signal.SIGKILL)
+
+    monkeypatch.setattr(union, "put", put)
+    account = stage.extract(at(tmp_path, job)).account
+    assert shards(tmp_path) == calm[0] and account.rows == calm[1]
+    assert len(lines) >= 2 and all("is lost" in line and "done again" in line for line in lines), lines
+
+
+def test_a_driver_that_breaks_off_leaves_whole_shards_and_the_same_command_goes_on(
+    job, calm, cluster, tmp_path, monkeypatch
+):
+    from cache import union
+
+    plain = union.put
+
+    def put(*shard: Any) -> None:
+        plain(*shard)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(union, "put", put)
+    with pytest.raises(KeyboardInterrupt):
+        stage.extract(at(tmp_path, job))
+    monkeypatch.undo()
+    assert 0 < len(shards(tmp_path)) < len(calm[0]) and not list(tmp_path.rglob("*.claim"))
+    stage.extract(at(tmp_path, job))
+    assert shards(tmp_path) == calm[0]
