@@ -322,8 +322,8 @@ def fault_point(name: str) -> None:
     `name:n` (n-th passing).
 
     Points: `before-write`, `mid-write`, `before-link`, `after-link` of a shard, `merge-written`, `merge-remove` of the
-    merging of shards, `after-answer` of a wiki or language model, `before-receipt` of a task. Without the variable
-    nothing happens.
+    merging of shards, `after-answer` of a wiki or language model, `kb-noted` of the pass over a dump, `before-receipt`
+    of a task. Without the variable nothing happens.
     """
     wanted, _, passing = os.environ.get("MEL_FAULT", "").partition(":")
     if wanted == name:

@@ -1,4 +1,4 @@
-"""The Python API: twelve functions from a dataset's files to trained heads and linked mentions, their jobs and results.
+"""The Python API: functions from a dataset's files to trained heads and linked mentions, their jobs and results.
 
 Each function takes one job, does the steps that are missing and returns one result, which is a field of the next job
 (docs/python.md). Importing this package loads neither torch nor Luigi.
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from linking.contracts import ExportJob, ExportResult, LinkJob, LinkResult
     from mel_cache.api import (
         build_candidates,
+        build_kb,
         build_pairs,
         compare,
         evaluate,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         TrainedHead,
     )
     from pipeline.extraction.contracts import Runtime
+    from pipeline.kb.contracts import KBJob, KBReport
     from report.contracts import ComparisonJob, ComparisonResult
 
 __all__ = [
@@ -63,6 +65,8 @@ __all__ = [
     "Features",
     "FeaturesJob",
     "HeadJob",
+    "KBJob",
+    "KBReport",
     "LinkJob",
     "LinkResult",
     "Pairs",
@@ -73,6 +77,7 @@ __all__ = [
     "SweepJob",
     "TrainedHead",
     "build_candidates",
+    "build_kb",
     "build_pairs",
     "compare",
     "evaluate",
@@ -89,6 +94,7 @@ __all__ = [
 _ELSEWHERE = {
     "Comparison": "report.contracts",
     "Export": "linking.contracts",
+    "KB": "pipeline.kb.contracts",
     "Link": "linking.contracts",
     "Runtime": "pipeline.extraction.contracts",
 }

@@ -44,6 +44,7 @@ from pipeline.demo.contracts import WORLDS
 from pipeline.extraction import wants
 from pipeline.extraction.contracts import Extraction, Plan
 from pipeline.imported.contracts import ExportFeaturesJob, ImportJob
+from pipeline.kb.contracts import KBJob, KBReport
 from pipeline.pairs.contracts import PairFeature
 from pipeline.profiles import profile as profiles
 from report.contracts import ComparisonJob, ComparisonResult
@@ -213,6 +214,16 @@ def export(job: ExportJob, *, child: bool = False) -> ExportResult:
     tuned.encoders
     """
     result: ExportResult = _runner(child)("linking.exported:export", job, ExportResult)
+    return result
+
+
+def build_kb(job: KBJob, *, child: bool = False) -> KBReport:
+    """Make a KB from a dump of Wikidata, or from its API (docs/building-a-kb.md).
+
+    report = build_kb(KBJob(dump=Path("latest-all.json.bz2"), where="P31=Q5", out=Path("kb")))
+    report.counts["entities"]
+    """
+    result: KBReport = _runner(child)("pipeline.kb.build:build_kb", job, KBReport)
     return result
 
 

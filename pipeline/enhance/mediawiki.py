@@ -8,6 +8,7 @@ from pipeline.enhance.text import LONGEST, html_text, whole
 from pipeline.servers.contracts import Patience
 from pipeline.servers.mediawiki import Api, part, records, user_agent
 from pipeline.servers.patience import Pace, brief
+from pipeline.servers.wikidata import entities
 
 EXTRACTS = 20  # introductions in one answer, the API's own limit
 
@@ -105,25 +106,10 @@ class MediaWiki(Api):
 
     def sitelinks(self, qids: Sequence[str], site: str) -> dict[str, str | None]:
         """QID → title of its page on `site` (e.g. `enwiki`), None where it has none."""
-        left = list(qids)
-        titles: dict[str, str | None] = dict.fromkeys(qids)
-        while left:
-            content = self.ask(
-                {"action": "wbgetentities", "ids": "|".join(left), "props": "sitelinks", "sitefilter": site}
-            )
-            error = part(content, "error")
-            if error.get("code") == "no-such-entity" and error.get("id") in left:
-                left.remove(error["id"])  # one unknown id fails the whole request
-                continue
-            if error:
-                raise self.refusal("wbgetentities", content)
-            entities = part(content, "entities")
-            for qid in entities:
-                entity = part(entities, qid)
-                title = part(part(entity, "sitelinks"), site).get("title")
-                for name in {qid, str(part(entity, "redirects").get("from"))} & set(left):
-                    titles[name] = whole(title) if isinstance(title, str) else None
-            break
+        titles: dict[str, str | None] = {}
+        for qid, entity in entities(self, qids, {"props": "sitelinks", "sitefilter": site}).items():
+            title = part(part(entity or {}, "sitelinks"), site).get("title")
+            titles[qid] = whole(title) if isinstance(title, str) else None
         return titles
 
 

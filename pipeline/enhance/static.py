@@ -16,7 +16,7 @@ from pipeline.enhance.output import EntityText
 from pipeline.enhance.text import opening
 from pipeline.servers.fetching import Fetcher
 from pipeline.servers.mediawiki import ITEMS, store_name
-from pipeline.servers.patience import Pace, check_address
+from pipeline.servers.patience import NO_CONTACT, Pace, check_address
 from pipeline.servers.store import AnswerStore, answer_store
 from pipeline.servers.titles import page_key, possible, qid_of
 
@@ -90,9 +90,7 @@ def _from_wiki(
     entities: Sequence[Entity], job: StaticJob, wiki: Wiki, fetcher: Fetcher
 ) -> tuple[list[EntityText], RunUsage]:
     if not wiki.contact.strip():
-        raise UserError(
-            "--wiki-contact: give an e-mail or web address; wikis ask that programs say whom they belong to"
-        )
+        raise UserError(NO_CONTACT)
     api, pace, dry = check_address("--wiki-api", wiki.api), Pace(wiki.rate), fetcher.dry
     titles: list[str | None] = [page_key(entity.name) for entity in entities]
     linked: set[int] = set()

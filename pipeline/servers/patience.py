@@ -16,6 +16,7 @@ from pipeline.servers.contracts import Patience
 
 T = TypeVar("T")
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+NO_CONTACT = "--wiki-contact: give an e-mail or web address; wikis ask that programs say whom they belong to"
 
 
 def check_address(option: str, address: str) -> str:

@@ -204,9 +204,9 @@ TARGETS = (
     Target(
         kind="kept answers",
         readers=(
-            f"{ENHANCE}.store:AnswerStore.__init__",
-            f"{ENHANCE}.store:AnswerStore._read",
-            f"{ENHANCE}.store:AnswerStore.get",
+            "pipeline.servers.store:AnswerStore.__init__",
+            "pipeline.servers.store:AnswerStore._read",
+            "pipeline.servers.store:AnswerStore.get",
         ),
         valid=lambda: STORE,
         odd=lambda: st.one_of(
@@ -217,7 +217,7 @@ TARGETS = (
     ),
     Target(
         kind="replies of a wiki",
-        readers=(f"{ENHANCE}.mediawiki:MediaWiki._once",),
+        readers=("pipeline.servers.mediawiki:Api._once",),
         valid=lambda: (200, "", json.dumps({**PAGE, "continue": {}}).encode()),
         odd=lambda: _odd_replies(PAGE),
         read=_wiki,

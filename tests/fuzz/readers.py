@@ -113,6 +113,7 @@ NO_TARGET = {
     "pipeline.demo.held_out_faces:_classify": "of the demo's own encoders",
     "pipeline.demo.held_out_faces:_session": "of the demo's own encoders",
     "pipeline.demo.train_yolo:build": "of the package ultralytics",
+    "pipeline.kb.scan:Scan._continued": "writes",
     "report.explore.app:make.style": "of the package itself",
     "report.page.render:render": "of the package itself",
 }

@@ -1,6 +1,6 @@
 """All targets of the campaign."""
 
-from fuzz import arrays, datasets, descriptions, imported, mentions, models, pictures, runs, settings, workfolder
+from fuzz import arrays, datasets, descriptions, imported, kb, mentions, models, pictures, runs, settings, workfolder
 from fuzz.target import Target
 
 TARGETS: tuple[Target, ...] = (
@@ -14,6 +14,7 @@ TARGETS: tuple[Target, ...] = (
     *workfolder.TARGETS,
     *arrays.TARGETS,
     *imported.TARGETS,
+    *kb.TARGETS,
 )
 """Of the short campaign and of the long one."""
 LONG: tuple[Target, ...] = (*TARGETS, *models.SLOW, *mentions.OVER_A_RUN)

@@ -1,0 +1,1 @@
+"""A KB and its pictures from Wikidata, Wikipedia and Commons."""
