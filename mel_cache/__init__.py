@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         export,
         export_features,
         extract,
+        fetch_images,
         import_features,
         link,
         prepare,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
         TrainedHead,
     )
     from pipeline.extraction.contracts import Runtime
-    from pipeline.kb.contracts import KBJob, KBReport
+    from pipeline.kb.contracts import KBJob, KBReport, PicturesJob, PicturesReport
     from report.contracts import ComparisonJob, ComparisonResult
 
 __all__ = [
@@ -71,6 +72,8 @@ __all__ = [
     "LinkResult",
     "Pairs",
     "PairsJob",
+    "PicturesJob",
+    "PicturesReport",
     "PreparedDataset",
     "Runtime",
     "Sweep",
@@ -84,6 +87,7 @@ __all__ = [
     "export",
     "export_features",
     "extract",
+    "fetch_images",
     "import_features",
     "link",
     "prepare",
@@ -96,6 +100,7 @@ _ELSEWHERE = {
     "Export": "linking.contracts",
     "KB": "pipeline.kb.contracts",
     "Link": "linking.contracts",
+    "Pictures": "pipeline.kb.contracts",
     "Runtime": "pipeline.extraction.contracts",
 }
 

@@ -44,7 +44,7 @@ from pipeline.demo.contracts import WORLDS
 from pipeline.extraction import wants
 from pipeline.extraction.contracts import Extraction, Plan
 from pipeline.imported.contracts import ExportFeaturesJob, ImportJob
-from pipeline.kb.contracts import KBJob, KBReport
+from pipeline.kb.contracts import KBJob, KBReport, PicturesJob, PicturesReport
 from pipeline.pairs.contracts import PairFeature
 from pipeline.profiles import profile as profiles
 from report.contracts import ComparisonJob, ComparisonResult
@@ -224,6 +224,16 @@ def build_kb(job: KBJob, *, child: bool = False) -> KBReport:
     report.counts["entities"]
     """
     result: KBReport = _runner(child)("pipeline.kb.build:build_kb", job, KBReport)
+    return result
+
+
+def fetch_images(job: PicturesJob, *, child: bool = False) -> PicturesReport:
+    """Fetch the pictures of a KB, with author and licence of each (docs/building-a-kb.md).
+
+    fetched = fetch_images(PicturesJob(list=Path("kb/pictures.jsonl"), out=Path("kb"), contact="you@example.org"))
+    fetched.without
+    """
+    result: PicturesReport = _runner(child)("pipeline.kb.fetch:fetch_images", job, PicturesReport)
     return result
 
 

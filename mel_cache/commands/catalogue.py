@@ -9,7 +9,7 @@ from mel_cache.commands.explore import Explore
 from mel_cache.commands.features import ExtractFeatures, ExtractPart
 from mel_cache.commands.heads import TrainHead
 from mel_cache.commands.inout import ExportFeatures, ImportFeatures
-from mel_cache.commands.kb import BuildKB
+from mel_cache.commands.kb import BuildKB, FetchImages
 from mel_cache.commands.look import Explain, Report
 from mel_cache.commands.manifest import EvaluationManifest
 from mel_cache.commands.mentions import LinkMentions
@@ -41,6 +41,7 @@ __all__ = [
     "ExportTower",
     "ExtractFeatures",
     "ExtractPart",
+    "FetchImages",
     "ImportFeatures",
     "LinkMentions",
     "MergeCache",
@@ -54,7 +55,7 @@ __all__ = [
 ]
 _GROUPS: dict[str, tuple[type[Task], ...]] = {
     "every day": (ExtractFeatures, TrainHead, CompareHeads, LinkMentions, Status, Doctor),
-    "a dataset": (BuildKB, PrepareDataset, EnhanceEntities, DemoWorld, DemoEncoders),
+    "a dataset": (BuildKB, FetchImages, PrepareDataset, EnhanceEntities, DemoWorld, DemoEncoders),
     "heads": (BuildCandidates, BuildPairs, SearchHead, Ablate, CompareRuns),
     "results": (Explain, Report, Explore, Serve, ExportTower, EvaluationManifest),
     "the cache": (ImportFeatures, ExportFeatures, ExtractPart, MergeCache, EstimateCache, VerifyCache, CleanCache),

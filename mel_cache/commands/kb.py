@@ -9,9 +9,10 @@ from foundation import child, logs
 from foundation.errors import UserError
 from mel_cache.commands.dataset import PrepareDataset
 from mel_cache.commands.enhance import EnhanceEntities
-from mel_cache.commands.parameters import Whole
+from mel_cache.commands.parameters import Choice, Number, Renamed, Whole, setting
 from mel_cache.commands.task import Tool
-from pipeline.kb.contracts import ATTRIBUTES, KBJob, KBReport, Server
+from pipeline.datasets.contracts import Limits
+from pipeline.kb.contracts import ATTRIBUTES, PICTURE_LIMITS, KBJob, KBReport, PicturesJob, PicturesReport, Server
 from pipeline.servers.contracts import Patience
 
 
@@ -100,6 +101,57 @@ class BuildKB(OnServers):
 
     def act(self) -> None:
         logs.say(child.run("pipeline.kb.build:build_kb", self.job, KBReport).text)
+
+
+class FetchImages(OnServers):
+    """Fetches the pictures of a KB: --list kb/pictures.jsonl --commons-api https://commons.wikimedia.org/w/api.php.
+
+    Writes them below the list's folder (images/), a table with author, licence and address of each (pictures.tsv), and
+    their paths into the entities.jsonl there. What is there, missing or broken is not asked for again. No address leads
+    into a private network, unless --allow-private names its host.
+    """
+
+    list_file = Renamed("--list", description="pictures.jsonl of a KB, or a .tsv of ids and addresses")
+    out = luigi.Parameter(default="", description="folder that pictures and table are written to; empty: the list's")
+    commons_api = setting(
+        "commons_api", "", "api.php that is asked for files of Commons, https://commons.wikimedia.org/w/api.php"
+    )
+    width = Whole(least=16, most=4000, default=500, description="pixels of a thumbnail's width, of files of Commons")
+    licences = Choice(
+        default="all", choices=("all", "free"), description="free: leave out what has no free licence, or none known"
+    )
+    max_image_bytes = Whole(least=1, default=PICTURE_LIMITS.max_bytes, description="most bytes of a picture")
+    max_image_pixels = Whole(least=1, default=PICTURE_LIMITS.max_pixels, description="most pixels of a picture")
+    allow_private = luigi.Parameter(default="", description="comma-separated hosts that may lie in a private network")
+    image_rate = setting("image_rate", 2.0, "pictures a second, 0: no limit", Number, least=0, significant=False)
+    connections = Whole(least=1, most=32, default=2, description="pictures that are fetched at once")
+    max_failed = EnhanceEntities.max_failed
+
+    def check(self) -> None:
+        from pipeline.kb import fetch
+
+        path = _path(self.list_file)
+        self.job = PicturesJob(
+            list=path,
+            out=_path(self.out) if self.out else path.parent,
+            contact=self.wiki_contact,
+            commons=self.commons_api or None,
+            width=self.width,
+            licences=self.licences,
+            limits=Limits(max_pixels=self.max_image_pixels, max_bytes=self.max_image_bytes),
+            private=_listed(self.allow_private),
+            rate=self.image_rate,
+            concurrency=self.connections,
+            max_failed=self.max_failed,
+            patience=self.patience(),
+        )
+        fetch.check(self.job)
+
+    def brief(self) -> str:
+        return f" {self.list_file}"
+
+    def act(self) -> None:
+        logs.say(child.run("pipeline.kb.fetch:fetch_images", self.job, PicturesReport).text)
 
 
 def _path(text: str) -> Path:

@@ -15,6 +15,8 @@ ATTRIBUTES = (
 """Statements that are read by default: of persons, organisations, places and works."""
 LONGEST_RECORD = 16 << 20
 """Bytes of one entity in a dump that are read. The largest of Wikidata have about 4 MB."""
+PICTURE_LIMITS = Limits(max_pixels=16_000_000, max_bytes=10_000_000)
+"""Of a picture that is fetched; thumbnails are far below."""
 LONGEST_NAME = 500
 """Characters of a label, and of a value. Wikidata allows 250 for a label."""
 
@@ -83,21 +85,20 @@ class PicturesJob:
     """Pictures to fetch.
 
     list: pictures.jsonl of a KB, or lines of (id, address): JSON with `id` and `file` or `url`, or .tsv. out: folder
-    that they are written to. commons: where the list names files of Commons. width: pixels of a thumbnail.
-    contact: as `Server.contact`; empty: that of `commons`.
-    licences: `all` or `free`. entities: entities.jsonl that gets the pictures' paths; None: none.
-    limits: of one picture. private: hosts that may lie in a private network. rate: requests a second, 0: no limit.
-    concurrency: requests at once. max_failed: pictures that may stay open because a server failed.
+    that they are written below; an entities.jsonl there gets their paths. commons: api.php that files of Commons are
+    asked for at. width: pixels of a thumbnail. contact: as `Server.contact`.
+    licences: `all` or `free`. limits: of one picture. private: hosts that may lie in a private network. rate: requests
+    a second, 0: no limit. concurrency: requests at once. max_failed: pictures that may stay open because a server
+    failed.
     """
 
     list: Path
     out: Path
-    commons: Server | None = None
-    contact: str = ""
+    contact: str
+    commons: str | None = None
     width: int = 500
     licences: str = "all"
-    entities: Path | None = None
-    limits: Limits = Limits(max_pixels=16_000_000, max_bytes=10_000_000)
+    limits: Limits = PICTURE_LIMITS
     private: tuple[str, ...] = ()
     rate: float = 2.0
     concurrency: int = 2

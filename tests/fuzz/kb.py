@@ -10,8 +10,8 @@ from test_kb_wikipedia import ENTITIES, world
 from wikidata_world import ANN, WORLD, dump
 
 from fuzz.odd import bytes_of, file_of
-from fuzz.target import Target
-from pipeline.kb import by_api
+from fuzz.target import Target, each
+from pipeline.kb import by_api, fetch, picture_list
 from pipeline.kb.build import build_kb
 from pipeline.kb.contracts import KBJob
 from pipeline.kb.labels import lines
@@ -66,6 +66,27 @@ TABLE = (
     b"CREATE TABLE `page` (\n  `page_id` int,\n  `page_title` blob,\n  KEY (`x`)\n);\n"
     b"INSERT INTO `page` VALUES (1,'A\\'b'),(2,NULL);\n"
 )
+ENTITIES_FILE = b'{"id": "Q1", "name": "Ann"}\n{"id": "Q2", "name": "Bo"}\n'
+PICTURES_FILE = b'{"id": "Q1", "file": "Ann.jpg", "property": "P18"}\n{"id": "Q2", "url": "https://a.org/b.png"}\n'
+
+
+def _read_pictures(value: tuple[bytes, bytes], folder: Path) -> None:
+    """A list of pictures, and the entities that get their paths."""
+    for name in ("list.jsonl", "list.tsv"):
+        (folder / name).write_bytes(value[0] if name == "list.jsonl" else value[0].replace(b", ", b"\t"))
+    each(
+        lambda: picture_list.read(folder / "list.tsv"),
+        lambda: picture_list.read(folder / "list.jsonl"),
+        lambda: _with_paths(value[1], folder),
+    )
+
+
+def _with_paths(content: bytes, folder: Path) -> None:
+    (folder / "entities.jsonl").write_bytes(content)
+    listed = [picture_list.Listed("Q1", "Ann.jpg", "")]
+    fetch._write_entities(folder / "entities.jsonl", listed, {"Ann.jpg": {"path": "images/a.png"}})
+
+
 KB = "pipeline.kb"
 TARGETS = (
     Target(
@@ -93,6 +114,18 @@ TARGETS = (
         valid=lambda: b"Q1\tOne\nQ2\tTwo\n",
         odd=lambda: bytes_of(b"Q1\tOne\nP2\tTwo\n"),
         read=_read_lists,
+    ),
+    Target(
+        kind="lists of pictures",
+        readers=(*(f"{KB}.picture_list:{name}" for name in ("_jsonl", "_tsv")), f"{KB}.fetch:_with_images"),
+        valid=lambda: (PICTURES_FILE, ENTITIES_FILE),
+        odd=lambda: st.tuples(bytes_of(PICTURES_FILE), bytes_of(ENTITIES_FILE)),
+        read=_read_pictures,
+        hard=lambda: (
+            (PICTURES_FILE, b'{"id": "Q1", "a": "\\ud800"}\n'),
+            (PICTURES_FILE, b"[]\n"),
+            (b"[" * 100_000, b"1"),
+        ),
     ),
     Target(
         kind="tables of Wikipedia",
