@@ -43,8 +43,8 @@ def read(folder: Path, split: str) -> tuple[list[Mention], list[str | None]]:
     records = [json.loads(line) for line in path.read_text().splitlines()]
     mentions, golds = [], []
     for line, record in zip(incoming.read(path, folder), records, strict=True):
-        if line.mention is not None and record.get("split") == split:
-            mentions.append(line.mention)
+        if line.value is not None and record.get("split") == split:
+            mentions.append(line.value)
             golds.append(record.get("gold"))
     if not mentions:
         raise SystemExit(f"{path}: no mention of {split} can be read")

@@ -25,7 +25,7 @@ def main() -> None:
     options = parser.parse_args()
     linker, root = Linker.load(options.run.absolute()), options.input.absolute().parent
     lines = incoming.read(options.input, root)
-    mentions = [line.mention for line in lines if line.mention is not None]
+    mentions = [line.value for line in lines if line.value is not None]
     chunks = [mentions[start : start + options.chunk] for start in range(0, len(mentions), options.chunk)]
     if not options.cold:
         for chunk in chunks:

@@ -34,6 +34,7 @@ EXTRAS: Mapping[str, Extra] = {
     ),
     "tune": Extra(("peft",), "low-rank adapters (LoRA) of encoders that are trained above a cut"),
     "index": Extra(("tantivy", "usearch"), "candidates in a large KB (--sources name-index, dense-index:FEATURE)"),
+    "ner": Extra(("spacy",), "LinkText"),
     "serve": Extra(
         ("fastapi", "fastapi_offline", "h11", "jinja2", "prometheus_client", "python_multipart", "uvicorn"),
         "Serve",

@@ -14,6 +14,7 @@ from linking.checks import REJECTS, SUMMARY, check
 from linking.contracts import LinkCounts, LinkJob, LinkResult, LinkSummary
 from linking.incoming import Line
 from linking.linker import NO_CANDIDATE, NO_SPAN, Linker
+from pipeline.datasets.records import Mention
 
 NAMED = 5  # refused lines that the summary names
 
@@ -33,7 +34,7 @@ def link(job: LinkJob) -> LinkResult:
         if job.joint_below is not None:
             linker.ask_joint_below(job.joint_below)
         started = time.monotonic()
-        writer, chunk = _Writer(linker, job, files[0], files[1]), list[Line]()
+        writer, chunk = _Writer(linker, job, files[0], files[1]), list[Line[Mention]]()
         with Bar(source.stat().st_size, "linking", "byte") as bar:
             for line in incoming.read(source, images, job.ignored):
                 chunk.append(line)
@@ -91,9 +92,9 @@ class _Writer:
     counts: _Counts = field(default_factory=_Counts)
     refusals: list[str] = field(default_factory=list)
 
-    def add(self, lines: list[Line]) -> None:
+    def add(self, lines: list[Line[Mention]]) -> None:
         """Write the answers of the good lines and the reasons of the others."""
-        good = [(line.number, line.mention) for line in lines if line.mention is not None]
+        good = [(line.number, line.value) for line in lines if line.value is not None]
         answers = self.linker.link_all([mention for _, mention in good], self.job.images_folder, self.job.top_k)
         for (number, mention), answer in zip(good, answers, strict=True):
             _write_line(self.answers, {"line": number, "id": mention.id, **answer.to_json()})
@@ -105,7 +106,7 @@ class _Writer:
             self.counts.without_candidates += NO_CANDIDATE in answer.notes
             self.counts.joint += answer.joint is True
         for line in lines:
-            if line.mention is None:
+            if line.value is None:
                 _write_line(self.rejects, {"line": line.number, "reason": line.reason, "begins": line.begins})
                 self.counts.refused += 1
                 if len(self.refusals) < NAMED:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from linking.contracts import ExportJob, ExportResult, LinkJob, LinkResult
+    from linking.texts.contracts import TextJob, TextResult
     from mel_cache.api import (
         build_candidates,
         build_kb,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         fetch_images,
         import_features,
         link,
+        link_text,
         prepare,
         search,
         train,
@@ -78,6 +80,8 @@ __all__ = [
     "Runtime",
     "Sweep",
     "SweepJob",
+    "TextJob",
+    "TextResult",
     "TrainedHead",
     "build_candidates",
     "build_kb",
@@ -90,6 +94,7 @@ __all__ = [
     "fetch_images",
     "import_features",
     "link",
+    "link_text",
     "prepare",
     "search",
     "train",
@@ -102,6 +107,7 @@ _ELSEWHERE = {
     "Link": "linking.contracts",
     "Pictures": "pipeline.kb.contracts",
     "Runtime": "pipeline.extraction.contracts",
+    "Text": "linking.texts.contracts",
 }
 
 

@@ -16,6 +16,7 @@ from foundation.errors import UserError
 from foundation.paths import Paths
 from heads.contracts import TrainingJob
 from linking.contracts import ExportJob, ExportResult, LinkJob, LinkResult
+from linking.texts.contracts import TextJob, TextResult
 from mel_cache import steps
 from mel_cache.contracts import (
     Candidates,
@@ -204,6 +205,16 @@ def link(job: LinkJob, *, child: bool = False) -> LinkResult:
     result.counts.mentions
     """
     result: LinkResult = _runner(child)("linking.mentions:link", job, LinkResult)
+    return result
+
+
+def link_text(job: TextJob, *, child: bool = False) -> TextResult:
+    """Find and link the mentions of raw texts. `linking.texts.link.TextLinker` does it text by text.
+
+    result = link_text(TextJob(run=head.folder, ner="spacy/", input=Path("texts.jsonl"), output=Path("linked.jsonl")))
+    result.summary.counts.mentions
+    """
+    result: TextResult = _runner(child)("linking.texts.link:link_text", job, TextResult)
     return result
 
 

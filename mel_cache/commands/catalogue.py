@@ -18,6 +18,7 @@ from mel_cache.commands.serve import Serve
 from mel_cache.commands.shell import cmdline
 from mel_cache.commands.status import Status
 from mel_cache.commands.task import Task
+from mel_cache.commands.texts import LinkText
 from mel_cache.commands.towers import ExportTower
 from mel_cache.commands.upkeep import CleanCache, EstimateCache, MergeCache, VerifyCache
 
@@ -44,6 +45,7 @@ __all__ = [
     "FetchImages",
     "ImportFeatures",
     "LinkMentions",
+    "LinkText",
     "MergeCache",
     "PrepareDataset",
     "Report",
@@ -54,7 +56,7 @@ __all__ = [
     "VerifyCache",
 ]
 _GROUPS: dict[str, tuple[type[Task], ...]] = {
-    "every day": (ExtractFeatures, TrainHead, CompareHeads, LinkMentions, Status, Doctor),
+    "every day": (ExtractFeatures, TrainHead, CompareHeads, LinkMentions, LinkText, Status, Doctor),
     "a dataset": (BuildKB, FetchImages, PrepareDataset, EnhanceEntities, DemoWorld, DemoEncoders),
     "heads": (BuildCandidates, BuildPairs, SearchHead, Ablate, CompareRuns),
     "results": (Explain, Report, Explore, Serve, ExportTower, EvaluationManifest),

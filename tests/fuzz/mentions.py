@@ -61,8 +61,8 @@ def _lines(content: bytes, folder: Path) -> None:
     (folder / "picture.png").write_bytes(picture(1))
     lines = list(incoming.read(path, folder, ("note",)))
     for line in lines:
-        assert (line.mention is None) == bool(line.reason) and "\n" not in line.reason
-    refused = [line.reason for line in lines if line.mention is None]
+        assert (line.value is None) == bool(line.reason) and "\n" not in line.reason
+    refused = [line.reason for line in lines if line.value is None]
     if refused:
         raise UserError(refused[0])
 
@@ -179,7 +179,7 @@ def _odd_requests() -> st.SearchStrategy[Request]:
 TARGETS = (
     Target(
         kind="lines to link",
-        readers=("linking.incoming:read", "linking.incoming:_mention"),
+        readers=("linking.incoming:lines", "linking.incoming:_json"),
         valid=lambda: LINES,
         odd=_odd_lines,
         read=_lines,

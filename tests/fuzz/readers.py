@@ -105,6 +105,7 @@ NO_TARGET = {
     "pipeline.models.files:_complete": "of the hub's local copy: whatever fails there, the model is fetched again",
     "heads.training:job_digest": "any bytes are hashed",
     "linking.answers:_given": "a Parquet table, read as those of that target are",
+    "linking.texts.incoming:of_dataset": "a Parquet table, read as those of that target are",
     "linking.answers:measure": "a Parquet table, read as those of that target are",
     "mel_cache.commands.shell.command:words": "of what the command itself has set",
     "pipeline.demo.held_out:_bert": "of the demo's own encoders",
