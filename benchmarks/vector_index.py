@@ -15,6 +15,7 @@ from _measure import machine, now
 
 from cache.keys import KeyColumn
 from cache.store import Store
+from pipeline.candidates.base import SourceInputs
 from pipeline.candidates.by_run import VectorsInMemory
 from pipeline.candidates.nearest import Vectors, nearest_vectors
 from pipeline.candidates.vector_index import VectorIndex
@@ -50,18 +51,21 @@ def main() -> None:
     there = np.flatnonzero(mentions.ok)
     chosen = VectorsInMemory(np.asarray(mentions.gather(there[rng.permutation(len(there))[: options.lists]])))
     ids = [f"Q{number}" for number in range(len(entities))]
+    inputs = SourceInputs({}, {"id": ids})
     with TemporaryDirectory() as place:
         began = now()
         index = VectorIndex.of("benchmark", mentions, entities, Path(place))
         building = now() - began
-        index.nearest(VectorsInMemory(chosen.values[:1]), entities, ids, 1)
+        index.nearest(VectorsInMemory(chosen.values[:1]), entities, inputs, 1)
     print(f"{len(entities):,} entities, {len(chosen):,} mentions; {machine()}; recall when built {index.recall:.2%}")
     print(f"built and measured in {building[0]:.1f} s ({building[1]:.1f} CPU s)\n")
     print("| | ms a mention | CPU ms | exact's first 10 | first 100 |\n|---|---|---|---|---|")
     found = {}
-    for label, nearest in (("exact", nearest_vectors), ("index", index.nearest)):
+    for label in ("exact", "index"):
         began = now()
-        found[label] = nearest(chosen, entities, ids, 100).ids
+        exact = label == "exact"
+        lists = nearest_vectors(chosen, entities, ids, 100) if exact else index.nearest(chosen, entities, inputs, 100)
+        found[label] = lists.ids
         wall, cpu = 1e3 * (now() - began) / len(chosen)
         pairs = list(zip(found["exact"], found[label], strict=True))
         shares = [np.mean([np.isin(one[:depth], other[:depth]).mean() for one, other in pairs]) for depth in (10, 100)]

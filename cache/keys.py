@@ -51,6 +51,26 @@ class KeyColumn:
             )
         return column
 
+    def of_records(self, records: np.ndarray) -> "KeyColumn":
+        """That of some of the records (m,), in their order."""
+        if self.counts is None:
+            return KeyColumn(self.keys[records], self.present[records], self.span[records])
+        counts = self.counts[records]
+        first = (self.counts.cumsum() - self.counts)[records]
+        places = np.repeat(first - (counts.cumsum() - counts), counts) + np.arange(int(counts.sum()))
+        return KeyColumn(self.keys[places], self.present[places], self.span[places], counts)
+
+    def joined(self, more: "KeyColumn") -> "KeyColumn":
+        """That of these records and, behind them, of more. Raises `ValueError` where only one has several keys."""
+        if (self.counts is None) != (more.counts is None):
+            raise ValueError("one of two key columns has one key per record, the other several")
+        return KeyColumn(
+            np.concatenate([self.keys, more.keys]),
+            np.concatenate([self.present, more.present]),
+            np.concatenate([self.span, more.span]),
+            None if self.counts is None or more.counts is None else np.concatenate([self.counts, more.counts]),
+        )
+
     def save(self, path: Path) -> None:
         """Write it as an .npz file."""
         arrays = {"keys": self.keys, "present": self.present, "span": self.span}

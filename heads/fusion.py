@@ -176,14 +176,27 @@ class Frequency:
         pairs, counts = np.unique(phrase * n + gold, return_counts=True)
         return cls(np.bincount(gold, minlength=n), pairs, counts, numbers)
 
+    def moved(self, rows: np.ndarray, entities: int) -> "Frequency":
+        """The same over another KB of so many entities. rows (N,): the row that each entity has there, -1 for none."""
+        golds = np.zeros(entities, self.golds.dtype)
+        golds[rows[rows >= 0]] = self.golds[rows >= 0]
+        phrase, entity = np.divmod(self.pairs, len(self.golds))
+        there = rows[entity] >= 0
+        pairs = phrase[there] * entities + rows[entity][there]
+        order = np.argsort(pairs)
+        return Frequency(golds, pairs[order], self.counts[there][order], self.phrases)
+
     def of_lists(self, phrases: Sequence[str], lists: np.ndarray, itself: np.ndarray | None = None) -> np.ndarray:
         """(M, k, 2) as `frequency` says, for mentions with these phrases and candidates (M, k). itself (M,): the gold
         of a mention that was counted."""
         number = np.array([self.phrases.get(default_process(text), -1) for text in phrases], np.int64)
         wanted = number[:, None] * len(self.golds) + lists.clip(0)
-        place = np.searchsorted(self.pairs, wanted).clip(max=len(self.pairs) - 1)
-        same = (self.pairs[place] == wanted) & (number >= 0)[:, None]
-        both = np.stack([self.golds[lists.clip(0)], np.where(same, self.counts[place], 0)], -1)
+        place = np.searchsorted(self.pairs, wanted).clip(max=max(0, len(self.pairs) - 1))
+        of_phrase = np.zeros(wanted.shape, self.counts.dtype)
+        if len(self.pairs):  # none where no gold of train is in the KB
+            same = (self.pairs[place] == wanted) & (number >= 0)[:, None]
+            of_phrase = np.where(same, self.counts[place], 0)
+        both = np.stack([self.golds[lists.clip(0)], of_phrase], -1)
         if itself is not None:
             both -= (lists == np.where(itself >= 0, itself, -2)[:, None])[:, :, None]
         return np.where((lists >= 0)[:, :, None], np.log1p(both), np.nan).astype(np.float32)

@@ -158,11 +158,11 @@ def behind(scores: np.ndarray, reached: np.ndarray, lists: np.ndarray) -> np.nda
 
 
 @torch.no_grad()
-def entity_chunks(head: Head, entities: Side) -> Iterator[tuple[int, Rows]]:
+def entity_chunks(head: Head, entities: Side, first: int = 0) -> Iterator[tuple[int, Rows]]:
     """(first row, encodings) of `ENTITIES` entities after another, the features of the next part read while one is
-    scored."""
+    scored. first: row to begin with."""
     n = entities.count
-    starts = range(0, n, CHUNK)
+    starts = range(first, n, CHUNK)
     parts = prefetch(starts, lambda start: entities.rows(np.arange(start, min(start + CHUNK, n))))
     held: list[Rows] = []
     for start, inputs in zip(starts, parts, strict=True):

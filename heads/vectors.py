@@ -26,9 +26,9 @@ def mention_vectors(head: Head, side: Side, rows: np.ndarray) -> np.ndarray:
     return _vector(encode(head.encode_mentions, side, rows)) if len(rows) else np.zeros((0, 0), np.float16)
 
 
-def entity_vectors(head: Head, side: Side) -> np.ndarray:
-    """(N, d) float16 of the entities of a side."""
-    return np.concatenate([_vector(rows) for _, rows in entity_chunks(head, side)])
+def entity_vectors(head: Head, side: Side, first: int = 0) -> np.ndarray:
+    """(N - first, d) float16 of the entities of a side, from a row on."""
+    return np.concatenate([_vector(rows) for _, rows in entity_chunks(head, side, first)])
 
 
 def _vector(rows: Rows) -> np.ndarray:

@@ -25,9 +25,14 @@ def check(job: LinkJob) -> Path:
         raise UserError(
             f"--input {source}: no such file; it holds mentions, one JSON object per line (docs/linking.md)"
         )
+    if job.kb_extra is not None and not os.path.isfile(job.kb_extra):
+        raise UserError(
+            f"--kb-extra {job.kb_extra}: no such file; it holds entities, one JSON object per line (docs/linking.md)"
+        )
     written = [output, *(output.with_name(output.name + ending) for ending in (REJECTS, SUMMARY))]
-    if any(os.path.exists(path) and os.path.samefile(path, source) for path in written):
-        raise UserError(f"--output {output}: that is the input; name another file")
+    for read, option in ((source, "the input"), (job.kb_extra, "--kb-extra")):
+        if read and any(os.path.exists(path) and os.path.samefile(path, read) for path in written):
+            raise UserError(f"--output {output}: that is {option}; name another file")
     if job.chunk < 1 or job.top_k < 1:
         raise UserError(f"--chunk {job.chunk}, --top-k {job.top_k}: expected 1 or more")
     if job.nil_share is not None and not 0 <= job.nil_share < 1:

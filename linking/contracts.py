@@ -17,6 +17,8 @@ class LinkJob:
     refused. nil_share: share of the mentions that is expected to be NIL, 0 to below 1; None: that of the run's dev.
     cache: whether features of the mentions are kept in the run's cache. joint_below: of a run of `fused` with the part
     `joint`, which is asked for mentions whose confidence without it is below this, above 0 to 1; None: for all.
+    kb: label or folder of another prepared dataset whose entities are linked against; None: those of the run.
+    kb_extra: file of entities that come to the KB, change or leave it, in the layout of entities.jsonl.
     """
 
     run: Path
@@ -30,6 +32,8 @@ class LinkJob:
     cache: bool = True
     compute: Compute = Compute()
     joint_below: float | None = None
+    kb: str | None = None
+    kb_extra: Path | None = None
 
     @property
     def images_folder(self) -> Path:
@@ -78,13 +82,35 @@ class LinkCounts:
 
 
 @contract
+class KbChanges:
+    """What became of a KB: entities that are new, that replace others, and that went; their pictures that cannot be
+    used. extracted: rows of features that the cache lacked."""
+
+    new: int
+    changed: int
+    removed: int
+    pictures_left_out: int
+    extracted: int
+
+    @property
+    def text(self) -> str:
+        """In a line."""
+        left_out = f"; {self.pictures_left_out:,} of their pictures cannot be used" if self.pictures_left_out else ""
+        return (
+            f"KB: {self.new:,} entities new, {self.changed:,} changed, {self.removed:,} removed; "
+            f"{self.extracted:,} rows of features extracted{left_out}"
+        )
+
+
+@contract
 class LinkSummary:
     """The contents of OUTPUT.summary.json.
 
     run: its folder. weights: hash of its weights. nil_share: the share of NIL mentions that confidence and threshold
     are for, and where it comes from. threshold: the confidence below which a mention is NIL, None where none is.
     notes: sentences about what was measured anew or is not applied. joint_below: see `LinkJob`;
-    threshold_without_joint: the threshold of mentions for which `joint` was not asked.
+    threshold_without_joint: the threshold of mentions for which `joint` was not asked. kb: label of the dataset whose
+    entities were linked against, None for the run's own; kb_changes: what `kb_extra` made of it.
     """
 
     run: str
@@ -96,10 +122,12 @@ class LinkSummary:
     notes: tuple[str, ...]
     joint_below: float | None = None
     threshold_without_joint: float | None = None
+    kb: str | None = None
+    kb_changes: KbChanges | None = None
 
     @property
     def text(self) -> str:
-        """NIL share, threshold, how often `joint` was asked, and notes, a line each."""
+        """NIL share, threshold, how often `joint` was asked, changes of the KB, and notes, a line each."""
         cut = _cut(self.threshold)
         share = f"share of NIL mentions: {100 * self.nil_share:.1f} % ({self.nil_share_of}); NIL threshold: {cut}"
         lines = [share]
@@ -109,6 +137,7 @@ class LinkSummary:
                 f"joint was asked for {asked} mentions, those with a confidence below {self.joint_below:g} without it; "
                 f"NIL threshold of the others: {others}"
             )
+        lines += [self.kb_changes.text] if self.kb_changes else []
         return "\n".join([*lines, *self.notes])
 
 

@@ -12,7 +12,7 @@ from foundation.files import refuse_full
 from heads.contracts import TrainingJob
 from linking import finished
 from linking.contracts import ExportJob, ExportResult
-from linking.scorer import job_of
+from linking.reads import job_of
 
 
 def export(job: ExportJob) -> ExportResult:

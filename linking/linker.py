@@ -2,101 +2,59 @@
 
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from cache.identity import weights_hash
 from cache.inputs import Want
 from cache.shard import Status
 from foundation import device as devices
 from foundation import logs
-from foundation.checksums import remembered, write_sealed
-from foundation.contracts import to_json
-from foundation.errors import PassingError, Unwritable, UserError
-from heads.contracts import JOINT, WITHOUT_JOINT
-from linking import answers, calibration, finished
-from linking.contracts import Calibration
-from linking.scorer import Chunk, Kb, Scorer
+from foundation.errors import PassingError, UserError
+from heads.contracts import JOINT
+from linking import by_heart, calibration, finished, fitting, other_kb
+from linking.contracts import Calibration, KbChanges
+from linking.fitting import CALIBRATION, WITHOUT
+from linking.growing import EntityExtractor
+from linking.incoming_entities import Incoming, given
+from linking.kb import Kb
+from linking.linked import (
+    NO_CANDIDATE,
+    NO_HINTS,
+    NO_PICTURE,
+    NO_SPAN,
+    NOTES,
+    UNKNOWN,
+    UNLIKE,
+    Hints,
+    Linked,
+    Ranked,
+    check_types,
+    picture_of,
+)
+from linking.reads import entity_wants
+from linking.scorer import Chunk, Scorer
 from linking.stores import Stores
 from pipeline.candidates.contracts import GivenSource
-from pipeline.datasets.fields import Label, Record, Text
 from pipeline.datasets.images import Limits
-from pipeline.datasets.records import Mention
+from pipeline.datasets.records import Entity, Mention
 from pipeline.datasets.scan import Scan, examine_all
 from pipeline.datasets.spans import find_span
-from pipeline.datasets.tables import STATUS_NAMES
 from pipeline.extraction.contracts import Runtime
-from pipeline.extraction.new_mentions import Known, MentionExtractor
+from pipeline.extraction.new_records import Known, RecordExtractor
 
-CALIBRATION = "calibration"
-"""Stem of the files beside a run: its answers for dev and what is fitted on them."""
-WITHOUT = "calibration-without-joint"
-"""The same of what the run's parts but `joint` answer."""
 ATTEMPTS = 3  # at a picture that was read once and then cannot be
 TOP = 5
 _NOTHING = np.empty(0, np.int64)
-Top = Callable[[Chunk, int], tuple[np.ndarray, np.ndarray]]
-"""Rows and scores of the best entities of a chunk's mentions, at most so many, see `Scorer.top`."""
+Top = Callable[[Scorer, Chunk, int], tuple[np.ndarray, np.ndarray]]
+"""Rows and scores of the best entities of a chunk's mentions, at most so many, as `Scorer.top` gives them."""
 NOT_LISTED = Scan(Status.MISSING, "not listed", None, 0, 0)
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """An entity of the KB with its score for a mention, on the head's own scale."""
-
-    id: str
-    name: str
-    score: float
-
-
-@dataclass(frozen=True)
-class Linked:
-    """A mention's answer.
-
-    mention: the phrase. span: its characters in the sentence, None where it does not occur there. entities: the best
-    of the KB, best first. confidence: the chance that the first is right, None where the run has no calibration. nil:
-    whether no entity of the KB seems to be meant. picture: "none", "ok", or why it was left out. notes: codes of what
-    the answer had to do without, of `NOTES`. joint: whether `joint` was asked; None without `ask_joint_below`.
-    """
-
-    mention: str
-    span: tuple[int, int] | None
-    entities: tuple[Ranked, ...]
-    confidence: float | None
-    nil: bool
-    picture: str
-    notes: tuple[str, ...] = ()
-    joint: bool | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields of LinkMentions' output for this mention."""
-        entities = [{"id": entity.id, "name": entity.name, "score": entity.score} for entity in self.entities]
-        return {
-            "mention": self.mention,
-            "span": None if self.span is None else list(self.span),
-            "picture": self.picture,
-            "notes": list(self.notes),
-            **({} if self.joint is None else {"joint": self.joint}),
-            "nil": self.nil,
-            "confidence": self.confidence,
-            "entities": entities,
-        }
-
-
-NO_SPAN = "phrase not in the sentence"
-NO_PICTURE = "picture not used"
-UNKNOWN = "candidates not in the KB"
-UNLIKE = "features unlike the run's"
-NO_CANDIDATE = "no candidates"
-NOTES = (NO_SPAN, NO_PICTURE, UNKNOWN, UNLIKE, NO_CANDIDATE)
-"""What an answer may have had to do without, or may suffer from."""
 
 
 @dataclass(frozen=True)
@@ -110,19 +68,6 @@ class _Ranked:
     whole: np.ndarray
     verdicts: list[Scan | PassingError]
     unlike: np.ndarray
-
-
-@dataclass(frozen=True)
-class Hints:
-    """What else is known of a mention.
-
-    span: characters of the phrase in the sentence, end exclusive; looked up where it is None. type, candidates
-    (entity ids): read by runs whose candidate sources are `name-of-type` and `given`.
-    """
-
-    span: tuple[int, int] | None = None
-    type: str | None = None
-    candidates: Sequence[str] | None = None
 
 
 class Linker:
@@ -147,6 +92,8 @@ class Linker:
         self.run, self.device, self.lock = run, torch.device(devices.choose(device)), threading.RLock()
         runs = run.tree()
         self.stores = stores = Stores.of(runs, keep=cache)
+        self.notes: list[str] = []
+        self.other: other_kb.OtherKb | None = None
         self.kb = Kb.read(run.prepared)
         self.scorer = Scorer(run, self.kb, stores, self.device)
         self.limits = Limits(**run.limits)
@@ -162,11 +109,12 @@ class Linker:
         entities = {name: self.kb.table[name] for name in ("id", "name")}
         accepted = {name for one in runs for name in one.extraction.accepted}
         known = Known(run.paths.root, demo, run.profiles, self.limits, stores, columns, entities, accepted)
-        self.extractor = MentionExtractor(listed, known, runtime) if listed else None
-        self.weights, self.notes = weights_hash([run.folder / "model.safetensors"], None), list[str]()
+        self.extractor = RecordExtractor(listed, known, runtime) if listed else None
+        self.entity_extractor = EntityExtractor(entity_wants(run), known, runtime, self.extractor)
+        self.weights = weights_hash([run.folder / "model.safetensors"], None)
         self.nil_share = nil_share
         self.joint_below: float | None = None
-        self.calibration = self._calibration(CALIBRATION, self.scorer.top)
+        self.calibration = self._fitted(CALIBRATION, Scorer.top)
         self.without_joint: Calibration | None = None
         self._at_exit = weakref.finalize(self, _close, stores)
 
@@ -187,6 +135,53 @@ class Linker:
         """
         return cls(finished.read(Path(run)), device, precision, nil_share, cache)
 
+    def against(self, kb: str | Path) -> "Linker":
+        """From now on, link against the entities of another prepared dataset, named by its label, or by its folder in
+        the work folder. Returns the linker itself.
+
+        Raises `UserError` where there is none, or its features are not extracted as the run reads them: with the
+        commands that extract them.
+        """
+        other = other_kb.find(self.run, str(kb), entity_wants(self.run))
+        with self.lock:
+            entities = Kb.read(other.folder, other.columns)
+            self.scorer = Scorer(self.run, entities, self.stores, self.device)
+            self.kb, self.other = entities, other
+            self.notes += by_heart.notes(self.run, other.label)
+        return self
+
+    def add(
+        self, entities: Iterable[Mapping[str, Any] | Entity], images: str | Path = ".", remove: Iterable[str] = ()
+    ) -> KbChanges:
+        """Take entities into the KB, and let those of the ids `remove` go: for this linker, from the next mention on.
+
+        entities: mappings with the fields of a line of entities.jsonl, or `Entity`; one whose id is in the KB replaces
+        it. images: folder that their pictures' paths start from. Their features are extracted into the run's cache;
+        nothing is trained, and no index is built. Raises `UserError` for an entity that cannot be used, and an id that
+        is to go and is not there; then nothing has changed.
+        """
+        incoming = given(entities, Path(images))
+        return self.take_up(replace(incoming, removed=(*incoming.removed, *remove)))
+
+    def take_up(self, incoming: Incoming) -> KbChanges:
+        """As `add`, of entities that were read from a file."""
+        incoming.check(self.kb.rows)
+        table, unusable = incoming.table(self.limits)
+        with self.lock:
+            columns = self.entity_extractor.columns(table, incoming.root)
+            for store in self.stores.opened:
+                store.refresh()
+            changed = sum(name in self.kb.rows for name in incoming.ids)
+            kept = self.kb.change(table, columns, incoming.removed)
+            self.scorer.grow(kept)
+        return KbChanges(
+            new=len(incoming.ids) - changed,
+            changed=changed,
+            removed=len(incoming.removed),
+            pictures_left_out=len(unusable),
+            extracted=self.entity_extractor.extracted,
+        )
+
     def ask_joint_below(self, confidence: float) -> "Linker":
         """From now on, ask the part `joint` of a run of `fused` only for mentions whose confidence without it is below
         this, above 0 to 1. Returns the linker itself.
@@ -197,7 +192,7 @@ class Linker:
         _check_joint(self.run, confidence)
         with self.lock:
             if confidence < 1 and self.without_joint is None:
-                fitted = self._calibration(WITHOUT, self._top_without_joint)
+                fitted = self._fitted(WITHOUT, _without_joint)
                 if not fitted.confidence:
                     raise UserError(f"joint_below: without joint, {', '.join(fitted.notes)}")
                 self.without_joint = fitted
@@ -226,7 +221,7 @@ class Linker:
         phrase: str,
         image: str | Path | bytes | None = None,
         top_k: int = TOP,
-        hints: Hints = Hints(),
+        hints: Hints = NO_HINTS,
     ) -> Linked:
         """The answer for one mention.
 
@@ -235,7 +230,7 @@ class Linker:
         value of another kind.
         """
         span, given = hints.span, hints.candidates
-        _check_types(sentence, phrase, image, hints)
+        check_types(sentence, phrase, image, hints)
         if not phrase.strip():
             raise UserError("the phrase is empty; name the words of the sentence that mean the entity")
         if span is not None and not 0 <= span[0] < span[1] <= len(sentence):
@@ -283,7 +278,7 @@ class Linker:
                 for row, score in zip(rows[at].tolist(), scores[at].tolist(), strict=True)
                 if row >= 0 and np.isfinite(score)
             ]
-            picture = _picture(mention, verdicts[at])
+            picture = picture_of(mention, verdicts[at])
             lacking = {
                 NO_SPAN: mention.span is None,
                 NO_PICTURE: picture not in ("ok", "none"),
@@ -309,14 +304,11 @@ class Linker:
         """The best entities and their scores, and whether all of the run ranked them; see `_Ranked`."""
         if self.without_joint is None or self.joint_below is None:
             return *self.scorer.top(chunk, depth), np.ones(len(chunk), bool)
-        rows, scores = self._top_without_joint(chunk, depth)
+        rows, scores = _without_joint(self.scorer, chunk, depth)
         whole = _chances(self.without_joint, scores) < self.joint_below
         if whole.any():
             rows[whole], scores[whole] = self.scorer.top_of_lists(chunk, depth, np.flatnonzero(whole))
         return rows, scores, whole
-
-    def _top_without_joint(self, chunk: Chunk, depth: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.scorer.top_of_lists(chunk, depth, np.arange(len(chunk)), self.scorer.without_joint)
 
     def _ranked(self, mentions: Sequence[Mention], root: Path, depth: int) -> _Ranked:
         """The best entities; a picture that cannot be read, now or ever, is left out."""
@@ -364,35 +356,25 @@ class Linker:
         unlike = self.extractor.unlike(columns) if self.extractor else np.zeros(len(table["id"]), bool)
         return Chunk(table, columns, without, unlike)
 
-    def _calibration(self, name: str, top: Top) -> Calibration:
-        """Confidence and NIL threshold for the linker's share of NIL mentions, None for dev's own.
+    def _fitted(self, name: str, top: Top) -> Calibration:
+        """Confidence and NIL threshold by the answers of `top` for dev, over the KB that the run was trained on. name:
+        of the files that they are kept in."""
+        scorers: list[Scorer] = []
 
-        The answers of `top` for dev are computed once and kept beside the run, as is the calibration for dev's own
-        share. name: of their files.
-        """
-        share, weights = self.nil_share, "model.safetensors" if name == CALIBRATION else WITHOUT_JOINT
-        made_of = answers.made_of(self.run, self.stores, weights)
-        of_dev, fits = (self.run.folder / f"{name}{ending}" for ending in (".npz", ".json"))
-        kept = known = answers.DevAnswers.read(of_dev, made_of)
-        if kept is None:
-            if fits.exists():
-                self.notes.append(f"{fits}: of an earlier version, or of other weights; fitted again")
-            kept = answers.measure(
-                self.run, made_of, lambda table, hidden: top(self._chunk(table, Path(), hidden), calibration.DEPTH)
-            )
-        scaling = calibration.calibrate(kept.answers, kept.nil_share if share is None else share)
-        fitted = Calibration(
-            version=calibration.VERSION, made_of=made_of, part=kept.part, nil=kept.nil, **vars(scaling)
-        )
-        content = to_json(fitted)
-        try:
-            if known is None:
-                kept.write(of_dev)
-            if share is None and not _holds(fits, content):
-                write_sealed(fits, content)
-        except Unwritable as error:
-            self.notes.append(f"{error}; they are computed again at the next start")
+        def answered(table: Mapping[str, list], hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            if not scorers:
+                own = self.kb.as_trained
+                kb = self.kb if own else Kb.read(self.run.prepared)
+                scorers.append(self.scorer if own else Scorer(self.run, kb, self.stores, self.device))
+            return top(scorers[0], self._chunk(table, Path(), hidden), calibration.DEPTH)
+
+        fitted, notes = fitting.fitted(self.run, self.stores, self.nil_share, name, answered)
+        self.notes += notes
         return fitted
+
+
+def _without_joint(scorer: Scorer, chunk: Chunk, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    return scorer.top_of_lists(chunk, depth, np.arange(len(chunk)), scorer.without_joint)
 
 
 def _check_joint(run: finished.Finished, below: float) -> None:
@@ -425,41 +407,3 @@ def _close(stores: Stores) -> None:
         stores.flush()
     except UserError as error:
         logs.notice(f"features of new mentions were not kept: {error}")
-
-
-def _holds(path: Path, content: Any) -> bool:
-    """Whether a JSON file holds this."""
-    return remembered(path) == content
-
-
-class _Texts(Record):
-    """What a mention's texts must be."""
-
-    sentence: Text
-    phrase: Text
-    type: Text | None = None
-    candidates: list[Label] | None = Field(default=None, description="a list of ids")
-
-
-def _check_types(sentence: Any, phrase: Any, image: Any, hints: Hints) -> None:
-    """Raises `UserError` where something given to `Linker.link` is of another kind than it must be."""
-    given = list(hints.candidates) if isinstance(hints.candidates, tuple) else hints.candidates
-    values = {"sentence": sentence, "phrase": phrase, "type": hints.type, "candidates": given}
-    _Texts.read(values, "Linker.link")
-    if not isinstance(image, str | Path | bytes | None):
-        raise UserError(f"Linker.link: image is {type(image).__name__}, expected a path, a picture's bytes or None")
-    if hints.span is not None and not (
-        isinstance(hints.span, tuple | list) and len(hints.span) == 2 and all(type(at) is int for at in hints.span)
-    ):
-        raise UserError(f"Linker.link: span is {hints.span!r:.60}, expected two whole numbers (start, end) or None")
-
-
-def _picture(mention: Mention, verdict: Scan | PassingError) -> str:
-    """See `Linked.picture`."""
-    if mention.image is None:
-        return "none"
-    if isinstance(verdict, PassingError):
-        return f"not readable now: {str(verdict).rpartition(': ')[2]}"
-    if verdict.status == Status.OK:
-        return "ok"
-    return f"{STATUS_NAMES[verdict.status].replace('_', ' ')}: {verdict.cause}"

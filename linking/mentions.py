@@ -9,7 +9,7 @@ from foundation.contracts import to_json
 from foundation.files import fault_point
 from foundation.output import PartFile, writing
 from foundation.progress import Bar
-from linking import incoming
+from linking import incoming, incoming_entities
 from linking.checks import REJECTS, SUMMARY, check
 from linking.contracts import LinkCounts, LinkJob, LinkResult, LinkSummary
 from linking.incoming import Line
@@ -30,7 +30,11 @@ def link(job: LinkJob) -> LinkResult:
     rejects, summary = (output.with_name(output.name + ending) for ending in (REJECTS, SUMMARY))
     with writing([output, rejects, summary], "--output") as files:
         compute = job.compute
+        extra = incoming_entities.read(job.kb_extra) if job.kb_extra else None
         linker = Linker.load(job.run, compute.device, compute.precision, job.nil_share, job.cache)
+        if job.kb:
+            linker.against(job.kb)
+        changes = linker.take_up(extra) if extra else None
         if job.joint_below is not None:
             linker.ask_joint_below(job.joint_below)
         started = time.monotonic()
@@ -56,6 +60,8 @@ def link(job: LinkJob) -> LinkResult:
             notes=(*linker.notes, *fitted.notes, *without),
             joint_below=job.joint_below,
             threshold_without_joint=others.threshold if others else None,
+            kb=linker.other.label if linker.other else None,
+            kb_changes=changes,
         )
         files[2].write(json.dumps(to_json(content), indent=1, ensure_ascii=False) + "\n")
     return LinkResult(

@@ -1,27 +1,22 @@
 """One trained head over new mentions: its inputs, candidates and scores, the KB's side read once and kept."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from cache.identity import identity
 from cache.inputs import Input, Want
 from cache.keys import KeyColumn
 from cache.store import Store
 from cache.table import Table
-from experiments import jobs, prompts, towers, tuned
-from experiments.learned import distinct
-from foundation import parquet
+from experiments import jobs, towers
 from foundation.arrays import Expected, read_npz
 from foundation.errors import UserError
 from heads.base import Head, Ragged, Rows
 from heads.config import load_config
-from heads.config.dsmip import DsmipConfig
-from heads.contracts import JOINT, WITHOUT_JOINT, HeadInput, HeadWant, TrainingJob
+from heads.contracts import JOINT, WITHOUT_JOINT, HeadInput
 from heads.data import Bundle, Side, settle_all
 from heads.fusion import Frequency, read_phrases
 from heads.runs import load_head, refuse_other_features
@@ -29,48 +24,25 @@ from heads.scoring import Scoring, entity_chunks
 from heads.towers import NONE
 from heads.vectors import entity_vectors, mention_vectors
 from linking.finished import Finished
+from linking.kb import Kb
+from linking.learned import NewLearned
+from linking.reads import inputs_of, job_of, on_device
 from linking.stores import Stores
-from pipeline.candidates.base import RunVectors, SourceInputs
+from pipeline.candidates.base import Grown, RunVectors, SourceInputs
 from pipeline.candidates.contracts import RunSource
 from pipeline.candidates.lists import RankedLists
 from pipeline.candidates.merging import merged_lists
 from pipeline.candidates.registry import source
 from pipeline.candidates.retrieving import retrieve
 from pipeline.candidates.specs import candidate_sources
-from pipeline.extraction import guard
 from pipeline.pairs.base import CandidatePairs
 from pipeline.pairs.registry import pair_function
 from pipeline.pairs.roles import SERVED
-from pipeline.pairs.texts import Texts
 from pipeline.pairs.values import RecordValues
-from pipeline.profiles.profile import AT_BLOCK, joined
 
 BY_HEART = {"by_heart": Expected("b", ())}
 HELD_BYTES = 1 << 30  # of the KB's encodings kept between two chunks of mentions
 DEPTH = 10  # entities that are scored again by themselves, as a run's predictions list them
-
-
-@dataclass(frozen=True)
-class Kb:
-    """The KB of a prepared dataset: ids, names, aliases where there are any, types and texts of its N entities."""
-
-    table: Mapping[str, list]
-    rows: Mapping[str, int]
-
-    @classmethod
-    def read(cls, prepared: Path) -> "Kb":
-        """Of entities.parquet. Raises `UserError` where it cannot be read."""
-        columns = ["id", "name", "type", "attributes", "description"]
-        table = parquet.read(prepared / "entities.parquet", columns, optional=["aliases"]).to_pydict()
-        return cls(table, {name: row for row, name in enumerate(table["id"])})
-
-    @cached_property
-    def texts(self) -> Texts:
-        """What pair features read of the entities' strings."""
-        return Texts(self.table)
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
 
 @dataclass
@@ -107,29 +79,77 @@ class Scorer:
     def __init__(self, run: Finished, kb: Kb, stores: Stores, device: torch.device) -> None:
         self.run, self.kb, self.stores, self.device = run, kb, stores, device
         live = load_config(run.method, run.config).stays_live
-        self.head = load_head(run.folder, device, live=towers.build(_on(job_of(run, run), device)) if live else NONE)
+        self.head = load_head(
+            run.folder, device, live=towers.build(on_device(job_of(run, run), device)) if live else NONE
+        )
         self.parts = {method: Scorer(part, kb, stores, device) for method, part in run.runs.items()}
         self.inputs = inputs_of(run)
         refuse_other_features(self.head, run.folder, self.inputs)
-        self.learned = _Learned(run, run.learner, stores, device) if run.learner else None
-        self.entities = Side(len(kb), device, entity_pictures=self.head.config.entity_pictures)
-        for one in self.inputs:
-            if one.side == "entity":
-                self.entities.add(one, stores.open(one.store), KeyColumn.load(one.keys))
-        settle_all(self.entities, device)
+        self.learned = NewLearned(run, run.learner, stores, device) if run.learner else None
+        self.entities = self._entity_side(self._entity_rows)
         self.retrievers = {name: Scorer(one, kb, stores, device) for name, one in run.retrievers.items()}
         by_heart = bool(read_npz(run.lists, BY_HEART)["by_heart"]) if run.retrievers else False
         of_runs = {name: RunSource(run=name, files=(), by_heart=by_heart) for name in self.retrievers}
-        self.specs = candidate_sources(run.options, run.retrieval, run.paths, of_runs)
+        own = run.retrieval.columns
+        files = {name: str(path) for name, path in (kb.files or {}).items() if name in own}
+        retrieval = replace(run.retrieval, columns={**own, **files})
+        self.specs = candidate_sources(run.options, retrieval, run.paths, of_runs)
         self.sources = [source(spec) for spec in self.specs]
+        self._trained: tuple[Frequency, list[str]] | None = None
+        if "pairs.frequency" in self.head.shapes:
+            bundle = Bundle.read(run.prepared, run.lists)
+            counted = Frequency.of(bundle, read_phrases(run.prepared), run.train_fraction)
+            self._trained = counted, bundle.entity_ids.tolist()
         self.frequency = self._frequency()
         self.held: list[tuple[int, Rows]] | None = None
+        self._vectors_then: np.ndarray | None = None
+        self._tables: dict[tuple[str, str], Table] = {}
 
     def _frequency(self) -> Frequency | None:
-        if "pairs.frequency" not in self.head.shapes:
-            return None
-        bundle = Bundle.read(self.run.prepared, self.run.lists)
-        return Frequency.of(bundle, read_phrases(self.run.prepared), self.run.train_fraction)
+        """How often each entity of the KB is a gold of the run's training mentions, by its id."""
+        if self._trained is None or self.kb.as_trained:
+            return self._trained and self._trained[0]
+        rows = np.array([self.kb.rows.get(name, -1) for name in self._trained[1]], np.int64)
+        return self._trained[0].moved(rows, len(self.kb))
+
+    def _entity_side(self, rows: Callable[[HeadInput], tuple[Store, KeyColumn]]) -> Side:
+        """The columns of a KB's entities. rows: gives the rows of an input."""
+        read = [(one, *rows(one)) for one in self.inputs if one.side == "entity"]
+        count = read[0][2].records if read else len(self.kb)
+        side = Side(count, self.device, entity_pictures=self.head.config.entity_pictures)
+        for one, store, keys in read:
+            side.add(one, store, keys)
+        settle_all(side, self.device)
+        return side
+
+    def _entity_rows(self, one: HeadInput) -> tuple[Store, KeyColumn]:
+        """Of the entities as they are now."""
+        if self.learned and jobs.is_learned(one.feature):
+            return self.learned.entities(one, self.kb)
+        return self.stores.open(one.store), self.kb.keys(one.column, one.keys)
+
+    def _rows_then(self, one: HeadInput) -> tuple[Store, KeyColumn]:
+        """Of the entities as they were prepared."""
+        made = self.learned.entity(one) if self.learned and jobs.is_learned(one.feature) else one
+        return self.stores.open(one.store), self.kb.keys_then(made.column, made.keys)
+
+    def grow(self, kept: np.ndarray) -> None:
+        """Take up the entities of the KB as they are now. kept: the rows that those that stayed had before."""
+        for below in (*self.parts.values(), *self.retrievers.values()):
+            below.grow(kept)
+        vectors = vars(self).pop("_entity_vectors", None)
+        if vectors is not None and self._vectors_then is None and vectors.shape[0] == len(self.kb.then["id"]):
+            self._vectors_then = vectors
+        self.entities = self._entity_side(self._entity_rows)
+        self.frequency = self._frequency()
+        self._tables = {}
+        vars(self).pop("_grown", None)
+        with torch.no_grad():
+            if vectors is not None:
+                fresh = entity_vectors(self.head, self.entities, len(kept)) if len(self.kb) > len(kept) else vectors[:0]
+                self._entity_vectors = np.concatenate([vectors[kept], fresh])
+            if self.held is not None:
+                self.held = [*_taken(self.held, kept), *entity_chunks(self.head, self.entities, len(kept))]
 
     # One chunk
 
@@ -180,14 +200,17 @@ class Scorer:
         if chunk.lists is None:
 
             def vectors(read: Input, output: str) -> Table:
-                keys = KeyColumn.load(read.keys) if read.side == "entity" else chunk.keys(read.feature, read.view)
-                return keys.table(self.stores[read.feature], output)
+                if read.side == "entity":
+                    return self._table(read, output)
+                return chunk.keys(read.feature, read.view).table(self.stores[read.feature], output)
 
             def of_run(spec: RunSource) -> list[RunVectors]:
                 return [self.retrievers[spec.run].vectors(chunk)]
 
             options = self.run.options
-            inputs = SourceInputs(chunk.table, self.kb.table, vectors, of_run, indexes=self.run.prepared)
+            inputs = SourceInputs(
+                chunk.table, self.kb.table, vectors, of_run, indexes=self.kb.folder, grown=self._grown
+            )
             listed = retrieve(self.sources, inputs, options.k)
             merged = merged_lists([each.lists for each in listed], options.k, options.merge, inputs)
             chunk.lists = merged.without(chunk.without)
@@ -201,6 +224,31 @@ class Scorer:
     @cached_property
     def _entity_vectors(self) -> np.ndarray:
         return entity_vectors(self.head, self.entities)
+
+    @property
+    def vectors_then(self) -> np.ndarray:
+        """(B, d) vectors of the KB as it was prepared."""
+        if self._vectors_then is None:
+            self._vectors_then = entity_vectors(self.head, self._entity_side(self._rows_then))
+        return self._vectors_then
+
+    @cached_property
+    def _grown(self) -> Grown | None:
+        """The KB as indexes over it know it, where it has changed since."""
+        if not self.kb.grown:
+            return None
+
+        def vectors(read: Input, output: str) -> Table:
+            return self.kb.keys_then(read.column, read.keys).table(self.stores[read.feature], output)
+
+        return Grown(self.kb.then, self.kb.origin, vectors, lambda spec: self.retrievers[spec.run].vectors_then)
+
+    def _table(self, read: Input, output: str) -> Table:
+        """One output of an input of the entities, resolved once."""
+        place = read.column, output
+        if place not in self._tables:
+            self._tables[place] = self.kb.keys(read.column, read.keys).table(self.stores[read.feature], output)
+        return self._tables[place]
 
     def _pair(self, name: str, chunk: Chunk, index: np.ndarray) -> np.ndarray:
         """(i, k, …) float32 of a pair feature, of another head's scores, or of frequency, beside the lists at `index`
@@ -217,8 +265,11 @@ class Scorer:
 
             def values(role: str) -> RecordValues:
                 want = SERVED[role]
-                kb = self.run.paths.root / self.run.extraction.columns.get(want.column, "")
-                keys = KeyColumn.load(kb) if want.side == "entity" else chunk.keys(want.feature, want.view)
+                path = self.run.paths.root / self.run.extraction.columns.get(want.column, "")
+                if want.side == "entity":
+                    read = Input(side=want.side, feature=want.feature, view=want.view, store=path, keys=path)
+                    return RecordValues(self._table(read, want.output), self.kb.keys(want.column, path).counts)
+                keys = chunk.keys(want.feature, want.view)
                 return RecordValues(keys.table(self.stores[want.feature], want.output), keys.counts)
 
             chunk.pairs[name] = pair_function(name)(CandidatePairs(chunk.table, self.kb.texts, lists, values))
@@ -236,7 +287,7 @@ class Scorer:
         for one in self.inputs:
             if one.side == "mention":
                 if self.learned and jobs.is_learned(one.feature):
-                    store, keys = self.learned.extract(one, chunk)
+                    store, keys = self.learned.extract(one, chunk.columns)
                     chunk.unlike = chunk.unlike | self.learned.unlike(one, store, keys)
                 else:
                     store, keys = self.stores[one.feature], chunk.keys(one.feature, one.view)
@@ -256,92 +307,13 @@ class Scorer:
         return self.held
 
 
-class _Learned:
-    """Extracts new mentions' texts and pictures as another run learned to, with prompts or with trained blocks, into
-    that run's cache."""
-
-    def __init__(self, run: Finished, learner: Finished, stores: Stores, device: torch.device) -> None:
-        self.stores = stores
-        self.job = _on(job_of(learner, run), device)
-        self.remade = {
-            (one.role, one.read.view): one
-            for one in (prompts.remade if self.job.live else tuned.remade)(self.job)[0]
-            if one.read.side == "mention"
-        }
-        self.spreads: dict[str, dict[str, guard.Spread]] = {}
-
-    def extract(self, one: HeadInput, chunk: Chunk) -> tuple[Store, KeyColumn]:
-        """The store and key column of a learned input, its rows for the chunk's mentions added."""
-        made = self.remade[one.role, one.view]
-        store, keys = self.stores.open(one.store), chunk.keys(made.read.feature, one.view)
-        learned = replace(made.learned, states=self.stores[made.read.feature])
-        now = identity(learned.spec)
-        if now != store.identity:
-            raise UserError(
-                f"{one.feature}: the run reads {store.identity[:16]}, what it learned now gives {now[:16]}; "
-                "train it again (TrainHead)"
-            )
-        learned.fill(store, distinct(keys.keys[keys.present]))
-        if lines := learned.problems(one, store, keys, guard.FEW):
-            raise UserError(
-                *(f"{line}; the run's own rows differ; run `luigi --module tasks Doctor`" for line in lines)
-            )
-        return store, keys
-
-    def unlike(self, one: HeadInput, store: Store, keys: KeyColumn) -> np.ndarray:
-        """(m,) bool: which mentions have a learned row that is unlike those of the run."""
-        if one.feature not in self.spreads:
-            self.spreads[one.feature] = guard.spreads(KeyColumn.load(one.keys), store, store.outputs)
-        return guard.unlike(keys, store, self.spreads[one.feature])
-
-
-def job_of(learner: Finished, run: Finished) -> TrainingJob:
-    """What trained a run that learned features, or whose encoder runs live, as far as these depend on it."""
-    config = load_config(learner.method, learner.config)
-    features = {name: having[0] for name, having in learner.profiles.items()}
-    demo = learner.demo or learner.paths.root
-    wants = wanted_by(learner)
-    live = None
-    if isinstance(config, DsmipConfig) and config.stage == "prompts":
-        source = jobs.EncoderSource(joined(features), str(features[config.layers_image].path), demo)
-        live = jobs.live_clip(config, source)
-    cuts = [want for want in wants if want.made]
-    reference = str(features[cuts[0].feature].path) if cuts else ""
-    return TrainingJob(
-        method=learner.method,
-        config=learner.config,
-        inputs=jobs.head_inputs(wants, learner.extraction, learner.paths),
-        dataset=run.prepared,
-        candidates=run.lists,
-        out=learner.folder,
-        live=live,
-        towers=towers.live_towers(config, wants, reference, demo),
-    )
-
-
-def inputs_of(run: Finished) -> list[HeadInput]:
-    """What the head of a run reads of its own dataset; of new mentions each chunk brings the keys."""
-    root = run.paths.root
-    extracted = [want for want in wanted_by(run) if not jobs.is_learned(want.feature)]
-    return [
-        *jobs.head_inputs(extracted, run.extraction, run.paths),
-        *(replace(one, store=root / one.store, keys=root / one.keys) for one in run.learned),
-    ]
-
-
-def _on(job: TrainingJob, device: torch.device) -> TrainingJob:
-    return replace(job, compute=replace(job.compute, device=str(device)))
-
-
-def wanted_by(run: Finished) -> list[HeadWant]:
-    """What the head of a run reads."""
-    # The profile may have more by now; what the run was trained on is what it chose.
-    there = {name for one in run.tree() for name in one.extraction.features}
-    there |= {name.rpartition(AT_BLOCK)[0] for name in there if AT_BLOCK in name}
-    config = load_config(run.method, run.config)
-    having = [of[0] for of in run.profiles.values()] if config.tune else []
-    kinds = {name: kind for profile in having for name, kind in towers.kinds(profile).items()}
-    return towers.wanted(config, config.inputs(sorted(there)), kinds)
+def _taken(held: Sequence[tuple[int, Rows]], kept: np.ndarray) -> Iterator[tuple[int, Rows]]:
+    """Encodings of the rows `kept` alone, ascending, each part where its first row is then."""
+    for start, rows in held:
+        first, last = np.searchsorted(kept, [start, start + len(rows)])
+        if first < last:
+            here = kept[first:last] - start
+            yield int(first), rows if len(here) == len(rows) else rows.take(torch.from_numpy(here))
 
 
 def _bytes(column: torch.Tensor | Ragged) -> int:

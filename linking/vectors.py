@@ -18,7 +18,7 @@ from heads.runs import load_head, refuse_other_features
 from heads.vectors import entity_vectors, mention_vectors, refuse
 from linking import finished
 from linking.contracts import VectorFiles, VectorJob
-from linking.scorer import inputs_of
+from linking.reads import inputs_of
 from pipeline.candidates.base import RunVectors
 
 

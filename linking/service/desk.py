@@ -31,7 +31,7 @@ class Desk:
 
     def __init__(self, linker: Linker, queue: int, batch: int) -> None:
         self.linker, self.examiner = linker, Examiner(linker.limits)
-        self.entities = Entities(linker.kb, linker.run.prepared)
+        self.entities = Entities(linker.kb, linker.kb.folder)
         self.meter = Meter()
         self.batcher = Batcher(self._link, Bounds(queue, batch, SECONDS), self.meter.mention)
         self.meter.read_waiting(self.batcher.__len__)

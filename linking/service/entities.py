@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.spelling import clean
-from linking.scorer import Kb
+from linking.kb import Kb
 from pipeline.candidates.base import SourceInputs
 from pipeline.candidates.by_name import ByName
 from pipeline.candidates.contracts import NameSource

@@ -47,6 +47,16 @@ class LinkMentions(Tool):
         description="of a run of fused with joint: joint is asked only for mentions whose confidence without it is "
         "below this, a number above 0, at most 1; empty: for all",
     )
+    kb = luigi.Parameter(
+        default="",
+        description="label of another prepared dataset whose entities are linked against (docs/linking.md); empty: "
+        "those of the run",
+    )
+    kb_extra = luigi.Parameter(
+        default="",
+        description="file of entities that come to the KB, replace those of the same id, or leave it, in the layout of "
+        "entities.jsonl",
+    )
     no_cache = luigi.BoolParameter(
         default=False, description="forget the features of the mentions instead of keeping them in the run's cache"
     )
@@ -66,6 +76,8 @@ class LinkMentions(Tool):
             nil_share=None if self.nil_share == "dev" else float(self.nil_share),
             cache=not self.no_cache,
             joint_below=float(self.joint_below) if self.joint_below else None,
+            kb=self.kb or None,
+            kb_extra=Path(self.kb_extra) if self.kb_extra else None,
             compute=Compute(device=self.device, precision=self.precision),
         )
         check(self.link_job)

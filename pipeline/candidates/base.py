@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,33 @@ def read_vectors(spec: RunSource) -> list[RunVectors]:
 
 
 @dataclass(frozen=True)
+class Grown:
+    """A KB as it was when indexes over it were built, of which some entities came, changed or went since.
+
+    entities: the columns of its B entities then. rows (N,): the row that each of the N entities of now had then, -1 for
+    one that came or was changed since; those that had one come first, in ascending order. vectors: as
+    `SourceInputs.vectors`, of then. of_run: gives the vectors of the B entities by a run, (B, d).
+    """
+
+    entities: Mapping[str, Sequence[Any]]
+    rows: np.ndarray
+    vectors: Callable[[Input, str], Table]
+    of_run: Callable[[RunSource], np.ndarray]
+
+    @cached_property
+    def row_of(self) -> np.ndarray:
+        """(B,) the row that each entity of then has now, -1 for one that went or was changed."""
+        places = np.full(len(self.entities["id"]), -1, np.int64)
+        places[self.rows[self.rows >= 0]] = np.flatnonzero(self.rows >= 0)
+        return places
+
+    @property
+    def fresh(self) -> np.ndarray:
+        """(f,) rows of the entities that came or were changed since, the last ones."""
+        return np.flatnonzero(self.rows < 0)
+
+
+@dataclass(frozen=True)
 class SourceInputs:
     """What candidate sources read.
 
@@ -65,7 +93,7 @@ class SourceInputs:
     gives an output of an input as a table with a row per record. of_run: gives the vectors of a run. workers: threads,
     -1 for one per core. indexes: folder that indexes over the KB are kept in, None for a temporary one. beside: the
     lists of other sources, for one that `waits` for them; only such as a retriever ordered that did not learn from
-    these mentions.
+    these mentions. grown: the KB as indexes know it, where it has changed since they were built.
     """
 
     mentions: Mapping[str, Sequence[Any]]
@@ -75,6 +103,12 @@ class SourceInputs:
     workers: int = -1
     indexes: Path | None = None
     beside: Sequence[RankedLists] = ()
+    grown: Grown | None = None
+
+    @property
+    def indexed(self) -> Mapping[str, Sequence[Any]]:
+        """The columns of the entities that indexes are over."""
+        return self.grown.entities if self.grown else self.entities
 
     @classmethod
     def of_dataset(cls, folder: Path, workers: int = -1) -> "SourceInputs":

@@ -9,8 +9,10 @@ from foundation import extras
 from pipeline.candidates import contracts
 from pipeline.candidates.base import Source, SourceInputs
 from pipeline.candidates.contracts import NameSource
+from pipeline.candidates.grown_names import GrownNames
 from pipeline.candidates.indexed_names import NEAR, IndexedNames
 from pipeline.candidates.lists import RankedLists
+from pipeline.candidates.name_index import NameIndex
 from pipeline.candidates.name_ranking import NameRanking
 
 
@@ -24,6 +26,7 @@ class ByName(Source):
     def __init__(self, spec: NameSource) -> None:
         self.scorer, self.how = spec.scorer, spec.kind
         self._kept: tuple[Mapping[str, Sequence[Any]], NameRanking | IndexedNames] | None = None
+        self._index: tuple[Mapping[str, Sequence[Any]], NameIndex] | None = None
 
     @property
     def label(self) -> str:
@@ -39,7 +42,7 @@ class ByName(Source):
     def notes(self, inputs: SourceInputs, k: int) -> list[str]:
         if self.how != "name" or not self._by_index(inputs):
             return []
-        names, most = number_of_names(inputs.entities), contracts.INDEX_ABOVE
+        names, most = number_of_names(inputs.indexed), contracts.INDEX_ABOVE
         return [
             f"{self.label}: the KB has {names:,} names, more than {most:,}, so the {NEAR:,} names that share most "
             "trigrams with a phrase are compared; name-exact compares all"
@@ -57,7 +60,7 @@ class ByName(Source):
 
     def _by_index(self, inputs: SourceInputs) -> bool:
         return self.how == "name-index" or (
-            self.how == "name" and number_of_names(inputs.entities) > contracts.INDEX_ABOVE
+            self.how == "name" and number_of_names(inputs.indexed) > contracts.INDEX_ABOVE
         )
 
     def _ranking(self, inputs: SourceInputs) -> NameRanking | IndexedNames:
@@ -66,12 +69,20 @@ class ByName(Source):
         if self._kept is None or self._kept[0] is not entities:
             names, ids, aliases = entities["name"], entities["id"], entities.get("aliases")
             ranking: NameRanking | IndexedNames = (
-                IndexedNames.of(names, ids, self.scorer, aliases, inputs.indexes)
+                IndexedNames(self._indexed(inputs), ids, self.scorer)
                 if self._by_index(inputs)
                 else NameRanking(names, ids, self.scorer, inputs.workers, aliases)
             )
             self._kept = entities, ranking
         return self._kept[1]
+
+    def _indexed(self, inputs: SourceInputs) -> NameIndex | GrownNames:
+        """The index of the names, that of a KB that has grown since kept for all that comes to it."""
+        if self._index is None or self._index[0] is not inputs.indexed:
+            indexed = inputs.indexed
+            self._index = indexed, NameIndex.of(indexed["name"], indexed.get("aliases"), inputs.indexes)
+        index = self._index[1]
+        return GrownNames.of(index, inputs.grown, inputs.entities) if inputs.grown else index
 
 
 def number_of_names(entities: Mapping[str, Sequence[Any]]) -> int:

@@ -12,7 +12,7 @@ from pipeline.candidates.base import UNKNOWN, RunVectors, Source, SourceInputs
 from pipeline.candidates.contracts import RunSource
 from pipeline.candidates.lists import RankedLists
 from pipeline.candidates.nearest import vector_ranks
-from pipeline.candidates.vector_index import Nearest
+from pipeline.candidates.vector_index import Indexed, Nearest
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,11 @@ class ByRun(Source):
         for one in self._vectors(inputs):
             if not len(one.rows):
                 continue
-            digest = partial(self._digest, one.entities)
-            found = self._nearest.lists(VectorsInMemory(one.mentions), VectorsInMemory(one.entities), inputs, k, digest)
+            then = inputs.grown.of_run(self.spec) if inputs.grown else one.entities
+            indexed = Indexed(VectorsInMemory(then), partial(self._digest, then))
+            found = self._nearest.lists(
+                VectorsInMemory(one.mentions), VectorsInMemory(one.entities), inputs, k, indexed
+            )
             lists.ids[one.rows], lists.scores[one.rows] = found.ids, found.scores
         return lists
 

@@ -11,7 +11,7 @@ from pipeline.candidates.base import Source, SourceInputs
 from pipeline.candidates.contracts import VectorSource
 from pipeline.candidates.lists import RankedLists
 from pipeline.candidates.nearest import vector_ranks
-from pipeline.candidates.vector_index import Nearest
+from pipeline.candidates.vector_index import Indexed, Nearest
 
 
 class ByVector(Source):
@@ -30,7 +30,8 @@ class ByVector(Source):
 
     def lists(self, inputs: SourceInputs, k: int) -> RankedLists:
         mentions, entities = self._tables(inputs)
-        return self._nearest.lists(mentions, entities, inputs, k, self._digest)
+        then = inputs.grown.vectors(self.spec.entity, self.spec.output) if inputs.grown else entities
+        return self._nearest.lists(mentions, entities, inputs, k, Indexed(then, self._digest))
 
     def notes(self, inputs: SourceInputs, k: int) -> list[str]:
         return [f"{self.label}: {note}" for note in self._nearest.notes]

@@ -8,6 +8,7 @@ import numpy as np
 
 from foundation.progress import Bar
 from pipeline.candidates.base import UNKNOWN
+from pipeline.candidates.grown_names import GrownNames
 from pipeline.candidates.known_names import Spelling
 from pipeline.candidates.lists import RankedLists, contenders
 from pipeline.candidates.merging import merge
@@ -25,7 +26,7 @@ class IndexedNames:
     index: of the names of N entities. ids: (N,). scorer: of rapidfuzz. Methods raise `UserError` for an unknown scorer.
     """
 
-    index: NameIndex
+    index: NameIndex | GrownNames
     ids: Sequence[str]
     scorer: str
 

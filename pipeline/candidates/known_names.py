@@ -60,6 +60,30 @@ class KnownNames:
             start=np.cumsum([0, *counts[:-1]]) if counts else np.empty(0, np.int64),
         )
 
+    def of_entities(self, rows: np.ndarray) -> "KnownNames":
+        """Those of the entities at `rows` (m,)."""
+        counts = self.counts[rows]
+        start = np.cumsum(counts) - counts
+        places = np.repeat(self.start[rows] - start, counts) + np.arange(counts.sum())
+        listed = places.tolist()
+        return KnownNames(
+            clean=[self.clean[place] for place in listed],
+            written=[self.written[place] for place in listed],
+            accented=self.accented[places],
+            owner=np.repeat(np.arange(len(rows)), counts),
+            start=start,
+        )
+
+    def joined(self, more: "KnownNames") -> "KnownNames":
+        """These, and behind them those of further entities."""
+        return KnownNames(
+            clean=[*self.clean, *more.clean],
+            written=[*self.written, *more.written],
+            accented=np.concatenate([self.accented, more.accented]),
+            owner=np.concatenate([self.owner, more.owner + len(self.start)]),
+            start=np.concatenate([self.start, more.start + len(self.owner)]),
+        )
+
     @cached_property
     def counts(self) -> np.ndarray:
         """(N,) names of each entity."""

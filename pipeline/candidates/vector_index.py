@@ -13,9 +13,9 @@ import numpy as np
 from foundation import extras
 from foundation.progress import Bar
 from pipeline.candidates import contracts
-from pipeline.candidates.base import SourceInputs
+from pipeline.candidates.base import Grown, SourceInputs
 from pipeline.candidates.kept import kept
-from pipeline.candidates.lists import RankedLists
+from pipeline.candidates.lists import RankedLists, contenders
 from pipeline.candidates.nearest import Vectors, nearest_vectors, scores_of, unit_rows
 
 VERSION = 1
@@ -26,6 +26,7 @@ MEASURED, SAMPLE = 10, 256  # places, and mentions or entities, that the recall 
 FEWEST = 64  # mentions that it is measured with; where there are fewer, entities are taken
 CONNECTIVITY, EXPANSION = 32, 256  # usearch's: neighbours of each vector, and vectors that a search holds
 BLOCK = 4096  # vectors added, or mentions looked up, at a time
+MOST_GONE = 4096  # entities looked up besides, for those that went since the index was built
 FILE = "vectors.usearch"
 
 
@@ -59,15 +60,25 @@ class VectorIndex:
         """Whether its recall suffices."""
         return self.recall >= LEAST_RECALL
 
-    def nearest(self, mentions: Vectors, entities: Vectors, ids: Sequence[str], k: int) -> RankedLists:
-        """As `nearest_vectors`, among the entities that the index finds: twice as many as are listed."""
-        return _nearest(self._opened, mentions, entities, ids, k)
+    def nearest(self, mentions: Vectors, entities: Vectors, inputs: SourceInputs, k: int) -> RankedLists:
+        """As `nearest_vectors`, among the entities that the index finds: twice as many as are listed, and all that came
+        since it was built."""
+        search = _searching(self._opened, entities, inputs.grown)
+        return _nearest(search, mentions, entities, inputs.entities["id"], k)
 
     @cached_property
     def _opened(self) -> Any:
         from usearch.index import Index
 
         return Index.restore(str(self.path), view=True)
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What an index is made of: the entities' vectors, and what gives their name."""
+
+    vectors: Vectors
+    digest: Callable[[], str]
 
 
 @dataclass
@@ -82,23 +93,26 @@ class Nearest:
     _indexes: dict[str, VectorIndex] = field(default_factory=dict)
 
     def lists(
-        self, mentions: Vectors, entities: Vectors, inputs: SourceInputs, k: int, digest: Callable[[], str]
+        self, mentions: Vectors, entities: Vectors, inputs: SourceInputs, k: int, indexed: Indexed
     ) -> RankedLists:
-        """The k nearest of N entities to each of M mentions. digest: gives the name of the entities' vectors.
+        """The k nearest of N entities to each of M mentions. indexed: the entities that an index is over, those of
+        `inputs.indexed`.
 
         An index that finds less than `LEAST_RECALL` of exact's first ten is not used.
         """
-        ids, large = inputs.entities["id"], len(entities) > contracts.INDEX_ABOVE
-        if (self.how == "auto" and not large) or self.how == "exact" or not entities.ok.any():
+        ids, large = inputs.entities["id"], len(indexed.vectors) > contracts.INDEX_ABOVE
+        if (self.how == "auto" and not large) or self.how == "exact" or not indexed.vectors.ok.any():
             return nearest_vectors(mentions, entities, ids, k)
-        name = digest()
+        name = indexed.digest()
         if name not in self._indexes:
-            index = self._indexes[name] = VectorIndex.of(name, mentions, entities, inputs.indexes)
+            index = self._indexes[name] = VectorIndex.of(name, mentions, indexed.vectors, inputs.indexes)
             share = f"{index.recall:.2%} of exact's first {MEASURED} entities are found by the index"
             used = "it is used" if index.good else f"less than {LEAST_RECALL:.0%}, so all entities are compared"
             self.notes.append(f"{share} ({index.measured_with} measured); {used}")
         index = self._indexes[name]
-        return (index.nearest if index.good else nearest_vectors)(mentions, entities, ids, k)
+        return (
+            index.nearest(mentions, entities, inputs, k) if index.good else nearest_vectors(mentions, entities, ids, k)
+        )
 
 
 def build(mentions: Vectors, entities: Vectors, out: Path) -> dict[str, Any]:
@@ -117,7 +131,7 @@ def build(mentions: Vectors, entities: Vectors, out: Path) -> dict[str, Any]:
     measured, of = _sample(mentions, entities)
     order = [str(row) for row in range(len(entities))]
     exact = nearest_vectors(measured, entities, order, MEASURED)
-    found = _nearest(index, measured, entities, order, MEASURED)
+    found = _nearest(_searching(index, entities), measured, entities, order, MEASURED)
     shares = [
         np.isin(one[one >= 0], other).mean()
         for one, other in zip(exact.ids, found.ids, strict=True)
@@ -155,19 +169,43 @@ def _sample(mentions: Vectors, entities: Vectors) -> tuple[_Part, str]:
     raise AssertionError
 
 
-def _nearest(index: Any, mentions: Vectors, entities: Vectors, ids: Sequence[str], k: int) -> RankedLists:
+Search = Callable[[np.ndarray, int], list[np.ndarray]]
+"""Rows of the entities that are probably nearest to each of some unit vectors (m, d), for lists of so many."""
+
+
+def _searching(index: Any, entities: Vectors, grown: Grown | None = None) -> Search:
+    """A search of usearch's index. grown: where the entities are others than those of the index by now."""
+    row_of, fresh = (None, None) if grown is None else (grown.row_of, grown.fresh)
+    gone = 0 if row_of is None else int((row_of < 0).sum())
+    offered = None if fresh is None else fresh[entities.ok[fresh]]
+    units = None if offered is None else unit_rows(entities, offered)
+
+    def search(vectors: np.ndarray, k: int) -> list[np.ndarray]:
+        count = min(2 * k + min(gone, MOST_GONE), len(index))
+        rows = [np.empty(0, np.int64)] * len(vectors)
+        if count:
+            index.expansion_search = max(EXPANSION, count)
+            found = index.search(vectors, count)
+            keys = np.asarray(found.keys).reshape(len(vectors), -1).astype(np.int64)
+            counts = np.asarray(getattr(found, "counts", [keys.shape[1]]))
+            rows = [listed[:number] for listed, number in zip(keys, counts.tolist(), strict=True)]
+        if row_of is None or offered is None or units is None:
+            return rows
+        best = [offered[contenders(scores, k)] for scores in scores_of(vectors, units)]
+        there = [places[places >= 0] for places in (row_of[listed] for listed in rows)]
+        return [np.concatenate(both) for both in zip(there, best, strict=True)]
+
+    return search
+
+
+def _nearest(search: Search, mentions: Vectors, entities: Vectors, ids: Sequence[str], k: int) -> RankedLists:
     lists = RankedLists.empty(len(mentions), k)
     present = np.flatnonzero(mentions.ok)
-    count = min(2 * k, len(index))
-    index.expansion_search = max(EXPANSION, count)
-    for begin in range(0, len(present) if count else 0, BLOCK):
+    for begin in range(0, len(present), BLOCK):
         rows = present[begin : begin + BLOCK]
         vectors = unit_rows(mentions, rows)
-        found = index.search(vectors, count)
-        keys = np.asarray(found.keys).reshape(len(rows), -1).astype(np.int64)
-        counts = np.asarray(getattr(found, "counts", [keys.shape[1]]))
-        for row, vector, listed, number in zip(rows.tolist(), vectors, keys, counts.tolist(), strict=True):
-            near = np.unique(listed[:number])
+        for row, vector, listed in zip(rows.tolist(), vectors, search(vectors, k), strict=True):
+            near = np.unique(listed)
             scores = scores_of(vector[None], unit_rows(entities, near))[0]
             order = np.unique([ids[place] for place in near.tolist()], return_inverse=True)[1]
             best = np.lexsort((order, -scores))[:k]

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +27,27 @@ class Texts:
 
     def __init__(self, table: Mapping[str, Sequence[Any]]) -> None:
         self._table = table
+
+    def grown(self, table: Mapping[str, Sequence[Any]], kept: np.ndarray) -> "Texts":
+        """Of the entities of `table`, which begins with those that stood at the rows `kept` here; only the others are
+        taken apart."""
+        now, rows, number = Texts(table), kept.tolist(), len(kept)
+        fresh = Texts({name: column[number:] for name, column in table.items()})
+        known = vars(self)
+        for name in {"names", "texts", "words", "name_words"} & known.keys():
+            vars(now)[name] = [*map(known[name].__getitem__, rows), *getattr(fresh, name)]
+        for name in {"years", "lengths"} & known.keys():
+            vars(now)[name] = np.concatenate([known[name][kept], getattr(fresh, name)])
+        if "known_names" in known:
+            vars(now)["known_names"] = known["known_names"].of_entities(kept).joined(fresh.known_names)
+        for name, counts in {"words": "counts", "name_words": "name_counts"}.items():
+            if counts in known:
+                gone = np.setdiff1d(np.arange(len(known[name])), kept)
+                changed = Counter(known[counts])
+                changed.subtract(word for row in gone.tolist() for word in known[name][row])
+                changed.update(word for own in getattr(fresh, name) for word in own)
+                vars(now)[counts] = +changed
+        return now
 
     @cached_property
     def names(self) -> list[str]:
@@ -60,14 +81,24 @@ class Texts:
         return [frozenset(words(name)) for name in self.names]
 
     @cached_property
+    def counts(self) -> Counter[str]:
+        """The number of entities whose text has a word."""
+        return Counter(word for own in self.words for word in own)
+
+    @cached_property
+    def name_counts(self) -> Counter[str]:
+        """The number of entities whose name has a word."""
+        return Counter(word for own in self.name_words for word in own)
+
+    @cached_property
     def weights(self) -> Mapping[str, float]:
         """log(N / entities whose text has it) of each word of texts."""
-        return _weights(self.words)
+        return _weights(self.counts, len(self.words))
 
     @cached_property
     def name_weights(self) -> Mapping[str, float]:
         """The same of each word of names."""
-        return _weights(self.name_words)
+        return _weights(self.name_counts, len(self.name_words))
 
     @cached_property
     def years(self) -> np.ndarray:
@@ -83,7 +114,6 @@ class Texts:
         return np.log1p([float(len(words(text))) for text in self.texts])
 
 
-def _weights(words: Collection[frozenset[str]]) -> Mapping[str, float]:
-    """log(sets / sets that have it) of each word."""
-    counts = Counter(word for own in words for word in own)
-    return {word: math.log(len(words) / count) for word, count in counts.items()}
+def _weights(counts: Mapping[str, int], entities: int) -> Mapping[str, float]:
+    """log(entities / those that have it) of each word."""
+    return {word: math.log(entities / count) for word, count in counts.items()}

@@ -28,7 +28,7 @@ from heads import data, fusion
 from heads.checkpoint import read_tensors
 from heads.contracts import TrainingJob
 from linking.answers import DevAnswers
-from linking.scorer import Kb
+from linking.kb import Kb
 from mel_cache import contracts
 from pipeline.datasets.prepared import Columns
 from pipeline.enhance import output
@@ -404,7 +404,7 @@ TARGETS = (
             "pipeline.enhance.output:read_texts",
             "pipeline.datasets.prepared:Columns.__getitem__",
             "heads.fusion:read_phrases",
-            "linking.scorer:Kb.read",
+            "linking.kb:Kb.read",
         ),
         valid=lambda: built(parquet),
         odd=_odd_tables,

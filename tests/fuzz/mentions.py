@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from foundation.errors import UserError
 from fuzz.odd import as_json, bytes_of, lines_of, texts
 from fuzz.target import Target, built
-from linking import Hints, Linker, finished, incoming, mentions
+from linking import Hints, Linker, finished, incoming, incoming_entities, mentions
 from linking.contracts import LinkJob
 from linking.service.access import access
 from linking.service.reconcile import parsed
@@ -39,6 +39,23 @@ LINES = "".join(
             "candidates": ["Q1", "Q2"],
         },
         {"sentence": "Ann Powers sings.", "mention": "Ann Powers", "gold": None, "split": "test", "group": "g"},
+    )
+).encode()
+
+ENTITIES = "".join(
+    json.dumps(line) + "\n"
+    for line in (
+        {
+            "id": "N1",
+            "name": "Ann Powers",
+            "attributes": {"Occupation": ["singer", "actor"]},
+            "description": "A singer.",
+            "images": ["picture.png"],
+            "type": "person",
+            "aliases": ["Annie"],
+            "static": "Ann Powers sings.",
+        },
+        {"id": "Q2", "removed": True},
     )
 ).encode()
 
@@ -65,6 +82,21 @@ def _lines(content: bytes, folder: Path) -> None:
     refused = [line.reason for line in lines if line.value is None]
     if refused:
         raise UserError(refused[0])
+
+
+@st.composite
+def _odd_entities(draw: st.DrawFn) -> bytes:
+    return draw(st.one_of(bytes_of(ENTITIES), lines_of(ENTITIES), st.sampled_from([b"", b"\n\n", b"\xef\xbb\xbf[]"])))
+
+
+def _entities(content: bytes, folder: Path) -> None:
+    """All are taken, or none: with the line and the reason."""
+    path = folder / "extra.jsonl"
+    path.write_bytes(content)
+    (folder / "picture.png").write_bytes(picture(1))
+    incoming = incoming_entities.read(path)
+    incoming.check({"Q2"})
+    incoming.table(Limits())
 
 
 def trained(folder: Path) -> Path:
@@ -201,6 +233,14 @@ TARGETS = (
         odd=lambda: bytes_of(b"0123456789abcdef\n"),
         read=_token,
         share=1,
+    ),
+    Target(
+        kind="entities that come to a KB",
+        readers=("pipeline.datasets.fields:json_lines",),
+        valid=lambda: ENTITIES,
+        odd=_odd_entities,
+        read=_entities,
+        share=4,
     ),
 )
 OVER_A_RUN = (

@@ -14,7 +14,6 @@ from foundation import checksums, locks, progress, receipts, remedies
 from foundation.successors import LIST, Successors
 from fuzz.odd import as_json, bytes_of, json_of, write
 from fuzz.target import Target, each
-from linking import linker
 from mel_cache import verification
 from report import status
 
@@ -71,7 +70,6 @@ def _read(files: Mapping[str, bytes], folder: Path) -> None:
     verification._journal(folder / "study.journal")
     verification._lines(folder / "study.journal")
     checksums.remembered(folder / "weights.json")
-    linker._holds(folder / "weights.json", {})
     if files[LIST] == _files()[LIST]:  # its seal is none
         (folder / LIST).unlink()
         Successors().write(folder, folder / "part")
@@ -106,7 +104,6 @@ TARGETS = (
             "mel_cache.verification:_journal",
             "mel_cache.verification:_lines",
             "foundation.successors:Successors.read",
-            "linking.linker:_holds",
             "report.status:_json",
         ),
         valid=_files,

@@ -1,4 +1,5 @@
-"""Features of new mentions, by the same models into the same cache; models stay loaded for all chunks of mentions."""
+"""Features of new mentions and entities, by the same models into the same cache; models stay loaded from one to the
+next."""
 
 import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cache.identity import identity
-from cache.inputs import IMAGES, Want
+from cache.inputs import IMAGES, Side, Want
 from cache.keys import KeyColumn
 from cache.store import Store
 from foundation.errors import UserError
@@ -50,21 +51,42 @@ class _Group:
     runner: Runner
 
 
-class MentionExtractor:
-    """Extracts the wants `listed` of mentions, and all that they are made from, into the cache of the known features.
+class RecordExtractor:
+    """Extracts the wants `listed`, all of one side, of records, and all that they are made from, into the cache of the
+    known features.
 
-    Raises `UserError` where the profile's models now give a feature of another identity than the known one.
+    beside: one that has loaded models already. Raises `UserError` where the profile's models now give a feature of
+    another identity than the known one.
     """
 
-    def __init__(self, listed: Sequence[Want], known: Known, runtime: Runtime) -> None:
-        self.known, paths, loaded = known, Paths(known.work), list[str]()
-        self.extractors: dict[str, Extractor] = {}
-        profiles = {name: self._build(name, paths.memo) for name in wants.features_of(listed)}
-        self.profile = joined(profiles)
+    def __init__(
+        self, listed: Sequence[Want], known: Known, runtime: Runtime, beside: "RecordExtractor | None" = None
+    ) -> None:
+        self.known, paths = known, Paths(known.work)
+        self.side: Side = listed[0].side
+        self.extractors: dict[str, Extractor] = beside.extractors if beside else {}
+        self.loaded: list[str] = beside.loaded if beside else []
+        self._profiles: dict[str, Profile] = beside._profiles if beside else {}
+        for name in wants.features_of(self._closed(listed)):
+            if name not in self._profiles:
+                self._profiles[name] = self._build(name, paths.memo)
+        self.profile = joined(self._profiles)
         self.groups = [
-            _Group(group, Runner(runtime, known.limits, paths.rates, loaded=loaded))
-            for group in _ordered(wants.plans(self.profile, listed))
+            _Group(group, Runner(runtime, known.limits, paths.rates, loaded=self.loaded))
+            for group in _ordered(wants.plans(self.profile, listed), self.side)
         ]
+
+    def _closed(self, listed: Sequence[Want]) -> list[Want]:
+        """The wants, and those of their side that they are made from."""
+        closed = dict.fromkeys(listed)
+        waiting = [*closed]
+        while waiting:
+            want = waiting.pop()
+            for parent in wants.requirements(self.known.profiles[want.feature][0], want):
+                if parent.side == self.side and parent not in closed:
+                    closed[parent] = None
+                    waiting.append(parent)
+        return [*closed]
 
     def _build(self, name: str, memo: Path) -> Profile:
         """The profile by which the feature has the known identity; its extractor is built by it.
@@ -100,11 +122,11 @@ class MentionExtractor:
         return planning.spec_of(extractor, records, self.known.stores, self.known.limits, memo)
 
     def columns(self, table: Mapping[str, list], root: Path) -> dict[Want, units.UnitColumn]:
-        """Key columns of all that is extracted for the mentions of `table` (columns as in mentions.parquet), their rows
-        in the cache by then.
+        """Key columns of all that is extracted for the records of `table` (columns as in mentions.parquet or
+        entities.parquet), their rows in the cache by then.
 
         root: folder that the pictures' paths start from. Raises `PassingError` where a picture cannot be read now, and
-        `UserError` where the rows of `guard.FEW` mentions or more are all equal, all zero or hardly differ, unless the
+        `UserError` where the rows of `guard.FEW` records or more are all equal, all zero or hardly differ, unless the
         run's own do.
         """
         columns: dict[Want, units.UnitColumn] = {}
@@ -113,9 +135,9 @@ class MentionExtractor:
                 parent: Parent.of(self.known.stores[parent.feature], columns[parent])
                 for want in group.wants
                 for parent in wants.requirements(self.profile, want)
-                if parent.side == "mention"
+                if parent.side == self.side
             }
-            records = units.Records({"mention": dict(table)}, {"mention": root}, parents)
+            records = units.Records({self.side: dict(table)}, {self.side: root}, parents)
             own = {want: units.column(want, records, self.extractors[want.feature]) for want in group.wants}
             features = pending(own, self.extractors, self.known.stores)
             targets = [Target(feature.name, feature.extractor, feature.store) for feature in features]
@@ -157,14 +179,14 @@ class MentionExtractor:
         }
 
 
-def _ordered(plans: Sequence[Plan]) -> Iterator[list[Want]]:
-    """The mention's wants of each group once, those before it that it reads."""
+def _ordered(plans: Sequence[Plan], side: Side) -> Iterator[list[Want]]:
+    """A side's wants of each group once, those before it that it reads."""
     seen: set[tuple[Want, ...]] = set()
 
     def walk(plan: Plan) -> Iterator[list[Want]]:
         for before in plan.after:
             yield from walk(before)
-        own = tuple(want for want in plan.wants if want.side == "mention")
+        own = tuple(want for want in plan.wants if want.side == side)
         if own and own not in seen:
             seen.add(own)
             yield list(own)
