@@ -3,11 +3,14 @@
 import errno
 import json
 import os
+import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import commands
+import documents
 import pytest
 import small_world
 
@@ -23,6 +26,8 @@ from pipeline.datasets.contracts import PrepareJob
 from pipeline.datasets.prepare import prepare
 from pipeline.extraction import stage
 from pipeline.extraction.contracts import ExtractionJob, PartJob, Runtime
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -231,3 +236,27 @@ def test_the_commands_extract_in_two_parts_merge_and_find_nothing_left(world, tm
     assert receipts and all(not any(receipt["run"]["rows"].values()) for receipt in receipts)
     said = run("ExtractPart", "--part", "1/2", work=str(tmp_path / "merged"))
     assert said.count("whole") == 2 and "MergeCache" not in said
+
+
+def test_the_slurm_script_of_the_page_extracts_all_in_one_work_folder(world, tmp_path):
+    """Its command, with the paths and the device of the tests, for each number of the array."""
+    root, *_ = world
+    (script,) = [block.text for block in documents.blocks(ROOT / "docs" / "cluster.md") if "#SBATCH" in block.text]
+    first, last = map(int, re.search(r"--array=(\d+)-(\d+)", script).groups())
+    (line,) = [line for line in script.splitlines() if line.startswith("luigi --module tasks ")]
+    places = {
+        "mydata": "small",
+        "/shared/mydata": str(root / "data"),
+        "paper": str(root / "small.yaml"),
+        "/shared/artifacts": str(tmp_path / "shared"),
+    }
+    options = ["--features", "clip_text,image_pooled", "--shard-rows", "8", "--device", "cpu"]
+    said = ""
+    for number in range(first, last + 1):
+        words = shlex.split(line.replace("$SLURM_ARRAY_TASK_ID", str(number)))[3:]
+        code, said = commands.run(*(places.get(word, word) for word in words), *options)
+        assert code == 0, said
+    assert said.count("whole") == 2, "the last of the array finds all rows"
+    whole = shards(root / "whole")
+    found = shards(tmp_path / "shared")
+    assert found == {name: whole[name] for name in found} and len(found) > 4

@@ -41,6 +41,15 @@ class OnProfile(OnDataset):
     extract_batch = setting(
         "extract_batch", 0, "rows per extraction batch; 0: chosen by device", Whole, least=0, significant=False
     )
+    decoders = setting(
+        "decoders",
+        0,
+        "processes that decode pictures, for each device; 0: threads of one process",
+        Whole,
+        least=0,
+        most=256,
+        significant=False,
+    )
     shard_rows = setting("shard_rows", 4096, "most rows in one shard", Whole, least=1, significant=False)
     accept = setting(
         "accept",
@@ -78,6 +87,7 @@ class OnProfile(OnDataset):
             ray=self.ray,
             precision=self.precision,
             batch_size=self.extract_batch,
+            decoders=self.decoders,
             shard_rows=self.shard_rows,
             accept=self.accepted,
         )

@@ -7,7 +7,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field
@@ -250,8 +250,12 @@ class PictureExtractor(Extractor):
     def prepare(self, image: Any) -> Any:
         """What this model sees of an upright RGB `PIL.Image` of any size: usually (H, W, 3) uint8.
 
-        Runs in worker threads.
+        Runs in worker threads, or in other processes.
         """
+
+    def fresh(self) -> Self:
+        """The same extractor without its model."""
+        return type(self)(self.options, self._files)
 
     def collate(self, items: Sequence[Any]) -> Any:
         """(b, H, W, 3) uint8 from pictures of one size."""

@@ -24,8 +24,9 @@ class Runtime:
 
     device: auto, cpu, cuda, cuda:N or mps. devices: where several processes extract, that of each. ray: address of a
     Ray cluster that extracts, `auto` for one of this machine; empty: none. precision: auto, fp32, fp16 or bf16.
-    batch_size: rows per batch, 0: chosen by device. shard_rows: most rows in one shard. accept: features whose rows are
-    kept though something is wrong with them, see `pipeline.extraction.guard`.
+    batch_size: rows per batch, 0: chosen by device. decoders: processes that decode pictures for each device; 0:
+    threads do. shard_rows: most rows in one shard. accept: features whose rows are kept though something is wrong with
+    them, see `pipeline.extraction.guard`.
     """
 
     device: str = "auto"
@@ -33,6 +34,7 @@ class Runtime:
     ray: str = ""
     precision: str = "auto"
     batch_size: int = 0
+    decoders: int = 0
     shard_rows: int = 4096
     accept: tuple[str, ...] = ()
 

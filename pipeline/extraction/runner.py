@@ -278,7 +278,8 @@ class Runner:
                     self._load(feature)
             return self._model(extractor, items)
 
-        computer = RowComputer(extractors, self.batch_size, self.limits, model, division.bar.update)
+        decoders = self.runtime.decoders
+        computer = RowComputer(extractors, self.batch_size, self.limits, model, division.bar.update, decoders)
         sources = division.sources(chunks)
         reads = division.group[0].extractor.reads
         if reads == "text":

@@ -1,6 +1,7 @@
 """The rows of shards, computed from their units: batches of texts, pictures decoded ahead of the model, crops, rows of
 other features."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from foundation.errors import PassingError
 from pipeline.datasets.images import ImageError, Limits, decoding, image_key, read_picture
 from pipeline.extraction.base import CropExtractor, Extractor, Outputs, PictureExtractor, TextExtractor, padded_length
 from pipeline.extraction.batches import batches
+from pipeline.extraction.decoders import Decoders
 from pipeline.extraction.units import Part, Picture, picture_of
 
 BYTES = 256 << 20  # of prepared pictures: of a batch, and of what waits for the model besides
@@ -55,7 +57,7 @@ class RowComputer:
     """Computes the rows of shards for one or more extractors, by feature, that read the same kind of unit.
 
     model: the rows of some prepared units, whatever their number. progress: called with the number of units that are
-    done.
+    done. decoders: processes that prepare pictures; 0: threads of this one.
     """
 
     extractors: Mapping[str, Extractor]
@@ -63,6 +65,7 @@ class RowComputer:
     limits: Limits
     model: Callable[[Extractor, Sequence[Any]], Outputs]
     progress: Callable[[int], Any]
+    decoders: int = 0
 
     def of_texts(self, shards: Iterable[Sequence[str]]) -> Iterator[ShardRows]:
         """Shards of strings, which come ordered by padded length; a batch has one such length.
@@ -108,14 +111,27 @@ class RowComputer:
         """Shards of pictures, or of crops of them; each picture is decoded once for all extractors, ahead of the model
         and across shards."""
         extractors = [extractor for extractor in self.extractors.values() if isinstance(extractor, PictureExtractor)]
-        work = functools.partial(_prepared, extractors, self.limits)
-        for sources, start, prepared in batches(work, shards, self.batch_size, BYTES):
+        with self._preparing(extractors) as work:
+            yield from self._of_prepared(batches(work, shards, self.batch_size, BYTES))
+
+    @contextlib.contextmanager
+    def _preparing(self, extractors: Sequence[PictureExtractor]) -> Iterator[Callable[[Any], Any] | Decoders]:
+        """What prepares pictures: threads of this process, or processes for extractors that need no model for it."""
+        if not self.decoders or any(extractor.loads_first for extractor in extractors):
+            yield functools.partial(prepared, extractors, self.limits)
+            return
+        without_model = [extractor.fresh() for extractor in extractors]
+        with Decoders(functools.partial(prepared, without_model, self.limits), self.decoders) as decoders:
+            yield decoders
+
+    def _of_prepared(self, batches: Iterator[tuple[Sequence[Any], int, list[Any]]]) -> Iterator[ShardRows]:
+        for sources, start, results in batches:
             if start == 0:
                 columns = {name: _empty(extractor, len(sources)) for name, extractor in self.extractors.items()}
                 rows = ShardRows.ok(columns, len(sources))
                 undone: set[int] = set()
             good = []
-            for row, item in enumerate(prepared, start):
+            for row, item in enumerate(results, start):
                 if isinstance(item, ImageError):
                     rows.status[row], rows.causes[row] = item.status, item.cause
                 elif isinstance(item, PassingError):
@@ -126,8 +142,8 @@ class RowComputer:
             for number, (name, extractor) in enumerate(self.extractors.items()):
                 items = [item[number] for _, item in good]
                 self._fill(extractor, [row for row, _ in good], items, rows.columns[name])
-            self.progress(len(prepared))
-            if start + len(prepared) == len(sources):
+            self.progress(len(results))
+            if start + len(results) == len(sources):
                 yield rows.without(undone)
 
     def _fill(self, extractor: Extractor, at: list[int], items: list[Any], columns: dict[str, Any]) -> None:
@@ -187,7 +203,7 @@ def _at(values: Any, rows: np.ndarray) -> Any:
     return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
 
 
-def _prepared(extractors: Sequence[PictureExtractor], limits: Limits, source: Picture | Part) -> Any:
+def prepared(extractors: Sequence[PictureExtractor], limits: Limits, source: Picture | Part) -> Any:
     """What each extractor sees of a picture, or the `ImageError` or `PassingError` that stands for it."""
     picture = picture_of(source)
     try:
