@@ -7,6 +7,8 @@ that reads, and whether a run that was killed again and again leaves the bytes o
 """
 
 import argparse
+import bz2
+import gzip
 import hashlib
 import json
 import os
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import chain
 from pathlib import Path
 
 from _measure import machine
@@ -38,20 +41,49 @@ def build(path: Path, out: Path, processes: int) -> None:
     build_kb(KBJob(out=out, dump=path, where=where, languages=languages, processes=processes))
     both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     took = {"wall": time.perf_counter() - began, "cpu": sum(use.ru_utime + use.ru_stime for use in both)}
-    print(json.dumps({**took, "memory": [use.ru_maxrss * 1024 for use in both]}))
+    print(json.dumps(took))
+
+
+def compress(plain: Path, path: Path) -> None:
+    """A file as it is published under the name `path`."""
+    if path.suffix == ".json":
+        shutil.copyfile(plain, path)
+        return
+    with open(plain, "rb") as source, gzip.open(path, "wb", 1) if path.suffix == ".gz" else bz2.open(path, "wb") as out:
+        shutil.copyfileobj(source, out, 1 << 20)
 
 
 def started(path: Path, out: Path, processes: int) -> "subprocess.Popen[str]":
     words = [sys.executable, __file__, "--one", str(path), str(out), str(processes)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
 
 
 def run(path: Path, out: Path, processes: int) -> dict:
     process = started(path, out, processes)
-    said = process.communicate()[0]
+    own = others = 0
+    while process.poll() is None:
+        own = max(own, _resident(process.pid))
+        others = max([others, *map(_resident, _children(process.pid))])
+        time.sleep(0.05)
     if process.returncode:
         raise SystemExit(f"exit code {process.returncode}")
-    return json.loads(said.splitlines()[-1])
+    return {**json.loads((process.stdout or sys.stdin).read().splitlines()[-1]), "memory": (own, others)}
+
+
+def _resident(process: int) -> int:
+    """Bytes of memory that a process has, 0 for one that has ended."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def _children(process: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 def hashes(folder: Path) -> list[str]:
@@ -92,10 +124,10 @@ def main() -> None:
         memory = []
         rate = 0.0
         for count in options.entities:
-            text = dump(folder / "plain.json", (*COMMON, *people(count))).stat().st_size / 1e6
+            text = dump(folder / "plain.json", chain(COMMON, people(count))).stat().st_size / 1e6
             for form in options.forms:
                 path = folder / f"{count}{form}"
-                dump(path, (*COMMON, *people(count)), level=9 if form.endswith("bz2") else 1)
+                compress(folder / "plain.json", path)
                 took = run(path, folder / f"one-{count}{form}", 1)
                 rate = count / took["cpu"]
                 print(f"| `{form}` | {count:,} | {text:,.0f} | {rate:,.0f} | {text / took['cpu']:,.0f} |", flush=True)

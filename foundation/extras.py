@@ -40,7 +40,7 @@ EXTRAS: Mapping[str, Extra] = {
         "Serve",
     ),
     "ray": Extra(("ray",), "extraction on a Ray cluster (--ray)"),
-    "kb": Extra(("httpx", "indexed_gzip", "msgspec", "rapidgzip"), "BuildKB and FetchImages"),
+    "kb": Extra(("httpx", "msgspec", "rapidgzip"), "BuildKB and FetchImages"),
     "postgres": Extra(("psycopg",), "SearchHead with its study in PostgreSQL"),
 }
 """By name, as in setup.cfg."""

@@ -2,6 +2,7 @@
 damaged dumps are said."""
 
 import bz2
+import gzip
 import hashlib
 import json
 import os
@@ -37,6 +38,9 @@ def written(tmp_path_factory):
     """Dumps of 400 entities in each form, and the KB's hashes."""
     folder = tmp_path_factory.mktemp("dumps")
     paths = {form: dump(folder / f"dump{form}", [*WORLD, *people(400)]) for form in FORMS}
+    plain = paths[".json"].read_bytes()
+    parts = [plain[start : start + 700_000] for start in range(0, len(plain), 700_000)]
+    paths[".json.gz"].write_bytes(b"".join(gzip.compress(part, 1) for part in parts))  # of several members
     build(folder / "kb", paths[".json"])
     return paths, hashes(folder / "kb")
 
@@ -69,6 +73,20 @@ def test_a_bz2_of_several_streams_and_one_whose_marks_lie_at_any_bit_are_read(wr
     assert b"".join(bzipped.decompressed(paths[".json.bz2"], one) for one in blocks) == plain
 
 
+def test_a_gz_is_entered_where_its_last_member_began(written, tmp_path):
+    path = written[0][".json.gz"]
+    plain = gzip.decompress(path.read_bytes())
+    pieces = dumps.Dump(path, tmp_path / "index").pieces(0)
+    first, note = next(pieces)
+    assert plain.startswith(first.held)
+    for last, note in pieces:  # noqa: B007 - of the last one
+        pass
+    note()
+    middle = len(plain) - 100_000
+    (piece, _), *rest = dumps.Dump(path, tmp_path / "index").pieces(middle)
+    assert (piece.place, piece.held) == (middle, plain[middle:]) and not rest
+
+
 def test_a_mark_that_stands_by_chance_inside_a_block_changes_nothing(written, monkeypatch):
     paths, _ = written
     (first, *_) = bzipped.groups(paths[".json.bz2"], 0)
@@ -83,7 +101,7 @@ from pipeline.kb import bzipped, dump
 from pipeline.kb.build import build_kb
 from pipeline.kb.contracts import KBJob
 dump.PIECE, bzipped._TOGETHER = 50_000, 1
-dump._NOTED_EVERY, dump._SPACING = 100_000, 1 << 20
+dump._FEED = 10_000
 build_kb(KBJob(out=Path(sys.argv[1]), dump=Path(sys.argv[2]), where="P31=Q5", processes=1))
 """
 

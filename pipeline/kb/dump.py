@@ -4,22 +4,20 @@ A place is where a piece begins: a byte of .json, a byte of the text in .gz, a b
 place that it noted.
 """
 
-import contextlib
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
+from foundation.checksums import remembered, write_sealed
 from foundation.errors import UserError
 from pipeline.kb import bzipped
 
 PIECE = 8 << 20
 """Bytes of text in a piece."""
-_SPACING = 1 << 29
-"""Bytes of text between two points in a .gz that can be gone back to; each takes 32 kB. indexed_gzip takes no more."""
-_NOTED_EVERY = 16 << 30
-"""Bytes of text after which the points are noted again: half a minute's decompression."""
+_FEED = 1 << 20  # bytes of a .gz that are read at a time
+_GZIP = 31  # zlib's word for the form of .gz
 ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.bz2", ".jsonl.bz2")
 
 
@@ -37,7 +35,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Dump:
-    """A dump's file. index: file beside the output that notes points of a .gz which can be gone back to."""
+    """A dump's file. index: file beside the output that notes where a member of a .gz begins."""
 
     path: Path
     index: Path
@@ -70,32 +68,47 @@ class Dump:
                 yield Piece(place, end, end, None), _nothing
 
     def _gzipped(self, start: int) -> Iterator[tuple[Piece, Callable[[], None]]]:
-        import indexed_gzip
+        """As `pieces`. A .gz can be entered where one of its members begins: published dumps have many."""
+        noted = remembered(self.index)
+        at, place = (noted["file"], noted["text"]) if noted and noted["text"] <= start else (0, 0)
+        waiting, first = bytearray(), place
+        with open(self.path, "rb") as file:
+            file.seek(at)
+            for text, member in self._inflated(file, place):
 
-        noted = 0
-        try:
-            with open(self.path, "rb") as file, indexed_gzip.IndexedGzipFile(file, spacing=_SPACING) as opened:
-                if start and self.index.exists():
-                    with contextlib.suppress(indexed_gzip.ZranError, OSError):  # it only saves time
-                        opened.import_index(str(self.index))
-                opened.seek(start)
-                place = start
+                def note(member: tuple[int, int] = member) -> None:
+                    write_sealed(self.index, {"file": member[0], "text": member[1]})
 
-                def note() -> None:
-                    nonlocal noted
-                    if place - noted >= _NOTED_EVERY:
-                        noted = place
-                        temporary = self.index.with_name(f".{self.index.name}.tmp")
-                        opened.export_index(str(temporary))
-                        os.replace(temporary, self.index)
+                place += len(text)
+                waiting += text[max(0, len(text) - (place - start)) :] if place > start else b""
+                first = max(first, place - len(waiting))
+                if len(waiting) >= PIECE:
+                    yield Piece(first, place, file.tell(), bytes(waiting)), note
+                    waiting.clear()
+                    first = place
+            if waiting:
+                yield Piece(first, place, file.tell(), bytes(waiting)), _nothing
 
-                while text := opened.read(PIECE):
-                    place += len(text)
-                    yield Piece(place - len(text), place, file.tell(), text), note
-        except (indexed_gzip.ZranError, EOFError, zlib.error, OSError) as error:
-            if isinstance(error, OSError) and error.errno:
-                raise
-            raise UserError(f"{self.path}: damaged, or ends early; fetch it again") from None
+    def _inflated(self, file: BinaryIO, place: int) -> Iterator[tuple[bytes, tuple[int, int]]]:
+        """Text of the members from here on, at most `PIECE` bytes at a time, and where its member begins: byte of the
+        file, byte of the text. place: of the text here."""
+        decoder, member, inside = zlib.decompressobj(_GZIP), (file.tell(), place), False
+        feed = file.read(_FEED)
+        if not feed:
+            raise UserError(f"{self.path}: ends early; fetch it again")
+        while feed:
+            try:
+                text = decoder.decompress(feed, PIECE)
+            except zlib.error:
+                raise UserError(f"{self.path}: damaged before byte {file.tell():,}; fetch it again") from None
+            place, inside, feed = place + len(text), not decoder.eof, decoder.unconsumed_tail
+            yield text, member
+            if decoder.eof:
+                feed = (decoder.unused_data or file.read(_FEED)).lstrip(b"\0")  # some writers fill the last block
+                decoder, member = zlib.decompressobj(_GZIP), (file.tell() - len(feed), place)
+            feed = feed or file.read(_FEED)
+        if inside:
+            raise UserError(f"{self.path}: ends early; fetch it again")
 
 
 def _nothing() -> None:

@@ -138,6 +138,8 @@ class Claims:
 
     def values(self, property: str, languages: tuple[str, ...]) -> list[Value]:
         found: list[Value] = []
+        if property not in self.claims:
+            return found
         for snak in self.statements(property):
             one = value(snak.datavalue, languages)
             if one is not None and one not in found:

@@ -1,18 +1,20 @@
 """The KB's files: entities.jsonl in the layout `jsonl`, pictures.jsonl, sitelinks.jsonl."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from foundation.output import writing
+import msgspec
+
+from foundation.output import PartFile, writing
 from pipeline.datasets.fields import LONGEST_ALIAS, MOST_ALIASES
 from pipeline.kb.labels import Numbers, records
 from pipeline.kb.values import Value, clean
 from pipeline.kb.wikidata import Scanned
 
+_TOGETHER = 1000  # lines
 ENTITIES, PICTURES, SITELINKS = "entities.jsonl", "pictures.jsonl", "sitelinks.jsonl"
 CLIPPED = f"names left out: longer than {LONGEST_ALIAS} characters, or behind the first {MOST_ALIASES:,}"
 FILES = (ENTITIES, PICTURES, SITELINKS)
@@ -32,16 +34,19 @@ class Writer:
     def write(self, source: Path, folder: Path) -> None:
         """Write the files of the entities that the first pass kept."""
         seen = Numbers()
-        with writing([folder / name for name in FILES], "--out") as (entities, pictures, sitelinks):
+        with writing([folder / name for name in FILES], "--out") as parts:
+            entities, pictures, sitelinks = files = [_Lines(part) for part in parts]
             for record in records(source):
                 if not seen.add(record.id):
                     self.counts["left out: the dump holds them twice"] += 1
                     continue
-                entities.write(_line(self.entity(record)))
-                for name, file in record.pictures:
-                    pictures.write(_line({"id": record.id, "file": file, "property": name}))
-                sitelinks.write(_line({"id": record.id, "popularity": record.links, "sitelinks": record.titles}))
+                entities.add(self.entity(record))
+                for name, picture in record.pictures:
+                    pictures.add({"id": record.id, "file": picture, "property": name})
+                sitelinks.add({"id": record.id, "popularity": record.links, "sitelinks": record.titles})
                 self.counts["pictures"] += len(record.pictures)
+            for file in files:
+                file.flush()
 
     def entity(self, record: Scanned) -> dict[str, Any]:
         """A line of entities.jsonl."""
@@ -100,5 +105,17 @@ class Writer:
         return list(found)
 
 
-def _line(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) + "\n"
+class _Lines:
+    """A file of JSON lines that are written many at a time."""
+
+    def __init__(self, part: PartFile) -> None:
+        self._part, self._waiting, self._encode = part, list[bytes](), msgspec.json.Encoder().encode
+
+    def add(self, value: Any) -> None:
+        self._waiting.append(self._encode(value))
+        if len(self._waiting) == _TOGETHER:
+            self.flush()
+
+    def flush(self) -> None:
+        self._part.write("".join(f"{line.decode()}\n" for line in self._waiting))
+        self._waiting.clear()
