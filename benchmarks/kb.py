@@ -91,14 +91,14 @@ def hashes(folder: Path) -> list[str]:
     return [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names]
 
 
-def kills(path: Path, folder: Path, seconds: float) -> tuple[int, bool]:
-    """Kills of a run, one each `seconds`, until it is done, and whether its bytes are those of one without."""
+def kills(path: Path, folder: Path, seconds: float, most: int) -> tuple[int, bool]:
+    """Kills of a run, `most` of them, one each `seconds`, and whether its bytes are those of one without."""
     run(path, folder / "whole", 2)
     count = 0
     while True:
         process = started(path, folder / "killed", 2)
         try:
-            process.communicate(timeout=seconds)
+            process.communicate(timeout=seconds if count < most else None)
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--entities", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
     parser.add_argument("--kill-after", type=float, default=12.0, help="seconds between two kills")
+    parser.add_argument("--kills", type=int, default=4)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -140,7 +141,7 @@ def main() -> None:
             print(f"| `{form}` | {count:,} | {writes / 1e6:,.0f} MB | {reads / 1e6:,.0f} MB |")
         hours = WIKIDATA / rate / 3600
         print(f"\n{WIKIDATA:,} entities of this size as `{options.forms[-1]}`: {hours:,.1f} hours of one core")
-        killed, same = kills(path, folder, options.kill_after)
+        killed, same = kills(path, folder, options.kill_after, options.kills)
         print(f"\nkilled {killed} times, once every {options.kill_after:g} s: the same bytes: {same}")
     finally:
         shutil.rmtree(folder)
