@@ -279,7 +279,7 @@ def test_metrics_count_requests_mentions_and_batches(service):
 
 
 def test_a_stopped_service_answers_what_it_has_begun(world):
-    process, address = started(world[1], world[0])
+    process, address = started(world[1], world[0], "--kb", "small")
     answers = []
 
     def ask():

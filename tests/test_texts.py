@@ -178,6 +178,15 @@ def test_the_texts_of_the_runs_own_dataset_are_measured(world, tmp_path):
     assert evaluation.overlapping.right >= evaluation.mentions.right and 0 < evaluation.overlapping.recall < 1
 
 
+def test_texts_are_linked_against_the_kb_that_is_named(world, tmp_path):
+    own, answers = linked(world, tmp_path, TEXTS[:1])
+    named, same = linked(world, tmp_path, TEXTS[:1], kb="small")
+    ids = [[[one["id"] for one in each["entities"]] for each in line["mentions"]] for line in (answers[0], same[0])]
+    assert ids[0] == ids[1] and own.summary.counts == named.summary.counts
+    with pytest.raises(UserError, match="no prepared dataset of this label"):
+        linked(world, tmp_path, TEXTS[:1], kb="nobody")
+
+
 def test_precision_recall_and_f1_are_those_counted_by_hand():
     evaluation = Evaluation({"Q1", "Q2", "Q3"})
     evaluation.add(

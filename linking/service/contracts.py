@@ -17,7 +17,7 @@ class ServiceJob:
     must bring; None: it is that of the environment, where one is set. origins: web pages of other servers that may ask,
     as `https://host`. queue: mentions that wait at most. batch: mentions that are linked at once at most. nil_share,
     joint_below: see `linking.contracts.LinkJob`. cache: whether features of the mentions are kept in the run's cache.
-    wikidata: whether the ids of the KB are Wikidata's.
+    wikidata: whether the ids of the KB are Wikidata's. kb: see `linking.contracts.LinkJob`.
     """
 
     run: Path
@@ -31,4 +31,5 @@ class ServiceJob:
     joint_below: float | None = None
     cache: bool = False
     wikidata: bool = False
+    kb: str | None = None
     compute: Compute = Compute()

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Meter:
-    """Requests by path and status with their durations; mentions by outcome, those that wait, and batches."""
+    """Requests by path and status with their durations; mentions by outcome, those that wait, and batches; CPU time and
+    memory of the process."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self.requests = Counter("mel_requests", "requests", ["path", "status"], registry=registry)
         self.seconds = Histogram("mel_request_seconds", "until an answer", ["path"], registry=registry)
         self.mentions = Counter("mel_mentions", "mentions by what became of them", ["outcome"], registry=registry)

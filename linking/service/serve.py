@@ -74,6 +74,8 @@ def serve(job: ServiceJob) -> None:
     allowed = access(job.host, job.token_file, job.origins)
     with _bound(job.host, job.port) as listener:
         linker = Linker.load(job.run, job.compute.device, job.compute.precision, job.nil_share, job.cache)
+        if job.kb:
+            linker.against(job.kb)
         if job.joint_below is not None:
             linker.ask_joint_below(job.joint_below)
         desk = Desk(linker, job.queue, job.batch)

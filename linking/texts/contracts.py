@@ -16,7 +16,7 @@ class TextJob:
     file to write. annotations: folder that standoff annotations (brat) are written to; None: none are. labels: of the
     finder whose spans are mentions; none: all but those of numbers and times. images: folder that the texts' pictures
     lie in; None: the input's own. top_k: entities per mention. chunk: texts in memory at once. ignored, nil_share,
-    cache: see `linking.contracts.LinkJob`.
+    cache, kb: see `linking.contracts.LinkJob`.
     """
 
     run: Path
@@ -32,6 +32,7 @@ class TextJob:
     ignored: tuple[str, ...] = ()
     nil_share: float | None = None
     cache: bool = True
+    kb: str | None = None
     compute: Compute = Compute()
 
     @property

@@ -100,6 +100,8 @@ def link_text(job: TextJob) -> TextResult:
         compute = job.compute
         finder = Finder(job.ner, job.labels)
         linker = Linker.load(job.run, compute.device, compute.precision, job.nil_share, job.cache)
+        if job.kb:
+            linker.against(job.kb)
         folder = brat.Folder(job.annotations) if job.annotations else None
         begun = time.monotonic()
         writer = _Writer(TextLinker(linker, finder), job, files[0], files[1], folder, Evaluation(linker.kb.rows))

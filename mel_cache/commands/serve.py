@@ -44,6 +44,10 @@ class Serve(Tool):
         least=1, default=256, description="mentions that wait at most; more are answered 503 with Retry-After"
     )
     batch = Whole(least=1, most=1024, default=32, description="mentions that are linked at once at most")
+    kb = luigi.Parameter(
+        default="",
+        description="label of another prepared dataset whose entities are linked against; empty: those of the run",
+    )
     nil_share = ShareOrWord(
         default="dev", description="expected share of NIL mentions, see LinkMentions; dev: that of the run's dev"
     )
@@ -71,6 +75,7 @@ class Serve(Tool):
             joint_below=float(self.joint_below) if self.joint_below else None,
             cache=self.keep_features,
             wikidata=self.wikidata_ids,
+            kb=self.kb or None,
             compute=Compute(device=self.device, precision=self.precision),
         )
         access(self.job.host, self.job.token_file, self.job.origins)

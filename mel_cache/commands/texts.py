@@ -46,6 +46,10 @@ class LinkText(Tool):
     ignore_fields = luigi.Parameter(
         default="", description="comma-separated fields of the lines that are passed over instead of refused"
     )
+    kb = luigi.Parameter(
+        default="",
+        description="label of another prepared dataset whose entities are linked against; empty: those of the run",
+    )
     nil_share = ShareOrWord(
         default="dev", description="expected share of NIL mentions, see LinkMentions; dev: that of the run's dev"
     )
@@ -71,6 +75,7 @@ class LinkText(Tool):
             ignored=_listed(self.ignore_fields),
             nil_share=None if self.nil_share == "dev" else float(self.nil_share),
             cache=not self.no_cache,
+            kb=self.kb or None,
             compute=Compute(device=self.device, precision=self.precision),
         )
         check(self.text_job)
