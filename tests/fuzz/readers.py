@@ -37,6 +37,8 @@ SHARED = {
 """Readers that others call; the targets of those are theirs."""
 SEALED = "a file whose own checksum, or that of its run or receipt, is compared first"
 NO_TARGET = {
+    "cache.union:_place": "copies a shard, which is read as those of that target are",
+    "cache.union:put": "writes a shard, which is read as those of that target are",
     "experiments.jobs:_check_best": SEALED,
     "experiments.jobs:_with_teacher": SEALED,
     "heads.config.dual:DualConfig._of_teacher": "of an option; a text that is no JSON object is refused",
@@ -54,6 +56,10 @@ NO_TARGET = {
     "mel_cache.verification:_Check.sealed": SEALED,
     "pipeline.extraction.maintenance:_extractions": SEALED,
     "pipeline.extraction.maintenance:clean": SEALED,
+    "pipeline.extraction.manifest:Manifest.__init__": "its pages have checksums; what cannot be read is planned anew",
+    "pipeline.extraction.manifest:write": "writes",
+    "pipeline.extraction.shipped:Machine._computed": "a shard that it has just written",
+    "pipeline.extraction.shipped:_files": "hands the bytes of a model on as they are",
     "pipeline.imported.contracts:record": SEALED,
     "pipeline.imported.stage:_sides": "a Parquet table, read as those of that target are",
     "pipeline.imported.writing:export_features": "a Parquet table, read as those of that target are",
