@@ -55,9 +55,10 @@ class HoldingStore(Store):
         """As `Store.shard`."""
         return self._parts[number - _FIRST] if number >= _FIRST else super().shard(number)
 
-    def open_shard(self, name: str) -> Shard:
+    def open_shard(self, name: str | Path) -> Shard:
         """As `Store.open_shard`."""
-        return next((part for part in self._parts if part.name == name), None) or super().open_shard(name)
+        held = (part for part in self._parts if part.path == self.folder / name)
+        return next(held, None) or super().open_shard(name)
 
     def add(
         self, keys: np.ndarray, status: np.ndarray, causes: Sequence[str], columns: Mapping[str, OutputRows]

@@ -19,6 +19,7 @@ from cache.errors import Damaged, Gone
 from cache.identity import Output, identity
 from cache.index import Index, as_void
 from cache.key_reader import KeyReader
+from cache.layers import FIRST, Beneath
 from cache.listing import Listing, Stray, listing, unreadable
 from cache.pool import Pool
 from cache.shard import Shard
@@ -38,6 +39,13 @@ def _say_once(line: str) -> None:
     logs.notice(line)
 
 
+def _foreign(folder: Path) -> "Store":
+    """The store in a folder of a layer."""
+    store = Store.open(folder)
+    store.foreign = True
+    return store
+
+
 def _mtime(folder: Path) -> int | None:
     try:
         return folder.stat().st_mtime_ns
@@ -52,6 +60,9 @@ def folder_name(feature: str, digest: str) -> str:
 
 class Store:
     """The rows of one feature. Only grows; any number of processes may read and add at the same time.
+
+    Where its cache has layers, rows that it lacks are read from the stores of the same feature there (`beneath`); what
+    is added is written here. foreign: whether it is itself one of a layer, in which nothing is written.
 
     Nothing is opened before the first lookup, and no file stays open: the object may be pickled (only its folder
     travels) and forked. Of many shards only some are mapped at a time, see `cache.pool`. strays: what lies among the
@@ -72,6 +83,8 @@ class Store:
         self._stamps: dict[str, tuple[int, int, int, int]] = {}  # name -> number, inode, size, mtime
         self._index: Index | None = None
         self._pool = Pool()
+        self.foreign = False
+        self.beneath = Beneath(self.folder, self.identity, _foreign)
 
     @classmethod
     def create(cls, root: Path, feature: str, spec: dict[str, Any]) -> "Store":
@@ -107,7 +120,8 @@ class Store:
         """Write a planned store to disk; small shards of one that is there are merged where there are many."""
         if not self.described:
             make_folder(self.folder)
-            self.set_probe(None)
+            self.beneath.refresh()
+            self.set_probe(next((store.probe for store in self.beneath.stores if store.probe), None))
         self.sweep()
         merge.merge_small(self)
 
@@ -152,6 +166,12 @@ class Store:
         What lies among the shards and is none is named in a line, once, and passed over. Raises `UserError` naming a
         damaged shard.
         """
+        if not self.foreign:
+            self.beneath.refresh()
+        self._look()
+
+    def _look(self) -> None:
+        """`refresh`, without the layers."""
         with self._lock:
             for look in range(LOOKS):
                 before = _mtime(self.folder)
@@ -194,7 +214,10 @@ class Store:
             self._pool.close(self.folder / name)
         self._names, self._stamps, self._index, self.strays = names, kept, index, strays
         for stray in strays:
-            _say_once(str(stray))
+            passed = (
+                f"{stray.path} {stray.problem.partition('; ')[0]}; it lies in a layer of the cache, and is passed over"
+            )
+            _say_once(passed if self.foreign else str(stray))
 
     def _current(self) -> Index:
         with self._lock:
@@ -214,34 +237,44 @@ class Store:
         """(n, 16) uint8 → shard number (n,) int32 and row in it (n,) int64, -1 where absent.
 
         Of the shards that the last `refresh` saw. Where several of them hold a key, the one whose file name sorts first
-        counts.
+        counts; those of layers after all others, in the layers' order.
         """
-        return self._current().find(keys)
+        number, row = self._current().find(keys)
+        self.beneath.locate(np.asarray(keys), number, row)
+        return number, row
 
     def shard(self, number: int) -> Shard:
         """The shard of a number that `locate` gave; numbers never change their meaning.
 
         Raises `UserError` when it has been removed since.
         """
+        if number >= FIRST:
+            return self.beneath.shard(number)
         name = self._names[number]
         if name is None:
             raise Gone(f"a shard of {self.folder} has been removed")
         return self.open_shard(name)
 
-    def open_shard(self, name: str) -> Shard:
-        """The shard of a name. Raises `UserError` when it is gone or damaged."""
-        return self._pool.get(self.folder / name)
+    def open_shard(self, name: str | Path) -> Shard:
+        """The shard of a name, or at a path here or in a layer. Raises `UserError` when it is gone or damaged."""
+        path = self.folder / name
+        return self._pool.get(path) if path.parent == self.folder else self.beneath.open_shard(path)
 
     def files_for(self, keys: np.ndarray) -> list[Path]:
-        """What must lie on disk to read the rows of these keys: the spec, and every shard that holds one; absent keys
-        are passed over."""
+        """What must lie on disk to read the rows of these keys: the spec, and every shard that holds one, also in
+        layers; absent keys are passed over."""
         numbers = np.unique(self.locate(keys)[0])
-        names = [self._names[number] for number in numbers.tolist() if number >= 0]
-        return [self.folder / SPEC, *sorted(self.folder / name for name in names if name is not None)]
+        own = numbers[(numbers >= 0) & (numbers < FIRST)]
+        return [self.folder / SPEC, *self.paths_of(own), *self.beneath.files(numbers[numbers >= FIRST])]
+
+    def paths_of(self, numbers: np.ndarray) -> list[Path]:
+        """The shards of these numbers, by name."""
+        names = [self._names[number] for number in numbers.tolist()]
+        return sorted(self.folder / name for name in names if name is not None)
 
     @property
     def rows(self) -> int:
-        """Distinct keys in the store, whatever their verdict."""
+        """Distinct keys in the store, whatever their verdict; those of layers are not counted."""
         return len(self._current())
 
     @property
@@ -276,7 +309,9 @@ class Store:
             self.sweep()
             rows = shard.NewRows(keys, status, causes, columns)
             shard.write(self.folder / name, self.feature, self.identity, self.outputs, rows)
-        self.refresh()
+        if self._index is None:
+            self.refresh()
+        self._look()
         if sum(size < merge.SMALL for _, _, size, _ in self._stamps.values()) >= merge.MANY:
             merge.merge_small(self)
         if (self._current().find(keys)[0] < 0).any():

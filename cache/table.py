@@ -1,6 +1,7 @@
 """The rows behind a list of keys, resolved once: batches by position."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,8 @@ class Table:
         present = np.asarray(present, bool)
         self.status = np.full(len(present), Status.MISSING, np.uint8)
         self.lengths = np.zeros(len(present), np.int64)
-        self._names: list[str] = []  # of the shards
-        self._shard = np.full(len(present), -1, np.int32)  # position in self._names; -1 where there is nothing to read
+        self._paths: list[Path] = []  # of the shards
+        self._shard = np.full(len(present), -1, np.int32)  # position in self._paths; -1 where there is nothing to read
         # first step in the shard's values (ragged) or row of its array (fixed)
         self._start = np.zeros(len(present), np.int64)
         self._held: list[Any] | None = None
@@ -86,8 +87,8 @@ class Table:
         self.status[at] = np.asarray(shard.status)[row]
         ok = self.status[at] == Status.OK
         at, row = at[ok], row[ok]
-        self._shard[at] = len(self._names)
-        self._names.append(shard.name)
+        self._shard[at] = len(self._paths)
+        self._paths.append(shard.path)
         if not self.ragged:
             self._start[at], self.lengths[at] = row, 1
             return
@@ -109,7 +110,7 @@ class Table:
         The shards of a table of few stay open. Those of many are opened for a part at a time, so that no more than
         `TURN` are mapped. Shards that were merged into others are found there.
         """
-        if len(self._names) <= TURN:
+        if len(self._paths) <= TURN:
             yield slice(None), self._hold()
             return
         for start in range(0, len(index), TURN):
@@ -128,7 +129,7 @@ class Table:
         while self._held is None:
             held: list[Any] = []
             read = set(np.unique(self._shard).tolist())  # nothing is read of a shard that was merged into another
-            for place in range(len(self._names)):
+            for place in range(len(self._paths)):
                 try:
                     held.append(self._open(place) if place in read else None)
                 except Gone as gone:
@@ -142,7 +143,7 @@ class Table:
         return self._held
 
     def _open(self, place: int) -> Any:
-        shard = self._store.open_shard(self._names[place])
+        shard = self._store.open_shard(self._paths[place])
         return shard.ragged(self.output)[0] if self.ragged else shard.fixed(self.output)
 
     def _find_again(self, place: int, gone: Gone) -> None:
@@ -164,7 +165,7 @@ class Table:
         index = self._positions(index)
         if self.ragged:
             return self._padded(index)
-        if len(self._names) <= TURN:
+        if len(self._paths) <= TURN:
             arrays = self._hold()
             shard = self._shard[index]
             if len(index) and shard[0] >= 0 and (shard == shard[0]).all():

@@ -99,7 +99,8 @@ def entry(root: Path, path: Path) -> dict[str, Any]:
     """
     if path.suffix == SHARD:
         place, size = successors.standing(path)
-        return {"path": place.relative_to(root).as_posix(), "bytes": size}
+        inside = place.is_relative_to(root)  # else in a layer of the cache
+        return {"path": (place.relative_to(root) if inside else place).as_posix(), "bytes": size}
     return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size, "sha256": content(path)}
 
 
@@ -109,6 +110,8 @@ def problem(root: Path, listed: Mapping[str, Any], most: int | None = None) -> s
     most: bytes of the largest file whose content is read; of larger ones only the size is compared. None: all are.
     """
     path = root / listed["path"]
+    if os.path.isabs(listed["path"]) and not _in_layer(root / "cache", path):
+        return "lies in no folder that the cache reads (--cache-path) any more"
     try:
         state = path.stat()
         if not stat.S_ISREG(state.st_mode):
@@ -124,6 +127,13 @@ def problem(root: Path, listed: Mapping[str, Any], most: int | None = None) -> s
         return "is a link that leads nowhere" if path.is_symlink() else "is gone"
     except OSError as error:
         return f"cannot be read ({(error.strerror or str(error)).lower()})"
+
+
+def _in_layer(cache: Path, path: Path) -> bool:
+    """Whether a shard lies in a folder that a cache reads beneath itself."""
+    from foundation import layers  # which reads its list by what is here
+
+    return path.parent.parent in layers.read(cache)
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:

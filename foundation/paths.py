@@ -95,4 +95,5 @@ class Paths:
         return self.root / "reports" / dataset / f"{name}-{digest[:12]}"
 
     def relative(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+        """A path as receipts hold it: that of a file in a layer of the cache is absolute."""
+        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()

@@ -35,5 +35,7 @@ class EntityExtractor:
         self._extractor.known = replace(known, stores=stores)
         before = sum(store.rows for store in stores.values())
         made = self._extractor.columns(table, root)
+        for store in stores.values():
+            store.refresh()
         self.extracted = sum(store.rows for store in stores.values()) - before
         return {want.column: made[want] for want in wanted}

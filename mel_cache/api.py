@@ -11,6 +11,7 @@ from cache.inputs import Want
 from experiments import jobs, spaces
 from experiments.contracts import ScoreJob, ScoreResult, Study
 from foundation import child as children
+from foundation import layers
 from foundation.contracts import from_json
 from foundation.errors import UserError
 from foundation.paths import Paths
@@ -271,7 +272,10 @@ class _Work:
 
     @cached_property
     def paths(self) -> Paths:
-        return Paths.below(self.job.work_dir)
+        paths = Paths.below(self.job.work_dir)
+        if self.job.cache_path:
+            layers.use(paths.cache, self.job.cache_path)
+        return paths
 
     @cached_property
     def profile(self) -> profiles.Profile:

@@ -32,7 +32,8 @@ class DatasetJob:
     layout.
     max_bad_images, max_bad_records: share of the listed pictures that may be missing or broken, of the records that may
     be malformed. runtime: device, precision and batches
-    of all that runs models. demo_seed: of the demo's world and encoders.
+    of all that runs models. demo_seed: of the demo's world and encoders. cache_path: `OWN:FURTHER:…`, the folder of the
+    cache (empty: in the work folder) and further ones that are only read; empty: as the work folder remembers.
     """
 
     name: str
@@ -45,6 +46,7 @@ class DatasetJob:
     max_bad_records: float = MAX_BAD_RECORDS
     runtime: Runtime = Runtime()
     demo_seed: int = 0
+    cache_path: str = ""
 
 
 @contract
@@ -316,13 +318,16 @@ class Verification:
     """The result of a check.
 
     rows: of features that were checked, where nothing is bad. files: others whose content was checked.
-    unlisted: files in receipts of before checksums; only their size was compared.
+    unlisted: files in receipts of before checksums; only their size was compared. layers: rows by folder that the cache
+    reads beneath itself; in_layers: what is bad there, which is never removed.
     """
 
     rows: int
     files: int
     unlisted: int
     bad: tuple[BadFile, ...]
+    layers: Mapping[str, int] = field(default_factory=dict)
+    in_layers: tuple[BadFile, ...] = ()
 
 
 def _array(file: Path, name: str) -> "np.ndarray":

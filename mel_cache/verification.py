@@ -9,6 +9,7 @@ from typing import Any
 
 from cache import verify as stores
 from cache.store import SPEC
+from foundation import layers
 from foundation.arrays import damage
 from foundation.checksums import (
     INDEX,
@@ -55,7 +56,30 @@ def verify(job: VerifyJob) -> Verification:
         gone = {paths.relative(path) for path in stores.repair(findings)}
         bad = [BadFile(path=one.path, problem=one.problem, maker=one.maker, removed=one.path in gone) for one in bad]
     rows = 0 if bad or not job.shards else sum(entry.rows for folder in folders for entry in stores.usage(folder)[0])
-    return Verification(rows=rows, files=len(check.seen), unlisted=len(check.unlisted), bad=tuple(bad))
+    of_layers, in_layers = _layers(paths, job.shards)
+    return Verification(
+        rows=rows,
+        files=len(check.seen),
+        unlisted=len(check.unlisted),
+        bad=tuple(bad),
+        layers=of_layers,
+        in_layers=in_layers,
+    )
+
+
+def _layers(paths: Paths, shards: bool) -> tuple[dict[str, int], tuple[BadFile, ...]]:
+    """The rows of each folder that the cache reads beneath itself, and what is bad there; nothing is changed."""
+    rows, bad = dict[str, int](), list[BadFile]()
+    for layer in layers.read(paths.cache):
+        maker = f"{layers.without(paths.cache, layer)} goes on without {layer}, and what it held is extracted here"
+        if not layer.is_dir():
+            bad.append(BadFile(path=str(layer), problem="is not there; mount it", maker=maker))
+            continue
+        for finding in stores.verify(layer, shards):
+            if finding.path.suffix != ".tmp":  # of a writer of its owner's
+                bad.append(BadFile(path=str(finding.path), problem=finding.problem, maker=maker))
+        rows[str(layer)] = sum(entry.rows for entry in stores.usage(layer)[0])
+    return rows, tuple(bad)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache import verify
+from foundation import layers
 from foundation.checksums import remembered
 from foundation.errors import UserError
 from foundation.files import free_bytes, read_json
@@ -63,7 +64,20 @@ def features(paths: Paths, width: int | None = None) -> str:
         what = [entry.feature, entry.identity[:16], f"{entry.rows:,}", size(entry.bytes)]
         rows.append([*what, measured, _when(entry.mtime)])
     header = ["extracted", "identity", "rows", "size", "last rate", "written"]
-    return "\n".join([_listing(header, rows, width), *problems])
+    return "\n".join([_listing(header, rows, width), *problems, *_layers(paths)])
+
+
+def _layers(paths: Paths) -> list[str]:
+    """The folders that the cache reads beneath itself, a line each."""
+    lines = []
+    for layer in layers.read(paths.cache):
+        if not layer.is_dir():
+            lines.append(f"layer {layer}: not there; mount it, or add {layers.without(paths.cache, layer)}")
+            continue
+        listed, problems = verify.usage(layer)
+        names = ", ".join(f"{entry.feature} ({entry.rows:,} rows)" for entry in listed)
+        lines += [f"layer {layer}, which is only read: {names or 'no features yet'}", *problems]
+    return lines
 
 
 def runs(paths: Paths, width: int | None = None) -> str:

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from foundation import child, extras, logs
+from foundation import child, extras, layers, logs
 from foundation.errors import UserError
 from foundation.files import free_bytes
 from foundation.machine import check_folder
@@ -62,6 +62,11 @@ class Doctor(Tool, OnProfile):
             yield Finding("disk", "work folder", f"{root} can be written and mapped")
         except UserError as error:
             yield Finding("disk", "work folder", str(error), problem=True)
+        for layer in layers.read(self.paths.cache):
+            there = layer.is_dir()
+            text = f"{layer}: a layer of the cache, which is only read"
+            lacks = f"{layer} is not there; mount it, or add {layers.without(self.paths.cache, layer)}"
+            yield Finding("disk", "layer", text if there else lacks, problem=not there)
         free, problem = free_bytes(root), False
         try:
             estimate = self._estimate()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import luigi
 from luigi.interface import core
 
-from foundation import checksums, child, extras, logs, plugins, progress, receipts
+from foundation import checksums, child, extras, layers, logs, plugins, progress, receipts
 from foundation.errors import NotAsWritten, UserError
 from foundation.paths import Paths
 from mel_cache import steps
@@ -47,9 +47,16 @@ def remembered(method: Callable[[TaskType], T]) -> Callable[[TaskType], T]:
     return answer
 
 
+@functools.cache
+def _use_layers(paths: Paths, cache_path: str, dry: bool) -> None:
+    """Take `--cache-path`, once in a process."""
+    layers.use(paths.cache, cache_path, dry)
+
+
 def forget() -> None:
     """Forget the remembered results of tasks."""
     _ANSWERS.clear()
+    _use_layers.cache_clear()
 
 
 class Task(luigi.Task):
@@ -57,6 +64,13 @@ class Task(luigi.Task):
 
     work_dir = setting(
         "work_dir", "artifacts", "folder that everything is written to (also MEL_WORK_DIR, or [mel] in luigi.cfg)"
+    )
+    cache_path = setting(
+        "cache_path",
+        "",
+        "folder of the cache (empty: cache/ in the work folder), then, after colons, further caches that are only "
+        "read: OWN:COLLEAGUES; remembered by the work folder",
+        significant=False,
     )
     dry_run = luigi.BoolParameter(
         default=False, significant=False, description="say what would run, run and write nothing"
@@ -78,6 +92,8 @@ class Task(luigi.Task):
         checksums.share()  # among the processes of Luigi's workers, which are forked from this one
         # Commands of several hosts behind one scheduler divide the work in the cache, as if each had its own.
         self.task_id = f"{self.task_id}_{command.name()}"
+        if self.cache_path:
+            _use_layers(self.paths, self.cache_path, self.dry_run)
         if self.plugin:
             plugins.register(self.plugin.split(","))
         if self.json_log:

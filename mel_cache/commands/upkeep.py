@@ -41,13 +41,25 @@ class VerifyCache(Tool):
     def act(self) -> None:
         job = VerifyJob(work=self.paths.root, repair=self.repair, shards=not self.skip_shards)
         verification: Verification = child.run("mel_cache.verification:verify", job, Verification)
-        logs.say(verified(verification, job))
+        logs.say("\n".join([verified(verification, job), *_layers(verification)]))
+        if verification.in_layers and (self.repair or not verification.bad):
+            raise UserError(
+                f"{len(verification.in_layers)} bad file(s) in folders that this cache only reads; nothing is removed "
+                "there: ask their owners to run VerifyCache --repair, or leave the folders out (--cache-path)"
+            )
         if verification.bad and not self.repair:
             raise UserError(
                 f"{len(verification.bad)} bad or missing file(s) under {self.paths.root}; "
                 f"`luigi --module tasks VerifyCache --repair --work-dir {self.paths.root}` removes what is bad and "
                 "says what makes it again"
             )
+
+
+def _layers(verification: Verification) -> list[str]:
+    """The layers of the cache, and what is bad there, a line each."""
+    lines = [f"layer {folder}: {rows:,} rows of features" for folder, rows in verification.layers.items()]
+    lines += [f"bad, in a layer: {one.path}: {one.problem}" for one in verification.in_layers]
+    return [*lines, *dict.fromkeys(one.maker for one in verification.in_layers)]
 
 
 def verified(verification: Verification, job: VerifyJob) -> str:

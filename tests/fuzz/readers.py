@@ -42,6 +42,7 @@ NO_TARGET = {
     "experiments.jobs:_check_best": SEALED,
     "experiments.jobs:_with_teacher": SEALED,
     "heads.config.dual:DualConfig._of_teacher": "of an option; a text that is no JSON object is refused",
+    "foundation.layers:read": SEALED,
     "heads.fusion:_parts": SEALED,
     "heads.training:_finished": SEALED,
     "heads.training:_result": SEALED,
