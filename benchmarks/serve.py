@@ -37,7 +37,7 @@ from _measure import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 AMID_KILLS = 8  # clients
-PATIENCE = 300.0  # seconds that a client asks again
+PATIENCE = 3600.0  # seconds that a client asks again
 
 
 @dataclass
