@@ -43,7 +43,7 @@ class Serve(Tool):
     queue = Whole(
         least=1, default=256, description="mentions that wait at most; more are answered 503 with Retry-After"
     )
-    batch = Whole(least=1, most=1024, default=32, description="mentions that are linked at once at most")
+    batch_size = Whole(least=1, most=1024, default=32, description="mentions that are linked at once at most")
     kb = luigi.Parameter(
         default="",
         description="label of another prepared dataset whose entities are linked against; empty: those of the run",
@@ -70,7 +70,7 @@ class Serve(Tool):
             token_file=Path(self.token_file).absolute() if self.token_file else None,
             origins=tuple(origin.strip() for origin in self.allow_origins.split(",") if origin.strip()),
             queue=self.queue,
-            batch=self.batch,
+            batch=self.batch_size,
             nil_share=None if self.nil_share == "dev" else float(self.nil_share),
             joint_below=float(self.joint_below) if self.joint_below else None,
             cache=self.keep_features,
