@@ -186,7 +186,8 @@ def test_lists_and_pair_features_have_the_arrays_of_the_page(work):
 def test_every_file_of_a_work_folder_is_on_the_page(work):
     named = [
         *("mentions.parquet", "entities.parquet", "given.parquet", "account.json", "account.txt"),
-        *("columns-*/*.*.*.npz", "candidates-*.npz", "candidates-*.json", "pairs-*-*.npz"),
+        *("columns-*/*.*.*.npz", "columns-*/.lock", "columns-*/chunks.parquet"),
+        *("candidates-*.npz", "candidates-*.json", "pairs-*-*.npz"),
     ]
     for pattern in named:
         for word in pattern.replace("*", "\n").split("\n"):

@@ -14,6 +14,7 @@ import tasks
 
 PLAN = json.dumps({"wants": [{"side": "entity", "feature": "clip_image", "view": "image"}], "after": []})
 NEEDED = {
+    "BuildKB": ["--dump", "{data}/../dump.json", "--out", "{data}/../kb"],
     "BuildPairs": ["--pair", "name_similarity"],
     "CompareRuns": ["--run-folder", "small/mimic/a", "--against", "small/mimic/b"],
     "EnhanceEntities": ["--mode", "static", "--pages", "{data}/entities.jsonl"],
@@ -22,9 +23,14 @@ NEEDED = {
     "EvaluationManifest": ["--run", "small/mimic/a", "--to", "manifest.json"],
     "ExportTower": ["--run", "small/mimic/a", "--to", "tuned"],
     "ExtractGroup": ["--plan", PLAN],
+    "ExtractPart": ["--part", "1/2"],
+    "FetchImages": ["--list", "{data}/../pictures.tsv"],
     "LinkMentions": ["--run", "small/mimic/a", "--input", "new.jsonl", "--output", "linked.jsonl"],
+    "LinkText": ["--run", "small/mimic/a", "--input", "texts.jsonl", "--output", "linked.jsonl", "--ner", "names"],
+    "MergeCache": ["--from", "{data}/../theirs"],
     "PromptedFeatures": ["--method", "dsmip", "--profile", "demo"],
     "Report": ["--methods", "mimic"],
+    "Serve": ["--run", "small/mimic/a"],
 }
 """Options without which a command is refused; another command needs a line here."""
 STATES = ("nothing", "something")
@@ -56,6 +62,9 @@ def answers(tmp_path_factory):
     world = World(tmp_path_factory.mktemp("world"))
     small_world.write(world.data)
     small_world.profile(world.root)
+    (world.root / "dump.json").write_text("[\n]\n")
+    (world.root / "pictures.tsv").write_text("id\taddress\nQ1\thttps://example.org/1.jpg\n")
+    (world.root / "theirs" / "cache").mkdir(parents=True)
     found = {}
     for state in STATES:
         if state == "something":

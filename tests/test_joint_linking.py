@@ -84,7 +84,7 @@ def read_by_joint(monkeypatch):
 
 
 def test_joint_is_asked_for_the_mentions_that_the_other_parts_are_less_sure_of_alone(files, read_by_joint):
-    new = [line.mention for line in incoming.read(files.input, files.images)]
+    new = [line.value for line in incoming.read(files.input, files.images)]
     with Linker.load(files.run).ask_joint_below(1e-9) as linker:
         linker.without_joint = replace(linker.without_joint, right=None, known=None)  # in so small a world all are sure
         read_by_joint.clear()
