@@ -1,5 +1,6 @@
 """Pictures prepared in processes: the results of threads, also where a process is killed or a result is large."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 import small_world
 
 from cache.inputs import Side, Want
+from cache.shard import Status
 from foundation.errors import PassingError, UserError
 from foundation.paths import Paths
 from pipeline.datasets import images
@@ -37,6 +39,8 @@ def work(source: Any) -> Any:
             return os.getpid()
     if kind == "large":
         return [np.full(value, 7, np.uint8)]
+    if kind == "object":
+        return os.getpid(), {value}
     return np.full((2, 3), value if kind == "plain" else 0, np.uint8), os.getpid()
 
 
@@ -76,6 +80,31 @@ def test_an_error_of_the_work_is_raised_here_and_the_process_goes_on(processes):
     with pytest.raises(ValueError, match="not a picture's fault"):
         processes([("plain", 1), ("error", "not a picture's fault")])
     assert int(processes([("plain", 4)])[0][0][0, 0]) == 4
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        (np.array(2.5, np.float32), [np.zeros((0, 3), np.int64), {"boxes": np.ones((2, 4), ">f4"), "none": None}]),
+        [(1, np.arange(6, dtype=np.uint8).reshape(2, 3)[:, ::2]), (True, 0.1, "text")],
+        images.ImageError(Status.TOO_LARGE, "too many pixels"),
+        PassingError("could not be read now"),
+    ],
+)
+def test_a_result_comes_back_as_it_was(result):
+    arrays: list[np.ndarray] = []
+    tree = json.loads(json.dumps(decoders._written(result, arrays)))
+    found = decoders._read(tree, iter([bytearray(array.tobytes()) for array in arrays]))
+    assert type(found) is type(result)
+    if isinstance(result, Exception):
+        assert found.__reduce__()[1] == result.__reduce__()[1]
+    else:
+        np.testing.assert_equal(found, result)
+
+
+def test_a_result_that_does_not_travel_is_made_by_this_process(processes):
+    (found,) = processes([("object", 1)])
+    assert found == (os.getpid(), {1})
 
 
 def test_results_that_do_not_fit_into_the_shared_memory_come_too(processes):

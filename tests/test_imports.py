@@ -143,3 +143,10 @@ def test_contracts_configurations_and_the_python_interface_load_no_heavy_library
 def test_commands_load_luigi_and_no_other_heavy_library():
     if loaded(", ".join(COMMANDS)) != {"luigi"}:
         assert {module: found for module in COMMANDS if (found := loaded(module) - {"luigi"})} == {}
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_unpickled(path):
+    """A pickle runs code of whoever wrote it. multiprocessing pickles what a process that we start is given."""
+    named = {module.split(".")[0] for _, module in edges(ast.parse(path.read_text()), path.relative_to(ROOT).parts[0])}
+    assert not named & {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

@@ -1,13 +1,14 @@
 """Pictures prepared in processes of their own, whose results come through shared memory.
 
-Threads of one process wait for each other at Python's lock once there are many of them.
+Threads of one process wait for each other at Python's lock once there are many of them. Answers are JSON and the bytes
+of arrays, never unpickled: a process that was taken over by a picture can only answer wrongly.
 """
 
 import contextlib
+import json
 import mmap
 import multiprocessing
 import os
-import pickle
 import queue
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,9 @@ from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
+
+from cache.shard import Status
 from foundation.budget import ByteBudget
 from foundation.errors import PassingError, UserError
 from pipeline.datasets import images
@@ -26,6 +30,10 @@ TRIES = 2  # times that a group is given to a process; the pictures of one that 
 
 class _Large(Exception):
     """A picture that this process alone may not decode; the one that started it does."""
+
+
+class _Foreign(Exception):
+    """A result that does not travel; the process that started this one prepares the picture."""
 
 
 class _Share(ByteBudget):
@@ -70,10 +78,8 @@ class Decoders:
             self._free.put(process)
         if found is None:  # one of them is to blame
             return [result for source in sources for result in self([source])]
-        if isinstance(found, Exception):
-            raise found
         return [
-            self._work(source) if result is _LARGE else result for source, result in zip(sources, found, strict=True)
+            self._work(source) if result is _HERE else result for source, result in zip(sources, found, strict=True)
         ]
 
     @property
@@ -89,14 +95,9 @@ class Decoders:
             process.end()
 
 
-class _LargeMark:
-    """In the place of a picture's result, see `_Large`."""
-
-    def __reduce__(self) -> str:
-        return "_LARGE"
-
-
-_LARGE = _LargeMark()
+_HERE = object()
+"""In the place of a result: this process prepares the picture, because it is large, its result does not travel, or the
+work failed on it, which is then raised here."""
 
 
 class _Process:
@@ -129,7 +130,7 @@ class _Process:
             if descriptor >= 0:
                 os.close(descriptor)
 
-    def prepared(self, sources: Sequence[Any]) -> list[Any] | Exception:
+    def prepared(self, sources: Sequence[Any]) -> list[Any]:
         """The process's results. Raises `EOFError` or `OSError` where it has ended, `UserError` where it could not
         begin."""
         if not self._is_ready:
@@ -140,15 +141,19 @@ class _Process:
                     "--decoders: a process ended before it could decode anything; leave the option out"
                 ) from None
             self._is_ready = True
-        self._connection.send_bytes(pickle.dumps(sources, 5))
-        lengths, data = pickle.loads(self._connection.recv_bytes())
-        buffers, start = [], 0
-        for length in lengths:
-            assert self._memory is not None
-            buffers.append(bytearray(memoryview(self._memory)[start : start + length]))
-            start += length
-        found: list[Any] | Exception = pickle.loads(data, buffers=buffers)
-        return found
+        self._connection.send(sources)
+        answer = json.loads(self._connection.recv_bytes())
+        buffers = []
+        start = 0
+        for length in answer["lengths"]:
+            if answer["shared"]:
+                assert self._memory is not None
+                buffers.append(bytearray(memoryview(self._memory)[start : start + length]))
+                start += length
+            else:
+                buffers.append(bytearray(self._connection.recv_bytes()))
+        taken = iter(buffers)
+        return [_read(result, taken) for result in answer["results"]]
 
     @property
     def pid(self) -> int:
@@ -187,31 +192,65 @@ def _serve(work: Callable[[Any], Any], connection: Connection, descriptor: int |
     with contextlib.suppress(EOFError, OSError):
         connection.send_bytes(b"ready")
         while True:
-            sources = pickle.loads(connection.recv_bytes())
-            connection.send_bytes(pickle.dumps(_packed(work, sources, memory), 5))
+            _answer(connection, [_one(work, source) for source in connection.recv()], memory)
 
 
-def _packed(work: Callable[[Any], Any], sources: Sequence[Any], memory: mmap.mmap | None) -> tuple[list[int], bytes]:
-    """The pickled results, and the lengths of their buffers, which are in the shared memory by then."""
-    found: list[Any] | Exception
-    try:
-        found = [_one(work, source) for source in sources]
-    except Exception as error:
-        found = error
-    buffers: list[pickle.PickleBuffer] = []
-    data = pickle.dumps(found, 5, buffer_callback=buffers.append)
-    raw = [buffer.raw() for buffer in buffers]
-    if memory is None or sum(len(one) for one in raw) > BLOCK:
-        return [], pickle.dumps(found, 5)
+def _answer(connection: Connection, results: Sequence[tuple[Any, list[np.ndarray]]], memory: mmap.mmap | None) -> None:
+    """Send results, the bytes of their arrays through the shared memory where they fit in."""
+    raw = [array.data.cast("B") if array.size else memoryview(b"") for _, arrays in results for array in arrays]
+    shared = memory is not None and sum(map(len, raw)) <= BLOCK
     start = 0
-    for one in raw:
+    for one in raw if shared else ():
+        assert memory is not None
         memory[start : start + len(one)] = one
         start += len(one)
-    return [len(one) for one in raw], data
+    answer = {"results": [tree for tree, _ in results], "lengths": [len(one) for one in raw], "shared": shared}
+    connection.send_bytes(json.dumps(answer).encode())
+    for one in () if shared else raw:
+        connection.send_bytes(one)
 
 
-def _one(work: Callable[[Any], Any], source: Any) -> Any:
+def _one(work: Callable[[Any], Any], source: Any) -> tuple[Any, list[np.ndarray]]:
+    arrays: list[np.ndarray] = []
     try:
-        return work(source)
-    except _Large:
-        return _LARGE
+        return _written(work(source), arrays), arrays
+    except Exception:  # what it is, the process that started this one finds out
+        return ["here"], []
+
+
+def _written(value: Any, arrays: list[np.ndarray]) -> Any:
+    """A result as JSON, its arrays appended to `arrays`. Raises `_Foreign`."""
+    if value is None or type(value) in (bool, int, float, str):
+        return ["plain", value]
+    if type(value) in (list, tuple):
+        return [type(value).__name__, [_written(each, arrays) for each in value]]
+    if type(value) is dict and all(type(key) is str for key in value):
+        return ["dict", {key: _written(each, arrays) for key, each in value.items()}]
+    if type(value) is np.ndarray and not value.dtype.hasobject:
+        arrays.append(np.ascontiguousarray(value))
+        return ["array", value.dtype.str, value.shape]
+    if type(value) is images.ImageError:
+        return ["image", int(value.status), value.cause]
+    if type(value) is PassingError:
+        return ["passing", str(value)]
+    raise _Foreign
+
+
+def _read(tree: Any, buffers: Iterator[bytearray]) -> Any:
+    """What `_written` wrote."""
+    kind, *content = tree
+    if kind == "here":
+        return _HERE
+    if kind == "plain":
+        return content[0]
+    if kind in ("list", "tuple"):
+        found = [_read(each, buffers) for each in content[0]]
+        return found if kind == "list" else tuple(found)
+    if kind == "dict":
+        return {key: _read(each, buffers) for key, each in content[0].items()}
+    if kind == "array":
+        dtype, shape = content
+        return np.frombuffer(next(buffers), np.dtype(dtype)).reshape(shape)
+    if kind == "image":
+        return images.ImageError(Status(content[0]), content[1])
+    return PassingError(content[0])
