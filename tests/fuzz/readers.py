@@ -58,6 +58,7 @@ NO_TARGET = {
     "pipeline.extraction.maintenance:_extractions": SEALED,
     "pipeline.extraction.maintenance:clean": SEALED,
     "pipeline.extraction.manifest:Manifest.__init__": "its pages have checksums; what cannot be read is planned anew",
+    "pipeline.extraction.decoders:_Process.prepared": "of what a process answers that this one started",
     "pipeline.extraction.manifest:write": "writes",
     "pipeline.extraction.shipped:Machine._computed": "a shard that it has just written",
     "pipeline.extraction.shipped:_files": "hands the bytes of a model on as they are",
