@@ -150,9 +150,7 @@ def main() -> None:
         for title, output, rows, ram, method in cases:
             with tempfile.TemporaryDirectory(dir=options.folder) as folder:
                 table = fill(Path(folder), output, keys, rows, shards)
-                ram_ms, cache_ms = compare(
-                    ram, getattr(table, method), options.rows, options.repeats, send, clock
-                )
+                ram_ms, cache_ms = compare(ram, getattr(table, method), options.rows, options.repeats, send, clock)
             results.append(
                 {"rows": title, "shards": shards, "ram_ms": ram_ms, "cache_ms": cache_ms, "ratio": ram_ms / cache_ms}
             )

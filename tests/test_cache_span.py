@@ -7,9 +7,7 @@ from cache.span import Span
 def arrays(lengths: list[int], shape: tuple[int, ...], dtype: str) -> dict[int, np.ndarray]:
     """Arrays of distinct rows, every other number, each where the allocator put it."""
     random = np.random.default_rng(0)
-    return {
-        2 * place: random.integers(1, 100, (length, *shape)).astype(dtype) for place, length in enumerate(lengths)
-    }
+    return {2 * place: random.integers(1, 100, (length, *shape)).astype(dtype) for place, length in enumerate(lengths)}
 
 
 @pytest.mark.parametrize(
