@@ -51,9 +51,10 @@ class Span:
         """(b, *shape) the rows `row` (b,) of the arrays `number` (b,); zeros where the number is negative. whole: none
         is."""
         if whole:
-            return self.grid[self.first[number] + row * self.each]
+            found: np.ndarray = self.grid[self.first[number] + row * self.each]
+            return found
         there = number >= 0
         place = self.first[np.where(there, number, self.some)] + np.where(there, row, 0) * self.each
-        out = self.grid[place]
+        out: np.ndarray = self.grid[place]
         out[~there] = 0
         return out
