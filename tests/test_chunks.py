@@ -4,20 +4,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import extraction_world
 import numpy as np
 import pytest
-import small_world
+from extraction_world import shards
 
 from cache.identity import Output, content_key
-from cache.inputs import Side, Want
 from cache.keys import KeyColumn
 from cache.store import Store
 from foundation.errors import PassingError, UserError
 from foundation.paths import Paths
-from pipeline.datasets.contracts import PrepareJob
-from pipeline.datasets.prepare import prepare
 from pipeline.extraction import chunks, manifest, planning, stage, units
-from pipeline.extraction.contracts import ExtractionJob, Runtime
+from pipeline.extraction.contracts import ExtractionJob
 from pipeline.extraction.parents import Parent
 from pipeline.extraction.units import Part, Picture, Units
 
@@ -25,19 +23,8 @@ from pipeline.extraction.units import Part, Picture, Units
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
     root = tmp_path_factory.mktemp("chunks")
-    small_world.write(root / "data")
-    profile = small_world.profile(root)
-    prepare(PrepareJob(name="small", data_dir=root / "data", out=root / "prepared"))
-    texts: dict[Side, str] = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
-    return ExtractionJob(
-        profile=str(profile),
-        dataset=root / "prepared",
-        images={"mention": root / "data", "entity": root / "data"},
-        wants=tuple(Want(side=side, feature="clip_text", view=view) for side, view in texts.items()),
-        work=root / "calm",
-        columns=root / "calm" / "columns",
-        runtime=Runtime(device="cpu", precision="fp32", batch_size=4, shard_rows=8),
-    )
+    extraction_world.prepared(root)
+    return extraction_world.job(root, extraction_world.texts("clip_text"), batch_size=4, shard_rows=8)
 
 
 def at(work: Path, job: ExtractionJob, **runtime: Any) -> ExtractionJob:
@@ -45,13 +32,7 @@ def at(work: Path, job: ExtractionJob, **runtime: Any) -> ExtractionJob:
 
 
 def images(job: ExtractionJob) -> ExtractionJob:
-    sides: tuple[Side, ...] = ("mention", "entity")
-    return replace(job, wants=tuple(Want(side=side, feature="clip_image", view="image") for side in sides))
-
-
-def shards(work: Path) -> dict[str, bytes]:
-    cache = Paths(work).cache
-    return {path.relative_to(cache).as_posix(): path.read_bytes() for path in sorted(cache.glob("*/*.h5"))}
+    return replace(job, wants=tuple(extraction_world.pictures("clip_image")))
 
 
 def forbidden(*_: Any, **__: Any) -> None:

@@ -8,19 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import extraction_world
 import numpy as np
 import pytest
 import small_world
 
-from cache.inputs import Side, Want
 from cache.shard import Status
 from foundation.errors import PassingError, UserError
 from foundation.paths import Paths
 from pipeline.datasets import images
-from pipeline.datasets.contracts import PrepareJob
-from pipeline.datasets.prepare import prepare
 from pipeline.extraction import batches, decoders, stage
-from pipeline.extraction.contracts import ExtractionJob, Runtime
 from pipeline.extraction.decoders import BLOCK, Decoders
 
 
@@ -136,22 +133,11 @@ def test_processes_that_cannot_begin_end_the_command(capfd):
 
 def test_an_extraction_with_decoders_gives_the_bytes_of_one_with_threads(tmp_path, monkeypatch):
     small_world.write(tmp_path / "data")
-    profile = small_world.profile(tmp_path)
     broken = tmp_path / "data" / "mentions" / "m0.png"
     broken.write_bytes(broken.read_bytes()[:900])
-    prepare(PrepareJob(name="small", data_dir=tmp_path / "data", out=tmp_path / "prepared"))
-    sides: tuple[Side, ...] = ("mention", "entity")
-    job = ExtractionJob(
-        profile=str(profile),
-        dataset=tmp_path / "prepared",
-        images={"mention": tmp_path / "data", "entity": tmp_path / "data"},
-        wants=tuple(
-            Want(side=side, feature=name, view="image") for side in sides for name in ("clip_image", "image_pooled")
-        ),
-        work=tmp_path / "threads",
-        columns=tmp_path / "threads" / "columns",
-        runtime=Runtime(device="cpu", precision="fp32", batch_size=4, shard_rows=12),
-    )
+    extraction_world.prepared(tmp_path)
+    wants = extraction_world.pictures("clip_image", "image_pooled")
+    job = extraction_world.job(tmp_path, wants, "threads", batch_size=4, shard_rows=12)
     stage.extract(job)
     calls: list[int] = []
     plain = decoders.Decoders.__call__

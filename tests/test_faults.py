@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import extraction_world
 import numpy as np
 import pytest
 import small_world
+from extraction_world import shards
 
-from cache.inputs import Side, Want
 from cache.shard import Shard
 from cache.store import Store
 from foundation import waiting
@@ -26,7 +27,7 @@ from foundation.paths import Paths
 from pipeline.datasets.contracts import PrepareJob
 from pipeline.datasets.prepare import prepare
 from pipeline.extraction import stage
-from pipeline.extraction.contracts import ExtractionJob, Runtime
+from pipeline.extraction.contracts import ExtractionJob
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
@@ -43,19 +44,9 @@ FAULTS = ["before-write", "mid-write", "before-link", "after-link", "mid-write:3
 def job(tmp_path_factory):
     """An extraction job over four features in many small shards."""
     root = tmp_path_factory.mktemp("faults")
-    small_world.write(root / "data")
-    profile = small_world.profile(root)
-    prepare(PrepareJob(name="small", data_dir=root / "data", out=root / "prepared"))
-    texts: dict[Side, str] = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
-    return ExtractionJob(
-        profile=str(profile),
-        dataset=root / "prepared",
-        images={"mention": root / "data", "entity": root / "data"},
-        wants=tuple(Want(side=side, feature="clip_text", view=view) for side, view in texts.items()),
-        work=root,
-        columns=root / "columns",
-        runtime=Runtime(device="cpu", precision="fp32", batch_size=4, shard_rows=8),
-    )
+    extraction_world.prepared(root)
+    made = extraction_world.job(root, extraction_world.texts("clip_text"), batch_size=4, shard_rows=8)
+    return at(root, made)
 
 
 def at(work: Path, job: ExtractionJob, **runtime: Any) -> ExtractionJob:
@@ -64,14 +55,7 @@ def at(work: Path, job: ExtractionJob, **runtime: Any) -> ExtractionJob:
 
 
 def images(job: ExtractionJob) -> ExtractionJob:
-    names = ("clip_image", "image_pooled")
-    sides: tuple[Side, ...] = ("mention", "entity")
-    return replace(job, wants=tuple(Want(side=side, feature=name, view="image") for side in sides for name in names))
-
-
-def shards(work: Path) -> dict[str, bytes]:
-    cache = Paths(work).cache
-    return {path.relative_to(cache).as_posix(): path.read_bytes() for path in sorted(cache.glob("*/*.h5"))}
+    return replace(job, wants=tuple(extraction_world.pictures("clip_image", "image_pooled")))
 
 
 def leftovers(work: Path) -> list[str]:

@@ -11,21 +11,18 @@ from pathlib import Path
 
 import commands
 import documents
+import extraction_world
 import pytest
-import small_world
+from extraction_world import shards
 
 from cache import union
 from cache.contracts import Merge, MergeJob
-from cache.inputs import Side, Want
 from cache.store import Store
 from foundation.checksums import read_sealed, write_sealed
 from foundation.errors import UserError
-from foundation.paths import Paths
 from mel_cache.parts import Part
-from pipeline.datasets.contracts import PrepareJob
-from pipeline.datasets.prepare import prepare
 from pipeline.extraction import stage
-from pipeline.extraction.contracts import ExtractionJob, PartJob, Runtime
+from pipeline.extraction.contracts import ExtractionJob, PartJob
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,26 +31,15 @@ ROOT = Path(__file__).resolve().parents[1]
 def world(tmp_path_factory):
     """Jobs over texts and pictures, each extracted in one piece, and in two parts with work folders of their own."""
     root = tmp_path_factory.mktemp("parts")
-    small_world.write(root / "data")
-    profile = small_world.profile(root)
-    prepare(PrepareJob(name="small", data_dir=root / "data", out=root / "prepared"))
-    sides: tuple[Side, ...] = ("mention", "entity")
-    views = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
+    extraction_world.prepared(root)
     wants = {
-        "texts": [Want(side=side, feature="clip_text", view=views[side]) for side in sides],
-        "pictures": [
-            Want(side=side, feature=name, view="image") for side in sides for name in ("clip_image", "image_pooled")
-        ],
+        "texts": extraction_world.texts("clip_text"),
+        "pictures": extraction_world.pictures("clip_image", "image_pooled"),
     }
     jobs = {
-        kind: ExtractionJob(
-            profile=str(profile),
-            dataset=root / "prepared",
-            images={"mention": root / "data", "entity": root / "data"},
-            wants=tuple(listed),
-            work=root / "whole",
+        kind: replace(
+            extraction_world.job(root, listed, "whole", batch_size=4, shard_rows=8),
             columns=root / "whole" / f"columns-{kind}",
-            runtime=Runtime(device="cpu", precision="fp32", batch_size=4, shard_rows=8),
         )
         for kind, listed in wants.items()
     }
@@ -68,11 +54,6 @@ def world(tmp_path_factory):
 
 def at(work: Path, job: ExtractionJob) -> ExtractionJob:
     return replace(job, work=work, columns=work / job.columns.name)
-
-
-def shards(work: Path) -> dict[str, bytes]:
-    cache = Paths(work).cache
-    return {path.relative_to(cache).as_posix(): path.read_bytes() for path in sorted(cache.glob("*/*.h5"))}
 
 
 def merged(into: Path, *sources: Path) -> Merge:

@@ -10,18 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import extraction_world
 import pytest
-import small_world
+from extraction_world import shards
 
-from cache.inputs import Side, Want
 from foundation import child, device, logs
 from foundation.contracts import to_json
 from foundation.errors import UserError
-from foundation.paths import Paths
-from pipeline.datasets.contracts import PrepareJob
-from pipeline.datasets.prepare import prepare
 from pipeline.extraction import pool, stage
-from pipeline.extraction.contracts import Account, ExtractionJob, Runtime
+from pipeline.extraction.contracts import Account, ExtractionJob
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
@@ -43,20 +40,9 @@ def threads(monkeypatch):
 def job(tmp_path_factory):
     """Pictures for two features, in shards of two rows."""
     root = tmp_path_factory.mktemp("pool")
-    small_world.write(root / "data")
-    profile = small_world.profile(root)
-    prepare(PrepareJob(name="small", data_dir=root / "data", out=root / "prepared"))
-    sides: tuple[Side, ...] = ("mention", "entity")
-    return ExtractionJob(
-        profile=str(profile),
-        dataset=root / "prepared",
-        images={"mention": root / "data", "entity": root / "data"},
-        wants=tuple(
-            Want(side=side, feature=name, view="image") for side in sides for name in ("clip_image", "image_pooled")
-        ),
-        work=root / "calm",
-        columns=root / "calm" / "columns",
-        runtime=Runtime(device="cpu", precision="fp32", batch_size=2, shard_rows=2),
+    extraction_world.prepared(root)
+    return extraction_world.job(
+        root, extraction_world.pictures("clip_image", "image_pooled"), batch_size=2, shard_rows=2
     )
 
 
@@ -76,11 +62,6 @@ def calm(job):
 
 def at(work: Path, job: ExtractionJob, **runtime: Any) -> ExtractionJob:
     return replace(job, work=work, columns=work / "columns", runtime=replace(job.runtime, **runtime))
-
-
-def shards(work: Path) -> dict[str, bytes]:
-    cache = Paths(work).cache
-    return {path.relative_to(cache).as_posix(): path.read_bytes() for path in sorted(cache.glob("*/*.h5"))}
 
 
 def refused(*_: Any) -> None:

@@ -7,36 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import extraction_world
 import pytest
-import small_world
+from extraction_world import shards
 
-from cache.inputs import Side, Want
 from foundation import logs
-from foundation.paths import Paths
-from pipeline.datasets.contracts import PrepareJob
-from pipeline.datasets.prepare import prepare
 from pipeline.extraction import stage
-from pipeline.extraction.contracts import ExtractionJob, Runtime
+from pipeline.extraction.contracts import ExtractionJob
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
     """Pictures for two features, in shards of two rows."""
     root = tmp_path_factory.mktemp("ray")
-    small_world.write(root / "data")
-    profile = small_world.profile(root)
-    prepare(PrepareJob(name="small", data_dir=root / "data", out=root / "prepared"))
-    sides: tuple[Side, ...] = ("mention", "entity")
-    return ExtractionJob(
-        profile=str(profile),
-        dataset=root / "prepared",
-        images={"mention": root / "data", "entity": root / "data"},
-        wants=tuple(
-            Want(side=side, feature=name, view="image") for side in sides for name in ("clip_image", "image_pooled")
-        ),
-        work=root / "calm",
-        columns=root / "calm" / "columns",
-        runtime=Runtime(device="cpu", precision="fp32", batch_size=2, shard_rows=2),
+    extraction_world.prepared(root)
+    return extraction_world.job(
+        root, extraction_world.pictures("clip_image", "image_pooled"), batch_size=2, shard_rows=2
     )
 
 
@@ -71,11 +57,6 @@ def cluster():
 
 def at(work: Path, job: ExtractionJob, **runtime: Any) -> ExtractionJob:
     return replace(job, work=work, columns=work / "columns", runtime=replace(job.runtime, ray="auto", **runtime))
-
-
-def shards(work: Path) -> dict[str, bytes]:
-    cache = Paths(work).cache
-    return {path.relative_to(cache).as_posix(): path.read_bytes() for path in sorted(cache.glob("*/*.h5"))}
 
 
 def actors() -> list[int]:

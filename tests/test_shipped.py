@@ -7,19 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import extraction_world
 import pytest
 import small_world
+from extraction_world import shards
 
 from cache import union
-from cache.inputs import Side, Want
 from cache.store import Store
 from foundation.errors import UserError
 from foundation.paths import Paths
-from pipeline.datasets.contracts import PrepareJob
 from pipeline.datasets.images import ImageError, Status
-from pipeline.datasets.prepare import prepare
 from pipeline.extraction import planning, shipped, stage
-from pipeline.extraction.contracts import ExtractionJob, Runtime
+from pipeline.extraction.contracts import ExtractionJob
 from pipeline.extraction.shipped import Computed, Machine, Pieces, Refused
 from pipeline.profiles import profile as profiles
 
@@ -28,35 +27,16 @@ from pipeline.profiles import profile as profiles
 def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("shipped")
     small_world.write(root / "data")
-    profile = small_world.profile(root)
     broken = root / "data" / "mentions" / "m0.png"
     broken.write_bytes(broken.read_bytes()[:900])
-    prepare(PrepareJob(name="small", data_dir=root / "data", out=root / "prepared"))
-    sides: tuple[Side, ...] = ("mention", "entity")
-    views = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
+    extraction_world.prepared(root)
     wants = {
-        "texts": [Want(side=side, feature="text_tokens", view=views[side]) for side in sides],
-        "pictures": [
-            Want(side=side, feature=name, view="image") for side in sides for name in ("clip_image", "image_pooled")
-        ],
+        "texts": extraction_world.texts("text_tokens"),
+        "pictures": extraction_world.pictures("clip_image", "image_pooled"),
     }
     return root, {
-        kind: ExtractionJob(
-            profile=str(profile),
-            dataset=root / "prepared",
-            images={"mention": root / "data", "entity": root / "data"},
-            wants=tuple(listed),
-            work=root / "calm",
-            columns=root / "calm" / f"columns-{kind}",
-            runtime=Runtime(device="cpu", precision="fp32", batch_size=4, shard_rows=8),
-        )
-        for kind, listed in wants.items()
+        kind: extraction_world.job(root, listed, batch_size=4, shard_rows=8) for kind, listed in wants.items()
     }
-
-
-def shards(work: Path) -> dict[str, bytes]:
-    cache = Paths(work).cache
-    return {path.relative_to(cache).as_posix(): path.read_bytes() for path in sorted(cache.glob("*/*.h5"))}
 
 
 def at(work: Path, job: ExtractionJob) -> ExtractionJob:

@@ -15,7 +15,8 @@ from heads.contracts import Compute
 from linking.service.access import access
 from linking.service.contracts import OPENREFINE, ServiceJob
 from mel_cache.commands.features import OnProfile
-from mel_cache.commands.parameters import Below, Renamed, ShareOrWord, Whole
+from mel_cache.commands.mentions import LinkMentions
+from mel_cache.commands.parameters import Whole
 from mel_cache.commands.task import Tool
 
 
@@ -26,7 +27,7 @@ class Serve(Tool):
     MEL_SERVICE_TOKEN, or in a file (--token-file). The schema is at /docs (docs/service.md).
     """
 
-    run_folder = Renamed("--run", description="a run's folder, or <dataset>/<method>/<hash> under artifacts/runs")
+    run_folder = LinkMentions.run_folder
     host = luigi.Parameter(default="127.0.0.1", description="address to listen on; another than this machine's own "
                            "needs a token")  # fmt: skip
     port = Whole(least=0, most=65535, default=8090, description="port; 0: a free one")
@@ -44,14 +45,9 @@ class Serve(Tool):
         least=1, default=256, description="mentions that wait at most; more are answered 503 with Retry-After"
     )
     batch_size = Whole(least=1, most=1024, default=32, description="mentions that are linked at once at most")
-    kb = luigi.Parameter(
-        default="",
-        description="label of another prepared dataset whose entities are linked against; empty: those of the run",
-    )
-    nil_share = ShareOrWord(
-        default="dev", description="expected share of NIL mentions, see LinkMentions; dev: that of the run's dev"
-    )
-    joint_below = Below(default="", description="ask joint only below this confidence, see LinkMentions; empty: always")
+    kb = LinkMentions.kb
+    nil_share = LinkMentions.nil_share
+    joint_below = LinkMentions.joint_below
     keep_features = luigi.BoolParameter(
         default=False, description="keep the features of the mentions in the run's cache instead of forgetting them"
     )

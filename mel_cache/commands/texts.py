@@ -10,7 +10,8 @@ from heads.contracts import Compute
 from linking.texts.checks import check
 from linking.texts.contracts import TextJob, TextResult
 from mel_cache.commands.features import OnProfile
-from mel_cache.commands.parameters import Choice, Renamed, ShareOrWord, Whole
+from mel_cache.commands.mentions import LinkMentions
+from mel_cache.commands.parameters import Choice, Renamed, Whole
 from mel_cache.commands.task import Tool
 
 
@@ -22,7 +23,7 @@ class LinkText(Tool):
     Where mentions are annotated, precision, recall and F1 of mentions and links are measured.
     """
 
-    run_folder = Renamed("--run", description="a run's folder, or <dataset>/<method>/<hash> under artifacts/runs")
+    run_folder = LinkMentions.run_folder
     ner = luigi.Parameter(
         description="what finds mentions: the folder of a spaCy pipeline, or package:NAME/PATH of an installed one"
     )
@@ -43,19 +44,10 @@ class LinkText(Tool):
     )
     top_k = Whole(least=1, default=5, description="entities per mention")
     chunk = Whole(least=1, default=64, description="texts in memory at once")
-    ignore_fields = luigi.Parameter(
-        default="", description="comma-separated fields of the lines that are passed over instead of refused"
-    )
-    kb = luigi.Parameter(
-        default="",
-        description="label of another prepared dataset whose entities are linked against; empty: those of the run",
-    )
-    nil_share = ShareOrWord(
-        default="dev", description="expected share of NIL mentions, see LinkMentions; dev: that of the run's dev"
-    )
-    no_cache = luigi.BoolParameter(
-        default=False, description="forget the features of the mentions instead of keeping them in the run's cache"
-    )
+    ignore_fields = LinkMentions.ignore_fields
+    kb = LinkMentions.kb
+    nil_share = LinkMentions.nil_share
+    no_cache = LinkMentions.no_cache
     device = OnProfile.device
     precision = OnProfile.precision
     resources = {"device": 1}  # noqa: RUF012  # Luigi's attribute

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,7 @@ class _Driver:
                     wait.again()
                 elif held and not (waiting or again):
                     group = [self.targets[name] for name in held[0].features]
-                    count, file = len(held), waited_for
-                    wait.pause(lambda group=group, count=count, file=file: held_elsewhere(group, count, file))  # type: ignore[misc]
+                    wait.pause(partial(held_elsewhere, group, len(held), waited_for))
                 if not waiting and held:
                     waiting, held = held, deque()
         finally:
