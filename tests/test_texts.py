@@ -16,9 +16,10 @@ from linking.linker import Linked, Ranked
 from linking.texts import brat
 from linking.texts.contracts import TextJob
 from linking.texts.evaluate import Answered, Evaluation
-from linking.texts.finders import Finder, Found, context, without_overlaps
+from linking.texts.finders import Finder, context, without_overlaps
 from linking.texts.incoming import Annotation
 from linking.texts.link import TextLinker
+from linking.texts.recognised import Found
 
 PATTERNS = [
     *({"label": "PERSON", "pattern": name} for name in ("Ann Powers", "Noel Harrison", "Zed")),
@@ -86,14 +87,14 @@ def test_spans_are_those_of_the_pipeline_without_numbers_and_blanks(world, tmp_p
     (ships,) = Finder(world[2], ("SHIP", "DATE")).find(["In 1942 Ann Powers saw the blue ship."])
     assert [one.label for one in ships.found] == ["DATE", "SHIP"]
     own = Finder(pipeline(tmp_path / "own", sentences=True))
-    assert own.nlp.pipe_names.count("sentencizer") == 1
+    assert own.recogniser.nlp.pipe_names.count("sentencizer") == 1
 
 
 @pytest.mark.parametrize(
     "place, labels, words",
     [
         ("nowhere", (), "no such folder"),
-        (".", (), "no config.cfg there"),
+        (".", (), "no config.cfg or config.json there"),
         ("broken", (), "cannot be loaded"),
         ("blank", (), "finds nothing"),
         ("good", ("PRESON",), "did you mean 'PERSON'"),

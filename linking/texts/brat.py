@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from foundation.files import write_atomic
 from linking.linker import Linked
-from linking.texts.finders import Found
+from linking.texts.recognised import Found
 
 CONFIG = """[entities]
 {labels}

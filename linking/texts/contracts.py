@@ -11,12 +11,12 @@ from linking.contracts import LinkCounts
 class TextJob:
     """Find the mentions in texts, and link them against the KB of a finished run.
 
-    run: its folder. ner: what finds mentions: the folder of a spaCy pipeline, or `package:NAME/PATH` in an installed
-    package. input: texts, one JSON object per line; None: the texts of the run's own dataset, of `split`. output: the
-    file to write. annotations: folder that standoff annotations (brat) are written to; None: none are. labels: of the
-    finder whose spans are mentions; none: all but those of numbers and times. images: folder that the texts' pictures
-    lie in; None: the input's own. top_k: entities per mention. chunk: texts in memory at once. ignored, nil_share,
-    cache, kb: see `linking.contracts.LinkJob`.
+    run: its folder. ner: what finds mentions: the folder of a spaCy pipeline or of a token classifier of transformers,
+    or `package:NAME/PATH` in an installed package. input: texts, one JSON object per line; None: the texts of the run's
+    own dataset, of `split`. output: the file to write. annotations: folder that standoff annotations (brat) are written
+    to; None: none are. labels: of the finder whose spans are mentions; none: all but those of numbers and times.
+    images: folder that the texts' pictures lie in; None: the input's own. top_k: entities per mention. chunk: texts in
+    memory at once. ignored, nil_share, cache, kb: see `linking.contracts.LinkJob`.
     """
 
     run: Path

@@ -1,33 +1,19 @@
-"""Mentions found in raw text by spaCy, and the sentences that they stand in."""
+"""Mentions found in raw text by a recogniser that its user names, and the text around each."""
 
 import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from foundation import extras
 from foundation.errors import UserError, nearest
+from linking.texts import by_spacy, by_tokens
+from linking.texts.by_spacy import SpacyPipeline
+from linking.texts.by_tokens import TokenClassifier
+from linking.texts.recognised import Found, Recognised, Recogniser
 from pipeline.models.files import locate
 
-if TYPE_CHECKING:
-    from spacy.language import Language
-
 VALUES = frozenset(("CARDINAL", "DATE", "MONEY", "ORDINAL", "PERCENT", "QUANTITY", "TIME"))
-"""Labels of OntoNotes, which spaCy's pipelines use, for what names nothing."""
-_CONFIG = "config.cfg"
-
-
-@dataclass(frozen=True)
-class Found:
-    """A span of a text, end exclusive, in characters. label: its kind, as the finder names it."""
-
-    start: int
-    end: int
-    label: str
-
-    def __len__(self) -> int:
-        return self.end - self.start
+"""Labels of OntoNotes, which many pipelines and models use, for what names nothing."""
 
 
 @dataclass(frozen=True)
@@ -40,45 +26,30 @@ class Spans:
 
 
 class Finder:
-    """A spaCy pipeline in a folder. Its entities are mentions, those of its span groups too.
+    """A recogniser in a folder: a spaCy pipeline, or a token classifier of transformers. Its spans are mentions.
 
-    reference: the folder, or `package:NAME/PATH`. labels: that count; none: all but `VALUES`. Raises `UserError` where
-    there is no pipeline, it finds no entities, or it has not these labels.
+    reference: the folder, or `package:NAME/PATH`. labels: that count; none: all but `VALUES`. device: for a token
+    classifier. Raises `UserError` where there is no recogniser, it finds nothing, or it has not these labels.
     """
 
-    def __init__(self, reference: str, labels: Sequence[str] = ()) -> None:
+    def __init__(self, reference: str, labels: Sequence[str] = (), device: str = "cpu") -> None:
         self.labels = frozenset(labels)
-        self.nlp = _load(reference)
-        known = {label for name in self.nlp.pipe_names for label in self.nlp.pipe_labels.get(name, ())}
+        self.recogniser = _recogniser(reference, device)
+        known = self.recogniser.labels
         for label in labels:
             if known and label not in known:
                 raise UserError(f"--labels {label!r}: {reference} has no such label{nearest(label, known)}")
-        if not any(self.nlp.get_pipe_meta(name).assigns for name in self.nlp.pipe_names):
-            raise UserError(
-                f"--ner {reference}: the pipeline finds nothing ({', '.join(self.nlp.pipe_names) or 'empty'})"
-            )
-        sets_sentences = any(
-            "token.is_sent_start" in self.nlp.get_pipe_meta(name).assigns for name in self.nlp.pipe_names
-        )
-        if not sets_sentences:
-            self.nlp.add_pipe("sentencizer")
 
     def find(self, texts: Sequence[str]) -> list[Spans]:
-        """What is found in each text. Raises `UserError` for a text that is longer than the pipeline reads."""
-        for text in texts:
-            if len(text) > self.nlp.max_length:
-                raise UserError(
-                    f"a text of {len(text):,} characters, the pipeline reads at most {self.nlp.max_length:,}; divide it"
-                )
-        return [self._spans(doc) for doc in self.nlp.pipe(texts)]
+        """What is found in each text. Raises `UserError` for a text that is longer than the recogniser reads."""
+        read = self.recogniser.read(texts)
+        return [self._spans(text, one) for text, one in zip(texts, read, strict=True)]
 
-    def _spans(self, doc: Any) -> Spans:
-        listed = [*doc.ents, *(span for group in doc.spans.values() for span in group)]
-        found = {Found(span.start_char, span.end_char, span.label_) for span in listed}
-        stripped = {one for each in found if self._counts(each.label) and (one := _stripped(each, doc.text))}
+    def _spans(self, text: str, recognised: Recognised) -> Spans:
+        counted = (span for span in recognised.spans if self._counts(span.label))
+        stripped = {one for span in counted if (one := _stripped(span, text))}
         kept = without_overlaps(stripped)
-        sentences = tuple((one.start_char, one.end_char) for one in doc.sents)
-        return Spans(kept, len({(one.start, one.end) for one in stripped}) - len(kept), sentences)
+        return Spans(kept, len({(one.start, one.end) for one in stripped}) - len(kept), recognised.sentences)
 
     def _counts(self, label: str) -> bool:
         return label in self.labels if self.labels else label not in VALUES
@@ -118,17 +89,14 @@ def _stripped(span: Found, text: str) -> Found | None:
     return Found(start, end, span.label) if end > start else None
 
 
-def _load(reference: str) -> "Language":
-    extras.require("spacy")
-    import spacy
-
+def _recogniser(reference: str, device: str) -> Recogniser:
+    """The file that a library writes beside its models says whose the folder is."""
     place = locate(reference, Path(), None, fetch=False)
-    if place is None or not (place / _CONFIG).is_file():
-        raise UserError(
-            f"--ner {reference}: no {_CONFIG} there; name the folder of a spaCy pipeline, as `nlp.to_disk` writes it, "
-            "or package:NAME/PATH of an installed one"
-        )
-    try:
-        return spacy.load(place)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"--ner {reference}: the pipeline cannot be loaded ({str(error)[:300]})") from error
+    if place is not None and (place / by_spacy.CONFIG).is_file():
+        return SpacyPipeline(reference, place)
+    if place is not None and (place / by_tokens.CONFIG).is_file():
+        return TokenClassifier(reference, device)
+    raise UserError(
+        f"--ner {reference}: no {by_spacy.CONFIG} or {by_tokens.CONFIG} there; name the folder of a spaCy pipeline, as "
+        "`nlp.to_disk` writes it, of a token classifier of transformers, or package:NAME/PATH of an installed one"
+    )

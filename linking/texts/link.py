@@ -19,8 +19,9 @@ from linking.texts import brat, incoming
 from linking.texts.checks import check
 from linking.texts.contracts import TextJob, TextResult, TextSummary
 from linking.texts.evaluate import Answered, Evaluation
-from linking.texts.finders import Finder, Found, Spans, context
+from linking.texts.finders import Finder, Spans, context
 from linking.texts.incoming import TextToLink
+from linking.texts.recognised import Found
 from pipeline.datasets.records import Mention
 
 CONTEXT = 500  # characters of the text around a mention
@@ -98,7 +99,7 @@ def link_text(job: TextJob) -> TextResult:
     rejects, summary = (output.with_name(output.name + ending) for ending in (REJECTS, SUMMARY))
     with writing([output, rejects, summary], "--output") as files:
         compute = job.compute
-        finder = Finder(job.ner, job.labels)
+        finder = Finder(job.ner, job.labels, compute.device)
         linker = Linker.load(job.run, compute.device, compute.precision, job.nil_share, job.cache)
         if job.kb:
             linker.against(job.kb)

@@ -16,7 +16,7 @@ from mel_cache.commands.task import Tool
 
 
 class LinkText(Tool):
-    """Finds the mentions in raw texts and links them: --run FOLDER --ner PIPELINE --input TEXTS.jsonl --output FILE.
+    """Finds the mentions in raw texts and links them: --run FOLDER --ner MODEL --input TEXTS.jsonl --output FILE.
 
     Each line of the input holds a text and optionally a picture and annotated mentions (docs/texts.md). Writes, line by
     line, the mentions with offsets, the best entities, a confidence and NIL; with --ann-dir also standoff annotations.
@@ -25,7 +25,8 @@ class LinkText(Tool):
 
     run_folder = LinkMentions.run_folder
     ner = luigi.Parameter(
-        description="what finds mentions: the folder of a spaCy pipeline, or package:NAME/PATH of an installed one"
+        description="what finds mentions: the folder of a spaCy pipeline or of a token classifier of transformers, or "
+        "package:NAME/PATH of an installed one"
     )
     input_file = Renamed("--input", default="", description="texts, one JSON object per line; or name a --split")
     output_file = Renamed("--output", description="the file to write")
@@ -37,7 +38,7 @@ class LinkText(Tool):
     ann_dir = luigi.Parameter(default="", description="empty folder for standoff annotations (brat); empty: none")
     labels = luigi.Parameter(
         default="",
-        description="comma-separated labels of the pipeline that are mentions; empty: all but numbers, times",
+        description="comma-separated labels of the recogniser that are mentions; empty: all but numbers, times",
     )
     images_dir = luigi.Parameter(
         default="", description="folder that the texts' pictures lie in; empty: that of the input"
