@@ -29,15 +29,15 @@ EXTRAS: Mapping[str, Extra] = {
     "text": Extra(("httpx", "openai"), "EnhanceEntities from a wiki or a language model's server"),
     "search": Extra(("optuna", "matplotlib"), "SearchHead"),
     "report": Extra(
-        ("flask", "werkzeug", "jinja2", "tensorboard", "matplotlib"),
-        "Report, Explore, CompareHeads --drop-pictures, Ablate --cuts, TensorBoard's curves",
+        ("jinja2", "tensorboard", "matplotlib"),
+        "Report, CompareHeads --drop-pictures, Ablate --cuts, TensorBoard's curves",
     ),
     "tune": Extra(("peft",), "low-rank adapters (LoRA) of encoders that are trained above a cut"),
     "index": Extra(("tantivy", "usearch"), "candidates in a large KB (--sources name-index, dense-index:FEATURE)"),
     "ner": Extra(("spacy",), "LinkText"),
     "serve": Extra(
         ("fastapi", "fastapi_offline", "h11", "jinja2", "prometheus_client", "python_multipart", "uvicorn"),
-        "Serve",
+        "Serve, Explore",
     ),
     "ray": Extra(("ray",), "extraction on a Ray cluster (--ray)"),
     "kb": Extra(("httpx", "msgspec", "rapidgzip"), "BuildKB and FetchImages"),

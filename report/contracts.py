@@ -178,13 +178,14 @@ class PageResult:
 @contract
 class ServeJob:
     """A page to serve over a run. source: the dataset's own folder. host, port: where it listens (port 0: a free one).
-    split: the mentions that are shown."""
+    split: the mentions that are shown. token_file: see `linking.service.contracts.ServiceJob`."""
 
     run: Path
     source: Path
     host: str = "127.0.0.1"
     port: int = 8080
     split: str = "test"
+    token_file: Path | None = None
     compute: Compute = Compute()
 
 

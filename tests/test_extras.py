@@ -15,7 +15,6 @@ from foundation.errors import UserError
 MODULE_OF = {
     "facenet-pytorch": "facenet_pytorch",
     "open_clip_torch": "open_clip",
-    "Flask": "flask",
     "Jinja2": "jinja2",
     "fastapi-offline": "fastapi_offline",
     "prometheus-client": "prometheus_client",

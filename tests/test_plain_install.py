@@ -9,7 +9,7 @@ import pytest
 from documents import ROOT
 
 HEAVY = {"transformers", "open-clip-torch", "torchvision", "deepface", "ultralytics", "onnxruntime", "facenet-pytorch"}
-HEAVY |= {"openai", "optuna", "matplotlib", "flask", "tensorboard", "opencv-python", "scikit-learn", "pandas"}
+HEAVY |= {"openai", "optuna", "matplotlib", "fastapi", "tensorboard", "opencv-python", "scikit-learn", "pandas"}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_a_head_trains_and_is_evaluated_over_an_existing_cache(run, method):
     [
         (["SearchHead", "--n-trials", "1"], "optuna", "search"),
         (["ExtractFeatures", "--profile", "other.yaml", "--features", "text_tokens"], "transformers", "extract"),
-        (["Explore", "--port", "0"], "werkzeug", "report"),
+        (["Explore", "--port", "0"], "uvicorn", "serve"),
         (
             ["EnhanceEntities", "--mode", "static", "--wiki-api", "http://127.0.0.1:9/", "--wiki-contact", "a@b.org"],
             "httpx",

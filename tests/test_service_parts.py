@@ -9,10 +9,9 @@ import httpx
 import pytest
 
 from foundation.errors import UserError
-from linking.service import guard
 from linking.service.access import TOKEN, access, loopback
 from linking.service.batching import Batcher, Bounds, Full
-from linking.service.guard import Guard
+from linking.service.guard import Guard, Manner
 from linking.service.meter import Meter
 from linking.service.serve import address_line
 
@@ -146,9 +145,10 @@ async def plain(scope, receive, send):
     await send({"type": "http.response.body", "body": str(len(body)).encode()})
 
 
-def client(rules, app=plain):
+def client(rules, app=plain, **manner):
+    guard = Guard(app, rules, Meter(), Manner(**manner))
     return httpx.AsyncClient(
-        transport=httpx.ASGITransport(Guard(app, rules, Meter()), raise_app_exceptions=False), base_url="http://box.lan"
+        transport=httpx.ASGITransport(guard, raise_app_exceptions=False), base_url="http://box.lan"
     )
 
 
@@ -171,9 +171,7 @@ def test_with_a_token_requests_without_it_are_refused(monkeypatch):
     asyncio.run(ask())
 
 
-def test_a_body_is_read_whole_or_refused(monkeypatch):
-    monkeypatch.setattr(guard, "BODY", 1000)
-    monkeypatch.setattr(guard, "RECEIVE", 0.2)
+def test_a_body_is_read_whole_or_refused():
     rules = access("127.0.0.1", None, ())
 
     async def parts(number, pause=0.0):
@@ -182,7 +180,7 @@ def test_a_body_is_read_whole_or_refused(monkeypatch):
             yield b"x" * 100
 
     async def ask():
-        async with client(rules) as asked:
+        async with client(rules, body=1000, seconds=0.2) as asked:
             asked.base_url = "http://localhost"
             assert (await asked.post("/", content=parts(10))).text == "1000"
             assert (await asked.post("/", content=parts(11))).status_code == 413
@@ -204,8 +202,7 @@ def test_an_error_is_answered_without_a_word_of_the_program_and_logged_under_the
     assert name in logged and "secret of the program" in logged
 
 
-def test_more_requests_than_are_answered_at_once_are_refused(monkeypatch):
-    monkeypatch.setattr(guard, "REQUESTS", 3)
+def test_more_requests_than_are_answered_at_once_are_refused():
     wait = asyncio.Event()
 
     async def slow(scope, receive, send):
@@ -213,7 +210,7 @@ def test_more_requests_than_are_answered_at_once_are_refused(monkeypatch):
         await plain(scope, receive, send)
 
     async def ask():
-        async with client(access("127.0.0.1", None, ()), slow) as asked:
+        async with client(access("127.0.0.1", None, ()), slow, requests=3) as asked:
             asked.base_url = "http://localhost"
             held = [asyncio.create_task(asked.get("/")) for _ in range(3)]
             await asyncio.sleep(0.05)
@@ -221,5 +218,23 @@ def test_more_requests_than_are_answered_at_once_are_refused(monkeypatch):
             assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
             wait.set()
             assert [(await one).status_code for one in held] == [200] * 3
+
+    asyncio.run(ask())
+
+
+def test_a_body_that_is_too_large_is_read_and_dropped_up_to_a_limit_before_it_is_refused():
+    sent = []
+
+    async def parts(number):
+        for at in range(number):
+            sent.append(at)
+            yield b"x" * 100
+
+    async def ask():
+        async with client(access("127.0.0.1", None, ()), body=1000, drained=5000) as asked:
+            asked.base_url = "http://localhost"
+            assert (await asked.post("/", content=parts(40))).status_code == 413 and len(sent) == 40
+            sent.clear()
+            assert (await asked.post("/", content=parts(400))).status_code == 413 and len(sent) < 60
 
     asyncio.run(ask())

@@ -1,5 +1,6 @@
 """Who may ask: a token, or this machine alone; and web pages of which servers."""
 
+import base64
 import hmac
 import ipaddress
 import os
@@ -34,11 +35,16 @@ class Access:
         return self.any_host or loopback(name.lower().strip("[]"))
 
     def admits(self, authorization: str) -> bool:
-        """Whether this Authorization header brings the token."""
+        """Whether this Authorization header brings the token: as a bearer's, or as the password that a browser asks
+        for."""
         if self.token is None:
             return True
         kind, _, given = authorization.partition(" ")
-        return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.token.encode())
+        if kind.lower() == "basic":
+            given = _password(given)
+        elif kind.lower() != "bearer":
+            return False
+        return hmac.compare_digest(given.strip().encode(), self.token.encode())
 
     def refuses_page(self, headers: Mapping[str, str], own: str) -> bool:
         """Whether the request comes from a web page of another server. own: this one's origin."""
@@ -79,6 +85,14 @@ def loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _password(given: str) -> str:
+    """Of Basic credentials, with any name; empty where there is none."""
+    try:
+        return base64.b64decode(given.strip(), validate=True).decode("utf-8").partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _read(path: Path) -> str:

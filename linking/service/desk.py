@@ -1,9 +1,10 @@
 """From a request's mentions to their answers: pictures looked at, a place in the queue, one thread that links."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +13,7 @@ from linking.service.batching import Batcher, Bounds
 from linking.service.entities import Entities
 from linking.service.meter import Meter
 from linking.service.pictures import Examiner
+from pipeline.datasets.contracts import Limits
 from pipeline.datasets.records import Mention
 
 SECONDS = 30.0  # that a mention waits for its turn
@@ -27,14 +29,25 @@ class Asked:
 
 
 class Desk:
-    """Links the mentions of all requests with one linker, in batches. queue, batch: see `ServiceJob`."""
+    """Links the mentions of all requests with one linker, in batches.
 
-    def __init__(self, linker: Linker, queue: int, batch: int) -> None:
-        self.linker, self.examiner = linker, Examiner(linker.limits)
-        self.entities = Entities(linker.kb, linker.kb.folder)
-        self.meter = Meter()
+    load: gives the linker, when it is first needed. limits: of pictures. queue, batch: see `ServiceJob`.
+    """
+
+    def __init__(self, load: Callable[[], Linker], limits: Limits, queue: int, batch: int) -> None:
+        self.load, self.examiner, self.meter = load, Examiner(limits), Meter()
         self.batcher = Batcher(self._link, Bounds(queue, batch, SECONDS), self.meter.mention)
         self.meter.read_waiting(self.batcher.__len__)
+
+    @cached_property
+    def linker(self) -> Linker:
+        """Called first by one thread alone: before there are requests, or by that which links."""
+        return self.load()
+
+    @cached_property
+    def entities(self) -> Entities:
+        """The KB's."""
+        return Entities(self.linker.kb, self.linker.kb.folder)
 
     async def link(self, asked: Sequence[Asked]) -> list[Linked]:
         """The answers. Raises `Full`, `foundation.confined.Busy`, and what linking raises.
@@ -57,7 +70,8 @@ class Desk:
         """Answer what waits; write features that are in memory, where they are kept."""
         self.batcher.close()
         self.examiner.close()
-        self.linker.close()
+        if "linker" in vars(self):
+            self.linker.close()
 
     def _examined(self, asked: Asked) -> tuple[Asked, str | None]:
         """The mention without a picture that cannot be used, and why."""

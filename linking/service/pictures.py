@@ -17,11 +17,11 @@ PER_PIXEL, BESIDE = 16, 256 << 20
 
 
 class Examiner:
-    """Says what is wrong with pictures. limits: of the run that reads them."""
+    """Says what is wrong with pictures. limits: of the run that reads them. seconds: of one picture."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, seconds: float = SECONDS) -> None:
         self.limits = limits
-        bounds = Bounds(SECONDS, limits.max_pixels * PER_PIXEL + BESIDE, WAIT)
+        bounds = Bounds(seconds, limits.max_pixels * PER_PIXEL + BESIDE, WAIT)
         self._decode = Confined("linking.service.pictures:work", PROCESSES, bounds)
 
     def problem(self, data: bytes) -> str | None:

@@ -2,22 +2,21 @@
 
 from pathlib import Path
 
-import luigi
-
 from foundation.errors import UserError
 from foundation.files import read_json
 from heads.contracts import Compute
 from mel_cache.commands.features import OnProfile
+from mel_cache.commands.listening import Listening
 from mel_cache.commands.parameters import Choice, Renamed, Whole
-from mel_cache.commands.task import Tool
 from report.contracts import ServeJob
 
 
-class Explore(Tool, OnProfile):
+class Explore(Listening, OnProfile):
     """Serves a page over a finished run until it is stopped: search its mentions, look at cases, link a sentence.
 
     The run is --run, or the one of --dataset that was finished last. Other datasets than the demo need --data-dir, for
-    their pictures.
+    their pictures. Listens on this machine alone unless --host says otherwise, which needs a token: a browser asks for
+    it as a password.
     """
 
     run_folder = Renamed(
@@ -26,9 +25,6 @@ class Explore(Tool, OnProfile):
         description="a run's folder, or <dataset>/<method>/<hash> under artifacts/runs; empty: the last one",
     )
     port = Whole(least=0, most=65535, default=8080, description="port; 0: a free one")
-    host = luigi.Parameter(
-        default="127.0.0.1", description="address to listen on; any other than this machine's own lets others in"
-    )
     split = Choice(choices=("test", "dev"), default="test", description="test or dev")
 
     def folder_of_run(self) -> Path:
@@ -51,16 +47,15 @@ class Explore(Tool, OnProfile):
             raise UserError(f"no finished run of dataset {self.dataset} under {runs}; train a head first (TrainHead)")
         return max(folders, key=lambda folder: ((folder / "run.json").stat().st_mtime_ns, folder.name))
 
-    def check(self) -> None:
-        self.run_place = self.folder_of_run()
+    target = "report.explore.serve:serve"
 
-    def act(self) -> None:
-        job = ServeJob(
-            run=self.run_place,
+    def job(self) -> ServeJob:
+        return ServeJob(
+            run=self.folder_of_run(),
             source=self.source,
             host=self.host,
             port=self.port,
             split=self.split,
+            token_file=self.token_place,
             compute=Compute(device=self.device, precision=self.precision),
         )
-        self.run_child("report.explore.serve:serve", job, type(None))

@@ -1,4 +1,4 @@
-"""Pictures of requests, decoded in processes of their own: one that takes too long or too much memory ends there."""
+"""Pictures of pages, made small in processes of their own: one that takes too long or too much memory ends there."""
 
 import time
 from collections.abc import Callable
@@ -7,39 +7,27 @@ from typing import Any
 from cache.shard import Status
 from foundation.confined import Bounds, Busy, Confined, Exceeded
 from foundation.contracts import contract, from_json, to_json
+from linking.service.pictures import BESIDE, PER_PIXEL, PROCESSES, SECONDS, WAIT
 from pipeline.datasets.contracts import Limits
-from pipeline.datasets.images import ImageError, decode
-from pipeline.datasets.tables import STATUS_NAMES
+from pipeline.datasets.images import ImageError
 from report.thumbnails import Thumbnail, thumbnail
 
-PROCESSES = 2
-SECONDS = 10  # of one picture
 PAGE = 15  # seconds of all pictures of a page; those that are left are not shown
-WAIT = 15  # seconds until a process is free
-_PER_PIXEL, _BESIDE = 16, 256 << 20  # bytes of memory
 
 Shrink = Callable[[bytes, int, Limits], Thumbnail]
 """As `report.thumbnails.thumbnail`."""
 
 
 class Pictures:
-    """Decodes pictures under the limits of a run, and in bounded time and memory.
+    """Makes thumbnails under the limits of a run, and in bounded time and memory.
 
     seconds: of one picture.
     """
 
     def __init__(self, limits: Limits, seconds: float = SECONDS) -> None:
         self.limits = limits
-        bounds = Bounds(seconds, limits.max_pixels * _PER_PIXEL + _BESIDE, WAIT)
+        bounds = Bounds(seconds, limits.max_pixels * PER_PIXEL + BESIDE, WAIT)
         self._decode = Confined("report.explore.pictures:work", PROCESSES, bounds)
-
-    def problem(self, data: bytes) -> str | None:
-        """Why an uploaded file cannot be used as a picture; None where it can. Raises `Busy`."""
-        try:
-            self._ask(data, 0)
-        except ImageError as error:
-            return f"{STATUS_NAMES[error.status].replace('_', ' ')}: {error.cause}"
-        return None
 
     def shrinking(self) -> Shrink:
         """A function that makes the thumbnails of one page. It raises `ImageError` also where there is no time."""
@@ -58,7 +46,7 @@ class Pictures:
         """End the processes."""
         self._decode.close()
 
-    def _ask(self, data: bytes, side: int, seconds: float | None = None) -> tuple[Any, bytes]:
+    def _ask(self, data: bytes, side: int, seconds: float) -> tuple[Any, bytes]:
         try:
             answer, out = self._decode(to_json(PictureJob(side=side, limits=self.limits)), data, seconds)
         except Exceeded as error:
@@ -70,8 +58,7 @@ class Pictures:
 
 @contract
 class PictureJob:
-    """What is made of a picture file: its thumbnail of `side` pixels; where that is 0, it is decoded whole, as
-    extracting from it does."""
+    """What is made of a picture file: its thumbnail of `side` pixels at most."""
 
     side: int
     limits: Limits
@@ -81,9 +68,6 @@ def work(value: Any, data: bytes) -> tuple[Any, bytes]:
     """Do a `PictureJob`, given as JSON: the thumbnail, or why there is none."""
     job = from_json(PictureJob, value)
     try:
-        if not job.side:
-            decode(data, job.limits)
-            return {}, b""
         small = thumbnail(data, job.side, job.limits)
     except ImageError as error:
         return {"status": int(error.status), "cause": error.cause}, b""

@@ -10,6 +10,7 @@ from typing import Any
 
 import linking_world
 import pytest
+from fastapi.testclient import TestClient
 from fissfuse_folder import picture
 from hypothesis import strategies as st
 
@@ -18,12 +19,14 @@ from fuzz.odd import as_json, bytes_of, lines_of, texts
 from fuzz.target import Target, built
 from linking import Hints, Linker, finished, incoming, incoming_entities, mentions
 from linking.contracts import LinkJob
-from linking.service.access import access
+from linking.service.access import Access, access
+from linking.service.desk import Desk
 from linking.service.reconcile import parsed
 from pipeline.datasets.contracts import Limits
-from report.explore.app import Hosts, make
+from report.explore.app import make
 from report.explore.book import Book
 from report.explore.pictures import Pictures
+from report.explore.serve import FORMS
 
 LINES = "".join(
     json.dumps(line) + "\n"
@@ -168,25 +171,25 @@ Request = tuple[str, dict[str, str], dict[str, Any] | bytes | None, dict[str, st
 def _client() -> Any:
     run = finished.read(built(trained))
     images = dict.fromkeys(run.images, run.paths.root.parent / "data")
-    book = Book.read(run, images, "test", Pictures(Limits(**run.limits)))
-    return make(book, linker().link, Hosts(frozenset({"localhost", "127.0.0.1"}))).test_client()
-
-
-def _field(value: Any) -> Any:
-    return (io.BytesIO(value), "p.png") if isinstance(value, bytes) else value
+    limits = Limits(**run.limits)
+    book = Book.read(run, images, "test", Pictures(limits))
+    application = make(book, Desk(linker, limits, FORMS, FORMS), Access(None, frozenset(), any_host=False))
+    return TestClient(application, base_url="http://localhost", raise_server_exceptions=False)
 
 
 def _ask(value: Request, folder: Path) -> None:
     path, query, form, headers = value
     client = _client()
     if form is None:
-        answer = client.get(path, query_string=query, headers=headers)
+        answer = client.get(path, params=query, headers=headers)
+    elif isinstance(form, dict):
+        token = re.search(r'name="token" value="([^"]+)"', client.get("/link").text)
+        form = {"token": token[1] if token else "", **form}
+        texts_of = {name: item for name, item in form.items() if not isinstance(item, bytes)}
+        files = {name: ("p.png", item) for name, item in form.items() if isinstance(item, bytes)}
+        answer = client.post("/link", data=texts_of, files=files or {"x": ("", b"")}, headers=headers)
     else:
-        if isinstance(form, dict):
-            token = re.search(r'name="token" value="([^"]+)"', client.get("/link").text)
-            form = {"token": token[1] if token else "", **form}
-            form = {name: _field(item) for name, item in form.items()}
-        answer = client.post("/link", data=form, headers=headers)
+        answer = client.post("/link", content=form, headers=headers)
     assert answer.status_code < 500, answer.text[:300]
     if answer.status_code >= 400:
         raise UserError(f"{answer.status_code} {answer.text[-100:]}".replace("\n", " "))
@@ -262,7 +265,7 @@ OVER_A_RUN = (
     ),
     Target(
         kind="requests to Explore",
-        readers=("report.explore.app:make.search",),
+        readers=("report.explore.app:_add_mentions.search",),
         valid=lambda: ("/", {"phrase": "ann"}, None, {}),
         odd=_odd_requests,
         read=_ask,

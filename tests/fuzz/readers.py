@@ -125,7 +125,7 @@ NO_TARGET = {
     "pipeline.demo.held_out_faces:_session": "of the demo's own encoders",
     "pipeline.demo.train_yolo:build": "of the package ultralytics",
     "pipeline.kb.scan:Scan._continued": "writes",
-    "report.explore.app:make.style": "of the package itself",
+    "report.explore.app:_add_mentions.style": "of the package itself",
     "report.page.render:render": "of the package itself",
 }
 """Readers without a target, and why: what they read does not come from outside."""

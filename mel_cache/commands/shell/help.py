@@ -20,6 +20,7 @@ WIDEST = 120
 INDENT = 26  # columns before what an option is for
 TITLES = {
     "OnProfile": "models",
+    "Listening": "the address",
     "OnDataset": "the dataset",
     "Task": "every command",
     "CandidateOptions": "candidate lists",
