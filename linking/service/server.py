@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from asyncio import TimerHandle, Transport
@@ -62,13 +63,14 @@ class _Server(uvicorn.Server):
 
 def run(app: ASGIApp, listener: socket.socket, line: str) -> None:
     """Answer what comes at an address that `bound` gave, until SIGINT or SIGTERM. line: said once somebody listens."""
+    for name in ("uvicorn", "python_multipart"):  # a line for each request that is none
+        logging.getLogger(name).setLevel(logging.ERROR)
     config = uvicorn.Config(
         app,
         http=_Protocol,
         ws="none",
         loop="asyncio",
         log_config=None,
-        log_level="error",  # not a line for each request that is none
         access_log=False,
         server_header=False,
         proxy_headers=False,
