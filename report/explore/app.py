@@ -166,8 +166,9 @@ def make(book: Book, desk: Desk, access: Access) -> ASGIApp:
         if linked.picture not in ("ok", "none"):
             message = f"The uploaded file cannot be used as a picture ({linked.picture}). Linked without it."
         cards = await pictured(book.cards, [entity.id for entity in linked.entities])
-        shown = {"entities": cards.entities, "pictures": cards.pictures}
-        return pages.page("link.html", form=form, message=message, linked=linked, **shown)
+        return pages.page(
+            "link.html", form=form, message=message, linked=linked, entities=cards.entities, pictures=cards.pictures
+        )
 
     manner = Manner(
         body=UPLOAD + FORM,
