@@ -72,6 +72,24 @@ class SearchResult:
 
 
 @contract
+class RemoteTraining:
+    """A training for a Ray cluster. address: of the cluster. threads: of each process; 0: by the node's cores."""
+
+    training: TrainingJob
+    address: str
+    threads: int = 0
+
+
+@contract
+class RemoteSearch:
+    """A search for a Ray cluster, see `RemoteTraining`."""
+
+    search: SearchJob
+    address: str
+    threads: int = 0
+
+
+@contract
 class ScoreJob:
     """Scores of a finished run to compute. run: the job that trained it. split: whose mentions. file: .npz to write."""
 

@@ -59,11 +59,11 @@ def run(
     `Killed` where it was. Its stdout and stderr are the caller's.
     """
     with _scratch() as folder:
-        job_file, answer, noted = (folder / f"{name}.json" for name in ("job", "answer", "progress"))
+        job_file, answered, noted = (folder / f"{name}.json" for name in ("job", "answer", "progress"))
         with explained(job_file, _TEMPORARY):
             job_file.write_text(json.dumps(to_json(job)), "utf-8")
         # -P: no module of the current folder is taken for one of ours.
-        words = [sys.executable, "-P", "-m", "foundation.child", target, str(job_file), str(answer), str(os.getpid())]
+        words = [sys.executable, "-P", "-m", "foundation.child", target, str(job_file), str(answered), str(os.getpid())]
         process = subprocess.Popen(
             words,
             env=_environment(threads) | {progress.FILE: str(noted)} | dict(environment),
@@ -74,16 +74,13 @@ def run(
         )
         with _relayed(process, target):
             code = _wait(process, noted)
-        if answer.exists():
-            answered = json.loads(answer.read_text("utf-8"))
-            if "error" in answered:
-                raise _error(answered["kind"])(*answered["error"])
-            return from_json(result, answered["result"], target)
+        if answered.exists():
+            return result_of(json.loads(answered.read_text("utf-8")), result, target)
     if code == -signal.SIGINT:
         raise UserError("stopped")
     if code == NO_ROOM:
         raise UserError(
-            f"cannot write {answer}: free some space or choose another {_TEMPORARY}, and run the same command again"
+            f"cannot write {answered}: free some space or choose another {_TEMPORARY}, and run the same command again"
         )
     if code == -signal.SIGKILL:
         raise Killed(
@@ -105,6 +102,26 @@ def _scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
+def answer(target: str, job: Any) -> dict[str, Any]:
+    """`call` as JSON for another process: what came back, or the `UserError` or `PassingError` that was raised."""
+    try:
+        return {"result": call(target, job)}
+    except (UserError, PassingError) as error:
+        return refusal(error)
+
+
+def refusal(error: UserError | PassingError) -> dict[str, Any]:
+    """An error as JSON for another process."""
+    return {"kind": f"{type(error).__module__}:{type(error).__qualname__}", "error": list(map(str, error.args))}
+
+
+def result_of(answered: Mapping[str, Any], kind: type[T], target: str) -> T:
+    """What `target` returned, from what `answer` gave. Raises the error that was raised there."""
+    if "error" in answered:
+        raise _error(answered["kind"])(*answered["error"])
+    return from_json(kind, answered["result"], target)
+
+
 def _error(name: str) -> type[UserError] | type[PassingError]:
     """The error class of a child's answer, `module:Class`; `UserError` for a class that this process has not."""
     module, _, kind = name.partition(":")
@@ -115,9 +132,16 @@ def _error(name: str) -> type[UserError] | type[PassingError]:
 def _environment(threads: int) -> dict[str, str]:
     """The environment of a child; variables that the user has set stay."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    defaults = {
-        "OMP_NUM_THREADS": str(threads or cores),
-        "MKL_NUM_THREADS": str(threads or cores),
+    own = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join([own, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**defaults(threads or cores), **os.environ, "PYTHONPATH": path}
+
+
+def defaults(threads: int) -> dict[str, str]:
+    """Variables of a process that computes on so many threads."""
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
         # Waiting threads that spin steal the cores from whatever else runs: five times slower on a shared machine, no
         # faster on an idle one.
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -128,9 +152,6 @@ def _environment(threads: int) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    own = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join([own, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**defaults, **os.environ, "PYTHONPATH": path}
 
 
 @contextlib.contextmanager
@@ -204,18 +225,15 @@ def _follow(parent: int) -> None:
     os._exit(1)
 
 
-def _main(target: str, job_file: str, answer: str, parent: str) -> int:
+def _main(target: str, job_file: str, answer_file: str, parent: str) -> int:
     threading.Thread(target=_follow, args=(int(parent),), daemon=True).start()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback
+    answered = answer(target, json.loads(Path(job_file).read_text("utf-8")))
     try:
-        result = {"result": call(target, json.loads(Path(job_file).read_text("utf-8")))}
-    except (UserError, PassingError) as error:
-        result = {"kind": f"{type(error).__module__}:{type(error).__qualname__}", "error": list(map(str, error.args))}
-    try:
-        Path(answer).write_text(json.dumps(result), "utf-8")
+        Path(answer_file).write_text(json.dumps(answered), "utf-8")
     except OSError:
-        Path(answer).unlink(missing_ok=True)
+        Path(answer_file).unlink(missing_ok=True)
         return NO_ROOM
     return 0
 

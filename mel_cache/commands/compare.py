@@ -152,6 +152,8 @@ class MaskedPictures(TrainHead):
     Leaves predictions-without-pictures.parquet in the run's folder.
     """
 
+    on_cluster = False
+
     def trained(self) -> TrainHead:
         return self.clone(TrainHead, seeds=1)
 

@@ -35,7 +35,10 @@ class OnProfile(OnDataset):
         "devices", "", "extract in several processes: cuda:0,cuda:1, or cpu:2 for two on the CPU", significant=False
     )
     ray = setting(
-        "ray", "", "extract on a Ray cluster: its address, or auto for the one of this machine", significant=False
+        "ray",
+        "",
+        "extract, train and search on a Ray cluster: its address, or auto for the one of this machine",
+        significant=False,
     )
     precision = PRECISION
     extract_batch = setting(

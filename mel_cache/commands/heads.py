@@ -2,11 +2,12 @@
 
 import json
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import luigi
 
 from experiments import jobs
+from experiments.contracts import RemoteTraining
 from heads.contracts import TrainingJob
 from heads.tune import TUNED
 from mel_cache import steps
@@ -16,6 +17,8 @@ from mel_cache.commands.features import ExtractFeatures, wants_json
 from mel_cache.commands.parameters import MOST_SEED, Number, Whole
 from mel_cache.commands.task import Task, finished
 from mel_cache.steps import Done, Step
+
+T = TypeVar("T")
 
 
 class TrainHead(CandidateOptions):
@@ -45,6 +48,23 @@ class TrainHead(CandidateOptions):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.head = jobs.head_spec(self.method, jobs.placed(self.params, self.paths), self.profile_content)
+
+    @property
+    def resources(self) -> dict[str, int]:  # type: ignore[override]  # Luigi only reads it
+        """On a Ray cluster, trainings run side by side."""
+        return {} if self.on_cluster else super().resources
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether the work is done on a Ray cluster."""
+        return bool(self.ray)
+
+    def run_child(self, target: str, job: Any, result: type[T]) -> T:
+        if self.on_cluster and isinstance(job, TrainingJob):
+            threads = self.profile_content.threads
+            remote = RemoteTraining(training=job, address=self.ray, threads=threads)
+            return super().run_child("experiments.on_ray:train", remote, result)
+        return super().run_child(target, job, result)
 
     def extraction(self) -> ExtractFeatures:
         return self.clone(ExtractFeatures, features="", wants=wants_json(self.head.wants))
@@ -122,6 +142,8 @@ class TrainHead(CandidateOptions):
 
 class LearnedFeatures(TrainHead):
     """Extracts texts and pictures as one of the runs that the head reads learned to, into a cache of that run's own."""
+
+    on_cluster = False
 
     def learner(self) -> TrainHead:
         """That run."""

@@ -1,18 +1,20 @@
 """The command that searches a head's hyper-parameters."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import luigi
 from luigi.parameter import ParameterVisibility
 
 from experiments import jobs, spaces
-from experiments.contracts import Study
+from experiments.contracts import RemoteSearch, SearchJob, Study
 from foundation.errors import UserError
 from mel_cache import steps
 from mel_cache.commands.heads import TrainHead
 from mel_cache.commands.parameters import TrueOrFalse, Whole
 from mel_cache.commands.task import setting
 from mel_cache.steps import Step
+
+T = TypeVar("T")
 
 
 class SearchHead(TrainHead):
@@ -54,6 +56,12 @@ class SearchHead(TrainHead):
 
     def brief(self) -> str:
         return f" {self.head.method}, {self.n_trials} trials"
+
+    def run_child(self, target: str, job: Any, result: type[T]) -> T:
+        if self.on_cluster and isinstance(job, SearchJob):
+            remote = RemoteSearch(search=job, address=self.ray, threads=self.profile_content.threads)
+            return super().run_child("experiments.on_ray:search", remote, result)
+        return super().run_child(target, job, result)
 
     def step(self) -> Step:
         study = Study(trials=self.n_trials, prune=self.prune, storage=self.storage)

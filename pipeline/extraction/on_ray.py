@@ -6,7 +6,7 @@ No file system is shared: models and pictures travel too, and this process alone
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cache import union
-from foundation import logs
+from foundation import cluster, logs
 from foundation.errors import PassingError, UserError
 from foundation.progress import Bar
 from foundation.waiting import Wait
@@ -41,32 +41,12 @@ def run(job: ExtractionJob, targets: Sequence[Target], chunks: Sequence[Chunk]) 
     profile = profiles.load(job.profile)
     stores = {target.name: target.store for target in targets}
     runtime = replace(job.runtime, ray="", devices=())
-    with _connected(job.runtime.ray), Bar(sum(chunk.rows for chunk in chunks), "extracting on Ray", "row") as bar:
+    with (
+        cluster.connected(job.runtime.ray),
+        Bar(sum(chunk.rows for chunk in chunks), "extracting on Ray", "row") as bar,
+    ):
         shipped = shipment(profile, stores, job.demo, runtime)
         return _Driver(shipped, profile.threads, {one.name: one for one in targets}, bar).run(chunks)
-
-
-@contextlib.contextmanager
-def _connected(address: str) -> Iterator[None]:
-    """Inside, this process is connected to a cluster."""
-    import logging
-
-    import ray
-
-    began = not ray.is_initialized()
-    try:
-        if began:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise UserError(
-            f"--ray {address}: no Ray cluster can be reached there ({str(error).partition(chr(10))[0][:160]}); "
-            "`ray start --head` starts one on this machine"
-        ) from None
-    try:
-        yield
-    finally:
-        if began:
-            ray.shutdown()
 
 
 @dataclass

@@ -32,18 +32,23 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
     "retcode": dict.fromkeys(_FAILURES, str(FAILED)),
 }
 """By section and name of luigi.cfg."""
+SIDE_BY_SIDE = 8
+"""Tasks that run side by side where a cluster does the work; Ray lets those wait that find no device free."""
 _SCHEDULER = ("scheduler_url", "scheduler_host", "default-scheduler-url", "default-scheduler-host")
 
 
-def apply(scheduler: bool = False) -> None:
+def apply(scheduler: bool = False, cluster: bool = False) -> None:
     """Set what the configuration leaves open.
 
-    A scheduler's address, in the configuration or as an option (`scheduler`), means that it is used.
+    A scheduler's address, in the configuration or as an option (`scheduler`), means that it is used. cluster: whether
+    trainings run on a Ray cluster.
     """
     config = luigi.configuration.get_config()
     central = scheduler or any(config.has_option("core", name) for name in _SCHEDULER)
     if central and not config.has_option("core", "local_scheduler"):
         config.set("core", "local_scheduler", "false")
+    if cluster and not config.has_option("core", "workers"):
+        config.set("core", "workers", str(SIDE_BY_SIDE))
     for section, values in SETTINGS.items():
         for name, value in values.items():
             if not config.has_option(section, name):
