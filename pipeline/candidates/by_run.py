@@ -15,11 +15,17 @@ from pipeline.candidates.nearest import vector_ranks
 from pipeline.candidates.vector_index import Indexed, Nearest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class VectorsInMemory:
-    """Vectors in memory, see `nearest.Vectors`."""
+    """Vectors in memory, see `nearest.Vectors`. Equal to others of the same array."""
 
     values: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VectorsInMemory) and other.values is self.values
+
+    def __hash__(self) -> int:
+        return id(self.values)
 
     @property
     def ok(self) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The entities whose vectors are nearest by cosine: the first ones, and the rank of any."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from pipeline.candidates.lists import RankedLists, contenders, id_order
 
 BLOCK_BYTES = 64 << 20  # of scores held at a time
 ENTITY_BLOCK = 1 << 16  # entities compared at a time
+KEPT_BYTES = 256 << 20  # of the entities' vectors kept for further mentions
 RANK_ROWS = 256  # mentions compared with a block of entities at a time when ranks are counted
 
 
@@ -36,12 +38,46 @@ def scores_of(mentions: np.ndarray, entities: np.ndarray) -> np.ndarray:
     return (1 + np.clip(mentions @ entities.T, -1, 1)) / 2
 
 
+class Offer:
+    """The vectors of N entities and the order of their ids (N,), as mentions are compared with them; what takes long is
+    made once, and kept for further mentions."""
+
+    def __init__(self, entities: Vectors, ids: Sequence[str]) -> None:
+        self.entities, self.ids = entities, ids
+
+    @cached_property
+    def id_rank(self) -> np.ndarray:
+        """(N,) int64, see `id_order`."""
+        return id_order(self.ids)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """(n,) int64 rows of the entities that have a vector, ascending."""
+        return np.flatnonzero(self.entities.ok)
+
+    def block(self, columns: np.ndarray) -> np.ndarray:
+        """`unit_rows` of some of `rows`; kept where they are all and not too large."""
+        return self._all if len(columns) == len(self.rows) and self._small else unit_rows(self.entities, columns)
+
+    @cached_property
+    def _all(self) -> np.ndarray:
+        return unit_rows(self.entities, self.rows)
+
+    @cached_property
+    def _small(self) -> bool:
+        return 4 * self.entities.gather(self.rows[:1]).size * len(self.rows) <= KEPT_BYTES
+
+
 def nearest_vectors(mentions: Vectors, entities: Vectors, ids: Sequence[str], k: int) -> RankedLists:
     """The k of N entities whose vectors have the largest cosine with each of M mentions', exactly, in float32; ties by
     id (N,).
     """
-    id_rank = id_order(ids)
-    present, offered = np.flatnonzero(mentions.ok), np.flatnonzero(entities.ok)
+    return nearest_of(Offer(entities, ids), mentions, k)
+
+
+def nearest_of(offer: Offer, mentions: Vectors, k: int) -> RankedLists:
+    """`nearest_vectors` of the entities of `offer`."""
+    present, offered = np.flatnonzero(mentions.ok), offer.rows
     lists = RankedLists.empty(len(mentions), k)
     rows = max(1, BLOCK_BYTES // (4 * ENTITY_BLOCK))
     blocks = [
@@ -51,9 +87,9 @@ def nearest_vectors(mentions: Vectors, entities: Vectors, ids: Sequence[str], k:
         for start, begin in blocks:
             columns = offered[start : start + ENTITY_BLOCK]
             if begin == 0:
-                offer = unit_rows(entities, columns)
+                vectors = offer.block(columns)
             block = present[begin : begin + rows]
-            scores = scores_of(unit_rows(mentions, block), offer)
+            scores = scores_of(unit_rows(mentions, block), vectors)
             best = [contenders(row, k) for row in scores]
             earlier = np.nonzero(lists.ids[block] >= 0)  # the best of the entity blocks before this one
             first = np.concatenate([earlier[0], np.repeat(np.arange(len(block)), [len(places) for places in best])])
@@ -61,7 +97,7 @@ def nearest_vectors(mentions: Vectors, entities: Vectors, ids: Sequence[str], k:
             values = np.concatenate(
                 [lists.scores[block][earlier], *(row[places] for row, places in zip(scores, best, strict=True))]
             )
-            order = np.lexsort((id_rank[second], -values, first))
+            order = np.lexsort((offer.id_rank[second], -values, first))
             merged = RankedLists.empty(len(block), k)
             merged.fill(0, first[order], second[order], values[order])
             lists.ids[block], lists.scores[block] = merged.ids, merged.scores

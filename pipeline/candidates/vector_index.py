@@ -16,7 +16,7 @@ from pipeline.candidates import contracts
 from pipeline.candidates.base import Grown, SourceInputs
 from pipeline.candidates.kept import kept
 from pipeline.candidates.lists import RankedLists, contenders
-from pipeline.candidates.nearest import Vectors, nearest_vectors, scores_of, unit_rows
+from pipeline.candidates.nearest import Offer, Vectors, nearest_of, nearest_vectors, scores_of, unit_rows
 
 VERSION = 1
 """Raised when the same vectors are indexed otherwise."""
@@ -91,6 +91,7 @@ class Nearest:
     how: str
     notes: list[str] = field(default_factory=list)
     _indexes: dict[str, VectorIndex] = field(default_factory=dict)
+    _offer: Offer | None = None
 
     def lists(
         self, mentions: Vectors, entities: Vectors, inputs: SourceInputs, k: int, indexed: Indexed
@@ -102,7 +103,7 @@ class Nearest:
         """
         ids, large = inputs.entities["id"], len(indexed.vectors) > contracts.INDEX_ABOVE
         if (self.how == "auto" and not large) or self.how == "exact" or not indexed.vectors.ok.any():
-            return nearest_vectors(mentions, entities, ids, k)
+            return nearest_of(self._offered(entities, ids), mentions, k)
         name = indexed.digest()
         if name not in self._indexes:
             index = self._indexes[name] = VectorIndex.of(name, mentions, indexed.vectors, inputs.indexes)
@@ -110,9 +111,15 @@ class Nearest:
             used = "it is used" if index.good else f"less than {LEAST_RECALL:.0%}, so all entities are compared"
             self.notes.append(f"{share} ({index.measured_with} measured); {used}")
         index = self._indexes[name]
-        return (
-            index.nearest(mentions, entities, inputs, k) if index.good else nearest_vectors(mentions, entities, ids, k)
-        )
+        if index.good:
+            return index.nearest(mentions, entities, inputs, k)
+        return nearest_of(self._offered(entities, ids), mentions, k)
+
+    def _offered(self, entities: Vectors, ids: Sequence[str]) -> Offer:
+        """The entities as mentions are compared with them, kept for further mentions against the same ones."""
+        if self._offer is None or self._offer.entities != entities or self._offer.ids is not ids:
+            self._offer = Offer(entities, ids)
+        return self._offer
 
 
 def build(mentions: Vectors, entities: Vectors, out: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 `foundation.plugins`)."""
 
 import dataclasses
+import functools
 import importlib
 import pkgutil
 from pathlib import Path
@@ -20,7 +21,13 @@ from pipeline.profiles.profile import FEATURE_KEYS, Feature
 
 def names() -> list[str]:
     """Names of the package's own extractors, read from the files without importing them."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return list(_names_in(tuple(__path__)))
+
+
+@functools.cache
+def _names_in(folders: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the modules in these folders; asked for at every mention that is linked."""
+    return tuple(sorted(one.name for one in pkgutil.iter_modules(folders) if not one.name.startswith("_")))
 
 
 def extractor_class(name: str) -> type[Extractor]:
