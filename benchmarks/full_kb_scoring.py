@@ -188,10 +188,13 @@ def bound(head: Mimic, mentions: Memory, entities: Memory) -> float:
     others = SHAPES["text.pooled"][0] + 2 * 5 * vectors + head.config.d_c
     products, exponentials = m * n * (width + 1) + n * width + others, m * n
     device = entities.device
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # waiting threads spin, which would count as work
     left, right = torch.randn(4096, width, device=device), torch.randn(width, 1728, device=device)
     values, out = torch.randn(1 << 18, device=device), torch.empty(1 << 18, device=device)
-    by_product = rate(left.numel() * right.shape[1], lambda: left @ right, device)
-    by_exponential = rate(values.numel(), lambda: torch.exp(values, out=out), device)
+    by_product = threads * rate(left.numel() * right.shape[1], lambda: left @ right, device)
+    by_exponential = threads * rate(values.numel(), lambda: torch.exp(values, out=out), device)
+    torch.set_num_threads(threads)
     print(
         f"a pair: {products:,.0f} multiply-adds at {by_product / 1e9:.1f} G/s, {exponentials:,.0f} exponentials at "
         f"{by_exponential / 1e9:.2f} G/s\n"
