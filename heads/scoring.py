@@ -27,6 +27,8 @@ LISTS = 128
 def encode(encoder: Callable[[Rows], Rows], side: Side, index: np.ndarray) -> Rows:
     """One side's encodings of the rows at `index` (m > 0), read ahead in a thread."""
     parts = [index[start : start + CHUNK] for start in range(0, len(index), CHUNK)]
+    if len(parts) == 1:  # nothing to read ahead
+        return encoder(side.rows(index))
     return Rows.concatenate([encoder(inputs) for inputs in prefetch(parts, side.rows)])
 
 
