@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from experiments.contracts import RemoteSearch, RemoteTraining, SearchResult
 from foundation import child, cluster, logs, progress
@@ -92,17 +92,15 @@ class _Work:
     def _start(self) -> None:
         import ray
 
-        seen = self.training.dataset / "entities.parquet"
-        answer = (
-            ray.remote(max_calls=1, max_retries=0)(remote)  # a process for each, whose memory comes back
-            .options(
-                num_gpus=self.share.gpus,
-                num_cpus=self.share.cpus,
-                runtime_env={"env_vars": child.defaults(self.share.threads)},
-            )
-            .remote(self.target, to_json(self.job), str(seen), _seen(seen), _versions())
-        )
-        self.under_way.add(answer)
+        seen, made = self.training.dataset / "entities.parquet", cast(Any, ray.remote)
+        task = made(
+            num_gpus=self.share.gpus,
+            num_cpus=self.share.cpus,
+            max_calls=1,  # a process for each, whose memory comes back
+            max_retries=0,
+            runtime_env={"env_vars": child.defaults(self.share.threads)},
+        )(remote)
+        self.under_way.add(task.remote(self.target, to_json(self.job), str(seen), _seen(seen), _versions()))
 
     def _again(self, error: Exception, is_done: bool) -> None:
         """Start a process in place of one that was lost, where what it did is not done yet."""

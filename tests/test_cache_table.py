@@ -11,7 +11,7 @@ from cache.store import Store
 from cache.table import Table
 from foundation.errors import UserError
 
-LARGE = Output("large", (50, 100))  # copied row by row
+LARGE = Output("large", (50, 100))
 OUTPUTS_AND_LARGE = (*OUTPUTS, LARGE)
 NAMES = [7, 0, 5, 3, 1, 10, 2, 6]  # 5 and 10 are broken, 1 and 5 have empty ragged rows
 ABSENT = 4  # position of a row that is not present
