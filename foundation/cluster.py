@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from foundation.errors import UserError
 
@@ -50,7 +51,8 @@ def share(device: str, threads: int) -> Share:
     """
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    untyped: Any = ray
+    nodes = [node["Resources"] for node in untyped.nodes() if node["Alive"]]
     gpus = 0 if device == "cpu" else sum(int(node.get("GPU", 0)) for node in nodes)
     cores = [int(node.get("CPU", 0)) for node in nodes if int(node.get("CPU", 0))]
     if gpus:
