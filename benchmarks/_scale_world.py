@@ -81,7 +81,7 @@ class World:
         rng = random.Random(seed)
         names, draw = shared_names(rng, self.entities, shared), np.random.default_rng(seed)
         golds = draw.integers(self.entities, size=mentions + new)
-        wanted: dict[int, list[str]] = dict.fromkeys(golds.tolist(), [])
+        wanted: dict[int, list[str]] = {gold: [] for gold in golds.tolist()}
         with open(self.data / "entities.jsonl", "w") as handle:
             for row, text in enumerate(texts(draw, self.entities)):
                 if row in wanted:
@@ -131,7 +131,7 @@ def mention_lines(
 
 
 def encoder(folder: Path, seed: int) -> None:
-    """A BERT of two layers, 64 wide, with random weights and a vocabulary of the texts' commonest words and of pieces."""
+    """A BERT of one layer, 32 wide, with random weights; its vocabulary: the texts' commonest words, and pieces."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast  # type: ignore[attr-defined]
 
@@ -145,5 +145,7 @@ def encoder(folder: Path, seed: int) -> None:
     (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(listed)) + "\n")
     tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), do_lower_case=True)
     tokenizer.save_pretrained(folder)
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
-    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **sizes)).eval().save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **sizes)).eval().save_pretrained(
+        folder
+    )

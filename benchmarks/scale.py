@@ -24,7 +24,7 @@ from typing import Any
 from _measure import machine
 from _scale_world import World
 
-LISTS = ("--sources", "name-index,dense:text_tokens")
+LISTS = ("--sources", "name-index")
 BERT = {"width": 128, "batch_size": 256, "epochs": 3, "patience": 0}
 PAIRS = ("name_similarity", "retrieval", "word_overlap", "years", "text_length", "text_cls")
 
@@ -36,9 +36,8 @@ def commands(world: World, sampled: int) -> dict[str, list[list[str]]]:
     return {
         "prepare": [["PrepareDataset"]],
         "extract": [["ExtractFeatures"]],
-        "name-index": [["BuildCandidates", "--sources", "name-index"]],
+        "name-index": [["BuildCandidates", *LISTS]],
         "dense": [["BuildCandidates", "--sources", "dense:text_tokens"]],
-        "lists": [["BuildCandidates", *LISTS]],
         "pairs": [["BuildPairs", *LISTS, "--pair", pair] for pair in PAIRS],
         "ranker": [[*trained, "ranker"]],
         "bert": [[*trained, "bert", "--params", json.dumps(bert)]],

@@ -16,6 +16,7 @@ _ARRAYS = {
     "present": Expected("b", (None,)),
     "span": Expected("i", (None, 2)),
     "counts": Expected("iu", (None,), optional=True),
+    "tokens": Expected("i", (None,), optional=True),
 }
 
 
@@ -25,12 +26,15 @@ class KeyColumn:
 
     counts: None where each record has one key. Else (records,) int64: how many of the n keys, one record's after
     another's, each record has.
+    tokens: (n,) int32 of each text as the feature's tokenizer counts them, special ones included; None of pictures, and
+    where they were not counted.
     """
 
     keys: np.ndarray
     present: np.ndarray
     span: np.ndarray
     counts: np.ndarray | None = None
+    tokens: np.ndarray | None = None
 
     @property
     def records(self) -> int:
@@ -41,10 +45,12 @@ class KeyColumn:
     def load(cls, path: Path) -> Self:
         """The column in an .npz file. Raises `UserError` where it holds none."""
         saved = read_npz(path, _ARRAYS)
-        column = cls(np.ascontiguousarray(saved["keys"]), saved["present"], saved["span"], saved.get("counts"))
-        keys = column.records if column.counts is None else int(column.counts.sum())
+        keys = np.ascontiguousarray(saved["keys"])
+        column = cls(keys, saved["present"], saved["span"], saved.get("counts"), saved.get("tokens"))
+        count = column.records if column.counts is None else int(column.counts.sum())
         fewest = 0 if column.counts is None else column.counts.min(initial=0)
-        if not len(column.keys) == len(column.present) == len(column.span) == keys or fewest < 0:
+        beside = [column.present, column.span, *([] if column.tokens is None else [column.tokens])]
+        if len(keys) != count or any(len(array) != count for array in beside) or fewest < 0:
             raise UserError(
                 f"{path}: {len(column.keys)} keys, {len(column.present)} marks and {len(column.span)} spans for "
                 f"{column.records} records; delete it and run ExtractFeatures again"
@@ -54,11 +60,15 @@ class KeyColumn:
     def of_records(self, records: np.ndarray) -> "KeyColumn":
         """That of some of the records (m,), in their order."""
         if self.counts is None:
-            return KeyColumn(self.keys[records], self.present[records], self.span[records])
+            return self._at(records, None)
         counts = self.counts[records]
         first = (self.counts.cumsum() - self.counts)[records]
         places = np.repeat(first - (counts.cumsum() - counts), counts) + np.arange(int(counts.sum()))
-        return KeyColumn(self.keys[places], self.present[places], self.span[places], counts)
+        return self._at(places, counts)
+
+    def _at(self, places: np.ndarray, counts: np.ndarray | None) -> "KeyColumn":
+        tokens = None if self.tokens is None else self.tokens[places]
+        return KeyColumn(self.keys[places], self.present[places], self.span[places], counts, tokens)
 
     def joined(self, more: "KeyColumn") -> "KeyColumn":
         """That of these records and, behind them, of more. Raises `ValueError` where only one has several keys."""
@@ -69,6 +79,7 @@ class KeyColumn:
             np.concatenate([self.present, more.present]),
             np.concatenate([self.span, more.span]),
             None if self.counts is None or more.counts is None else np.concatenate([self.counts, more.counts]),
+            None if self.tokens is None or more.tokens is None else np.concatenate([self.tokens, more.tokens]),
         )
 
     def save(self, path: Path) -> None:
@@ -76,6 +87,8 @@ class KeyColumn:
         arrays = {"keys": self.keys, "present": self.present, "span": self.span}
         if self.counts is not None:
             arrays["counts"] = self.counts
+        if self.tokens is not None:
+            arrays["tokens"] = self.tokens
         write_npz(path, arrays)
 
     def table(self, store: Store, output: str) -> Table:

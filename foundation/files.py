@@ -89,6 +89,13 @@ def write_atomic(path: Path, data: bytes | str, temporary: Path | None = None) -
     temporary: the name to write under, in the same folder. What killed writers of the file have left is removed. Raises
     `UserError` for a full, read-only or forbidden place; nothing is left behind then.
     """
+    with atomic(path, temporary) as handle:
+        handle.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def atomic(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write to, which replaces `path` behind the block; see `write_atomic`."""
     path = Path(path)
     make_folder(path.parent)
     with explained(path):
@@ -96,7 +103,7 @@ def write_atomic(path: Path, data: bytes | str, temporary: Path | None = None) -
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with os.fdopen(descriptor, "wb") as handle:
-                handle.write(data.encode() if isinstance(data, str) else data)
+                yield handle
                 handle.flush()
                 os.fsync(handle.fileno())
             os.replace(name, path)

@@ -1,7 +1,7 @@
 """Parquet tables, read so that a missing, damaged or foreign file is one line."""
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,9 +37,7 @@ def read(
         lacking = [name for name in (*(columns or ()), *needs) if name not in there]
         if lacking:
             raise ValueError(f"it has no column {lacking[0]!r}")
-        twice = [name for name in set(there) if there.count(name) > 1]
-        if twice:
-            raise ValueError(f"it has the column {min(twice)!r} twice")
+        _refuse_twice(there)
         wanted = there if columns is None else [name for name in there if name in {*columns, *optional}]
         if filters is None:
             table = pq.ParquetFile(path).read(columns=wanted)
@@ -51,6 +49,41 @@ def read(
             if not getattr(pa.types, f"is_{kind}")(found.type) or (kind == "integer" and found.null_count):
                 raise ValueError(f"its column {name!r} holds {found.type} with {found.null_count} missing values")
         return table
+
+
+def batches(path: Path, columns: Sequence[str], size: int) -> "Iterator[pa.RecordBatch]":
+    """The rows of some columns, at most `size` at a time, their texts checked to be UTF-8. Raises `NotAsWritten`."""
+    import pyarrow.parquet as pq
+
+    with _readable(path), pq.ParquetFile(path) as file:
+        _refuse_twice(file.schema_arrow.names)
+        lacking = [name for name in columns if name not in file.schema_arrow.names]
+        if lacking:
+            raise ValueError(f"it has no column {lacking[0]!r}")
+        for batch in file.iter_batches(size, columns=list(columns)):
+            batch.validate(full=True)
+            yield batch
+
+
+def check(path: Path, needs: Mapping[str, Kind]) -> None:
+    """Compare the types of columns with what they must hold, as `read` does; no row is read. Raises `NotAsWritten`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _readable(path):
+        schema = pq.read_schema(path)
+        _refuse_twice(schema.names)
+        for name, kind in needs.items():
+            if name not in schema.names:
+                raise ValueError(f"it has no column {name!r}")
+            if not getattr(pa.types, f"is_{kind}")(schema.field(name).type):
+                raise ValueError(f"its column {name!r} holds {schema.field(name).type}")
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    twice = [name for name in set(names) if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"it has the column {min(twice)!r} twice")
 
 
 def names(path: Path) -> list[str]:

@@ -69,7 +69,7 @@ class Incoming:
                 raise verdict
             scans[path] = verdict
         raw = RawDataset("extra", "jsonl", [], [*self.entities], self.root, self.root)
-        columns = tables.entity_columns(raw, scans, [])
+        columns = tables.entity_table(raw, scans, []).to_pydict()
         return {**columns, **self.texts}, [scan for scan in scans.values() if scan.status != Status.OK]
 
 

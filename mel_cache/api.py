@@ -317,9 +317,8 @@ class _Work:
         else:
             folder = Path(job.data_dir).expanduser().absolute()
         source = steps.DatasetFiles(job.name, folder, job.format, job.options, job.max_bad_images, job.max_bad_records)
-        result = self.ensure(
-            steps.prepare(self.paths, source, self.profile.limits, self.paths.memo / "fingerprints.json")
-        )
+        fingerprint = source.fingerprint(self.paths.memo / "fingerprints.json")
+        result = self.ensure(steps.prepare(self.paths, source, self.profile.limits, fingerprint))
         return Prepared.of_receipt(source, result, self.paths)
 
     def features(self, wanted: Iterable[Want]) -> Done[Extraction]:

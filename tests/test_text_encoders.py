@@ -253,7 +253,7 @@ def test_prompts_stand_before_each_sides_texts_and_leave_the_phrase_in_its_place
     prompts = {"mention": "query: ", "entity": "passage: "}
     plain, made = (extractor("text_tokens", bert, pooling="mean", **options) for options in ({}, {"prompts": prompts}))
     before, column = (units.text_column(side, view, table(side), each) for each in (plain, made))
-    assert column.sources == [prompts[side] + before.sources[0]]
+    assert list(column.sources) == [prompts[side] + before.sources[0]]
     assert column.keys[0].tobytes() == content_key("text", column.sources[0])
     if side == "mention":
         start, end = column.span[0]

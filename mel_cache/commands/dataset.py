@@ -11,7 +11,7 @@ from foundation.errors import UserError
 from mel_cache import steps
 from mel_cache.commands.parameters import MOST_SEED, Choice, Number, Whole
 from mel_cache.commands.shell import command
-from mel_cache.commands.task import Task, remembered, setting
+from mel_cache.commands.task import Task, kept, remembered, setting
 from mel_cache.steps import Outcome, Step
 from pipeline.datasets.contracts import ACCOUNT, LayoutOptions
 from pipeline.demo.contracts import DEMO, WORLDS
@@ -151,8 +151,13 @@ class PrepareDataset(OnDataset):
         return [self.clone(DemoWorld, world=self.dataset)] if self.dataset in WORLDS else []
 
     def step(self) -> Step:
-        memo = None if self.dry_run else self.paths.memo / "fingerprints.json"
-        return steps.prepare(self.paths, self.files(), profile.load(self.profile).limits, memo)
+        source, limits = self.files(), profile.load(self.profile).limits
+        return steps.prepare(self.paths, source, limits, self.fingerprint(source.state()))
+
+    @kept
+    def fingerprint(self, state: Any) -> str:
+        """Of the dataset's files, taken once per command: what changes while it runs is the next command's."""
+        return self.files().fingerprint(None if self.dry_run else self.paths.memo / "fingerprints.json")
 
     def receipt(self) -> dict[str, Any] | None:
         """The standing receipt; with --rescan, one of a scan that began after this command did."""

@@ -29,6 +29,8 @@ ON_DEVICE = {"device": 1}
 """Luigi's resources of a task that has the device to itself."""
 _ANSWERS: dict[tuple[str, str], Any] = {}
 """What `remembered` methods have answered, by method and task."""
+_KEPT: dict[tuple[str, str], tuple[Any, Any]] = {}
+"""What methods that are `kept` have answered: the state that it was answered for, and the answer."""
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_ANSWERS.clear)  # a worker looks for itself what others have done since
 
@@ -47,6 +49,23 @@ def remembered(method: Callable[[TaskType], T]) -> Callable[[TaskType], T]:
     return answer
 
 
+def kept(method: Callable[[TaskType, Any], T]) -> Callable[[TaskType, Any], T]:
+    """`method` of a state, called once per task for the whole command: the workers that Luigi forks know the answer.
+
+    It is called again where the state is another.
+    """
+
+    @functools.wraps(method)
+    def answer(self: TaskType, state: Any) -> T:
+        place = method.__name__, self.task_id
+        if place not in _KEPT or _KEPT[place][0] != state:
+            _KEPT[place] = state, method(self, state)
+        value: T = _KEPT[place][1]
+        return value
+
+    return answer
+
+
 @functools.cache
 def _use_layers(paths: Paths, cache_path: str, dry: bool) -> None:
     """Take `--cache-path`, once in a process."""
@@ -54,8 +73,9 @@ def _use_layers(paths: Paths, cache_path: str, dry: bool) -> None:
 
 
 def forget() -> None:
-    """Forget the remembered results of tasks."""
+    """Forget the remembered results of tasks, as a new command does."""
     _ANSWERS.clear()
+    _KEPT.clear()
     _use_layers.cache_clear()
 
 
@@ -214,12 +234,12 @@ class Task(luigi.Task):
         started = time.monotonic()
         with self._reported(), extras.explained():
             outcome = self.make()
-        forget()
+        _ANSWERS.clear()
         self.name()  # raises where its input is gone since
         words = command.words()
         outcome = replace(outcome, run={**outcome.run, **({"command": words} if words else {})})
         steps.keep(self.paths, self.get_task_family(), self.request() or {}, outcome, time.monotonic() - started)
-        forget()
+        _ANSWERS.clear()
 
     def _refuse_large_damage(self) -> None:
         """Compare the content of all files that this task may read, of those too that are too large to be compared each

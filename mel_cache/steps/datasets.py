@@ -41,6 +41,19 @@ class DatasetFiles:
     max_bad_records: float = MAX_BAD_RECORDS
     rescan: bool = False
 
+    def fingerprint(self, memo: Path | None) -> str:
+        """What tells whether the files are still the same. memo: JSON file that remembers hashes of files; None: none
+        is kept. Raises `UserError`."""
+        from pipeline.datasets.fingerprint import fingerprint
+
+        return fingerprint(self.data_dir, self.format, self.options, memo, rescan=self.rescan)
+
+    def state(self) -> list[tuple[int, ...]]:
+        """Inode, size and times of the text files, which change when one of them does. Raises `UserError`."""
+        from pipeline.datasets.fingerprint import state
+
+        return state(self.data_dir, self.format)
+
 
 def check_label(name: str) -> None:
     """Raises `UserError` for a dataset's label that cannot name files and folders."""
@@ -69,12 +82,11 @@ class Prepared:
         return cls(source.name, paths.root / result["folder"], result["content"], images)
 
 
-def prepare(paths: Paths, source: DatasetFiles, limits: Mapping[str, int], memo: Path | None) -> Step:
+def prepare(paths: Paths, source: DatasetFiles, limits: Mapping[str, int], fingerprint: str) -> Step:
     """Read a dataset's files and look at every picture.
 
-    limits: of pictures, as the profile gives them. memo: JSON file that remembers hashes of files; None: none is kept.
+    limits: of pictures, as the profile gives them. fingerprint: of the files, see `DatasetFiles.fingerprint`.
     """
-    from pipeline.datasets.fingerprint import fingerprint
 
     def work(run: Run) -> Outcome:
         before = {**request, "tables": TABLES - 1}
@@ -106,7 +118,7 @@ def prepare(paths: Paths, source: DatasetFiles, limits: Mapping[str, int], memo:
     request = {
         "tables": TABLES,
         "decoder": DECODER_VERSION,
-        "fingerprint": fingerprint(source.data_dir, source.format, source.options, memo, rescan=source.rescan),
+        "fingerprint": fingerprint,
         "limits": dict(limits),
         "max_bad_images": source.max_bad_images,
         "max_bad_records": source.max_bad_records,

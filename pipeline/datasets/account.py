@@ -2,12 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 from itertools import repeat
 from typing import Any
+
+import numpy as np
 
 from cache.shard import Status
 from foundation.spelling import words
 from foundation.tables import TextTable, as_text, text_table
+from pipeline.datasets.entity_table import EntityTable
 from pipeline.datasets.given import GoldPlaces, by_split
 from pipeline.datasets.records import SPLITS, Entity, RawDataset
 from pipeline.datasets.scan import Scan
@@ -103,18 +107,36 @@ def _alias_counts(entities: Sequence[Entity]) -> dict[str, int]:
     """Entities that have aliases, their aliases in all, and how many of these are a name or an alias of another entity
     too, word by word as names are compared.
     """
-    owners: dict[tuple[str, ...], set[str]] = {}
-    aliases: list[tuple[str, ...]] = []
-    for entity in entities:
-        own = [tuple(words(name)) for name in (entity.name, *entity.aliases)]
-        for name in own:
-            owners.setdefault(name, set()).add(entity.id)
-        aliases += own[1:]
+    names, owner, is_alias = bytearray(), list[int](), list[bool]()
+    for row, entity in enumerate(entities):
+        own = [" ".join(words(name)) for name in (entity.name, *entity.aliases)]
+        names += b"".join(map(_digest, own))
+        owner += [row] * len(own)
+        is_alias += [place > 0 for place in range(len(own))]
+    _, name = _distinct(names)
+    pairs = np.unique(np.stack([name, np.array(owner, np.int64)], 1), axis=0)  # of a name and one that has it
+    aliases = name[np.array(is_alias, bool)]
     return {
         "with_aliases": sum(bool(entity.aliases) for entity in entities),
         "aliases": len(aliases),
-        "shared_aliases": sum(len(owners[alias]) > 1 for alias in aliases),
+        "shared_aliases": int((np.bincount(pairs[:, 0])[aliases] > 1).sum()),
     }
+
+
+def _digest(name: str) -> bytes:
+    return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _distinct(digests: bytes | bytearray) -> tuple[np.ndarray, np.ndarray]:
+    """How often each distinct digest stands among n, and which of these each is (n,)."""
+    _, of, counts = np.unique(np.frombuffer(bytes(digests), "V16"), return_inverse=True, return_counts=True)
+    return counts, of.ravel()
+
+
+def _sharing_a_name(entities: EntityTable) -> int:
+    """Entities whose name, without case, another one has too."""
+    counts, _ = _distinct(b"".join(_digest(name.casefold()) for name in entities.column("name")))
+    return int(counts[counts > 1].sum())
 
 
 def _split_counts(raw: RawDataset, columns: Mapping[str, list], rows: Sequence[int]) -> dict[str, Any]:
@@ -155,21 +177,21 @@ def account_of(
         images = [raw.mentions[row].image for row in rows]
         listed = _image_counts([mention_scans[image] for image in images if image is not None])
         splits[split] = {**_split_counts(raw, columns, rows), "images": listed}
-    entities = raw.entities
-    names = Counter(entity.name.casefold() for entity in entities)
-    usable = sum(any(entity_scans[image].status == Status.OK for image in entity.images) for entity in entities)
+    entities = EntityTable.of(raw.entities)
+    pictures = entities.column("images")
+    usable = sum(any(entity_scans[image].status == Status.OK for image in images) for images in pictures)
     return {
         "dataset": raw.name,
         "format": raw.format,
         "splits": splits,
         "entities": {
             "entities": len(entities),
-            "types": dict(sorted(Counter(entity.type or "none" for entity in entities).items())),
-            "sharing_a_name": sum(names[entity.name.casefold()] > 1 for entity in entities),
-            **(_alias_counts(entities) if any(entity.aliases for entity in entities) else {}),
-            "without_attributes": sum(not entity.attributes.strip() for entity in entities),
+            "types": dict(sorted(Counter(kind or "none" for kind in entities.column("type")).items())),
+            "sharing_a_name": _sharing_a_name(entities),
+            **(_alias_counts(entities) if any(entities.column("aliases")) else {}),
+            "without_attributes": sum(not text.strip() for text in entities.column("attributes")),
             "with_usable_image": usable,
-            "images": _image_counts([entity_scans[image] for entity in entities for image in entity.images]),
+            "images": _image_counts([entity_scans[image] for images in entities.column("images") for image in images]),
         },
         **({"nil_written_as": raw.spelled_nil} if raw.spelled_nil else {}),
         **({"records_left_out": raw.rejects[:SHOWN_REJECTS], "left_out": len(raw.rejects)} if raw.rejects else {}),

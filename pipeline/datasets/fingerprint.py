@@ -14,6 +14,15 @@ from pipeline.datasets.contracts import NO_OPTIONS, LayoutOptions
 from pipeline.datasets.layouts import layout
 
 
+def state(data_dir: Path, format: str | None = None) -> list[tuple[int, ...]]:
+    """Inode, size, mtime and ctime of a dataset's text files. Raises `UserError` as `fingerprint` does."""
+    try:
+        stats = [os.stat(path) for path in layout(data_dir, format).sources(data_dir)]
+    except OSError as error:
+        raise UserError(f"{error.filename or data_dir}: {error.strerror}; the dataset needs this file") from error
+    return [(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats]
+
+
 def _content(path: Path, memo: dict[str, Any], rescan: bool) -> str:
     """SHA-256 of a file; the one in `memo` while the file has the size and mtime that stand there."""
     stat = os.stat(path)

@@ -1,7 +1,9 @@
 """Prepares a dataset: reads its files, looks at every picture, writes tables and the account of what is in it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from foundation.files import together, write_atomic
 from pipeline.datasets import tables
 from pipeline.datasets.account import account_of, account_text
 from pipeline.datasets.contracts import ACCOUNT, CONTENT, Dataset, PrepareJob
+from pipeline.datasets.entity_table import NAMES, EntityTable
 from pipeline.datasets.layouts import load
 from pipeline.datasets.records import RawDataset
 from pipeline.datasets.scan import scan
@@ -26,8 +29,10 @@ def prepare(job: PrepareJob) -> Dataset:
     read now.
     """
     raw = load(job.name, job.data_dir.absolute(), job.format, job.options, job.max_bad_records)
+    kb = EntityTable.of(raw.entities)
+    raw = replace(raw, entities=kb)
     mention_paths = list(dict.fromkeys(m.image for m in raw.mentions if m.image is not None))
-    entity_paths = list(dict.fromkeys(image for entity in raw.entities for image in entity.images))
+    entity_paths = list(dict.fromkeys(image for images in kb.column("images") for image in images))
     files = [
         *(raw.mention_images / path for path in mention_paths),
         *(raw.entity_images / path for path in entity_paths),
@@ -40,26 +45,27 @@ def prepare(job: PrepareJob) -> Dataset:
     mentions = tables.mention_columns(raw, mention_scans)
     pairs = zip(mentions["gold"], mentions["split"], strict=True)
     train_golds = [gold for gold, split in pairs if split == "train" and gold >= 0]
-    entities = tables.entity_columns(raw, entity_scans, train_golds)
+    entities = tables.entity_table(raw, entity_scans, train_golds)
     given = tables.given_columns(raw)
     account = account_of(raw, mentions, mention_scans, entity_scans, None if given is None else given["given"])
-    account["texts"] = text_statistics(mentions, entities)
+    account["texts"] = text_statistics(mentions, {name: kb.column(name) for name in NAMES})
     _refuse_bad_images(account, raw, job.max_bad_images)
 
-    written = {
-        "mentions.parquet": tables.parquet_bytes(mentions, tables.MENTION_SCHEMA),
-        "entities.parquet": tables.parquet_bytes(entities, tables.entity_schema(entities)),
+    written: dict[str, Callable[[Path], None]] = {
+        "mentions.parquet": partial(tables.write, table=tables.mention_table(mentions)),
+        "entities.parquet": partial(tables.write, table=entities),
     }
     if given is not None:
-        written["given.parquet"] = tables.parquet_bytes(given, tables.GIVEN_SCHEMA)
+        written["given.parquet"] = partial(tables.write, table=tables.given_table(given))
     content = tables.content(mentions, entities, *([] if given is None else [given]))
     if raw.rejects:
-        written["rejects.jsonl"] = "".join(json.dumps({"cause": cause}) + "\n" for cause in raw.rejects).encode()
+        rejects = "".join(json.dumps({"cause": cause}) + "\n" for cause in raw.rejects)
+        written["rejects.jsonl"] = partial(write_atomic, data=rejects)
     out = Path(str(job.out).replace(CONTENT, content[:12]))
     paths = [out / name for name in (*written, "account.json", ACCOUNT)]
     with together(*paths):
-        for name, data in written.items():
-            write_atomic(out / name, data)
+        for name, write in written.items():
+            write(out / name)
         write_sealed(out / "account.json", account)
         write_atomic(out / ACCOUNT, account_text(account))
     if not raw.rejects:

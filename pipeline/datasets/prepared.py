@@ -1,6 +1,6 @@
 """The tables of a prepared dataset, read a column at a time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,26 @@ class Columns(Mapping[str, list[Any]]):
                 raise NotAsWritten(f"{self._path}: it has no column {name!r}; {remedy(self._path)}")
             self._values[name] = parquet.read(self._files[name], [name])[name].to_pylist()
         return self._values[name]
+
+    def add(self, name: str, values: list[Any]) -> None:
+        """Take one more column, of as many rows."""
+        self._values[name], self._files[name] = values, self._path
+
+    def check(self, needs: Mapping[str, parquet.Kind]) -> None:
+        """See `needs` of `parquet.read`, of the types alone. Raises `NotAsWritten`."""
+        parquet.check(self._path, needs)
+
+    def pieces(self, names: Sequence[str], size: int) -> Iterator[dict[str, list[Any]]]:
+        """The columns of `size` rows after another, read as they are asked for: the table is never whole in memory."""
+        kept = [name for name in names if name in self._values]
+        if lacking := [name for name in names if name not in self]:
+            raise NotAsWritten(f"{self._path}: it has no column {lacking[0]!r}; {remedy(self._path)}")
+        start = 0
+        for batch in parquet.batches(self._path, [name for name in names if name not in kept], size):
+            piece = batch.to_pydict()
+            end = start + batch.num_rows
+            yield {name: self._values[name][start:end] if name in kept else piece[name] for name in names}
+            start = end
 
     def get(self, name: str, default: Any = None) -> Any:
         """The column, or `default` where there is none."""

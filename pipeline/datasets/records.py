@@ -1,6 +1,7 @@
 """Mention, Entity, RawDataset: what a dataset's files say, whatever their layout."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -64,7 +65,7 @@ class RawDataset:
     name: str
     format: str
     mentions: list[Mention]
-    entities: list[Entity]
+    entities: Sequence[Entity]
     mention_images: Path
     entity_images: Path
     sources: list[Path] = field(default_factory=list)
@@ -83,7 +84,8 @@ def with_nil(raw: RawDataset) -> RawDataset:
     """The dataset with NIL for golds that are written as text, such as `nil`, `None` or `nan`, unless an entity has
     that id; each spelling is counted.
     """
-    ids = {entity.id for entity in raw.entities}
+    written = {mention.gold for mention in raw.mentions if mention.gold is not None and is_nil(mention.gold)}
+    ids = {entity.id for entity in raw.entities if entity.id in written} if written else set()
     spelled: Counter[tuple[str, str]] = Counter()
     mentions = []
     for mention in raw.mentions:

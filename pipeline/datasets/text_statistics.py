@@ -1,7 +1,7 @@
 """How long a dataset's texts are: figure 7 of MIMIC, table 1 of DRIN, table 2 of DWE+."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, quantiles
 from typing import Any
 
@@ -24,7 +24,7 @@ _WORDS = "Words are what white space separates; in scripts without blanks, chara
 _ENTITY_ROWS = (("words in attributes, mean", "attributes"), ("words in a description, mean", "description"))
 
 
-def text_statistics(mentions: Mapping[str, Sequence[Any]], entities: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+def text_statistics(mentions: Mapping[str, Sequence[Any]], entities: Mapping[str, Iterable[Any]]) -> dict[str, Any]:
     """Statistics of a prepared dataset's tables, as account.json holds them. Words: what white space separates;
     in scripts written without blanks, characters.
 

@@ -26,6 +26,8 @@ Outputs = Mapping[str, Sequence[OutputRow | None] | np.ndarray]
 """Rows of a batch by output: (b, *shape) or a row each. None: this crop has no row."""
 BOX = Output("box", (), "int32", ragged=True)
 BUCKET = 8  # text is padded to the next multiple of this, so a row's padded length depends on the row alone
+COUNTED = 1024
+"""Texts that are tokenised at a time to count their tokens."""
 
 Name = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -212,6 +214,12 @@ class TextExtractor(Extractor):
     @abstractmethod
     def count(self, strings: Sequence[str]) -> list[int]:
         """Tokens of each string, special ones included. Needs no weights."""
+
+    def counts(self, strings: Sequence[str]) -> np.ndarray:
+        """(n,) int32 of `count`, in pieces: a tokenizer's answer for a text takes kilobytes."""
+        starts = range(0, len(strings), COUNTED)
+        parts = [self.count(strings[start : start + COUNTED]) for start in starts]
+        return np.array([tokens for part in parts for tokens in part], np.int32)
 
     def prompt(self, side: str) -> str:
         """What is put before every text of this side, `mention` or `entity`; part of the string and of its tokens."""

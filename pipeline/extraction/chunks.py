@@ -48,7 +48,8 @@ class PendingFeature:
     def lengths(self) -> np.ndarray:
         """Tokens of each missing text."""
         assert isinstance(self.extractor, TextExtractor)
-        return np.array(self.extractor.count([self.wanted.sources[i] for i in self.missing]), np.int64)
+        missing = self.wanted.at(self.missing)
+        return self.extractor.counts(missing.sources) if missing.tokens is None else missing.tokens
 
     @property
     def bytes(self) -> int:
@@ -87,7 +88,8 @@ def chunks(features: Sequence[PendingFeature], shard_rows: int) -> list[Chunk]:
 def _of_texts(feature: PendingFeature, shard_rows: int) -> Iterator[Chunk]:
     extractor = feature.extractor
     assert isinstance(extractor, TextExtractor)
-    padded = np.array([padded_length(length, extractor.limit) for length in feature.lengths.tolist()])
+    lengths, of = np.unique(feature.lengths, return_inverse=True)
+    padded = np.array([padded_length(length, extractor.limit) for length in lengths.tolist()])[of]
     order = feature.missing[np.lexsort((feature.missing, padded))]
     rows = _rows([feature], shard_rows, extractor.limit)
     return _cut([feature], order, rows)
@@ -116,10 +118,6 @@ def _rows(group: Sequence[PendingFeature], shard_rows: int, steps: int) -> int:
 def _cut(group: Sequence[PendingFeature], positions: np.ndarray, rows: int) -> Iterator[Chunk]:
     """The rows at these positions of the first feature's units, in pieces of `rows`."""
     names, wanted = tuple(feature.name for feature in group), group[0].wanted
-
-    def load(at: np.ndarray) -> Units:
-        return Units(wanted.keys[at], [wanted.sources[row] for row in at])
-
     for start in range(0, len(positions), rows):
         at = positions[start : start + rows]
-        yield Chunk(names, len(at), Store.shard_name(wanted.keys[at]), functools.partial(load, at))
+        yield Chunk(names, len(at), Store.shard_name(wanted.keys[at]), functools.partial(wanted.at, at))

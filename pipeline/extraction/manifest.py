@@ -26,7 +26,7 @@ from pipeline.extraction.parents import Parent
 from pipeline.extraction.units import Part, Picture, Units
 
 FILE = "chunks.parquet"
-FORMAT = 1
+FORMAT = 2
 """Raised when the file's columns or its header change; a file of another format is planned anew."""
 _HEADER = b"extraction"
 
@@ -73,8 +73,8 @@ class Header:
 class Manifest:
     """A manifest on disk; it stays readable for who has it open when another process removes it.
 
-    A row holds a key and what is read for it: a text, the path of a picture and the hash of its bytes, or the key of
-    the row of another feature that it is made from. The rows of a chunk are one row group.
+    A row holds a key and what is read for it: a text and its tokens, the path of a picture and the hash of its bytes,
+    or the key of the row of another feature that it is made from. The rows of a chunk are one row group.
     """
 
     def __init__(self, path: Path, parents: Mapping[str, Store]) -> None:
@@ -119,7 +119,9 @@ class Manifest:
                 f"{self.path}: chunk {number} cannot be read ({str(error).partition(chr(10))[0][:160]}); run the same "
                 "command again: the rows that are left are planned anew"
             ) from error
-        return Units(keys, self._sources(columns, listed.features[0]))
+        counted = columns["tokens"]
+        tokens = None if None in counted else np.array(counted, np.int32)
+        return Units(keys, self._sources(columns, listed.features[0]), tokens)
 
     def _sources(self, columns: Mapping[str, list[Any]], feature: str) -> list[Any]:
         pictures = [
@@ -144,7 +146,14 @@ def write(path: Path, header: Header, chunks: Sequence[Chunk]) -> None:
         left.unlink(missing_ok=True)
     key = pa.binary(KEY_BYTES)
     schema = pa.schema(
-        {"key": key, "text": pa.large_string(), "path": pa.large_string(), "picture": key, "parent": key},
+        {
+            "key": key,
+            "text": pa.large_string(),
+            "tokens": pa.int32(),
+            "path": pa.large_string(),
+            "picture": key,
+            "parent": key,
+        },
         metadata={_HEADER: json.dumps(to_json(header))},
     )
     temporary = temporary_name(path)
@@ -164,7 +173,7 @@ def write(path: Path, header: Header, chunks: Sequence[Chunk]) -> None:
 
 
 def _columns(units: Units) -> dict[str, list[Any]]:
-    sources = units.sources
+    sources, tokens = list(units.sources), units.tokens
     parts = [source if isinstance(source, Part) else None for source in sources]
     pictures = [
         part.picture if part else source if isinstance(source, Picture) else None
@@ -173,6 +182,7 @@ def _columns(units: Units) -> dict[str, list[Any]]:
     return {
         "key": [key.tobytes() for key in units.keys],
         "text": [source if isinstance(source, str) else None for source in sources],
+        "tokens": [None] * len(sources) if tokens is None else tokens.tolist(),
         "path": [picture.path if picture else None for picture in pictures],
         "picture": [picture.key if picture else None for picture in pictures],
         "parent": [part.key if part else None for part in parts],

@@ -1,7 +1,7 @@
 """What an extraction has to do: views to keys, what the cache lacks, chunks; planned once, and kept as a manifest."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -51,9 +51,16 @@ class Planned:
 
     def wanted(self, feature: str) -> np.ndarray:
         """(n, 16) uint8: the distinct keys of a feature, ascending."""
-        of = [column.keys[column.present] for want, column in self.columns.items() if want.feature == feature]
-        keys = np.concatenate(of)
-        return keys[np.unique(as_void(keys), return_index=True)[1]]
+        return self._wanted[feature]
+
+    @cached_property
+    def _wanted(self) -> dict[str, np.ndarray]:
+        found = {}
+        for feature in self.stores:
+            of = [column.keys[column.present] for want, column in self.columns.items() if want.feature == feature]
+            keys = np.concatenate(of)
+            found[feature] = keys[np.unique(as_void(keys), return_index=True)[1]]
+        return found
 
     def lacks(self) -> bool:
         """Whether the stores, as they are now, lack a wanted row."""
@@ -108,7 +115,7 @@ class _Inputs:
     def columns(self, quiet: bool = False) -> dict[Want, units.UnitColumn]:
         """The key column of each want, with what is read for each key."""
         columns: dict[Want, units.UnitColumn] = {}
-        counts = {side: len(table["id"]) for side, table in self.records.tables.items()}
+        counts = {side: units.records_of(table) for side, table in self.records.tables.items()}
         with Bar(sum(counts[want.side] for want in self.job.wants), "reading", "record", quiet=quiet) as bar:
             for want in self.job.wants:
                 columns[want] = units.column(want, self.records, self.extractors[want.feature])
@@ -186,7 +193,7 @@ def _read(inputs: _Inputs) -> Planned | None:
         return None
     read: dict[Want, units.UnitColumn] = {}
 
-    def sources(want: Want) -> list[Any]:
+    def sources(want: Want) -> Sequence[Any]:
         read.update({} if read else inputs.columns(quiet=True))
         return read[want].sources
 
@@ -202,8 +209,8 @@ def _read(inputs: _Inputs) -> Planned | None:
     )
 
 
-def _column(column: KeyColumn, texts: CutTexts | None, read: Callable[[], list[Any]]) -> PlannedColumn:
-    return PlannedColumn(column.keys, column.present, column.span, column.counts, texts, read)
+def _column(column: KeyColumn, texts: CutTexts | None, read: Callable[[], Sequence[Any]]) -> PlannedColumn:
+    return PlannedColumn(column.keys, column.present, column.span, column.counts, column.tokens, texts, read)
 
 
 def _file(job: ExtractionJob, want: Want) -> Path:

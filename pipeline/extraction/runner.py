@@ -26,6 +26,7 @@ from pipeline.extraction.chunks import Chunk
 from pipeline.extraction.contracts import Account, Runtime
 from pipeline.extraction.probe import check_probe
 from pipeline.extraction.shard_rows import RowComputer, ShardRows
+from pipeline.extraction.units import Units
 from pipeline.models.guards import explained
 
 
@@ -97,7 +98,7 @@ class Division:
     held: list[Chunk] = field(default_factory=list)
     waited_for: Path | None = None
 
-    def sources(self, chunks: Sequence[Chunk]) -> Iterator[Sequence[Any]]:
+    def units(self, chunks: Sequence[Chunk]) -> Iterator[Units]:
         """The units of each share, which is added to `claimed`; chunks of other processes are added to `held`."""
         self.held = []
         for chunk in chunks:
@@ -117,7 +118,7 @@ class Division:
                 if not lacking:
                     continue
                 self.claimed.append(Share(units.keys[lacking], claims.pop_all()))
-            yield units.sources if len(lacking) == chunk.rows else [units.sources[row] for row in lacking]
+            yield units if len(lacking) == chunk.rows else units.at(np.array(lacking))
             del units
 
     def reason(self) -> str:
@@ -280,14 +281,14 @@ class Runner:
 
         decoders = self.runtime.decoders
         computer = RowComputer(extractors, self.batch_size, self.limits, model, division.bar.update, decoders)
-        sources = division.sources(chunks)
+        shares = division.units(chunks)
         reads = division.group[0].extractor.reads
         if reads == "text":
-            yield from computer.of_texts(sources)
+            yield from computer.of_texts(shares)
         elif reads == "rows":
-            yield from computer.of_rows(sources)
+            yield from computer.of_rows(shares)
         else:
-            yield from self._timed(computer.of_pictures(sources))
+            yield from self._timed(computer.of_pictures(shares))
 
     def _timed(self, shards: Iterator[ShardRows]) -> Iterator[ShardRows]:
         """The shards of pictures; time that is neither the model's nor the consumer's is spent waiting for pictures."""

@@ -15,7 +15,7 @@ from pipeline.datasets.images import ImageError, Limits, decoding, image_key, re
 from pipeline.extraction.base import CropExtractor, Extractor, Outputs, PictureExtractor, TextExtractor, padded_length
 from pipeline.extraction.batches import batches
 from pipeline.extraction.decoders import Decoders
-from pipeline.extraction.units import Part, Picture, picture_of
+from pipeline.extraction.units import Part, Picture, Units, picture_of
 
 BYTES = 256 << 20  # of prepared pictures: of a batch, and of what waits for the model besides
 TEXT_TOKENS = 64  # a text batch holds batch_size × this many tokens at most
@@ -67,18 +67,20 @@ class RowComputer:
     progress: Callable[[int], Any]
     decoders: int = 0
 
-    def of_texts(self, shards: Iterable[Sequence[str]]) -> Iterator[ShardRows]:
+    def of_texts(self, shards: Iterable[Units]) -> Iterator[ShardRows]:
         """Shards of strings, which come ordered by padded length; a batch has one such length.
 
         For a single extractor.
         """
         ((name, extractor),) = self.extractors.items()
         assert isinstance(extractor, TextExtractor)
-        for strings in shards:
-            yield ShardRows.ok({name: self._texts(extractor, strings)}, len(strings))
+        for units in shards:
+            yield ShardRows.ok({name: self._texts(extractor, units)}, len(units.keys))
 
-    def _texts(self, extractor: TextExtractor, strings: Sequence[str]) -> dict[str, Any]:
-        padded = [padded_length(length, extractor.limit) for length in extractor.count(strings)]
+    def _texts(self, extractor: TextExtractor, units: Units) -> dict[str, Any]:
+        strings = list(units.sources)
+        tokens = extractor.counts(strings) if units.tokens is None else units.tokens
+        padded = [padded_length(length, extractor.limit) for length in tokens.tolist()]
         columns: dict[str, Any] = {output: [None] * len(strings) for output in extractor.writes}
         start = 0
         while start < len(strings):
@@ -94,10 +96,10 @@ class RowComputer:
                 columns[output] = np.stack(columns[output])
         return columns
 
-    def of_rows(self, shards: Iterable[Sequence[Part]]) -> Iterator[ShardRows]:
+    def of_rows(self, shards: Iterable[Units]) -> Iterator[ShardRows]:
         """Shards of rows of another feature."""
-        for parts in shards:
-            parents = [part.parent for part in parts]
+        for units in shards:
+            parents = [part.parent for part in units.sources]
             columns = {name: _empty(extractor, len(parents)) for name, extractor in self.extractors.items()}
             for start in range(0, len(parents), self.batch_size):
                 batch = parents[start : start + self.batch_size]
@@ -107,12 +109,12 @@ class RowComputer:
                 self.progress(len(batch))
             yield ShardRows.ok(columns, len(parents))
 
-    def of_pictures(self, shards: Iterable[Sequence[Picture | Part]]) -> Iterator[ShardRows]:
+    def of_pictures(self, shards: Iterable[Units]) -> Iterator[ShardRows]:
         """Shards of pictures, or of crops of them; each picture is decoded once for all extractors, ahead of the model
         and across shards."""
         extractors = [extractor for extractor in self.extractors.values() if isinstance(extractor, PictureExtractor)]
         with self._preparing(extractors) as work:
-            yield from self._of_prepared(batches(work, shards, self.batch_size, BYTES))
+            yield from self._of_prepared(batches(work, (units.sources for units in shards), self.batch_size, BYTES))
 
     @contextlib.contextmanager
     def _preparing(self, extractors: Sequence[PictureExtractor]) -> Iterator[Callable[[Any], Any] | Decoders]:

@@ -1,6 +1,6 @@
 """The units behind the wanted views: content keys per record and view, and what to read for each key."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,22 +11,35 @@ import numpy as np
 from cache.identity import KEY_BYTES, content_key
 from cache.inputs import FROM_FEATURES, IMAGE, PICTURES, Side, Want
 from cache.keys import KeyColumn
-from foundation import parquet
 from foundation.errors import UserError
+from pipeline.datasets.prepared import Columns
 from pipeline.enhance import output
-from pipeline.extraction import views
+from pipeline.extraction import strings, views
 from pipeline.extraction.base import DerivedOptions, Extractor, TextExtractor
 from pipeline.extraction.contracts import CutTexts
 from pipeline.extraction.parents import Parent
+
+PIECE = 8192
+"""Records whose texts are formed and counted at a time."""
+Columned = Mapping[str, Sequence[Any]]
+"""A table: `Columns` of a file, or lists."""
 
 
 @dataclass
 class Units:
     """Distinct units of one feature: keys (n, 16) uint8 and, beside each, what is read: a string, a `Picture` or a
-    `Part`."""
+    `Part`. tokens: (n,) int32 of each string, where they were counted."""
 
     keys: np.ndarray
-    sources: list[Any]
+    sources: Sequence[Any]
+    tokens: np.ndarray | None = None
+
+    def at(self, places: np.ndarray) -> "Units":
+        """Those at these places (m,), in their order."""
+        tokens = None if self.tokens is None else self.tokens[places]
+        if isinstance(self.sources, strings.Strings):
+            return Units(self.keys[places], self.sources.at(places), tokens)
+        return Units(self.keys[places], [self.sources[place] for place in places.tolist()], tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +78,7 @@ class UnitColumn(KeyColumn):
     """A key column with what is read for each key. texts: what of its texts was cut to fit; None: of pictures."""
 
     texts: CutTexts | None = None
-    sources: list[Any] = field(default_factory=list)
+    sources: Sequence[Any] = field(default_factory=list)
 
 
 @dataclass
@@ -74,10 +87,10 @@ class PlannedColumn(KeyColumn):
     for each key."""
 
     texts: CutTexts | None = None
-    read: Callable[[], list[Any]] = list
+    read: Callable[[], Sequence[Any]] = list
 
     @cached_property
-    def sources(self) -> list[Any]:
+    def sources(self) -> Sequence[Any]:
         """What `read` gives, once."""
         return self.read()
 
@@ -98,7 +111,7 @@ def _column(
     )
 
 
-def image_column(table: dict[str, list], root: Path) -> UnitColumn:
+def image_column(table: Columned, root: Path) -> UnitColumn:
     """The record's picture: the first usable one.
 
     A listed picture that is broken keeps its key, so that its verdict is a row of the store.
@@ -110,7 +123,7 @@ def image_column(table: dict[str, list], root: Path) -> UnitColumn:
     return _column(keys, sources)
 
 
-def images_column(table: dict[str, list], root: Path) -> UnitColumn:
+def images_column(table: Columned, root: Path) -> UnitColumn:
     """All usable pictures of each record."""
     sources = [
         Picture(str(root / path), key)
@@ -122,52 +135,97 @@ def images_column(table: dict[str, list], root: Path) -> UnitColumn:
     return _column([source.key for source in sources], sources, counts)
 
 
-def text_column(side: str, view: str, table: dict[str, list], extractor: TextExtractor) -> UnitColumn:
-    """The record's string under `view` behind the side's prompt, cut to the extractor's limit; its hash is its key."""
+def text_column(side: str, view: str, table: Columned, extractor: TextExtractor) -> UnitColumn:
+    """The record's string under `view` behind the side's prompt, cut to the extractor's limit; its hash is its key.
+
+    Records are read in pieces: neither they nor their texts are ever all in memory as Python objects.
+    """
     prompt = extractor.prompt(side)
-    if side == "mention":
-        spans = [(start, end) if start >= 0 else None for start, end in zip(table["start"], table["end"], strict=True)]
-        texts: Sequence[views.Text | None] = views.mention_texts(
-            view, table["phrase"], table["sentence"], spans, _token_limit(extractor, prompt)
+    limit, built = _token_limit(extractor, prompt), _TextColumn(prompt)
+    for piece in pieces(table, views.reads(side, view)):
+        if side == "mention":
+            spans = [
+                (from_, to) if from_ >= 0 else None for from_, to in zip(piece["start"], piece["end"], strict=True)
+            ]
+            built.add(views.mention_texts(view, piece["phrase"], piece["sentence"], spans, limit))
+        else:
+            built.add(views.entity_texts(view, piece, limit))
+    return built.column(extractor)
+
+
+def pieces(table: Columned, names: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+    """The named columns of `PIECE` records after another."""
+    if isinstance(table, Columns):
+        yield from table.pieces(names, PIECE)
+        return
+    for start in range(0, records_of(table), PIECE):
+        yield {name: list(table[name][start : start + PIECE]) for name in names}
+
+
+def records_of(table: Columned) -> int:
+    """The number of a table's records."""
+    return table.rows if isinstance(table, Columns) else len(next(iter(table.values()), ()))
+
+
+class _TextColumn:
+    """The column of texts that come in pieces, each behind the prompt."""
+
+    def __init__(self, prompt: str) -> None:
+        self.prompt, self.written = prompt, strings.Writer()
+        self.rows: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+        self.cut, self.all_tokens, self.lost = 0, 0, 0
+
+    def add(self, texts: Sequence[views.Text | None]) -> None:
+        """Append texts; None where a record has none."""
+        keys, span = np.zeros((len(texts), KEY_BYTES), np.uint8), np.full((len(texts), 2), -1, np.int32)
+        tokens = np.zeros(len(texts), np.int32)
+        whole = ["" if text is None else self.prompt + text.string for text in texts]
+        for row, (text, string) in enumerate(zip(texts, whole, strict=True)):
+            if text is None:
+                continue
+            keys[row] = np.frombuffer(content_key("text", string), np.uint8)
+            if text.span:
+                span[row] = [len(self.prompt) + place for place in text.span]
+            tokens[row] = text.tokens - text.lost
+            self.cut, self.all_tokens, self.lost = (
+                self.cut + text.cut,
+                self.all_tokens + text.tokens,
+                self.lost + text.lost,
+            )
+        self.written.add(whole)
+        self.rows.append((keys, np.array([text is not None for text in texts], bool), span, tokens))
+
+    def column(self, extractor: TextExtractor, counts: Sequence[int] | None = None) -> UnitColumn:
+        """The column of all that was added. counts: texts of each record, where it may have several."""
+        none = np.zeros((0, KEY_BYTES), np.uint8), np.zeros(0, bool), np.zeros((0, 2), np.int32), np.zeros(0, np.int32)
+        keys, present, span, tokens = (np.concatenate(parts) for parts in zip(none, *self.rows, strict=True))
+        return UnitColumn(
+            keys,
+            present,
+            span,
+            None if counts is None else np.array(counts, np.int64),
+            tokens,
+            texts=CutTexts(
+                texts=int(present.sum()), cut=self.cut, tokens=self.all_tokens, lost=self.lost, limit=extractor.limit
+            ),
+            sources=self.written.strings(),
         )
-    else:
-        texts = views.entity_texts(view, table, _token_limit(extractor, prompt))
-    strings = [None if text is None else prompt + text.string for text in texts]
-    column = _column([None if string is None else content_key("text", string) for string in strings], strings)
-    for row, text in enumerate(texts):
-        if text is not None:
-            column.span[row] = [len(prompt) + place for place in text.span] if text.span else (-1, -1)
-    column.texts = _cut_texts(texts, extractor)
-    return column
-
-
-def _cut_texts(texts: Sequence[views.Text | None], extractor: TextExtractor) -> CutTexts:
-    there = [text for text in texts if text is not None]
-    return CutTexts(
-        texts=len(there),
-        cut=sum(text.cut for text in there),
-        tokens=sum(text.tokens for text in there),
-        lost=sum(text.lost for text in there),
-        limit=extractor.limit,
-    )
 
 
 def _token_limit(extractor: TextExtractor, prompt: str) -> views.TokenLimit:
     """The extractor's limit for texts that come behind the prompt."""
-    return views.TokenLimit(lambda texts: extractor.count([prompt + text for text in texts]), extractor.limit)
+    return views.TokenLimit(lambda texts: extractor.counts([prompt + text for text in texts]).tolist(), extractor.limit)
 
 
-def feature_text_column(view: str, table: dict[str, list], extractor: TextExtractor, parent: Parent) -> UnitColumn:
+def feature_text_column(view: str, table: Columned, extractor: TextExtractor, parent: Parent) -> UnitColumn:
     """The strings of `view` about what was detected in each mention's picture: none, one or several."""
     from pipeline.extraction import feature_texts
 
     listed = feature_texts.texts(view, table["phrase"], parent.rows(), parent.labels)
     prompt = extractor.prompt("mention")
-    texts = views.shortened([text for each in listed for text in each], _token_limit(extractor, prompt))
-    strings = [prompt + text.string for text in texts]
-    column = _column([content_key("text", string) for string in strings], strings, [len(each) for each in listed])
-    column.texts = _cut_texts(texts, extractor)
-    return column
+    built = _TextColumn(prompt)
+    built.add(views.shortened([text for each in listed for text in each], _token_limit(extractor, prompt)))
+    return built.column(extractor, [len(each) for each in listed])
 
 
 def part_column(pictures: UnitColumn | None, parent: Parent, reads: str) -> UnitColumn:
@@ -188,19 +246,22 @@ def part_column(pictures: UnitColumn | None, parent: Parent, reads: str) -> Unit
     return _column(keys, sources, parent.counts)
 
 
-def read_tables(dataset: Path, modes: Iterable[str] = ()) -> dict[str, dict[str, list]]:
-    """The prepared dataset's mentions and entities as columns of Python values.
+def read_tables(dataset: Path, modes: Iterable[str] = ()) -> dict[str, Columns]:
+    """The prepared dataset's mentions and entities, whose columns are read when they are asked for.
 
     modes: `static`, `dynamic` texts of the entities that are read with them, each a column of that name, empty where an
     entity has none.
     """
-    tables = {}
-    for side, name in (("mention", "mentions"), ("entity", "entities")):
-        tables[side] = parquet.read(dataset / f"{name}.parquet", needs={"id": "string"}).to_pydict()
+    tables = {side: Columns(dataset / f"{name}.parquet") for side, name in _FILES.items()}
+    for table in tables.values():
+        table.check({"id": "string"})
     for mode in modes:
         written = output.read_texts(dataset, mode)
-        tables["entity"][mode] = [written.get(name, "") for name in tables["entity"]["id"]]
+        tables["entity"].add(mode, [written.get(name, "") for name in tables["entity"]["id"]])
     return tables
+
+
+_FILES = {"mention": "mentions", "entity": "entities"}
 
 
 @dataclass(frozen=True)
@@ -208,7 +269,7 @@ class Records:
     """The inputs of key columns. tables: as `read_tables` gives them. roots: folder of each side's pictures. parents:
     the rows that others are made from."""
 
-    tables: Mapping[str, dict[str, list]]
+    tables: Mapping[str, Columned]
     roots: Mapping[Side, Path]
     parents: Mapping[Want, Parent] = field(default_factory=dict)
 
@@ -243,15 +304,23 @@ def column(want: Want, records: Records, extractor: Extractor) -> UnitColumn:
 
 def distinct(columns: Sequence[UnitColumn]) -> Units:
     """The distinct units of several columns, ordered by key."""
-    keys = (
-        np.concatenate([column.keys[column.present] for column in columns])
-        if columns
-        else np.zeros((0, KEY_BYTES), np.uint8)
-    )
-    sources = [
-        source for column in columns for source, present in zip(column.sources, column.present, strict=True) if present
-    ]
-    if not len(keys):
-        return Units(keys, [])
-    _, first = np.unique(keys.view(f"V{KEY_BYTES}").ravel(), return_index=True)
-    return Units(keys[first], [sources[i] for i in first])
+    if not any(column.present.any() for column in columns):
+        return Units(np.zeros((0, KEY_BYTES), np.uint8), [])
+    keys = np.concatenate([column.keys[column.present] for column in columns])
+    first = np.unique(keys.view(f"V{KEY_BYTES}").ravel(), return_index=True)[1]
+    counted = [column.tokens[column.present] for column in columns if column.tokens is not None]
+    tokens = np.concatenate(counted)[first] if len(counted) == len(columns) else None
+    texts = [column.sources for column in columns if isinstance(column.sources, strings.Strings)]
+    sources: Sequence[Any]
+    if len(texts) == len(columns):
+        there = zip(texts, columns, strict=True)
+        sources = strings.joined([own.at(np.flatnonzero(column.present)) for own, column in there]).at(first)
+    else:
+        listed = [
+            source
+            for column in columns
+            for source, present in zip(column.sources, column.present, strict=True)
+            if present
+        ]
+        sources = [listed[place] for place in first.tolist()]
+    return Units(keys[first], sources, tokens)

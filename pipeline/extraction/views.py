@@ -68,6 +68,14 @@ def template(side: str, view: str) -> str:
     return views[view]
 
 
+def reads(side: str, view: str) -> tuple[str, ...]:
+    """The columns of mentions.parquet or entities.parquet that a text view is made of."""
+    if side == "mention":
+        return "phrase", "sentence", "start", "end"
+    mode = enhanced(side, view)
+    return ("name", "attributes", "description", *([mode] if mode else []))
+
+
 @dataclass(frozen=True)
 class TokenLimit:
     """The most tokens a text may have. count: tokens of each string, special ones included."""
@@ -138,7 +146,7 @@ def entity_texts(view: str, table: Mapping[str, Sequence[str]], tokens: TokenLim
     form, mode = template("entity", view), enhanced("entity", view)
     only = re.fullmatch(r"\{(\w+)\}", form)
     needed = mode or (only and only[1])
-    columns = ["name", "attributes", "description", *([mode] if mode else [])]
+    columns = reads("entity", view)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*(table[name] for name in columns), strict=True)]
     whole = [form.format(**row) for row in rows]
     there = [not needed or bool(row[needed].strip()) for row in rows]

@@ -326,6 +326,7 @@ def _tables(files: Files, folder: Path) -> None:
         lambda: Kb.read(folder),
         lambda: fusion.read_phrases(folder),
         lambda: [Columns(folder / "mentions.parquet", folder / "entities.parquet")[name] for name in ("id", "split")],
+        lambda: [*Columns(folder / "entities.parquet").pieces(("name", "attributes"), 2)],
     )
 
 

@@ -160,7 +160,12 @@ def _odd_h5(draw: st.DrawFn) -> bytes:
 
 TARGETS = (
     _layout(
-        "jsonl", _jsonl, f"{LAYOUTS}.jsonl:stamps", "pipeline.datasets.fields:json_lines", "foundation.files:read_lines"
+        "jsonl",
+        _jsonl,
+        f"{LAYOUTS}.jsonl:stamps",
+        f"{LAYOUTS}.jsonl:_names_no_picture",
+        "pipeline.datasets.fields:json_lines",
+        "foundation.files:read_lines",
     ),
     _layout("mimic", _mimic, f"{LAYOUTS}.mimic:_records", f"{LAYOUTS}.mimic:_entities", *_RELEASE),
     _layout("ghmfc", _ghmfc, *_RELEASE),

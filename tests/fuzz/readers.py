@@ -30,6 +30,8 @@ SHARED = {
     "foundation.files:parse_json",
     "foundation.files:read_json",
     "foundation.files:read_lines",
+    "foundation.parquet:batches",
+    "foundation.parquet:check",
     "foundation.parquet:names",
     "foundation.parquet:read",
     "foundation.parquet:rows",

@@ -1,0 +1,210 @@
+"""Large KBs: records pass in pieces, tokens are counted once, and a dataset's fingerprint is taken once per command."""
+
+import hashlib
+import json
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import commands
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import small_world
+
+from cache.keys import KeyColumn
+from foundation.errors import NotAsWritten
+from pipeline.datasets import entity_table, fingerprint, tables
+from pipeline.datasets.contracts import NO_OPTIONS, PrepareJob
+from pipeline.datasets.entity_table import EntityTable
+from pipeline.datasets.layouts import jsonl
+from pipeline.datasets.prepare import prepare
+from pipeline.datasets.prepared import Columns
+from pipeline.datasets.records import Entity
+from pipeline.extraction import stage, strings, units
+from pipeline.extraction.contracts import ExtractionJob, Runtime
+from pipeline.extractors.clip_text import ClipText
+
+MANY = 20_000
+
+
+def kb(count: int) -> Iterator[Entity]:
+    for number in range(count):
+        text = f"number {number}. " + "the old one of the city. " * 6
+        yield Entity(f"Q{number}", f"Name {number % 700}", text, images=(f"{number}.png",) if number % 3 == 0 else ())
+
+
+class Words:
+    """A text extractor that counts words; its limit cuts some texts. counted: every string that it was given."""
+
+    limit, counted = 33, 0
+
+    def prompt(self, side: str) -> str:
+        return ""
+
+    def counts(self, texts: Sequence[str]) -> np.ndarray:
+        self.counted += len(texts)
+        return np.array([len(text.split()) for text in texts], np.int32)
+
+
+def entities_file(folder: Path, count: int) -> Path:
+    columns = {name: [getattr(one, name) for one in kb(count)] for name in ("id", "name", "attributes", "description")}
+    pq.write_table(pa.table(columns), folder / "entities.parquet")
+    return folder / "entities.parquet"
+
+
+def test_planning_texts_holds_no_object_per_entity(tmp_path: Path) -> None:
+    table = Columns(entities_file(tmp_path, MANY))
+    tracemalloc.start()
+    column = units.text_column("entity", "name_sep_attributes", table, Words())  # type: ignore[arg-type]
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    text_bytes = sum(len(text) for text in column.sources)
+    # 57 bytes of arrays for each, and the texts' own; beside them one piece of records as Python objects.
+    assert held < MANY * 80 + text_bytes, held / MANY
+    assert peak < MANY * 200 + text_bytes + units.PIECE * 3000, peak / MANY
+    assert column.records == MANY and column.present.all()
+
+
+def test_a_columns_tokens_are_those_of_its_texts_also_of_cut_ones_and_travel_with_it(tmp_path: Path) -> None:
+    words = Words()
+    column = units.text_column("entity", "name_sep_attributes", Columns(entities_file(tmp_path, 200)), words)  # type: ignore[arg-type]
+    assert column.tokens is not None and column.texts is not None and 0 < column.texts.cut <= 200
+    assert column.tokens.tolist() == [len(text.split()) for text in column.sources] and column.tokens.max() == 33
+    column.save(tmp_path / "keys.npz")
+    for read in (KeyColumn.load(tmp_path / "keys.npz"), column.joined(column).of_records(np.arange(200, 400))):
+        assert read.tokens is not None and read.tokens.tolist() == column.tokens.tolist()
+    older = KeyColumn(column.keys, column.present, column.span)
+    older.save(tmp_path / "older.npz")
+    assert KeyColumn.load(tmp_path / "older.npz").tokens is None
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> ExtractionJob:
+    root = tmp_path_factory.mktemp("streams")
+    small_world.write(root / "data")
+    prepare(PrepareJob(name="small", data_dir=root / "data", out=root / "prepared"))
+    texts: dict[Any, str] = {"mention": "mention_sep_sentence", "entity": "name_sep_attributes"}
+    return ExtractionJob(
+        profile=str(small_world.profile(root)),
+        dataset=root / "prepared",
+        images={"mention": root / "data", "entity": root / "data"},
+        wants=tuple(units.Want(side=side, feature="clip_text", view=view) for side, view in texts.items()),
+        work=root / "work",
+        columns=root / "work" / "columns",
+        runtime=Runtime(device="cpu", precision="fp32", batch_size=4, shard_rows=8),
+    )
+
+
+def test_an_extraction_counts_the_tokens_of_each_text_once(small: ExtractionJob, monkeypatch: Any) -> None:
+    counted, plain = list[str](), ClipText.count
+
+    def count(self: ClipText, texts: Sequence[str]) -> list[int]:
+        counted.extend(texts)
+        return plain(self, texts)
+
+    monkeypatch.setattr(ClipText, "count", count)
+    stage.extract(small)
+    assert len(counted) == 40 + 12  # mentions and entities; none of these is cut
+
+
+@pytest.mark.parametrize("held", [strings.HELD_BYTES, 10])
+def test_strings_are_given_back_as_they_came_out_of_memory_and_out_of_a_file(monkeypatch: Any, held: int) -> None:
+    monkeypatch.setattr(strings, "HELD_BYTES", held)
+    written, given = strings.Writer(), ["Ann", "", "Añcient 船", "\ud800 half", "x" * 30]
+    for start in range(0, len(given), 2):
+        written.add(given[start : start + 2])
+    found = written.strings()
+    assert [*found] == given and found[-1] == given[-1] and [*found[1:3]] == given[1:3]
+    both = strings.joined([found, found.at(np.array([2, 0]))])
+    assert [*both] == [*given, given[2], given[0]]
+    with pytest.raises(IndexError):
+        found[5]
+
+
+def test_a_table_of_entities_gives_them_back_and_takes_pieces_at_a_time(monkeypatch: Any) -> None:
+    monkeypatch.setattr(entity_table, "PIECE", 7)
+    listed = [*kb(20), Entity("E", "é", type="person", aliases=("one", "two"))]
+    table = EntityTable.of(iter(listed))
+    assert len(table) == 21 and table == listed and listed == [*table] and table[-1] == listed[-1]
+    assert table[5:9] == listed[5:9] and [table[row] for row in range(21)] == listed
+    assert [*table.column("name")] == [one.name for one in listed] and EntityTable.of(table) is table
+    with pytest.raises(IndexError):
+        table[21]
+
+
+def test_a_kb_that_is_read_holds_no_object_per_entity() -> None:
+    tracemalloc.start()
+    table = EntityTable.of(kb(MANY))
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(table) == MANY and held < 20 * MANY and peak < entity_table.PIECE * 1500
+
+
+def test_the_content_of_tables_is_that_of_their_json(monkeypatch: Any) -> None:
+    """As earlier versions computed it: datasets, and all runs over them, are named by it."""
+    monkeypatch.setattr(tables, "PIECE", 3)
+    columns = {"b": ["x", "é", None, "", "\n", "z", "q"], "a": [[], [b"\x01\xff", None], [], [], [], [], []]}
+    arrow = pa.table({"b": columns["b"], "a": pa.array(columns["a"], pa.list_(pa.binary()))})
+    text = json.dumps(columns, sort_keys=True, default=bytes.hex).encode() + b"\n"
+    assert tables.content(columns) == tables.content(arrow) == hashlib.sha256(text).hexdigest()
+    none = json.dumps({"a": []}).encode() + b"\n"
+    assert tables.content({"a": []}, columns) == hashlib.sha256(none + text).hexdigest()
+
+
+def test_columns_in_pieces_are_those_of_the_table(tmp_path: Path) -> None:
+    table = Columns(entities_file(tmp_path, 10))
+    table.add("static", [f"s{row}" for row in range(10)])
+    pieces = [*table.pieces(("static", "name"), 4)]
+    assert [len(piece["name"]) for piece in pieces] == [4, 4, 2]
+    for name in ("static", "name"):
+        assert [value for piece in pieces for value in piece[name]] == table[name]
+    with pytest.raises(NotAsWritten, match="no column 'colour'"):
+        list(table.pieces(("colour",), 4))
+
+
+def test_a_command_takes_a_datasets_fingerprint_once(tmp_path: Path, monkeypatch: Any) -> None:
+    small_world.write(tmp_path / "data")
+    profile, taken, plain = small_world.profile(tmp_path), list[Path](), fingerprint.fingerprint
+
+    def counted(data_dir: Path, *rest: Any, **options: Any) -> str:
+        taken.append(data_dir)
+        return plain(data_dir, *rest, **options)
+
+    monkeypatch.setattr(fingerprint, "fingerprint", counted)
+    where = ("--dataset", "small", "--data-dir", str(tmp_path / "data"), "--work-dir", str(tmp_path / "work"))
+    train = ("TrainHead", "--method", "ranker", "--params", '{"epochs": 1}', *where, "--profile", str(profile))
+    for _ in range(2):  # the second has nothing to do
+        code, said = commands.run(*train)
+        assert code == 0, said
+        assert len(taken) == 1
+        taken.clear()
+    with open(tmp_path / "data" / "mentions.jsonl", "a") as handle:
+        handle.write(json.dumps({**small_world.mention(3), "id": "m999"}) + "\n")
+    commands.run("PrepareDataset", *where, "--profile", str(profile))
+    assert len(taken) == 1 and len(list((tmp_path / "work").glob("datasets/*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "parsed"),
+    [
+        ('{"id": "Q1", "name": "an image of 船"}', False),
+        ('{"id": "Q1", "name": "a", "image": "a.png"}', True),
+        ('{"id": "Q1", "name": "a", "imag\\u0065s": ["a.png"]}', True),
+    ],
+)
+def test_files_without_pictures_are_not_parsed_for_a_fingerprint(
+    tmp_path: Path, monkeypatch: Any, line: str, parsed: bool
+) -> None:
+    (tmp_path / "entities.jsonl").write_text(line + "\n")
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    lines, plain = list[str](), jsonl.read_lines
+
+    def read_lines(*arguments: Any) -> Iterator[tuple[int, str]]:
+        lines.append("read")
+        return plain(*arguments)
+
+    monkeypatch.setattr(jsonl, "read_lines", read_lines)
+    assert len(list(jsonl.stamps(tmp_path, NO_OPTIONS))) == len(lines) == parsed
