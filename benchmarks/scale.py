@@ -1,7 +1,7 @@
 """Every command from a KB's files to linked mentions at the size of large KBs: seconds, CPU, memory and disk of each.
 
     python benchmarks/scale.py --out FOLDER --entities 100000
-    python benchmarks/scale.py --out FOLDER --entities 1000000 --steps world,prepare,extract
+    python benchmarks/scale.py --out FOLDER --entities 1000000 --steps prepare,extract
     python benchmarks/scale.py --out FOLDER --entities 100000 1000000 --table     of what was measured, no run
 
 The KB is made from --seed, see `_scale_world`. Each step is a command as a user gives it, in a process of its own; a
@@ -38,7 +38,7 @@ def commands(world: World, sampled: int) -> dict[str, list[list[str]]]:
         "extract": [["ExtractFeatures"]],
         "name-index": [["BuildCandidates", *LISTS]],
         "dense": [["BuildCandidates", "--sources", "dense:text_tokens"]],
-        "pairs": [["BuildPairs", *LISTS, "--pair", pair] for pair in PAIRS],
+        **{f"pair-{pair}": [["BuildPairs", *LISTS, "--pair", pair]] for pair in PAIRS},
         "ranker": [[*trained, "ranker"]],
         "bert": [[*trained, "bert", "--params", json.dumps(bert)]],
         "nothing": [[*trained, "ranker"]],

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import small_world
 
 from cache.keys import KeyColumn
 from foundation.errors import NotAsWritten
-from pipeline.datasets import entity_table, fingerprint, tables
+from pipeline.datasets import entity_table, fingerprint, prepared, tables
 from pipeline.datasets.contracts import NO_OPTIONS, PrepareJob
 from pipeline.datasets.entity_table import EntityTable
 from pipeline.datasets.layouts import jsonl
@@ -26,6 +27,9 @@ from pipeline.datasets.records import Entity
 from pipeline.extraction import stage, strings, units
 from pipeline.extraction.contracts import ExtractionJob, Runtime
 from pipeline.extractors.clip_text import ClipText
+from pipeline.pairs import word_sets
+from pipeline.pairs.texts import Texts
+from pipeline.pairs.word_sets import WordSets
 
 MANY = 20_000
 
@@ -64,7 +68,7 @@ def test_planning_texts_holds_no_object_per_entity(tmp_path: Path) -> None:
     text_bytes = sum(len(text) for text in column.sources)
     # 57 bytes of arrays for each, and the texts' own; beside them one piece of records as Python objects.
     assert held < MANY * 80 + text_bytes, held / MANY
-    assert peak < MANY * 200 + text_bytes + units.PIECE * 3000, peak / MANY
+    assert peak < MANY * 200 + text_bytes + prepared.PIECE * 3000, peak / MANY
     assert column.records == MANY and column.present.all()
 
 
@@ -208,3 +212,40 @@ def test_files_without_pictures_are_not_parsed_for_a_fingerprint(
 
     monkeypatch.setattr(jsonl, "read_lines", read_lines)
     assert len(list(jsonl.stamps(tmp_path, NO_OPTIONS))) == len(lines) == parsed
+
+
+def plain_overlap(sentence: frozenset[str], texts: list[frozenset[str]], row: int) -> tuple[float, int]:
+    """The definition: over sets of words, and their counts in all texts."""
+    shared = sentence & texts[row]
+    return math.fsum(math.log(len(texts) / sum(word in own for own in texts)) for word in shared), len(shared)
+
+
+def test_words_that_texts_share_with_a_sentence_are_weighed_as_sets_of_words_are(monkeypatch: Any) -> None:
+    monkeypatch.setattr(word_sets, "PIECE", 5)
+    random = np.random.default_rng(0)
+    texts = [" ".join(f"w{word}" for word in random.integers(0, 30, random.integers(0, 25))) for _ in range(40)]
+    texts[3] = ""
+    sets, plain = WordSets.of(iter(texts)), [frozenset(text.split()) for text in texts]
+    rows = np.array([3, 0, 39, 7, 7, 12])
+    for _ in range(20):
+        sentence = frozenset(f"w{word}" for word in random.integers(0, 40, 12))
+        sums, number = sets.shared(sentence, rows)
+        assert [*zip(sums.tolist(), number.tolist(), strict=True)] == [plain_overlap(sentence, plain, r) for r in rows]
+    kept = np.array([0, 2, 7, 30])
+    grown = sets.taken(kept).joined(WordSets.of(["w1 new words", "w2"], sets.taken(kept)))
+    now = [*(plain[row] for row in kept), frozenset(["w1", "new", "words"]), frozenset(["w2"])]
+    for row in range(len(now)):
+        sums, number = grown.shared(frozenset(["w1", "w2", "w3", "new", "gone"]), np.array([row]))
+        assert (sums[0], number[0]) == plain_overlap(frozenset(["w1", "w2", "w3", "new", "gone"]), now, row)
+
+
+def test_word_overlap_holds_bytes_for_a_word_and_no_set_for_an_entity(tmp_path: Path) -> None:
+    kb = Texts(Columns(entities_file(tmp_path, MANY)))
+    tracemalloc.start()
+    sets, years, lengths = kb.words, kb.years, kb.lengths
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Of each entity 7 words of 4 bytes, where they end, two years and a length; each number is a word of its own here.
+    assert held < MANY * (7 * 4 + 8 + 16 + 8 + 200), held / MANY
+    assert peak < held + MANY * 120 + word_sets.PIECE * 6000, peak / MANY
+    assert len(sets) == len(years) == len(lengths) == MANY

@@ -77,3 +77,23 @@ def number_of_names(folder: Path) -> int:
     if "aliases" in parquet.names(path):
         found += pc.sum(pc.list_value_length(parquet.read(path, ["aliases"])["aliases"])).as_py() or 0
     return int(found)
+
+
+PIECE = 8192
+"""Records that are Python objects at a time."""
+Columned = Mapping[str, Sequence[Any]]
+"""A table: `Columns` of a file, or lists."""
+
+
+def pieces(table: Columned, names: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+    """The named columns of `PIECE` records after another."""
+    if isinstance(table, Columns):
+        yield from table.pieces(names, PIECE)
+        return
+    for start in range(0, records_of(table), PIECE):
+        yield {name: list(table[name][start : start + PIECE]) for name in names}
+
+
+def records_of(table: Columned) -> int:
+    """The number of a table's records."""
+    return table.rows if isinstance(table, Columns) else len(next(iter(table.values()), ()))

@@ -19,6 +19,7 @@ from foundation.locks import locked
 from foundation.paths import Paths
 from foundation.progress import Bar
 from pipeline.datasets.images import Limits
+from pipeline.datasets.prepared import records_of
 from pipeline.extraction import chunks, manifest, units, wants
 from pipeline.extraction.base import CropExtractor, DerivedOptions, Extractor, RowsExtractor
 from pipeline.extraction.chunks import Chunk, PendingFeature
@@ -115,7 +116,7 @@ class _Inputs:
     def columns(self, quiet: bool = False) -> dict[Want, units.UnitColumn]:
         """The key column of each want, with what is read for each key."""
         columns: dict[Want, units.UnitColumn] = {}
-        counts = {side: units.records_of(table) for side, table in self.records.tables.items()}
+        counts = {side: records_of(table) for side, table in self.records.tables.items()}
         with Bar(sum(counts[want.side] for want in self.job.wants), "reading", "record", quiet=quiet) as bar:
             for want in self.job.wants:
                 columns[want] = units.column(want, self.records, self.extractors[want.feature])

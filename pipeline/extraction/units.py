@@ -1,6 +1,6 @@
 """The units behind the wanted views: content keys per record and view, and what to read for each key."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,17 +12,12 @@ from cache.identity import KEY_BYTES, content_key
 from cache.inputs import FROM_FEATURES, IMAGE, PICTURES, Side, Want
 from cache.keys import KeyColumn
 from foundation.errors import UserError
-from pipeline.datasets.prepared import Columns
+from pipeline.datasets.prepared import Columned, Columns, pieces
 from pipeline.enhance import output
 from pipeline.extraction import strings, views
 from pipeline.extraction.base import DerivedOptions, Extractor, TextExtractor
 from pipeline.extraction.contracts import CutTexts
 from pipeline.extraction.parents import Parent
-
-PIECE = 8192
-"""Records whose texts are formed and counted at a time."""
-Columned = Mapping[str, Sequence[Any]]
-"""A table: `Columns` of a file, or lists."""
 
 
 @dataclass
@@ -151,20 +146,6 @@ def text_column(side: str, view: str, table: Columned, extractor: TextExtractor)
         else:
             built.add(views.entity_texts(view, piece, limit))
     return built.column(extractor)
-
-
-def pieces(table: Columned, names: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-    """The named columns of `PIECE` records after another."""
-    if isinstance(table, Columns):
-        yield from table.pieces(names, PIECE)
-        return
-    for start in range(0, records_of(table), PIECE):
-        yield {name: list(table[name][start : start + PIECE]) for name in names}
-
-
-def records_of(table: Columned) -> int:
-    """The number of a table's records."""
-    return table.rows if isinstance(table, Columns) else len(next(iter(table.values()), ()))
 
 
 class _TextColumn:

@@ -1,7 +1,6 @@
 """Pair feature `word_overlap`: the words that the sentence shares with the entity's text and name."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,11 +27,10 @@ class WordOverlap(PairFunction):
         out = np.full((*ids.shape, len(self.names)), np.nan, np.float32)
         with Bar(len(ids), "pairs", "mention") as bar:
             for mention, (sentence, row) in enumerate(zip(around(pairs.mentions), ids, strict=True)):
-                own = frozenset(words(sentence))
-                in_texts, in_names = own & kb.weights.keys(), own & kb.name_weights.keys()
-                for place in np.flatnonzero(row >= 0).tolist():
-                    shared, named = in_texts & kb.words[row[place]], in_names & kb.name_words[row[place]]
-                    out[mention, place] = _total(shared, kb.weights), len(shared), _total(named, kb.name_weights)
+                own, listed = frozenset(words(sentence)), np.flatnonzero(row >= 0)
+                shared, number = kb.words.shared(own, row[listed])
+                named, _ = kb.name_words.shared(own, row[listed])
+                out[mention, listed] = np.stack([shared, number, named], 1)
                 bar.update(1)
         return out
 
@@ -44,10 +42,6 @@ def around(mentions: Mapping[str, Sequence[Any]]) -> list[str]:
         sentence or "" if start is None or start < 0 else f"{sentence[:start]} {sentence[end:]}"
         for sentence, start, end in rows
     ]
-
-
-def _total(words: Iterable[str], weights: Mapping[str, float]) -> float:
-    return math.fsum(weights[word] for word in words)
 
 
 WORD_OVERLAP = WordOverlap()
