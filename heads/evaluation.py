@@ -17,6 +17,7 @@ from heads.contracts import TAKES, Figures, Metrics
 from heads.data import Bundle
 from heads.metrics import figures, parts, rank_in_lists, rerank
 from heads.protocols import protocol_name
+from heads.sampled_kb import Listed, against_sample, sample_rows
 from heads.scoring import Golds, Scoring
 
 SPLITS = ("dev", "test")
@@ -60,9 +61,9 @@ class _Measured:
 def measure(head: Head, bundle: Bundle, quiet: bool = True) -> Measurement:
     """Rank the golds of dev and test with the head as it is.
 
-    Protocols: `full-kb` (heads that score blocks), `candidates`, `rerank`, named by `protocol_name`. Mentions without
-    a gold in the KB have no rank; they are parts of their own ("NIL", "gold outside the KB") with their number alone,
-    and their predictions stand with the others.
+    Protocols: `full-kb` (heads that score blocks; in a sample or not at all, as `full_kb` of the configuration says),
+    `candidates`, `rerank`, named by `protocol_name`. Mentions without a gold in the KB have no rank; they are parts of
+    their own ("NIL", "gold outside the KB") with their number alone, and their predictions stand with the others.
     """
     index = np.flatnonzero(np.isin(bundle.table["split"], SPLITS))
     gold, lists = bundle.gold[index], bundle.candidates[index]
@@ -73,13 +74,18 @@ def measure(head: Head, bundle: Bundle, quiet: bool = True) -> Measurement:
     speed = {"candidates": _per_second(int((lists >= 0).sum()), started)}
     ranks = {"candidates": rank_in_lists(scores["score"], lists, gold)}
     ranks["rerank"] = np.where(gold >= 0, rerank(ranks["candidates"], bundle.retrieval_rank[index], n), 0)
-    if head.scores_blocks:
+    sample = _sample(head.config.full_kb, bundle)
+    if head.scores_blocks and head.config.full_kb is not False:
         with Bar(len(index), "scores of golds", "mention", quiet=quiet) as progress:
             of_gold = scoring.lists(index, np.where(gold >= 0, gold, -1)[:, None], watch=progress.update)
         started = time.monotonic()
-        with Bar(len(index) * n, "full KB", "pair", quiet=quiet) as progress:
-            kb = scoring.kb(index, Golds(gold, of_gold["score"][:, 0]), TOP, progress.update)
-        speed["full-kb"] = _per_second(len(index) * n, started)
+        golds, compared = Golds(gold, of_gold["score"][:, 0]), n if sample is None else len(sample)
+        with Bar(len(index) * compared, "full KB", "pair", quiet=quiet) as progress:
+            if sample is None:
+                kb = scoring.kb(index, golds, TOP, progress.update)
+            else:
+                kb = against_sample(scoring, index, golds, Listed(lists, scores["score"]), sample, TOP)
+        speed["full-kb"] = _per_second(len(index) * compared, started)
         ranks = {"full-kb": np.where(gold >= 0, 1 + kb.not_below, 0), **ranks}
         with Bar(len(index), "scores of the best", "mention", quiet=quiet) as progress:
             top, of_top = kb.top, scoring.lists(index, kb.top, watch=progress.update)
@@ -94,7 +100,7 @@ def measure(head: Head, bundle: Bundle, quiet: bool = True) -> Measurement:
         }
     measured = _Measured(index, ranks, top, of_top, of_gold, head.experts if "expert" in of_top else ())
     return Measurement(
-        metrics=_metrics(bundle, measured, listed),
+        metrics=_metrics(bundle, measured, listed, None if sample is None else len(sample)),
         predictions=_predictions(bundle, measured),
         ids=bundle.table["id"][index],
         lists=lists,
@@ -103,13 +109,20 @@ def measure(head: Head, bundle: Bundle, quiet: bool = True) -> Measurement:
     )
 
 
+def _sample(full_kb: bool | int, bundle: Bundle) -> np.ndarray | None:
+    """Rows of the entities that stand for the KB; None where all do."""
+    if isinstance(full_kb, bool) or full_kb >= len(bundle.entity_ids):
+        return None
+    return sample_rows(bundle.entity_ids, full_kb)
+
+
 def _per_second(pairs: int, started: float) -> float:
     """Pairs per second since `started` (seconds of the monotonic clock), to three digits."""
     return float(f"{pairs / max(time.monotonic() - started, 1e-9):.3g}")
 
 
-def _metrics(bundle: Bundle, measured: _Measured, listed: np.ndarray) -> Metrics:
-    """listed (m,): whether the gold is among the candidates."""
+def _metrics(bundle: Bundle, measured: _Measured, listed: np.ndarray, sample: int | None) -> Metrics:
+    """listed (m,): whether the gold is among the candidates. sample: entities that stand for the KB, None: all."""
     index = measured.index
     table = {name: values[index] for name, values in bundle.table.items()}
     gold = bundle.gold[index]
@@ -128,7 +141,7 @@ def _metrics(bundle: Bundle, measured: _Measured, listed: np.ndarray) -> Metrics
                 "NIL": {"n": int((here & (gold == -1)).sum())},
                 "gold outside the KB": {"n": int((here & (gold == -2)).sum())},
             }
-            named = protocol_name(protocol, split in bundle.forced)
+            named = protocol_name(protocol, split in bundle.forced, sample)
             result[split][named] = {name: part for name, part in by_part.items() if part["n"] or name == "all"}
     return result
 

@@ -10,9 +10,12 @@ FORCED = "given, gold forced in"
 """Label of figures over lists that came with the data and always hold the gold."""
 
 
-def protocol_name(protocol: str, forced: bool) -> str:
-    """What metrics call one of `PROTOCOLS`: `candidates (given, gold forced in)` where it ranks such lists."""
-    return f"{protocol} ({FORCED})" if forced and protocol != FULL_KB else protocol
+def protocol_name(protocol: str, forced: bool, sample: int | None = None) -> str:
+    """What metrics call one of `PROTOCOLS`: `candidates (given, gold forced in)` where it ranks such lists, and
+    `full-kb (sample of 20,000)` where so many entities stand for the KB, beside golds and candidates."""
+    if protocol_of(protocol) == FULL_KB:
+        return f"{protocol} (sample of {sample:,})" if sample else protocol
+    return f"{protocol} ({FORCED})" if forced else protocol
 
 
 def protocol_of(name: str) -> str:

@@ -160,12 +160,19 @@ def behind(scores: np.ndarray, reached: np.ndarray, lists: np.ndarray) -> np.nda
 
 
 @torch.no_grad()
-def entity_chunks(head: Head, entities: Side, first: int = 0) -> Iterator[tuple[int, Rows]]:
-    """(first row, encodings) of `ENTITIES` entities after another, the features of the next part read while one is
-    scored. first: row to begin with."""
-    n = entities.count
+def entity_chunks(
+    head: Head, entities: Side, first: int = 0, rows: np.ndarray | None = None
+) -> Iterator[tuple[int, Rows]]:
+    """(first place, encodings) of `ENTITIES` entities after another, the features of the next part read while one is
+    scored. first: place to begin with. rows (n,): of the entities; None: all, in their order."""
+    n = entities.count if rows is None else len(rows)
     starts = range(first, n, CHUNK)
-    parts = prefetch(starts, lambda start: entities.rows(np.arange(start, min(start + CHUNK, n))))
+
+    def places(start: int) -> np.ndarray:
+        end = min(start + CHUNK, n)
+        return np.arange(start, end) if rows is None else rows[start:end]
+
+    parts = prefetch(starts, lambda start: entities.rows(places(start)))
     held: list[Rows] = []
     for start, inputs in zip(starts, parts, strict=True):
         held.append(head.encode_entities(inputs))

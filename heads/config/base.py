@@ -102,6 +102,11 @@ class HeadConfig:
     live: Annotated[
         bool, "the stage that trains the blocks of `tune`; the head itself then reads what they give from the cache"
     ] = False
+    full_kb: Annotated[
+        bool | Size,
+        "whether golds are ranked in the whole KB at the end, by methods that can; N: among N entities with the lowest "
+        "hash of their id, beside the mention's candidates and gold, where the KB is too large (ours; so labelled)",
+    ] = True
     fold: Annotated[
         Fold | None,
         "[i, n]: it learns from the training mentions without fold i of n, cut by gold entity; for what another run "
@@ -121,7 +126,9 @@ class HeadConfig:
     """The default search space, see `heads.config.space`."""
     stays_live: ClassVar[bool] = False
     """Whether encoders run live in the finished head too, since it reads pairs through them, or owns their prompts."""
-    later: ClassVar[tuple[str, ...]] = ("picture_dropout", "entity_pictures", "tune", "live", "fold", "checks")
+    later: ClassVar[tuple[str, ...]] = (
+        *("picture_dropout", "entity_pictures", "tune", "live", "fold", "checks", "full_kb"),
+    )
     """Options of this class that came when there were runs already: see `heads.config.naming_options`."""
 
     @classmethod

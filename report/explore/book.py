@@ -76,7 +76,8 @@ class Book:
         predictions = read_predictions(run.folder, split)
         if not predictions:
             raise UserError(f"{run.folder / 'predictions.parquet'}: no mention of {split}; choose another --split")
-        protocol = "full-kb" if "full-kb" in next(iter(predictions.values())).ranks else "rerank"
+        whole = run.config.get("full_kb", True) is True  # a rank in a sample is none in the KB
+        protocol = "full-kb" if whole and "full-kb" in next(iter(predictions.values())).ranks else "rerank"
         names = dict(zip(source.entities["id"], source.entities["name"], strict=True))
         columns = (source.mentions[name] for name in ("id", "phrase", "sentence", "gold_id"))
         mentions = []
