@@ -145,7 +145,12 @@ def encoder(folder: Path, seed: int) -> None:
     (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(listed)) + "\n")
     tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), do_lower_case=True)
     tokenizer.save_pretrained(folder)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **sizes)).eval().save_pretrained(
         folder
     )

@@ -1,7 +1,9 @@
-"""The place of each key: one sorted array over all shards of a store, searched by bisection."""
+"""The place of each key in the shards of a store: a few sorted arrays, searched by bisection."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -19,9 +21,8 @@ def as_void(keys: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Index:
-    """N distinct keys in ascending order and the place of each: 28 bytes per row, the only part of a store that lies in
-    memory.
+class Run:
+    """N distinct keys in ascending order and the place of each.
 
     keys: (N,) V16. shard: (N,) int32, number of the shard in its store. row: (N,) int64.
     """
@@ -31,49 +32,85 @@ class Index:
     row: np.ndarray
 
     @classmethod
-    def empty(cls) -> "Index":
-        return cls(np.empty(0, _VOID), np.empty(0, np.int32), np.empty(0, np.int64))
+    def of(cls, shards: Sequence[tuple[int, np.ndarray]], rank: np.ndarray) -> "Run":
+        """Of the keys of shards: (number, (n, 16) uint8) each. rank: see `Index.with_shards`."""
+        several = [
+            cls(as_void(keys), np.full(len(keys), number, np.int32), np.arange(len(keys))) for number, keys in shards
+        ]
+        return cls._joined(several, rank)
+
+    def merged(self, other: "Run", rank: np.ndarray) -> "Run":
+        """Of the keys of both."""
+        return self._joined([self, other], rank)
+
+    @classmethod
+    def _joined(cls, several: Sequence["Run"], rank: np.ndarray) -> "Run":
+        none = cls(np.empty(0, _VOID), np.empty(0, np.int32), np.empty(0, np.int64))
+        columns = zip(*((one.keys, one.shard, one.row) for one in (none, *several)), strict=True)
+        merged = cls(*(np.concatenate(column) for column in columns))
+        merged = merged._take(np.argsort(merged.keys, kind="stable"))  # of two ascending runs a merge: linear in N
+        first = np.ones(len(merged), bool)
+        first[1:] = merged.keys[1:] != merged.keys[:-1]
+        if not first.all():
+            merged = merged._take(np.lexsort((rank[merged.shard], np.cumsum(first))))._take(first)
+        return merged
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    def _take(self, which: np.ndarray) -> "Run":
+        return Run(self.keys[which], self.shard[which], self.row[which])
+
+    def places(self, wanted: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions in `wanted` (n,) V16 of the keys that are here, and where. order: sorts `wanted`; ascending
+        questions walk through memory in one direction: twice as fast, sort included."""
+        place = np.empty(len(wanted), np.int64)
+        place[order] = np.minimum(np.searchsorted(self.keys, wanted[order]), len(self) - 1)
+        hit = np.flatnonzero(self.keys[place] == wanted)
+        return hit, place[hit]
+
+
+@dataclass(frozen=True)
+class Index:
+    """The keys of a store and the place of each: 28 bytes per row, the only part of a store that lies in memory.
+
+    runs: each at least twice as long as the next, so that a shard that is added is merged with those of its size and
+    not with all: N rows in shards of n are moved N · log(N / n) times, not N² / n. rank: shard number → place of its
+    name among all names; of a key that stands in several shards the lowest rank counts.
+    """
+
+    runs: tuple[Run, ...]
+    rank: np.ndarray
+
+    @classmethod
+    def empty(cls) -> "Index":
+        return cls((), np.empty(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+    @cached_property
+    def _whole(self) -> Run:
+        """All runs as one: the distinct keys."""
+        return functools.reduce(lambda one, other: one.merged(other, self.rank), self.runs, Run.of([], self.rank))
+
     def with_shards(self, shards: Iterable[tuple[int, np.ndarray]], rank: Sequence[int]) -> "Index":
-        """The index with the keys of further shards: (number, (n, 16) uint8) each.
-
-        rank: shard number → place of its name among all names; of a key that stands in several shards the lowest rank
-        stays.
-        """
-        new = [(number, as_void(keys)) for number, keys in shards]
-        if not new:
-            return self
-        keys = np.concatenate([keys for _, keys in new])
-        shard = np.repeat(np.array([number for number, _ in new], np.int32), [len(keys) for _, keys in new])
-        row = np.concatenate([np.arange(len(keys)) for _, keys in new])
-        added = Index(keys, shard, row)._take(np.argsort(keys, kind="stable"))
-        merged = Index(*(np.concatenate(both) for both in zip(self._columns(), added._columns(), strict=True)))
-        merged = merged._take(np.argsort(merged.keys, kind="stable"))  # a merge of two ascending runs: linear in N
-        first = np.ones(len(merged), bool)
-        first[1:] = merged.keys[1:] != merged.keys[:-1]
-        if not first.all():
-            merged = merged._take(np.lexsort((np.asarray(rank)[merged.shard], np.cumsum(first))))._take(first)
-        return merged
-
-    def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.keys, self.shard, self.row
-
-    def _take(self, which: np.ndarray) -> "Index":
-        return Index(self.keys[which], self.shard[which], self.row[which])
+        """The index with the keys of further shards: (number, (n, 16) uint8) each. rank: of all shards."""
+        new, ranks = [(number, keys) for number, keys in shards if len(keys)], np.asarray(rank, np.int64)
+        runs = [*self.runs, *([Run.of(new, ranks)] if new else [])]
+        while len(runs) > 1 and len(runs[-2]) < 2 * len(runs[-1]):
+            last = runs.pop()
+            runs[-1] = runs[-1].merged(last, ranks)
+        return Index(tuple(runs), ranks)
 
     def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(n, 16) uint8 → shard number (n,) int32 and row (n,) int64, both -1 where the key is absent."""
         wanted = as_void(keys)
         shard, row = np.full(len(wanted), -1, np.int32), np.full(len(wanted), -1, np.int64)
-        if len(self):
-            order = np.argsort(
-                wanted, kind="stable"
-            )  # ascending questions walk through memory in one direction: twice as fast, sort included
-            place = np.empty(len(wanted), np.int64)
-            place[order] = np.minimum(np.searchsorted(self.keys, wanted[order]), len(self) - 1)
-            hit = self.keys[place] == wanted
-            shard[hit], row[hit] = self.shard[place[hit]], self.row[place[hit]]
+        order = np.argsort(wanted, kind="stable") if self.runs else np.empty(0, np.int64)
+        for run in self.runs:
+            hit, place = run.places(wanted, order)
+            known, here = shard[hit], run.shard[place]
+            better = (known < 0) | (self.rank[here] < self.rank[known])
+            shard[hit[better]], row[hit[better]] = here[better], run.row[place[better]]
         return shard, row

@@ -72,4 +72,5 @@ class EntityTable(Sequence[Entity]):
 def _entities(piece: pa.RecordBatch) -> Iterator[Entity]:
     columns = [piece[name].to_pylist() for name in NAMES]
     for values in zip(*columns, strict=True):
-        yield Entity(*(tuple(value) if name in _LISTS else value for name, value in zip(NAMES, values, strict=True)))
+        record: dict[str, Any] = dict(zip(NAMES, values, strict=True))
+        yield Entity(**{**record, **{name: tuple(record[name]) for name in _LISTS}})

@@ -266,5 +266,5 @@ def spec_of(
         if isinstance(extractor, RowsExtractor) and extractor.needs_kb:
             entities = records.tables["entity"]
             rows = records.parents[Want(side="entity", feature=parent, view=IMAGES)]
-            extractor.bind(KnowledgeBase(entities["id"], entities["name"], rows))
+            extractor.bind(KnowledgeBase([*entities["id"]], [*entities["name"]], rows))
     return extractor.spec(memo / "weights.json", dataclasses.asdict(limits), parents)

@@ -228,7 +228,7 @@ class Machine:
         """The shards of a chunk. units: what is read for each key. probes: known ones, by feature."""
         try:
             with tempfile.TemporaryDirectory(dir=self._folder.name) as scratch:
-                return self._computed(features, Units(keys, units), probes, Path(scratch))  # type: ignore[arg-type]
+                return self._computed(features, Units(keys, units), probes, Path(scratch))
         except UserError as error:
             return Refused(list(map(str, error.args)))
 
