@@ -40,7 +40,9 @@ class Products:
         return rows
 
     def score_block(self, mentions: Rows, entities: Rows) -> dict[str, torch.Tensor]:
-        return {"score": mentions["v"] @ entities["v"].T}
+        of_mentions, of_entities = mentions["v"], entities["v"]
+        assert isinstance(of_mentions, torch.Tensor) and isinstance(of_entities, torch.Tensor)
+        return {"score": of_mentions @ of_entities.T}
 
 
 @pytest.fixture
