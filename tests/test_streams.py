@@ -17,7 +17,8 @@ import small_world
 
 from cache.keys import KeyColumn
 from foundation.errors import NotAsWritten
-from pipeline.datasets import entity_table, fingerprint, prepared, tables
+from foundation.files import write_atomic
+from pipeline.datasets import entity_table, fingerprint, prepared, scan, tables
 from pipeline.datasets.contracts import NO_OPTIONS, PrepareJob
 from pipeline.datasets.entity_table import EntityTable
 from pipeline.datasets.layouts import jsonl
@@ -249,3 +250,50 @@ def test_word_overlap_holds_bytes_for_a_word_and_no_set_for_an_entity(tmp_path: 
     assert held < MANY * (7 * 4 + 8 + 16 + 8 + 200), held / MANY
     assert peak < held + MANY * 120 + word_sets.PIECE * 6000, peak / MANY
     assert len(sets) == len(years) == len(lengths) == MANY
+
+
+def pictures(folder: Path, count: int) -> list[Path]:
+    for number in range(count):
+        small_world.picture(folder / f"{number}.png", number)
+    return [folder / f"{number}.png" for number in range(count)]
+
+
+def test_a_scan_appends_to_its_memo_and_writes_the_table_once(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(scan, "_CHUNK", 3)
+    files, memo, written, plain = pictures(tmp_path / "data", 10), tmp_path / "memo.parquet", list[Path](), write_atomic
+
+    def write(path: Path, *rest: Any) -> None:
+        written.append(path)
+        plain(path, *rest)
+
+    monkeypatch.setattr(scan, "write_atomic", write)
+    first = scan.scan(files, memo=memo)
+    assert written == [memo] and not memo.with_suffix(".new").exists()
+    monkeypatch.setattr(scan, "examine", None)  # nothing is looked at again
+    assert scan.scan(files, memo=memo) == first and written == [memo]
+
+
+def test_a_scan_that_was_killed_goes_on_from_its_journal_up_to_a_torn_line(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(scan, "_CHUNK", 3)
+    files, memo, looked, plain = pictures(tmp_path / "data", 10), tmp_path / "memo.parquet", list[str](), scan.examine
+    whole = scan.scan(files)
+
+    def killed(path: str, limits: Any) -> Any:
+        if path.endswith("7.png"):
+            raise KeyboardInterrupt
+        return plain(path, limits)
+
+    monkeypatch.setattr(scan, "examine", killed)
+    with pytest.raises(KeyboardInterrupt):
+        scan.scan(files, memo=memo, workers=1)
+    journal = memo.with_suffix(".new")
+    assert len(journal.read_bytes().splitlines()) == 2 and not memo.exists()
+    journal.write_bytes(journal.read_bytes()[:-9])  # as a power failure may leave it
+
+    def counted(path: str, limits: Any) -> Any:
+        looked.append(path)
+        return plain(path, limits)
+
+    monkeypatch.setattr(scan, "examine", counted)
+    assert scan.scan(files, memo=memo) == whole
+    assert len(looked) == 7 and memo.exists() and not journal.exists()

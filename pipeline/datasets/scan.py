@@ -2,8 +2,9 @@
 
 import hashlib
 import io
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -16,13 +17,13 @@ from cache.identity import KEY_BYTES
 from cache.shard import Status
 from foundation.checksums import remembered, write_sealed
 from foundation.errors import PassingError
-from foundation.files import write_atomic
+from foundation.files import append, explained, make_folder, write_atomic
 from foundation.progress import Bar
 from pipeline.datasets.contracts import DECODER_VERSION, DEFAULT_LIMITS, Limits
 from pipeline.datasets.images import ImageError, decoding, image_key, picture_stamp, read_picture
 
 _DRAFT = (64, 64)
-_CHUNK = 10_000  # files between two savings of the memo
+_CHUNK = 10_000  # files between two lines of the memo's journal
 _Stamp = tuple[int, int]  # size in bytes, mtime in ns
 
 
@@ -77,10 +78,15 @@ _SCHEMA = pa.schema(
 
 
 class _Memo:
-    """Verdicts of earlier scans, valid while a file's size and mtime, the limits and the decoder stay as they were."""
+    """Verdicts of earlier scans, valid while a file's size and mtime, the limits and the decoder stay as they were.
+
+    A Parquet table that is written when a scan ends; until then what is new is appended to a journal beside it, a line
+    of JSON for every `_CHUNK` files, behind its checksum.
+    """
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self.path, self.sums, self.digest = path, path.with_suffix(".json"), ""
+        self.journal, self.new = path.with_suffix(".new"), False
         self.rules = {b"rules": repr((DECODER_VERSION, asdict(limits))).encode()}
         self.rows: dict[str, tuple[_Stamp, Scan]] = {}
         try:
@@ -96,8 +102,48 @@ class _Memo:
                     self.rows[name] = (size, mtime), Scan(Status(status), *rest)
         except (OSError, pa.ArrowInvalid, ValueError):
             pass  # a memo may be lost: everything is read again
+        try:
+            with open(self.journal, "rb") as handle:
+                for line in handle:
+                    self.new = True
+                    self._take(line)
+        except (OSError, ValueError, TypeError):
+            pass  # what a killed scan wrote last is read again
+
+    def _take(self, line: bytes) -> None:
+        """The rows of a line of the journal. Raises `ValueError` or `TypeError` for one that is not whole."""
+        digest, _, text = line.rstrip(b"\n").partition(b" ")
+        if hashlib.sha256(text).hexdigest().encode() != digest:
+            raise ValueError
+        rules, rows = json.loads(text)
+        if rules.encode() == self.rules[b"rules"]:
+            for name, size, mtime, status, cause, key, *pixels in rows:
+                scan = Scan(Status(status), cause, None if key is None else bytes.fromhex(key), *pixels)
+                self.rows[name] = (size, mtime), scan
+
+    def add(self, new: Mapping[str, tuple[_Stamp, Scan]]) -> None:
+        """Take up verdicts, and append them to the journal: a scan writes each once, however many there are."""
+        if not new:
+            return
+        self.rows |= new
+        self.new = True
+        rows = [
+            (name, *stamp, int(scan.status), scan.cause, scan.key and scan.key.hex(), scan.width, scan.height)
+            for name, (stamp, scan) in new.items()
+        ]
+        text = json.dumps([self.rules[b"rules"].decode(), rows]).encode()
+        make_folder(self.journal.parent)
+        with explained(self.journal):
+            descriptor = os.open(self.journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            try:
+                append(descriptor, hashlib.sha256(text).hexdigest().encode() + b" " + text + b"\n")
+            finally:
+                os.close(descriptor)
 
     def save(self) -> None:
+        """Write the table, if there is anything new, and remove the journal."""
+        if not self.new:
+            return
         rows = [(name, *stamp, int(scan.status), *scan[1:]) for name, (stamp, scan) in sorted(self.rows.items())]
         columns = zip(*rows, strict=True) if rows else [()] * len(_SCHEMA)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
@@ -106,6 +152,7 @@ class _Memo:
         before, self.digest = self.digest, hashlib.sha256(sink.getvalue()).hexdigest()
         write_sealed(self.sums, {"sha256": [before, self.digest]})  # a kill from here on leaves a file that it knows
         write_atomic(self.path, sink.getvalue())
+        self.journal.unlink(missing_ok=True)
 
 
 def scan(
@@ -136,7 +183,7 @@ def scan(
     failures: list[PassingError] = []
     with Bar(len(waiting), "looking at pictures", "picture") as bar:
         for begin in range(0, len(waiting), _CHUNK):
-            chunk = waiting[begin : begin + _CHUNK]
+            chunk, new = waiting[begin : begin + _CHUNK], dict[str, tuple[_Stamp, Scan]]()
             for name, verdict in zip(chunk, examine_all(chunk, limits, workers), strict=True):
                 bar.update()
                 if isinstance(verdict, PassingError):
@@ -144,9 +191,11 @@ def scan(
                     continue
                 verdicts[name] = verdict
                 if known and name in stamps and verdict.status != Status.MISSING:
-                    known.rows[name] = stamps[name], verdict
+                    new[name] = stamps[name], verdict
             if known:
-                known.save()
+                known.add(new)
+    if known:
+        known.save()
     if failures:
         raise PassingError(
             f"{len(failures)} of {len(names)} pictures could not be read now, the first: {failures[0]}; mend that and "
