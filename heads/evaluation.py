@@ -84,7 +84,7 @@ def measure(head: Head, bundle: Bundle, quiet: bool = True) -> Measurement:
             if sample is None:
                 kb = scoring.kb(index, golds, TOP, progress.update)
             else:
-                kb = against_sample(scoring, index, golds, Listed(lists, scores["score"]), sample, TOP)
+                kb = against_sample(scoring, index, Listed(lists, scores["score"], golds), sample, TOP)
         speed["full-kb"] = _per_second(len(index) * compared, started)
         ranks = {"full-kb": np.where(gold >= 0, 1 + kb.not_below, 0), **ranks}
         with Bar(len(index), "scores of the best", "mention", quiet=quiet) as progress:

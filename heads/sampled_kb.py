@@ -22,19 +22,19 @@ def sample_rows(ids: np.ndarray, size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Listed:
-    """Candidates of m mentions. rows: (m, k), -1 where a list ends. scores: (m, k) float32."""
+    """Candidates of m mentions, and their golds. rows: (m, k), -1 where a list ends. scores: (m, k) float32."""
 
     rows: np.ndarray
     scores: np.ndarray
+    golds: Golds
 
 
 @torch.no_grad()
-def against_sample(
-    scoring: Scoring, index: np.ndarray, golds: Golds, listed: Listed, sample: np.ndarray, top: int = 10
-) -> KbScores:
+def against_sample(scoring: Scoring, index: np.ndarray, listed: Listed, sample: np.ndarray, top: int = 10) -> KbScores:
     """As `Scoring.kb`, of each mention of `index` (m,) with its own candidates, its gold, and the entities of `sample`
     (s,) that are neither; an entity of the sample is encoded once."""
-    own, scores = _with_gold(listed, golds)
+    golds = listed.golds
+    own, scores = _with_gold(listed)
     gold_scores = torch.from_numpy(golds.scores.astype(np.float32))
     others = torch.from_numpy((own >= 0) & (own != golds.rows[:, None]))
     counts = (not_below(torch.from_numpy(scores), gold_scores) & others).sum(1)
@@ -62,8 +62,9 @@ def against_sample(
     return KbScores(counts.numpy(), best.numpy(), best_scores.numpy())
 
 
-def _with_gold(listed: Listed, golds: Golds) -> tuple[np.ndarray, np.ndarray]:
+def _with_gold(listed: Listed) -> tuple[np.ndarray, np.ndarray]:
     """Candidates (m, k + 1) with the gold behind them where it is not among them, and their scores."""
+    golds = listed.golds
     there = (listed.rows == golds.rows[:, None]).any(1) | (golds.rows < 0)
     gold, score = np.where(there, -1, golds.rows), np.where(there, -np.inf, golds.scores)
     rows = np.concatenate([listed.rows, gold[:, None]], 1).astype(np.int64)

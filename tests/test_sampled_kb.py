@@ -63,8 +63,8 @@ def world(monkeypatch: Any) -> tuple[Scoring, np.ndarray, np.ndarray, np.ndarray
 def found(world: Any, sample: np.ndarray) -> Any:
     whole, scores, lists, golds = world
     rows = np.arange(len(lists))
-    listed = Listed(lists, np.where(lists >= 0, scores[rows[:, None], lists], -np.inf).astype(np.float32))
-    return against_sample(whole, rows, Golds(golds, scores[rows, golds]), listed, sample)
+    of_lists = np.where(lists >= 0, scores[rows[:, None], lists], -np.inf).astype(np.float32)
+    return against_sample(whole, rows, Listed(lists, of_lists, Golds(golds, scores[rows, golds])), sample)
 
 
 def test_a_gold_is_ranked_among_its_candidates_and_the_sample_each_counted_once(world: Any) -> None:

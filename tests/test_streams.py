@@ -42,16 +42,15 @@ def kb(count: int) -> Iterator[Entity]:
 
 
 class Words:
-    """A text extractor that counts words; its limit cuts some texts. counted: every string that it was given."""
+    """A text extractor that counts words; its limit cuts some texts."""
 
-    limit, counted = 33, 0
+    limit = 33
 
     def prompt(self, side: str) -> str:
         return ""
 
-    def counts(self, texts: Sequence[str]) -> np.ndarray:
-        self.counted += len(texts)
-        return np.array([len(text.split()) for text in texts], np.int32)
+    def count(self, texts: Sequence[str]) -> list[int]:
+        return [len(text.split()) for text in texts]
 
 
 def entities_file(folder: Path, count: int) -> Path:

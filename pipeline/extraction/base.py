@@ -215,12 +215,6 @@ class TextExtractor(Extractor):
     def count(self, strings: Sequence[str]) -> list[int]:
         """Tokens of each string, special ones included. Needs no weights."""
 
-    def counts(self, strings: Sequence[str]) -> np.ndarray:
-        """(n,) int32 of `count`, in pieces: a tokenizer's answer for a text takes kilobytes."""
-        starts = range(0, len(strings), COUNTED)
-        parts = [self.count(strings[start : start + COUNTED]) for start in starts]
-        return np.array([tokens for part in parts for tokens in part], np.int32)
-
     def prompt(self, side: str) -> str:
         """What is put before every text of this side, `mention` or `entity`; part of the string and of its tokens."""
         return ""
@@ -233,6 +227,13 @@ class TextExtractor(Extractor):
                     f"text of {length} tokens for {self.options.model!r}, at most {self.limit} fit: "
                     f"{string[:60]!r}…; its view must cut it"
                 )
+
+
+def token_counts(extractor: TextExtractor, strings: Sequence[str]) -> np.ndarray:
+    """(n,) int32 of `TextExtractor.count`, in pieces: a tokenizer's answer for a text takes kilobytes."""
+    starts = range(0, len(strings), COUNTED)
+    parts = [extractor.count(strings[start : start + COUNTED]) for start in starts]
+    return np.array([tokens for part in parts for tokens in part], np.int32)
 
 
 class PictureExtractor(Extractor):

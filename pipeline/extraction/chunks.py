@@ -13,7 +13,7 @@ import numpy as np
 from cache.index import as_void
 from cache.inputs import Want
 from cache.store import Store
-from pipeline.extraction.base import Extractor, TextExtractor, padded_length
+from pipeline.extraction.base import Extractor, TextExtractor, padded_length, token_counts
 from pipeline.extraction.units import UnitColumn, Units, distinct
 
 SHARD_BYTES = 256 << 20  # what one shard's rows may take in memory
@@ -49,7 +49,7 @@ class PendingFeature:
         """Tokens of each missing text."""
         assert isinstance(self.extractor, TextExtractor)
         missing = self.wanted.at(self.missing)
-        return self.extractor.counts(missing.sources) if missing.tokens is None else missing.tokens
+        return token_counts(self.extractor, missing.sources) if missing.tokens is None else missing.tokens
 
     @property
     def bytes(self) -> int:

@@ -12,7 +12,15 @@ import numpy as np
 
 from foundation.errors import PassingError
 from pipeline.datasets.images import ImageError, Limits, decoding, image_key, read_picture
-from pipeline.extraction.base import CropExtractor, Extractor, Outputs, PictureExtractor, TextExtractor, padded_length
+from pipeline.extraction.base import (
+    CropExtractor,
+    Extractor,
+    Outputs,
+    PictureExtractor,
+    TextExtractor,
+    padded_length,
+    token_counts,
+)
 from pipeline.extraction.batches import batches
 from pipeline.extraction.decoders import Decoders
 from pipeline.extraction.units import Part, Picture, Units, picture_of
@@ -79,7 +87,7 @@ class RowComputer:
 
     def _texts(self, extractor: TextExtractor, units: Units) -> dict[str, Any]:
         strings = list(units.sources)
-        tokens = extractor.counts(strings) if units.tokens is None else units.tokens
+        tokens = token_counts(extractor, strings) if units.tokens is None else units.tokens
         padded = [padded_length(length, extractor.limit) for length in tokens.tolist()]
         columns: dict[str, Any] = {output: [None] * len(strings) for output in extractor.writes}
         start = 0

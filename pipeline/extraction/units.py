@@ -15,7 +15,7 @@ from foundation.errors import UserError
 from pipeline.datasets.prepared import Columned, Columns, pieces
 from pipeline.enhance import output
 from pipeline.extraction import strings, views
-from pipeline.extraction.base import DerivedOptions, Extractor, TextExtractor
+from pipeline.extraction.base import DerivedOptions, Extractor, TextExtractor, token_counts
 from pipeline.extraction.contracts import CutTexts
 from pipeline.extraction.parents import Parent
 
@@ -195,7 +195,9 @@ class _TextColumn:
 
 def _token_limit(extractor: TextExtractor, prompt: str) -> views.TokenLimit:
     """The extractor's limit for texts that come behind the prompt."""
-    return views.TokenLimit(lambda texts: extractor.counts([prompt + text for text in texts]).tolist(), extractor.limit)
+    return views.TokenLimit(
+        lambda texts: token_counts(extractor, [prompt + text for text in texts]).tolist(), extractor.limit
+    )
 
 
 def feature_text_column(view: str, table: Columned, extractor: TextExtractor, parent: Parent) -> UnitColumn:
