@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from cache.keys import KeyColumn
 from cache.store import Store
+from cache.table import Table
 from foundation.errors import UserError, nearest
 from foundation.files import write_atomic
 from foundation.progress import Bar
@@ -21,10 +22,20 @@ from heads.contracts import ExplanationJob, Explanations, Selection, TrainingJob
 from heads.data import Bundle
 from heads.evaluation import SPLITS
 from heads.runs import load_run
-from heads.scoring import LISTS, behind, encode
+from heads.scoring import LISTS, Scoring, behind, encode
 from heads.towers import Build, none
 
 EDGE, ATTENTION, TOKENS = "edge_", "attention.", "tokens."
+
+
+@dataclass(frozen=True)
+class OfMention:
+    """What a head tells of a mention and its list. rows: of the listed entities, the best first. candidates: of each,
+    as `explain` gives it, without the id. attention: role -> weight of each object, face or name, to six digits."""
+
+    rows: list[int]
+    candidates: list[dict[str, Any]]
+    attention: Mapping[str, list[float | None]]
 
 
 def write(job: ExplanationJob, build: Build = none) -> Explanations:
@@ -58,11 +69,11 @@ def explain(run: TrainingJob, selection: Selection, build: Build = none) -> Iter
     run = fusion.with_parts(run, SPLITS, build=build)  # parts are pair features, kept in the run's folder
     head, bundle = load_run(run, build)
     index = chosen(bundle.table, selection)
-    boxes = _boxes(run)
+    boxes, scoring = _boxes(run), Scoring.of(head, bundle)
     with Bar(len(index), "explaining", "mention") as progress:
         for start in range(0, len(index), LISTS):
             part = index[start : start + LISTS]
-            yield from _part(head, bundle, part, boxes, selection.top)
+            yield from _part(scoring, bundle, part, boxes, selection.top)
             progress.update(len(part))
 
 
@@ -93,10 +104,12 @@ def by_hash(name: str) -> bytes:
 
 
 @torch.no_grad()
-def _part(
-    head: Head, bundle: Bundle, index: np.ndarray, boxes: Mapping[str, "_Boxes"], top: int
-) -> Iterator[dict[str, Any]]:
-    lists, pairs = bundle.candidates[index], bundle.pairs_of(index)
+def of_lists(
+    scoring: Scoring, index: np.ndarray, lists: np.ndarray, pairs: Mapping[str, np.ndarray]
+) -> list[OfMention]:
+    """What the head tells of the mentions at `index` (m,) and their candidates `lists` (m, k), -1 where there are no
+    more. pairs: the pair features beside the lists."""
+    head, device = scoring.head, scoring.entities.device
     reached = head.reached(lists, pairs)
     read = lists if reached is None else np.where(reached, lists, -1)
     names, place = np.unique(read, return_inverse=True)
@@ -104,13 +117,12 @@ def _part(
     scores: dict[str, np.ndarray] = {"score": np.full(lists.shape, np.nan)}
     details: dict[str, np.ndarray] = {}
     if real.any():
-        device = bundle.device
         columns = torch.from_numpy(place.reshape(lists.shape) - int((~real).sum())).to(
             device
         )  # -1 sorts first, so it stays -1
         sides = (
-            encode(head.encode_mentions, bundle.mentions, index),
-            encode(head.encode_entities, bundle.entities, names[real]),
+            encode(head.encode_mentions, scoring.mentions, index),
+            encode(head.encode_entities, scoring.entities, names[real]),
         )
         beside = {name: torch.from_numpy(values).to(device) for name, values in pairs.items()}
         scores = {
@@ -119,28 +131,49 @@ def _part(
         if reached is not None:
             scores = {name: behind(values, reached, lists) for name, values in scores.items()}
         details = {name: values.float().cpu().numpy() for name, values in head.explain(*sides, columns, beside).items()}
-    for place_of, row in enumerate(index.tolist()):
-        candidates = [
-            _candidate(head, scores, details, pairs, (place_of, at))
-            | {"id": str(bundle.entity_ids[lists[place_of, at]])}
-            for at in np.argsort(
-                -np.where(lists[place_of] >= 0, scores["score"][place_of], -np.inf), kind="stable"
-            ).tolist()
-            if lists[place_of, at] >= 0
-        ]
+    told = []
+    for at in range(len(index)):
+        order = np.argsort(-np.where(lists[at] >= 0, scores["score"][at], -np.inf), kind="stable").tolist()
+        listed = [one for one in order if lists[at, one] >= 0]
+        told.append(
+            OfMention(
+                rows=[int(lists[at, one]) for one in listed],
+                candidates=[_candidate(head, scores, details, pairs, (at, one)) for one in listed],
+                attention={
+                    name.removeprefix(ATTENTION): [number(weight) for weight in values[at] if np.isfinite(weight)]
+                    for name, values in details.items()
+                    if name.startswith(ATTENTION)
+                },
+            )
+        )
+    return told
+
+
+def attention_of(told: OfMention, boxes: Mapping[str, "Boxes"], row: int) -> dict[str, dict[str, Any]]:
+    """The attention of a mention, see `explain`. boxes: by role. row: of the mention beside them."""
+    return {
+        role: {"weights": weights, **({"boxes": boxes[role](row)} if role in boxes else {})}
+        for role, weights in told.attention.items()
+        if weights
+    }
+
+
+def _part(
+    scoring: Scoring, bundle: Bundle, index: np.ndarray, boxes: Mapping[str, "Boxes"], top: int
+) -> Iterator[dict[str, Any]]:
+    told = of_lists(scoring, index, bundle.candidates[index], bundle.pairs_of(index))
+    for row, one in zip(index.tolist(), told, strict=True):
+        listed = zip(one.rows, one.candidates, strict=True)
+        candidates = [{"id": str(bundle.entity_ids[entity]), **more} for entity, more in listed]
         gold = None if bundle.table["gold_id"][row] is None else str(bundle.table["gold_id"][row])
-        kept = [one for number, one in enumerate(candidates) if not top or number < top or one["id"] == gold]
-        attention = {
-            name.removeprefix(ATTENTION): _attention(values[place_of], boxes.get(name.removeprefix(ATTENTION)), row)
-            for name, values in details.items()
-            if name.startswith(ATTENTION)
-        }
         yield {
             "id": str(bundle.table["id"][row]),
             "split": str(bundle.table["split"][row]),
             "gold": gold,
-            "candidates": kept,
-            "attention": {role: value for role, value in attention.items() if value["weights"]},
+            "candidates": [
+                each for number, each in enumerate(candidates) if not top or number < top or each["id"] == gold
+            ],
+            "attention": attention_of(one, boxes, row),
         }
 
 
@@ -152,7 +185,7 @@ def _candidate(
     place: tuple[int, int],
 ) -> dict[str, Any]:
     """What stands at a place, (mention, candidate), of these arrays (m, k, …)."""
-    one: dict[str, Any] = {"id": "", "score": number(scores["score"][place])}
+    one: dict[str, Any] = {"score": number(scores["score"][place])}
     units = {name: number(scores[name][place]) for name in head.units if name != EXPERT}
     if EXPERT in head.units:
         one["expert"] = head.experts[int(scores[EXPERT][place])]
@@ -178,29 +211,24 @@ def _candidate(
     return one | {name: values for name, values in more.items() if values}
 
 
-class _Boxes:
-    """Which box of the picture each step of a role stands for."""
+class Boxes:
+    """Which box of a mention's picture each step of a role stands for. table: of the output `box`."""
 
-    def __init__(self, store: Store, keys: Path) -> None:
-        self.table = KeyColumn.load(keys).table(store, "box")
+    def __init__(self, table: Table) -> None:
+        self.table = table
 
     def __call__(self, row: int) -> list[int]:
         return self.table.ragged_flat(np.array([row]))[0].astype(int).tolist()
 
 
-def _boxes(job: TrainingJob) -> dict[str, _Boxes]:
+def _boxes(job: TrainingJob) -> dict[str, Boxes]:
     """By role, of the mentions' inputs that were cut from boxes."""
     by_role = {}
     for one in job.inputs:
         store = Store.open(one.store)
         if one.side == "mention" and "box" in store.outputs:
-            by_role[one.role] = _Boxes(store, one.keys)
+            by_role[one.role] = Boxes(KeyColumn.load(one.keys).table(store, "box"))
     return by_role
-
-
-def _attention(weights: np.ndarray, boxes: _Boxes | None, row: int) -> dict[str, Any]:
-    shown = [number(weight) for weight in weights if np.isfinite(weight)]
-    return {"weights": shown, **({"boxes": boxes(row)} if boxes is not None and shown else {})}
 
 
 def number(value: Any) -> float | None:

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from linking.linker import Hints, Linked, Linker
+    from linking.linker import Explained, Hints, Linked, Linker
 
-__all__ = ["Hints", "Linked", "Linker"]
+__all__ = ["Explained", "Hints", "Linked", "Linker"]
 
 
 def __getattr__(name: str) -> Any:

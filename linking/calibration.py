@@ -142,6 +142,16 @@ def confidence(right: Fit | None, known: Fit | None, values: np.ndarray, softmax
     return chance * probability(known, values) if known else chance
 
 
+def chances(fitted: Scaling, scores: np.ndarray) -> np.ndarray:
+    """(m,) confidence of each mention with these scores (m, d), best first."""
+    return confidence(fitted.right, fitted.known, *evidence(scores))
+
+
+def chances_or_none(fitted: Scaling, scores: np.ndarray) -> list[float | None]:
+    """The same; None where nothing could be fitted."""
+    return chances(fitted, scores).tolist() if fitted.confidence else [None] * len(scores)
+
+
 def threshold(chance: np.ndarray, gain: np.ndarray) -> float:
     """The confidence below which calling a mention NIL is expected to make most answers right.
 

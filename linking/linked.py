@@ -1,8 +1,10 @@
 """Answers of a linker, what else may be known of a mention, and the checks of what a program gives."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import Field
@@ -12,7 +14,9 @@ from foundation.errors import PassingError, UserError
 from pipeline.datasets.fields import Label, Record, Text
 from pipeline.datasets.records import Mention
 from pipeline.datasets.scan import Scan
+from pipeline.datasets.spans import find_span
 from pipeline.datasets.tables import STATUS_NAMES
+from pipeline.extraction.parents import Parent
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,30 @@ class Linked:
             "confidence": self.confidence,
             "entities": entities,
         }
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A mention's answer, and how the head came to it.
+
+    candidates: of each entity of the answer, in its order, what the head tells: `id`, `score` and what else
+    `heads.explanations.explain` lists. attention: of the mention, see there. detections: what was asked for of its
+    picture: feature -> its row.
+    """
+
+    linked: Linked
+    candidates: tuple[Mapping[str, Any], ...] = ()
+    attention: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    detections: Mapping[str, Parent] = field(default_factory=dict)
+
+    def of_best(self, top_k: int) -> "Explained":
+        """The same of at most so many entities."""
+        linked = replace(self.linked, entities=self.linked.entities[:top_k])
+        return replace(self, linked=linked, candidates=self.candidates[:top_k])
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of LinkMentions' output, and of Explain's."""
+        return {**self.linked.to_json(), "candidates": list(self.candidates), "attention": dict(self.attention)}
 
 
 NO_SPAN = "phrase not in the sentence"
@@ -103,6 +131,43 @@ def check_types(sentence: Any, phrase: Any, image: Any, hints: Hints) -> None:
         isinstance(hints.span, tuple | list) and len(hints.span) == 2 and all(type(at) is int for at in hints.span)
     ):
         raise UserError(f"Linker.link: span is {hints.span!r:.60}, expected two whole numbers (start, end) or None")
+
+
+@contextmanager
+def new_mention(
+    sentence: str, phrase: str, image: str | Path | bytes | None, hints: Hints
+) -> Iterator[tuple[Mention, Path]]:
+    """What a program gives, as a mention, and the folder that its picture's path starts from: there until the end.
+
+    Raises `UserError` for an empty phrase, a span outside the sentence, or a value of another kind.
+    """
+    span, given = hints.span, hints.candidates
+    check_types(sentence, phrase, image, hints)
+    if not phrase.strip():
+        raise UserError("the phrase is empty; name the words of the sentence that mean the entity")
+    if span is not None and not 0 <= span[0] < span[1] <= len(sentence):
+        raise UserError(
+            f"span {span[0]}..{span[1]} lies outside the sentence of {len(sentence)} characters; "
+            "leave it out to have the phrase looked up"
+        )
+    with TemporaryDirectory(prefix="mel-") as folder:
+        root = Path(folder)
+        if isinstance(image, bytes):
+            (root / "picture").write_bytes(image)
+            path: str | None = "picture"
+        else:
+            path = str(Path(image).absolute()) if image is not None else None
+        mention = Mention(
+            id="new",
+            sentence=sentence,
+            phrase=phrase,
+            split="test",
+            span=span or find_span(sentence, phrase),
+            image=path,
+            type=hints.type,
+            given=None if given is None else tuple(given),
+        )
+        yield mention, root
 
 
 def picture_of(mention: Mention, verdict: Scan | PassingError) -> str:

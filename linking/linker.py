@@ -2,10 +2,9 @@
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,9 @@ from cache.shard import Status
 from foundation import device as devices
 from foundation import logs
 from foundation.errors import PassingError, UserError
-from heads.contracts import JOINT
-from linking import by_heart, calibration, finished, fitting, other_kb
+from linking import asking_joint, by_heart, calibration, explaining, finished, fitting, other_kb
 from linking.contracts import Calibration, KbChanges
+from linking.explaining import NOTHING_TOLD, Telling, Told
 from linking.fitting import CALIBRATION, WITHOUT
 from linking.growing import EntityExtractor
 from linking.incoming_entities import Incoming, given
@@ -32,10 +31,11 @@ from linking.linked import (
     NOTES,
     UNKNOWN,
     UNLIKE,
+    Explained,
     Hints,
     Linked,
     Ranked,
-    check_types,
+    new_mention,
     picture_of,
 )
 from linking.reads import entity_wants
@@ -45,7 +45,6 @@ from pipeline.candidates.contracts import GivenSource
 from pipeline.datasets.images import Limits
 from pipeline.datasets.records import Entity, Mention
 from pipeline.datasets.scan import Scan, examine_all
-from pipeline.datasets.spans import find_span
 from pipeline.extraction.contracts import Runtime
 from pipeline.extraction.new_records import Known, RecordExtractor
 
@@ -61,13 +60,17 @@ NOT_LISTED = Scan(Status.MISSING, "not listed", None, 0, 0)
 class _Ranked:
     """rows, scores (m, d): the best entities of m mentions, best first. whole (m,) bool: whether all of the run ranked
     them, `joint` too. verdicts: on their pictures. unlike (m,) bool: whether a feature lies outside the spread of those
-    of the run."""
+    of the run. told: how they came to be ranked, where that was asked for."""
 
     rows: np.ndarray
     scores: np.ndarray
     whole: np.ndarray
     verdicts: list[Scan | PassingError]
     unlike: np.ndarray
+    told: list[Told]
+
+
+NOBODY = _Ranked(np.empty((0, 0)), np.empty((0, 0)), np.empty(0, bool), [], np.empty(0, bool), [])
 
 
 class Linker:
@@ -189,10 +192,10 @@ class Linker:
         Raises `UserError` for another number, a run without `joint` beside other parts, and one whose confidence
         without `joint` cannot be fitted.
         """
-        _check_joint(self.run, confidence)
+        asking_joint.check(self.run, confidence)
         with self.lock:
             if confidence < 1 and self.without_joint is None:
-                fitted = self._fitted(WITHOUT, _without_joint)
+                fitted = self._fitted(WITHOUT, asking_joint.without)
                 if not fitted.confidence:
                     raise UserError(f"joint_below: without joint, {', '.join(fitted.notes)}")
                 self.without_joint = fitted
@@ -229,46 +232,50 @@ class Linker:
         top_k: entities listed. Raises `UserError` for an empty phrase, a span outside the sentence, or a
         value of another kind.
         """
-        span, given = hints.span, hints.candidates
-        check_types(sentence, phrase, image, hints)
-        if not phrase.strip():
-            raise UserError("the phrase is empty; name the words of the sentence that mean the entity")
-        if span is not None and not 0 <= span[0] < span[1] <= len(sentence):
-            raise UserError(
-                f"span {span[0]}..{span[1]} lies outside the sentence of {len(sentence)} characters; "
-                "leave it out to have the phrase looked up"
-            )
-        with TemporaryDirectory(prefix="mel-") as folder:
-            root = Path(folder)
-            if isinstance(image, bytes):
-                (root / "picture").write_bytes(image)
-                path: str | None = "picture"
-            else:
-                path = str(Path(image).absolute()) if image is not None else None
-            mention = Mention(
-                id="new",
-                sentence=sentence,
-                phrase=phrase,
-                split="test",
-                span=span or find_span(sentence, phrase),
-                image=path,
-                type=hints.type,
-                given=None if given is None else tuple(given),
-            )
+        with new_mention(sentence, phrase, image, hints) as (mention, root):
             return self.link_all([mention], root, top_k)[0]
+
+    def explain(
+        self,
+        sentence: str,
+        phrase: str,
+        image: str | Path | bytes | None = None,
+        top_k: int = TOP,
+        hints: Hints = NO_HINTS,
+    ) -> Explained:
+        """As `link`, and how the head came to the answer: for each entity that it lists what Explain tells of those of
+        a dataset."""
+        with new_mention(sentence, phrase, image, hints) as (mention, root):
+            return self.explain_all([mention], root, top_k)[0]
 
     def link_all(self, mentions: Sequence[Mention], root: Path, top_k: int = TOP) -> list[Linked]:
         """The answers for some mentions, all in memory at once. root: folder that their pictures' paths start from.
 
         Raises `PassingError` where a picture that was read cannot be read again, several times.
         """
-        if top_k < 1:
-            raise UserError(f"top_k is {top_k}, expected at least 1")
+        return self._answers(mentions, self._ranked(mentions, root, top_k), top_k)
+
+    def explain_all(
+        self, mentions: Sequence[Mention], root: Path, top_k: int = TOP, detections: Collection[str] = ()
+    ) -> list[Explained]:
+        """As `link_all`, with explanations. detections: features whose rows of the pictures are wanted too, where they
+        are read."""
+        ranked = self._ranked(mentions, root, top_k, Telling(top_k, detections))
+        answers = self._answers(mentions, ranked, top_k)
+        return [
+            Explained(linked, told.candidates[: len(linked.entities)], told.attention, told.detections)
+            for linked, told in zip(answers, ranked.told, strict=True)
+        ]
+
+    def _answers(self, mentions: Sequence[Mention], ranked: _Ranked, top_k: int) -> list[Linked]:
         if not mentions:
             return []
-        ranked = self._ranked(mentions, root, max(calibration.DEPTH, top_k))
         rows, scores, verdicts = ranked.rows, ranked.scores, ranked.verdicts
-        ways = [(fitted, _confidence(fitted, scores)) for fitted in (self.without_joint, self.calibration) if fitted]
+        ways = [
+            (fitted, calibration.chances_or_none(fitted, scores))
+            for fitted in (self.without_joint, self.calibration)
+            if fitted
+        ]
         linked = []
         for at, mention in enumerate(mentions):
             fitted, chances = ways[-1 if ranked.whole[at] else 0]
@@ -304,21 +311,27 @@ class Linker:
         """The best entities and their scores, and whether all of the run ranked them; see `_Ranked`."""
         if self.without_joint is None or self.joint_below is None:
             return *self.scorer.top(chunk, depth), np.ones(len(chunk), bool)
-        rows, scores = _without_joint(self.scorer, chunk, depth)
-        whole = _chances(self.without_joint, scores) < self.joint_below
+        rows, scores = asking_joint.without(self.scorer, chunk, depth)
+        whole = calibration.chances(self.without_joint, scores) < self.joint_below
         if whole.any():
             rows[whole], scores[whole] = self.scorer.top_of_lists(chunk, depth, np.flatnonzero(whole))
         return rows, scores, whole
 
-    def _ranked(self, mentions: Sequence[Mention], root: Path, depth: int) -> _Ranked:
+    def _ranked(self, mentions: Sequence[Mention], root: Path, top_k: int, telling: Telling = NOTHING_TOLD) -> _Ranked:
         """The best entities; a picture that cannot be read, now or ever, is left out."""
+        if top_k < 1:
+            raise UserError(f"top_k is {top_k}, expected at least 1")
+        if not mentions:
+            return NOBODY
         for attempt in range(ATTEMPTS):
             verdicts = self._verdicts([root / mention.image if mention.image else None for mention in mentions])
             try:
                 with self.lock:
                     try:
                         chunk = self._chunk(self._table(mentions, verdicts), root)
-                        return _Ranked(*self._top(chunk, depth), verdicts, chunk.unlike)
+                        rows, scores, whole = self._top(chunk, max(calibration.DEPTH, top_k))
+                        told = explaining.told(self.scorer, chunk, rows, whole, telling)
+                        return _Ranked(rows, scores, whole, verdicts, chunk.unlike, told)
                     finally:
                         self.stores.answered()
             except PassingError:  # a picture changed, or its disk went away, since it was looked at
@@ -371,34 +384,6 @@ class Linker:
         fitted, notes = fitting.fitted(self.run, self.stores, self.nil_share, name, answered)
         self.notes += notes
         return fitted
-
-
-def _without_joint(scorer: Scorer, chunk: Chunk, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    return scorer.top_of_lists(chunk, depth, np.arange(len(chunk)), scorer.without_joint)
-
-
-def _check_joint(run: finished.Finished, below: float) -> None:
-    """Raises `UserError` for a number out of range, and for a run in which `joint` cannot be left out."""
-    if not 0 < below <= 1:
-        raise UserError(f"joint_below is {below}, expected a number above 0, at most 1")
-    if (
-        run.method != "fused"
-        or JOINT not in run.runs
-        or not (run.pairs or len(run.runs) > 1 or run.config["frequency"])
-    ):
-        raise UserError(
-            f"--joint-below: {run.folder} is no run of fused with joint beside other parts; leave the option out"
-        )
-
-
-def _chances(fitted: Calibration, scores: np.ndarray) -> np.ndarray:
-    """(m,) confidence of each mention with these scores (m, d), best first."""
-    return calibration.confidence(fitted.right, fitted.known, *calibration.evidence(scores))
-
-
-def _confidence(fitted: Calibration, scores: np.ndarray) -> list[float | None]:
-    """The same; None where nothing could be fitted."""
-    return _chances(fitted, scores).tolist() if fitted.confidence else [None] * len(scores)
 
 
 def _close(stores: Stores) -> None:

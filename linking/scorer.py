@@ -174,7 +174,7 @@ class Scorer:
         """As `top`, of the candidate lists of the chunk's mentions at `index` (i,) alone. head: one over some of the
         parts, in place of the run's."""
         lists = self.lists(chunk).ids[index]
-        scoring, beside = self._scoring(chunk, index, head or self.head)
+        scoring, beside = self.scoring(chunk, index, head or self.head)
         scores = scoring.lists(index, lists.astype(np.int64), beside)["score"]
         order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
         return np.take_along_axis(lists, order, 1), np.take_along_axis(scores, order, 1)
@@ -189,7 +189,7 @@ class Scorer:
             )
         return load_head(self.run.folder, self.device, name=WITHOUT_JOINT)
 
-    def _scoring(self, chunk: Chunk, index: np.ndarray, head: Head) -> tuple[Scoring, dict[str, np.ndarray]]:
+    def scoring(self, chunk: Chunk, index: np.ndarray, head: Head) -> tuple[Scoring, dict[str, np.ndarray]]:
         """A head over the chunk's mentions, and the pair features that it reads beside the lists at `index` (i,)."""
         names = [name.removeprefix("pairs.") for name in head.shapes if name.startswith("pairs.")]
         beside = {name: self._pair(name, chunk, index) for name in names}
@@ -278,7 +278,7 @@ class Scorer:
     def _part(self, name: str, chunk: Chunk, index: np.ndarray) -> np.ndarray:
         """(i, k) float32 scores of another head of the lists at `index` (i,), NaN where it scores nothing."""
         part = self.parts[name]
-        scoring, beside = part._scoring(chunk, index, part.head)
+        scoring, beside = part.scoring(chunk, index, part.head)
         return scoring.part(index, self.lists(chunk).ids[index].astype(np.int64), beside)
 
     def _side(self, chunk: Chunk) -> Side:

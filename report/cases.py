@@ -253,6 +253,14 @@ def _attention(
     return shown
 
 
+def attended(
+    attention: Mapping[str, Mapping[str, Any]], detections: Mapping[str, Parent]
+) -> dict[str, list[list[Any]]]:
+    """`_attention` of a mention that is in no table. detections: feature -> the row of its picture."""
+    source = CaseData({}, {}, {}, detections)
+    return _attention(attention, _drawn(source, 0), source, 0)
+
+
 def _number(value: Any) -> float | None:
     """To five digits; None where there is none."""
     return float(f"{float(value):.5g}") if np.isfinite(value) else None

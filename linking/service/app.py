@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
@@ -13,9 +13,11 @@ from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
@@ -31,6 +33,7 @@ from linking.service.models import (
     Answer,
     Answers,
     EntityRecord,
+    ExplainedAnswer,
     FoundEntities,
     Health,
     ManyMentions,
@@ -85,6 +88,7 @@ def make(desk: Desk, access: Access, reconciliation: Reconciliation) -> ASGIApp:
     _answer_errors(app)
     _add_linking(app, desk)
     _add_entities(app, desk)
+    _say_what_they_do(reconciliation.router.routes)
     app.include_router(reconciliation.router)
     _add_pages(app)
 
@@ -104,7 +108,15 @@ def make(desk: Desk, access: Access, reconciliation: Reconciliation) -> ASGIApp:
         """Counts and durations, as Prometheus reads them."""
         return Response(desk.meter.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    _say_what_they_do(app.routes)
     return Guard(app, access, desk.meter)
+
+
+def _say_what_they_do(routes: Iterable[BaseRoute]) -> None:
+    """On the page of the schema each route has the first sentence of its description beside it."""
+    for route in routes:
+        if isinstance(route, APIRoute) and route.description:
+            route.summary = route.description.partition(".")[0].replace("\n", " ")
 
 
 def _add_linking(app: FastAPI, desk: Desk) -> None:
@@ -113,6 +125,12 @@ def _add_linking(app: FastAPI, desk: Desk) -> None:
         """Link one mention."""
         (linked,) = await desk.link([mention.asked(mention.top_k, "body")])
         return Answer.of(linked)
+
+    @app.post("/explain", tags=["link"], response_model_exclude_unset=True)
+    async def explain(mention: OneMention) -> ExplainedAnswer:
+        """Link one mention, and say how the head came to the answer: for each entity what Explain writes."""
+        (explained,) = await desk.explain([mention.asked(mention.top_k, "body")])
+        return ExplainedAnswer.model_validate(explained.to_json())
 
     @app.post("/link/many", tags=["link"])
     async def link_many(request: ManyMentions) -> Answers:

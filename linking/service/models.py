@@ -103,6 +103,35 @@ class Answers(BaseModel):
     answers: list[Answer]
 
 
+_Numbers = list[float | None]
+
+
+class ExplainedEntity(BaseModel):
+    """What a head tells of an entity; which of the fields are there depends on the method."""
+
+    id: str
+    score: float | None
+    units: Annotated[dict[str, float | None] | None, Field(description="scores of its units or experts")] = None
+    expert: Annotated[str | None, Field(description="the one that its gate selected")] = None
+    edges: Annotated[dict[str, _Numbers] | None, Field(description="kind: weights, before the first layer on")] = None
+    tokens: Annotated[dict[str, _Numbers] | None, Field(description="share of each token in the score")] = None
+    pairs: Annotated[dict[str, float | _Numbers | None] | None, Field(description="the numbers it combines")] = None
+
+
+class Attention(BaseModel):
+    """Weights of objects, faces, names or states; boxes: their indices, best first (-1: the whole picture)."""
+
+    weights: _Numbers
+    boxes: list[int] | None = None
+
+
+class ExplainedAnswer(Answer):
+    """An answer with what Explain writes of a mention."""
+
+    candidates: Annotated[list[ExplainedEntity], Field(description="of the entities, in their order")]
+    attention: dict[str, Attention]
+
+
 class EntityRecord(BaseModel):
     """An entity of the KB."""
 

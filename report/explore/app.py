@@ -28,6 +28,7 @@ from linking.service.models import PHRASE, SENTENCE
 from pipeline.datasets.records import Mention
 from pipeline.datasets.spans import find_span
 from report.explore.book import OUTCOMES, Book, Query
+from report.explore.telling import telling
 
 T = TypeVar("T")
 UPLOAD = 20_000_000  # bytes of a picture
@@ -64,6 +65,7 @@ class LinkForm:
 
     sentence: str = ""
     phrase: str = ""
+    explain: str = ""
 
     def problem(self) -> str:
         """Why these fields cannot be linked; empty where they can."""
@@ -77,7 +79,7 @@ class LinkForm:
         """As the service links it."""
         span = find_span(self.sentence, self.phrase)
         mention = Mention(id="new", sentence=self.sentence, phrase=self.phrase, split="test", span=span)
-        return Asked(mention, picture)
+        return Asked(mention, picture, explained=bool(self.explain))
 
 
 class _WholeForm(MultiPartParser):
@@ -158,16 +160,23 @@ def make(book: Book, desk: Desk, access: Access) -> ASGIApp:
         if message:
             return pages.page("link.html", 400, form=form, message=message)
         try:
-            (linked,) = await desk.link([form.asked(picture)])
+            (explained,) = await desk.answer([form.asked(picture)])
         except UserError as error:
             return pages.page("link.html", 400, form=form, message=str(error))
         except PassingError as error:
             return pages.page("link.html", 503, form=form, message=f"Busy: {error}. Send the form again in a while.")
+        linked = explained.linked
         if linked.picture not in ("ok", "none"):
             message = f"The uploaded file cannot be used as a picture ({linked.picture}). Linked without it."
         cards = await pictured(book.cards, [entity.id for entity in linked.entities])
         return pages.page(
-            "link.html", form=form, message=message, linked=linked, entities=cards.entities, pictures=cards.pictures
+            "link.html",
+            form=form,
+            message=message,
+            linked=linked,
+            told=telling(explained) if form.explain else None,
+            entities=cards.entities,
+            pictures=cards.pictures,
         )
 
     manner = Manner(

@@ -7,7 +7,7 @@ from linking.service import server
 from linking.service.access import access, loopback
 from linking.service.desk import Desk
 from pipeline.datasets.contracts import Limits
-from report.contracts import ServeJob
+from report.contracts import DETECTIONS, ServeJob
 from report.explore.app import make
 from report.explore.book import Book
 from report.explore.pictures import Pictures
@@ -29,6 +29,7 @@ def serve(job: ServeJob) -> None:
         limits = Limits(**run.limits)
         book = Book.read(run, images, job.split, Pictures(limits))
         desk = Desk(lambda: _loaded(job), limits, FORMS, FORMS)
+        desk.detections = DETECTIONS
         line = f"{len(book.mentions):,} mentions of {job.split} by {book.name}: "
         server.run(make(book, desk, allowed), listener, line + address_line(job.host, listener.getsockname()[1]))
 
