@@ -73,10 +73,12 @@ class Page:
         picture=None,
         token=None,
         name="picture.png",
+        explain=None,
         **headers,
     ):
         edge = uuid.uuid4().hex
         fields = {"token": self.token if token is None else token, "sentence": sentence, "phrase": phrase}
+        fields |= {} if explain is None else {"explain": explain}
         body = b"".join(
             f'--{edge}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'.encode()
             for key, value in fields.items()
@@ -393,7 +395,23 @@ def test_a_sentence_with_a_picture_is_linked(page):
         and len(re.findall("<li[ >]", text)) == 5
         and "Ann Powers" in text
     )
-    assert "picture: none" in page.link()[1]
+    assert "picture: none" in page.link()[1] and "How the head came to it" not in text
+
+
+def test_an_answer_is_explained_where_that_is_asked_for(page):
+    for upload in (None, picture()):
+        status, text, _ = page.link(HOSTILE, "Ann Powers", upload, explain=HOSTILE)
+        assert status == 200 and "How the head came to it" in text and " checked>" in text
+        rows = [
+            re.findall("<td[^>]*><span>([^<]*)</span>", row) for row in re.findall('<th scope="row">.*?</tr>', text)
+        ]
+        assert re.findall('<th scope="row">([^<]*)</th>', text) == ["text", "image", "cross-modal"]
+        assert [len(row) for row in rows] == [5, 5, 5]
+        mean = [sum(float(row[place]) for row in rows) / 3 for place in range(5)]
+        scores = [float(score) for score in re.findall('<span class="score">([^<]*)</span>', text)]
+        assert scores == pytest.approx(mean, rel=0.02, abs=0.02)
+        tags, attributes = parsed(text)
+        assert not tags & {"script", "b", "i", "u"} and not any(name.startswith("on") for name in attributes)
 
 
 @pytest.mark.parametrize(
@@ -475,15 +493,20 @@ def test_the_page_works_in_a_browser_on_a_phone_and_a_desk(page, tmp_path):
                 assert tab.value("getComputedStyle(document.querySelector('nav.bar')).borderBottomStyle") == "solid", (
                     "the style sheet is read"
                 )
-        tab.loaded = False
-        tab.value("""(() => { const field = name => document.querySelector(`[name=${name}]`);
-            field("sentence").value = "Ann Powers was seen."; field("phrase").value = "Ann Powers";
-            document.querySelector("form").requestSubmit() })()""")
-        while not tab.loaded:
-            tab._next(time.monotonic() + browser.WAIT)
-        assert tab.value("document.querySelectorAll('ol li').length") == 5 and "picture: none" in tab.value(
-            "document.body.innerText"
-        )
+        for width in (390, 1280):
+            tab.open(f"{url}/link", width)
+            tab.loaded = False
+            tab.value("""(() => { const field = name => document.querySelector(`[name=${name}]`);
+                field("sentence").value = "Ann Powers was seen."; field("phrase").value = "Ann Powers";
+                field("explain").click(); document.querySelector("form").requestSubmit() })()""")
+            while not tab.loaded:
+                tab._next(time.monotonic() + browser.WAIT)
+            text = tab.value("document.body.innerText")
+            assert "picture: none" in text and "How the head came to it" in text
+            assert tab.value("document.querySelectorAll('ol li').length") == 5
+            assert tab.value("document.documentElement.scrollWidth <= innerWidth"), width
+            inside = "[...document.querySelectorAll('.scroll')].every(one => one.scrollWidth <= one.clientWidth)"
+            assert tab.value(inside), "the tables fit"
         assert tab.errors == [] and all(address.startswith(url) for address in tab.requests)
 
 

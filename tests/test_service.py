@@ -254,6 +254,8 @@ def test_the_page_of_the_schema_needs_nothing_from_elsewhere(service, tmp_path):
     address = str(service.base_url)
     with browser.page(tmp_path) as tab:
         for width in (390, 1280):
+            tab.open(f"{address}/reconcile/preview?id=Q6", width)
+            assert tab.value("innerWidth") == width and tab.value("document.documentElement.scrollWidth") <= width
             tab.open(f"{address}/docs", width)
             deadline = time.monotonic() + browser.WAIT
             while "/link/many" not in tab.value("document.body.innerText") and time.monotonic() < deadline:

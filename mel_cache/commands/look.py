@@ -25,7 +25,7 @@ from pipeline.extraction import wants
 from report.contracts import DETECTIONS, CasesJob, PageJob, PageResult
 
 SPLITS = ("train", "dev", "test")
-PAGE = 2
+PAGE = 3
 """Raised when pages are to be written anew."""
 MOST_CASES = 5000
 
