@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -81,15 +81,28 @@ class Api:
             raise Again(f"{self.address}: {brief(code)}", after)
         return content
 
-    def ask(self, parameters: Mapping[str, str]) -> dict[str, Any]:
-        """One request, tried again where that may help.
+    def ask(
+        self, parameters: Mapping[str, str], lacks: Callable[[dict[str, Any]], str | None] = lambda _: None
+    ) -> dict[str, Any]:
+        """One request, tried again where that may help. lacks: what an answer lacks to be one; it is asked for again.
 
         Raises `OutOfTries`, `TooLarge`, or `UserError` for what the user must mend.
         """
-        return persist(lambda: self._once(parameters), self.pace, self.patience)
 
-    def checked(self, parameters: Mapping[str, str]) -> dict[str, Any]:
-        content = self.ask(parameters)
+        def once() -> dict[str, Any]:
+            content = self._once(parameters)
+            lacking = None if "error" in content else lacks(content)
+            if lacking:
+                raise Again(f"{self.address} answers without {lacking}")
+            return content
+
+        return persist(once, self.pace, self.patience)
+
+    def checked(
+        self, parameters: Mapping[str, str], lacks: Callable[[dict[str, Any]], str | None] = lambda _: None
+    ) -> dict[str, Any]:
+        """As `ask`; an error that the server names is a `UserError`."""
+        content = self.ask(parameters, lacks)
         if "error" in content:
             raise self.refusal(parameters["action"], content)
         return content
