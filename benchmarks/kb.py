@@ -2,8 +2,9 @@
 
 python benchmarks/kb.py --entities 10000 100000
 
-Prints Markdown: entities per second of CPU by form of the dump, memory of the process that writes and of the largest
-that reads, and whether a run that was killed again and again leaves the bytes of one that was not.
+Prints Markdown: entities per second of CPU by form of the dump, and the hours that Wikidata's 110 million would take;
+memory of one process, or of the one that writes and of the largest that reads; and whether builds that were killed, and
+gone on with, leave the bytes of one that was not.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import gzip
 import hashlib
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -29,6 +32,17 @@ from wikidata_world import COMMON, dump, people
 
 WIKIDATA = 110_000_000
 FORMS = (".json", ".json.gz", ".json.bz2")
+COLUMNS = (
+    "dump",
+    "entities",
+    "MB of text",
+    "entities per second of CPU",
+    "MB per second of CPU",
+    "hours of a core for Wikidata",
+    "memory of one process",
+    "with two that read: of the one that writes",
+    "of the largest that reads",
+)
 
 
 def build(path: Path, out: Path, processes: int) -> None:
@@ -91,28 +105,48 @@ def hashes(folder: Path) -> list[str]:
     return [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names]
 
 
-def kills(path: Path, folder: Path, seconds: float, most: int) -> tuple[int, bool]:
-    """Kills of a run, `most` of them, one each `seconds`, and whether its bytes are those of one without."""
+@dataclass
+class Killed:
+    """kills: of one build. noted: of them, those after which something was noted. same: whose build, gone on with to
+    its end, left the bytes of one that nothing disturbed.
+    """
+
+    kills: int = 0
+    noted: int = 0
+    same: int = 0
+
+
+def kills(path: Path, folder: Path, most: float, count: int) -> Killed:
+    """Kills of one build by two processes, at random within `most` seconds of its start. After each a copy of what it
+    left is built to its end, and the build itself is started again for the next kill."""
+    killed, copy, took = folder / "killed", folder / "copy", Killed()
     run(path, folder / "whole", 2)
-    count = 0
-    while True:
-        process = started(path, folder / "killed", 2)
+    for _ in range(count):
+        process = started(path, killed, 2)
         try:
-            process.communicate(timeout=seconds if count < most else None)
-            break
+            process.communicate(timeout=random.uniform(0.5, most))
+            break  # it came to its end
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
-            count += 1
-    return count, hashes(folder / "whole") == hashes(folder / "killed")
+        took.kills += 1
+        took.noted += (killed / ".parts" / "scan.json").exists()
+        if killed.exists():
+            shutil.copytree(killed, copy)
+        run(path, copy, 2)
+        took.same += hashes(folder / "whole") == hashes(copy)
+        shutil.rmtree(copy)
+    for place in (killed, folder / "whole"):
+        shutil.rmtree(place, ignore_errors=True)
+    return took
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--entities", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
-    parser.add_argument("--kill-after", type=float, default=12.0, help="seconds between two kills")
-    parser.add_argument("--kills", type=int, default=4)
+    parser.add_argument("--kill-within", type=float, default=20.0, help="seconds of a build within which it is killed")
+    parser.add_argument("--kills", type=int, default=4, help="of a build of each form, of the most entities")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -120,31 +154,31 @@ def main() -> None:
         return
     folder = Path(tempfile.mkdtemp(prefix="kb-"))
     try:
-        print(f"{machine()}\n\n| dump | entities | MB of text | entities per second of CPU | MB per second of CPU |")
-        print("|---|---|---|---|---|")
-        memory = []
-        rate = 0.0
-        for count in options.entities:
-            text = dump(folder / "plain.json", chain(COMMON, people(count))).stat().st_size / 1e6
-            for form in options.forms:
-                path = folder / f"{count}{form}"
-                compress(folder / "plain.json", path)
-                took = run(path, folder / f"one-{count}{form}", 1)
-                rate = count / took["cpu"]
-                print(f"| `{form}` | {count:,} | {text:,.0f} | {rate:,.0f} | {text / took['cpu']:,.0f} |", flush=True)
-                both = run(path, folder / f"two-{count}{form}", 2)
-                memory.append((form, count, *both["memory"]))
-        print(
-            "\n| dump | entities | memory of the process that writes | of the largest that reads |\n|---|---|---|---|"
-        )
-        for form, count, writes, reads in memory:
-            print(f"| `{form}` | {count:,} | {writes / 1e6:,.0f} MB | {reads / 1e6:,.0f} MB |")
-        hours = WIKIDATA / rate / 3600
-        print(f"\n{WIKIDATA:,} entities of this size as `{options.forms[-1]}`: {hours:,.1f} hours of one core")
-        killed, same = kills(path, folder, options.kill_after, options.kills)
-        print(f"\nkilled {killed} times, once every {options.kill_after:g} s: the same bytes: {same}")
+        measure(folder, options)
     finally:
         shutil.rmtree(folder)
+
+
+def measure(folder: Path, options: argparse.Namespace) -> None:
+    load = os.getloadavg()[0]
+    print(f"{machine()}; load before the start {load:.1f}\n\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
+    for count in options.entities:
+        text = dump(folder / "plain.json", chain(COMMON, people(count))).stat().st_size / 1e6
+        for form in options.forms:
+            path = folder / f"{count}{form}"
+            compress(folder / "plain.json", path)
+            alone, pair = run(path, folder / "one", 1), run(path, folder / "two", 2)
+            assert hashes(folder / "one") == hashes(folder / "two")
+            memory = [f"{bytes / 1e6:,.0f} MB" for bytes in (alone["memory"][0], *pair["memory"])]
+            rate = count / alone["cpu"]
+            numbers = (f"{text:,.0f}", f"{rate:,.0f}", f"{text / alone['cpu']:,.0f}", f"{WIKIDATA / rate / 3600:,.1f}")
+            print("| " + " | ".join([f"`{form}`", f"{count:,}", *numbers, *memory]) + " |", flush=True)
+            for place in ("one", "two"):
+                shutil.rmtree(folder / place)
+    print("\n| dump | kills | after something was noted | the same bytes in the end |\n|---|---|---|---|")
+    for form in options.forms:
+        took = kills(folder / f"{options.entities[-1]}{form}", folder, options.kill_within, options.kills)
+        print(f"| `{form}` | {took.kills} | {took.noted} | {took.same} |", flush=True)
 
 
 if __name__ == "__main__":
