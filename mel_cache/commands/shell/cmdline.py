@@ -86,7 +86,7 @@ def _before_options(commands: Commands, parser: argparse.ArgumentParser, known: 
         sys.exit(0)
     else:
         messages.refuse(f"no command given; known: {', '.join(sorted(tasks))}")
-    on_cluster = any(word.partition("=")[0] == "--ray" for word in known.words)
+    on_cluster = "MEL_RAY" in os.environ or any(word.partition("=")[0] == "--ray" for word in known.words)
     settings.apply(bool(known.core_scheduler_url or known.core_scheduler_host), on_cluster)
     if known.core_help:
         given, _ = parser.parse_known_args(known.words)
