@@ -13,7 +13,7 @@ import mel_cache
 from foundation.errors import UserError
 from linking import Hints, Linker
 from linking.linker import Linked, Ranked
-from linking.texts import brat
+from linking.texts import brat, incoming
 from linking.texts.contracts import TextJob
 from linking.texts.evaluate import Answered, Evaluation
 from linking.texts.finders import Finder, context, without_overlaps
@@ -170,6 +170,33 @@ def test_texts_are_linked_in_order_measured_and_annotated(world, tmp_path):
     assert "PERSON\nSHIP" in (tmp_path / "ann" / "annotation.conf").read_text()
     lines = (tmp_path / "ann" / "3.ann").read_text().splitlines()
     assert lines[0] == "T1\tSHIP 7 11;12 16\tBlue Ship" and any(line.startswith("T2\tPERSON 22 35\t") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ({"text": "x" * 100_001}, r"field 'text' holds str 'x+, expected at most 100,000 characters"),
+        ({"text": "x" * 20_000_000}, "longer than"),
+        ({"text": "Ann", "mentions": [{"start": 1}]}, "item 1 of field 'mentions': 'end': field required"),
+        ({"text": "Ann", "mentions": [{"start": 0, "end": 1, "x": 1}]}, "item 1 of field 'mentions': 'x': extra"),
+        ({"text": "Ann", "mentions": [{"start": 0, "end": 1}, 7]}, "item 2 of field 'mentions': it: input should be"),
+        (
+            {"text": "Ann", "mentions": [{"start": 0.5, "end": 1}]},
+            "item 1 of field 'mentions': 'start': input should be",
+        ),
+        ({"text": "Ann", "mentions": [{"start": -1, "end": 1}]}, r"mention -1\.\.1 lies outside"),
+        ({"text": "Ann", "mentions": 7}, "field 'mentions' holds int 7, expected a list of start, end and gold"),
+        ([{"text": "Ann"}], "found list, expected an object"),
+        ({"text": "\ud800"}, "half of a surrogate pair"),
+        ({"text": "Ann", "image": "/etc/passwd"}, "leaves the folder|path"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_said_and_the_next_is_read_as_it_stands(tmp_path, line, reason):
+    path, odd = tmp_path / "texts.jsonl", "<script>alert(1)</script> {{ 7 }}\u202e Ann"
+    path.write_text(json.dumps(line) + "\n" + json.dumps({"text": odd}) + "\n")
+    first, second = incoming.read(path, tmp_path)
+    assert first.value is None and re.search(reason, first.reason) and len(first.reason) < 250
+    assert second.value.text == odd
 
 
 def test_the_texts_of_the_runs_own_dataset_are_measured(world, tmp_path):

@@ -127,6 +127,10 @@ class Record(BaseModel):
         order = ("extra_forbidden", "missing")
         errors = error.errors(include_url=False, include_context=True)
         first = min(errors, key=lambda found: order.index(found["type"]) if found["type"] in order else len(order))
+        field, *within = first["loc"] or ("",)
+        if within and isinstance(within[0], int) and (len(within) > 1 or first["type"] == "model_type"):
+            inner = ": ".join(repr(part) for part in within[1:])  # of an object in a list
+            return f"item {within[0] + 1} of field {field!r}: {inner or 'it'}: {first['msg'].lower()}"
         if first["type"] == "model_type":
             required = [name for name, field in cls.field_names().items() if field.is_required()]
             return f"found {type(value).__name__}, expected an object with the fields {', '.join(required)}"
@@ -151,7 +155,10 @@ class Record(BaseModel):
         expected = field.description if number is None else None
         if item is None:
             return f"{place} is null, expected {expected or 'text'}; fill it in or remove the record"
-        return f"{place} holds {type(item).__name__} {item!r:.60}, expected {expected or _EXPECTED[error['type']]}"
+        if error["type"] in ("too_long", "string_too_long"):
+            expected = f"at most {error['ctx']['max_length']:,} {'characters' if isinstance(item, str) else 'items'}"
+        expected = expected or _EXPECTED.get(error["type"]) or error["msg"].lower()
+        return f"{place} holds {type(item).__name__} {item!r:.60}, expected {expected}"
 
 
 _EXPECTED = {"string_type": "a string", "int_type": "an integer", "list_type": "a list"}
