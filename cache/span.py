@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class Span:
     the number of one array. arrays: what must stay mapped.
     """
 
-    grid: np.ndarray
+    grid: np.ndarray = field(repr=False)  # printing it could read what is not mapped
     first: np.ndarray
     each: int
     some: int
