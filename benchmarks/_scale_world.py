@@ -46,7 +46,7 @@ class World:
 
     @property
     def linked(self) -> Path:
-        return self.folder / "linked.jsonl"
+        return self.folder / "linked"
 
     @property
     def log(self) -> Path:

@@ -32,7 +32,7 @@ PAIRS = ("name_similarity", "retrieval", "word_overlap", "years", "text_length",
 def commands(world: World, sampled: int) -> dict[str, list[list[str]]]:
     """The commands of each step. sampled: entities of the sample that `bert` is ranked against; 0: none is drawn."""
     bert = {**BERT, "full_kb": sampled} if sampled else BERT
-    trained = ["TrainHead", *LISTS, "--method"]
+    trained, linking = ["TrainHead", *LISTS, "--method"], ("--input", str(world.new), "--output")
     return {
         "prepare": [["PrepareDataset"]],
         "extract": [["ExtractFeatures"]],
@@ -42,8 +42,8 @@ def commands(world: World, sampled: int) -> dict[str, list[list[str]]]:
         "ranker": [[*trained, "ranker"]],
         "bert": [[*trained, "bert", "--params", json.dumps(bert)]],
         "nothing": [[*trained, "ranker"]],
-        "link": [["LinkMentions", "--run", "RANKER", "--input", str(world.new), "--output", str(world.linked)]],
-        "link-bert": [["LinkMentions", "--run", "BERT", "--input", str(world.new), "--output", str(world.linked)]],
+        "link": [["LinkMentions", "--run", "RANKER", *linking, f"{world.linked}-ranker.jsonl"]],
+        "link-bert": [["LinkMentions", "--run", "BERT", *linking, f"{world.linked}-bert.jsonl"]],
     }
 
 
