@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DPI, SIZE = 130, (11.0, 4.2)
+STROKES = (("o", "-"), ("s", "--"), ("^", "-."))
+"""Marker and line of the first ten methods, of the next ten, and so on: there are ten colours."""
 """Of the picture; size in inches."""
 
 
@@ -190,12 +192,13 @@ def _draw(axis: "Axes", missing: MissingPictures, figure: str) -> None:
         shares, values = zip(*sorted(curves[figure].items()), strict=True)
         places = [100 * share for share in shares]
         means = [100 * value.mean for value in values]
-        colour = f"C{number % 10}"
+        colour, (marker, stroke) = f"C{number % 10}", STROKES[number // 10 % len(STROKES)]
+        look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": stroke, "markersize": 4, "label": name}
         if any(value.deviation for value in values):
             spread = [100 * (value.deviation or 0.0) for value in values]
-            axis.errorbar(places, means, yerr=spread, color=colour, marker="o", markersize=4, capsize=3, label=name)
+            axis.errorbar(places, means, yerr=spread, capsize=3, **look)
         else:
-            axis.plot(places, means, color=colour, marker="o", markersize=4, label=name)
+            axis.plot(places, means, **look)
         if level := missing.text_only.get(name, {}).get(figure):
             axis.axhline(100 * level.mean, color=colour, linestyle=":", linewidth=1)
     axis.set_xlabel("mentions' pictures masked, %")

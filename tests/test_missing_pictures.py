@@ -23,7 +23,7 @@ from heads.scoring import Scoring
 from report.averages import Average
 from report.contracts import LeaderboardJob
 from report.leaderboard import make_standings, write_leaderboard
-from report.missing import MissingPictures, curve, masked_mentions, missing_table, picture
+from report.missing import MissingPictures, _draw, curve, masked_mentions, missing_table, picture
 from report.runs import read_experiment
 
 SHARES = (0.25, 0.5, 1.0)
@@ -181,6 +181,16 @@ def test_the_picture_is_a_png_with_a_line_for_each_method(tmp_path):
         near = np.abs(drawn - np.array(colour) / 255).max(-1) < 0.02
         left, right = near[:, : drawn.shape[1] // 2], near[:, drawn.shape[1] // 2 :]
         assert left.sum() > 300 and right.sum() > 300
+
+
+def test_more_methods_than_there_are_colours_are_told_apart_by_their_lines():
+    from matplotlib.figure import Figure
+
+    levels = {figure: {0.0: Average(0.5, None), 1.0: Average(0.4, None)} for figure in ("H@1", "MRR")}
+    axis = Figure().subplots()
+    _draw(axis, MissingPictures("test", "rerank", 10, 8, {f"m{n}": levels for n in range(25)}, {}, False), "H@1")
+    looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in axis.lines}
+    assert len(axis.lines) == len(looks) == 25
 
 
 @pytest.fixture(scope="module")
