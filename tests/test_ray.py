@@ -9,6 +9,7 @@ from typing import Any
 
 import extraction_world
 import pytest
+import ray_cluster
 from extraction_world import shards
 
 from foundation import logs
@@ -42,17 +43,8 @@ def calm(job):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two nodes of one CPU each, and this process connected to them."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's own name; on a busy machine Ray's usual 15 would starve them
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.add_node(num_cpus=1)
-    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    with ray_cluster.two_nodes() as made:
+        yield made
 
 
 def at(work: Path, job: ExtractionJob, **runtime: Any) -> ExtractionJob:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray_cluster
 from heads_world import build_job
 from optuna.trial import TrialState
 from test_search import rows, search_job, states
@@ -31,17 +32,8 @@ MADE = ("model.safetensors", "metrics.json", "predictions.parquet")
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two nodes of one CPU each, and this process connected to them."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's own name; on a busy machine Ray's usual 15 would starve them
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.add_node(num_cpus=1)
-    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    with ray_cluster.two_nodes() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
