@@ -38,6 +38,7 @@ def commands(world: World, sampled: int) -> dict[str, list[list[str]]]:
         "extract": [["ExtractFeatures"]],
         "name-index": [["BuildCandidates", *LISTS]],
         "dense": [["BuildCandidates", "--sources", "dense:text_tokens"]],
+        "dense-exact": [["BuildCandidates", "--sources", "dense-exact:text_tokens"]],
         **{f"pair-{pair}": [["BuildPairs", *LISTS, "--pair", pair]] for pair in PAIRS},
         "ranker": [[*trained, "ranker"]],
         "bert": [[*trained, "bert", "--params", json.dumps(bert)]],
