@@ -202,6 +202,8 @@ def test_a_wiki_that_fails_limits_drips_and_babbles_is_asked_again(tmp_path):
             [Reply(b"{" + b" " * 100, drip=0.1)],
             [Reply({"error": {"code": "maxlag", "info": "lagged"}}, headers={"Retry-After": "0"})],
             [Reply(b'{"query": {}}' * 50, cut=True)],
+            [Reply({}), Reply({"query": None})],
+            [Reply({"query": {"redirects": [{}]}})],
         ):
             for path in (tmp_path / "kept").glob("*.jsonl"):
                 path.unlink()
@@ -296,11 +298,9 @@ def test_what_the_user_must_mend_is_one_line(tmp_path, answer, message):
 @pytest.mark.parametrize(
     "body",
     [
-        {"query": None},
         {"query": {"pages": [None, 7, {"title": None}]}},
         {"query": {"pages": {"1": {"title": "Ann", "extract": 7}}}},
-        {},
-        {"query": {"redirects": [{}]}},
+        {"query": {"interwiki": [{"title": "Ann", "iw": "de"}]}},
     ],
 )
 def test_json_of_another_shape_is_no_page_and_no_crash(tmp_path, body):

@@ -6,7 +6,7 @@ from typing import Any
 from foundation.errors import UserError
 from pipeline.enhance.text import LONGEST, html_text, whole
 from pipeline.servers.contracts import Patience
-from pipeline.servers.mediawiki import Api, part, records, user_agent
+from pipeline.servers.mediawiki import Api, lacks_pages, part, records, user_agent
 from pipeline.servers.patience import Pace, brief
 from pipeline.servers.wikidata import entities
 
@@ -42,7 +42,7 @@ class MediaWiki(Api):
         pages: dict[str, dict[str, Any]] = {}
         more: dict[str, str] = {}
         for _ in range(2 + len(titles)):
-            content = self.checked({**parameters, **more})
+            content = self.checked({**parameters, **more}, _lacks)
             warnings = brief(content.get("warnings", ""), 2000)
             if "extracts" in warnings and "nrecognized" in warnings:
                 raise UserError(f"{self.address} has no TextExtracts extension; use --wiki-text parse")
@@ -85,7 +85,7 @@ class MediaWiki(Api):
             "disableeditsection": "1",
             "disabletoc": "1",
         }
-        content = self.ask(parameters)
+        content = self.ask(parameters, lambda answer: None if part(answer, "parse") else "parse")
         if part(content, "error").get("code") in ("missingtitle", "invalidtitle", "pagecannotexist"):
             return {"none": "no page"}
         if "error" in content:
@@ -111,6 +111,11 @@ class MediaWiki(Api):
             title = part(part(entity or {}, "sitelinks"), site).get("title")
             titles[qid] = whole(title) if isinstance(title, str) else None
         return titles
+
+
+def _lacks(content: Mapping[str, Any]) -> str | None:
+    """What an answer about introductions lacks; one that warns says what is wrong with the question."""
+    return None if "warnings" in content else lacks_pages(content)
 
 
 def _followed(title: str, names: Mapping[str, str]) -> tuple[str, list[str]]:

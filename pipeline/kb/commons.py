@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.kb.values import clean
-from pipeline.servers.mediawiki import Api, part, records
+from pipeline.servers.mediawiki import Api, lacks_pages, part, records
 
 _TAG = re.compile(r"<[^<>]{0,2000}>")
 _FREE = re.compile(
@@ -48,7 +48,7 @@ def describe(api: Api, titles: Sequence[str], width: int) -> dict[str, dict[str,
     pages: dict[str, dict[str, Any]] = {}
     more: dict[str, str] = {}
     for _ in range(2 + len(titles)):
-        content = api.checked({**parameters, **more}, _lacks)
+        content = api.checked({**parameters, **more}, lacks_pages)
         query = part(content, "query")
         for hop in [*records(query, "normalized"), *records(query, "redirects")]:
             names[str(hop.get("from"))] = str(hop.get("to"))
@@ -58,11 +58,6 @@ def describe(api: Api, titles: Sequence[str], width: int) -> dict[str, dict[str,
         if not more:
             break
     return {title: _info(pages.get(_followed(f"File:{title}", names), {})) for title in titles}
-
-
-def _lacks(content: dict[str, Any]) -> str | None:
-    """A server says of every file that it is there or missing."""
-    return None if records(content.get("query"), "pages") else "pages"
 
 
 def _followed(title: str, names: dict[str, str]) -> str:

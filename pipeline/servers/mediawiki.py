@@ -126,6 +126,12 @@ def records(value: Any, name: str) -> list[dict[str, Any]]:
     return [record for record in listed if isinstance(record, dict)] if isinstance(listed, list) else []
 
 
+def lacks_pages(content: Mapping[str, Any]) -> str | None:
+    """What an answer about titles lacks: a server says of each that it is there, missing, or another wiki's."""
+    query = content.get("query")
+    return None if records(query, "pages") or records(query, "interwiki") else "pages"
+
+
 def batches(titles: Sequence[str], size: int) -> list[list[str]]:
     """Titles in groups of at most `size` whose address stays short enough for any server."""
     groups: list[list[str]] = []
