@@ -16,7 +16,7 @@ import pytest
 from wikidata_world import WORLD, by_id, dump, entity, lines, people
 
 from foundation.errors import UserError
-from pipeline.kb import bzipped
+from pipeline.kb import bzipped, scan
 from pipeline.kb import dump as dumps
 from pipeline.kb.build import build_kb
 from pipeline.kb.contracts import KBJob, KBReport
@@ -121,6 +121,25 @@ def test_a_killed_run_goes_on_where_it_was_and_leaves_the_same_bytes(written, tm
     subprocess.run(words, env=environment, check=True)
     kept = hashes(tmp_path / "kb")
     assert kept.pop("account.json") and kept == {name: of for name, of in expected.items() if name != "account.json"}
+
+
+@pytest.mark.parametrize(("seconds", "behind_each"), [(0.0, True), (1000.0, False)])
+def test_a_note_stands_behind_each_piece_unless_notes_take_long(written, tmp_path, monkeypatch, seconds, behind_each):
+    paths, _ = written
+    pieces, notes, times = [], [], []
+    take, keep = scan.Scan._take, scan.Scan._keep
+    monkeypatch.setattr(dumps, "PIECE", 50_000)
+    monkeypatch.setattr(scan.Scan, "_take", lambda self, *given: (pieces.append(1), take(self, *given)))
+
+    def kept(self):
+        notes.append(1)
+        times.append(seconds)  # what a note takes
+        keep(self)
+
+    monkeypatch.setattr(scan.Scan, "_keep", kept)
+    monkeypatch.setattr(scan.time, "monotonic", lambda: sum(times))
+    build(tmp_path / "kb", paths[".json"])
+    assert len(pieces) > 10 and len(notes) == (len(pieces) + 1 if behind_each else 2)
 
 
 def test_a_finished_kb_is_not_built_again_and_another_one_is_not_written_over_it(written, tmp_path):

@@ -28,8 +28,9 @@ from pipeline.kb.contracts import LONGEST_RECORD
 from pipeline.kb.dump import Dump, Piece, text_of
 from pipeline.kb.wikidata import Item, Labelled, Selection, kind, label, scanned
 
-NOTED_EVERY = 5.0
-"""Seconds between two notes of how far the pass is."""
+NOTES = 0.05
+"""Share of the time that notes of how far the pass is may take. Where the disk is fast there is one behind each piece,
+and a kill costs no more than that."""
 _EXAMPLES = 5
 ENTITIES_PART, LABELS_PART = "scan-entities.jsonl", "scan-labels.tsv"
 _BRACKETS = (b"[", b"]")
@@ -176,14 +177,16 @@ class Scan:
             bar = opened.enter_context(
                 Bar(self.dump.size, "reading the dump", "byte", self.progress.sizes.get("read", 0))
             )
-            noted = time.monotonic()
+            due = 0.0
             for piece, part, note in read(self.dump.pieces(self.progress.place)):
                 self._take(piece, part, reader)
                 bar.update(piece.read - bar.done)
-                if time.monotonic() - noted >= NOTED_EVERY or os.environ.get("MEL_FAULT"):
+                began = time.monotonic()
+                if began >= due or os.environ.get("MEL_FAULT"):
                     note()
                     self._keep()
-                    noted = time.monotonic()
+                    ended = time.monotonic()
+                    due = ended + (ended - began) / NOTES
             rest = Part()
             reader.line(self.progress.carry, rest)
             self._add(rest)
