@@ -130,8 +130,8 @@ def mention_lines(
         yield {"sentence": " ".join(around), "mention": phrase, "gold": f"Q{gold}"}
 
 
-def encoder(folder: Path, seed: int) -> None:
-    """A BERT of one layer, 32 wide, with random weights; its vocabulary: the texts' commonest words, and pieces."""
+def encoder(folder: Path, seed: int, width: int = 32, layers: int = 1) -> None:
+    """A BERT with random weights; its vocabulary: the texts' commonest words, and pieces."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast  # type: ignore[attr-defined]
 
@@ -146,10 +146,10 @@ def encoder(folder: Path, seed: int) -> None:
     tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), do_lower_case=True)
     tokenizer.save_pretrained(folder)
     sizes: dict[str, Any] = {
-        "hidden_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": max(2, width // 32),
+        "intermediate_size": 4 * width if layers > 1 else 2 * width,
     }
     BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **sizes)).eval().save_pretrained(
         folder

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from foundation import extras, logs, progress
+from foundation import extras, logs, machine, progress
 from foundation.contracts import from_json, to_json
 from foundation.errors import PassingError, UserError
 from foundation.files import explained
@@ -131,10 +131,15 @@ def _error(name: str) -> type[UserError] | type[PassingError]:
 
 def _environment(threads: int) -> dict[str, str]:
     """The environment of a child; variables that the user has set stay."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     own = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join([own, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**defaults(threads or cores), **os.environ, "PYTHONPATH": path}
+    return {**defaults(wanted_threads() or threads or machine.cores()), **os.environ, "PYTHONPATH": path}
+
+
+def wanted_threads() -> int:
+    """Threads that the variable OMP_NUM_THREADS asks for, 0 where it asks for none. They hold for MKL too."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() else 0
 
 
 def defaults(threads: int) -> dict[str, str]:

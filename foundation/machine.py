@@ -25,7 +25,7 @@ def devices() -> tuple[Device, ...]:
     """The CPU and every accelerator."""
     import torch
 
-    found = [Device(name="cpu", description=f"{_cores()} cores, {platform.machine()}", **_memory())]
+    found = [Device(name="cpu", description=f"{cores()} cores, {platform.machine()}", **_memory())]
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)
         description = torch.cuda.get_device_name(number)
@@ -54,7 +54,8 @@ def check_folder(folder: Path) -> None:
             path.unlink()
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

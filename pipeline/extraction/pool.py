@@ -5,14 +5,13 @@ This process loads no model and starts no device: a process that has started CUD
 
 import contextvars
 import dataclasses
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from foundation import child, logs, progress
+from foundation import child, logs, machine, progress
 from foundation.errors import PassingError
 from foundation.progress import Bar
 from pipeline.extraction.contracts import Account, PartJob, PartResult
@@ -121,10 +120,8 @@ class _Worker:
 def _threads(devices: Sequence[str]) -> dict[str, str]:
     """Threads of each process: this one's, divided among those that compute on the CPU."""
     computing = sum(device in ("cpu", "auto") for device in devices)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    threads = int(given) if given.isdecimal() and int(given) else cores
-    if threads * computing <= cores:
+    cores = machine.cores()
+    if (child.wanted_threads() or cores) * computing <= cores:
         return {}
     each = str(max(1, cores // max(1, computing)))
     return {"OMP_NUM_THREADS": each, "MKL_NUM_THREADS": each}

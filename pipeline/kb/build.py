@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.identity import canonical_json
+from foundation import machine
 from foundation.checksums import file_sha256, remembered, write_sealed
 from foundation.contracts import from_json, to_json
 from foundation.errors import UserError
@@ -132,7 +133,7 @@ class _Build:
     def run(self) -> KBReport:
         dump = self.job.dump or by_api.fetched(self.job, self.parts)
         scan = Scan(self.parts, Dump(dump, self.parts / "dump.index"), self._selection(), self.request)
-        progress = scan.run(self.job.processes or len(os.sched_getaffinity(0)))
+        progress = scan.run(self.job.processes or machine.cores())
         self._refuse_malformed(progress)
         counts, kept = Counter(progress.counts), scan.files["entities"]
         with contextlib.closing(self._labels(scan.files)) as labels, self._further(kept, counts) as further:
