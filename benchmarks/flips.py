@@ -42,6 +42,7 @@ KINDS = {
     "pair feature": "datasets/*/pairs-*.npz",
     "descriptions": "datasets/*/descriptions-*.parquet",
     "shard": "cache/*/*.h5",
+    "list of layers": "cache/layers.json",
     "spec and probe": "cache/*/spec.json",
     "weights": "runs/*/*/*/model.safetensors",
     "predictions": "runs/*/*/*/predictions.parquet",
@@ -116,7 +117,7 @@ def tally(kind: str, path: Path, work: Path, given: argparse.Namespace) -> Tally
         counts[verdict] += 1
         if verdict == "unnoticed":
             print(f"unnoticed: {name}, bit {place % 8} of byte {place // 8}", file=sys.stderr)
-        if number < given.commands and verdict == "noticed":
+        if number < given.commands and verdict == "noticed" and maker(path).endswith("`"):  # one command line
             counts["run"] += 1
             counts["mended"] += mended(path, work)
         path.write_bytes(whole)

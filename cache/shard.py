@@ -18,6 +18,8 @@ from cache.layout import Array
 from foundation.files import explained, fault_point, link_new
 from foundation.processes import temporary_name
 
+_TOGETHER = 1 << 22  # bytes of rows that are looked at together
+
 
 class Status(IntEnum):
     """The verdict on a row. Rows that are not OK hold zeros (fixed) or nothing (ragged)."""
@@ -123,6 +125,23 @@ class Shard:
                 problem = self._shape_problem(name, output.dtype, (len(self), *output.shape))
             if problem:
                 return problem
+        return None
+
+    def misfilled(self, outputs: Mapping[str, Output]) -> str | None:
+        """Why its content is none that `write` takes: verdicts without a meaning, offsets that do not ascend, NaN or
+        infinity; None where it is. Reads every row; the arrays are those of these outputs, see `unfit`."""
+        if not np.isin(self.status, list(Status)).all() or int(np.max(self.cause, initial=0)) >= len(self.causes):
+            return "has verdicts that mean nothing"
+        for name, output in outputs.items():
+            values = self.fixed(name) if not output.ragged else self.ragged(name)[0]
+            if output.ragged:
+                offsets = np.asarray(self.ragged(name)[1])
+                if offsets[0] != 0 or offsets[-1] != len(values) or (np.diff(offsets) < 0).any():
+                    return f"output {name} has offsets that do not ascend from 0 to the end of its values"
+            rows = max(1, _TOGETHER // max(1, output.row_bytes))
+            blocks = range(0, len(values), rows) if np.dtype(output.dtype).kind == "f" else ()
+            if not all(np.isfinite(values[start : start + rows]).all() for start in blocks):
+                return f"output {name} holds NaN or infinity"
         return None
 
     def _shape_problem(self, name: str, dtype: type | str, shape: tuple[int | None, ...]) -> str | None:

@@ -226,10 +226,11 @@ class Store:
             assert self._index is not None
             return self._index
 
-    def missing(self, keys: np.ndarray) -> np.ndarray:
+    def missing(self, keys: np.ndarray, layers: bool = True) -> np.ndarray:
         """(n, 16) uint8 → (m,) int64 positions in `keys`: the first occurrence of each distinct key that no shard
-        holds, ascending."""
-        absent = np.flatnonzero(self.locate(keys)[0] < 0)
+        holds, ascending. layers: whether shards of layers count too."""
+        number = self.locate(keys)[0] if layers else self._current().find(keys)[0]
+        absent = np.flatnonzero(number < 0)
         first = np.unique(as_void(keys)[absent], return_index=True)[1]
         return np.sort(absent[first])
 

@@ -15,6 +15,7 @@ from cache.contracts import Merge, MergedFeature, MergeJob
 from cache.identity import identity
 from cache.shard import Shard
 from cache.store import SPEC, Store, folder_name
+from foundation import layers, logs
 from foundation.errors import PassingError, UserError
 from foundation.files import explained, free_bytes, link_new
 from foundation.paths import Paths
@@ -47,6 +48,12 @@ def merge(job: MergeJob) -> Merge:
     """
     cache = Paths(job.work).cache
     stores = [store for source in job.sources for store in _stores(source, cache)]
+    for place in dict.fromkeys(folder.parent for folder in stores):
+        if beneath := layers.read(place):
+            logs.notice(
+                f"--from {place} reads {', '.join(map(str, beneath))} beneath itself: rows that lie there alone are "
+                "not taken; name those folders too where they are wanted"
+            )
     features, problems = dict[str, MergedFeature](), list[str]()
     shards = sum(len(listing.listing(folder).stamps) for folder in stores)
     with Bar(shards, "merging", "shard") as bar:
@@ -116,7 +123,7 @@ def _wrong(store: Store, path: Path, name: str) -> str | None:
         shard = Shard(path)
         if wrong is None and shard.identity != store.identity:
             wrong = f"holds rows of the identity {shard.identity[:16]}"
-        wrong = wrong or shard.unfit(store.outputs)
+        wrong = wrong or shard.unfit(store.outputs) or shard.misfilled(store.outputs)
         if wrong is None and Store.shard_name(np.asarray(shard.keys)) != name:
             wrong = "its name is not that of its rows"
     except (UserError, PassingError) as error:
@@ -165,7 +172,7 @@ def _take(source: _Source, cache: Path, problems: list[str], bar: Bar) -> Merged
         if problem := source.problem(name):
             problems.append(problem)
             continue
-        new = len(own.missing(np.asarray(Shard(theirs.folder / name).keys)))
+        new = len(own.missing(np.asarray(Shard(theirs.folder / name).keys), layers=False))
         if not new:
             known += 1
             continue

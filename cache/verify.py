@@ -11,7 +11,7 @@ import numpy as np
 from cache import claims, layout
 from cache import listing as strays
 from cache.identity import Output, identity
-from cache.shard import Shard, Status
+from cache.shard import Shard
 from cache.store import SPEC, Store, folder_name
 from foundation.errors import UserError
 from foundation.files import explained, sync_folder
@@ -158,15 +158,4 @@ def _problem(path: Path, folder: Path, outputs: dict[str, Output] | None) -> str
         return f"belongs to the identity {shard.identity[:16]}, not to this folder"
     if path.name != Store.shard_name(np.asarray(shard.keys)):
         return "holds other keys than its name says"
-    if not np.isin(shard.status, list(Status)).all() or int(np.max(shard.cause, initial=0)) >= len(shard.causes):
-        return "has verdicts that mean nothing"
-    unfit = shard.unfit(outputs or {})
-    if unfit:
-        return unfit
-    for output in (outputs or {}).values():
-        if output.ragged:
-            values, offsets = shard.ragged(output.name)
-            offsets = np.asarray(offsets)
-            if offsets[0] != 0 or offsets[-1] != len(values) or (np.diff(offsets) < 0).any():
-                return f"output {output.name} has offsets that do not ascend from 0 to the end of its values"
-    return None
+    return shard.unfit(outputs or {}) or shard.misfilled(outputs or {})

@@ -46,12 +46,20 @@ def use(cache: Path, text: str, dry: bool = False) -> None:
         make_folder(cache.parent)
         if place != cache:
             os.symlink(place, cache)
-    if tuple(layers) != read(cache):
+    if tuple(layers) != _listed(cache):
         make_folder(cache)
         if layers:
             write_sealed(cache / LIST, {"layers": [str(layer) for layer in layers]})
         else:
             (cache / LIST).unlink(missing_ok=True)
+
+
+def _listed(cache: Path) -> tuple[Path, ...] | None:
+    """The layers; None where the list is damaged, which naming them again mends."""
+    try:
+        return read(cache)
+    except UserError:
+        return None
 
 
 def without(cache: Path, layer: Path) -> str:

@@ -16,6 +16,7 @@ _PLACES = (
     (r"datasets/[^/]+/descriptions-([a-z]+)[^/]*", "EnhanceEntities --mode {0}"),
     (r"datasets/[^/]+/imported/.*", "ImportFeatures"),
     (r"datasets/.*", "PrepareDataset"),
+    (r"cache/layers.json", "ExtractFeatures --cache-path :FOLDER"),
     (r"cache/.*", "ExtractFeatures"),
     (r"runs/[^/]+/([^/]+)/[^/]+/predictions-without-pictures.parquet", "CompareHeads --methods {0} --drop-pictures 1"),
     (r"runs/[^/]+/([^/]+)/.*", "TrainHead --method {0}"),

@@ -47,16 +47,17 @@ def verify(job: VerifyJob) -> Verification:
             check.found(finding.path, finding.problem)
     check.receipts()
     check.others(folders)
+    check.layers()
     bad, commands = [], recorded(paths.root) if check.bad else {}  # now: a receipt may itself be removed
     for path, words in sorted(check.bad.items()):
         made_by = maker(path, commands)
         bad.append(BadFile(path=paths.relative(path), problem=words, maker=made_by))
     if job.repair:
-        findings = [stores.DamagedFile(path, words) for path, words in check.bad.items() if path.suffix not in GROWING]
+        findings = [stores.DamagedFile(path, words) for path, words in check.bad.items() if not _stays(path)]
         gone = {paths.relative(path) for path in stores.repair(findings)}
         bad = [BadFile(path=one.path, problem=one.problem, maker=one.maker, removed=one.path in gone) for one in bad]
     rows = 0 if bad or not job.shards else sum(entry.rows for folder in folders for entry in stores.usage(folder)[0])
-    of_layers, in_layers = _layers(paths, job.shards)
+    of_layers, in_layers = ({}, ()) if check.layer_list in check.bad else _layers(paths, job.shards)
     return Verification(
         rows=rows,
         files=len(check.seen),
@@ -65,6 +66,11 @@ def verify(job: VerifyJob) -> Verification:
         layers=of_layers,
         in_layers=in_layers,
     )
+
+
+def _stays(path: Path) -> bool:
+    """Whether a damaged file is not removed: no command makes again what it says."""
+    return path.suffix in GROWING or path.name == layers.LIST
 
 
 def _layers(paths: Paths, shards: bool) -> tuple[dict[str, int], tuple[BadFile, ...]]:
@@ -149,6 +155,20 @@ class _Check:
                 words = _OWN[path.suffix](path)
                 if words:
                     self.found(path, words)
+
+    @property
+    def layer_list(self) -> Path:
+        """Where the layers of the cache are named."""
+        return self.paths.cache / layers.LIST
+
+    def layers(self) -> None:
+        """The list of the cache's layers."""
+        if self.layer_list.exists():
+            try:
+                layers.read(self.paths.cache)
+                self.seen.add(self.layer_list)
+            except UserError as error:
+                self.found(self.layer_list, _words(self.layer_list, error))
 
     def sealed(self, path: Path) -> dict[str, Any] | None:
         """A JSON file that holds its own checksum; None where it is bad."""

@@ -11,10 +11,11 @@ import extraction_world
 import pytest
 import ray_cluster
 from extraction_world import shards
+from test_layers import state
 
-from foundation import logs
+from foundation import layers, logs
 from pipeline.extraction import stage
-from pipeline.extraction.contracts import ExtractionJob
+from pipeline.extraction.contracts import ExtractionJob, PartJob
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +119,14 @@ def test_a_driver_that_breaks_off_leaves_whole_shards_and_the_same_command_goes_
     assert 0 < len(shards(tmp_path)) < len(calm[0]) and not list(tmp_path.rglob("*.claim"))
     stage.extract(at(tmp_path, job))
     assert shards(tmp_path) == calm[0]
+
+
+def test_what_a_layer_has_is_not_computed_on_the_cluster_and_nothing_is_written_there(job, calm, cluster, tmp_path):
+    theirs, own = tmp_path / "theirs", tmp_path / "own"
+    stage.extract_part(PartJob(extraction=replace(job, work=theirs, columns=theirs / "columns"), part=1, parts=2))
+    before = state(theirs)
+    layers.use(own / "cache", f":{theirs / 'cache'}")
+    account = stage.extract(at(own, job)).account
+    assert shards(own) and not shards(own).keys() & shards(theirs).keys()
+    assert shards(own) | shards(theirs) == calm[0] and state(theirs) == before
+    assert all(0 < account.rows[name] < rows for name, rows in calm[1].items())
