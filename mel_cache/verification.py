@@ -187,7 +187,7 @@ class _Check:
                 yield from (Path(folder, file) for file in sorted(files) if not file.startswith("."))
 
 
-def _words(path: Path, error: NotAsWritten) -> str:
+def _words(path: Path, error: UserError) -> str:
     """What is wrong, without the file's name and the remedy."""
     return str(error).removeprefix(str(path)).lstrip(": ").partition("; ")[0]
 

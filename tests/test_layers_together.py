@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import commands
 import extraction_world
@@ -46,7 +47,7 @@ def world(tmp_path_factory):
     return root, job
 
 
-def at(work: Path, job: ExtractionJob, **runtime: object) -> ExtractionJob:
+def at(work: Path, job: ExtractionJob, **runtime: Any) -> ExtractionJob:
     return replace(job, work=work, columns=work / "columns", runtime=replace(job.runtime, **runtime))
 
 
@@ -161,7 +162,11 @@ def foreign(folder: Path, names: list[int], change: dict[str, np.ndarray]) -> Pa
     (source,) = made.folder.glob("*.h5")
     arrays = {name: np.asarray(array) for name, array in layout.read(source).arrays.items()} | change
     pending = {name: columns.whole(array) for name, array in arrays.items()}
-    attributes = {"feature": made.feature, "identity": made.identity, "causes": ["", "truncated"]}
+    attributes: dict[str, str | list[str]] = {
+        "feature": made.feature,
+        "identity": made.identity,
+        "causes": ["", "truncated"],
+    }
     final = folder / source.name
     final.unlink(missing_ok=True)
     offsets = layout.create(final, attributes, pending)
