@@ -130,3 +130,22 @@ def test_a_configuration_of_the_users_own_comes_first(content, expected, tmp_pat
 def test_no_colour_and_no_traceback_where_none_is_wanted(tmp_path):
     ran = python("-m", "mel_cache", "Status", cwd=tmp_path, NO_COLOR="1", FORCE_COLOR="1")
     assert ran.returncode == 0 and "\x1b" not in ran.stdout + ran.stderr
+
+
+def test_the_options_of_all_commands_are_gathered_once_for_a_command(tmp_path):
+    code = (
+        "import argparse, tasks\n"
+        "from luigi.cmdline import luigi_run\n"
+        "made, add = [], argparse.ArgumentParser.add_argument\n"
+        "def counted(self, *names, **options):\n"
+        "    made.append((self, names))\n"
+        "    return add(self, *names, **options)\n"
+        "argparse.ArgumentParser.add_argument = counted\n"
+        "try:\n"
+        "    luigi_run(['Status', '--work-dir', 'w', '--local-scheduler'])\n"
+        "finally:\n"
+        "    print('parsers', len({id(parser) for parser, names in made if '--work-dir' in names}))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.rstrip().endswith(("parsers 1", "parsers 2")), done.stdout + done.stderr

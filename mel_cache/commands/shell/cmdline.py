@@ -5,6 +5,7 @@ they are read, and how they become a task.
 """
 
 import argparse
+import functools
 import importlib
 import json
 import os
@@ -47,13 +48,18 @@ def install(commands: Commands, base: type[luigi.Task]) -> None:
         task = Register._get_reg().get(name)
         return task is None or (isinstance(task, type) and issubclass(task, base))
 
-    def build_parser(root_task: str | None = None, help_all: bool = False) -> argparse.ArgumentParser:
+    @functools.lru_cache(maxsize=4)
+    def parser_of(root_task: str | None, help_all: bool, known: frozenset[Any]) -> argparse.ArgumentParser:
         parser = _build(root_task, help_all)
         if ours(root_task):
             parser.__class__ = _Parser
         if isinstance(parser, _Parser) and root_task in Register.task_names():
             parser.take(Register.get_task_cls(root_task))
         return parser
+
+    def build_parser(root_task: str | None = None, help_all: bool = False) -> argparse.ArgumentParser:
+        # Luigi builds a parser of all options of all commands nine times a command: half a second.
+        return parser_of(root_task, help_all, frozenset(Register._get_reg().items()))
 
     def before_options(parser: argparse.ArgumentParser, known: argparse.Namespace) -> None:
         if known.core_help_all or not ours(known.root_task):
