@@ -16,10 +16,11 @@ import pytest
 import small_world
 
 from cache.keys import KeyColumn
+from foundation import checksums
 from foundation.errors import NotAsWritten
 from foundation.files import write_atomic
 from pipeline.datasets import entity_table, fingerprint, prepared, scan, tables
-from pipeline.datasets.contracts import NO_OPTIONS, PrepareJob
+from pipeline.datasets.contracts import PrepareJob
 from pipeline.datasets.entity_table import EntityTable
 from pipeline.datasets.layouts import jsonl
 from pipeline.datasets.prepare import prepare
@@ -211,7 +212,43 @@ def test_files_without_pictures_are_not_parsed_for_a_fingerprint(
         return plain(*arguments)
 
     monkeypatch.setattr(jsonl, "read_lines", read_lines)
-    assert len(list(jsonl.stamps(tmp_path, NO_OPTIONS))) == len(lines) == parsed
+    plain_digest, lines[:] = fingerprint.fingerprint(tmp_path), []
+    (tmp_path / "a.png").write_bytes(b"another picture")
+    assert (fingerprint.fingerprint(tmp_path) != plain_digest) == len(lines) == parsed
+
+
+def test_whether_a_file_names_pictures_is_remembered_while_the_file_is_the_same(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    data, memo, looked, plain = tmp_path / "data", tmp_path / "memo.json", list[str](), jsonl.names_no_picture
+    data.mkdir()
+
+    def counted(path: Path) -> bool:
+        looked.append(path.name)
+        return plain(path)
+
+    def taken() -> tuple[str, list[str]]:
+        looked.clear()
+        digest = fingerprint.fingerprint(data, memo=memo)
+        assert digest == fingerprint.fingerprint(data), "as nothing is remembered"
+        return digest, looked[: -len(jsonl.sources(data))]
+
+    monkeypatch.setattr(jsonl, "names_no_picture", counted)
+    (data / "entities.jsonl").write_text('{"id": "Q1", "name": "a"}\n')
+    first = taken()
+    assert first[1] == ["entities.jsonl"] and taken() == (first[0], [])
+    entries = checksums.remembered(memo)
+    earlier = {path: entry[:3] for path, entry in entries.items()}
+    checksums.write_sealed(memo, earlier)
+    assert taken() == first and checksums.remembered(memo) == entries, "a memo of before is completed"
+    (data / "entities.jsonl").write_text('{"id": "Q1", "name": "a", "images": ["b.png"]}\n')
+    named = taken()
+    assert named[1] == ["entities.jsonl"] and named[0] != first[0]
+    (data / "b.png").write_bytes(b"picture")
+    with_picture = taken()
+    assert with_picture[0] != named[0] and not with_picture[1]
+    (data / "b.png").write_bytes(b"another picture")
+    assert taken()[0] != with_picture[0]
 
 
 def plain_overlap(sentence: frozenset[str], texts: list[frozenset[str]], row: int) -> tuple[float, int]:

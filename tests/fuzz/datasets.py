@@ -163,7 +163,7 @@ TARGETS = (
         "jsonl",
         _jsonl,
         f"{LAYOUTS}.jsonl:stamps",
-        f"{LAYOUTS}.jsonl:_names_no_picture",
+        f"{LAYOUTS}.jsonl:names_no_picture",
         "pipeline.datasets.fields:json_lines",
         "foundation.files:read_lines",
     ),

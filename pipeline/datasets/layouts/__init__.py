@@ -6,6 +6,8 @@ A layout module offers
   load(name, folder, options) the `RawDataset`, checked
   stamps(folder, options)     (name, size, mtime_ns) of every picture file that counts, in any order
   sources(folder)             the text files it reads
+and where the pictures that count are those that text files name
+  names_no_picture(path)      whether such a file names none; `stamps` takes those files as its third argument
 """
 
 import importlib

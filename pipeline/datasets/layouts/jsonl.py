@@ -37,7 +37,7 @@ the folders that the options `mention_images` and `entity_images` name.
 import json
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -251,14 +251,18 @@ def _mentions(path: Path, root: Path, options: LayoutOptions, rejects: Rejects) 
     return mentions
 
 
-def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int]]:
-    """Listed files only, so that whatever else lies in the folder (results, an editor's files) does not count."""
+def stamps(folder: Path, options: LayoutOptions, without: Collection[Path] = ()) -> Iterator[tuple[str, int, int]]:
+    """Listed files only, so that whatever else lies in the folder (results, an editor's files) does not count.
+
+    without: text files of which `names_no_picture` holds; they are not read.
+    """
     mention_root, entity_root = _roots(folder, options)
     for side, root in (("mentions", mention_root), ("entities", entity_root)):
-        if (side == "mentions" and not _has_mentions(folder)) or _names_no_picture(folder / f"{side}.jsonl"):
+        path = folder / f"{side}.jsonl"
+        if path in without or (side == "mentions" and not _has_mentions(folder)):
             continue
         listed: set[str] = set()
-        for _, line in read_lines(folder / f"{side}.jsonl", lambda error: None):
+        for _, line in read_lines(path, lambda error: None):
             try:
                 record = json.loads(line)
                 image = record.get("image") or record.get("images") or ()
@@ -268,14 +272,14 @@ def stamps(folder: Path, options: LayoutOptions) -> Iterator[tuple[str, int, int
         pictures = PictureFolder(root, (image for image in listed if isinstance(image, str)))
         for image in pictures.listed:
             try:
-                path = pictures.find(image, side)
-                stat = os.stat(root / path)
-                yield f"{side}/{path}", stat.st_size, stat.st_mtime_ns
+                place = pictures.find(image, side)
+                stat = os.stat(root / place)
+                yield f"{side}/{place}", stat.st_size, stat.st_mtime_ns
             except (OSError, ValueError, UserError):
                 continue
 
 
-def _names_no_picture(path: Path) -> bool:
+def names_no_picture(path: Path) -> bool:
     """Whether no line of a file can have a field `image` or `images`: the word is nowhere, and no letter of it is
     written as an escape. Told without parsing, which takes seconds where a KB is large.
     """
