@@ -37,12 +37,14 @@ def _text(path: Path, module: ModuleType, memo: dict[str, Any], rescan: bool) ->
     """What `memo` keeps of a file while it has the size and mtime that stand there; else what reading it says."""
     stat = os.stat(path)
     stamp, known = [stat.st_size, stat.st_mtime_ns], memo.get(str(path))
-    fresh = not rescan and isinstance(known, list) and len(known) in (3, 4) and known[:2] == stamp
-    digest = str(known[2]) if fresh else file_sha256(path)
+    kept: list[Any] = []
+    if not rescan and isinstance(known, list) and len(known) in (3, 4) and known[:2] == stamp:
+        kept = known[2:]
+    digest = str(kept[0]) if kept else file_sha256(path)
     if not hasattr(module, "names_no_picture"):
         memo[str(path)] = [*stamp, digest]
         return _Text(path, digest, without=False)
-    without = known[3] is True if fresh and len(known) == 4 else module.names_no_picture(path)
+    without = kept[1] is True if len(kept) == 2 else module.names_no_picture(path)
     memo[str(path)] = [*stamp, digest, without]
     return _Text(path, digest, without)
 
