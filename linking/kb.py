@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from cache.keys import KeyColumn
-from foundation import parquet
+from linking.id_rows import IdRows
+from pipeline.datasets.arrow_columns import ArrowColumn, mapped
 from pipeline.pairs.texts import Texts
 
 COLUMNS = ("id", "name", "type", "attributes", "description")
@@ -19,28 +21,29 @@ class Kb:
     """N entities.
 
     folder: of the prepared dataset. table: columns id, name, type, attributes, description and, where there are any,
-    aliases. then: the same as prepared, of B entities. files: name of a key column -> its file, where it is another KB
-    than the run's own; None: the run's own. origin (N,): the row of each entity in `then`, -1 for one that came or was
-    changed since; those that have one come first, in ascending order. fresh: of the others, by name of the column.
+    aliases, of Arrow: no value is a Python object until it is asked for. then: the same as prepared, of B entities.
+    files: name of a key column -> its file, where it is another KB than the run's own; None: the run's own. origin
+    (N,): the row of each entity in `then`, -1 for one that came or was changed since; those that have one come first,
+    in ascending order. fresh: of the others, by name of the column.
     """
 
     folder: Path
-    table: Mapping[str, list]
-    then: Mapping[str, list]
+    table: Mapping[str, ArrowColumn]
+    then: Mapping[str, ArrowColumn]
     files: Mapping[str, Path] | None
     origin: np.ndarray
     fresh: dict[str, KeyColumn] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.rows: Mapping[str, int] = {name: row for row, name in enumerate(self.table["id"])}
+        self.rows = IdRows(self.table["id"])
         self.texts = Texts(self.table)
         self._then: dict[str, KeyColumn] = {}
 
     @classmethod
     def read(cls, prepared: Path, files: Mapping[str, Path] | None = None) -> "Kb":
-        """Of entities.parquet. Raises `UserError` where it cannot be read."""
-        path = prepared / "entities.parquet"
-        table = parquet.read(path, [*COLUMNS], optional=[ALIASES]).to_pydict()
+        """Of entities.parquet. Raises `UserError` where it cannot be read, and where its columns cannot be written to
+        a temporary file."""
+        table = mapped(prepared / "entities.parquet", COLUMNS, optional=[ALIASES])
         return cls(prepared, table, table, files, np.arange(len(table["id"])))
 
     def __len__(self) -> int:
@@ -80,26 +83,24 @@ class Kb:
         in this order.
         """
         gone = {self.rows[name] for name in (*table["id"], *without) if name in self.rows}
-        kept = np.array([row for row in range(len(self)) if row not in gone], np.int64)
-        rows = kept.tolist()
-        more = {name: [*column] for name, column in table.items()}
-        blank: dict[str, list] = {ALIASES: [[] for _ in more["id"]]}
+        kept = np.delete(np.arange(len(self)), np.array(sorted(gone), np.int64))
+        number = len(table["id"])
         now = {
-            name: [*map(column.__getitem__, rows), *more.get(name, blank.get(name, ()))]
-            for name, column in self._with_aliases(ALIASES in more).items()
+            name: column.changed(kept, table.get(name, [None] * number))
+            for name, column in self._with_aliases(ALIASES in table).items()
         }
         first = int((self.origin >= 0).sum())
         known = {name: column.of_records(kept[kept >= first] - first) for name, column in self.fresh.items()}
         joined = {name: known[name].joined(column) if name in known else column for name, column in columns.items()}
         self.fresh = {**known, **joined}
         self.texts = self.texts.grown(now, kept)
-        self.origin = np.concatenate([self.origin[kept], np.full(len(more["id"]), -1, np.int64)])
+        self.origin = np.concatenate([self.origin[kept], np.full(number, -1, np.int64)])
         self.table = now
-        self.rows = {name: row for row, name in enumerate(now["id"])}
+        self.rows = self.rows.changed(kept, now["id"])
         return kept
 
-    def _with_aliases(self, wanted: bool) -> Mapping[str, list]:
+    def _with_aliases(self, wanted: bool) -> Mapping[str, ArrowColumn]:
         """The table, with a column of aliases where the entities that come have some."""
         if ALIASES in self.table or not wanted:
             return self.table
-        return {**self.table, ALIASES: [[] for _ in self.table["id"]]}
+        return {**self.table, ALIASES: ArrowColumn([pa.nulls(len(self), pa.list_(pa.string()))])}

@@ -95,11 +95,12 @@ class Scorer:
         retrieval = replace(run.retrieval, columns={**own, **files})
         self.specs = candidate_sources(run.options, retrieval, run.paths, of_runs)
         self.sources = [source(spec) for spec in self.specs]
-        self._trained: tuple[Frequency, list[str]] | None = None
+        self._trained: tuple[Frequency, np.ndarray, list[str]] | None = None
         if "pairs.frequency" in self.head.shapes:
             bundle = Bundle.read(run.prepared, run.lists)
             counted = Frequency.of(bundle, read_phrases(run.prepared), run.train_fraction)
-            self._trained = counted, bundle.entity_ids.tolist()
+            golds = np.flatnonzero(counted.golds)
+            self._trained = counted, golds, bundle.entity_ids[golds].tolist()
         self.frequency = self._frequency()
         self.held: list[tuple[int, Rows]] | None = None
         self._vectors_then: np.ndarray | None = None
@@ -109,8 +110,10 @@ class Scorer:
         """How often each entity of the KB is a gold of the run's training mentions, by its id."""
         if self._trained is None or self.kb.as_trained:
             return self._trained and self._trained[0]
-        rows = np.array([self.kb.rows.get(name, -1) for name in self._trained[1]], np.int64)
-        return self._trained[0].moved(rows, len(self.kb))
+        counted, golds, ids = self._trained
+        rows = np.full(len(counted.golds), -1)
+        rows[golds] = [self.kb.rows.get(name, -1) for name in ids]
+        return counted.moved(rows, len(self.kb))
 
     def _entity_side(self, rows: Callable[[HeadInput], tuple[Store, KeyColumn]]) -> Side:
         """The columns of a KB's entities. rows: gives the rows of an input."""

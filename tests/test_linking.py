@@ -14,6 +14,7 @@ import checkpoints
 import commands
 import linking_world
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -29,6 +30,7 @@ from linking.linker import NOTES, UNLIKE
 from pipeline.candidates import name_ranking
 from pipeline.candidates.contracts import GivenSource, NameSource, TypedNameSource
 from pipeline.candidates.registry import source
+from pipeline.datasets.arrow_columns import ArrowColumn
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -257,7 +259,8 @@ def test_candidates_that_come_with_a_mention_and_those_of_its_type_are_taken_whe
     alone = linker.link("Ann Powers was seen.", "Ann Powers")
     assert alone.entities == () and alone.nil and alone.confidence == 0, "no candidate at all"
     linker.scorer.sources = [source(TypedNameSource())]
-    linker.kb.table["type"][:] = ["person" if row < 4 else "place" for row in range(12)]
+    of_type = ArrowColumn.of(["person" if row < 4 else "place" for row in range(12)], pa.string())
+    linker.kb.then = linker.kb.table = {**linker.kb.table, "type": of_type}
     of_type = linker.link("Ann Powers was seen.", "Ann Powers", hints=Hints(type="person"))
     assert {entity.id for entity in of_type.entities} <= {"Q0", "Q1", "Q2", "Q3"}
     assert linker.link("Ann Powers was seen.", "Ann Powers").entities[0].id in {f"Q{row}" for row in range(12)}

@@ -8,11 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from foundation.spelling import clean
 from linking.kb import Kb
 from pipeline.candidates.base import SourceInputs
 from pipeline.candidates.by_name import ByName
 from pipeline.candidates.contracts import NameSource
+from pipeline.datasets.arrow_columns import ArrowColumn
 
 ENTITY = "entity"
 """The type of all entities, beside those that the KB gives."""
@@ -84,24 +87,20 @@ class Entities:
         return list(found.values())[:limit]
 
     def _with_prefix(self, prefix: str, limit: int) -> Iterator[int]:
-        names = self._sorted
-        at = bisect.bisect_left(names, (prefix, -1))
+        names, order, owner = self._sorted
+        at = bisect.bisect_left(order, prefix, key=names.__getitem__)
         distinct = set[int]()
-        while prefix and at < len(names) and names[at][0].startswith(prefix) and len(distinct) < limit:
-            distinct.add(names[at][1])
-            yield names[at][1]
+        while prefix and at < len(order) and names[order[at]].startswith(prefix) and len(distinct) < limit:
+            row = int(owner[order[at]])
+            distinct.add(row)
+            yield row
             at += 1
 
     @cached_property
-    def _sorted(self) -> list[tuple[str, int]]:
-        """Every name as it is compared, with its row."""
-        table = self.kb.table
-        aliases = table.get("aliases") or [None] * len(self)
-        return sorted(
-            (clean(name), row)
-            for row, (own, others) in enumerate(zip(table["name"], aliases, strict=True))
-            for name in (own, *(others or ()))
-        )
+    def _sorted(self) -> tuple[ArrowColumn, np.ndarray, np.ndarray]:
+        """Every name as it is compared; the places of these in ascending order; and the row of each."""
+        known = self.kb.texts.known_names
+        return known.clean, known.clean.order(), known.owner
 
     @cached_property
     def types(self) -> dict[str, int]:

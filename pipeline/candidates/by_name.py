@@ -14,6 +14,7 @@ from pipeline.candidates.indexed_names import NEAR, IndexedNames
 from pipeline.candidates.lists import RankedLists
 from pipeline.candidates.name_index import NameIndex
 from pipeline.candidates.name_ranking import NameRanking
+from pipeline.datasets.arrow_columns import ArrowColumn
 
 
 class ByName(Source):
@@ -87,4 +88,7 @@ class ByName(Source):
 
 def number_of_names(entities: Mapping[str, Sequence[Any]]) -> int:
     """Names and aliases of a KB's entities."""
-    return len(entities["name"]) + sum(len(own or ()) for own in entities.get("aliases") or ())
+    aliases = entities.get("aliases")
+    if isinstance(aliases, ArrowColumn):
+        return len(entities["name"]) + int(aliases.lengths().sum())
+    return len(entities["name"]) + sum(len(own or ()) for own in aliases or ())

@@ -1,5 +1,6 @@
 """Candidate source `name-of-type`: the entities of the mention's type whose names are most like the phrase."""
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from pipeline.candidates.base import UNKNOWN, Source, SourceInputs
 from pipeline.candidates.contracts import TypedNameSource
 from pipeline.candidates.lists import RankedLists
 from pipeline.candidates.name_ranking import NameRanking
+from pipeline.datasets.arrow_columns import values_at
 
 
 class ByNameOfType(Source):
@@ -46,7 +48,7 @@ class ByNameOfType(Source):
         return lists
 
     def ranks(self, inputs: SourceInputs, rows: np.ndarray, gold: np.ndarray) -> np.ndarray:
-        phrases, types = (_take(inputs.mentions[name], rows) for name in ("phrase", "type"))
+        phrases, types = (values_at(inputs.mentions[name], rows) for name in ("phrase", "type"))
         ranks = np.full(len(rows), UNKNOWN, np.int64)
         for among, members in of_types(types, inputs.entities["type"]):
             inside = np.array(members)[np.isin(gold[members], among)]  # a gold of another type is not in this order
@@ -60,28 +62,26 @@ class ByNameOfType(Source):
             self._kept = inputs.entities, {}
         rankings, rows = self._kept[1], among.tobytes()
         if rows not in rankings:
-            names, ids = (_take(inputs.entities[name], among) for name in ("name", "id"))
+            names, ids = (values_at(inputs.entities[name], among) for name in ("name", "id"))
             aliases = inputs.entities.get("aliases")
-            taken = None if aliases is None else _take(aliases, among)
+            taken = None if aliases is None else values_at(aliases, among)
             rankings[rows] = NameRanking(names, ids, self.scorer, inputs.workers, taken)
         return rankings[rows]
-
-
-def _take(column: Sequence[Any], rows: np.ndarray) -> list[Any]:
-    return [column[row] for row in rows.tolist()]
 
 
 def of_types(types: Sequence[str | None], entity_types: Sequence[str | None]) -> Iterator[tuple[np.ndarray, list[int]]]:
     """(entities (n,) int32, mentions) of each type that a mention has: ascending rows; all entities for the mentions
     without one.
     """
-    members: dict[str, list[int]] = {}
+    members: dict[str, array[int]] = {}
     for row, listed in enumerate(entity_types):
         for kind in {kind.strip().casefold() for kind in (listed or "").split("|")}:
-            members.setdefault(kind, []).append(row)
+            members.setdefault(kind, array("i")).append(row)
     mentions: dict[str | None, list[int]] = {}
     for row, own in enumerate(types):
         mentions.setdefault((own or "").strip().casefold() or None, []).append(row)
     for wanted, rows in mentions.items():
-        everyone = range(len(entity_types)) if wanted is None else members.get(wanted, [])
-        yield np.array(everyone, np.int32), rows
+        if wanted is None:
+            yield np.arange(len(entity_types), dtype=np.int32), rows
+        else:
+            yield np.array(members.get(wanted, ()), np.int32), rows

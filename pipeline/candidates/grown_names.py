@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.candidates.base import Grown
 from pipeline.candidates.known_names import KnownNames
 from pipeline.candidates.name_index import NameIndex
+from pipeline.datasets.arrow_columns import values_at
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class GrownNames:
     @classmethod
     def of(cls, index: NameIndex, grown: Grown, entities: Mapping[str, Sequence[Any]]) -> "GrownNames":
         """entities: columns name and, where there are any, aliases of those of now."""
-        rows, aliases = grown.fresh.tolist(), entities.get("aliases")
-        names = [entities["name"][row] for row in rows]
-        return cls(index, grown, KnownNames.of(names, None if aliases is None else [aliases[row] for row in rows]))
+        rows, aliases = grown.fresh, entities.get("aliases")
+        further = None if aliases is None else values_at(aliases, rows)
+        return cls(index, grown, KnownNames.of(values_at(entities["name"], rows), further))
 
     def near(self, phrase: str, most: int) -> np.ndarray:
         """See `NameIndex.near`: rows of its distinct names."""

@@ -14,6 +14,7 @@ from pipeline.candidates.lists import RankedLists, contenders
 from pipeline.candidates.merging import merge
 from pipeline.candidates.name_index import NameIndex
 from pipeline.candidates.name_ranking import NameOrder
+from pipeline.datasets.arrow_columns import values_at
 
 NEAR = 1_000
 """Distinct names that are looked up for a phrase, and compared with it exactly."""
@@ -87,7 +88,7 @@ class IndexedNames:
         for spelling in spellings:
             entities = self.index.owners(self.index.near(spelling.clean, NEAR))
             known, code = self.index.known(entities)
-            order = NameOrder(known, [self.ids[row] for row in entities.tolist()], self.scorer, workers=1)
+            order = NameOrder(known, values_at(self.ids, entities), self.scorer, workers=1)
             distinct = [""] * (int(code.max()) + 1 if len(code) else 0)
             for place, name in zip(code.tolist(), known.clean, strict=True):
                 distinct[place] = name

@@ -6,6 +6,8 @@ from hashlib import blake2b
 
 import numpy as np
 
+from pipeline.datasets.arrow_columns import ArrowColumn
+
 
 @dataclass
 class RankedLists:
@@ -84,7 +86,8 @@ def hash_order(mention: str, listed: Sequence[int], entities: Sequence[str]) -> 
 def id_order(ids: Sequence[str]) -> np.ndarray:
     """(N,) int64 position of each id in their string order, which decides between equal scores."""
     rank = np.empty(len(ids), np.int64)
-    rank[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+    order = ids.order() if isinstance(ids, ArrowColumn) else sorted(range(len(ids)), key=ids.__getitem__)
+    rank[order] = np.arange(len(ids))
     return rank
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,9 @@ def content_digest(names: Sequence[str], aliases: Sequence[Sequence[str] | None]
     """SHA-256 (hex) of names and aliases, in their order."""
     hashed = hashlib.sha256()
     for begin in range(0, len(names), BATCH):
-        batch = range(begin, min(begin + BATCH, len(names)))
-        texts = ([names[row], *((aliases[row] or ()) if aliases is not None else ())] for row in batch)
+        batch = slice(begin, begin + BATCH)
+        further = repeat(None) if aliases is None else aliases[batch]
+        texts = ([name, *(own or ())] for name, own in zip(names[batch], further, strict=aliases is not None))
         hashed.update("".join(f"{len(own)} {''.join(f'{len(text)} {text}' for text in own)}" for own in texts).encode())
     return hashed.hexdigest()
 
@@ -141,7 +143,7 @@ def _spellings(names: Sequence[str], aliases: Sequence[Sequence[str] | None] | N
     yield schema.empty_table()
     for begin in range(0, len(names), BATCH):
         batch = slice(begin, begin + BATCH)
-        known = KnownNames.of(names[batch], None if aliases is None else [own or () for own in aliases[batch]])
+        known = KnownNames.of(names[batch], None if aliases is None else aliases[batch])
         written = [text if other else None for text, other in zip(known.written, known.accented.tolist(), strict=True)]
         owner = (known.owner + begin).astype(np.int32)
         yield pa.table({"clean": known.clean, "written": written, "owner": owner}, schema)

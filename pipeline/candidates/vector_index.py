@@ -17,6 +17,7 @@ from pipeline.candidates.base import Grown, SourceInputs
 from pipeline.candidates.kept import kept
 from pipeline.candidates.lists import RankedLists, contenders
 from pipeline.candidates.nearest import Offer, Vectors, nearest_of, nearest_vectors, scores_of, unit_rows
+from pipeline.datasets.arrow_columns import values_at
 
 VERSION = 1
 """Raised when the same vectors are indexed otherwise."""
@@ -214,7 +215,7 @@ def _nearest(search: Search, mentions: Vectors, entities: Vectors, ids: Sequence
         for row, vector, listed in zip(rows.tolist(), vectors, search(vectors, k), strict=True):
             near = np.unique(listed)
             scores = scores_of(vector[None], unit_rows(entities, near))[0]
-            order = np.unique([ids[place] for place in near.tolist()], return_inverse=True)[1]
+            order = np.unique(values_at(ids, near), return_inverse=True)[1]
             best = np.lexsort((order, -scores))[:k]
             best = best[scores[best] > 0]
             lists.ids[row, : len(best)], lists.scores[row, : len(best)] = near[best], scores[best]

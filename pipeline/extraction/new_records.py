@@ -16,6 +16,7 @@ from cache.store import Store
 from foundation.errors import UserError
 from foundation.paths import Paths
 from pipeline.datasets.images import Limits
+from pipeline.datasets.prepared import Columned
 from pipeline.extraction import guard, planning, units, wants
 from pipeline.extraction.base import DerivedOptions, Extractor
 from pipeline.extraction.chunks import chunks, pending
@@ -41,7 +42,7 @@ class Known:
     limits: Limits
     stores: Mapping[str, Store]
     columns: Mapping[str, Path]
-    entities: Mapping[str, list[str]]
+    entities: Columned
     accepted: Collection[str] = ()
 
 

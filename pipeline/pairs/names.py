@@ -18,18 +18,18 @@ class NameSimilarity(PairFunction):
 
     def __call__(self, pairs: CandidatePairs) -> np.ndarray:
         ids, kb = pairs.ids, pairs.kb
-        ours, known = [clean(phrase) for phrase in pairs.mentions["phrase"]], kb.known_names
+        ours = [clean(phrase) for phrase in pairs.mentions["phrase"]]
         out = np.full((*ids.shape, len(self.names)), np.nan, np.float32)
         for block in blocks(ids, 256):
             row, column = np.nonzero(ids[block] >= 0)
             if not len(row):
                 continue
-            places, inverse = np.unique(
-                (row + block.start) * len(kb.names) + ids[block][row, column], return_inverse=True
-            )
-            phrases, names = known.names_of(places // len(kb.names), places % len(kb.names))
+            entities, entity = np.unique(ids[block][row, column], return_inverse=True)
+            known, many = kb.known_names.of_entities(entities), len(entities)
+            places, inverse = np.unique((row + block.start) * many + entity, return_inverse=True)
+            phrases, names = known.names_of(places // many, places % many)
             left, right = [ours[i] for i in phrases.tolist()], [known.clean[i] for i in names.tolist()]
-            first = np.flatnonzero(np.diff(phrases * len(kb.names) + known.owner[names], prepend=-1))
+            first = np.flatnonzero(np.diff(phrases * many + known.owner[names], prepend=-1))
             for number, measure in enumerate(self.names):
                 of_names = _similarities(measure, left, right, pairs.workers)
                 out[block][row, column, number] = np.maximum.reduceat(of_names, first)[inverse]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.candidates.known_names import KnownNames
+from pipeline.candidates.known_names import HeldNames, NamePiece
 from pipeline.datasets.prepared import pieces
 from pipeline.pairs.word_sets import WordSets, lengths
 
@@ -31,15 +31,13 @@ class Texts:
     def grown(self, table: Mapping[str, Sequence[Any]], kept: np.ndarray) -> "Texts":
         """Of the entities of `table`, which begins with those that stood at the rows `kept` here; only the others are
         taken apart."""
-        now, rows, number = Texts(table), kept.tolist(), len(kept)
+        now, number = Texts(table), len(kept)
         fresh = Texts({name: column[number:] for name, column in table.items()})
         known = vars(self)
-        if "names" in known:
-            vars(now)["names"] = [*map(known["names"].__getitem__, rows), *fresh.names]
         for name in {"years", "lengths"} & known.keys():
             vars(now)[name] = np.concatenate([known[name][kept], getattr(fresh, name)])
         if "known_names" in known:
-            vars(now)["known_names"] = known["known_names"].of_entities(kept).joined(fresh.known_names)
+            vars(now)["known_names"] = known["known_names"].changed(kept, fresh._spelled())
         for name, texts in {"words": fresh.texts, "name_words": fresh.entity_names}.items():
             if name in known:
                 stayed: WordSets = known[name].taken(kept)
@@ -57,20 +55,15 @@ class Texts:
         for piece in pieces(self._table, ("name",)):
             yield from (name or "" for name in piece["name"])
 
-    @cached_property
-    def names(self) -> list[str]:
-        """The names."""
-        return [*self.entity_names()]
+    def _spelled(self) -> Iterator[NamePiece]:
+        """Names and aliases, in pieces."""
+        for piece in pieces(self._table, ("name", "aliases") if "aliases" in self._table else ("name",)):
+            yield [name or "" for name in piece["name"]], piece.get("aliases")
 
     @cached_property
-    def aliases(self) -> Sequence[Sequence[str]] | None:
-        """The further names of each; None where none has any."""
-        return self._table.get("aliases")
-
-    @cached_property
-    def known_names(self) -> KnownNames:
+    def known_names(self) -> HeldNames:
         """Names and aliases as they are compared."""
-        return KnownNames.of(self.names, self.aliases)
+        return HeldNames.of(self._spelled())
 
     @cached_property
     def words(self) -> WordSets:
