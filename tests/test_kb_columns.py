@@ -145,7 +145,7 @@ def test_ids_of_the_same_hash_are_told_apart(monkeypatch: Any) -> None:
 @pytest.mark.parametrize("spec", [NameSource(kind="name-exact"), TypedNameSource()])
 def test_sources_list_the_same_from_columns_of_arrow_and_from_lists(tmp_path: Path, spec: Any) -> None:
     table = lists(500)
-    mentions = {
+    mentions: dict[str, list[Any]] = {
         "id": ["a", "b", "c"],
         "phrase": ["Näme 7", "other 13", "name 4 of 4"],
         "type": ["person", None, "person"],
@@ -160,7 +160,7 @@ def test_an_index_of_names_lists_the_same_from_columns_of_arrow_and_from_lists(t
     pytest.importorskip("tantivy")
     table = lists(500)
     columns = Kb.read(written(tmp_path, table)).table
-    mentions = {"id": ["a", "b"], "phrase": ["Näme 7", "other 13"], "type": [None, None]}
+    mentions: dict[str, list[Any]] = {"id": ["a", "b"], "phrase": ["Näme 7", "other 13"], "type": [None, None]}
     answers = [
         ByName(NameSource(kind="name-index")).lists(SourceInputs(mentions, each, indexes=tmp_path), 20)
         for each in (columns, table)
