@@ -57,7 +57,7 @@ NO_TARGET = {
     "mel_cache.contracts:PreparedDataset.account": SEALED,
     "mel_cache.contracts:TrainedHead.metrics": SEALED,
     "mel_cache.verification:_Check.sealed": SEALED,
-    "pipeline.datasets.arrow_columns:mapped": "copies columns of a prepared table, read as by the target of those, to a file of its own",
+    "pipeline.datasets.arrow_columns:mapped": "copies columns of a prepared table, read as by the target of those",
     "pipeline.datasets.scan:_Memo._take": "a line behind its own checksum; what another one has is looked at again",
     "pipeline.extraction.maintenance:_extractions": SEALED,
     "pipeline.extraction.maintenance:clean": SEALED,
