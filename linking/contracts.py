@@ -108,9 +108,10 @@ class LinkSummary:
 
     run: its folder. weights: hash of its weights. nil_share: the share of NIL mentions that confidence and threshold
     are for, and where it comes from. threshold: the confidence below which a mention is NIL, None where none is.
-    notes: sentences about what was measured anew or is not applied. joint_below: see `LinkJob`;
-    threshold_without_joint: the threshold of mentions for which `joint` was not asked. kb: label of the dataset whose
-    entities were linked against, None for the run's own; kb_changes: what `kb_extra` made of it.
+    notes: sentences about what was measured anew or is not applied, and how candidates were found where that was
+    chosen. joint_below: see `LinkJob`; threshold_without_joint: the threshold of mentions for which `joint` was not
+    asked. kb: label of the dataset whose entities were linked against, None for the run's own; kb_changes: what
+    `kb_extra` made of it.
     """
 
     run: str

@@ -14,7 +14,7 @@ from cache.identity import weights_hash
 from cache.inputs import Want
 from cache.shard import Status
 from foundation import device as devices
-from foundation import logs
+from foundation import logs, parquet
 from foundation.errors import PassingError, UserError
 from linking import asking_joint, by_heart, calibration, explaining, finished, fitting, other_kb
 from linking.contracts import Calibration, KbChanges
@@ -372,14 +372,16 @@ class Linker:
     def _fitted(self, name: str, top: Top) -> Calibration:
         """Confidence and NIL threshold by the answers of `top` for dev, over the KB that the run was trained on. name:
         of the files that they are kept in."""
-        scorers: list[Scorer] = []
+        scorers, mentions = list[Scorer](), parquet.rows(self.run.prepared / "mentions.parquet")
 
         def answered(table: Mapping[str, list], hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             if not scorers:
                 own = self.kb.as_trained
                 kb = self.kb if own else Kb.read(self.run.prepared)
                 scorers.append(self.scorer if own else Scorer(self.run, kb, self.stores, self.device))
-            return top(scorers[0], self._chunk(table, Path(), hidden), calibration.DEPTH)
+            chunk = self._chunk(table, Path(), hidden)
+            chunk.of = mentions
+            return top(scorers[0], chunk, calibration.DEPTH)
 
         fitted, notes = fitting.fitted(self.run, self.stores, self.nil_share, name, answered)
         self.notes += notes

@@ -50,6 +50,7 @@ def link(job: LinkJob) -> LinkResult:
         linker.close()
         counts, fitted, others = LinkCounts(**vars(writer.counts)), linker.calibration, linker.without_joint
         without = [f"without joint, {note}" for note in others.notes] if others else []
+        choices = [line for source in linker.scorer.sources for line in source.choices()]
         content = LinkSummary(
             run=str(linker.run.folder),
             weights=linker.weights,
@@ -57,7 +58,7 @@ def link(job: LinkJob) -> LinkResult:
             nil_share=fitted.nil_share,
             nil_share_of="dev" if job.nil_share is None else "--nil-share",
             threshold=fitted.threshold,
-            notes=(*linker.notes, *fitted.notes, *without),
+            notes=(*linker.notes, *fitted.notes, *without, *choices),
             joint_below=job.joint_below,
             threshold_without_joint=others.threshold if others else None,
             kb=linker.other.label if linker.other else None,

@@ -51,14 +51,16 @@ class Chunk:
 
     table: columns id, phrase, type, given (rows of the KB, or None) and those of mentions.parquet that views read.
     columns: keys of what is extracted of them. without: rows of the KB that are taken for absent. unlike: (m,) whether
-    a feature of a mention is unlike those of the run. lists, pairs: candidate lists, pair features and scores of other
-    heads beside them, once computed.
+    a feature of a mention is unlike those of the run. of: the number of the dataset's mentions that these are a part
+    of, whose lists are found as for the whole dataset; None: new ones. lists, pairs: candidate lists, pair features and
+    scores of other heads beside them, once computed.
     """
 
     table: Mapping[str, list]
     columns: Mapping[Want, KeyColumn]
     without: np.ndarray
     unlike: np.ndarray
+    of: int | None = None
     lists: RankedLists | None = None
     pairs: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -212,7 +214,14 @@ class Scorer:
 
             options = self.run.options
             inputs = SourceInputs(
-                chunk.table, self.kb.table, vectors, of_run, indexes=self.kb.folder, grown=self._grown
+                chunk.table,
+                self.kb.table,
+                vectors,
+                of_run,
+                indexes=self.kb.folder,
+                grown=self._grown,
+                listed=chunk.of,
+                more_come=chunk.of is None,
             )
             listed = retrieve(self.sources, inputs, options.k)
             merged = merged_lists([each.lists for each in listed], options.k, options.merge, inputs)

@@ -78,7 +78,13 @@ def build_candidates(
     if specs.compares_names(options.sources):
         request["names"] = specs.NAMES
         changes.append("names are now compared folded")
-    if specs.indexes_vectors(options.sources, partial(parquet.rows, dataset.folder / "entities.parquet")):
+
+    def sizes() -> tuple[int, int]:
+        mentions, entities = (parquet.rows(dataset.folder / f"{side}.parquet") for side in ("mentions", "entities"))
+        return mentions, entities
+
+    parts = {name: 1 + len(one.folds) for name, one in retrievers.items()}
+    if specs.indexes_vectors(options.sources, sizes, parts):
         request["vector_index"] = specs.VECTOR_INDEX
     if specs.indexes_names(options.sources, partial(number_of_names, dataset.folder)):
         exact, request["name_index"] = dict(request), specs.NAME_INDEX

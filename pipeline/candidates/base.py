@@ -93,7 +93,9 @@ class SourceInputs:
     gives an output of an input as a table with a row per record. of_run: gives the vectors of a run. workers: threads,
     -1 for one per core. indexes: folder that indexes over the KB are kept in, None for a temporary one. beside: the
     lists of other sources, for one that `waits` for them; only such as a retriever ordered that did not learn from
-    these mentions. grown: the KB as indexes know it, where it has changed since they were built.
+    these mentions. grown: the KB as indexes know it, where it has changed since they were built. listed: the number of
+    mentions that are listed in all, where these are a part of them. more_come: whether others follow and nobody knows
+    how many, as for a linker; then an index over vectors that is there is used.
     """
 
     mentions: Mapping[str, Sequence[Any]]
@@ -104,6 +106,8 @@ class SourceInputs:
     indexes: Path | None = None
     beside: Sequence[RankedLists] = ()
     grown: Grown | None = None
+    listed: int | None = None
+    more_come: bool = False
 
     @property
     def indexed(self) -> Mapping[str, Sequence[Any]]:
@@ -134,6 +138,10 @@ class Source(ABC):
 
     def notes(self, inputs: SourceInputs, k: int) -> list[str]:
         """What a user should know of lists of k entities, a line each."""
+        return []
+
+    def choices(self) -> list[str]:
+        """How the lists were found so far, where this source chose by itself, a line each."""
         return []
 
     @abstractmethod

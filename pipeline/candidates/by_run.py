@@ -49,13 +49,19 @@ class ByRun(Source):
 
     def __init__(self, spec: RunSource) -> None:
         self.spec = spec
-        self._nearest = Nearest(spec.how)
+        self._nearest = Nearest(spec.how, parts=max(1, len(spec.files)))
         self._kept: tuple[SourceInputs, list[RunVectors]] | None = None
         self._digests: dict[int, tuple[np.ndarray, str]] = {}
 
     @property
     def label(self) -> str:
         return f"run:{self.spec.run.removeprefix('runs/')}"
+
+    def check(self, inputs: SourceInputs) -> None:
+        self._nearest.check(inputs)
+
+    def choices(self) -> list[str]:
+        return [f"{self.label}: {note}" for note in self._nearest.notes]
 
     def notes(self, inputs: SourceInputs, k: int) -> list[str]:
         size = self._vectors(inputs)[0].entities[:1].nbytes
@@ -65,7 +71,7 @@ class ByRun(Source):
                 "; it knows the training mentions by heart, so there is no pair feature `retrieval`; train the runs "
                 'that leave a fold out, with its own TrainHead command and "fold": [0, 2] and [1, 2] in --params'
             )
-        return [told, *(f"{self.label}: {note}" for note in self._nearest.notes)]
+        return [told, *self.choices()]
 
     def lists(self, inputs: SourceInputs, k: int) -> RankedLists:
         lists = RankedLists.empty(len(inputs.mentions["phrase"]), k)

@@ -1,6 +1,7 @@
 """Candidate source `dense:FEATURE`: the entities whose cached vectors are nearest by cosine."""
 
 import hashlib
+from functools import cached_property
 
 import numpy as np
 
@@ -31,11 +32,18 @@ class ByVector(Source):
     def lists(self, inputs: SourceInputs, k: int) -> RankedLists:
         mentions, entities = self._tables(inputs)
         then = inputs.grown.vectors(self.spec.entity, self.spec.output) if inputs.grown else entities
-        return self._nearest.lists(mentions, entities, inputs, k, Indexed(then, self._digest))
+        return self._nearest.lists(mentions, entities, inputs, k, Indexed(then, lambda: self._digest))
+
+    def check(self, inputs: SourceInputs) -> None:
+        self._nearest.check(inputs)
 
     def notes(self, inputs: SourceInputs, k: int) -> list[str]:
+        return self.choices()
+
+    def choices(self) -> list[str]:
         return [f"{self.label}: {note}" for note in self._nearest.notes]
 
+    @cached_property
     def _digest(self) -> str:
         """SHA-256 (hex) of what the entities' vectors are: feature, output, and the keys of their rows."""
         read = self.spec.entity

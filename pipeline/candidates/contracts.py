@@ -22,7 +22,7 @@ next adds, …
 NameKind = Literal["name", "name-exact", "name-index"]
 NAME_KINDS: tuple[NameKind, ...] = ("name", "name-exact", "name-index")
 INDEX_ABOVE = 200_000
-"""Names of a KB, aliases among them, or entities, above which the sources `name` and `dense` take an index."""
+"""Names of a KB, aliases among them, above which the source `name` takes an index."""
 How = Literal["auto", "exact", "index"]
 GIVEN_ORDERS = ("hashed", "trusted")
 """The order of lists that came with the dataset.
@@ -70,7 +70,7 @@ class VectorSource:
     """The entities whose vectors are nearest by cosine.
 
     mention, entity: the same feature on both sides. output: the one that holds the vectors. how: whether all are
-    compared or an index is used; auto: by the size of the KB.
+    compared or an index is used; auto: by what both cost.
     """
 
     kind: Literal["dense"] = "dense"

@@ -45,6 +45,11 @@ def kept(place: Path | None, made_of: Mapping[str, Any], build: Build) -> tuple[
         return _temporary(made_of, build)
 
 
+def there(place: Path | None) -> dict[str, Any] | None:
+    """The record of the index that lies at `place`; None where there is none, or one that is not as it was written."""
+    return None if place is None else _examined(place)[0]
+
+
 def _examined(place: Path) -> tuple[dict[str, Any] | None, str | None]:
     """The record of the index at `place`, None where none can be used; and what is wrong with it."""
     if not os.path.lexists(place):

@@ -9,10 +9,10 @@ import numpy as np
 from foundation.progress import Bar
 from pipeline.candidates.base import UNKNOWN
 from pipeline.candidates.lists import RankedLists, contenders, id_order
+from pipeline.candidates.vector_costs import too_large_to_compare
 
 BLOCK_BYTES = 64 << 20  # of scores held at a time
 ENTITY_BLOCK = 1 << 16  # entities compared at a time
-KEPT_BYTES = 256 << 20  # of the entities' vectors kept for further mentions
 RANK_ROWS = 256  # mentions compared with a block of entities at a time when ranks are counted
 
 
@@ -29,21 +29,28 @@ class Vectors(Protocol):
 
 def unit_rows(table: Vectors, index: np.ndarray) -> np.ndarray:
     """(n, d) float32 vectors at `index` (n,), scaled to length 1; zeros stay zeros."""
-    vectors = np.asarray(table.gather(index), np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    vectors = np.array(table.gather(index), np.float32)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return vectors
 
 
 def scores_of(mentions: np.ndarray, entities: np.ndarray) -> np.ndarray:
     """(m, n) float32 from 0 to 1, (1 + cosine) / 2, of unit vectors (m, d) and (n, d)."""
-    return (1 + np.clip(mentions @ entities.T, -1, 1)) / 2
+    scores = mentions @ entities.T
+    np.clip(scores, -1, 1, out=scores)
+    scores += 1
+    scores /= 2
+    return scores
 
 
 class Offer:
-    """The vectors of N entities and the order of their ids (N,), as mentions are compared with them; what takes long is
-    made once, and kept for further mentions."""
+    """The vectors of N entities and the order of their ids (N,), as mentions are compared with them.
 
-    def __init__(self, entities: Vectors, ids: Sequence[str]) -> None:
-        self.entities, self.ids = entities, ids
+    held: whether vectors that are not too many are scaled once and kept, for further mentions.
+    """
+
+    def __init__(self, entities: Vectors, ids: Sequence[str], held: bool = False) -> None:
+        self.entities, self.ids, self.held = entities, ids, held
 
     @cached_property
     def id_rank(self) -> np.ndarray:
@@ -55,17 +62,28 @@ class Offer:
         """(n,) int64 rows of the entities that have a vector, ascending."""
         return np.flatnonzero(self.entities.ok)
 
-    def block(self, columns: np.ndarray) -> np.ndarray:
-        """`unit_rows` of some of `rows`; kept where they are all and not too large."""
-        return self._all if len(columns) == len(self.rows) and self._small else unit_rows(self.entities, columns)
+    def block(self, start: int) -> np.ndarray:
+        """`unit_rows` of the `ENTITY_BLOCK` of `rows` from a place on."""
+        if self._units is not None:
+            return self._units[start : start + ENTITY_BLOCK]
+        return unit_rows(self.entities, self.rows[start : start + ENTITY_BLOCK])
 
     @cached_property
-    def _all(self) -> np.ndarray:
-        return unit_rows(self.entities, self.rows)
+    def _units(self) -> np.ndarray | None:
+        """(n, d) float32 of all of `rows`, None where they are not held."""
+        width = width_of(self.entities)
+        if not self.held or too_large_to_compare(len(self.rows), width):
+            return None
+        units = np.empty((len(self.rows), width), np.float32)
+        for start in range(0, len(units), ENTITY_BLOCK):
+            rows = self.rows[start : start + ENTITY_BLOCK]
+            units[start : start + len(rows)] = unit_rows(self.entities, rows)
+        return units
 
-    @cached_property
-    def _small(self) -> bool:
-        return 4 * self.entities.gather(self.rows[:1]).size * len(self.rows) <= KEPT_BYTES
+
+def width_of(vectors: Vectors) -> int:
+    """How many numbers a vector has."""
+    return int(np.asarray(vectors.gather(np.zeros(min(1, len(vectors)), np.int64))).shape[1])
 
 
 def nearest_vectors(mentions: Vectors, entities: Vectors, ids: Sequence[str], k: int) -> RankedLists:
@@ -87,7 +105,7 @@ def nearest_of(offer: Offer, mentions: Vectors, k: int) -> RankedLists:
         for start, begin in blocks:
             columns = offered[start : start + ENTITY_BLOCK]
             if begin == 0:
-                vectors = offer.block(columns)
+                vectors = offer.block(start)
             block = present[begin : begin + rows]
             scores = scores_of(unit_rows(mentions, block), vectors)
             best = [contenders(row, k) for row in scores]

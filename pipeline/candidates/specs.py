@@ -23,13 +23,14 @@ from pipeline.candidates.contracts import (
     TypedNameSource,
     VectorSource,
 )
+from pipeline.candidates.vector_costs import index_pays
 from pipeline.extraction.contracts import Extraction
 
 NAMES = "folded"
 """How sources compare names: another word where the same names give other lists, so that older ones are built again."""
 NAME_INDEX = 1
 """Raised where an index gives other lists of the same names, so that older ones are built again."""
-VECTOR_INDEX = 1
+VECTOR_INDEX = 2
 """The same, of an index of vectors."""
 GIVEN = "given"
 PLAIN = (*NAME_KINDS, "name-of-type", GIVEN)
@@ -93,11 +94,20 @@ def placed(sources: str, place: Callable[[str], str]) -> str:
     )
 
 
-def indexes_vectors(sources: str, entities: Callable[[], int]) -> bool:
-    """Whether one of the sources looks vectors up in an index. entities: gives the size of the KB. Raises
-    `UserError`."""
-    kinds = {DENSE[kind] for kind, _ in map(_named, split_sources(sources)) if kind}
-    return "index" in kinds or ("auto" in kinds and entities() > contracts.INDEX_ABOVE)
+def indexes_vectors(
+    sources: str, sizes: Callable[[], tuple[int, int]], parts: Mapping[str, int] = MappingProxyType({})
+) -> bool:
+    """Whether one of the sources looks a dataset's mentions up in an index of vectors. sizes: gives the numbers of
+    mentions and of entities. parts: of a run, by its folder as written, in how many sets of vectors it lists them.
+    Raises `UserError`."""
+
+    def by_index(how: How, name: str) -> bool:
+        if how != "auto":
+            return how == "index"
+        mentions, entities = sizes()
+        return index_pays(mentions // parts.get(name, 1), entities)
+
+    return any(by_index(DENSE[kind], name) for kind, name in map(_named, split_sources(sources)) if kind)
 
 
 def _named(source: str) -> tuple[str, str]:

@@ -12,20 +12,22 @@ import numpy as np
 
 from foundation import extras
 from foundation.progress import Bar
-from pipeline.candidates import contracts
 from pipeline.candidates.base import Grown, SourceInputs
-from pipeline.candidates.kept import kept
+from pipeline.candidates.contracts import How
+from pipeline.candidates.kept import kept, there
 from pipeline.candidates.lists import RankedLists, contenders
-from pipeline.candidates.nearest import Offer, Vectors, nearest_of, nearest_vectors, scores_of, unit_rows
+from pipeline.candidates.nearest import Offer, Vectors, nearest_of, nearest_vectors, scores_of, unit_rows, width_of
+from pipeline.candidates.vector_costs import index_pays, search_pays, too_large_to_compare
 from pipeline.datasets.arrow_columns import values_at
 
-VERSION = 1
+VERSION = 2
 """Raised when the same vectors are indexed otherwise."""
 LEAST_RECALL = 0.99
 """Share of exact's first `MEASURED` entities that an index must find to be used."""
 MEASURED, SAMPLE = 10, 256  # places, and mentions or entities, that the recall is measured with
 FEWEST = 64  # mentions that it is measured with; where there are fewer, entities are taken
-CONNECTIVITY, EXPANSION = 32, 256  # usearch's: neighbours of each vector, and vectors that a search holds
+CONNECTIVITY, ADDING, EXPANSION = 32, 64, 256  # usearch's: neighbours of a vector; held by an addition, by a search
+STORED = "i8"  # of the vectors within the index; those that it finds are scored by the vectors themselves
 BLOCK = 4096  # vectors added, or mentions looked up, at a time
 MOST_GONE = 4096  # entities looked up besides, for those that went since the index was built
 FILE = "vectors.usearch"
@@ -50,11 +52,18 @@ class VectorIndex:
         where usearch is not installed.
         """
         extras.require("usearch")
-        made_of = {"vectors": digest, "version": VERSION, "usearch": version("usearch")}
-        title = hashlib.sha256(repr(sorted(made_of.items())).encode()).hexdigest()[:12]
-        place = None if beside is None else beside / f"vector-index-{title}"
+        place, made_of = _named(digest, beside)
         folder, record = kept(place, made_of, lambda out: build(mentions, entities, out))
         return cls(folder / FILE, record["recall"], record["measured_with"])
+
+    @classmethod
+    def there(cls, digest: str, beside: Path | None) -> "VectorIndex | None":
+        """The index of the vectors of this digest, where it was built before and usearch is installed."""
+        if beside is None or not extras.installed("usearch"):
+            return None
+        place, _ = _named(digest, beside)
+        record = there(place)
+        return None if place is None or record is None else cls(place / FILE, record["recall"], record["measured_with"])
 
     @property
     def good(self) -> bool:
@@ -74,6 +83,13 @@ class VectorIndex:
         return Index.restore(str(self.path), view=True)
 
 
+def _named(digest: str, beside: Path | None) -> tuple[Path | None, dict[str, Any]]:
+    """What an index of the vectors of this digest is made of, and its place in the folder `beside`."""
+    made_of = {"vectors": digest, "version": VERSION, "usearch": version("usearch")}
+    title = hashlib.sha256(repr(sorted(made_of.items())).encode()).hexdigest()[:12]
+    return None if beside is None else beside / f"vector-index-{title}", made_of
+
+
 @dataclass(frozen=True)
 class Indexed:
     """What an index is made of: the entities' vectors, and what gives their name."""
@@ -86,13 +102,22 @@ class Indexed:
 class Nearest:
     """Lists by vectors, exact or by an index.
 
-    how: `exact`, `index`, or `auto`: the index above `INDEX_ABOVE` entities. notes: what was done, a sentence each.
+    how: `exact`, `index`, or `auto`: the index for the lists of a dataset where building it pays (`index_pays`); for
+    mentions that come one after the other where it is there already, or the entities are too many to be compared with
+    each mention (`too_large_to_compare`). parts: in how many sets of vectors, each compared with others of its own, the
+    mentions are listed. notes: what was done, a sentence each.
     """
 
-    how: str
+    how: How
+    parts: int = 1
     notes: list[str] = field(default_factory=list)
-    _indexes: dict[str, VectorIndex] = field(default_factory=dict)
+    _indexes: dict[str, VectorIndex | None] = field(default_factory=dict)
     _offer: Offer | None = None
+
+    def check(self, inputs: SourceInputs) -> None:
+        """Raises `UserError` where the lists of a dataset need an index and usearch is not installed."""
+        if self.how == "index" or (self.how == "auto" and not inputs.more_come and self._pays(inputs)):
+            extras.require("usearch")
 
     def lists(
         self, mentions: Vectors, entities: Vectors, inputs: SourceInputs, k: int, indexed: Indexed
@@ -102,25 +127,58 @@ class Nearest:
 
         An index that finds less than `LEAST_RECALL` of exact's first ten is not used.
         """
-        ids, large = inputs.entities["id"], len(indexed.vectors) > contracts.INDEX_ABOVE
-        if (self.how == "auto" and not large) or self.how == "exact" or not indexed.vectors.ok.any():
-            return nearest_of(self._offered(entities, ids), mentions, k)
+        index = self._index(mentions, entities, inputs, indexed)
+        if index is not None and index.good:
+            return index.nearest(mentions, entities, inputs, k)
+        return nearest_of(self._offered(entities, inputs), mentions, k)
+
+    def _index(
+        self, mentions: Vectors, entities: Vectors, inputs: SourceInputs, indexed: Indexed
+    ) -> VectorIndex | None:
+        """The index to look up in, built where it is to be; None where all are compared."""
+        if self.how == "exact" or not indexed.vectors.ok.any():
+            return None
+        if self.how == "auto" and not inputs.more_come and not self._pays(inputs):
+            if inputs.listed is None and search_pays(len(inputs.indexed["id"])):
+                self._note("all entities are compared: an index would cost more than it saves for so few mentions")
+            return None
         name = indexed.digest()
         if name not in self._indexes:
-            index = self._indexes[name] = VectorIndex.of(name, mentions, indexed.vectors, inputs.indexes)
-            share = f"{index.recall:.2%} of exact's first {MEASURED} entities are found by the index"
-            used = "it is used" if index.good else f"less than {LEAST_RECALL:.0%}, so all entities are compared"
-            self.notes.append(f"{share} ({index.measured_with} measured); {used}")
-        index = self._indexes[name]
-        if index.good:
-            return index.nearest(mentions, entities, inputs, k)
-        return nearest_of(self._offered(entities, ids), mentions, k)
+            index, reason = VectorIndex.there(name, inputs.indexes), self._reason(entities, inputs)
+            if index is None and reason is not None:
+                index = VectorIndex.of(name, mentions, indexed.vectors, inputs.indexes)
+            if index is not None:
+                share = f"{index.recall:.2%} of exact's first {MEASURED} entities are found by the index"
+                used = "it is used" if index.good else f"less than {LEAST_RECALL:.0%}, so all entities are compared"
+                why = f" ({reason or 'it was built before'})" if self.how == "auto" and index.good else ""
+                self._note(f"{share} ({index.measured_with} measured); {used}{why}")
+            self._indexes[name] = index
+        return self._indexes[name]
 
-    def _offered(self, entities: Vectors, ids: Sequence[str]) -> Offer:
+    def _reason(self, entities: Vectors, inputs: SourceInputs) -> str | None:
+        """Why an index is built where none is there, None where none is built; empty where it was asked for."""
+        if self.how == "index":
+            return ""
+        if not inputs.more_come:
+            return "for so many mentions it costs less than comparing all"
+        size = len(entities), width_of(entities)
+        long = f"comparing a mention with {size[0]:,} vectors of {size[1]:,} numbers takes too long"
+        return long if too_large_to_compare(*size) else None
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def _pays(self, inputs: SourceInputs) -> bool:
+        listed = len(inputs.mentions["phrase"]) if inputs.listed is None else inputs.listed
+        return index_pays(listed // self.parts, len(inputs.indexed["id"]))
+
+    def _offered(self, entities: Vectors, inputs: SourceInputs) -> Offer:
         """The entities as mentions are compared with them, kept for further mentions against the same ones."""
-        if self._offer is None or self._offer.entities != entities or self._offer.ids is not ids:
-            self._offer = Offer(entities, ids)
-        return self._offer
+        ids, held, offer = inputs.entities["id"], inputs.more_come, self._offer
+        if offer is None or offer.entities != entities or offer.ids is not ids or offer.held < held:
+            offer = self._offer = Offer(entities, ids, held)
+        return offer
 
 
 def build(mentions: Vectors, entities: Vectors, out: Path) -> dict[str, Any]:
@@ -129,7 +187,7 @@ def build(mentions: Vectors, entities: Vectors, out: Path) -> dict[str, Any]:
 
     offered = np.flatnonzero(entities.ok)
     width = unit_rows(entities, offered[:1]).shape[1]
-    index = Index(ndim=width, metric="cos", dtype="f16", connectivity=CONNECTIVITY, expansion_add=EXPANSION)
+    index = Index(ndim=width, metric="cos", dtype=STORED, connectivity=CONNECTIVITY, expansion_add=ADDING)
     with Bar(len(offered), "index of vectors", "entity") as bar:
         for begin in range(0, len(offered), BLOCK):
             rows = offered[begin : begin + BLOCK]
