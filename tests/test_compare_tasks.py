@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-from pathlib import Path
 
 import commands
 import numpy as np
@@ -168,17 +167,6 @@ def test_a_run_is_explained_by_its_options_or_by_its_folder(world):
     )
     assert "not the run of this method" in world.luigi("Explain", "--run-folder", named, "--candidates", "7", code=None)
     assert "no such run" in world.luigi("Explain", "--run-folder", "small/mimic/nowhere", code=None)
-
-
-def test_a_run_of_fused_is_explained_by_its_folder(world, tmp_path):
-    shutil.copytree(world.root, tmp_path / "copy")
-    copy = World(tmp_path / "copy")
-    combined = {"heads": ["mimic"], "pair_features": ["retrieval"], "frequency": False, "epochs": 1}
-    output = copy.here("TrainHead", "--method", "fused", "--params", json.dumps(combined), "--train-fraction", "0.9")
-    named = Path(output.partition("run: ")[2].splitlines()[0].strip()).relative_to(copy.work / "runs").as_posix()
-    before = runs(copy, "fused")[0]
-    assert "mentions of test explained" in copy.here("Explain", "--run-folder", named, "--top", "2")
-    assert runs(copy, "fused")[0] == before, "it is the same run"
 
 
 def test_a_report_shows_what_is_trained_in_one_page_and_is_not_written_twice(world):

@@ -1,12 +1,9 @@
 """From a run's folder back to the task that trained it."""
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from foundation.checksums import read_sealed
-from foundation.errors import NotAsWritten, UserError
+from foundation.errors import UserError
 from foundation.remedies import maker
 from heads.config import stored_config, to_json
 from mel_cache.commands.candidates import CandidateOptions
@@ -25,7 +22,7 @@ def find(task: CandidateOptions, name: str) -> TrainHead:
     if (folder / MEAN).exists():
         mean = read_sealed(folder / MEAN)
         first, seeds = (folder / mean["runs"][0]).resolve(), len(mean["seeds"])
-    config = _asked(task.paths.receipts, first)
+    config = read_sealed(first / "config.json")
     trained = task.clone(
         TrainHead,
         method=config["method"],
@@ -42,17 +39,3 @@ def find(task: CandidateOptions, name: str) -> TrainHead:
             f"with (--dataset, --data-dir, --profile, --candidates), or run {maker(folder / 'run.json')}"
         )
     return trained
-
-
-def _asked(receipts: Path, run: Path) -> Mapping[str, Any]:
-    """Method, config, seed and train_fraction that a run was asked for, by its receipt; by its own configuration where
-    there is none. They differ for `fused`, whose configuration says what it was trained with in the end."""
-    for path in sorted(receipts.glob("TrainHead-*.json")):
-        try:
-            receipt = read_sealed(path)
-        except NotAsWritten:
-            continue
-        if (receipts.parent / receipt["result"].get("run", "")).resolve() == run.resolve():
-            asked: Mapping[str, Any] = receipt["request"]
-            return asked
-    return read_sealed(run / "config.json")

@@ -53,7 +53,6 @@ NO_TARGET = {
     "linking.finished:read": SEALED,
     "linking.other_kb:_extractions": SEALED,
     "linking.scorer:Scorer.__init__": SEALED,
-    "mel_cache.commands.trained:_asked": SEALED,
     "mel_cache.commands.trained:find": SEALED,
     "mel_cache.contracts:PreparedDataset.account": SEALED,
     "mel_cache.contracts:TrainedHead.metrics": SEALED,
